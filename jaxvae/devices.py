@@ -1,0 +1,35 @@
+"""Where to compute, and how precisely."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import Dtype
+
+Device = Any  # jax.Device, which type checkers don't know for a type
+
+
+def prepare(name: str = "auto", dtype: Dtype = "float32") -> Device:
+    """The device called `auto` (the first there is), `cpu`, `gpu` or `tpu`, ready for computing in `dtype`. Call it
+    before the first array is made. Raises InputError where there is no such device."""
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        if name == "cpu":
+            jax.config.update("jax_platforms", "cpu")  # or JAX would start every accelerator it finds
+        return jax.devices(None if name == "auto" else name)[0]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"JAX finds no {name} here ({reason}); use --device auto, or install JAX for it.") from None
+
+
+def device_label(device: Device) -> str:
+    """For the run's record: platform and model."""
+    return f"{device.platform} ({device.device_kind})"
+
+
+def require(dtype: Dtype) -> None:
+    """Raises InputError if JAX would quietly compute in float32 what was asked for in float64."""
+    if jnp.zeros((), dtype).dtype != dtype:
+        raise InputError("float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")

@@ -1,0 +1,74 @@
+"""This framework's parameters and optimizer state, to and from named arrays in the weight file's layout.
+
+The mapping is total: an array without a place and a place without an array are both errors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvae.devices import Device, require
+from jaxvae.nets import Params
+from jaxvae.shared import layout, weights
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import Spec
+
+
+def save(path: Path | str, spec: Spec, params: Params) -> None:
+    """Writes the weight file, which either package reads."""
+    weights.save(Path(path), spec, to_arrays(spec, params))
+
+
+def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
+    """A weight file's configuration and parameters, whichever package wrote it. Raises InputError for a file that is
+    damaged or doesn't hold exactly its model's tensors."""
+    spec, arrays = weights.load(Path(path))
+    return spec, jax.device_put(from_arrays(spec, arrays), device)
+
+
+def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
+    """Named arrays in the order of `layout.table`."""
+    leaves = {
+        tuple(getattr(entry, "key") for entry in path): np.asarray(leaf)  # noqa: B009 (only dict entries have it)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    table = layout.table(spec.model)
+    strays = [path for path in leaves if path not in {parameter.path for parameter in table}]
+    missing = [parameter.path for parameter in table if parameter.path not in leaves]
+    if strays or missing:
+        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+    return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
+
+
+def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
+    """The nested dict of named arrays. Raises InputError unless they are exactly the model's."""
+    weights.check(arrays, spec, "The arrays")
+    return _nest(spec, arrays)
+
+
+def optimizer_to_arrays(spec: Spec, opt_state: optax.OptState) -> dict[str, np.ndarray]:
+    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`."""
+    assert isinstance(opt_state, optax.ScaleByAdamState)
+    moments = {"exp_avg": opt_state.mu, "exp_avg_sq": opt_state.nu}
+    arrays = {f"{m}.{name}": a for m, tree in moments.items() for name, a in to_arrays(spec, tree).items()}  # type: ignore[arg-type]
+    return {**arrays, "step": np.asarray(opt_state.count)}
+
+
+def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> optax.OptState:
+    """Adam's state from what `optimizer_to_arrays` of either package gave."""
+    mu, nu = (weights.within(arrays, spec, moment) for moment in ("exp_avg", "exp_avg_sq"))
+    return optax.ScaleByAdamState(jnp.int32(arrays["step"]), _nest(spec, mu), _nest(spec, nu))
+
+
+def _nest(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
+    require(spec.training.dtype)
+    params: Params = {}
+    for parameter in layout.table(spec.model):
+        node = params
+        for name in parameter.path[:-1]:
+            node = node.setdefault(name, {})
+        node[parameter.path[-1]] = jnp.asarray(layout.to_flax(parameter, arrays[parameter.name]))
+    return params

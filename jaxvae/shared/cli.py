@@ -1,0 +1,261 @@
+"""The command line, written once: each package hands it its own functions."""
+
+import argparse
+import datetime
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxvae.shared import data, describe, figures, metrics, runs
+from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.spec import DEFAULT_PRESET, PRESETS, Spec, preset
+
+Device = Literal["auto", "cpu", "gpu", "tpu"]
+RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
+_PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model: writes a run folder with its configuration, metrics, weights and pictures."""
+
+    spec: Spec
+    preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
+    device: Device = "auto"
+    """Where to compute; auto is the first accelerator there is."""
+    log_every: int | None = None
+    """Write a line of metrics every so many steps, rather than one with each epoch's mean."""
+    out: Path | None = None
+    """The run folder to make. Without it, the next free one under runs/."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run on the test images: the terms of its loss, in nats per image."""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a run's prior."""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    n: int = 64
+    """How many images."""
+    seed: int = 0
+    """The same seed draws the same images, in either package."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Picture test images above their reconstructions by a run."""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    n: int = 32
+    """How many images, from the test split's first on."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say what a run or a preset is: its layers, its likelihood, its loss and their units."""
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
+    """The run folder, whichever package wrote it."""
+    preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead: one of {', '.join(PRESETS)}.")] = None
+
+
+def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of the package `side`, jaxvae or torchvae; the exit status."""
+    name = side.__name__
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command = _parse(name, arguments)
+        match command:
+            case Train():
+                _train(side, command)
+            case Evaluate():
+                _evaluate(side, command)
+            case Sample():
+                _sample(side, command)
+            case Reconstruct():
+                _reconstruct(side, command)
+            case Describe():
+                _describe(command)
+    except (InputError, NonFiniteError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print(f"{name}: stopped from the keyboard; what was written so far stays.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(name: str, arguments: Sequence[str]) -> Any:
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--preset", default=DEFAULT_PRESET)
+    # The preset sets the other flags' defaults, so it has to be known before they are parsed.
+    base = preset(chosen.parse_known_args(arguments)[0].preset) if arguments[:1] == ["train"] else Spec()
+    commands = Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
+    for command in (Evaluate, Sample, Reconstruct, Describe):
+        commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
+    return tyro.cli(
+        commands,  # type: ignore[arg-type]
+        prog=name,
+        description=f"A variational autoencoder in {_FRAMEWORKS[name]}: the same seed is the same run in jaxvae and "
+        f"torchvae, and each reads the other's runs. Start with `{name} train`.",
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+
+
+_FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
+_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}
+
+
+def _train(side: Any, command: Train) -> None:
+    from tqdm import tqdm
+
+    name = side.__name__
+    spec = command.spec
+    if command.log_every is not None and command.log_every < 1:
+        raise InputError(f"--log-every must be at least 1, found {command.log_every}.")
+    out = command.out or runs.free_path(Path("runs"), name)
+    runs.require_free(out)
+    dataset, missing = data.load(spec.data, command.data_root, spec.model.image)
+    if missing is not None:
+        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    device = side.prepare(command.device, spec.training.dtype)
+    config = {
+        "framework": name,
+        "preset": command.preset,
+        "data": {
+            "asked": spec.data,
+            "name": dataset.name,
+            "source": dataset.source,
+            "instead_of_mnist": missing,
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+        },
+        "device": side.device_label(device),
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[name])},
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    spec = replace(spec, data=dataset.name)
+    run = runs.create(out, spec, config)
+    images = len(dataset.train)
+    total = spec.training.total_steps(images)
+    epochs = -(-total // spec.training.epoch_steps(images))
+    print(f"{out}: {describe.summary(spec)}, {total:,} steps on {config['device']}")
+
+    images_in_all = min(total * spec.training.batch_size, epochs * images)
+    with tqdm(total=images_in_all, unit=" images", unit_scale=True, disable=None) as bar:
+
+        def on_epoch(progress: Any) -> None:
+            done, weights = progress.step - len(progress.train), progress.state[0]  # params, or the module in torch
+            records = metrics.train_records(progress.train, done, images, spec.training, command.log_every)
+            test = metrics.record(progress.step, progress.epoch, "test", progress.test)
+            side.save(run.weights, spec, weights)
+            runs.append_metrics(run, [*records, test])
+            key = side.stream_key(progress.state.key, "pictures", progress.epoch)
+            samples = side.sample(spec, weights, key, _SAMPLES)
+            figures.save(figures.grid(samples), run.images / f"samples-{progress.epoch:03}.png")
+            shown = dataset.test[:_RECONSTRUCTIONS]
+            picture = figures.pairs(shown / 255, side.reconstruct(spec, weights, shown))
+            figures.save(picture, run.images / f"reconstructions-{progress.epoch:03}.png")
+            bar.update(min(len(progress.train) * spec.training.batch_size, images))
+            mean = np.mean(progress.train[:, 0], dtype=np.float64)
+            bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
+
+        side.fit(spec, dataset, on_epoch, device)
+    last = runs.read_metrics(run)[-1]
+    print(f"test {_sentence(last)} after {last['step']:,} steps")
+    print(f"pictures in {run.images}\nweights in {run.weights}")
+
+
+def _evaluate(side: Any, command: Evaluate) -> None:
+    run, weights, dataset = _open(side, command.run, command.device, command.data_root)
+    records = runs.read_metrics(run)
+    epoch = records[-1]["epoch"] if records else run.spec.training.epochs
+    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
+    terms = side.average_terms(run.spec, weights, dataset.test, key)
+    record = metrics.record(0, epoch, "test", terms)
+    print(f"{command.run}: test {_sentence(record)} over {len(dataset.test):,} images of {dataset.name}")
+
+
+def _sample(side: Any, command: Sample) -> None:
+    if command.n < 1:
+        raise InputError(f"--n must be at least 1, found {command.n}.")
+    run, weights, _ = _open(side, command.run, command.device)
+    images = side.sample(run.spec, weights, side.root_key(command.seed), command.n)
+    figures.save(figures.grid(images), command.out)
+    print(f"{command.n} samples in {command.out}")
+
+
+def _reconstruct(side: Any, command: Reconstruct) -> None:
+    run, weights, dataset = _open(side, command.run, command.device, command.data_root)
+    if not 1 <= command.n <= len(dataset.test):
+        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
+    shown = dataset.test[: command.n]
+    figures.save(figures.pairs(shown / 255, side.reconstruct(run.spec, weights, shown)), command.out)
+    print(f"{command.n} test images above their reconstructions in {command.out}")
+
+
+def _describe(command: Describe) -> None:
+    if (command.run is None) == (command.preset is None):
+        raise InputError(f"describe takes a run folder or --preset with one of {', '.join(PRESETS)}.")
+    if command.run is None:
+        assert command.preset is not None
+        print(describe.text(preset(command.preset), f"preset {command.preset}"))
+    else:
+        run = runs.read(command.run)
+        print(describe.text(run.spec, f"run {run.path}, preset {run.config['preset']}, by {run.config['framework']}"))
+
+
+def _open(side: Any, path: Path, device: Device, data_root: Path | Literal[False] | None = False) -> tuple[Any, ...]:
+    """The run, its weights, and its images unless `data_root` is False."""
+    run = runs.read(path)
+    if data_root is None and Path(run.config["data"]["source"]).is_dir():
+        data_root = Path(run.config["data"]["source"])  # where training found it
+    dataset = None if data_root is False else data.load(run.spec.data, data_root, run.spec.model.image)[0]
+    spec, weights = side.load(run.weights, side.prepare(device, run.spec.training.dtype))
+    if spec != run.spec:
+        raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
+    return run, weights, dataset
+
+
+def _sentence(record: dict[str, Any]) -> str:
+    loss, reconstruction, kl = (record[name] for name in metrics.TERMS)
+    return f"loss {loss:.3f} nats per image (reconstruction {reconstruction:.3f}, kl {kl:.3f})"

@@ -1,0 +1,49 @@
+"""Pictures as grids of images."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import write_atomically
+
+_GAP, _SCALE = 2, 2
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images `[n, height, width, channels]` in [0, 1], row by row, as one uint8 picture `[.., .., channels]`; as square
+    as it gets unless `columns` is given."""
+    n, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    picture = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 64, np.uint8)
+    for i, image in enumerate(np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)):
+        top, left = (_GAP + (i // columns) * (height + _GAP), _GAP + (i % columns) * (width + _GAP))
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
+    """Rows of `above` (originals) with the same rows of `below` (reconstructions) under them."""
+    columns = min(columns, len(above))
+    starts = range(0, len(above) - columns + 1, columns)
+    rows = [part[i : i + columns] for i in starts for part in (above, below)]
+    return grid(np.concatenate(rows), columns)
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Writes a PNG at twice the size. Raises InputError if there is no such folder or it can't be written."""
+    from PIL import Image
+
+    if path.suffix.lower() != ".png":
+        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+    enlarged = picture.repeat(_SCALE, 0).repeat(_SCALE, 1)
+    image = Image.fromarray(enlarged[..., 0] if enlarged.shape[-1] == 1 else enlarged)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    try:
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None

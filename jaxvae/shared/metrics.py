@@ -1,0 +1,45 @@
+"""What a run reports: the lines of metrics.jsonl, made from the terms of single steps. Nats per image throughout."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxvae.shared.errors import NonFiniteError
+from jaxvae.shared.spec import TrainingSpec
+
+TERMS = ("loss", "reconstruction", "kl")
+
+
+def train_records(
+    terms: np.ndarray, done: int, images: int, spec: TrainingSpec, log_every: int | None
+) -> list[dict[str, Any]]:
+    """Lines for the steps after step `done`, all of one epoch, whose mean terms are `terms` `[steps, 3]`: one for every
+    `log_every`-th step, or one with the mean over the images seen if `log_every` is None."""
+    per_epoch = spec.epoch_steps(images)
+    steps = np.arange(done + 1, done + 1 + len(terms))
+    epoch = done // per_epoch + 1
+    if log_every is not None:
+        chosen = steps % log_every == 0
+        return [record(step, epoch, "train", row) for step, row in zip(steps[chosen], terms[chosen], strict=True)]
+    sizes = np.full(len(steps), spec.batch_size)
+    sizes[steps % per_epoch == 0] = images - (per_epoch - 1) * spec.batch_size
+    return [record(steps[-1], epoch, "train", np.average(terms.astype(np.float64), axis=0, weights=sizes))]
+
+
+def record(step: int, epoch: int, split: str, terms: np.ndarray) -> dict[str, Any]:
+    """One line: after `step` steps, in epoch `epoch` (from 1), the three terms."""
+    values = {name: float(value) for name, value in zip(TERMS, terms, strict=True)}
+    return {"step": int(step), "epoch": int(epoch), "split": split, **values}
+
+
+def require_finite(terms: np.ndarray, done: int) -> None:
+    """Raises NonFiniteError naming the first step after `done` whose terms, a row of `[steps, 3]`, are not finite."""
+    bad = np.argwhere(~np.isfinite(terms))
+    if len(bad):
+        row = bad[0, 0]
+        names = [name for name, value in zip(TERMS, terms[row], strict=True) if not np.isfinite(value)]
+        term = next(name for name in (*TERMS[1:], TERMS[0]) if name in names)
+        raise NonFiniteError(
+            f"Training stopped: the {term} became {terms[row][TERMS.index(term)]} at step {done + row + 1} "
+            f"(the run's weights are those of its last whole epoch); try a smaller --learning-rate."
+        )

@@ -1,0 +1,109 @@
+"""The weight file: safetensors with PyTorch's names and layout, read and written by both packages.
+
+Its metadata holds the configuration, a digest of every tensor (safetensors itself has no checksum: a flipped bit would
+load in silence), and a digest of the metadata. `safetensors` and `Module.load_state_dict` read it with no code of ours.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from jaxvae.shared import layout
+from jaxvae.shared import spec as specs
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import write_atomically
+from jaxvae.shared.spec import Spec
+
+VERSION = "1"
+_RETRAIN = "restore the file from a copy or train again"
+
+
+def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the arrays, named and shaped as `layout.table` says, whole or not at all. Raises InputError if one is
+    missing, extra, misshapen or not finite: such a file could not be read back."""
+    check(arrays, spec, f"The weights for {path}")
+    metadata = {
+        "format": "pt",
+        "jaxvae": VERSION,
+        "spec": json.dumps(specs.to_json(spec)),
+        "digests": json.dumps({name: digest(array) for name, array in arrays.items()}),
+    }
+    metadata["digest"] = _digest_of(metadata)
+    write_atomically(path, to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
+
+
+def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
+    """The configuration and the arrays of a weight file, in the order of `layout.table`. Raises InputError for a file
+    that is not one, is cut short, was changed since it was written, or doesn't hold exactly its model's tensors."""
+    if not path.is_file():
+        raise InputError(f"There is no weight file {path}; give a run folder that has a model.safetensors.")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a whole safetensors file ({reason}); {_RETRAIN}.") from None
+    if metadata.get("jaxvae") != VERSION:
+        found = f"version {metadata['jaxvae']!r}" if "jaxvae" in metadata else "none"
+        raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {found}.")
+    if metadata.pop("digest", None) != _digest_of(metadata):
+        raise InputError(f"{path} was changed since it was written: its metadata doesn't match its digest; {_RETRAIN}.")
+    spec = specs.from_json(json.loads(metadata["spec"]), f"The configuration in {path}")
+    check(arrays, spec, str(path))
+    for name, expected in json.loads(metadata["digests"]).items():
+        if digest(arrays[name]) != expected:
+            raise InputError(
+                f"{path} was changed since it was written: tensor {name} should have the SHA-256 digest "
+                f"{expected[:12]}..., found {digest(arrays[name])[:12]}...; {_RETRAIN}."
+            )
+    return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}
+
+
+def check(arrays: Mapping[str, np.ndarray], spec: Spec, where: str) -> None:
+    """Raises InputError unless the arrays are exactly the model's: no name missing or extra, every shape right, every
+    dtype the configuration's, every number finite."""
+    table = layout.table(spec.model)
+    missing = [parameter.name for parameter in table if parameter.name not in arrays]
+    extra = sorted(set(arrays) - {parameter.name for parameter in table})
+    if missing:
+        raise InputError(f"{where} lacks the tensor {', '.join(missing)} that its configuration calls for.")
+    if extra:
+        raise InputError(f"{where} has the tensor {', '.join(extra)} that its configuration doesn't call for.")
+    for parameter in table:
+        array = arrays[parameter.name]
+        if array.shape != parameter.shape:
+            raise InputError(
+                f"{where}: tensor {parameter.name} should have the shape {list(parameter.shape)}, "
+                f"found {list(array.shape)}."
+            )
+        if array.dtype != np.dtype(spec.training.dtype):
+            raise InputError(f"{where}: tensor {parameter.name} should be {spec.training.dtype}, found {array.dtype}.")
+        if not np.isfinite(array).all():
+            place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+            raise InputError(
+                f"{where}: tensor {parameter.name} must be finite, found {array[tuple(place)]} at {place}."
+            )
+
+
+def within(arrays: Mapping[str, np.ndarray], spec: Spec, prefix: str) -> dict[str, np.ndarray]:
+    """The arrays called `prefix.NAME`, under NAME, checked like the weights they belong to."""
+    found = {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
+    check(found, spec, f"The optimizer's {prefix}")
+    return found
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of the array's dtype, shape and little-endian bytes."""
+    array = np.ascontiguousarray(array)
+    head = f"{array.dtype.newbyteorder('<').str} {list(array.shape)} "
+    return hashlib.sha256(head.encode() + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
+
+
+def _digest_of(metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs the whole test suite: scripts/test.sh [what pytest takes]; `-m slow` runs the long tests.
+# Tests on real MNIST look for it under $JAXVAE_DATA.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" test
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,29 @@
+"""Where to compute, and how precisely."""
+
+import torch
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import Dtype
+
+
+def prepare(name: str = "auto", dtype: Dtype = "float32") -> torch.device:
+    """The device called `auto` (a GPU if there is one), `cpu` or `gpu`, ready for computing in `dtype`. Raises
+    InputError where there is no such device."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    if name == "tpu":
+        raise InputError("torchvae computes on a cpu or a gpu, not on a tpu; use jaxvae for that, or --device auto.")
+    if name == "gpu" and not torch.cuda.is_available():
+        raise InputError("PyTorch finds no gpu here; use --device auto, or install PyTorch for it.")
+    return torch.device("cuda" if name == "gpu" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device
+
+
+def device_label(device: torch.device) -> str:
+    """For the run's record: platform and model."""
+    return f"gpu ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu (cpu)"
