@@ -32,4 +32,5 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
 def gaussian_kl(posterior: Posterior) -> Array:
     """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
     mean, logvar = posterior
-    return 0.5 * (jnp.exp(logvar) + mean**2 - 1.0 - logvar).sum(-1)
+    # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
+    return 0.5 * (mean**2 + jnp.expm1(logvar) - logvar).sum(-1)

@@ -96,8 +96,8 @@ def train_epoch(spec: Spec, state: TrainState, images: Array) -> tuple[TrainStat
     order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
     # The last batch is filled up with the first image, which then counts for nothing.
     order = jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
-    real = (jnp.arange(steps * batch) < n).reshape(steps, batch)
-    weights = real / real.sum(1, keepdims=True).astype(dtype)
+    real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
+    weights = real / real.sum(1, keepdims=True)
     at = state.step + jnp.arange(steps, dtype=jnp.int32)
     eps = jax.vmap(lambda t: random.normal(random.fold_in(keys.noise, t), (batch, spec.model.latent), dtype))(at)
 

@@ -35,4 +35,5 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
 def gaussian_kl(posterior: Posterior) -> Tensor:
     """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
     mean, logvar = posterior
-    return 0.5 * (torch.exp(logvar) + mean**2 - 1.0 - logvar).sum(-1)
+    # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
+    return 0.5 * (mean**2 + torch.expm1(logvar) - logvar).sum(-1)

@@ -8,6 +8,7 @@ to the bit; normals to the last digits. As in JAX, a key must be used once.
 The cipher is Threefry-2x32-20 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -113,7 +114,7 @@ def uniform(
         raise ValueError(f"Uniforms are drawn as float32 or float64, found {dtype}.")
     if (minval, maxval) == (0.0, 1.0):
         return unit
-    low, high = _scalar(minval, unit), _scalar(maxval, unit)
+    low, high = (_scalar(value, dtype, key.device) for value in (minval, maxval))
     return torch.addcmul(low, unit, high - low).clamp_(min=low)  # one rounding, as XLA's fused multiply-add
 
 
@@ -145,7 +146,7 @@ def permutation(key: Key, x: int | Tensor) -> Tensor:
 def _draw(key: Key, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Both words of the cipher at counters 0, 1, 2 ... in the order of `shape`; int32 `[*batch, *shape]`."""
     words = _threefry(key, *_counters(math.prod(shape), key.device))
-    first, second = (word.reshape(*key.shape[:-1], *shape) for word in words)
+    first, second = (word.reshape((*key.shape[:-1], *shape)) for word in words)
     return first, second
 
 
@@ -180,22 +181,22 @@ def _threefry(key: Key, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 
 def _erfinv(x: Tensor) -> Tensor:
     """The inverse error function on (-1, 1)."""
-    w = _log1p(-x * x).neg_()
+    w = _log1p((x * x).neg_()).neg_()
     (start, centre, coefficients), *tails = _ERFINV[x.dtype]
     value = _horner(coefficients, w - centre)
     for end, centre, coefficients in tails:  # six draws in a thousand, or fewer
-        tail = ((w >= start) & (w < end)).nonzero(as_tuple=True)
+        tail = w >= start if end == math.inf else (w >= start).logical_and_(w < end)
         value[tail] = _horner(coefficients, w[tail].sqrt_().sub_(centre))
         start = end
     return value.mul_(x)
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """log(1 + x) for x in (-1, 0], rounded as XLA rounds it on a CPU, which is not always to nearest: 3 in 100 of
+    """log(1 + x) for x in (-1, 0], rounded as XLA rounds it on a CPU, which is not always to nearest: 8 in 100 of
     torch.log1p's results differ, enough to move 1 in 100 normals by an ulp."""
     square = x * x
-    correction = _horner(_LOG1P_NUMERATOR, x).div_(_horner(_LOG1P_DENOMINATOR, x)).mul_(square.mul(x))
-    small = torch.addcmul(correction, square, _scalar(-0.5, x)).add_(x)
+    cubic = _horner(_LOG1P_NUMERATOR, x).div_(_horner(_LOG1P_DENOMINATOR, x)).mul_(square * x)
+    small = cubic.addcmul_(square, _scalar(-0.5, x.dtype, x.device)).add_(x)
     cut = 1.0 - math.sqrt(2.0) if x.dtype == torch.float32 else math.sqrt(0.5) - 1.0
     return torch.where(x > cut, small, _log(1.0 + x))
 
@@ -204,26 +205,28 @@ def _log(x: Tensor) -> Tensor:
     """log(x) for positive, normal x. In float32 the polynomial of Cephes' logf (S. Moshier), in XLA's order."""
     if x.dtype != torch.float32:
         return torch.log(x)
-    mantissa, exponent = torch.frexp(x)  # the mantissa in [0.5, 1)
-    low = mantissa < math.sqrt(0.5)
-    exponent = (exponent - low.to(torch.int32)).to(x.dtype)
-    t = torch.where(low, mantissa * 2.0, mantissa).sub_(1.0)
+    t, exponent = torch.frexp(x)  # x = t * 2^exponent with t in [0.5, 1)
+    low = t < math.sqrt(0.5)
+    exponent = exponent.sub_(low.to(exponent.dtype)).to(x.dtype)
+    t.add_(t * low).sub_(1.0)  # now x = (1 + t) * 2^exponent with 1 + t in [sqrt(1/2), sqrt(2))
     square = t * t
     cube = square * t
     first, second, third = (_horner(coefficients, t) for coefficients in _LOG)
-    value = torch.addcmul(third, torch.addcmul(second, first, cube), cube)
-    value = torch.addcmul(exponent * -2.12194440e-4, value, cube)
-    value = torch.addcmul(t, square, _scalar(-0.5, x)).add_(value)
-    return torch.addcmul(value, exponent, _scalar(0.693359375, x))
+    value = third.addcmul_(second.addcmul_(first, cube), cube)
+    value = (exponent * -2.12194440e-4).addcmul_(value, cube)
+    value.add_(t.addcmul_(square, _scalar(-0.5, x.dtype, x.device)))
+    return value.addcmul_(exponent, _scalar(0.693359375, x.dtype, x.device))
 
 
 def _horner(coefficients: Sequence[float], x: Tensor) -> Tensor:
     """The polynomial at x, highest power first, with one rounding a step (addcmul is a fused multiply-add)."""
     value = torch.full_like(x, coefficients[0])
     for c in coefficients[1:]:
-        torch.addcmul(_scalar(c, x), value, x, out=value)
+        torch.addcmul(_scalar(c, x.dtype, x.device), value, x, out=value)
     return value
 
 
-def _scalar(value: float, like: Tensor) -> Tensor:
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+@functools.cache
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant as a tensor; making one anew costs as much as adding ten thousand numbers."""
+    return torch.tensor(value, dtype=dtype, device=device)

@@ -17,6 +17,8 @@ from torchvae.nets import VAE, init
 from torchvae.objectives import Terms, negative_elbo
 from torchvae.pixels import scale
 
+_BLOCK = 64  # steps whose noise is drawn in one go: enough to share the cost of the calls, few enough for the cache
+
 
 class TrainState(NamedTuple):
     """All that a resumed run needs. `key` is the run's root key and never changes: step t draws from fold_in of its
@@ -70,13 +72,14 @@ def train_epoch(spec: Spec, state: TrainState, images: Tensor) -> tuple[TrainSta
     steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
     keys = streams(state.key)
     order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
-    at = torch.arange(state.step, min(state.step + steps, total))
-    eps = random.normal(random.fold_in(keys.noise, at), (batch, spec.model.latent), getattr(torch, dtype))
+    at = random.fold_in(keys.noise, torch.arange(state.step, min(state.step + steps, total)))
+    shape, kind = (batch, spec.model.latent), getattr(torch, dtype)
+    noise = (eps for block in at.split(_BLOCK) for eps in random.normal(block, shape, kind))
 
-    log = torch.empty(len(at), len(Terms._fields), dtype=eps.dtype, device=images.device)
-    for i, rows in enumerate(order.split(batch)[: len(at)]):
-        state, terms = _update(spec, state, scale(images[rows], dtype), eps[i, : len(rows)])
-        torch.stack(terms, out=log[i])
+    log = torch.empty(len(at), len(Terms._fields), dtype=kind, device=images.device)
+    for rows, eps, row in zip(order.split(batch), noise, log, strict=False):  # a run may end within the epoch
+        state, terms = _update(spec, state, scale(images[rows], dtype), eps[: len(rows)])
+        torch.stack(terms, out=row)
     return state, log
 
 

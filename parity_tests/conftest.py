@@ -1,0 +1,54 @@
+"""What every test runs under: JAX at its strictest, either precision on request, MNIST where it is."""
+
+import os
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxvae.shared import data
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest):
+    """Each precision in turn, with JAX's 64-bit mode to match."""
+    jax.config.update("jax_enable_x64", request.param == "float64")
+    yield request.param
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def x64():
+    """JAX's 64-bit mode."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """The folder that holds MNIST/raw, from JAXVAE_DATA."""
+    root = os.environ.get("JAXVAE_DATA")
+    if root is None:
+        message = "set JAXVAE_DATA to a folder that holds MNIST/raw to run the tests on real MNIST"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_root: Path) -> data.Dataset:
+    return data.mnist(mnist_root)
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    return data.digits()
