@@ -26,7 +26,8 @@ def locate(posterior: Posterior, eps: Array) -> Array:
 def bernoulli_nll(logits: Array, x: Array) -> Array:
     """-log p(x | logits) summed over pixels, nats per image; x in [0, 1]. `[batch, pixels]` to `[batch]`"""
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
-    return (jnp.maximum(logits, 0.0) - logits * x + jnp.log1p(jnp.exp(-jnp.abs(logits)))).sum(-1)
+    # min(l, -l) is -|l| with slope 0 at 0, as in PyTorch; JAX gives |l| slope 1 there.
+    return (jnp.maximum(logits, 0.0) - logits * x + jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))).sum(-1)
 
 
 def gaussian_kl(posterior: Posterior) -> Array:

@@ -130,7 +130,7 @@ def test_an_epoch_with_a_ragged_last_batch(digits, dtype: str) -> None:
     # Twelve steps of a growing float32 difference: a step's rounding, 1e-6, can double three times.
     np.testing.assert_allclose(our_terms, their_terms, rtol={"float32": 1e-5, "float64": 1e-13}[dtype])
     if dtype == "float64":
-        # Adam's first steps move a weight by lr * g / (|g| + eps): a rounding error of 1e-17 in a gradient far below eps
+        # Adam's first steps move a weight by lr * g / (|g| + eps): a rounding error of 1e-17 in a gradient below eps
         # = 1e-8 becomes 1e-3 * 1e-9 = 1e-12 in a weight, 3e-11 of the largest.
         assert gap(ours, theirs) < (3e-11,)
 

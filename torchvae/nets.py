@@ -67,12 +67,12 @@ def init(spec: Spec, key: random.Key) -> VAE:
     """The model at the start of a run, from its initialization key: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's own
     distribution. Array i of `layout.table` is drawn from fold_in(key, i)."""
     dtype = getattr(torch, spec.training.dtype)
-    arrays = {}
+    params = {}
     for i, parameter in enumerate(layout.table(spec.model)):
         unit = random.uniform(random.fold_in(key, i), parameter.shape, dtype)
         # 2u - 1 is exact, so that the product is rounded once.
-        arrays[parameter.name] = (2.0 * unit - 1.0) * (1.0 / math.sqrt(parameter.fan_in))
-    return bind(spec.model, arrays)
+        params[parameter.name] = (2.0 * unit - 1.0) * (1.0 / math.sqrt(parameter.fan_in))
+    return bind(spec.model, params)
 
 
 def encode(spec: Spec, model: VAE, x: Tensor) -> Posterior:
@@ -85,9 +85,9 @@ def decode(spec: Spec, model: VAE, z: Tensor) -> Tensor:
     return model.decode(z)
 
 
-def bind(spec: ModelSpec, arrays: dict[str, Tensor]) -> VAE:
+def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
     """The module over a state_dict, which it takes as its own."""
     with torch.device("meta"):  # no numbers drawn that are not used
         model = VAE(spec)
-    model.load_state_dict(arrays, assign=True)
+    model.load_state_dict(params, assign=True)
     return model.requires_grad_()

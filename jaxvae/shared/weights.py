@@ -1,13 +1,15 @@
 """The weight file: safetensors with PyTorch's names and layout, read and written by both packages.
 
-Its metadata holds the configuration, a digest of every tensor (safetensors itself has no checksum: a flipped bit would
-load in silence), and a digest of the metadata. `safetensors` and `Module.load_state_dict` read it with no code of ours.
+Its metadata holds one entry, JSON: the version, the configuration, a digest of every tensor (safetensors itself has no
+checksum: a flipped bit would load in silence), and a digest of all this. One entry, since safetensors shuffles several:
+so the same weights are the same bytes. `safetensors` and `Module.load_state_dict` read the file with no code of ours.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,7 +21,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import write_atomically
 from jaxvae.shared.spec import Spec
 
-VERSION = "1"
+VERSION = 1
 _RETRAIN = "restore the file from a copy or train again"
 
 
@@ -27,14 +29,18 @@ def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays, named and shaped as `layout.table` says, whole or not at all. Raises InputError if one is
     missing, extra, misshapen or not finite: such a file could not be read back."""
     check(arrays, spec, f"The weights for {path}")
-    metadata = {
-        "format": "pt",
-        "jaxvae": VERSION,
-        "spec": json.dumps(specs.to_json(spec)),
-        "digests": json.dumps({name: digest(array) for name, array in arrays.items()}),
+    write_atomically(path, pack(spec, arrays))
+
+
+def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a weight file of these arrays, whatever they are."""
+    about = {
+        "version": VERSION,
+        "spec": specs.to_json(spec),
+        "digests": {name: digest(array) for name, array in arrays.items()},
     }
-    metadata["digest"] = _digest_of(metadata)
-    write_atomically(path, to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
+    about["digest"] = _digest_of(about)
+    return to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"jaxvae": json.dumps(about)})
 
 
 def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
@@ -44,24 +50,26 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
         raise InputError(f"There is no weight file {path}; give a run folder that has a model.safetensors.")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = dict(file.metadata() or {})
+            about = json.loads((file.metadata() or {}).get("jaxvae", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a whole safetensors file ({reason}); {_RETRAIN}.") from None
-    if metadata.get("jaxvae") != VERSION:
-        found = f"version {metadata['jaxvae']!r}" if "jaxvae" in metadata else "none"
+    if not isinstance(about, dict) or about.get("version") != VERSION:
+        found = f"version {about['version']!r}" if isinstance(about, dict) and "version" in about else "none"
         raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {found}.")
-    if metadata.pop("digest", None) != _digest_of(metadata):
+    if about.pop("digest", None) != _digest_of(about):
         raise InputError(f"{path} was changed since it was written: its metadata doesn't match its digest; {_RETRAIN}.")
-    spec = specs.from_json(json.loads(metadata["spec"]), f"The configuration in {path}")
-    check(arrays, spec, str(path))
-    for name, expected in json.loads(metadata["digests"]).items():
-        if digest(arrays[name]) != expected:
+    spec = specs.from_json(about.get("spec"), f"The configuration in {path}")
+    digests = about.get("digests", {})
+    for name, array in arrays.items():
+        found, expected = digest(array), str(digests.get(name) if isinstance(digests, dict) else None)
+        if found != expected:
             raise InputError(
                 f"{path} was changed since it was written: tensor {name} should have the SHA-256 digest "
-                f"{expected[:12]}..., found {digest(arrays[name])[:12]}...; {_RETRAIN}."
+                f"{expected[:12]}..., found {found[:12]}...; {_RETRAIN}."
             )
+    check(arrays, spec, str(path))
     return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}
 
 
@@ -105,5 +113,5 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(head.encode() + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
 
 
-def _digest_of(metadata: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
+def _digest_of(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

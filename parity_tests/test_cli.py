@@ -1,0 +1,277 @@
+"""The command line of both packages: what it does, and that what it can't do it says in one sentence."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli, data
+
+PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
+ABSENT = "tpu" if torch.cuda.is_available() else "gpu"
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest):
+    yield PACKAGES[request.param]
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """A run of each package with the same flags."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, package in PACKAGES.items():
+        assert cli.main(package, ["train", *QUICK, "--log-every", "5", "--out", str(folder / name)]) == 0
+    return {name: folder / name for name in PACKAGES}
+
+
+def run(package, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        status = cli.main(package, [str(argument) for argument in arguments])
+    except SystemExit as stop:  # the parser's own way out
+        status = stop.code
+    out, err = capsys.readouterr()
+    return int(status or 0), out, err
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image, int)
+
+
+def fails(package, capsys, says: str, *arguments: object) -> None:
+    """One sentence on standard error, status 2, and nothing on standard output."""
+    status, out, err = run(package, capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith(f"{package.__name__}: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert re.search(says, err), err
+
+
+def test_a_run_folder(trained) -> None:
+    records = {}
+    for name, path in trained.items():
+        files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+        pictures = [f"images/{kind}-{epoch:03}.png" for kind in ("reconstructions", "samples") for epoch in (1, 2)]
+        assert files == ["config.json", *pictures, "metrics.jsonl", "model.safetensors"]
+        config = json.loads((path / "config.json").read_text())
+        assert config["framework"] == name
+        assert config["data"]["name"] == config["spec"]["data"] == "digits"
+        assert config["data"]["train"] == 1500
+        assert config["versions"]["numpy"] == np.__version__
+        records[name] = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        assert [(r["step"], r["epoch"], r["split"]) for r in records[name]] == [
+            *((step, 1, "train") for step in (5, 10)),
+            (12, 1, "test"),
+            *((step, 2, "train") for step in (15, 20)),
+            (24, 2, "test"),
+        ]
+    for ours, theirs in zip(*records.values(), strict=True):
+        assert list(ours) == ["step", "epoch", "split", "loss", "reconstruction", "kl"]
+        # Float32, from the same start: a few tens of steps' growth of a rounding of 1e-7.
+        np.testing.assert_allclose([ours[k] for k in ("loss", "kl")], [theirs[k] for k in ("loss", "kl")], rtol=1e-4)
+
+
+def test_pictures_are_the_same_from_both(trained) -> None:
+    for kind in ("samples", "reconstructions"):
+        ours, theirs = (pixels(path / "images" / f"{kind}-001.png") for path in trained.values())
+        assert ours.std() > 10
+        assert np.abs(ours - theirs).max() <= 2  # of 255
+
+
+def test_the_epochs_mean_without_log_every(package, capsys, tmp_path) -> None:
+    status, out, _ = run(package, capsys, "train", *QUICK, "--out", tmp_path / "run")
+    assert status == 0
+    assert re.search(r"test loss \d+\.\d+ nats per image \(reconstruction .*, kl .*\) after 24 steps", out)
+    assert f"pictures in {tmp_path / 'run' / 'images'}" in out
+    assert f"weights in {tmp_path / 'run' / 'model.safetensors'}" in out
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["step"], r["split"]) for r in records] == [(12, "train"), (12, "test"), (24, "train"), (24, "test")]
+    for record in records:
+        assert record["loss"] == pytest.approx(record["reconstruction"] + record["kl"], rel=1e-6)
+
+
+@pytest.mark.parametrize("writer", PACKAGES)
+def test_each_packages_commands_accept_the_others_run(package, writer: str, trained, capsys, tmp_path) -> None:
+    path = trained[writer]
+    status, out, _ = run(package, capsys, "evaluate", path)
+    last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert status == 0
+    assert f"test loss {last['loss']:.3f} nats per image" in out
+    for command in ("sample", "reconstruct"):
+        target = tmp_path / f"{command}.png"
+        assert run(package, capsys, command, path, "--out", target, "--n", "20")[0] == 0
+        assert pixels(target).shape[1] > 28
+    assert "26,054 parameters" in run(package, capsys, "describe", path)[1]
+
+
+def test_sample_draws_by_its_seed(package, trained, capsys, tmp_path) -> None:
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file, seed in zip(files, (1, 1, 2), strict=True):
+        assert run(package, capsys, "sample", trained["jaxvae"], "--out", file, "--seed", seed)[0] == 0
+    assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
+
+
+def test_describe(package, capsys) -> None:
+    status, out, _ = run(package, capsys, "describe", "--preset", "pytorch-examples")
+    assert status == 0
+    assert "652,824 parameters" in out
+    assert "nats per image" in out
+
+
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "describe"])
+def test_help(package, capsys, command: str) -> None:
+    status, out, _ = run(package, capsys, *command.split(), "--help")
+    assert status == 0
+    assert len(out) > 300
+
+
+def test_flags_reach_the_configuration(package, capsys, tmp_path) -> None:
+    flags = "--image 9 12 1 --hidden 8 4 --latent 2 --beta 3.5 --epochs 3 --max-steps 5 --batch-size 700"
+    more = "--learning-rate 0.01 --seed 9 --dtype float64 --device cpu --data digits --preset yunjey"
+    assert run(package, capsys, "train", *flags.split(), *more.split(), "--out", tmp_path / "run")[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["preset"] == "yunjey"
+    assert config["spec"] == {
+        "data": "digits",
+        "model": {"image": [9, 12, 1], "hidden": [8, 4], "latent": 2},
+        "objective": {"beta": 3.5},
+        "training": {
+            **{"epochs": 3, "max_steps": 5, "batch_size": 700, "learning_rate": 0.01, "seed": 9, "dtype": "float64"},
+        },
+    }
+    assert run(package, capsys, "evaluate", tmp_path / "run")[0] == 0
+
+
+def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("JAXVAE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(data, "_download", lambda root: "no network")
+    status, _, err = run(package, capsys, "train", "--max-steps", "1", "--out", tmp_path / "run")
+    assert status == 0
+    assert "WARNING: MNIST can't be had" in err
+    assert "no network" in err
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert (recorded["asked"], recorded["name"]) == ("auto", "digits")
+    assert "no network" in recorded["instead_of_mnist"]
+    fails(package, capsys, "MNIST can't be had", "train", "--data", "mnist", "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--preset nope", "There is no preset 'nope'; choose one of pytorch-examples, yunjey"),
+        ("--latent -3", "latent must be positive and finite, found -3"),
+        ("--hidden 400 0", "hidden must be positive"),
+        ("--beta -1", "beta must be finite and at least 0, found -1"),
+        ("--beta nan", "beta must be finite"),
+        ("--epochs 0", "epochs must be positive"),
+        ("--batch-size 0", "batch_size must be positive"),
+        ("--learning-rate 0", "learning_rate must be positive"),
+        ("--seed -1", "seed must be an integer from 0 to 2"),
+        ("--max-steps 0", "max_steps must be positive"),
+        ("--log-every 0", "--log-every must be at least 1, found 0"),
+        ("--data-root /no/such/folder", "The data root /no/such/folder is not a folder"),
+        ("--data digits --image 28 28 3", "The digits are grey"),
+        (f"--data digits --device {ABSENT}", ABSENT),
+    ],
+)
+def test_a_run_that_can_not_be_is_refused_and_nothing_is_written(
+    package, capsys, tmp_path, flags: str, says: str
+) -> None:
+    fails(package, capsys, says, "train", *flags.split(), "--out", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", ["--latent abc", "--bogus 3", "--dtype float16", "--hidden x"])
+def test_a_flag_that_can_not_be_read_is_named(package, capsys, tmp_path, flags: str) -> None:
+    """Here the parser speaks: in a box of its own, with status 2."""
+    status, out, err = run(package, capsys, "train", *flags.split(), "--out", tmp_path / "run")
+    assert status == 2
+    assert flags.split()[0] in out + err
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_exists_is_kept(package, capsys, trained) -> None:
+    before = {path: path.read_bytes() for path in trained["jaxvae"].rglob("*") if path.is_file()}
+    fails(package, capsys, "exists already; give another --out", "train", *QUICK, "--out", trained["jaxvae"])
+    assert {path: path.read_bytes() for path in trained["jaxvae"].rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct"])
+def test_a_folder_that_is_no_run(package, capsys, tmp_path, command: str) -> None:
+    out = [] if command == "evaluate" else ["--out", tmp_path / "x.png"]
+    fails(package, capsys, "is not a run folder: it has no config.json", command, tmp_path, *out)
+    assert list(tmp_path.iterdir()) == []
+
+
+CONFIGS = {
+    "not JSON": ("{", "can't be read as JSON"),
+    "another version": ('{"version": 7}', "must be the configuration of a run, version 1"),
+    "a list": ("[]", "must be the configuration of a run"),
+    "without a spec": ('{"version": 1, "data": {"source": ""}}', "must be an object of named fields"),
+}
+
+
+@pytest.mark.parametrize("fault", CONFIGS)
+def test_a_spoilt_configuration_is_named(package, capsys, tmp_path, fault: str) -> None:
+    (tmp_path / "config.json").write_text(CONFIGS[fault][0])
+    fails(package, capsys, CONFIGS[fault][1], "evaluate", tmp_path)
+
+
+def test_spoilt_or_foreign_weights_are_named(package, capsys, trained, tmp_path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(trained["torchvae"], path)
+    weights = path / "model.safetensors"
+    whole = weights.read_bytes()
+    picture = ["--out", tmp_path / "x.png"]
+
+    changed = bytearray(whole)
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    fails(package, capsys, "was changed since it was written", "sample", path, *picture)
+    weights.write_bytes(whole[:-10])
+    fails(package, capsys, "is not a whole safetensors file", "sample", path, *picture)
+    weights.unlink()
+    fails(package, capsys, "There is no weight file", "sample", path, *picture)
+
+    weights.write_bytes(whole)
+    config = json.loads((path / "config.json").read_text())
+    config["spec"]["objective"]["beta"] = 2.0
+    (path / "config.json").write_text(json.dumps(config))
+    fails(package, capsys, "belongs to another configuration", "sample", path, *picture)
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_pictures_that_can_not_be_are_refused(package, capsys, trained, tmp_path) -> None:
+    path = trained["jaxvae"]
+    fails(package, capsys, "--n must be at least 1", "sample", path, "--out", tmp_path / "x.png", "--n", 0)
+    fails(package, capsys, "from 1 to 297", "reconstruct", path, "--out", tmp_path / "x.png", "--n", 298)
+    fails(package, capsys, "should end in .png", "sample", path, "--out", tmp_path / "x.jpg")
+    fails(package, capsys, "can't be written", "sample", path, "--out", tmp_path / "no" / "x.png")
+    fails(package, capsys, "describe takes a run folder or --preset", "describe")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_diverges_says_where_and_has_its_own_status(package, capsys, tmp_path) -> None:
+    flags = ["train", *QUICK, "--learning-rate", "1e30", "--out", tmp_path / "run"]
+    status, _, err = run(package, capsys, *flags)
+    assert status == 3
+    assert re.search(r"Training stopped: the \w+ became (nan|inf) at step \d+", err)
+    assert "Traceback" not in err

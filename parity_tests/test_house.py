@@ -1,0 +1,160 @@
+"""The rules that hold the house together: which way imports run, and that the two packages mirror each other."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxvae
+import torchvae
+
+ROOT = Path(__file__).parent.parent
+FILES = ["keys", "distributions", "nets", "objectives", "pixels", "train", "evaluate", "generate", "params", "devices"]
+
+# Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
+EXCEPTIONS = {
+    ("torchvae", "random"): "JAX has these streams built in",
+    ("jaxvae.devices", "Device"): "PyTorch has a type for it",
+    ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
+    ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
+    ("jaxvae.nets", "Params"): "a torch model is its own parameters",
+}
+ARGUMENTS = {
+    ("nets", "VAE.__init__"): ({"rngs"}, "Flax modules draw their first numbers from an argument"),
+    ("nets", "Encoder.__init__"): ({"rngs"}, "the same"),
+    ("nets", "Decoder.__init__"): ({"rngs"}, "the same"),
+    ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
+    ("train", "init_state"): ({"device"}, "the same"),
+    ("train", "make_optimizer"): ({"model"}, "a torch optimizer holds its parameters"),
+    ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
+}
+# The same thing in each framework's word: parameters are a dict there and a module here.
+WORDS = {"params": "model", "opt_state": "optimizer"}
+# Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
+TOLD_APART = {
+    *("root_key", "init", "bind", "make_optimizer", "init_state", "train_step", "train_epoch"),
+    *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
+}
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules a fresh process holds after the statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+def every_file(package: str) -> str:
+    names = [path.stem for path in (ROOT / package).glob("*.py") if path.stem not in ("__init__", "__main__")]
+    return "; ".join(f"import {package}.{name}" for name in sorted(names))
+
+
+def test_importing_all_of_torchvae_leaves_jax_out() -> None:
+    loaded = modules_after(f"import torchvae; torchvae.fit; {every_file('torchvae')}")
+    assert "torch" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax"}
+
+
+def test_importing_all_of_jaxvae_leaves_torch_out() -> None:
+    loaded = modules_after(f"import jaxvae; jaxvae.fit; {every_file('jaxvae')}")
+    assert "jax" in loaded
+    assert not loaded & {"torch", "torchvision", "torchvae"}
+
+
+def test_the_ground_floor_imports_neither() -> None:
+    loaded = modules_after(every_file("jaxvae/shared").replace("/", "."))
+    assert "numpy" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax", "torch", "torchvision", "torchvae", "sklearn"}
+
+
+@pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
+def test_importing_a_package_or_asking_for_help_imports_no_framework(package: str) -> None:
+    heavy = {"jax", "torch", "torchvision", "sklearn", "flax", "optax"}
+    assert not modules_after(f"import {package}") & (heavy | {"numpy"})
+    ask = f"import {package}, jaxvae.shared.cli as c\ntry: c.main({package}, ['--help'])\nexcept SystemExit: pass"
+    assert not modules_after(ask) & heavy
+
+
+def test_a_run_on_verified_mnist_imports_neither_torch_nor_torchvision(tmp_path, mnist_root) -> None:
+    arguments = f"train --data mnist --data-root {mnist_root} --max-steps 1 --out {tmp_path / 'run'}".split()
+    loaded = modules_after(f"import jaxvae, jaxvae.shared.cli as c\nassert c.main(jaxvae, {arguments!r}) == 0")
+    assert "jax" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn"}
+
+
+def test_imports_between_files_run_one_way() -> None:
+    for package, other in (("jaxvae", "torchvae"), ("torchvae", "jaxvae")):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                for name in names:
+                    below = package == "torchvae" and name.startswith("jaxvae.shared")
+                    assert name.partition(".")[0] != other or below, f"{path}: {name}"
+
+
+def public(tree: ast.Module) -> dict[str, ast.AST]:
+    """A file's public names in their order, with those of its classes as CLASS.NAME."""
+    names: dict[str, ast.AST] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef):
+                    names[f"{node.name}.{inner.name}"] = inner
+                elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
+                    names[f"{node.name}.{WORDS.get(inner.target.id, inner.target.id)}"] = inner
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            names[node.targets[0].id] = node
+    return {name: node for name, node in names.items() if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_two_sides_of_a_file_mirror_each_other(file: str) -> None:
+    ours, theirs = (public(ast.parse((ROOT / side / f"{file}.py").read_text())) for side in ("jaxvae", "torchvae"))
+    ours = {name.replace("__call__", "forward"): node for name, node in ours.items()}
+    keep = {
+        side: [name for name in names if (f"{side}.{file}", name) not in EXCEPTIONS]
+        for side, names in (("jaxvae", ours), ("torchvae", theirs))
+    }
+    assert keep["jaxvae"] == keep["torchvae"]
+    for name in keep["jaxvae"]:
+        a, b = ours[name], theirs[name]
+        if not isinstance(a, ast.FunctionDef | ast.ClassDef) or not isinstance(b, ast.FunctionDef | ast.ClassDef):
+            continue
+        if isinstance(a, ast.FunctionDef) and isinstance(b, ast.FunctionDef):
+            allowed = ARGUMENTS.get((file, name), (set(), ""))[0]
+            mine, other = ([WORDS.get(n, n) for n in arguments(f) if n not in allowed] for f in (a, b))
+            assert mine == other, f"{file}.{name}"
+        if name not in TOLD_APART:
+            assert ast.get_docstring(a) == ast.get_docstring(b), f"{file}.{name}"
+
+
+def arguments(function: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]]
+
+
+def test_every_file_is_mirrored_or_excepted() -> None:
+    ours, theirs = ({p.stem for p in (ROOT / side).glob("*.py")} for side in ("jaxvae", "torchvae"))
+    assert theirs - ours == {"random"}
+    assert ours - theirs == set()
+    assert ours - {"__init__", "__main__"} == set(FILES)
+
+
+def test_the_two_packages_offer_the_same_names() -> None:
+    assert set(dir(torchvae)) - set(dir(jaxvae)) == {"random"}
+    assert set(dir(jaxvae)) - set(dir(torchvae)) == set()
+    for package in (jaxvae, torchvae):
+        for name in dir(package):
+            assert getattr(package, name) is not None
+
+
+def test_names_in_use() -> None:
+    """mean, logvar, latent; never mu, sigma as a variable, log_var."""
+    banned = {"mu_", "log_var", "z_mean", "z_dim", "recon_x"}
+    for path in [*(ROOT / "jaxvae").rglob("*.py"), *(ROOT / "torchvae").rglob("*.py")]:
+        names = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not names & banned, path

@@ -1,0 +1,179 @@
+"""How training uses the compiler and the keys."""
+
+import logging
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import jaxvae
+import torchvae
+from jaxvae.shared.data import Dataset
+from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.spec import ModelSpec, Spec, TrainingSpec
+
+PACKAGES = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
+
+
+def small(**training) -> Spec:
+    return Spec("digits", ModelSpec(hidden=(16,), latent=3), training=TrainingSpec(batch_size=100, **training))
+
+
+def progress_of(package, spec: Spec, data: Dataset) -> list:
+    seen = []
+    package.fit(spec, data, seen.append)
+    return seen
+
+
+@pytest.mark.parametrize("max_steps", [None, 37], ids=["whole epochs", "a part at the end"])
+def test_one_compilation_of_each_function_per_run(digits, caplog, max_steps: int | None) -> None:
+    spec = small(epochs=3, max_steps=max_steps, seed=1000 + (max_steps or 0))  # a spec no other test has compiled
+    jax.config.update("jax_log_compiles", True)
+    with caplog.at_level(logging.WARNING):
+        progress_of(jaxvae, spec, digits)
+    jax.config.update("jax_log_compiles", False)
+    compiled = Counter(
+        record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling ")
+    )
+    ours = {name: n for name, n in compiled.items() if name in ("jit(train_epoch)", "jit(_terms)", "jit(_init)")}
+    assert ours == {"jit(train_epoch)": 1, "jit(_terms)": 1, "jit(_init)": 1}, compiled
+
+
+def test_nothing_is_compiled_after_the_first_epoch(digits, caplog) -> None:
+    after_first = []
+
+    def on_epoch(progress: jaxvae.Progress) -> None:
+        after_first.append(len(caplog.records))
+
+    jax.config.update("jax_log_compiles", True)
+    with caplog.at_level(logging.WARNING):
+        jaxvae.fit(small(epochs=3, seed=2000), digits, on_epoch)
+    jax.config.update("jax_log_compiles", False)
+    assert after_first[0] > 0
+    late = [record.getMessage() for record in caplog.records[after_first[0] :]]
+    assert not [message for message in late if message.startswith("Compiling")]
+
+
+def test_the_state_is_donated(digits) -> None:
+    spec = small()
+    state = jaxvae.init_state(spec)
+    before = jax.tree.leaves(state.params)
+    jaxvae.train_step(spec, state, jaxvae.scale(jax.numpy.asarray(digits.train[:100]), "float32"))
+    assert all(leaf.is_deleted() for leaf in before)
+
+
+def test_metrics_come_to_the_host_once_an_epoch(digits) -> None:
+    """A whole epoch runs where every transfer from the device is forbidden."""
+    spec = small()
+    state, images = jaxvae.init_state(spec), jax.numpy.asarray(digits.train)
+    with jax.transfer_guard_device_to_host("disallow"):
+        state, terms = jaxvae.train_epoch(spec, state, images)
+    assert np.isfinite(np.asarray(terms)).all()
+
+
+@PACKAGES
+def test_no_key_is_used_twice(package, digits, monkeypatch) -> None:
+    """JAX's own checker is on in all tests (it says KeyReuseError); torch's draws are watched here. Deriving from a key
+    by fold_in is no use of it, drawing or splitting is."""
+    if package is jaxvae:
+        assert jax.config.jax_debug_key_reuse  # type: ignore[attr-defined]
+        progress_of(jaxvae, small(epochs=2), digits)
+        key = jaxvae.root_key(0)
+        jax.random.normal(key)
+        with pytest.raises(jax.errors.KeyReuseError):
+            jax.random.normal(key)
+        return
+    used: Counter = Counter()
+    for name in ("split", "bits", "uniform"):  # normal, bernoulli and permutation draw by these
+        original = getattr(torchvae.random, name)
+
+        def watched(key, *arguments, original=original, name=name, **options):
+            used.update(tuple(k) for k in key.reshape(-1, 2).tolist())
+            return original(key, *arguments, **options)
+
+        monkeypatch.setattr(torchvae.random, name, watched)
+    progress_of(torchvae, small(epochs=2), digits)
+    assert len(used) > 30  # a key for each tensor, step, shuffle and evaluation
+    assert max(used.values()) == 1
+
+
+@PACKAGES
+def test_the_streams_are_apart(package) -> None:
+    """Every key that a run of a thousand steps derives is another."""
+    root = torchvae.root_key(0)
+    keys = [root.tolist(), *(key.tolist() for key in torchvae.streams(root))]
+    for stream in torchvae.Streams._fields:
+        keys += torchvae.random.fold_in(getattr(torchvae.streams(root), stream), torch.arange(1000)).tolist()
+    assert len({tuple(key) for key in keys}) == 6 + 5 * 1000
+    found = package.stream_key(package.root_key(0), "noise", 7)
+    assert np.asarray(jax.random.key_data(found) if package is jaxvae else found).tolist() in keys
+
+
+@PACKAGES
+def test_the_same_seed_is_the_same_run_and_another_is_not(package, digits) -> None:
+    first, again, other = (progress_of(package, small(epochs=2, seed=seed), digits) for seed in (5, 5, 2**32 + 5))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.train, b.train)
+        np.testing.assert_array_equal(a.test, b.test)
+    assert not np.array_equal(first[0].train, other[0].train)
+
+
+@PACKAGES
+def test_an_epoch_visits_every_image_once(package) -> None:
+    """Beta 0 and a decoder without weights: an image's loss is its own, so that an epoch's mean is the data's."""
+    images = np.arange(250, dtype=np.uint8)[:, None, None, None]
+    spec = Spec("digits", ModelSpec((1, 1, 1), (), 1), training=TrainingSpec(batch_size=100, learning_rate=1e-30))
+    data = Dataset("digits", "", images, images[:, 0, 0, 0], images, images[:, 0, 0, 0])
+    for progress in progress_of(package, spec, data)[:1]:
+        epoch = np.average(progress.train, axis=0, weights=[100, 100, 50])
+        # The KL has no noise in it: its mean over the three batches is that over the test split, the same images.
+        np.testing.assert_allclose(epoch[2], progress.test[2], rtol=1e-5)
+
+
+@PACKAGES
+def test_training_on_one_batch_larger_than_the_data(package, digits) -> None:
+    spec = Spec("digits", ModelSpec(hidden=(8,), latent=2), training=TrainingSpec(batch_size=4096, epochs=2))
+    assert [progress.step for progress in progress_of(package, spec, digits)] == [1, 2]
+
+
+@PACKAGES
+def test_a_loss_that_is_not_finite_stops_the_run(package, digits) -> None:
+    spec = small(learning_rate=1e30, epochs=2)
+    with pytest.raises(NonFiniteError, match=r"became (nan|inf) at step \d+ .* smaller --learning-rate"):
+        progress_of(package, spec, digits)
+
+
+def test_float64_without_jaxs_64_bit_mode_is_refused() -> None:
+    spec = Spec(training=TrainingSpec(dtype="float64"))
+    with pytest.raises(InputError, match="jax_enable_x64"):
+        jaxvae.init_state(spec)
+
+
+def test_keys_need_partitionable_threefry(monkeypatch) -> None:
+    jax.config.update("jax_threefry_partitionable", False)
+    try:
+        with pytest.raises(InputError, match="JAX_THREEFRY_PARTITIONABLE"):
+            jaxvae.root_key(0)
+    finally:
+        jax.config.update("jax_threefry_partitionable", True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_numbers_come_back_from_either_optimizer(dtype: str, digits) -> None:
+    """Adam's state through named arrays and back, the other package in between."""
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    spec = small(dtype=dtype)
+    state, _ = jaxvae.train_epoch(spec, jaxvae.init_state(spec), jax.numpy.asarray(digits.train))
+    arrays = jaxvae.to_arrays(spec, state.params)
+    moments = jaxvae.optimizer_to_arrays(spec, state.opt_state)
+    model = torchvae.from_arrays(spec, arrays)
+    there = torchvae.optimizer_to_arrays(spec, torchvae.optimizer_from_arrays(spec, moments, model))
+    back = jaxvae.optimizer_to_arrays(spec, jaxvae.optimizer_from_arrays(spec, there))
+    jax.config.update("jax_enable_x64", False)
+    assert list(back) == list(there) == list(moments)
+    assert moments["step"] == 15
+    for name in moments:
+        np.testing.assert_array_equal(back[name], moments[name], strict=True)
+        np.testing.assert_array_equal(there[name], moments[name], strict=True)

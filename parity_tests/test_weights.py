@@ -1,0 +1,225 @@
+"""The weight file: one for both packages, read by others too, and refused when it isn't what it was."""
+
+import itertools
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+from safetensors.torch import load_file as load_for_torch
+
+import jaxvae
+import torchvae
+from jaxvae.shared import layout, weights
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import ModelSpec, Spec, TrainingSpec
+from parity_tests.harness import jax_side, torch_side
+
+SPEC = Spec("digits", ModelSpec((4, 5, 1), (7, 6), 3))
+PACKAGES = {"jaxvae": (jaxvae, jax_side), "torchvae": (torchvae, torch_side)}
+
+
+def written_by(name: str, path: Path, spec: Spec = SPEC) -> Path:
+    package, _ = PACKAGES[name]
+    package.save(path, spec, package.init(spec, package.streams(package.root_key(spec.training.seed)).init))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return written_by("jaxvae", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("writer", PACKAGES)
+@pytest.mark.parametrize("reader", PACKAGES)
+def test_either_package_reads_what_either_wrote(writer: str, reader: str, tmp_path, dtype: str) -> None:
+    spec = Spec("digits", SPEC.model, training=TrainingSpec(dtype=dtype, seed=3))  # type: ignore[arg-type]
+    path = written_by(writer, tmp_path / "model.safetensors", spec)
+    package, side = PACKAGES[reader]
+    found_spec, found = package.load(path)
+    assert found_spec == spec
+    expected = side.initial(spec)
+    for name, array in package.to_arrays(spec, found).items():
+        np.testing.assert_array_equal(array, expected[name], strict=True)
+
+
+def test_both_packages_write_the_same_bytes(tmp_path) -> None:
+    assert written_by("jaxvae", tmp_path / "a").read_bytes() == written_by("torchvae", tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("writer", PACKAGES)
+def test_a_plain_torch_module_loads_it(writer: str, tmp_path) -> None:
+    """With safetensors and torch alone: no code of ours in the model or in the loading."""
+    nn = torch.nn
+
+    class Half(nn.Module):
+        def __init__(self, widths: list[int], **heads: int):
+            super().__init__()
+            self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+            for name, size in heads.items():
+                self.add_module(name, nn.Linear(widths[-1], size))
+
+    model = nn.ModuleDict({"encoder": Half([20, 7, 6], mean=3, logvar=3), "decoder": Half([3, 6, 7], logits=20)})
+    result = model.load_state_dict(load_for_torch(written_by(writer, tmp_path / "model.safetensors")), strict=True)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+
+    x, eps = np.random.default_rng(0).uniform(size=(9, 20)).astype("float32"), np.zeros((9, 3), "float32")
+    hidden = torch.tensor(x)
+    for layer in model["encoder"].hidden:
+        hidden = torch.relu(layer(hidden))
+    mean = model["encoder"].get_submodule("mean")(hidden)
+    expected = jax_side.forward(SPEC, jax_side.initial(SPEC), x, eps)["mean"]
+    np.testing.assert_allclose(mean.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_transposes_are_where_they_belong() -> None:
+    for parameter in layout.table(SPEC.model):
+        array = np.random.default_rng(0).normal(size=parameter.shape)
+        there = layout.to_flax(parameter, array)
+        assert there.shape == parameter.flax_shape
+        np.testing.assert_array_equal(layout.to_torch(parameter, there), array)
+        if array.ndim == 2:
+            np.testing.assert_array_equal(there, array.T)
+
+
+def test_the_file_is_readable_by_others(file: Path) -> None:
+    assert file.stat().st_mode & 0o044, "safetensors' own writer makes it 0600"
+
+
+@pytest.fixture(params=PACKAGES)
+def load(request: pytest.FixtureRequest):
+    return PACKAGES[request.param][0].load
+
+
+def refused(load, path: Path, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def rewritten(file: Path, change) -> Path:
+    """The file with `change` made to its arrays and its digests brought up to date: well-formed, not the model's."""
+    spec, arrays = weights.load(file)
+    file.write_bytes(weights.pack(spec, change(dict(arrays))))
+    return file
+
+
+NAME = "decoder.hidden.1.weight"
+FAULTS = {
+    "missing": (lambda arrays: {n: a for n, a in arrays.items() if n != NAME}, f"lacks the tensor {NAME}"),
+    "extra": (lambda arrays: {**arrays, "decoder.extra": np.ones(3, "float32")}, "has the tensor decoder.extra"),
+    "renamed": (lambda arrays: {n.replace(NAME, "x"): a for n, a in arrays.items()}, f"lacks the tensor {NAME}"),
+    "misshapen": (
+        lambda arrays: {**arrays, NAME: np.ones((2, 2), "float32")},
+        rf"{NAME} should have the shape \[7, 6\], found \[2, 2\]",
+    ),
+    "transposed": (
+        lambda arrays: {**arrays, NAME: np.ascontiguousarray(arrays[NAME].T)},
+        rf"{NAME} should have the shape \[7, 6\], found \[6, 7\]",
+    ),
+    "not a number": (
+        lambda arrays: {**arrays, NAME: np.where(np.eye(7, 6) > 0, np.nan, arrays[NAME]).astype("float32")},
+        rf"{NAME} must be finite, found nan at \[0, 0\]",
+    ),
+    "infinite": (
+        lambda arrays: {**arrays, NAME: np.full((7, 6), np.inf, "float32")},
+        rf"{NAME} must be finite, found inf at \[0, 0\]",
+    ),
+    "another dtype": (
+        lambda arrays: {**arrays, NAME: arrays[NAME].astype("float16")},
+        f"{NAME} should be float32, found float16",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_tensor_is_named(load, file: Path, fault: str) -> None:
+    change, says = FAULTS[fault]
+    refused(load, rewritten(file, change), says)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 100, 0.5, 0.99, -1])
+def test_a_file_cut_short(load, file: Path, length: float) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(length if isinstance(length, int) else length * len(whole))])
+    refused(load, file, "is not a whole safetensors file .* restore the file from a copy or train again")
+
+
+def test_one_flipped_bit_in_any_tensor(load, file: Path) -> None:
+    """safetensors itself loads every one of these without a word."""
+    whole = file.read_bytes()
+    header = struct.unpack("<Q", whole[:8])[0]
+    entries = json.loads(whole[8 : 8 + header])
+    for parameter in layout.table(SPEC.model):
+        start, end = entries[parameter.name]["data_offsets"]
+        for place, bit in (((start + end) // 2, 1), (end - 1, 64)):  # a low bit, and one that makes 1e38 or nan
+            changed = bytearray(whole)
+            changed[8 + header + place] ^= bit
+            file.write_bytes(changed)
+            load_file(file)
+            refused(load, file, f"was changed since it was written: tensor {parameter.name} ")
+
+
+def test_one_flipped_bit_anywhere(file: Path) -> None:
+    """Every 13th bit of the whole file, header and tensors: nothing goes through, nothing but InputError comes out."""
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 13):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(changed)
+        with pytest.raises(InputError):
+            weights.load(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a weight file at all", b"\x80\x04]." * 10, b"PK\x03\x04" + bytes(100), b"\xff" * 64]
+)
+def test_another_kind_of_file(load, tmp_path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    refused(load, tmp_path / "model.safetensors", "is not a whole safetensors file")
+
+
+def test_a_plain_safetensors_file_carries_no_configuration(load, tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(to_bytes({"a": np.ones(3)}))
+    refused(load, path, "must carry a configuration of version 1, .* found none")
+
+
+def test_a_missing_file_and_a_folder(load, tmp_path) -> None:
+    refused(load, tmp_path / "nothing", "There is no weight file")
+    refused(load, tmp_path, "There is no weight file")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_weights_that_are_not_the_models_are_not_written(name: str, tmp_path) -> None:
+    """Nor is the file that was there touched."""
+    package, _ = PACKAGES[name]
+    path = written_by(name, tmp_path / "model.safetensors")
+    before = path.read_bytes()
+    other = package.init(Spec("digits", ModelSpec((4, 5, 1), (7,), 3)), package.root_key(0))
+    with pytest.raises(InputError, match=r"without a place|lacks"):
+        package.save(path, SPEC, other)
+    diverged = package.to_arrays(SPEC, package.load(path)[1])
+    diverged["encoder.mean.bias"] = np.full(3, np.nan, "float32")
+    with pytest.raises(InputError, match="must be finite"):
+        weights.save(path, SPEC, diverged)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch) -> None:
+    before = file.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        written_by("jaxvae", file)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
