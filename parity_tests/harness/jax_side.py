@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 import jaxvae
+from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 
 Arrays = dict[str, np.ndarray]
@@ -73,3 +74,11 @@ def epoch(spec: Spec, images: np.ndarray) -> tuple[Arrays, np.ndarray]:
     """One epoch from the run's start over uint8 images: the parameters after it, and the terms of each step."""
     state, terms = jaxvae.train_epoch(spec, jaxvae.init_state(spec), jnp.asarray(images))
     return jaxvae.to_arrays(spec, state.params), np.asarray(terms)[: int(state.step)]
+
+
+def run(spec: Spec, data: Dataset) -> tuple[Arrays, np.ndarray, np.ndarray]:
+    """A whole run: the final parameters, the terms of each step `[steps, 3]` and of each evaluation `[epochs, 3]`."""
+    seen: list[jaxvae.Progress] = []
+    state = jaxvae.fit(spec, data, seen.append)
+    train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
+    return jaxvae.to_arrays(spec, state.params), train, test

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 import torchvae
+from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 
 Arrays = dict[str, np.ndarray]
@@ -70,3 +71,11 @@ def epoch(spec: Spec, images: np.ndarray) -> tuple[Arrays, np.ndarray]:
     """One epoch from the run's start over uint8 images: the parameters after it, and the terms of each step."""
     state, terms = torchvae.train_epoch(spec, torchvae.init_state(spec), torch.tensor(images))
     return torchvae.to_arrays(spec, state.model), terms.numpy()
+
+
+def run(spec: Spec, data: Dataset) -> tuple[Arrays, np.ndarray, np.ndarray]:
+    """A whole run: the final parameters, the terms of each step `[steps, 3]` and of each evaluation `[epochs, 3]`."""
+    seen: list[torchvae.Progress] = []
+    state = torchvae.fit(spec, data, seen.append)
+    train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
+    return torchvae.to_arrays(spec, state.model), train, test
