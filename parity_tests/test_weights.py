@@ -70,7 +70,7 @@ def test_a_plain_torch_module_loads_it(writer: str, tmp_path) -> None:
 
     x, eps = np.random.default_rng(0).uniform(size=(9, 20)).astype("float32"), np.zeros((9, 3), "float32")
     hidden = torch.tensor(x)
-    for layer in model["encoder"].hidden:
+    for layer in model["encoder"].get_submodule("hidden").children():
         hidden = torch.relu(layer(hidden))
     mean = model["encoder"].get_submodule("mean")(hidden)
     expected = jax_side.forward(SPEC, jax_side.initial(SPEC), x, eps)["mean"]

@@ -34,7 +34,7 @@ _DIGITS_TRAIN = 1500
 class Dataset(NamedTuple):
     """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits."""
 
-    name: str
+    name: DataName
     source: str
     """Where it was found, for the run's record."""
     train: np.ndarray
