@@ -62,7 +62,7 @@ def test_300_steps_of_a_deep_model_with_beta_and_a_64_bit_seed(both) -> None:
 
 
 def test_100_steps_in_float32(both) -> None:
-    """Float32 training is chaotic, so that only its beginning can be held to a number: over 100 steps the losses differ by
+    """Float32 training is chaotic, so that only its beginning is held to a number: over 100 steps the losses differ by
     no more than from the same state (2e-7 was measured), since a loss is a mean over all that drifts."""
     ours, theirs, _, _ = both("--max-steps", "100")
     losses = np.array([[r["loss"] for r in lines if r["split"] == "train"] for lines in (ours, theirs)])
