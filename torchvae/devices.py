@@ -10,7 +10,7 @@ from jaxvae.shared.spec import Dtype
 def prepare(name: str = "auto", dtype: Dtype = "float32") -> torch.device:
     """The device called `auto` (a GPU if there is one), `cpu` or `gpu`, ready for computing in `dtype`. Raises
     InputError where there is no such device."""
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")  # float32 products, where a GPU would take TF32
     torch.backends.cudnn.allow_tf32 = False
     if name == "tpu":
         raise InputError("torchvae computes on a cpu or a gpu, not on a tpu; use jaxvae for that, or --device auto.")
