@@ -225,7 +225,12 @@ CONFIGS = {
     "not JSON": ("{", "can't be read as JSON"),
     "another version": ('{"version": 7}', "must be the configuration of a run, version 1"),
     "a list": ("[]", "must be the configuration of a run"),
-    "without a spec": ('{"version": 1, "data": {"source": ""}}', "must be an object of named fields"),
+    "without its data": ('{"version": 1, "framework": "jaxvae", "preset": "x"}', "The data, source in .* must be text"),
+    "without its framework": ('{"version": 1, "data": {"source": ""}}', "The framework in .* must be text, found None"),
+    "without a spec": (
+        '{"version": 1, "framework": "jaxvae", "preset": "x", "data": {"source": ""}}',
+        "must be an object of named fields",
+    ),
 }
 
 
@@ -267,6 +272,24 @@ def test_pictures_that_can_not_be_are_refused(package, capsys, trained, tmp_path
     fails(package, capsys, "can't be written", "sample", path, "--out", tmp_path / "no" / "x.png")
     fails(package, capsys, "describe takes a run folder or --preset", "describe")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stopping_from_the_keyboard_has_its_own_status(package, capsys, tmp_path, monkeypatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(package, "fit", interrupted)
+    status, _, err = run(package, capsys, "train", *QUICK, "--out", tmp_path / "run")
+    assert status == 130
+    assert "stopped from the keyboard" in err
+
+
+def test_a_spoilt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(trained["jaxvae"], path)
+    for line in ("{", "[]", '{"step": 1}'):
+        (path / "metrics.jsonl").write_text(line + "\n")
+        fails(package, capsys, "metrics.jsonl, line 1, is not a record of metrics", "evaluate", path)
 
 
 def test_a_run_that_diverges_says_where_and_has_its_own_status(package, capsys, tmp_path) -> None:

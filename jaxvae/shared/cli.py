@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from jaxvae.shared import data, describe, figures, metrics, runs
@@ -21,6 +20,8 @@ from jaxvae.shared.spec import DEFAULT_PRESET, PRESETS, Spec, preset
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
+_FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
+_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
 _SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
@@ -138,66 +139,38 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     )
 
 
-_FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
-_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}
-
-
 def _train(side: Any, command: Train) -> None:
     from tqdm import tqdm
 
     name = side.__name__
-    spec = command.spec
     if command.log_every is not None and command.log_every < 1:
         raise InputError(f"--log-every must be at least 1, found {command.log_every}.")
     out = command.out or runs.free_path(Path("runs"), name)
     runs.require_free(out)
-    dataset, missing = data.load(spec.data, command.data_root, spec.model.image)
+    dataset, missing = data.load(command.spec.data, command.data_root, command.spec.model.image)
     if missing is not None:
         print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
-    device = side.prepare(command.device, spec.training.dtype)
-    config = {
-        "framework": name,
-        "preset": command.preset,
-        "data": {
-            "asked": spec.data,
-            "name": dataset.name,
-            "source": dataset.source,
-            "instead_of_mnist": missing,
-            "train": len(dataset.train),
-            "test": len(dataset.test),
-        },
-        "device": side.device_label(device),
-        "versions": {
-            "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[name])},
-        },
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    spec = replace(spec, data=dataset.name)
-    run = runs.create(out, spec, config)
-    images = len(dataset.train)
-    total = spec.training.total_steps(images)
-    epochs = -(-total // spec.training.epoch_steps(images))
-    print(f"{out}: {describe.summary(spec)}, {total:,} steps on {config['device']}")
+    device = side.prepare(command.device, command.spec.training.dtype)
+    spec = replace(command.spec, data=dataset.name)
+    run = runs.create(out, spec, _config(side, command, dataset, missing, side.device_label(device)))
 
-    images_in_all = min(total * spec.training.batch_size, epochs * images)
-    with tqdm(total=images_in_all, unit=" images", unit_scale=True, disable=None) as bar:
+    training, images = spec.training, len(dataset.train)
+    total = training.total_steps(images)
+    epochs = -(-total // training.epoch_steps(images))
+    print(f"{out}: {describe.summary(spec)}, {total:,} steps on {run.config['device']}")
+    seen_in_all = min(total * training.batch_size, epochs * images)
+    with tqdm(total=seen_in_all, unit=" images", unit_scale=True, disable=None) as bar:
 
         def on_epoch(progress: Any) -> None:
-            done, weights = progress.step - len(progress.train), progress.state[0]  # params, or the module in torch
-            records = metrics.train_records(progress.train, done, images, spec.training, command.log_every)
-            test = metrics.record(progress.step, progress.epoch, "test", progress.test)
-            side.save(run.weights, spec, weights)
+            epoch, done = progress.epoch, progress.step - len(progress.train)
+            records = metrics.train_records(progress.train, done, images, training, command.log_every)
+            test = metrics.record(progress.step, epoch, "test", progress.test)
+            side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
             runs.append_metrics(run, [*records, test])
-            key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-            samples = side.sample(spec, weights, key, _SAMPLES)
-            figures.save(figures.grid(samples), run.images / f"samples-{progress.epoch:03}.png")
-            shown = dataset.test[:_RECONSTRUCTIONS]
-            picture = figures.pairs(shown / 255, side.reconstruct(spec, weights, shown))
-            figures.save(picture, run.images / f"reconstructions-{progress.epoch:03}.png")
-            bar.update(min(len(progress.train) * spec.training.batch_size, images))
-            mean = np.mean(progress.train[:, 0], dtype=np.float64)
-            bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
+            _picture(side, run, progress, dataset)
+            bar.update(min(len(progress.train) * training.batch_size, images))
+            mean = metrics.mean(progress.train, done, images, training)[0]
+            bar.write(f"epoch {epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
 
         side.fit(spec, dataset, on_epoch, device)
     last = runs.read_metrics(run)[-1]
@@ -205,8 +178,41 @@ def _train(side: Any, command: Train) -> None:
     print(f"pictures in {run.images}\nweights in {run.weights}")
 
 
+def _config(side: Any, command: Train, dataset: data.Dataset, missing: str | None, device: str) -> dict[str, Any]:
+    """What the run's config.json tells beside the configuration itself."""
+    return {
+        "framework": side.__name__,
+        "preset": command.preset,
+        "data": {
+            "asked": command.spec.data,
+            "name": dataset.name,
+            "source": dataset.source,
+            "instead_of_mnist": missing,
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+        },
+        "device": device,
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[side.__name__])},
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
+    """Samples and reconstructions of an epoch, in the run's images/."""
+    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
+    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
+    samples = figures.grid(side.sample(run.spec, weights, key, _SAMPLES))
+    pairs = figures.pairs(shown / 255, side.reconstruct(run.spec, weights, shown))
+    for kind, picture in {"samples": samples, "reconstructions": pairs}.items():
+        figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
+
+
 def _evaluate(side: Any, command: Evaluate) -> None:
-    run, weights, dataset = _open(side, command.run, command.device, command.data_root)
+    run, weights = _open(side, command.run, command.device)
+    dataset = _dataset(run, command.data_root)
     records = runs.read_metrics(run)
     epoch = records[-1]["epoch"] if records else run.spec.training.epochs
     key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
@@ -218,14 +224,15 @@ def _evaluate(side: Any, command: Evaluate) -> None:
 def _sample(side: Any, command: Sample) -> None:
     if command.n < 1:
         raise InputError(f"--n must be at least 1, found {command.n}.")
-    run, weights, _ = _open(side, command.run, command.device)
+    run, weights = _open(side, command.run, command.device)
     images = side.sample(run.spec, weights, side.root_key(command.seed), command.n)
     figures.save(figures.grid(images), command.out)
     print(f"{command.n} samples in {command.out}")
 
 
 def _reconstruct(side: Any, command: Reconstruct) -> None:
-    run, weights, dataset = _open(side, command.run, command.device, command.data_root)
+    run, weights = _open(side, command.run, command.device)
+    dataset = _dataset(run, command.data_root)
     if not 1 <= command.n <= len(dataset.test):
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
     shown = dataset.test[: command.n]
@@ -244,16 +251,19 @@ def _describe(command: Describe) -> None:
         print(describe.text(run.spec, f"run {run.path}, preset {run.config['preset']}, by {run.config['framework']}"))
 
 
-def _open(side: Any, path: Path, device: Device, data_root: Path | Literal[False] | None = False) -> tuple[Any, ...]:
-    """The run, its weights, and its images unless `data_root` is False."""
+def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
+    """The run and its weights: jaxvae's params, torchvae's model."""
     run = runs.read(path)
-    if data_root is None and Path(run.config["data"]["source"]).is_dir():
-        data_root = Path(run.config["data"]["source"])  # where training found it
-    dataset = None if data_root is False else data.load(run.spec.data, data_root, run.spec.model.image)[0]
     spec, weights = side.load(run.weights, side.prepare(device, run.spec.training.dtype))
     if spec != run.spec:
         raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
-    return run, weights, dataset
+    return run, weights
+
+
+def _dataset(run: runs.Run, root: Path | None) -> data.Dataset:
+    """The images the run was trained on: under `root`, or else where training found them."""
+    source = Path(run.config["data"]["source"])
+    return data.load(run.spec.data, root or (source if source.is_dir() else None), run.spec.model.image)[0]
 
 
 def _sentence(record: dict[str, Any]) -> str:

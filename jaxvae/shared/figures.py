@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import write_atomically
 
-_GAP, _SCALE = 2, 2
+_GAP, _SCALE, _GREY = 2, 2, 64
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
@@ -18,7 +18,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
-    picture = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), 64, np.uint8)
+    picture = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), _GREY, np.uint8)
     for i, image in enumerate(np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)):
         top, left = (_GAP + (i // columns) * (height + _GAP), _GAP + (i % columns) * (width + _GAP))
         picture[top : top + height, left : left + width] = image
@@ -26,11 +26,12 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Rows of `above` (originals) with the same rows of `below` (reconstructions) under them."""
-    columns = min(columns, len(above))
-    starts = range(0, len(above) - columns + 1, columns)
-    rows = [part[i : i + columns] for i in starts for part in (above, below)]
-    return grid(np.concatenate(rows), columns)
+    """Rows of `above` (originals), each with those of `below` (reconstructions) under it; at most `columns` wide."""
+    rows = math.ceil(len(above) / columns)
+    columns = math.ceil(len(above) / rows)
+    blank = np.full((rows * columns - len(above), *above.shape[1:]), _GREY / 255)
+    both = [np.concatenate([part, blank]).reshape(rows, columns, *above.shape[1:]) for part in (above, below)]
+    return grid(np.stack(both, axis=1).reshape(-1, *above.shape[1:]), columns)
 
 
 def save(picture: np.ndarray, path: Path) -> None:

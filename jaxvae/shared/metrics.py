@@ -21,9 +21,14 @@ def train_records(
     if log_every is not None:
         chosen = steps % log_every == 0
         return [record(step, epoch, "train", row) for step, row in zip(steps[chosen], terms[chosen], strict=True)]
-    sizes = np.full(len(steps), spec.batch_size)
-    sizes[steps % per_epoch == 0] = images - (per_epoch - 1) * spec.batch_size
-    return [record(steps[-1], epoch, "train", np.average(terms.astype(np.float64), axis=0, weights=sizes))]
+    return [record(steps[-1], epoch, "train", mean(terms, done, images, spec))]
+
+
+def mean(terms: np.ndarray, done: int, images: int, spec: TrainingSpec) -> np.ndarray:
+    """The mean over the images seen, float64 `[3]`: an epoch's last batch holds fewer, and counts for less."""
+    steps, per_epoch = np.arange(done + 1, done + 1 + len(terms)), spec.epoch_steps(images)
+    sizes = np.where(steps % per_epoch == 0, images - (per_epoch - 1) * spec.batch_size, spec.batch_size)
+    return np.average(terms.astype(np.float64), axis=0, weights=sizes)
 
 
 def record(step: int, epoch: int, split: str, terms: np.ndarray) -> dict[str, Any]:

@@ -71,8 +71,17 @@ def read(path: Path) -> Run:
         config = json.loads(file.read_bytes())
     except (ValueError, OSError) as error:
         raise InputError(f"{file} can't be read as JSON ({error}); restore it or train again.") from None
-    if not isinstance(config, dict) or config.get("version") != VERSION or not isinstance(config.get("data"), dict):
+    if not isinstance(config, dict) or config.get("version") != VERSION:
         raise InputError(f"{file} must be the configuration of a run, version {VERSION}; restore it or train again.")
+    about = config.get("data")
+    told = {
+        "framework": config.get("framework"),
+        "preset": config.get("preset"),
+        "data, source": about.get("source") if isinstance(about, dict) else None,
+    }
+    for name, value in told.items():
+        if not isinstance(value, str):
+            raise InputError(f"The {name} in {file} must be text, found {value!r}; restore it or train again.")
     return Run(path, specs.from_json(config.get("spec"), f"The configuration in {file}"), config)
 
 

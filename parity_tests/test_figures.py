@@ -1,0 +1,34 @@
+"""Grids of images: every image is in its place."""
+
+import numpy as np
+import pytest
+
+from jaxvae.shared import figures
+
+
+def tiles(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The images of a grid, row by row: `[rows, columns, height, width, channels]`."""
+    rows, columns = (picture.shape[0] - 2) // (height + 2), (picture.shape[1] - 2) // (width + 2)
+    cut = picture[2:, 2:].reshape(rows, height + 2, columns, width + 2, -1)
+    return cut[:, :height, :, :width].transpose(0, 2, 1, 3, 4)
+
+
+def numbered(n: int, channels: int = 1) -> np.ndarray:
+    """Image i is filled with the byte i + 1."""
+    return np.broadcast_to((np.arange(n) + 1)[:, None, None, None] / 255, (n, 4, 6, channels))
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (3, 2, 2), (64, 8, 8), (60, 8, 8)])
+def test_grid(n: int, rows: int, columns: int) -> None:
+    found = tiles(figures.grid(numbered(n, 3)), 4, 6)
+    assert found.shape == (rows, columns, 4, 6, 3)
+    np.testing.assert_array_equal(found.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
+
+
+@pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (16, 1, 16), (17, 2, 9), (20, 2, 10), (32, 2, 16)])
+def test_pairs_shows_every_image_above_its_own(n: int, rows: int, columns: int) -> None:
+    found = tiles(figures.pairs(numbered(n), numbered(n) + 100 / 255), 4, 6)[:, :, 0, 0, 0].astype(int)
+    assert found.shape == (2 * rows, columns)
+    above, below = found[::2].ravel()[:n], found[1::2].ravel()[:n]
+    np.testing.assert_array_equal(above, np.arange(n) + 1)
+    np.testing.assert_array_equal(below, above + 100)
