@@ -14,7 +14,6 @@ def prepare(name: str = "auto", dtype: Dtype = "float32") -> Device:
     """The device called `auto` (the first there is), `cpu`, `gpu` or `tpu`, ready for computing in `dtype`. Call it
     before the first array is made. Raises InputError where there is no such device."""
     jax.config.update("jax_enable_x64", dtype == "float64")
-    jax.config.update("jax_default_matmul_precision", "highest")  # float32 products, where a GPU would take TF32
     try:
         if name == "cpu":
             jax.config.update("jax_platforms", "cpu")  # or JAX would start every accelerator it finds

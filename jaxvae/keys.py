@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import require_seed
 
 
 class Streams(NamedTuple):
@@ -22,7 +23,9 @@ class Streams(NamedTuple):
 
 def root_key(seed: int) -> Array:
     """The root key of a run. `jax.random.key(seed)`, but all 64 bits of the seed count with and without x64, and the
-    generator is threefry2x32 in its partitionable form, whatever the defaults. Raises InputError where that is off."""
+    generator is threefry2x32 in its partitionable form, whatever the defaults. Raises InputError where that is off, and
+    for a seed of more than 64 bits."""
+    require_seed(seed)
     if not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
         raise InputError(
             "jaxvae draws from partitionable threefry keys; leave JAX_THREEFRY_PARTITIONABLE at its default."

@@ -105,10 +105,10 @@ def _init(spec: Spec, key: Array) -> Params:
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer with PyTorch's initial distribution rather than Flax's."""
+    """A linear layer with PyTorch's initial distribution, and its float32 products where a GPU would take TF32."""
 
     def draw(key: Array, shape: tuple[int, ...], dtype=jnp.float32, out_sharding=None) -> Array:
         bound = 1.0 / math.sqrt(inputs)
         return random.uniform(key, shape, dtype, -bound, bound)
 
-    return nnx.Linear(inputs, outputs, kernel_init=draw, bias_init=draw, rngs=rngs)
+    return nnx.Linear(inputs, outputs, kernel_init=draw, bias_init=draw, precision="highest", rngs=rngs)

@@ -58,8 +58,9 @@ def optimizer_to_arrays(spec: Spec, opt_state: optax.OptState) -> dict[str, np.n
 
 
 def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> optax.OptState:
-    """Adam's state from what `optimizer_to_arrays` of either package gave."""
-    mu, nu = (weights.within(arrays, spec, moment) for moment in ("exp_avg", "exp_avg_sq"))
+    """Adam's state from what `optimizer_to_arrays` of either package gave. Raises InputError unless that is what they
+    are."""
+    mu, nu = weights.moments(arrays, spec)
     return optax.ScaleByAdamState(jnp.int32(arrays["step"]), _nest(spec, mu), _nest(spec, nu))
 
 

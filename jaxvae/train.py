@@ -35,6 +35,7 @@ class Progress(NamedTuple):
     """What `fit` reports after each epoch, and after the last step."""
 
     state: TrainState
+    """Good until the callback returns: the next epoch takes it over."""
     epoch: int
     """From 1."""
     step: int
@@ -88,10 +89,10 @@ def train_step(spec: Spec, state: TrainState, x: Array) -> tuple[TrainState, Ter
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_epoch(spec: Spec, state: TrainState, images: Array) -> tuple[TrainState, Array]:
     """One epoch over uint8 images `[n, height, width, channels]`, starting where `state` stands, at an epoch's first
-    step, and ending with the epoch or the run. The new state and the mean terms of each step, `[steps, 3]` (steps past
-    the run's end hold nothing). `state` is donated."""
-    n, batch, dtype = len(images), spec.training.batch_size, spec.training.dtype
-    steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
+    step, and ending with the epoch or at `max_steps`. The new state and the mean terms of each step, `[steps, 3]`
+    (steps past `max_steps` hold nothing). `state` is donated."""
+    n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
+    batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     keys = streams(state.key)
     order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
     # The last batch is filled up with the first image, which then counts for nothing.
@@ -107,11 +108,12 @@ def train_epoch(spec: Spec, state: TrainState, images: Array) -> tuple[TrainStat
         return state, jnp.stack(terms)
 
     def step_or_stop(state: TrainState, inputs: tuple[Array, ...]) -> tuple[TrainState, Array]:
+        assert last is not None
         stop = lambda state, _: (state, jnp.zeros(len(Terms._fields), dtype))  # noqa: E731
-        return lax.cond(state.step < total, step, stop, state, inputs)
+        return lax.cond(state.step < last, step, stop, state, inputs)
 
-    # Only a run that ends within an epoch asks at each step: on an accelerator the host would have to look at it.
-    return lax.scan(step if total % steps == 0 else step_or_stop, state, (order, weights, eps))
+    # Only a run with a last step asks at each one: on an accelerator the host would have to look at the answer.
+    return lax.scan(step if last is None else step_or_stop, state, (order, weights, eps))
 
 
 def fit(
@@ -122,7 +124,7 @@ def fit(
 ) -> TrainState:
     """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
     the test images and `on_epoch` is called. Raises NonFiniteError when a term leaves the finite numbers."""
-    with jax.default_device(device), jax.default_matmul_precision("highest"):
+    with jax.default_device(device):
         state = init_state(spec)
         train, test = jnp.asarray(data.train), jnp.asarray(data.test)
         per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
@@ -132,7 +134,9 @@ def fit(
             terms = np.asarray(terms)[: step - done]
             require_finite(terms, done)
             key = stream_key(state.key, "evaluation", epoch)
-            on_epoch(Progress(state, epoch, step, terms, average_terms(spec, state.params, test, key)))
+            evaluated = average_terms(spec, state.params, test, key)
+            require_finite(evaluated[None], step - 1)
+            on_epoch(Progress(state, epoch, step, terms, evaluated))
         return state
 
 
@@ -140,7 +144,7 @@ def _update(spec: Spec, state: TrainState, x: Array, eps: Array, weights: Array)
     """One step of Adam on the terms averaged with `weights` `[batch]`."""
 
     def loss(params: Params) -> tuple[Array, Terms]:
-        terms = Terms(*(term @ weights for term in negative_elbo(spec, params, x, eps)))
+        terms = Terms(*((term * weights).sum() for term in negative_elbo(spec, params, x, eps)))
         return terms.loss, terms
 
     grads, terms = jax.grad(loss, has_aux=True)(state.params)

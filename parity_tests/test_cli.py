@@ -13,7 +13,7 @@ from PIL import Image
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, data
+from jaxvae.shared import cli, data, runs
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
@@ -176,7 +176,7 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
     ("flags", "says"),
     [
         ("--preset nope", "There is no preset 'nope'; choose one of pytorch-examples, yunjey"),
-        ("--latent -3", "latent must be positive and finite, found -3"),
+        ("--latent -3", "latent must be positive and below 2.31, found -3"),
         ("--hidden 400 0", "hidden must be positive"),
         ("--beta -1", "beta must be finite and at least 0, found -1"),
         ("--beta nan", "beta must be finite"),
@@ -266,7 +266,7 @@ def test_spoilt_or_foreign_weights_are_named(package, capsys, trained, tmp_path)
 
 def test_pictures_that_can_not_be_are_refused(package, capsys, trained, tmp_path) -> None:
     path = trained["jaxvae"]
-    fails(package, capsys, "--n must be at least 1", "sample", path, "--out", tmp_path / "x.png", "--n", 0)
+    fails(package, capsys, "--n must be from 1 to 10000", "sample", path, "--out", tmp_path / "x.png", "--n", 0)
     fails(package, capsys, "from 1 to 297", "reconstruct", path, "--out", tmp_path / "x.png", "--n", 298)
     fails(package, capsys, "should end in .png", "sample", path, "--out", tmp_path / "x.jpg")
     fails(package, capsys, "can't be written", "sample", path, "--out", tmp_path / "no" / "x.png")
@@ -284,11 +284,35 @@ def test_stopping_from_the_keyboard_has_its_own_status(package, capsys, tmp_path
     assert "stopped from the keyboard" in err
 
 
+def test_files_that_can_not_be_used_are_named(package, capsys, tmp_path, monkeypatch, trained) -> None:
+    fails(package, capsys, "aaa.* can't be used", "train", *QUICK, "--out", tmp_path / ("a" * 300))
+    fails(
+        package,
+        capsys,
+        "seed must be an integer",
+        "sample",
+        trained["jaxvae"],
+        "--out",
+        tmp_path / "x.png",
+        "--seed",
+        -1,
+    )
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(runs, "append_metrics", full)
+    status, _, err = run(package, capsys, "train", *QUICK, "--out", tmp_path / "run")
+    assert status == 2
+    assert err.startswith(f"{package.__name__}: metrics.jsonl can't be used (No space left on device)")
+
+
 def test_a_spoilt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained["jaxvae"], path)
-    for line in ("{", "[]", '{"step": 1}'):
-        (path / "metrics.jsonl").write_text(line + "\n")
+    record = {"step": 1, "epoch": 2.5, "split": "test", "loss": 1.0, "reconstruction": 1.0, "kl": 1.0}
+    for line in (b"{", b"[]", b'{"step": 1}', b"\xff\xfe", b"[" * 100_000, json.dumps(record).encode()):
+        (path / "metrics.jsonl").write_bytes(line + b"\n")
         fails(package, capsys, "metrics.jsonl, line 1, is not a record of metrics", "evaluate", path)
 
 

@@ -186,6 +186,11 @@ def test_seeds_beyond_64_bits_are_refused() -> None:
         random.key(2**64)
 
 
+def test_a_permutation_takes_one_key() -> None:
+    with pytest.raises(ValueError, match="one key"):
+        random.permutation(random.split(random.key(0)), 5)
+
+
 def test_unknown_float_types_are_refused() -> None:
     with pytest.raises(ValueError, match="float32 or float64"):
         random.uniform(random.key(0), (3,), torch.float16)

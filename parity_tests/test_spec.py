@@ -44,7 +44,7 @@ def to_json_lists(spec: Spec) -> object:
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        (["model", "latent"], -3, "latent must be positive and finite, found -3"),
+        (["model", "latent"], -3, "latent must be positive and below 2.31, found -3"),
         (["model", "latent"], 2.5, "model, latent must be an integer, found 2.5"),
         (["model", "latent"], True, "must be an integer, found True"),
         (["model", "image"], [28, 28], "must be a list of 3 integers, found"),
@@ -59,6 +59,8 @@ def to_json_lists(spec: Spec) -> object:
         (["training", "max_steps"], 0, "max_steps must be positive"),
         (["training", "learning_rate"], "fast", "must be a number, found 'fast'"),
         (["training", "epochs"], 0, "epochs must be positive"),
+        (["model", "latent"], 10**400, "latent must be positive and below 2.31"),
+        (["objective", "beta"], 10**400, "must be a number"),
         (["data"], "imagenet", "must be one of"),
         (["colour"], "blue", "unknown field 'colour'"),
         (["training", "momentum"], 0.9, "unknown field 'momentum'"),

@@ -39,13 +39,15 @@ class Benchmark:
 
 
 def main(options: Benchmark) -> None:
+    if options.epochs < 1:
+        raise InputError(f"--epochs must be at least 1, found {options.epochs}.")
     device = jaxvae.prepare("cpu", options.dtype)
     dataset, missing = data.load(options.data, options.data_root, (28, 28, 1))
     if missing is not None:
         print(f"WARNING: {missing} Timing on scikit-learn's digits instead.", file=sys.stderr)
     spec = Spec(dataset.name)
     spec = replace(spec, training=replace(spec.training, epochs=options.epochs + 1, dtype=options.dtype))
-    steps, batch, kind = spec.training.epoch_steps(len(dataset.train)), 128, getattr(torch, options.dtype)
+    steps, kind = spec.training.epoch_steps(len(dataset.train)), getattr(torch, options.dtype)
     ours, theirs = jaxvae.init_state(spec), torchvae.init_state(spec)
     images, tensors = jnp.asarray(dataset.train), torch.tensor(dataset.train)
 
@@ -61,7 +63,7 @@ def main(options: Benchmark) -> None:
     def noise() -> None:
         keys = torchvae.random.fold_in(torchvae.root_key(0), torch.arange(steps))
         for block in keys.split(64):
-            torchvae.random.normal(block, (batch, spec.model.latent), kind)
+            torchvae.random.normal(block, (spec.training.batch_size, spec.model.latent), kind)
 
     def order() -> None:
         torchvae.random.permutation(torchvae.root_key(0), len(tensors))

@@ -5,7 +5,7 @@ extras=${1:-}
 stamp=.venv/.ready-$(cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
 if [ ! -e "$stamp-$extras" ] && [ ! -e "$stamp-test" ] || ! .venv/bin/python -c '' 2>/dev/null; then
-  if ! .venv/bin/python -c '' 2>/dev/null; then
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none yet, or one left half-made
     python=
     for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python}; do
       if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate; break; fi

@@ -1,14 +1,12 @@
 """`python -m torchvae`, and the command `torchvae`."""
 
-import sys
-
 import torchvae
 from jaxvae.shared import cli
 
 
-def main() -> int:
-    return cli.main(torchvae)
+def main() -> None:
+    cli.run(torchvae)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

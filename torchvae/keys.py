@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from jaxvae.shared.spec import require_seed
 from torchvae import random
 from torchvae.random import Key
 
@@ -19,7 +20,9 @@ class Streams(NamedTuple):
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
-    """The root key of a run; what is drawn from it is drawn on `device`."""
+    """The root key of a run; what is drawn from it is drawn on `device`. Raises InputError for a seed of more than 64
+    bits."""
+    require_seed(seed)
     return random.key(seed, device)
 
 

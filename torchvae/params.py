@@ -46,19 +46,20 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
 
 def optimizer_to_arrays(spec: Spec, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
     """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`."""
-    states = [optimizer.state[tensor] for group in optimizer.param_groups for tensor in group["params"]]
-    named = list(zip([parameter.name for parameter in layout.table(spec.model)], states, strict=True))
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    named = list(zip([parameter.name for parameter in layout.table(spec.model)], tensors, strict=True))
     arrays = {
-        f"{moment}.{name}": state[moment].numpy(force=True).copy()
+        f"{moment}.{name}": optimizer.state[tensor].get(moment, torch.zeros_like(tensor)).numpy(force=True).copy()
         for moment in ("exp_avg", "exp_avg_sq")
-        for name, state in named
+        for name, tensor in named
     }
-    return {**arrays, "step": np.asarray(int(states[0]["step"]), np.int32)}
+    return {**arrays, "step": np.asarray(int(optimizer.state[tensors[0]].get("step", 0)), np.int32)}
 
 
 def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: VAE) -> torch.optim.Optimizer:
-    """Adam's state from what `optimizer_to_arrays` of either package gave, over the model's parameters."""
-    moments = {moment: weights.within(arrays, spec, moment) for moment in ("exp_avg", "exp_avg_sq")}
+    """Adam's state from what `optimizer_to_arrays` of either package gave, over the model's parameters. Raises
+    InputError unless that is what they are."""
+    moments = dict(zip(("exp_avg", "exp_avg_sq"), weights.moments(arrays, spec), strict=True))
     optimizer = make_optimizer(spec, model)
     for name, tensor in model.named_parameters():
         optimizer.state[tensor] = {

@@ -1,9 +1,10 @@
 """The streams of `jax.random` (threefry2x32, partitionable), in torch: the same key draws the same numbers.
 
 A key is a uint32 tensor `[..., 2]`, laid out as `jax.random.key_data`; numbers are drawn on the key's device.
-Leading dimensions of a key are a batch: `normal(keys, shape)` is `jax.vmap(lambda k: random.normal(k, shape))(keys)`
-drawn in one go, so that a whole epoch's noise costs one call. Keys, bits, uniforms, masks and permutations equal JAX's
-to the bit; normals to the last digits. As in JAX, a key must be used once.
+To bits, uniforms and normals, leading dimensions of a key are a batch: `normal(keys, shape)` is
+`jax.vmap(lambda k: jax.random.normal(k, shape))(keys)` drawn in one go, so that many steps' noise costs one call.
+Keys, bits, uniforms, masks and permutations equal JAX's to the bit; normals to the last digits. As in JAX, a key must
+be used once.
 
 The cipher is Threefry-2x32-20 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 """
@@ -131,7 +132,9 @@ def bernoulli(key: Key, p: float | Tensor = 0.5, shape: Sequence[int] | None = N
 
 
 def permutation(key: Key, x: int | Tensor) -> Tensor:
-    """`x` shuffled along its first dimension; an integer stands for `arange(x)`."""
+    """`x` shuffled along its first dimension; an integer stands for `arange(x)`. Raises ValueError for several keys."""
+    if key.ndim != 1:
+        raise ValueError(f"A permutation takes one key, found a batch of shape {list(key.shape[:-1])}.")
     if isinstance(x, Tensor):
         return x[permutation(key, len(x))]
     order = torch.arange(x, device=key.device)

@@ -34,6 +34,7 @@ class Progress(NamedTuple):
     """What `fit` reports after each epoch, and after the last step."""
 
     state: TrainState
+    """Good until the callback returns: the next epoch takes it over."""
     epoch: int
     """From 1."""
     step: int
@@ -66,18 +67,19 @@ def train_step(spec: Spec, state: TrainState, x: Tensor) -> tuple[TrainState, Te
 
 def train_epoch(spec: Spec, state: TrainState, images: Tensor) -> tuple[TrainState, Tensor]:
     """One epoch over uint8 images `[n, height, width, channels]`, starting where `state` stands, at an epoch's first
-    step, and ending with the epoch or the run. The new state and the mean terms of each step, `[steps, 3]`. The model
-    and the optimizer are updated in place."""
-    n, batch, dtype = len(images), spec.training.batch_size, spec.training.dtype
-    steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
+    step, and ending with the epoch or at `max_steps`. The new state and the mean terms of each step, `[steps, 3]`. The
+    model and the optimizer are updated in place."""
+    n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
+    batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     keys = streams(state.key)
     order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
-    at = random.fold_in(keys.noise, torch.arange(state.step, min(state.step + steps, total)))
+    end = state.step + steps if last is None else max(state.step, min(state.step + steps, last))
+    at = random.fold_in(keys.noise, torch.arange(state.step, end))
     shape, kind = (batch, spec.model.latent), getattr(torch, dtype)
     noise = (eps for block in at.split(_BLOCK) for eps in random.normal(block, shape, kind))
 
     log = torch.empty(len(at), len(Terms._fields), dtype=kind, device=images.device)
-    for rows, eps, row in zip(order.split(batch), noise, log, strict=False):  # a run may end within the epoch
+    for rows, eps, row in zip(order.split(batch), noise, log, strict=False):  # max_steps may come within the epoch
         state, terms = _update(spec, state, scale(images[rows], dtype), eps[: len(rows)])
         torch.stack(terms, out=row)
     return state, log
@@ -100,7 +102,9 @@ def fit(
         terms = terms.cpu().numpy()
         require_finite(terms, done)
         key = stream_key(state.key, "evaluation", epoch)
-        on_epoch(Progress(state, epoch, step, terms, average_terms(spec, state.model, test, key)))
+        evaluated = average_terms(spec, state.model, test, key)
+        require_finite(evaluated[None], step - 1)
+        on_epoch(Progress(state, epoch, step, terms, evaluated))
     return state
 
 

@@ -3,13 +3,14 @@
 import argparse
 import datetime
 import importlib.metadata
+import os
 import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -21,8 +22,10 @@ Device = Literal["auto", "cpu", "gpu", "tpu"]
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
+_INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 _PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
 _SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
+_MOST = 10_000  # samples in a picture
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
 
@@ -95,6 +98,16 @@ class Describe:
     preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead: one of {', '.join(PRESETS)}.")] = None
 
 
+def run(side: ModuleType) -> NoReturn:
+    """Runs the command line as a process of its own, and ends it."""
+    status = main(side)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == _INTERRUPTED:
+        os._exit(status)  # not by way of the interpreter's end, which fails while an epoch is still being computed
+    sys.exit(status)
+
+
 def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of the package `side`, jaxvae or torchvae; the exit status."""
     name = side.__name__
@@ -115,15 +128,18 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
+        return InputError.status
     except KeyboardInterrupt:
         print(f"{name}: stopped from the keyboard; what was written so far stays.", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     return 0
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chosen.add_argument("--preset", default=DEFAULT_PRESET)
+    chosen.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
     # The preset sets the other flags' defaults, so it has to be known before they are parsed.
     base = preset(chosen.parse_known_args(arguments)[0].preset) if arguments[:1] == ["train"] else Spec()
     commands = Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
@@ -158,8 +174,7 @@ def _train(side: Any, command: Train) -> None:
     total = training.total_steps(images)
     epochs = -(-total // training.epoch_steps(images))
     print(f"{out}: {describe.summary(spec)}, {total:,} steps on {run.config['device']}")
-    seen_in_all = min(total * training.batch_size, epochs * images)
-    with tqdm(total=seen_in_all, unit=" images", unit_scale=True, disable=None) as bar:
+    with tqdm(total=training.images_seen(total, images), unit=" images", unit_scale=True, disable=None) as bar:
 
         def on_epoch(progress: Any) -> None:
             epoch, done = progress.epoch, progress.step - len(progress.train)
@@ -168,7 +183,7 @@ def _train(side: Any, command: Train) -> None:
             side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
             runs.append_metrics(run, [*records, test])
             _picture(side, run, progress, dataset)
-            bar.update(min(len(progress.train) * training.batch_size, images))
+            bar.update(training.images_seen(progress.step, images) - training.images_seen(done, images))
             mean = metrics.mean(progress.train, done, images, training)[0]
             bar.write(f"epoch {epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
 
@@ -222,10 +237,12 @@ def _evaluate(side: Any, command: Evaluate) -> None:
 
 
 def _sample(side: Any, command: Sample) -> None:
-    if command.n < 1:
-        raise InputError(f"--n must be at least 1, found {command.n}.")
+    if not 1 <= command.n <= _MOST:
+        raise InputError(f"--n must be from 1 to {_MOST}, found {command.n}.")
+    # Epochs count from 1, so that a run's own pictures are never drawn from this key.
+    key = side.stream_key(side.root_key(command.seed), "pictures", 0)
     run, weights = _open(side, command.run, command.device)
-    images = side.sample(run.spec, weights, side.root_key(command.seed), command.n)
+    images = side.sample(run.spec, weights, key, command.n)
     figures.save(figures.grid(images), command.out)
     print(f"{command.n} samples in {command.out}")
 

@@ -66,16 +66,17 @@ def load(name: DataName, root: Path | None, image: tuple[int, int, int]) -> tupl
         return digits(image), str(error)
 
 
-def mnist(root: Path | None = None) -> Dataset:
+def mnist(root: Path | str | None = None) -> Dataset:
     """MNIST's 60,000 training and 10,000 test images, verified."""
-    places = _places(root)
+    places = _places(None if root is None else Path(root))
     for place in places:
         folder = place / "MNIST" / "raw"
         if any((folder / name).exists() for name in MNIST):
             return _read_mnist(folder)
-    reason = _download(root or cache())
+    target = Path(root or cache())
+    reason = _download(target)
     if reason is None:
-        return _read_mnist((root or cache()) / "MNIST" / "raw")
+        return _read_mnist(target / "MNIST" / "raw")
     looked = ", ".join(str(place / "MNIST" / "raw") for place in places)
     raise UnavailableError(
         f"MNIST can't be had: it is not in {looked}, and downloading it failed ({reason}); "
@@ -84,8 +85,10 @@ def mnist(root: Path | None = None) -> Dataset:
 
 
 def cache() -> Path:
-    """The user's cache folder of this project."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxvae"
+    """The user's cache folder of this project; in the temporary folder for a user without a home."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home() fails without one)
+    base = home / ".cache" if home.is_absolute() else Path(tempfile.gettempdir())
+    return Path(os.environ.get("XDG_CACHE_HOME") or base) / "jaxvae"
 
 
 def digits(image: tuple[int, int, int] = (28, 28, 1)) -> Dataset:

@@ -45,6 +45,6 @@ def require_finite(terms: np.ndarray, done: int) -> None:
         names = [name for name, value in zip(TERMS, terms[row], strict=True) if not np.isfinite(value)]
         term = next(name for name in (*TERMS[1:], TERMS[0]) if name in names)
         raise NonFiniteError(
-            f"Training stopped: the {term} became {terms[row][TERMS.index(term)]} at step {done + row + 1} "
-            f"(the run's weights are those of its last whole epoch); try a smaller --learning-rate."
+            f"Training stopped: the {term} became {terms[row][TERMS.index(term)]} at step {done + row + 1}; what was "
+            "written after the epochs before it stays; try a smaller --learning-rate."
         )

@@ -13,6 +13,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 
 VERSION = 1
+_RECORD = {"step": int, "epoch": int, "split": str, "loss": float, "reconstruction": float, "kl": float}
 
 
 class Run(NamedTuple):
@@ -69,7 +70,7 @@ def read(path: Path) -> Run:
         raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
     try:
         config = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{file} can't be read as JSON ({error}); restore it or train again.") from None
     if not isinstance(config, dict) or config.get("version") != VERSION:
         raise InputError(f"{file} must be the configuration of a run, version {VERSION}; restore it or train again.")
@@ -88,7 +89,7 @@ def read(path: Path) -> Run:
 def append_metrics(run: Run, records: Iterable[dict[str, Any]]) -> None:
     """Adds one line a record. Floats are written with as many digits as bring them back exactly."""
     with run.metrics.open("a") as file:
-        file.write("".join(json.dumps(record) + "\n" for record in records))
+        file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def read_metrics(run: Run) -> list[dict[str, Any]]:
@@ -96,12 +97,15 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     if not run.metrics.is_file():
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
     records = []
-    for number, line in enumerate(run.metrics.read_text().splitlines(), 1):
+    for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-            records.append({name: record[name] for name in ("step", "epoch", "split", "loss", "reconstruction", "kl")})
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics: {line[:80]!r}.") from None
+            whole = [type(record[name]) is kind for name, kind in _RECORD.items()]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = [False]
+        if not all(whole):
+            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics: {line[:80]!r}.")
+        records.append({name: record[name] for name in _RECORD})
     return records
 
 

@@ -19,7 +19,15 @@ def _require(ok: bool, name: str, expected: str, found: object) -> None:
 
 
 def _positive(name: str, value: float) -> None:
-    _require(math.isfinite(value) and value > 0, name, "positive and finite", value)
+    if isinstance(value, int):
+        _require(0 < value < 2**31, name, "positive and below 2^31", value)
+    else:
+        _require(math.isfinite(value) and value > 0, name, "positive and finite", value)
+
+
+def require_seed(seed: int) -> None:
+    """Raises InputError unless the seed has 64 bits at most."""
+    _require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class ModelSpec:
     """Number of latent dimensions."""
 
     def __post_init__(self) -> None:
+        for name in ("image", "hidden"):  # a list would do, but for the hash
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for size in self.image:
             _positive("image", size)
         for width in self.hidden:
@@ -79,12 +89,17 @@ class TrainingSpec:
         _positive("max_steps", 1 if self.max_steps is None else self.max_steps)
         _positive("batch_size", self.batch_size)
         _positive("learning_rate", self.learning_rate)
-        _require(0 <= self.seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", self.seed)
+        require_seed(self.seed)
         _require(self.dtype in typing.get_args(Dtype), "dtype", "float32 or float64", self.dtype)
 
     def epoch_steps(self, images: int) -> int:
         """Steps in an epoch over so many images."""
         return -(-images // self.batch_size)
+
+    def images_seen(self, step: int, images: int) -> int:
+        """Images that so many steps have seen, of so many in an epoch."""
+        epochs, rest = divmod(step, self.epoch_steps(images))
+        return epochs * images + rest * self.batch_size
 
     def total_steps(self, images: int) -> int:
         """Steps in the whole run."""
@@ -159,7 +174,7 @@ def _build(kind: Any, value: object, where: str) -> Any:
     elif origin is Literal:
         if value in arguments:
             return value
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023:
         return float(value)
     elif type(value) is kind:
         return value

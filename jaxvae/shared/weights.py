@@ -52,7 +52,9 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
         with safe_open(path, framework="np") as file:
             about = json.loads((file.metadata() or {}).get("jaxvae", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror or error}); see who may read it.") from None
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a whole safetensors file ({reason}); {_RETRAIN}.") from None
     if not isinstance(about, dict) or about.get("version") != VERSION:
@@ -99,10 +101,18 @@ def check(arrays: Mapping[str, np.ndarray], spec: Spec, where: str) -> None:
             )
 
 
-def within(arrays: Mapping[str, np.ndarray], spec: Spec, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays called `prefix.NAME`, under NAME, checked like the weights they belong to."""
-    found = {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
-    check(found, spec, f"The optimizer's {prefix}")
+def moments(arrays: Mapping[str, np.ndarray], spec: Spec) -> list[dict[str, np.ndarray]]:
+    """Adam's two moments under the names of their weights, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`. Raises
+    InputError unless the arrays are these and no others."""
+    found, rest = [], dict(arrays)
+    if rest.pop("step", None) is None:
+        raise InputError("The optimizer's state lacks its step.")
+    for moment in ("exp_avg", "exp_avg_sq"):
+        names = [name for name in rest if name.startswith(f"{moment}.")]
+        found.append({name.removeprefix(f"{moment}."): rest.pop(name) for name in names})
+        check(found[-1], spec, f"The optimizer's {moment}")
+    if rest:
+        raise InputError(f"The optimizer's state has {', '.join(rest)} without a place.")
     return found
 
 
