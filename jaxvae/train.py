@@ -107,13 +107,13 @@ def train_epoch(spec: Spec, state: TrainState, images: Array) -> tuple[TrainStat
         state, terms = _update(spec, state, scale(images[rows], dtype), eps, weights)
         return state, jnp.stack(terms)
 
-    def step_or_stop(state: TrainState, inputs: tuple[Array, ...]) -> tuple[TrainState, Array]:
-        assert last is not None
-        stop = lambda state, _: (state, jnp.zeros(len(Terms._fields), dtype))  # noqa: E731
-        return lax.cond(state.step < last, step, stop, state, inputs)
+    def step_until(last: int, state: TrainState, inputs: tuple[Array, ...]) -> tuple[TrainState, Array]:
+        stop = state, jnp.zeros(len(Terms._fields), dtype)
+        return lax.cond(state.step < last, lambda: step(state, inputs), lambda: stop)
 
     # Only a run with a last step asks at each one: on an accelerator the host would have to look at the answer.
-    return lax.scan(step if last is None else step_or_stop, state, (order, weights, eps))
+    body = step if last is None else functools.partial(step_until, last)
+    return lax.scan(body, state, (order, weights, eps))
 
 
 def fit(
