@@ -1,0 +1,64 @@
+"""What a comparison found: one figure a level, what is owed there, and why."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Finding(NamedTuple):
+    """The worst difference of one level."""
+
+    level: str
+    """What was compared, e.g. `every gradient`."""
+    dtype: str
+    size: float
+    """The worst difference, in `unit`."""
+    where: str
+    """Where it sits: the tensor's name, the image, the step."""
+    owed: float
+    """What two right implementations may differ by."""
+    unit: str
+    """e.g. `of the tensor's largest`."""
+    reason: str
+    """Why `owed` is what it is."""
+
+    @property
+    def passed(self) -> bool:
+        return self.size <= self.owed  # so that NaN fails
+
+
+class Trajectory(NamedTuple):
+    """Two runs from the same seed, step by step."""
+
+    dtype: str
+    losses: dict[str, np.ndarray]
+    """The mean loss of each step `[steps]`, nats per image, by package."""
+    gaps: np.ndarray
+    """How far the two losses are apart at each step, as a share of themselves: `[steps]`."""
+    floor: np.ndarray | None
+    """The same of each framework against itself with its weights moved by one ulp, the larger; float32 only."""
+
+
+class Diagnosis(NamedTuple):
+    """Where two programs first part, and the likely cause."""
+
+    where: str
+    """The first place over its tolerance, e.g. `decoder.logits, its bias`."""
+    found: str
+    """What stands there on either side, in numbers."""
+    cause: str | None
+    """The known fault that reproduces the numbers, or None where none does."""
+
+
+class Report(NamedTuple):
+    """All that one comparison found."""
+
+    about: dict[str, object]
+    """Versions, devices, precision flags, seeds, digests of data and weights: plain JSON values."""
+    findings: tuple[Finding, ...]
+    trajectories: tuple[Trajectory, ...] = ()
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def passed(self) -> bool:
+        return all(finding.passed for finding in self.findings)
