@@ -1,0 +1,106 @@
+"""A trajectory as a plot: the losses above, their difference below."""
+
+import html
+import io
+import re
+
+import numpy as np
+
+from parity_tests.harness.findings import Trajectory
+
+_COLOURS = ("#3b82c4", "#d9730d")  # either reads on white and on black, and by the colour-blind
+_STYLES = ("solid", (0, (4, 3)))  # so that one run shows through the other
+_FLOOR = "#888888"
+_FEW = 40  # steps up to which each has its dot: a line of one step would not show
+
+
+def caption(trajectory: Trajectory) -> str:
+    """What the plot shows, in words; also for those who can't see it."""
+    gaps, steps = trajectory.gaps, len(trajectory.gaps)
+    if not steps:
+        return f"{trajectory.dtype}: no steps were taken."
+    ends = ", ".join(f"{name} {loss[-1]:.6g}" for name, loss in trajectory.losses.items() if len(loss))
+    finite = gaps[np.isfinite(gaps)]
+    told = [
+        f"{trajectory.dtype}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
+        "Below, their difference as a share of the loss"
+        + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere a number."),
+    ]
+    if trajectory.floor is not None:
+        told.append("Dotted, how far either framework parts from itself when its weights move by one ulp.")
+    if zeros := int((gaps == 0).sum()):
+        told.append(f"{zeros:,} steps do not differ at all; a logarithm has no zero, so the line marked 0 stands in.")
+    if missing := steps - len(finite):
+        told.append(f"{missing:,} steps have no finite difference and are left out.")
+    return " ".join(told)
+
+
+def to_svg(trajectory: Trajectory, name: str) -> str:
+    """An `svg` element for a page of HTML, in the page's own text colour; nothing if there are no steps. `name` must be
+    the page's only one, since ids are made of it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    if not len(trajectory.gaps):
+        return ""
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text
+            "svg.hashsalt": "parity",  # the same plot is the same bytes
+            "font.size": 8.5,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
+        figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+        above, below = figure.subplots(2, sharex=True)
+        _losses(above, trajectory)
+        _gaps(below, trajectory)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    label = f"{trajectory.dtype}: the losses of both packages at each step, and their difference"
+    return _inline(buffer.getvalue(), name, label)
+
+
+def _losses(axes, trajectory: Trajectory) -> None:
+    styles = zip(_COLOURS, _STYLES, strict=True)
+    for (name, loss), (colour, style) in zip(trajectory.losses.items(), styles, strict=False):
+        _draw(axes, loss, label=name, color=colour, linestyle=style)
+    axes.set_ylabel("loss, nats per image")
+    for text in axes.legend(frameon=False).get_texts():
+        text.set_parse_math(False)
+
+
+def _gaps(axes, trajectory: Trajectory) -> None:
+    lines = [trajectory.gaps] if trajectory.floor is None else [trajectory.gaps, trajectory.floor]
+    every = np.concatenate(lines)
+    positive = every[np.isfinite(every) & (every > 0)]
+    zero = positive.min() / 10 if len(positive) else 1e-17
+    axes.set_yscale("log")
+    axes.set_ylim(zero / 2, positive.max() * 3 if len(positive) else 1e-15)
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0e}")
+    for line, (label, colour, style) in zip(
+        lines, [("difference", _COLOURS[0], "solid"), ("one ulp", _FLOOR, (0, (1, 1)))], strict=False
+    ):
+        _draw(axes, np.where(line == 0, zero, line), label=label, color=colour, linestyle=style)
+    if (every == 0).any():
+        axes.axhline(zero, color=_FLOOR, linewidth=0.5)
+        axes.annotate("0", (1, zero), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="step", ylabel="difference, share of the loss")
+    axes.legend(frameon=False)
+
+
+def _draw(axes, y: np.ndarray, **style) -> None:
+    finite = np.where(np.isfinite(y), y, np.nan)
+    axes.plot(1 + np.arange(len(y)), finite, linewidth=1.2, marker="." if len(y) <= _FEW else None, **style)
+
+
+def _inline(svg: str, name: str, label: str) -> str:
+    """Without what only a file of its own needs (prologue, namespaces, size); ids begin with `name`; black is the page's
+    text colour."""
+    head, body = svg[svg.index("<svg") :].split(">", 1)
+    head = re.sub(r'\s(xmlns[:\w]*|width|height|version)="[^"]*"', "", head)
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("#000000", "currentColor")
+    return f'{head} role="img" aria-label="{html.escape(label)}">{body}'

@@ -1,0 +1,190 @@
+"""What a parity run writes: a verdict in words, a table, JSON, JUnit XML, and one self-contained page."""
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from parity_tests.harness import plot
+from parity_tests.harness.findings import Diagnosis, Finding, Report
+
+VERSION = 1
+_COLUMNS = ("level", "dtype", "worst difference", "where", "owed", "verdict")
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 has no place for
+_STYLE = """
+:root { color-scheme: light dark; --line: #8886; --pass: #1a7f37; --fail: #cf222e; }
+@media (prefers-color-scheme: dark) { :root { --pass: #4ac26b; --fail: #ff7b72; } }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
+h1 { line-height: 1.2; } .pass { color: var(--pass); } .fail { color: var(--fail); font-weight: bold; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+thead th { white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 4rem; } small { display: block; }
+figure { margin: 1rem 0; max-width: 42rem; } svg { width: 100%; height: auto; }
+"""
+
+
+def verdict(report: Report) -> str:
+    """Agreement and the level nearest its limit, or the first level that fails and its diagnosis."""
+    if not report.findings:
+        return "Nothing was compared."
+    levels = dict.fromkeys(finding.level for finding in report.findings)
+    failed = [finding for finding in report.findings if not finding.passed]
+    good = f"{len(levels) - len({finding.level for finding in failed})} of {len(levels)} levels"
+    if failed:
+        text = f"jaxvae and torchvae differ: {good} agree; the first that fails is {_told(failed[0])}."
+    else:
+        nearest = max(report.findings, key=lambda finding: finding.size / finding.owed if finding.owed else 0)
+        text = f"jaxvae and torchvae agree: {good}, the nearest to its limit {_told(nearest)}."
+    return text if report.diagnosis is None else f"{text} {_cause(report.diagnosis)}"
+
+
+def to_markdown(report: Report) -> str:
+    """The findings as a table."""
+    rows = [_COLUMNS, ["---"] * len(_COLUMNS), *(_cells(finding) for finding in report.findings)]
+    return "".join(f"| {' | '.join(_markdown(cell) for cell in row)} |\n" for row in rows)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All of the report for `json.dumps(.., allow_nan=False)`: a float that JSON has no word for is one of the texts
+    `NaN`, `Infinity` and `-Infinity`, which `float` reads; null is what there is none of."""
+    return _plain(
+        {
+            "version": VERSION,
+            "passed": report.passed,
+            "verdict": verdict(report),
+            "findings": [{**finding._asdict(), "passed": finding.passed} for finding in report.findings],
+            "trajectories": [trajectory._asdict() for trajectory in report.trajectories],
+            "diagnosis": report.diagnosis and report.diagnosis._asdict(),
+            "about": report.about,
+        }
+    )
+
+
+def to_junit(report: Report) -> bytes:
+    """The findings as JUnit XML, UTF-8: a test case for each level and dtype."""
+    failed = sum(not finding.passed for finding in report.findings)
+    counts = {"tests": str(len(report.findings)), "failures": str(failed), "errors": "0", "skipped": "0", "time": "0"}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": "parity", **counts})
+    for finding in report.findings:
+        about = {"classname": f"parity.{finding.dtype}", "name": _legal(finding.level), "time": "0"}
+        case = ElementTree.SubElement(suite, "testcase", about)
+        if not finding.passed:
+            failure = ElementTree.SubElement(case, "failure", {"message": _legal(_told(finding)), "type": "difference"})
+            failure.text = _legal(finding.reason)
+    ElementTree.SubElement(suite, "system-out").text = _legal(verdict(report))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def to_html(report: Report) -> str:
+    """All of the report as one page that asks nothing of the network."""
+    passed = bool(report.findings) and report.passed
+    title = "jaxvae and torchvae " + ("agree" if passed else "differ" if report.findings else "were not compared")
+    head = "".join(f'<th scope="col">{column}</th>' for column in _COLUMNS)
+    figures = "".join(
+        f"<figure>{plot.to_svg(run, f'run{i}')}<figcaption>{_html(plot.caption(run))}</figcaption></figure>\n"
+        for i, run in enumerate(report.trajectories)
+    )
+    about = "".join(f'<tr><th scope="row">{_html(k)}</th><td>{_html(v)}</td></tr>' for k, v in _flat(report.about))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<main>
+<h1 class="{"pass" if passed else "fail"}">{title}</h1>
+<p>{_html(verdict(report))}</p>
+<h2>Levels</h2>
+<div class="wide" role="region" aria-label="Levels" tabindex="0">
+<table><thead><tr>{head}</tr></thead>
+<tbody>
+{"".join(_row(finding) for finding in report.findings)}</tbody></table>
+</div>
+{"<h2>Runs from the same seed</h2>" if figures else ""}
+{figures}
+{"" if report.diagnosis is None else f"<h2>Where they first part</h2><p>{_html(_cause(report.diagnosis))}</p>"}
+<h2>About this comparison</h2>
+<div class="wide" role="region" aria-label="About" tabindex="0"><table><tbody>{about}</tbody></table></div>
+</main>
+</body>
+</html>
+"""
+
+
+def _told(finding: Finding) -> str:
+    there = f" in {finding.where}" if finding.where else ""
+    return (
+        f"{finding.level} ({finding.dtype}), {number(finding.size)} {finding.unit}{there}, "
+        f"where {number(finding.owed)} is owed"
+    )
+
+
+def _cause(diagnosis: Diagnosis) -> str:
+    known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else "no known fault reproduces it"
+    return f"They first part at {diagnosis.where} ({diagnosis.found}); {known.removesuffix('.')}."
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    size = f"{number(finding.size)} {finding.unit}"
+    return (
+        *(finding.level, finding.dtype, size, finding.where),
+        *(number(finding.owed), "pass" if finding.passed else "FAIL"),
+    )
+
+
+def number(value: float) -> str:
+    """Counts whole, all else to two digits."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _row(finding: Finding) -> str:
+    level, *cells, owed, passed = map(_html, _cells(finding))
+    cells = "".join(f"<td>{cell}</td>" for cell in cells)
+    return (
+        f'<tr><th scope="row">{level}</th>{cells}<td>{owed}<small>{_html(finding.reason)}</small></td>'
+        f'<td class="{passed.lower()}">{passed}</td></tr>\n'
+    )
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of nested mappings, each with its dotted path."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case np.ndarray() | np.generic():
+            return _plain(value.tolist())
+        case float() if not np.isfinite(value):
+            return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case Mapping():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+    return value
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _html(text: str) -> str:
+    return html.escape(_legal(text))
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\|<>&*`])", r"\\\1", " ".join(text.split()))
