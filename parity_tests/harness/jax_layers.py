@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -14,7 +15,7 @@ from parity_tests.harness.layers import Layer, add
 @contextlib.contextmanager
 def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
     """The calls of the module's leaves while the context lasts, by dotted path, in the order they are made; a second
-    call of the same layer is `NAME#2`. Not under jit, where there are no numbers to see."""
+    call of the same layer is `NAME#2`. Under jit they are tracers, for the traced function to return."""
     modules = dict(nnx.iter_modules(module))
     parents = {path[:i] for path in modules for i in range(len(path))}
     leaves = {id(m): ".".join(map(str, path)) for path, m in modules.items() if path not in parents}
@@ -24,7 +25,7 @@ def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
         def recorded(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
             y = call(self, x, *args, **kwargs)
             if id(self) in leaves:
-                add(calls, leaves[id(self)], np.asarray(x), np.asarray(y))
+                add(calls, leaves[id(self)], _numbers(x), _numbers(y))
             return y
 
         return recorded
@@ -33,3 +34,7 @@ def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
         for kind in {type(m) for m in modules.values() if id(m) in leaves}:
             stack.enter_context(mock.patch.object(kind, "__call__", recording(kind.__call__)))
         yield calls
+
+
+def _numbers(x: Any) -> Any:
+    return x if isinstance(x, jax.core.Tracer) else np.asarray(x)
