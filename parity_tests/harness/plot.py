@@ -98,8 +98,8 @@ def _draw(axes, y: np.ndarray, **style) -> None:
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """Without what only a file of its own needs (prologue, namespaces, size); ids begin with `name`; black is the page's
-    text colour."""
+    """Without what only a file of its own needs (prologue, namespaces, size); ids begin with `name`, black is the
+    page's text colour."""
     head, body = svg[svg.index("<svg") :].split(">", 1)
     head = re.sub(r'\s(xmlns[:\w]*|width|height|version)="[^"]*"', "", head)
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("#000000", "currentColor")
