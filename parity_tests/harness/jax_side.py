@@ -145,6 +145,11 @@ def root_streams() -> tuple[str, ...]:
     return jaxvae.Streams._fields
 
 
+def wide_bits(spec: Spec, size: int) -> Arrays:
+    """64-bit words from the run's root key."""
+    return {"wide bits": np.asarray(random.bits(jaxvae.root_key(spec.training.seed), (size,), "uint64"))}
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _layers(spec: Spec, params: jaxvae.nets.Params, x: jax.Array, eps: jax.Array) -> OrderedDict:
     model = jaxvae.bind(spec.model, params)

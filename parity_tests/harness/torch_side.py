@@ -151,6 +151,11 @@ def root_streams() -> tuple[str, ...]:
     return torchvae.Streams._fields
 
 
+def wide_bits(spec: Spec, size: int) -> Arrays:
+    """64-bit words from the run's root key."""
+    return _numpy({"wide bits": random.bits(torchvae.root_key(spec.training.seed, _device), (size,), torch.uint64)})
+
+
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array, device=_device)
 
