@@ -11,6 +11,7 @@ import optax
 from jax import random
 
 import jaxvae
+from jaxvae.nets import Params
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_layers
@@ -151,7 +152,7 @@ def wide_bits(spec: Spec, size: int) -> Arrays:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _layers(spec: Spec, params: jaxvae.nets.Params, x: jax.Array, eps: jax.Array) -> OrderedDict:
+def _layers(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> OrderedDict:
     model = jaxvae.bind(spec.model, params)
     with jax_layers.record(model) as calls:
         posterior = model.encode(x)
@@ -163,12 +164,12 @@ def _layers(spec: Spec, params: jaxvae.nets.Params, x: jax.Array, eps: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses(spec: Spec, params: jaxvae.nets.Params, x: jax.Array, eps: jax.Array) -> jaxvae.Terms:
+def _losses(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> jaxvae.Terms:
     return jaxvae.negative_elbo(spec, params, x, eps)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gradients(spec: Spec, params: jaxvae.nets.Params, x: jax.Array, eps: jax.Array) -> jaxvae.nets.Params:
+def _gradients(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> Params:
     return jax.grad(lambda params: jaxvae.negative_elbo(spec, params, x, eps).loss.mean())(params)
 
 
