@@ -12,6 +12,7 @@ from jax import random
 
 import jaxvae
 from jaxvae.nets import Params
+from jaxvae.nets import Params
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_layers
