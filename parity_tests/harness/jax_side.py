@@ -37,7 +37,7 @@ def keys(spec: Spec, places: int) -> Arrays:
         "split": random.key_data(random.split(root, 10)),
         "bits": random.bits(root, (1000,), "uint32"),
         "uniforms": random.uniform(root, (1000,), spec.training.dtype),
-        "masks": random.bernoulli(root, 0.3, (1000,)).astype(jnp.uint8),
+        "masks": random.bernoulli(root, jnp.asarray(0.3, spec.training.dtype), (1000,)).astype(jnp.uint8),
         "order": random.permutation(root, places),
     }
     words = {name: np.asarray(random.key_data(key)) for name, key in named.items()}

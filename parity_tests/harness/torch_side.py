@@ -25,14 +25,15 @@ def use(device: str) -> str:
 def keys(spec: Spec, places: int) -> Arrays:
     """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
     root = torchvae.root_key(spec.training.seed, _device)
+    kind = getattr(torch, spec.training.dtype)
     named = {"root": root, "root of a 64-bit seed": torchvae.root_key(2**63 + 12345)}
     named |= torchvae.streams(root)._asdict()
     named |= {f"{s}, {t}": torchvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (0, 1, 1000)}
     drawn = {
         "split": random.split(root, 10),
         "bits": random.bits(root, (1000,), torch.uint32),
-        "uniforms": random.uniform(root, (1000,), getattr(torch, spec.training.dtype)),
-        "masks": random.bernoulli(root, 0.3, (1000,)).to(torch.uint8),
+        "uniforms": random.uniform(root, (1000,), kind),
+        "masks": random.bernoulli(root, torch.tensor(0.3, dtype=kind), (1000,)).to(torch.uint8),
         "order": random.permutation(root, places),
     }
     return _numpy(named | drawn)
