@@ -48,6 +48,8 @@ class Diagnosis(NamedTuple):
     """What stands there on either side, in numbers."""
     cause: str | None
     """The known fault that reproduces the numbers, or None where none does."""
+    side: str | None = None
+    """The one that departs from the plain formula, where it is one."""
 
 
 class Report(NamedTuple):

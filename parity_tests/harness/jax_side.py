@@ -12,7 +12,6 @@ from jax import random
 
 import jaxvae
 from jaxvae.nets import Params
-from jaxvae.nets import Params
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_layers
@@ -38,10 +37,11 @@ def keys(spec: Spec, places: int) -> Arrays:
         "bits": random.bits(root, (1000,), "uint32"),
         "uniforms": random.uniform(root, (1000,), spec.training.dtype),
         "masks": random.bernoulli(root, jnp.asarray(0.3, spec.training.dtype), (1000,)).astype(jnp.uint8),
-        "order": random.permutation(root, places),
+        "shuffled": random.permutation(root, places),
     }
     words = {name: np.asarray(random.key_data(key)) for name, key in named.items()}
-    return words | {name: np.asarray(value) for name, value in drawn.items()}
+    # Without x64 JAX counts places in int32.
+    return words | _numpy(drawn) | {"shuffled": np.asarray(drawn["shuffled"], np.int64)}
 
 
 def normals(spec: Spec, size: int) -> Arrays:

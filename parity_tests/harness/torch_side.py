@@ -34,7 +34,7 @@ def keys(spec: Spec, places: int) -> Arrays:
         "bits": random.bits(root, (1000,), torch.uint32),
         "uniforms": random.uniform(root, (1000,), kind),
         "masks": random.bernoulli(root, torch.tensor(0.3, dtype=kind), (1000,)).to(torch.uint8),
-        "order": random.permutation(root, places),
+        "shuffled": random.permutation(root, places),
     }
     return _numpy(named | drawn)
 

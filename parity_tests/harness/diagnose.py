@@ -1,0 +1,114 @@
+"""Where two programs first part, and why: the place by walking a level in the order of the computation, the cause by
+computing what each known fault would answer and seeing which answer it is."""
+
+from collections.abc import Callable, Iterable
+from types import ModuleType
+
+import numpy as np
+
+from parity_tests.harness.causes import draws, networks, training
+from parity_tests.harness.compare import gap
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.levels import SIDES, Arrays, Case, Level
+
+# How near an answer must come to count as reproduced, as a share of the tensor's largest, where it isn't to the bit;
+# twice that, and the plain formula is too near for the fault to be told from it.
+REPRODUCED = {"float32": 1e-5, "float64": 1e-9}
+
+EXPLAIN: dict[str, Callable[..., draws.Causes]] = {
+    "key streams": draws.keys,
+    "normals": draws.normals,
+    "initial weights": draws.initial,
+    "pixels": draws.pixels,
+    "every layer's output": networks.layers,
+    "every loss term": networks.losses,
+    "every gradient": networks.gradients,
+    "the optimizer on given gradients": training.optimizer,
+    "weights and optimizer state after a step": training.steps,
+    "data order": training.order,
+    "evaluation figures": training.evaluation,
+    "pictures": training.pictures,
+}
+
+
+def diagnose(
+    level: Level, case: Case, answers: tuple[Arrays, Arrays], sides: tuple[ModuleType, ModuleType] = SIDES
+) -> Diagnosis:
+    """The first place of a level that is over what is owed, and the cause if one is known that reproduces it."""
+    ours, theirs = answers
+    if list(ours) != list(theirs):
+        odd = sorted(set(ours) ^ set(theirs))
+        return Diagnosis(level.name, f"only one side answers for {', '.join(odd) or 'these names in this order'}", None)
+    name = first_over(level, case.dtype, answers)
+    here = (ours[name], theirs[name])
+    exact = level.owed[case.dtype] == 0
+    names = tuple(side.NAME for side in sides)
+    explain = EXPLAIN[level.name]
+    suspects = [explain(case, name, side) if explain is networks.layers else explain(case, name) for side in answers]
+    cause, culprit, plain = name_cause(here, suspects, case.dtype, exact)
+    where = f"{level.name} ({case.dtype}): {name}"
+    return Diagnosis(where, _numbers(here, plain, names), cause, None if culprit is None else names[culprit])
+
+
+def first_over(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> str:
+    """The first name, in the order of the computation, whose answers differ by more than is owed."""
+    ours, theirs = answers
+    for name in ours:
+        try:
+            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= level.owed[dtype]:
+                return name
+        except ValueError:
+            return name
+    raise ValueError(f"No name of {level.name} is over what is owed.")
+
+
+def name_cause(
+    here: tuple[np.ndarray, np.ndarray], suspects: list[draws.Causes], dtype: str, exact: bool
+) -> tuple[str | None, int | None, np.ndarray]:
+    """The cause that reproduces the answer of a side that departs from the plain formula; which side departs, if only
+    one does; and what the plain formula gives."""
+    departs: list[int] = []
+    cause, plain = None, np.zeros(())
+    for i, (found, candidates) in enumerate(zip(here, suspects, strict=True)):
+        plain = np.asarray(next(candidates)[1])
+        if not _same(found, plain, dtype, exact):
+            departs.append(i)
+            cause = cause or _reproduces(found, plain, candidates, dtype, exact)
+    return cause, departs[0] if len(departs) == 1 else None, plain
+
+
+def _reproduces(
+    found: np.ndarray, plain: np.ndarray, candidates: Iterable[tuple[str | None, np.ndarray]], dtype: str, exact: bool
+) -> str | None:
+    if dtype == "float64" and found.dtype == np.float64 and _fits_float32(found) and not _fits_float32(plain):
+        return "float32 slipped into float64"
+    for cause, answer in candidates:
+        answer = np.asarray(answer)
+        if _same(found, answer, dtype, exact) and not _same(answer, plain, dtype, exact, 2.0):
+            return cause
+    return None
+
+
+def _fits_float32(array: np.ndarray) -> bool:
+    return np.array_equal(array.astype(np.float32), array)
+
+
+def _same(found: np.ndarray, expected: np.ndarray, dtype: str, exact: bool, slack: float = 1.0) -> bool:
+    if found.shape != expected.shape:
+        return False
+    if exact:
+        return np.array_equal(found, expected)
+    pair = ({"": found.astype(np.float64)}, {"": expected.astype(np.float64)})
+    return gap(*pair).size <= slack * REPRODUCED[dtype]
+
+
+def _numbers(here: tuple[np.ndarray, np.ndarray], plain: np.ndarray, names: tuple[str, ...]) -> str:
+    """Both answers, and the plain formula's, where they are furthest apart."""
+    ours, theirs = here
+    if ours.shape != theirs.shape:
+        return f"{names[0]} gives {list(ours.shape)} numbers, {names[1]} {list(theirs.shape)}"
+    apart = np.abs(np.nan_to_num(ours.astype(np.float64) - theirs.astype(np.float64), nan=np.inf))
+    at = np.unravel_index(int(apart.argmax()), apart.shape)
+    place = f" at [{', '.join(map(str, at))}]" if at else ""
+    formula = f", the plain formula {plain[at]:.9g}" if plain.shape == ours.shape else ""
+    return f"{names[0]} gives {ours[at]:.9g}{place}, {names[1]} {theirs[at]:.9g}{formula}"
