@@ -34,6 +34,12 @@ REPORTS = {
         trajectories=(Trajectory("float64", {"jaxvae": LOSS[:0], "torchvae": LOSS[:0]}, LOSS[:0], None),)
     ),
     "no difference": PASSING._replace(trajectories=(RUN._replace(gaps=np.zeros(50)),)),
+    "far from anything": PASSING._replace(
+        trajectories=(
+            RUN._replace(losses={"jaxvae": LOSS * 1e300, "torchvae": LOSS}, gaps=np.geomspace(5e-324, 1e300, 50)),
+            RUN._replace(losses={"jaxvae": LOSS * np.nan, "torchvae": LOSS}, gaps=np.full(50, np.inf)),
+        )
+    ),
     "one step": PASSING._replace(trajectories=(Trajectory("float64", {"jaxvae": LOSS[:1]}, LOSS[:1] * 0, None),)),
     "odd names": Report(
         {ODD: {ODD: ODD}},
@@ -89,6 +95,8 @@ def test_verdicts() -> None:
     )
     unknown = failing._replace(diagnosis=CAUSE._replace(cause=None))
     assert report.verdict(unknown).endswith("(0.1 and 0.2); no known fault reproduces it.")
+    sided = failing._replace(diagnosis=CAUSE._replace(side="torchvae"))
+    assert "(0.1 and 0.2), where torchvae departs from the plain formula; the likely cause" in report.verdict(sided)
     assert "nan of the tensor's largest" in report.verdict(REPORTS["not a number"])
     assert report.verdict(REPORTS["nothing"]) == "Nothing was compared."
 
@@ -117,9 +125,8 @@ def test_json_is_strict_and_comes_back(found: Report) -> None:
         assert here["passed"] == there.passed
     for here, there in zip(back["trajectories"], found.trajectories, strict=True):
         np.testing.assert_array_equal(np.array(here["gaps"], float), there.gaps)
-        np.testing.assert_array_equal(
-            here["losses"]["jaxvae"] if "jaxvae" in there.losses else LOSS, LOSS[: len(there.gaps)]
-        )
+        for name, loss in there.losses.items():
+            np.testing.assert_array_equal(np.array(here["losses"][name], float), loss)
         assert (here["floor"] is None) == (there.floor is None)
 
 

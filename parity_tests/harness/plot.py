@@ -11,6 +11,7 @@ from parity_tests.harness.findings import Trajectory
 _COLOURS = ("#3b82c4", "#d9730d")  # either reads on white and on black, and by the colour-blind
 _STYLES = ("solid", (0, (4, 3)))  # so that one run shows through the other
 _FLOOR = "#888888"
+_DRAWN = (1e-30, 1e30)  # differences beyond are drawn at these: the axis' ticks would overflow
 _FEW = 40  # steps up to which each has its dot: a line of one step would not show
 
 
@@ -24,7 +25,7 @@ def caption(trajectory: Trajectory) -> str:
     told = [
         f"{trajectory.dtype}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
         "Below, their difference as a share of the loss"
-        + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere a number."),
+        + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere finite."),
     ]
     if trajectory.floor is not None:
         told.append("Dotted, how far either framework parts from itself when its weights move by one ulp.")
@@ -74,6 +75,7 @@ def _losses(axes, trajectory: Trajectory) -> None:
 
 def _gaps(axes, trajectory: Trajectory) -> None:
     lines = [trajectory.gaps] if trajectory.floor is None else [trajectory.gaps, trajectory.floor]
+    lines = [np.where(line == 0, 0, line.clip(*_DRAWN)) for line in lines]
     every = np.concatenate(lines)
     positive = every[np.isfinite(every) & (every > 0)]
     zero = positive.min() / 10 if len(positive) else 1e-17

@@ -131,7 +131,8 @@ def _told(finding: Finding) -> str:
 
 def _cause(diagnosis: Diagnosis) -> str:
     known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else "no known fault reproduces it"
-    return f"They first part at {diagnosis.where} ({diagnosis.found}); {known.removesuffix('.')}."
+    side = f", where {diagnosis.side} departs from the plain formula" if diagnosis.side else ""
+    return f"They first part at {diagnosis.where} ({diagnosis.found}){side}; {known.removesuffix('.')}."
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
