@@ -1,0 +1,145 @@
+"""What the golden files record: the arrays either package must meet, also where the other framework is not installed.
+
+A level is computed from the recorded arrays of the levels before it, so that a fault shows where it sits and not in all
+that follows. A `side` is `jax_side` or `torch_side`; neither framework is imported here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.shared.data import Dataset
+from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from parity_tests.harness import compare
+from parity_tests.harness.findings import Finding
+
+Arrays = dict[str, np.ndarray]
+Record = Callable[[Any, Spec, Arrays], Arrays]
+
+_TRAINING = TrainingSpec(epochs=2, batch_size=32, seed=2**40 + 3, dtype="float64")
+SPECS = {
+    "grey": Spec(model=ModelSpec((8, 8, 1), (16,), 5), training=_TRAINING),
+    "colour": Spec("auto", ModelSpec((5, 7, 3), (12, 8), 3), ObjectiveSpec(2.5), replace(_TRAINING, seed=7)),
+}
+_TRAIN, _TEST = 75, 10  # images; 75 leave 11 for an epoch's third step
+_MOST_PIXELS = 128
+
+
+class Level(NamedTuple):
+    name: str
+    record: Record
+    """Of the side, the specification, and the arrays recorded so far as `LEVEL/NAME`."""
+    measure: Callable[..., compare.Gap]
+    owed: float
+    reason: str
+
+
+def images(spec: Spec, known: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images to train and to test on, `[n, height, width, channels]`: bytes of the key stream, a quarter of them
+    made black and a quarter white, as digits are."""
+    count = (_TRAIN + _TEST) * spec.model.pixels
+    drawn = known["keys/wide bits"].astype("<u8").view(np.uint8)[:count].astype(int)
+    every = (2 * drawn - 128).clip(0, 255).astype(np.uint8).reshape(-1, *spec.model.image)
+    return every[:_TRAIN], every[_TRAIN:]
+
+
+def part(known: Mapping[str, np.ndarray], level: str) -> Arrays:
+    """The recorded arrays of one level, by their own names."""
+    return {name.removeprefix(f"{level}/"): a for name, a in known.items() if name.startswith(f"{level}/")}
+
+
+def make(ours: Any, theirs: Any, spec: Spec) -> tuple[Arrays, tuple[Finding, ...]]:
+    """The arrays of the first side, and how far the other is from them."""
+    known: Arrays = {}
+    for level in LEVELS:
+        known |= {f"{level.name}/{name}": array for name, array in level.record(ours, spec, known).items()}
+    return known, findings(theirs, spec, known)
+
+
+def findings(side: Any, spec: Spec, recorded: Arrays) -> tuple[Finding, ...]:
+    """How far the side is from the record, level by level."""
+    return tuple(finding(level, side, spec, recorded) for level in LEVELS)
+
+
+def finding(level: Level, side: Any, spec: Spec, recorded: Arrays) -> Finding:
+    """How far the side is from the record in one level. What the side has come to tell since is not looked at."""
+    found, expected = level.record(side, spec, recorded), part(recorded, level.name)
+    worst = level.measure({name: found[name] for name in expected if name in found}, expected)
+    where = str(worst) if worst.size else ""
+    return Finding(level.name, spec.training.dtype, worst.size, where, level.owed, _UNITS[level.measure], level.reason)
+
+
+def _keys(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    return side.keys(spec, _TRAIN) | side.wide_bits(spec, (_TRAIN + _TEST) * _MOST_PIXELS // 8)
+
+
+def _pixels(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    return side.pixels(spec, np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1))
+
+
+def _of_a_batch(question: str) -> Record:
+    """What the side answers to the question about the first batch, at the initial weights."""
+
+    def record(side: Any, spec: Spec, known: Arrays) -> Arrays:
+        size, latent = spec.training.batch_size, spec.model.latent
+        eps = known["normals/normals"][: size * latent].reshape(size, latent)
+        return getattr(side, question)(spec, part(known, "weights"), _floats(spec, known)[:size], eps)
+
+    return record
+
+
+def _after(steps: int) -> Record:
+    """The parameters, Adam's state and the terms after so many steps from the initial weights."""
+
+    def record(side: Any, spec: Spec, known: Arrays) -> Arrays:
+        size, pixels = spec.training.batch_size, _floats(spec, known)
+        batches = [np.roll(pixels, -i * size, axis=0)[:size] for i in range(steps)]
+        parameters, adam, terms = side.steps(spec, part(known, "weights"), batches)
+        return parameters | adam | {"terms": terms}
+
+    return record
+
+
+def _run(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    train, test = images(spec, known)
+    labels = (np.zeros(len(split), np.uint8) for split in (train, test))
+    parameters, terms, evaluations = side.run(spec, Dataset("digits", "golden", train, next(labels), test, *labels))
+    return parameters | {"terms": terms, "evaluations": evaluations}
+
+
+def _evaluation(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    """Of the run's last epoch, with as many samples as test images."""
+    run = part(known, "run")
+    trained = {name: run[name] for name in part(known, "weights")}
+    found = side.evaluate(spec, trained, images(spec, known)[1], spec.training.epochs)
+    return found | {"samples": found["samples"][:_TEST]}
+
+
+def _floats(spec: Spec, known: Arrays) -> np.ndarray:
+    return images(spec, known)[0].reshape(_TRAIN, -1) / 255
+
+
+_EXACT = "integers, and floats made of them by one rounding, have one right answer"
+_LOGARITHM = "a logarithm's last digit is XLA's own, and jax 0.10 and 0.11 round it differently"
+_SUMS = "sums of a hundred products, each rounded at 1.1e-16, in each framework's own order"
+_ADAM = "the same sums; Adam divides by the gradient's own size, and step follows step"
+LEVELS = (
+    Level("keys", _keys, compare.count, 0, _EXACT),
+    Level("normals", lambda side, spec, known: side.normals(spec, 2000), compare.shares, 4e-15, _LOGARITHM),
+    Level("pixels", _pixels, compare.count, 0, _EXACT),
+    Level("weights", lambda side, spec, known: side.initial(spec), compare.count, 0, _EXACT),
+    Level("outputs", _of_a_batch("forward"), compare.gap, 1e-14, _SUMS),
+    Level("losses", _of_a_batch("losses"), compare.gap, 1e-14, _SUMS),
+    Level("gradients", _of_a_batch("gradients"), compare.gap, 1e-14, _SUMS),
+    Level("one step", _after(1), compare.gap, 1e-13, _ADAM),
+    Level("five steps", _after(5), compare.gap, 1e-13, _ADAM),
+    Level("run", _run, compare.gap, 1e-13, _ADAM),
+    Level("evaluation", _evaluation, compare.gap, 1e-14, _SUMS),
+)
+_UNITS: dict[Callable[..., compare.Gap], str] = {
+    compare.count: "numbers that differ",
+    compare.shares: "of itself",
+    compare.gap: "of the tensor's largest",
+}
