@@ -1,0 +1,167 @@
+"""Where two networks first part, and the fault that reproduces the numbers there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from parity_tests.harness.between_fingerprints import FLATTEN, cause_between
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.hypotheses import Hypothesis, confirmed, distance, fitted
+from parity_tests.harness.layer_fingerprints import (
+    OUTPUT_BIAS,
+    SWAPPED,
+    TRANSPOSED,
+    UNFLIPPED,
+    cause_in_layer,
+    orders,
+    rounded,
+)
+from parity_tests.harness.layers import Layer
+from parity_tests.harness.mapping import Pair, tensors
+
+BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
+BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
+NOT_UPDATED = "the running statistics are not updated in JAX"
+NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
+
+_CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+
+
+class Stage(NamedTuple):
+    """One call of a layer on both sides, in torch's layout."""
+
+    name: str
+    layer: nn.Module
+    ours: Layer
+    theirs: Layer
+
+
+def walk(
+    pairs: Sequence[Pair],
+    module: nn.Module,
+    calls: tuple[Mapping[str, Layer], Mapping[str, Layer]],
+    ends: tuple[Layer, Layer],
+    owed: float,
+) -> Diagnosis:
+    """The first place over tolerance. `calls` are JAX's and torch's layers; `ends` are what either network is given
+    and gives, in torch's layout; `module` is as it was before its calls."""
+    last, before = "the input", (ends[0].given, ends[1].given)
+    for stage in _stages(pairs, module, *calls):
+        if isinstance(stage, str):
+            return Diagnosis(stage, "The torch module calls it and the JAX model doesn't.", None)
+        name, layer, ours, theirs = stage
+        if distance(ours.given, theirs.given) > owed:
+            between = f"between {last} and {name}"
+            return _between(between, last, (before[0], ours.given), (before[1], theirs.given), owed)
+        if distance(ours.gave, theirs.gave) > owed:
+            found = f"Its input agrees and its output differs: {apart(ours.gave, theirs.gave)}."
+            return Diagnosis(name, found, cause_in_layer(layer, ours.given, ours.gave, theirs.gave, owed))
+        last, before = name, (ours.gave, theirs.gave)
+    return _between(f"between {last} and the output", last, (before[0], ends[0].gave), (before[1], ends[1].gave), owed)
+
+
+def _between(
+    where: str, last: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], owed: float
+) -> Diagnosis:
+    cause = rounded(ours[1], theirs[1]) or cause_between(ours, theirs, owed)
+    agrees = f"What {last} gives agrees" if last != "the input" else "The input agrees"
+    return Diagnosis(where, f"{agrees} and what comes of it differs: {apart(ours[1], theirs[1])}.", cause)
+
+
+def _stages(
+    pairs: Sequence[Pair], module: nn.Module, ours: Mapping[str, Layer], theirs: Mapping[str, Layer]
+) -> Iterator[Stage | str]:
+    """The calls of the layers that hold a pair, in torch's order; a name alone for a call that JAX doesn't make."""
+    layers = {pair.name.rpartition(".")[0]: pair for pair in reversed(pairs)}  # the first pair, its weight, tells
+    for label, torchs in theirs.items():
+        name, _, nth = label.partition("#")
+        if (pair := layers.get(name)) is None:
+            continue
+        jax_name = pair.path.rpartition("/")[0].replace("/", ".")
+        shown = label if name == jax_name else f"{label} ({jax_name} in JAX)"
+        jaxs = ours.get(f"{jax_name}#{nth}" if nth else jax_name)
+        if jaxs is None:
+            yield shown
+            continue
+        layer = module.get_submodule(name)
+        given = pair.transform.given(channels_second(jaxs.given, layer))
+        yield Stage(shown, layer, Layer(given, pair.transform.gave(channels_second(jaxs.gave, layer))), torchs)
+
+
+def channels_second(x: np.ndarray, layer: nn.Module) -> np.ndarray:
+    """What a Flax layer is given or gives, as the torch layer of its kind has it."""
+    return np.moveaxis(x, -1, 1) if isinstance(layer, _CHANNELS_SECOND) and x.ndim > 2 else x
+
+
+def apart(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The worst difference in words."""
+    if ours.shape != theirs.shape:
+        return f"its shape is {list(ours.shape)} in JAX and {list(theirs.shape)} in PyTorch"
+    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+    at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), ours.shape))
+    size = distance(ours, theirs)
+    place = f"at {list(at)} " if at else ""
+    return f"by {size:.1e} of its largest, {place}{ours[at]:.6g} in JAX and {theirs[at]:.6g} in PyTorch"
+
+
+def cause_in_weight(ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+    """Why a weight ported by hand is not the torch module's, both in its layout."""
+    return confirmed(_misported(theirs), ours, theirs, owed)
+
+
+def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
+    if weight.ndim >= 2 and weight.shape[0] == weight.shape[1]:
+        yield Hypothesis(TRANSPOSED, weight.swapaxes(0, 1))
+    if weight.ndim >= 3:
+        flipped = np.flip(weight, tuple(range(2, weight.ndim)))
+        for kernel in (flipped, flipped.swapaxes(0, 1)):
+            yield Hypothesis(UNFLIPPED, kernel)
+    if weight.ndim == 4 and weight.shape[2] == weight.shape[3]:
+        yield Hypothesis(SWAPPED, weight.swapaxes(2, 3))
+    if weight.ndim <= 2:  # a bias, or the side of a kernel that reads or writes a flattened image
+        for order in orders(weight.shape[-1]):
+            for way in (order, np.argsort(order)):
+                yield Hypothesis(FLATTEN if weight.ndim == 2 else OUTPUT_BIAS, weight[..., way])
+    if weight.ndim == 2:
+        for order in orders(weight.shape[0]):
+            for way in (order, np.argsort(order)):
+                yield Hypothesis(FLATTEN, weight[way])
+
+
+def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+    """Why a batch normalization's running mean and variance after one training step on `x` are `ours` and `theirs`,
+    each `[2, channels]`. `layer` is torch's as it was before."""
+    x = np.moveaxis(x.astype(np.float64), 1, -1)
+    x = x.reshape(-1, x.shape[-1])
+    before = np.stack([layer.running_mean.numpy(force=True), layer.running_var.numpy(force=True)])
+    unbiased, biased = (np.stack([x.mean(0), x.var(0, ddof=ddof)]) for ddof in (1, 0))
+
+    def after(momentum: float, batch: np.ndarray) -> np.ndarray:
+        return before + momentum * (batch - before)
+
+    momentum = layer.momentum
+    if momentum is None or distance(theirs, after(momentum, unbiased)) > owed:
+        return None
+    fit = fitted(lambda momentum: after(momentum, unbiased)[0], ours[0], momentum)
+    differs = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
+    hypotheses = [
+        Hypothesis(NOT_UPDATED, before),
+        Hypothesis(BIASED_VARIANCE, after(momentum, biased)),
+        Hypothesis(differs, after(fit, unbiased)),
+        Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
+    ]
+    return confirmed(hypotheses, ours, theirs, owed)
+
+
+def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray) -> str | None:
+    """Why a gradient differs where every output agrees."""
+    return NO_GRADIENT if not ours.any() and theirs.any() else None
+
+
+def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:
+    """The names of the running mean and variance of each batch normalization that is paired."""
+    names = {pair.name for pair in pairs} & set(tensors(module))
+    norms = [name.rpartition(".")[0] for name in sorted(names) if name.endswith("running_mean")]
+    return {norm: (f"{norm}.running_mean".lstrip("."), f"{norm}.running_var".lstrip(".")) for norm in norms}
