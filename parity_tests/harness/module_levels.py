@@ -1,0 +1,193 @@
+"""The levels at which a JAX model is compared with a torch module, and what to say where one fails."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness import fingerprints, torch_layers
+from parity_tests.harness.between_fingerprints import cause_between
+from parity_tests.harness.findings import Diagnosis, Finding
+from parity_tests.harness.hypotheses import distance
+from parity_tests.harness.layer_fingerprints import rounded
+from parity_tests.harness.layers import Layer
+from parity_tests.harness.loss_fingerprints import cause_in_loss
+from parity_tests.harness.networks import flatten
+from parity_tests.harness.side_by_side import Arrays, Both
+from parity_tests.harness.training import train_both
+
+Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
+Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
+
+OWED = {"float32": 1e-5, "float64": 1e-12}
+REASONS = {
+    "float32": "a rounding is 6e-08, and the two frameworks add in other orders",
+    "float64": "a rounding is 1e-16, and the two frameworks add in other orders",
+}
+OF_LARGEST = "of the tensor's largest"
+
+Level = tuple[Finding, Callable[[], Diagnosis]]
+
+
+def levels(
+    both: Both,
+    compare_weights: bool,
+    statistics: bool,
+    losses: Losses | None,
+    optimizers: Optimizers | None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None,
+    steps: int,
+) -> Iterator[Level]:
+    net, owed = both.net, OWED[both.dtype]
+    if compare_weights:
+        ours, theirs = both.named(both.arrays()), both.tensors(both.module)
+        finding = _finding("every weight", both, ours, theirs, 0.0, "both are said to hold the same numbers")
+        yield finding, lambda: _in_weights(ours, theirs)
+
+    jax_outputs, after = net.apply(net.params, net.statistics, *both.jax_inputs)
+    module = copy.deepcopy(both.module)
+    torch_outputs = module(*both.torch_inputs)
+    ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
+    if len(ours) != len(theirs):
+        raise InputError(
+            f"outputs: the JAX model gives {len(ours)} arrays and the torch module {len(theirs)}: "
+            "make both give the same."
+        )
+    ours = dict(zip(theirs, ours.values(), strict=True))
+    finding = _finding("every output", both, ours, theirs, owed)
+    yield finding, lambda: _in_outputs(both, ours[finding.where], theirs[finding.where])
+
+    norms = fingerprints.statistics(both.pairs, both.module)
+    if statistics and norms:
+        named = {name for pair in norms.values() for name in pair}
+        held, updated = both.tensors(module), both.named(flatten(after))
+        ours_after, theirs_after = ({name: side[name] for name in sorted(named)} for side in (updated, held))
+        finding = _finding("running statistics after a training step", both, ours_after, theirs_after, owed)
+        yield finding, lambda: _in_statistics(both, norms, ours_after, theirs_after)
+
+    if losses is None:
+        return
+    loss, torch_loss = losses[0](jax_outputs), losses[1](torch_outputs)
+    for side, shape in (("JAX", jnp.shape(loss)), ("torch", tuple(torch_loss.shape))):
+        if shape:
+            raise InputError(f"losses: the {side} loss gives {list(shape)}, expected one number: take its mean.")
+    pair = ({"the loss": np.asarray(loss)}, {"the loss": torch_loss.numpy(force=True)})
+    yield _finding("the loss", both, *pair, owed, unit="of itself"), lambda: _in_losses(both, losses)
+
+    def jax_loss(params: Any) -> jax.Array:
+        return losses[0](net.apply(params, net.statistics, *both.jax_inputs)[0])
+
+    gradient = jax.jit(jax.grad(jax_loss))
+    torch_loss.backward()
+    found = both.named(flatten(gradient(net.params)))
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad and name in found}
+    expected = {n: np.zeros(p.shape) if p.grad is None else p.grad.numpy(force=True) for n, p in trained.items()}
+    ours_grad, theirs_grad = _without_noise({name: found[name] for name in trained}, expected)
+    finding = _finding("every gradient", both, ours_grad, theirs_grad, owed)
+    yield finding, lambda: _in_gradients(ours_grad, theirs_grad, owed)
+
+    if optimizers is None:
+        return
+    run = train_both(net.params, gradient, both.named, both.module, optimizers, scheduler, steps)
+    level = f"weights after {steps} optimizer steps from the same gradients"
+    finding = _finding(level, both, run.ours, run.theirs, owed)
+    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(owed))
+    if run.moments is not None:
+        mine, other = run.moments
+        finding = _finding(f"optimizer moments after {steps} steps", both, mine, other, owed)
+        yield finding, lambda: _after_steps(finding.where, mine, other, None)
+
+
+def _finding(
+    level: str,
+    both: Both,
+    ours: Arrays,
+    theirs: Arrays,
+    owed: float,
+    reason: str | None = None,
+    unit: str = OF_LARGEST,
+) -> Finding:
+    size, where = max(((distance(ours[name], theirs[name]), name) for name in theirs), default=(0.0, ""))
+    return Finding(level, both.dtype, size, where, owed, unit, reason or REASONS[both.dtype])
+
+
+def _without_noise(ours: Arrays, theirs: Arrays) -> tuple[Arrays, Arrays]:
+    """Without the gradients that are zero but for rounding, such as a bias's just before batch normalization: their
+    largest entry is noise, and a share of it says nothing."""
+    largest = max((np.abs(array).max(initial=0) for array in theirs.values()), default=0)
+    noise = 100 * np.finfo(next(iter(ours.values())).dtype).eps * largest if ours else 0
+    kept = [name for name in theirs if max(np.abs(side[name]).max(initial=0) for side in (ours, theirs)) > noise]
+    return {name: ours[name] for name in kept}, {name: theirs[name] for name in kept}
+
+
+def _recorded(both: Both) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
+    net, module = both.net, copy.deepcopy(both.module)
+    assert net.watch is not None
+    with torch_layers.record(module) as calls, torch.no_grad():
+        module(*both.torch_inputs)
+    return net.watch(net.params, net.statistics, *both.jax_inputs), calls
+
+
+def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
+    owed = OWED[both.dtype]
+    if both.net.watch is None:
+        cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), owed)
+        why = "a bare function shows no layers, so only outputs and gradients can be compared; a Flax module is walked"
+        return Diagnosis("the output", f"It differs: {fingerprints.apart(ours, theirs)}; {why}.", cause)
+    ends = Layer(both.inputs[0], ours), Layer(both.inputs[0], theirs)
+    return fingerprints.walk(both.pairs, both.module, _recorded(both), ends, owed)
+
+
+def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:
+    name = next(name for name in theirs if distance(ours[name], theirs[name]) > 0)
+    cause = fingerprints.cause_in_weight(ours[name], theirs[name], 0.0)
+    return Diagnosis(name, f"It differs: {fingerprints.apart(ours[name], theirs[name])}.", cause)
+
+
+def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Arrays, theirs: Arrays) -> Diagnosis:
+    owed = OWED[both.dtype]
+    norm = next(n for n, names in norms.items() if any(distance(ours[x], theirs[x]) > owed for x in names))
+    mine, other = (np.stack([side[name] for name in norms[norm]]) for side in (ours, theirs))
+    module = copy.deepcopy(both.module)
+    with torch_layers.record(module) as calls, torch.no_grad():
+        module(*both.torch_inputs)
+    cause = fingerprints.cause_in_statistics(both.module.get_submodule(norm), calls[norm].given, mine, other, owed)
+    worst = max(norms[norm], key=lambda name: distance(ours[name], theirs[name]))
+    return Diagnosis(worst, f"It differs: {fingerprints.apart(ours[worst], theirs[worst])}.", cause)
+
+
+def _in_losses(both: Both, losses: Losses) -> Diagnosis:
+    net = both.net
+    outputs, _ = net.apply(net.params, net.statistics, *both.jax_inputs)
+    torch_outputs = copy.deepcopy(both.module)(*both.torch_inputs)
+    value, gradient = jax.value_and_grad(losses[0])(outputs)
+    found = f"The outputs agree and it is {float(value):.6g} in JAX"
+    if not isinstance(torch_outputs, torch.Tensor):
+        return Diagnosis("the loss", f"{found}, and of several outputs: no loss known here takes them.", None)
+    leaf = torch_outputs.detach().requires_grad_()
+    torch_value = losses[1](leaf)
+    torch_value.backward()
+    assert leaf.grad is not None
+    ours = float(value), both.outputs(gradient)["output"]
+    theirs = torch_value.item(), leaf.grad.numpy(force=True)
+    cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, OWED[both.dtype])
+    return Diagnosis("the loss", f"{found} and {torch_value.item():.6g} in PyTorch.", cause)
+
+
+def _in_gradients(ours: Arrays, theirs: Arrays, owed: float) -> Diagnosis:
+    name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > owed)
+    found = (
+        f"The loss agrees and the gradient, last layer first, differs: {fingerprints.apart(ours[name], theirs[name])}."
+    )
+    return Diagnosis(name, found, fingerprints.cause_in_gradient(ours[name], theirs[name]))
+
+
+def _after_steps(name: str, ours: Arrays, theirs: Arrays, cause: str | None) -> Diagnosis:
+    found = f"The gradients are the same and it differs: {fingerprints.apart(ours[name], theirs[name])}."
+    return Diagnosis(name, found, cause)

@@ -1,0 +1,99 @@
+"""The same gradients through two optimizers."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import torch
+from torch import nn
+
+from parity_tests.harness.networks import flatten
+from parity_tests.harness.optimizer_fingerprints import Steps, cause_in_optimizer
+
+Arrays = dict[str, np.ndarray]
+
+
+class Run(NamedTuple):
+    """Where both optimizers led."""
+
+    ours: Arrays
+    theirs: Arrays
+    moments: tuple[Arrays, Arrays] | None
+    """Adam's, where both keep them."""
+    kind: str
+    options: dict[str, Any]
+    steps: Steps
+
+    def cause(self, owed: float) -> str | None:
+        ours, theirs = (_flat(side) for side in (self.ours, self.theirs))
+        return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, owed)
+
+
+def train_both(
+    params: Any,
+    gradient: Callable[[Any], Any],
+    named: Callable[[Mapping[str, np.ndarray]], Arrays],
+    module: nn.Module,
+    optimizers: tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]],
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None,
+    steps: int,
+) -> Run:
+    """Some steps of either optimizer. Each step's gradient is JAX's at its own weights and handed to both, since Adam
+    makes whole steps of a gradient that is zero but for rounding, and two right optimizers would part there."""
+    module = copy.deepcopy(module)
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    before = {name: p.numpy(force=True).copy() for name, p in trained.items()}
+    optax_optimizer, make = optimizers
+    optimizer = make(trained.values())
+    options = dict(optimizer.param_groups[0])  # before a scheduler changes them
+    schedule = scheduler(optimizer) if scheduler else None
+    state = optax_optimizer.init(params)
+    gradients, clipped, rates = [], [], []
+    for _ in range(steps):
+        grads = gradient(params)
+        updates, state = optax_optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        handed = named(flatten(grads))
+        for name, parameter in trained.items():
+            parameter.grad = torch.tensor(np.ascontiguousarray(handed[name]), device=parameter.device)
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        gradients.append(_flat({name: handed[name] for name in trained}))
+        clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in trained.items() if p.grad is not None}))
+        if schedule is not None:
+            schedule.step()
+    after = named(flatten(params))
+    ours = {name: after[name] for name in trained}
+    theirs = {name: p.numpy(force=True) for name, p in trained.items()}
+    scales = _flat({name: np.full(array.shape, np.abs(array).max(initial=0) or 1) for name, array in theirs.items()})
+    given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
+    moments = _moments(state, named, optimizer, trained)
+    return Run(ours, theirs, moments, type(optimizer).__name__, options, given)
+
+
+def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([array.ravel().astype(np.float64) for array in arrays.values()])
+
+
+def _moments(
+    state: Any,
+    named: Callable[[Mapping[str, np.ndarray]], Arrays],
+    optimizer: torch.optim.Optimizer,
+    trained: Mapping[str, nn.Parameter],
+) -> tuple[Arrays, Arrays] | None:
+    def is_adam(node: Any) -> bool:
+        return hasattr(node, "mu") and hasattr(node, "nu")
+
+    adams = [node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)]
+    if len(adams) != 1 or any("exp_avg_sq" not in optimizer.state.get(p, {}) for p in trained.values()):
+        return None
+    ours, theirs = {}, {}
+    for moment, tree in {"exp_avg": adams[0].mu, "exp_avg_sq": adams[0].nu}.items():
+        found = named(flatten(tree))
+        for name, parameter in trained.items():
+            ours[f"{name}.{moment}"] = found[name]
+            theirs[f"{name}.{moment}"] = optimizer.state[parameter][moment].numpy(force=True)
+    return ours, theirs
