@@ -34,9 +34,11 @@ class Trajectory(NamedTuple):
     losses: dict[str, np.ndarray]
     """The mean loss of each step `[steps]`, nats per image, by package."""
     gaps: np.ndarray
-    """How far the two losses are apart at each step, as a share of themselves: `[steps]`."""
+    """How far the two are apart at each step, the worst of the terms as a share of itself: `[steps]`."""
     floor: np.ndarray | None
     """The same of each framework against itself with its weights moved by one ulp, the larger; float32 only."""
+    name: str = ""
+    """Which run it is, where there are several."""
 
 
 class Diagnosis(NamedTuple):
@@ -63,4 +65,4 @@ class Report(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return all(finding.passed for finding in self.findings)
+        return bool(self.findings) and all(finding.passed for finding in self.findings)

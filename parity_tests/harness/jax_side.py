@@ -27,6 +27,12 @@ def use(device: str) -> str:
     return jaxvae.device_label(found)
 
 
+def device() -> str:
+    """What it computes on."""
+    found = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
+    return jaxvae.device_label(found)
+
+
 def keys(spec: Spec, places: int) -> Arrays:
     """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
     root = jaxvae.root_key(spec.training.seed)

@@ -22,9 +22,10 @@ def caption(trajectory: Trajectory) -> str:
         return f"{trajectory.dtype}: no steps were taken."
     ends = ", ".join(f"{name} {loss[-1]:.6g}" for name, loss in trajectory.losses.items() if len(loss))
     finite = gaps[np.isfinite(gaps)]
+    run = ", ".join(filter(None, (trajectory.name, trajectory.dtype)))
     told = [
-        f"{trajectory.dtype}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
-        "Below, their difference as a share of the loss"
+        f"{run}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
+        "Below, the difference of their terms, the worst as a share of itself"
         + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere finite."),
     ]
     if trajectory.floor is not None:

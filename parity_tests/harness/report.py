@@ -43,9 +43,12 @@ def verdict(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """The findings as a table."""
-    rows = [_COLUMNS, ["---"] * len(_COLUMNS), *(_cells(finding) for finding in report.findings)]
-    return "".join(f"| {' | '.join(_markdown(cell) for cell in row)} |\n" for row in rows)
+    """The findings as a table, its columns aligned."""
+    rows = [_COLUMNS, *([_markdown(cell) for cell in _cells(finding)] for finding in report.findings)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = (" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -22,6 +22,11 @@ def use(device: str) -> str:
     return torchvae.device_label(_device)
 
 
+def device() -> str:
+    """What it computes on."""
+    return torchvae.device_label(_device)
+
+
 def keys(spec: Spec, places: int) -> Arrays:
     """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
     root = torchvae.root_key(spec.training.seed, _device)
@@ -59,7 +64,7 @@ def pixels(spec: Spec, images: np.ndarray) -> Arrays:
 @torch.no_grad()
 def layers(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
     """What every layer is given and gives, in the order of the computation, and the latent between the networks."""
-    model = _model(spec, arrays)
+    model = model_of(spec, arrays)
     with torch_layers.record(model) as calls:
         posterior = model.encode(_tensor(x))
         z = torchvae.locate(posterior, _tensor(eps))
@@ -70,7 +75,7 @@ def layers(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays
 
 def forward(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
     """The outputs, `[batch, ..]`: the posterior, the latent, the logits."""
-    model = _model(spec, arrays)
+    model = model_of(spec, arrays)
     posterior = torchvae.encode(spec, model, _tensor(x))
     z = torchvae.locate(posterior, _tensor(eps))
     return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z)})
@@ -78,19 +83,19 @@ def forward(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Array
 
 def losses(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
     """Every term for each image, `[batch]`."""
-    return _numpy(torchvae.negative_elbo(spec, _model(spec, arrays), _tensor(x), _tensor(eps))._asdict())
+    return _numpy(torchvae.negative_elbo(spec, model_of(spec, arrays), _tensor(x), _tensor(eps))._asdict())
 
 
 def gradients(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
     """The mean loss's gradient by every parameter, through the sampled latent."""
-    model = _model(spec, arrays)
+    model = model_of(spec, arrays)
     torchvae.negative_elbo(spec, model, _tensor(x), _tensor(eps)).loss.mean().backward()
     return _numpy({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()})
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
     """The parameters and Adam's state after one update by each of the gradients."""
-    model = _model(spec, arrays)
+    model = model_of(spec, arrays)
     optimizer = torchvae.make_optimizer(spec, model)
     for gradient in gradients:
         for name, parameter in model.named_parameters():
@@ -131,7 +136,7 @@ def epoch(spec: Spec, images: np.ndarray) -> tuple[Arrays, np.ndarray]:
 
 def evaluate(spec: Spec, arrays: Arrays, images: np.ndarray, t: int) -> Arrays:
     """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples, reconstructions."""
-    model, root = _model(spec, arrays), torchvae.root_key(spec.training.seed, _device)
+    model, root = model_of(spec, arrays), torchvae.root_key(spec.training.seed, _device)
     terms = torchvae.average_terms(spec, model, images, torchvae.stream_key(root, "evaluation", t))
     named = dict(zip(torchvae.Terms._fields, terms, strict=True))
     named["samples"] = torchvae.sample(spec, model, torchvae.stream_key(root, "pictures", t), 64)
@@ -161,12 +166,13 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(array, device=_device)
 
 
-def _model(spec: Spec, arrays: Arrays) -> torchvae.VAE:
+def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
+    """The model of these arrays, where this side computes."""
     return torchvae.from_arrays(spec, arrays).to(_device)
 
 
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> torchvae.TrainState:
-    model, state = _model(spec, arrays), torchvae.init_state(spec, _device)
+    model, state = model_of(spec, arrays), torchvae.init_state(spec, _device)
     if optimizer is None:
         return state._replace(model=model, optimizer=torchvae.make_optimizer(spec, model))
     adam = torchvae.optimizer_from_arrays(spec, optimizer, model)

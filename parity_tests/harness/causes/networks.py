@@ -89,7 +89,8 @@ def losses(case: Case, name: str) -> Causes:
     yield None, getattr(oracle.losses(spec, arrays, case.x, case.eps), term)
     for part, faults in PARTS.items():
         for cause, formula in faults.items():
-            yield cause, getattr(oracle.losses(spec, arrays, case.x, case.eps, **{part: formula}), term)
+            changed: dict[str, Any] = {part: formula}
+            yield cause, getattr(oracle.losses(spec, arrays, case.x, case.eps, **changed), term)
 
 
 def gradients(case: Case, name: str) -> Causes:

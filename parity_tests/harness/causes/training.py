@@ -37,7 +37,7 @@ def optimizer(case: Case, name: str) -> Causes:
     grads = given_gradients(case)
     yield from _adams(lambda how: _merged(*oracle.adam(case.start, grads, rate, how=how)), name)
     yield from _rates(lambda rate: _merged(*oracle.adam(case.start, grads, rate))[name], rate)
-    summed = [{n: sum(g[n] for g in grads[: i + 1]) for n in grads[0]} for i in range(len(grads))]
+    summed = [{n: np.sum([g[n] for g in grads[: i + 1]], axis=0) for n in grads[0]} for i in range(len(grads))]
     yield "gradient kept from the step before", _merged(*oracle.adam(case.start, summed, rate))[name]
     if name.endswith("bias"):
         yield "biases left as they were", case.start.get(name)

@@ -1,0 +1,125 @@
+"""The whole proof: every level, the trajectories, and the diagnosis of what fails."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+
+from jaxvae.shared import weights
+from jaxvae.shared.data import Dataset
+from jaxvae.shared.spec import Dtype, Spec, to_json
+from parity_tests.harness import jax_side, levels, precision, trajectory
+from parity_tests.harness.diagnose import diagnose
+from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
+from parity_tests.harness.levels import LEVELS, SIDES
+
+BOTH: tuple[Dtype, ...] = ("float64", "float32")
+PLACES = len(LEVELS) + 1
+"""How often `prove` calls `on_level` for each dtype."""
+
+
+def prove(
+    spec: Spec,
+    data: Dataset,
+    *,
+    dtypes: Sequence[Dtype] = BOTH,
+    steps: int = 100,
+    bisect: bool = True,
+    sides: tuple[ModuleType, ModuleType] = SIDES,
+    on_level: Callable[[str], None] = lambda name: None,
+) -> Report:
+    """Compares both packages on a configuration at every level and over a run of so many steps, in each dtype. With
+    `bisect` the first level that fails is walked to the place where the sides part. JAX's 64-bit mode is left as it
+    was."""
+    findings: list[Finding] = []
+    trajectories: list[Trajectory] = []
+    diagnosis: Diagnosis | None = None
+    digests: dict[str, object] = {}
+    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    try:
+        for dtype in dtypes:
+            jax.config.update("jax_enable_x64", dtype == "float64")
+            whole = trajectory.bounded(_in(spec, dtype), steps, len(data.train))
+            case = levels.case(whole, data)
+            digests[dtype] = weights.digest(np.concatenate([array.ravel() for array in case.start.values()]))
+            for level in LEVELS:
+                on_level(f"{dtype}: {level.name}")
+                finding, answers = levels.compare(level, case, sides)
+                findings.append(finding)
+                if bisect and diagnosis is None and not finding.passed:
+                    diagnosis = diagnose(level, case, answers, sides)
+            on_level(f"{dtype}: a run of {steps} steps")
+            found, curve, runs = trajectory.follow(whole, data, case.start, sides)
+            findings += found
+            trajectories.append(curve)
+            if bisect and diagnosis is None and dtype == "float64" and not all(finding.passed for finding in found):
+                diagnosis = trajectory.first_parting(case, whole, data, runs, sides)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    return Report(about(spec, data, steps, digests), tuple(findings), tuple(trajectories), diagnosis)
+
+
+def use(device: str) -> str:
+    """Both sides compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
+    where there is none."""
+    labels = dict.fromkeys(side.use(device) for side in SIDES)
+    return f"{' and '.join(labels)}; jax {jax.__version__}, torch {torch.__version__}"
+
+
+def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
+    """What lower precisions do to the loss, on a thousand test images and the weights after ten steps."""
+    few = trajectory.bounded(_in(spec, "float32"), 10, len(data.train))
+    weights = jax_side.train(few, jax_side.initial(few), data.train)[0]
+    x = jax_side.pixels(few, data.test[:1000])["pixels"]
+    return precision.effects(few, weights, x, levels.noise(few, 0, len(x)))
+
+
+def merged(reports: Mapping[str, Report]) -> Report:
+    """Several configurations' reports as one, whose levels say which they belong to."""
+    if len(reports) == 1:
+        return next(iter(reports.values()))
+    return Report(
+        {name: report.about for name, report in reports.items()},
+        tuple(f._replace(level=f"{name}: {f.level}") for name, report in reports.items() for f in report.findings),
+        tuple(t._replace(name=name) for name, report in reports.items() for t in report.trajectories),
+        next((report.diagnosis for report in reports.values() if report.diagnosis is not None), None),
+    )
+
+
+def about(spec: Spec, data: Dataset, steps: int, digests: dict[str, object]) -> dict[str, object]:
+    """What was compared, on what, and how: plain JSON values."""
+    images = hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
+    return {
+        "spec": to_json(spec),
+        "seed": spec.training.seed,
+        "steps": steps,
+        "data": {"name": data.name, "train": len(data.train), "test": len(data.test), "sha256": images},
+        "initial weights (sha256)": digests,
+        "devices": {side.NAME: side.device() for side in SIDES},
+        "precision": {
+            "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+            "jaxvae's layers": "highest",
+            "torch.get_float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "torch.backends.cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _in(spec: Spec, dtype: Dtype) -> Spec:
+    return replace(spec, training=replace(spec.training, dtype=dtype))
