@@ -1,0 +1,201 @@
+"""Which array is which tensor: by pairs, by rules, by inference, and every way of being wrong about it."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import nnx
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.mapping import as_is, flattened, flipped_kernel, layout, resolve, tensors
+
+RNG = np.random.default_rng(0)
+NET = nn.Sequential()
+NET.add_module("conv", nn.Conv2d(2, 4, 3))
+NET.add_module("norm", nn.BatchNorm2d(4))
+NET.add_module("fc", nn.Linear(4, 4))
+SHAPES = {
+    "conv/kernel": (3, 3, 2, 4),
+    "conv/bias": (4,),
+    "norm/scale": (4,),
+    "norm/bias": (4,),
+    "norm/mean": (4,),
+    "norm/var": (4,),
+    "fc/kernel": (4, 4),
+    "fc/bias": (4,),
+}
+NAMES = {
+    "conv/kernel": "conv.weight",
+    "conv/bias": "conv.bias",
+    "norm/scale": "norm.weight",
+    "norm/bias": "norm.bias",
+    "norm/mean": "norm.running_mean",
+    "norm/var": "norm.running_var",
+    "fc/kernel": "fc.weight",
+    "fc/bias": "fc.bias",
+}
+
+
+def names(mapping, shapes=SHAPES, module: nn.Module = NET) -> dict[str, str]:
+    return {pair.path: pair.name for pair in resolve(shapes, module, mapping)}
+
+
+@pytest.mark.parametrize("prefix", ["", "params/", "batch_stats."])
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_pairs(prefix: str, separator: str) -> None:
+    assert names({f"{prefix}{path.replace('/', separator)}": name for path, name in NAMES.items()}) == NAMES
+
+
+def test_rules_match_the_whole_path_and_the_first_that_does_wins() -> None:
+    rules = [
+        (r"(.*)/(kernel|scale)", r"\1.weight"),
+        (r"(.*)/bias", r"\1.bias"),
+        (r"(.*)/(mean|var)", r"\1.running_\2"),
+        (r"f", "never.matched"),
+        (r"fc/.*", "never.reached"),
+    ]
+    assert names(rules) == NAMES
+
+
+def test_a_rule_may_end_in_a_transform() -> None:
+    rules = [(r"fc/kernel", "fc.weight", as_is), *((path, name) for path, name in NAMES.items())]
+    assert {pair.name: pair.transform for pair in resolve(SHAPES, NET, rules)}["fc.weight"] is as_is
+
+
+def test_inference_by_names() -> None:
+    assert names(None) == NAMES
+
+
+def test_inference_by_kind_and_shape_where_names_differ() -> None:
+    renamed = {"conv": "Conv_0", "norm": "BatchNorm_0", "fc": "Dense_0"}
+    shapes = {f"{renamed[p.partition('/')[0]]}/{p.partition('/')[2]}": shape for p, shape in SHAPES.items()}
+    found = names(None, shapes)
+    assert [found[path] for path in shapes] == list(NAMES.values())
+
+
+def test_an_ambiguity_lists_the_candidates() -> None:
+    shapes = {f"Dense_{i}/{leaf}": shape for i in (0, 1) for leaf, shape in {"kernel": (4, 4), "bias": (4,)}.items()}
+    twins = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(InputError, match=r"'Dense_0', 'Dense_1' could each be any of '0', '1'.*: give pairs"):
+        resolve(shapes, twins)
+
+
+def test_a_bare_parameter_is_found_by_its_name() -> None:
+    net = nn.Module()
+    net.register_parameter("token", nn.Parameter(torch.zeros(2, 3)))
+    (pair,) = resolve({"token": (2, 3)}, net)
+    assert pair == ("token", "token", as_is)
+
+
+def test_tied_weights_are_one_tensor_and_batches_are_not_counted() -> None:
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3, affine=False))
+    net[1].weight = net[0].weight
+    assert list(tensors(net)) == ["0.weight", "2.running_mean", "2.running_var"]
+
+
+def without(path: str, **more):
+    return {k: v for k, v in {**NAMES, **more}.items() if k != path}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (without("fc/bias"), "nothing in the torch module takes 'fc/bias' of the JAX model: give pairs"),
+        ({**NAMES, "fc/bias": "fc.weight"}, "'fc/kernel', 'fc/bias' are all given to 'fc.weight'; give each"),
+        (
+            {**NAMES, "head/bias": "fc.bias"},
+            "the JAX model has no array 'head/bias'; it has 'conv/kernel', .*: correct",
+        ),
+        ({**NAMES, "fc/bias": "head.bias"}, "'fc/bias' is given to 'head.bias', which the torch module has not; it ha"),
+        (
+            {**NAMES, "fc/bias": "fc.weight", "fc/kernel": "fc.bias"},
+            r"'fc/kernel' is \[4, 4\], and 'fc.bias', \[4\] of a Linear, needs \[4\]: correct",
+        ),
+        ({**NAMES, "fc/bias": ("fc.bias", flattened(columns=(4, 3, 3)))}, "the transform of 'fc/bias' can't take"),
+    ],
+)
+def test_errors(mapping, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve(SHAPES, NET, mapping)
+
+
+def test_an_unfilled_tensor_is_an_error() -> None:
+    shapes = {path: shape for path, shape in SHAPES.items() if path != "fc/bias"}
+    with pytest.raises(InputError, match=r"nothing in the JAX model fills 'fc.bias' of the torch module: give pairs"):
+        resolve(shapes, NET, without("fc/bias"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "advice"),
+    [
+        ((5, 3), nn.Linear(3, 5, bias=False), "give the pair the transform `as_is`"),
+        ((2, 3, 4, 5), nn.ConvTranspose2d(4, 5, (2, 3), bias=False), "pass transpose_kernel=True to the Flax layer"),
+        ((7, 3), nn.Linear(3, 5, bias=False), "correct the pair or the layer"),
+    ],
+)
+def test_a_shape_that_does_not_fit_says_what_would(shape, layer: nn.Module, advice: str) -> None:
+    with pytest.raises(InputError, match=advice):
+        resolve({"layer/kernel": shape}, nn.ModuleDict({"layer": layer}), {"layer/kernel": "layer.weight"})
+
+
+def applied(layer: Any, kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
+    layer.kernel.set_value(jnp.asarray(kernel))
+    return np.moveaxis(np.asarray(layer(jnp.asarray(np.moveaxis(x, 1, -1)))), -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Linear(4, 4, bias=False), (3, 4)),
+        (nn.Conv1d(4, 4, 3, bias=False), (3, 4, 7)),
+        (nn.Conv2d(4, 4, (3, 3), bias=False), (3, 4, 7, 7)),
+        (nn.Conv3d(4, 4, 3, bias=False), (1, 4, 5, 5, 5)),
+        (nn.ConvTranspose1d(4, 4, 3, bias=False), (3, 4, 7)),
+        (nn.ConvTranspose2d(4, 4, 3, bias=False), (3, 4, 7, 7)),
+    ],
+)
+def test_a_square_kernel_computes_the_same_in_flax(x64, layer: nn.Module, x: tuple[int, ...]) -> None:
+    """By kind: no shape tells the axes of these apart."""
+    layer, given = layer.double(), RNG.normal(size=x)
+    kernel = layout(layer, "weight").to_jax(layer.weight.numpy(force=True))  # type: ignore[union-attr]
+    options = {"use_bias": False, "padding": "VALID", "rngs": nnx.Rngs(0)}
+    if isinstance(layer, nn.Linear):
+        flax = nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
+    elif layer.transposed:
+        flax = nnx.ConvTranspose(4, 4, layer.kernel_size, transpose_kernel=True, **options)  # type: ignore[arg-type]
+    else:
+        flax = nnx.Conv(4, 4, layer.kernel_size, **options)  # type: ignore[arg-type]
+    y = applied(flax, kernel, given)
+    np.testing.assert_allclose(y, layer(torch.tensor(given)).numpy(force=True), atol=1e-14)
+
+
+def test_a_flipped_kernel_is_what_flax_takes_without_transpose_kernel(x64) -> None:
+    layer, given = nn.ConvTranspose2d(3, 5, 3, bias=False).double(), RNG.normal(size=(2, 3, 6, 6))
+    flax = nnx.ConvTranspose(3, 5, (3, 3), padding="VALID", use_bias=False, rngs=nnx.Rngs(0))
+    weight = layer.weight.numpy(force=True)
+    y = applied(flax, flipped_kernel.to_jax(weight), given)
+    np.testing.assert_allclose(y, layer(torch.tensor(given)).numpy(force=True), atol=1e-14)
+    np.testing.assert_array_equal(flipped_kernel.to_torch(flipped_kernel.to_jax(weight)), weight)
+
+
+def test_flattened_reorders_rows_columns_and_bias() -> None:
+    rows, columns = (2, 3, 4), (3, 2, 2)
+    transform = flattened(rows, columns)
+    kernel, bias, image = RNG.normal(size=(24, 12)), RNG.normal(size=12), RNG.normal(size=(5, 3, 4, 2))
+    ours = image.reshape(5, -1) @ kernel + bias  # H,W,C on both sides
+    weight, torch_bias = transform.to_torch(kernel), transform.to_torch(bias)
+    theirs = F.linear(
+        *(
+            torch.tensor(np.ascontiguousarray(a))
+            for a in (image.transpose(0, 3, 1, 2).reshape(5, -1), weight, torch_bias)
+        )
+    )
+    expected = ours.reshape(5, 2, 2, 3).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(theirs.numpy().reshape(5, 3, 2, 2), expected, atol=1e-13)
+    np.testing.assert_array_equal(transform.to_jax(weight), kernel)
+    np.testing.assert_array_equal(transform.to_jax(torch_bias), bias)
+    np.testing.assert_array_equal(transform.given(image.reshape(5, -1)), image.transpose(0, 3, 1, 2).reshape(5, -1))

@@ -1,0 +1,342 @@
+"""People's own modules: what is the same passes, in every make of model, and what can't be compared says why."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import linen, nnx
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.mapping import as_is
+from parity_tests.harness.modules import ParityError, assert_parity, compare_modules, sentence
+from parity_tests.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
+
+ROOT = Path(__file__).parent.parent
+IMAGES = np.concatenate([IMAGES, -IMAGES / 2])
+LOSSES = cross_entropy, torch_cross_entropy
+ADAM = optax.adam(1e-2), partial(torch.optim.Adam, lr=1e-2)
+PARAMS = {"a": {"kernel": jnp.ones((8, 5)) / 7, "bias": jnp.arange(5.0)}}
+LINEAR = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.up, self.head = nn.ConvTranspose2d(6, 2, 3, 2, 1, 1), nn.Linear(2 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.gelu(self.up(F.leaky_relu(self.norm(self.conv(x)), 0.2))).flatten(1))
+
+
+def forward(net, norm, x: jax.Array) -> jax.Array:
+    x = jax.nn.gelu(net.up(jax.nn.leaky_relu(norm(net.conv(x)), 0.2)), approximate=False)
+    return net.head(x.transpose(0, 3, 1, 2).reshape(len(x), -1))
+
+
+UP = {"strides": (2, 2), "padding": ((1, 2), (1, 2)), "transpose_kernel": True}
+
+
+class NNX(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv, self.norm = nnx.Conv(4, 6, (3, 3), 2, padding=1, rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+        self.up, self.head = nnx.ConvTranspose(6, 2, (3, 3), **UP, rngs=rngs), nnx.Linear(128, 5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return forward(self, self.norm, x)
+
+
+class Linen(linen.Module):
+    def setup(self):
+        self.conv, self.norm = linen.Conv(6, (3, 3), 2, padding=1), linen.BatchNorm()
+        self.up, self.head = linen.ConvTranspose(2, (3, 3), **UP), linen.Dense(5)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return forward(self, partial(self.norm, use_running_average=not train), x)
+
+
+def function(params, x: jax.Array) -> jax.Array:
+    """Without a module, and without batch normalization's state."""
+    convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = convolve(x, params["conv"]["kernel"], (2, 2), ((1, 1), (1, 1))) + params["conv"]["bias"]
+    return jax.nn.relu(x).mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def linen_variables():
+    return Linen().init(jax.random.key(0), jnp.ones((1, 8, 8, 4)), False)
+
+
+@pytest.mark.parametrize(("dtype", "weights", "train"), [("float32", "jax", True), ("float64", "torch", False)])
+@pytest.mark.parametrize("make", ["nnx", "linen"])
+def test_the_same_network_passes_in_every_level(make: str, weights, train: bool, dtype) -> None:
+    model, params = (NNX(nnx.Rngs(0)), None) if make == "nnx" else (Linen(), linen_variables())
+    options = {"losses": LOSSES, "optimizers": ADAM, "steps": 2, "statistics": False}
+    report = assert_parity(
+        model, params, Classifier(), None, IMAGES, weights=weights, train=train, dtype=dtype, **options
+    )
+    assert len(report.findings) == 5
+    assert all(finding.size < 1e-13 for finding in report.findings) or dtype == "float32"
+
+
+def test_a_bare_function_passes() -> None:
+    torch_net = TorchNet(
+        lambda net, x: net.head(F.relu(net.conv(x)).mean((2, 3))), conv=nn.Conv2d(4, 6, 3, 2, 1), head=nn.Linear(6, 5)
+    )
+    rng = np.random.default_rng(1)
+    params = {
+        "conv": {"kernel": rng.normal(size=(3, 3, 4, 6)), "bias": rng.normal(size=6)},
+        "head": {"kernel": rng.normal(size=(6, 5)), "bias": rng.normal(size=5)},
+    }
+    assert_parity(function, params, torch_net, None, IMAGES, losses=LOSSES, optimizers=ADAM)
+
+
+def test_params_may_be_the_state_of_an_nnx_module_or_a_pure_dict() -> None:
+    state = nnx.state(NNX(nnx.Rngs(1)))
+    module = Classifier()
+    for params in (state, nnx.to_pure_dict(state)):
+        reports = [compare_modules(NNX(nnx.Rngs(0)), params, module, None, IMAGES)]
+        assert reports[0].passed
+    ours = compare_modules(NNX(nnx.Rngs(0)), state, module, None, IMAGES, weights="compare")
+    assert ours.findings[0].level == "every weight"
+    assert not ours.passed
+
+
+def test_weights_that_were_ported_by_hand_are_compared_first() -> None:
+    net = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+    right = {name: jnp.asarray(p.numpy(force=True).T) for name, p in net.a.named_parameters()}  # type: ignore
+    params = {"a": {"kernel": right["weight"], "bias": right["bias"]}}
+    report = assert_parity(linear, params, net, None, ROWS, weights="compare")
+    assert [finding.level for finding in report.findings] == ["every weight", "every output"]
+    params["a"]["bias"] = params["a"]["bias"] + 1
+    with pytest.raises(ParityError, match=r"a.bias: It differs: by"):
+        assert_parity(linear, params, net, None, ROWS, weights="compare")
+
+
+def linear(params, x: jax.Array) -> jax.Array:
+    return x @ params["a"]["kernel"] + params["a"]["bias"]
+
+
+def test_an_array_held_in_torchs_layout() -> None:
+    params = {"a": {"weight": PARAMS["a"]["kernel"].T, "bias": PARAMS["a"]["bias"]}}
+
+    def in_torchs(params, x: jax.Array) -> jax.Array:
+        return x @ params["a"]["weight"].T + params["a"]["bias"]
+
+    assert_parity(in_torchs, params, LINEAR, {"a.weight": ("a.weight", as_is), "a.bias": "a.bias"}, ROWS)
+
+
+def test_several_inputs_whole_numbers_among_them_and_several_outputs() -> None:
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.a = nn.Embedding(9, 8), nn.Linear(8, 5)
+
+        def forward(self, tokens, x):
+            y = self.a(self.table(tokens) + x)
+            return {"logits": y, "twice": (y, y * 2)}
+
+    def tokens(params, tokens, x):
+        y = linear(params, params["table"]["embedding"][tokens] + x)
+        return {"logits": y, "twice": (y, y * 2)}
+
+    params = {**PARAMS, "table": {"embedding": jnp.arange(72.0).reshape(9, 8)}}
+    report = assert_parity(tokens, params, Tokens(), None, [np.arange(6) % 9, ROWS])
+    assert report.findings[0].where.startswith("output[")
+    with pytest.raises(
+        InputError, match="the JAX model gives 1 arrays and the torch module 3: make both give the same"
+    ):
+        compare_modules(lambda *args: tokens(*args)["logits"], params, Tokens(), None, [np.arange(6) % 9, ROWS])
+
+
+def test_a_model_that_takes_channels_first_is_given_them() -> None:
+    def channels_first(params, x: jax.Array) -> jax.Array:
+        return x * params["scale"][:, None, None]
+
+    torch_net = TorchNet(lambda net, x: x * net.a.weight[:, None, None], a=nn.GroupNorm(1, 4))
+    torch_net.a.bias = None  # type: ignore[union-attr]
+    mapping = {"scale": "a.weight"}
+    assert_parity(channels_first, {"scale": jnp.arange(4.0)}, torch_net, mapping, IMAGES, channels_last=False)
+
+
+def test_nothing_that_was_passed_is_changed() -> None:
+    model, module, variables = NNX(nnx.Rngs(0)), Classifier(), linen_variables()
+    x, modes = IMAGES.copy(), (model.norm.use_running_average, module.training)
+    before = copy.deepcopy((nnx.to_pure_dict(nnx.state(model)), variables, module.state_dict()))
+    for weights in ("jax", "torch"):
+        options = {"losses": LOSSES, "optimizers": ADAM, "train": True, "statistics": False, "weights": weights}
+        compare_modules(model, None, module, None, x, **options)
+        compare_modules(Linen(), variables, module, None, x, **options)
+    after = (nnx.to_pure_dict(nnx.state(model)), variables, module.state_dict())
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        assert a.dtype == b.dtype
+    np.testing.assert_array_equal(x, IMAGES)
+    assert modes == (model.norm.use_running_average, module.training)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_jax_is_set_as_it_was_even_after_an_error() -> None:
+    names = ("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_key_reuse")
+    before = [getattr(jax.config, name) for name in names]
+    assert_parity(linear, PARAMS, LINEAR, None, ROWS)
+    with pytest.raises(InputError):
+        compare_modules(linear, {}, LINEAR, None, ROWS)
+    assert [getattr(jax.config, name) for name in names] == before == [False, "strict", "raise", True]
+
+
+def test_what_no_known_fault_explains_has_no_cause() -> None:
+    here = {"a": nnx.Linear(8, 8, rngs=nnx.Rngs(0)), "b": nnx.Linear(8, 5, rngs=nnx.Rngs(0))}
+    there = TorchNet(lambda net, x: net.b(net.a(x)), a=nn.Linear(8, 8), b=nn.Linear(8, 5))
+    report = compare_modules(JaxNet(lambda net, x: net.b(jnp.sin(3 * net.a(x))), **here), None, there, None, ROWS)
+    assert report.diagnosis is not None
+    assert (report.diagnosis.where, report.diagnosis.cause) == ("between a and b", None)
+    assert sentence(report).endswith("No known fault reproduces these numbers.")
+    report = compare_modules(JaxNet(lambda net, x: net.b(net.a(x) * 2), **here), None, there, None, ROWS)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause is None
+
+
+@pytest.mark.parametrize(
+    ("losses", "optimizers", "where"),
+    [
+        ((lambda y: (y**3).mean(), lambda y: (y**2).mean()), None, "the loss"),
+        (
+            (lambda y: (y**2).mean(), lambda y: (y**2).mean()),
+            (optax.lion(0.1), partial(torch.optim.Adam, lr=0.1)),
+            "a.weight",
+        ),
+        (
+            (lambda y: (y**2).mean(), lambda y: (y**2).mean()),
+            (optax.adagrad(0.1), partial(torch.optim.Adagrad, lr=0.1)),
+            "a.weight",
+        ),
+    ],
+)
+def test_nor_has_a_loss_or_an_optimizer_that_none_explains(losses, optimizers, where: str) -> None:
+    report = compare_modules(linear, PARAMS, LINEAR, None, ROWS, losses=losses, optimizers=optimizers)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause is None
+    assert report.diagnosis.where == where
+
+
+def test_a_bare_function_says_what_can_be_compared() -> None:
+    with pytest.raises(ParityError, match="only outputs and gradients can be compared") as caught:
+        assert_parity(lambda params, x: linear(params, x) + 1, PARAMS, LINEAR, None, ROWS)
+    assert caught.value.report.diagnosis.cause is None  # type: ignore[union-attr]
+
+
+def test_the_error_tells_each_level_and_the_cause() -> None:
+    lines = [
+        "The JAX model and the torch module differ.",
+        "  every output ",
+        "  the loss ",
+        "(float64: a rounding is 1e-16, and the two frameworks add in other orders)",
+        "the loss: The outputs agree and it is ",
+        "Likely cause: the loss is a sum where the other side takes the mean: by a factor of 30 in JAX.",
+    ]
+    with pytest.raises(ParityError) as caught:
+        assert_parity(
+            *(linear, PARAMS, LINEAR, None, ROWS), losses=(lambda y: jnp.abs(y).sum(), lambda y: y.abs().mean())
+        )
+    assert isinstance(caught.value, AssertionError)
+    found = str(caught.value).splitlines()
+    assert len(found) == len(lines)
+    for line, start in zip(found, lines, strict=True):
+        assert line.strip().startswith(start.strip())
+    assert found[2].endswith("owed 1e-12: FAILS, worst in the loss")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((linear, PARAMS, LINEAR, None), {}, "inputs: expected one array or more in torch's layout, found none"),
+        ((linear, None, LINEAR, None, ROWS), {}, "params: a function needs its parameters; found None"),
+        ((7, PARAMS, LINEAR, None, ROWS), {}, "jax_model: expected a Flax module or a function .*, found a int"),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"dtype": "float16"},
+            "dtype: expected float32 or float64, found 'float1",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"weights": "mine"},
+            "weights: expected jax, torch or compare, found 'mi",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"optimizers": ADAM},
+            "optimizers: a step needs a gradient and losses is",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"losses": (lambda y: y**2, lambda y: (y**2).mean())},
+            r"losses: the JAX loss gives \[6, 5\], expected one number: take its mean",
+        ),
+    ],
+)
+def test_errors(arguments, options, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_modules(*arguments, **options)
+
+
+def test_a_bias_before_batch_normalization_is_not_judged_by_its_noise() -> None:
+    """Its true gradient is zero."""
+    report = assert_parity(
+        *(NNX(nnx.Rngs(0)), None, Classifier(), None, IMAGES), losses=LOSSES, train=True, statistics=False
+    )
+    assert report.findings[-1].level == "every gradient"
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_worked_example(fixed: bool, capsys) -> None:
+    spec = importlib.util.spec_from_file_location("port_a_classifier", ROOT / "scripts" / "port_a_classifier.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = example
+    spec.loader.exec_module(example)
+    assert example.main(example.Port(fixed=fixed)) == (not fixed)
+    printed = capsys.readouterr().out
+    assert ("conv1: Its input agrees and its output differs" in printed) is not fixed
+    assert ("Likely cause: 'SAME' pads the end more than the start" in printed) is not fixed
+    assert ("optimizer moments after 5 steps" in printed) is fixed
+
+
+def test_the_plugin_imports_neither_framework() -> None:
+    code = "import sys, parity_tests.plugin; assert not {'jax', 'flax', 'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_plugins_fixture(tmp_path: Path) -> None:
+    (tmp_path / "test_port.py").write_text(
+        "import numpy as np, torch\n"
+        "def port(params, x): return x @ params['kernel'] + params['bias'] * 1\n"
+        "PARAMS = {'kernel': np.ones((3, 2)), 'bias': np.ones(2)}\n"
+        "def test_right(assert_parity): assert_parity(port, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
+        "def test_wrong(assert_parity):\n"
+        "    assert_parity(lambda p, x: port(p, x) + 1, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "parity_tests.plugin", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
+    assert "ParityError: The JAX model and the torch module differ." in result.stdout
+
+
+assert len(LABELS) == len(IMAGES)  # both losses are of six
