@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,17 @@ silu, relu = jax.nn.silu, jax.nn.relu
 adam, sgd = torch.optim.Adam, torch.optim.SGD
 late = optax.piecewise_constant_schedule(0.1, {2: 0.5, 3: 0.5, 4: 0.5})
 
+
+def branching(activation: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the layer called last is not the one the next is given the output of."""
+
+    def forward(net: Any, x: Any) -> Any:
+        a, b = net.a(x), net.b(x)
+        return net.c(activation(a)) + b
+
+    return forward
+
+
 FAULTS = [
     Fault("'SAME' at stride 2", "JAX", OUTPUTS, layers.SAME_PADDING,
           lambda: layer(partial(conv, (3, 3), 2), nn.Conv2d(4, 3, 3, 2, 1))),
@@ -125,6 +136,8 @@ FAULTS = [
           lambda: fast_norm(partial(norm, 4), nn.BatchNorm2d(4))),
     Fault("fast variance, group norm", "JAX", OUTPUTS, layers.FAST_VARIANCE,
           lambda: fast_norm(partial(nnx.GroupNorm, 4, 2, epsilon=1e-5), nn.GroupNorm(2, 4))),
+    Fault("fast variance, layer norm", "JAX", OUTPUTS, layers.FAST_VARIANCE,
+          lambda: layer(partial(nnx.LayerNorm, 8, epsilon=1e-5), nn.LayerNorm(8), ROWS + 1e3)),
     Fault("batch statistics in evaluation", "JAX", OUTPUTS, layers.BATCH_STATISTICS,
           lambda: compare(JaxNet(lambda n, x: n.layer(x, use_running_average=False), layer=unbiased(rngs=nnx.Rngs(0))),
                           TorchNet(lambda n, x: n.layer(x), layer=nn.BatchNorm2d(4)), IMAGES)),
@@ -158,6 +171,9 @@ FAULTS = [
     Fault("log_softmax left out", "JAX", OUTPUTS, between.SOFTMAX,
           lambda: compare(JaxNet(lambda n, x: n.a(x), a=linear(8, 5, rngs=nnx.Rngs(0))),
                           TorchNet(lambda n, x: F.log_softmax(n.a(x), 1), a=nn.Linear(8, 5)), ROWS)),
+    Fault("activation swapped on a branch", "JAX", OUTPUTS, between.ACTIVATION,
+          lambda: compare(JaxNet(branching(silu), **{n: linear(8, 8, rngs=nnx.Rngs(0)) for n in "abc"}),
+                          TorchNet(branching(F.relu), **{n: nn.Linear(8, 8) for n in "abc"}), ROWS)),
     Fault("TF32", "JAX", OUTPUTS, layers.TF32, lambda: layer(partial(TF32, 8, 5), nn.Linear(8, 5), ROWS)),
     Fault("bfloat16", "JAX", OUTPUTS, layers.BFLOAT16,
           lambda: layer(partial(linear, 8, 5, dtype=jnp.bfloat16), nn.Linear(8, 5), ROWS)),
@@ -203,6 +219,8 @@ FAULTS = [
     Fault("clipped without torch's 1e-6", "JAX", STEPS, optimizer.CLIP,
           lambda: steps(optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), clipped)),
     Fault("not clipped", "JAX", STEPS, optimizer.NOT_CLIPPED, lambda: steps(optax.sgd(0.1), clipped)),
+    Fault("clipped", "JAX", STEPS, optimizer.CLIPPED,
+          lambda: steps(optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), partial(sgd, lr=0.1))),
     Fault("momentum", "JAX", STEPS, optimizer.MOMENTUM,
           lambda: steps(optax.sgd(0.1, momentum=0.8), partial(sgd, lr=0.1, momentum=0.9))),
     Fault("Nesterov", "PyTorch", STEPS, optimizer.NESTEROV,

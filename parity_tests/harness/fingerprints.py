@@ -47,27 +47,30 @@ def walk(
 ) -> Diagnosis:
     """The first place over tolerance. `calls` are JAX's and torch's layers; `ends` are what either network is given
     and gives, in torch's layout; `module` is as it was before its calls."""
-    last, before = "the input", (ends[0].given, ends[1].given)
+    earlier = [("the input", ends[0].given, ends[1].given)]
     for stage in _stages(pairs, module, *calls):
         if isinstance(stage, str):
-            return Diagnosis(stage, "The torch module calls it and the JAX model doesn't.", None)
+            return Diagnosis(stage, "PyTorch calls it, and no call of it was seen in JAX.", None)
         name, layer, ours, theirs = stage
         if distance(ours.given, theirs.given) > owed:
-            between = f"between {last} and {name}"
-            return _between(between, last, (before[0], ours.given), (before[1], theirs.given), owed)
+            return _between(earlier, name, ours.given, theirs.given, owed)
         if distance(ours.gave, theirs.gave) > owed:
             found = f"Its input agrees and its output differs: {apart(ours.gave, theirs.gave)}."
             return Diagnosis(name, found, cause_in_layer(layer, ours.given, ours.gave, theirs.gave, owed))
-        last, before = name, (ours.gave, theirs.gave)
-    return _between(f"between {last} and the output", last, (before[0], ends[0].gave), (before[1], ends[1].gave), owed)
+        earlier.append((name, ours.gave, theirs.gave))
+    return _between(earlier, "the output", ends[0].gave, ends[1].gave, owed)
 
 
 def _between(
-    where: str, last: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], owed: float
+    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str, ours: np.ndarray, theirs: np.ndarray, owed: float
 ) -> Diagnosis:
-    cause = rounded(ours[1], theirs[1]) or cause_between(ours, theirs, owed)
-    agrees = f"What {last} gives agrees" if last != "the input" else "The input agrees"
-    return Diagnosis(where, f"{agrees} and what comes of it differs: {apart(ours[1], theirs[1])}.", cause)
+    """What leads to `name` from the call before it or, where the network branches, from one of the few before that."""
+    found = f"Every layer before it agrees and what it is given differs: {apart(ours, theirs)}."
+    cause = rounded(ours, theirs)
+    for last, our_last, their_last in reversed(earlier[-4:]):
+        if cause := cause or cause_between((our_last, ours), (their_last, theirs), owed):
+            return Diagnosis(f"between {last} and {name}", found, cause)
+    return Diagnosis(f"between {earlier[-1][0]} and {name}", found, None)
 
 
 def _stages(

@@ -23,8 +23,8 @@ UNFLIPPED = "the transposed convolution's kernel is not flipped (transpose_kerne
 FLIPPED = "the convolution's kernel is flipped"
 TRANSPOSED_SAME = "'SAME' pads a transposed convolution otherwise than PyTorch's padding and output_padding do"
 TRANSPOSED_PADDING = "the transposed convolution's padding differs"
-BIAS_MISSING = "the bias is missing"
-SCALE_MISSING = "the scale is missing"
+BIAS_MISSING = "the bias is left out"
+SCALE_MISSING = "the scale is left out"
 OUTPUT_BIAS = "the bias is not permuted from H,W,C to C,H,W while the kernel's columns are"
 EPS = "the normalization's eps differs"
 GROUPS = "the number of groups differs"
@@ -44,6 +44,7 @@ def cause_in_layer(layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np
     """Why a JAX layer gives `ours` where the torch layer gives `theirs` for `x`, all in torch's layout."""
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
         return rounded(ours, theirs)
+    layer = copy.deepcopy(layer).cpu()
     given = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
         plain = _numbers(_changed(layer)(given))
@@ -157,14 +158,16 @@ def _transposed(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis
         same.append((start, total - start))
         valid.append((size - 1, total + max(size - stride, 0) - size + 1))
     for suffix, kernel in (("", right), *((f", and {cause}", kernel) for cause, kernel in kernels)):
-        yield Hypothesis(TRANSPOSED_SAME + suffix, _spread(layer, x, kernel, same))
+        cause = f"{TRANSPOSED_SAME}, which is {tuple(torchs)} in Flax{suffix}"
+        yield Hypothesis(cause, _spread(layer, x, kernel, same))
         yield Hypothesis(f"{TRANSPOSED_PADDING}: 'VALID' in JAX{suffix}", _spread(layer, x, kernel, valid))
     size, stride = settings[0][:2]
     for start in range(size + stride):
         end = found.shape[2] - 1 - (x.shape[2] - 1) * stride - start + size - 1
         pads = [(start, end)] * len(settings)
         if end >= 0:
-            yield Hypothesis(_pads(TRANSPOSED_PADDING, layer, pads), _spread(layer, x, right, pads))
+            cause = f"{TRANSPOSED_PADDING}: {tuple(pads)} in JAX, where PyTorch's {layer.padding} is {tuple(torchs)}"
+            yield Hypothesis(cause, _spread(layer, x, right, pads))
 
 
 def _spread(layer: Any, x: Tensor, weight: Tensor, pads: list[tuple[int, int]]) -> np.ndarray:

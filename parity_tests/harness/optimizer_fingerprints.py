@@ -9,15 +9,16 @@ import numpy as np
 
 from parity_tests.harness.hypotheses import Hypothesis, confirmed, distance, fitted
 
-EPS_IN_ROOT = "the optimizer's eps is inside the square root on one side"
+EPS_IN_ROOT = "the optimizer's eps is inside the square root in JAX and outside in PyTorch"
 EPS_VALUE = "the optimizer's eps differs"
-NO_BIAS_CORRECTION = "Adam's bias correction is missing"
-DECOUPLED = "the weight decay is decoupled (AdamW) on one side and L2 (Adam) on the other"
+NO_BIAS_CORRECTION = "Adam's bias correction is missing in JAX"
+DECOUPLED = "the weight decay is decoupled (AdamW) on one side and added to the gradient (Adam) on the other"
 DECAY = "the weight decay differs"
 LEARNING_RATE = "the learning rate differs"
 SCHEDULE = "the learning-rate schedule is off by one step"
 CLIP = "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch"
 NOT_CLIPPED = "the gradient is clipped in PyTorch only"
+CLIPPED = "the gradient is clipped in JAX only"
 BETAS = "Adam's betas differ"
 AMSGRAD = "AMSGrad keeps the largest second moment on one side"
 MOMENTUM = "the momentum differs"
@@ -151,6 +152,9 @@ def _hypotheses(
         value = fitted(changed, found, guess)
         return Hypothesis(f"{cause}: {value:.4g} in JAX, {options[name]:.4g} in PyTorch", changed(value))
 
+    def side(option: str) -> str:
+        return "PyTorch" if options.get(option) else "JAX"
+
     if distance(clipped, gradients) > 0:
         norms = np.linalg.norm(gradients, axis=1, keepdims=True)
         cut = np.linalg.norm(clipped, axis=1, keepdims=True)
@@ -161,25 +165,38 @@ def _hypotheses(
         yield Hypothesis(EPS_IN_ROOT, run(eps=0.0, eps_root=options["eps"]))
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
-        yield Hypothesis(AMSGRAD, run(amsgrad=not options["amsgrad"]))
+        yield Hypothesis(f"{AMSGRAD}: in {side('amsgrad')}", run(amsgrad=not options["amsgrad"]))
     elif formula is rmsprop:
         yield Hypothesis(EPS_IN_ROOT, run(eps_in_sqrt=True))
-        yield Hypothesis(CENTERED, run(centered=not options["centered"]))
+        yield Hypothesis(f"{CENTERED}: in {side('centered')}", run(centered=not options["centered"]))
     else:
-        yield Hypothesis(NESTEROV, run(nesterov=not options["nesterov"], dampening=0.0))
+        yield Hypothesis(f"{NESTEROV}: in {side('nesterov')}", run(nesterov=not options["nesterov"], dampening=0.0))
         yield Hypothesis(DAMPENING, run(dampening=0.0))
     if formula is not rmsprop and options["weight_decay"]:
-        yield Hypothesis(DECOUPLED, run(decoupled=not options.get("decoupled", False)))
+        yield Hypothesis(
+            f"{DECOUPLED}: decoupled in {side('decoupled')}", run(decoupled=not options.get("decoupled", False))
+        )
     for shifted in (np.append(rates[1:], rates[-1:]), np.insert(rates[:-1], 0, rates[0])):
         yield Hypothesis(SCHEDULE, run(rates=shifted))
-    yield from _fits(formula, options, rates, run, fit, found)
+    yield from _fits(formula, options, steps, run, fit, found)
 
 
-def _fits(formula, options: dict[str, Any], rates: np.ndarray, run, fit, found: np.ndarray) -> Iterator[Hypothesis]:
+def _fits(
+    formula: Callable[..., np.ndarray],
+    options: dict[str, Any],
+    steps: Steps,
+    run: Callable[..., np.ndarray],
+    fit: Callable[[str, str, float], Hypothesis],
+    found: np.ndarray,
+) -> Iterator[Hypothesis]:
     """The faults that are a number: whatever number fits all the weights."""
+    gradients, rates = steps.gradients, steps.rates
     scale = fitted(lambda scale: run(rates=rates * scale), found, 1.0)
     cause = f"{LEARNING_RATE}: {rates[0] * scale:.4g} in JAX, {rates[0]:.4g} in PyTorch"
     yield Hypothesis(cause, run(rates=rates * scale))
+    norms = np.linalg.norm(gradients, axis=1, keepdims=True)
+    norm = fitted(lambda norm: run(gradients * np.minimum(1, norm / norms)), found, norms.min() / 2)
+    yield Hypothesis(f"{CLIPPED}: to a norm of {norm:.4g}", run(gradients * np.minimum(1, norm / norms)))
     yield fit("weight_decay", DECAY, options["weight_decay"])
     if formula is not rmsprop:
         other = partial(run, decoupled=not options.get("decoupled", False))
@@ -193,9 +210,8 @@ def _fits(formula, options: dict[str, Any], rates: np.ndarray, run, fit, found: 
                 return [value if i == j else options["betas"][j] for j in (0, 1)]
 
             value = fitted(lambda value, b=betas: run(betas=b(value)), found, options["betas"][i])
-            yield Hypothesis(
-                f"{BETAS}: {betas(value)} in JAX, {list(options['betas'])} in PyTorch", run(betas=betas(value))
-            )
+            shown, torchs = (", ".join(f"{beta:.4g}" for beta in pair) for pair in (betas(value), options["betas"]))
+            yield Hypothesis(f"{BETAS}: {shown} in JAX, {torchs} in PyTorch", run(betas=betas(value)))
     else:
         yield fit("momentum", MOMENTUM, options["momentum"])
     if formula is rmsprop:
