@@ -208,6 +208,35 @@ def test_what_no_known_fault_explains_has_no_cause() -> None:
     assert report.diagnosis.cause is None
 
 
+def test_layers_that_give_no_array_or_are_given_none_are_walked_past() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.a = nn.RNN(8, 8, bias=False), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(input=self.rnn(x)[0])
+
+    class Scale(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones((8, 8)))
+
+        def __call__(self) -> jax.Array:
+            return self.scale[...]
+
+    here = {"a": nnx.Linear(8, 5, rngs=nnx.Rngs(0)), "in_": Scale(), "rec": Scale()}
+    mapping = {
+        "a.kernel": "a.weight",
+        "a.bias": "a.bias",
+        "in_.scale": "rnn.weight_ih_l0",
+        "rec.scale": "rnn.weight_hh_l0",
+    }
+    model = JaxNet(lambda net, x: net.a(inputs=x @ net.in_() @ net.rec()), **here)
+    report = compare_modules(model, None, Recurrent(), mapping, ROWS)
+    assert report.diagnosis is not None
+    assert (report.diagnosis.where, report.diagnosis.cause) == ("between the input and the output", None)
+
+
 @pytest.mark.parametrize(
     ("losses", "optimizers", "where"),
     [

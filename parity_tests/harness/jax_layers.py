@@ -22,10 +22,10 @@ def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
     calls: dict[str, Layer] = {}
 
     def recording(call):
-        def recorded(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-            y = call(self, x, *args, **kwargs)
-            if id(self) in leaves:
-                add(calls, leaves[id(self)], _numbers(x), _numbers(y))
+        def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+            y = call(self, *args, **kwargs)
+            if id(self) in leaves and args and isinstance(y, jax.Array):
+                add(calls, leaves[id(self)], _numbers(args[0]), _numbers(y))
             return y
 
         return recorded

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from parity_tests.harness.layers import Layer, add
@@ -21,7 +22,7 @@ def record() -> Iterator[dict[str, Layer]]:
         y = call(*args, **kwargs)
         path = context.module.path
         parents.update(path[:i] for i in range(len(path)))  # a module's children are called before it returns
-        if context.method_name == "__call__" and path not in parents:
+        if context.method_name == "__call__" and path not in parents and args and isinstance(y, jax.Array):
             add(calls, ".".join(path), np.asarray(args[0]), np.asarray(y))
         return y
 

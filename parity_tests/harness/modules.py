@@ -15,7 +15,8 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Finding, Report
 from parity_tests.harness.mapping import MappingLike, resolve
 from parity_tests.harness.module_levels import OWED, REASONS, Losses, Optimizers, levels
-from parity_tests.harness.networks import network, settings
+from parity_tests.harness.networks import network
+from parity_tests.harness.settings import settings
 from parity_tests.harness.side_by_side import Both
 
 
@@ -36,6 +37,7 @@ def assert_parity(
     **options: Any,
 ) -> Report:
     """Raises ParityError, with every level's figure and the likely cause, unless `compare_modules` passes."""
+    __tracebackhide__ = True  # pytest then shows the caller's line
     report = compare_modules(jax_model, params, torch_module, mapping, inputs, **options)
     if not report.passed:
         raise ParityError(report)

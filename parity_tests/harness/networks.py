@@ -1,8 +1,7 @@
 """A JAX model of whichever make as pure functions of plain trees."""
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -127,24 +126,3 @@ def _mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
 
 def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
-
-
-@contextlib.contextmanager
-def settings(dtype: str) -> Iterator[None]:
-    """JAX as a comparison needs it and as it was before: 64 bits for float64, products at full precision, and the
-    promotion that optax's and Flax's own code relies on. A level replays the keys of the one before."""
-    wanted = {
-        "jax_enable_x64": dtype == "float64",
-        "jax_default_matmul_precision": "highest",
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-        "jax_debug_key_reuse": False,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)

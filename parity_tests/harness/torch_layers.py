@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 from parity_tests.harness.layers import Layer, add
 
@@ -16,7 +16,8 @@ def record(module: nn.Module) -> Iterator[dict[str, Layer]]:
 
     def recorder(name: str):
         def hook(layer, inputs, output) -> None:
-            add(calls, name, inputs[0].numpy(force=True).copy(), output.numpy(force=True).copy())
+            if inputs and isinstance(output, Tensor):  # not a recurrent layer's pair, nor a layer of keywords
+                add(calls, name, inputs[0].numpy(force=True).copy(), output.numpy(force=True).copy())
 
         return hook
 
