@@ -94,6 +94,16 @@ def branching(activation: Callable[..., Any]) -> Callable[..., Any]:
     return forward
 
 
+def residual(activation: Callable[..., Any]) -> Callable[..., Any]:
+    """Where two outputs are added before the next layer."""
+
+    def forward(net: Any, x: Any) -> Any:
+        a = net.a(x)
+        return net.c(activation(a + net.b(a)))
+
+    return forward
+
+
 FAULTS = [
     Fault("'SAME' at stride 2", "JAX", OUTPUTS, layers.SAME_PADDING,
           lambda: layer(partial(conv, (3, 3), 2), nn.Conv2d(4, 3, 3, 2, 1))),
@@ -166,6 +176,10 @@ FAULTS = [
                             ROWS)),
     Fault("dropout left on, after ReLU", "PyTorch", OUTPUTS, between.DROPOUT,
           lambda: steps_between(relu, lambda x: F.dropout(F.relu(x), 0.2))),
+    Fault("scaled", "JAX", OUTPUTS, between.SCALE, lambda: steps_between(lambda x: relu(x) * 2, F.relu)),
+    Fault("activation swapped after a sum", "JAX", OUTPUTS, between.ACTIVATION,
+          lambda: compare(JaxNet(residual(silu), **{n: linear(8, 8, rngs=nnx.Rngs(0)) for n in "abc"}),
+                          TorchNet(residual(F.relu), **{n: nn.Linear(8, 8) for n in "abc"}), ROWS)),
     Fault("softmax over the batch", "JAX", OUTPUTS, between.SOFTMAX,
           lambda: steps_between(partial(jax.nn.softmax, axis=0), partial(F.softmax, dim=1))),
     Fault("log_softmax left out", "JAX", OUTPUTS, between.SOFTMAX,

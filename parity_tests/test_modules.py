@@ -203,7 +203,7 @@ def test_what_no_known_fault_explains_has_no_cause() -> None:
     assert report.diagnosis is not None
     assert (report.diagnosis.where, report.diagnosis.cause) == ("between a and b", None)
     assert sentence(report).endswith("No known fault reproduces these numbers.")
-    report = compare_modules(JaxNet(lambda net, x: net.b(net.a(x) * 2), **here), None, there, None, ROWS)
+    report = compare_modules(JaxNet(lambda net, x: net.b(net.a(x) * 2 + 1), **here), None, there, None, ROWS)
     assert report.diagnosis is not None
     assert report.diagnosis.cause is None
 
@@ -264,6 +264,18 @@ def test_a_bare_function_says_what_can_be_compared() -> None:
     with pytest.raises(ParityError, match="only outputs and gradients can be compared") as caught:
         assert_parity(lambda params, x: linear(params, x) + 1, PARAMS, LINEAR, None, ROWS)
     assert caught.value.report.diagnosis.cause is None  # type: ignore[union-attr]
+
+
+def test_one_number_for_an_output_is_evidence_of_nothing() -> None:
+    net = TorchNet(lambda net, x: net.a(x).sum(), a=nn.Linear(8, 5))
+    losses = (lambda y: y * 3, lambda y: y)
+    for options in ({}, {"losses": losses}):
+        offset = 0 if options else 1
+        report = compare_modules(
+            lambda params, x, offset=offset: linear(params, x).sum() + offset, PARAMS, net, None, ROWS, **options
+        )
+        assert report.diagnosis is not None
+        assert report.diagnosis.cause is None
 
 
 def test_the_error_tells_each_level_and_the_cause() -> None:

@@ -22,6 +22,7 @@ POOL_KIND = "the poolings differ"
 POOL_PADDING = "the pooling's window, stride or padding differs"
 FLATTEN = "the image is flattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel is not permuted"
 UNFLATTEN = "the image is unflattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel's columns are not permuted"
+SCALE = "the numbers are multiplied by a constant"
 DROPOUT = "dropout is left on"
 ORDER = "activation and pooling are in the other order"
 
@@ -49,6 +50,7 @@ class Between(NamedTuple):
     window: str
     order: str
     flatten: str
+    scale: str = ""
     dropout: str = ""
 
 
@@ -58,14 +60,16 @@ def cause_between(
     """Why what JAX's next layer is given is not what torch's is, each side as (what the last layer gave, what the next
     is given) in torch's layout. Of several readings of the numbers those count that differ least; None where they
     disagree."""
-    jax_readings, torch_readings = (list(_readings(*side, owed)) for side in (ours, theirs))
-    pairs = list(itertools.product(jax_readings, torch_readings))
-    if not pairs:
+    if not all(array.ndim for array in (*ours, *theirs)):
+        return None  # a number is no evidence
+    if not (torch_readings := list(_readings(*theirs, owed))):
+        return None
+    if not (pairs := list(itertools.product(_readings(*ours, owed), torch_readings))):
         return None
     fewest = min(_differences(*pair) for pair in pairs)
-    causes = {_cause(*pair) for pair in pairs if _differences(*pair) == fewest}
+    causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
     kinds = {cause.partition(":")[0] for cause in causes}
-    return causes.pop() if fewest and len(kinds) == 1 else None
+    return causes[0] if fewest and len(kinds) == 1 else None  # of ReLU and ReLU6, say, the one more in use
 
 
 def _differences(ours: Between, theirs: Between) -> int:
@@ -76,6 +80,8 @@ def _cause(ours: Between, theirs: Between) -> str:
     causes = []
     if ours.dropout != theirs.dropout:
         causes.append(f"{DROPOUT}: {' and '.join(_side('dropout', ours, theirs))}")
+    if ours.scale != theirs.scale:
+        causes.append(f"{SCALE}: {' and '.join(_side('scale', ours, theirs))}")
     if ours.flatten != theirs.flatten and "to" in ours.flatten:
         advice = "or give the pairs of kernel and bias the transform flattened(columns=(C, H, W))"
         causes.append(f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}")
@@ -104,23 +110,34 @@ def _side(field: str, ours: Between, theirs: Between) -> list[str]:
 
 def _readings(gave: np.ndarray, given: np.ndarray, owed: float) -> Iterator[Between]:
     """Every way known from the one to the other; with dropout only where there is none without."""
-    few = slice(0, 16)  # images; every step between is each image's own
+    few = slice(max(1, 2**16 // max(1, gave[0].size)))  # images: what stands between is nearly always each one's own
     x, target = torch.tensor(gave[few].astype(np.float64)), given[few].astype(np.float64)
     steps = list(_steps(x, target))
     plain = [reading for reading, numbers in steps if distance(target, numbers) <= owed]
     yield from plain
-    if not plain:
-        for reading, numbers in steps:
-            if numbers.shape == target.shape and (rate := _dropped(numbers, target, owed)):
-                yield reading._replace(dropout=f"rate {rate:.2g}")
+    if plain:
+        return
+    for reading, numbers in steps:
+        if numbers.shape != target.shape or not numbers.any():
+            continue
+        scale = float((numbers * target).sum() / (numbers * numbers).sum())
+        if scale and distance(target, scale * numbers) <= owed:
+            yield reading._replace(scale=f"{scale:.4g}")
+        elif rate := _dropped(numbers, target, owed):
+            yield reading._replace(dropout=f"rate {rate:.2g}")
 
 
 def _dropped(numbers: np.ndarray, target: np.ndarray, owed: float) -> float:
-    """The rate of the dropout that made the target of the numbers: some are zero, the rest all larger by one factor."""
-    kept, some = target != 0, numbers != 0
-    if not (some & ~kept).any() or not (some & kept).any():
+    """The rate of the dropout that made the target of the numbers: some are zero, of either sign, for a ReLU leaves
+    zeros too, and the rest are all larger by one factor."""
+    kept, scale = target != 0, 0.0
+    if kept.all():
         return 0.0
-    scale = fitted(lambda scale: scale * numbers[kept], target[kept], 1.0)
+    for some in (numbers > 0, numbers < 0):
+        if some.any() and not ((some & kept).any() and (some & ~kept).any()):
+            return 0.0
+    if kept.any() and (numbers[kept] != 0).all():
+        scale = float(np.median(target[kept] / numbers[kept]))
     return 1 - 1 / scale if scale >= 1 and distance(target[kept], scale * numbers[kept]) <= owed else 0.0
 
 
@@ -144,11 +161,13 @@ def _activated(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, Tensor]]:
         yield f"{softmax.__name__}(axis=0)", softmax(x, 0)
     for name, function, guess in (("LeakyReLU", F.leaky_relu, 0.01), ("ELU", F.elu, 1.0)):
         for _, ordered in _reordered(x, target):  # the slope is fitted in the order the numbers come in
-            ordered = torch.tensor(ordered)
-            if ordered.shape == target.shape and bool((ordered < 0).any()):
-                number = fitted(lambda number, f=function, x=ordered: f(x, number).numpy(), target, guess)
-                if name == "ELU" or (abs(number) > 1e-9 and abs(number - 1) > 1e-9):  # else ReLU, or none
-                    yield f"{name}({number:.4g})", function(x, number)
+            positive = ordered > 0
+            if ordered.shape != target.shape or not np.allclose(ordered[positive], target[positive], atol=1e-4):
+                continue
+            given = torch.tensor(ordered)
+            number = fitted(lambda number, f=function, x=given: f(x, number).numpy(), target, guess)
+            if abs(number) > 1e-9 and (name == "ELU" or abs(number - 1) > 1e-9):  # else ReLU, or no activation
+                yield f"{name}({number:.4g})", function(x, number)
         if not target.size:
             yield f"{name}({guess:.4g})", function(x, guess)
             if name == "LeakyReLU":

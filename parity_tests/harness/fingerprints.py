@@ -57,20 +57,24 @@ def walk(
         if distance(ours.gave, theirs.gave) > owed:
             found = f"Its input agrees and its output differs: {apart(ours.gave, theirs.gave)}."
             return Diagnosis(name, found, cause_in_layer(layer, ours.given, ours.gave, theirs.gave, owed))
-        earlier.append((name, ours.gave, theirs.gave))
+        earlier += [(f"the input of {name}", ours.given, theirs.given), (name, ours.gave, theirs.gave)]
     return _between(earlier, "the output", ends[0].gave, ends[1].gave, owed)
 
 
 def _between(
     earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str, ours: np.ndarray, theirs: np.ndarray, owed: float
 ) -> Diagnosis:
-    """What leads to `name` from the call before it or, where the network branches, from one of the few before that."""
+    """What leads to `name` from the call before it or, where the network branches, from another not long before, or
+    from the sum of the two."""
     found = f"Every layer before it agrees and what it is given differs: {apart(ours, theirs)}."
-    cause = rounded(ours, theirs)
-    for last, our_last, their_last in reversed(earlier[-4:]):
-        if cause := cause or cause_between((our_last, ours), (their_last, theirs), owed):
-            return Diagnosis(f"between {last} and {name}", found, cause)
-    return Diagnosis(f"between {earlier[-1][0]} and {name}", found, None)
+    if cause := rounded(ours, theirs):
+        return Diagnosis(f"between {earlier[-1][0]} and {name}", found, cause)
+    last, recent = earlier[-1], earlier[-2:-10:-1]
+    sums = [(f"{last[0]} + {n}", last[1] + a, last[2] + b) for n, a, b in recent if a.shape == last[1].shape]
+    for source, our_source, their_source in (last, *recent, *sums):
+        if cause := cause_between((our_source, ours), (their_source, theirs), owed):
+            return Diagnosis(f"between {source} and {name}", found, cause)
+    return Diagnosis(f"between {last[0]} and {name}", found, None)
 
 
 def _stages(

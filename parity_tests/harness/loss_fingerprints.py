@@ -29,7 +29,7 @@ def cause_in_loss(
 
 
 def _hypotheses(outputs: np.ndarray, plain: np.ndarray, found: np.ndarray, where: str) -> Iterator[Hypothesis]:
-    total, batch = outputs.size, len(outputs)
+    total, batch = outputs.size, outputs.shape[0] if outputs.ndim else 1
     for cause, factor in ((SUM_FOR_MEAN, total), (SUM_FOR_MEAN, batch), (OTHER_AXIS, total // batch), (HALF, 0.5)):
         if factor != 1:
             yield Hypothesis(f"{cause}: by a factor of {factor:g} in {where}", plain * factor)

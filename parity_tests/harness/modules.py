@@ -14,7 +14,7 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Finding, Report
 from parity_tests.harness.mapping import MappingLike, resolve
-from parity_tests.harness.module_levels import OWED, REASONS, Losses, Optimizers, levels
+from parity_tests.harness.module_levels import OWED, Losses, Optimizers, levels
 from parity_tests.harness.networks import network
 from parity_tests.harness.settings import settings
 from parity_tests.harness.side_by_side import Both
@@ -124,7 +124,7 @@ def sentence(report: Report) -> str:
         figure = f"  {finding.level:{width}}  {finding.size:7.1e} {finding.unit}, owed {finding.owed:.0e}"
         lines.append(figure if finding.passed else f"{figure}: FAILS, worst in {finding.where}")
     if failed:
-        lines.append(f"  ({report.findings[-1].dtype}: {REASONS[report.findings[-1].dtype]})")
+        lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
     if report.diagnosis is not None:
         cause = report.diagnosis.cause
         lines.append(f"{report.diagnosis.where}: {report.diagnosis.found}")
