@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -266,10 +267,27 @@ def test_a_bare_function_says_what_can_be_compared() -> None:
     assert caught.value.report.diagnosis.cause is None  # type: ignore[union-attr]
 
 
+def test_a_fault_that_makes_a_later_layer_fail_is_still_found() -> None:
+    torch_net = TorchNet(lambda net, x: net.b(net.a(x).flatten(1)), a=nn.Conv2d(4, 2, 3, 1, 1), b=nn.Linear(128, 5))
+    here = {"a": nnx.Conv(4, 2, (3, 3), padding="VALID", rngs=nnx.Rngs(0)), "b": nnx.Linear(128, 5, rngs=nnx.Rngs(0))}
+    report = compare_modules(JaxNet(lambda net, x: net.b(x_flat(net.a(x))), **here), None, torch_net, None, IMAGES)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "the padding differs: ((0, 0), (0, 0)) in JAX, (1, 1) in PyTorch"
+    assert "The JAX model then failed: TypeError: " in report.diagnosis.found
+    right = {**here, "a": nnx.Conv(4, 2, (3, 3), rngs=nnx.Rngs(0))}
+    with pytest.raises(ZeroDivisionError):  # where nothing differs before it the error is the user's own
+        compare_modules(JaxNet(lambda net, x: net.a(x) * (1 / 0), **right), None, torch_net, None, IMAGES)
+
+
+def x_flat(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1)
+
+
 def test_one_number_for_an_output_is_evidence_of_nothing() -> None:
     net = TorchNet(lambda net, x: net.a(x).sum(), a=nn.Linear(8, 5))
     losses = (lambda y: y * 3, lambda y: y)
-    for options in ({}, {"losses": losses}):
+    each: tuple[dict[str, Any], ...] = ({}, {"losses": losses})
+    for options in each:
         offset = 0 if options else 1
         report = compare_modules(
             lambda params, x, offset=offset: linear(params, x).sum() + offset, PARAMS, net, None, ROWS, **options

@@ -24,6 +24,7 @@ from parity_tests.harness.mapping import Pair, tensors
 BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
 BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
 NOT_UPDATED = "the running statistics are not updated in JAX"
+NOT_CALLED = "PyTorch calls it, and no call of it was seen in JAX."
 NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -44,13 +45,13 @@ def walk(
     calls: tuple[Mapping[str, Layer], Mapping[str, Layer]],
     ends: tuple[Layer, Layer],
     owed: float,
-) -> Diagnosis:
-    """The first place over tolerance. `calls` are JAX's and torch's layers; `ends` are what either network is given
-    and gives, in torch's layout; `module` is as it was before its calls."""
+) -> Diagnosis | None:
+    """The first place over tolerance, or None where no layer and no output is. `calls` are JAX's and torch's layers;
+    `ends` are what either network is given and gives, in torch's layout; `module` is as it was before its calls."""
     earlier = [("the input", ends[0].given, ends[1].given)]
     for stage in _stages(pairs, module, *calls):
         if isinstance(stage, str):
-            return Diagnosis(stage, "PyTorch calls it, and no call of it was seen in JAX.", None)
+            return Diagnosis(stage, NOT_CALLED, None)
         name, layer, ours, theirs = stage
         if distance(ours.given, theirs.given) > owed:
             return _between(earlier, name, ours.given, theirs.given, owed)
@@ -58,6 +59,8 @@ def walk(
             found = f"Its input agrees and its output differs: {apart(ours.gave, theirs.gave)}."
             return Diagnosis(name, found, cause_in_layer(layer, ours.given, ours.gave, theirs.gave, owed))
         earlier += [(f"the input of {name}", ours.given, theirs.given), (name, ours.gave, theirs.gave)]
+    if distance(ends[0].gave, ends[1].gave) <= owed:
+        return None
     return _between(earlier, "the output", ends[0].gave, ends[1].gave, owed)
 
 

@@ -56,9 +56,16 @@ def levels(
         finding = _finding("every weight", both, ours, theirs, 0.0, "both are said to hold the same numbers")
         yield finding, lambda: _in_weights(ours, theirs)
 
-    jax_outputs, after = net.apply(net.params, net.statistics, *both.jax_inputs)
     module = copy.deepcopy(both.module)
     torch_outputs = module(*both.torch_inputs)
+    try:
+        jax_outputs, after = net.apply(net.params, net.statistics, *both.jax_inputs)
+    except Exception as error:
+        if (diagnosis := _before(error, both)) is None:
+            raise
+        finding = Finding("every output", both.dtype, np.inf, "output", owed, OF_LARGEST, REASONS[both.dtype])
+        yield finding, lambda: diagnosis
+        return
     ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
     if len(ours) != len(theirs):
         raise InputError(
@@ -141,6 +148,19 @@ def _recorded(both: Both) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
     return net.watch(net.params, net.statistics, *both.jax_inputs), calls
 
 
+def _before(error: Exception, both: Both) -> Diagnosis | None:
+    """Where the networks parted before the JAX one failed on it, as a layer does that is given another shape."""
+    if both.net.watch is None:
+        return None
+    ours, theirs = _recorded(both)
+    end = Layer(both.inputs[0], np.empty(0))
+    diagnosis = fingerprints.walk(both.pairs, both.module, (ours, theirs), (end, end), OWED[both.dtype])
+    if diagnosis is None or diagnosis.found == fingerprints.NOT_CALLED:
+        return None  # it failed in the first layer that differs, and says itself why
+    found = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return diagnosis._replace(found=found)
+
+
 def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
     owed = OWED[both.dtype]
     if both.net.watch is None:
@@ -148,7 +168,9 @@ def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
         why = "a bare function shows no layers, so only outputs and gradients can be compared; a Flax module is walked"
         return Diagnosis("the output", f"It differs: {fingerprints.apart(ours, theirs)}; {why}.", cause)
     ends = Layer(both.inputs[0], ours), Layer(both.inputs[0], theirs)
-    return fingerprints.walk(both.pairs, both.module, _recorded(both), ends, owed)
+    diagnosis = fingerprints.walk(both.pairs, both.module, _recorded(both), ends, owed)
+    assert diagnosis is not None
+    return diagnosis
 
 
 def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:

@@ -1,5 +1,6 @@
 """A JAX model of whichever make as pure functions of plain trees."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ class Network(NamedTuple):
     apply: Callable[..., tuple[Any, Any]]
     """`(params, statistics, *inputs)` to the outputs and the statistics after."""
     watch: Callable[..., dict[str, Layer]] | None
-    """The same arguments to the calls of every layer; None where a bare function has none to show."""
+    """The same arguments to the calls of every layer, until one fails; None where a bare function has none to show."""
 
 
 def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
@@ -87,7 +88,7 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
 
     def watch(params: Any, statistics: Any, *inputs: Any) -> dict[str, Layer]:
         module = merged(params, statistics)
-        with jax_layers.record(module) as calls:
+        with jax_layers.record(module) as calls, contextlib.suppress(Exception):
             module(*inputs)
         return calls
 
@@ -106,7 +107,7 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
         return model.apply(every, *inputs, **flags, rngs=rngs, mutable=list(statistics))  # type: ignore[return-value]
 
     def watch(*args: Any) -> dict[str, Layer]:
-        with linen_layers.record() as calls:
+        with linen_layers.record() as calls, contextlib.suppress(Exception):
             apply(*args)
         return calls
 
