@@ -106,8 +106,16 @@ def test_the_table_has_a_row_for_each_finding(found: Report) -> None:
     assert len(rows) == len(found.findings)
     for row in (head, rule, *rows):
         assert len(re.findall(r"(?<!\\)\|", row)) == 7
-    assert [row.endswith("| FAIL |") for row in rows] == [not finding.passed for finding in found.findings]
+    assert [row.split()[-2] == "FAIL" for row in rows] == [not finding.passed for finding in found.findings]
     assert not any(re.search(r"(?<!\\)[<>&*]", row) for row in rows)
+
+
+def test_the_brief_table_has_a_row_for_each_level(found: Report) -> None:
+    head, _, *rows = report.to_brief(found).splitlines()
+    assert len(rows) == len({finding.level for finding in found.findings})
+    assert len(re.findall(r"(?<!\\)\|", head)) == 2 + 2 * len({finding.dtype for finding in found.findings})
+    for finding in found.findings:
+        assert any(report.number(finding.size) in row for row in rows)
 
 
 def test_json_is_strict_and_comes_back(found: Report) -> None:

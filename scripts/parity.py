@@ -51,6 +51,8 @@ class Parity:
     """Measure what TF32 and bfloat16 do to the loss, whatever the device."""
     bisect: bool = True
     """When a level fails, walk both programs to the first place where they part and name the likely cause."""
+    brief: bool = False
+    """Print one row a level, without the places."""
     json: Path | None = None
     """Write everything that was measured here: figures, tolerances, reasons, versions, digests."""
     junit: Path | None = None
@@ -87,7 +89,7 @@ def main(options: Parity) -> int:
                 reports[name].about["precisions"] = [e._asdict() for e in parity.precisions(spec, dataset)]
     found = parity.merged(reports)
     print(f"\n{', '.join(specs)} on {dataset.name}, seed {options.seed}; {devices}\n")
-    print(report.to_markdown(found))
+    print((report.to_brief if options.brief else report.to_markdown)(found))
     for single in reports.values():
         if "precisions" in single.about:
             print(precision.to_markdown([precision.Effect(**effect) for effect in single.about["precisions"]]))  # type: ignore[union-attr]

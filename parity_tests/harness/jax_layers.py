@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from parity_tests.harness.layers import Layer, add
 
@@ -37,4 +38,4 @@ def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
 
 
 def _numbers(x: Any) -> Any:
-    return x if isinstance(x, jax.core.Tracer) else np.asarray(x)
+    return x if isinstance(x, Tracer) else np.asarray(x)

@@ -37,13 +37,17 @@ def keys(spec: Spec, places: int) -> Arrays:
     """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
     root = jaxvae.root_key(spec.training.seed)
     named = {"root": root, "root of a 64-bit seed": jaxvae.root_key(2**63 + 12345), **jaxvae.streams(root)._asdict()}
-    named |= {f"{s}, {t}": jaxvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (0, 1, 1000)}
+    named |= {f"{s}, {t}": jaxvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (1000, 0, 1)}
+
+    def again() -> jax.Array:  # a key is used once, here too
+        return jaxvae.root_key(spec.training.seed)
+
     drawn = {
-        "split": random.key_data(random.split(root, 10)),
-        "bits": random.bits(root, (1000,), "uint32"),
-        "uniforms": random.uniform(root, (1000,), spec.training.dtype),
-        "masks": random.bernoulli(root, jnp.asarray(0.3, spec.training.dtype), (1000,)).astype(jnp.uint8),
-        "shuffled": random.permutation(root, places),
+        "split": random.key_data(random.split(again(), 10)),
+        "bits": random.bits(again(), (1000,), "uint32"),
+        "uniforms": random.uniform(again(), (1000,), spec.training.dtype),
+        "masks": random.bernoulli(again(), jnp.asarray(0.3, spec.training.dtype), (1000,)).astype(jnp.uint8),
+        "shuffled": random.permutation(again(), places),
     }
     words = {name: np.asarray(random.key_data(key)) for name, key in named.items()}
     # Without x64 JAX counts places in int32.
@@ -92,12 +96,11 @@ def gradients(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arr
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
     """The parameters and Adam's state after one update by each of the gradients."""
-    params, optimizer = jaxvae.from_arrays(spec, arrays), jaxvae.make_optimizer(spec)
-    opt_state = optimizer.init(params)
+    params = jaxvae.from_arrays(spec, arrays)
+    opt_state = jaxvae.make_optimizer(spec).init(params)
     for gradient in gradients:
-        updates, opt_state = optimizer.update(jaxvae.from_arrays(spec, gradient), opt_state, params)
-        params = optax.apply_updates(params, updates)
-    return jaxvae.to_arrays(spec, params), jaxvae.optimizer_to_arrays(spec, opt_state)  # type: ignore[arg-type]
+        params, opt_state = _update(spec, params, opt_state, jaxvae.from_arrays(spec, gradient))
+    return jaxvae.to_arrays(spec, params), jaxvae.optimizer_to_arrays(spec, opt_state)
 
 
 def steps(
@@ -180,12 +183,20 @@ def _gradients(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> Para
     return jax.grad(lambda params: jaxvae.negative_elbo(spec, params, x, eps).loss.mean())(params)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _update(spec: Spec, params: Params, opt_state: optax.OptState, gradient: Params) -> tuple[Params, optax.OptState]:
+    updates, opt_state = jaxvae.make_optimizer(spec).update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state  # type: ignore[return-value]
+
+
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> jaxvae.TrainState:
-    state = jaxvae.init_state(spec)._replace(params=jaxvae.from_arrays(spec, arrays))
+    params = jaxvae.from_arrays(spec, arrays)
     if optimizer is None:
-        return state
-    opt_state = jaxvae.optimizer_from_arrays(spec, optimizer)
-    return state._replace(opt_state=opt_state, step=jnp.int32(optimizer["step"]))
+        opt_state = jaxvae.make_optimizer(spec).init(params)
+    else:
+        opt_state = jaxvae.optimizer_from_arrays(spec, optimizer)
+    step = jnp.int32(0 if optimizer is None else optimizer["step"])
+    return jaxvae.TrainState(params, opt_state, step, jaxvae.root_key(spec.training.seed))
 
 
 def _trained(spec: Spec, state: jaxvae.TrainState) -> tuple[Arrays, Arrays]:

@@ -123,6 +123,8 @@ class Adam(NamedTuple):
     eps_in_root: bool = False
     correct: bool = True
     """Whether the moments' bias is corrected."""
+    second: bool = True
+    """Whether the second moment's bias is corrected, where the first's is."""
     ahead: int = 0
     """Steps the bias correction counts too many."""
     decay: float = 0.0
@@ -159,6 +161,7 @@ def adam(
             v[name] = how.b2 * v[name] + (1 - how.b2) * g * g
             top[name] = np.maximum(top[name], v[name])
             c1, c2 = ((1 - b ** (count + how.ahead) if how.correct else 1.0) for b in (how.b1, how.b2))
+            c2 = c2 if how.second else 1.0
             second = (top if how.largest else v)[name] / c2
             root = np.sqrt(second + how.eps) if how.eps_in_root else np.sqrt(second) + how.eps
             new[name] = (w - learning_rate * how.decay * w - learning_rate * (m[name] / c1) / root).astype(w.dtype)

@@ -54,7 +54,7 @@ def prove(
                 finding, answers = levels.compare(level, case, sides)
                 findings.append(finding)
                 if bisect and diagnosis is None and not finding.passed:
-                    diagnosis = diagnose(level, case, answers, sides)
+                    diagnosis = diagnose(level, case, answers, finding.owed, sides)
             on_level(f"{dtype}: a run of {steps} steps")
             found, curve, runs = trajectory.follow(whole, data, case.start, sides)
             findings += found

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -43,12 +43,28 @@ def verdict(report: Report) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """The findings as a table, its columns aligned."""
-    rows = [_COLUMNS, *([_markdown(cell) for cell in _cells(finding)] for finding in report.findings)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = (" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "".join(f"| {line} |\n" for line in lines)
+    """The findings as a table."""
+    return _table(_COLUMNS, [_cells(finding) for finding in report.findings])
+
+
+def to_brief(report: Report) -> str:
+    """One row a level: in each dtype its worst difference and what is owed."""
+    by = {(finding.level, finding.dtype): finding for finding in report.findings}
+    levels, dtypes = (list(dict.fromkeys(key[i] for key in by)) for i in (0, 1))
+    rows = []
+    for level in levels:
+        found = [by.get((level, dtype)) for dtype in dtypes]
+        rows.append([level, *(cell for f in found for cell in ((number(f.size), number(f.owed)) if f else ("", "")))])
+    return _table(["largest difference in", *(cell for dtype in dtypes for cell in (dtype, "owed"))], rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown, its columns aligned for the terminal."""
+    lines = [[_markdown(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = (" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "".join(f"| {line} |\n" for line in padded)
 
 
 def to_json(report: Report) -> dict[str, Any]:

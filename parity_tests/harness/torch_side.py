@@ -33,7 +33,7 @@ def keys(spec: Spec, places: int) -> Arrays:
     kind = getattr(torch, spec.training.dtype)
     named = {"root": root, "root of a 64-bit seed": torchvae.root_key(2**63 + 12345)}
     named |= torchvae.streams(root)._asdict()
-    named |= {f"{s}, {t}": torchvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (0, 1, 1000)}
+    named |= {f"{s}, {t}": torchvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (1000, 0, 1)}
     drawn = {
         "split": random.split(root, 10),
         "bits": random.bits(root, (1000,), torch.uint32),
@@ -172,11 +172,13 @@ def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
 
 
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> torchvae.TrainState:
-    model, state = model_of(spec, arrays), torchvae.init_state(spec, _device)
+    model = model_of(spec, arrays)
     if optimizer is None:
-        return state._replace(model=model, optimizer=torchvae.make_optimizer(spec, model))
-    adam = torchvae.optimizer_from_arrays(spec, optimizer, model)
-    return state._replace(model=model, optimizer=adam, step=int(optimizer["step"]))
+        adam = torchvae.make_optimizer(spec, model)
+    else:
+        adam = torchvae.optimizer_from_arrays(spec, optimizer, model)
+    step = 0 if optimizer is None else int(optimizer["step"])
+    return torchvae.TrainState(model, adam, step, torchvae.root_key(spec.training.seed, _device))
 
 
 def _trained(spec: Spec, state: torchvae.TrainState) -> tuple[Arrays, Arrays]:

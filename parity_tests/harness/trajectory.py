@@ -17,7 +17,7 @@ from parity_tests.harness.causes import draws, training
 from parity_tests.harness.compare import gap, shares
 from parity_tests.harness.diagnose import name_cause
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
-from parity_tests.harness.levels import SIDES, Arrays, Case, noise
+from parity_tests.harness.levels import SIDES, Arrays, Case, noise, nudge
 
 LOSSES, WEIGHTS, EVALUATIONS = "the run's losses", "the run's weights", "the run's evaluations"
 SHADOW = "each step of the run from the same state"
@@ -145,15 +145,6 @@ def _floor(
     )
 
 
-def nudge(arrays: Arrays, draw: int) -> Arrays:
-    """Every number moved by one ulp, up or down by chance."""
-    rng = np.random.default_rng(draw)
-    return {
-        name: np.nextafter(array, rng.choice(np.array([-np.inf, np.inf], array.dtype), array.shape))
-        for name, array in arrays.items()
-    }
-
-
 def first_parting(
     case: Case, spec: Spec, data: Dataset, runs: tuple[Run, Run], sides: tuple[ModuleType, ModuleType] = SIDES
 ) -> Diagnosis:
@@ -184,7 +175,7 @@ def first_parting(
         return Diagnosis(f"the run (float64): step {low}", "states and terms agree there, evaluations don't", None)
     here = (answers[0][name], answers[1][name])
     suspects = [step_causes(case, spec, data.train, before, low, name) for _ in sides]
-    cause, culprit, _ = name_cause(here, suspects, "float64", exact=False)
+    cause, culprit, _ = name_cause(here, suspects, "float64", OWED[WEIGHTS])
     if cause is None and name != "loss":
         cause, culprit = _by_ratio(case, spec, data.train, before, low, name, here)
     numbers = " and ".join(f"{float(a.ravel()[0]):.9g} by {n}" for a, n in zip(here, names, strict=True))

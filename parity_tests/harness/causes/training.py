@@ -16,6 +16,7 @@ from parity_tests.harness.oracle import Adam
 ADAMS = {
     "Adam's eps inside the root": Adam(eps_in_root=True),
     "Adam without its bias correction": Adam(correct=False),
+    "Adam's second moment not corrected for its bias": Adam(second=False),
     "Adam's steps counted one too many": Adam(ahead=1),
     "decoupled weight decay 0.01, AdamW's default": Adam(decay=1e-2),
     "decoupled weight decay 1e-4, optax's default": Adam(decay=1e-4),
@@ -69,7 +70,8 @@ def steps(case: Case, name: str) -> Causes:
     yield "loss averaged over pixels too", two_steps(case, right, scale=1 / case.spec.model.pixels)[name]
     yield "gradient kept from the step before", two_steps(case, right, keep=True)[name]
     yield "gradient stopped at the latent", two_steps(case, right, detach=True)[name]
-    yield "optimizer state not carried over", two_steps(case, right, forget=True)[name]
+    yield "optimizer state not carried over", two_steps(case, right, keeps=())[name]
+    yield "moments not carried over", two_steps(case, right, keeps=("step",))[name]
     yield from _rates(lambda rate: two_steps(case, right, rate=rate)[name], case.spec.training.learning_rate)
 
 
@@ -82,12 +84,12 @@ def two_steps(
     rate: float | None = None,
     keep: bool = False,
     detach: bool = False,
-    forget: bool = False,
+    keeps: tuple[str, ...] | None = None,
 ) -> Arrays:
     """What the level's question would give with this noise and this optimizer."""
     weights, state = case.warm
-    if forget:
-        state = {name: np.zeros_like(array) for name, array in state.items()}
+    if keeps is not None:
+        state = {name: array if name in keeps else np.zeros_like(array) for name, array in state.items()}
     terms, before = [], dict.fromkeys(weights, 0.0)
     for x, eps in zip(case.batches, noises, strict=True):
         terms.append([term.mean() for term in oracle.losses(case.spec, weights, x, eps)])
@@ -156,6 +158,7 @@ def order(case: Case, name: str) -> Causes:
         epochs(draw=lambda t: _draw(case, stream(spec, "noise"), batch)),
     )
     yield "key reused: every step draws the first one's noise", epochs(draw=lambda t: draw(0))
+    yield "key reused: every step draws its epoch's first noise", epochs(draw=lambda t: draw(t - t % per_epoch))
     yield "wrong fold-in: the step is counted from 1", epochs(draw=lambda t: draw(t + 1))
     yield "wrong fold-in: the step is counted within its epoch", epochs(draw=lambda t: draw(t % per_epoch))
     yield "noise left out of the latent", epochs(draw=lambda t: 0 * draw(t))

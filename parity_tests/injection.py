@@ -1,0 +1,115 @@
+"""Faults put on purpose into one of the two packages, and what the comparison makes of them.
+
+A fault is an edit of a function's source, as a slip of the hand would be: the function is compiled anew with it and
+takes the place of the old one in every file of its package."""
+
+import contextlib
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+import jaxvae.nets
+from jaxvae.shared.data import Dataset, digits
+from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from parity_tests.harness import jax_side, levels, torch_side, trajectory
+from parity_tests.harness.diagnose import diagnose
+from parity_tests.harness.levels import LEVELS, Arrays, Case
+
+# Small, and without symmetries that would hide a fault: beta is not 1, two layers are square, the seed has 41 bits.
+SPEC = Spec(
+    "digits",
+    ModelSpec((6, 5, 1), (12, 12), 6),
+    ObjectiveSpec(1.7),
+    TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64"),
+)
+STEPS = 30
+UNKNOWN = "none known"
+
+
+class Fault(NamedTuple):
+    function: Any
+    """Of the package at fault."""
+    old: str
+    """What stands in its source,"""
+    new: str
+    """and what takes its place."""
+    cause: str
+    """The name it should be given."""
+    dtype: str = "float64"
+    owner: Any = None
+    """The class, for a method."""
+
+    @property
+    def side(self) -> str:
+        return self.function.__module__.partition(".")[0]
+
+    @property
+    def place(self) -> str:
+        return f"{self.function.__module__.partition('.')[2]}.{self.function.__qualname__}"
+
+
+@contextlib.contextmanager
+def injected(fault: Fault) -> Iterator[None]:
+    """The fault is in its package while the context lasts."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(fault.function)))
+    assert source.count(fault.old), f"{fault.place} no longer says {fault.old!r}"
+    namespace = dict(vars(sys.modules[fault.function.__module__]))
+    exec(compile(source.replace(fault.old, fault.new), f"<{fault.place}>", "exec"), namespace)
+    wrong = namespace[fault.function.__name__]
+    with contextlib.ExitStack() as stack:
+        if fault.side == "jaxvae":  # what was compiled without the fault is forgotten, and what with it
+            for forget in (jax.clear_caches, jaxvae.nets._graphdef.cache_clear):
+                stack.callback(forget)
+                forget()
+        owners = (
+            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.side]
+        )
+        for owner in owners:
+            for name, value in list(vars(owner).items()):
+                if value is fault.function:
+                    stack.enter_context(mock.patch.object(owner, name, wrong))
+        yield
+
+
+@functools.cache
+def ground(dtype: str) -> tuple[Spec, Dataset, Case, dict[str, tuple[Arrays, Arrays]]]:
+    """What every fault is tried on, and what both sides answer without one."""
+    data = digits(SPEC.model.image)
+    data = data._replace(train=data.train[:700], train_labels=data.train_labels[:700])
+    spec = trajectory.bounded(replace(SPEC, training=replace(SPEC.training, dtype=dtype)), STEPS, len(data.train))
+    case = levels.case(spec, data)
+    case = case._replace(test=np.resize(data.test, (1100, *data.test.shape[1:])))
+    return spec, data, case, {level.name: levels.compare(level, case)[1] for level in LEVELS}
+
+
+def tried(fault: Fault) -> tuple[str, str, str | None]:
+    """The level that caught the fault, the cause that was named, and the side that was said to depart."""
+    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_x64", fault.dtype == "float64")
+    try:
+        spec, data, case, right = ground(fault.dtype)
+        wrong = jax_side if fault.side == "jaxvae" else torch_side
+        with injected(fault):
+            for level in LEVELS:
+                answer = level.ask(wrong, case)
+                answers = (answer, right[level.name][1]) if wrong is jax_side else (right[level.name][0], answer)
+                finding = levels.judge(level, case, answers, jax_side)
+                if not finding.passed:
+                    found = diagnose(level, case, answers, finding.owed)
+                    return level.name, found.cause or UNKNOWN, found.side
+            findings, _, runs = trajectory.follow(spec, data, case.start)
+            failed = [finding.level for finding in findings if not finding.passed]
+            if not failed:
+                return "none", UNKNOWN, None
+            found = trajectory.first_parting(case, spec, data, runs)
+            return failed[0], found.cause or UNKNOWN, found.side
+    finally:
+        jax.config.update("jax_enable_x64", before)

@@ -1,0 +1,195 @@
+"""One fault after another in jaxvae or torchvae, and the cause the comparison should give for it."""
+
+import jaxvae.distributions
+import jaxvae.nets
+import jaxvae.objectives
+import jaxvae.train
+import torchvae.distributions
+import torchvae.evaluate
+import torchvae.generate
+import torchvae.keys
+import torchvae.nets
+import torchvae.objectives
+import torchvae.params
+import torchvae.pixels
+import torchvae.random
+import torchvae.train
+from parity_tests.injection import UNKNOWN, Fault
+
+random, dist, nets = torchvae.random, torchvae.distributions, torchvae.nets
+train, keys, objectives = torchvae.train, torchvae.keys, torchvae.objectives
+KL, BCE = dist.gaussian_kl, dist.bernoulli_nll
+JAX_ADAM = jaxvae.train.make_optimizer
+ADAM = "torch.optim.Adam(model.parameters(), lr=spec.training.learning_rate, fused=True)"
+CLIPPED = """terms.loss.backward()
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)"""
+
+
+def rounded(bits: int) -> str:
+    """A product whose factors have mantissas of so many bits."""
+    low = [f"jax.lax.reduce_precision({name}, 8, {bits})" for name in "ab"]
+    return f"dot_general=lambda a, b, *rest, **more: jax.lax.dot_general({', '.join(low)}, *rest, **more)"
+
+
+FAULTS = [
+    # The keys and what is drawn from them.
+    Fault(random.key, "seed >> 32 & 0xFFFFFFFF", "0", "upper half of the seed dropped"),
+    Fault(random.key, "[seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF]", "[seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]",
+          "words of the seed swapped"),
+    Fault(keys.streams, "torch.arange(len(Streams._fields))", "torch.tensor([0, 2, 1, 3, 4])",
+          "streams exchanged: order has the key of noise"),
+    Fault(keys.streams, "torch.arange(len(Streams._fields))", "torch.arange(1, 6)",
+          "streams folded in from 1, not 0"),
+    Fault(keys.stream_key, "random.fold_in(getattr(streams(key), stream), t)", "getattr(streams(key), stream)",
+          "key reused: the step is not folded in"),
+    Fault(keys.stream_key, "getattr(streams(key), stream)", "key",
+          "wrong fold-in: folded into the root key, not the stream"),
+    Fault(random.permutation, "torch.sort(words, stable=True).indices", "torch.arange(x)", "order not shuffled"),
+    Fault(random.uniform, "bitwise_right_shift_(9).bitwise_and_(0x7FFFFF).to(dtype).mul_(2.0**-23)",
+          "bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).to(dtype).mul_(2.0**-24)",
+          "uniforms of 24 bits, not 23", "float32"),
+    Fault(random.normal, "_erfinv(uniform(key, shape, dtype, above, 1.0))",
+          "torch.erfinv(uniform(key, shape, dtype, above, 1.0))",
+          "torch's own erfinv, rather than XLA's polynomials", "float32"),
+    Fault(random.normal, "return _erfinv(uniform(key, shape, dtype, above, 1.0)).mul_(math.sqrt(2.0))",
+          "return _erfinv(uniform(key, shape, torch.float32, -1.0 + 2.0**-24, 1.0)).mul_(math.sqrt(2.0)).to(dtype)",
+          "float32 slipped into float64"),
+    # Initial weights and pixels.
+    Fault(nets.init, "random.uniform(random.fold_in(key, i), parameter.shape, dtype)",
+          "random.uniform(random.fold_in(key, i), parameter.shape[::-1], dtype)"
+          ".permute(*range(len(parameter.shape))[::-1])",
+          "kernel drawn in the other framework's layout"),
+    Fault(nets.init, "(2.0 * unit - 1.0)", "(unit.ndim - 1) * (2.0 * unit - 1.0)", "biases start at zero"),
+    Fault(nets.init, "random.fold_in(key, i)", "random.fold_in(key, i + 1)", "arrays folded in from 1, not 0"),
+    Fault(nets.init, "random.fold_in(key, i)", "key", "key reused: every array drawn from the same key"),
+    Fault(nets.init, "math.sqrt(parameter.fan_in)", "math.sqrt(parameter.fan_in / 6)",
+          "weights scaled as He's: sqrt(6 / fan-in)"),
+    Fault(nets.init, "math.sqrt(parameter.fan_in)", "math.sqrt(parameter.shape[0])",
+          "weights scaled by fan-out, not fan-in"),
+    Fault(torchvae.pixels.scale, "floats.div_(torch.full((), 255, dtype=floats.dtype, device=floats.device))",
+          "floats.mul_(1 / 255)", "pixels times 1/255, not over 255", "float32"),
+    Fault(torchvae.pixels.scale, "255", "256", "pixels over 256"),
+    Fault(torchvae.pixels.scale, "images.flatten(1)", "images.permute(0, 3, 1, 2).flatten(1)",
+          "pixels flattened in channel, height, width order"),
+    # The networks.
+    Fault(nets.Encoder.forward, "F.relu", "F.leaky_relu", "LeakyReLU with slope 0.01 for ReLU", owner=nets.Encoder),
+    Fault(nets.Encoder.forward, "F.relu", "F.gelu", "GELU (erf) for ReLU", owner=nets.Encoder),
+    Fault(nets.Decoder.forward, "F.relu", "F.tanh", "tanh for ReLU", owner=nets.Decoder),
+    Fault(nets.Encoder.forward, "Posterior(self.mean(x), self.logvar(x))",
+          "Posterior(*[self.mean(x), self.logvar(x)][::-1])", "mean and logvar swapped", owner=nets.Encoder),
+    Fault(torchvae.params.from_arrays, "torch.tensor(array)",
+          "torch.tensor(array if array.shape != (12, 12) else array.T.copy())", "kernel transposed"),
+    Fault(torchvae.params.from_arrays, "torch.tensor(array)",
+          "torch.tensor(array if name != 'decoder.logits.bias' else array.reshape(6, 5).T.ravel())",
+          "bias permuted as a flatten would, kernel's columns not"),
+    Fault(torchvae.params.from_arrays, "torch.tensor(array)",
+          "torch.tensor(array if name != 'decoder.logits.weight' else "
+          "array.reshape(6, 5, -1).transpose(1, 0, 2).reshape(array.shape))",
+          "kernel's columns permuted as a flatten would, bias not"),
+    Fault(torchvae.params.from_arrays, "torch.tensor(array)",
+          "torch.tensor(array * (name != 'decoder.logits.bias'))", "bias missing"),
+    Fault(jaxvae.nets._linear, 'precision="highest"', rounded(10), "TF32 products", "float32"),
+    Fault(jaxvae.nets._linear, 'precision="highest"', rounded(7), "bfloat16 products", "float32"),
+    Fault(jaxvae.nets._linear, 'precision="highest"', 'precision="highest", dtype=jnp.float32',
+          "float32 slipped into float64"),
+    Fault(dist.locate, "torch.exp(0.5 * posterior.logvar)", "torch.exp(posterior.logvar)",
+          "variance for sigma in the latent"),
+    Fault(dist.locate, "* eps", "* eps[:1]", "the same noise for every image"),
+    Fault(dist.locate, "torch.exp(0.5 * posterior.logvar)", "posterior.logvar", "logvar taken for sigma"),
+    # The losses.
+    Fault(BCE, ".sum(-1)", ".mean(-1)", "cross-entropy averaged over pixels, not summed"),
+    Fault(BCE, 'F.binary_cross_entropy_with_logits(logits, x, reduction="none")',
+          'F.binary_cross_entropy(torch.sigmoid(logits), x, reduction="none")',
+          "cross-entropy from probabilities, its logarithms cut at -100"),
+    Fault(jaxvae.distributions.bernoulli_nll,
+          "(jnp.maximum(logits, 0.0) - logits * x + jnp.log1p(jnp.exp(jnp.minimum(logits, -logits))))",
+          "-(x * jnp.log(1 / (1 + jnp.exp(-logits)) + 1e-8)"
+          " + (1 - x) * jnp.log(1 - 1 / (1 + jnp.exp(-logits)) + 1e-8))",
+          "cross-entropy from probabilities, 1e-08 added inside the logarithms"),
+    Fault(BCE, "F.binary_cross_entropy_with_logits(logits, x,", "F.mse_loss(torch.sigmoid(logits), x,",
+          "squared error for cross-entropy"),
+    Fault(BCE, "F.binary_cross_entropy_with_logits(logits, x,",
+          "F.binary_cross_entropy_with_logits(logits.sigmoid(), x,",
+          "a sigmoid before the logits' cross-entropy"),
+    Fault(KL, ".sum(-1)", ".mean(-1)", "KL averaged over latents, not summed"),
+    Fault(KL, "0.5 * (", "(", "KL without its factor 0.5"),
+    Fault(KL, "torch.expm1(logvar)", "torch.expm1(0.5 * logvar)", "sigma for variance in the KL"),
+    Fault(KL, "mean, logvar = posterior", "logvar, mean = posterior", "mean and logvar swapped"),
+    Fault(KL, "torch.expm1(logvar)", "torch.exp(logvar)", "KL without its -1"),
+    Fault(KL, "mean**2 + ", "", "KL without the mean's square"),
+    Fault(objectives.negative_elbo, "spec.objective.beta * kl", "kl", "beta ignored"),
+    Fault(objectives.negative_elbo, "reconstruction + spec.objective.beta * kl",
+          "spec.objective.beta * reconstruction + kl",
+          "beta on the reconstruction"),
+    Fault(jaxvae.objectives.negative_elbo, "spec.objective.beta * kl", "spec.objective.beta**2 * kl", "beta squared"),
+    # The gradients.
+    Fault(dist.locate, "return posterior.mean + torch.exp(0.5 * posterior.logvar) * eps",
+          "return (posterior.mean + torch.exp(0.5 * posterior.logvar) * eps).detach()",
+          "gradient stopped at the latent"),
+    Fault(dist.locate, "torch.exp(0.5 * posterior.logvar)", "torch.exp(0.5 * posterior.logvar).detach()",
+          "gradient stopped at sigma"),
+    Fault(jaxvae.distributions.bernoulli_nll, "jnp.minimum(logits, -logits)", "-jnp.abs(logits)",
+          "|logit| with slope 1 at 0, as jnp.abs has it"),
+    # The optimizer.
+    Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "weight_decay=0.01, fused").replace("Adam(", "AdamW("),
+          "decoupled weight decay 0.01, AdamW's default"),
+    Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "weight_decay=0.01, fused"),
+          "weight decay added to the gradient (0.01)"),
+    Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "amsgrad=True, fused"), "AMSGrad for Adam"),
+    Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "betas=(0.9, 0.99), fused"), "Adam's beta2 0.99 for 0.999"),
+    Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "eps=1e-6, fused"), "Adam's eps 1e-6 for 1e-8"),
+    Fault(JAX_ADAM, "(jnp.sqrt(v) / root + eps)", "jnp.sqrt(v / root**2 + eps)", "Adam's eps inside the root"),
+    Fault(JAX_ADAM, "(jnp.sqrt(v) / root + eps)", "(jnp.sqrt(v) + eps)",
+          "Adam's second moment not corrected for its bias"),
+    Fault(JAX_ADAM, "t = count.astype(dtype)", "t = (count + 1).astype(dtype)", "Adam's steps counted one too many"),
+    Fault(JAX_ADAM, "t = count.astype(dtype)", "t = jnp.full((), 1e6, dtype)", "Adam without its bias correction"),
+    Fault(JAX_ADAM, "spec.training.learning_rate", "2 * spec.training.learning_rate",
+          "learning rate 2 times as large"),
+    # A step.
+    Fault(train._update, "terms.loss.backward()", CLIPPED, "gradient clipped to norm 1"),
+    Fault(train._update, "state.optimizer.zero_grad(set_to_none=True)", "pass", "gradient kept from the step before"),
+    Fault(train._update, "terms.loss.backward()", "(terms.loss * len(x)).backward()",
+          "loss summed over the batch, not averaged"),
+    Fault(train.train_step, "streams(state.key).noise, state.step)", "streams(state.key).noise, state.step + 1)",
+          "wrong fold-in: the step is counted from 1"),
+    Fault(train.train_step, "random.fold_in(streams(state.key).noise, state.step)", "streams(state.key).noise",
+          "key reused: every step draws the same noise"),
+    Fault(train.train_step, "streams(state.key).noise", "streams(state.key).order",
+          "streams exchanged: noise drawn from order"),
+    Fault(torchvae.params.optimizer_from_arrays, 'torch.tensor(named[name], device=tensor.device)',
+          "torch.zeros_like(tensor)", "moments not carried over"),
+    # An epoch.
+    Fault(train.train_epoch, "random.permutation(random.fold_in(keys.order, state.step // steps), n)",
+          "torch.arange(n)", "order not shuffled"),
+    Fault(train.train_epoch, "state.step // steps", "0", "key reused: every epoch has the first one's order"),
+    Fault(jaxvae.train.train_epoch, "state.step // steps", "state.step // steps + 1",
+          "wrong fold-in: the epoch is counted from 1"),
+    Fault(train.train_epoch, "torch.arange(state.step, end)", "torch.arange(end - state.step)",
+          "wrong fold-in: the step is counted within its epoch"),
+    Fault(train.train_epoch, "spec.training.epoch_steps(n)", "n // spec.training.batch_size", "last batch dropped"),
+    Fault(jaxvae.train.train_epoch, "weights = real / real.sum(1, keepdims=True)", "weights = real / batch",
+          "last batch divided by a whole batch's size"),
+    Fault(jaxvae.train.train_epoch, "(jnp.arange(steps * batch) < n)", "(jnp.arange(steps * batch) < steps * batch)",
+          "last batch filled up with images that count"),
+    # What is made of a model.
+    Fault(torchvae.evaluate._terms, "random.normal(key,", "0 * random.normal(key,", "noise left out of the latent"),
+    Fault(torchvae.evaluate._terms, "eps.split(_BATCH)", "[eps[: len(i)] for i in images.split(_BATCH)]",
+          "key reused: every batch draws the same noise"),
+    Fault(torchvae.evaluate.average_terms, "terms.cpu().numpy().astype(np.float64).mean(0)",
+          "torch.stack([part.mean(0) for part in terms.split(_BATCH)]).mean(0).numpy()",
+          "mean of the batches' means, the last one short"),
+    Fault(torchvae.generate.reconstruct, "posterior.mean",
+          "posterior.mean + torch.exp(0.5 * posterior.logvar)", UNKNOWN),
+    Fault(torchvae.generate._images, "torch.sigmoid(decode(spec, model, z))", "decode(spec, model, z)",
+          "logits for probabilities"),
+    # What comes with time only.
+    Fault(train.train_epoch, "random.normal(block, shape, kind)",
+          "random.normal(block[:1].expand(len(block), 2), shape, kind)",
+          "key reused: every step draws its epoch's first noise"),
+    Fault(train._update, "state.optimizer.step()",
+          "state.optimizer.param_groups[0]['lr'] *= 0.5 if state.step == 23 else 1\n    state.optimizer.step()",
+          "learning rate 0.5 times as large from step 23 on"),
+    Fault(train.train_epoch, "torch.arange(state.step, end)",
+          "torch.cat([torch.arange(state.step, end)[:25], torch.arange(end - state.step)[24:-1]])",
+          "key reused: step 25 draws the noise of step 24"),
+]  # fmt: skip
