@@ -30,7 +30,7 @@ def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) 
 
 def main() -> None:
     packages = [package_row(fault, *injection.tried(fault)[:2]) for fault in tqdm(vae_faults.FAULTS)]
-    modules = [module_row(fault, level, named, right) for fault, _, level, named, right in module_faults.rows()]
+    modules = [module_row(fault, *module_faults.tried(fault)) for fault in tqdm(module_faults.FAULTS)]
     TABLE.write_text(
         f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
         + f"\n\n## In ports of people's own modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"

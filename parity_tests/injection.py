@@ -69,6 +69,7 @@ def injected(fault: Fault) -> Iterator[None]:
             for forget in (jax.clear_caches, jaxvae.nets._graphdef.cache_clear):
                 stack.callback(forget)
                 forget()
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # a slip may mix precisions in silence
         owners = (
             [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.side]
         )

@@ -2,11 +2,12 @@
 
 import pytest
 
-from parity_tests import vae_faults
+from parity_tests import module_faults, vae_faults
 from parity_tests.faults_table import TABLE, package_row
 from parity_tests.injection import UNKNOWN, Fault, tried
 
 LINES = TABLE.read_text().splitlines()
+ANEW = "python -m parity_tests.faults_table writes the table anew"
 
 
 @pytest.mark.parametrize("fault", vae_faults.FAULTS, ids=lambda fault: f"{fault.place}-{fault.cause}")
@@ -15,7 +16,12 @@ def test_a_fault_is_caught_and_named(fault: Fault) -> None:
     assert level != "none"
     assert named == fault.cause
     assert side == fault.side
-    assert package_row(fault, level, named) in LINES, "python -m parity_tests.faults_table writes the table anew"
+    assert package_row(fault, level, named) in LINES, ANEW
+
+
+def test_the_table_holds_these_faults_and_no_others() -> None:
+    rows = [line for line in LINES if line.startswith("| ") and not line.startswith(("| fault", "| ---"))]
+    assert len(rows) == len(set(rows)) == len(vae_faults.FAULTS) + len(module_faults.FAULTS)
 
 
 def test_nine_in_ten_are_named() -> None:
