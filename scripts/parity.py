@@ -27,8 +27,8 @@ class Parity:
     """Compare jaxvae and torchvae level by level, from the bits of the keys to whole runs, and say in words whether
     they agree. Exit status 0 if they do, 1 if they don't, 2 if it could not be measured.
 
-    Examples: scripts/parity.py --html agreement.html
-              scripts/parity.py --preset all --dtype float64 --steps 500 --json agreement.json --junit agreement.xml"""
+    Examples: python scripts/parity.py --html agreement.html
+              python scripts/parity.py --preset all --dtype float64 --steps 500 --json all.json --junit all.xml"""
 
     preset: str = DEFAULT_PRESET
     """The configuration to compare, or `all` of them."""

@@ -74,7 +74,7 @@ def case(spec: Spec, data: Dataset) -> Case:
     eps = np.random.default_rng(spec.training.seed).normal(size=(batch, latent)).astype(dtype)
     far = _far_out(spec, start, pixels[:batch], eps)
     x = _clear(spec, [start, far], pixels, eps)
-    other = replace(spec, objective=replace(spec.objective, beta=0.5 * spec.objective.beta + 1.5))
+    other = replace(spec, objective=replace(spec.objective, beta=spec.objective.beta + 1))
     states = {
         "at the start": (spec, start),
         "with logits to 60": (spec, far),
@@ -84,16 +84,15 @@ def case(spec: Spec, data: Dataset) -> Case:
     shuffled = [np.roll(pixels, -i * batch, axis=0)[:batch] for i in range(WARM)]
     warm = jax_side.steps(spec, start, shuffled)[:2]
     batches = tuple(
-        _clear(spec, [warm[0]], np.roll(pixels, -(WARM + i) * batch, 0), noise(spec, WARM + i)) for i in (0, 1)
+        _clear(spec, [warm[0]], np.roll(pixels, -(WARM + i) * batch, 0), noise(spec, WARM + i, batch)) for i in (0, 1)
     )
     return Case(spec, data.train, data.test[:1100], start, x, eps, states, warm, batches)
 
 
-def noise(spec: Spec, t: int, rows: int | None = None) -> np.ndarray:
-    """The normals of training step `t`, drawn by jax.random itself: `[batch, latent]`."""
+def noise(spec: Spec, t: int, rows: int) -> np.ndarray:
+    """The normals of training step `t`, drawn by jax.random itself: `[rows, latent]`."""
     key = jax.random.fold_in(jax.random.fold_in(jaxvae.root_key(spec.training.seed), 2), t)
-    shape = (spec.training.batch_size if rows is None else rows, spec.model.latent)
-    return np.asarray(jax.random.normal(key, shape, spec.training.dtype))
+    return np.asarray(jax.random.normal(key, (rows, spec.model.latent), spec.training.dtype))
 
 
 def held_still(case: Case) -> tuple[Spec, np.ndarray]:

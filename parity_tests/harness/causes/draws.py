@@ -53,10 +53,8 @@ def keys(case: Case, name: str, answers: Arrays) -> Causes:
     elif name == "bits":
         yield None, np.asarray(jax.random.bits(root, (1000,), "uint32"))
         with jax.threefry_partitionable(False):
-            yield (
-                "bits drawn by threefry's older, non-partitionable form",
-                np.asarray(jax.random.bits(root, (1000,), "uint32")),
-            )
+            older = np.asarray(jax.random.bits(root, (1000,), "uint32"))
+        yield "bits drawn by threefry's older, non-partitionable form", older
     elif name == "uniforms":
         yield None, np.asarray(jax.random.uniform(root, (1000,), case.dtype))
         bits = np.asarray(jax.random.bits(root, (1000,), "uint32"))

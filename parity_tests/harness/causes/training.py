@@ -10,7 +10,7 @@ from scipy import special
 
 from parity_tests.harness import oracle
 from parity_tests.harness.causes.draws import STREAMS, Causes, stream
-from parity_tests.harness.levels import Arrays, Case, given_gradients, held_still, noise
+from parity_tests.harness.levels import WARM, Arrays, Case, given_gradients, held_still, noise
 from parity_tests.harness.oracle import Adam
 
 ADAMS = {
@@ -40,28 +40,28 @@ def optimizer(case: Case, name: str) -> Causes:
     yield from _rates(lambda rate: _merged(*oracle.adam(case.start, grads, rate))[name], rate)
     summed = [{n: np.sum([g[n] for g in grads[: i + 1]], axis=0) for n in grads[0]} for i in range(len(grads))]
     yield "gradient kept from the step before", _merged(*oracle.adam(case.start, summed, rate))[name]
-    if name.endswith("bias"):
-        yield "biases left as they were", case.start.get(name)
+    if name in case.start and name.endswith("bias"):
+        yield "biases left as they were", case.start[name]
 
 
 def steps(case: Case, name: str) -> Causes:
     """Two steps from a warm state: the noise, the loss, the gradient, the update."""
     noises = {
-        None: (0, 0, "noise"),
-        "wrong fold-in: the step is counted from 1": (1, 0, "noise"),
-        "wrong fold-in: the step is counted from -1": (-1, 0, "noise"),
-        **{f"streams exchanged: noise drawn from {s}": (0, 0, s) for s in STREAMS if s != "noise"},
+        None: (0, "noise"),
+        "wrong fold-in: the step is counted from 1": (1, "noise"),
+        "wrong fold-in: the step is counted from -1": (-1, "noise"),
+        **{f"streams exchanged: noise drawn from {s}": (0, s) for s in STREAMS if s != "noise"},
     }
-    for cause, (shift, _, s) in noises.items():
-        yield cause, two_steps(case, [_draw(case, stream(case.spec, s, 20 + i + shift)) for i in (0, 1)])[name]
-    right = [noise(case.spec, 20 + i, len(case.x)) for i in (0, 1)]
+    for cause, (shift, s) in noises.items():
+        yield cause, two_steps(case, [_draw(case, stream(case.spec, s, WARM + i + shift)) for i in (0, 1)])[name]
+    right = [noise(case.spec, WARM + i, len(case.x)) for i in (0, 1)]
     yield (
         "key reused: every step draws the same noise",
         two_steps(case, [_draw(case, stream(case.spec, "noise"))] * 2)[name],
     )
     yield "key reused: a step draws the noise of the step before", two_steps(case, [right[0]] * 2)[name]
     yield "noise left out of the latent", two_steps(case, [0 * right[0]] * 2)[name]
-    step_keys = [stream(case.spec, "noise", 20 + i) for i in (0, 1)]
+    step_keys = [stream(case.spec, "noise", WARM + i) for i in (0, 1)]
     with jax.threefry_partitionable(False):
         older = [_draw(case, key) for key in step_keys]
     yield "noise drawn by threefry's older, non-partitionable form", two_steps(case, older)[name]
