@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
-from parity_tests.harness import between_fingerprints as between
-from parity_tests.harness import fingerprints
-from parity_tests.harness import layer_fingerprints as layers
-from parity_tests.harness import loss_fingerprints as loss
-from parity_tests.harness import optimizer_fingerprints as optimizer
 from parity_tests.harness.findings import Report
-from parity_tests.harness.mapping import flattened
+from parity_tests.harness.modules import between_fingerprints as between
+from parity_tests.harness.modules import fingerprints
+from parity_tests.harness.modules import layer_fingerprints as layers
+from parity_tests.harness.modules import loss_fingerprints as loss
+from parity_tests.harness.modules import optimizer_fingerprints as optimizer
+from parity_tests.harness.modules.mapping import flattened
 from parity_tests.small_nets import (
     IMAGES,
     ROWS,

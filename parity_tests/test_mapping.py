@@ -11,7 +11,7 @@ from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.mapping import as_is, flattened, flipped_kernel, layout, resolve, tensors
+from parity_tests.harness.modules.mapping import as_is, flattened, flipped_kernel, layout, resolve, tensors
 
 RNG = np.random.default_rng(0)
 NET = nn.Sequential()

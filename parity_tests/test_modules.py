@@ -20,8 +20,8 @@ from flax import linen, nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.mapping import as_is
 from parity_tests.harness.modules import ParityError, assert_parity, compare_modules, sentence
+from parity_tests.harness.modules.mapping import as_is
 from parity_tests.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
 
 ROOT = Path(__file__).parent.parent

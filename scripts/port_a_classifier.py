@@ -18,8 +18,8 @@ import tyro
 from flax import nnx
 from torch import nn
 
-from parity_tests.harness.mapping import flattened
 from parity_tests.harness.modules import ParityError, assert_parity, sentence
+from parity_tests.harness.modules.mapping import flattened
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 1, 28, 28))  # in torch's layout: N,C,H,W
 LABELS = np.arange(8)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import Tensor, nn
 
-from parity_tests.harness.hypotheses import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
+from parity_tests.harness.modules.hypotheses import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
 
 SAME_PADDING = "'SAME' pads the end more than the start at stride 2, where PyTorch pads both alike"
 PADDING = "the padding differs"

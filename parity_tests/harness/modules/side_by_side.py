@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity_tests.harness.mapping import Pair
-from parity_tests.harness.networks import Network, flatten, replaced
+from parity_tests.harness.modules.mapping import Pair
+from parity_tests.harness.modules.networks import Network, flatten, replaced
 
 Arrays = dict[str, np.ndarray]
 

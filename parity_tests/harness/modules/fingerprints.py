@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from parity_tests.harness.between_fingerprints import FLATTEN, cause_between
 from parity_tests.harness.findings import Diagnosis
-from parity_tests.harness.hypotheses import Hypothesis, confirmed, distance, fitted
-from parity_tests.harness.layer_fingerprints import (
+from parity_tests.harness.layers import Layer
+from parity_tests.harness.modules.between_fingerprints import FLATTEN, cause_between
+from parity_tests.harness.modules.hypotheses import Hypothesis, confirmed, distance, fitted
+from parity_tests.harness.modules.layer_fingerprints import (
     OUTPUT_BIAS,
     SWAPPED,
     TRANSPOSED,
@@ -18,8 +19,7 @@ from parity_tests.harness.layer_fingerprints import (
     orders,
     rounded,
 )
-from parity_tests.harness.layers import Layer
-from parity_tests.harness.mapping import Pair, tensors
+from parity_tests.harness.modules.mapping import Pair, tensors
 
 BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
 BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from parity_tests.harness.hypotheses import Hypothesis, confirmed, fitted
+from parity_tests.harness.modules.hypotheses import Hypothesis, confirmed, fitted
 
 SUM_FOR_MEAN = "the loss is a sum where the other side takes the mean"
 OTHER_AXIS = "the loss is a sum over the features and a mean over the batch where the other side takes the mean of all"

@@ -13,11 +13,11 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Finding, Report
-from parity_tests.harness.mapping import MappingLike, resolve
-from parity_tests.harness.module_levels import OWED, Losses, Optimizers, levels
-from parity_tests.harness.networks import network
-from parity_tests.harness.settings import settings
-from parity_tests.harness.side_by_side import Both
+from parity_tests.harness.modules.levels import OWED, Losses, Optimizers, levels
+from parity_tests.harness.modules.mapping import MappingLike, resolve
+from parity_tests.harness.modules.networks import network
+from parity_tests.harness.modules.settings import settings
+from parity_tests.harness.modules.side_by_side import Both
 
 
 class ParityError(AssertionError):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity_tests.harness.hypotheses import Hypothesis, confirmed, distance, fitted
+from parity_tests.harness.modules.hypotheses import Hypothesis, confirmed, distance, fitted
 
 EPS_IN_ROOT = "the optimizer's eps is inside the square root in JAX and outside in PyTorch"
 EPS_VALUE = "the optimizer's eps differs"

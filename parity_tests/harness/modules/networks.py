@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness import jax_layers, linen_layers
+from parity_tests.harness import jax_layers
 from parity_tests.harness.layers import Layer
-from parity_tests.harness.mapping import canonical
+from parity_tests.harness.modules import linen_layers
+from parity_tests.harness.modules.mapping import canonical
 
 
 class Network(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity_tests.harness.hypotheses import distance, fitted
+from parity_tests.harness.modules.hypotheses import distance, fitted
 
 GELU = "GELU's tanh form against its erf form"
 LEAKY_SLOPE = "LeakyReLU's slope differs"

@@ -10,8 +10,8 @@ import optax
 import torch
 from torch import nn
 
-from parity_tests.harness.networks import flatten
-from parity_tests.harness.optimizer_fingerprints import Steps, cause_in_optimizer
+from parity_tests.harness.modules.networks import flatten
+from parity_tests.harness.modules.optimizer_fingerprints import Steps, cause_in_optimizer
 
 Arrays = dict[str, np.ndarray]
 

@@ -11,16 +11,17 @@ import optax
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness import fingerprints, torch_layers
-from parity_tests.harness.between_fingerprints import cause_between
+from parity_tests.harness import torch_layers
 from parity_tests.harness.findings import Diagnosis, Finding
-from parity_tests.harness.hypotheses import distance
-from parity_tests.harness.layer_fingerprints import rounded
 from parity_tests.harness.layers import Layer
-from parity_tests.harness.loss_fingerprints import cause_in_loss
-from parity_tests.harness.networks import flatten
-from parity_tests.harness.side_by_side import Arrays, Both
-from parity_tests.harness.training import train_both
+from parity_tests.harness.modules import fingerprints
+from parity_tests.harness.modules.between_fingerprints import cause_between
+from parity_tests.harness.modules.hypotheses import distance
+from parity_tests.harness.modules.layer_fingerprints import rounded
+from parity_tests.harness.modules.loss_fingerprints import cause_in_loss
+from parity_tests.harness.modules.networks import flatten
+from parity_tests.harness.modules.optimizers import train_both
+from parity_tests.harness.modules.side_by_side import Arrays, Both
 
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
