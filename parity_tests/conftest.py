@@ -16,6 +16,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs():
+    """Each file forgets what it compiled: a process has room for some ten thousand programs' memory maps."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest):
     """Each precision in turn, with JAX's 64-bit mode to match."""

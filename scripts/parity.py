@@ -6,7 +6,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves
 
 import json
 import sys
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -63,47 +63,56 @@ class Parity:
 
 def main(options: Parity) -> int:
     specs = {name: configured(options, name) for name in (PRESETS if options.preset == "all" else [options.preset])}
-    for path in filter(None, (options.json, options.junit, options.html)):
-        if not path.parent.is_dir() or path.is_dir():
-            raise InputError(f"{path} can't be written: it must be a file in a folder that exists; choose another.")
     if options.steps < 1:
         raise InputError(f"--steps must be at least 1, found {options.steps}.")
+    paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
+    for path in paths:
+        if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK) or paths.count(path) > 1:
+            raise InputError(f"{path} can't be written: give each of --json, --junit and --html a file of its own.")
     devices = parity.use(options.device)
     dtypes = parity.BOTH if options.dtype == "both" else (options.dtype,)
-    reports = {}
+    reports: dict[str, Report] = {}
+    effects: list[precision.Effect] = []
     with tqdm(total=len(specs) * len(dtypes) * parity.PLACES, unit=" levels", disable=None) as bar:
+        begun: list[str] = []
+
+        def show(level: str) -> None:
+            bar.update(min(1, len(begun)))  # the one before is done
+            bar.set_description(level)
+            begun.append(level)
+
         for name, spec in specs.items():
             dataset, missing = data.load(options.data, options.data_root, spec.model.image)
             if missing is not None:
                 print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
-
-            def shown(level: str) -> None:
-                bar.set_description(level)
-                bar.update()
-
             spec = replace(spec, data=dataset.name)
             reports[name] = parity.prove(
-                spec, dataset, dtypes=dtypes, steps=options.steps, bisect=options.bisect, on_level=shown
+                spec, dataset, dtypes=dtypes, steps=options.steps, bisect=options.bisect, on_level=show
             )
             if options.device == "gpu" or options.precisions:
-                reports[name].about["precisions"] = [e._asdict() for e in parity.precisions(spec, dataset)]
+                effects = parity.precisions(spec, dataset)
+                reports[name].about["precisions"] = [effect._asdict() for effect in effects]
+        bar.update()
     found = parity.merged(reports)
     print(f"\n{', '.join(specs)} on {dataset.name}, seed {options.seed}; {devices}\n")
     print((report.to_brief if options.brief else report.to_markdown)(found))
-    for single in reports.values():
-        if "precisions" in single.about:
-            print(precision.to_markdown([precision.Effect(**effect) for effect in single.about["precisions"]]))  # type: ignore[union-attr]
+    if effects:
+        print(precision.to_markdown(effects))
     print(report.verdict(found))
-    writers: dict[Path | None, Callable[[Report], str | bytes]] = {
-        options.json: lambda found: json.dumps(report.to_json(found), indent=1, allow_nan=False),
-        options.junit: report.to_junit,
-        options.html: report.to_html,
-    }
-    for path, write in writers.items():
-        if path is not None:
-            content = write(found)
-            write_atomically(path, content.encode() if isinstance(content, str) else content)
+    if options.json is not None:
+        write(options.json, json.dumps(report.to_json(found), indent=1, allow_nan=False).encode())
+    if options.junit is not None:
+        write(options.junit, report.to_junit(found))
+    if options.html is not None:
+        write(options.html, report.to_html(found).encode())
     return 0 if found.passed else 1
+
+
+def write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}); choose another place.") from None
 
 
 def configured(options: Parity, name: str) -> Spec:
@@ -118,4 +127,7 @@ if __name__ == "__main__":
         sys.exit(main(tyro.cli(Parity)))
     except InputError as error:
         print(f"parity: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:  # 1 says that the packages differ, which a crash doesn't
+        traceback.print_exc()
         sys.exit(2)

@@ -41,6 +41,14 @@ def count(found: Arrays, expected: Arrays) -> Gap:
     return max(totals, key=lambda g: g.size, default=Gap(0.0, ""))
 
 
+def worst(measure: Callable[[Arrays, Arrays], Gap], found: Arrays, expected: Arrays) -> Gap:
+    """`measure` of both; arrays of other names, shapes or dtypes are infinitely far apart."""
+    try:
+        return measure(found, expected)
+    except ValueError as error:
+        return Gap(float("inf"), str(error))
+
+
 def ulps(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """The differences in units of the last place of the expected floats."""
     return np.abs(found - expected) / np.spacing(np.abs(expected))

@@ -1,7 +1,8 @@
 """Where two programs first part, and why: the place by walking a level in the order of the computation, the cause by
 computing what each known fault would answer and seeing which answer it is."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 
 import jax
@@ -67,6 +68,13 @@ def first_over(level: Level, answers: tuple[Arrays, Arrays], owed: float) -> str
     raise ValueError(f"No name of {level.name} is over what is owed.")
 
 
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """A suspect may well draw twice from one key, and the formulas are written as on paper."""
+    with jax.debug_key_reuse(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def name_cause(
     here: tuple[np.ndarray, np.ndarray], suspects: list[draws.Causes], dtype: str, owed: float
 ) -> tuple[str | None, int | None, np.ndarray]:
@@ -74,8 +82,7 @@ def name_cause(
     one does; and what the plain formula gives."""
     departs: list[int] = []
     cause, plain = None, np.zeros(())
-    # A suspect may well draw twice from one key, and the formulas are written as on paper.
-    with jax.debug_key_reuse(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with relaxed():
         for i, (found, candidates) in enumerate(zip(here, suspects, strict=True)):
             plain = np.asarray(next(candidates)[1])
             if not (off := _apart(found, plain)) <= owed:
@@ -89,7 +96,7 @@ def _reproduces(
 ) -> str | None:
     known = next((cause for cause, answer in candidates if _apart(found, np.asarray(answer)) <= near), None)
     narrow = plain.dtype == np.float64 and found.any() and _fits_float32(found) and not _fits_float32(plain)
-    return known or ("float32 slipped into float64" if narrow else None)
+    return known or ("float32 slipped into float64" if narrow and _apart(found, plain) <= 1e-5 else None)
 
 
 def _fits_float32(array: np.ndarray) -> bool:

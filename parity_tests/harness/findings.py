@@ -1,5 +1,6 @@
 """What a comparison found: one figure a level, what is owed there, and why."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Finding(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return self.size <= self.owed  # so that NaN fails
+        return math.isfinite(self.size) and self.size <= self.owed
 
 
 class Trajectory(NamedTuple):

@@ -3,7 +3,7 @@
 They stand in the order in which one depends on another, so that the first to fail is where to look. All but the key
 streams and the initial weights start from the same named arrays on both sides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import jaxvae
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_side, oracle, torch_side
-from parity_tests.harness.compare import Gap, count, gap, shares
+from parity_tests.harness.compare import Gap, count, gap, shares, worst
 from parity_tests.harness.findings import Finding
 
 Arrays = dict[str, np.ndarray]
@@ -24,6 +24,7 @@ SIDES = (jax_side, torch_side)
 WARM = 20
 """Steps before the one that is compared: Adam's first steps are of size lr * sign(gradient), and the sign of a gradient
 that is zero but for rounding is nobody's fault."""
+HELD = 1e-30  # a learning rate too small to move a weight
 # A framework rounds at every operation, where a nudge of the weights disturbs once.
 TIMES_ULP = 10.0
 _MARGIN = {"float32": 4e-6, "float64": 1e-14}
@@ -60,7 +61,7 @@ class Level(NamedTuple):
 
     name: str
     ask: Callable[[ModuleType, Case], Arrays]
-    measure: Callable[[Arrays, Arrays], Gap]
+    measure: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Gap]
     owed: dict[str, float]
     unit: str
     reason: str
@@ -99,7 +100,7 @@ def held_still(case: Case) -> tuple[Spec, np.ndarray]:
     """Two short epochs with a ragged last batch and a learning rate too small to move a weight, so that the terms of
     each step tell which images and which noise it was given."""
     size = min(5 * case.spec.training.batch_size + case.spec.training.batch_size // 3 + 1, len(case.images))
-    training = replace(case.spec.training, learning_rate=1e-30, epochs=2, max_steps=None)
+    training = replace(case.spec.training, learning_rate=HELD, epochs=2, max_steps=None)
     return replace(case.spec, training=training), case.images[:size]
 
 
@@ -119,8 +120,9 @@ def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], side: Module
         return finding
     # Some float32 numbers are worse conditioned than a sum, as the KL of a new model, a difference of near equals.
     moved = [_measured(level, case.dtype, (answers[0], level.ask(side, _nudged(case, i)))).size for i in range(4)]
-    reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {max(moved):.1e}"
-    return finding._replace(owed=max(finding.owed, TIMES_ULP * max(moved)), reason=reason)
+    most = max((size for size in moved if np.isfinite(size)), default=0.0)
+    reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {most:.1e}"
+    return finding._replace(owed=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.owed else finding
 
 
 def nudge(arrays: Arrays, draw: int) -> Arrays:
@@ -138,12 +140,8 @@ def _nudged(case: Case, draw: int) -> Case:
 
 
 def _measured(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> Finding:
-    ours, theirs = answers
-    try:
-        worst = level.measure(theirs, ours)
-    except ValueError as error:
-        worst = Gap(float("inf"), str(error))
-    return Finding(level.name, dtype, worst.size, str(worst), level.owed[dtype], level.unit, level.reason)
+    found = worst(level.measure, answers[1], answers[0])
+    return Finding(level.name, dtype, found.size, str(found), level.owed[dtype], level.unit, level.reason)
 
 
 def _keys(side: ModuleType, case: Case) -> Arrays:

@@ -11,14 +11,18 @@ import jax
 import numpy as np
 import optax
 import torch
+from flax import nnx
 
+import jaxvae
 from jaxvae.shared import weights
 from jaxvae.shared.data import Dataset
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Dtype, Spec, to_json
 from parity_tests.harness import jax_side, levels, precision, trajectory
 from parity_tests.harness.diagnose import diagnose
 from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.levels import LEVELS, SIDES
+from parity_tests.harness.steps import bounded
 
 BOTH: tuple[Dtype, ...] = ("float64", "float32")
 PLACES = len(LEVELS) + 1
@@ -36,46 +40,58 @@ def prove(
     on_level: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Compares both packages on a configuration at every level and over a run of so many steps, in each dtype. With
-    `bisect` the first level that fails is walked to the place where the sides part. JAX's 64-bit mode is left as it
-    was."""
+    `bisect` the first level that fails is walked to the place where the sides part. A side that raises an error fails
+    the level."""
     findings: list[Finding] = []
     trajectories: list[Trajectory] = []
-    diagnosis: Diagnosis | None = None
+    diagnoses: list[Diagnosis | None] = []
     digests: dict[str, object] = {}
-    before = jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    try:
-        for dtype in dtypes:
-            jax.config.update("jax_enable_x64", dtype == "float64")
-            whole = trajectory.bounded(_in(spec, dtype), steps, len(data.train))
+    for dtype in dtypes:
+        with jax.enable_x64(dtype == "float64"):
+            whole = bounded(_in(spec, dtype), steps, len(data.train))
             case = levels.case(whole, data)
             digests[dtype] = weights.digest(np.concatenate([array.ravel() for array in case.start.values()]))
             for level in LEVELS:
                 on_level(f"{dtype}: {level.name}")
-                finding, answers = levels.compare(level, case, sides)
+                try:
+                    finding, answers = levels.compare(level, case, sides)
+                    if bisect and not finding.passed and not any(diagnoses):
+                        diagnoses.append(diagnose(level, case, answers, finding.owed, sides))
+                except Exception as error:
+                    finding = _raised(level.name, dtype, error)
                 findings.append(finding)
-                if bisect and diagnosis is None and not finding.passed:
-                    diagnosis = diagnose(level, case, answers, finding.owed, sides)
             on_level(f"{dtype}: a run of {steps} steps")
-            found, curve, runs = trajectory.follow(whole, data, case.start, sides)
+            try:
+                found, curve, diagnosis = trajectory.follow(whole, data, case.start, sides)
+            except Exception as error:
+                findings.append(_raised(trajectory.LOSSES, dtype, error))
+                continue
             findings += found
             trajectories.append(curve)
-            if bisect and diagnosis is None and dtype == "float64" and not all(finding.passed for finding in found):
-                diagnosis = trajectory.first_parting(case, whole, data, runs, sides)
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    return Report(about(spec, data, steps, digests), tuple(findings), tuple(trajectories), diagnosis)
+            diagnoses.append(diagnosis if bisect else None)
+    told = next(filter(None, diagnoses), None)
+    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), told)
+
+
+def _raised(level: str, dtype: str, error: Exception) -> Finding:
+    """A side that gives no answer is as far from the other as can be."""
+    reason = " ".join(str(error).split())
+    return Finding(level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both sides answer")
 
 
 def use(device: str) -> str:
     """Both sides compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
     where there is none."""
-    labels = dict.fromkeys(side.use(device) for side in SIDES)
+    try:
+        labels = dict.fromkeys(side.use(device) for side in SIDES)
+    except InputError:
+        raise InputError(f"There is no {device} here that both frameworks can use; compare on --device cpu.") from None
     return f"{' and '.join(labels)}; jax {jax.__version__}, torch {torch.__version__}"
 
 
 def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
     """What lower precisions do to the loss, on a thousand test images and the weights after ten steps."""
-    few = trajectory.bounded(_in(spec, "float32"), 10, len(data.train))
+    few = bounded(_in(spec, "float32"), 10, len(data.train))
     weights = jax_side.train(few, jax_side.initial(few), data.train)[0]
     x = jax_side.pixels(few, data.test[:1000])["pixels"]
     return precision.effects(few, weights, x, levels.noise(few, 0, len(x)))
@@ -89,15 +105,18 @@ def merged(reports: Mapping[str, Report]) -> Report:
         {name: report.about for name, report in reports.items()},
         tuple(f._replace(level=f"{name}: {f.level}") for name, report in reports.items() for f in report.findings),
         tuple(t._replace(name=name) for name, report in reports.items() for t in report.trajectories),
-        next((report.diagnosis for report in reports.values() if report.diagnosis is not None), None),
+        next((d._replace(where=f"{name}: {d.where}") for name, r in reports.items() if (d := r.diagnosis)), None),
     )
 
 
-def about(spec: Spec, data: Dataset, steps: int, digests: dict[str, object]) -> dict[str, object]:
+def about(
+    spec: Spec, data: Dataset, dtypes: Sequence[Dtype], steps: int, digests: dict[str, object]
+) -> dict[str, object]:
     """What was compared, on what, and how: plain JSON values."""
     images = hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
     return {
-        "spec": to_json(spec),
+        "spec": to_json(bounded(spec, steps, len(data.train))),
+        "dtypes": list(dtypes),
         "seed": spec.training.seed,
         "steps": steps,
         "data": {"name": data.name, "train": len(data.train), "test": len(data.test), "sha256": images},
@@ -105,7 +124,7 @@ def about(spec: Spec, data: Dataset, steps: int, digests: dict[str, object]) -> 
         "devices": {side.NAME: side.device() for side in SIDES},
         "precision": {
             "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
-            "jaxvae's layers": "highest",
+            "jaxvae's layers": str(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder.logits.precision),
             "torch.get_float32_matmul_precision": torch.get_float32_matmul_precision(),
             "torch.backends.cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
         },

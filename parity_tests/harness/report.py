@@ -86,11 +86,11 @@ def to_json(report: Report) -> dict[str, Any]:
 def to_junit(report: Report) -> bytes:
     """The findings as JUnit XML, UTF-8: a test case for each level and dtype."""
     failed = sum(not finding.passed for finding in report.findings)
-    counts = {"tests": str(len(report.findings)), "failures": str(failed), "errors": "0", "skipped": "0", "time": "0"}
+    counts = {"tests": str(len(report.findings)), "failures": str(failed), "errors": "0", "skipped": "0"}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": "parity", **counts})
     for finding in report.findings:
-        about = {"classname": f"parity.{finding.dtype}", "name": _legal(finding.level), "time": "0"}
+        about = {"classname": f"parity.{finding.dtype}", "name": _legal(finding.level)}
         case = ElementTree.SubElement(suite, "testcase", about)
         if not finding.passed:
             failure = ElementTree.SubElement(case, "failure", {"message": _legal(_told(finding)), "type": "difference"})

@@ -10,6 +10,7 @@ import torch
 from scipy import special
 
 import jaxvae
+import torchvae
 from jaxvae.shared import layout
 from jaxvae.shared.spec import Spec
 from parity_tests.harness.levels import Arrays, Case
@@ -85,7 +86,9 @@ def normals(case: Case, name: str) -> Causes:
         (torch.erfinv(torch.tensor(unit)).numpy() * np.array(math.sqrt(2), dtype)),
     )
     yield "another inverse error function than XLA's", (special.erfinv(unit) * math.sqrt(2)).astype(dtype)
-    yield "float32 slipped into float64", np.asarray(jax.random.normal(root, (size,), "float32")).astype(dtype)
+    theirs = torchvae.random.normal(torchvae.root_key(case.spec.training.seed), (size,)).numpy()
+    for single in (jax.random.normal(root, (size,), "float32"), theirs):  # they differ by an ulp
+        yield "float32 slipped into float64", np.asarray(single).astype(dtype)
     yield "uniforms in place of normals", unit
 
 
@@ -126,6 +129,7 @@ def pixels(case: Case, name: str) -> Causes:
     yield "pixels times 1/255, not over 255", flat * (dtype(1) / dtype(255))
     yield "pixels over 256", flat / dtype(256)
     yield "pixels not scaled", flat
+    yield "pixels binarised", (flat > 127).astype(dtype)
     yield "pixels in [-1, 1], not [0, 1]", flat / dtype(255) * 2 - 1
     for axes, order in (((0, 3, 1, 2), "channel, height, width"), ((0, 2, 1, 3), "width, height, channel")):
         moved = images.transpose(axes).reshape(len(images), -1).astype(case.dtype)

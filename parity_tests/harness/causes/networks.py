@@ -138,6 +138,7 @@ def _abs_at_zero(logits: Any, x: Any, xp: Any) -> Any:
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "no activation where ReLU belongs": lambda h: h,
+    "a step for ReLU": lambda h: (h > 0).astype(h.dtype),
     "tanh for ReLU": np.tanh,
     "sigmoid for ReLU": special.expit,
     "SiLU for ReLU": lambda h: h * special.expit(h),

@@ -1,0 +1,105 @@
+"""One step of a run: what it is given, what it would give plainly and under faults that come with time."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from jaxvae.shared.spec import Spec
+from parity_tests.harness import oracle
+from parity_tests.harness.causes import draws, training
+from parity_tests.harness.compare import gap
+from parity_tests.harness.diagnose import name_cause, relaxed
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.levels import Arrays, noise
+
+
+def bounded(spec: Spec, steps: int, images: int) -> Spec:
+    """The configuration of a run of so many steps."""
+    epochs = -(-steps // spec.training.epoch_steps(images))
+    return replace(spec, training=replace(spec.training, epochs=epochs, max_steps=steps))
+
+
+def places(spec: Spec, images: int, t: int) -> np.ndarray:
+    """Which images training step `t` is given."""
+    epoch, i = divmod(t, spec.training.epoch_steps(images))
+    order = jax.random.permutation(draws.stream(spec, "order", epoch), images)
+    return np.asarray(order)[i * spec.training.batch_size :][: spec.training.batch_size]
+
+
+def pixels(spec: Spec, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The images of these places as a step is given them: `[batch, pixels]`."""
+    return (images[rows].reshape(len(rows), -1) / 255).astype(spec.training.dtype)
+
+
+def untrained(arrays: Arrays) -> Arrays:
+    """Adam's state before the first step."""
+    zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
+    moments = {f"{moment}.{name}": zero for moment in ("exp_avg", "exp_avg_sq") for name, zero in zeros.items()}
+    return {**moments, "step": np.asarray(0, np.int32)}
+
+
+def explain(
+    spec: Spec,
+    images: np.ndarray,
+    before: tuple[Arrays, Arrays],
+    t: int,
+    answers: tuple[Arrays, Arrays],
+    owed: float,
+    names: tuple[str, ...],
+) -> Diagnosis | None:
+    """What was done otherwise in step `t`, which both sides took from the weights and Adam's state `before`. The
+    answers are the mean loss, as `loss`, and the weights after; None where they agree."""
+    ours, theirs = answers
+    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= owed), None)
+    if name is None:
+        return None
+    here = (ours[name], theirs[name])
+    suspects = [step_causes(spec, images, before, t, name) for _ in here]
+    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
+    if cause is None and name != "loss":
+        with relaxed():
+            cause, culprit = _by_ratio(spec, images, before, t, name, here)
+    at = np.unravel_index(int(np.abs(here[0] - here[1]).argmax()), here[0].shape)
+    numbers = " and ".join(f"{float(array[at]):.9g} by {n}" for array, n in zip(here, names, strict=True))
+    place = f"the run ({spec.training.dtype}): step {t}, {name}"
+    return Diagnosis(place, numbers, cause, None if culprit is None else names[culprit])
+
+
+def step_causes(spec: Spec, images: np.ndarray, before: tuple[Arrays, Arrays], t: int, name: str) -> draws.Causes:
+    """What step `t` would give from the state before it, plainly and under faults that come with time."""
+    n, batch, per_epoch = len(images), spec.training.batch_size, spec.training.epoch_steps(len(images))
+
+    def step(rows: np.ndarray, t: int, how: oracle.Adam | None = None) -> np.ndarray:
+        x = pixels(spec, images, rows)
+        eps = noise(spec, t, min(batch, n))[: len(rows)]
+        if name == "loss":
+            return oracle.losses(spec, before[0], x, eps).loss.mean()[None]
+        grad = oracle.gradients(spec, before[0], x, eps)
+        return oracle.adam(before[0], [grad], spec.training.learning_rate, before[1], how or oracle.Adam())[0][name]
+
+    mine = places(spec, n, t)
+    yield None, step(mine, t)
+    if name == "loss":
+        for other in [*range(t - 1, -1, -1), t + 1]:
+            yield f"key reused: step {t} draws the noise of step {other}", step(mine, other)
+            yield f"step {t} is given the images of step {other}", step(places(spec, n, other), t)
+        if t >= per_epoch:
+            yield "key reused: every epoch has the first one's order", step(places(spec, n, t % per_epoch), t)
+        return
+    for cause, how in training.ADAMS.items():
+        yield cause, step(mine, t, how)
+
+
+def _by_ratio(
+    spec: Spec, images: np.ndarray, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
+) -> tuple[str | None, int | None]:
+    """A learning rate of its own, told by every weight's step being the same multiple of the right one."""
+    plain = np.asarray(next(step_causes(spec, images, before, t, name))[1]) - before[0][name]
+    moving = np.abs(plain) > 1e-2 * np.abs(plain).max()
+    exact = {"float32": 1e-2, "float64": 1e-6}[spec.training.dtype]  # float32 weights keep few digits of their step
+    for i, found in enumerate(here):
+        ratios = (found - before[0][name])[moving] / plain[moving]
+        if ratios.size and np.ptp(ratios) < exact * abs(ratios.mean()) and abs(ratios.mean() - 1) > 10 * exact:
+            return f"learning rate {ratios.mean():.4g} times as large from step {t} on", i
+    return None, None
