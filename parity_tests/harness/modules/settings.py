@@ -1,33 +1,44 @@
 """Both frameworks as a comparison needs them, for as long as it lasts."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import jax
 import torch
+
+_cuda, _cudnn, _mkldnn = cast(tuple[Any, ...], (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
+_OPERATIONS = (_cuda.matmul, _cudnn.conv, _cudnn.rnn, _mkldnn.matmul, _mkldnn.conv, _mkldnn.rnn)
 
 
 @contextlib.contextmanager
 def settings(dtype: str) -> Iterator[None]:
     """64 bits in JAX for float64, products at full precision in both, and the promotion that optax's and Flax's own
     code relies on. Keys may be used again, since each level replays the one before."""
-    wanted = {
-        "jax_enable_x64": dtype == "float64",
-        "jax_default_matmul_precision": "highest",
-        "jax_numpy_dtype_promotion": "standard",
-        "jax_numpy_rank_promotion": "allow",
-        "jax_debug_key_reuse": False,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
+    with contextlib.ExitStack() as stack:
+        # JAX's own contexts: inside another of them a change of jax.config has no effect, and would stay behind.
+        stack.enter_context(jax.enable_x64(dtype == "float64"))
+        stack.enter_context(jax.default_matmul_precision("highest"))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.debug_key_reuse(False))
+        stack.enter_context(torch.enable_grad())
+        for operation in _OPERATIONS:
+            stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+        # Torch's older switches say the same, and reading them raises where the two disagree.
+        older: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
+            (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+            (lambda: torch.backends.cudnn.allow_tf32, _allow_tf32),
+        ]
+        for read, write in older:
+            with contextlib.suppress(RuntimeError):
+                stack.callback(write, read())
         torch.set_float32_matmul_precision("highest")
-        torch.backends.cudnn.allow_tf32 = False
+        _allow_tf32(False)
+        for operation in _OPERATIONS:
+            operation.fp32_precision = "ieee"
         yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def _allow_tf32(value: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = value
