@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from parity_tests.harness.modules.hypotheses import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
 
-SAME_PADDING = "'SAME' pads the end more than the start at stride 2, where PyTorch pads both alike"
+SAME_PADDING = "'SAME' pads the end more than the start"
 PADDING = "the padding differs"
 SWAPPED = "the kernel's height and width are swapped"
 TRANSPOSED = "the kernel's inputs and outputs are swapped"
@@ -102,7 +102,9 @@ def _convolution(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesi
         total = max((-(-length // stride) - 1) * stride + (size - 1) * dilation + 1 - length, 0)
         same.append((total // 2, total - total // 2))
     if any(start != end for start, end in same):
-        yield Hypothesis(_pads(SAME_PADDING, layer, same), _convolved(layer, x, same))
+        stride = layer.stride[0] if len(set(layer.stride)) == 1 else layer.stride
+        cause = f"{SAME_PADDING} at stride {stride}, where PyTorch pads both alike"
+        yield Hypothesis(_pads(cause, layer, same), _convolved(layer, x, same))
     if len(sizes) == 2 and sizes[0] == sizes[1]:
         yield Hypothesis(SWAPPED, _numbers(_changed(layer, weight=weight.transpose(2, 3))(x)))
     if weight.shape[0] == weight.shape[1]:
