@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,17 @@ LOSSES = cross_entropy, torch_cross_entropy
 ADAM = optax.adam(1e-2), partial(torch.optim.Adam, lr=1e-2)
 PARAMS = {"a": {"kernel": jnp.ones((8, 5)) / 7, "bias": jnp.arange(5.0)}}
 LINEAR = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+SQUARES = (lambda y: (y**2).mean(), lambda y: (y**2).mean())
+MORE = {"losses": SQUARES, "optimizers": (optax.adamw(0.1, weight_decay=0.01), partial(torch.optim.AdamW, lr=0.1))}
+
+
+def two_layers(ours: Any = lambda x: x, theirs: Any = lambda x: x) -> tuple[JaxNet, TorchNet]:
+    """Two linear layers in either framework, with something between them."""
+    here = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in ("a", "b")}
+    there = {name: nn.Linear(8, 8) for name in ("a", "b")}
+    return JaxNet(lambda net, x: net.b(ours(net.a(x))), **here), TorchNet(
+        lambda net, x: net.b(theirs(net.a(x))), **there
+    )
 
 
 class Classifier(nn.Module):
@@ -186,6 +198,79 @@ def test_nothing_that_was_passed_is_changed() -> None:
     np.testing.assert_array_equal(x, IMAGES)
     assert modes == (model.norm.use_running_average, module.training)
     assert all(p.grad is None for p in module.parameters())
+
+
+OPERATIONS = ("cuda", "matmul"), ("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv")
+
+
+def flags() -> list[Any]:
+    names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_key_reuse", "jax_numpy_rank_promotion")
+    products = [getattr(getattr(torch.backends, part), name).fp32_precision for part, name in OPERATIONS]
+    return [*(getattr(jax.config, name) for name in names), *products, torch.is_grad_enabled()]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.enable_x64(False),
+        lambda: jax.debug_key_reuse(True),
+        lambda: jax.default_matmul_precision("bfloat16"),
+        lambda: jax.numpy_rank_promotion("raise"),
+        torch.no_grad,
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_settings_win_inside_a_context_and_leave_nothing_behind(context, dtype) -> None:
+    def precise(params, x: jax.Array) -> jax.Array:
+        assert jax.config.jax_default_matmul_precision == "highest"  # type: ignore[attr-defined]
+        assert x.dtype == dtype
+        return linear(params, x)
+
+    outside = flags()
+    with context():
+        inside = flags()
+        assert_parity(precise, PARAMS, LINEAR, None, ROWS, dtype=dtype, losses=SQUARES)
+        assert flags() == inside
+    assert flags() == outside
+
+
+TORCH_FLAGS = """
+import numpy as np, torch
+from parity_tests.harness.modules import assert_parity
+{set}
+def read(get):
+    try: return get()
+    except RuntimeError: return "mixed"
+b = torch.backends
+parts = [(p, n) for p, names in {{b.cuda: "matmul", b.cudnn: "conv rnn", b.mkldnn: "matmul conv rnn"}}.items()
+         for n in names.split()]
+def flags(): return [*(getattr(p, n).fp32_precision for p, n in parts), read(torch.get_float32_matmul_precision),
+                     read(lambda: b.cudnn.allow_tf32), read(lambda: b.cuda.matmul.allow_tf32)]
+def port(params, x):
+    assert flags() == 6 * ["ieee"] + ["highest", False, False], flags()
+    return x @ params["kernel"] + params["bias"]
+before = flags()
+assert_parity(port, {{"kernel": np.ones((3, 2)), "bias": np.ones(2)}}, torch.nn.Linear(3, 2), None, np.eye(3))
+assert flags() == before, (flags(), before)
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)
+def test_torchs_precision_is_left_as_it_was_set_by_either_of_its_interfaces(change: str) -> None:
+    """In a process of its own, since no test can set some of them back."""
+    code = TORCH_FLAGS.format(set=change)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_jax_is_set_as_it_was_even_after_an_error() -> None:
@@ -350,12 +435,201 @@ def test_errors(arguments, options, message: str) -> None:
         compare_modules(*arguments, **options)
 
 
+def gives(output: Any) -> TorchNet:
+    return TorchNet(lambda net, x: output, a=nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"jax_model": NNX}, "jax_model: expected a Flax module or a function .*, found the class NNX"),
+        ({"jax_model": None}, "jax_model: expected a Flax module or a function .*, found a NoneType"),
+        ({"jax_model": LINEAR}, "jax_model: expected a Flax module or a function .*, found a TorchNet"),
+        ({"torch_module": Classifier}, "torch_module: expected a torch.nn.Module, found the class Classifier"),
+        ({"torch_module": None}, "torch_module: expected a torch.nn.Module, found a NoneType"),
+        ({"mapping": "auto"}, "mapping: expected pairs .* or None to go by names and shapes, found 'auto'"),
+        ({"mapping": [("a/kernel",)]}, "mapping: expected pairs .*, found"),
+        ({"mapping": {"a/kernel": ("a.weight", "flipped")}}, "mapping: expected pairs .*, found"),
+        ({"mapping": [("(a", "a")]}, r"mapping: the rule \('\(a', 'a'\) is no regex .*: missing \)"),
+        ({"mapping": [("(a).*", r"\2")]}, r"mapping: the rule .* is no regex .*: invalid group reference"),
+        ({"mapping": [("(a).*", r"\g<b>")]}, r"mapping: the rule .* is no regex .*: unknown group name"),
+        ({"inputs": {"x": ROWS}}, "inputs: expected an array of numbers, or several in a list, found a dict"),
+        ({"inputs": ROWS.tolist()}, r"inputs\[0\]: expected an array of numbers, or several in a list, found a list"),
+        ({"inputs": "rows"}, "inputs: expected an array of numbers, or several in a list, found a str"),
+        ({"inputs": ROWS[:0]}, r"inputs: expected numbers to compare by, found the empty shape \[0, 8\]"),
+        ({"losses": SQUARES[0]}, r"losses: expected the two functions \(jax_loss, torch_loss\), found a function"),
+        ({"losses": (SQUARES[0], lambda y: 1.0)}, "losses: the torch loss gives a float, expected a tensor"),
+        ({"scheduler": ADAM[1]}, "scheduler: it sets the learning rate of a step and optimizers is None"),
+        ({**MORE, "optimizers": ADAM[0]}, "optimizers: expected .*, found a GradientTransformation"),
+        (
+            {**MORE, "optimizers": (ADAM[0], torch.optim.Adam(LINEAR.parameters()))},
+            "optimizers: the second is expected to make torch's from the parameters, .*, found a Adam",
+        ),
+        ({**MORE, "optimizers": (ADAM[0], list)}, "optimizers: the second gives a list, expected one of torch.optim"),
+        ({**MORE, "steps": 0}, "steps: expected a whole number from 1 on, found 0"),
+        ({"torch_module": gives(object())}, "outputs: expected arrays, alone or in tuples, .*, found a object"),
+        (
+            {"jax_model": lambda params, x: x[:0], "torch_module": gives(torch.ones(0, 8))},
+            "outputs: neither model gives a number",
+        ),
+        (
+            {"jax_model": lambda params, x: None, "torch_module": gives(None)},
+            "outputs: neither model gives a number",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_told_in_a_sentence(changed: dict[str, Any], message: str) -> None:
+    right = {"jax_model": linear, "params": PARAMS, "torch_module": LINEAR, "inputs": ROWS}
+    with pytest.raises(InputError, match=message) as caught:
+        compare_modules(**{**right, **changed})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_module_frozen_altogether_has_no_step() -> None:
+    frozen = copy.deepcopy(LINEAR).requires_grad_(False)
+    still = partial(jax.tree.map, jax.lax.stop_gradient)
+    with pytest.raises(InputError, match="optimizers: every tensor of the torch module is frozen"):
+        compare_modules(lambda params, x: linear(still(params), x), PARAMS, frozen, None, ROWS, **MORE)  # type: ignore
+
+
 def test_a_bias_before_batch_normalization_is_not_judged_by_its_noise() -> None:
     """Its true gradient is zero."""
     report = assert_parity(
         *(NNX(nnx.Rngs(0)), None, Classifier(), None, IMAGES), losses=LOSSES, train=True, statistics=False
     )
     assert report.findings[-1].level == "every gradient"
+
+
+def unsafe(where: Any, sqrt: Any) -> Any:
+    """Zero and not a number: the slope of a root that is not taken."""
+    return lambda h: where(h > 0, sqrt(h), 0.0)
+
+
+def safe(where: Any, sqrt: Any) -> Any:
+    return lambda h: where(h > 0, sqrt(where(h > 0, h, 1.0)), 0.0)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(unsafe, safe), (safe, unsafe), (unsafe, unsafe), (safe, safe)])
+def test_a_gradient_that_is_no_number_fails_on_either_side(ours, theirs) -> None:
+    model, module = two_layers(ours(jnp.where, jnp.sqrt), theirs(torch.where, torch.sqrt))
+    report = compare_modules(model, None, module, None, ROWS, weights="torch", losses=SQUARES)
+    assert report.passed == (ours is theirs is safe)
+    assert report.findings[-1].level == "every gradient"
+    if not report.passed:
+        assert report.diagnosis is not None
+        assert report.diagnosis.where == "a.bias"
+        assert "nan in" in report.diagnosis.found
+
+
+@pytest.mark.parametrize("names", [["b.bias"], ["a.weight", "a.bias"], ["a.weight", "a.bias", "b.weight", "b.bias"]])
+@pytest.mark.parametrize("as_buffers", [False, True])
+def test_what_is_frozen_in_torch_and_trained_in_jax(names: list[str], as_buffers: bool) -> None:
+    model, module = two_layers(jnp.tanh, torch.tanh)
+    for name in names:
+        layer, leaf = module.get_submodule(name[0]), name[2:]
+        tensor = getattr(layer, leaf).requires_grad_(False)
+        if as_buffers:
+            delattr(layer, leaf)
+            layer.register_buffer(leaf, tensor.data)
+    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+    assert report.diagnosis is not None
+    assert (report.findings[-1].level, report.diagnosis.where in names) == ("every gradient", True)
+    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+
+
+def test_what_no_gradient_reaches_on_either_side() -> None:
+    model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
+    assert_parity(model, None, module, None, ROWS, losses=SQUARES)
+    model, module = two_layers(theirs=lambda x: x.detach())
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "no gradient reaches it in PyTorch (detach or no_grad)"
+
+
+def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
+    model, module = two_layers(jax.lax.stop_gradient)
+    module.a.requires_grad_(False)
+    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+    assert report.diagnosis is not None
+    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+    assert report.diagnosis.where.startswith("a.")
+    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+    still = optax.multi_transform(
+        {"a": optax.set_to_zero(), "b": optax.adam(0.1)}, lambda tree: {name: name for name in tree}
+    )
+    optimizers = still, partial(torch.optim.Adam, lr=0.1)
+    assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
+
+
+SUMMED = "the loss is a sum where the other side takes the mean: by a factor of {} in PyTorch"
+FEATURES = (
+    "the loss is a sum over the features and a mean over the batch where the other side takes the mean of all: "
+    "by a factor of {} in PyTorch"
+)
+HALVED = "the loss is halved on one side (optax.l2_loss is half the square): by a factor of 0.5 in JAX"
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "sums", "causes"),
+    [
+        (2, 5, lambda y: y.mean(1).sum(), [HALVED, SUMMED.format(2)]),
+        (6, 2, lambda y: y.sum(1).mean(), [HALVED, FEATURES.format(2)]),
+        (5, 5, lambda y: y.sum(1).mean(), [SUMMED.format(5), FEATURES.format(5)]),
+        (2, 1, lambda y: y.sum(), [HALVED, SUMMED.format(2)]),
+        (6, 5, lambda y: 2 * y.mean(), [HALVED]),
+        (6, 5, lambda y: y.mean(1).sum(), [SUMMED.format(6)]),
+        (4, 2 * 3, lambda y: y.unflatten(1, (2, 3)).sum(1).mean(), [HALVED, SUMMED.format(2)]),
+    ],
+)
+def test_a_factor_of_several_readings_is_given_all_of_them(batch: int, features: int, sums, causes) -> None:
+    axes = (2, 3) if features == 6 else (features,)
+    model = JaxNet(lambda net, x: net.a(x).reshape(batch, *axes), a=nnx.Linear(8, features, rngs=nnx.Rngs(0)))
+    module = TorchNet(lambda net, x: net.a(x).reshape(batch, *axes), a=nn.Linear(8, features))
+    losses = (lambda y: (y**2).mean(), lambda y: sums((y**2).flatten(1)))
+    report = compare_modules(model, None, module, None, ROWS[:batch], losses=losses)
+    assert report.diagnosis is not None
+    assert sorted((report.diagnosis.cause or "").split(" or ")) == sorted(causes)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 1), (4, 1), (3, 2), (5, 3)])
+def test_what_same_pads_is_told_with_the_layers_own_stride(size: int, stride: int) -> None:
+    model = JaxNet(lambda net, x: net.a(x), a=nnx.Conv(4, 3, (size, size), stride, rngs=nnx.Rngs(0)))
+    module = TorchNet(lambda net, x: net.a(x), a=nn.Conv2d(4, 3, size, stride, size // 2))
+    report = compare_modules(model, None, module, None, IMAGES)
+    assert report.diagnosis is not None
+    says = f"'SAME' pads the end more than the start at stride {stride}, where PyTorch pads both alike: (("
+    assert (report.diagnosis.cause or "").startswith(says)
+
+
+def test_a_single_layer_is_called_the_module() -> None:
+    model = nnx.Conv(4, 3, (3, 3), 2, rngs=nnx.Rngs(0))
+    report = compare_modules(model, None, nn.Conv2d(4, 3, 3, 2, 1), None, IMAGES)
+    assert "\nthe module: Its input agrees" in sentence(report)
+
+
+class Output(OrderedDict):
+    """As a ModelOutput is: a dict of a class that JAX does not know."""
+
+
+def test_outputs_in_mappings_and_tuples_of_any_class() -> None:
+    def pair(y: Any) -> Any:
+        return Output(logits=y, more=Output(twice=y * 2, pair=(y, y)))
+
+    module = TorchNet(lambda net, x: pair(net.a(x)), a=nn.Linear(8, 5))
+    report = assert_parity(lambda params, x: pair(linear(params, x)), PARAMS, module, None, ROWS)
+    assert report.findings[0].where.startswith("output['")
+    largest = TorchNet(lambda net, x: net.a(x).max(1), a=nn.Linear(8, 5))  # torch.return_types.max
+    assert_parity(
+        lambda params, x: (linear(params, x).max(1), linear(params, x).argmax(1)), PARAMS, largest, None, ROWS
+    )
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.tensor(ROWS, requires_grad=True), jnp.asarray(ROWS, jnp.bfloat16), ROWS[::-1], ROWS.astype(">f4"), [ROWS]],
+)
+def test_inputs_of_every_make(x) -> None:
+    assert_parity(linear, PARAMS, LINEAR, None, x, losses=SQUARES)
 
 
 @pytest.mark.parametrize("fixed", [False, True])

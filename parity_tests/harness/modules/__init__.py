@@ -1,19 +1,18 @@
 """Whether a JAX model and a torch module are the same network, level by level, and where they part if they are not."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import flax
 import jax
-import numpy as np
 import optax
 import torch
 from torch import nn
 
-from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Finding, Report
-from parity_tests.harness.modules.levels import OWED, Losses, Optimizers, levels
+from parity_tests.harness.modules import checks
+from parity_tests.harness.modules.levels import Losses, Optimizers, levels
 from parity_tests.harness.modules.mapping import MappingLike, resolve
 from parity_tests.harness.modules.networks import network
 from parity_tests.harness.modules.settings import settings
@@ -67,7 +66,8 @@ def compare_modules(
     `jax_model` is a Flax NNX module (`params` None, or its state), a Linen module (`params` its variables) or a
     function `f(params, *inputs)`. `mapping` is as `mapping.resolve` takes it. `inputs`: an array or several, in
     torch's layout; those of four axes go from N,C,H,W to N,H,W,C for JAX, and outputs back, unless `channels_last` is
-    False.
+    False. Of other numbers of axes both are given the same: three may be a Conv1d's N,C,L or a sequence, so a model of
+    Conv1d's is to be passed as a function that moves them for the Flax one.
 
     `losses`: `(jax_loss, torch_loss)`, each from its model's own outputs to one number; every gradient is then
     compared too. `optimizers`: `(optax's, parameters -> torch's)`, run for `steps` steps from the same gradients,
@@ -77,19 +77,12 @@ def compare_modules(
     are and the first to "compare". `train`: the mode of both; running statistics are then compared too, unless
     `statistics` is False. A function or a Linen module is told its mode by an argument `train` or `deterministic`
     where it has one."""
-    if dtype not in OWED:
-        raise InputError(f"dtype: expected float32 or float64, found {dtype!r}.")
-    if weights not in ("jax", "torch", "compare"):
-        raise InputError(f"weights: expected jax, torch or compare, found {weights!r}.")
-    if optimizers and not losses:
-        raise InputError("optimizers: a step needs a gradient and losses is None: pass (jax_loss, torch_loss).")
-    inputs = list(inputs) if isinstance(inputs, Sequence) else [inputs]
-    if not inputs:
-        raise InputError("inputs: expected one array or more in torch's layout, found none.")
+    checks.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
+    given = checks.arrays(inputs, dtype)
     with settings(dtype):
         net = network(jax_model, params, dtype, train)
         module = copy.deepcopy(torch_module).to(dtype=getattr(torch, dtype)).train(train)
-        both = Both(net, module, (), [_cast(x, dtype) for x in inputs], dtype, channels_last)
+        both = Both(net, module, (), given, dtype, channels_last)
         shapes = {path: array.shape for path, array in both.arrays().items()}
         both = both._replace(pairs=resolve(shapes, module, mapping))
         if weights == "jax":
@@ -130,8 +123,3 @@ def sentence(report: Report) -> str:
         lines.append(f"{report.diagnosis.where}: {report.diagnosis.found}")
         lines.append(f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.")
     return "\n".join(lines)
-
-
-def _cast(x: Any, dtype: str) -> np.ndarray:
-    x = np.asarray(x)
-    return x.astype(dtype) if x.dtype.kind == "f" else x

@@ -26,6 +26,8 @@ BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch
 NOT_UPDATED = "the running statistics are not updated in JAX"
 NOT_CALLED = "PyTorch calls it, and no call of it was seen in JAX."
 NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
+NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
+FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
@@ -90,7 +92,8 @@ def _stages(
         if (pair := layers.get(name)) is None:
             continue
         jax_name = pair.path.rpartition("/")[0].replace("/", ".")
-        shown = label if name == jax_name else f"{label} ({jax_name} in JAX)"
+        shown = label if name else f"the module{label}"
+        shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
         jaxs = ours.get(f"{jax_name}#{nth}" if nth else jax_name)
         if jaxs is None:
             yield shown
@@ -165,9 +168,13 @@ def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.
     return confirmed(hypotheses, ours, theirs, owed)
 
 
-def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray) -> str | None:
-    """Why a gradient differs where every output agrees."""
-    return NO_GRADIENT if not ours.any() and theirs.any() else None
+def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray, frozen: bool) -> str | None:
+    """Why a gradient differs where every output agrees; `frozen` where torch's tensor has none."""
+    if frozen:
+        return FROZEN
+    if not theirs.any():
+        return NO_TORCH_GRADIENT
+    return None if ours.any() else NO_GRADIENT
 
 
 def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:

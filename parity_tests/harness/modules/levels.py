@@ -16,6 +16,7 @@ from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.layers import Layer
 from parity_tests.harness.modules import fingerprints
 from parity_tests.harness.modules.between_fingerprints import cause_between
+from parity_tests.harness.modules.checks import kind
 from parity_tests.harness.modules.hypotheses import distance
 from parity_tests.harness.modules.layer_fingerprints import rounded
 from parity_tests.harness.modules.loss_fingerprints import cause_in_loss
@@ -68,6 +69,8 @@ def levels(
         yield finding, lambda: diagnosis
         return
     ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
+    if not any(array.size for array in (*ours.values(), *theirs.values())):
+        raise InputError("outputs: neither model gives a number, so there is nothing to compare: make both give some.")
     if len(ours) != len(theirs):
         raise InputError(
             f"outputs: the JAX model gives {len(ours)} arrays and the torch module {len(theirs)}: "
@@ -88,6 +91,8 @@ def levels(
     if losses is None:
         return
     loss, torch_loss = losses[0](jax_outputs), losses[1](torch_outputs)
+    if not isinstance(torch_loss, torch.Tensor):
+        raise InputError(f"losses: the torch loss gives {kind(torch_loss)}, expected a tensor: leave out its item().")
     for side, shape in (("JAX", jnp.shape(loss)), ("torch", tuple(torch_loss.shape))):
         if shape:
             raise InputError(f"losses: the {side} loss gives {list(shape)}, expected one number: take its mean.")
@@ -98,13 +103,15 @@ def levels(
         return losses[0](net.apply(params, net.statistics, *both.jax_inputs)[0])
 
     gradient = jax.jit(jax.grad(jax_loss))
-    torch_loss.backward()
-    found = both.named(flatten(gradient(net.params)))
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad and name in found}
-    expected = {n: np.zeros(p.shape) if p.grad is None else p.grad.numpy(force=True) for n, p in trained.items()}
-    ours_grad, theirs_grad = _without_noise({name: found[name] for name in trained}, expected)
+    if torch_loss.requires_grad:  # not where every tensor is frozen
+        torch_loss.backward()
+    found, tensors = both.named(flatten(gradient(net.params))), module.state_dict(keep_vars=True)
+    expected = {pair.name: _gradient(tensors[pair.name]) for pair in both.pairs}
+    every = {name: found.get(name, np.zeros_like(array)) for name, array in expected.items()}
+    ours_grad, theirs_grad = _without_noise(every, expected)
+    frozen = {name for name in expected if not tensors[name].requires_grad}
     finding = _finding("every gradient", both, ours_grad, theirs_grad, owed)
-    yield finding, lambda: _in_gradients(ours_grad, theirs_grad, owed)
+    yield finding, lambda: _in_gradients(ours_grad, theirs_grad, frozen, owed)
 
     if optimizers is None:
         return
@@ -112,7 +119,7 @@ def levels(
     level = f"weights after {steps} optimizer steps from the same gradients"
     owed, reason = STEPS_OWED[both.dtype], STEPS_REASON[both.dtype]
     finding = _finding(level, both, run.ours, run.theirs, owed, reason)
-    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(owed))
+    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(finding.where, owed))
     if run.moments is not None:
         mine, other = run.moments
         finding = _finding(f"optimizer moments after {steps} steps", both, mine, other, owed, reason)
@@ -135,10 +142,19 @@ def _finding(
 def _without_noise(ours: Arrays, theirs: Arrays) -> tuple[Arrays, Arrays]:
     """Without the gradients that are zero but for rounding, such as a bias's just before batch normalization: their
     largest entry is noise, and a share of it says nothing."""
-    largest = max((np.abs(array).max(initial=0) for array in theirs.values()), default=0)
+    every = [*ours.values(), *theirs.values()]
+    largest = max((np.abs(array[np.isfinite(array)]).max(initial=0) for array in every), default=0)
     noise = 100 * np.finfo(next(iter(ours.values())).dtype).eps * largest if ours else 0
-    kept = [name for name in theirs if max(np.abs(side[name]).max(initial=0) for side in (ours, theirs)) > noise]
+
+    def is_noise(name: str) -> bool:
+        return all(np.abs(side[name]).max(initial=0) <= noise for side in (ours, theirs))  # which NaN is not
+
+    kept = [name for name in theirs if not is_noise(name)]
     return {name: ours[name] for name in kept}, {name: theirs[name] for name in kept}
+
+
+def _gradient(tensor: torch.Tensor) -> np.ndarray:
+    return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy(force=True)
 
 
 def _recorded(both: Both) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
@@ -196,26 +212,28 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     net = both.net
     outputs, _ = net.apply(net.params, net.statistics, *both.jax_inputs)
     torch_outputs = copy.deepcopy(both.module)(*both.torch_inputs)
-    value, gradient = jax.value_and_grad(losses[0])(outputs)
+    value = losses[0](outputs)
     found = f"The outputs agree and it is {float(value):.6g} in JAX"
-    if not isinstance(torch_outputs, torch.Tensor):
-        return Diagnosis("the loss", f"{found}, and of several outputs: no loss known here takes them.", None)
+    if not (isinstance(torch_outputs, torch.Tensor) and torch_outputs.is_floating_point()):
+        return Diagnosis(
+            "the loss", f"{found}, of several outputs or whole numbers: no loss known here takes them.", None
+        )
     leaf = torch_outputs.detach().requires_grad_()
     torch_value = losses[1](leaf)
-    torch_value.backward()
-    assert leaf.grad is not None
-    ours = float(value), both.outputs(gradient)["output"]
-    theirs = torch_value.item(), leaf.grad.numpy(force=True)
+    if torch_value.requires_grad:
+        torch_value.backward()
+    ours = float(value), both.outputs(jax.grad(losses[0])(outputs))["output"]
+    theirs = torch_value.item(), _gradient(leaf)
     cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, OWED[both.dtype])
     return Diagnosis("the loss", f"{found} and {torch_value.item():.6g} in PyTorch.", cause)
 
 
-def _in_gradients(ours: Arrays, theirs: Arrays, owed: float) -> Diagnosis:
+def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], owed: float) -> Diagnosis:
     name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > owed)
     found = (
         f"The loss agrees and the gradient, last layer first, differs: {fingerprints.apart(ours[name], theirs[name])}."
     )
-    return Diagnosis(name, found, fingerprints.cause_in_gradient(ours[name], theirs[name]))
+    return Diagnosis(name, found, fingerprints.cause_in_gradient(ours[name], theirs[name], name in frozen))
 
 
 def _after_steps(name: str, ours: Arrays, theirs: Arrays, cause: str | None) -> Diagnosis:

@@ -134,8 +134,14 @@ def layout(layer: nn.Module, name: str) -> Transform:
 def _ruled(shapes: Shapes, rules: Sequence[tuple]):
     for path in shapes:
         for pattern, replacement, *transform in rules:
-            if match := re.fullmatch(pattern, path):
-                name = match.expand(replacement)
+            try:
+                match = re.fullmatch(pattern, path)
+                name = match and match.expand(replacement)
+            except (re.error, IndexError) as error:  # IndexError for a group of a name that the pattern has not
+                raise InputError(
+                    f"mapping: the rule {(pattern, replacement)!r} is no regex and replacement: {error}: correct it."
+                ) from None
+            if name is not None:
                 yield path, (name, *transform) if transform else name
                 break
 

@@ -10,6 +10,9 @@ import optax
 import torch
 from torch import nn
 
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.checks import kind
+from parity_tests.harness.modules.fingerprints import FROZEN
 from parity_tests.harness.modules.networks import flatten
 from parity_tests.harness.modules.optimizer_fingerprints import Steps, cause_in_optimizer
 
@@ -26,9 +29,14 @@ class Run(NamedTuple):
     kind: str
     options: dict[str, Any]
     steps: Steps
+    trained: tuple[str, ...]
+    """What torch's optimizer was given."""
 
-    def cause(self, owed: float) -> str | None:
-        ours, theirs = (_flat(side) for side in (self.ours, self.theirs))
+    def cause(self, name: str, owed: float) -> str | None:
+        """Why they led apart, and `name` to two places."""
+        if name not in self.trained:
+            return FROZEN
+        ours, theirs = (_flat({name: side[name] for name in self.trained}) for side in (self.ours, self.theirs))
         return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, owed)
 
 
@@ -44,10 +52,15 @@ def train_both(
     """Some steps of either optimizer. Each step's gradient is JAX's at its own weights and handed to both, since Adam
     makes whole steps of a gradient that is zero but for rounding, and two right optimizers would part there."""
     module = copy.deepcopy(module)
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    tensors, stepped = module.state_dict(keep_vars=True), named(flatten(params))
+    trained = {name: tensors[name] for name in stepped if tensors[name].requires_grad}
+    if not trained:
+        raise InputError("optimizers: every tensor of the torch module is frozen, so it has no step: leave them out.")
     before = {name: p.numpy(force=True).copy() for name, p in trained.items()}
     optax_optimizer, make = optimizers
     optimizer = make(trained.values())
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizers: the second gives {kind(optimizer)}, expected one of torch.optim.")
     options = dict(optimizer.param_groups[0])  # before a scheduler changes them
     schedule = scheduler(optimizer) if scheduler else None
     state = optax_optimizer.init(params)
@@ -66,12 +79,11 @@ def train_both(
         if schedule is not None:
             schedule.step()
     after = named(flatten(params))
-    ours = {name: after[name] for name in trained}
-    theirs = {name: p.numpy(force=True) for name, p in trained.items()}
-    scales = _flat({name: np.full(array.shape, np.abs(array).max(initial=0) or 1) for name, array in theirs.items()})
+    theirs = {name: tensors[name].numpy(force=True) for name in after}
+    scales = _flat({name: np.full(p.shape, np.abs(theirs[name]).max(initial=0) or 1) for name, p in trained.items()})
     given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
     moments = _moments(state, named, optimizer, trained)
-    return Run(ours, theirs, moments, type(optimizer).__name__, options, given)
+    return Run(after, theirs, moments, type(optimizer).__name__, options, given, tuple(trained))
 
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -82,7 +94,7 @@ def _moments(
     state: Any,
     named: Callable[[Mapping[str, np.ndarray]], Arrays],
     optimizer: torch.optim.Optimizer,
-    trained: Mapping[str, nn.Parameter],
+    trained: Mapping[str, torch.Tensor],
 ) -> tuple[Arrays, Arrays] | None:
     def is_adam(node: Any) -> bool:
         return hasattr(node, "mu") and hasattr(node, "nu")

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.checks import kind, numbers
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.networks import Network, flatten, replaced
 
@@ -62,8 +64,23 @@ class Both(NamedTuple):
     def outputs(self, tree: Any) -> Arrays:
         """A model's outputs by name, in torch's layout."""
         named = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            array = leaf.numpy(force=True) if isinstance(leaf, torch.Tensor) else np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(tree)):
+            array = numbers(leaf)
+            if array is None:
+                raise InputError(
+                    f"outputs: expected arrays, alone or in tuples, lists and dicts, found {kind(leaf)}: "
+                    "make both models give those."
+                )
             last = self.channels_last and array.ndim == 4 and not isinstance(leaf, torch.Tensor)
             named[f"output{jax.tree_util.keystr(path)}"] = np.moveaxis(array, -1, 1) if last else array
         return named
+
+
+def _plain(tree: Any) -> Any:
+    """With dicts and lists for mappings and tuples of any class, such as a ModelOutput: JAX takes them for leaves."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        plain = [_plain(value) for value in tree]
+        return type(tree)(*plain) if hasattr(tree, "_fields") else plain
+    return tree

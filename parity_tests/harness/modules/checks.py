@@ -1,0 +1,118 @@
+"""What `compare_modules` is given, looked at before anything is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.mapping import Transform
+
+
+def check(
+    jax_model: Any,
+    torch_module: Any,
+    mapping: Any,
+    losses: Any,
+    optimizers: Any,
+    scheduler: Any,
+    steps: Any,
+    dtype: Any,
+    weights: Any,
+) -> None:
+    """Raises InputError for the first argument that is not what it should be."""
+    if isinstance(jax_model, type | nn.Module) or not callable(jax_model):
+        raise InputError(
+            f"jax_model: expected a Flax module or a function f(params, *inputs), found {kind(jax_model)}: "
+            "pass one that can be called."
+        )
+    if not isinstance(torch_module, nn.Module):
+        raise InputError(f"torch_module: expected a torch.nn.Module, found {kind(torch_module)}: pass one of them.")
+    if mapping is not None and not _is_mapping(mapping):
+        raise InputError(
+            "mapping: expected pairs {path: name}, rules [(regex, replacement)], either with a Transform after the "
+            f"name, or None to go by names and shapes, found {mapping!r}."
+        )
+    if losses is not None and not (_two(losses) and all(map(callable, losses))):
+        raise InputError(f"losses: expected the two functions (jax_loss, torch_loss), found {kind(losses)}.")
+    if optimizers is not None:
+        _check_optimizers(optimizers, losses, steps)
+    elif scheduler is not None:
+        raise InputError("scheduler: it sets the learning rate of a step and optimizers is None: pass both or neither.")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype: expected float32 or float64, found {dtype!r}.")
+    if weights not in ("jax", "torch", "compare"):
+        raise InputError(f"weights: expected jax, torch or compare, found {weights!r}.")
+
+
+def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
+    """The inputs, one or several, with their floats in `dtype`."""
+    several = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+    if not several:
+        raise InputError("inputs: expected one array or more in torch's layout, found none.")
+    return [_array(x, f"inputs[{i}]" if isinstance(inputs, list | tuple) else "inputs", dtype)
+            for i, x in enumerate(several)]  # fmt: skip
+
+
+def numbers(leaf: Any) -> np.ndarray | None:
+    """An array of either framework, or a number, for numpy; None of anything else."""
+    if isinstance(leaf, torch.Tensor):
+        leaf = leaf.detach()
+        return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return None  # a random key
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array | bool | int | float):
+        return None
+    array = np.asarray(leaf)
+    return array if jnp.issubdtype(array.dtype, np.number) or array.dtype == bool else None
+
+
+def kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _array(x: Any, where: str, dtype: str) -> np.ndarray:
+    array = numbers(x)
+    if array is None:
+        raise InputError(f"{where}: expected an array of numbers, or several in a list, found {kind(x)}.")
+    if not array.size:
+        raise InputError(
+            f"{where}: expected numbers to compare by, found the empty shape {list(array.shape)}: pass a batch of some."
+        )
+    # torch takes no array that runs backwards
+    return np.array(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype, order="C")
+
+
+def _check_optimizers(optimizers: Any, losses: Any, steps: Any) -> None:
+    if losses is None:
+        raise InputError("optimizers: a step needs a gradient and losses is None: pass (jax_loss, torch_loss).")
+    if not _two(optimizers) or not (hasattr(optimizers[0], "init") and hasattr(optimizers[0], "update")):
+        raise InputError(f"optimizers: expected (optax's, parameters -> torch's), found {kind(optimizers)}.")
+    if isinstance(optimizers[1], torch.optim.Optimizer) or not callable(optimizers[1]):
+        raise InputError(
+            "optimizers: the second is expected to make torch's from the parameters, as partial(torch.optim.Adam, "
+            f"lr=1e-3) does, found {kind(optimizers[1])}."
+        )
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps: expected a whole number from 1 on, found {steps!r}.")
+
+
+def _is_mapping(mapping: Any) -> bool:
+    if isinstance(mapping, Mapping):
+        targets = [target if isinstance(target, list | tuple) else (target,) for target in mapping.values()]
+        return all(map(_is_rule, ((path, *target) for path, target in zip(mapping, targets, strict=True))))
+    return isinstance(mapping, list | tuple) and all(map(_is_rule, mapping))
+
+
+def _is_rule(rule: Any) -> bool:
+    if not isinstance(rule, list | tuple) or len(rule) not in (2, 3):
+        return False
+    return all(isinstance(name, str) for name in rule[:2]) and all(isinstance(t, Transform) for t in rule[2:])
+
+
+def _two(pair: Any) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2
