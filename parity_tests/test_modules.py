@@ -218,6 +218,7 @@ def flags() -> list[Any]:
         lambda: jax.default_matmul_precision("bfloat16"),
         lambda: jax.numpy_rank_promotion("raise"),
         torch.no_grad,
+        torch.inference_mode,
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -407,7 +408,7 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
     [
         ((linear, PARAMS, LINEAR, None), {}, "inputs: expected one array or more in torch's layout, found none"),
         ((linear, None, LINEAR, None, ROWS), {}, "params: a function needs its parameters; found None"),
-        ((7, PARAMS, LINEAR, None, ROWS), {}, "jax_model: expected a Flax module or a function .*, found a int"),
+        ((7, PARAMS, LINEAR, None, ROWS), {}, "jax_model: expected a Flax module or a function .*, found an int"),
         (
             (linear, PARAMS, LINEAR, None, ROWS),
             {"dtype": "float16"},
@@ -463,11 +464,11 @@ def gives(output: Any) -> TorchNet:
         ({**MORE, "optimizers": ADAM[0]}, "optimizers: expected .*, found a GradientTransformation"),
         (
             {**MORE, "optimizers": (ADAM[0], torch.optim.Adam(LINEAR.parameters()))},
-            "optimizers: the second is expected to make torch's from the parameters, .*, found a Adam",
+            "optimizers: the second is expected to make torch's from the parameters, .*, found an Adam",
         ),
         ({**MORE, "optimizers": (ADAM[0], list)}, "optimizers: the second gives a list, expected one of torch.optim"),
         ({**MORE, "steps": 0}, "steps: expected a whole number from 1 on, found 0"),
-        ({"torch_module": gives(object())}, "outputs: expected arrays, alone or in tuples, .*, found a object"),
+        ({"torch_module": gives(object())}, "outputs: expected arrays, alone or in tuples, .*, found an object"),
         (
             {"jax_model": lambda params, x: x[:0], "torch_module": gives(torch.ones(0, 8))},
             "outputs: neither model gives a number",
@@ -521,6 +522,37 @@ def test_a_gradient_that_is_no_number_fails_on_either_side(ours, theirs) -> None
         assert "nan in" in report.diagnosis.found
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_frozen_normalization_first_is_no_noise(train: bool, dtype) -> None:
+    """Its tensors come first, and none of them has a gradient."""
+    model = JaxNet(
+        lambda net, x: net.b(net.a(x)),
+        a=nnx.BatchNorm(4, use_bias=False, use_scale=False, use_fast_variance=False, rngs=nnx.Rngs(0)),
+        b=nnx.Conv(4, 3, (3, 3), padding=1, rngs=nnx.Rngs(0)),
+    )
+    there = {"a": nn.BatchNorm2d(4, affine=False), "b": nn.Conv2d(4, 3, 3, 1, 1)}
+    module = TorchNet(lambda net, x: net.b(net.a(x)), **there)
+    options = {"dtype": dtype, "train": train, "statistics": False, "weights": "torch"}
+    assert_parity(model, None, module, None, IMAGES, losses=SQUARES, **options)
+
+
+@pytest.mark.parametrize("far", [np.inf, np.nan])
+@pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
+def test_an_output_that_is_not_finite_fails(far: float, sides: tuple[bool, bool]) -> None:
+    ours, theirs = (far if side else 1.0 for side in sides)
+    model, module = two_layers(lambda x: x * ours, lambda x: x * theirs)
+    report = compare_modules(model, None, module, None, ROWS)
+    assert (report.passed, report.findings[-1].level) == (False, "every output")
+
+
+def test_a_loss_of_one_output_in_a_tuple_is_explained() -> None:
+    losses = (lambda y: (y[0] ** 2).sum(), lambda y: (y**2).mean())
+    report = compare_modules(lambda params, x: (linear(params, x),), PARAMS, LINEAR, None, ROWS, losses=losses)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == SUMMED.format(30).replace("PyTorch", "JAX")
+
+
 @pytest.mark.parametrize("names", [["b.bias"], ["a.weight", "a.bias"], ["a.weight", "a.bias", "b.weight", "b.bias"]])
 @pytest.mark.parametrize("as_buffers", [False, True])
 def test_what_is_frozen_in_torch_and_trained_in_jax(names: list[str], as_buffers: bool) -> None:
@@ -547,7 +579,7 @@ def test_what_no_gradient_reaches_on_either_side() -> None:
 
 
 def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
-    model, module = two_layers(jax.lax.stop_gradient)
+    model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
     module.a.requires_grad_(False)
     report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
     assert report.diagnosis is not None
@@ -558,7 +590,9 @@ def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
         {"a": optax.set_to_zero(), "b": optax.adam(0.1)}, lambda tree: {name: name for name in tree}
     )
     optimizers = still, partial(torch.optim.Adam, lr=0.1)
-    assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
+    for frozen in (True, False):  # torch's Adam leaves alone what has a gradient of zero
+        module.a.requires_grad_(not frozen)
+        assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
 
 
 SUMMED = "the loss is a sum where the other side takes the mean: by a factor of {} in PyTorch"

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import flax
 import jax
+import numpy as np
 import optax
 import torch
 from torch import nn
@@ -104,7 +105,8 @@ def compare_modules(
         for finding, diagnose in compared:
             findings.append(finding)
             if not finding.passed:
-                return Report(about, tuple(findings), diagnosis=diagnose())
+                with np.errstate(all="ignore"):  # of what is infinite, or of a fault tried in vain
+                    return Report(about, tuple(findings), diagnosis=diagnose())
         return Report(about, tuple(findings))
 
 

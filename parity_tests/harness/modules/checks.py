@@ -72,7 +72,10 @@ def numbers(leaf: Any) -> np.ndarray | None:
 
 
 def kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def _array(x: Any, where: str, dtype: str) -> np.ndarray:

@@ -108,7 +108,7 @@ def levels(
     found, tensors = both.named(flatten(gradient(net.params))), module.state_dict(keep_vars=True)
     expected = {pair.name: _gradient(tensors[pair.name]) for pair in both.pairs}
     every = {name: found.get(name, np.zeros_like(array)) for name, array in expected.items()}
-    ours_grad, theirs_grad = _without_noise(every, expected)
+    ours_grad, theirs_grad = _without_noise(every, expected, both.dtype)
     frozen = {name for name in expected if not tensors[name].requires_grad}
     finding = _finding("every gradient", both, ours_grad, theirs_grad, owed)
     yield finding, lambda: _in_gradients(ours_grad, theirs_grad, frozen, owed)
@@ -139,12 +139,12 @@ def _finding(
     return Finding(level, both.dtype, size, where, owed, unit, reason or REASONS[both.dtype])
 
 
-def _without_noise(ours: Arrays, theirs: Arrays) -> tuple[Arrays, Arrays]:
+def _without_noise(ours: Arrays, theirs: Arrays, dtype: str) -> tuple[Arrays, Arrays]:
     """Without the gradients that are zero but for rounding, such as a bias's just before batch normalization: their
     largest entry is noise, and a share of it says nothing."""
     every = [*ours.values(), *theirs.values()]
     largest = max((np.abs(array[np.isfinite(array)]).max(initial=0) for array in every), default=0)
-    noise = 100 * np.finfo(next(iter(ours.values())).dtype).eps * largest if ours else 0
+    noise = 100 * np.finfo(dtype).eps * largest
 
     def is_noise(name: str) -> bool:
         return all(np.abs(side[name]).max(initial=0) <= noise for side in (ours, theirs))  # which NaN is not
@@ -222,7 +222,8 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     torch_value = losses[1](leaf)
     if torch_value.requires_grad:
         torch_value.backward()
-    ours = float(value), both.outputs(jax.grad(losses[0])(outputs))["output"]
+    (gradient,) = both.outputs(jax.grad(losses[0])(outputs)).values()
+    ours = float(value), gradient
     theirs = torch_value.item(), _gradient(leaf)
     cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, OWED[both.dtype])
     return Diagnosis("the loss", f"{found} and {torch_value.item():.6g} in PyTorch.", cause)

@@ -15,6 +15,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness import jax_layers
 from parity_tests.harness.layers import Layer
 from parity_tests.harness.modules import linen_layers
+from parity_tests.harness.modules.checks import kind
 from parity_tests.harness.modules.mapping import canonical
 
 
@@ -35,13 +36,11 @@ def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
     if isinstance(model, nnx.Module):
         return _nnx(model, params, dtype, train)
     if params is None:
-        raise InputError(f"params: {_kind(model)} needs its parameters; found None: pass what its init gave.")
+        raise InputError(f"params: {kind(model)} needs its parameters; found None: pass what its init gave.")
     if isinstance(model, nn.Module):
         return _linen(model, params, dtype, train)
-    if callable(model):
-        flags = _mode(model, train)
-        return Network(cast(params, dtype), {}, lambda params, _, *inputs: (model(params, *inputs, **flags), {}), None)
-    raise InputError(f"jax_model: expected a Flax module or a function f(params, *inputs), found {_kind(model)}.")
+    flags = _mode(model, train)
+    return Network(cast(params, dtype), {}, lambda params, _, *inputs: (model(params, *inputs, **flags), {}), None)
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -124,7 +123,3 @@ def _mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
     except ValueError:  # a builtin shows no signature
         return {}
     return {name: value for name, value in flags.items() if name in accepted}
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"

@@ -105,6 +105,8 @@ def _moments(
     ours, theirs = {}, {}
     for moment, tree in {"exp_avg": adams[0].mu, "exp_avg_sq": adams[0].nu}.items():
         found = named(flatten(tree))
+        if not found.keys() >= trained.keys():  # optax masks some
+            return None
         for name, parameter in trained.items():
             ours[f"{name}.{moment}"] = found[name]
             theirs[f"{name}.{moment}"] = optimizer.state[parameter][moment].numpy(force=True)

@@ -22,6 +22,7 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.debug_key_reuse(False))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
