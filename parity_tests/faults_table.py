@@ -20,7 +20,8 @@ COLUMNS = "| fault | caught at | named |\n| --- | --- | --- |"
 def package_row(fault: injection.Fault, level: str, named: str) -> str:
     """A fault in one of the two packages."""
     edit = f"{fault.side}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
-    return _row(edit.replace("|", "\\|"), level, named, fault.cause)
+    where = " (in float32)" if fault.dtype == "float32" else ""
+    return _row(edit.replace("|", "\\|") + where, level, named, fault.cause)
 
 
 def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) -> str:
