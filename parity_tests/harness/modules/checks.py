@@ -43,6 +43,10 @@ def check(
         _check_optimizers(optimizers, losses, steps)
     elif scheduler is not None:
         raise InputError("scheduler: it sets the learning rate of a step and optimizers is None: pass both or neither.")
+    if not (scheduler is None or callable(scheduler)):
+        raise InputError(
+            f"scheduler: expected a function that makes torch's of its optimizer, found {kind(scheduler)}."
+        )
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype: expected float32 or float64, found {dtype!r}.")
     if weights not in ("jax", "torch", "compare"):
@@ -59,16 +63,15 @@ def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
 
 
 def numbers(leaf: Any) -> np.ndarray | None:
-    """An array of either framework, or a number, for numpy; None of anything else."""
+    """An array of either framework, or a number, for numpy; None of anything else, complex numbers among them."""
     if isinstance(leaf, torch.Tensor):
-        leaf = leaf.detach()
-        return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
+        leaf = (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return None  # a random key
     if not isinstance(leaf, np.ndarray | np.generic | jax.Array | bool | int | float):
         return None
     array = np.asarray(leaf)
-    return array if jnp.issubdtype(array.dtype, np.number) or array.dtype == bool else None
+    return array if any(jnp.issubdtype(array.dtype, real) for real in (jnp.floating, np.integer, bool)) else None
 
 
 def kind(value: Any) -> str:
@@ -81,7 +84,7 @@ def kind(value: Any) -> str:
 def _array(x: Any, where: str, dtype: str) -> np.ndarray:
     array = numbers(x)
     if array is None:
-        raise InputError(f"{where}: expected an array of numbers, or several in a list, found {kind(x)}.")
+        raise InputError(f"{where}: expected an array of real numbers, or several in a list, found {kind(x)}.")
     if not array.size:
         raise InputError(
             f"{where}: expected numbers to compare by, found the empty shape {list(array.shape)}: pass a batch of some."
@@ -100,7 +103,7 @@ def _check_optimizers(optimizers: Any, losses: Any, steps: Any) -> None:
             "optimizers: the second is expected to make torch's from the parameters, as partial(torch.optim.Adam, "
             f"lr=1e-3) does, found {kind(optimizers[1])}."
         )
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise InputError(f"steps: expected a whole number from 1 on, found {steps!r}.")
 
 

@@ -68,8 +68,8 @@ class Both(NamedTuple):
             array = numbers(leaf)
             if array is None:
                 raise InputError(
-                    f"outputs: expected arrays, alone or in tuples, lists and dicts, found {kind(leaf)}: "
-                    "make both models give those."
+                    "outputs: expected arrays of real numbers, alone or in tuples, lists and dicts, found "
+                    f"{kind(leaf)}: make both models give those."
                 )
             last = self.channels_last and array.ndim == 4 and not isinstance(leaf, torch.Tensor)
             named[f"output{jax.tree_util.keystr(path)}"] = np.moveaxis(array, -1, 1) if last else array
