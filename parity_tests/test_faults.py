@@ -15,7 +15,7 @@ def test_a_fault_is_caught_and_named(fault: Fault) -> None:
     level, named, side = tried(fault)
     assert level != "none"
     assert named == fault.cause
-    assert side == fault.side
+    assert side == fault.side or (named == UNKNOWN and side is None)  # a run may tell no side where it tells no cause
     assert package_row(fault, level, named) in LINES, ANEW
 
 
