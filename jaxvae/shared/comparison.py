@@ -1,0 +1,195 @@
+"""Runs beside the linear baseline: test images as each reconstructs them, and its squared error, as table and picture.
+
+On its training images, no autoencoder without nonlinearities does better than PCA with as many components as it has
+latents; what a run gains over PCA is what its nonlinearities are worth."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxvae.shared import figures
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import Run, write_atomically
+
+MOST = 64
+"""Images of a picture's row."""
+_EXACT = 2000  # pixels
+_ROUNDING = 1e-9  # squared error per image
+_DPI, _STRIP, _MARGIN = 100, 56, 12  # dots per inch; dots: the least height of an image and of its label, a gap
+
+
+class Row(NamedTuple):
+    """What reconstructs the test images, and how well."""
+
+    name: str
+    latent: int
+    """Number of latents, or of principal components."""
+    error: float
+    """Squared error summed over an image's pixels, these in [0, 1]; the mean over all test images."""
+    reconstructions: np.ndarray
+    """Of the first test images: `[n, height, width, channels]` in [0, 1]."""
+    baseline: bool = False
+    """Whether this is PCA."""
+
+    @property
+    def per_pixel(self) -> float:
+        """The mean squared error of a pixel."""
+        return self.error / math.prod(self.reconstructions.shape[1:])
+
+
+def require_comparable(runs: Sequence[Run]) -> None:
+    """Raises InputError unless there is a run, and all were trained on the same images in the same shape."""
+    if not runs:
+        raise InputError("There is nothing to compare; give one run folder or more.")
+    words = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
+    for run, found in zip(runs, words, strict=True):
+        if found != words[0]:
+            raise InputError(
+                f"The images of {run.path} ({found}) are not those of {runs[0].path} ({words[0]}); "
+                "squared errors compare on the same images only, so give runs of the same data and shape."
+            )
+
+
+def row(
+    name: str, latent: int, test: np.ndarray, reconstruct: Callable[[slice], np.ndarray], n: int, *, batch: int = 1000
+) -> Row:
+    """The row of a model. `reconstruct` is told which of the uint8 `test` images `[images, height, width, channels]`,
+    `batch` at most, and gives `[those, height, width, channels]` in [0, 1]; so it may be fed labels or noise with them.
+
+    Raises InputError unless there are `n` images to show, and if the error is not finite."""
+    _require_shown(n, test)
+    total, shown = 0.0, []
+    for start in range(0, len(test), batch):
+        part = slice(start, start + batch)
+        found = np.asarray(reconstruct(part), np.float64)
+        if found.shape != test[part].shape:
+            raise ValueError(f"reconstruct({part}) must give {test[part].shape}, found {found.shape}")
+        total += float(np.square(found - test[part] / 255).sum())
+        shown.append(found[: max(0, n - start)])
+    if not math.isfinite(total):
+        raise InputError(f"{name} reconstructs to numbers that are not finite; train it again.")
+    return Row(name, latent, total / len(test), np.clip(np.concatenate(shown), 0, 1))
+
+
+def pca(train: np.ndarray, test: np.ndarray, components: int, n: int) -> Row:
+    """The row of PCA, fitted to uint8 `train` images: `test` images projected onto that many components and back.
+
+    Its error is that of the projection itself, the least of any linear one on the training images; the pictures are
+    clipped to [0, 1]. Raises InputError unless the training images have so many components."""
+    from sklearn.decomposition import PCA
+
+    pixels = math.prod(train.shape[1:])
+    most = min(len(train) - 1, pixels)  # the mean takes one image's worth; a further direction would be arbitrary
+    if most < 1:
+        raise InputError(f"PCA needs at least two training images, found {len(train)}; leave it out.")
+    if not 1 <= components <= most:
+        raise InputError(
+            f"PCA of {len(train):,} training images of {pixels:,} pixels has from 1 to {most:,} components, "
+            f"found {components:,}; give another --components."
+        )
+    _require_shown(n, test)
+    # The pixels' covariance is exact and takes MNIST's 60,000 images seconds, where an SVD of the images takes minutes;
+    # its eigenvectors take time as the cube of the pixels, so that many of these are left to a randomized SVD.
+    solver = "covariance_eigh" if pixels < _EXACT else "randomized"
+    model = PCA(components, svd_solver=solver, random_state=0)
+    with np.errstate(invalid="ignore"):  # shares of the variance, unused here, are 0/0 where all images are the same
+        model.fit(_flat(train))
+
+    def reconstruct(part: slice) -> np.ndarray:
+        return model.inverse_transform(model.transform(_flat(test[part]))).reshape(test[part].shape)
+
+    return row("PCA", components, test, reconstruct, n)._replace(baseline=True)
+
+
+def table(rows: Sequence[Row], images: int, data: str) -> str:
+    """The rows' errors over so many test images of `data` as a Markdown table, its columns aligned for a terminal.
+
+    The last column is a share of PCA's error: that with as many components, else the only one; without any PCA, of the
+    first row's."""
+    last = "of PCA's" if any(r.baseline for r in rows) else "of the first's"
+    cells = [["name", "latents", "squared error per image", "per pixel", last]]
+    for r in rows:
+        against = _against(r, rows)
+        share = "-" if against is None or against.error < _ROUNDING else f"{r.error / against.error:.3f}"
+        name = " ".join(r.name.split()).replace("|", "\\|")
+        cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", share])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        f"| {first.ljust(widths[0])} | {' | '.join(map(str.rjust, rest, widths[1:]))} |"
+        for first, *rest in (cells[0], rule, *cells[1:])
+    ]
+    return "\n".join([f"{_caption(images, data)}:", "", *lines])
+
+
+def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:
+    """A PNG: the first of the uint8 `test` images of `data`, and below them each row's reconstructions, labelled with
+    its name and error. Images are drawn to the dot, enlarged by a whole number."""
+    from matplotlib.figure import Figure  # not pyplot, whose state is the process's and whose backend wants a display
+
+    n = len(rows[0].reconstructions)
+    strips = [figures.grid(images, n) for images in (test[:n] / 255, *(r.reconstructions for r in rows))]
+    labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
+    scale = max(1, round(_STRIP / max(test.shape[1:3])))
+    height, width = strips[0].shape[0] * scale, strips[0].shape[1] * scale
+    pitch = max(height, _STRIP) + _MARGIN
+    total = pitch * len(strips)
+    # The figure holds the images; the labels stand to their left and above, where bbox_inches makes it room for them.
+    figure = Figure(figsize=(width / _DPI, total / _DPI), dpi=_DPI)
+    for i, (strip, label) in enumerate(zip(strips, labels, strict=True)):
+        bottom = total - i * pitch - (pitch + height) // 2
+        axes = figure.add_axes((0, bottom / total, 1, height / total))
+        # As colour, even if grey: matplotlib would map grey levels to a palette's, and some of them to their neighbour.
+        axes.imshow(np.broadcast_to(strip, (*strip.shape[:2], 3)), aspect="auto", interpolation="nearest")
+        axes.set_axis_off()
+        middle = (bottom + height / 2) / total
+        figure.text(-_MARGIN / width, middle, label, ha="right", va="center", size=9, parse_math=False)
+    figure.text(0, 1, _caption(len(test), data), ha="left", va="bottom", size=9, parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=_MARGIN / _DPI)
+    return buffer.getvalue()
+
+
+def require_png(path: Path) -> None:
+    """Raises InputError unless a picture can be called so; worth asking before what takes long."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+
+
+def save(picture: bytes, path: Path) -> None:
+    """Writes the PNG whole or not at all. Raises InputError if there is no such folder or it can't be written."""
+    require_png(path)
+    try:
+        write_atomically(path, picture)
+    except OSError as error:
+        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None
+
+
+def _against(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The row whose error is the measure of this one's."""
+    baselines = [r for r in rows if r.baseline] or list(rows[:1])
+    same = [r for r in baselines if r.latent == row.latent]
+    return same[0] if same else baselines[0] if len(baselines) == 1 else None
+
+
+def _caption(images: int, data: str) -> str:
+    return f"Squared error per image, pixels in [0, 1]: the mean over {images:,} test images of {data}"
+
+
+def _unit(row: Row) -> str:
+    return ("component" if row.baseline else "latent") + ("s" if row.latent != 1 else "")
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """uint8 images as rows of pixels in [0, 1], in float64: a covariance squares what rounding leaves."""
+    return images.reshape(len(images), -1) / 255
+
+
+def _require_shown(n: int, test: np.ndarray) -> None:
+    most = min(MOST, len(test))
+    if not 1 <= n <= most:
+        raise InputError(f"--n must be from 1 to {most}, as many test images as are shown at most, found {n}.")
