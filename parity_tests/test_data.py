@@ -1,15 +1,19 @@
-"""Finding, verifying and reading the images; what is wrong with a file is said, not trained on."""
+"""Finding, verifying and reading MNIST and its like; what is wrong with a file is said, not trained on."""
 
 import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxvae.shared import data
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import DATA, EMNIST_SPLITS, ImagesSpec, ModelSpec, Spec
 
-IMAGE = (28, 28, 1)
+SIBLINGS = ["fashion-mnist", "kmnist", *(f"emnist:{split}" for split in EMNIST_SPLITS)]
 TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = data.MNIST
 
 
@@ -18,7 +22,7 @@ def nowhere(monkeypatch, tmp_path_factory) -> None:
     """No MNIST but what a test names, and no network."""
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(data, "_download", lambda root: "no network")
+    monkeypatch.setattr(data, "_download", lambda root, this: "no network")
 
 
 @pytest.fixture
@@ -29,6 +33,10 @@ def copy(mnist_root: Path, tmp_path: Path) -> Path:
     for name in data.MNIST:
         (raw / name).symlink_to(mnist_root.resolve() / "MNIST" / "raw" / name)
     return tmp_path / "root"
+
+
+def named(name: str, image: tuple[int, int, int] = (28, 28, 1), classes: int = 0, **images: Any) -> Spec:
+    return Spec(data=name, model=ModelSpec(image=image, classes=classes), images=ImagesSpec(**images))
 
 
 def spoil(root: Path, name: str, content: bytes) -> None:
@@ -53,28 +61,29 @@ def test_mnist_is_torchvisions(mnist, mnist_root) -> None:
 def test_mnist_is_looked_for_in_order(copy, mnist_root, monkeypatch, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="MNIST can't be had"):
-        data.load("mnist", tmp_path / "empty", IMAGE)
+        data.load(named("mnist"), tmp_path / "empty")
     (data.cache()).mkdir(parents=True)
     shutil.copytree(copy / "MNIST", data.cache() / "MNIST", symlinks=True)
-    assert data.load("mnist", tmp_path / "empty", IMAGE)[0].source == str(data.cache())
+    assert data.load(named("mnist"), tmp_path / "empty")[0].source == str(data.cache())
     monkeypatch.setenv("JAXVAE_DATA", str(mnist_root))
-    assert data.load("mnist", tmp_path / "empty", IMAGE)[0].source == str(mnist_root.resolve())
-    assert data.load("mnist", copy, IMAGE)[0].source == str(copy)
+    assert data.load(named("mnist"), tmp_path / "empty")[0].source == str(mnist_root.resolve())
+    assert data.load(named("mnist"), copy)[0].source == str(copy)
 
 
 def test_auto_goes_on_with_digits_and_says_why() -> None:
-    dataset, why = data.load("auto", None, IMAGE)
+    dataset, why = data.load(named("auto"), None)
     assert dataset.name == "digits"
     assert why is not None
     assert "no network" in why
-    with pytest.raises(InputError, match="--data digits"):
-        data.load("mnist", None, IMAGE)
+    for name in ("mnist", *SIBLINGS):
+        with pytest.raises(InputError, match=f"^{data.PUBLISHED[name].title} can't be had.*--data digits"):
+            data.load(named(name), None)
 
 
 def test_auto_never_passes_over_a_spoilt_file(copy) -> None:
     spoil(copy, TEST, content(copy, TEST)[:-1])
     with pytest.raises(InputError, match="is not the published file"):
-        data.load("auto", copy, IMAGE)
+        data.load(named("auto"), copy)
 
 
 @pytest.mark.parametrize("name", data.MNIST)
@@ -109,19 +118,30 @@ def test_mislabelled_images_are_found(copy) -> None:
 
 def test_a_missing_file_is_named(copy) -> None:
     (copy / "MNIST" / "raw" / TEST_LABELS).unlink()
-    with pytest.raises(InputError, match=f"{TEST_LABELS} can't be read"):
+    with pytest.raises(InputError, match=f"{TEST_LABELS} of MNIST can't be read"):
         data.mnist(copy)
 
 
 def test_a_missing_root_is_said() -> None:
-    for name in ("auto", "mnist", "digits"):
+    for name in DATA:
         with pytest.raises(InputError, match="is not a folder"):
-            data.load(name, Path("/no/such/folder"), IMAGE)  # type: ignore[arg-type]
+            data.load(named(name), Path("/no/such/folder"))
 
 
-def test_mnist_is_of_one_size() -> None:
-    with pytest.raises(InputError, match="MNIST's images are 28 28 1, the model's 8 8 1"):
-        data.load("mnist", None, (8, 8, 1))
+def test_another_size_is_said_before_a_download() -> None:
+    for name, title in (("auto", "MNIST"), ("mnist", "MNIST"), ("emnist", "EMNIST balanced")):
+        with pytest.raises(InputError, match=f"^The images of {title} are 28 28 1, the model's images 8 8 1; give --i"):
+            data.load(named(name, (8, 8, 1)), None)
+    with pytest.raises(InputError, match=r"28 28 1, the model's images 28 28 2 .* only grey"):
+        data.load(named("mnist", (28, 28, 2), resize=True), None)
+
+
+def test_mnist_is_resized_if_asked(mnist, mnist_root, monkeypatch) -> None:
+    monkeypatch.setattr(data, "published", lambda name, root: mnist._replace(test=mnist.test[:10]))
+    colour, why = data.load(named("auto", (28, 28, 3), resize=True, train_images=100), mnist_root)
+    assert (why, colour.name) == (None, "mnist")
+    np.testing.assert_array_equal(colour.train, np.repeat(mnist.train[:100], 3, axis=3))
+    np.testing.assert_array_equal(colour.test, np.repeat(mnist.test[:10], 3, axis=3))
 
 
 def test_a_download_is_whole_or_not_at_all(monkeypatch, tmp_path, copy) -> None:
@@ -162,3 +182,118 @@ def test_digits_are_resized() -> None:
     np.testing.assert_array_equal(small, np.round(pixels[:1500].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8))
     with pytest.raises(InputError, match="grey"):
         data.digits((8, 8, 3))
+
+
+@pytest.fixture(params=SIBLINGS)
+def sibling(request, monkeypatch, tmp_path) -> tuple[str, Path, np.ndarray]:
+    """A set of 30 and 10 images in torchvision's layout: its name, root, and stored images [40, 28, 28]."""
+    name = request.param
+    monkeypatch.setitem(data.PUBLISHED, name, data.PUBLISHED[name]._replace(train=30, test=10))
+    images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
+    write_set(data.PUBLISHED[name], tmp_path, images)
+    return name, tmp_path, images
+
+
+def write_set(this: data.Published, root: Path, images: np.ndarray) -> None:
+    folder = root / this.folder / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.arange(len(images), dtype=np.uint8) % this.classes + this.first_label
+    for name, part in zip(this.names, (images[:30], labels[:30], images[30:], labels[30:]), strict=True):
+        header = struct.pack(f">{1 + part.ndim}I", 0x800 + part.ndim, *part.shape)
+        (folder / name).write_bytes(header + part.tobytes())
+
+
+def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
+    from torchvision import datasets
+
+    name, root, images = sibling
+    this = data.PUBLISHED[name]
+    found, why = data.load(named(name), root)
+    assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
+    theirs = getattr(datasets, this.folder)(str(root), **({"split": this.split} if this.split else {}))
+    np.testing.assert_array_equal(found.train_labels, theirs.targets.numpy() - this.first_label)
+    stored = theirs.data.numpy()
+    np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
+    upright = np.swapaxes(images, 1, 2) if name.startswith("emnist") else images
+    np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], upright)
+    np.testing.assert_array_equal(found.test_labels, np.arange(30, 40) % this.classes)
+    for array in (found.train, found.train_labels, found.test, found.test_labels):
+        assert array.flags.writeable
+        assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("sibling", ["emnist:balanced"], indirect=True)
+def test_emnist_alone_is_its_balanced_split(sibling) -> None:
+    plain, balanced = (data.load(named(name), sibling[1])[0] for name in ("emnist", "emnist:balanced"))
+    assert plain.name == "emnist"
+    np.testing.assert_array_equal(plain.train, balanced.train)
+
+
+FAULTS: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
+    "labels for images": (0, lambda b: b"\0\0\x08\x01" + b[4:], "type 0x00000801 where there should be 0x00000803"),
+    "images for labels": (3, lambda b: b"\0\0\x08\x03" + b[4:], "type 0x00000803 where there should be 0x00000801"),
+    "an archive": (0, lambda b: b"\x1f\x8b\x08\x08" + b[4:], "the IDX type 0x1f8b0808"),
+    "nothing": (2, lambda b: b"", "the IDX type 0x00000000"),
+    "too few": (
+        0,
+        lambda b: b[:4] + struct.pack(">I", 29) + b[8:-784],
+        "the sizes 29 28 28 where there should be 30",
+    ),
+    "another size": (2, lambda b: b[:8] + struct.pack(">2I", 56, 14) + b[16:], "the sizes 10 56 14 where"),
+    "fewer labels": (1, lambda b: b[:4] + struct.pack(">I", 29) + b[8:-1], "the sizes 29 where there should be 30"),
+    "cut": (0, lambda b: b[:-1], "23,535 bytes where there should be 23,536"),
+    "longer": (1, lambda b: b + b"\0", "39 bytes where there should be 38"),
+    "a high label": (1, lambda b: b[:-1] + b"\x63", "to 99 where there should be"),
+}
+
+
+@pytest.mark.parametrize("sibling", ["fashion-mnist", "emnist:letters"], indirect=True)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_malformed_sibling_is_named(sibling, fault: str) -> None:
+    name, root, _ = sibling
+    number, change, what = FAULTS[fault]
+    this = data.PUBLISHED[name]
+    path = root / this.folder / "raw" / this.names[number]
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=f"is not the published file, it has .*{what}") as caught:
+        data.load(named(name), root)
+    assert str(caught.value).startswith(f"The file {path} of {this.title} ")
+
+
+@pytest.mark.parametrize("sibling", ["emnist:letters"], indirect=True)
+def test_letters_are_labelled_from_1_in_their_file(sibling) -> None:
+    path = sibling[1] / "EMNIST" / "raw" / "emnist-letters-test-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(InputError, match="labels from 0 to 13 where there should be 1 to 26"):
+        data.load(named("emnist:letters"), sibling[1])
+
+
+@pytest.mark.parametrize("sibling", ["kmnist", "emnist:digits"], indirect=True)
+def test_a_siblings_download_is_kept_whole(sibling, monkeypatch, tmp_path) -> None:
+    """torchvision's part is played by a copy; EMNIST's archive has the other splits too, and none is replaced."""
+    from torchvision import datasets
+
+    name, root, _ = sibling
+    this = data.PUBLISHED[name]
+    others = [f"emnist-{split}-train-images-idx3-ubyte" for split in ("letters", "mnist")] if this.split else []
+    for other in others:
+        (root / this.folder / "raw" / other).write_bytes(b"new")
+    monkeypatch.undo()
+    monkeypatch.delenv("JAXVAE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(data.PUBLISHED, name, this)
+    raw = data.cache() / this.folder / "raw"
+    raw.mkdir(parents=True)
+    for other in others[:1]:
+        (raw / other).write_bytes(b"old")
+
+    def fetch(folder: str, download: bool, **split: str) -> None:
+        assert split == ({"split": this.split} if this.split else {})
+        shutil.copytree(root / this.folder, Path(folder) / this.folder)
+
+    monkeypatch.setattr(datasets, this.folder, fetch)
+    first = data.load(named(name), None)[0]
+    assert [path.name for path in data.cache().iterdir()] == [this.folder]
+    assert {path.name for path in raw.iterdir()} == {*this.names, *others}
+    assert [(raw / other).read_bytes() for other in others] == [b"old", b"new"][: len(others)]
+    np.testing.assert_array_equal(first.train, data.load(named(name), root)[0].train)

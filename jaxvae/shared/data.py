@@ -1,13 +1,15 @@
-"""The images: MNIST, found or downloaded, verified and read; or the small digits that ship with scikit-learn.
+"""The images by name: MNIST and its siblings, found or downloaded, verified and read; or scikit-learn's small digits.
 
 MNIST's files are checked against their published MD5 digests each time (a tenth of a second): torchvision accepts four
-images, a label of 200 or unequal counts without a word. A verified file is read here, so that a run needs torchvision,
-and with it torch, only to download.
+images, a label of 200 or unequal counts without a word. Of its siblings only the archives' digests are known, which
+torchvision checks as it downloads; their files are checked for type, counts, sizes and range of labels. A verified file
+is read here, so that a run needs torchvision, and with it torch, only to download.
 """
 
 import contextlib
 import hashlib
 import io
+import math
 import os
 import shutil
 import socket
@@ -17,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxvae.shared import files
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import DataName
+from jaxvae.shared.spec import FROM_FILES, Spec
 
 # MD5 of the unpacked files, as published with them: train images and labels, then test images and labels.
 MNIST = {
@@ -27,59 +30,111 @@ MNIST = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-_BYTES = dict(zip(MNIST, (16 + 60000 * 784, 8 + 60000, 16 + 10000 * 784, 8 + 10000), strict=True))
 _DIGITS_TRAIN = 1500
+_SIZE = (28, 28, 1)
+
+
+class Published(NamedTuple):
+    """A set of four IDX files that torchvision knows: images and labels to train, images and labels to test."""
+
+    title: str
+    folder: str
+    """torchvision's name for its class and its folder."""
+    train: int
+    test: int
+    classes: int
+    split: str | None = None
+    """One of EMNIST's."""
+    first_label: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        start = f"emnist-{self.split}-"
+        splits = ("train", "t10k") if self.split is None else (f"{start}train", f"{start}test")
+        return tuple(f"{split}-{kind}" for split in splits for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+
+
+PUBLISHED = {
+    "mnist": Published("MNIST", "MNIST", 60_000, 10_000, 10),
+    "fashion-mnist": Published("Fashion-MNIST", "FashionMNIST", 60_000, 10_000, 10),
+    "kmnist": Published("KMNIST", "KMNIST", 60_000, 10_000, 10),
+    "emnist:balanced": Published("EMNIST balanced", "EMNIST", 112_800, 18_800, 47, "balanced"),
+    "emnist:byclass": Published("EMNIST byclass", "EMNIST", 697_932, 116_323, 62, "byclass"),
+    "emnist:bymerge": Published("EMNIST bymerge", "EMNIST", 697_932, 116_323, 47, "bymerge"),
+    "emnist:letters": Published("EMNIST letters", "EMNIST", 124_800, 20_800, 26, "letters", first_label=1),
+    "emnist:digits": Published("EMNIST digits", "EMNIST", 240_000, 40_000, 10, "digits"),
+    "emnist:mnist": Published("EMNIST mnist", "EMNIST", 60_000, 10_000, 10, "mnist"),
+}
 
 
 class Dataset(NamedTuple):
     """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits."""
 
-    name: DataName
+    name: str
     source: str
     """Where it was found, for the run's record."""
     train: np.ndarray
     train_labels: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
+    labelled: bool = True
+    """Whether the labels say something; else they are all 0."""
 
 
 class UnavailableError(InputError):
-    """MNIST is nowhere to be had; `auto` goes on without it."""
+    """MNIST or its like is nowhere to be had; `auto` goes on without it."""
 
 
-def load(name: DataName, root: Path | None, image: tuple[int, int, int]) -> tuple[Dataset, str | None]:
-    """The images for a model of `image` (height, width, channels), and for `auto` why they are not MNIST's, if so.
+def load(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
+    """The images that a spec names, as its model takes them, and for `auto` why they are not MNIST's, if so.
 
-    MNIST is looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. Raises InputError if `root`
-    is not a folder, if a file found is not MNIST's, if `mnist` can't be had, or if the data has no such images."""
+    MNIST and its siblings are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. Raises
+    InputError if `root` is not a folder, if a file found is not what it should be, if what is asked for can't be had,
+    or if its size, number or labels don't fit the spec."""
     if root is not None and not root.is_dir():
         raise InputError(f"The data root {root} is not a folder; give one that holds MNIST/raw, or leave it out.")
-    if name == "digits":
-        return digits(image), None
-    if image != (28, 28, 1):
-        raise InputError(f"MNIST's images are 28 28 1, the model's {' '.join(map(str, image))}; use --data digits.")
-    try:
-        return mnist(root), None
-    except UnavailableError as error:
-        if name == "mnist":
-            raise
-        return digits(image), str(error)
+    dataset, why = _named(spec, root)
+    what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
+    if limit is not None and limit > len(dataset.train):
+        raise InputError(
+            f"{what} has {len(dataset.train):,} training images, {limit:,} are asked for; give --train-images "
+            f"{len(dataset.train)} or less."
+        )
+    if classes and not dataset.labelled:
+        raise InputError(
+            f"{what} has no labels, the model's classes are {classes}; give --classes 0, or data with labels: pictures "
+            "each in a folder of its class, at most 256 of them, or npz:FILE with labels."
+        )
+    dataset = dataset._replace(train=dataset.train[:limit], train_labels=dataset.train_labels[:limit])
+    largest = max(int(labels.max()) for labels in (dataset.train_labels, dataset.test_labels))
+    if classes and largest >= classes:
+        raise InputError(
+            f"{what} has labels up to {largest}, the model's {classes} classes are 0 to {classes - 1}; "
+            f"give --classes {largest + 1}."
+        )
+    image, resize = spec.model.image, spec.images.resize
+    train, test = (files.fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
+    return dataset._replace(train=train, test=test), why
 
 
 def mnist(root: Path | str | None = None) -> Dataset:
     """MNIST's 60,000 training and 10,000 test images, verified."""
-    places = _places(None if root is None else Path(root))
-    for place in places:
-        folder = place / "MNIST" / "raw"
-        if any((folder / name).exists() for name in MNIST):
-            return _read_mnist(folder)
+    return published("mnist", root)
+
+
+def published(name: str, root: Path | str | None = None) -> Dataset:
+    """A set of `PUBLISHED`, whole, verified, its images upright and its labels from 0."""
+    this = PUBLISHED[name]
+    places = [place / this.folder / "raw" for place in _places(None if root is None else Path(root))]
+    for folder in places:
+        if any((folder / file).exists() for file in this.names):
+            return _read(name, folder)
     target = Path(root or cache())
-    reason = _download(target)
+    reason = _download(target, this)
     if reason is None:
-        return _read_mnist(target / "MNIST" / "raw")
-    looked = ", ".join(str(place / "MNIST" / "raw") for place in places)
+        return _read(name, target / this.folder / "raw")
     raise UnavailableError(
-        f"MNIST can't be had: it is not in {looked}, and downloading it failed ({reason}); "
+        f"{this.title} can't be had: it is not in {', '.join(map(str, places))}, and downloading it failed ({reason}); "
         "give its folder by --data-root or JAXVAE_DATA, or ask for --data digits."
     )
 
@@ -91,19 +146,41 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or base) / "jaxvae"
 
 
-def digits(image: tuple[int, int, int] = (28, 28, 1)) -> Dataset:
+def digits(image: tuple[int, int, int] = _SIZE) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels, resized: 1,500 train, 297 test."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
-    height, width, channels = image
-    if channels != 1:
-        raise InputError(f"The digits are grey, with 1 channel, the model's images have {channels}.")
+    if image[2] != 1:
+        raise InputError(
+            f"The digits are grey, with 1 channel, the model's images have {image[2]}; "
+            f"give --image {image[0]} {image[1]} 1 or --resize."
+        )
     pixels, labels = load_digits(return_X_y=True)
-    small = np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    resized = [np.asarray(Image.fromarray(a).resize((width, height), Image.Resampling.BICUBIC)) for a in small]
-    images, labels, cut = np.stack(resized)[..., None], labels.astype(np.uint8), _DIGITS_TRAIN
+    small = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    images, labels, cut = np.stack([files.resized(a, image) for a in small]), labels.astype(np.uint8), _DIGITS_TRAIN
     return Dataset("digits", "scikit-learn", images[:cut], labels[:cut], images[cut:], labels[cut:])
+
+
+def _named(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
+    """What `load` goes by, of whatever size and number it is."""
+    name, image, resize = spec.data, spec.model.image, spec.images.resize
+    if name.startswith(FROM_FILES):
+        kind, _, path = name.partition(":")
+        path = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser() fails without a home)
+        limit = spec.images.train_images
+        images = files.pictures(path, image, resize, limit) if kind == "images" else files.arrays(path, image)
+        return Dataset(name, str(path.resolve()), *images), None
+    grey = (image[0], image[1], 1) if resize else image
+    if name == "digits":
+        return digits(grey), None
+    key = {"auto": "mnist", "emnist": "emnist:balanced"}.get(name, name)
+    files.require_size(_SIZE, image, resize, f"The images of {PUBLISHED[key].title} are")  # before a download
+    try:
+        return published(key, root)._replace(name="mnist" if name == "auto" else name), None
+    except UnavailableError as error:
+        if name != "auto":
+            raise
+        return digits(grey), str(error)
 
 
 def _places(root: Path | None) -> list[Path]:
@@ -111,40 +188,73 @@ def _places(root: Path | None) -> list[Path]:
     return [place for place in (root, Path(variable) if variable else None, cache()) if place is not None]
 
 
-def _read_mnist(folder: Path) -> Dataset:
-    train, train_labels, test, test_labels = (_read_verified(folder / name) for name in MNIST)
-    return Dataset(
-        "mnist",
-        str(folder.parent.parent.resolve()),
-        train[16:].reshape(-1, 28, 28, 1),
-        train_labels[8:],
-        test[16:].reshape(-1, 28, 28, 1),
-        test_labels[8:],
-    )
+def _read(name: str, folder: Path) -> Dataset:
+    """The set's four files in `folder`."""
+    this, arrays = PUBLISHED[name], []
+    for file, n in zip(this.names, (this.train, this.train, this.test, this.test), strict=True):
+        shape = (n, *_SIZE[:2]) if "images" in file else (n,)
+        try:
+            content = np.fromfile(folder / file, np.uint8)
+        except OSError as error:
+            raise _refusal(this, folder / file, f"can't be read ({error.strerror})") from None
+        wrong = _unlike_mnist(file, shape, content) if name == "mnist" else _malformed(this, shape, content)
+        if wrong is not None:
+            raise _refusal(this, folder / file, f"is not the published file, it has {wrong}")
+        arrays.append(content[_header(shape) :].reshape(shape))
+    train, train_labels, test, test_labels = arrays
+    if this.split is not None:  # EMNIST's images are stored column by column, and torchvision leaves them so
+        train, test = train.transpose(0, 2, 1).copy(), test.transpose(0, 2, 1).copy()
+    train_labels, test_labels = (labels - np.uint8(this.first_label) for labels in (train_labels, test_labels))
+    source = str(folder.parent.parent.resolve())
+    return Dataset(name, source, train[..., None], train_labels, test[..., None], test_labels)
 
 
-def _read_verified(path: Path) -> np.ndarray:
-    """The file's bytes. Raises InputError unless they are MNIST's to the bit."""
+def _refusal(this: Published, path: Path, what: str) -> InputError:
     advice = f"remove {path.parent} and let it be downloaded again, or give another folder by --data-root"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"MNIST's {path} can't be read ({error.strerror}); {advice}.") from None
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found == MNIST[path.name]:
-        return np.frombuffer(bytearray(content), np.uint8)  # writable, as torch wants it
+    return InputError(f"The file {path} of {this.title} {what}; {advice}.")
+
+
+def _unlike_mnist(name: str, shape: tuple[int, ...], content: np.ndarray) -> str | None:
+    """What the content has, unless it is MNIST's to the bit."""
+    found = hashlib.md5(content.data, usedforsecurity=False).hexdigest()
+    if found == MNIST[name]:
+        return None
     other = next((name for name, md5 in MNIST.items() if md5 == found), None)
     if other is not None:
-        what = f"the content of {other}"
-    elif len(content) != _BYTES[path.name]:
-        what = f"{len(content):,} bytes where there should be {_BYTES[path.name]:,}"
-    else:
-        what = f"a changed file: MD5 {found} where it should be {MNIST[path.name]}"
-    raise InputError(f"MNIST's {path} is not the published file, it has {what}; {advice}.")
+        return f"the content of {other}"
+    if len(content) != _length(shape):
+        return f"{len(content):,} bytes where there should be {_length(shape):,}"
+    return f"a changed file: MD5 {found} where it should be {MNIST[name]}"
 
 
-def _download(root: Path) -> str | None:
-    """Lets torchvision fetch and unpack MNIST under `root`, whole or not at all; the reason where it can't."""
+def _malformed(this: Published, shape: tuple[int, ...], content: np.ndarray) -> str | None:
+    """What the content has, unless it is an IDX file of so many images, or of labels in the set's range."""
+    start = _header(shape)
+    kind, *sizes = np.frombuffer(content[:start].tobytes().ljust(start, b"\0"), ">u4").tolist()
+    expected = 0x0800 + len(shape)  # 08: of unsigned bytes; then the number of dimensions
+    if kind != expected:
+        return f"the IDX type {kind:#010x} where there should be {expected:#010x}"
+    if tuple(sizes) != shape:
+        return f"the sizes {files.words(sizes)} where there should be {files.words(shape)}"
+    if len(content) != _length(shape):
+        return f"{len(content):,} bytes where there should be {_length(shape):,}"
+    low, high, last = content[start:].min(), content[start:].max(), this.first_label + this.classes - 1
+    if len(shape) == 1 and (low < this.first_label or high > last):
+        return f"labels from {low} to {high} where there should be {this.first_label} to {last}"
+    return None
+
+
+def _header(shape: tuple[int, ...]) -> int:
+    """Bytes before an IDX file's numbers: its type and its sizes."""
+    return 4 + 4 * len(shape)
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    return _header(shape) + math.prod(shape)
+
+
+def _download(root: Path, this: Published) -> str | None:
+    """Lets torchvision fetch and unpack a set under `root`, whole or not at all; the reason where it can't."""
     timeout = socket.getdefaulttimeout()
     folder: str | None = None
     try:
@@ -154,11 +264,15 @@ def _download(root: Path) -> str | None:
         with contextlib.redirect_stdout(io.StringIO()):
             from torchvision import datasets
 
-            datasets.MNIST(folder, download=True)
-        target = root / "MNIST" / "raw"
+            split = {} if this.split is None else {"split": this.split}
+            getattr(datasets, this.folder)(folder, download=True, **split)
+        fetched, target = Path(folder) / this.folder / "raw", root / this.folder / "raw"
         target.mkdir(parents=True, exist_ok=True)
-        for name in MNIST:
-            (Path(folder) / "MNIST" / "raw" / name).replace(target / name)
+        for name in this.names:
+            (fetched / name).replace(target / name)
+        for path in fetched.glob("emnist-*-ubyte"):  # the archive has all of EMNIST's splits: none is fetched again
+            if not (target / path.name).exists():
+                path.replace(target / path.name)
     except (OSError, RuntimeError, ImportError) as error:
         return " ".join(str(error).split())
     finally:

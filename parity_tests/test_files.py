@@ -1,0 +1,300 @@
+"""Images of one's own, and the fit of any images to the model: what goes in comes out, or a sentence says why not."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvae.shared import data, files
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import ImagesSpec, ModelSpec, Spec
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (25, 4, 6), np.uint8)
+COLOUR = RNG.integers(0, 256, (25, 4, 6, 3), np.uint8)
+TENTHS = [9, 19]
+REST = [i for i in range(25) if i not in TENTHS]
+
+
+def load(name: str, *image: int, classes: int = 0, **images: Any) -> data.Dataset:
+    height, width, channels = image or (4, 6, 1)
+    model = ModelSpec(image=(height, width, channels), classes=classes)
+    dataset, why = data.load(Spec(data=name, model=model, images=ImagesSpec(**images)), None)
+    assert why is None
+    for part, labels in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
+        assert (part.shape, labels.shape) == ((len(part), height, width, channels), (len(part),))
+        assert (part.dtype, labels.dtype, part.flags.writeable, labels.flags.writeable) == (np.uint8, np.uint8, 1, 1)
+    return dataset
+
+
+def save(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path)
+    return path
+
+
+def refused(match: str, *arguments: Any, **keywords: Any) -> str:
+    with pytest.raises(InputError, match=match) as caught:
+        load(*arguments, **keywords)
+    assert str(caught.value).endswith(".")
+    return str(caught.value)
+
+
+def test_a_folders_pictures_are_sorted_by_path_and_every_tenth_tests(tmp_path) -> None:
+    for i in RNG.permutation(25):
+        save(tmp_path / "pictures" / f"{i:02}.{('png', 'PNG', 'bmp')[i % 3]}", GREY[i])
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / "._00.png").write_bytes(b"hidden")
+    found = load(f"images:{tmp_path / 'pictures'}")
+    assert (found.source, found.labelled) == (str(tmp_path.resolve() / "pictures"), False)
+    np.testing.assert_array_equal(found.train[..., 0], GREY[REST])
+    np.testing.assert_array_equal(found.test[..., 0], GREY[TENTHS])
+    assert not found.train_labels.any()
+    again = load(found.name, train_images=5)
+    np.testing.assert_array_equal(again.train[..., 0], GREY[REST][:5])
+    np.testing.assert_array_equal(again.test, found.test)
+
+
+def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
+    for i, name in enumerate(["b/x/1", "a/2", "b/0", "c/3"]):
+        save(tmp_path / "one" / f"{name}.png", GREY[i])
+    shutil.move(tmp_path / "one" / "c", tmp_path / "elsewhere")
+    (tmp_path / "one" / "c").symlink_to(tmp_path / "elsewhere")
+    found = load(f"images:{tmp_path / 'one'}", classes=3)
+    assert found.labelled
+    np.testing.assert_array_equal(found.train[..., 0], GREY[[1, 2, 0]])
+    np.testing.assert_array_equal(found.train_labels, [0, 1, 1])
+    np.testing.assert_array_equal(found.test_labels, [2])
+    refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", found.name, classes=2)
+    save(tmp_path / "one" / "stray.png", GREY[9])
+    refused("has no labels, the model's classes are 3; give --classes 0", found.name, classes=3)
+    assert not load(found.name).labelled
+
+
+@pytest.mark.parametrize("second", ["test", "val"])
+def test_folders_may_be_the_splits(tmp_path, second: str) -> None:
+    for i, name in enumerate(["train/a/0", "train/c/1", f"{second}/b/0", f"{second}/c/0", "other/d/0"]):
+        save(tmp_path / f"{name}.png", GREY[i])
+    found = load(f"images:{tmp_path}", train_images=2)
+    np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], GREY[:4])
+    assert (found.train_labels.tolist(), found.test_labels.tolist()) == ([0, 2], [1, 2])
+    refused("has 2 training images, 3 are asked for", found.name, train_images=3)
+    shutil.rmtree(tmp_path / second)
+    refused(f"has train without test or val; add one of them, or give --data images:{tmp_path}/train", found.name)
+    (tmp_path / second).mkdir()
+    refused(f"The folder {tmp_path / second} has no pictures", found.name)
+
+
+def test_every_kind_of_picture_is_read(tmp_path) -> None:
+    save(tmp_path / "0.png", GREY[0].astype(np.uint16) * 256 + 255)
+    alpha = np.concatenate([COLOUR[1], np.full((4, 6, 1), 7, np.uint8)], axis=-1)
+    save(tmp_path / "rgb" / "0.png", alpha)
+    save(tmp_path / "1.png", GREY[1], "LA")
+    save(tmp_path / "2.png", GREY[2], "P")
+    Image.fromarray(GREY[3]).save(tmp_path / "3.gif", save_all=True, append_images=[Image.fromarray(GREY[4])])
+    Image.fromarray(np.repeat(GREY[5][..., None], 3, axis=2)).save(tmp_path / "rgb" / "1.webp", lossless=True)
+    Image.fromarray(GREY[6] > 127).save(tmp_path / "4.png")
+    found = load(f"images:{tmp_path}", resize=True)
+    plain = [GREY[0], GREY[1], GREY[2], GREY[3], np.where(GREY[6] > 127, 255, 0)]
+    np.testing.assert_array_equal(found.train[:5, ..., 0], plain)
+    np.testing.assert_array_equal(found.test[0, ..., 0], GREY[5])
+    np.testing.assert_array_equal(found.train[5, ..., 0], np.asarray(Image.fromarray(COLOUR[1]).convert("L")))
+    shutil.copy(tmp_path / "2.png", tmp_path / "rgb")  # a grey palette is colour enough
+    colour = load(f"images:{tmp_path / 'rgb'}", 4, 6, 3)
+    np.testing.assert_array_equal(colour.train[0], COLOUR[1])
+    np.testing.assert_array_equal(colour.test[0], np.repeat(GREY[2][..., None], 3, axis=2))
+    shutil.rmtree(tmp_path / "rgb")
+    np.testing.assert_array_equal(load(f"images:{tmp_path}").train[..., 0], plain[:4])
+
+
+def test_a_jpeg_and_a_transparent_palette_are_read(tmp_path) -> None:
+    flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    save(tmp_path / "0.jpg", flat)
+    Image.fromarray(flat).quantize(4).save(tmp_path / "1.png", transparency=b"\x00\x80")
+    save(tmp_path / "2.jpeg", flat, "CMYK")
+    found = load(f"images:{tmp_path}", 8, 8, 3)
+    assert np.abs(np.concatenate([found.train, found.test]).astype(int) - flat).max() <= 3
+    assert (found.train[1] == flat).all()
+    refused(f"The picture {tmp_path}/0.jpg is 8 8 3, the model's images 8 8 1", found.name, 8, 8, 1)
+
+
+def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
+    save(tmp_path / "0.png", GREY[0])
+    other = save(tmp_path / "1.png", np.asarray(Image.fromarray(COLOUR[1]).resize((3, 2))))
+    save(tmp_path / "2.png", COLOUR[2])
+    name = f"images:{tmp_path}"
+    refused(f"^The picture {other} is 2 3 3, the model's images 4 6 1; give --image 2 3 3 or --resize", name)
+    refused("only grey", name, 4, 6, 4, resize=True)
+    found = load(name, 4, 6, 3, resize=True)
+    np.testing.assert_array_equal(found.train[0], np.repeat(GREY[0][..., None], 3, axis=2))
+    np.testing.assert_array_equal(found.train[1], Image.open(other).resize((6, 4), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found.test[0], COLOUR[2])
+
+
+def test_what_is_no_picture_is_named(tmp_path) -> None:
+    refused("The folder of pictures .*none is not a folder", f"images:{tmp_path / 'none'}")
+    refused("has no pictures", f"images:{tmp_path}")
+    whole = save(tmp_path / "0.png", GREY[0])
+    refused("has 1 image, and it takes one to train and one to test", f"images:{tmp_path}")
+    content, broken = whole.read_bytes(), tmp_path / "1.png"
+    for wrong in (b"", b"no picture", content[:40], content[:-30], content[:20] + b"\xff" * 20):
+        broken.write_bytes(wrong)
+        refused(f"The picture {broken} can't be read \\(", f"images:{tmp_path}")
+    broken.unlink()
+    broken.symlink_to(tmp_path / "gone")
+    refused("can't be read \\(No such file", f"images:{tmp_path}")
+
+
+def test_many_class_folders_are_no_labels(tmp_path) -> None:
+    first = save(tmp_path / "000" / "0.png", GREY[0])
+    for i in range(1, 257):
+        (tmp_path / f"{i:03}").mkdir()
+        os.link(first, tmp_path / f"{i:03}" / "0.png")
+    refused("has no labels.* at most 256", f"images:{tmp_path}", classes=300)
+    assert not load(f"images:{tmp_path}").train_labels.any()
+    shutil.rmtree(tmp_path / "256")
+    assert load(f"images:{tmp_path}", classes=256).train_labels.max() == 255
+
+
+ARRAYS = {
+    "bytes": GREY,
+    "bytes in another order": np.asfortranarray(GREY),
+    "one channel": GREY[..., None],
+    "flat": GREY.reshape(25, 24),
+    "floats": GREY / 255,
+    "half precision": (GREY / 255).astype(np.float16),
+    "big-endian": (GREY / 255).astype(">f4"),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_an_array_is_read_whatever_it_is_of(tmp_path, kind: str) -> None:
+    np.save(tmp_path / "a.npy", ARRAYS[kind])
+    found = load(f"npy:{tmp_path / 'a.npy'}")
+    assert (found.name, found.source, found.labelled) == (f"npy:{tmp_path}/a.npy", str(tmp_path / "a.npy"), False)
+    np.testing.assert_array_equal(found.train[..., 0], GREY[REST])
+    np.testing.assert_array_equal(found.test[..., 0], GREY[TENTHS])
+
+
+def test_floats_are_rounded_and_truths_are_black_and_white(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", np.array([0, 0.001, 0.5, 1]).reshape(2, 1, 2))
+    found = load(f"npy:{tmp_path / 'a.npy'}", 1, 2, 1)
+    assert (found.train.ravel().tolist(), found.test.ravel().tolist()) == ([0, 0], [128, 255])
+    np.save(tmp_path / "a.npy", GREY > 127)
+    np.testing.assert_array_equal(load(f"npy:{tmp_path / 'a.npy'}").train[..., 0], 255 * (GREY > 127)[REST])
+
+
+BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
+    "integers": (GREY.astype(np.int64), "must be of uint8, bool or floats in .*, found int64"),
+    "complex": (GREY.astype(complex), "found complex128"),
+    "text": (np.array(["a", "b"]), "found <U1"),
+    "not a number": (np.where(GREY > 250, np.nan, 0.5), "must be floats in .*, found NaN"),
+    "infinite": (np.where(GREY > 250, np.inf, 0.5), "found 0.5 to inf"),
+    "255": (GREY.astype(np.float32), "found 0 to 255; scale them"),
+    "negative": (GREY / 255 - 0.5, "found -0.5 to 0.5"),
+    "one axis": (GREY.ravel(), r"must be of shape .* or \[n, 24\], without a 0, found \[600\]"),
+    "flat, of another size": (GREY.reshape(25, 24)[:, 1:], r"found \[25, 23\]"),
+    "five axes": (COLOUR[..., None], r"found \[25, 4, 6, 3, 1\]"),
+    "no images": (GREY[:0], r"found \[0, 4, 6\]"),
+    "no floats": (GREY[:0] / 255, r"found \[0, 4, 6\]"),
+    "no width": (GREY[:, :, :0], r"found \[25, 4, 0\]"),
+    "one image": (GREY[:1], "has 1 image, and it takes one to train"),
+    "objects": (np.array([None, {}]), "damaged or holds Python objects"),
+    "colour": (COLOUR, "has images of 4 6 3, the model's images 4 6 1; give --image 4 6 3 or --resize"),
+    "another size": (GREY[:, 1:], "has images of 3 6 1, the model's images 4 6 1; give --image 3 6 1 or --resize"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_ARRAYS)
+def test_what_is_wrong_with_an_array_is_said(tmp_path, fault: str) -> None:
+    array, what = BAD_ARRAYS[fault]
+    np.save(tmp_path / "a.npy", array)
+    assert str(tmp_path / "a.npy") in refused(what, f"npy:{tmp_path / 'a.npy'}")
+    np.savez(tmp_path / "a.npz", train=GREY, test=array)
+    if fault != "one image":
+        assert str(tmp_path / "a.npz") in refused(what, f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
+    path = tmp_path / "a"
+    refused(f"{path} can't be read \\(No such file", f"npy:{path}")
+    refused("can't be read \\(Is a directory", f"npz:{tmp_path}")
+    np.save(tmp_path / "a.npy", GREY)
+    np.savez_compressed(tmp_path / "a.npz", images=GREY)
+    one, many = ((tmp_path / name).read_bytes() for name in ("a.npy", "a.npz"))
+    spoilt = many[:200] + bytes(50) + many[250:]
+    for wrong in (b"", b"text", b"\x80\x04N.", one[:50], one[:-1], many[:-30], spoilt, b"\x93NUMPY\x01\x00v\x00{"):
+        path.write_bytes(wrong)
+        assert str(path) in refused("found one that is damaged or holds Python objects", f"npz:{path}")
+
+
+@pytest.mark.parametrize("names", files._ARRAYS)
+def test_an_npz_has_its_splits(tmp_path, names) -> None:
+    train, train_labels, test, test_labels = names
+    labels = np.arange(25)[:, None] if names[1] == "y_train" else np.arange(25, dtype=np.int8)
+    images: dict[str, Any] = {train: COLOUR[:20], test: COLOUR[20:], "other": np.array([None])}
+    last: dict[str, Any] = {test_labels: labels[20:]}
+    np.savez(tmp_path / "a.npz", **{**images, **last, train_labels: labels[:20]})
+    name = f"npz:{tmp_path / 'a.npz'}"
+    found = load(name, 4, 6, 3, classes=25)
+    assert found.labelled
+    np.testing.assert_array_equal(np.concatenate([found.train, found.test]), COLOUR)
+    np.testing.assert_array_equal(np.concatenate([found.train_labels, found.test_labels]), np.arange(25))
+    refused("has labels up to 24, the model's 3 classes are 0 to 2; give --classes 25", name, 4, 6, 3, classes=3)
+    np.savez(tmp_path / "a.npz", **images, **last)
+    refused(f"has one of {train_labels} and {test_labels} only", name, 4, 6, 3)
+    np.savez(tmp_path / "a.npz", **images)
+    assert not load(name, 4, 6, 3).labelled
+    refused("has no labels", name, 4, 6, 3, classes=25)
+
+
+def test_an_npz_of_one_array_is_split_by_tenths(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", images=GREY, labels=np.arange(25))
+    found = load(f"npz:{tmp_path / 'a.npz'}", train_images=20, classes=25)
+    np.testing.assert_array_equal(found.train[..., 0], GREY[REST][:20])
+    assert (found.train_labels.tolist(), found.test_labels.tolist()) == (REST[:20], TENTHS)
+    np.savez(tmp_path / "a.npz", x_train=GREY, pictures=GREY)
+    refused("must hold the arrays train and test, .* of these it has x_train;", found.name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "what"),
+    [
+        (np.arange(24), r"must be 25 integers, one for each image, found int64 of shape \[24\]"),
+        (np.eye(25, dtype=int), r"found int64 of shape \[25, 25\]"),
+        (np.arange(25.0), r"found float64 of shape \[25\]"),
+        (np.arange(25) - 1, "must be integers from 0 to 255, found -1 to 23"),
+        (np.arange(25) + 240, "found 240 to 264"),
+        (np.array(5), r"found int64 of shape \[\]"),
+    ],
+)
+def test_what_is_wrong_with_labels_is_said(tmp_path, labels: np.ndarray, what: str) -> None:
+    np.savez(tmp_path / "a.npz", images=GREY, labels=labels)
+    refused(what, f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_arrays_are_resized_if_asked(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", COLOUR)
+    small = load(f"npy:{tmp_path / 'a.npy'}", 2, 3, 1, resize=True)
+    grey = Image.fromarray(COLOUR[0]).convert("L").resize((3, 2), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(small.train[0, ..., 0], grey)
+    np.testing.assert_array_equal(small.train, load(f"npy:{tmp_path / 'a.npy'}", 2, 3, 1, resize=True).train)
+    large = load(f"npy:{tmp_path / 'a.npy'}", 9, 8, 3, resize=True)
+    np.testing.assert_array_equal(large.test[0], Image.fromarray(COLOUR[9]).resize((8, 9), Image.Resampling.BICUBIC))
+    refused("only grey", f"npy:{tmp_path / 'a.npy'}", 4, 6, 2, resize=True)
+
+
+def test_digits_may_turn_colour_and_be_cut() -> None:
+    whole = data.digits((8, 8, 1))
+    refused("The digits are grey.*give --image 8 8 1 or --resize", "digits", 8, 8, 3)
+    np.testing.assert_array_equal(load("digits", 8, 8, 3, resize=True).train, np.repeat(whole.train, 3, axis=3))
+    cut = load("digits", 8, 8, 1, train_images=7, classes=10)
+    for found, wanted in zip(cut[2:6], (whole.train[:7], whole.train_labels[:7], *whole[4:6]), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert len(load("digits", train_images=1500).train) == 1500
+    refused("has 1,500 training images, 1,501 are asked for; give --train-images 1500", "digits", train_images=1501)
