@@ -1,9 +1,15 @@
-"""The posterior, its reparameterization, the pixel likelihood and the divergence, each per image."""
+"""The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image."""
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, random
+
+from jaxvae.shared.spec import Spec
+
+_LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 
 
 class Posterior(NamedTuple):
@@ -13,21 +19,56 @@ class Posterior(NamedTuple):
     logvar: Array
 
 
-def reparameterize(key: Array, posterior: Posterior) -> Array:
+class ScalePosterior(NamedTuple):
+    """The same by its standard deviation, which may be 0. Each `[batch, latent]`."""
+
+    mean: Array
+    scale: Array
+
+
+class PointPosterior(NamedTuple):
+    """A code and nothing else: `[batch, latent]`."""
+
+    mean: Array
+
+
+AnyPosterior = Posterior | ScalePosterior | PointPosterior
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of the pixels."""
+
+    logits: Array
+    """Of each pixel's mean, before it is bounded: `[batch, pixels]`."""
+    logvar: Array | None
+    """What a learned variance is made of: `[batch, pixels]`, or `[]` where all pixels share one."""
+
+
+def reparameterize(key: Array, posterior: AnyPosterior) -> Array:
     """Draws z ~ q(z | x) from `key`, differentiable in the posterior. `[batch, latent]`"""
     return locate(posterior, random.normal(key, posterior.mean.shape, posterior.mean.dtype))
 
 
-def locate(posterior: Posterior, eps: Array) -> Array:
-    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4). `[batch, latent]`"""
-    return posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
+def locate(posterior: AnyPosterior, eps: Array) -> Array:
+    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4), or the code itself. `[batch, latent]`"""
+    match posterior:
+        case Posterior(mean, logvar):
+            return mean + jnp.exp(0.5 * logvar) * eps
+        case ScalePosterior(mean, scale):
+            return mean + scale * eps
+        case PointPosterior(mean):
+            return mean
 
 
-def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-log p(x | logits) summed over pixels, nats per image; x in [0, 1]. `[batch, pixels]` to `[batch]`"""
-    # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
-    # min(l, -l) is -|l| with slope 0 at 0, as in PyTorch; JAX gives |l| slope 1 there.
-    return (jnp.maximum(logits, 0.0) - logits * x + jnp.log1p(jnp.exp(jnp.minimum(logits, -logits)))).sum(-1)
+def kl(posterior: AnyPosterior) -> Array:
+    """KL(q(z | x) || N(0, I)) summed over latents, nats per image; 0 for a code, which has none. `[batch]`"""
+    match posterior:
+        case Posterior():
+            return gaussian_kl(posterior)
+        case ScalePosterior():
+            return scale_kl(posterior)
+        case PointPosterior(mean):
+            return jnp.zeros(len(mean), mean.dtype)
 
 
 def gaussian_kl(posterior: Posterior) -> Array:
@@ -35,3 +76,54 @@ def gaussian_kl(posterior: Posterior) -> Array:
     mean, logvar = posterior
     # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
     return 0.5 * (mean**2 + jnp.expm1(logvar) - logvar).sum(-1)
+
+
+def scale_kl(posterior: ScalePosterior) -> Array:
+    """The same from the standard deviation, with log(1e-8 + sigma^2) so that sigma may be 0. `[batch]`"""
+    mean, variance = posterior.mean, posterior.scale**2
+    return 0.5 * (mean**2 + variance - 1.0 - jnp.log(1e-8 + variance)).sum(-1)
+
+
+def log_ratio(posterior: Posterior, eps: Array) -> Array:
+    """log q(z | x) - log p(z) at z = mean + sigma * eps, nats. `[batch]`"""
+    return 0.5 * (locate(posterior, eps) ** 2 - posterior.logvar - eps**2).sum(-1)
+
+
+def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
+    """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
+    match spec.model.likelihood:
+        case "bernoulli":
+            return bernoulli_nll(decoded.logits, x)
+        case "squared-error":
+            return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
+        case "gaussian":
+            logvar = jnp.full((), math.log(spec.model.variance), x.dtype)
+        case _:
+            assert decoded.logvar is not None
+            logvar = _LOWEST + _softplus(decoded.logvar - _LOWEST)
+    return gaussian_nll(pixel_means(spec, decoded), logvar, x)
+
+
+def bernoulli_nll(logits: Array, x: Array) -> Array:
+    """-log p(x | logits) summed over pixels, nats per image; x in [0, 1]. `[batch, pixels]` to `[batch]`"""
+    # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
+    return (_softplus(logits) - logits * x).sum(-1)
+
+
+def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
+    """-log N(x; mean, exp(logvar)) summed over pixels, nats per image. mean, x: `[batch, pixels]`; logvar: the same, or
+    `[]`. `[batch]`"""
+    return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def pixel_means(spec: Spec, decoded: Decoded) -> Array:
+    """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
+    if spec.model.output == "linear":
+        return decoded.logits
+    return jnp.tanh(decoded.logits) if spec.images.range == "signed" else jax.nn.sigmoid(decoded.logits)
+
+
+def _softplus(x: Array) -> Array:
+    """log(1 + e^x)."""
+    # min(x, -x) is -|x| with slope 0 at 0, as in PyTorch; JAX gives |x| slope 1 there.
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(x, -x)))

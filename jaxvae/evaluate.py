@@ -7,29 +7,42 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
+from jaxvae.draws import draw, image_keys
+from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params
-from jaxvae.objectives import negative_elbo
-from jaxvae.pixels import scale
+from jaxvae.objectives import capacity_loss, image_terms
+from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.spec import Spec
 
 _BATCH = 500
 
 
-def average_terms(spec: Spec, params: Params, images: Array | np.ndarray, key: Array) -> np.ndarray:
-    """The mean of each term of the objective over uint8 images `[n, height, width, channels]`: `[3]`, float64. One
-    latent is drawn for each image, all of them from `key`."""
-    terms = _terms(spec, params, jnp.asarray(images), key)
-    return np.asarray(terms).astype(np.float64).mean(0)
+def average_terms(
+    spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
+) -> np.ndarray:
+    """The mean of each term of the objective over uint8 test images `[n, height, width, channels]`, their labels `[n]`
+    for a model with classes: `[terms]`, float64. What is drawn for each image is drawn from `key`; beta and capacity
+    are those that training ends with, and nothing is corrupted."""
+    told = None if labels is None else jnp.asarray(labels)
+    terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, told)).astype(np.float64).mean(0)
+    if spec.objective.form == "capacity":
+        terms[0] = np.float64(capacity_loss(spec, *terms[1:], None))
+    return terms
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _terms(spec: Spec, params: Params, images: Array, key: Array) -> Array:
-    """The terms of each image, `[n, 3]`."""
-    eps = random.normal(key, (len(images), spec.model.latent), spec.training.dtype)
+def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array | None) -> Array:
+    """The terms of each image, `[n, terms]`."""
+    places = jnp.arange(len(images))
+    draws = draw(spec, key, len(images))._replace(corruption=None, masks=())
+    static = image_keys(static_key(root_key(spec.training.seed), "test"), places)
+    dynamic = image_keys(random.fold_in(key, 0), places)
 
-    def one(inputs: tuple[Array, Array]) -> Array:
-        image, eps = inputs
-        terms = negative_elbo(spec, params, scale(image[None], spec.training.dtype), eps[None])
-        return jnp.concatenate(terms)
+    def one(given: tuple) -> Array:
+        image, eps, prior, label, keys = given
+        x = prepare_pixels(spec, image[None], *(key[None] for key in keys))
+        mine = draws._replace(eps=eps[..., None, :], prior=None if prior is None else prior[None])
+        return jnp.concatenate(image_terms(spec, params, x, mine, None if label is None else label[None]))
 
-    return lax.map(one, (images, eps), batch_size=_BATCH)
+    eps = jnp.moveaxis(draws.eps, -2, 0)
+    return lax.map(one, (images, eps, draws.prior, labels, (static, dynamic)), batch_size=_BATCH)

@@ -1,25 +1,47 @@
-"""Images out of the model: each pixel is its Bernoulli mean, in [0, 1]."""
+"""Images out of the model: each pixel is its mean, in [0, 1]."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jaxvae.distributions import pixel_means
+from jaxvae.draws import image_keys
+from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
-from jaxvae.pixels import scale
+from jaxvae.pixels import prepare_pixels
+from jaxvae.shared.needs import require_prior
 from jaxvae.shared.spec import Spec
 
 
-def sample(spec: Spec, params: Params, key: Array, n: int) -> np.ndarray:
-    """`n` images from the prior: `[n, height, width, channels]`."""
-    return _images(spec, params, random.normal(key, (n, spec.model.latent), spec.training.dtype))
+def sample(spec: Spec, params: Params, key: Array, n: int, labels: np.ndarray | None = None) -> np.ndarray:
+    """`n` images from the prior: `[n, height, width, channels]`. A model with classes draws them of these labels `[n]`,
+    or of each class in turn. Raises InputError for a model without a prior."""
+    require_prior(spec)
+    labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
+    z = random.normal(key, (n, spec.model.latent), spec.training.dtype)
+    return _images(spec, params, z, _told(spec, labels))
 
 
-def reconstruct(spec: Spec, params: Params, images: np.ndarray) -> np.ndarray:
-    """uint8 images `[n, height, width, channels]` through the posterior's mean and back, in the same shape."""
-    posterior = encode(spec, params, scale(jnp.asarray(images), spec.training.dtype))
-    return _images(spec, params, posterior.mean)
+def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """uint8 test images `[n, height, width, channels]`, with their labels `[n]` for a model with classes, through the
+    posterior's mean and back, in the same shape."""
+    told = _told(spec, labels)
+    posterior = encode(spec, params, seen(spec, images), told)
+    return _images(spec, params, posterior.mean, told)
 
 
-def _images(spec: Spec, params: Params, z: Array) -> np.ndarray:
-    return np.asarray(jax.nn.sigmoid(decode(spec, params, z))).reshape(-1, *spec.model.image)
+def seen(spec: Spec, images: np.ndarray) -> Array:
+    """The pixels of uint8 test images as evaluation has them, dynamically binarised ones at half: `[n, pixels]`."""
+    keys = image_keys(static_key(root_key(spec.training.seed), "test"), jnp.arange(len(images)))
+    return prepare_pixels(spec, jnp.asarray(images), keys, None)
+
+
+def _images(spec: Spec, params: Params, z: Array, labels: Array | None) -> np.ndarray:
+    means = np.asarray(pixel_means(spec, decode(spec, params, z, labels)))
+    if spec.images.range == "signed":
+        means = (means + 1) / 2
+    return means.reshape(-1, *spec.model.image)
+
+
+def _told(spec: Spec, labels: np.ndarray | None) -> Array | None:
+    return None if labels is None or not spec.model.classes else jnp.asarray(labels)

@@ -19,6 +19,7 @@ class Streams(NamedTuple):
     noise: Array
     evaluation: Array
     pictures: Array
+    binarization: Array
 
 
 def root_key(seed: int) -> Array:
@@ -42,3 +43,8 @@ def streams(key: Array) -> Streams:
 def stream_key(key: Array, stream: str, t: int) -> Array:
     """The key of step or epoch `t` in the named stream of a root key."""
     return random.fold_in(getattr(streams(key), stream), t)
+
+
+def static_key(key: Array, split: str) -> Array:
+    """The key of a root key from which the images of a split, `train` or `test`, are binarised once and for all."""
+    return stream_key(key, "binarization", ("train", "test").index(split))

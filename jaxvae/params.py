@@ -4,6 +4,7 @@ The mapping is total: an array without a place and a place without an array are 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,16 +32,7 @@ def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
 
 def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
     """Named arrays in the order of `layout.table`."""
-    leaves = {
-        tuple(getattr(entry, "key") for entry in path): np.asarray(leaf)  # noqa: B009 (only dict entries have it)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    table = layout.table(spec.model)
-    strays = [path for path in leaves if path not in {parameter.path for parameter in table}]
-    missing = [parameter.path for parameter in table if parameter.path not in leaves]
-    if strays or missing:
-        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
-    return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
+    return _named(layout.table(spec.model), params)
 
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
@@ -49,27 +41,47 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
     return _nest(spec, arrays)
 
 
-def optimizer_to_arrays(spec: Spec, opt_state: optax.OptState) -> dict[str, np.ndarray]:
-    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`."""
-    assert isinstance(opt_state, optax.ScaleByAdamState)
-    moments = {"exp_avg": opt_state.mu, "exp_avg_sq": opt_state.nu}
-    arrays = {f"{m}.{name}": a for m, tree in moments.items() for name, a in to_arrays(spec, tree).items()}  # type: ignore[arg-type]
-    return {**arrays, "step": np.asarray(opt_state.count)}
+def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dict[str, np.ndarray]:
+    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`; that of one of several phases
+    behind the phase's name and a dot."""
+    arrays = {}
+    for phase, networks in spec.phases.items():
+        state, table, prefix = opt_state[phase], weights.trained(spec, networks), phase and f"{phase}."
+        assert isinstance(state, optax.ScaleByAdamState)
+        for moment, tree in {"exp_avg": state.mu, "exp_avg_sq": state.nu}.items():
+            arrays |= {f"{prefix}{moment}.{name}": a for name, a in _named(table, tree).items()}
+        arrays[f"{prefix}step"] = np.asarray(state.count)
+    return arrays
 
 
-def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> optax.OptState:
+def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[str, optax.OptState]:
     """Adam's state from what `optimizer_to_arrays` of either package gave. Raises InputError unless that is what they
     are."""
-    mu, nu = weights.moments(arrays, spec)
-    return optax.ScaleByAdamState(jnp.int32(arrays["step"]), _nest(spec, mu), _nest(spec, nu))
+    return {
+        phase: optax.ScaleByAdamState(jnp.int32(found.step), _nest(spec, found.exp_avg), _nest(spec, found.exp_avg_sq))
+        for phase, found in weights.moments(arrays, spec).items()
+    }
+
+
+def _named(table: tuple[layout.Parameter, ...], tree: Any) -> dict[str, np.ndarray]:
+    leaves = {
+        tuple(getattr(entry, "key") for entry in path): np.asarray(leaf)  # noqa: B009 (only dict entries have it)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    strays = [path for path in leaves if path not in {parameter.path for parameter in table}]
+    missing = [parameter.path for parameter in table if parameter.path not in leaves]
+    if strays or missing:
+        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+    return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
 
 
 def _nest(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
+    """Nested as the parameters are, with None in place of arrays that aren't given."""
     require(spec.training.dtype)
     params: Params = {}
     for parameter in layout.table(spec.model):
-        node = params
+        node, array = params, arrays.get(parameter.name)
         for name in parameter.path[:-1]:
             node = node.setdefault(name, {})
-        node[parameter.path[-1]] = jnp.asarray(layout.to_flax(parameter, arrays[parameter.name]))
+        node[parameter.path[-1]] = None if array is None else jnp.asarray(layout.to_flax(parameter, array))
     return params

@@ -1,8 +1,11 @@
-"""Bytes to pixels."""
+"""Bytes to pixels, and what is done to pixels before the encoder sees them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, random
+
+from jaxvae.shared.spec import Spec
 
 
 def scale(images: Array, dtype: str) -> Array:
@@ -11,3 +14,39 @@ def scale(images: Array, dtype: str) -> Array:
     # By a table: XLA turns a division by 255 into a product, which misses 126 of the 256 values by an ulp.
     table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
     return table.at[images.reshape(len(images), -1)].get(mode="promise_in_bounds")
+
+
+def prepare_pixels(spec: Spec, images: Array, static: Array, dynamic: Array | None) -> Array:
+    """uint8 images as the configuration wants their pixels: scaled, binarised, in its range. `[batch, pixels]`.
+
+    `static` and `dynamic` are keys, one for each image, from which it is binarised if the configuration says so: those
+    of the image, and those of the step. Without the latter dynamic binarisation is at half."""
+    dtype, how = spec.training.dtype, spec.images.binarization
+    if how == "none":
+        x = scale(images, dtype)
+    elif how == "static":
+        x = binarize(images, static).astype(dtype)
+    elif how == "dynamic" and dynamic is not None:
+        x = binarize(images, dynamic).astype(dtype)
+    else:
+        x = (images.reshape(len(images), -1) > 127).astype(dtype)
+    return 2.0 * x - 1.0 if spec.images.range == "signed" else x
+
+
+def binarize(images: Array, keys: Array) -> Array:
+    """Each pixel 1 with its grey level for probability, else 0, an image from each key: bool `[batch, pixels]`."""
+    grey = scale(images, "float32")
+    # In float32 always, so that a float64 run sees the same images.
+    return jax.vmap(lambda key: random.uniform(key, grey.shape[1:], "float32"))(keys) < grey
+
+
+def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
+    """Pixels `[batch, pixels]` as the encoder sees them in training: with the noise added, which is of deviation 1, or
+    times the factors of dropout."""
+    match spec.images.corruption:
+        case "gaussian":
+            return x + spec.images.corruption_level * corruption
+        case "dropout":
+            return x * corruption
+        case _:
+            return x

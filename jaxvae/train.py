@@ -11,13 +11,15 @@ import optax
 from jax import Array, lax, random
 
 from jaxvae.devices import Device, require
+from jaxvae.draws import draw, image_keys
 from jaxvae.evaluate import average_terms
-from jaxvae.keys import root_key, stream_key, streams
-from jaxvae.nets import Params, init
-from jaxvae.objectives import Terms, negative_elbo
-from jaxvae.pixels import scale
+from jaxvae.keys import root_key, static_key, stream_key, streams
+from jaxvae.nets import Params, bind, combine, init, partition, statistics
+from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import require_finite
+from jaxvae.shared.needs import last_bias, require_batches
 from jaxvae.shared.spec import Spec
 
 
@@ -26,7 +28,8 @@ class TrainState(NamedTuple):
     noise stream with t, epoch e shuffles by fold_in of its order stream with e."""
 
     params: Params
-    opt_state: optax.OptState
+    opt_state: dict[str, optax.OptState]
+    """By the name of `objectives.Phase`; an objective of one phase calls it by nothing."""
     step: Array
     key: Array
 
@@ -41,15 +44,17 @@ class Progress(NamedTuple):
     step: int
     """Steps taken so far."""
     train: np.ndarray
-    """The epoch's steps, each with its mean terms: `[steps, 3]`, nats per image."""
+    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
     test: np.ndarray
-    """The terms over the test images: `[3]`, float64, nats per image."""
+    """The terms over the test images: `[terms]`, float64, nats per image."""
 
 
-def make_optimizer(spec: Spec) -> optax.GradientTransformation:
+def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) with eps outside the root, state and updates as `optax.adam`'s inner transformation has
-    them. Its own because `optax.adam` takes 1 - 0.999^t in float32, where it is off by 1e-5 at the first steps."""
-    b1, b2, eps = 0.9, 0.999, 1e-8
+    them, at the first epoch's learning rate unless one is given. Its own because `optax.adam` takes 1 - 0.999^t in
+    float32, where it is off by 1e-5 at the first steps."""
+    b1, b2, eps = spec.training.beta1, spec.training.beta2, spec.training.eps
+    rate = spec.training.learning_rates()[0] if learning_rate is None else learning_rate
 
     def start(params: Params) -> optax.ScaleByAdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -59,8 +64,8 @@ def make_optimizer(spec: Spec) -> optax.GradientTransformation:
         count = state.count + 1
         dtype = jax.tree.leaves(grads)[0].dtype
         t = count.astype(dtype)
-        step_size = spec.training.learning_rate / -jnp.expm1(t * np.log(b1).astype(dtype))
-        root = jnp.sqrt(-jnp.expm1(t * np.log(b2).astype(dtype)))
+        step_size = rate / -_power_less_one(b1, t)
+        root = jnp.sqrt(-_power_less_one(b2, t))
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
         updates = jax.tree.map(lambda m, v: -step_size * m / (jnp.sqrt(v) / root + eps), mu, nu)
@@ -69,51 +74,66 @@ def make_optimizer(spec: Spec) -> optax.GradientTransformation:
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
 
 
-def init_state(spec: Spec) -> TrainState:
-    """The state before the first step. Raises InputError for float64 without JAX's 64-bit mode."""
+def init_optimizers(spec: Spec, params: Params) -> dict[str, optax.OptState]:
+    """The optimizer of each phase of a step, before the first."""
+    adam = make_optimizer(spec)
+    return {name: adam.init(partition(spec.model, params, networks)[0]) for name, networks in spec.phases.items()}
+
+
+def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
+    """The state before the first step. The training images are needed for `glorot-data` alone. Raises InputError for
+    float64 without JAX's 64-bit mode, and where the images are needed and not given."""
     require(spec.training.dtype)
     key = root_key(spec.training.seed)
-    params = init(spec, streams(key).init)
-    return TrainState(params, make_optimizer(spec).init(params), jnp.zeros((), jnp.int32), key)
+    bias = last_bias(spec, images)
+    params = init(spec, streams(key).init, None if bias is None else jnp.asarray(bias))
+    return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_step(spec: Spec, state: TrainState, x: Array) -> tuple[TrainState, Terms]:
-    """One step on images `[batch, pixels]` in [0, 1], for loops of your own: the new state and the mean terms. `state`
-    is donated: do not use the argument again."""
-    key = random.fold_in(streams(state.key).noise, state.step)
-    eps = random.normal(key, (len(x), spec.model.latent), x.dtype)
-    return _update(spec, state, x, eps, jnp.full(len(x), 1 / len(x), x.dtype))
+def train_step(
+    spec: Spec, state: TrainState, x: Array, labels: Array | None = None, epoch: Array | int = 0
+) -> tuple[TrainState, AnyTerms]:
+    """One step on images `[batch, pixels]` in the range of the configuration, for loops of your own: the new state and
+    the mean terms. labels: `[batch]` for a model with classes; epoch: from 0, for the learning rate. `state` is
+    donated: do not use the argument again."""
+    draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
+    weights = jnp.full(len(x), 1 / len(x), x.dtype)
+    return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), _learning_rate(spec, epoch))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_epoch(spec: Spec, state: TrainState, images: Array) -> tuple[TrainState, Array]:
-    """One epoch over uint8 images `[n, height, width, channels]`, starting where `state` stands, at an epoch's first
-    step, and ending with the epoch or at `max_steps`. The new state and the mean terms of each step, `[steps, 3]`
-    (steps past `max_steps` hold nothing). `state` is donated."""
+def train_epoch(spec: Spec, state: TrainState, images: Array, labels: Array | None = None) -> tuple[TrainState, Array]:
+    """One epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model with classes,
+    starting where `state` stands, at an epoch's first step, and ending with the epoch or at `max_steps`. The new state
+    and the mean terms of each step, `[steps, terms]` (steps past `max_steps` hold nothing). `state` is donated."""
     n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
-    keys = streams(state.key)
-    order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
+    require_batches(spec, n)
+    keys, epoch = streams(state.key), state.step // steps
+    order = random.permutation(random.fold_in(keys.order, epoch), n)
     # The last batch is filled up with the first image, which then counts for nothing.
     order = jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
     weights = real / real.sum(1, keepdims=True)
-    at = state.step + jnp.arange(steps, dtype=jnp.int32)
-    eps = jax.vmap(lambda t: random.normal(random.fold_in(keys.noise, t), (batch, spec.model.latent), dtype))(at)
+    static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
 
-    def step(state: TrainState, inputs: tuple[Array, ...]) -> tuple[TrainState, Array]:
-        rows, weights, eps = inputs
-        state, terms = _update(spec, state, scale(images[rows], dtype), eps, weights)
+    def step(state: TrainState, given: tuple[Array, Array]) -> tuple[TrainState, Array]:
+        rows, weights = given
+        key = random.fold_in(keys.noise, state.step)
+        dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
+        x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
+        told = None if labels is None else labels[rows]
+        state, terms = _update(spec, state, inputs(spec, x, draw(spec, key, batch), told, weights, state.step), rate)
         return state, jnp.stack(terms)
 
-    def step_until(last: int, state: TrainState, inputs: tuple[Array, ...]) -> tuple[TrainState, Array]:
-        stop = state, jnp.zeros(len(Terms._fields), dtype)
-        return lax.cond(state.step < last, lambda: step(state, inputs), lambda: stop)
+    def step_until(last: int, state: TrainState, given: tuple[Array, Array]) -> tuple[TrainState, Array]:
+        stop = state, jnp.zeros(len(spec.terms), dtype)
+        return lax.cond(state.step < last, lambda: step(state, given), lambda: stop)
 
     # Only a run with a last step asks at each one: on an accelerator the host would have to look at the answer.
     body = step if last is None else functools.partial(step_until, last)
-    return lax.scan(body, state, (order, weights, eps))
+    return lax.scan(body, state, (order, weights))
 
 
 def fit(
@@ -125,29 +145,51 @@ def fit(
     """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
     the test images and `on_epoch` is called. Raises NonFiniteError when a term leaves the finite numbers."""
     with jax.default_device(device):
-        state = init_state(spec)
-        train, test = jnp.asarray(data.train), jnp.asarray(data.test)
+        state = init_state(spec, data.train)
+        train, test = (jnp.asarray(images) for images in (data.train, data.test))
+        told = [jnp.asarray(a) if spec.model.classes else None for a in (data.train_labels, data.test_labels)]
         per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
         for done in range(0, total, per_epoch):
             epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-            state, terms = train_epoch(spec, state, train)
+            state, terms = train_epoch(spec, state, train, told[0])
             terms = np.asarray(terms)[: step - done]
-            require_finite(terms, done)
+            require_finite(spec.terms, terms, done)
             key = stream_key(state.key, "evaluation", epoch)
-            evaluated = average_terms(spec, state.params, test, key)
-            require_finite(evaluated[None], step - 1)
+            evaluated = average_terms(spec, state.params, test, key, told[1])
+            require_finite(spec.terms, evaluated[None], step - 1)
             on_epoch(Progress(state, epoch, step, terms, evaluated))
         return state
 
 
-def _update(spec: Spec, state: TrainState, x: Array, eps: Array, weights: Array) -> tuple[TrainState, Terms]:
-    """One step of Adam on the terms averaged with `weights` `[batch]`."""
+def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:
+    """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
+    params, opt_state, reported, adam = state.params, dict(state.opt_state), {}, make_optimizer(spec, rate)
+    assert batch.training is not None
+    weights = batch.training.weights
 
-    def loss(params: Params) -> tuple[Array, Terms]:
-        terms = Terms(*((term * weights).sum() for term in negative_elbo(spec, params, x, eps)))
-        return terms.loss, terms
+    for phase in phases(spec):
+        trained, rest = partition(spec.model, params, phase.networks)
 
-    grads, terms = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = make_optimizer(spec).update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, state.step + 1, state.key), terms  # type: ignore[arg-type]
+        def loss(trained: Params, phase=phase, rest=rest) -> tuple[Array, tuple[dict[str, Array], Params]]:
+            model = bind(spec.model, combine(rest, trained))
+            terms = average(spec, phase.terms(spec, model, batch), weights, state.step)
+            return next(iter(terms.values())) * phase.share, (terms, statistics(model))
+
+        grads, (terms, running) = jax.grad(loss, has_aux=True)(trained)
+        updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
+        trained = optax.apply_updates(trained, updates)
+        params = combine(combine(rest, trained), running)  # type: ignore[arg-type]
+        reported |= terms
+    return TrainState(params, opt_state, state.step + 1, state.key), collect(spec, reported)
+
+
+def _learning_rate(spec: Spec, epoch: Array | int) -> Array | float:
+    rates = spec.training.learning_rates()
+    if len(rates) == 1:
+        return rates[0]
+    return jnp.asarray(rates, spec.training.dtype)[jnp.minimum(epoch, len(rates) - 1)]
+
+
+def _power_less_one(base: float, t: Array) -> Array:
+    """base^t - 1, without the digits lost by base^t near 1."""
+    return jnp.expm1(t * np.log(base).astype(t.dtype)) if base else jnp.full_like(t, -1.0)

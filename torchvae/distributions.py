@@ -1,12 +1,16 @@
-"""The posterior, its reparameterization, the pixel likelihood and the divergence, each per image."""
+"""The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image."""
 
+import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jaxvae.shared.spec import Spec
 from torchvae import random
+
+_LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 
 
 class Posterior(NamedTuple):
@@ -16,14 +20,89 @@ class Posterior(NamedTuple):
     logvar: Tensor
 
 
-def reparameterize(key: random.Key, posterior: Posterior) -> Tensor:
+class ScalePosterior(NamedTuple):
+    """The same by its standard deviation, which may be 0. Each `[batch, latent]`."""
+
+    mean: Tensor
+    scale: Tensor
+
+
+class PointPosterior(NamedTuple):
+    """A code and nothing else: `[batch, latent]`."""
+
+    mean: Tensor
+
+
+AnyPosterior = Posterior | ScalePosterior | PointPosterior
+
+
+class Decoded(NamedTuple):
+    """What the decoder says of the pixels."""
+
+    logits: Tensor
+    """Of each pixel's mean, before it is bounded: `[batch, pixels]`."""
+    logvar: Tensor | None
+    """What a learned variance is made of: `[batch, pixels]`, or `[]` where all pixels share one."""
+
+
+def reparameterize(key: random.Key, posterior: AnyPosterior) -> Tensor:
     """Draws z ~ q(z | x) from `key`, differentiable in the posterior. `[batch, latent]`"""
     return locate(posterior, random.normal(key, posterior.mean.shape, posterior.mean.dtype))
 
 
-def locate(posterior: Posterior, eps: Tensor) -> Tensor:
-    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4). `[batch, latent]`"""
-    return posterior.mean + torch.exp(0.5 * posterior.logvar) * eps
+def locate(posterior: AnyPosterior, eps: Tensor) -> Tensor:
+    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4), or the code itself. `[batch, latent]`"""
+    match posterior:
+        case Posterior(mean, logvar):
+            return mean + torch.exp(0.5 * logvar) * eps
+        case ScalePosterior(mean, scale):
+            return mean + scale * eps
+        case PointPosterior(mean):
+            return mean
+
+
+def kl(posterior: AnyPosterior) -> Tensor:
+    """KL(q(z | x) || N(0, I)) summed over latents, nats per image; 0 for a code, which has none. `[batch]`"""
+    match posterior:
+        case Posterior():
+            return gaussian_kl(posterior)
+        case ScalePosterior():
+            return scale_kl(posterior)
+        case PointPosterior(mean):
+            return torch.zeros(len(mean), dtype=mean.dtype, device=mean.device)
+
+
+def gaussian_kl(posterior: Posterior) -> Tensor:
+    """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
+    mean, logvar = posterior
+    # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
+    return 0.5 * (mean**2 + torch.expm1(logvar) - logvar).sum(-1)
+
+
+def scale_kl(posterior: ScalePosterior) -> Tensor:
+    """The same from the standard deviation, with log(1e-8 + sigma^2) so that sigma may be 0. `[batch]`"""
+    mean, variance = posterior.mean, posterior.scale**2
+    return 0.5 * (mean**2 + variance - 1.0 - torch.log(1e-8 + variance)).sum(-1)
+
+
+def log_ratio(posterior: Posterior, eps: Tensor) -> Tensor:
+    """log q(z | x) - log p(z) at z = mean + sigma * eps, nats. `[batch]`"""
+    return 0.5 * (locate(posterior, eps) ** 2 - posterior.logvar - eps**2).sum(-1)
+
+
+def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
+    """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
+    match spec.model.likelihood:
+        case "bernoulli":
+            return bernoulli_nll(decoded.logits, x)
+        case "squared-error":
+            return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
+        case "gaussian":
+            logvar = torch.full((), math.log(spec.model.variance), dtype=x.dtype, device=x.device)
+        case _:
+            assert decoded.logvar is not None
+            logvar = _LOWEST + _softplus(decoded.logvar - _LOWEST)
+    return gaussian_nll(pixel_means(spec, decoded), logvar, x)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -32,8 +111,19 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
 
-def gaussian_kl(posterior: Posterior) -> Tensor:
-    """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
-    mean, logvar = posterior
-    # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
-    return 0.5 * (mean**2 + torch.expm1(logvar) - logvar).sum(-1)
+def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
+    """-log N(x; mean, exp(logvar)) summed over pixels, nats per image. mean, x: `[batch, pixels]`; logvar: the same, or
+    `[]`. `[batch]`"""
+    return 0.5 * ((mean - x) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def pixel_means(spec: Spec, decoded: Decoded) -> Tensor:
+    """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
+    if spec.model.output == "linear":
+        return decoded.logits
+    return torch.tanh(decoded.logits) if spec.images.range == "signed" else torch.sigmoid(decoded.logits)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x)."""
+    return F.softplus(x, threshold=700)  # by default it is x itself from 20 on, 2e-9 off

@@ -7,27 +7,41 @@ from torch import Tensor
 from jaxvae.shared.spec import Spec
 from torchvae import random
 from torchvae.devices import device_of
+from torchvae.draws import draw, image_keys
+from torchvae.keys import root_key, static_key
 from torchvae.nets import VAE
-from torchvae.objectives import negative_elbo
-from torchvae.pixels import scale
+from torchvae.objectives import capacity_loss, image_terms
+from torchvae.pixels import prepare_pixels
 
 _BATCH = 500
 
 
-def average_terms(spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key) -> np.ndarray:
-    """The mean of each term of the objective over uint8 images `[n, height, width, channels]`: `[3]`, float64. One
-    latent is drawn for each image, all of them from `key`."""
+def average_terms(
+    spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key, labels: Tensor | np.ndarray | None = None
+) -> np.ndarray:
+    """The mean of each term of the objective over uint8 test images `[n, height, width, channels]`, their labels `[n]`
+    for a model with classes: `[terms]`, float64. What is drawn for each image is drawn from `key`; beta and capacity
+    are those that training ends with, and nothing is corrupted."""
     device = device_of(model)
-    terms = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device))
-    return terms.cpu().numpy().astype(np.float64).mean(0)
+    told = None if labels is None else torch.as_tensor(labels, device=device)
+    found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), told)
+    terms = found.cpu().numpy().astype(np.float64).mean(0)
+    if spec.objective.form == "capacity":
+        terms[0] = capacity_loss(spec, *torch.tensor(terms[1:]), None).item()
+    return terms
 
 
 @torch.no_grad()
-def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key) -> Tensor:
-    """The terms of each image, `[n, 3]`."""
-    eps = random.normal(key, (len(images), spec.model.latent), getattr(torch, spec.training.dtype))
+def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key, labels: Tensor | None) -> Tensor:
+    """The terms of each image, `[n, terms]`."""
+    places = torch.arange(len(images), device=images.device)
+    draws = draw(spec, key, len(images))._replace(corruption=None, masks=())
+    static = static_key(root_key(spec.training.seed, images.device), "test")
 
-    def some(images: Tensor, eps: Tensor) -> Tensor:
-        return torch.stack(negative_elbo(spec, model, scale(images, spec.training.dtype), eps), dim=-1)
+    def some(rows: Tensor) -> Tensor:
+        dynamic = image_keys(random.fold_in(key, 0), rows)
+        x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
+        mine = draws._replace(eps=draws.eps[..., rows, :], prior=None if draws.prior is None else draws.prior[rows])
+        return torch.stack(image_terms(spec, model, x, mine, None if labels is None else labels[rows]), dim=-1)
 
-    return torch.cat([some(*inputs) for inputs in zip(images.split(_BATCH), eps.split(_BATCH), strict=True)])
+    return torch.cat([some(rows) for rows in places.split(_BATCH)])

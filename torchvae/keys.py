@@ -17,6 +17,7 @@ class Streams(NamedTuple):
     noise: Key
     evaluation: Key
     pictures: Key
+    binarization: Key
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
@@ -34,3 +35,8 @@ def streams(key: Key) -> Streams:
 def stream_key(key: Key, stream: str, t: int) -> Key:
     """The key of step or epoch `t` in the named stream of a root key."""
     return random.fold_in(getattr(streams(key), stream), t)
+
+
+def static_key(key: Key, split: str) -> Key:
+    """The key of a root key from which the images of a split, `train` or `test`, are binarised once and for all."""
+    return stream_key(key, "binarization", ("train", "test").index(split))

@@ -1,88 +1,192 @@
-"""The networks as ordinary `torch.nn` modules."""
+"""The networks as ordinary `torch.nn` modules.
 
-import math
+Every network takes and gives images flattened in height, width, channel order."""
+
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jaxvae.shared import layout
 from jaxvae.shared.spec import ModelSpec, Spec
 from torchvae import random
-from torchvae.distributions import Posterior, reparameterize
+from torchvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
+
+_MOMENTUM, _EPS = 0.1, 1e-5
+
+
+class Training(NamedTuple):
+    """What the networks are told in training, and are not in evaluation."""
+
+    weights: Tensor
+    """Each image's share of the batch `[batch]`; 0 for images that only fill it up."""
+    masks: tuple[Tensor, ...] = ()
+    """Factors on the hidden units, of `layout.hidden_units`; none without dropout."""
 
 
 class Encoder(nn.Module):
-    """`[batch, pixels]` to the posterior's mean and logvar, each `[batch, latent]`."""
+    """`[batch, pixels]` to the posterior, each part `[batch, latent]`."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        widths = (spec.pixels, *spec.hidden)
+        widths = (spec.pixels + spec.classes, *spec.hidden)
+        self.spec = spec
         self.hidden = nn.ModuleList([nn.Linear(widths[i], widths[i + 1]) for i in range(len(spec.hidden))])
-        self.mean = nn.Linear(widths[-1], spec.latent)
-        self.logvar = nn.Linear(widths[-1], spec.latent)
+        for name in layout.heads(spec):
+            setattr(self, name, nn.Linear(widths[-1], spec.latent))
 
-    def forward(self, x: Tensor) -> Posterior:
-        for layer in self.hidden:
-            x = F.relu(layer(x))
-        return Posterior(self.mean(x), self.logvar(x))
+    def forward(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
+        x = _told(self.spec, x, labels)
+        for i, layer in enumerate(self.hidden):
+            x = _dropped(activate(self.spec, layer(x)), training, i)
+        return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
+
+
+class ConvEncoder(nn.Module):
+    """The same by strided convolutions, each followed by batch norm."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec = spec
+        found = layout.layers(spec)
+        self.hidden = nn.ModuleList([Block(found[2 * i]) for i in range(len(spec.hidden))])
+        for name in layout.heads(spec):
+            head = next(layer for layer in found if layer.path == ("encoder", name))
+            setattr(self, name, nn.Linear(head.inputs, head.outputs))
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
+        x = x.reshape(len(x), *self.spec.image).permute(0, 3, 1, 2)
+        if self.spec.classes:  # each class is a plane of ones or zeros
+            planes = one_hot(self.spec, labels, x.dtype)[:, :, None, None]
+            x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
+        for i, block in enumerate(self.hidden):
+            x = _dropped(activate(self.spec, block(x)), training, i)
+        x = x.flatten(1)
+        return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
 class Decoder(nn.Module):
-    """`[batch, latent]` to Bernoulli logits `[batch, pixels]`, never probabilities."""
+    """`[batch, latent]` to what is said of the pixels: logits, never probabilities."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        widths = (spec.latent, *reversed(spec.hidden))
+        widths = (spec.latent + spec.classes, *reversed(spec.hidden))
+        self.spec = spec
         self.hidden = nn.ModuleList([nn.Linear(widths[i], widths[i + 1]) for i in range(len(spec.hidden))])
-        self.logits = nn.Linear(widths[-1], spec.pixels)
+        for name in layout.tails(spec):
+            setattr(self, name, nn.Linear(widths[-1], spec.pixels))
+        if spec.likelihood == "gaussian-learned":
+            self.logvar = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
+        z = _told(self.spec, z, labels)
+        for i, layer in enumerate(self.hidden):
+            z = _dropped(activate(self.spec, layer(z)), training, len(self.hidden) + i)
+        return decoded(self, z)
+
+
+class ConvDecoder(nn.Module):
+    """The same by transposed convolutions, each followed by batch norm, and a last convolution."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        self.spec = spec
+        found = {layer.path: layer for layer in layout.layers(spec)}
+        first = found["decoder", "input"]
+        self.input = nn.Linear(first.inputs, first.outputs)
+        self.hidden = nn.ModuleList([Block(found["decoder", "hidden", i, "conv"]) for i in range(len(spec.hidden))])
+        for name in layout.tails(spec):
+            setattr(self, name, _conv(found["decoder", name]))
+        if spec.likelihood == "gaussian-learned":
+            self.logvar = nn.Parameter(torch.zeros(()))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
+        z = self.input(_told(self.spec, z, labels))
+        z = z.reshape(len(z), self.spec.hidden[-1], *layout.sizes(self.spec)[-1])
+        for i, block in enumerate(self.hidden):
+            z = _dropped(activate(self.spec, block(z)), training, len(self.hidden) + i)
+        return decoded(self, z)
+
+
+class Block(nn.Module):
+    """A convolution, strided or transposed, and its batch norm."""
+
+    def __init__(self, layer: layout.Layer):
+        super().__init__()
+        self.conv = _conv(layer)
+        self.norm = nn.BatchNorm2d(layer.outputs, eps=_EPS, momentum=_MOMENTUM)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Discriminator(nn.Module):
+    """Latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        widths = (spec.latent, *spec.discriminator)
+        self.hidden = nn.ModuleList([nn.Linear(widths[i], widths[i + 1]) for i in range(len(spec.discriminator))])
+        self.logit = nn.Linear(widths[-1], 1)
 
     def forward(self, z: Tensor) -> Tensor:
         for layer in self.hidden:
-            z = F.relu(layer(z))
-        return self.logits(z)
+            z = torch.relu(layer(z))
+        return self.logit(z)
 
 
 class VAE(nn.Module):
-    """The autoencoder alone. Images are `[batch, pixels]`, flattened in height, width, channel order, in [0, 1]."""
+    """The autoencoder alone. Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]`
+    are for models with classes."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        self.encoder = Encoder(spec)
-        self.decoder = Decoder(spec)
+        conv = spec.network == "conv"
+        self.encoder = (ConvEncoder if conv else Encoder)(spec)
+        self.decoder = (ConvDecoder if conv else Decoder)(spec)
+        if spec.discriminator:
+            self.discriminator = Discriminator(spec)
 
-    def encode(self, x: Tensor) -> Posterior:
-        return self.encoder(x)
+    def encode(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
+        return self.encoder(x, labels, training)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+    def decode(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
+        return self.decoder(z, labels, training)
 
-    def forward(self, x: Tensor, key: random.Key) -> tuple[Tensor, Posterior]:
-        """The logits at a latent drawn from `key`, and the posterior it was drawn from."""
-        posterior = self.encode(x)
-        return self.decode(reparameterize(key, posterior)), posterior
+    def discriminate(self, z: Tensor) -> Tensor:
+        return self.discriminator(z)
+
+    def forward(self, x: Tensor, key: random.Key, labels: Tensor | None = None) -> tuple[Decoded, AnyPosterior]:
+        """What is said of the pixels at a latent drawn from `key`, and the posterior it was drawn from."""
+        posterior = self.encode(x, labels)
+        return self.decode(reparameterize(key, posterior), labels), posterior
 
 
-def init(spec: Spec, key: random.Key) -> VAE:
-    """The model at the start of a run, from its initialization key: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's own
-    distribution. Array i of `layout.table` is drawn from fold_in(key, i)."""
+def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
+    """The model at the start of a run, from its initialization key. Array i of `layout.table` is drawn from
+    fold_in(key, i); the decoder's last bias is `last_bias` `[pixels]`, if that is given."""
     dtype = getattr(torch, spec.training.dtype)
     params = {}
     for i, parameter in enumerate(layout.table(spec.model)):
-        unit = random.uniform(random.fold_in(key, i), parameter.shape, dtype)
-        # 2u - 1 is exact, so that the product is rounded once.
-        params[parameter.name] = (2.0 * unit - 1.0) * (1.0 / math.sqrt(parameter.fan_in))
+        value = torch.full(parameter.shape, parameter.fill, dtype=dtype, device=key.device)
+        if parameter.bound:
+            unit = random.uniform(random.fold_in(key, i), parameter.shape, dtype)
+            # 2u - 1 is exact, so that the product is rounded once.
+            value = (2.0 * unit - 1.0) * parameter.bound
+        params[parameter.name] = value
+    if last_bias is not None:
+        params["decoder.logits.bias"] = last_bias
     return bind(spec.model, params)
 
 
-def encode(spec: Spec, model: VAE, x: Tensor) -> Posterior:
-    """The posterior of images `[batch, pixels]` in [0, 1]."""
-    return model.encode(x)
+def encode(spec: Spec, model: VAE, x: Tensor, labels: Tensor | None = None) -> AnyPosterior:
+    """The posterior of images `[batch, pixels]` in the range of the configuration."""
+    return model.eval().encode(x, labels)
 
 
-def decode(spec: Spec, model: VAE, z: Tensor) -> Tensor:
-    """The logits `[batch, pixels]` of latents `[batch, latent]`."""
-    return model.decode(z)
+def decode(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> Decoded:
+    """What is said of the pixels `[batch, pixels]` of latents `[batch, latent]`."""
+    return model.eval().decode(z, labels)
 
 
 def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
@@ -91,3 +195,70 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
         model = VAE(spec)
     model.load_state_dict(params, assign=True)
     return model.requires_grad_()
+
+
+def activate(spec: ModelSpec, x: Tensor) -> Tensor:
+    """What follows a hidden layer."""
+    match spec.activation:
+        case "relu":
+            return torch.relu(x)
+        case "tanh":
+            return torch.tanh(x)
+        case "leaky-relu":
+            return nn.functional.leaky_relu(x, 0.01)
+
+
+def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
+    """The posterior of what the encoder's heads give."""
+    match spec.posterior:
+        case "gaussian":
+            return Posterior(*parts)
+        case "relu-sigma":
+            return ScalePosterior(*map(torch.relu, parts))
+        case "point":
+            return PointPosterior(*parts)
+        case "relu-point":
+            return PointPosterior(*map(torch.relu, parts))
+
+
+def decoded(decoder: Decoder | ConvDecoder, h: Tensor) -> Decoded:
+    """What the decoder's last layers make of what its hidden ones gave."""
+    logits = _flat(decoder.logits(h))  # type: ignore[operator]
+    match decoder.spec.likelihood:
+        case "gaussian-learned":
+            return Decoded(logits, decoder.logvar)  # type: ignore[arg-type]
+        case "gaussian-pixel":
+            return Decoded(logits, _flat(decoder.logvar(h)))  # type: ignore[operator]
+        case _:
+            return Decoded(logits, None)
+
+
+def one_hot(spec: ModelSpec, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Labels `[batch]` as `[batch, classes]`. Raises ValueError without labels."""
+    if labels is None:
+        raise ValueError(f"A model of {spec.classes} classes has to be told the labels of its images.")
+    return (labels[:, None] == torch.arange(spec.classes, device=labels.device)).to(dtype)
+
+
+def _told(spec: ModelSpec, x: Tensor, labels: Tensor | None) -> Tensor:
+    """A network's input with the label beside it, where it is told."""
+    return torch.cat([x, one_hot(spec, labels, x.dtype)], -1) if spec.classes else x
+
+
+def _dropped(x: Tensor, training: Training | None, layer: int) -> Tensor:
+    if training is None or not training.masks:
+        return x
+    mask = training.masks[layer]
+    return x * (mask if mask.ndim == 2 else mask.permute(0, 3, 1, 2))  # drawn in height, width, channel order
+
+
+def _flat(x: Tensor) -> Tensor:
+    """`[batch, pixels]` in height, width, channel order."""
+    return x if x.ndim == 2 else x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _conv(layer: layout.Layer) -> nn.Conv2d | nn.ConvTranspose2d:
+    places = {"kernel_size": layout.KERNEL, "stride": layer.stride, "padding": layout.PADDING}
+    if layer.kind == "conv":
+        return nn.Conv2d(layer.inputs, layer.outputs, **places)
+    return nn.ConvTranspose2d(layer.inputs, layer.outputs, **places, output_padding=layer.output_padding)

@@ -1,28 +1,198 @@
 """What is minimized. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
 the batch size or the image size."""
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from jaxvae.shared.spec import Spec
-from torchvae.distributions import bernoulli_nll, gaussian_kl, locate
-from torchvae.nets import VAE, decode, encode
+from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
+from torchvae.draws import Draws
+from torchvae.nets import VAE, Training
+from torchvae.pixels import corrupt
 
 
 class Terms(NamedTuple):
-    """loss = reconstruction + beta * kl, each of shape `[batch]`, or scalars once averaged; nats per image."""
+    """Each of shape `[batch]`, or scalars once averaged; nats per image. What makes the loss is the objective's."""
 
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
 
 
-def negative_elbo(spec: Spec, model: VAE, x: Tensor, eps: Tensor) -> Terms:
-    """The negative evidence lower bound of each image, its expectation estimated at one latent z = mean + sigma * eps
-    (Kingma & Welling 2014, equation 10), its KL weighted by beta (Higgins et al. 2017). x: `[batch, pixels]` in [0, 1];
-    eps: standard normals `[batch, latent]`."""
-    posterior = encode(spec, model, x)
-    reconstruction = bernoulli_nll(decode(spec, model, locate(posterior, eps)), x)
-    kl = gaussian_kl(posterior)
-    return Terms(reconstruction + spec.objective.beta * kl, reconstruction, kl)
+class AdversarialTerms(NamedTuple):
+    """The same of an adversarial autoencoder: loss = reconstruction + generator."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    discriminator: Tensor
+    generator: Tensor
+
+
+AnyTerms = Terms | AdversarialTerms
+
+
+class Inputs(NamedTuple):
+    """What an objective is given of a batch."""
+
+    x: Tensor
+    """The pixels to be reconstructed `[batch, pixels]`."""
+    seen: Tensor
+    """The pixels the encoder sees: these, or these corrupted."""
+    labels: Tensor | None
+    """`[batch]`, for a model with classes."""
+    draws: Draws
+    training: Training | None
+    """None in evaluation."""
+    step: int | None
+    """Training steps taken before; None where beta and capacity have come to their last value."""
+
+
+class Phase(NamedTuple):
+    """One update of a step."""
+
+    name: str
+    """Its optimizer's; empty where a step has but one."""
+    networks: tuple[str, ...]
+    """Which it trains."""
+    terms: Callable[[Spec, VAE, Inputs], dict[str, Tensor]]
+    """What it reports of each image, the first of which it minimizes."""
+    share: float
+    """What it gives its optimizer, as a share of nats per image."""
+
+
+def inputs(
+    spec: Spec, x: Tensor, draws: Draws, labels: Tensor | None = None, weights: Tensor | None = None, step=None
+) -> Inputs:
+    """A batch for an objective; for evaluation unless `weights` `[batch]`, each image's share, are given."""
+    if weights is None:
+        return Inputs(x, x, labels, draws, None, step)
+    return Inputs(x, corrupt(spec, x, draws.corruption), labels, draws, Training(weights, draws.masks), step)
+
+
+def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor | None = None) -> AnyTerms:
+    """The objective's terms of each image, as evaluation has them. x: `[batch, pixels]` in the configuration's range;
+    draws: of `draw`; labels: `[batch]` for a model with classes."""
+    batch, found = inputs(spec, x, draws, labels), {}
+    model.eval()
+    for phase in phases(spec):
+        found |= phase.terms(spec, model, batch)
+    return collect(spec, found)
+
+
+def phases(spec: Spec) -> tuple[Phase, ...]:
+    """The updates of a training step, in their order."""
+    share = spec.minimized
+    terms = {
+        "elbo": [(negative_elbo, share)],
+        "capacity": [(capacity, share)],
+        "iwae": [(importance_weighted, share)],
+        "reconstruction": [(reconstruction, share)],
+        "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
+    }[spec.objective.form]
+    return tuple(Phase(*phase, *found) for phase, found in zip(spec.phases.items(), terms, strict=True))
+
+
+def collect(spec: Spec, found: dict[str, Tensor]) -> AnyTerms:
+    """The terms of what the phases reported."""
+    if spec.objective.form == "adversarial":
+        return AdversarialTerms(loss=found["reconstruction"] + found["generator"], **found)
+    return Terms(**found)
+
+
+def average(spec: Spec, found: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
+    """What a phase reports of the batch, from what it reports of each image."""
+    means = {name: (term * weights).sum() for name, term in found.items()}
+    if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another
+        means["loss"] = capacity_loss(spec, means["reconstruction"], means["kl"], step)
+    return means
+
+
+def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """The negative evidence lower bound of each image, its expectation estimated at latents z = mean + sigma * eps
+    (Kingma & Welling 2014, equation 10), its KL weighted by beta (Higgins et al. 2017), which may rise with the steps
+    (Bowman et al. 2016)."""
+    posterior, error = encode_decode(spec, model, batch)
+    divergence = kl(posterior)
+    beta = spec.effective_beta * ramp(batch.step, spec.objective.warmup, batch.x.dtype)
+    return {"loss": error.mean(0) + beta * divergence, "reconstruction": error.mean(0), "kl": divergence}
+
+
+def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
+    posterior, error = encode_decode(spec, model, batch)
+    divergence = kl(posterior)
+    loss = capacity_loss(spec, error.mean(0), divergence, batch.step)
+    return {"loss": loss, "reconstruction": error.mean(0), "kl": divergence}
+
+
+def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | None) -> Tensor:
+    """Of the means over a batch, or of each image alone."""
+    reached = spec.objective.capacity * ramp(step, spec.objective.capacity_steps, kl.dtype)
+    return reconstruction + spec.effective_beta * torch.abs(kl - reached)
+
+
+def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """-log of the mean of k importance weights p(x, z) / q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8),
+    whose gradient goes through the normalized weights. `kl` is the samples' mean of log q(z | x) - log p(z)."""
+    posterior, error = encode_decode(spec, model, batch)
+    assert isinstance(posterior, Posterior)
+    eps = batch.draws.eps.reshape(len(error), *posterior.mean.shape)
+    ratio = log_ratio(posterior, eps)
+    bound = torch.logsumexp(-(error + ratio), 0) - math.log(len(error))
+    return {"loss": -bound, "reconstruction": error.mean(0), "kl": ratio.mean(0)}
+
+
+def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """What an autoencoder without a prior minimizes; its kl is 0."""
+    posterior, error = encode_decode(spec, model, batch)
+    return {"loss": error.mean(0), "reconstruction": error.mean(0), "kl": kl(posterior)}
+
+
+def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """The reconstruction phase of an adversarial autoencoder (Makhzani et al. 2015, section 2)."""
+    return {"reconstruction": encode_decode(spec, model, batch)[1].mean(0)}
+
+
+def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """Its regularization phase, first half: telling latents drawn from N(0, I) from the encoder's, nats per image."""
+    assert batch.draws.prior is not None
+    real, fake = model.discriminate(batch.draws.prior), model.discriminate(encoded(model, batch))
+    return {"discriminator": bernoulli_nll(real, torch.ones_like(real)) + bernoulli_nll(fake, torch.zeros_like(fake))}
+
+
+def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """Its second half: the encoder's latents passing for drawn ones, nats per image."""
+    fake = model.discriminate(encoded(model, batch))
+    return {"generator": bernoulli_nll(fake, torch.ones_like(fake))}
+
+
+def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
+    """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
+    posterior = model.encode(batch.seen, batch.labels, batch.training)
+    eps = batch.draws.eps.reshape(-1, *batch.draws.eps.shape[-2:])
+    k = len(eps)
+    z = locate(posterior, eps).reshape(-1, eps.shape[-1])
+    labels, training, x = batch.labels, batch.training, batch.x
+    if k > 1:  # the samples stand one below the other, and share labels, pixels, weights and masks
+        x = x.repeat(k, 1)
+        labels = None if labels is None else labels.repeat(k)
+        if training is not None:
+            masks = tuple(mask.repeat(k, *[1] * (mask.ndim - 1)) for mask in training.masks)
+            training = Training(training.weights.repeat(k) / k, masks)
+    return posterior, nll(spec, model.decode(z, labels, training), x).reshape(k, -1)
+
+
+def encoded(model: VAE, batch: Inputs) -> Tensor:
+    """The latents that a discriminator is shown: `[batch, latent]`."""
+    return locate(model.encode(batch.seen, batch.labels, batch.training), batch.draws.eps)
+
+
+def ramp(step: int | None, steps: int, dtype: torch.dtype) -> float:
+    """How far a weight has risen after `step` of so many steps: from above 0 at the first to 1."""
+    if step is None or steps == 0:
+        return 1.0
+    return min((step + 1) / steps, 1.0)

@@ -12,7 +12,7 @@ from jaxvae.shared import layout, weights
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 from torchvae.nets import VAE, bind
-from torchvae.train import make_optimizer
+from torchvae.train import init_optimizers
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
@@ -30,6 +30,8 @@ def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VA
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
     """Named arrays in the order of `layout.table`."""
     leaves = {name: tensor.numpy(force=True).copy() for name, tensor in model.state_dict().items()}
+    # PyTorch's batch norm counts the batches it saw, which nothing asks for at a fixed momentum.
+    leaves = {name: array for name, array in leaves.items() if not name.endswith("num_batches_tracked")}
     table = layout.table(spec.model)
     strays = [name for name in leaves if name not in {parameter.name for parameter in table}]
     missing = [parameter.name for parameter in table if parameter.name not in leaves]
@@ -44,26 +46,42 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
     return bind(spec.model, {name: torch.tensor(array) for name, array in arrays.items()})
 
 
-def optimizer_to_arrays(spec: Spec, optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
-    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`."""
-    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-    named = list(zip([parameter.name for parameter in layout.table(spec.model)], tensors, strict=True))
-    arrays = {
-        f"{moment}.{name}": optimizer.state[tensor].get(moment, torch.zeros_like(tensor)).numpy(force=True).copy()
-        for moment in ("exp_avg", "exp_avg_sq")
-        for name, tensor in named
-    }
-    return {**arrays, "step": np.asarray(int(optimizer.state[tensors[0]].get("step", 0)), np.int32)}
+def optimizer_to_arrays(spec: Spec, optimizer: dict[str, torch.optim.Optimizer]) -> dict[str, np.ndarray]:
+    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`; that of one of several phases
+    behind the phase's name and a dot."""
+    arrays = {}
+    for phase, networks in spec.phases.items():
+        adam, prefix = optimizer[phase], phase and f"{phase}."
+        tensors = _ordered(spec, networks, adam)
+        for moment in ("exp_avg", "exp_avg_sq"):
+            arrays |= {
+                f"{prefix}{moment}.{name}": adam.state[tensor]
+                .get(moment, torch.zeros_like(tensor))
+                .numpy(force=True)
+                .copy()
+                for name, tensor in tensors.items()
+            }
+        step = adam.state[next(iter(tensors.values()))].get("step", 0)
+        arrays[f"{prefix}step"] = np.asarray(int(step), np.int32)
+    return arrays
 
 
-def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: VAE) -> torch.optim.Optimizer:
+def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: VAE) -> dict[str, torch.optim.Optimizer]:
     """Adam's state from what `optimizer_to_arrays` of either package gave, over the model's parameters. Raises
     InputError unless that is what they are."""
-    moments = dict(zip(("exp_avg", "exp_avg_sq"), weights.moments(arrays, spec), strict=True))
-    optimizer = make_optimizer(spec, model)
-    for name, tensor in model.named_parameters():
-        optimizer.state[tensor] = {
-            "step": torch.tensor(float(arrays["step"]), device=tensor.device),
-            **{moment: torch.tensor(named[name], device=tensor.device) for moment, named in moments.items()},
-        }
+    optimizer = init_optimizers(spec, model)
+    for phase, found in weights.moments(arrays, spec).items():
+        adam = optimizer[phase]
+        for name, tensor in _ordered(spec, spec.phases[phase], adam).items():
+            adam.state[tensor] = {
+                "step": torch.tensor(float(found.step), device=tensor.device),
+                "exp_avg": torch.tensor(found.exp_avg[name], device=tensor.device),
+                "exp_avg_sq": torch.tensor(found.exp_avg_sq[name], device=tensor.device),
+            }
     return optimizer
+
+
+def _ordered(spec: Spec, networks: tuple[str, ...], adam: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's tensors by name."""
+    tensors = [tensor for group in adam.param_groups for tensor in group["params"]]
+    return dict(zip([parameter.name for parameter in weights.trained(spec, networks)], tensors, strict=True))

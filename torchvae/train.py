@@ -1,6 +1,6 @@
 """Training: one step, one epoch, one run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,15 +9,19 @@ from torch import Tensor
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import require_finite
+from jaxvae.shared.needs import last_bias, require_batches
 from jaxvae.shared.spec import Spec
+from jaxvae.shared.weights import trained
 from torchvae import random
+from torchvae.draws import Draws, draw, image_keys
 from torchvae.evaluate import average_terms
-from torchvae.keys import root_key, stream_key, streams
+from torchvae.keys import root_key, static_key, stream_key, streams
 from torchvae.nets import VAE, init
-from torchvae.objectives import Terms, negative_elbo
-from torchvae.pixels import scale
+from torchvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from torchvae.pixels import prepare_pixels
 
 _BLOCK = 64  # steps whose noise is drawn in one go: enough to share the cost of the calls, few enough for the cache
+_NUMBERS = 1_000_000  # and no more of them than draw about so many numbers
 
 
 class TrainState(NamedTuple):
@@ -25,7 +29,8 @@ class TrainState(NamedTuple):
     noise stream with t, epoch e shuffles by fold_in of its order stream with e."""
 
     model: VAE
-    optimizer: torch.optim.Optimizer
+    optimizer: dict[str, torch.optim.Optimizer]
+    """By the name of `objectives.Phase`; an objective of one phase calls it by nothing."""
     step: int
     key: random.Key
 
@@ -40,47 +45,69 @@ class Progress(NamedTuple):
     step: int
     """Steps taken so far."""
     train: np.ndarray
-    """The epoch's steps, each with its mean terms: `[steps, 3]`, nats per image."""
+    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
     test: np.ndarray
-    """The terms over the test images: `[3]`, float64, nats per image."""
+    """The terms over the test images: `[terms]`, float64, nats per image."""
 
 
-def make_optimizer(spec: Spec, model: VAE) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015) with eps outside the root, over the model's parameters."""
-    return torch.optim.Adam(model.parameters(), lr=spec.training.learning_rate, fused=True)
+def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """Adam (Kingma & Ba 2015) with eps outside the root, over these parameters, at the first epoch's learning rate."""
+    training = spec.training
+    betas = (training.beta1, training.beta2)
+    return torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, fused=True)
 
 
-def init_state(spec: Spec, device: torch.device | str = "cpu") -> TrainState:
-    """The state before the first step."""
+def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
+    """The optimizer of each phase of a step, before the first, each with its parameters in the order of the table."""
+    tensors = dict(model.named_parameters())
+    return {
+        phase: make_optimizer(spec, [tensors[parameter.name] for parameter in trained(spec, networks)])
+        for phase, networks in spec.phases.items()
+    }
+
+
+def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.device | str = "cpu") -> TrainState:
+    """The state before the first step. The training images are needed for `glorot-data` alone. Raises InputError where
+    they are needed and not given."""
     key = root_key(spec.training.seed, device)
-    model = init(spec, streams(key).init)
-    return TrainState(model, make_optimizer(spec, model), 0, key)
+    bias = last_bias(spec, images)
+    model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
+    return TrainState(model, init_optimizers(spec, model), 0, key)
 
 
-def train_step(spec: Spec, state: TrainState, x: Tensor) -> tuple[TrainState, Terms]:
-    """One step on images `[batch, pixels]` in [0, 1], for loops of your own: the new state and the mean terms. The
-    model and the optimizer are updated in place: do not use the argument again."""
-    key = random.fold_in(streams(state.key).noise, state.step)
-    eps = random.normal(key, (len(x), spec.model.latent), x.dtype)
-    return _update(spec, state, x, eps)
+def train_step(
+    spec: Spec, state: TrainState, x: Tensor, labels: Tensor | None = None, epoch: int = 0
+) -> tuple[TrainState, AnyTerms]:
+    """One step on images `[batch, pixels]` in the range of the configuration, for loops of your own: the new state and
+    the mean terms. labels: `[batch]` for a model with classes; epoch: from 0, for the learning rate. The model and the
+    optimizer are updated in place: do not use the argument again."""
+    draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
+    return _update(spec, state, inputs(spec, x, draws, labels, _shares(x), state.step), _learning_rate(spec, epoch))
 
 
-def train_epoch(spec: Spec, state: TrainState, images: Tensor) -> tuple[TrainState, Tensor]:
-    """One epoch over uint8 images `[n, height, width, channels]`, starting where `state` stands, at an epoch's first
-    step, and ending with the epoch or at `max_steps`. The new state and the mean terms of each step, `[steps, 3]`. The
-    model and the optimizer are updated in place."""
+def train_epoch(
+    spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None = None
+) -> tuple[TrainState, Tensor]:
+    """One epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model with classes,
+    starting where `state` stands, at an epoch's first step, and ending with the epoch or at `max_steps`. The new state
+    and the mean terms of each step, `[steps, terms]`. The model and the optimizer are updated in place."""
     n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
-    keys = streams(state.key)
-    order = random.permutation(random.fold_in(keys.order, state.step // steps), n)
+    require_batches(spec, n)
+    keys, epoch = streams(state.key), state.step // steps
+    order = random.permutation(random.fold_in(keys.order, epoch), n)
     end = state.step + steps if last is None else max(state.step, min(state.step + steps, last))
     at = random.fold_in(keys.noise, torch.arange(state.step, end))
-    shape, kind = (batch, spec.model.latent), getattr(torch, dtype)
-    noise = (eps for block in at.split(_BLOCK) for eps in random.normal(block, shape, kind))
+    static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
 
-    log = torch.empty(len(at), len(Terms._fields), dtype=kind, device=images.device)
-    for rows, eps, row in zip(order.split(batch), noise, log, strict=False):  # max_steps may come within the epoch
-        state, terms = _update(spec, state, scale(images[rows], dtype), eps[: len(rows)])
+    log = torch.empty(len(at), len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
+    noise = zip(at, _drawn(spec, at, batch), strict=True)
+    for rows, (key, draws), row in zip(order.split(batch), noise, log, strict=False):  # max_steps may come before
+        dynamic = image_keys(random.fold_in(key, 0), torch.arange(len(rows), device=key.device))
+        x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
+        told = None if labels is None else labels[rows]
+        batch_inputs = inputs(spec, x, _first(draws, len(rows)), told, _shares(x), state.step)
+        state, terms = _update(spec, state, batch_inputs, rate)
         torch.stack(terms, out=row)
     return state, log
 
@@ -93,25 +120,67 @@ def fit(
 ) -> TrainState:
     """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
     the test images and `on_epoch` is called. Raises NonFiniteError when a term leaves the finite numbers."""
-    state = init_state(spec, device or "cpu")
+    state = init_state(spec, data.train, device or "cpu")
     train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
+    labels = (data.train_labels, data.test_labels)
+    told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
     for done in range(0, total, per_epoch):
         epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-        state, terms = train_epoch(spec, state, train)
+        state, terms = train_epoch(spec, state, train, told[0])
         terms = terms.cpu().numpy()
-        require_finite(terms, done)
+        require_finite(spec.terms, terms, done)
         key = stream_key(state.key, "evaluation", epoch)
-        evaluated = average_terms(spec, state.model, test, key)
-        require_finite(evaluated[None], step - 1)
+        evaluated = average_terms(spec, state.model, test, key, told[1])
+        require_finite(spec.terms, evaluated[None], step - 1)
         on_epoch(Progress(state, epoch, step, terms, evaluated))
     return state
 
 
-def _update(spec: Spec, state: TrainState, x: Tensor, eps: Tensor) -> tuple[TrainState, Terms]:
-    """One step of Adam on the terms averaged over the batch."""
-    terms = Terms(*(term.mean() for term in negative_elbo(spec, state.model, x, eps)))
-    state.optimizer.zero_grad(set_to_none=True)
-    terms.loss.backward()
-    state.optimizer.step()
-    return state._replace(step=state.step + 1), Terms(*(term.detach() for term in terms))
+def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:
+    """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
+    reported: dict[str, Tensor] = {}
+    assert batch.training is not None
+    state.model.train()
+    for phase in phases(spec):
+        optimizer = state.optimizer[phase.name]
+        terms = average(spec, phase.terms(spec, state.model, batch), batch.training.weights, batch.step)
+        state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
+        (next(iter(terms.values())) * phase.share).backward()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        reported |= {name: term.detach() for name, term in terms.items()}
+    state.model.eval()
+    return state._replace(step=state.step + 1), collect(spec, reported)
+
+
+def _learning_rate(spec: Spec, epoch: int) -> float:
+    rates = spec.training.learning_rates()
+    return rates[min(epoch, len(rates) - 1)]
+
+
+def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:
+    """What each of these steps' keys draws, many of them in one go."""
+    numbers = sum(t.numel() for t in _tensors(draw(spec, keys[:1], rows))) if len(keys) else 1
+    for block in keys.split(max(1, min(_BLOCK, _NUMBERS // numbers))):
+        draws = draw(spec, block, rows)
+        yield from (_each(draws, lambda t, i=i: t[i]) for i in range(len(block)))
+
+
+def _first(draws: Draws, rows: int) -> Draws:
+    """The draws of a batch's first images, for an epoch's last batch, which has fewer."""
+    return _each(draws, lambda t: t[:rows])._replace(eps=draws.eps[..., :rows, :])
+
+
+def _each(draws: Draws, change: Callable[[Tensor], Tensor]) -> Draws:
+    prior, corruption = (None if t is None else change(t) for t in (draws.prior, draws.corruption))
+    return Draws(change(draws.eps), prior, corruption, tuple(map(change, draws.masks)))
+
+
+def _tensors(draws: Draws) -> list[Tensor]:
+    return [t for t in (draws.eps, draws.prior, draws.corruption, *draws.masks) if t is not None]
+
+
+def _shares(x: Tensor) -> Tensor:
+    """Equal weights of a batch's images: `[batch]`."""
+    return torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device)

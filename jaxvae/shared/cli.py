@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, NoReturn
 
+import numpy as np
 import tyro
 
-from jaxvae.shared import data, describe, figures, metrics, runs
+from jaxvae.shared import comparison, data, describe, figures, metrics, needs, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.spec import DEFAULT_PRESET, PRESETS, Spec, preset
+from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.spec import Spec
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -36,7 +38,7 @@ class Train:
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
     data_root: Path | None = None
-    """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
+    """The folder that holds MNIST/raw and its siblings. Else $JAXVAE_DATA, the user's cache, or a download."""
     device: Device = "auto"
     """Where to compute; auto is the first accelerator there is."""
     log_every: int | None = None
@@ -69,6 +71,8 @@ class Sample:
     """How many images."""
     seed: int = 0
     """The same seed draws the same images, in either package."""
+    label: int | None = None
+    """The class to draw, for a model with classes; without it each in turn."""
     device: Device = "auto"
     """Where to compute."""
 
@@ -85,6 +89,26 @@ class Reconstruct:
     """How many images, from the test split's first on."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Picture test images beside their reconstructions by several runs, and print the squared error of each."""
+
+    run: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """The run folders, whichever package wrote them, all on the same data."""
+    out: Path
+    """The PNG to write."""
+    pca: bool = False
+    """Beside them the linear baseline: principal component analysis, fitted to the training images."""
+    components: int | None = None
+    """The baseline's components; as many as each run has latents if not given."""
+    n: int = 16
+    """How many images to picture, from the test split's first on."""
+    data_root: Path | None = None
+    """The folder that holds the data. Else where training found it."""
     device: Device = "auto"
     """Where to compute."""
 
@@ -123,6 +147,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 _sample(side, command)
             case Reconstruct():
                 _reconstruct(side, command)
+            case Compare():
+                _compare(side, command)
             case Describe():
                 _describe(command)
     except (InputError, NonFiniteError) as error:
@@ -143,7 +169,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     # The preset sets the other flags' defaults, so it has to be known before they are parsed.
     base = preset(chosen.parse_known_args(arguments)[0].preset) if arguments[:1] == ["train"] else Spec()
     commands = Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
-    for command in (Evaluate, Sample, Reconstruct, Describe):
+    for command in (Evaluate, Sample, Reconstruct, Compare, Describe):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]
@@ -163,9 +189,10 @@ def _train(side: Any, command: Train) -> None:
         raise InputError(f"--log-every must be at least 1, found {command.log_every}.")
     out = command.out or runs.free_path(Path("runs"), name)
     runs.require_free(out)
-    dataset, missing = data.load(command.spec.data, command.data_root, command.spec.model.image)
+    dataset, missing = data.load(command.spec, command.data_root)
     if missing is not None:
         print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    needs.require_batches(command.spec, len(dataset.train))
     device = side.prepare(command.device, command.spec.training.dtype)
     spec = replace(command.spec, data=dataset.name)
     run = runs.create(out, spec, _config(side, command, dataset, missing, side.device_label(device)))
@@ -178,8 +205,8 @@ def _train(side: Any, command: Train) -> None:
 
         def on_epoch(progress: Any) -> None:
             epoch, done = progress.epoch, progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, done, images, training, command.log_every)
-            test = metrics.record(progress.step, epoch, "test", progress.test)
+            records = metrics.train_records(progress.train, done, images, spec, command.log_every)
+            test = metrics.record(spec, progress.step, epoch, "test", progress.test)
             side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
             runs.append_metrics(run, [*records, test])
             _picture(side, run, progress, dataset)
@@ -189,7 +216,7 @@ def _train(side: Any, command: Train) -> None:
 
         side.fit(spec, dataset, on_epoch, device)
     last = runs.read_metrics(run)[-1]
-    print(f"test {_sentence(last)} after {last['step']:,} steps")
+    print(f"test {_sentence(spec, last)} after {last['step']:,} steps")
     print(f"pictures in {run.images}\nweights in {run.weights}")
 
 
@@ -219,9 +246,12 @@ def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> 
     """Samples and reconstructions of an epoch, in the run's images/."""
     weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
     key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-    samples = figures.grid(side.sample(run.spec, weights, key, _SAMPLES))
-    pairs = figures.pairs(shown / 255, side.reconstruct(run.spec, weights, shown))
-    for kind, picture in {"samples": samples, "reconstructions": pairs}.items():
+    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
+    pictures = {"reconstructions": figures.pairs(shown / 255, again)}
+    if needs.has_prior(run.spec):
+        columns = run.spec.model.classes or None  # each class a column
+        pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
+    for kind, picture in pictures.items():
         figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
 
 
@@ -231,9 +261,9 @@ def _evaluate(side: Any, command: Evaluate) -> None:
     records = runs.read_metrics(run)
     epoch = records[-1]["epoch"] if records else run.spec.training.epochs
     key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
-    terms = side.average_terms(run.spec, weights, dataset.test, key)
-    record = metrics.record(0, epoch, "test", terms)
-    print(f"{command.run}: test {_sentence(record)} over {len(dataset.test):,} images of {dataset.name}")
+    terms = side.average_terms(run.spec, weights, dataset.test, key, dataset.test_labels)
+    record = metrics.record(run.spec, 0, epoch, "test", terms)
+    print(f"{command.run}: test {_sentence(run.spec, record)} over {len(dataset.test):,} images of {dataset.name}")
 
 
 def _sample(side: Any, command: Sample) -> None:
@@ -242,8 +272,13 @@ def _sample(side: Any, command: Sample) -> None:
     # Epochs count from 1, so that a run's own pictures are never drawn from this key.
     key = side.stream_key(side.root_key(command.seed), "pictures", 0)
     run, weights = _open(side, command.run, command.device)
-    images = side.sample(run.spec, weights, key, command.n)
-    figures.save(figures.grid(images), command.out)
+    classes = run.spec.model.classes
+    if command.label is not None and not 0 <= command.label < classes:
+        expected = f"from 0 to {classes - 1}" if classes else "left out for a model without classes"
+        raise InputError(f"--label must be {expected}, found {command.label}.")
+    labels = None if command.label is None else np.full(command.n, command.label)
+    images = side.sample(run.spec, weights, key, command.n, labels)
+    figures.save(figures.grid(images, classes if labels is None and classes else None), command.out)
     print(f"{command.n} samples in {command.out}")
 
 
@@ -253,8 +288,38 @@ def _reconstruct(side: Any, command: Reconstruct) -> None:
     if not 1 <= command.n <= len(dataset.test):
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
     shown = dataset.test[: command.n]
-    figures.save(figures.pairs(shown / 255, side.reconstruct(run.spec, weights, shown)), command.out)
+    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[: command.n])
+    figures.save(figures.pairs(shown / 255, again), command.out)
     print(f"{command.n} test images above their reconstructions in {command.out}")
+
+
+def _compare(side: Any, command: Compare) -> None:
+    comparison.require_png(command.out)
+    if command.components is not None and not command.pca:
+        raise InputError("--components are those of --pca; ask for both.")
+    opened = [_open(side, path, command.device) for path in command.run]
+    comparison.require_comparable([run for run, _ in opened])
+    dataset = _dataset(opened[0][0], command.data_root)
+    test, labels = dataset.test, dataset.test_labels
+    rows = [
+        comparison.row(
+            str(run.path),
+            run.spec.model.latent,
+            test,
+            lambda part, run=run, weights=weights: side.reconstruct(run.spec, weights, test[part], labels[part]),
+            command.n,
+            # Static binarisation numbers its images from the first of a call.
+            batch=len(test) if run.spec.images.binarization == "static" else 1000,
+        )
+        for run, weights in opened
+    ]
+    if command.pca:
+        latents = sorted({run.spec.model.latent for run, _ in opened})
+        for components in latents if command.components is None else [command.components]:
+            rows.append(comparison.pca(dataset.train, test, components, command.n))
+    print(comparison.table(rows, len(test), dataset.name))
+    comparison.save(comparison.picture(rows, test, dataset.name), command.out)
+    print(f"reconstructions side by side in {command.out}")
 
 
 def _describe(command: Describe) -> None:
@@ -280,9 +345,10 @@ def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
 def _dataset(run: runs.Run, root: Path | None) -> data.Dataset:
     """The images the run was trained on: under `root`, or else where training found them."""
     source = Path(run.config["data"]["source"])
-    return data.load(run.spec.data, root or (source if source.is_dir() else None), run.spec.model.image)[0]
+    return data.load(run.spec, root or (source if source.is_dir() else None))[0]
 
 
-def _sentence(record: dict[str, Any]) -> str:
-    loss, reconstruction, kl = (record[name] for name in metrics.TERMS)
-    return f"loss {loss:.3f} nats per image (reconstruction {reconstruction:.3f}, kl {kl:.3f})"
+def _sentence(spec: Spec, record: dict[str, Any]) -> str:
+    loss, *parts = spec.terms
+    told = ", ".join(f"{name} {record[name]:.3f}" for name in parts)
+    return f"loss {record[loss]:.3f} nats per image ({told})"

@@ -12,8 +12,8 @@ from jaxvae.shared import spec as specs
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 
-VERSION = 1
-_RECORD = {"step": int, "epoch": int, "split": str, "loss": float, "reconstruction": float, "kl": float}
+VERSION = 2
+_RECORD = {"step": int, "epoch": int, "split": str}  # and the terms of the configuration, floats
 
 
 class Run(NamedTuple):
@@ -96,16 +96,16 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
     """The run's records so far. Raises InputError naming the first line that is not one."""
     if not run.metrics.is_file():
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
-    records = []
+    records, fields = [], _RECORD | dict.fromkeys(run.spec.terms, float)
     for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
-            whole = [type(record[name]) is kind for name, kind in _RECORD.items()]
+            whole = [type(record[name]) is kind for name, kind in fields.items()]
         except (ValueError, KeyError, TypeError, RecursionError):
             whole = [False]
         if not all(whole):
             raise InputError(f"{run.metrics}, line {number}, is not a record of metrics: {line[:80]!r}.")
-        records.append({name: record[name] for name in _RECORD})
+        records.append({name: record[name] for name in fields})
     return records
 
 

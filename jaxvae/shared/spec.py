@@ -1,16 +1,36 @@
-"""The configuration of a run: frozen, hashable, the same object for both packages. Presets are values of it."""
+"""The configuration of a run: frozen, hashable, the same object for both packages.
+
+The model is one family with parts to choose: networks, posterior, likelihood, objective, corruption. Parts that make no
+sense together are refused, each with a sentence that says why."""
 
 import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxvae.shared.errors import InputError
 
 Dtype = Literal["float32", "float64"]
-DataName = Literal["auto", "mnist", "digits"]
+Network = Literal["mlp", "conv"]
+Activation = Literal["relu", "tanh", "leaky-relu"]
+PosteriorName = Literal["gaussian", "relu-sigma", "point", "relu-point"]
+LikelihoodName = Literal["bernoulli", "squared-error", "gaussian", "gaussian-learned", "gaussian-pixel"]
+Output = Literal["bounded", "linear"]
+Init = Literal["pytorch", "glorot", "glorot-data"]
+Form = Literal["elbo", "capacity", "iwae", "reconstruction", "adversarial"]
+Units = Literal["image", "pixel", "mixed"]
+Schedule = Literal["exponential", "iwae"]
+Range = Literal["unit", "signed"]
+Binarization = Literal["none", "threshold", "static", "dynamic"]
+Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
+
+DATA = ("auto", "mnist", "fashion-mnist", "kmnist", "emnist", "digits")
+EMNIST_SPLITS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
+FROM_FILES = ("images:", "npy:", "npz:")
+DATA_WORDS = f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE or npz:FILE"
 
 
 def _require(ok: bool, name: str, expected: str, found: object) -> None:
@@ -25,51 +45,123 @@ def _positive(name: str, value: float) -> None:
         _require(math.isfinite(value) and value > 0, name, "positive and finite", value)
 
 
+def _not_negative(name: str, value: float) -> None:
+    most = 2**31 if isinstance(value, int) else math.inf
+    _require(0 <= value < most, name, "finite and at least 0", value)
+
+
+def _choose(name: str, kind: Any, value: object) -> None:
+    _require(value in typing.get_args(kind), name, f"one of {', '.join(typing.get_args(kind))}", value)
+
+
 def require_seed(seed: int) -> None:
     """Raises InputError unless the seed has 64 bits at most."""
     _require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)
 
 
+def require_data(name: str) -> None:
+    """Raises InputError unless data can be called so."""
+    split = name.removeprefix("emnist:") if name.startswith("emnist:") else None
+    path = next((name.removeprefix(prefix) for prefix in FROM_FILES if name.startswith(prefix)), "")
+    _require(name in DATA or split in EMNIST_SPLITS or path != "", "data", f"one of {DATA_WORDS}", name)
+
+
 @dataclass(frozen=True)
 class ModelSpec:
-    """An MLP encoder and decoder around a diagonal Gaussian latent, with Bernoulli pixels."""
+    """An encoder and a decoder around a latent, what the latent is, and what is said of a pixel."""
 
     image: tuple[int, int, int] = (28, 28, 1)
-    """Height, width and channels of an image. Networks see it flattened in this order."""
+    """Height, width and channels of an image. Everything outside the networks sees it flattened in this order."""
     hidden: tuple[int, ...] = (400,)
-    """Widths of the encoder's hidden layers, each followed by ReLU; the decoder has them in reverse."""
+    """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse."""
     latent: int = 20
     """Number of latent dimensions."""
+    network: Network = "mlp"
+    """`mlp`, or `conv`: 3x3 convolutions of stride 2 with batch norm, and transposed ones back."""
+    activation: Activation = "relu"
+    """What follows every hidden layer; `leaky-relu` has slope 0.01 below 0."""
+    posterior: PosteriorName = "gaussian"
+    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation straight from a ReLU; `point`: a code, not
+    a distribution; `relu-point`: a code through a ReLU."""
+    likelihood: LikelihoodName = "bernoulli"
+    """`bernoulli`; `squared-error`, a Gaussian of variance 1/2 without its constant; `gaussian` of a given variance;
+    `gaussian-learned` with one learned variance; `gaussian-pixel` with one for each pixel, from the decoder."""
+    variance: float = 1.0
+    """The variance of the `gaussian` likelihood, in squared pixel units."""
+    output: Output = "bounded"
+    """A Gaussian's mean: `bounded` by a sigmoid to [0, 1] or by tanh to [-1, 1], or the last layer itself: `linear`."""
+    classes: int = 0
+    """Number of labels that encoder and decoder are told one-hot; 0 for none."""
+    discriminator: tuple[int, ...] = ()
+    """Widths of the hidden layers, each followed by ReLU, of the adversarial objective's discriminator of latents."""
+    init: Init = "pytorch"
+    """Initial weights: `pytorch`: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too; `glorot`: U(-a, a) with a =
+    sqrt(6 / (fan_in + fan_out)), biases 0; `glorot-data`: the same, the last bias at the mean image's log-odds."""
 
     def __post_init__(self) -> None:
-        for name in ("image", "hidden"):  # a list would do, but for the hash
+        for name in ("image", "hidden", "discriminator"):  # a list would do, but for the hash
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for size in self.image:
             _positive("image", size)
         for width in self.hidden:
             _positive("hidden", width)
+        for width in self.discriminator:
+            _positive("discriminator", width)
         _positive("latent", self.latent)
+        _positive("variance", self.variance)
+        _not_negative("classes", self.classes)
+        for name, kind in (("network", Network), ("activation", Activation), ("posterior", PosteriorName)):
+            _choose(name, kind, getattr(self, name))
+        for name, kind in (("likelihood", LikelihoodName), ("output", Output), ("init", Init)):
+            _choose(name, kind, getattr(self, name))
 
     @property
     def pixels(self) -> int:
         """Numbers in one image: height * width * channels."""
         return math.prod(self.image)
 
+    @property
+    def samples_latents(self) -> bool:
+        """Whether the encoder gives a distribution, not a code."""
+        return self.posterior in ("gaussian", "relu-sigma")
+
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """loss = reconstruction + beta * kl, in nats per image."""
+    """What is minimized. `elbo`: reconstruction + beta * kl."""
 
     beta: float = 1.0
     """Weight of the KL divergence; 1 is the evidence lower bound."""
+    form: Form = "elbo"
+    """`elbo`: reconstruction + beta * kl; `capacity`: reconstruction + gamma * |kl - C|, C rising to `capacity`;
+    `iwae`: the importance-weighted bound; `reconstruction` alone; `adversarial`: that, then a discriminator."""
+    units: Units = "image"
+    """What the optimizer is given: nats per `image`; per `pixel`; or `mixed`: reconstruction per pixel, kl per image,
+    so that in nats per image beta and gamma count as many times as there are pixels."""
+    samples: int = 1
+    """Latents drawn for each image."""
+    warmup: int = 0
+    """Steps over which beta rises in a line from 0; 0 for none."""
+    gamma: float = 10.0
+    """Weight of the distance of kl from the capacity."""
+    capacity: float = 25.0
+    """The last C, nats per image."""
+    capacity_steps: int = 10_000
+    """Steps over which C rises in a line from 0."""
 
     def __post_init__(self) -> None:
         _require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
+        _choose("form", Form, self.form)
+        _choose("units", Units, self.units)
+        _positive("samples", self.samples)
+        _positive("capacity_steps", self.capacity_steps)
+        for name in ("warmup", "gamma", "capacity"):
+            _not_negative(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How long, how fast, and from which seed a run trains, with Adam(beta1 0.9, beta2 0.999, eps 1e-8)."""
+    """How long, how fast, and from which seed a run trains, with Adam."""
 
     epochs: int = 10
     """Passes over the training images."""
@@ -83,6 +175,17 @@ class TrainingSpec:
     """The run's only source of randomness: weights, order, noise and pictures all come from its key."""
     dtype: Dtype = "float32"
     """Precision of the weights and of all computation."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Adam's addition to the root of the second moment."""
+    schedule: Schedule = "exponential"
+    """The learning rate of epoch e, from 0: `exponential`: times `decay`^e; `iwae`: times 10^(-i/7) for 3^i epochs,
+    i = 0, 1, ..., 7."""
+    decay: float = 1.0
+    """The learning rate's factor from one epoch to the next; 1 keeps it."""
 
     def __post_init__(self) -> None:
         _positive("epochs", self.epochs)
@@ -90,7 +193,14 @@ class TrainingSpec:
         _positive("batch_size", self.batch_size)
         _positive("learning_rate", self.learning_rate)
         require_seed(self.seed)
-        _require(self.dtype in typing.get_args(Dtype), "dtype", "float32 or float64", self.dtype)
+        _choose("dtype", Dtype, self.dtype)
+        _choose("schedule", Schedule, self.schedule)
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
+        _positive("eps", self.eps)
+        _require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
+        if self.schedule == "iwae" and self.decay != 1:
+            raise InputError(f"The iwae schedule has its own decay; leave decay at 1, found {self.decay:g}.")
 
     def epoch_steps(self, images: int) -> int:
         """Steps in an epoch over so many images."""
@@ -106,33 +216,143 @@ class TrainingSpec:
         steps = self.epochs * self.epoch_steps(images)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    def learning_rates(self) -> tuple[float, ...]:
+        """The learning rate of each epoch; of one for all, where it doesn't change."""
+        if self.schedule == "iwae":
+            # Burda, Grosse & Salakhutdinov 2016, section 5: 3^i epochs at 0.001 * 10^(-i/7).
+            stages = [i for i in range(8) for _ in range(3**i)]
+            return tuple(self.learning_rate * 10 ** (-i / 7) for i in stages[: self.epochs])
+        if self.decay == 1:
+            return (self.learning_rate,)
+        return tuple(self.learning_rate * self.decay**epoch for epoch in range(self.epochs))
+
+
+@dataclass(frozen=True)
+class ImagesSpec:
+    """What is done to an image before it is seen."""
+
+    range: Range = "unit"
+    """Pixels in [0, 1] (`unit`) or [-1, 1] (`signed`)."""
+    binarization: Binarization = "none"
+    """`threshold`: at half; `static`: each pixel drawn once, with its grey level for probability; `dynamic`: drawn anew
+    at every step. All from the run's key."""
+    corruption: Corruption = "none"
+    """Of what the encoder sees in training, never of what is to be reconstructed: `gaussian` noise or `dropout` of
+    pixels; `hidden-dropout` drops hidden units of both networks."""
+    corruption_level: float = 0.0
+    """The noise's standard deviation in pixel units, or the share that is dropped."""
+    train_images: int | None = None
+    """Train on the first so many training images only."""
+    resize: bool = False
+    """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
+
+    def __post_init__(self) -> None:
+        _choose("range", Range, self.range)
+        _choose("binarization", Binarization, self.binarization)
+        _choose("corruption", Corruption, self.corruption)
+        _positive("train_images", 1 if self.train_images is None else self.train_images)
+        level, what = self.corruption_level, self.corruption
+        if what == "none":
+            _require(level == 0, "corruption_level", "0 without a corruption", level)
+        elif what == "gaussian":
+            _positive("corruption_level", float(level))
+        else:
+            _require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)
+
 
 @dataclass(frozen=True)
 class Spec:
     """All that decides a run's numbers. The same Spec is the same run in both frameworks."""
 
-    data: DataName = "auto"
-    """The images: `mnist`, the scikit-learn `digits` resized, or `auto` (MNIST, else digits)."""
+    data: str = "auto"
+    """The images: `auto` (MNIST, else digits), `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`
+    (scikit-learn's, resized), `images:DIR`, `npy:FILE`, `npz:FILE`."""
     model: ModelSpec = field(default_factory=ModelSpec)
     objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)
+    images: ImagesSpec = field(default_factory=ImagesSpec)
 
     def __post_init__(self) -> None:
-        _require(self.data in typing.get_args(DataName), "data", "auto, mnist or digits", self.data)
+        require_data(self.data)
+        for reason in senseless(self.model, self.objective, self.images):
+            raise InputError(f"The configuration makes no sense: {reason}.")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of what a step reports, nats per image; the first is the whole loss."""
+        if self.objective.form == "adversarial":
+            return ("loss", "reconstruction", "discriminator", "generator")
+        return ("loss", "reconstruction", "kl")
+
+    @property
+    def phases(self) -> dict[str, tuple[str, ...]]:
+        """The updates of a step, in their order, each with an optimizer of its own: which networks each trains. Where
+        there is but one it is called nothing."""
+        if self.objective.form == "adversarial":
+            return {
+                "reconstruction": ("encoder", "decoder"),
+                "discriminator": ("discriminator",),
+                "generator": ("encoder",),
+            }
+        return {"": ("encoder", "decoder")}
+
+    @property
+    def effective_beta(self) -> float:
+        """The last weight of the KL divergence, or of its distance from the capacity, in nats per image."""
+        weight = self.objective.gamma if self.objective.form == "capacity" else self.objective.beta
+        return weight * (self.model.pixels if self.objective.units == "mixed" else 1)
+
+    @property
+    def minimized(self) -> float:
+        """What the optimizer minimizes, as a share of nats per image."""
+        return 1.0 if self.objective.units == "image" else 1 / self.model.pixels
 
 
-PRESETS: dict[str, Spec] = {
-    "pytorch-examples": Spec(),  # pytorch/examples/vae: 784-400-20, Adam 1e-3, batch 128, 10 epochs
-    "yunjey": Spec(training=TrainingSpec(epochs=15)),  # yunjey/pytorch-tutorial: the same model for 15 epochs
-}
-DEFAULT_PRESET = "pytorch-examples"
+def senseless(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) -> Iterator[str]:
+    """Why these parts don't go together, reason by reason; nothing if they do."""
+    form, posterior, plain = objective.form, model.posterior, ObjectiveSpec()
+    bernoulli, distribution = model.likelihood == "bernoulli", model.samples_latents
+    if bernoulli and images.range == "signed":
+        yield "a Bernoulli likelihood is of pixels in [0, 1]; for pixels in [-1, 1] take squared-error or a Gaussian"
+    if bernoulli and model.output == "linear":
+        yield "a Bernoulli likelihood's probability is always bounded; leave output at bounded"
+    if model.likelihood != "gaussian" and model.variance != 1:
+        yield "only the gaussian likelihood has a given variance; leave variance at 1"
+    if model.init == "glorot-data" and not bernoulli:
+        yield "glorot-data starts the last bias at log-odds, which only a Bernoulli likelihood has; take glorot"
+    if model.init == "glorot-data" and model.network == "conv":
+        yield "glorot-data starts a bias for each pixel, where a conv decoder has one for each channel; take glorot"
+    if model.network == "conv" and not model.hidden:
+        yield "a conv network needs the channels of at least one convolution in hidden"
+    if form in ("elbo", "capacity", "iwae") and not distribution:
+        yield f"{form} needs a distribution of latents, which a {posterior} code is not; take the form reconstruction"
+    if form == "reconstruction" and distribution:
+        yield f"reconstruction alone would shrink a {posterior} posterior to a point; take the posterior point, or elbo"
+    if form == "iwae" and posterior == "relu-sigma":
+        yield "iwae needs the posterior's density, which is infinite where relu-sigma's sigma is 0; take gaussian"
+    if form == "adversarial" and posterior == "relu-point":
+        yield "adversarial matches codes to N(0, I), which a code that is never negative can't follow; take point"
+    if form == "adversarial" and not model.discriminator:
+        yield "adversarial needs a discriminator; give the widths of its hidden layers"
+    if form != "adversarial" and model.discriminator:
+        yield f"a discriminator judges for the adversarial objective alone, and {form} has no use for it"
+    if objective.samples > 1 and not distribution:
+        yield f"several samples of a {posterior} code are all the same; leave samples at 1"
+    if objective.samples > 1 and form == "adversarial":
+        yield "adversarial judges one latent of each image; leave samples at 1"
+    if form != "elbo" and objective.beta != 1:
+        yield f"beta weighs the KL divergence of the elbo, and {form} has none to weigh; leave beta at 1"
+    if form != "elbo" and objective.warmup:
+        yield f"warmup raises beta, which {form} doesn't have; leave warmup at 0"
+    if form != "capacity" and any(getattr(objective, n) != getattr(plain, n) for n in _CAPACITY):
+        yield f"{', '.join(_CAPACITY)} belong to the capacity objective, and {form} has no use for them"
+    if objective.units == "mixed" and form not in ("elbo", "capacity"):
+        yield f"mixed units weigh a KL divergence beside a mean pixel's error, and {form} has no such divergence"
+    if images.corruption == "hidden-dropout" and not model.hidden:
+        yield "hidden-dropout needs hidden layers, and hidden is empty"
 
 
-def preset(name: str) -> Spec:
-    """The preset of that name. Raises InputError, listing those there are."""
-    if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
+_CAPACITY = ("gamma", "capacity", "capacity_steps")
 
 
 def to_json(spec: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ so the same weights are the same bytes. `safetensors` and `Module.load_state_dic
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,7 +21,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import write_atomically
 from jaxvae.shared.spec import Spec
 
-VERSION = 1
+VERSION = 2
 _RETRAIN = "restore the file from a copy or train again"
 
 
@@ -75,10 +75,12 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
     return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}
 
 
-def check(arrays: Mapping[str, np.ndarray], spec: Spec, where: str) -> None:
-    """Raises InputError unless the arrays are exactly the model's: no name missing or extra, every shape right, every
-    dtype the configuration's, every number finite."""
-    table = layout.table(spec.model)
+def check(
+    arrays: Mapping[str, np.ndarray], spec: Spec, where: str, table: Sequence[layout.Parameter] | None = None
+) -> None:
+    """Raises InputError unless the arrays are exactly the model's, or those of `table`: no name missing or extra, every
+    shape right, every dtype the configuration's, every number finite."""
+    table = layout.table(spec.model) if table is None else table
     missing = [parameter.name for parameter in table if parameter.name not in arrays]
     extra = sorted(set(arrays) - {parameter.name for parameter in table})
     if missing:
@@ -101,19 +103,38 @@ def check(arrays: Mapping[str, np.ndarray], spec: Spec, where: str) -> None:
             )
 
 
-def moments(arrays: Mapping[str, np.ndarray], spec: Spec) -> list[dict[str, np.ndarray]]:
-    """Adam's two moments under the names of their weights, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`. Raises
-    InputError unless the arrays are these and no others."""
-    found, rest = [], dict(arrays)
-    if rest.pop("step", None) is None:
-        raise InputError("The optimizer's state lacks its step.")
-    for moment in ("exp_avg", "exp_avg_sq"):
-        names = [name for name in rest if name.startswith(f"{moment}.")]
-        found.append({name.removeprefix(f"{moment}."): rest.pop(name) for name in names})
-        check(found[-1], spec, f"The optimizer's {moment}")
+class Moments(NamedTuple):
+    """The state of one Adam."""
+
+    step: int
+    exp_avg: dict[str, np.ndarray]
+    """By the name of the weight."""
+    exp_avg_sq: dict[str, np.ndarray]
+
+
+def moments(arrays: Mapping[str, np.ndarray], spec: Spec) -> dict[str, Moments]:
+    """Each phase's Adam, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, which several phases write behind their own
+    name and a dot. Raises InputError unless the arrays are these and no others."""
+    found, rest = {}, dict(arrays)
+    for phase, networks in spec.phases.items():
+        prefix = phase and f"{phase}."
+        step = rest.pop(f"{prefix}step", None)
+        if step is None:
+            raise InputError(f"The optimizer's state lacks its {prefix}step.")
+        both = []
+        for moment in ("exp_avg", "exp_avg_sq"):
+            names = [name for name in rest if name.startswith(f"{prefix}{moment}.")]
+            both.append({name.removeprefix(f"{prefix}{moment}."): rest.pop(name) for name in names})
+            check(both[-1], spec, f"The optimizer's {prefix}{moment}", trained(spec, networks))
+        found[phase] = Moments(int(step), *both)
     if rest:
         raise InputError(f"The optimizer's state has {', '.join(rest)} without a place.")
     return found
+
+
+def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ...]:
+    """What the optimizer of these networks trains, in the order of `layout.table`."""
+    return tuple(p for p in layout.table(spec.model) if p.trained and p.network in networks)
 
 
 def digest(array: np.ndarray) -> str:

@@ -1,0 +1,46 @@
+"""What a configuration asks of its images, and what its model can't do."""
+
+import numpy as np
+
+from jaxvae.shared import layout
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import Spec
+
+_DARKEST = 1e-3  # the mean pixel is kept this far from 0 and 1, whose log-odds are infinite
+
+
+def last_bias(spec: Spec, images: np.ndarray | None) -> np.ndarray | None:
+    """What the decoder's last bias starts at, if the configuration takes it from the uint8 training images: the
+    log-odds of the mean image, `[pixels]` (Burda, Grosse & Salakhutdinov 2016). Raises InputError without images."""
+    if spec.model.init != "glorot-data":
+        return None
+    if images is None:
+        raise InputError("Initial weights of glorot-data need the training images; give them to init_state.")
+    mean = np.clip(images.reshape(len(images), -1).mean(0, dtype=np.float64) / 255, _DARKEST, 1 - _DARKEST)
+    return np.log(mean / (1 - mean)).astype(spec.training.dtype)
+
+
+def require_batches(spec: Spec, images: int) -> None:
+    """Raises InputError if batch norm would meet a batch of one number, which has no variance."""
+    batch = min(spec.training.batch_size, images)
+    smallest = images % batch or batch
+    sizes = [layer.size for layer in layout.layers(spec.model) if layer.kind == "norm"]
+    if smallest == 1 and (1, 1) in sizes:
+        raise InputError(
+            f"Batch norm needs more than one number to take a variance of, and the last batch of {images:,} images in "
+            f"batches of {batch} is one image, which the convolutions make one pixel; choose another --batch-size."
+        )
+
+
+def has_prior(spec: Spec) -> bool:
+    """Whether anything says which latents the decoder knows."""
+    return spec.model.samples_latents or spec.objective.form == "adversarial"
+
+
+def require_prior(spec: Spec) -> None:
+    """Raises InputError if the model has no prior to draw from."""
+    if not has_prior(spec):
+        raise InputError(
+            f"A model with a {spec.model.posterior} posterior and the objective {spec.objective.form} has no prior to "
+            "draw from; reconstruct images by it, or train one with a gaussian posterior or the adversarial objective."
+        )

@@ -1,0 +1,105 @@
+"""The well-known programs as configurations: the architecture, loss, data range and optimizer of each one's source."""
+
+import dataclasses
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+
+_AUTOENCODER = ModelSpec(hidden=(256, 64), posterior="relu-point", likelihood="squared-error")
+_RECONSTRUCTION = ObjectiveSpec(form="reconstruction", units="pixel")
+_AUTOENCODER_TRAINING = TrainingSpec(batch_size=32)
+_CONV = ModelSpec(
+    hidden=(32, 64, 128, 256, 512),
+    latent=128,
+    network="conv",
+    activation="leaky-relu",
+    likelihood="squared-error",
+)
+_CONV_TRAINING = TrainingSpec(batch_size=64, learning_rate=5e-3, decay=0.95)
+_KLD_WEIGHT = 0.00025  # beside the mean squared error, in AntixK's configurations
+_SIGNED = ImagesSpec(range="signed")
+_IWAE_PAPER = ModelSpec(hidden=(200, 200), latent=50, activation="tanh", init="glorot-data")
+
+PRESETS: dict[str, Spec] = {
+    # pytorch/examples/vae: 784-400-20, Adam 1e-3, batch 128, 10 epochs
+    "pytorch-examples": Spec(),
+    # yunjey/pytorch-tutorial, variational_autoencoder: the same model for 15 epochs
+    "yunjey": Spec(training=TrainingSpec(epochs=15)),
+    # The same with tanh on images in [-1, 1] and the summed squared error
+    "tanh-mse": Spec(model=ModelSpec(likelihood="squared-error"), training=TrainingSpec(epochs=100), images=_SIGNED),
+    # flax/examples/vae: 784-500-20 on 50,000 statically binarised images
+    "flax-example": Spec(model=ModelSpec(hidden=(500,)), images=ImagesSpec(binarization="static", train_images=50_000)),
+    # 784-256-64-20 with a ReLU after every encoder layer, the mean squared error
+    "autoencoder": Spec(model=_AUTOENCODER, objective=_RECONSTRUCTION, training=_AUTOENCODER_TRAINING),
+    # Vincent et al. 2008: the same from a corrupted input
+    "denoising": Spec(
+        model=_AUTOENCODER,
+        objective=_RECONSTRUCTION,
+        training=_AUTOENCODER_TRAINING,
+        images=ImagesSpec(corruption="gaussian", corruption_level=0.5),
+    ),
+    "dropout": Spec(
+        model=_AUTOENCODER,
+        objective=_RECONSTRUCTION,
+        training=_AUTOENCODER_TRAINING,
+        images=ImagesSpec(corruption="dropout", corruption_level=0.2),
+    ),
+    # Makhzani et al. 2015, section 2.1: two layers of 1000 in each network, 8 latents; the prior here is N(0, I)
+    "adversarial": Spec(
+        model=ModelSpec(
+            hidden=(1000, 1000), latent=8, posterior="point", likelihood="squared-error", discriminator=(1000, 1000)
+        ),
+        objective=ObjectiveSpec(form="adversarial", units="pixel"),
+        training=TrainingSpec(learning_rate=1e-4),
+    ),
+    # Mean and sigma straight from a ReLU; mean squared error + KL / (batch * pixels)
+    "relu-sigma": Spec(
+        model=ModelSpec(hidden=(256, 64), latent=10, posterior="relu-sigma", likelihood="squared-error"),
+        objective=ObjectiveSpec(units="pixel"),
+        training=_AUTOENCODER_TRAINING,
+    ),
+    # AntixK/PyTorch-VAE, vanilla_vae: mean squared error + 0.00025 * kl; --image 64 64 3 has its shapes
+    "conv": Spec(
+        model=_CONV, objective=ObjectiveSpec(_KLD_WEIGHT, units="mixed"), training=_CONV_TRAINING, images=_SIGNED
+    ),
+    # AntixK/PyTorch-VAE, beta_vae "H": beta 10 (Higgins et al. 2017)
+    "beta-h": Spec(
+        model=_CONV, objective=ObjectiveSpec(10 * _KLD_WEIGHT, units="mixed"), training=_CONV_TRAINING, images=_SIGNED
+    ),
+    # AntixK/PyTorch-VAE, beta_vae "B": gamma 10, capacity to 25 in 10,000 steps (Burgess et al. 2018)
+    "beta-b": Spec(
+        model=_CONV,
+        objective=ObjectiveSpec(form="capacity", units="mixed", gamma=10 * _KLD_WEIGHT),
+        training=dataclasses.replace(_CONV_TRAINING, epochs=12),
+        images=_SIGNED,
+    ),
+    # Sohn, Lee & Yan 2015: the plain model, told the label
+    "conditional": Spec(model=ModelSpec(classes=10)),
+    # A Gaussian pixel of variance 1, as pythae's mean squared error has it
+    "gaussian": Spec(model=ModelSpec(likelihood="gaussian")),
+    # One variance for all pixels, learned (Rybkin, Daniilidis & Levine 2021)
+    "gaussian-learned": Spec(model=ModelSpec(likelihood="gaussian-learned")),
+    # The decoder gives each pixel its variance
+    "gaussian-pixel": Spec(model=ModelSpec(likelihood="gaussian-pixel")),
+    # Burda, Grosse & Salakhutdinov 2016: the bound of five samples, on the paper's network
+    "iwae": Spec(
+        model=ModelSpec(hidden=(200, 200), latent=50, activation="tanh"),
+        objective=ObjectiveSpec(form="iwae", samples=5),
+        images=ImagesSpec(binarization="dynamic"),
+    ),
+    # The same as the paper trained it: 50 samples, 3,280 epochs of 59,600 images in batches of 20
+    "iwae-paper": Spec(
+        model=_IWAE_PAPER,
+        objective=ObjectiveSpec(form="iwae", samples=50),
+        training=TrainingSpec(epochs=3280, batch_size=20, eps=1e-4, schedule="iwae"),
+        images=ImagesSpec(binarization="dynamic", train_images=59_600),
+    ),
+}
+DEFAULT_PRESET = "pytorch-examples"
+
+
+def preset(name: str) -> Spec:
+    """The preset of that name. Raises InputError, listing those there are."""
+    if name not in PRESETS:
+        raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -1,0 +1,55 @@
+"""The numbers that one step, or one evaluation, draws from its key."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jaxvae.shared import layout
+from jaxvae.shared.spec import Spec
+from torchvae import random
+
+
+class Draws(NamedTuple):
+    """Of `rows` images."""
+
+    eps: Tensor
+    """Standard normals of the latents: `[rows, latent]`, or `[samples, rows, latent]` for several samples."""
+    prior: Tensor | None
+    """Latents from N(0, I) for a discriminator: `[rows, latent]`."""
+    corruption: Tensor | None
+    """Standard normals, or the factors of dropout, of the encoder's pixels: `[rows, pixels]`."""
+    masks: tuple[Tensor, ...]
+    """The factors of dropout of the hidden units: `[rows, *units]` of `layout.hidden_units`."""
+
+
+def draw(spec: Spec, key: random.Key, rows: int) -> Draws:
+    """What the configuration draws for so many images, from the key of the step; from a batch of keys, for each."""
+    dtype, latent, level = getattr(torch, spec.training.dtype), spec.model.latent, spec.images.corruption_level
+    samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
+    eps = random.normal(key, (*samples, rows, latent), dtype)
+    prior = corruption = None
+    masks: tuple[Tensor, ...] = ()
+    if spec.objective.form == "adversarial":
+        prior = random.normal(random.fold_in(key, 1), (rows, latent), dtype)
+    match spec.images.corruption:
+        case "gaussian":
+            corruption = random.normal(random.fold_in(key, 2), (rows, spec.model.pixels), dtype)
+        case "dropout":
+            corruption = keep(random.fold_in(key, 2), (rows, spec.model.pixels), level, dtype)
+        case "hidden-dropout":
+            units = enumerate(layout.hidden_units(spec.model))
+            masks = tuple(keep(random.fold_in(key, 3 + i), (rows, *shape), level, dtype) for i, shape in units)
+    return Draws(eps, prior, corruption, masks)
+
+
+def image_keys(key: random.Key, places: Tensor) -> random.Key:
+    """A key for each of these places `[n]`, from which an image is binarised: those of a step, or for static
+    binarisation those of the data set."""
+    return random.fold_in(key, places)
+
+
+def keep(key: random.Key, shape: tuple[int, ...], level: float, dtype: torch.dtype) -> Tensor:
+    """The factors of dropout: 0 for a share `level`, else 1 / (1 - level), so that the mean stays."""
+    # The uniforms are float32 always, so that a float64 run drops the same ones.
+    return (random.uniform(key, shape, torch.float32) >= level).to(dtype) * (1.0 / (1.0 - level))
