@@ -77,8 +77,8 @@ def _words(spec: Spec, layer: layout.Layer) -> str:
             return "the log-variance of every pixel"
         case kind:
             height, width = layer.size
-            more = f", output padding {layer.output_padding}" if any(layer.output_padding) else ""
-            return f"{kind.replace('-', ' ')} 3x3/{layer.stride}, {sizes} of {height}x{width}{more}"
+            more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
+            return f"{kind.replace('-', ' ')} 3x3/{layer.stride}{more}, {sizes} of {height}x{width}"
 
 
 def _size(layer: layout.Layer) -> int:
@@ -108,8 +108,8 @@ def _likelihood(spec: Spec) -> str:
     constant = spec.model.pixels / 2 * math.log(math.pi)
     return {
         "bernoulli": "Bernoulli from logits: a pixel's cross-entropy, natural logarithm",
-        "squared-error": f"summed squared error; mean: {mean}. Implied variance 0.5: a Gaussian's negative log-likelihood "
-        f"less its constant, {constant:.6g} nats per image",
+        "squared-error": f"summed squared error; mean: {mean}. Implied variance 0.5: a Gaussian's negative "
+        f"log-likelihood less its constant, {constant:.6g} nats per image",
         "gaussian": f"Gaussian of variance {spec.model.variance:g}, with its constant; mean: {mean}",
         "gaussian-learned": f"Gaussian of one learned variance, with its constant; mean: {mean}",
         "gaussian-pixel": f"Gaussian of a variance for each pixel from the decoder, with its constant; mean: {mean}",
@@ -120,9 +120,7 @@ def _loss(spec: Spec) -> list[str]:
     objective, weight = spec.objective, f"{spec.effective_beta:g}"
     match objective.form:
         case "elbo":
-            bound = (
-                ", the negative ELBO" if spec.effective_beta == 1 and spec.model.likelihood != "squared-error" else ""
-            )
+            bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
             risen = f", reached in {objective.warmup:,} steps" if objective.warmup else ""
             drawn = [f"{objective.samples} latents for each image"] if objective.samples > 1 else []
             return [f"reconstruction + beta * kl with effective beta {weight}{risen}{bound}", *drawn]
@@ -144,6 +142,8 @@ def _loss(spec: Spec) -> list[str]:
 
 def _minimized(spec: Spec) -> str:
     pixels, what = spec.model.pixels, {"squared-error": "mean squared error"}.get(spec.model.likelihood, "mean pixel")
+    if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
+        return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
     match spec.objective.units:
         case "image":
             return "the loss as it is"
@@ -165,7 +165,7 @@ def _rate(spec: Spec) -> str:
 def _corruption(spec: Spec) -> str:
     level = f"{spec.images.corruption_level:g}"
     return {
-        "gaussian": f"the encoder sees Gaussian noise of deviation {level} on its pixels in training, not in evaluation",
+        "gaussian": f"the encoder sees Gaussian noise of deviation {level} added in training, none in evaluation",
         "dropout": f"the encoder doesn't see a share {level} of its pixels in training, and sees all in evaluation",
         "hidden-dropout": f"a share {level} of the hidden units is dropped in training, none in evaluation",
     }[spec.images.corruption]

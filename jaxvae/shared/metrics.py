@@ -35,7 +35,7 @@ def record(spec: Spec, step: int, epoch: int, split: str, terms: np.ndarray) -> 
 
 
 def require_finite(names: tuple[str, ...], terms: np.ndarray, done: int) -> None:
-    """Raises NonFiniteError naming the first step after `done` whose terms, a row of `[steps, terms]`, aren't finite."""
+    """Raises NonFiniteError naming the first step after `done` whose terms, a row of `[steps, terms]`, aren't so."""
     bad = np.argwhere(~np.isfinite(terms))
     if len(bad):
         row = bad[0, 0]
