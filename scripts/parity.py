@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from jaxvae.shared import data
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.runs import write_atomically
-from jaxvae.shared.spec import DEFAULT_PRESET, PRESETS, DataName, Dtype, Spec, preset
+from jaxvae.shared.spec import Dtype, Spec
 from parity_tests.harness import parity, precision, report
 from parity_tests.harness.findings import Report
 
@@ -41,7 +42,7 @@ class Parity:
     """Images per step; the preset's own if not given."""
     seed: int = 0
     """The seed of both sides."""
-    data: DataName = "auto"
+    data: str = "auto"
     """The images."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw."""
@@ -82,7 +83,7 @@ def main(options: Parity) -> int:
             begun.append(level)
 
         for name, spec in specs.items():
-            dataset, missing = data.load(options.data, options.data_root, spec.model.image)
+            dataset, missing = data.load(replace(spec, data=options.data), options.data_root)
             if missing is not None:
                 print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
             spec = replace(spec, data=dataset.name)

@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
+from parity_tests.harness.batches import step_batch
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis, Finding
-from parity_tests.harness.levels import HELD, Arrays, nudge
-from parity_tests.harness.steps import explain, pixels, places, untrained
+from parity_tests.harness.levels import HELD, Arrays, nudge, together
+from parity_tests.harness.steps import explain, untrained
 
 LOSSES = "the run's losses"
 OWN, STILL, SHADOW = (
@@ -41,27 +42,27 @@ def judge(
     evaluated: Sequence[tuple[Arrays, np.ndarray]],
     sides: tuple[ModuleType, ModuleType],
 ) -> tuple[list[Finding], np.ndarray, Diagnosis | None]:
-    """The findings on two runs' terms `[steps, 3]`, and on the last evaluation `[3]` of each, made anew by the other
-    side from the same weights; the noise floor `[steps]`; and where they part, if a step does."""
-    alone = [side.train(spec, start, data.train)[2] for side in sides]
+    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, made anew by the
+    other side from the same weights; the noise floor `[steps]`; and where they part, if a step does."""
+    alone = [side.train(spec, start, data)[2] for side in sides]
     floor = np.max(
         [
-            worst_term(own, side.train(spec, nudge(start, draw), data.train)[2])
+            worst_term(spec, own, side.train(spec, nudge(start, draw), data)[2])
             for side, own in zip(sides, alone, strict=True)
             for draw in range(_DRAWS)
         ],
         axis=0,
     )
     floor = np.where(np.isfinite(floor), floor, 0.0)
-    gaps = worst_term(*terms)
+    gaps = worst_term(spec, *terms)
     findings, diagnosis = [_against(gaps, floor)], None
     if not findings[0].passed and np.isfinite(gaps).all():
-        taken, diagnosis = _taken_apart(spec, data.train, start, terms, alone, sides)
+        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, sides)
         if all(finding.passed for finding in taken):
             why = f"beyond the noise floor ({findings[0].owed:.1e} allowed), yet every step on its own agrees: chaos"
             findings = [findings[0]._replace(owed=float("inf"), reason=why)]
         findings += taken
-    return [*findings, _evaluated(spec, data.test, evaluated, sides)], floor, diagnosis
+    return [*findings, _evaluated(spec, data, evaluated, sides)], floor, diagnosis
 
 
 def _against(gaps: np.ndarray, floor: np.ndarray) -> Finding:
@@ -80,7 +81,7 @@ def _against(gaps: np.ndarray, floor: np.ndarray) -> Finding:
 
 def _taken_apart(
     spec: Spec,
-    images: np.ndarray,
+    data: Dataset,
     start: Arrays,
     terms: tuple[np.ndarray, np.ndarray],
     alone: list[np.ndarray],
@@ -88,12 +89,12 @@ def _taken_apart(
 ) -> tuple[list[Finding], Diagnosis | None]:
     """Whether a run is its own epochs and nothing else; whether its steps are given the same images and noise, which
     the terms tell as long as no weight moves; and whether each step agrees from the same state."""
-    own = [worst_term(run, epochs) for run, epochs in zip(terms, alone, strict=True)]
+    own = [worst_term(spec, run, epochs) for run, epochs in zip(terms, alone, strict=True)]
     side, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
     still = replace(spec, training=replace(spec.training, learning_rate=HELD))
-    given = worst_term(*(s.train(still, start, images)[2] for s in sides))
+    given = worst_term(spec, *(s.train(still, start, data)[2] for s in sides))
     same = "the same program on the same numbers"
-    shadowed, diagnosis = shadow(spec, images, start, len(terms[0]), sides)
+    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), sides)
     found = [
         Finding(OWN, "float32", float(own[side][at]), f"{sides[side].NAME}, step {at}", STEP, "of the term", same),
         Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
@@ -104,23 +105,23 @@ def _taken_apart(
 
 
 def shadow(
-    spec: Spec, images: np.ndarray, start: Arrays, steps: int, sides: tuple[ModuleType, ModuleType]
+    spec: Spec, data: Dataset, start: Arrays, steps: int, sides: tuple[ModuleType, ModuleType]
 ) -> tuple[Finding, Diagnosis | None]:
     """The steps of a float32 run one by one, each side from the state the first side had before it: the step in which
     they differ most for what is owed there, or the first in which they differ by more. Owed is a step's rounding, or,
     where a hidden unit comes so near to ReLU's kink or a gradient so near to zero that an ulp decides, as much as a
     step from weights moved by an ulp differs."""
-    weights, optimizer = start, untrained(start)
+    weights, optimizer = start, untrained(spec, start)
     worst = Finding(SHADOW, "float32", 0.0, "", STEP, _LARGEST, "a step's own rounding")
     for t in range(steps):
-        x = pixels(spec, images, places(spec, len(images), t))
-        after = [side.steps(spec, weights, [x], optimizer) for side in sides]
-        apart = gap(after[1][0], after[0][0])
+        given = step_batch(spec, data, t)
+        after = [side.steps(spec, weights, [given], optimizer) for side in sides]
+        apart = gap(together(spec, after[1][0]), together(spec, after[0][0]))
         owed, reason = STEP, "a step's own rounding"
         if not apart.size <= STEP:
             for draw in range(_CLOSE):
-                moved = sides[1].steps(spec, nudge(weights, draw), [x], optimizer)[0]
-                owed = max(owed, TIMES_FLOOR * gap(moved, after[1][0]).size)
+                moved = sides[1].steps(spec, nudge(weights, draw), [given], optimizer)[0]
+                owed = max(owed, TIMES_FLOOR * gap(together(spec, moved), together(spec, after[1][0])).size)
                 if apart.size <= owed:
                     break
             reason = f"{TIMES_FLOOR:g} times what a move by an ulp, of up to {_CLOSE} drawn, does to this step"
@@ -130,30 +131,33 @@ def shadow(
             names = tuple(side.NAME for side in sides)
             if not worst.passed:
                 before = (weights, optimizer)
-                return worst, explain(spec, images, before, t, answers, owed, names)  # type: ignore[arg-type]
+                return worst, explain(spec, data, before, t, answers, owed, names)  # type: ignore[arg-type]
         weights, optimizer = after[0][:2]
     return worst, None
 
 
 def _evaluated(
-    spec: Spec, test: np.ndarray, evaluated: Sequence[tuple[Arrays, np.ndarray]], sides: tuple[ModuleType, ModuleType]
+    spec: Spec, data: Dataset, evaluated: Sequence[tuple[Arrays, np.ndarray]], sides: tuple[ModuleType, ModuleType]
 ) -> Finding:
     """Each side's last evaluation against the other side's of the same weights."""
     worst, where = 0.0, ""
     for (weights, found), side, other in zip(evaluated, sides, sides[::-1], strict=True):
-        again = other.evaluate(spec, weights, test, spec.training.epochs)
-        terms = np.array([again[name] for name in ("loss", "reconstruction", "kl")])
+        again = other.evaluate(spec, weights, data, spec.training.epochs)
+        terms = np.array([again[name] for name in spec.terms])
         apart = gap({"evaluation": found}, {"evaluation": terms})
         if not apart.size <= worst:
             worst, where = apart.size, f"{side.NAME}'s weights"
     return Finding(EVALUATED, "float32", worst, where, STEP, "of the loss", "a sum's rounding, from the same weights")
 
 
-def worst_term(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def worst_term(spec: Spec, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     """The largest difference of any term at each step, as a share of itself: `[steps]`; infinite where it is not a
     number, and everywhere if the lengths differ."""
     if len(ours) != len(theirs):
         return np.full(max(len(ours), len(theirs)), np.inf)
+    scale = np.abs(ours)
+    if spec.objective.form == "iwae":  # its kl is a mean of samples of either sign, and may be next to nothing
+        scale = np.maximum(scale, scale[:, :1] * (np.array(spec.terms) == "kl"))
     with np.errstate(all="ignore"):
-        size = np.where(ours == theirs, 0.0, np.abs(ours - theirs) / np.abs(ours))
+        size = np.where(ours == theirs, 0.0, np.abs(ours - theirs) / scale)
     return np.where(np.isfinite(size), size, np.inf).max(-1).astype(np.float64)

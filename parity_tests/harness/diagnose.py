@@ -3,12 +3,14 @@ computing what each known fault would answer and seeing which answer it is."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import jax
 import numpy as np
 
-from parity_tests.harness.causes import draws, networks, training
+from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from parity_tests.harness.causes import draws, family, networks, training
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.levels import SIDES, Arrays, Case, Level
@@ -20,10 +22,12 @@ REPRODUCED = {"float32": 1e-5, "float64": 1e-9}
 EXPLAIN: dict[str, Callable[..., draws.Causes]] = {
     "key streams": draws.keys,
     "normals": draws.normals,
+    "what a step draws": family.draws,
     "initial weights": draws.initial,
     "pixels": draws.pixels,
     "every layer's output": networks.layers,
     "every loss term": networks.losses,
+    "every term and statistic in training": family.in_training,
     "every gradient": networks.gradients,
     "the optimizer on given gradients": training.optimizer,
     "weights and optimizer state after a step": training.steps,
@@ -31,6 +35,30 @@ EXPLAIN: dict[str, Callable[..., draws.Causes]] = {
     "evaluation figures": training.evaluation,
     "pictures": training.pictures,
 }
+
+# The same of configurations that are not the plain VAE's.
+FAMILY: dict[str, Callable[..., draws.Causes]] = {
+    "every layer's output": family.layers,
+    "every loss term": family.losses,
+    "every gradient": family.gradients,
+    "the optimizer on given gradients": family.optimizer,
+    "weights and optimizer state after a step": family.steps,
+    "data order": family.order,
+    "evaluation figures": family.evaluation,
+    "pictures": family.pictures,
+}
+
+
+def is_plain(spec: Spec) -> bool:
+    """Whether a configuration is of the plain VAE, whatever its sizes, beta, batches and steps."""
+    model, images, training = spec.model, replace(spec.images, train_images=None, resize=False), spec.training
+    own = replace(training, epochs=1, max_steps=None, batch_size=1, learning_rate=1.0, seed=0, dtype="float32")
+    return (
+        model == ModelSpec(model.image, model.hidden, model.latent)
+        and spec.objective == ObjectiveSpec(spec.objective.beta)
+        and images == ImagesSpec()
+        and own == TrainingSpec(epochs=1, batch_size=1, learning_rate=1.0)
+    )
 
 
 def diagnose(
@@ -49,6 +77,8 @@ def diagnose(
     here = (ours[name], theirs[name])
     names = tuple(side.NAME for side in sides)
     explain = EXPLAIN[level.name]
+    if not is_plain(case.spec):
+        explain = FAMILY.get(level.name, explain)
     whole = explain in (draws.keys, networks.layers)
     suspects = [explain(case, name, side) if whole else explain(case, name) for side in answers]
     cause, culprit, plain = name_cause(here, suspects, case.dtype, owed)

@@ -11,13 +11,19 @@ import optax
 from jax import random
 
 import jaxvae
-from jaxvae.nets import Params
+from jaxvae.nets import Params, combine, partition, statistics
+from jaxvae.objectives import average
+from jaxvae.params import _named, _nest
+from jaxvae.shared import weights
 from jaxvae.shared.data import Dataset
+from jaxvae.shared.needs import has_prior
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_layers
+from parity_tests.harness.batches import Batch
 
 Arrays = dict[str, np.ndarray]
 NAME = "jaxvae"
+SPLITS = ("train", "test")
 
 
 def use(device: str) -> str:
@@ -51,7 +57,8 @@ def keys(spec: Spec, places: int) -> Arrays:
     }
     words = {name: np.asarray(random.key_data(key)) for name, key in named.items()}
     # Without x64 JAX counts places in int32.
-    return words | _numpy(drawn) | {"shuffled": np.asarray(drawn["shuffled"], np.int64)}
+    static = {f"static {split}": np.asarray(random.key_data(jaxvae.static_key(root, split))) for split in SPLITS}
+    return words | static | _numpy(drawn) | {"shuffled": np.asarray(drawn["shuffled"], np.int64)}
 
 
 def normals(spec: Spec, size: int) -> Arrays:
@@ -59,96 +66,128 @@ def normals(spec: Spec, size: int) -> Arrays:
     return {"normals": np.asarray(random.normal(jaxvae.root_key(spec.training.seed), (size,), spec.training.dtype))}
 
 
-def initial(spec: Spec) -> Arrays:
-    """The parameters a run starts from."""
-    key = jaxvae.streams(jaxvae.root_key(spec.training.seed)).init
-    return jaxvae.to_arrays(spec, jaxvae.init(spec, key))
+def initial(spec: Spec, images: np.ndarray | None = None) -> Arrays:
+    """The parameters a run starts from; the training images are for those that start from them."""
+    return jaxvae.to_arrays(spec, jaxvae.init_state(spec, images).params)
 
 
 def pixels(spec: Spec, images: np.ndarray) -> Arrays:
-    """uint8 images as the network sees them: `[n, pixels]`."""
-    return {"pixels": np.asarray(jaxvae.scale(jnp.asarray(images), spec.training.dtype))}
+    """uint8 images as floats: `[n, pixels]`."""
+    return _numpy({"pixels": jaxvae.scale(jnp.asarray(images), spec.training.dtype)})
 
 
-def layers(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """What every layer is given and gives, in the order of the computation, and the latent between the networks."""
-    return _numpy(_layers(spec, jaxvae.from_arrays(spec, arrays), jnp.asarray(x), jnp.asarray(eps)))
+def prepared(spec: Spec, images: np.ndarray) -> Arrays:
+    """The same as a step of the configuration prepares them, of these places in the training images."""
+    root, places = jaxvae.root_key(spec.training.seed), np.arange(len(images))
+    keys = (jaxvae.static_key(root, "train"), random.fold_in(jaxvae.stream_key(root, "noise", 3), 0))
+    static, dynamic = (jaxvae.image_keys(key, jnp.asarray(places)) for key in keys)
+    return _numpy({"prepared": jaxvae.prepare_pixels(spec, jnp.asarray(images), static, dynamic)})
 
 
-def forward(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """The outputs, `[batch, ..]`: the posterior, the latent, the logits."""
+def draws(spec: Spec, rows: int, t: int) -> Arrays:
+    """What step `t` draws for so many images."""
+    key = jaxvae.stream_key(jaxvae.root_key(spec.training.seed), "noise", t)
+    found = jaxvae.draw(spec, key, rows)
+    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+
+
+def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """What every layer is given and gives in training, in the order of the computation, and the latent between the
+    networks. Images stand in height, width, channel order."""
+    return _numpy(_layers(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
+
+
+def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
+    params, labels = jaxvae.from_arrays(spec, arrays), _optional(batch.labels)
+    posterior = jaxvae.encode(spec, params, jnp.asarray(batch.x), labels)
+    z = jaxvae.locate(posterior, jnp.asarray(batch.eps))
+    return _numpy({**posterior._asdict(), "z": z, "logits": jaxvae.decode(spec, params, z, labels).logits})
+
+
+def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Every term for each image, `[batch]`, as evaluation has them."""
     params = jaxvae.from_arrays(spec, arrays)
-    posterior = jaxvae.encode(spec, params, jnp.asarray(x))
-    z = jaxvae.locate(posterior, jnp.asarray(eps))
-    return _numpy({**posterior._asdict(), "z": z, "logits": jaxvae.decode(spec, params, z)})
+    draws = _inputs(spec, batch).draws
+    terms = _terms(spec, params, jnp.asarray(batch.x), draws, _optional(batch.labels))
+    return _numpy(terms._asdict())
 
 
-def losses(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """Every term for each image, `[batch]`."""
-    return _numpy(_losses(spec, jaxvae.from_arrays(spec, arrays), jnp.asarray(x), jnp.asarray(eps))._asdict())
+def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Every term of the batch as training has them, and the running statistics after it."""
+    return _numpy(_training(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
 
 
-def gradients(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """The mean loss's gradient by every parameter, through the sampled latent."""
-    params = jaxvae.from_arrays(spec, arrays)
-    return jaxvae.to_arrays(spec, _gradients(spec, params, jnp.asarray(x), jnp.asarray(eps)))
+def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """What each phase's optimizer is given: the gradient by every parameter it trains, `PHASE.NAME` where there are
+    several."""
+    found = _gradients(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch))
+    return {
+        f"{phase}.{name}" if phase else name: array
+        for phase, networks in spec.phases.items()
+        for name, array in _named(weights.trained(spec, networks), found[phase]).items()
+    }
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters and Adam's state after one update by each of the gradients."""
+    """The parameters and Adam's state after one update by each of the gradients, named as above."""
     params = jaxvae.from_arrays(spec, arrays)
-    opt_state = jaxvae.make_optimizer(spec).init(params)
+    opt_state = jaxvae.init_optimizers(spec, params)
     for gradient in gradients:
-        params, opt_state = _update(spec, params, opt_state, jaxvae.from_arrays(spec, gradient))
+        for phase in spec.phases:
+            prefix = phase and f"{phase}."
+            own = {name.removeprefix(prefix): a for name, a in gradient.items() if name.startswith(prefix)}
+            trained, rest = partition(spec.model, params, spec.phases[phase])
+            trained, opt_state[phase] = _update(spec, trained, opt_state[phase], _nest(spec, own))
+            params = combine(rest, trained)
     return jaxvae.to_arrays(spec, params), jaxvae.optimizer_to_arrays(spec, opt_state)
 
 
 def steps(
-    spec: Spec, arrays: Arrays, batches: list[np.ndarray], optimizer: Arrays | None = None
+    spec: Spec, arrays: Arrays, batches: list[Batch], optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After one step of training on each batch, from Adam's state as given or at its start: the parameters, Adam's
-    state, and the terms of each step."""
+    """After one step of training on each batch's pixels and labels, from Adam's state as given or at its start: the
+    parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     for batch in batches:
-        state, step = jaxvae.train_step(spec, state, jnp.asarray(batch))
+        state, step = jaxvae.train_step(spec, state, jnp.asarray(batch.x), _optional(batch.labels))
         terms.append(np.asarray(jnp.stack(step)))
     return *_trained(spec, state), np.stack(terms)
 
 
 def train(
-    spec: Spec, arrays: Arrays, images: np.ndarray, optimizer: Arrays | None = None
+    spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After the epochs or steps of the configuration over uint8 images, from these parameters: the parameters, Adam's
-    state, and the terms of each step."""
-    state, on_device, terms = _state(spec, arrays, optimizer), jnp.asarray(images), []
-    while (done := int(state.step)) < spec.training.total_steps(len(images)):
-        state, epoch = jaxvae.train_epoch(spec, state, on_device)
+    """After the epochs or steps of the configuration over the training images, from these parameters: the parameters,
+    Adam's state, and the terms of each step."""
+    state, terms = _state(spec, arrays, optimizer), []
+    on_device, labels = jnp.asarray(data.train), jnp.asarray(data.train_labels) if spec.model.classes else None
+    while (done := int(state.step)) < spec.training.total_steps(len(data.train)):
+        state, epoch = jaxvae.train_epoch(spec, state, on_device, labels)
         terms.append(np.asarray(epoch)[: int(state.step) - done])
     return *_trained(spec, state), np.concatenate(terms)
 
 
-def epoch(spec: Spec, images: np.ndarray) -> tuple[Arrays, np.ndarray]:
-    """One epoch from the run's start over uint8 images: the parameters after it, and the terms of each step."""
-    state, terms = jaxvae.train_epoch(spec, jaxvae.init_state(spec), jnp.asarray(images))
-    return jaxvae.to_arrays(spec, state.params), np.asarray(terms)[: int(state.step)]
-
-
-def evaluate(spec: Spec, arrays: Arrays, images: np.ndarray, t: int) -> Arrays:
-    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples, reconstructions."""
+def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
+    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples where there is a prior,
+    and reconstructions."""
     params, root = jaxvae.from_arrays(spec, arrays), jaxvae.root_key(spec.training.seed)
-    terms = jaxvae.average_terms(spec, params, images, jaxvae.stream_key(root, "evaluation", t))
-    named = dict(zip(jaxvae.Terms._fields, terms, strict=True))
-    named["samples"] = jaxvae.sample(spec, params, jaxvae.stream_key(root, "pictures", t), 64)
-    named["reconstructions"] = jaxvae.reconstruct(spec, params, images[:64])
+    key = jaxvae.stream_key(root, "evaluation", t)
+    named = dict(zip(spec.terms, jaxvae.average_terms(spec, params, data.test, key, data.test_labels), strict=True))
+    if has_prior(spec):
+        named["samples"] = jaxvae.sample(spec, params, jaxvae.stream_key(root, "pictures", t), 64)
+    named["reconstructions"] = jaxvae.reconstruct(spec, params, data.test[:64], data.test_labels[:64])
     return _numpy(named)
 
 
-def run(spec: Spec, data: Dataset) -> tuple[Arrays, np.ndarray, np.ndarray]:
-    """A whole run: the final parameters, the terms of each step `[steps, 3]` and of each evaluation `[epochs, 3]`."""
+def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
+    """A whole run: the final parameters, Adam's state, the terms of each step `[steps, terms]` and of each evaluation
+    `[epochs, terms]`."""
     seen: list[jaxvae.Progress] = []
     state = jaxvae.fit(spec, data, seen.append)
     train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
-    return jaxvae.to_arrays(spec, state.params), train, test
+    return *_trained(spec, state), train, test
 
 
 def root_streams() -> tuple[str, ...]:
@@ -162,25 +201,48 @@ def wide_bits(spec: Spec, size: int) -> Arrays:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _layers(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> OrderedDict:
+def _layers(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
     model = jaxvae.bind(spec.model, params)
     with jax_layers.record(model) as calls:
-        posterior = model.encode(x)
-        z = jaxvae.locate(posterior, eps)
-        model.decode(z)
+        posterior = model.encode(batch.seen, batch.labels, batch.training)
+        z = jaxvae.locate(posterior, batch.draws.eps.reshape(-1, *posterior.mean.shape)[0])
+        model.decode(z, batch.labels, batch.training)
+        if spec.model.discriminator:
+            model.discriminate(z)
     named = {f"{name}, {kind}": value for name, call in calls.items() for kind, value in call._asdict().items()}
     # An OrderedDict, since jit returns a dict sorted by its keys.
-    return OrderedDict(named, mean=posterior.mean, logvar=posterior.logvar, z=z)
+    return OrderedDict(named, **posterior._asdict(), z=z)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _losses(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> jaxvae.Terms:
-    return jaxvae.negative_elbo(spec, params, x, eps)
+def _terms(spec: Spec, params: Params, x: jax.Array, draws: jaxvae.Draws, labels: jax.Array | None) -> jaxvae.AnyTerms:
+    return jaxvae.image_terms(spec, params, x, draws, labels)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gradients(spec: Spec, params: Params, x: jax.Array, eps: jax.Array) -> Params:
-    return jax.grad(lambda params: jaxvae.negative_elbo(spec, params, x, eps).loss.mean())(params)
+def _training(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
+    found, model = {}, jaxvae.bind(spec.model, params)
+    assert batch.training is not None
+    for phase in jaxvae.phases(spec):
+        found |= average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+    running = dict(jax.tree_util.tree_leaves_with_path(statistics(model)))
+    return OrderedDict(found, **{jax.tree_util.keystr(path): value for path, value in running.items()})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Params]:
+    assert batch.training is not None
+    shares, found = batch.training.weights, {}
+    for phase in jaxvae.phases(spec):
+        trained, rest = partition(spec.model, params, phase.networks)
+
+        def loss(trained: Params, phase=phase, rest=rest) -> jax.Array:
+            model = jaxvae.bind(spec.model, combine(rest, trained))
+            terms = average(spec, phase.terms(spec, model, batch), shares, batch.step)
+            return next(iter(terms.values())) * phase.share
+
+        found[phase.name] = jax.grad(loss)(trained)
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -189,14 +251,26 @@ def _update(spec: Spec, params: Params, opt_state: optax.OptState, gradient: Par
     return optax.apply_updates(params, updates), opt_state  # type: ignore[return-value]
 
 
+def _inputs(spec: Spec, batch: Batch) -> jaxvae.Inputs:
+    """The batch as training has it."""
+    x, optional = jnp.asarray(batch.x), map(_optional, (batch.prior, batch.corruption))
+    draws = jaxvae.Draws(jnp.asarray(batch.eps), *optional, tuple(map(jnp.asarray, batch.masks)))
+    shares = jnp.full(len(x), 1 / len(x), x.dtype)
+    return jaxvae.inputs(spec, x, draws, _optional(batch.labels), shares, jnp.int32(batch.step))
+
+
+def _optional(array: np.ndarray | None) -> jax.Array | None:
+    return None if array is None else jnp.asarray(array)
+
+
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> jaxvae.TrainState:
     params = jaxvae.from_arrays(spec, arrays)
     if optimizer is None:
-        opt_state = jaxvae.make_optimizer(spec).init(params)
+        opt_state, step = jaxvae.init_optimizers(spec, params), 0
     else:
         opt_state = jaxvae.optimizer_from_arrays(spec, optimizer)
-    step = jnp.int32(0 if optimizer is None else optimizer["step"])
-    return jaxvae.TrainState(params, opt_state, step, jaxvae.root_key(spec.training.seed))
+        step = next(int(array) for name, array in optimizer.items() if name.endswith("step"))
+    return jaxvae.TrainState(params, opt_state, jnp.int32(step), jaxvae.root_key(spec.training.seed))
 
 
 def _trained(spec: Spec, state: jaxvae.TrainState) -> tuple[Arrays, Arrays]:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from types import ModuleType
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
-import jaxvae
+from jaxvae.shared import layout
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_side, oracle, torch_side
+from parity_tests.harness.batches import Batch, drawn, prepared, rows_batch, stream
 from parity_tests.harness.compare import Gap, count, gap, shares, worst
 from parity_tests.harness.findings import Finding
 
@@ -34,22 +34,18 @@ class Case(NamedTuple):
     """What both packages are asked about."""
 
     spec: Spec
-    images: np.ndarray
-    """uint8 training images `[n, height, width, channels]`."""
-    test: np.ndarray
-    """uint8 test images, few and a ragged number."""
+    data: Dataset
+    """The images, of which few are for testing, and a ragged number."""
     start: Arrays
     """The weights."""
-    x: np.ndarray
-    """A batch of pixels `[batch, pixels]`."""
-    eps: np.ndarray
-    """Standard normals `[batch, latent]`."""
+    batch: Batch
+    """Pixels and what is drawn beside them."""
     states: dict[str, tuple[Spec, Arrays]]
     """Where losses and gradients are asked for, each with its spec and weights."""
     warm: tuple[Arrays, Arrays]
     """Weights and Adam's state some steps into training."""
-    batches: tuple[np.ndarray, ...]
-    """The pixels of the steps that follow."""
+    batches: tuple[Batch, ...]
+    """What the steps that follow are given."""
 
     @property
     def dtype(self) -> str:
@@ -69,39 +65,54 @@ class Level(NamedTuple):
 
 def case(spec: Spec, data: Dataset) -> Case:
     """The questions' common ground. `spec` has the dtype that JAX's 64-bit mode is set for."""
-    batch, latent, dtype = min(spec.training.batch_size, len(data.train)), spec.model.latent, spec.training.dtype
-    start = jax_side.initial(spec)
-    pixels = (data.train[: (WARM + 4) * batch].reshape(-1, spec.model.pixels) / 255).astype(dtype)
-    eps = np.random.default_rng(spec.training.seed).normal(size=(batch, latent)).astype(dtype)
-    far = _far_out(spec, start, pixels[:batch], eps)
-    x = _clear(spec, [start, far], pixels, eps)
-    other = replace(spec, objective=replace(spec.objective, beta=spec.objective.beta + 1))
+    size, n = min(spec.training.batch_size, len(data.train)), len(data.train)
+    start = jax_side.initial(spec, data.train)
+    few = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
+    rng = np.random.default_rng(spec.training.seed)
+    own = drawn(spec, stream(spec, "noise", 0), size)
+    own = own._replace(eps=rng.normal(size=own.eps.shape).astype(spec.training.dtype), step=WARM)
+    far = _far_out(spec, start, rows_batch(spec, data, np.arange(size), 0))
+    rows = np.arange((WARM + 4) * size) % n
+    batch = _clear(spec, [start, far], data, rows, own)
     states = {
         "at the start": (spec, start),
         "with logits to 60": (spec, far),
         "with all weights zero": (spec, {name: np.zeros_like(array) for name, array in start.items()}),
-        f"with beta {other.objective.beta:g}": (other, start),
     }
-    shuffled = [np.roll(pixels, -i * batch, axis=0)[:batch] for i in range(WARM)]
+    if (other := _weighted_otherwise(spec)) is not None:
+        states[other[0]] = (other[1], start)
+    shuffled = [rows_batch(spec, data, np.roll(rows, -i * size)[:size], i) for i in range(WARM)]
     warm = jax_side.steps(spec, start, shuffled)[:2]
     batches = tuple(
-        _clear(spec, [warm[0]], np.roll(pixels, -(WARM + i) * batch, 0), noise(spec, WARM + i, batch)) for i in (0, 1)
+        _clear(spec, [warm[0]], data, np.roll(rows, -(WARM + i) * size), noise(spec, WARM + i, size)) for i in (0, 1)
     )
-    return Case(spec, data.train, data.test[:1100], start, x, eps, states, warm, batches)
+    return Case(spec, few, start, batch, states, warm, batches)
 
 
-def noise(spec: Spec, t: int, rows: int) -> np.ndarray:
-    """The normals of training step `t`, drawn by jax.random itself: `[rows, latent]`."""
-    key = jax.random.fold_in(jax.random.fold_in(jaxvae.root_key(spec.training.seed), 2), t)
-    return np.asarray(jax.random.normal(key, (rows, spec.model.latent), spec.training.dtype))
+def noise(spec: Spec, t: int, rows: int) -> Batch:
+    """What training step `t` draws, drawn by jax.random itself, around no pixels."""
+    return drawn(spec, stream(spec, "noise", t), rows)._replace(step=t)
 
 
-def held_still(case: Case) -> tuple[Spec, np.ndarray]:
+def held_still(case: Case) -> tuple[Spec, Dataset]:
     """Two short epochs with a ragged last batch and a learning rate too small to move a weight, so that the terms of
     each step tell which images and which noise it was given."""
-    size = min(5 * case.spec.training.batch_size + case.spec.training.batch_size // 3 + 1, len(case.images))
+    size = min(5 * case.spec.training.batch_size + case.spec.training.batch_size // 3 + 1, len(case.data.train))
+    size += size % case.spec.training.batch_size == 1  # batch norm has no use for a single image
     training = replace(case.spec.training, learning_rate=HELD, epochs=2, max_steps=None)
-    return replace(case.spec, training=training), case.images[:size]
+    few = case.data._replace(train=case.data.train[:size], train_labels=case.data.train_labels[:size])
+    return replace(case.spec, training=training), few
+
+
+def _weighted_otherwise(spec: Spec) -> tuple[str, Spec] | None:
+    """The same with another weight of the divergence, and what to call it; None where there is none to weigh."""
+    if spec.objective.form == "elbo":
+        other = replace(spec.objective, beta=spec.objective.beta + 1)
+        return f"with beta {other.beta:g}", replace(spec, objective=other)
+    if spec.objective.form == "capacity":
+        other = replace(spec.objective, gamma=spec.objective.gamma + 1)
+        return f"with gamma {other.gamma:g}", replace(spec, objective=other)
+    return None
 
 
 def compare(
@@ -145,45 +156,73 @@ def _measured(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> Findi
 
 
 def _keys(side: ModuleType, case: Case) -> Arrays:
-    return side.keys(case.spec, len(case.images))
+    return side.keys(case.spec, len(case.data.train))
 
 
 def _normals(side: ModuleType, case: Case) -> Arrays:
     return side.normals(case.spec, 200_000)
 
 
+def _draws(side: ModuleType, case: Case) -> Arrays:
+    return side.draws(case.spec, 50, WARM)
+
+
 def _initial(side: ModuleType, case: Case) -> Arrays:
-    return side.initial(case.spec)
+    return side.initial(case.spec, case.data.train)
 
 
 def _pixels(side: ModuleType, case: Case) -> Arrays:
+    named = {name: side.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
+    return named | side.prepared(case.spec, case.data.train[:100])
+
+
+def pictured(case: Case) -> dict[str, np.ndarray]:
+    """uint8 images of every kind."""
     grey, colour = np.arange(256, dtype=np.uint8), np.arange(210, dtype=np.uint8)
-    named = {
+    return {
         "every byte": grey.reshape(1, 16, 16, 1),
         "colour": colour.reshape(2, 5, 7, 3),
-        "images": case.images[:100],
+        "images": case.data.train[:100],
     }
-    return {name: side.pixels(case.spec, images)["pixels"] for name, images in named.items()}
 
 
 def _layers(side: ModuleType, case: Case) -> Arrays:
-    return side.layers(case.spec, case.start, case.x, case.eps)
+    return side.layers(case.spec, case.start, case.batch)
 
 
 def _losses(side: ModuleType, case: Case) -> Arrays:
     return _everywhere(side.losses, case)
 
 
+def _training(side: ModuleType, case: Case) -> Arrays:
+    return _everywhere(side.training, case)
+
+
 def _gradients(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.gradients, case)
+    return _everywhere(lambda *given: together(case.spec, side.gradients(*given)), case)
 
 
 def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
     return {
         f"{name} {state}": array
         for state, (spec, arrays) in case.states.items()
-        for name, array in ask(spec, arrays, case.x, case.eps).items()
+        for name, array in ask(spec, arrays, case.batch).items()
     }
+
+
+def together(spec: Spec, arrays: Arrays) -> Arrays:
+    """Every bias that batch norm takes away again beside the weights of its layer, as one array. Its gradient is zero
+    but for rounding, and rounding is measured by what was rounded: the layer's own numbers."""
+    idle = {p.name.removesuffix(".bias") for p in layout.table(spec.model) if p.idle}
+    found = {}
+    for name, array in arrays.items():
+        layer, _, kind = name.rpartition(".")
+        if any(layer == other or layer.endswith(f".{other}") for other in idle):
+            if kind == "bias":
+                continue
+            array = np.concatenate([array.ravel(), arrays[f"{layer}.bias"]])
+        found[name] = array
+    return found
 
 
 def _optimizer(side: ModuleType, case: Case) -> Arrays:
@@ -194,38 +233,37 @@ def _optimizer(side: ModuleType, case: Case) -> Arrays:
 def given_gradients(case: Case) -> list[Arrays]:
     """Three gradients of training's own sizes, the same for both sides."""
     rng = np.random.default_rng(1)
-    scale = {name: array * 0.3 for name, array in case.warm[1].items() if name.startswith("exp_avg.")}
+    scale = {name.replace("exp_avg.", ""): a * 0.3 for name, a in case.warm[1].items() if "exp_avg." in name}
     return [
-        {
-            name.removeprefix("exp_avg."): (array * (1 + rng.normal(size=array.shape))).astype(array.dtype)
-            for name, array in scale.items()
-        }
+        {name: (array * (1 + rng.normal(size=array.shape))).astype(array.dtype) for name, array in scale.items()}
         for _ in range(3)
     ]
 
 
 def _steps(side: ModuleType, case: Case) -> Arrays:
     weights, optimizer, terms = side.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
-    return {**_by_term(terms), **weights, **optimizer}
+    arrays = together(case.spec, weights) | together(case.spec, optimizer)
+    return {**by_term(case.spec, terms), **arrays}
 
 
 def _order(side: ModuleType, case: Case) -> Arrays:
-    spec, images = held_still(case)
-    return _by_term(side.train(spec, case.start, images)[2])
+    spec, data = held_still(case)
+    return by_term(spec, side.train(spec, case.start, data)[2])
 
 
-def _by_term(terms: np.ndarray) -> Arrays:
-    return dict(zip(("loss", "reconstruction", "kl"), np.ascontiguousarray(terms.T), strict=True))
+def by_term(spec: Spec, terms: np.ndarray) -> Arrays:
+    """Terms `[steps, terms]` by their names."""
+    return dict(zip(spec.terms, np.ascontiguousarray(terms.T), strict=True))
 
 
 def _evaluation(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.test, 1)
-    return {name: np.asarray(answers[name]) for name in ("loss", "reconstruction", "kl")}
+    answers = side.evaluate(case.spec, case.start, case.data, 1)
+    return {name: np.asarray(answers[name]) for name in case.spec.terms}
 
 
 def _pictures(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.test, 1)
-    return {name: answers[name] for name in ("samples", "reconstructions")}
+    answers = side.evaluate(case.spec, case.start, case.data, 1)
+    return {name: answers[name] for name in ("samples", "reconstructions") if name in answers}
 
 
 _LARGEST = "of the tensor's largest"
@@ -239,15 +277,22 @@ LEVELS = (
         "3 ulp in float32; in float64 XLA's logarithm itself changes so much from one version to the next",
     ),
     Level(
+        "what a step draws", _draws, gap, {"float32": 3.6e-7, "float64": 4e-15}, _LARGEST,
+        "normals as above; dropout's factors are made of bits",
+    ),
+    Level(
         "initial weights", _initial, count, {"float32": 0, "float64": 0}, _EXACT,
         "a uniform is made of bits, and its scaling is one product",
     ),
     Level(
         "pixels", _pixels, count, {"float32": 0, "float64": 0}, _EXACT,
-        "a division of a byte by 255 has one right rounding",
+        "a division of a byte by 255 has one right rounding, and a comparison with a uniform none",
     ),
     Level("every layer's output", _layers, gap, {"float32": 1e-5, "float64": 1e-13}, _LARGEST, _SUM),
     Level("every loss term", _losses, gap, {"float32": 2e-6, "float64": 1e-13}, _LARGEST, _SUM),
+    Level(
+        "every term and statistic in training", _training, gap, {"float32": 2e-6, "float64": 1e-13}, _LARGEST, _SUM
+    ),
     Level("every gradient", _gradients, gap, {"float32": 5e-6, "float64": 1e-12}, _LARGEST, _SUM),
     Level(
         "the optimizer on given gradients", _optimizer, gap, {"float32": 1e-6, "float64": 1e-12}, _LARGEST,
@@ -263,23 +308,28 @@ LEVELS = (
 )  # fmt: skip
 
 
-def _far_out(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
+def _far_out(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """The weights with the last layer's made so large that logits reach 60 either way: where probabilities saturate."""
-    logits = np.abs(oracle.forward(spec, arrays, x, eps).logits).max()
-    factor = x.dtype.type(60 / logits)
+    logits = np.abs(oracle.forward(spec, arrays, batch).logits).max()
+    factor = batch.x.dtype.type(60 / logits)
     return {n: a * factor if n.startswith("decoder.logits") else a for n, a in arrays.items()}
 
 
-def _clear(spec: Spec, weights: list[Arrays], pixels: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """A batch of the pixels for these normals in which no hidden unit is within rounding of ReLU's kink, where the
-    gradient jumps and two right answers differ."""
-    rows, spare = np.arange(len(eps)) % len(pixels), len(eps)
+def _clear(spec: Spec, weights: list[Arrays], data: Dataset, spare: np.ndarray, own: Batch) -> Batch:
+    """A batch of the images at these places, with what was drawn beside them, in which no hidden unit is within
+    rounding of its kink, where the gradient jumps and two right answers differ."""
+    size = own.eps.shape[-2]
+    rows, used = spare[:size].copy(), size
     for _ in range(100):
-        x = pixels[rows]
-        near = np.min([oracle.forward(spec, arrays, x, eps).margins for arrays in weights], axis=0)
+        key = stream(spec, "noise", own.step)
+        labels = data.train_labels[rows] if spec.model.classes else None
+        batch = own._replace(x=prepared(spec, data.train[rows], rows, "train", key), labels=labels)
+        if spec.model.network == "conv":  # a million units always have some: an ulp's effect then tells what is owed
+            break
+        near = np.min([oracle.forward(spec, w, batch, training=True).margins for w in weights], axis=0)
         bad = np.flatnonzero(near < _MARGIN[spec.training.dtype])
         if not len(bad):
             break
-        rows[bad] = (spare + np.arange(len(bad))) % len(pixels)
-        spare += len(bad)
-    return x
+        rows[bad] = spare[(used + np.arange(len(bad))) % len(spare)]
+        used += len(bad)
+    return batch

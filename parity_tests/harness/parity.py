@@ -19,6 +19,7 @@ from jaxvae.shared.data import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Dtype, Spec, to_json
 from parity_tests.harness import jax_side, levels, precision, trajectory
+from parity_tests.harness.batches import prepared, stream
 from parity_tests.harness.diagnose import diagnose
 from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.levels import LEVELS, SIDES
@@ -92,9 +93,11 @@ def use(device: str) -> str:
 def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
     """What lower precisions do to the loss, on a thousand test images and the weights after ten steps."""
     few = bounded(_in(spec, "float32"), 10, len(data.train))
-    weights = jax_side.train(few, jax_side.initial(few), data.train)[0]
-    x = jax_side.pixels(few, data.test[:1000])["pixels"]
-    return precision.effects(few, weights, x, levels.noise(few, 0, len(x)))
+    weights = jax_side.train(few, jax_side.initial(few, data.train), data)[0]
+    shown = data.test[:1000]
+    x = prepared(few, shown, np.arange(len(shown)), "test", stream(few, "evaluation", 1))
+    labels = data.test_labels[: len(x)] if few.model.classes else None
+    return precision.effects(few, weights, levels.noise(few, 0, len(x))._replace(x=x, labels=labels))
 
 
 def merged(reports: Mapping[str, Report]) -> Report:

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 
+from jaxvae.shared import layout
+from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle
+from parity_tests.harness.batches import places, rows_batch
 from parity_tests.harness.causes import draws, training
 from parity_tests.harness.compare import gap
 from parity_tests.harness.diagnose import name_cause, relaxed
 from parity_tests.harness.findings import Diagnosis
-from parity_tests.harness.levels import Arrays, noise
+from parity_tests.harness.levels import Arrays
 
 
 def bounded(spec: Spec, steps: int, images: int) -> Spec:
@@ -20,28 +22,20 @@ def bounded(spec: Spec, steps: int, images: int) -> Spec:
     return replace(spec, training=replace(spec.training, epochs=epochs, max_steps=steps))
 
 
-def places(spec: Spec, images: int, t: int) -> np.ndarray:
-    """Which images training step `t` is given."""
-    epoch, i = divmod(t, spec.training.epoch_steps(images))
-    order = jax.random.permutation(draws.stream(spec, "order", epoch), images)
-    return np.asarray(order)[i * spec.training.batch_size :][: spec.training.batch_size]
-
-
-def pixels(spec: Spec, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The images of these places as a step is given them: `[batch, pixels]`."""
-    return (images[rows].reshape(len(rows), -1) / 255).astype(spec.training.dtype)
-
-
-def untrained(arrays: Arrays) -> Arrays:
+def untrained(spec: Spec, arrays: Arrays) -> Arrays:
     """Adam's state before the first step."""
-    zeros = {name: np.zeros_like(array) for name, array in arrays.items()}
-    moments = {f"{moment}.{name}": zero for moment in ("exp_avg", "exp_avg_sq") for name, zero in zeros.items()}
-    return {**moments, "step": np.asarray(0, np.int32)}
+    found: Arrays = {}
+    for phase, networks in spec.phases.items():
+        prefix = phase and f"{phase}."
+        names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
+        found |= {f"{prefix}{m}.{n}": np.zeros_like(arrays[n]) for m in ("exp_avg", "exp_avg_sq") for n in names}
+        found[f"{prefix}step"] = np.asarray(0, np.int32)
+    return found
 
 
 def explain(
     spec: Spec,
-    images: np.ndarray,
+    data: Dataset,
     before: tuple[Arrays, Arrays],
     t: int,
     answers: tuple[Arrays, Arrays],
@@ -55,47 +49,51 @@ def explain(
     if name is None:
         return None
     here = (ours[name], theirs[name])
-    suspects = [step_causes(spec, images, before, t, name) for _ in here]
+    suspects = [step_causes(spec, data, before, t, name) for _ in here]
     cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
     if cause is None and name != "loss":
         with relaxed():
-            cause, culprit = _by_ratio(spec, images, before, t, name, here)
+            cause, culprit = _by_ratio(spec, data, before, t, name, here)
     at = np.unravel_index(int(np.abs(here[0] - here[1]).argmax()), here[0].shape)
     numbers = " and ".join(f"{float(array[at]):.9g} by {n}" for array, n in zip(here, names, strict=True))
     place = f"the run ({spec.training.dtype}): step {t}, {name}"
     return Diagnosis(place, numbers, cause, None if culprit is None else names[culprit])
 
 
-def step_causes(spec: Spec, images: np.ndarray, before: tuple[Arrays, Arrays], t: int, name: str) -> draws.Causes:
+def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str) -> draws.Causes:
     """What step `t` would give from the state before it, plainly and under faults that come with time."""
-    n, batch, per_epoch = len(images), spec.training.batch_size, spec.training.epoch_steps(len(images))
+    per_epoch = spec.training.epoch_steps(len(data.train))
+    rates = spec.training.learning_rates()
+    rate = rates[min(t // per_epoch, len(rates) - 1)]
 
     def step(rows: np.ndarray, t: int, how: oracle.Adam | None = None) -> np.ndarray:
-        x = pixels(spec, images, rows)
-        eps = noise(spec, t, min(batch, n))[: len(rows)]
+        batch = rows_batch(spec, data, rows, t)
         if name == "loss":
-            return oracle.losses(spec, before[0], x, eps).loss.mean()[None]
-        grad = oracle.gradients(spec, before[0], x, eps)
-        return oracle.adam(before[0], [grad], spec.training.learning_rate, before[1], how or oracle.Adam())[0][name]
+            return oracle.averaged(spec, oracle.losses(spec, before[0], batch, training=True), batch)["loss"][None]
+        return oracle.step(spec, before[0], batch, rate, before[1], how or oracle.usual(spec))[0][name]
 
-    mine = places(spec, n, t)
+    mine = places(spec, len(data.train), t)
     yield None, step(mine, t)
     if name == "loss":
         for other in [*range(t - 1, -1, -1), t + 1]:
             yield f"key reused: step {t} draws the noise of step {other}", step(mine, other)
-            yield f"step {t} is given the images of step {other}", step(places(spec, n, other), t)
+            yield (
+                f"step {t} is given the images of step {other}",
+                step(places(spec, len(data.train), other)[: len(mine)], t),
+            )
         if t >= per_epoch:
-            yield "key reused: every epoch has the first one's order", step(places(spec, n, t % per_epoch), t)
+            early = places(spec, len(data.train), t % per_epoch)
+            yield "key reused: every epoch has the first one's order", step(early, t)
         return
-    for cause, how in training.ADAMS.items():
+    for cause, how in training.adams(spec).items():
         yield cause, step(mine, t, how)
 
 
 def _by_ratio(
-    spec: Spec, images: np.ndarray, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
+    spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
 ) -> tuple[str | None, int | None]:
     """A learning rate of its own, told by every weight's step being the same multiple of the right one."""
-    plain = np.asarray(next(step_causes(spec, images, before, t, name))[1]) - before[0][name]
+    plain = np.asarray(next(step_causes(spec, data, before, t, name))[1]) - before[0][name]
     moving = np.abs(plain) > 1e-2 * np.abs(plain).max()
     exact = {"float32": 1e-2, "float64": 1e-6}[spec.training.dtype]  # float32 weights keep few digits of their step
     for i, found in enumerate(here):

@@ -5,13 +5,18 @@ import numpy as np
 import torch
 
 import torchvae
+from jaxvae.shared import layout, weights
 from jaxvae.shared.data import Dataset
+from jaxvae.shared.needs import has_prior
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import torch_layers
+from parity_tests.harness.batches import Batch
 from torchvae import random
+from torchvae.objectives import average
 
 Arrays = dict[str, np.ndarray]
 NAME = "torchvae"
+SPLITS = ("train", "test")
 _device = torch.device("cpu")
 
 
@@ -41,7 +46,8 @@ def keys(spec: Spec, places: int) -> Arrays:
         "masks": random.bernoulli(root, torch.tensor(0.3, dtype=kind), (1000,)).to(torch.uint8),
         "shuffled": random.permutation(root, places),
     }
-    return _numpy(named | drawn)
+    static = {f"static {split}": torchvae.static_key(root, split) for split in SPLITS}
+    return _numpy(named | static | drawn)
 
 
 def normals(spec: Spec, size: int) -> Arrays:
@@ -50,106 +56,155 @@ def normals(spec: Spec, size: int) -> Arrays:
     return _numpy({"normals": random.normal(root, (size,), getattr(torch, spec.training.dtype))})
 
 
-def initial(spec: Spec) -> Arrays:
-    """The parameters a run starts from."""
-    key = torchvae.streams(torchvae.root_key(spec.training.seed, _device)).init
-    return torchvae.to_arrays(spec, torchvae.init(spec, key))
+def initial(spec: Spec, images: np.ndarray | None = None) -> Arrays:
+    """The parameters a run starts from; the training images are for those that start from them."""
+    return torchvae.to_arrays(spec, torchvae.init_state(spec, images, _device).model)
 
 
 def pixels(spec: Spec, images: np.ndarray) -> Arrays:
-    """uint8 images as the network sees them: `[n, pixels]`."""
+    """uint8 images as floats: `[n, pixels]`."""
     return _numpy({"pixels": torchvae.scale(_tensor(images), spec.training.dtype)})
 
 
+def prepared(spec: Spec, images: np.ndarray) -> Arrays:
+    """The same as a step of the configuration prepares them, of these places in the training images."""
+    root, places = torchvae.root_key(spec.training.seed, _device), np.arange(len(images))
+    keys = (torchvae.static_key(root, "train"), random.fold_in(torchvae.stream_key(root, "noise", 3), 0))
+    static, dynamic = (torchvae.image_keys(key, _tensor(places)) for key in keys)
+    return _numpy({"prepared": torchvae.prepare_pixels(spec, _tensor(images), static, dynamic)})
+
+
+def draws(spec: Spec, rows: int, t: int) -> Arrays:
+    """What step `t` draws for so many images."""
+    key = torchvae.stream_key(torchvae.root_key(spec.training.seed, _device), "noise", t)
+    found = torchvae.draw(spec, key, rows)
+    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+
+
 @torch.no_grad()
-def layers(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """What every layer is given and gives, in the order of the computation, and the latent between the networks."""
-    model = model_of(spec, arrays)
+def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """What every layer is given and gives in training, in the order of the computation, and the latent between the
+    networks. Images stand in height, width, channel order."""
+    model, given = model_of(spec, arrays).train(), _inputs(spec, batch)
     with torch_layers.record(model) as calls:
-        posterior = model.encode(_tensor(x))
-        z = torchvae.locate(posterior, _tensor(eps))
-        model.decode(z)
-    named = {f"{name}, {kind}": value for name, call in calls.items() for kind, value in call._asdict().items()}
-    return named | _numpy({"mean": posterior.mean, "logvar": posterior.logvar, "z": z})
+        posterior = model.encode(given.seen, given.labels, given.training)
+        z = torchvae.locate(posterior, given.draws.eps.reshape(-1, *posterior.mean.shape)[0])
+        model.decode(z, given.labels, given.training)
+        if spec.model.discriminator:
+            model.discriminate(z)
+    flat = {".".join(map(str, layer.path)): layer.flattened for layer in layout.layers(spec.model)}
+
+    def ordered(name: str, kind: str, value: np.ndarray) -> np.ndarray:
+        if flat[name] is not None and kind == ("given" if name.startswith("encoder") else "gave"):
+            value = value.reshape(len(value), *flat[name])
+            return value.transpose(0, 2, 3, 1).reshape(len(value), -1)
+        return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
+
+    named = {f"{n}, {kind}": ordered(n, kind, value) for n, c in calls.items() for kind, value in c._asdict().items()}
+    return named | _numpy({**posterior._asdict(), "z": z})
 
 
-def forward(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """The outputs, `[batch, ..]`: the posterior, the latent, the logits."""
-    model = model_of(spec, arrays)
-    posterior = torchvae.encode(spec, model, _tensor(x))
-    z = torchvae.locate(posterior, _tensor(eps))
-    return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z)})
+def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
+    model, labels = model_of(spec, arrays), _optional(batch.labels)
+    posterior = torchvae.encode(spec, model, _tensor(batch.x), labels)
+    z = torchvae.locate(posterior, _tensor(batch.eps))
+    return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z, labels).logits})
 
 
-def losses(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """Every term for each image, `[batch]`."""
-    return _numpy(torchvae.negative_elbo(spec, model_of(spec, arrays), _tensor(x), _tensor(eps))._asdict())
+def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Every term for each image, `[batch]`, as evaluation has them."""
+    model, draws = model_of(spec, arrays), _inputs(spec, batch).draws
+    return _numpy(torchvae.image_terms(spec, model, _tensor(batch.x), draws, _optional(batch.labels))._asdict())
 
 
-def gradients(spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
-    """The mean loss's gradient by every parameter, through the sampled latent."""
-    model = model_of(spec, arrays)
-    torchvae.negative_elbo(spec, model, _tensor(x), _tensor(eps)).loss.mean().backward()
-    return _numpy({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()})
+def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Every term of the batch as training has them, and the running statistics after it."""
+    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    assert given.training is not None
+    for phase in torchvae.phases(spec):
+        found |= average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+    now = torchvae.to_arrays(spec, model)
+    # Named and ordered as the other package's tree of them is.
+    running = sorted((p for p in layout.table(spec.model) if not p.trained), key=lambda p: p.path)
+    return _numpy(found) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
+
+
+def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """What each phase's optimizer is given: the gradient by every parameter it trains, `PHASE.NAME` where there are
+    several."""
+    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    assert given.training is not None
+    named = dict(model.named_parameters())
+    for phase in torchvae.phases(spec):
+        model.zero_grad(set_to_none=True)
+        terms = average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+        (next(iter(terms.values())) * phase.share).backward()
+        for parameter in weights.trained(spec, phase.networks):
+            tensor = named[parameter.name]
+            name = f"{phase.name}.{parameter.name}" if phase.name else parameter.name
+            found[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
+    return _numpy(found)
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters and Adam's state after one update by each of the gradients."""
+    """The parameters and Adam's state after one update by each of the gradients, named as above."""
     model = model_of(spec, arrays)
-    optimizer = torchvae.make_optimizer(spec, model)
+    optimizer, named = torchvae.init_optimizers(spec, model), dict(model.named_parameters())
     for gradient in gradients:
-        for name, parameter in model.named_parameters():
-            parameter.grad = _tensor(gradient[name])
-        optimizer.step()
+        for phase in spec.phases:
+            for parameter in weights.trained(spec, spec.phases[phase]):
+                name = f"{phase}.{parameter.name}" if phase else parameter.name
+                named[parameter.name].grad = _tensor(gradient[name])
+            optimizer[phase].step()
     return torchvae.to_arrays(spec, model), torchvae.optimizer_to_arrays(spec, optimizer)
 
 
 def steps(
-    spec: Spec, arrays: Arrays, batches: list[np.ndarray], optimizer: Arrays | None = None
+    spec: Spec, arrays: Arrays, batches: list[Batch], optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After one step of training on each batch, from Adam's state as given or at its start: the parameters, Adam's
-    state, and the terms of each step."""
+    """After one step of training on each batch's pixels and labels, from Adam's state as given or at its start: the
+    parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     for batch in batches:
-        state, step = torchvae.train_step(spec, state, _tensor(batch))
+        state, step = torchvae.train_step(spec, state, _tensor(batch.x), _optional(batch.labels))
         terms.append(torch.stack(step).numpy(force=True))
     return *_trained(spec, state), np.stack(terms)
 
 
 def train(
-    spec: Spec, arrays: Arrays, images: np.ndarray, optimizer: Arrays | None = None
+    spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After the epochs or steps of the configuration over uint8 images, from these parameters: the parameters, Adam's
-    state, and the terms of each step."""
-    state, on_device, terms = _state(spec, arrays, optimizer), _tensor(images), []
-    while state.step < spec.training.total_steps(len(images)):
-        state, epoch = torchvae.train_epoch(spec, state, on_device)
+    """After the epochs or steps of the configuration over the training images, from these parameters: the parameters,
+    Adam's state, and the terms of each step."""
+    state, terms = _state(spec, arrays, optimizer), []
+    on_device, labels = _tensor(data.train), _tensor(data.train_labels) if spec.model.classes else None
+    while state.step < spec.training.total_steps(len(data.train)):
+        state, epoch = torchvae.train_epoch(spec, state, on_device, labels)
         terms.append(epoch.numpy(force=True))
     return *_trained(spec, state), np.concatenate(terms)
 
 
-def epoch(spec: Spec, images: np.ndarray) -> tuple[Arrays, np.ndarray]:
-    """One epoch from the run's start over uint8 images: the parameters after it, and the terms of each step."""
-    state, terms = torchvae.train_epoch(spec, torchvae.init_state(spec, _device), _tensor(images))
-    return torchvae.to_arrays(spec, state.model), terms.numpy(force=True)
-
-
-def evaluate(spec: Spec, arrays: Arrays, images: np.ndarray, t: int) -> Arrays:
-    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples, reconstructions."""
+def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
+    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples where there is a prior,
+    and reconstructions."""
     model, root = model_of(spec, arrays), torchvae.root_key(spec.training.seed, _device)
-    terms = torchvae.average_terms(spec, model, images, torchvae.stream_key(root, "evaluation", t))
-    named = dict(zip(torchvae.Terms._fields, terms, strict=True))
-    named["samples"] = torchvae.sample(spec, model, torchvae.stream_key(root, "pictures", t), 64)
-    named["reconstructions"] = torchvae.reconstruct(spec, model, images[:64])
+    key = torchvae.stream_key(root, "evaluation", t)
+    named = dict(zip(spec.terms, torchvae.average_terms(spec, model, data.test, key, data.test_labels), strict=True))
+    if has_prior(spec):
+        named["samples"] = torchvae.sample(spec, model, torchvae.stream_key(root, "pictures", t), 64)
+    named["reconstructions"] = torchvae.reconstruct(spec, model, data.test[:64], data.test_labels[:64])
     return {name: np.asarray(value) for name, value in named.items()}
 
 
-def run(spec: Spec, data: Dataset) -> tuple[Arrays, np.ndarray, np.ndarray]:
-    """A whole run: the final parameters, the terms of each step `[steps, 3]` and of each evaluation `[epochs, 3]`."""
+def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
+    """A whole run: the final parameters, Adam's state, the terms of each step `[steps, terms]` and of each evaluation
+    `[epochs, terms]`."""
     seen: list[torchvae.Progress] = []
     state = torchvae.fit(spec, data, seen.append, _device)
     train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
-    return torchvae.to_arrays(spec, state.model), train, test
+    return *_trained(spec, state), train, test
 
 
 def root_streams() -> tuple[str, ...]:
@@ -171,13 +226,25 @@ def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
     return torchvae.from_arrays(spec, arrays).to(_device)
 
 
+def _inputs(spec: Spec, batch: Batch) -> torchvae.Inputs:
+    """The batch as training has it."""
+    x, optional = _tensor(batch.x), map(_optional, (batch.prior, batch.corruption))
+    draws = torchvae.Draws(_tensor(batch.eps), *optional, tuple(map(_tensor, batch.masks)))
+    shares = torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device)
+    return torchvae.inputs(spec, x, draws, _optional(batch.labels), shares, batch.step)
+
+
+def _optional(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else _tensor(array)
+
+
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> torchvae.TrainState:
-    model = model_of(spec, arrays)
+    model, step = model_of(spec, arrays), 0
     if optimizer is None:
-        adam = torchvae.make_optimizer(spec, model)
+        adam = torchvae.init_optimizers(spec, model)
     else:
         adam = torchvae.optimizer_from_arrays(spec, optimizer, model)
-    step = 0 if optimizer is None else int(optimizer["step"])
+        step = next(int(array) for name, array in optimizer.items() if name.endswith("step"))
     return torchvae.TrainState(model, adam, step, torchvae.root_key(spec.training.seed, _device))
 
 

@@ -12,21 +12,14 @@ from scipy import special
 import jaxvae
 import torchvae
 from jaxvae.shared import layout
-from jaxvae.shared.spec import Spec
-from parity_tests.harness.levels import Arrays, Case
+from parity_tests.harness.batches import STREAMS, prepared, stream
+from parity_tests.harness.levels import Arrays, Case, pictured
 
 Causes = Iterator[tuple[str | None, Any]]
-STREAMS = ("init", "order", "noise", "evaluation", "pictures")
 
 
 def words(key: jax.Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
-
-
-def stream(spec: Spec, name: str, *t: int) -> jax.Array:
-    """A stream's key, or its key of step or epoch t."""
-    key = jax.random.fold_in(jaxvae.root_key(spec.training.seed), STREAMS.index(name))
-    return jax.random.fold_in(key, *t) if t else key
 
 
 def keys(case: Case, name: str, answers: Arrays) -> Causes:
@@ -45,6 +38,8 @@ def keys(case: Case, name: str, answers: Arrays) -> Causes:
         for other in STREAMS:
             yield f"streams exchanged: {name} has the key of {other}", words(stream(case.spec, other))
         yield "stream not folded in: the root key used as it is", words(root)
+    elif name.startswith("static"):
+        yield None, words(stream(case.spec, "binarization", ("train", "test").index(name.split()[1])))
     elif ", " in name:
         label, t = name.split(", ")
         yield None, words(stream(case.spec, label, int(t)))
@@ -63,7 +58,7 @@ def keys(case: Case, name: str, answers: Arrays) -> Causes:
         single = np.asarray(jax.random.uniform(root, (1000,), "float32"))
         yield "float32 slipped into float64", single.astype(case.dtype)
     elif name == "shuffled":
-        places = len(case.images)
+        places = len(case.data.train)
         yield None, np.asarray(jax.random.permutation(root, places), np.int64)
         yield "order not shuffled", np.arange(places)
         bits = np.asarray(jax.random.bits(jax.random.split(root)[1], (places,)))
@@ -100,7 +95,7 @@ def initial(case: Case, name: str) -> Causes:
     def draw(key: jax.Array, shape: tuple[int, ...], bound: float) -> np.ndarray:
         return (2 * np.asarray(jax.random.uniform(key, shape, dtype)) - 1) * np.array(bound, dtype)
 
-    bound, mine = 1 / math.sqrt(parameter.fan_in), jax.random.fold_in(key, i)
+    bound, mine = parameter.bound, jax.random.fold_in(key, i)
     plain = draw(mine, parameter.shape, bound)
     yield None, plain
     yield "kernel drawn in the other framework's layout", draw(mine, parameter.shape[::-1], bound).T
@@ -121,9 +116,11 @@ def initial(case: Case, name: str) -> Causes:
 
 
 def pixels(case: Case, name: str) -> Causes:
-    colour = np.arange(210, dtype=np.uint8).reshape(2, 5, 7, 3)
-    grey = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    images = {"every byte": grey, "colour": colour, "images": case.images[:100]}[name]
+    if name == "prepared":
+        shown = case.data.train[:100]
+        yield None, prepared(case.spec, shown, np.arange(len(shown)), "train", stream(case.spec, "noise", 3))
+        return
+    images = pictured(case)[name]
     flat, dtype = images.reshape(len(images), -1).astype(case.dtype), np.dtype(case.dtype).type
     yield None, flat / dtype(255)
     yield "pixels times 1/255, not over 255", flat * (dtype(1) / dtype(255))

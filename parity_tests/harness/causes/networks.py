@@ -24,15 +24,15 @@ def layers(case: Case, name: str, answers: Arrays) -> Causes:
         yield "mean and logvar swapped", answers[f"encoder.{other}, gave"]
     elif name == "z" or name == next(n for n in names if n.startswith("decoder")):
         mean, logvar = answers["encoder.mean, gave"], answers["encoder.logvar, gave"]
-        yield None, oracle.locate(mean, logvar, case.eps, np)
-        yield from ((cause, at(mean, logvar, case.eps, np)) for cause, at in LOCATIONS.items())
+        yield None, oracle.locate(mean, logvar, case.batch.eps, np)
+        yield from ((cause, at(mean, logvar, case.batch.eps, np)) for cause, at in LOCATIONS.items())
     elif kind == "given":
         before = answers[names[names.index(name) - 1]]
         if layer == "encoder.logvar":
             before = answers["encoder.mean, given"]
         if names.index(name) == 0:
-            yield None, case.x
-            yield "pixels in [-1, 1], not [0, 1]", 2 * case.x - 1
+            yield None, case.batch.x
+            yield "pixels in [-1, 1], not [0, 1]", 2 * case.batch.x - 1
             return
         yield None, before if layer == "encoder.logvar" else oracle.relu(before)
         yield from ((cause, f(before)) for cause, f in ACTIVATIONS.items())
@@ -86,24 +86,24 @@ def losses(case: Case, name: str) -> Causes:
     """For `TERM STATE`."""
     term, _, state = name.partition(" ")
     spec, arrays = case.states[state]
-    yield None, getattr(oracle.losses(spec, arrays, case.x, case.eps), term)
+    yield None, oracle.losses(spec, arrays, case.batch)[term]
     for part, faults in PARTS.items():
         for cause, formula in faults.items():
             changed: dict[str, Any] = {part: formula}
-            yield cause, getattr(oracle.losses(spec, arrays, case.x, case.eps, **changed), term)
+            yield cause, oracle.losses(spec, arrays, case.batch, **changed)[term]
 
 
 def gradients(case: Case, name: str) -> Causes:
     """For `ARRAY STATE`."""
     array, _, state = name.partition(" ")
     spec, arrays = case.states[state]
-    ask = partial(oracle.gradients, spec, arrays, case.x, case.eps)
+    ask = partial(oracle.gradients, spec, arrays, case.batch)
     plain = ask()
     yield None, plain[array]
     yield "gradient stopped at the latent", ask(detach=True)[array]
     yield "gradient stopped at sigma", ask(locate=_sigma_detached)[array]
     yield "|logit| with slope 1 at 0, as jnp.abs has it", ask(bernoulli=_abs_at_zero)[array]
-    yield "gradient summed over the batch, not averaged", plain[array] * len(case.x)
+    yield "gradient summed over the batch, not averaged", plain[array] * len(case.batch.x)
     yield "gradient averaged over pixels too", plain[array] / spec.model.pixels
     yield "gradient's sign turned", -plain[array]
     for part in ("bernoulli", "kl"):

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 from scipy import special
 
+from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle
-from parity_tests.harness.causes.draws import STREAMS, Causes, stream
+from parity_tests.harness.batches import STREAMS, Batch, stream
+from parity_tests.harness.causes.draws import Causes
 from parity_tests.harness.levels import WARM, Arrays, Case, given_gradients, held_still, noise
 from parity_tests.harness.oracle import Adam
 
@@ -33,6 +35,22 @@ ADAMS = {
 }
 
 
+def adams(spec: Spec) -> dict[str, Adam]:
+    """What is known to be done otherwise than the configuration's Adam does it."""
+    usual = oracle.usual(spec)
+    own = usual._replace
+    if usual == Adam():
+        return ADAMS
+    return {
+        "Adam's eps inside the root": own(eps_in_root=True),
+        "Adam without its bias correction": own(correct=False),
+        "Adam's second moment not corrected for its bias": own(second=False),
+        "Adam's steps counted one too many": own(ahead=1),
+        "AMSGrad for Adam": own(largest=True),
+        "Adam's defaults for what is configured": Adam(),
+    }
+
+
 def optimizer(case: Case, name: str) -> Causes:
     rate = case.spec.training.learning_rate
     grads = given_gradients(case)
@@ -54,7 +72,7 @@ def steps(case: Case, name: str) -> Causes:
     }
     for cause, (shift, s) in noises.items():
         yield cause, two_steps(case, [_draw(case, stream(case.spec, s, WARM + i + shift)) for i in (0, 1)])[name]
-    right = [noise(case.spec, WARM + i, len(case.x)) for i in (0, 1)]
+    right = [noise(case.spec, WARM + i, len(case.batch.x)).eps for i in (0, 1)]
     yield (
         "key reused: every step draws the same noise",
         two_steps(case, [_draw(case, stream(case.spec, "noise"))] * 2)[name],
@@ -66,7 +84,7 @@ def steps(case: Case, name: str) -> Causes:
         older = [_draw(case, key) for key in step_keys]
     yield "noise drawn by threefry's older, non-partitionable form", two_steps(case, older)[name]
     yield from _adams(lambda how: two_steps(case, right, how), name, skip_plain=True)
-    yield "loss summed over the batch, not averaged", two_steps(case, right, scale=len(case.x))[name]
+    yield "loss summed over the batch, not averaged", two_steps(case, right, scale=len(case.batch.x))[name]
     yield "loss averaged over pixels too", two_steps(case, right, scale=1 / case.spec.model.pixels)[name]
     yield "gradient kept from the step before", two_steps(case, right, keep=True)[name]
     yield "gradient stopped at the latent", two_steps(case, right, detach=True)[name]
@@ -91,11 +109,12 @@ def two_steps(
     if keeps is not None:
         state = {name: array if name in keeps else np.zeros_like(array) for name, array in state.items()}
     terms, before = [], dict.fromkeys(weights, 0.0)
-    for x, eps in zip(case.batches, noises, strict=True):
-        terms.append([term.mean() for term in oracle.losses(case.spec, weights, x, eps)])
+    for given, eps in zip(case.batches, noises, strict=True):
+        batch = given._replace(eps=eps)
+        terms.append([term.mean() for term in oracle.losses(case.spec, weights, batch).values()])
         grad = {
             n: g * np.array(scale, g.dtype)
-            for n, g in oracle.gradients(case.spec, weights, x, eps, detach=detach).items()
+            for n, g in oracle.gradients(case.spec, weights, batch, detach=detach).items()
         }
         if keep:
             grad = before = {n: g + before[n] for n, g in grad.items()}
@@ -106,8 +125,8 @@ def two_steps(
 
 def order(case: Case, name: str) -> Causes:
     """Two epochs with the weights held still."""
-    spec, images = held_still(case)
-    pixels, n = (images.reshape(len(images), -1) / 255).astype(case.dtype), len(images)
+    spec, data = held_still(case)
+    pixels, n = (data.train.reshape(len(data.train), -1) / 255).astype(case.dtype), len(data.train)
     batch = min(spec.training.batch_size, n)
     per_epoch = spec.training.epoch_steps(n)
 
@@ -138,7 +157,8 @@ def order(case: Case, name: str) -> Causes:
                 if pad:
                     part = np.concatenate([part, np.zeros(batch - len(part), part.dtype)])
                 eps = draw(len(terms))[: len(part)]
-                terms.append([average(t) for t in oracle.losses(spec, case.start, pixels[part], eps)])
+                losses = oracle.losses(spec, case.start, Batch(pixels[part], eps))
+                terms.append([average(term) for term in losses.values()])
             e += 1
         return np.array(terms, case.dtype)[:, ("loss", "reconstruction", "kl").index(name)]
 
@@ -176,14 +196,15 @@ def order(case: Case, name: str) -> Causes:
 
 
 def evaluation(case: Case, name: str) -> Causes:
-    pixels = (case.test.reshape(len(case.test), -1) / 255).astype(case.dtype)
+    test = case.data.test
+    pixels = (test.reshape(len(test), -1) / 255).astype(case.dtype)
     shape = (len(pixels), case.spec.model.latent)
 
     def normal(key: jax.Array, shape: tuple[int, int] = shape) -> np.ndarray:
         return np.asarray(jax.random.normal(key, shape, case.dtype))
 
     def terms(eps: np.ndarray, **parts: Any) -> np.ndarray:
-        return getattr(oracle.losses(case.spec, case.start, pixels, eps, **parts), name).astype(np.float64)
+        return oracle.losses(case.spec, case.start, Batch(pixels, eps), **parts)[name].astype(np.float64)
 
     key = stream(case.spec, "evaluation", 1)
     plain = terms(normal(key))
@@ -203,18 +224,18 @@ def evaluation(case: Case, name: str) -> Causes:
 
 
 def pictures(case: Case, name: str) -> Causes:
-    pixels = (case.test[:64].reshape(-1, case.spec.model.pixels) / 255).astype(case.dtype)
+    pixels = (case.data.test[:64].reshape(-1, case.spec.model.pixels) / 255).astype(case.dtype)
     shape = (64 if name == "samples" else len(pixels), case.spec.model.latent)
     eps = np.asarray(jax.random.normal(stream(case.spec, "pictures", 1), shape, case.dtype))
 
     def decode(z: np.ndarray) -> np.ndarray:
         images = pixels if len(pixels) == len(z) else np.zeros((len(z), pixels.shape[1]), case.dtype)
-        logits = oracle.forward(case.spec, case.start, images, z, locate=lambda mean, logvar, eps, xp: eps).logits
-        return logits.reshape(-1, *case.spec.model.image)
+        out = oracle.forward(case.spec, case.start, Batch(images, z), locate=lambda mean, logvar, eps, xp: eps)
+        return out.logits.reshape(-1, *case.spec.model.image)
 
     blank = np.zeros((len(pixels), case.spec.model.latent), case.dtype)
-    posterior = oracle.forward(case.spec, case.start, pixels, blank)
-    right = eps if name == "samples" else posterior.mean
+    mean, logvar = oracle.forward(case.spec, case.start, Batch(pixels, blank)).posterior
+    right = eps if name == "samples" else mean
     yield None, special.expit(decode(right))
     yield "logits for probabilities", decode(right)
     yield "pixels drawn, not their means", (special.expit(decode(right)) > 0.5).astype(case.dtype)
@@ -224,7 +245,7 @@ def pictures(case: Case, name: str) -> Causes:
             special.expit(decode(np.asarray(jax.random.normal(stream(case.spec, "pictures"), shape, case.dtype)))),
         )
     else:
-        drawn = oracle.locate(posterior.mean, posterior.logvar, eps[: len(pixels)], np)
+        drawn = oracle.locate(mean, logvar, eps[: len(pixels)], np)
         yield "a latent drawn, not the posterior's mean", special.expit(decode(drawn))
 
 
@@ -245,5 +266,5 @@ def _merged(weights: Arrays, state: Arrays) -> Arrays:
 
 
 def _draw(case: Case, key: jax.Array, rows: int | None = None) -> np.ndarray:
-    shape = (len(case.x) if rows is None else rows, case.spec.model.latent)
+    shape = (len(case.batch.x) if rows is None else rows, case.spec.model.latent)
     return np.asarray(jax.random.normal(key, shape, case.dtype))
