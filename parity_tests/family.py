@@ -1,0 +1,197 @@
+"""Both packages by the parts a configuration chooses: numpy in, numpy out, the draws given rather than drawn."""
+
+import dataclasses
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+import jaxvae
+import torchvae
+from jaxvae import nets, objectives
+from jaxvae.shared import layout, weights
+from jaxvae.shared.spec import ModelSpec, Spec, TrainingSpec
+from torchvae import objectives as torch_objectives
+
+Arrays = dict[str, np.ndarray]
+FLOAT64 = TrainingSpec(dtype="float64")
+
+
+class Batch(NamedTuple):
+    """Images and all that a step draws for them."""
+
+    x: np.ndarray
+    """`[batch, pixels]` in the configuration's range."""
+    eps: np.ndarray
+    prior: np.ndarray | None = None
+    corruption: np.ndarray | None = None
+    masks: tuple[np.ndarray, ...] = ()
+    labels: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    """Each image's share; equal ones if none are given."""
+
+
+class Minimized(NamedTuple):
+    """What a training step gives its optimizers, each phase's at the same parameters."""
+
+    losses: dict[str, float]
+    gradients: dict[str, Arrays]
+    statistics: Arrays
+    """Batch norm's after the first phase."""
+
+
+class Side(NamedTuple):
+    """One package."""
+
+    package: ModuleType
+    array: Callable[[Any], Any]
+    minimized: Callable[[Spec, Arrays, Batch, int], Minimized]
+    image_terms: Callable[[Spec, Arrays, Batch], Arrays]
+
+
+def one_thread() -> Iterator[None]:
+    """For a fixture: torch on one core, since tensors as small as these spend their time waiting for the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(spec: Spec, model: ModelSpec) -> Spec:
+    """The configuration with this model's sizes, in float64, on all images."""
+    sizes = {"image": model.image, "hidden": model.hidden, "latent": model.latent}
+    judge = model.discriminator if spec.model.discriminator else ()
+    return dataclasses.replace(
+        spec,
+        model=dataclasses.replace(spec.model, **sizes, discriminator=judge),
+        training=dataclasses.replace(spec.training, dtype="float64"),
+        images=dataclasses.replace(spec.images, train_images=None),
+    )
+
+
+def some_arrays(spec: Spec, seed: int = 0) -> Arrays:
+    """Parameters with nothing left at 0 or 1, in the weight file's names and layout."""
+    rng, arrays = np.random.default_rng(seed), {}
+    for parameter in layout.table(spec.model):
+        scale = 1.5 * parameter.bound or 0.3
+        arrays[parameter.name] = parameter.fill + rng.uniform(-scale, scale, parameter.shape)
+    return arrays
+
+
+def some_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
+    """Images, labels, and draws from numpy's own generator."""
+    rng, model, level = np.random.default_rng(seed), spec.model, spec.images.corruption_level
+    samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
+    x = rng.uniform(size=(rows, model.pixels))
+    if spec.images.binarization != "none":
+        x = np.round(x)
+    batch = Batch(2 * x - 1 if spec.images.range == "signed" else x, rng.normal(size=(*samples, rows, model.latent)))
+    if model.classes:
+        batch = batch._replace(labels=rng.integers(0, model.classes, rows).astype(np.uint8))
+    if spec.objective.form == "adversarial":
+        batch = batch._replace(prior=rng.normal(size=(rows, model.latent)))
+    match spec.images.corruption:
+        case "gaussian":
+            return batch._replace(corruption=rng.normal(size=(rows, model.pixels)))
+        case "dropout":
+            return batch._replace(corruption=(rng.uniform(size=(rows, model.pixels)) >= level) / (1 - level))
+        case "hidden-dropout":
+            units = layout.hidden_units(model)
+            return batch._replace(masks=tuple((rng.uniform(size=(rows, *u)) >= level) / (1 - level) for u in units))
+    return batch
+
+
+def _inputs(package: ModuleType, array: Callable, spec: Spec, batch: Batch, step: Any = None, train: bool = True):
+    prior, corruption, labels = (None if a is None else array(a) for a in (batch.prior, batch.corruption, batch.labels))
+    draws = package.Draws(array(batch.eps), prior, corruption, tuple(array(mask) for mask in batch.masks))
+    shares = np.full(len(batch.x), 1 / len(batch.x)) if batch.weights is None else batch.weights
+    return package.inputs(spec, array(batch.x), draws, labels, array(shares) if train else None, step)
+
+
+def _jax_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) -> Minimized:
+    given = _inputs(jaxvae, jnp.asarray, spec, batch, jnp.int32(step))
+    found = _losses_and_gradients(spec, jaxvae.from_arrays(spec, arrays), given)
+    table = layout.table(spec.model)
+    losses = {name: float(value) for name, ((value, _), _) in found.items()}
+    gradients = {n: {p.name: _leaf(tree, p) for p in table if p.trained} for n, (_, tree) in found.items()}
+    statistics = next(iter(found.values()))[0][1]
+    return Minimized(losses, gradients, {p.name: _leaf(statistics, p) for p in table if not p.trained})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _losses_and_gradients(spec: Spec, params: nets.Params, given: jaxvae.Inputs) -> OrderedDict:
+    """By phase, in their order, which a dict would lose in jit."""
+    trained, rest = nets.partition(spec.model, params, ("encoder", "decoder", "discriminator"))
+    assert given.training is not None
+    shares, found = given.training.weights, OrderedDict()
+    for phase in jaxvae.phases(spec):
+
+        def loss(trained: nets.Params, phase: jaxvae.Phase = phase) -> tuple[jax.Array, nets.Params]:
+            model = jaxvae.bind(spec.model, nets.combine(rest, trained))
+            means = objectives.average(spec, phase.terms(spec, model, given), shares, given.step)
+            return next(iter(means.values())) * phase.share, nets.statistics(model)
+
+        found[phase.name] = jax.value_and_grad(loss, has_aux=True)(trained)
+    return found
+
+
+def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) -> Minimized:
+    losses, gradients, statistics = {}, {}, None
+    for phase in torchvae.phases(spec):
+        model = torchvae.from_arrays(spec, arrays).train()
+        given = _inputs(torchvae, torch.as_tensor, spec, batch, step)
+        assert given.training is not None
+        means = torch_objectives.average(spec, phase.terms(spec, model, given), given.training.weights, step)
+        loss = next(iter(means.values())) * phase.share
+        loss.backward()
+        losses[phase.name] = loss.item()
+        named = model.named_parameters()
+        gradients[phase.name] = {n: (torch.zeros_like(p) if p.grad is None else p.grad).numpy() for n, p in named}
+        statistics = statistics or torchvae.to_arrays(spec, model)
+    assert statistics is not None
+    running = {p.name: statistics[p.name] for p in layout.table(spec.model) if not p.trained}
+    order = [p.name for p in weights.trained(spec, ("encoder", "decoder", "discriminator"))]
+    return Minimized(losses, {phase: {n: g[n] for n in order} for phase, g in gradients.items()}, running)
+
+
+def _jax_terms(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    given = _inputs(jaxvae, jnp.asarray, spec, batch, train=False)
+    found = jaxvae.image_terms(spec, jaxvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
+    return {name: np.asarray(term) for name, term in found._asdict().items()}
+
+
+@torch.no_grad()
+def _torch_terms(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    given = _inputs(torchvae, torch.as_tensor, spec, batch, train=False)
+    found = torchvae.image_terms(spec, torchvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
+    return {name: term.numpy() for name, term in found._asdict().items()}
+
+
+def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
+    for name in parameter.path:
+        tree = tree[name]
+    return layout.to_torch(parameter, np.asarray(tree))
+
+
+def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: float, where: str = "") -> None:
+    """To this share of each tensor's largest. A bias that batch norm takes away has rounding for a gradient, as large
+    as its layer's weight gradients round: those are its scale."""
+    assert ours.keys() == theirs.keys()
+    for parameter in layout.table(spec.model):
+        if not parameter.trained:
+            continue
+        name = parameter.name
+        scale = np.abs(theirs[name.replace("bias", "weight") if parameter.idle else name]).max()
+        gap = np.abs(ours[name] - theirs[name]).max()
+        assert gap <= tolerance * scale, f"{where} {name}: {gap:.3g} beside {scale:.3g}"
+
+
+JAX = Side(jaxvae, jnp.asarray, _jax_minimized, _jax_terms)
+TORCH = Side(torchvae, torch.as_tensor, _torch_minimized, _torch_terms)
+SIDES = {"jaxvae": JAX, "torchvae": TORCH}
