@@ -13,6 +13,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
 from parity_tests.harness import jax_side, torch_side
+from parity_tests.harness.batches import Batch
 
 pytestmark = pytest.mark.usefixtures("x64")
 SIDES = [(jaxvae, jnp.asarray, np.asarray), (torchvae, torch.tensor, lambda t: t.numpy())]
@@ -107,11 +108,11 @@ def test_the_elbo_is_the_difference_of_log_densities(package, array, numpy) -> N
     side = jax_side if package is jaxvae else torch_side
     x, eps = RNG.uniform(size=(20, 6)), RNG.normal(size=(20, 2))
     arrays = side.initial(SMALL)
-    outputs = {name: torch.tensor(a) for name, a in side.forward(SMALL, arrays, x, eps).items()}
+    outputs = {name: torch.tensor(a) for name, a in side.forward(SMALL, arrays, Batch(x, eps)).items()}
     posterior = td.Normal(outputs["mean"], outputs["logvar"].mul(0.5).exp())
     kl = td.kl_divergence(posterior, td.Normal(0.0, 1.0)).sum(-1)
     nll = -td.Bernoulli(logits=outputs["logits"], validate_args=False).log_prob(torch.tensor(x)).sum(-1)
-    found = side.losses(SMALL, arrays, x, eps)
+    found = side.losses(SMALL, arrays, Batch(x, eps))
     np.testing.assert_allclose(outputs["z"], outputs["mean"] + posterior.stddev * torch.tensor(eps), rtol=1e-13)
     for name, expected in {"reconstruction": nll, "kl": kl, "loss": nll + 1.7 * kl}.items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-12, err_msg=name)
@@ -119,9 +120,9 @@ def test_the_elbo_is_the_difference_of_log_densities(package, array, numpy) -> N
 
 def test_jaxvaes_gradients_are_finite_differences() -> None:
     x, eps = jnp.asarray(RNG.uniform(size=(4, 6))), jnp.asarray(RNG.normal(size=(4, 2)))
-    params = jaxvae.from_arrays(SMALL, jax_side.initial(SMALL))
+    params, draws = jaxvae.from_arrays(SMALL, jax_side.initial(SMALL)), jaxvae.Draws(eps, None, None, ())
     check_grads(
-        lambda params: jaxvae.negative_elbo(SMALL, params, x, eps).loss.mean(),
+        lambda params: jaxvae.image_terms(SMALL, params, x, draws).loss.mean(),
         (params,),
         order=1,
         modes=["rev"],
@@ -137,7 +138,7 @@ def test_torchvaes_gradients_are_finite_differences() -> None:
             self.model = torchvae.from_arrays(SMALL, torch_side.initial(SMALL))
 
         def forward(self, x: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-            return torchvae.negative_elbo(SMALL, self.model, x, eps).loss.mean()
+            return torchvae.image_terms(SMALL, self.model, x, torchvae.Draws(eps, None, None, ())).loss.mean()
 
     inputs = torch.tensor(RNG.uniform(size=(4, 6))), torch.tensor(RNG.normal(size=(4, 2)))
     loss = Loss()
@@ -154,7 +155,7 @@ def test_beta_weighs_the_kl(beta: float) -> None:
     spec = Spec(model=SMALL.model, objective=ObjectiveSpec(beta), training=SMALL.training)
     x, eps = RNG.uniform(size=(9, 6)), RNG.normal(size=(9, 2))
     for side in (jax_side, torch_side):
-        found = side.losses(spec, side.initial(spec), x, eps)
+        found = side.losses(spec, side.initial(spec), Batch(x, eps))
         np.testing.assert_allclose(found["loss"], found["reconstruction"] + beta * found["kl"], rtol=1e-15)
 
 

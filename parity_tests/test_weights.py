@@ -18,6 +18,7 @@ from jaxvae.shared import layout, weights
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import ModelSpec, Spec, TrainingSpec
 from parity_tests.harness import jax_side, torch_side
+from parity_tests.harness.batches import Batch
 
 SPEC = Spec("digits", ModelSpec((4, 5, 1), (7, 6), 3))
 PACKAGES = {"jaxvae": (jaxvae, jax_side), "torchvae": (torchvae, torch_side)}
@@ -73,7 +74,7 @@ def test_a_plain_torch_module_loads_it(writer: str, tmp_path) -> None:
     for layer in model["encoder"].get_submodule("hidden").children():
         hidden = torch.relu(layer(hidden))
     mean = model["encoder"].get_submodule("mean")(hidden)
-    expected = jax_side.forward(SPEC, jax_side.initial(SPEC), x, eps)["mean"]
+    expected = jax_side.forward(SPEC, jax_side.initial(SPEC), Batch(x, eps))["mean"]
     np.testing.assert_allclose(mean.detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -187,7 +188,7 @@ def test_another_kind_of_file(load, tmp_path, content: bytes) -> None:
 def test_a_plain_safetensors_file_carries_no_configuration(load, tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(to_bytes({"a": np.ones(3)}))
-    refused(load, path, "must carry a configuration of version 1, .* found none")
+    refused(load, path, "must carry a configuration of version 2, .* found none")
 
 
 def test_a_missing_file_and_a_folder(load, tmp_path) -> None:

@@ -21,7 +21,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared import data
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import DataName, Dtype, Spec
+from jaxvae.shared.spec import Dtype, Spec
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Benchmark:
     """Epochs of each, after one to warm up."""
     dtype: Dtype = "float32"
     """Precision of both."""
-    data: DataName = "auto"
+    data: str = "auto"
     """The images."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw."""
@@ -42,7 +42,7 @@ def main(options: Benchmark) -> None:
     if options.epochs < 1:
         raise InputError(f"--epochs must be at least 1, found {options.epochs}.")
     device = jaxvae.prepare("cpu", options.dtype)
-    dataset, missing = data.load(options.data, options.data_root, (28, 28, 1))
+    dataset, missing = data.load(Spec(options.data), options.data_root)
     if missing is not None:
         print(f"WARNING: {missing} Timing on scikit-learn's digits instead.", file=sys.stderr)
     spec = Spec(dataset.name)
