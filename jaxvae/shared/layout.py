@@ -111,13 +111,13 @@ def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
 def to_flax(parameter: Parameter, array: np.ndarray) -> np.ndarray:
     """`parameter.shape` to `parameter.flax_shape`."""
     moved = array.reshape(parameter.view).transpose(parameter.axes)
-    return np.ascontiguousarray(moved.reshape(parameter.flax_shape))
+    return np.asarray(moved.reshape(parameter.flax_shape), order="C")
 
 
 def to_torch(parameter: Parameter, array: np.ndarray) -> np.ndarray:
     """`parameter.flax_shape` to `parameter.shape`."""
     apart = array.reshape([parameter.view[axis] for axis in parameter.axes])
-    return np.ascontiguousarray(apart.transpose(np.argsort(parameter.axes)).reshape(parameter.shape))
+    return np.asarray(apart.transpose(np.argsort(parameter.axes)).reshape(parameter.shape), order="C")
 
 
 def _mlp_layers(spec: ModelSpec) -> list[Layer]:

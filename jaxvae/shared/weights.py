@@ -40,7 +40,7 @@ def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
         "digests": {name: digest(array) for name, array in arrays.items()},
     }
     about["digest"] = _digest_of(about)
-    return to_bytes({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"jaxvae": json.dumps(about)})
+    return to_bytes({name: np.asarray(a, order="C") for name, a in arrays.items()}, {"jaxvae": json.dumps(about)})
 
 
 def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
@@ -139,7 +139,7 @@ def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ..
 
 def digest(array: np.ndarray) -> str:
     """SHA-256 of the array's dtype, shape and little-endian bytes."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     head = f"{array.dtype.newbyteorder('<').str} {list(array.shape)} "
     return hashlib.sha256(head.encode() + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
 
