@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from parity_tests import injection, module_faults, vae_faults
+from parity_tests import family_faults, injection, module_faults, vae_faults
 
 TABLE = Path(__file__).parent / "faults.md"
 HEAD = """# Faults put on purpose, and what is made of them
@@ -21,6 +21,7 @@ def package_row(fault: injection.Fault, level: str, named: str) -> str:
     """A fault in one of the two packages."""
     edit = f"{fault.side}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
     where = " (in float32)" if fault.dtype == "float32" else ""
+    where += f" ({fault.ground})" if fault.ground != "plain" else ""
     return _row(edit.replace("|", "\\|") + where, level, named, fault.cause)
 
 
@@ -31,9 +32,11 @@ def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) 
 
 def main() -> None:
     packages = [package_row(fault, *injection.tried(fault)[:2]) for fault in tqdm(vae_faults.FAULTS)]
+    family = [package_row(fault, *injection.tried(fault)[:2]) for fault in tqdm(family_faults.FAULTS)]
     modules = [module_row(fault, *module_faults.tried(fault)) for fault in tqdm(module_faults.FAULTS)]
     TABLE.write_text(
         f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
+        + f"\n\n## In the parts of the family\n\n{COLUMNS}\n" + "\n".join(family)
         + f"\n\n## In ports of people's own modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ import numpy as np
 import jaxvae.nets
 import torchvae
 from jaxvae.shared.data import Dataset, digits
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
 from parity_tests.harness import jax_side, levels, torch_side, trajectory
 from parity_tests.harness.diagnose import diagnose
 from parity_tests.harness.levels import LEVELS, Arrays, Case
@@ -33,6 +33,39 @@ SPEC = Spec(
     TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64"),
 )
 STEPS = 45  # in epochs of 19
+SMALL = TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64")
+COLOUR = (6, 5, 2)  # with two channels, and odd, so that a flatten in another order shows
+_CONV = ModelSpec(COLOUR, (4, 6), 5, "conv", "leaky-relu", likelihood="squared-error")
+FAMILY = {
+    "conv": Spec(
+        "digits",
+        _CONV,
+        ObjectiveSpec(form="capacity", units="mixed", gamma=0.1, capacity=3.0, capacity_steps=40),
+        SMALL,
+        ImagesSpec("signed"),
+    ),
+    "iwae": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12, 12), 6, activation="tanh"),
+        ObjectiveSpec(form="iwae", samples=3),
+        SMALL,
+        ImagesSpec(binarization="static"),
+    ),
+    "adversarial": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12,), 6, posterior="point", likelihood="squared-error", discriminator=(10, 8)),
+        ObjectiveSpec(form="adversarial", units="pixel"),
+        SMALL,
+        ImagesSpec("signed", corruption="gaussian", corruption_level=0.3),
+    ),
+    "conditional": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12,), 6, posterior="relu-sigma", likelihood="gaussian-pixel", classes=10),
+        ObjectiveSpec(1.7, warmup=30),
+        SMALL,
+        ImagesSpec(binarization="dynamic", corruption="hidden-dropout", corruption_level=0.3),
+    ),
+}
 UNKNOWN = "none known"
 
 
@@ -48,6 +81,8 @@ class Fault(NamedTuple):
     dtype: str = "float64"
     owner: Any = None
     """The class, for a method."""
+    ground: str = "plain"
+    """What it is tried on: the plain VAE, or one of FAMILY."""
 
     @property
     def side(self) -> str:
@@ -86,20 +121,25 @@ def injected(fault: Fault) -> Iterator[None]:
 
 
 @functools.cache
-def ground(dtype: str) -> tuple[Spec, Dataset, Case, dict[str, tuple[Arrays, Arrays]]]:
+def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case, dict[str, tuple[Arrays, Arrays]]]:
     """What every fault is tried on, and what both sides answer without one."""
-    data = digits(SPEC.model.image)
-    data = data._replace(train=data.train[:300], train_labels=data.train_labels[:300])
-    spec = bounded(replace(SPEC, training=replace(SPEC.training, dtype=dtype)), STEPS, len(data.train))
+    spec = FAMILY.get(name, SPEC)
+    data = digits((*spec.model.image[:2], 1))
+    many = np.resize(data.test, (1100, *data.test.shape[1:])), np.resize(data.test_labels, 1100)
+    data = Dataset(data.name, data.source, data.train[:300], data.train_labels[:300], *many)
+    if spec.model.image[2] == 2:  # the second channel is another image
+        train, test = (np.concatenate([images, images[::-1]], -1) for images in (data.train, data.test))
+        data = data._replace(train=train, test=test)
+    spec = bounded(replace(spec, training=replace(spec.training, dtype=dtype)), STEPS, len(data.train))
     case = levels.case(spec, data)
-    case = case._replace(test=np.resize(data.test, (1100, *data.test.shape[1:])))
+    data = data._replace(test=data.test[:297], test_labels=data.test_labels[:297])
     return spec, data, case, {level.name: levels.compare(level, case)[1] for level in LEVELS}
 
 
 def tried(fault: Fault) -> tuple[str, str, str | None]:
     """The level that caught the fault, the cause that was named, and the side that was said to depart."""
     with jax.enable_x64(fault.dtype == "float64"):
-        spec, data, case, right = ground(fault.dtype)
+        spec, data, case, right = ground(fault.dtype, fault.ground)
         wrong = jax_side if fault.side == "jaxvae" else torch_side
         with injected(fault):
             for level in LEVELS:

@@ -11,7 +11,19 @@ import jaxvae
 import torchvae
 
 ROOT = Path(__file__).parent.parent
-FILES = ["keys", "distributions", "nets", "objectives", "pixels", "train", "evaluate", "generate", "params", "devices"]
+FILES = [
+    "keys",
+    "draws",
+    "distributions",
+    "nets",
+    "objectives",
+    "pixels",
+    "train",
+    "evaluate",
+    "generate",
+    "params",
+    "devices",
+]
 
 # Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
 EXCEPTIONS = {
@@ -20,21 +32,32 @@ EXCEPTIONS = {
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
+    ("jaxvae.nets", "BatchNorm"): "torch.nn has it as it should be; Flax's runs a biased variance",
+    ("jaxvae.nets", "BatchNorm.__init__"): "the same",
+    ("jaxvae.nets", "BatchNorm.forward"): "the same",
+    ("jaxvae.nets", "statistics"): "a torch module keeps them by itself",
+    ("jaxvae.nets", "partition"): "a torch optimizer is told its tensors",
+    ("jaxvae.nets", "combine"): "the same",
 }
 ARGUMENTS = {
     ("nets", "VAE.__init__"): ({"rngs"}, "Flax modules draw their first numbers from an argument"),
     ("nets", "Encoder.__init__"): ({"rngs"}, "the same"),
     ("nets", "Decoder.__init__"): ({"rngs"}, "the same"),
+    ("nets", "ConvEncoder.__init__"): ({"rngs"}, "the same"),
+    ("nets", "ConvDecoder.__init__"): ({"rngs"}, "the same"),
+    ("nets", "Discriminator.__init__"): ({"rngs"}, "the same"),
+    ("nets", "Block.__init__"): ({"rngs"}, "the same"),
+    ("nets", "Block.forward"): ({"training"}, "torch's batch norm is told by train() and eval()"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
-    ("train", "make_optimizer"): ({"model"}, "a torch optimizer holds its parameters"),
+    ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
 }
 # The same thing in each framework's word: parameters are a dict there and a module here.
 WORDS = {"params": "model", "opt_state": "optimizer"}
 # Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
 TOLD_APART = {
-    *("root_key", "init", "bind", "make_optimizer", "init_state", "train_step", "train_epoch"),
+    *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state", "train_step", "train_epoch"),
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
 

@@ -117,15 +117,17 @@ def fit(
     data: Dataset,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
     device: torch.device | str | None = None,
+    state: TrainState | None = None,
 ) -> TrainState:
-    """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
-    the test images and `on_epoch` is called. Raises NonFiniteError when a term leaves the finite numbers."""
-    state = init_state(spec, data.train, device or "cpu")
+    """Trains for the configured epochs or steps and returns the final state, from the run's start or from `state`,
+    which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
+    called. Raises NonFiniteError when a term leaves the finite numbers."""
+    state = init_state(spec, data.train, device or "cpu") if state is None else state
     train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
     labels = (data.train_labels, data.test_labels)
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
-    for done in range(0, total, per_epoch):
+    for done in range(state.step, total, per_epoch):
         epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
         state, terms = train_epoch(spec, state, train, told[0])
         terms = terms.cpu().numpy()

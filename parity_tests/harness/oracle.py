@@ -63,11 +63,11 @@ def linear(arrays: Arrays, name: str, x: Any) -> Any:
     return x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
 
 
-def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any) -> Any:
-    """A 3x3 convolution padded by 1, place by place of its kernel: x `[batch, height, width, in]`, weight `[out, in, 3,
-    3]`."""
+def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple[int, int] = (1, 1)) -> Any:
+    """A 3x3 convolution, place by place of its kernel, padded by 1 on both sides, or less before: x `[batch, height,
+    width, in]`, weight `[out, in, 3, 3]`."""
     _, height, width, _ = x.shape
-    x = xp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = xp.pad(x, ((0, 0), (before[0], 1), (before[1], 1), (0, 0)))
     rows, columns = -(-height // stride), -(-width // stride)
     parts = [
         x[:, i : i + stride * rows : stride, j : j + stride * columns : stride][:, :rows, :columns]

@@ -54,9 +54,8 @@ def layers(case: Case, name: str) -> Causes:
         eps = np.sqrt((x.var((0, 1, 2)) + 1e-5) / (x.var((0, 1, 2)) + 1e-3))
         yield "batch norm's eps 1e-3 for 1e-5", (found[name] - bias) * eps + bias
     elif weight.ndim == 4 and layer.startswith("encoder"):
-        # TensorFlow's and Flax's padding: all of an even size's at the end.
-        moved = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
-        yield "'SAME' padding: at the end only", oracle.convolve(moved, weight, bias, 2, np)
+        same = (x.shape[1] % 2, x.shape[2] % 2)  # at stride 2 'SAME' pads an even size at its end alone
+        yield "'SAME' padding: at the end only", oracle.convolve(x, weight, bias, 2, np, same)
         yield "kernel turned round", oracle.convolve(x, weight[:, :, ::-1, ::-1], bias, 2, np)
         yield "kernel's rows and columns exchanged", oracle.convolve(x, weight.transpose(0, 1, 3, 2), bias, 2, np)
     elif weight.ndim == 4 and layer != "decoder.logits":
@@ -72,6 +71,16 @@ def losses(case: Case, name: str) -> Causes:
     yield None, oracle.losses(spec, arrays, case.batch)[term]
     for cause, (other, batch) in otherwise(spec, case.batch).items():
         yield cause, oracle.losses(other, arrays, batch)[term]
+    yield from _bounds(spec, oracle.losses(spec, arrays, case.batch), term)
+
+
+def _bounds(spec: Spec, terms: oracle.Terms, term: str) -> Causes:
+    """What is known to be put in place of an objective's own arithmetic."""
+    if spec.objective.form == "iwae" and term == "loss":
+        yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
+        yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
+    if spec.model.likelihood.startswith("gaussian") and term in ("loss", "reconstruction"):
+        yield "a Gaussian's constant left out", terms[term] - spec.model.pixels / 2 * np.log(2 * np.pi)
 
 
 def in_training(case: Case, name: str) -> Causes:
@@ -272,9 +281,10 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
             other(f"weights per {objective.units} taken as {units}", objective=replace(objective, units=units))
     if batch.labels is not None:
         other("labels left out", batch._replace(labels=np.full_like(batch.labels, 255)))
-        other("labels counted from 1", batch._replace(labels=batch.labels + 1))
+        other("labels counted one too high", batch._replace(labels=batch.labels + 1))
+        other("labels counted one too low", batch._replace(labels=batch.labels - 1))
     if batch.corruption is not None:
-        for level in (0.0, 2 * images.corruption_level, images.corruption_level**2, images.corruption_level**0.5):
+        for level in (0.0, 1.0, 2 * images.corruption_level, images.corruption_level**2, images.corruption_level**0.5):
             other("another level of noise", images=replace(images, corruption_level=level))
     if objective.form == "iwae":
         other("several samples' mean bound for the bound of their mean", objective=replace(objective, form="elbo"))
