@@ -1,8 +1,10 @@
 """The configuration: what it accepts, what it refuses, and that it comes back from JSON as it was."""
 
+import ast
 import copy
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,19 @@ from hypothesis import strategies as st
 
 from jaxvae.shared import describe, layout
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import PRESETS, ModelSpec, ObjectiveSpec, Spec, TrainingSpec, from_json, preset, to_json
+from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.spec import (
+    DATA,
+    EMNIST_SPLITS,
+    ImagesSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    Spec,
+    TrainingSpec,
+    from_json,
+    require_data,
+    to_json,
+)
 
 sizes = st.integers(1, 2000)
 specs = st.builds(
@@ -64,6 +78,26 @@ def to_json_lists(spec: Spec) -> object:
         (["data"], "imagenet", "must be one of"),
         (["colour"], "blue", "unknown field 'colour'"),
         (["training", "momentum"], 0.9, "unknown field 'momentum'"),
+        (["data"], "emnist:capitals", "data must be one of auto, mnist, .* found 'emnist:capitals'"),
+        (["data"], "npy:", "data must be one of"),
+        (["model", "network"], "transformer", "must be one of 'mlp', 'conv', found 'transformer'"),
+        (["model", "posterior"], 3, "model, posterior must be one of 'gaussian', 'relu-sigma', 'point', 'relu-point'"),
+        (["model", "variance"], 0.0, "variance must be positive and finite, found 0.0"),
+        (["model", "variance"], True, "variance must be a number, found True"),
+        (["model", "classes"], -1, "classes must be finite and at least 0, found -1"),
+        (["model", "discriminator"], [0], "discriminator must be positive"),
+        (["objective", "samples"], 0, "samples must be positive"),
+        (["objective", "warmup"], 2**31, "warmup must be finite and at least 0"),
+        (["objective", "gamma"], -1.0, "gamma must be finite and at least 0"),
+        (["objective", "capacity_steps"], 0, "capacity_steps must be positive"),
+        (["objective", "form"], "wgan", "form must be one of 'elbo', .* found 'wgan'"),
+        (["training", "beta1"], 1.0, "beta1 must be at least 0 and below 1, found 1.0"),
+        (["training", "decay"], 0.0, "decay must be above 0 and at most 1"),
+        (["training", "eps"], 0.0, "eps must be positive"),
+        (["images"], None, "images must be an object"),
+        (["images", "resize"], 1, "resize must be .* found 1"),
+        (["images", "train_images"], 0, "train_images must be positive"),
+        (["images", "corruption_level"], 0.5, "corruption_level must be 0 without a corruption, found 0.5"),
     ],
 )
 def test_a_bad_field_is_named(path: list[str], value: object, says: str) -> None:
@@ -77,7 +111,7 @@ def test_a_bad_field_is_named(path: list[str], value: object, says: str) -> None
     assert str(caught.value).startswith("config.json")
 
 
-@pytest.mark.parametrize("path", [["data"], ["model"], ["model", "latent"], ["training", "seed"]])
+@pytest.mark.parametrize("path", [["data"], ["model"], ["model", "latent"], ["training", "seed"], ["images", "range"]])
 def test_a_missing_field_is_named(path: list[str]) -> None:
     config = copy.deepcopy(to_json_lists(Spec()))
     node = config
@@ -95,6 +129,91 @@ def test_the_default_preset_is_pytorch_examples() -> None:
     assert spec.training.epochs == 10
     with pytest.raises(InputError, match="choose one of pytorch-examples, yunjey"):
         preset("nope")
+
+
+SENSELESS = {
+    "images.range=signed": r"a Bernoulli likelihood is of pixels in \[0, 1\]",
+    "model.output=linear": "a Bernoulli likelihood's probability is always bounded",
+    "model.variance=2.0": "only the gaussian likelihood has a given variance",
+    "model.likelihood=gaussian model.init=glorot-data": "glorot-data starts the last bias at log-odds",
+    "model.network=conv model.init=glorot-data": "glorot-data starts a bias for each pixel",
+    "model.network=conv model.hidden=()": "a conv network needs the channels of at least one convolution",
+    "model.posterior=point": "elbo needs a distribution of latents, which a point code is not",
+    "model.posterior=relu-point objective.form=capacity": "capacity needs a distribution",
+    "objective.form=reconstruction": "reconstruction alone would shrink a gaussian posterior to a point",
+    "model.posterior=relu-sigma objective.form=iwae": "iwae needs the posterior's density",
+    "model.posterior=relu-point objective.form=adversarial model.discriminator=(3,)": "a code that is never negative",
+    "model.posterior=point objective.form=adversarial": "adversarial needs a discriminator",
+    "model.discriminator=(3,)": "a discriminator judges for the adversarial objective alone",
+    "model.posterior=point objective.form=reconstruction objective.samples=2": "several samples of a point code",
+    "objective.form=adversarial model.discriminator=(3,) objective.samples=2": "adversarial judges one latent",
+    "objective.form=iwae objective.beta=2.0": "beta weighs the KL divergence of the elbo",
+    "objective.form=iwae objective.warmup=2": "warmup raises beta, which iwae doesn't have",
+    "objective.gamma=3.0": "gamma, capacity, capacity_steps belong to the capacity objective",
+    "objective.form=iwae objective.units=mixed": "mixed units weigh a KL divergence",
+    "images.corruption=hidden-dropout images.corruption_level=0.5 model.hidden=()": "hidden-dropout needs hidden layers",
+    "images.corruption=dropout images.corruption_level=1.0": "corruption_level must be above 0 and below 1",
+    "images.corruption=gaussian": "corruption_level must be positive and finite, found 0.0",
+    "training.schedule=iwae training.decay=0.5": "The iwae schedule has its own decay",
+}
+
+
+@pytest.mark.parametrize("changes", SENSELESS)
+def test_parts_that_make_no_sense_together_are_refused(changes: str) -> None:
+    """However they come together: as dataclasses, and in a file."""
+    config = to_json_lists(Spec())
+    parts = {"model": ModelSpec, "objective": ObjectiveSpec, "training": TrainingSpec, "images": ImagesSpec}
+    given: dict[str, dict] = {name: {} for name in parts}
+    for change in changes.split():
+        (part, name), value = change.split("=")[0].split("."), change.split("=")[1]
+        default = getattr(parts[part](), name)
+        found = value if isinstance(default, str) else ast.literal_eval(value)
+        given[part][name] = found
+        config[part][name] = list(found) if isinstance(found, tuple) else found  # type: ignore[index]
+    with pytest.raises(InputError, match=SENSELESS[changes]):
+        Spec(**{name: kind(**given[name]) for name, kind in parts.items()})
+    with pytest.raises(InputError, match=f"^config.json.*{SENSELESS[changes]}"):
+        from_json(config, "config.json")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_comes_back_from_json(name: str) -> None:
+    spec = preset(name)
+    assert from_json(to_json_lists(spec), name) == spec
+    assert hash(from_json(to_json_lists(spec), name)) == hash(spec)
+
+
+def test_data_has_a_name() -> None:
+    named = [*DATA, *(f"emnist:{split}" for split in EMNIST_SPLITS), "images:a", "npy:~/b.npy", "npz:c d.npz"]
+    for name in named:
+        require_data(name)
+        assert Spec(name).data == name
+    for name in ("", "MNIST", "emnist:", "mnist:digits", "images:", "npz:", "folder"):
+        with pytest.raises(InputError, match="data must be one of"):
+            require_data(name)
+
+
+def test_what_a_configuration_implies() -> None:
+    plain, capacity, adversarial = Spec(), preset("beta-b"), preset("adversarial")
+    assert plain.terms == capacity.terms == ("loss", "reconstruction", "kl")
+    assert adversarial.terms == ("loss", "reconstruction", "discriminator", "generator")
+    assert list(plain.phases) == [""]
+    assert list(adversarial.phases) == ["reconstruction", "discriminator", "generator"]
+    assert (plain.effective_beta, plain.minimized) == (1.0, 1.0)
+    assert capacity.effective_beta == pytest.approx(10 * 0.00025 * 784, rel=1e-15)
+    assert capacity.minimized == 1 / 784
+
+
+def test_learning_rates() -> None:
+    assert TrainingSpec().learning_rates() == (1e-3,)
+    assert TrainingSpec(epochs=3, decay=0.5).learning_rates() == (1e-3, 5e-4, 2.5e-4)
+    rates = TrainingSpec(epochs=3280, schedule="iwae").learning_rates()
+    assert len(rates) == 3280
+    # 1, 3, 9, ..., 2187 epochs, each of 10^(1/7) less than before.
+    starts = [0, 1, 4, 13, 40, 121, 364, 1093]
+    assert [rates[i] for i in starts] == [1e-3 * 10 ** (-i / 7) for i in range(8)]
+    assert len(set(rates)) == 8
+    assert rates[-1] == pytest.approx(1e-4, rel=1e-12)
 
 
 def test_steps() -> None:
@@ -118,14 +237,48 @@ def test_the_parameter_table_is_the_known_models() -> None:
     assert len({parameter.path for parameter in table}) == len(table)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [DEFAULT_PRESET, "yunjey"])
 def test_describe_tells_counts_and_units(name: str) -> None:
     text = describe.text(preset(name), name)
     for needed in (
         "652,824 parameters",
-        "784 -> 400, ReLU",
+        "784 -> 400, relu",
         "Bernoulli",
-        "beta = 1, the negative ELBO",
+        "beta 1, the negative ELBO",
         "nats per image",
     ):
         assert needed in text
+
+
+TOLD = {
+    "tanh-mse": ("pixels in [-1, 1]", "summed squared error; mean: tanh. Implied variance 0.5"),
+    "flax-example": ("784 -> 500, relu", "binarised once", "the first 50,000 for training"),
+    "autoencoder": (
+        "a code of 20 numbers from a ReLU; there is no prior",
+        "reconstruction alone",
+        "mean squared error",
+    ),
+    "denoising": ("Gaussian noise of deviation 0.5",),
+    "dropout": ("a share 0.2 of its pixels",),
+    "adversarial": ("three updates a step", "discriminator.logit", "the discriminator's and the generator's part as"),
+    "relu-sigma": ("mean and sigma from a ReLU", "the loss over 784 pixels"),
+    "conv": ("conv 3x3/2, 1 -> 32 of 14x14", "batch norm of 32, leaky-relu", "effective beta 0.196", "+ 0.00025 times"),
+    "beta-h": ("effective beta 1.96", "times 0.95 each epoch"),
+    "beta-b": ("effective gamma 1.96", "C rises to 25 nats in 10,000 training steps"),
+    "conditional": ("794 -> 400, relu", "30 -> 400, relu", "10 classes, one-hot"),
+    "gaussian": ("Gaussian of variance 1, with its constant",),
+    "gaussian-learned": ("Gaussian of one learned variance", "652,825 parameters"),
+    "gaussian-pixel": ("a variance for each pixel from the decoder", "decoder.logvar"),
+    "iwae": ("784 -> 200, tanh", "importance-weighted bound of 5 samples", "binarised anew at every step"),
+    "iwae-paper": ("bound of 50 samples", "10^(-i/7) for 3^i epochs, i = 0..7", "eps 0.0001"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name not in (DEFAULT_PRESET, "yunjey")])
+def test_describe_tells_what_sets_a_preset_apart(name: str) -> None:
+    text, spec = describe.text(preset(name), name), preset(name)
+    for needed in (*TOLD[name], "nats per image"):
+        assert needed in text
+    trained = sum(math.prod(parameter.shape) for parameter in layout.table(spec.model) if parameter.trained)
+    assert re.search(rf"in all +{trained:,} parameters", text)
+    assert f"{trained:,} parameters" in describe.summary(spec)
