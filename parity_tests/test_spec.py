@@ -40,6 +40,15 @@ specs = st.builds(
         learning_rate=st.floats(1e-30, 1e3),
         seed=st.integers(0, 2**64 - 1),
         dtype=st.sampled_from(["float32", "float64"]),
+        decay=st.floats(1e-6, 1),
+    ),
+    st.builds(
+        ImagesSpec,
+        binarization=st.sampled_from(["none", "threshold", "static", "dynamic"]),
+        corruption=st.just("dropout"),
+        corruption_level=st.floats(1e-6, 0.999),
+        train_images=st.none() | sizes,
+        resize=st.booleans(),
     ),
 )
 
@@ -95,7 +104,7 @@ def to_json_lists(spec: Spec) -> object:
         (["training", "decay"], 0.0, "decay must be above 0 and at most 1"),
         (["training", "eps"], 0.0, "eps must be positive"),
         (["images"], None, "images must be an object"),
-        (["images", "resize"], 1, "resize must be .* found 1"),
+        (["images", "resize"], 1, "resize must be [^<]*, found 1"),
         (["images", "train_images"], 0, "train_images must be positive"),
         (["images", "corruption_level"], 0.5, "corruption_level must be 0 without a corruption, found 0.5"),
     ],
@@ -151,7 +160,7 @@ SENSELESS = {
     "objective.form=iwae objective.warmup=2": "warmup raises beta, which iwae doesn't have",
     "objective.gamma=3.0": "gamma, capacity, capacity_steps belong to the capacity objective",
     "objective.form=iwae objective.units=mixed": "mixed units weigh a KL divergence",
-    "images.corruption=hidden-dropout images.corruption_level=0.5 model.hidden=()": "hidden-dropout needs hidden layers",
+    "images.corruption=hidden-dropout images.corruption_level=0.5 model.hidden=()": "hidden-dropout needs hidden",
     "images.corruption=dropout images.corruption_level=1.0": "corruption_level must be above 0 and below 1",
     "images.corruption=gaussian": "corruption_level must be positive and finite, found 0.0",
     "training.schedule=iwae training.decay=0.5": "The iwae schedule has its own decay",

@@ -12,7 +12,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.spec import ModelSpec, Spec, TrainingSpec
+from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
 
 PACKAGES = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
 
@@ -117,7 +117,7 @@ def test_the_streams_are_apart(package) -> None:
     keys = [root.tolist(), *(key.tolist() for key in torchvae.streams(root))]
     for stream in torchvae.Streams._fields:
         keys += torchvae.random.fold_in(getattr(torchvae.streams(root), stream), torch.arange(1000)).tolist()
-    assert len({tuple(key) for key in keys}) == 6 + 5 * 1000
+    assert len({tuple(key) for key in keys}) == 7 + 6 * 1000
     found = package.stream_key(package.root_key(0), "noise", 7)
     assert np.asarray(jax.random.key_data(found) if package is jaxvae else found).tolist() in keys
 
@@ -186,9 +186,31 @@ def test_products_are_whole_float32_ones_wherever_they_run() -> None:
     spec = small()
     params = jaxvae.init_state(spec).params
     x, eps = jax.numpy.zeros((4, 784)), jax.numpy.zeros((4, 3))
-    program = str(jax.make_jaxpr(jax.grad(lambda p: jaxvae.negative_elbo(spec, p, x, eps).loss.mean()))(params))
+    draws = jaxvae.Draws(eps, None, None, ())
+    program = str(jax.make_jaxpr(jax.grad(lambda p: jaxvae.image_terms(spec, p, x, draws).loss.mean()))(params))
     assert program.count("dot_general[") >= 10
     assert program.count("dot_general[") == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Spec("digits", ModelSpec((8, 8, 1), (3, 4), 2, network="conv"), ObjectiveSpec(form="iwae", samples=2)),
+        Spec(
+            "digits",
+            ModelSpec((8, 8, 1), (5,), 2, posterior="point", discriminator=(4,)),
+            ObjectiveSpec(form="adversarial"),
+        ),
+    ],
+    ids=["conv", "adversarial"],
+)
+def test_products_of_a_whole_step_are_whole_float32_ones(spec: Spec) -> None:
+    """Convolutions, batch norm's means and the discriminator's layers with them."""
+    state, x = jaxvae.init_state(spec), jax.numpy.zeros((4, 64))
+    program = str(jax.make_jaxpr(lambda state: jaxvae.train_step(spec, state, x))(state))
+    products = program.count("dot_general[") + program.count("conv_general_dilated[")
+    assert products >= 20
+    assert products == program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
 
 
 @PACKAGES
