@@ -55,11 +55,14 @@ class Side(NamedTuple):
     image_terms: Callable[[Spec, Arrays, Batch], Arrays]
 
 
-def one_thread() -> Iterator[None]:
-    """For a fixture: torch on one core, since tensors as small as these spend their time waiting for the others."""
+def lean() -> Iterator[None]:
+    """For a fixture: what tensors as small as these deserve. Torch on one core, where they don't wait for the others;
+    JAX's programs, each run once or twice, compiled in a hurry."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     torch.set_num_threads(threads)
 
 

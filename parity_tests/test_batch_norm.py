@@ -12,7 +12,7 @@ import torchvae
 from jaxvae import nets
 from jaxvae.shared import layout
 from jaxvae.shared.spec import Activation, ModelSpec
-from parity_tests.family import one_thread
+from parity_tests.family import lean
 
 pytestmark = pytest.mark.usefixtures("x64")
 both = pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
@@ -23,8 +23,8 @@ LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 def normalize(package: str, x: np.ndarray, train: bool = True, weights: np.ndarray | None = None):

@@ -16,7 +16,7 @@ from parity_tests.family import (
     TORCH,
     Batch,
     assert_gradients_equal,
-    one_thread,
+    lean,
     some_arrays,
     some_batch,
     tiny,
@@ -63,8 +63,8 @@ FINE, REASONS = walk()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 def test_the_walk_meets_both_kinds() -> None:

@@ -21,7 +21,7 @@ from jaxvae.shared import layout
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.needs import require_batches
 from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
-from parity_tests.family import FLOAT64, JAX, TORCH, assert_gradients_equal, one_thread, some_arrays, some_batch
+from parity_tests.family import FLOAT64, JAX, TORCH, assert_gradients_equal, lean, some_arrays, some_batch
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
@@ -36,8 +36,8 @@ every = pytest.mark.parametrize("model", CASES, ids=lambda model: "x".join(map(s
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from jaxvae.shared.spec import Form, ModelSpec, ObjectiveSpec, Spec
-from parity_tests.family import FLOAT64, SIDES, Arrays, Batch, Side, one_thread, some_arrays
+from parity_tests.family import FLOAT64, SIDES, Arrays, Batch, Side, lean, some_arrays
 
 pytestmark = pytest.mark.usefixtures("x64")
 both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -19,8 +19,8 @@ X = np.round(RNG.uniform(size=(4, 6)))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 def of_samples(k: int, model: ModelSpec = SMALL, form: Form = "iwae") -> Spec:

@@ -16,7 +16,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.needs import last_bias
 from jaxvae.shared.presets import PRESETS
 from jaxvae.shared.spec import Corruption, ImagesSpec, ModelSpec, Spec, TrainingSpec
-from parity_tests.family import FLOAT64, SIDES, TORCH, Batch, Side, one_thread, some_arrays, some_batch, tiny
+from parity_tests.family import FLOAT64, SIDES, TORCH, Batch, Side, lean, some_arrays, some_batch, tiny
 
 pytestmark = pytest.mark.usefixtures("x64")
 both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -24,8 +24,8 @@ GREY, CELEBA = (28, 28, 1), (64, 64, 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 def at(name: str, image: tuple[int, int, int]) -> Spec:

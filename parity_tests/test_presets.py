@@ -13,7 +13,7 @@ import torchvae
 from jaxvae.shared import layout
 from jaxvae.shared.presets import PRESETS
 from jaxvae.shared.spec import ModelSpec, Spec
-from parity_tests.family import SIDES, Arrays, Batch, assert_gradients_equal, one_thread, some_arrays, some_batch, tiny
+from parity_tests.family import SIDES, Arrays, Batch, assert_gradients_equal, lean, some_arrays, some_batch, tiny
 from parity_tests.sources import SOURCES, Given, Sizes, load
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -22,8 +22,8 @@ both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    yield from one_thread()
+def _lean():
+    yield from lean()
 
 
 def small(name: str) -> tuple[Spec, Sizes]:
