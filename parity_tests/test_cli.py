@@ -14,6 +14,7 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli, data, runs
+from jaxvae.shared.presets import PRESETS
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
@@ -133,7 +134,7 @@ def test_describe(package, capsys) -> None:
     assert "nats per image" in out
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "describe"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "compare", "describe"])
 def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0
@@ -148,19 +149,48 @@ def test_flags_reach_the_configuration(package, capsys, tmp_path) -> None:
     assert config["preset"] == "yunjey"
     assert config["spec"] == {
         "data": "digits",
-        "model": {"image": [9, 12, 1], "hidden": [8, 4], "latent": 2},
-        "objective": {"beta": 3.5},
+        "model": {
+            **{"image": [9, 12, 1], "hidden": [8, 4], "latent": 2, "network": "mlp", "activation": "relu"},
+            **{"posterior": "gaussian", "likelihood": "bernoulli", "variance": 1.0, "output": "bounded"},
+            **{"classes": 0, "discriminator": [], "init": "pytorch"},
+        },
+        "objective": {
+            **{"beta": 3.5, "form": "elbo", "units": "image", "samples": 1, "warmup": 0},
+            **{"gamma": 10.0, "capacity": 25.0, "capacity_steps": 10_000},
+        },
         "training": {
             **{"epochs": 3, "max_steps": 5, "batch_size": 700, "learning_rate": 0.01, "seed": 9, "dtype": "float64"},
+            **{"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "schedule": "exponential", "decay": 1.0},
+        },
+        "images": {
+            **{"range": "unit", "binarization": "none", "corruption": "none", "corruption_level": 0.0},
+            **{"train_images": None, "resize": False},
         },
     }
     assert run(package, capsys, "evaluate", tmp_path / "run")[0] == 0
 
 
+def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
+    """By one package, since the parser is both's."""
+    flags = "--network conv --activation tanh --posterior relu-sigma --likelihood gaussian --variance 0.5 --classes 10 "
+    flags += "--output linear --init glorot --form capacity --units mixed --samples 2 --gamma 3 --capacity 4 "
+    flags += "--capacity-steps 5 --beta1 0.8 --beta2 0.9 --eps 1e-6 --decay 0.5 --range signed --binarization static "
+    flags += "--corruption dropout --corruption-level 0.25 --train-images 9 --resize True"
+    given = [pair.split(" ") for pair in flags.removeprefix("--").split(" --")]
+    more = "--data digits --image 6 6 3 --hidden 3 --latent 2 --epochs 1 --batch-size 9"
+    status, _, err = run(torchvae, capsys, "train", *f"{flags} {more}".split(), "--out", tmp_path / "run")
+    assert status == 0, err
+    spec = json.loads((tmp_path / "run" / "config.json").read_text())["spec"]
+    found = {name: value for part in spec.values() if isinstance(part, dict) for name, value in part.items()}
+    for name, value in given:
+        reached = found[name.replace("-", "_")]
+        assert reached == type(reached)(value), name
+
+
 def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(data, "_download", lambda root: "no network")
+    monkeypatch.setattr(data, "_download", lambda root, this: "no network")
     status, _, err = run(package, capsys, "train", "--max-steps", "1", "--out", tmp_path / "run")
     assert status == 0
     assert "WARNING: MNIST can't be had" in err
@@ -189,6 +219,17 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
         ("--data-root /no/such/folder", "The data root /no/such/folder is not a folder"),
         ("--data digits --image 28 28 3", "The digits are grey"),
         (f"--data digits --device {ABSENT}", ABSENT),
+        ("--data nope", "data must be one of auto, mnist"),
+        ("--posterior point", "makes no sense: elbo needs a distribution of latents, which a point code is not"),
+        ("--form iwae --beta 2", "makes no sense: beta weighs the KL divergence of the elbo"),
+        ("--range signed", "makes no sense: a Bernoulli likelihood is of pixels in"),
+        ("--preset conv --init glorot-data", "makes no sense: glorot-data starts the last bias at log-odds"),
+        ("--preset adversarial --posterior relu-point", "makes no sense: adversarial matches codes to N"),
+        ("--corruption dropout", "corruption_level must be above 0 and below 1 for dropout, found 0"),
+        ("--schedule iwae --decay 0.5", "leave decay at 1, found 0.5"),
+        ("--data digits --train-images 1501", "has 1,500 training images, 1,501 are asked for"),
+        ("--data digits --preset conditional --classes 5", "has labels up to 9, .* give --classes 10"),
+        ("--data digits --preset conv --image 2 2 1 --hidden 4 --batch-size 1499", "Batch norm needs more than one"),
     ],
 )
 def test_a_run_that_can_not_be_is_refused_and_nothing_is_written(
@@ -214,6 +255,138 @@ def test_a_run_folder_that_exists_is_kept(package, capsys, trained) -> None:
     assert {path: path.read_bytes() for path in trained["jaxvae"].rglob("*") if path.is_file()} == before
 
 
+FAMILY = {
+    "autoencoder": "--hidden 16 8",
+    "conditional": "--hidden 16",
+    # In float32 Adam moves the biases before batch norm by roundings of zero, which evaluation sees.
+    "conv": "--hidden 4 8 --dtype float64",
+    "adversarial": "--hidden 16 --discriminator 8",
+    "iwae": "--hidden 16 --samples 3",
+}
+TINY = ["--data", "digits", "--image", "8", "8", "1", "--latent", "3", "--epochs", "1", "--batch-size", "150"]
+OTHER = {"jaxvae": "torchvae", "torchvae": "jaxvae"}
+family = pytest.mark.parametrize("name", FAMILY)
+
+
+@pytest.fixture(scope="module")
+def relatives(tmp_path_factory) -> dict[tuple[str, str], Path]:
+    """A run of each of these presets by each package."""
+    folder, found = tmp_path_factory.mktemp("family"), {}
+    for preset, flags in FAMILY.items():
+        for name, package in PACKAGES.items():
+            path = found[preset, name] = folder / f"{preset}-{name}"
+            arguments = ["train", "--preset", preset, *TINY, *flags.split(), "--out", str(path)]
+            assert cli.main(package, arguments) == 0
+    jax.config.update("jax_enable_x64", False)
+    return found
+
+
+@family
+def test_a_run_of_each_relative_is_the_same_by_both(relatives, name: str) -> None:
+    records = []
+    for package in PACKAGES:
+        path = relatives[name, package]
+        config = json.loads((path / "config.json").read_text())
+        assert (config["preset"], config["framework"]) == (name, package)
+        kinds = ["reconstructions"] if name == "autoencoder" else ["reconstructions", "samples"]
+        assert sorted(p.name for p in (path / "images").iterdir()) == [f"{kind}-001.png" for kind in kinds]
+        records.append([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()])
+        assert [list(r) for r in records[-1]] == [["step", "epoch", "split", *PRESETS[name].terms]] * 2
+    for ours, theirs in zip(*records, strict=True):
+        terms = [[r[term] for term in PRESETS[name].terms] for r in (ours, theirs)]
+        np.testing.assert_allclose(*terms, rtol=1e-4)
+    for kind in kinds:
+        ours, theirs = (pixels(relatives[name, p] / "images" / f"{kind}-001.png") for p in PACKAGES)
+        assert np.abs(ours - theirs).max() <= 2  # of 255
+
+
+@family
+def test_each_package_reads_the_others_relative(package, relatives, name: str, capsys, tmp_path) -> None:
+    path = relatives[name, OTHER[package.__name__]]
+    last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
+    status, out, _ = run(package, capsys, "evaluate", path)
+    assert status == 0
+    for term in PRESETS[name].terms:
+        (found,) = re.findall(rf"{term} (-?[\d.]+)", out)
+        assert float(found) == pytest.approx(last[term], rel=1e-5, abs=1e-3), term
+    target = tmp_path / "r.png"
+    assert run(package, capsys, "reconstruct", path, "--out", target, "--n", "5")[0] == 0
+    assert pixels(target).shape[1] > 5 * 16
+    target.unlink()
+    if name == "autoencoder":
+        fails(package, capsys, "no prior to draw from; reconstruct images", "sample", path, "--out", target)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert run(package, capsys, "sample", path, "--out", target, "--n", "5")[0] == 0
+        assert pixels(target).std() > 1
+    status, out, _ = run(package, capsys, "describe", path)
+    assert status == 0
+    assert f"preset {name}, by {OTHER[package.__name__]}" in out
+
+
+def test_a_class_is_drawn_by_its_label(package, relatives, capsys, tmp_path) -> None:
+    path = relatives["conditional", OTHER[package.__name__]]
+    drawn = {}
+    for label in ("3", "4", None):
+        target = tmp_path / f"{label}.png"
+        flags = [] if label is None else ["--label", label]
+        assert run(package, capsys, "sample", path, "--out", target, "--n", "10", *flags)[0] == 0
+        drawn[label] = pixels(target)
+        target.unlink()
+    # Of ten in a grid of four columns the first images are those of 0, 1, 2, .. where no label is given.
+    assert not np.array_equal(drawn["3"], drawn["4"])
+    squares = {label: picture[4:20] for label, picture in drawn.items()}  # the first row, at twice the size
+    third = slice(4 + 3 * 20, 20 + 3 * 20)
+    np.testing.assert_array_equal(squares["3"][:, third], squares[None][:, third])
+    assert not np.array_equal(squares["3"][:, 4:20], squares[None][:, 4:20])
+    for label in (-1, 10):
+        says = f"--label must be from 0 to 9, found {label}"
+        fails(package, capsys, says, "sample", path, "--out", tmp_path / "x.png", "--label", label)
+    says = "--label must be left out for a model without classes, found 3"
+    plain = relatives["conv", "jaxvae"]
+    fails(package, capsys, says, "sample", plain, "--out", tmp_path / "x.png", "--label", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_compared_with_each_other_and_with_pca(package, relatives, capsys, tmp_path) -> None:
+    paths = [relatives["autoencoder", "jaxvae"], relatives["conditional", "torchvae"]]
+    status, out, _ = run(package, capsys, "compare", *paths, "--pca", "--n", "6", "--out", tmp_path / "F.png")
+    assert status == 0
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in out.splitlines() if line[:1] == "|"]
+    assert [row[:2] for row in (rows[0], *rows[2:])] == [
+        ["name", "latents"],
+        *([str(path), "3"] for path in paths),
+        ["PCA", "3"],
+    ]
+    errors = [float(row[2]) for row in rows[2:]]
+    assert min(errors) > 0
+    assert rows[-1][-1] == "1.000"
+    for row, error in zip(rows[2:], errors, strict=True):
+        assert float(row[-1]) == pytest.approx(error / errors[-1], abs=2e-3)
+    assert "297 test images of digits" in out
+    with Image.open(tmp_path / "F.png") as image:
+        assert image.format == "PNG"
+
+
+def test_a_comparison_that_can_not_be_is_refused(package, relatives, trained, capsys, tmp_path) -> None:
+    path, out = relatives["autoencoder", "jaxvae"], ["--out", tmp_path / "F.png"]
+    for says, arguments in (
+        ("should end in .png", [path, "--out", tmp_path / "F.jpg"]),
+        ("--components are those of --pca", [path, "--components", 2, *out]),
+        ("has from 1 to 64 components, found 65", [path, "--pca", "--components", 65, *out]),
+        ("--n must be from 1 to 64, .* found 0", [path, "--n", 0, *out]),
+        ("images of .* are not those of", [path, trained["jaxvae"], *out]),
+        ("is not a run folder", [path, tmp_path, *out]),
+        ("can't be written", [path, "--out", tmp_path / "no" / "F.png"]),
+    ):
+        status, _, err = run(package, capsys, "compare", *arguments)
+        assert status == 2
+        assert err.startswith(f"{package.__name__}: ")
+        assert err.count("\n") == 1
+        assert re.search(says, err), err
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct"])
 def test_a_folder_that_is_no_run(package, capsys, tmp_path, command: str) -> None:
     out = [] if command == "evaluate" else ["--out", tmp_path / "x.png"]
@@ -223,12 +396,12 @@ def test_a_folder_that_is_no_run(package, capsys, tmp_path, command: str) -> Non
 
 CONFIGS = {
     "not JSON": ("{", "can't be read as JSON"),
-    "another version": ('{"version": 7}', "must be the configuration of a run, version 1"),
+    "another version": ('{"version": 7}', "must be the configuration of a run, version 2"),
     "a list": ("[]", "must be the configuration of a run"),
-    "without its data": ('{"version": 1, "framework": "jaxvae", "preset": "x"}', "The data, source in .* must be text"),
-    "without its framework": ('{"version": 1, "data": {"source": ""}}', "The framework in .* must be text, found None"),
+    "without its data": ('{"version": 2, "framework": "jaxvae", "preset": "x"}', "The data, source in .* must be text"),
+    "without its framework": ('{"version": 2, "data": {"source": ""}}', "The framework in .* must be text, found None"),
     "without a spec": (
-        '{"version": 1, "framework": "jaxvae", "preset": "x", "data": {"source": ""}}',
+        '{"version": 2, "framework": "jaxvae", "preset": "x", "data": {"source": ""}}',
         "must be an object of named fields",
     ),
 }
