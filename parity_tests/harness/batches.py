@@ -1,6 +1,4 @@
-"""What both packages are given of a batch: numbers, and who draws them."""
-
-from typing import NamedTuple
+"""What a step is given, drawn by jax.random itself and prepared plainly: a third opinion."""
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +8,9 @@ import jaxvae
 from jaxvae.shared import layout
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
+from parity_tests.harness.batch import Batch
 
 STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")
-
-
-class Batch(NamedTuple):
-    """Pixels and everything drawn beside them."""
-
-    x: np.ndarray
-    """What is to be reconstructed, `[batch, pixels]`."""
-    eps: np.ndarray
-    """Standard normals `[batch, latent]`, or `[samples, batch, latent]`."""
-    labels: np.ndarray | None = None
-    """`[batch]`, of a model with classes."""
-    prior: np.ndarray | None = None
-    corruption: np.ndarray | None = None
-    masks: tuple[np.ndarray, ...] = ()
-    step: int = 0
-    """Steps taken before."""
 
 
 def stream(spec: Spec, name: str, *t: int) -> jax.Array:

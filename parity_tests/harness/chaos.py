@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
+from parity_tests.harness.batch import together
 from parity_tests.harness.batches import step_batch
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis, Finding
-from parity_tests.harness.levels import HELD, Arrays, nudge, together
+from parity_tests.harness.levels import HELD, Arrays, nudge
 from parity_tests.harness.steps import explain, untrained
 
 LOSSES = "the run's losses"

@@ -19,7 +19,7 @@ from jaxvae.shared.data import Dataset
 from jaxvae.shared.needs import has_prior
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import jax_layers
-from parity_tests.harness.batches import Batch
+from parity_tests.harness.batch import Batch
 
 Arrays = dict[str, np.ndarray]
 NAME = "jaxvae"
@@ -102,7 +102,7 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
     params, labels = jaxvae.from_arrays(spec, arrays), _optional(batch.labels)
     posterior = jaxvae.encode(spec, params, jnp.asarray(batch.x), labels)
-    z = jaxvae.locate(posterior, jnp.asarray(batch.eps))
+    z = jaxvae.locate(posterior, jnp.asarray(batch.eps).reshape(-1, *posterior.mean.shape)[0])
     return _numpy({**posterior._asdict(), "z": z, "logits": jaxvae.decode(spec, params, z, labels).logits})
 
 

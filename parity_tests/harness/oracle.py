@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxvae.shared import layout
 from jaxvae.shared.spec import ModelSpec, Spec
-from parity_tests.harness.batches import Batch
+from parity_tests.harness.batch import Batch
 
 Arrays = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle, torch_side
-from parity_tests.harness.batches import Batch
+from parity_tests.harness.batch import Batch
 from parity_tests.harness.compare import gap
 from parity_tests.harness.levels import Arrays
 

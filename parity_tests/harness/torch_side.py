@@ -10,7 +10,7 @@ from jaxvae.shared.data import Dataset
 from jaxvae.shared.needs import has_prior
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import torch_layers
-from parity_tests.harness.batches import Batch
+from parity_tests.harness.batch import Batch
 from torchvae import random
 from torchvae.objectives import average
 
@@ -109,7 +109,7 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
     model, labels = model_of(spec, arrays), _optional(batch.labels)
     posterior = torchvae.encode(spec, model, _tensor(batch.x), labels)
-    z = torchvae.locate(posterior, _tensor(batch.eps))
+    z = torchvae.locate(posterior, _tensor(batch.eps).reshape(-1, *posterior.mean.shape)[0])
     return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z, labels).logits})
 
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import layout
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import chaos
+from parity_tests.harness.batch import idle_names, without_idle
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.levels import SIDES, Arrays, nudge
@@ -65,9 +65,8 @@ def _exact(
     """What two float64 runs owe each other."""
     at = int(np.argmax(gaps))
     idle = idle_names(spec)
-    weights, state = (
-        worst(gap, *(_without(getattr(run, kind), idle) for run in (theirs, ours))) for kind in ("weights", "optimizer")
-    )
+    compared = [(without_idle(spec, run.weights), without_idle(spec, run.optimizer)) for run in (theirs, ours)]
+    weights, state = (worst(gap, *pair) for pair in zip(*compared, strict=True))
     tests = worst(shares, {"evaluation": theirs.test}, {"evaluation": ours.test})
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
@@ -109,16 +108,6 @@ def growth(
     return biases, evaluated
 
 
-def idle_names(spec: Spec) -> set[str]:
-    """The biases in front of batch norm, and the running means behind, which count them in."""
-    biases = {p.name for p in layout.table(spec.model) if p.idle}
-    return biases | {name.replace(".conv.bias", ".norm.running_mean") for name in biases}
-
-
-def _without(arrays: Arrays, names: set[str]) -> Arrays:
-    return {n: a for n, a in arrays.items() if not any(n == name or n.endswith(f".{name}") for name in names)}
-
-
 def _only(arrays: Arrays, names: set[str]) -> Arrays:
     return {n: a for n, a in arrays.items() if n in names}
 
@@ -147,9 +136,8 @@ def first_parting(
         ours, theirs = after(middle)
         low, high = (middle, high) if _agree(spec, ours, theirs) else (low, middle)
     both = after(high)
-    idle = idle_names(spec)
     answers = [
-        {"loss": run.terms[low : low + 1, 0], **_without(weights, idle)}
+        {"loss": run.terms[low : low + 1, 0], **without_idle(spec, weights)}
         for run, (weights, _) in zip(runs, both, strict=True)
     ]
     found = explain(spec, data, after(low)[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
@@ -158,7 +146,5 @@ def first_parting(
 
 def _agree(spec: Spec, ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
     """Whether two states, weights and optimizer, are the same but for rounding."""
-    idle = idle_names(spec)
-    return all(
-        gap(_without(b, idle), _without(a, idle)).size <= OWED[WEIGHTS] for a, b in zip(ours, theirs, strict=True)
-    )
+    pairs = [(without_idle(spec, b), without_idle(spec, a)) for a, b in zip(ours, theirs, strict=True)]
+    return all(gap(*pair).size <= OWED[WEIGHTS] for pair in pairs)

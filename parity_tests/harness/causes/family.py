@@ -11,10 +11,11 @@ import numpy as np
 from jaxvae.shared import layout
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle
-from parity_tests.harness.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.batch import Batch, together
+from parity_tests.harness.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.causes import training
 from parity_tests.harness.causes.draws import Causes
-from parity_tests.harness.levels import WARM, Case, given_gradients, held_still, noise, together
+from parity_tests.harness.levels import WARM, Case, given_gradients, held_still, noise
 
 
 def draws(case: Case, name: str) -> Causes:
@@ -189,6 +190,11 @@ def steps(case: Case, name: str) -> Causes:
     yield "wrong fold-in: the step is counted from 1", answer(oracle.usual(case.spec), 1)
     for cause, how in training.adams(case.spec).items():
         yield cause, answer(how)
+
+
+def idle_steps(case: Case, name: str) -> Causes:
+    """Two steps, of which nothing depends on these."""
+    yield None, case.warm[0][name]
 
 
 def order(case: Case, name: str) -> Causes:

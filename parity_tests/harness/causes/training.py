@@ -10,7 +10,8 @@ from scipy import special
 
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle
-from parity_tests.harness.batches import STREAMS, Batch, stream
+from parity_tests.harness.batch import Batch
+from parity_tests.harness.batches import STREAMS, stream
 from parity_tests.harness.causes.draws import Causes
 from parity_tests.harness.levels import WARM, Arrays, Case, given_gradients, held_still, noise
 from parity_tests.harness.oracle import Adam
