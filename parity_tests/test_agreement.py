@@ -27,8 +27,7 @@ MODELS = {
     "colour": ModelSpec(image=(5, 9, 3), hidden=(33,), latent=2),
     "one": ModelSpec(image=(1, 1, 1), hidden=(1,), latent=1),
     "conv": ModelSpec((7, 10, 2), (5, 8), 3, network="conv", activation="leaky-relu", likelihood="gaussian-learned"),
-    "conditional": ModelSpec((6, 5, 1), (20, 10), 3, activation="tanh", classes=4),
-    "a variance for each pixel": ModelSpec((6, 5, 1), (20,), 3, likelihood="gaussian-pixel"),
+    "conditional": ModelSpec((6, 5, 1), (20,), 3, activation="tanh", classes=4, likelihood="gaussian-pixel"),
     "dropout, three samples": ModelSpec((6, 5, 1), (20, 10), 3),
 }
 

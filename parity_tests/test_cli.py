@@ -261,7 +261,6 @@ FAMILY = {
     # In float32 Adam moves the biases before batch norm by roundings of zero, which evaluation sees.
     "conv": "--hidden 4 8 --dtype float64",
     "adversarial": "--hidden 16 --discriminator 8",
-    "iwae": "--hidden 16 --samples 3",
 }
 TINY = ["--data", "digits", "--image", "8", "8", "1", "--latent", "3", "--epochs", "1", "--batch-size", "150"]
 OTHER = {"jaxvae": "torchvae", "torchvae": "jaxvae"}

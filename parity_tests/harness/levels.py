@@ -308,6 +308,11 @@ LEVELS = (
 )  # fmt: skip
 
 
+def levels_of(spec: Spec) -> tuple[Level, ...]:
+    """The levels that ask this configuration anything."""
+    return tuple(level for level in LEVELS if not level.grows or idle_names(spec))
+
+
 def _far_out(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """The weights with the last layer's made so large that logits reach 60 either way: where probabilities saturate."""
     logits = np.abs(oracle.forward(spec, arrays, batch).logits).max()
