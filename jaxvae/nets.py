@@ -190,18 +190,7 @@ class VAE(nnx.Module):
 def init(spec: Spec, key: Array, last_bias: Array | None = None) -> Params:
     """The initial parameters of a run, from its initialization key. Array i of `layout.table` is drawn from
     fold_in(key, i), in PyTorch's layout; the decoder's last bias is `last_bias` `[pixels]`, if that is given."""
-    params: Params = {}
-    for i, parameter in enumerate(layout.table(spec.model)):
-        value = jnp.full(parameter.shape, parameter.fill, spec.training.dtype)
-        if parameter.bound:
-            # Number n of a draw depends on n alone. So sizes are rounded up, and one compiled cipher serves many
-            # arrays: one for each would take a deep network minutes.
-            size = math.prod(parameter.shape)
-            unit = random.uniform(random.fold_in(key, i), (1 << (size - 1).bit_length(),), spec.training.dtype)
-            # 2u - 1 is exact, so that the product is rounded once, whatever the compiler fuses.
-            value = ((2.0 * unit - 1.0) * parameter.bound)[:size].reshape(parameter.shape)
-        moved = value.reshape(parameter.view).transpose(parameter.axes)
-        _put(params, parameter.path, moved.reshape(parameter.flax_shape))
+    params = _init(spec, key)
     if last_bias is not None:
         params["decoder"]["logits"]["bias"] = last_bias
     return params
@@ -291,6 +280,37 @@ def one_hot(spec: ModelSpec, labels: Array | None, dtype: jnp.dtype) -> Array:
 def _graphdef(spec: ModelSpec) -> nnx.GraphDef:
     """The model without its numbers: static, so `bind` costs nothing inside jit."""
     return nnx.split(nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0))))[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(spec: Spec, key: Array) -> Params:
+    params: Params = {}
+    table, dtype = layout.table(spec.model), spec.training.dtype
+    # Number n of a draw depends on n alone. So sizes are rounded up to powers of two and those of one size drawn as a
+    # batch: a cipher for each array would take a deep network's program minutes to compile.
+    groups: dict[int, list[int]] = {}
+    for i, parameter in enumerate(table):
+        if parameter.bound:
+            groups.setdefault((math.prod(parameter.shape) - 1).bit_length(), []).append(i)
+    units = {
+        i: unit
+        for bits, places in groups.items()
+        for i, unit in zip(places, _units(key, places, 1 << bits, dtype), strict=True)
+    }
+    for i, parameter in enumerate(table):
+        value = jnp.full(parameter.shape, parameter.fill, dtype)
+        if parameter.bound:
+            unit = units[i][: math.prod(parameter.shape)].reshape(parameter.shape)
+            # 2u - 1 is exact, so that the product is rounded once, whatever the compiler fuses.
+            value = (2.0 * unit - 1.0) * parameter.bound
+        moved = value.reshape(parameter.view).transpose(parameter.axes)
+        _put(params, parameter.path, moved.reshape(parameter.flax_shape))
+    return params
+
+
+def _units(key: Array, places: list[int], size: int, dtype: str) -> Array:
+    """Uniforms of the arrays at these places of the table: `[places, size]`."""
+    return jax.vmap(lambda i: random.uniform(random.fold_in(key, i), (size,), dtype))(jnp.asarray(places))
 
 
 def _put(params: Params, path: layout.Path, value: Any) -> None:

@@ -147,11 +147,11 @@ def fit(
     which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
     called. Raises NonFiniteError when a term leaves the finite numbers."""
     with jax.default_device(device):
-        state = init_state(spec, data.train) if state is None else state
+        start, state = (0, init_state(spec, data.train)) if state is None else (int(state.step), state)
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
         told = [jnp.asarray(a) if spec.model.classes else None for a in (data.train_labels, data.test_labels)]
         per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
-        for done in range(int(state.step), total, per_epoch):
+        for done in range(start, total, per_epoch):
             epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
             state, terms = train_epoch(spec, state, train, told[0])
             terms = np.asarray(terms)[: step - done]

@@ -124,7 +124,7 @@ def _jax_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) -> M
     losses = {name: float(value) for name, ((value, _), _) in found.items()}
     gradients = {n: {p.name: _leaf(tree, p) for p in table if p.trained} for n, (_, tree) in found.items()}
     statistics = next(iter(found.values()))[0][1]
-    return Minimized(losses, gradients, {p.name: _leaf(statistics, p) for p in table if not p.trained})
+    return Minimized(losses, gradients, {p.name: _leaf(statistics, p) for p in table if "running" in p.name})
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -158,7 +158,7 @@ def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) ->
         gradients[phase.name] = {n: (torch.zeros_like(p) if p.grad is None else p.grad).numpy() for n, p in named}
         statistics = statistics or torchvae.to_arrays(spec, model)
     assert statistics is not None
-    running = {p.name: statistics[p.name] for p in layout.table(spec.model) if not p.trained}
+    running = {p.name: statistics[p.name] for p in layout.table(spec.model) if "running" in p.name}
     order = [p.name for p in weights.trained(spec, ("encoder", "decoder", "discriminator"))]
     return Minimized(losses, {phase: {n: g[n] for n in order} for phase, g in gradients.items()}, running)
 
@@ -183,14 +183,13 @@ def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
 
 
 def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: float, where: str = "") -> None:
-    """To this share of each tensor's largest. A bias that batch norm takes away has rounding for a gradient, as large
-    as its layer's weight gradients round: those are its scale."""
+    """To this share of each tensor's largest."""
     assert ours.keys() == theirs.keys()
     for parameter in layout.table(spec.model):
         if not parameter.trained:
             continue
         name = parameter.name
-        scale = np.abs(theirs[name.replace("bias", "weight") if parameter.idle else name]).max()
+        scale = np.abs(theirs[name]).max()
         gap = np.abs(ours[name] - theirs[name]).max()
         assert gap <= tolerance * scale, f"{where} {name}: {gap:.3g} beside {scale:.3g}"
 

@@ -57,7 +57,8 @@ ARGUMENTS = {
 WORDS = {"params": "model", "opt_state": "optimizer"}
 # Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
 TOLD_APART = {
-    *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state", "train_step", "train_epoch"),
+    *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
+    *("train_step", "train_epoch"),
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
 

@@ -101,7 +101,7 @@ def test_a_training_step_gives_its_optimizers_these_losses_in_turn(package: str,
         (loss / len(batch.x) if program.per == "batch" else loss).backward()
         prefix = f"{phase}.exp_avg." if phase else "exp_avg."
         for parameter in layout.table(spec.model):
-            if parameter.name not in trained or parameter.idle:
+            if parameter.name not in trained or not parameter.trained:
                 continue
             gradient = trained[parameter.name].grad
             assert gradient is not None

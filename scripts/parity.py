@@ -74,7 +74,7 @@ def main(options: Parity) -> int:
     dtypes = parity.BOTH if options.dtype == "both" else (options.dtype,)
     reports: dict[str, Report] = {}
     effects: list[precision.Effect] = []
-    with tqdm(total=len(dtypes) * sum(map(parity.places, specs.values())), unit=" levels", disable=None) as bar:
+    with tqdm(total=len(specs) * len(dtypes) * parity.PLACES, unit=" levels", disable=None) as bar:
         begun: list[str] = []
 
         def show(level: str) -> None:

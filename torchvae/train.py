@@ -1,5 +1,6 @@
 """Training: one step, one epoch, one run."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jaxvae.shared import layout
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import require_finite
 from jaxvae.shared.needs import last_bias, require_batches
@@ -163,7 +165,9 @@ def _learning_rate(spec: Spec, epoch: int) -> float:
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:
     """What each of these steps' keys draws, many of them in one go."""
-    numbers = sum(t.numel() for t in _tensors(draw(spec, keys[:1], rows))) if len(keys) else 1
+    corrupted = {"none": 0, "hidden-dropout": sum(map(math.prod, layout.hidden_units(spec.model)))}
+    latents = spec.model.latent * spec.objective.samples
+    numbers = rows * (latents + corrupted.get(spec.images.corruption, spec.model.pixels))
     for block in keys.split(max(1, min(_BLOCK, _NUMBERS // numbers))):
         draws = draw(spec, block, rows)
         yield from (_each(draws, lambda t, i=i: t[i]) for i in range(len(block)))
@@ -177,10 +181,6 @@ def _first(draws: Draws, rows: int) -> Draws:
 def _each(draws: Draws, change: Callable[[Tensor], Tensor]) -> Draws:
     prior, corruption = (None if t is None else change(t) for t in (draws.prior, draws.corruption))
     return Draws(change(draws.eps), prior, corruption, tuple(map(change, draws.masks)))
-
-
-def _tensors(draws: Draws) -> list[Tensor]:
-    return [t for t in (draws.eps, draws.prior, draws.corruption, *draws.masks) if t is not None]
 
 
 def _shares(x: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         description=f"A variational autoencoder in {_FRAMEWORKS[name]}: the same seed is the same run in jaxvae and "
         f"torchvae, and each reads the other's runs. Start with `{name} train`.",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.OmitArgPrefixes,),
     )
 
 

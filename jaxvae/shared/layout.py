@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     flattened: tuple[int, int, int] | None = None
     """Channels, height and width where a linear layer meets a convolution: its inputs', or a decoder's outputs'."""
     normed: bool = False
-    """Whether batch norm follows, which takes any bias away again: its gradient is zero but for rounding."""
+    """Whether batch norm follows, which takes any bias away again."""
 
 
 class Parameter(NamedTuple):
@@ -52,9 +52,8 @@ class Parameter(NamedTuple):
     fill: float = 0.0
     """What it starts from where `bound` is 0."""
     trained: bool = True
-    """False for batch norm's running statistics."""
-    idle: bool = False
-    """Whether batch norm takes it away again: in training nothing depends on it."""
+    """False for batch norm's running statistics, and for biases in front of it. It takes these away again: their
+    gradient is zero but for rounding, which Adam would divide by its own size and make steps of."""
 
     @property
     def network(self) -> str:
@@ -189,7 +188,7 @@ def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
         first, second = (inputs, outputs) if layer.kind == "conv-transpose" else (outputs, inputs)
         shape, moved = (first, second, KERNEL, KERNEL), (KERNEL, KERNEL, second, first)
         weight = Parameter(name, shape, (*path, "kernel"), shape, (2, 3, 1, 0), moved, bound)
-    return [weight, bias._replace(idle=layer.normed)]
+    return [weight, bias._replace(trained=not layer.normed)]
 
 
 def _vector(name: str, path: Path, size: int, bound: float) -> Parameter:

@@ -407,4 +407,4 @@ def _words(kind: Any) -> str:
         return "one of " + ", ".join(map(repr, arguments))
     if origin is tuple:
         return "a list of integers" if arguments[-1] is ... else f"a list of {len(arguments)} integers"
-    return {int: "an integer", float: "a number", str: "text"}.get(kind, str(kind))
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
-from parity_tests.harness.batch import together
 from parity_tests.harness.batches import step_batch
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis, Finding
@@ -117,12 +116,12 @@ def shadow(
     for t in range(steps):
         given = step_batch(spec, data, t)
         after = [side.steps(spec, weights, [given], optimizer) for side in sides]
-        apart = gap(together(spec, after[1][0]), together(spec, after[0][0]))
+        apart = gap(after[1][0], after[0][0])
         owed, reason = STEP, "a step's own rounding"
         if not apart.size <= STEP:
             for draw in range(_CLOSE):
                 moved = sides[1].steps(spec, nudge(weights, draw), [given], optimizer)[0]
-                owed = max(owed, TIMES_FLOOR * gap(together(spec, moved), together(spec, after[1][0])).size)
+                owed = max(owed, TIMES_FLOOR * gap(moved, after[1][0]).size)
                 if apart.size <= owed:
                     break
             reason = f"{TIMES_FLOOR:g} times what a move by an ulp, of up to {_CLOSE} drawn, does to this step"

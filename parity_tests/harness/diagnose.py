@@ -31,7 +31,6 @@ EXPLAIN: dict[str, Callable[..., draws.Causes]] = {
     "every gradient": networks.gradients,
     "the optimizer on given gradients": training.optimizer,
     "weights and optimizer state after a step": training.steps,
-    "biases before batch norm after a step": family.idle_steps,
     "data order": training.order,
     "evaluation figures": training.evaluation,
     "pictures": training.pictures,

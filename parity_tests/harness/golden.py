@@ -13,7 +13,7 @@ import numpy as np
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
 from parity_tests.harness import compare
-from parity_tests.harness.batch import Batch, idle_names, together, without_idle
+from parity_tests.harness.batch import Batch
 from parity_tests.harness.findings import Finding
 
 Arrays = dict[str, np.ndarray]
@@ -111,8 +111,7 @@ def _of_a_batch(question: str) -> Record:
         optional = (drawn.get("prior"), drawn.get("corruption"))
         labels = _labels(spec, size)
         batch = Batch(_floats(spec, known)[:size], drawn["eps"], labels, *optional, masks, 2)
-        found = getattr(side, question)(spec, part(known, "weights"), batch)
-        return together(spec, found) if question == "gradients" else found
+        return getattr(side, question)(spec, part(known, "weights"), batch)
 
     return record
 
@@ -125,21 +124,20 @@ def _after(steps: int) -> Record:
         labels, nothing = _labels(spec, size), np.zeros(0)
         batches = [Batch(np.roll(pixels, -i * size, axis=0)[:size], nothing, labels) for i in range(steps)]
         parameters, adam, terms = side.steps(spec, part(known, "weights"), batches)
-        return without_idle(spec, parameters) | together(spec, adam) | {"terms": terms}
+        return parameters | adam | {"terms": terms}
 
     return record
 
 
 def _run(side: Any, spec: Spec, known: Arrays) -> Arrays:
     parameters, _, terms, evaluations = side.run(spec, _dataset(spec, known))
-    found = without_idle(spec, parameters) | {"terms": terms}
-    return found if idle_names(spec) else found | {"evaluations": evaluations}  # which the wandering biases move
+    return parameters | {"terms": terms, "evaluations": evaluations}
 
 
 def _evaluation(side: Any, spec: Spec, known: Arrays) -> Arrays:
     """Of the run's last epoch, with as many samples as test images."""
     run = part(known, "run")
-    trained = {name: run.get(name, array) for name, array in part(known, "weights").items()}
+    trained = {name: run[name] for name in part(known, "weights")}
     found = side.evaluate(spec, trained, _dataset(spec, known), spec.training.epochs)
     return found | {"samples": found["samples"][:_TEST]}
 

@@ -22,15 +22,12 @@ from parity_tests.harness import jax_side, levels, precision, trajectory
 from parity_tests.harness.batches import prepared, stream
 from parity_tests.harness.diagnose import diagnose
 from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
-from parity_tests.harness.levels import SIDES
+from parity_tests.harness.levels import LEVELS, SIDES
 from parity_tests.harness.steps import bounded
 
 BOTH: tuple[Dtype, ...] = ("float64", "float32")
-
-
-def places(spec: Spec) -> int:
-    """How often `prove` calls `on_level` for each dtype."""
-    return len(levels.levels_of(spec)) + 1
+PLACES = len(LEVELS) + 1
+"""How often `prove` calls `on_level` for each dtype."""
 
 
 def prove(
@@ -55,7 +52,7 @@ def prove(
             whole = bounded(_in(spec, dtype), steps, len(data.train))
             case = levels.case(whole, data)
             digests[dtype] = weights.digest(np.concatenate([array.ravel() for array in case.start.values()]))
-            for level in levels.levels_of(spec):
+            for level in LEVELS:
                 on_level(f"{dtype}: {level.name}")
                 try:
                     finding, answers = levels.compare(level, case, sides)

@@ -10,14 +10,13 @@ import numpy as np
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import chaos
-from parity_tests.harness.batch import idle_names, without_idle
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.levels import SIDES, Arrays, nudge
 from parity_tests.harness.steps import bounded, explain, untrained
 
 LOSSES, WEIGHTS, EVALUATIONS = chaos.LOSSES, "the run's weights", "the run's evaluations"
-OPTIMIZER, IDLE = "the run's optimizer state", "the run's biases before batch norm"
+OPTIMIZER = "the run's optimizer state"
 OWED = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
 # As for float32's noise floor: two programs round at every operation, where a run moved by an ulp is disturbed once.
 _TIMES_GROWTH, _DRAWS = 10.0, 2
@@ -65,8 +64,7 @@ def _exact(
 ) -> list[Finding]:
     """What two float64 runs owe each other."""
     at = int(np.argmax(gaps))
-    compared = [(without_idle(spec, run.weights), without_idle(spec, run.optimizer)) for run in (theirs, ours)]
-    weights, state = (worst(gap, *pair) for pair in zip(*compared, strict=True))
+    weights, state = (worst(gap, getattr(theirs, kind), getattr(ours, kind)) for kind in ("weights", "optimizer"))
     tests = worst(shares, {"evaluation": theirs.test}, {"evaluation": ours.test})
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
@@ -76,9 +74,6 @@ def _exact(
         Finding(OPTIMIZER, "float64", state.size, str(state), OWED[OPTIMIZER], _LARGEST, slow),
         Finding(EVALUATIONS, "float64", tests.size, str(tests), OWED[EVALUATIONS], "of the term", grown),
     ]
-    if idle := idle_names(spec):
-        wandering = worst(gap, *({n: run.weights[n] for n in sorted(idle)} for run in (theirs, ours)))
-        findings.append(Finding(IDLE, "float64", wandering.size, str(wandering), OWED[WEIGHTS], _LARGEST, slow))
     if all(finding.passed for finding in findings):
         return findings
     grows = growth(spec, data, start, sides)
@@ -110,13 +105,11 @@ def _apart(spec: Spec, data: Dataset, side: ModuleType, *runs: tuple[Arrays, Arr
     """How far two runs of one package are apart."""
     tests = [side.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
     evaluated = [{name: np.asarray(test[name]) for name in spec.terms} for test in tests]
-    idle = idle_names(spec)
     return {
         LOSSES: float(chaos.worst_term(spec, *(terms for _, _, terms in runs)).max()),
-        WEIGHTS: gap(*(without_idle(spec, weights) for weights, _, _ in runs)).size,
-        OPTIMIZER: gap(*(without_idle(spec, optimizer) for _, optimizer, _ in runs)).size,
+        WEIGHTS: gap(*(weights for weights, _, _ in runs)).size,
+        OPTIMIZER: gap(*(optimizer for _, optimizer, _ in runs)).size,
         EVALUATIONS: shares(*evaluated).size,
-        IDLE: gap(*({n: a for n, a in weights.items() if n in idle} for weights, _, _ in runs)).size,
     }
 
 
@@ -142,17 +135,13 @@ def first_parting(
     while high - low > 1:
         middle = (low + high) // 2
         ours, theirs = after(middle)
-        low, high = (middle, high) if _agree(spec, ours, theirs) else (low, middle)
+        low, high = (middle, high) if _agree(ours, theirs) else (low, middle)
     both = after(high)
-    answers = [
-        {"loss": run.terms[low : low + 1, 0], **without_idle(spec, weights)}
-        for run, (weights, _) in zip(runs, both, strict=True)
-    ]
+    answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
     found = explain(spec, data, after(low)[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
     return found or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
 
 
-def _agree(spec: Spec, ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
+def _agree(ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
     """Whether two states, weights and optimizer, are the same but for rounding."""
-    pairs = [(without_idle(spec, b), without_idle(spec, a)) for a, b in zip(ours, theirs, strict=True)]
-    return all(gap(*pair).size <= OWED[WEIGHTS] for pair in pairs)
+    return all(gap(b, a).size <= OWED[WEIGHTS] for a, b in zip(ours, theirs, strict=True))

@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae.shared import layout
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import oracle
-from parity_tests.harness.batch import Batch, together
+from parity_tests.harness.batch import Batch
 from parity_tests.harness.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.causes import training
 from parity_tests.harness.causes.draws import Causes
@@ -130,7 +130,7 @@ def gradients(case: Case, name: str) -> Causes:
     spec, arrays = case.states[state]
 
     def answer(spec: Spec, batch: Batch, **parts: Any) -> np.ndarray:
-        return together(spec, oracle.gradients(spec, arrays, batch, **parts))[array]
+        return oracle.gradients(spec, arrays, batch, **parts)[array]
 
     plain = answer(spec, case.batch)
     yield None, plain
@@ -182,7 +182,7 @@ def steps(case: Case, name: str) -> Causes:
             rate = case.spec.training.learning_rates()[0]
             weights, state = oracle.step(case.spec, weights, batch, rate, state, how)
         named = dict(zip(case.spec.terms, np.array(terms, case.dtype).T, strict=True))
-        return {**named, **together(case.spec, weights), **together(case.spec, state)}[name]
+        return {**named, **weights, **state}[name]
 
     if "running" in name:  # of which the plain steps keep no account
         return
@@ -190,11 +190,6 @@ def steps(case: Case, name: str) -> Causes:
     yield "wrong fold-in: the step is counted from 1", answer(oracle.usual(case.spec), 1)
     for cause, how in training.adams(case.spec).items():
         yield cause, answer(how)
-
-
-def idle_steps(case: Case, name: str) -> Causes:
-    """Two steps, of which nothing depends on these."""
-    yield None, case.warm[0][name]
 
 
 def order(case: Case, name: str) -> Causes:
