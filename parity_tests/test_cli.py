@@ -175,9 +175,9 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
     flags = "--network conv --activation tanh --posterior relu-sigma --likelihood gaussian --variance 0.5 --classes 10 "
     flags += "--output linear --init glorot --form capacity --units mixed --samples 2 --gamma 3 --capacity 4 "
     flags += "--capacity-steps 5 --beta1 0.8 --beta2 0.9 --eps 1e-6 --decay 0.5 --range signed --binarization static "
-    flags += "--corruption dropout --corruption-level 0.25 --train-images 9 --resize"
+    flags += "--corruption dropout --corruption-level 0.25 --train-images 9"
     given = [pair.split(" ") for pair in flags.removeprefix("--").split(" --")]
-    more = "--data digits --image 6 6 3 --hidden 3 --latent 2 --epochs 1 --batch-size 9"
+    more = "--resize --data digits --image 6 6 3 --hidden 3 --latent 2 --epochs 1 --batch-size 9"
     status, _, err = run(torchvae, capsys, "train", *f"{flags} {more}".split(), "--out", tmp_path / "run")
     assert status == 0, err
     spec = json.loads((tmp_path / "run" / "config.json").read_text())["spec"]

@@ -36,21 +36,25 @@ def some(spec: Spec) -> Dataset:
     return Dataset("digits", "random", images[0], labels[0], images[1], labels[1])
 
 
-# Presets that differ from another in sizes, epochs or a number alone need not be compared again.
-TWINS = {"yunjey", "beta-h", "denoising", "gaussian"}
+# One of each kind; the others differ from these in numbers or in parts that have tests of their own.
+IN_THE_SUITE = {
+    "float64": ("dropout", "adversarial", "relu-sigma", "beta-b", "conditional", "gaussian-pixel", "iwae-paper"),
+    "float32": ("adversarial", "beta-b"),
+}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in TWINS else ()) for n in PRESETS])
+def presets(dtype: Dtype) -> list:
+    return [pytest.param(n, marks=() if n in IN_THE_SUITE[dtype] else pytest.mark.slow) for n in PRESETS]
+
+
+@pytest.mark.parametrize("name", presets("float64"))
 def test_a_preset_passes_every_level_in_float64(name: str) -> None:
     found = passes(name, "float64")
     levels = {finding.level for finding in found.findings}
     assert {trajectory.LOSSES, trajectory.WEIGHTS, trajectory.OPTIMIZER, trajectory.EVALUATIONS} <= levels
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in ("adversarial", "beta-b", "iwae-paper") else pytest.mark.slow) for n in PRESETS],
-)
+@pytest.mark.parametrize("name", presets("float32"))
 def test_a_preset_passes_every_level_in_float32(name: str) -> None:
     passes(name, "float32")
 

@@ -25,7 +25,7 @@ def drawn(spec: Spec, key: jax.Array, rows: int) -> Batch:
     samples = spec.objective.samples
 
     def keep(i: int, shape: tuple[int, ...]) -> np.ndarray:
-        uniform = np.asarray(jax.random.uniform(jax.random.fold_in(key, i), (rows, *shape)))
+        uniform = np.asarray(jax.random.uniform(jax.random.fold_in(key, i), (rows, *shape), "float32"))
         return (uniform >= np.float32(level)).astype(dtype) * np.asarray(1 / (1 - level), dtype)
 
     def normal(key: jax.Array, *shape: int) -> np.ndarray:

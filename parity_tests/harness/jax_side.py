@@ -11,8 +11,8 @@ import optax
 from jax import random
 
 import jaxvae
+from jaxvae import objectives
 from jaxvae.nets import Params, combine, partition, statistics
-from jaxvae.objectives import average
 from jaxvae.params import _named, _nest
 from jaxvae.shared import weights
 from jaxvae.shared.data import Dataset
@@ -224,7 +224,7 @@ def _training(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
     found, model = {}, jaxvae.bind(spec.model, params)
     assert batch.training is not None
     for phase in jaxvae.phases(spec):
-        found |= average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+        found |= objectives.average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
     running = dict(jax.tree_util.tree_leaves_with_path(statistics(model)))
     return OrderedDict(found, **{jax.tree_util.keystr(path): value for path, value in running.items()})
 
@@ -238,7 +238,7 @@ def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Pa
 
         def loss(trained: Params, phase=phase, rest=rest) -> jax.Array:
             model = jaxvae.bind(spec.model, combine(rest, trained))
-            terms = average(spec, phase.terms(spec, model, batch), shares, batch.step)
+            terms = objectives.average(spec, phase.terms(spec, model, batch), shares, batch.step)
             return next(iter(terms.values())) * phase.share
 
         found[phase.name] = jax.grad(loss)(trained)

@@ -11,8 +11,7 @@ from jaxvae.shared.needs import has_prior
 from jaxvae.shared.spec import Spec
 from parity_tests.harness import torch_layers
 from parity_tests.harness.batch import Batch
-from torchvae import random
-from torchvae.objectives import average
+from torchvae import objectives, random
 
 Arrays = dict[str, np.ndarray]
 NAME = "torchvae"
@@ -124,10 +123,10 @@ def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
     assert given.training is not None
     for phase in torchvae.phases(spec):
-        found |= average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+        found |= objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
     now = torchvae.to_arrays(spec, model)
     # Named and ordered as the other package's tree of them is.
-    running = sorted((p for p in layout.table(spec.model) if not p.trained), key=lambda p: p.path)
+    running = sorted((p for p in layout.table(spec.model) if "running" in p.name), key=lambda p: p.path)
     return _numpy(found) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
 
 
@@ -139,7 +138,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     named = dict(model.named_parameters())
     for phase in torchvae.phases(spec):
         model.zero_grad(set_to_none=True)
-        terms = average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+        terms = objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
         (next(iter(terms.values())) * phase.share).backward()
         for parameter in weights.trained(spec, phase.networks):
             tensor = named[parameter.name]

@@ -43,6 +43,11 @@ def layers(case: Case, name: str) -> Causes:
         oracle.judge(case.spec, case.start, out.z[0], found)
     found |= dict(zip(layout.heads(case.spec.model), out.posterior, strict=True)) | {"z": out.z[0]}
     yield None, found[name]
+    for cause, (other, batch) in otherwise(case.spec, case.batch).items():
+        again: dict[str, np.ndarray] = {}
+        out = oracle.forward(other, case.start, batch, training=True, record=again)
+        if name in (again := again | {"z": out.z[0]}):
+            yield cause, again[name]
     layer, _, kind = name.partition(", ")
     if f"{layer}.weight" not in case.start or kind != "gave":
         return
@@ -268,7 +273,7 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
         if kind != model.likelihood:
             other(f"the likelihood {kind} for {model.likelihood}", model=replace(model, likelihood=kind, variance=1.0))
     for variance in (0.5, 2.0):
-        other("another variance", model=replace(model, likelihood="gaussian", variance=model.variance * variance))
+        other(f"variance {variance:g} times as large", model=replace(model, likelihood="gaussian", variance=model.variance * variance))
     for activation in ("relu", "tanh", "leaky-relu"):
         if activation != model.activation:
             other(f"{activation} for {model.activation}", model=replace(model, activation=activation))
@@ -285,8 +290,8 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
         other("labels counted one too high", batch._replace(labels=batch.labels + 1))
         other("labels counted one too low", batch._replace(labels=batch.labels - 1))
     if batch.corruption is not None:
-        for level in (0.0, 1.0, 2 * images.corruption_level, images.corruption_level**2, images.corruption_level**0.5):
-            other("another level of noise", images=replace(images, corruption_level=level))
+        for factor in (0.0, 2.0, 1 / max(images.corruption_level, 1e-9), images.corruption_level):
+            other(f"noise {factor:.4g} times as large", batch._replace(corruption=batch.corruption * factor))
     if objective.form == "iwae":
         other("several samples' mean bound for the bound of their mean", objective=replace(objective, form="elbo"))
     if objective.form == "capacity":
