@@ -26,7 +26,7 @@ def average_terms(
     told = None if labels is None else jnp.asarray(labels)
     terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, told)).astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
-        terms[0] = np.float64(capacity_loss(spec, *terms[1:], None))
+        terms[0] = np.float64(capacity_loss(spec, terms[1], terms[2], None))
     return terms
 
 
@@ -42,7 +42,8 @@ def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array 
         image, eps, prior, label, keys = given
         x = prepare_pixels(spec, image[None], *(key[None] for key in keys))
         mine = draws._replace(eps=eps[..., None, :], prior=None if prior is None else prior[None])
-        return jnp.concatenate(image_terms(spec, params, x, mine, None if label is None else label[None]))
+        told = None if label is None else label[None]
+        return jnp.concatenate(image_terms(spec, params, x, mine, told))
 
     eps = jnp.moveaxis(draws.eps, -2, 0)
     return lax.map(one, (images, eps, draws.prior, labels, (static, dynamic)), batch_size=_BATCH)

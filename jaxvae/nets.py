@@ -259,7 +259,7 @@ def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
 
 def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:
     """What the decoder's last layers make of what its hidden ones gave."""
-    logits = decoder.logits(h).reshape(len(h), -1)
+    logits = decoder.logits(h).reshape(len(h), -1)  # type: ignore[attr-defined]
     match decoder.spec.likelihood:
         case "gaussian-learned":
             return Decoded(logits, decoder.logvar[...])

@@ -45,8 +45,10 @@ def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
     times the factors of dropout."""
     match spec.images.corruption:
         case "gaussian":
+            assert corruption is not None
             return x + spec.images.corruption_level * corruption
         case "dropout":
+            assert corruption is not None
             return x * corruption
         case _:
             return x

@@ -147,20 +147,21 @@ def fit(
     which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
     called. Raises NonFiniteError when a term leaves the finite numbers."""
     with jax.default_device(device):
-        start, state = (0, init_state(spec, data.train)) if state is None else (int(state.step), state)
+        start = 0 if state is None else int(state.step)
+        now = init_state(spec, data.train) if state is None else state
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
         told = [jnp.asarray(a) if spec.model.classes else None for a in (data.train_labels, data.test_labels)]
         per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
         for done in range(start, total, per_epoch):
             epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-            state, terms = train_epoch(spec, state, train, told[0])
+            now, terms = train_epoch(spec, now, train, told[0])
             terms = np.asarray(terms)[: step - done]
             require_finite(spec.terms, terms, done)
-            key = stream_key(state.key, "evaluation", epoch)
-            evaluated = average_terms(spec, state.params, test, key, told[1])
+            key = stream_key(now.key, "evaluation", epoch)
+            evaluated = average_terms(spec, now.params, test, key, told[1])
             require_finite(spec.terms, evaluated[None], step - 1)
-            on_epoch(Progress(state, epoch, step, terms, evaluated))
-        return state
+            on_epoch(Progress(now, epoch, step, terms, evaluated))
+        return now
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:

@@ -22,7 +22,7 @@ KL, BCE = dist.gaussian_kl, dist.bernoulli_nll
 ENCODED = "activate(self.spec, layer(x))"
 LOCATED = "mean + torch.exp(0.5 * logvar) * eps"
 MEANS = "pixel_means(spec, decode(spec, model, z, labels))"
-DECAY = """state.optimizer[""].param_groups[0]["weight_decay"]"""
+DECAY = """now.optimizer[""].param_groups[0]["weight_decay"]"""
 JAX_ADAM = jaxvae.train.make_optimizer
 ADAM = "torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, fused=True)"
 BACKWARD = "(next(iter(terms.values())) * phase.share).backward()"
@@ -82,7 +82,7 @@ FAULTS = [
     Fault(nets.Encoder.forward, ENCODED, "nn.functional.gelu(layer(x))", "GELU (erf) for ReLU", owner=nets.Encoder),
     Fault(nets.Decoder.forward, "activate(self.spec, layer(z))", "torch.tanh(layer(z))",
           "tanh for ReLU", owner=nets.Decoder),
-    Fault(nets.Encoder.forward, "layout.heads(self.spec)", "layout.heads(self.spec)[::-1]",
+    Fault(nets.Encoder.forward, "layout.heads(self.spec)])", "layout.heads(self.spec)][::-1])",
           "mean and logvar swapped", owner=nets.Encoder),
     Fault(torchvae.params.from_arrays, "torch.tensor(array)",
           "torch.tensor(array if array.shape != (12, 12) else array.T.copy())", "kernel transposed"),
@@ -194,11 +194,11 @@ FAULTS = [
     Fault(train.train_epoch, "torch.arange(state.step, end)",
           "torch.arange(state.step, end) - (torch.arange(state.step, end) == 25).long()",
           "key reused: step 25 draws the noise of step 24"),
-    Fault(train.fit, "state, terms = train_epoch(",
-          f"{DECAY} = 0.01 * (epoch == 2)\n        state, terms = train_epoch(",
+    Fault(train.fit, "now, terms = train_epoch(",
+          f"{DECAY} = 0.01 * (epoch == 2)\n        now, terms = train_epoch(",
           UNKNOWN, "float32"),
-    Fault(train.fit, "state, terms = train_epoch(",
-          f"{DECAY} = 0.01 * (epoch == 2)\n        state, terms = train_epoch(",
+    Fault(train.fit, "now, terms = train_epoch(",
+          f"{DECAY} = 0.01 * (epoch == 2)\n        now, terms = train_epoch(",
           UNKNOWN),
     Fault(train.fit, '"evaluation", epoch', '"evaluation", 1', UNKNOWN, "float32"),
     Fault(train.fit, "spec.training.total_steps(len(train))",

@@ -27,7 +27,8 @@ def average_terms(
     found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), told)
     terms = found.cpu().numpy().astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
-        terms[0] = capacity_loss(spec, *torch.tensor(terms[1:]), None).item()
+        reconstruction, kl = torch.tensor(terms[1:])
+        terms[0] = capacity_loss(spec, reconstruction, kl, None).item()
     return terms
 
 
@@ -42,6 +43,7 @@ def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key, labels: Tens
         dynamic = image_keys(random.fold_in(key, 0), rows)
         x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
         mine = draws._replace(eps=draws.eps[..., rows, :], prior=None if draws.prior is None else draws.prior[rows])
-        return torch.stack(image_terms(spec, model, x, mine, None if labels is None else labels[rows]), dim=-1)
+        told = None if labels is None else labels[rows]
+        return torch.stack(image_terms(spec, model, x, mine, told), dim=-1)
 
     return torch.cat([some(rows) for rows in places.split(_BATCH)])

@@ -258,7 +258,5 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _conv(layer: layout.Layer) -> nn.Conv2d | nn.ConvTranspose2d:
-    places = {"kernel_size": layout.KERNEL, "stride": layer.stride, "padding": layout.PADDING}
-    if layer.kind == "conv":
-        return nn.Conv2d(layer.inputs, layer.outputs, **places)
-    return nn.ConvTranspose2d(layer.inputs, layer.outputs, **places, output_padding=layer.output_padding)
+    given = (layer.inputs, layer.outputs, layout.KERNEL, layer.stride, layout.PADDING)
+    return nn.Conv2d(*given) if layer.kind == "conv" else nn.ConvTranspose2d(*given, layer.output_padding)

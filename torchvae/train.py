@@ -124,21 +124,22 @@ def fit(
     """Trains for the configured epochs or steps and returns the final state, from the run's start or from `state`,
     which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
     called. Raises NonFiniteError when a term leaves the finite numbers."""
-    state = init_state(spec, data.train, device or "cpu") if state is None else state
+    start = 0 if state is None else state.step
+    now = init_state(spec, data.train, device or "cpu") if state is None else state
     train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
     labels = (data.train_labels, data.test_labels)
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
-    for done in range(state.step, total, per_epoch):
+    for done in range(start, total, per_epoch):
         epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-        state, terms = train_epoch(spec, state, train, told[0])
+        now, terms = train_epoch(spec, now, train, told[0])
         terms = terms.cpu().numpy()
         require_finite(spec.terms, terms, done)
-        key = stream_key(state.key, "evaluation", epoch)
-        evaluated = average_terms(spec, state.model, test, key, told[1])
+        key = stream_key(now.key, "evaluation", epoch)
+        evaluated = average_terms(spec, now.model, test, key, told[1])
         require_finite(spec.terms, evaluated[None], step - 1)
-        on_epoch(Progress(state, epoch, step, terms, evaluated))
-    return state
+        on_epoch(Progress(now, epoch, step, terms, evaluated))
+    return now
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:

@@ -171,7 +171,9 @@ def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
     # PyTorch counts a transposed convolution's fan-in over its outputs: the second axis of its weight.
     fan_in, fan_out = (outputs, inputs) if layer.kind == "conv-transpose" else (inputs, outputs)
     bound = bias_bound = 1 / math.sqrt(fan_in * area)
-    if spec.init != "pytorch":
+    if spec.init == "lecun":
+        bound, bias_bound = math.sqrt(3 / (fan_in * area)), 0.0
+    elif spec.init != "pytorch":
         bound, bias_bound = math.sqrt(6 / ((fan_in + fan_out) * area)), 0.0
     name, bias = _dotted(*path, "weight"), _vector(_dotted(*path, "bias"), (*path, "bias"), outputs, bias_bound)
     if layer.kind == "linear":

@@ -27,8 +27,10 @@ PRESETS: dict[str, Spec] = {
     "yunjey": Spec(training=TrainingSpec(epochs=15)),
     # The same with tanh on images in [-1, 1] and the summed squared error
     "tanh-mse": Spec(model=ModelSpec(likelihood="squared-error"), training=TrainingSpec(epochs=100), images=_SIGNED),
-    # flax/examples/vae: 784-500-20 on 50,000 statically binarised images
-    "flax-example": Spec(model=ModelSpec(hidden=(500,)), images=ImagesSpec(binarization="static", train_images=50_000)),
+    # flax/examples/vae: 784-500-20 on 50,000 statically binarised images, weights of Flax's initial variance
+    "flax-example": Spec(
+        model=ModelSpec(hidden=(500,), init="lecun"), images=ImagesSpec(binarization="static", train_images=50_000)
+    ),
     # 784-256-64-20 with a ReLU after every encoder layer, the mean squared error
     "autoencoder": Spec(model=_AUTOENCODER, objective=_RECONSTRUCTION, training=_AUTOENCODER_TRAINING),
     # Vincent et al. 2008: the same from a corrupted input

@@ -19,7 +19,7 @@ Activation = Literal["relu", "tanh", "leaky-relu"]
 PosteriorName = Literal["gaussian", "relu-sigma", "point", "relu-point"]
 LikelihoodName = Literal["bernoulli", "squared-error", "gaussian", "gaussian-learned", "gaussian-pixel"]
 Output = Literal["bounded", "linear"]
-Init = Literal["pytorch", "glorot", "glorot-data"]
+Init = Literal["pytorch", "lecun", "glorot", "glorot-data"]
 Form = Literal["elbo", "capacity", "iwae", "reconstruction", "adversarial"]
 Units = Literal["image", "pixel", "mixed"]
 Schedule = Literal["exponential", "iwae"]
@@ -95,8 +95,9 @@ class ModelSpec:
     discriminator: tuple[int, ...] = ()
     """Widths of the hidden layers, each followed by ReLU, of the adversarial objective's discriminator of latents."""
     init: Init = "pytorch"
-    """Initial weights: `pytorch`: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too; `glorot`: U(-a, a) with a =
-    sqrt(6 / (fan_in + fan_out)), biases 0; `glorot-data`: the same, the last bias at the mean image's log-odds."""
+    """Initial weights: `pytorch`: U(-a, a) with a = 1/sqrt(fan_in), biases too. Else biases are 0: `lecun`: a =
+    sqrt(3 / fan_in), of the variance that Flax's have; `glorot`: a = sqrt(6 / (fan_in + fan_out)); `glorot-data`: the
+    same with the last bias at the mean image's log-odds."""
 
     def __post_init__(self) -> None:
         for name in ("image", "hidden", "discriminator"):  # a list would do, but for the hash

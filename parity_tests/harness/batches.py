@@ -45,9 +45,9 @@ def drawn(spec: Spec, key: jax.Array, rows: int) -> Batch:
 
 def cut(batch: Batch, rows: int) -> Batch:
     """The first images of a batch."""
-    optional = [None if a is None else a[:rows] for a in (batch.labels, batch.prior, batch.corruption)]
-    masks = tuple(mask[:rows] for mask in batch.masks)
-    return Batch(batch.x[:rows], batch.eps[..., :rows, :], *optional, masks, batch.step)
+    found = batch._replace(x=batch.x[:rows], eps=batch.eps[..., :rows, :], masks=tuple(m[:rows] for m in batch.masks))
+    optional = {name: getattr(batch, name) for name in ("labels", "prior", "corruption")}
+    return found._replace(**{name: array[:rows] for name, array in optional.items() if array is not None})
 
 
 def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key: jax.Array | None) -> np.ndarray:

@@ -253,8 +253,8 @@ def _update(spec: Spec, params: Params, opt_state: optax.OptState, gradient: Par
 
 def _inputs(spec: Spec, batch: Batch) -> jaxvae.Inputs:
     """The batch as training has it."""
-    x, optional = jnp.asarray(batch.x), map(_optional, (batch.prior, batch.corruption))
-    draws = jaxvae.Draws(jnp.asarray(batch.eps), *optional, tuple(map(jnp.asarray, batch.masks)))
+    x, prior, corruption = jnp.asarray(batch.x), _optional(batch.prior), _optional(batch.corruption)
+    draws = jaxvae.Draws(jnp.asarray(batch.eps), prior, corruption, tuple(map(jnp.asarray, batch.masks)))
     shares = jnp.full(len(x), 1 / len(x), x.dtype)
     return jaxvae.inputs(spec, x, draws, _optional(batch.labels), shares, jnp.int32(batch.step))
 

@@ -112,11 +112,12 @@ def forward(
     told what every layer is given and gives, under `NAME, given` and `NAME, gave`."""
     model, kinked = spec.model, spec.model.activation != "tanh"
     activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
-    seen = batch.x
+    seen: Any = batch.x
+    corruption: Any = batch.corruption
     if training and spec.images.corruption == "gaussian":
-        seen = seen + spec.images.corruption_level * batch.corruption
+        seen = seen + spec.images.corruption_level * corruption
     elif training and spec.images.corruption == "dropout":
-        seen = seen * batch.corruption
+        seen = seen * corruption
     margins = xp.full(len(batch.x), xp.inf, batch.x.dtype)
     masks = iter(batch.masks if training else ())
     hot = None

@@ -127,7 +127,7 @@ def about(
         "devices": {side.NAME: side.device() for side in SIDES},
         "precision": {
             "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
-            "jaxvae's layers": str(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder.logits.precision),
+            "jaxvae's layers": str(vars(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder)["logits"].precision),
             "torch.get_float32_matmul_precision": torch.get_float32_matmul_precision(),
             "torch.backends.cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
         },

@@ -37,7 +37,8 @@ def effects(spec: Spec, arrays: Arrays, batch: Batch) -> list[Effect]:
     exact = oracle.forward(spec, wide, batch._replace(x=batch.x.astype(np.float64), eps=batch.eps.astype(np.float64)))
     exact_loss = oracle.nll(spec, exact, batch.x.astype(np.float64), np)[0].mean()
     if spec.model.posterior == "gaussian":
-        exact_loss += spec.effective_beta * oracle.kl(*exact.posterior, np).mean()
+        mean, logvar = exact.posterior
+        exact_loss += spec.effective_beta * oracle.kl(mean, logvar, np).mean()
     found = []
     for mode in MODES if torch_side.device().startswith("gpu") else (MODES[0], MODES[2]):  # a CPU has no TF32
         for package, ask in (("jaxvae", _jax), ("torchvae", _torch)):

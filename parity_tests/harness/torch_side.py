@@ -95,8 +95,9 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     flat = {".".join(map(str, layer.path)): layer.flattened for layer in layout.layers(spec.model)}
 
     def ordered(name: str, kind: str, value: np.ndarray) -> np.ndarray:
-        if flat[name] is not None and kind == ("given" if name.startswith("encoder") else "gave"):
-            value = value.reshape(len(value), *flat[name])
+        shape = flat[name]
+        if shape is not None and kind == ("given" if name.startswith("encoder") else "gave"):
+            value = value.reshape(len(value), *shape)
             return value.transpose(0, 2, 3, 1).reshape(len(value), -1)
         return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
 
@@ -227,8 +228,8 @@ def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
 
 def _inputs(spec: Spec, batch: Batch) -> torchvae.Inputs:
     """The batch as training has it."""
-    x, optional = _tensor(batch.x), map(_optional, (batch.prior, batch.corruption))
-    draws = torchvae.Draws(_tensor(batch.eps), *optional, tuple(map(_tensor, batch.masks)))
+    x, prior, corruption = _tensor(batch.x), _optional(batch.prior), _optional(batch.corruption)
+    draws = torchvae.Draws(_tensor(batch.eps), prior, corruption, tuple(map(_tensor, batch.masks)))
     shares = torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device)
     return torchvae.inputs(spec, x, draws, _optional(batch.labels), shares, batch.step)
 

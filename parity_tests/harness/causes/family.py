@@ -273,7 +273,10 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
         if kind != model.likelihood:
             other(f"the likelihood {kind} for {model.likelihood}", model=replace(model, likelihood=kind, variance=1.0))
     for variance in (0.5, 2.0):
-        other(f"variance {variance:g} times as large", model=replace(model, likelihood="gaussian", variance=model.variance * variance))
+        other(
+            f"variance {variance:g} times as large",
+            model=replace(model, likelihood="gaussian", variance=model.variance * variance),
+        )
     for activation in ("relu", "tanh", "leaky-relu"):
         if activation != model.activation:
             other(f"{activation} for {model.activation}", model=replace(model, activation=activation))
