@@ -24,7 +24,7 @@ _PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "numpy", "safe
 @dataclass(frozen=True)
 class Golden:
     """Record what both packages compute, in float64 and on the CPU: keys, normals, weights, outputs, losses, gradients,
-    training and pictures of two small models. Every array is computed on both sides; the files hold jaxvae's, and
+    training and pictures of five small models. Every array is computed on both sides; the files hold jaxvae's, and
     nothing is written unless torchvae's agree to what the tests owe.
 
     Run it after a change that is meant to change numbers, say so in the commit, and look at what `git diff --stat`
