@@ -32,7 +32,7 @@ class Parity:
               python scripts/parity.py --preset all --dtype float64 --steps 500 --json all.json --junit all.xml"""
 
     preset: str = DEFAULT_PRESET
-    """The configuration to compare, or `all` of them."""
+    """The configuration to compare, several with commas between, or `all` of them."""
     dtype: Dtype | Literal["both"] = "both"
     """Precision. In float64 whole runs must agree to the last digits; in float32 each level must, and runs to within a
     noise floor that is measured on the spot."""
@@ -63,7 +63,9 @@ class Parity:
 
 
 def main(options: Parity) -> int:
-    specs = {name: configured(options, name) for name in (PRESETS if options.preset == "all" else [options.preset])}
+    specs = {
+        name: configured(options, name) for name in (PRESETS if options.preset == "all" else options.preset.split(","))
+    }
     if options.steps < 1:
         raise InputError(f"--steps must be at least 1, found {options.steps}.")
     paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
@@ -83,7 +85,7 @@ def main(options: Parity) -> int:
             begun.append(level)
 
         for name, spec in specs.items():
-            dataset, missing = data.load(replace(spec, data=options.data), options.data_root)
+            dataset, missing = images(options, spec)
             if missing is not None:
                 print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
             spec = replace(spec, data=dataset.name)
@@ -107,6 +109,14 @@ def main(options: Parity) -> int:
     if options.html is not None:
         write(options.html, report.to_html(found).encode())
     return 0 if found.passed else 1
+
+
+def images(options: Parity, spec: Spec) -> tuple[data.Dataset, str | None]:
+    """What the configuration trains on, or as many of them as there are."""
+    few = spec.images.train_images
+    whole = replace(spec, data=options.data, images=replace(spec.images, train_images=None))
+    found, missing = data.load(whole, options.data_root)
+    return found._replace(train=found.train[:few], train_labels=found.train_labels[:few]), missing
 
 
 def write(path: Path, content: bytes) -> None:
