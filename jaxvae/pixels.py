@@ -16,7 +16,7 @@ def scale(images: Array, dtype: str) -> Array:
     return table.at[images.reshape(len(images), -1)].get(mode="promise_in_bounds")
 
 
-def prepare_pixels(spec: Spec, images: Array, static: Array, dynamic: Array | None) -> Array:
+def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Array | None) -> Array:
     """uint8 images as the configuration wants their pixels: scaled, binarised, in its range. `[batch, pixels]`.
 
     `static` and `dynamic` are keys, one for each image, from which it is binarised if the configuration says so: those
@@ -25,6 +25,7 @@ def prepare_pixels(spec: Spec, images: Array, static: Array, dynamic: Array | No
     if how == "none":
         x = scale(images, dtype)
     elif how == "static":
+        assert static is not None
         x = binarize(images, static).astype(dtype)
     elif how == "dynamic" and dynamic is not None:
         x = binarize(images, dynamic).astype(dtype)

@@ -15,7 +15,7 @@ def scale(images: Tensor, dtype: str) -> Tensor:
     return floats.div_(torch.full((), 255, dtype=floats.dtype, device=floats.device))
 
 
-def prepare_pixels(spec: Spec, images: Tensor, static: random.Key, dynamic: random.Key | None) -> Tensor:
+def prepare_pixels(spec: Spec, images: Tensor, static: random.Key | None, dynamic: random.Key | None) -> Tensor:
     """uint8 images as the configuration wants their pixels: scaled, binarised, in its range. `[batch, pixels]`.
 
     `static` and `dynamic` are keys, one for each image, from which it is binarised if the configuration says so: those
@@ -24,6 +24,7 @@ def prepare_pixels(spec: Spec, images: Tensor, static: random.Key, dynamic: rand
     if how == "none":
         x = scale(images, dtype)
     elif how == "static":
+        assert static is not None
         x = binarize(images, static).to(getattr(torch, dtype))
     elif how == "dynamic" and dynamic is not None:
         x = binarize(images, dynamic).to(getattr(torch, dtype))

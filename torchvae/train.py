@@ -105,8 +105,12 @@ def train_epoch(
     log = torch.empty(len(at), len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
     noise = zip(at, _drawn(spec, at, batch), strict=True)
     for rows, (key, draws), row in zip(order.split(batch), noise, log, strict=False):  # max_steps may come before
-        dynamic = image_keys(random.fold_in(key, 0), torch.arange(len(rows), device=key.device))
-        x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
+        own = dynamic = None  # eager, torch would draw keys that nothing asks for
+        if spec.images.binarization == "static":
+            own = image_keys(static, rows)
+        elif spec.images.binarization == "dynamic":
+            dynamic = image_keys(random.fold_in(key, 0), torch.arange(len(rows), device=key.device))
+        x = prepare_pixels(spec, images[rows], own, dynamic)
         told = None if labels is None else labels[rows]
         batch_inputs = inputs(spec, x, _first(draws, len(rows)), told, _shares(x), state.step)
         state, terms = _update(spec, state, batch_inputs, rate)
