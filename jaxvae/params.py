@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import random
 
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
 from jaxvae.shared import layout, weights
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
+from jaxvae.train import TrainState
 
 
 def save(path: Path | str, spec: Spec, params: Params) -> None:
@@ -28,6 +30,26 @@ def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
     damaged or doesn't hold exactly its model's tensors."""
     spec, arrays = weights.load(Path(path))
     return spec, jax.device_put(from_arrays(spec, arrays), device)
+
+
+def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.ndarray) -> None:
+    """Writes a checkpoint, from which either package goes on: the state, with the terms of its epoch's steps so far,
+    `[steps, terms]`, as a Part has them."""
+    optimizer = optimizer_to_arrays(spec, state.opt_state)
+    params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
+    checkpoint = weights.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    weights.save_checkpoint(Path(path), checkpoint)
+
+
+def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spec, TrainState, np.ndarray]:
+    """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
+    damaged or doesn't hold exactly what its run needs."""
+    found = weights.load_checkpoint(Path(path))
+    params = from_arrays(found.spec, found.weights)
+    optimizer = optimizer_from_arrays(found.spec, found.optimizer)
+    key = random.wrap_key_data(jnp.asarray(found.key), impl="threefry2x32")
+    state = TrainState(params, optimizer, jnp.int32(found.step), key)
+    return found.spec, jax.device_put(state, device), found.train
 
 
 def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
-"""Training: one step, one epoch, one run."""
+"""Training: one step, one epoch."""
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,15 +9,12 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from jaxvae.devices import Device, require
+from jaxvae.devices import require
 from jaxvae.draws import draw, image_keys
-from jaxvae.evaluate import average_terms
-from jaxvae.keys import root_key, static_key, stream_key, streams
+from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, bind, combine, init, partition, statistics
 from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.metrics import require_finite
 from jaxvae.shared.needs import last_bias, require_batches
 from jaxvae.shared.spec import Spec
 
@@ -32,21 +28,6 @@ class TrainState(NamedTuple):
     """By the name of `objectives.Phase`; an objective of one phase calls it by nothing."""
     step: Array
     key: Array
-
-
-class Progress(NamedTuple):
-    """What `fit` reports after each epoch, and after the last step."""
-
-    state: TrainState
-    """Good until the callback returns: the next epoch takes it over."""
-    epoch: int
-    """From 1."""
-    step: int
-    """Steps taken so far."""
-    train: np.ndarray
-    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
-    test: np.ndarray
-    """The terms over the test images: `[terms]`, float64, nats per image."""
 
 
 def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> optax.GradientTransformation:
@@ -102,66 +83,54 @@ def train_step(
     return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), _learning_rate(spec, epoch))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_epoch(spec: Spec, state: TrainState, images: Array, labels: Array | None = None) -> tuple[TrainState, Array]:
-    """One epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model with classes,
-    starting where `state` stands, at an epoch's first step, and ending with the epoch or at `max_steps`. The new state
-    and the mean terms of each step, `[steps, terms]` (steps past `max_steps` hold nothing). `state` is donated."""
-    n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
+    """Which of `n` images each step of an epoch, from 0, is given: `[steps, batch]`, shuffled by a run's root key. The
+    last batch is filled up with the first image, which then counts for nothing."""
+    batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
+    order = random.permutation(random.fold_in(streams(key).order, epoch), n)
+    return jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def train_epoch(
+    spec: Spec,
+    state: TrainState,
+    images: Array,
+    labels: Array | None = None,
+    last: Array | int | None = None,
+    order: Array | None = None,
+) -> tuple[TrainState, Array]:
+    """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
+    with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
+    order: `epoch_order`'s, made anew unless it is given. The new state, and the mean terms of the epoch's steps,
+    `[steps, terms]`, zeros for those not taken here."""
+    n, dtype = len(images), spec.training.dtype
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
-    order = random.permutation(random.fold_in(keys.order, epoch), n)
-    # The last batch is filled up with the first image, which then counts for nothing.
-    order = jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
+    order = epoch_order(spec, state.key, epoch, n) if order is None else order
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
     weights = real / real.sum(1, keepdims=True)
     static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
+    end = (epoch + 1) * steps
+    for sooner in (spec.training.max_steps, last):
+        end = end if sooner is None else jnp.minimum(end, sooner)
 
-    def step(state: TrainState, given: tuple[Array, Array]) -> tuple[TrainState, Array]:
-        rows, weights = given
-        key = random.fold_in(keys.noise, state.step)
+    def step(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        state, log = carry
+        at = state.step - epoch * steps
+        rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
         told = None if labels is None else labels[rows]
-        state, terms = _update(spec, state, inputs(spec, x, draw(spec, key, batch), told, weights, state.step), rate)
-        return state, jnp.stack(terms)
+        state, terms = _update(
+            spec, state, inputs(spec, x, draw(spec, key, batch), told, weights[at], state.step), rate
+        )
+        return state, log.at[at].set(jnp.stack(terms))
 
-    def step_until(last: int, state: TrainState, given: tuple[Array, Array]) -> tuple[TrainState, Array]:
-        stop = state, jnp.zeros(len(spec.terms), dtype)
-        return lax.cond(state.step < last, lambda: step(state, given), lambda: stop)
-
-    # Only a run with a last step asks at each one: on an accelerator the host would have to look at the answer.
-    body = step if last is None else functools.partial(step_until, last)
-    return lax.scan(body, state, (order, weights))
-
-
-def fit(
-    spec: Spec,
-    data: Dataset,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
-    device: Device | None = None,
-    state: TrainState | None = None,
-) -> TrainState:
-    """Trains for the configured epochs or steps and returns the final state, from the run's start or from `state`,
-    which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
-    called. Raises NonFiniteError when a term leaves the finite numbers."""
-    with jax.default_device(device):
-        start = 0 if state is None else int(state.step)
-        now = init_state(spec, data.train) if state is None else state
-        train, test = (jnp.asarray(images) for images in (data.train, data.test))
-        told = [jnp.asarray(a) if spec.model.classes else None for a in (data.train_labels, data.test_labels)]
-        per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
-        for done in range(start, total, per_epoch):
-            epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-            now, terms = train_epoch(spec, now, train, told[0])
-            terms = np.asarray(terms)[: step - done]
-            require_finite(spec.terms, terms, done)
-            key = stream_key(now.key, "evaluation", epoch)
-            evaluated = average_terms(spec, now.params, test, key, told[1])
-            require_finite(spec.terms, evaluated[None], step - 1)
-            on_epoch(Progress(now, epoch, step, terms, evaluated))
-        return now
+    # A bound that is no constant: one program for any part of an epoch, so that a run in parts is the run in one.
+    return lax.while_loop(lambda c: c[0].step < end, step, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:

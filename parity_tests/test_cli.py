@@ -68,12 +68,17 @@ def test_a_run_folder(trained) -> None:
     for name, path in trained.items():
         files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
         pictures = [f"images/{kind}-{epoch:03}.png" for kind in ("reconstructions", "samples") for epoch in (1, 2)]
-        assert files == ["config.json", *pictures, "metrics.jsonl", "model.safetensors"]
+        saved = [
+            "checkpoints/step-000000012.safetensors",
+            "checkpoints/step-000000024.safetensors",
+            "checkpoints/steps.json",
+        ]
+        assert files == [*saved, "config.json", *pictures, "metrics.jsonl", "model.safetensors"]
         config = json.loads((path / "config.json").read_text())
         assert config["framework"] == name
         assert config["data"]["name"] == config["spec"]["data"] == "digits"
         assert config["data"]["train"] == 1500
-        assert config["versions"]["numpy"] == np.__version__
+        assert config["sessions"][0]["versions"]["numpy"] == np.__version__
         records[name] = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         assert [(r["step"], r["epoch"], r["split"]) for r in records[name]] == [
             *((step, 1, "train") for step in (5, 10)),
@@ -395,12 +400,16 @@ def test_a_folder_that_is_no_run(package, capsys, tmp_path, command: str) -> Non
 
 CONFIGS = {
     "not JSON": ("{", "can't be read as JSON"),
-    "another version": ('{"version": 7}', "must be the configuration of a run, version 2"),
+    "another version": ('{"version": 7}', "must be the configuration of a run, version 3"),
     "a list": ("[]", "must be the configuration of a run"),
-    "without its data": ('{"version": 2, "framework": "jaxvae", "preset": "x"}', "The data, source in .* must be text"),
-    "without its framework": ('{"version": 2, "data": {"source": ""}}', "The framework in .* must be text, found None"),
+    "without its data": ('{"version": 3, "framework": "jaxvae", "preset": "x"}', "The data, source in .* must be text"),
+    "without its framework": (
+        '{"version": 3, "data": {"source": "", "digest": ""}}',
+        "The framework in .* must be text, found None",
+    ),
     "without a spec": (
-        '{"version": 2, "framework": "jaxvae", "preset": "x", "data": {"source": ""}}',
+        '{"version": 3, "framework": "jaxvae", "preset": "x", "data": {"source": "", "digest": ""}, "sessions": [], '
+        '"log_every": null, "checkpoint_every": null, "keep": 2}',
         "must be an object of named fields",
     ),
 }

@@ -19,6 +19,7 @@ FILES = [
     "objectives",
     "pixels",
     "train",
+    "loop",
     "evaluate",
     "generate",
     "params",
@@ -28,6 +29,7 @@ FILES = [
 # Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
 EXCEPTIONS = {
     ("torchvae", "random"): "JAX has these streams built in",
+    ("torchvae.train", "copied"): "a torch model is trained in place",
     ("jaxvae.devices", "Device"): "PyTorch has a type for it",
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
@@ -58,7 +60,7 @@ WORDS = {"params": "model", "opt_state": "optimizer"}
 # Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
 TOLD_APART = {
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
-    *("train_step", "train_epoch"),
+    *("train_step", "train_epoch", "epoch_order"),
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
 

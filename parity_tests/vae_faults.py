@@ -8,6 +8,7 @@ import torchvae.distributions
 import torchvae.evaluate
 import torchvae.generate
 import torchvae.keys
+import torchvae.loop
 import torchvae.nets
 import torchvae.objectives
 import torchvae.params
@@ -163,10 +164,10 @@ FAULTS = [
           "streams exchanged: noise drawn from order"),
     Fault(torchvae.params.optimizer_from_arrays, "[name], device", "[name] * 0, device", "moments not carried over"),
     # An epoch.
-    Fault(train.train_epoch, "random.permutation(random.fold_in(keys.order, epoch), n)",
+    Fault(train.epoch_order, "random.permutation(random.fold_in(streams(key).order, epoch), n)",
           "torch.arange(n)", "order not shuffled"),
-    Fault(train.train_epoch, "state.step // steps", "0", "key reused: every epoch has the first one's order"),
-    Fault(jaxvae.train.train_epoch, "state.step // steps", "state.step // steps + 1",
+    Fault(train.epoch_order, "order, epoch)", "order, 0)", "key reused: every epoch has the first one's order"),
+    Fault(jaxvae.train.epoch_order, "order, epoch)", "order, epoch + 1)",
           "wrong fold-in: the epoch is counted from 1"),
     Fault(train.train_epoch, "torch.arange(state.step, end)", "torch.arange(end - state.step)",
           "wrong fold-in: the step is counted within its epoch"),
@@ -194,18 +195,18 @@ FAULTS = [
     Fault(train.train_epoch, "torch.arange(state.step, end)",
           "torch.arange(state.step, end) - (torch.arange(state.step, end) == 25).long()",
           "key reused: step 25 draws the noise of step 24"),
-    Fault(train.fit, "now, terms = train_epoch(",
-          f"{DECAY} = 0.01 * (epoch == 2)\n        now, terms = train_epoch(",
+    Fault(torchvae.loop.fit, "now, log = train_epoch(",
+          f"{DECAY} = 0.01 * (epoch == 2)\n            now, log = train_epoch(",
           UNKNOWN, "float32"),
-    Fault(train.fit, "now, terms = train_epoch(",
-          f"{DECAY} = 0.01 * (epoch == 2)\n        now, terms = train_epoch(",
+    Fault(torchvae.loop.fit, "now, log = train_epoch(",
+          f"{DECAY} = 0.01 * (epoch == 2)\n            now, log = train_epoch(",
           UNKNOWN),
-    Fault(train.fit, '"evaluation", epoch', '"evaluation", 1', UNKNOWN, "float32"),
-    Fault(train.fit, "spec.training.total_steps(len(train))",
+    Fault(torchvae.loop.fit, '"evaluation", epoch', '"evaluation", 1', UNKNOWN, "float32"),
+    Fault(torchvae.loop.fit, "spec.training.total_steps(len(train))",
           "spec.training.total_steps(len(train)) - 7", UNKNOWN),
-    Fault(train.train_epoch, "state.step // steps", "min(state.step // steps, 1)",
+    Fault(train.epoch_order, "order, epoch)", "order, min(epoch, 1))",
           "step 38 is given the images of step 19"),
-    Fault(train.train_epoch, "state.step // steps", "min(state.step // steps, 1)", UNKNOWN, "float32"),
+    Fault(train.epoch_order, "order, epoch)", "order, min(epoch, 1))", UNKNOWN, "float32"),
     # What no plain formula with a slip gives.
     Fault(torchvae.generate._images, MEANS,
           f"torch.bernoulli({MEANS}, generator=torch.Generator().manual_seed(0))",

@@ -1,24 +1,18 @@
 """Trains the well-known programs anew and tables what they reach: scripts/reproduce.py --help"""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
 import tyro
-from safetensors.numpy import load as from_bytes
-from safetensors.numpy import save as to_bytes
-from tqdm import tqdm
 
 import jaxvae
-from jaxvae.shared import comparison, data, figures, metrics, runs
+from jaxvae.shared import comparison, data, figures, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.presets import preset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.training import Device, StoppedError, Train, as_begun, train
 
 Records = list[dict[str, Any]]
 
@@ -36,7 +30,7 @@ class Result(NamedTuple):
 @dataclass(frozen=True)
 class Reproduce:
     """Train presets on MNIST by jaxvae and print what they reach beside what is known. Each run is a folder under
-    --out, written after every epoch: stopped, it goes on where it was; finished, it is only read.
+    --out: stopped, it goes on where it was; finished, it is only read.
 
     Example: python scripts/reproduce.py yunjey flax-example"""
 
@@ -48,7 +42,8 @@ class Reproduce:
     """Of every run."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
-    device: Annotated[str, tyro.conf.arg(help="Where to compute: auto, cpu, gpu or tpu.")] = "auto"
+    device: Device = "auto"
+    """Where to compute."""
 
 
 def at(epoch: int) -> Callable[[runs.Run, Records, data.Dataset], str]:
@@ -112,71 +107,32 @@ def main(options: Reproduce) -> None:
         if name not in known:
             raise InputError(f"There is no result {name!r}; choose of {', '.join(dict.fromkeys(known))}.")
     dataset = data.mnist(options.data_root)
-    device = jaxvae.prepare(options.device)
     rows = []
     for name in chosen:
         result = RESULTS[name]
-        run = trained(options, result, dataset, device)
+        run = trained(options, result)
         rows.append((name, result.read(run, runs.read_metrics(run), dataset), result.known))
     print("| result | measured | known |\n| --- | --- | --- |")
     for row in rows:
         print(f"| {' | '.join(row)} |")
 
 
-def trained(options: Reproduce, result: Result, dataset: data.Dataset, device: Any) -> runs.Run:
+def trained(options: Reproduce, result: Result) -> runs.Run:
     """The run of a result, begun, gone on with, or as it is."""
-    spec = preset(result.preset)
-    training = replace(spec.training, epochs=result.epochs, seed=options.seed)
-    spec = replace(spec, data="mnist", training=training)
     path = options.out / f"{result.preset}-{options.seed}"
-    if path.exists():
-        run = runs.read(path)
-        if run.spec != spec:
-            raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
+    spec = preset(result.preset)
+    spec = replace(spec, data="mnist", training=replace(spec.training, epochs=result.epochs, seed=options.seed))
+    if not path.exists():
+        which = Train(spec, result.preset, options.data_root, options.device, out=path)
+    elif (run := runs.read(path)).spec == spec:
+        records = runs.read_metrics(run)
+        if records and (records[-1]["epoch"], records[-1]["split"]) == (result.epochs, "test"):
+            return run
+        which = replace(as_begun(path), data_root=options.data_root, device=options.device)
     else:
-        about = {"name": "mnist", "source": dataset.source}
-        run = runs.create(path, spec, {"framework": "jaxvae", "preset": result.preset, "data": about})
-    state, images = resumed(run), dataset.train[: spec.images.train_images]
-    few = dataset._replace(train=images, train_labels=dataset.train_labels[: len(images)])
-    done = 0 if state is None else int(state.step)
-    total = spec.training.total_steps(len(images))
-    with tqdm(total=total, initial=done, unit=" steps", desc=result.preset, disable=None) as bar:
-
-        def on_epoch(progress: jaxvae.Progress) -> None:
-            before = progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, before, len(images), spec, None)
-            runs.append_metrics(
-                run, [*records, metrics.record(spec, progress.step, progress.epoch, "test", progress.test)]
-            )
-            jaxvae.save(run.weights, spec, progress.state.params)
-            keep(run, spec, progress.state)
-            bar.update(len(progress.train))
-            bar.set_postfix(loss=f"{progress.test[0]:.2f}")
-
-        jaxvae.fit(spec, few, on_epoch, device, state)
-    return run
-
-
-def keep(run: runs.Run, spec: Spec, state: jaxvae.TrainState) -> None:
-    """Writes all that the run needs to go on."""
-    optimizer = {f"optimizer.{n}": a for n, a in jaxvae.optimizer_to_arrays(spec, state.opt_state).items()}
-    arrays = {**jaxvae.to_arrays(spec, state.params), **optimizer, "step": np.asarray(state.step)}
-    runs.write_atomically(run.path / "state.safetensors", to_bytes(arrays))
-
-
-def resumed(run: runs.Run) -> jaxvae.TrainState | None:
-    """The state that `keep` wrote last, and the metrics cut to it; None before the first epoch's end."""
-    file = run.path / "state.safetensors"
-    arrays = from_bytes(file.read_bytes()) if file.exists() else {}
-    step = int(arrays.pop("step", 0))
-    records = [record for record in runs.read_metrics(run) if record["step"] <= step]
-    runs.write_atomically(run.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
-    if not step:
-        return None
-    optimizer = {n.removeprefix("optimizer."): arrays.pop(n) for n in list(arrays) if n.startswith("optimizer.")}
-    params = jaxvae.from_arrays(run.spec, arrays)
-    state = jaxvae.optimizer_from_arrays(run.spec, optimizer)
-    return jaxvae.TrainState(params, state, jnp.int32(step), jaxvae.root_key(run.spec.training.seed))
+        raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
+    train(jaxvae, which)
+    return runs.read(path)
 
 
 if __name__ == "__main__":
@@ -185,6 +141,6 @@ if __name__ == "__main__":
     except (InputError, NonFiniteError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(error.status)
-    except KeyboardInterrupt:
-        print("reproduce: stopped; it goes on where it was when it is run again.", file=sys.stderr)
-        sys.exit(130)
+    except StoppedError as stop:
+        print(f"reproduce: {stop}, or by this script, run again", file=sys.stderr)
+        sys.exit(stop.status)

@@ -12,7 +12,7 @@ from jaxvae.shared import layout, weights
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 from torchvae.nets import VAE, bind
-from torchvae.train import init_optimizers
+from torchvae.train import TrainState, init_optimizers
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
@@ -25,6 +25,25 @@ def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VA
     or doesn't hold exactly its model's tensors."""
     spec, arrays = weights.load(Path(path))
     return spec, from_arrays(spec, arrays).to(device)
+
+
+def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.ndarray) -> None:
+    """Writes a checkpoint, from which either package goes on: the state, with the terms of its epoch's steps so far,
+    `[steps, terms]`, as a Part has them."""
+    optimizer = optimizer_to_arrays(spec, state.optimizer)
+    params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
+    checkpoint = weights.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    weights.save_checkpoint(Path(path), checkpoint)
+
+
+def load_checkpoint(path: Path | str, device: torch.device | str | None = None) -> tuple[Spec, TrainState, np.ndarray]:
+    """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
+    damaged or doesn't hold exactly what its run needs."""
+    found = weights.load_checkpoint(Path(path))
+    model = from_arrays(found.spec, found.weights).to(device)
+    optimizer = optimizer_from_arrays(found.spec, found.optimizer, model)
+    key = torch.tensor(found.key, device=device)
+    return found.spec, TrainState(model, optimizer, found.step, key), found.train
 
 
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
-"""Training: one step, one epoch, one run."""
+"""Training: one step, one epoch."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,15 +10,12 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared import layout
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.metrics import require_finite
 from jaxvae.shared.needs import last_bias, require_batches
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.weights import trained
 from torchvae import random
 from torchvae.draws import Draws, draw, image_keys
-from torchvae.evaluate import average_terms
-from torchvae.keys import root_key, static_key, stream_key, streams
+from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
 from torchvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from torchvae.pixels import prepare_pixels
@@ -35,21 +33,6 @@ class TrainState(NamedTuple):
     """By the name of `objectives.Phase`; an objective of one phase calls it by nothing."""
     step: int
     key: random.Key
-
-
-class Progress(NamedTuple):
-    """What `fit` reports after each epoch, and after the last step."""
-
-    state: TrainState
-    """Good until the callback returns: the next epoch takes it over."""
-    epoch: int
-    """From 1."""
-    step: int
-    """Steps taken so far."""
-    train: np.ndarray
-    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
-    test: np.ndarray
-    """The terms over the test images: `[terms]`, float64, nats per image."""
 
 
 def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -87,24 +70,38 @@ def train_step(
     return _update(spec, state, inputs(spec, x, draws, labels, _shares(x), state.step), _learning_rate(spec, epoch))
 
 
+def epoch_order(spec: Spec, key: random.Key, epoch: int, n: int) -> Tensor:
+    """Which of `n` images the steps of an epoch, from 0, are given, one step's after another's: `[n]`, shuffled by a
+    run's root key."""
+    return random.permutation(random.fold_in(streams(key).order, epoch), n)
+
+
 def train_epoch(
-    spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None = None
+    spec: Spec,
+    state: TrainState,
+    images: Tensor,
+    labels: Tensor | None = None,
+    last: int | None = None,
+    order: Tensor | None = None,
 ) -> tuple[TrainState, Tensor]:
-    """One epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model with classes,
-    starting where `state` stands, at an epoch's first step, and ending with the epoch or at `max_steps`. The new state
-    and the mean terms of each step, `[steps, terms]`. The model and the optimizer are updated in place."""
-    n, dtype, last = len(images), spec.training.dtype, spec.training.max_steps
+    """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
+    with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
+    order: `epoch_order`'s, made anew unless it is given. The new state, and the mean terms of the epoch's steps,
+    `[steps, terms]`, zeros for those not taken here. The model and the optimizer are updated in place."""
+    n, dtype = len(images), spec.training.dtype
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
-    order = random.permutation(random.fold_in(keys.order, epoch), n)
-    end = state.step + steps if last is None else max(state.step, min(state.step + steps, last))
+    order = epoch_order(spec, state.key, epoch, n) if order is None else order
+    end = min(bound for bound in ((epoch + 1) * steps, spec.training.max_steps, last) if bound is not None)
+    end = max(state.step, end)
     at = random.fold_in(keys.noise, torch.arange(state.step, end))
     static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
 
-    log = torch.empty(len(at), len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
-    noise = zip(at, _drawn(spec, at, batch), strict=True)
-    for rows, (key, draws), row in zip(order.split(batch), noise, log, strict=False):  # max_steps may come before
+    log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
+    for key, draws in zip(at, _drawn(spec, at, batch), strict=True):
+        place = state.step - epoch * steps
+        rows = order[place * batch : (place + 1) * batch]
         own = dynamic = None  # eager, torch would draw keys that nothing asks for
         if spec.images.binarization == "static":
             own = image_keys(static, rows)
@@ -114,36 +111,17 @@ def train_epoch(
         told = None if labels is None else labels[rows]
         batch_inputs = inputs(spec, x, _first(draws, len(rows)), told, _shares(x), state.step)
         state, terms = _update(spec, state, batch_inputs, rate)
-        torch.stack(terms, out=row)
+        torch.stack(terms, out=log[place])
     return state, log
 
 
-def fit(
-    spec: Spec,
-    data: Dataset,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
-    device: torch.device | str | None = None,
-    state: TrainState | None = None,
-) -> TrainState:
-    """Trains for the configured epochs or steps and returns the final state, from the run's start or from `state`,
-    which stands at an epoch's first step. After each epoch the model is evaluated on the test images and `on_epoch` is
-    called. Raises NonFiniteError when a term leaves the finite numbers."""
-    start = 0 if state is None else state.step
-    now = init_state(spec, data.train, device or "cpu") if state is None else state
-    train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
-    labels = (data.train_labels, data.test_labels)
-    told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
-    per_epoch, total = spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
-    for done in range(start, total, per_epoch):
-        epoch, step = done // per_epoch + 1, min(done + per_epoch, total)
-        now, terms = train_epoch(spec, now, train, told[0])
-        terms = terms.cpu().numpy()
-        require_finite(spec.terms, terms, done)
-        key = stream_key(now.key, "evaluation", epoch)
-        evaluated = average_terms(spec, now.model, test, key, told[1])
-        require_finite(spec.terms, evaluated[None], step - 1)
-        on_epoch(Progress(now, epoch, step, terms, evaluated))
-    return now
+def copied(spec: Spec, state: TrainState) -> TrainState:
+    """The state with a model and optimizers of its own, which steps taken in the other leave as they are."""
+    model = copy.deepcopy(state.model)
+    optimizer = init_optimizers(spec, model)
+    for phase, adam in state.optimizer.items():
+        optimizer[phase].load_state_dict(copy.deepcopy(adam.state_dict()))
+    return state._replace(model=model, optimizer=optimizer)
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:

@@ -1,50 +1,28 @@
 """The command line, written once: each package hands it its own functions."""
 
 import argparse
-import datetime
-import importlib.metadata
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, describe, figures, metrics, needs, runs
+from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.spec import Spec, same_run
+from jaxvae.shared.training import Device, StoppedError, Train, as_begun, train
 
-Device = Literal["auto", "cpu", "gpu", "tpu"]
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
-_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
-_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
 _MOST = 10_000  # samples in a picture
-_PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train a model: writes a run folder with its configuration, metrics, weights and pictures."""
-
-    spec: Spec
-    preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw and its siblings. Else $JAXVAE_DATA, the user's cache, or a download."""
-    device: Device = "auto"
-    """Where to compute; auto is the first accelerator there is."""
-    log_every: int | None = None
-    """Write a line of metrics every so many steps, rather than one with each epoch's mean."""
-    out: Path | None = None
-    """The run folder to make. Without it, the next free one under runs/."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +118,7 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
         command = _parse(name, arguments)
         match command:
             case Train():
-                _train(side, command)
+                train(side, command)
             case Evaluate():
                 _evaluate(side, command)
             case Sample():
@@ -157,6 +135,9 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         return InputError.status
+    except StoppedError as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print(f"{name}: stopped from the keyboard; what was written so far stays.", file=sys.stderr)
         return _INTERRUPTED
@@ -166,9 +147,14 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
 def _parse(name: str, arguments: Sequence[str]) -> Any:
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
-    # The preset sets the other flags' defaults, so it has to be known before they are parsed.
-    base = preset(chosen.parse_known_args(arguments)[0].preset) if arguments[:1] == ["train"] else Spec()
-    commands = Annotated[Train, tyro.conf.subcommand("train", default=Train(base))]
+    chosen.add_argument("--resume", nargs="?", type=Path)
+    # These set the other flags' defaults, so they have to be known before those are parsed.
+    known = chosen.parse_known_args(arguments)[0] if arguments[:1] == ["train"] else argparse.Namespace(resume=None)
+    if known.resume is not None:
+        base = as_begun(known.resume)
+    else:
+        base = Train(preset(known.preset)) if "preset" in known else Train(Spec())
+    commands = Annotated[Train, tyro.conf.subcommand("train", default=base)]
     for command in (Evaluate, Sample, Reconstruct, Compare, Describe):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
@@ -181,80 +167,6 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     )
 
 
-def _train(side: Any, command: Train) -> None:
-    from tqdm import tqdm
-
-    name = side.__name__
-    if command.log_every is not None and command.log_every < 1:
-        raise InputError(f"--log-every must be at least 1, found {command.log_every}.")
-    out = command.out or runs.free_path(Path("runs"), name)
-    runs.require_free(out)
-    dataset, missing = data.load(command.spec, command.data_root)
-    if missing is not None:
-        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
-    needs.require_batches(command.spec, len(dataset.train))
-    device = side.prepare(command.device, command.spec.training.dtype)
-    spec = replace(command.spec, data=dataset.name)
-    run = runs.create(out, spec, _config(side, command, dataset, missing, side.device_label(device)))
-
-    training, images = spec.training, len(dataset.train)
-    total = training.total_steps(images)
-    epochs = -(-total // training.epoch_steps(images))
-    print(f"{out}: {describe.summary(spec)}, {total:,} steps on {run.config['device']}")
-    with tqdm(total=training.images_seen(total, images), unit=" images", unit_scale=True, disable=None) as bar:
-
-        def on_epoch(progress: Any) -> None:
-            epoch, done = progress.epoch, progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, done, images, spec, command.log_every)
-            test = metrics.record(spec, progress.step, epoch, "test", progress.test)
-            side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
-            runs.append_metrics(run, [*records, test])
-            _picture(side, run, progress, dataset)
-            bar.update(training.images_seen(progress.step, images) - training.images_seen(done, images))
-            mean = metrics.mean(progress.train, done, images, training)[0]
-            bar.write(f"epoch {epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
-
-        side.fit(spec, dataset, on_epoch, device)
-    last = runs.read_metrics(run)[-1]
-    print(f"test {_sentence(spec, last)} after {last['step']:,} steps")
-    print(f"pictures in {run.images}\nweights in {run.weights}")
-
-
-def _config(side: Any, command: Train, dataset: data.Dataset, missing: str | None, device: str) -> dict[str, Any]:
-    """What the run's config.json tells beside the configuration itself."""
-    return {
-        "framework": side.__name__,
-        "preset": command.preset,
-        "data": {
-            "asked": command.spec.data,
-            "name": dataset.name,
-            "source": dataset.source,
-            "instead_of_mnist": missing,
-            "train": len(dataset.train),
-            "test": len(dataset.test),
-        },
-        "device": device,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[side.__name__])},
-        },
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
-    """Samples and reconstructions of an epoch, in the run's images/."""
-    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
-    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
-    pictures = {"reconstructions": figures.pairs(shown / 255, again)}
-    if needs.has_prior(run.spec):
-        columns = run.spec.model.classes or None  # each class a column
-        pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
-    for kind, picture in pictures.items():
-        figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
-
-
 def _evaluate(side: Any, command: Evaluate) -> None:
     run, weights = _open(side, command.run, command.device)
     dataset = _dataset(run, command.data_root)
@@ -263,7 +175,8 @@ def _evaluate(side: Any, command: Evaluate) -> None:
     key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
     terms = side.average_terms(run.spec, weights, dataset.test, key, dataset.test_labels)
     record = metrics.record(run.spec, 0, epoch, "test", terms)
-    print(f"{command.run}: test {_sentence(run.spec, record)} over {len(dataset.test):,} images of {dataset.name}")
+    told = metrics.sentence(run.spec, record)
+    print(f"{command.run}: test {told} over {len(dataset.test):,} images of {dataset.name}")
 
 
 def _sample(side: Any, command: Sample) -> None:
@@ -337,7 +250,7 @@ def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
     """The run and its weights: jaxvae's params, torchvae's model."""
     run = runs.read(path)
     spec, weights = side.load(run.weights, side.prepare(device, run.spec.training.dtype))
-    if spec != run.spec:
+    if not same_run(spec, run.spec):
         raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
     return run, weights
 
@@ -346,9 +259,3 @@ def _dataset(run: runs.Run, root: Path | None) -> data.Dataset:
     """The images the run was trained on: under `root`, or else where training found them."""
     source = Path(run.config["data"]["source"])
     return data.load(run.spec, root or (source if source.is_dir() else None))[0]
-
-
-def _sentence(spec: Spec, record: dict[str, Any]) -> str:
-    loss, *parts = spec.terms
-    told = ", ".join(f"{name} {record[name]:.3f}" for name in parts)
-    return f"loss {record[loss]:.3f} nats per image ({told})"

@@ -1,6 +1,8 @@
 """What a run reports: the lines of metrics.jsonl, made from the terms of single steps, which `Spec.terms` names. Nats
 per image throughout."""
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,14 +36,37 @@ def record(spec: Spec, step: int, epoch: int, split: str, terms: np.ndarray) -> 
     return {"step": int(step), "epoch": int(epoch), "split": split, **values}
 
 
-def require_finite(names: tuple[str, ...], terms: np.ndarray, done: int) -> None:
-    """Raises NonFiniteError naming the first step after `done` whose terms, a row of `[steps, terms]`, aren't so."""
-    bad = np.argwhere(~np.isfinite(terms))
-    if len(bad):
-        row = bad[0, 0]
-        wrong = [name for name, value in zip(names, terms[row], strict=True) if not np.isfinite(value)]
-        term = wrong[-1] if wrong == [names[0]] else next(name for name in wrong if name != names[0])
-        raise NonFiniteError(
-            f"Training stopped: the {term} became {terms[row][names.index(term)]} at step {done + row + 1}; what was "
-            "written after the epochs before it stays; try a smaller --learning-rate."
-        )
+def sentence(spec: Spec, record: dict[str, Any]) -> str:
+    """A line's terms in words."""
+    loss, *parts = spec.terms
+    told = ", ".join(f"{name} {record[name]:.3f}" for name in parts)
+    return f"loss {record[loss]:.3f} nats per image ({told})"
+
+
+def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """What of a step's terms `[terms]`, or else of the weights and moments after it, is not finite, in words; None if
+    all is. Weights and moments leave the finite numbers by their gradient."""
+    wrong = {name: value for name, value in zip(spec.terms, terms, strict=True) if not np.isfinite(value)}
+    if wrong:
+        # The loss is the sum of the others, so that one of them says more.
+        name = next((name for name in wrong if name != spec.terms[0]), spec.terms[0])
+        return f"the {name} became {wrong[name]}"
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            weight = re.sub(r"^(.*\.)?exp_avg(_sq)?\.", "", name)
+            return f"the gradient of {weight}, or what Adam made of it, became {array[~np.isfinite(array)][0]}"
+    return None
+
+
+def require_finite(spec: Spec, evaluated: np.ndarray, step: int) -> None:
+    """Raises NonFiniteError unless the terms `[terms]` of an evaluation after `step` steps are finite."""
+    if (bad := first_bad(spec, evaluated, {})) is not None:
+        raise stopped(f"in the evaluation {bad}", step, step - 1, step)
+
+
+def stopped(bad: str, step: int, since: int, until: int) -> NonFiniteError:
+    """Says what went wrong in `step`, of the steps after `since` to `until` that were looked at together."""
+    return NonFiniteError(
+        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; what was written before them stays; "
+        "try a smaller --learning-rate."
+    )

@@ -8,7 +8,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxvae.shared.errors import InputError
@@ -354,6 +354,11 @@ def senseless(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
 
 
 _CAPACITY = ("gamma", "capacity", "capacity_steps")
+
+
+def same_run(a: Spec, b: Spec) -> bool:
+    """Whether two configurations differ in nothing but when they stop."""
+    return replace(a, training=replace(a.training, epochs=b.training.epochs, max_steps=b.training.max_steps)) == b
 
 
 def to_json(spec: Any) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Its metadata holds one entry, JSON: the version, the configuration, a digest of every tensor (safetensors itself has no
 checksum: a flipped bit would load in silence), and a digest of all this. One entry, since safetensors shuffles several:
 so the same weights are the same bytes. `safetensors` and `Module.load_state_dict` read the file with no code of ours.
+
+A checkpoint is the same file with what a run needs to go on: Adam's state behind `optimizer.`, and behind `run.` the
+steps taken, the root key, and the terms of the epoch's steps so far.
 """
 
 import hashlib
@@ -22,6 +25,7 @@ from jaxvae.shared.runs import write_atomically
 from jaxvae.shared.spec import Spec
 
 VERSION = 2
+_CARRIED = "optimizer.", "run."  # what a checkpoint's tensors are called that are no weights
 _RETRAIN = "restore the file from a copy or train again"
 
 
@@ -32,6 +36,44 @@ def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, pack(spec, arrays))
 
 
+class Checkpoint(NamedTuple):
+    """A run at one of its steps, within an epoch or at its end."""
+
+    spec: Spec
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+    """As `optimizer_to_arrays` of either package names it."""
+    step: int
+    """Steps taken."""
+    key: np.ndarray
+    """The run's root key: `[2]`, uint32."""
+    train: np.ndarray
+    """The mean terms of its epoch's steps so far: `[steps, terms]`, nats per image."""
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes it whole or not at all. Raises InputError for what could not be read back."""
+    spec = checkpoint.spec
+    carried = {
+        **{f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()},
+        "run.step": np.asarray(checkpoint.step, np.int64),
+        "run.key": np.asarray(checkpoint.key, np.uint32),
+        "run.train": checkpoint.train,
+    }
+    check(checkpoint.weights, spec, f"The weights for {path}")
+    _carried(spec, carried, f"The checkpoint for {path}")
+    write_atomically(path, pack(spec, {**checkpoint.weights, **carried}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads it. Raises InputError for a file that is not one, is cut short, was changed since it was written, or
+    doesn't hold exactly what its configuration calls for."""
+    spec, weights, carried = _read(path)
+    if not carried:
+        raise InputError(f"{path} holds weights alone; a checkpoint, which a run can go on from, is called for.")
+    return Checkpoint(spec, weights, *_carried(spec, carried, str(path)))
+
+
 def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
     """The content of a weight file of these arrays, whatever they are."""
     about = {
@@ -40,12 +82,23 @@ def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
         "digests": {name: digest(array) for name, array in arrays.items()},
     }
     about["digest"] = _digest_of(about)
-    return to_bytes({name: np.asarray(a, order="C") for name, a in arrays.items()}, {"jaxvae": json.dumps(about)})
+    return to_bytes(
+        {name: np.asarray(a, order="C") for name, a in arrays.items()}, {"jaxvae": json.dumps(about, sort_keys=True)}
+    )
 
 
 def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
-    """The configuration and the arrays of a weight file, in the order of `layout.table`. Raises InputError for a file
-    that is not one, is cut short, was changed since it was written, or doesn't hold exactly its model's tensors."""
+    """The configuration and the arrays of a weight file or a checkpoint, in the order of `layout.table`. Raises
+    InputError for a file that is not one, is cut short, was changed since it was written, or doesn't hold exactly its
+    model's tensors."""
+    spec, arrays, carried = _read(path)
+    if carried:
+        _carried(spec, carried, str(path))
+    return spec, arrays
+
+
+def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The configuration, the weights, and what else a checkpoint carries."""
     if not path.is_file():
         raise InputError(f"There is no weight file {path}; give a run folder that has a model.safetensors.")
     try:
@@ -71,8 +124,35 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
                 f"{path} was changed since it was written: tensor {name} should have the SHA-256 digest "
                 f"{expected[:12]}..., found {found[:12]}...; {_RETRAIN}."
             )
+    carried = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_CARRIED)}
     check(arrays, spec, str(path))
-    return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}
+    return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}, carried
+
+
+def _carried(
+    spec: Spec, arrays: Mapping[str, np.ndarray], where: str
+) -> tuple[dict[str, np.ndarray], int, np.ndarray, np.ndarray]:
+    """What a checkpoint carries beside the weights, from its file's arrays. Raises InputError unless it is whole."""
+    rest = dict(arrays)
+    optimizer = {n.removeprefix("optimizer."): rest.pop(n) for n in list(rest) if n.startswith("optimizer.")}
+    expected = {"run.step": ([], "int64"), "run.key": ([2], "uint32"), "run.train": (None, spec.training.dtype)}
+    if set(rest) != set(expected):
+        raise InputError(f"{where} must carry {', '.join(expected)}, found {', '.join(sorted(rest)) or 'none'}.")
+    for name, (shape, dtype) in expected.items():
+        found, terms = rest[name], len(spec.terms)
+        fits = found.ndim == 2 and found.shape[1] == terms if shape is None else list(found.shape) == shape
+        if not fits or found.dtype != np.dtype(dtype):
+            owed = f"[steps, {terms}]" if shape is None else str(shape)
+            raise InputError(
+                f"{where}: {name} should be {dtype} of the shape {owed}, found {found.dtype} of {list(found.shape)}."
+            )
+    step, train = int(rest["run.step"]), rest["run.train"]
+    if step < len(train) or not np.isfinite(train).all():
+        raise InputError(f"{where}: run.train should hold the finite terms of steps before step {step}.")
+    for phase, adam in moments(optimizer, spec, f"{where}: the optimizer").items():
+        if adam.step != step:
+            raise InputError(f"{where}: the steps of the optimizer {phase} should be {step}, found {adam.step}.")
+    return optimizer, step, rest["run.key"], train
 
 
 def check(
@@ -112,7 +192,7 @@ class Moments(NamedTuple):
     exp_avg_sq: dict[str, np.ndarray]
 
 
-def moments(arrays: Mapping[str, np.ndarray], spec: Spec) -> dict[str, Moments]:
+def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The optimizer") -> dict[str, Moments]:
     """Each phase's Adam, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, which several phases write behind their own
     name and a dot. Raises InputError unless the arrays are these and no others."""
     found, rest = {}, dict(arrays)
@@ -120,15 +200,15 @@ def moments(arrays: Mapping[str, np.ndarray], spec: Spec) -> dict[str, Moments]:
         prefix = phase and f"{phase}."
         step = rest.pop(f"{prefix}step", None)
         if step is None:
-            raise InputError(f"The optimizer's state lacks its {prefix}step.")
+            raise InputError(f"{where}'s state lacks its {prefix}step.")
         both = []
         for moment in ("exp_avg", "exp_avg_sq"):
             names = [name for name in rest if name.startswith(f"{prefix}{moment}.")]
             both.append({name.removeprefix(f"{prefix}{moment}."): rest.pop(name) for name in names})
-            check(both[-1], spec, f"The optimizer's {prefix}{moment}", trained(spec, networks))
+            check(both[-1], spec, f"{where}'s {prefix}{moment}", trained(spec, networks))
         found[phase] = Moments(int(step), *both)
     if rest:
-        raise InputError(f"The optimizer's state has {', '.join(rest)} without a place.")
+        raise InputError(f"{where}'s state has {', '.join(rest)} without a place.")
     return found
 
 

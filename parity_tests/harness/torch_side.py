@@ -180,9 +180,9 @@ def train(
     Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     on_device, labels = _tensor(data.train), _tensor(data.train_labels) if spec.model.classes else None
-    while state.step < spec.training.total_steps(len(data.train)):
+    while (done := state.step) < spec.training.total_steps(len(data.train)):
         state, epoch = torchvae.train_epoch(spec, state, on_device, labels)
-        terms.append(epoch.numpy(force=True))
+        terms.append(epoch.numpy(force=True)[: state.step - done])
     return *_trained(spec, state), np.concatenate(terms)
 
 

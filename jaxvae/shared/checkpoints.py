@@ -1,0 +1,73 @@
+"""A run's checkpoints: where they are, which is the last good one, and how many are kept.
+
+A listing beside them says which there should be, so that one that is gone is missed. It is written after a checkpoint
+is and before older ones are removed: whatever stops in between, what it lists is there."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxvae.shared import weights
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import Run, write_atomically
+from jaxvae.shared.spec import same_run
+
+
+def path(run: Run, step: int) -> Path:
+    return run.checkpoints / f"step-{step:09}.safetensors"
+
+
+def present(run: Run) -> list[int]:
+    """The steps whose checkpoints are there, good or not, in ascending order."""
+    return sorted(int(file.stem.removeprefix("step-")) for file in run.checkpoints.glob("step-*.safetensors"))
+
+
+def written(run: Run, step: int, keep: int) -> None:
+    """Takes note of a checkpoint that has been written, or gone on from, and removes all but the last `keep`, and any
+    of later steps: those are not whole, or of another try."""
+    steps = [other for other in present(run) if other <= step]
+    _list(run, steps[-keep:])
+    for other in set(present(run)) - set(steps[-keep:]):
+        path(run, other).unlink()
+
+
+def latest(run: Run) -> tuple[Path | None, list[str]]:
+    """The last checkpoint that is whole, and what is wrong with those after it, in sentences. None if the run was
+    stopped before its first. Raises InputError, saying why, if there were checkpoints and none is left."""
+    listed, wrong = _listed(run)
+    for step in sorted({*listed, *present(run)}, reverse=True):
+        file = path(run, step)
+        try:
+            if not file.exists():
+                raise InputError(f"The checkpoint {file} is gone.")
+            found = weights.load_checkpoint(file)
+            if found.step != step:
+                raise InputError(f"The checkpoint {file} is of step {found.step}.")
+            if not same_run(found.spec, run.spec):
+                raise InputError(f"The checkpoint {file} is of another configuration than the run's.")
+        except InputError as error:
+            wrong.append(str(error))
+        else:
+            return file, wrong
+    if not wrong and not run.metrics.read_bytes():
+        return None, []
+    why = " ".join(wrong) or f"{run.checkpoints} holds none."
+    raise InputError(f"{why} No checkpoint is left that {run.path} could go on from; restore one or train again.")
+
+
+def _list(run: Run, steps: Sequence[int]) -> None:
+    write_atomically(run.checkpoints / "steps.json", json.dumps(steps).encode() + b"\n")
+
+
+def _listed(run: Run) -> tuple[list[int], list[str]]:
+    """The steps that the listing names, and what is wrong with it."""
+    file = run.checkpoints / "steps.json"
+    if not file.exists():
+        return [], [f"The listing {file} is gone."] if present(run) else []
+    try:
+        steps = json.loads(file.read_bytes())
+        if isinstance(steps, list) and all(type(step) is int and step >= 0 for step in steps):
+            return steps, []
+    except (ValueError, RecursionError):
+        pass
+    return [], [f"The listing {file} is spoilt."]

@@ -1,0 +1,285 @@
+"""The command that trains: a new run, or one that goes on, and what stops either of them."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from jaxvae.shared import checkpoints, data, describe, figures, metrics, needs, runs
+from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS
+from jaxvae.shared.spec import Spec, same_run
+
+Device = Literal["auto", "cpu", "gpu", "tpu"]
+
+_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
+_OFTEN = ("log_every", "checkpoint_every", "keep")  # what a run that goes on keeps to unless it is told otherwise
+_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
+_PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model: writes a run folder with its configuration, metrics, weights, checkpoints and pictures.
+
+    Ctrl-C and SIGTERM save the step it is at; the exit status is then 130 or 143. It is 2 for what can't be done as
+    asked, and 3 when a loss or a gradient leaves the finite numbers."""
+
+    spec: Spec
+    preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw and its siblings. Else $JAXVAE_DATA, the user's cache, or a download."""
+    device: Device = "auto"
+    """Where to compute; auto is the first accelerator there is."""
+    log_every: int | None = None
+    """Write a line of metrics every so many steps, rather than one with each epoch's mean."""
+    out: Path | None = None
+    """The run folder to make. Without it, the next free one under runs/."""
+    checkpoint_every: int | None = None
+    """Save all that the run needs to go on every so many steps, rather than at each epoch's end."""
+    keep: int = 2
+    """How many checkpoints to keep, the last ones."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With
+    --epochs or --max-steps it goes on for longer; nothing else of its configuration can be changed."""
+
+
+class StoppedError(Exception):
+    """A signal ended training, after its step was saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number  # by custom
+
+
+@dataclass
+class Signals:
+    """The first SIGINT or SIGTERM is kept for whoever asks; a second one does what it would have done."""
+
+    received: int | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python hands signals to the main thread alone
+            return
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            self._restore()
+
+    def _note(self, number: int, frame: object) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def as_begun(path: Path) -> Train:
+    """The command that goes on with a run, with the run's own flags. Raises InputError if that is no run folder."""
+    run = runs.read(path)
+    return Train(run.spec, run.config["preset"], resume=path, **{name: run.config[name] for name in _OFTEN})
+
+
+def train(side: Any, command: Train) -> None:
+    """Trains by the package `side`. Raises StoppedError for a signal, NonFiniteError when a number leaves the finite
+    ones, and InputError for what can't be done as asked."""
+    for name in _OFTEN:
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+    if command.resume is None:
+        _new(side, command)
+    else:
+        _resumed(side, command, command.resume)
+
+
+def _new(side: Any, command: Train) -> None:
+    name = side.__name__
+    out = command.out or runs.free_path(Path("runs"), name)
+    runs.require_free(out)
+    dataset, missing = data.load(command.spec, command.data_root)
+    if missing is not None:
+        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    needs.require_batches(command.spec, len(dataset.train))
+    device = side.prepare(command.device, command.spec.training.dtype)
+    config = {
+        "framework": name,
+        "preset": command.preset,
+        **{name: getattr(command, name) for name in _OFTEN},
+        "data": {
+            "asked": command.spec.data,
+            "name": dataset.name,
+            "source": dataset.source,
+            "instead_of_mnist": missing,
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+            "digest": _digest(dataset),
+        },
+        "sessions": [_session(side, device, 0)],
+    }
+    run = runs.create(out, replace(command.spec, data=dataset.name), config)
+    with runs.locked(run):
+        _go(side, command, run, dataset, device, None)
+
+
+def _resumed(side: Any, command: Train, path: Path) -> None:
+    name, run = side.__name__, runs.read(path)
+    if command.out is not None or command.preset != run.config["preset"]:
+        raise InputError("--resume goes on in a run's own folder and configuration; leave out --out and --preset.")
+    if not same_run(command.spec, run.spec):
+        raise InputError(
+            f"--resume goes on with {path} as it was begun: {_changed(run.spec, command.spec)}; leave that out, or "
+            "begin another run."
+        )
+    with runs.locked(run):
+        file, wrong = checkpoints.latest(run)
+        dataset = data.load(run.spec, command.data_root)[0]
+        if (found := _digest(dataset)) != run.config["data"]["digest"]:
+            raise InputError(
+                f"The images of {dataset.name} from {dataset.source} are not those that {path} was trained on: their "
+                f"digest should be {run.config['data']['digest'][:12]}..., found {found[:12]}...; give the --data-root "
+                "that has them."
+            )
+        device = side.prepare(command.device, run.spec.training.dtype)
+        start = None if file is None else side.load_checkpoint(file, device)[1:]
+        step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
+        if wrong:
+            print(f"{name}: WARNING: {' '.join(wrong)} Going on from step {step}.", file=sys.stderr)
+        total = command.spec.training.total_steps(len(dataset.train))
+        if total < step:
+            raise InputError(f"{path} has taken {step:,} steps already, {total:,} are asked for; ask for more.")
+        runs.cut_metrics(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
+        often = {name: getattr(command, name) for name in _OFTEN}
+        sessions = [*run.config["sessions"], _session(side, device, step)]
+        run = runs.Run(path, command.spec, {**run.config, **often, "sessions": sessions})
+        runs.write_config(run)
+        if file is not None:
+            checkpoints.written(run, step, command.keep)
+        _go(side, command, run, dataset, device, start)
+
+
+def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device: Any, start: Any) -> None:
+    """Trains in a folder that is this process's own, from `start`, a state and its epoch's terms so far."""
+    from tqdm import tqdm
+
+    spec, training, images = run.spec, run.spec.training, len(dataset.train)
+    total, per_epoch = training.total_steps(images), training.epoch_steps(images)
+    done = 0 if start is None else int(start[0].step)
+    going = f", from step {done:,}" if done else ""
+    print(f"{run.path}: {describe.summary(spec)}, {total:,} steps{going} on {run.config['sessions'][-1]['device']}")
+    signals, saved = Signals(), [done]
+    bar = tqdm(
+        total=training.images_seen(total, images),
+        initial=training.images_seen(done, images),
+        unit=" images",
+        unit_scale=True,
+        disable=None,
+    )
+    with bar, signals.watched():
+
+        def save(progress: Any) -> None:
+            if saved[0] != progress.step:
+                side.save_checkpoint(checkpoints.path(run, progress.step), spec, progress.state, progress.train)
+                checkpoints.written(run, progress.step, command.keep)
+                saved[0] = progress.step
+
+        def on_part(progress: Any) -> None:
+            bar.update(training.images_seen(progress.step, images) - bar.n)
+            due = progress.step % (command.checkpoint_every or per_epoch) == 0 or progress.step == total
+            if due or signals.received is not None:
+                save(progress)
+            if signals.received is not None:
+                raise StoppedError(
+                    f"stopped by {signal.Signals(signals.received).name} at step {progress.step:,}, which is saved; go "
+                    f"on with {side.__name__} train --resume {run.path}",
+                    signals.received,
+                )
+
+        def on_epoch(progress: Any) -> None:
+            first = progress.step - len(progress.train)
+            records = metrics.train_records(progress.train, first, images, spec, command.log_every)
+            test = metrics.record(spec, progress.step, progress.epoch, "test", progress.test)
+            side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
+            _picture(side, run, progress, dataset)
+            runs.append_metrics(run, [*records, test])
+            mean = metrics.mean(progress.train, first, images, training)[0]
+            epochs = -(-total // per_epoch)
+            bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
+
+        every = [steps for steps in (command.checkpoint_every, command.log_every) if steps is not None]
+        try:
+            side.fit(spec, dataset, on_epoch, device, start, on_part, every)
+        except NonFiniteError as error:
+            last = checkpoints.present(run)
+            kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
+            raise NonFiniteError(f"{error}{kept}") from None
+    last = runs.read_metrics(run)[-1]
+    print(f"test {metrics.sentence(spec, last)} after {last['step']:,} steps")
+    print(f"pictures in {run.images}\nweights in {run.weights}")
+
+
+def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
+    """Who trains from which step on, and where: for the run's record."""
+    return {
+        "framework": side.__name__,
+        "from_step": step,
+        "device": side.device_label(device),
+        "versions": {
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[side.__name__])},
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _digest(dataset: data.Dataset) -> str:
+    """SHA-256 of all that is trained and tested on."""
+    sha = hashlib.sha256()
+    for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
+        sha.update(f"{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def _changed(old: Spec, new: Spec) -> str:
+    """Which flags differ, in words."""
+    found = []
+    for part in fields(old):
+        before, after = getattr(old, part.name), getattr(new, part.name)
+        names = [f.name for f in fields(before)] if part.name != "data" else []
+        pairs = [(n, getattr(before, n), getattr(after, n)) for n in names] or [(part.name, before, after)]
+        found += [
+            f"its --{name.replace('_', '-')} is {was}, not {now}"
+            for name, was, now in pairs
+            if was != now and name not in ("epochs", "max_steps")
+        ]
+    return ", ".join(found)
+
+
+def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
+    """Samples and reconstructions of an epoch, in the run's images/."""
+    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
+    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
+    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
+    pictures = {"reconstructions": figures.pairs(shown / 255, again)}
+    if needs.has_prior(run.spec):
+        columns = run.spec.model.classes or None  # each class a column
+        pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
+    for kind, picture in pictures.items():
+        figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")

@@ -1,0 +1,439 @@
+"""Runs that stop and go on: exactly, in either package, from whatever state they were stopped in."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import jaxvae
+import torchvae
+from jaxvae.shared import checkpoints, cli, runs, weights
+from jaxvae.shared.errors import NonFiniteError
+from jaxvae.shared.spec import Spec
+from parity_tests.harness.compare import gap
+from parity_tests.numpy_side import POINTS, SIDE, contents, copy
+from parity_tests.test_family_parity import small, some
+
+PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+TINY = ["--data", "digits", "--epochs", "3", "--hidden", "5", "--latent", "2", "--checkpoint-every", "5"]
+QUICK = [
+    "--data",
+    "digits",
+    "--epochs",
+    "2",
+    "--hidden",
+    "8",
+    "--latent",
+    "2",
+    "--checkpoint-every",
+    "5",
+    "--keep",
+    "9",
+]
+LAST = "checkpoints/step-000000036.safetensors"
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest):
+    yield PACKAGES[request.param]
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """A run of the package that is neither, and takes no time."""
+    path = tmp_path_factory.mktemp("unbroken") / "run"
+    assert cli.main(SIDE, ["train", *TINY, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """A run of each package that was never stopped, with all its checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    for name, package in PACKAGES.items():
+        assert cli.main(package, ["train", *QUICK, "--log-every", "3", "--out", str(folder / name)]) == 0
+    return {name: folder / name for name in PACKAGES}
+
+
+def at_step(run: Path, to: Path, step: int) -> Path:
+    """The run as it was when it had saved a step and no more, and was killed some time after."""
+    copy(run, to)
+    for other in checkpoints.present(runs.read(to)):
+        if other > step:
+            (to / "checkpoints" / f"step-{other:09}.safetensors").unlink()
+    (to / "checkpoints" / "steps.json").write_text(json.dumps(checkpoints.present(runs.read(to))))
+    return to
+
+
+@pytest.mark.parametrize("step", [5, 10, 15, 20])
+def test_a_resumed_run_is_the_unbroken_one_to_the_bit(package, trained, tmp_path, step: int) -> None:
+    """Weights, optimizer state, metrics, pictures: every file."""
+    whole = trained[package.__name__]
+    run = at_step(whole, tmp_path / "run", step)
+    assert cli.main(package, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == contents(whole)
+    assert [s["from_step"] for s in runs.read(run).config["sessions"]] == [0, step]
+
+
+@pytest.mark.parametrize("name", ["beta-b", "adversarial", "iwae", "dropout", "flax-example"])
+def test_every_kind_of_model_goes_on_within_an_epoch(package, tmp_path, name: str) -> None:
+    """Batch statistics, several optimizers, a rising capacity, each kind of key: cut three times, to the bit."""
+    spec, data = small(name), some(small(name))
+    whole: list = []
+    last = package.fit(spec.__class__(**{**vars(spec), "training": bounded(spec)}), data, whole.append)
+    spec = spec.__class__(**{**vars(spec), "training": bounded(spec)})
+    cut: list = []
+    start = None
+    for stop in (2, 5, 8):
+
+        def on_part(progress: Any, stop: int = stop) -> None:
+            if progress.step == stop:
+                package.save_checkpoint(tmp_path / "c.safetensors", spec, progress.state, progress.train)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            package.fit(spec, data, cut.append, None, start, on_part, [stop])
+        start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
+    end = package.fit(spec, data, cut.append, None, start)
+    for ours, theirs in zip(cut, whole, strict=True):
+        assert (ours.epoch, ours.step) == (theirs.epoch, theirs.step)
+        np.testing.assert_array_equal(ours.train, theirs.train)
+        np.testing.assert_array_equal(ours.test, theirs.test)
+    for to_arrays, place in ((package.to_arrays, 0), (package.optimizer_to_arrays, 1)):
+        found, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
+        for key in expected:
+            np.testing.assert_array_equal(found[key], expected[key], key)
+
+
+def bounded(spec: Spec) -> Any:
+    return spec.training.__class__(**{**vars(spec.training), "epochs": 2, "max_steps": 9})
+
+
+def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
+    """JAX to torch to JAX in float64, at steps 5 and 16 of epochs of 12, and the other way round: equal to 1e-10."""
+    flags = [*QUICK, "--epochs", "3", "--dtype", "float64"]
+    found = {}
+    for first, second in (("jaxvae", "torchvae"), ("torchvae", "jaxvae")):
+        run = tmp_path / first
+        whole = tmp_path / f"{first}-whole"
+        assert cli.main(PACKAGES[first], ["train", *flags, "--out", str(whole)]) == 0
+        assert cli.main(PACKAGES[first], ["train", *flags, "--max-steps", "5", "--out", str(run)]) == 0
+        for package, steps in ((second, 16), (first, 36)):
+            assert cli.main(PACKAGES[package], ["train", "--resume", str(run), "--max-steps", str(steps)]) == 0
+        assert [(s["framework"], s["from_step"]) for s in runs.read(run).config["sessions"]] == [
+            (first, 0), (second, 5), (first, 16)]  # fmt: skip
+        ours, theirs = (weights.load_checkpoint(path / LAST) for path in (run, whole))
+        assert gap(ours.weights, theirs.weights) < (1e-10,)
+        assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
+        records = [
+            [[r["loss"], r["reconstruction"], r["kl"]] for r in runs.read_metrics(runs.read(path))]
+            for path in (run, whole)
+        ]
+        np.testing.assert_allclose(records[0], records[1], rtol=1e-10)
+        found[first] = theirs.weights
+    assert gap(found["jaxvae"], found["torchvae"]) < (1e-10,)
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
+    longer = tmp_path / "longer"
+    assert cli.main(package, ["train", *QUICK, "--epochs", "3", "--log-every", "3", "--out", str(longer)]) == 0
+    run = copy(trained[package.__name__], tmp_path / "run")
+    assert cli.main(package, ["train", "--resume", str(run), "--epochs", "3"]) == 0
+    ours, theirs = (weights.load_checkpoint(path / LAST) for path in (run, longer))
+    for name in theirs.weights:
+        np.testing.assert_array_equal(ours.weights[name], theirs.weights[name])
+    assert (run / "metrics.jsonl").read_bytes() == (longer / "metrics.jsonl").read_bytes()
+    assert runs.read(run).spec.training.epochs == 3
+
+
+def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
+    """Its weights load by the same function, from either package's checkpoint."""
+    for name, path in trained.items():
+        spec, found = package.load(path / "checkpoints" / "step-000000024.safetensors")
+        arrays = package.to_arrays(spec, found)
+        for tensor, expected in weights.load(path / "model.safetensors")[1].items():
+            np.testing.assert_array_equal(arrays[tensor], expected, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_path, capsys, number) -> None:
+    """Sent from a thread of this process, to itself, at a step that is no multiple of anything."""
+    whole, run = trained[package.__name__], tmp_path / "run"
+    fit = package.fit
+
+    def interrupted(*arguments: Any) -> Any:
+        *rest, on_part, every = arguments
+
+        def also(progress: Any) -> None:
+            if progress.step == 17:
+                sender = threading.Thread(target=os.kill, args=(os.getpid(), number))
+                sender.start()
+                sender.join()
+            on_part(progress)
+
+        return fit(*rest, also, [*every, 17])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "fit", interrupted)
+        status = cli.main(package, ["train", *QUICK, "--log-every", "3", "--out", str(run)])
+    assert status == 128 + number
+    told = capsys.readouterr().err
+    assert f"stopped by {number.name} at step 17, which is saved; go on with {package.__name__} train --resume" in told
+    assert checkpoints.present(runs.read(run))[-1] == 17
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    assert cli.main(package, ["train", "--resume", str(run)]) == 0
+    (run / "checkpoints" / "step-000000017.safetensors").unlink()
+    found, expected = contents(run), contents(whole)
+    for listing in (found, expected):
+        del listing["checkpoints/steps.json"]
+    assert found == expected
+
+
+@pytest.mark.parametrize("times", [1, 4, 7])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_any_point_of_a_save_loses_nothing(unbroken, tmp_path, point: str, times: int) -> None:
+    """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after going on."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "parity_tests.numpy_side"]
+    ended = subprocess.run(
+        [*command, "--die", f"{point}:{times}", "train", *TINY, "--out", str(run)], capture_output=True
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    if not (run / "config.json").exists():  # killed while the folder was being made: there is no run yet
+        assert times == 1
+        assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+        return
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == contents(unbroken)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "a bit of the header flipped": lambda b: bytes([*b[:200], b[200] ^ 1, *b[201:]]),
+    "a bit of the weights flipped": lambda b: b[:-4] + bytes([b[-4] ^ 1]) + b[-3:],
+    "cut in the middle": lambda b: b[: len(b) // 2],
+    "cut by a byte": lambda b: b[:-1],
+    "emptied": lambda b: b"",
+    "deleted": lambda b: None,
+    "no such file at all": lambda b: b"PK\3\4" + b,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_with_one_warning(unbroken, tmp_path, capsys, damage: str) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    spoil(run / LAST, damage)
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert len(warnings) == 1
+    assert LAST in warnings[0]
+    assert warnings[0].endswith("Going on from step 35.")
+    assert contents(run) == contents(unbroken)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_without_a_good_checkpoint_a_run_does_not_go_on(unbroken, tmp_path, capsys, damage: str) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    for file in (run / "checkpoints").glob("step-*"):
+        spoil(file, damage)
+    before = contents(run)
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    told = capsys.readouterr().err
+    assert "step-000000035" in told
+    assert "step-000000036" in told
+    assert f"No checkpoint is left that {run} could go on from" in told
+    assert contents(run) == before
+
+
+def spoil(file: Path, damage: str) -> None:
+    content = DAMAGE[damage](file.read_bytes())
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+
+
+def test_every_byte_counts(unbroken, tmp_path) -> None:
+    """One bit at each of a thousand places of a checkpoint: none is read."""
+    file = tmp_path / "c.safetensors"
+    whole = (unbroken / LAST).read_bytes()
+    for place in [*range(0, 3000, 7), *range(3000, len(whole), len(whole) // 600)]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        file.write_bytes(changed)
+        with pytest.raises(cli.InputError):
+            weights.load_checkpoint(file)
+
+
+@pytest.mark.parametrize("listing", [None, b"", b"{}", b"[1, -2]", b"[3"])
+def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, listing: bytes | None) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    file = run / "checkpoints" / "steps.json"
+    file.unlink()
+    if listing is not None:
+        file.write_bytes(listing)
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert re.search(r"WARNING: The listing .* is (gone|spoilt)\. Going on from step 36\.", capsys.readouterr().err)
+    assert json.loads(file.read_bytes()) == [35, 36]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    (run / "metrics.jsonl").write_bytes(b"")
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == contents(unbroken)
+
+
+def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, capsys) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert "holds none. No checkpoint is left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--beta", "2"], "its --beta is 1.0, not 2.0; leave that out"),
+        (["--hidden", "7", "--seed", "3"], r"its --hidden is \(5,\), not \(7,\), its --seed is 0, not 3"),
+        (["--out", "elsewhere"], "leave out --out and --preset"),
+        (["--preset", "yunjey"], "leave out --out and --preset"),
+        (["--max-steps", "20"], "has taken 36 steps already, 20 are asked for"),
+        (["--keep", "0"], "--keep must be at least 1"),
+        (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1"),
+    ],
+)
+def test_what_a_run_is_can_not_be_changed_by_going_on(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    before = {**contents(run), "config": (run / "config.json").read_bytes()}
+    assert cli.main(SIDE, ["train", "--resume", str(run), *flags]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert {**contents(run), "config": (run / "config.json").read_bytes()} == before
+
+
+def test_other_images_are_refused(unbroken, tmp_path, capsys) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["digest"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(config))
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert "are not those that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [0, 2])
+def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    kept = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:lines]
+    (run / "metrics.jsonl").write_bytes(b"".join(kept))
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert "should hold the records of the first 2 epochs, to step 24" in capsys.readouterr().err
+
+
+def test_a_line_of_metrics_that_was_cut_short_is_written_anew(unbroken, tmp_path) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    content = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(content[:-30])
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == contents(unbroken)
+
+
+def test_a_run_is_one_processs_at_a_time(unbroken, tmp_path, capsys) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    before = contents(run)
+    with runs.locked(runs.read(run)):
+        assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+        told = capsys.readouterr().err
+        assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", told)
+    assert contents(run) == before
+    (run / ".lock").write_text("process 1 on another since long ago")  # of a process that was killed
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == before
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 9, 13])
+def test_a_full_disk_leaves_what_was_there(tmp_path, capsys, monkeypatch, at: int) -> None:
+    run, left, fsync = tmp_path / "run", [at], os.fsync
+
+    def full(handle: int) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    monkeypatch.undo()
+    stays_whole(run)
+
+
+@pytest.mark.parametrize("limit", [1, 20, 60], ids=lambda limit: f"{limit} kB")
+def test_a_limit_on_file_sizes_leaves_what_was_there(tmp_path, limit: int) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "parity_tests.numpy_side", "train", *TINY, "--out", str(run)]
+    limited = ["bash", "-c", f'ulimit -f {limit}; exec "$@"', "bash", *command]
+    ended = subprocess.run(limited, capture_output=True, text=True)
+    assert ended.returncode == 2, ended.stderr
+    assert "File too large" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    stays_whole(run)
+
+
+def stays_whole(run: Path) -> None:
+    """No file that is half written and no debris; where there is a run, it goes on."""
+    assert not [path for path in run.rglob("*") if path.name.startswith(".")]
+    if not (run / "config.json").exists():
+        return
+    for step in checkpoints.present(runs.read(run)):
+        assert weights.load_checkpoint(checkpoints.path(runs.read(run), step)).step == step
+    runs.read_metrics(runs.read(run))
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+
+
+def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> None:
+    """Within one log interval, with a status of its own, and the last finite checkpoint kept."""
+    run = tmp_path / "run"
+    flags = [*QUICK, "--log-every", "4", "--checkpoint-every", "1", "--learning-rate", "1e18"]
+    assert cli.main(package, ["train", *flags, "--out", str(run)]) == 3
+    told = capsys.readouterr().err
+    found = re.search(
+        r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", told
+    )
+    assert found, told
+    step, since, until = map(int, found.group(3, 4, 5))
+    assert since <= step <= until < since + 4
+    kept = weights.load_checkpoint(Path(found.group(6)))
+    assert kept.step == step - 1
+    assert cli.main(package, ["train", "--resume", str(run)]) == 3  # and it is the same step again
+    assert f"at step {step}" in capsys.readouterr().err
+
+
+def test_a_gradient_that_is_not_finite_is_named(package, tmp_path) -> None:
+    """By the weight it is of, where every term is finite: Adam's first moment is next to overflowing in one of them."""
+    spec = small("pytorch-examples")
+    data = some(spec)
+    state = package.init_state(spec)
+    moments = package.optimizer_to_arrays(spec, state[1])
+    moments["exp_avg.encoder.mean.weight"][1, 2] = 3e38
+    checkpoint = weights.Checkpoint(
+        spec, package.to_arrays(spec, state[0]), moments, 0, np.array([0, 1], np.uint32), np.zeros((0, 3), np.float32)
+    )
+    weights.save_checkpoint(tmp_path / "c.safetensors", checkpoint)
+    start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
+    with pytest.raises(NonFiniteError, match=r"the gradient of encoder.mean.weight, .* at step 1, of steps 1 to 5;"):
+        package.fit(spec, data, start=start)

@@ -1,0 +1,108 @@
+"""A run: its epochs, in parts that are looked at as they end."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jaxvae.shared.data import Dataset
+from jaxvae.shared.metrics import first_bad, require_finite, stopped
+from jaxvae.shared.pace import Pace
+from jaxvae.shared.spec import Spec
+from torchvae.evaluate import average_terms
+from torchvae.keys import stream_key
+from torchvae.params import optimizer_to_arrays, to_arrays
+from torchvae.train import TrainState, copied, epoch_order, init_state, train_epoch
+
+
+class Part(NamedTuple):
+    """Where a run stands within an epoch, or at its end before it is evaluated."""
+
+    state: TrainState
+    """Good until the callback returns: training goes on in it."""
+    epoch: int
+    """From 1."""
+    step: int
+    """Steps taken so far."""
+    train: np.ndarray
+    """The epoch's steps so far, each with its mean terms: `[steps, terms]`, nats per image."""
+
+
+class Progress(NamedTuple):
+    """Where a run stands after an epoch, or after its last step."""
+
+    state: TrainState
+    """Good until the callback returns: training goes on in it."""
+    epoch: int
+    """From 1."""
+    step: int
+    """Steps taken so far."""
+    train: np.ndarray
+    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
+    test: np.ndarray
+    """The terms over the test images: `[terms]`, float64, nats per image."""
+
+
+def fit(
+    spec: Spec,
+    data: Dataset,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    device: torch.device | str | None = None,
+    start: tuple[TrainState, np.ndarray] | None = None,
+    on_part: Callable[[Part], None] | None = None,
+    every: Sequence[int] = (),
+) -> TrainState:
+    """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
+    the test images and `on_epoch` is called. Raises NonFiniteError when a term, a gradient or what comes of it leaves
+    the finite numbers.
+
+    start: a state to go on from, with the terms of its epoch's steps, as a Part has them; else the run's start.
+    on_part: called about once a second, at every multiple of the steps in `every`, and at an epoch's end before its
+    evaluation; how an epoch is cut changes none of its numbers."""
+    now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
+    train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
+    labels = (data.train_labels, data.test_labels)
+    told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
+    n, steps, total = len(train), spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
+    done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.dtype)
+    begun = 0 if before is None else len(before)
+    terms[:begun] = before
+    pace = Pace(every, on_part is not None)
+    for first in range(done - begun, total, steps):
+        epoch, end = first // steps + 1, min(first + steps, total)
+        order = epoch_order(spec, now.key, epoch - 1, n)
+        while done < end:
+            was, since = copied(spec, now), done
+            done = pace.next_stop(since, end)
+            now, log = train_epoch(spec, now, train, told[0], done, order)
+            part = slice(since - first, done - first)
+            terms[part] = log[part].cpu().numpy()
+            pace.took(done - since)
+            if not np.isfinite(terms[part]).all() or not _finite(now):
+                _stop(spec, was, train, told[0], since, done)
+            if on_part is not None:
+                on_part(Part(now, epoch, done, terms[: done - first].copy()))
+        key = stream_key(now.key, "evaluation", epoch)
+        evaluated = average_terms(spec, now.model, test, key, told[1])
+        require_finite(spec, evaluated, done)
+        on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
+    return now
+
+
+def _stop(spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None, since: int, until: int) -> NoReturn:
+    """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
+    steps = spec.training.epoch_steps(len(images))
+    for step in range(since, until):
+        state, log = train_epoch(spec, state, images, labels, step + 1)
+        arrays = {**to_arrays(spec, state.model), **optimizer_to_arrays(spec, state.optimizer)}
+        if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
+            raise stopped(bad, step + 1, since, until)
+    raise AssertionError("a part of an epoch came out otherwise when it was taken again")
+
+
+def _finite(state: TrainState) -> bool:
+    adams = [adam.state[tensor] for adam in state.optimizer.values() for tensor in adam.state]
+    tensors = [*state.model.state_dict().values(), *(tensor for held in adams for tensor in held.values())]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
