@@ -34,9 +34,6 @@ EXCEPTIONS = {
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
-    ("jaxvae.nets", "BatchNorm"): "torch.nn has it as it should be; Flax's runs a biased variance",
-    ("jaxvae.nets", "BatchNorm.__init__"): "the same",
-    ("jaxvae.nets", "BatchNorm.forward"): "the same",
     ("jaxvae.nets", "statistics"): "a torch module keeps them by itself",
     ("jaxvae.nets", "partition"): "a torch optimizer is told its tensors",
     ("jaxvae.nets", "combine"): "the same",
@@ -50,6 +47,7 @@ ARGUMENTS = {
     ("nets", "Discriminator.__init__"): ({"rngs"}, "the same"),
     ("nets", "Block.__init__"): ({"rngs"}, "the same"),
     ("nets", "Block.forward"): ({"training"}, "torch's batch norm is told by train() and eval()"),
+    ("nets", "BatchNorm.forward"): ({"training"}, "the same"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
@@ -59,6 +57,7 @@ ARGUMENTS = {
 WORDS = {"params": "model", "opt_state": "optimizer"}
 # Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
 TOLD_APART = {
+    "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
     *("train_step", "train_epoch", "epoch_order"),
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
