@@ -1,6 +1,7 @@
 """How good a model is, in nats per image."""
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ def average_terms(
 def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array | None) -> Array:
     """The terms of each image, `[n, terms]`."""
     places = jnp.arange(len(images))
-    draws = draw(spec, key, len(images))._replace(corruption=None, masks=())
+    clean = replace(spec, images=replace(spec.images, corruption="none", corruption_level=0.0))
+    draws = draw(clean, key, len(images))
     static = image_keys(static_key(root_key(spec.training.seed), "test"), places)
     dynamic = image_keys(random.fold_in(key, 0), places)
 

@@ -45,8 +45,10 @@ class Source(NamedTuple):
     """`batch`, where its loss is that many times the one a preset gives its optimizer, since it sums over images."""
     dropped: float = 0.0
     """What it drops of a preset's loss for each pixel: a constant."""
-    settings: tuple[float, ...] = (1e-3, 128, 10)
-    """Learning rate, batch size, epochs."""
+    settings: tuple[float, int] = (1e-3, 128)
+    """Learning rate and batch size."""
+    epochs: int | None = None
+    """Where the preset trains as long as its program; the others train on other images, or say nothing."""
     decay: float = 1.0
     eps: float = 1e-8
 
@@ -197,7 +199,7 @@ def pythae(model: Perceptron, given: Given) -> tuple[Tensor]:
 
 
 def learned(model: Perceptron, given: Given) -> tuple[Tensor]:
-    """A Gaussian's whole log-density; its log-variance softly kept above -12."""
+    """A Gaussian's whole log-density; its log-variance softly kept above -12, which is our own choice of a bound."""
     mu, log_var = model.encode(given.x)
     posterior = distributions.Normal(mu, torch.exp(0.5 * log_var))
     h = model.decoder(mu + given.eps * posterior.stddev)
@@ -234,27 +236,26 @@ def tanh_layers(sizes: Sizes) -> Perceptron:
     return Perceptron(sizes, activation=nn.Tanh)
 
 
-SMALL_BATCHES, ANTIXK = (1e-3, 32, 10), (5e-3, 64, 10)
+SMALL_BATCHES, ANTIXK = (1e-3, 32), (5e-3, 64)  # configs/vae.yaml and bhvae.yaml
 SOURCES: dict[str, Source] = {
-    "pytorch-examples": Source(VAE, Perceptron, yunjey, per="batch"),
-    "yunjey": Source(VAE, Perceptron, yunjey, per="batch", settings=(1e-3, 128, 15)),
-    "tanh-mse": Source(VAE, Perceptron, tanh_mse, per="batch", settings=(1e-3, 128, 100)),
+    "pytorch-examples": Source(VAE, Perceptron, yunjey, per="batch", epochs=10),
+    "yunjey": Source(VAE, Perceptron, yunjey, per="batch", epochs=15),
+    "tanh-mse": Source(VAE, Perceptron, tanh_mse, per="batch", epochs=100),
     "flax-example": Source(Sizes(MNIST, (500,), 20), Perceptron, flax_example),
     "autoencoder": Source(CODE, one_head, autoencoder, settings=SMALL_BATCHES),
     "denoising": Source(CODE, one_head, denoising, settings=SMALL_BATCHES),
     "dropout": Source(CODE, one_head, dropout, settings=SMALL_BATCHES),
-    "adversarial": Source(Sizes(MNIST, (1000, 1000), 8, (1000, 1000)), one_head, adversarial, settings=(1e-4, 128, 10)),
+    "adversarial": Source(Sizes(MNIST, (1000, 1000), 8, (1000, 1000)), one_head, adversarial, settings=(1e-4, 128)),
     "relu-sigma": Source(Sizes(MNIST, (256, 64), 10), Perceptron, relu_sigma, settings=SMALL_BATCHES),
     "conv": Source(CELEBA, AntixK, vanilla, settings=ANTIXK, decay=0.95),
     "beta-h": Source(CELEBA, AntixK, beta_h, settings=ANTIXK, decay=0.95),
-    # 12 epochs of MNIST in batches of 64 are the first that see the capacity's 10,000 steps out.
-    "beta-b": Source(CELEBA, AntixK, beta_b, settings=(5e-3, 64, 12), decay=0.95),
+    "beta-b": Source(CELEBA, AntixK, beta_b, settings=ANTIXK, decay=0.95),
     "conditional": Source(VAE, lambda sizes: Perceptron(sizes, told=10), conditional, per="batch"),
     "gaussian": Source(VAE, Perceptron, pythae, dropped=HALF_LOG_2PI),
     "gaussian-learned": Source(VAE, lambda sizes: Perceptron(sizes, scalar=True), learned),
     "gaussian-pixel": Source(VAE, lambda sizes: Perceptron(sizes, tails=2), learned),
     "iwae": Source(PAPER, tanh_layers, iwae),
-    "iwae-paper": Source(PAPER, tanh_layers, iwae, settings=(1e-3, 20, 3280), eps=1e-4),
+    "iwae-paper": Source(PAPER, tanh_layers, iwae, settings=(1e-3, 20), epochs=3280, eps=1e-4 / 20),
 }
 
 

@@ -22,6 +22,8 @@ from jaxvae.shared import checkpoints, cli, runs, weights
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.spec import Spec
 from parity_tests.harness.compare import gap
+from parity_tests.kills import killed
+from parity_tests.kills import unbroken as unbroken_files
 from parity_tests.numpy_side import POINTS, SIDE, contents, copy
 from parity_tests.test_family_parity import small, some
 
@@ -437,3 +439,11 @@ def test_a_gradient_that_is_not_finite_is_named(package, tmp_path) -> None:
     start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     with pytest.raises(NonFiniteError, match=r"the gradient of encoder.mean.weight, .* at step 1, of steps 1 to 5;"):
         package.fit(spec, data, start=start)
+
+
+def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -> None:
+    """A process of its own, kill -9; scripts/kills.py does it a hundred times for each package."""
+    expected = unbroken_files(package.__name__, tmp_path)
+    run = tmp_path / "run"
+    assert killed(package.__name__, run, np.random.default_rng(0), 2) >= 1
+    assert contents(run) == expected

@@ -180,7 +180,7 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
     flags = "--network conv --activation tanh --posterior relu-sigma --likelihood gaussian --variance 0.5 --classes 10 "
     flags += "--output linear --init glorot --form capacity --units mixed --samples 2 --gamma 3 --capacity 4 "
     flags += "--capacity-steps 5 --beta1 0.8 --beta2 0.9 --eps 1e-6 --decay 0.5 --range signed --binarization static "
-    flags += "--corruption dropout --corruption-level 0.25 --train-images 9"
+    flags += "--corruption gaussian --corruption-level 0.25 --train-images 9"
     given = [pair.split(" ") for pair in flags.removeprefix("--").split(" --")]
     more = "--resize --data digits --image 6 6 3 --hidden 3 --latent 2 --epochs 1 --batch-size 9"
     status, _, err = run(torchvae, capsys, "train", *f"{flags} {more}".split(), "--out", tmp_path / "run")
@@ -231,7 +231,7 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
         ("--preset conv --init glorot-data", "makes no sense: glorot-data starts the last bias at log-odds"),
         ("--preset adversarial --posterior relu-point", "makes no sense: adversarial matches codes to N"),
         ("--corruption dropout", "corruption_level must be above 0 and below 1 for dropout, found 0"),
-        ("--schedule iwae --decay 0.5", "leave decay at 1, found 0.5"),
+        ("--schedule iwae --decay 0.5", "give --decay 1, found 0.5"),
         ("--data digits --train-images 1501", "has 1,500 training images, 1,501 are asked for"),
         ("--data digits --preset conditional --classes 5", "has labels up to 9, .* give --classes 10"),
         ("--data digits --preset conv --image 2 2 1 --hidden 4 --batch-size 1499", "Batch norm needs more than one"),
@@ -503,3 +503,47 @@ def test_a_run_that_diverges_says_where_and_has_its_own_status(package, capsys, 
     assert status == 3
     assert re.search(r"Training stopped: the \w+ became (nan|inf) at step \d+", err)
     assert "Traceback" not in err
+
+
+def test_a_run_on_a_file_knows_it_again_from_anywhere(package, capsys, tmp_path, monkeypatch) -> None:
+    """By its whole path and its images' digest, wherever the command is given."""
+    images = np.arange(20 * 36, dtype=np.uint8).reshape(20, 6, 6)
+    for folder, shift in (("here", 0), ("there", 1)):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", images + np.uint8(shift))
+    monkeypatch.chdir(tmp_path / "here")
+    flags = [
+        "--data",
+        "npy:a.npy",
+        "--image",
+        "6",
+        "6",
+        "1",
+        "--hidden",
+        "4",
+        "--latent",
+        "2",
+        "--epochs",
+        "1",
+        "--out",
+        "../run",
+    ]
+    assert run(package, capsys, "train", *flags)[0] == 0
+    told = run(package, capsys, "evaluate", "../run")[1]
+    monkeypatch.chdir(tmp_path / "there")
+    assert run(package, capsys, "evaluate", "../run")[1] == told
+    np.save(tmp_path / "here" / "a.npy", images + np.uint8(2))
+    fails(package, capsys, "are not those that ../run was trained on: their digest should be", "evaluate", "../run")
+
+
+def test_what_does_not_fit_into_memory_is_told_and_leaves_nothing(package, capsys, tmp_path) -> None:
+    sizes = ["--hidden", "2000000000", "--latent", "2", "--data", "digits"]
+    fails_in_training(package, capsys, "doesn't fit into memory", *sizes, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def fails_in_training(package, capsys, says: str, *flags: object) -> None:
+    status, _, err = run(package, capsys, "train", *flags)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert re.search(says, err), err

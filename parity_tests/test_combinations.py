@@ -1,4 +1,5 @@
-"""Every preset with one part replaced by each other value: it is refused with a reason, or both packages compute it."""
+"""Every preset with its posterior, its likelihood, its objective or its corruption replaced by each other one: it is
+refused with a reason, or both packages compute it."""
 
 import dataclasses
 import typing
@@ -121,8 +122,8 @@ GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
 # One configuration for each sentence of `senseless`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(), I(range="signed"), "a Bernoulli likelihood is of pixels in [0, 1]"),
-    (M(output="linear"), O(), I(), "leave output at bounded"),
-    (M(variance=0.5), O(), I(), "leave variance at 1"),
+    (M(output="linear"), O(), I(), "give --output bounded"),
+    (M(variance=0.5), O(), I(), "give --variance 1"),
     (dataclasses.replace(GAUSSIAN, init="glorot-data"), O(), I(), "glorot-data starts the last bias at log-odds"),
     (M(network="conv", init="glorot-data"), O(), I(), "glorot-data starts a bias for each pixel"),
     (M(network="conv", hidden=()), O(), I(), "at least one convolution in hidden"),
@@ -142,6 +143,14 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(capacity=2.0), I(), "belong to the capacity objective, and elbo"),
     (M(), O(capacity_steps=2), I(), "belong to the capacity objective, and elbo"),
     (M(), O(form="iwae", units="mixed"), I(), "mixed units weigh a KL divergence"),
+    (M(), O(beta=0.0), I(), "a beta of 0 would shrink a gaussian posterior to a point; give a --beta"),
+    (
+        M(likelihood="squared-error"),
+        O(),
+        I("signed", corruption="dropout", corruption_level=0.5),
+        "dropout makes pixels 0",
+    ),
+    (M(hidden=(), activation="tanh"), O(), I(), "tanh follows hidden layers, and hidden is empty"),
     (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
 ]
 

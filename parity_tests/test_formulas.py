@@ -150,7 +150,7 @@ def test_torchvaes_gradients_are_finite_differences() -> None:
     assert torch.autograd.gradcheck(value, leaves, atol=1e-7, rtol=1e-7)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("beta", [0.25, 1.0, 4.0])
 def test_beta_weighs_the_kl(beta: float) -> None:
     spec = Spec(model=SMALL.model, objective=ObjectiveSpec(beta), training=SMALL.training)
     x, eps = RNG.uniform(size=(9, 6)), RNG.normal(size=(9, 2))

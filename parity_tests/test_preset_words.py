@@ -87,6 +87,22 @@ def test_the_implied_variance_is_that_of_the_sources_error() -> None:
         assert words in describe.text(spec, name)
 
 
+def test_the_implied_variance_is_that_of_the_loss() -> None:
+    """By the loss itself: its second difference in the pixels' errors, which is 1 / variance for each pixel."""
+    logits, x, h = (
+        torch.linspace(-2, 2, 6, dtype=torch.float64)[None],
+        torch.full((1, 6), 0.3, dtype=torch.float64),
+        1e-3,
+    )
+    for name, spec in PRESETS.items():
+        if (variance := describe.implied_variance(spec)) is None:
+            continue
+        decoded = torchvae.Decoded(logits, None)
+        low, here, high = (torchvae.nll(spec, decoded, x + d).sum() for d in (-h, 0.0, h))
+        # A quadratic's second difference is exact; 1e-15 of the loss over h^2 is what is left of the digits.
+        np.testing.assert_allclose((low - 2 * here + high) / h**2, 6 / variance, rtol=1e-7, err_msg=name)
+
+
 def test_the_constant_that_squared_error_drops() -> None:
     """The rest of a Gaussian of variance 1/2: log(2 pi variance) / 2 for each pixel."""
     variance, (height, width, channels) = 0.5, CELEBA

@@ -31,7 +31,7 @@ specs = st.builds(
     Spec,
     st.sampled_from(["auto", "mnist", "digits"]),
     st.builds(ModelSpec, st.tuples(sizes, sizes, sizes), st.lists(sizes, max_size=4).map(tuple), sizes),
-    st.builds(ObjectiveSpec, st.floats(0, 1e6)),
+    st.builds(ObjectiveSpec, st.floats(1e-6, 1e6)),
     st.builds(
         TrainingSpec,
         epochs=sizes,
@@ -91,7 +91,7 @@ def to_json_lists(spec: Spec) -> object:
         (["data"], "npy:", "data must be one of"),
         (["model", "network"], "transformer", "must be one of 'mlp', 'conv', found 'transformer'"),
         (["model", "posterior"], 3, "model, posterior must be one of 'gaussian', 'relu-sigma', 'point', 'relu-point'"),
-        (["model", "variance"], 0.0, "variance must be positive and finite, found 0.0"),
+        (["model", "variance"], 0.0, "variance must be from 1e-12 to 1e+12, found 0.0"),
         (["model", "variance"], True, "variance must be a number, found True"),
         (["model", "classes"], -1, "classes must be finite and at least 0, found -1"),
         (["model", "discriminator"], [0], "discriminator must be positive"),
@@ -162,7 +162,7 @@ SENSELESS = {
     "objective.form=iwae objective.units=mixed": "mixed units weigh a KL divergence",
     "images.corruption=hidden-dropout images.corruption_level=0.5 model.hidden=()": "hidden-dropout needs hidden",
     "images.corruption=dropout images.corruption_level=1.0": "corruption_level must be above 0 and below 1",
-    "images.corruption=gaussian": "corruption_level must be positive and finite, found 0.0",
+    "images.corruption=gaussian": "corruption_level must be above 0 and at most 1000, found 0.0",
     "training.schedule=iwae training.decay=0.5": "The iwae schedule has its own decay",
 }
 
@@ -279,7 +279,7 @@ TOLD = {
     "gaussian-learned": ("Gaussian of one learned variance", "652,825 parameters"),
     "gaussian-pixel": ("a variance for each pixel from the decoder", "decoder.logvar"),
     "iwae": ("784 -> 200, tanh", "importance-weighted bound of 5 samples", "binarised anew at every step"),
-    "iwae-paper": ("bound of 50 samples", "10^(-i/7) for 3^i epochs, i = 0..7", "eps 0.0001"),
+    "iwae-paper": ("bound of 50 samples", "10^(-i/7) for 3^i epochs, i = 0..7", "eps 5e-06"),
 }
 
 

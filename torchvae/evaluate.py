@@ -1,5 +1,7 @@
 """How good a model is, in nats per image."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,7 +38,8 @@ def average_terms(
 def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key, labels: Tensor | None) -> Tensor:
     """The terms of each image, `[n, terms]`."""
     places = torch.arange(len(images), device=images.device)
-    draws = draw(spec, key, len(images))._replace(corruption=None, masks=())
+    clean = replace(spec, images=replace(spec.images, corruption="none", corruption_level=0.0))
+    draws = draw(clean, key, len(images))
     static = static_key(root_key(spec.training.seed, images.device), "test")
 
     def some(rows: Tensor) -> Tensor:

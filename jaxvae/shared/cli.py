@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -16,12 +16,13 @@ from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
-from jaxvae.shared.training import Device, StoppedError, Train, as_begun, train
+from jaxvae.shared.training import Device, StoppedError, Train, as_begun, require_same_images, train
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
+_NO_ROOM = ("allocate", "RESOURCE_EXHAUSTED")  # what the frameworks say where Python has MemoryError
 _MOST = 10_000  # samples in a picture
 
 
@@ -73,14 +74,15 @@ class Reconstruct:
 
 @dataclass(frozen=True)
 class Compare:
-    """Picture test images beside their reconstructions by several runs, and print the squared error of each."""
+    """Picture test images beside their reconstructions by several runs, and print the squared error of each, from the
+    grey images even where a run was trained on binarised ones."""
 
     run: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """The run folders, whichever package wrote them, all on the same data."""
     out: Path
     """The PNG to write."""
     pca: bool = False
-    """Beside them the linear baseline: principal component analysis, fitted to the training images."""
+    """Beside them the linear baseline: principal component analysis, fitted to all of the training images."""
     components: int | None = None
     """The baseline's components; as many as each run has latents if not given."""
     n: int = 16
@@ -138,6 +140,12 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     except StoppedError as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         return stop.status
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in _NO_ROOM):
+            raise
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        print(f"{name}: This doesn't fit into memory ({reason}); give smaller sizes or fewer samples.", file=sys.stderr)
+        return InputError.status
     except KeyboardInterrupt:
         print(f"{name}: stopped from the keyboard; what was written so far stays.", file=sys.stderr)
         return _INTERRUPTED
@@ -212,7 +220,7 @@ def _compare(side: Any, command: Compare) -> None:
         raise InputError("--components are those of --pca; ask for both.")
     opened = [_open(side, path, command.device) for path in command.run]
     comparison.require_comparable([run for run, _ in opened])
-    dataset = _dataset(opened[0][0], command.data_root)
+    dataset = _dataset(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
     rows = [
         comparison.row(
@@ -243,7 +251,9 @@ def _describe(command: Describe) -> None:
         print(describe.text(preset(command.preset), f"preset {command.preset}"))
     else:
         run = runs.read(command.run)
-        print(describe.text(run.spec, f"run {run.path}, preset {run.config['preset']}, by {run.config['framework']}"))
+        print(
+            describe.text(run.spec, f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}")
+        )
 
 
 def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
@@ -255,7 +265,13 @@ def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
     return run, weights
 
 
-def _dataset(run: runs.Run, root: Path | None) -> data.Dataset:
-    """The images the run was trained on: under `root`, or else where training found them."""
+def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Dataset:
+    """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
+    was not given to train on."""
     source = Path(run.config["data"]["source"])
-    return data.load(run.spec, root or (source if source.is_dir() else None))[0]
+    place = root or (source if source.is_dir() else None)
+    found = data.load(run.spec, place)[0]
+    require_same_images(run, found)
+    if whole and run.spec.images.train_images:
+        found = data.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), place)[0]
+    return found

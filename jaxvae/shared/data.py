@@ -97,8 +97,8 @@ def load(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if limit is not None and limit > len(dataset.train):
         raise InputError(
-            f"{what} has {len(dataset.train):,} training images, {limit:,} are asked for; give --train-images "
-            f"{len(dataset.train)} or less."
+            f"{'' if why is None else why + ' '}{what} has {len(dataset.train):,} training images, {limit:,} are asked "
+            f"for; give --train-images {len(dataset.train)} or less."
         )
     if classes and not dataset.labelled:
         raise InputError(
@@ -115,6 +115,15 @@ def load(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
     image, resize = spec.model.image, spec.images.resize
     train, test = (files.fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
     return dataset._replace(train=train, test=test), why
+
+
+def digest(dataset: Dataset) -> str:
+    """SHA-256 of all that is trained and tested on."""
+    sha = hashlib.sha256()
+    for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
+        sha.update(f"{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
 
 
 def mnist(root: Path | str | None = None) -> Dataset:
@@ -169,7 +178,7 @@ def _named(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
         path = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser() fails without a home)
         limit = spec.images.train_images
         images = files.pictures(path, image, resize, limit) if kind == "images" else files.arrays(path, image)
-        return Dataset(name, str(path.resolve()), *images), None
+        return Dataset(f"{kind}:{path.resolve()}", str(path.resolve()), *images), None
     grey = (image[0], image[1], 1) if resize else image
     if name == "digits":
         return digits(grey), None

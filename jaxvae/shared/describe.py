@@ -30,10 +30,12 @@ def text(spec: Spec, title: str) -> str:
         f"  {_name(layer):<24} {_words(spec, layer):<46} {_size(layer):>10,} parameters" for layer in _layers(spec)
     ]
     until = f", or {training.max_steps:,} steps if that is sooner" if training.max_steps else ""
-    sums = f"summed over {model.pixels} pixels and {model.latent} latents, averaged over images"
+    latents = f" and {model.latent} latents" if "kl" in spec.terms and model.samples_latents else ""
+    sums = f"summed over {model.pixels} pixels{latents}, averaged over images"
+    matched = ", matched to N(0, I) by the discriminator" if spec.objective.form == "adversarial" else ""
     rows = {
         "data": _data(spec),
-        "posterior": _LATENTS[model.posterior].format(model.latent),
+        "posterior": _LATENTS[model.posterior].format(model.latent) + matched,
         "likelihood": _likelihood(spec),
         "loss": "; ".join(_loss(spec)),
         "units": f"nats per image: {sums}",
@@ -135,7 +137,7 @@ def _loss(spec: Spec) -> list[str]:
             return ["reconstruction alone"]
         case "adversarial":
             return [
-                "reconstruction + generator",
+                "reconstruction + generator, the cross-entropy of the code's being taken for a draw of N(0, I)",
                 "three updates a step, each with an Adam of its own: reconstruction, discriminator, generator",
             ]
 

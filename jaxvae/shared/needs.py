@@ -16,7 +16,8 @@ def last_bias(spec: Spec, images: np.ndarray | None) -> np.ndarray | None:
         return None
     if images is None:
         raise InputError("Initial weights of glorot-data need the training images; give them to init_state.")
-    mean = np.clip(images.reshape(len(images), -1).mean(0, dtype=np.float64) / 255, _DARKEST, 1 - _DARKEST)
+    seen = 255 * (images > 127) if spec.images.binarization == "threshold" else images
+    mean = np.clip(seen.reshape(len(images), -1).mean(0, dtype=np.float64) / 255, _DARKEST, 1 - _DARKEST)
     return np.log(mean / (1 - mean)).astype(spec.training.dtype)
 
 

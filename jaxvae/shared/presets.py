@@ -33,7 +33,7 @@ PRESETS: dict[str, Spec] = {
     ),
     # 784-256-64-20 with a ReLU after every encoder layer, the mean squared error
     "autoencoder": Spec(model=_AUTOENCODER, objective=_RECONSTRUCTION, training=_AUTOENCODER_TRAINING),
-    # Vincent et al. 2008: the same from a corrupted input
+    # The same from a corrupted input (after Vincent et al. 2008, who drop pixels, as `dropout` does)
     "denoising": Spec(
         model=_AUTOENCODER,
         objective=_RECONSTRUCTION,
@@ -46,7 +46,8 @@ PRESETS: dict[str, Spec] = {
         training=_AUTOENCODER_TRAINING,
         images=ImagesSpec(corruption="dropout", corruption_level=0.2),
     ),
-    # Makhzani et al. 2015, section 2.1: two layers of 1000 in each network, 8 latents; the prior here is N(0, I)
+    # Makhzani et al. 2015: two layers of 1000 in each network, 8 latents; N(0, I) and Adam here, where the paper has a
+    # wider prior and momentum
     "adversarial": Spec(
         model=ModelSpec(
             hidden=(1000, 1000), latent=8, posterior="point", likelihood="squared-error", discriminator=(1000, 1000)
@@ -75,11 +76,11 @@ PRESETS: dict[str, Spec] = {
         training=dataclasses.replace(_CONV_TRAINING, epochs=12),
         images=_SIGNED,
     ),
-    # Sohn, Lee & Yan 2015: the plain model, told the label
+    # The plain model, told the label, one-hot, in both networks (after Sohn, Lee & Yan 2015, whose prior is learned)
     "conditional": Spec(model=ModelSpec(classes=10)),
     # A Gaussian pixel of variance 1, as pythae's mean squared error has it
     "gaussian": Spec(model=ModelSpec(likelihood="gaussian")),
-    # One variance for all pixels, learned (Rybkin, Daniilidis & Levine 2021)
+    # One variance for all pixels, learned (after Rybkin, Daniilidis & Levine 2021; softly bounded elsewhere than there)
     "gaussian-learned": Spec(model=ModelSpec(likelihood="gaussian-learned")),
     # The decoder gives each pixel its variance
     "gaussian-pixel": Spec(model=ModelSpec(likelihood="gaussian-pixel")),
@@ -89,11 +90,12 @@ PRESETS: dict[str, Spec] = {
         objective=ObjectiveSpec(form="iwae", samples=5),
         images=ImagesSpec(binarization="dynamic"),
     ),
-    # The same as the paper trained it: 50 samples, 3,280 epochs of 59,600 images in batches of 20
+    # The same as the paper trained it: 50 samples, 3,280 epochs of 59,600 images in batches of 20. Its eps of 1e-4 is
+    # beside gradients summed over the batch
     "iwae-paper": Spec(
         model=_IWAE_PAPER,
         objective=ObjectiveSpec(form="iwae", samples=50),
-        training=TrainingSpec(epochs=3280, batch_size=20, eps=1e-4, schedule="iwae"),
+        training=TrainingSpec(epochs=3280, batch_size=20, eps=1e-4 / 20, schedule="iwae"),
         images=ImagesSpec(binarization="dynamic", train_images=59_600),
     ),
 }

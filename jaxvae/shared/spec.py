@@ -33,6 +33,9 @@ FROM_FILES = ("images:", "npy:", "npz:")
 DATA_WORDS = f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE or npz:FILE"
 
 
+_LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
+
+
 def _require(ok: bool, name: str, expected: str, found: object) -> None:
     if not ok:
         raise InputError(f"The configuration's {name} must be {expected}, found {found!r}.")
@@ -109,7 +112,8 @@ class ModelSpec:
         for width in self.discriminator:
             _positive("discriminator", width)
         _positive("latent", self.latent)
-        _positive("variance", self.variance)
+        low, high = _VARIANCES
+        _require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         _not_negative("classes", self.classes)
         for name, kind in (("network", Network), ("activation", Activation), ("posterior", PosteriorName)):
             _choose(name, kind, getattr(self, name))
@@ -201,7 +205,7 @@ class TrainingSpec:
         _positive("eps", self.eps)
         _require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
         if self.schedule == "iwae" and self.decay != 1:
-            raise InputError(f"The iwae schedule has its own decay; leave decay at 1, found {self.decay:g}.")
+            raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
 
     def epoch_steps(self, images: int) -> int:
         """Steps in an epoch over so many images."""
@@ -256,7 +260,7 @@ class ImagesSpec:
         if what == "none":
             _require(level == 0, "corruption_level", "0 without a corruption", level)
         elif what == "gaussian":
-            _positive("corruption_level", float(level))
+            _require(0 < level <= _LOUDEST, "corruption_level", f"above 0 and at most {_LOUDEST:g}", level)
         else:
             _require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)
 
@@ -316,9 +320,9 @@ def senseless(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if bernoulli and images.range == "signed":
         yield "a Bernoulli likelihood is of pixels in [0, 1]; for pixels in [-1, 1] take squared-error or a Gaussian"
     if bernoulli and model.output == "linear":
-        yield "a Bernoulli likelihood's probability is always bounded; leave output at bounded"
+        yield "a Bernoulli likelihood's probability is always bounded; give --output bounded"
     if model.likelihood != "gaussian" and model.variance != 1:
-        yield "only the gaussian likelihood has a given variance; leave variance at 1"
+        yield "only the gaussian likelihood has a given variance; give --variance 1"
     if model.init == "glorot-data" and not bernoulli:
         yield "glorot-data starts the last bias at log-odds, which only a Bernoulli likelihood has; take glorot"
     if model.init == "glorot-data" and model.network == "conv":
@@ -329,6 +333,9 @@ def senseless(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"{form} needs a distribution of latents, which a {posterior} code is not; take the form reconstruction"
     if form == "reconstruction" and distribution:
         yield f"reconstruction alone would shrink a {posterior} posterior to a point; take the posterior point, or elbo"
+    if distribution and form in ("elbo", "capacity") and not (objective.beta and objective.gamma):
+        name = "beta" if form == "elbo" else "gamma"
+        yield f"a {name} of 0 would shrink a {posterior} posterior to a point; give a --{name}, or --posterior point"
     if form == "iwae" and posterior == "relu-sigma":
         yield "iwae needs the posterior's density, which is infinite where relu-sigma's sigma is 0; take gaussian"
     if form == "adversarial" and posterior == "relu-point":
@@ -336,19 +343,27 @@ def senseless(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if form == "adversarial" and not model.discriminator:
         yield "adversarial needs a discriminator; give the widths of its hidden layers"
     if form != "adversarial" and model.discriminator:
-        yield f"a discriminator judges for the adversarial objective alone, and {form} has no use for it"
+        yield (
+            f"a discriminator judges for the adversarial objective alone, and {form} has no use for it; give "
+            "--discriminator with no widths"
+        )
     if objective.samples > 1 and not distribution:
-        yield f"several samples of a {posterior} code are all the same; leave samples at 1"
+        yield f"several samples of a {posterior} code are all the same; give --samples 1"
     if objective.samples > 1 and form == "adversarial":
-        yield "adversarial judges one latent of each image; leave samples at 1"
+        yield "adversarial judges one latent of each image; give --samples 1"
     if form != "elbo" and objective.beta != 1:
-        yield f"beta weighs the KL divergence of the elbo, and {form} has none to weigh; leave beta at 1"
+        yield f"beta weighs the KL divergence of the elbo, and {form} has none to weigh; give --beta 1"
     if form != "elbo" and objective.warmup:
-        yield f"warmup raises beta, which {form} doesn't have; leave warmup at 0"
+        yield f"warmup raises beta, which {form} doesn't have; give --warmup 0"
     if form != "capacity" and any(getattr(objective, n) != getattr(plain, n) for n in _CAPACITY):
-        yield f"{', '.join(_CAPACITY)} belong to the capacity objective, and {form} has no use for them"
+        given = " ".join(f"--{n.replace('_', '-')} {getattr(plain, n):g}" for n in _CAPACITY)
+        yield f"{', '.join(_CAPACITY)} belong to the capacity objective, and {form} has no use for them; give {given}"
     if objective.units == "mixed" and form not in ("elbo", "capacity"):
         yield f"mixed units weigh a KL divergence beside a mean pixel's error, and {form} has no such divergence"
+    if images.corruption == "dropout" and images.range == "signed":
+        yield "dropout makes pixels 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
+    if not model.hidden and model.activation != ModelSpec().activation:
+        yield f"{model.activation} follows hidden layers, and hidden is empty; give --activation relu"
     if images.corruption == "hidden-dropout" and not model.hidden:
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import platform
+import shutil
 import signal
 import sys
 import threading
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from jaxvae.shared import checkpoints, data, describe, figures, metrics, needs, runs
@@ -129,13 +128,18 @@ def _new(side: Any, command: Train) -> None:
             "instead_of_mnist": missing,
             "train": len(dataset.train),
             "test": len(dataset.test),
-            "digest": _digest(dataset),
+            "digest": data.digest(dataset),
         },
         "sessions": [_session(side, device, 0)],
     }
     run = runs.create(out, replace(command.spec, data=dataset.name), config)
-    with runs.locked(run):
-        _go(side, command, run, dataset, device, None)
+    try:
+        with runs.locked(run):
+            _go(side, command, run, dataset, device, None)
+    except BaseException:
+        if not checkpoints.present(run) and not run.metrics.stat().st_size:
+            shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
+        raise
 
 
 def _resumed(side: Any, command: Train, path: Path) -> None:
@@ -150,12 +154,7 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
     with runs.locked(run):
         file, wrong = checkpoints.latest(run)
         dataset = data.load(run.spec, command.data_root)[0]
-        if (found := _digest(dataset)) != run.config["data"]["digest"]:
-            raise InputError(
-                f"The images of {dataset.name} from {dataset.source} are not those that {path} was trained on: their "
-                f"digest should be {run.config['data']['digest'][:12]}..., found {found[:12]}...; give the --data-root "
-                "that has them."
-            )
+        require_same_images(run, dataset)
         device = side.prepare(command.device, run.spec.training.dtype)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
@@ -172,6 +171,17 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
         if file is not None:
             checkpoints.written(run, step, command.keep)
         _go(side, command, run, dataset, device, start)
+
+
+def require_same_images(run: runs.Run, dataset: data.Dataset) -> None:
+    """Raises InputError unless these are the images that the run was trained and tested on."""
+    expected, found = run.config["data"]["digest"], data.digest(dataset)
+    if expected not in ("", found):  # nobody knows what an imported model was trained on
+        raise InputError(
+            f"The images of {dataset.name} from {dataset.source} are not those that {run.path} was trained on: their "
+            f"digest should be {expected[:12]}..., found {found[:12]}...; give the --data-root that has them, or put "
+            "them back."
+        )
 
 
 def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device: Any, start: Any) -> None:
@@ -246,15 +256,6 @@ def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _digest(dataset: data.Dataset) -> str:
-    """SHA-256 of all that is trained and tested on."""
-    sha = hashlib.sha256()
-    for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
-        sha.update(f"{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
 
 
 def _changed(old: Spec, new: Spec) -> str:

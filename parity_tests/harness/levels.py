@@ -129,8 +129,8 @@ def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], side: Module
     finding = _measured(level, case.dtype, answers)
     if finding.passed or finding.owed == 0 or not np.isfinite(finding.size):
         return finding
-    # Some numbers are worse conditioned than a sum, as the KL of a new model in float32, a difference of near equals, or
-    # a gradient that comes through ten batch norms from saturated pixels.
+    # Some numbers are worse conditioned than a sum: a new model's KL, a difference of near equals, or a gradient that
+    # comes through ten batch norms from saturated pixels.
     moved = [_measured(level, case.dtype, (answers[0], level.ask(side, _nudged(case, i)))).size for i in range(4)]
     most = max((size for size in moved if np.isfinite(size)), default=0.0)
     reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {most:.1e}"
