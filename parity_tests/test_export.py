@@ -23,6 +23,8 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.exporting import Format, signature
 from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec, from_json
 
+Named = dict[str, np.ndarray]
+
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +45,7 @@ models = pytest.mark.parametrize("name", MODELS)
 packages = pytest.mark.parametrize("package", PACKAGES)
 
 
-def arrays_of(spec: Spec) -> dict[str, np.ndarray]:
+def arrays_of(spec: Spec) -> Named:
     """Weights with nothing left at 0 or 1, running statistics included."""
     rng, dtype = np.random.default_rng(0), spec.training.dtype
     return {
@@ -63,54 +65,51 @@ def images_for(spec: Spec, rows: int = 7) -> tuple[np.ndarray, np.ndarray]:
     return images, rng.integers(0, max(1, spec.model.classes), rows, dtype=np.int32)
 
 
-def given(spec: Spec, program: str, rows: int = 7) -> list[np.ndarray]:
-    """What the program takes."""
+def given(spec: Spec, program: str, rows: int = 7) -> dict[str, np.ndarray]:
+    """What the program takes, by the names it has for it."""
     images, labels = images_for(spec, rows)
     dtype = spec.training.dtype
     latents = np.random.default_rng(2).normal(size=(rows, spec.model.latent)).astype(dtype)
-    first = latents if program == "decode" else images.astype(dtype) / np.asarray(255, dtype)
-    return [first, labels] if spec.model.classes else [first]
+    first = {"z": latents} if program == "decode" else {"images": images.astype(dtype) / np.asarray(255, dtype)}
+    return {**first, "labels": labels} if spec.model.classes else first
 
 
-def computed(package: str, spec: Spec, program: str, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+def computed(package: str, spec: Spec, program: str, inputs: Named) -> Named:
     """By the model where it is."""
     model = built(package, spec)
     if package == "jaxvae":
-        found = jax.jit(jaxvae.programs(spec, model)[program])(*inputs)
-        return {name: np.asarray(array) for name, array in found.items()}
-    found = torchvae.programs(spec, model.requires_grad_(False))[program](*map(torch.tensor, inputs))
+        return jax.tree.map(np.asarray, jax.jit(jaxvae.programs(spec, model)[program])(**inputs))
+    found = torchvae.programs(spec, model.requires_grad_(False))[program](*map(torch.tensor, inputs.values()))
     return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-# By each runtime, in the terms of which none knows of jaxvae: the program in a file, as a function of arrays.
+# The program in a file by its own runtime, to which jaxvae and torchvae are nothing.
 
 
-def by_jax(file: Path) -> Callable[..., dict[str, np.ndarray]]:
+def by_jax(file: Path) -> Callable[[Named], Named]:
     from jax import export
 
     program = export.deserialize(bytearray(file.read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
-    return lambda *inputs: jax.tree.map(np.asarray, program.call(*inputs))
+    return lambda inputs: jax.tree.map(np.asarray, program.call(*inputs.values()))
 
 
-def by_torch(file: Path) -> Callable[..., dict[str, np.ndarray]]:
+def by_torch(file: Path) -> Callable[[Named], Named]:
     program = torch.export.load(file).module()
     # No detach: what a program gives has no gradients.
-    return lambda *inputs: {name: t.numpy() for name, t in program(*map(torch.tensor, inputs)).items()}
+    return lambda inputs: {name: t.numpy() for name, t in program(*map(torch.tensor, inputs.values())).items()}
 
 
-def by_onnxruntime(file: Path) -> Callable[..., dict[str, np.ndarray]]:
+def by_onnxruntime(file: Path) -> Callable[[Named], Named]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    takes, gives = ([port.name for port in ports] for ports in (session.get_inputs(), session.get_outputs()))
     assert all(port.shape[0] == "batch" for port in (*session.get_inputs(), *session.get_outputs()))
-    return lambda *inputs: dict(
-        zip(gives, session.run(gives, dict(zip(takes, inputs, strict=True))), strict=True)  # type: ignore[arg-type]
-    )
+    gives = [port.name for port in session.get_outputs()]
+    return lambda inputs: dict(zip(gives, map(np.asarray, session.run(gives, inputs)), strict=True))
 
 
-PROGRAMS: dict[Format, tuple[str, str, Callable[[Path], Callable[..., dict[str, np.ndarray]]]]] = {
+PROGRAMS: dict[Format, tuple[str, str, Callable[[Path], Callable[[Named], Named]]]] = {
     "stablehlo": ("jaxvae", "stablehlo", by_jax),
     "torch-export": ("torchvae", "pt2", by_torch),
     "onnx": ("torchvae", "onnx", by_onnxruntime),
@@ -130,10 +129,11 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
         file = folder / f"{name}.{suffix}"
         assert str(ROOT).encode() not in file.read_bytes(), "paths of this machine have no place in it"
         program, inputs = load(file), given(spec, name)
-        assert [port.name in ("images", "z", "labels") for port in takes] == [True] * len(inputs)
+        told = [(port.name, port.dtype, port.shape) for port in takes]
+        assert told == [(key, array.dtype.name, array.shape[1:]) for key, array in inputs.items()]
         expected = computed(package, spec, name, inputs)
         for rows in (1, 2, 7):
-            found = program(*(array[:rows] for array in inputs))
+            found = program({key: array[:rows] for key, array in inputs.items()})
             assert set(found) == {port.name for port in gives}
             for port in gives:
                 array, wanted = found[port.name], expected[port.name][:rows]
@@ -162,6 +162,14 @@ def test_in_float64_too(format: Format, name: str, x64, tmp_path) -> None:
     agrees(in_float64(name), format, tmp_path / "out")
 
 
+def test_a_torch_program_holds_the_networks_it_runs_on_and_no_others(tmp_path) -> None:
+    spec, held = MODELS["judged"], {"encode": {"encoder"}, "decode": {"decoder"}, "reconstruct": {"encoder", "decoder"}}
+    torchvae.export_model(tmp_path / "out", spec, built("torchvae", spec), "torch-export")
+    for name, networks in held.items():
+        state = torch.export.load(tmp_path / "out" / f"{name}.pt2").state_dict
+        assert {key.split(".")[1] for key in state} == networks
+
+
 def test_what_onnxruntime_can_not_run_is_refused(tmp_path) -> None:
     spec = in_float64("judged")
     with pytest.raises(InputError, match=r"can't run this model's encode in float64 .*Conv.*; export it to torch-exp"):
@@ -176,11 +184,10 @@ def test_programs_compute_what_the_packages_functions_do(package: str, name: str
     spec, side, model = MODELS[name], PACKAGES[package], built(package, MODELS[name])
     images, labels = images_for(spec)
     again = side.reconstruct(spec, model, images, labels)
-    inputs = [a if package == "jaxvae" else torch.tensor(a) for a in given(spec, "reconstruct")]
-    found = side.programs(spec, model)["reconstruct"](*inputs)["pixel_means"]
-    codes = side.programs(spec, model)["encode"](*inputs)
-    told = inputs[1] if spec.model.classes else None
-    expected = side.encode(spec, model, side.seen(spec, images), told)._asdict()
+    inputs = {n: a if package == "jaxvae" else torch.tensor(a) for n, a in given(spec, "reconstruct").items()}
+    found = side.programs(spec, model)["reconstruct"](**inputs)["pixel_means"]
+    codes = side.programs(spec, model)["encode"](**inputs)
+    expected = side.encode(spec, model, side.seen(spec, images), inputs.get("labels"))._asdict()
     np.testing.assert_array_equal(as_array(found), again)
     assert list(codes) == list(expected)
     for key, code in codes.items():
@@ -199,7 +206,7 @@ def test_statically_binarised_images_are_taken_as_they_are(package: str) -> None
     side, model, (images, labels) = PACKAGES[package], built(package, spec), images_for(spec)
     seen = as_array(side.seen(spec, images)).reshape(images.shape)
     again = side.reconstruct(spec, model, images, labels)
-    found = computed(package, spec, "reconstruct", [seen, labels])["pixel_means"]
+    found = computed(package, spec, "reconstruct", {"images": seen, "labels": labels})["pixel_means"]
     # Compiled as one program in JAX: a few roundings of numbers up to 1.
     np.testing.assert_allclose(found, again, rtol=0, atol=1e-6)
 
@@ -246,7 +253,7 @@ def test_a_hub_folder(name: str, tmp_path) -> None:
         assert package in files
 
 
-def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+def same(found: Named, expected: Named) -> None:
     assert set(found) == set(expected)
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], strict=True)

@@ -59,11 +59,11 @@ def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor
 
 
 class _Program(nn.Module):
-    """One of the programs, with the model it runs on as its own."""
+    """One of the programs, with the networks it runs on as its own."""
 
-    def __init__(self, model: VAE, program: Callable[..., dict[str, Tensor]]):
+    def __init__(self, program: Callable[..., dict[str, Tensor]], networks: dict[str, nn.Module]):
         super().__init__()
-        self.model, self.program = model, program
+        self.program, self.networks = program, nn.ModuleDict(networks)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         return self.program(*inputs)
@@ -112,10 +112,15 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
 
 def _with_arguments(spec: Spec, model: VAE) -> Iterator[tuple[str, _Program, tuple[Tensor, ...]]]:
     """Each program with arguments to trace it by, of a batch of two: one would be taken for a constant."""
+    networks = {
+        "encode": {"encoder": model.encoder},
+        "decode": {"decoder": model.decoder},
+        "reconstruct": {"encoder": model.encoder, "decoder": model.decoder},
+    }
     for name, program in programs(spec, model).items():
         inputs, _ = exporting.signature(spec)[name]
         zeros = tuple(torch.zeros((2, *port.shape), dtype=getattr(torch, port.dtype)) for port in inputs)
-        yield name, _Program(model, program).eval(), zeros
+        yield name, _Program(program, networks[name]).eval(), zeros
 
 
 def _free(arguments: tuple[Tensor, ...]) -> dict[str, Any]:
