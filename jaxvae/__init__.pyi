@@ -19,6 +19,9 @@ from .draws import Draws as Draws
 from .draws import draw as draw
 from .draws import image_keys as image_keys
 from .evaluate import average_terms as average_terms
+from .export import export_model as export_model
+from .export import programs as programs
+from .generate import images_of as images_of
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .generate import seen as seen

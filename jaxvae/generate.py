@@ -19,7 +19,7 @@ def sample(spec: Spec, params: Params, key: Array, n: int, labels: np.ndarray | 
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     z = random.normal(key, (n, spec.model.latent), spec.training.dtype)
-    return _images(spec, params, z, _told(spec, labels))
+    return np.asarray(images_of(spec, params, z, _told(spec, labels)))
 
 
 def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -27,7 +27,7 @@ def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarr
     posterior's mean and back, in the same shape."""
     told = _told(spec, labels)
     posterior = encode(spec, params, seen(spec, images), told)
-    return _images(spec, params, posterior.mean, told)
+    return np.asarray(images_of(spec, params, posterior.mean, told))
 
 
 def seen(spec: Spec, images: np.ndarray) -> Array:
@@ -36,10 +36,11 @@ def seen(spec: Spec, images: np.ndarray) -> Array:
     return prepare_pixels(spec, jnp.asarray(images), keys, None)
 
 
-def _images(spec: Spec, params: Params, z: Array, labels: Array | None) -> np.ndarray:
-    means = np.asarray(pixel_means(spec, decode(spec, params, z, labels)))
+def images_of(spec: Spec, params: Params, z: Array, labels: Array | None = None) -> Array:
+    """What is said of latents `[n, latent]`, as images `[n, height, width, channels]`."""
+    means = pixel_means(spec, decode(spec, params, z, labels))
     if spec.images.range == "signed":
-        means = (means + 1) / 2
+        means = (means + 1.0) / 2.0
     return means.reshape(-1, *spec.model.image)
 
 

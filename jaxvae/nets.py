@@ -59,13 +59,14 @@ class ConvEncoder(nnx.Module):
             setattr(self, name, _linear(head.inputs, head.outputs, rngs))
 
     def __call__(self, x: Array, labels: Array | None = None, training: Training | None = None) -> AnyPosterior:
-        x = x.reshape(len(x), *self.spec.image)
+        # By its shape: len() would have to be a number, which an exported program's batch size is not.
+        x = x.reshape(x.shape[0], *self.spec.image)
         if self.spec.classes:  # each class is a plane of ones or zeros
             planes = one_hot(self.spec, labels, x.dtype)[:, None, None]
             x = jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:3], self.spec.classes))], -1)
         for i, block in enumerate(self.hidden):
             x = _dropped(activate(self.spec, block(x, training)), training, i)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
@@ -106,7 +107,7 @@ class ConvDecoder(nnx.Module):
 
     def __call__(self, z: Array, labels: Array | None = None, training: Training | None = None) -> Decoded:
         z = self.input(_told(self.spec, z, labels))
-        z = z.reshape(len(z), *layout.sizes(self.spec)[-1], self.spec.hidden[-1])
+        z = z.reshape(z.shape[0], *layout.sizes(self.spec)[-1], self.spec.hidden[-1])
         for i, block in enumerate(self.hidden):
             z = _dropped(activate(self.spec, block(z, training)), training, len(self.hidden) + i)
         return decoded(self, z)
@@ -259,12 +260,12 @@ def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
 
 def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:
     """What the decoder's last layers make of what its hidden ones gave."""
-    logits = decoder.logits(h).reshape(len(h), -1)  # type: ignore[attr-defined]
+    logits = decoder.logits(h).reshape(h.shape[0], -1)  # type: ignore[attr-defined]
     match decoder.spec.likelihood:
         case "gaussian-learned":
             return Decoded(logits, decoder.logvar[...])
         case "gaussian-pixel":
-            return Decoded(logits, decoder.logvar(h).reshape(len(h), -1))
+            return Decoded(logits, decoder.logvar(h).reshape(h.shape[0], -1))
         case _:
             return Decoded(logits, None)
 

@@ -40,8 +40,8 @@ def killed(
     package: str, run: Path, rng: np.random.Generator, kills: int, on_kill: Callable[[int], None] = lambda step: None
 ) -> int:
     """Trains in `run`, kills it with SIGKILL within half a second of its first checkpoint, goes on, kills it again, up
-    to `kills` times, and then lets it end. How often it was killed. Raises AssertionError where going on fails, or where
-    files that were being written stay."""
+    to `kills` times, and then lets it end. How often it was killed. Raises AssertionError where going on fails, or
+    where files that were being written stay."""
     for n in range(kills + 1):
         process = _started(package, run)
         before = _steps(run)

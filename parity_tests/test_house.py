@@ -22,6 +22,7 @@ FILES = [
     "loop",
     "evaluate",
     "generate",
+    "export",
     "params",
     "devices",
 ]

@@ -185,7 +185,7 @@ FAULTS = [
           "mean of the batches' means, the last one short"),
     Fault(torchvae.generate.reconstruct, "posterior.mean",
           "posterior.mean + torch.exp(0.5 * posterior.logvar)", UNKNOWN),
-    Fault(torchvae.generate._images, MEANS, "decode(spec, model, z, labels).logits",
+    Fault(torchvae.generate.images_of, MEANS, "decode(spec, model, z, labels).logits",
           "logits for probabilities"),
     # What comes with time only.
     Fault(train._drawn, "draw(spec, block, rows)", "draw(spec, block[:1].expand(len(block), 2), rows)",
@@ -208,7 +208,7 @@ FAULTS = [
           "step 38 is given the images of step 19"),
     Fault(train.epoch_order, "order, epoch)", "order, min(epoch, 1))", UNKNOWN, "float32"),
     # What no plain formula with a slip gives.
-    Fault(torchvae.generate._images, MEANS,
+    Fault(torchvae.generate.images_of, MEANS,
           f"torch.bernoulli({MEANS}, generator=torch.Generator().manual_seed(0))",
           UNKNOWN),
     Fault(dist.locate, LOCATED, f"({LOCATED}).round()", UNKNOWN),

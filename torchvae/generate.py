@@ -23,7 +23,7 @@ def sample(spec: Spec, model: VAE, key: random.Key, n: int, labels: np.ndarray |
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     key = key.to(device_of(model))
     z = random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.dtype))
-    return _images(spec, model, z, _told(spec, labels, key.device))
+    return images_of(spec, model, z, _told(spec, labels, key.device)).cpu().numpy()
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def reconstruct(spec: Spec, model: VAE, images: np.ndarray, labels: np.ndarray |
     posterior's mean and back, in the same shape."""
     told = _told(spec, labels, device_of(model))
     posterior = encode(spec, model, seen(spec, images).to(device_of(model)), told)
-    return _images(spec, model, posterior.mean, told)
+    return images_of(spec, model, posterior.mean, told).cpu().numpy()
 
 
 def seen(spec: Spec, images: np.ndarray) -> Tensor:
@@ -41,10 +41,11 @@ def seen(spec: Spec, images: np.ndarray) -> Tensor:
     return prepare_pixels(spec, torch.tensor(images), keys, None)
 
 
-def _images(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None) -> np.ndarray:
-    means = pixel_means(spec, decode(spec, model, z, labels)).cpu().numpy()
+def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What is said of latents `[n, latent]`, as images `[n, height, width, channels]`."""
+    means = pixel_means(spec, decode(spec, model, z, labels))
     if spec.images.range == "signed":
-        means = (means + 1) / 2
+        means = (means + 1.0) / 2.0
     return means.reshape(-1, *spec.model.image)
 
 

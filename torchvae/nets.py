@@ -55,7 +55,8 @@ class ConvEncoder(nn.Module):
             setattr(self, name, nn.Linear(head.inputs, head.outputs))
 
     def forward(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
-        x = x.reshape(len(x), *self.spec.image).permute(0, 3, 1, 2)
+        # By its shape: len() would have to be a number, which an exported program's batch size is not.
+        x = x.reshape(x.shape[0], *self.spec.image).permute(0, 3, 1, 2)
         if self.spec.classes:  # each class is a plane of ones or zeros
             planes = one_hot(self.spec, labels, x.dtype)[:, :, None, None]
             x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
@@ -102,7 +103,7 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
         z = self.input(_told(self.spec, z, labels))
-        z = z.reshape(len(z), self.spec.hidden[-1], *layout.sizes(self.spec)[-1])
+        z = z.reshape(z.shape[0], self.spec.hidden[-1], *layout.sizes(self.spec)[-1])
         for i, block in enumerate(self.hidden):
             z = _dropped(activate(self.spec, block(z)), training, len(self.hidden) + i)
         return decoded(self, z)

@@ -1,0 +1,86 @@
+"""The model for other programs: its weights in their files, and what it computes as programs of its own."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+from flax import serialization
+from jax import Array
+
+from jaxvae.generate import images_of
+from jaxvae.nets import Params, encode
+from jaxvae.params import to_arrays
+from jaxvae.shared import exporting
+from jaxvae.shared.exporting import Format
+from jaxvae.shared.spec import Spec
+
+
+def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -> None:
+    """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
+    is there already, for a format that takes the other package, and where what the format needs isn't installed."""
+    exporting.require("jaxvae", format)
+    with exporting.whole(Path(path)) as made:
+        match format:
+            case "safetensors":
+                exporting.write_hub(made, spec, to_arrays(spec, params))
+            case "flax":
+                made.write_bytes(serialization.to_bytes(params))
+            case "orbax":
+                _write_orbax(made, params)
+            case "stablehlo":
+                _write_stablehlo(made, spec, params)
+
+
+def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Array]]]:
+    """encode, decode and reconstruct as they are exported: of arrays in the order of `exporting.signature`, and giving
+    them by its names. They take and give images `[batch, height, width, channels]` in [0, 1], whatever range the model
+    has, and binarise at half for a model of binarised images."""
+
+    def encoded(images: Array, labels: Array | None = None) -> dict[str, Array]:
+        x = images.reshape(images.shape[0], -1)
+        if spec.images.binarization != "none":
+            x = (x > 0.5).astype(x.dtype)
+        x = 2.0 * x - 1.0 if spec.images.range == "signed" else x
+        return encode(spec, params, x, labels)._asdict()
+
+    def decoded(z: Array, labels: Array | None = None) -> dict[str, Array]:
+        return {"pixel_means": images_of(spec, params, z, labels)}
+
+    def reconstructed(images: Array, labels: Array | None = None) -> dict[str, Array]:
+        return decoded(encoded(images, labels)["mean"], labels)
+
+    return {"encode": encoded, "decode": decoded, "reconstruct": reconstructed}
+
+
+def _write_orbax(folder: Path, params: Params) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, serialization.to_state_dict(params))  # whose names are strings, as Orbax has them
+
+
+def _write_stablehlo(folder: Path, spec: Spec, params: Params) -> None:
+    from jax import export
+
+    folder.mkdir()
+    (batch,) = export.symbolic_shape("batch")
+    for name, program in programs(spec, params).items():
+        inputs, _ = exporting.signature(spec)[name]
+        shapes = [jax.ShapeDtypeStruct((batch, *port.shape), port.dtype) for port in inputs]
+        with _without_tracebacks():
+            exported = export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(*shapes)
+        (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
+    exporting.write_signature(folder, spec, "stablehlo")
+
+
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Programs traced without the paths of this machine's files."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

@@ -1,0 +1,129 @@
+"""The model for other programs: its weights in their files, and what it computes as programs of its own."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jaxvae.shared import exporting
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.exporting import Format
+from jaxvae.shared.spec import Spec
+from torchvae.generate import images_of
+from torchvae.nets import VAE, bind, encode
+from torchvae.params import to_arrays
+
+
+def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> None:
+    """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
+    is there already, for a format that takes the other package, and where what the format needs isn't installed."""
+    exporting.require("torchvae", format)
+    # A model of its own: on the CPU, without gradients, so that its programs' results have none.
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    model = bind(spec.model, state).requires_grad_(False)
+    with exporting.whole(Path(path)) as made:
+        match format:
+            case "safetensors":
+                exporting.write_hub(made, spec, to_arrays(spec, model))
+            case "torch":
+                with made.open("wb") as file:  # told a path, torch would write its name into the file
+                    torch.save({name: tensor.clone() for name, tensor in state.items()}, file)
+            case "torch-export":
+                _write_torch_export(made, spec, model)
+            case "onnx":
+                _write_onnx(made, spec, model)
+
+
+def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor]]]:
+    """encode, decode and reconstruct as they are exported: of arrays in the order of `exporting.signature`, and giving
+    them by its names. They take and give images `[batch, height, width, channels]` in [0, 1], whatever range the model
+    has, and binarise at half for a model of binarised images."""
+
+    def encoded(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        x = images.reshape(images.shape[0], -1)
+        if spec.images.binarization != "none":
+            x = (x > 0.5).to(x.dtype)
+        x = 2.0 * x - 1.0 if spec.images.range == "signed" else x
+        return encode(spec, model, x, labels)._asdict()
+
+    def decoded(z: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        return {"pixel_means": images_of(spec, model, z, labels)}
+
+    def reconstructed(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        return decoded(encoded(images, labels)["mean"], labels)
+
+    return {"encode": encoded, "decode": decoded, "reconstruct": reconstructed}
+
+
+class _Program(nn.Module):
+    """One of the programs, with the networks it runs on as its own."""
+
+    def __init__(self, program: Callable[..., dict[str, Tensor]], networks: dict[str, nn.Module]):
+        super().__init__()
+        self.program, self.networks = program, nn.ModuleDict(networks)
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        return self.program(*inputs)
+
+
+def _write_torch_export(folder: Path, spec: Spec, model: VAE) -> None:
+    folder.mkdir()
+    for name, program, arguments in _with_arguments(spec, model):
+        exported = torch.export.export(program, arguments, dynamic_shapes=_free(arguments))
+        for node in exported.graph.nodes:
+            node.meta.pop("stack_trace", None)  # the paths of this machine's files
+        torch.export.save(exported, folder / f"{name}.pt2")
+    exporting.write_signature(folder, spec, "pt2")
+
+
+def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
+    import onnxruntime
+
+    folder.mkdir()
+    for name, program, arguments in _with_arguments(spec, model):
+        inputs, outputs = exporting.signature(spec)[name]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "# The axis name: batch", UserWarning)  # that labels have too
+            exported = torch.onnx.export(
+                program,
+                arguments,
+                dynamo=True,
+                dynamic_shapes=_free(arguments),
+                input_names=[port.name for port in inputs],
+                output_names=[port.name for port in outputs],
+                verbose=False,
+            )
+        assert exported is not None
+        for node in exported.model.graph.all_nodes():
+            node.metadata_props.clear()  # the paths of this machine's files
+        exported.save(folder / f"{name}.onnx", external_data=False)  # one file, of 2 GB at most
+        try:
+            onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        except Exception as error:  # of classes that onnxruntime doesn't make public
+            raise InputError(
+                f"onnxruntime can't run this model's {name} in {spec.training.dtype} "
+                f"({str(error).splitlines()[0]}); export it to torch-export, or train in float32."
+            ) from None
+    exporting.write_signature(folder, spec, "onnx")
+
+
+def _with_arguments(spec: Spec, model: VAE) -> Iterator[tuple[str, _Program, tuple[Tensor, ...]]]:
+    """Each program with arguments to trace it by, of a batch of two: one would be taken for a constant."""
+    networks = {
+        "encode": {"encoder": model.encoder},
+        "decode": {"decoder": model.decoder},
+        "reconstruct": {"encoder": model.encoder, "decoder": model.decoder},
+    }
+    for name, program in programs(spec, model).items():
+        inputs, _ = exporting.signature(spec)[name]
+        zeros = tuple(torch.zeros((2, *port.shape), dtype=getattr(torch, port.dtype)) for port in inputs)
+        yield name, _Program(program, networks[name]).eval(), zeros
+
+
+def _free(arguments: tuple[Tensor, ...]) -> dict[str, Any]:
+    """What says that the arguments have one batch size, and that it may be any."""
+    batch = torch.export.Dim("batch")
+    return {"inputs": tuple({0: batch} for _ in arguments)}
