@@ -139,7 +139,7 @@ def test_describe(package, capsys) -> None:
     assert "nats per image" in out
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "compare", "describe"])
+@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "compare", "describe", "import"])
 def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0

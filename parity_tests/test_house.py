@@ -23,6 +23,7 @@ FILES = [
     "evaluate",
     "generate",
     "params",
+    "foreign",
     "devices",
 ]
 

@@ -20,6 +20,11 @@ from .draws import Draws as Draws
 from .draws import draw as draw
 from .draws import image_keys as image_keys
 from .evaluate import average_terms as average_terms
+from .foreign import from_foreign as from_foreign
+from .foreign import load_foreign as load_foreign
+from .foreign import pack_foreign as pack_foreign
+from .foreign import read_foreign as read_foreign
+from .foreign import to_foreign as to_foreign
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .generate import seen as seen

@@ -14,6 +14,7 @@ import tyro
 
 from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.importing import Import, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
 from jaxvae.shared.training import Device, StoppedError, Train, as_begun, train
@@ -129,6 +130,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 _compare(side, command)
             case Describe():
                 _describe(command)
+            case Import():
+                import_run(side, command)
     except (InputError, NonFiniteError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
@@ -155,7 +158,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     else:
         base = Train(preset(known.preset)) if "preset" in known else Train(Spec())
     commands = Annotated[Train, tyro.conf.subcommand("train", default=base)]
-    for command in (Evaluate, Sample, Reconstruct, Compare, Describe):
+    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]
