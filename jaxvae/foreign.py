@@ -26,8 +26,9 @@ def load_foreign(
 
 
 def from_foreign(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, Any]) -> Params:
-    """The parameters from named arrays, NumPy's or the framework's, of your own model, by a table of where each goes.
-    Raises InputError, naming each, if one is missing, extra or misshapen.
+    """The parameters from named arrays, NumPy's or the framework's, of your own model, by a table of where each goes. A
+    state_dict is such arrays, and so is what flax.traverse_util.flatten_dict(params, sep=".") gives. Raises InputError,
+    naming each, if one is missing, extra or misshapen.
 
     >>> import numpy as np
     >>> from jaxvae.shared.foreign import Rule

@@ -20,6 +20,7 @@ _DTYPES = {
     **{f"{kind}{bits}": f"{word}{bits}" for kind, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
 }
 _NESTS = ("state_dict", "model_state_dict", "params", "model")  # beside which there may be an optimizer's tensors
+_DEEPEST = 8
 _NDARRAY = 1  # Flax's number for an array among msgpack's extension types
 
 
@@ -52,7 +53,8 @@ def read(path: Path, unpickle: Callable[[Path], tuple[Tensor, ...]]) -> File:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise InputError(f"{path} {what}; give the file that holds the model's tensors.")
-    head = path.open("rb").read(9)
+    with path.open("rb") as opened:
+        head = opened.read(9)
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # an empty map, which msgpack would begin so, holds nothing
         file = File("pickle", unpickle(path))
     elif len(head) == 9 and head[8:] == b"{":
@@ -91,12 +93,15 @@ def flat(tree: object, tensor: Callable[[Any, tuple[str, ...]], Tensor | None]) 
     """The model's tensors in nested dicts: what `tensor` takes for one, under `state_dict` and its like if there is
     such a key."""
     nest: tuple[str, ...] = ()
-    while isinstance(tree, Mapping):
+    while isinstance(tree, Mapping) and len(nest) < _DEEPEST:
         key = next((key for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
         if key is None:
             break
         nest, tree = (*nest, key), tree[key]
-    return tuple(_leaves(tree, nest, tensor))
+    try:
+        return tuple(_leaves(tree, nest, tensor))
+    except RecursionError:
+        raise InputError("The file's dicts have no end of dicts in them; save the model's state_dict alone.") from None
 
 
 def nested(tensors: tuple[Tensor, ...], value: Callable[[Tensor], Any]) -> dict[str, Any]:

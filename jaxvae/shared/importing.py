@@ -65,15 +65,20 @@ def adopt(path: Path, file: File, asked: str | None, image: sources.Size | None)
     found = sources.recognise({n: t.array.shape for n, t in tensors.items()}, asked, image, str(path))
     if found.source.note:
         notes.insert(0, found.source.note)
+    if found.spec.model.image[2] > 1 and found.spec.model.network == "mlp" and found.source.rules[0].laid == "torch":
+        notes.append("images are taken to be flattened as channel, height, width")
     for name, tensor in tensors.items():
         if not tensor.is_float:
             raise InputError(f"{path}: tensor {name} must be of floating-point numbers, found {tensor.dtype}.")
+        if not np.isfinite(containers.widened(tensor)).all():
+            raise InputError(
+                f"{path}: tensor {name} must be of finite numbers, and holds others; get another checkpoint."
+            )
     wide = any(tensor.dtype == "float64" for tensor in tensors.values())
     training = replace(found.spec.training, dtype="float64" if wide else "float32")
     spec = replace(found.spec, training=training)
     theirs = {name: containers.widened(tensor) for name, tensor in tensors.items()}
     arrays = foreign.to_ours(spec, found.source.rules, theirs, str(path))
-    weights.check(arrays, spec, str(path))
     kept = [
         {"path": t.path, "dtype": t.dtype, **({"value": t.array.item()} if _counts(t) else {})} for t in file.tensors
     ]
@@ -114,26 +119,27 @@ def export_source(side: Any, run: runs.Run, out: Path) -> None:
     """Writes an imported run's weights as its source had them: the same tensors in the same order, by the same names
     and nesting and of the same types; to the bit, if they weren't changed. Raises InputError for a run that was not
     imported, and for a file that the package `side` can't write."""
-    runs.write_atomically(out, side.pack_foreign(as_imported(run)))
-
-
-def as_imported(run: runs.Run) -> File:
-    """The file that `export_source` writes."""
-    record, where = run.config.get("imported"), run.path / "config.json"
-    if record is None:
+    if (record := run.config.get("imported")) is None:
         raise InputError(f"{run.path} was trained, not imported, so that there is no source to write it for.")
     spec, arrays = weights.load(run.weights)
     try:
-        (source,) = (source for source in sources.SOURCES if source.name == record["source"])
-        theirs, paths = foreign.to_theirs(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
-        names = sources.see_through([".".join(path) for path in paths])
-        tensors = [
-            containers.narrowed(path, kept["dtype"], np.asarray(kept["value"]) if "value" in kept else theirs[name])
-            for path, kept, name in zip(paths, record["tensors"], names, strict=True)
-        ]
-        return File(record["kind"], tuple(tensors), record["header"])
+        content = side.pack_foreign(_as_imported(record, spec, arrays))
     except (KeyError, TypeError, ValueError) as error:
+        where = run.path / "config.json"
         raise InputError(f"The imported in {where} is not as import wrote it ({error!r}); import again.") from None
+    runs.write_atomically(out, content)
+
+
+def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
+    """The file of which `adopt` made the record, with these arrays."""
+    (source,) = (source for source in sources.SOURCES if source.name == record["source"])
+    theirs, paths = foreign.to_theirs(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
+    names = sources.see_through([".".join(path) for path in paths])
+    tensors = [
+        containers.narrowed(path, kept["dtype"], np.asarray(kept["value"]) if "value" in kept else theirs[name])
+        for path, kept, name in zip(paths, record["tensors"], names, strict=True)
+    ]
+    return File(record["kind"], tuple(tensors), record["header"])
 
 
 def _counts(tensor: Tensor) -> bool:

@@ -248,7 +248,8 @@ def _depth(source: Source, names: Mapping[str, Shape]) -> int:
     if not source.counted:
         return 1
     pattern = re.escape(source.counted).replace(r"\{2i\}", r"\d+").replace(r"\{i\}", r"\d+")
-    return max(0, sum(re.fullmatch(pattern, name) is not None for name in names) - source.uncounted)
+    least = 0 if source.uncounted else 1
+    return max(least, sum(re.fullmatch(pattern, name) is not None for name in names) - source.uncounted)
 
 
 def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
@@ -257,10 +258,8 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The names that the source's tensors would have, with as many hidden layers as there seem to be."""
-    model, hidden = PRESETS[source.preset].model, _depth(source, shapes)
-    if model.network == "conv" and not hidden:
-        hidden = 1
-    return {place.theirs for place in places(_dummy(model, hidden), source.rules)}
+    model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
+    return {place.theirs for place in places(model, source.rules)}
 
 
 def _layers(spec: Spec) -> list[str]:
