@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -285,6 +286,7 @@ def test_the_preset_says_what_the_tensors_do_not(tmp_path, capsys) -> None:
         ours = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset)
         assert ours.config["preset"] == preset
         assert ours.spec.objective == PRESETS[preset].objective
+    assert "VanillaVAE's loss is taken" in run(jaxvae, capsys, "import", path, "--out", tmp_path / "unasked")[1]
     refused(jaxvae, capsys, tmp_path, "which the preset yunjey doesn't have; give --preset", path, "--preset", "yunjey")
     refused(jaxvae, capsys, tmp_path, "There is no preset 'x'", path, "--preset", "x")
 
@@ -308,6 +310,7 @@ def test_pythaes_configuration_beside_the_file_is_heard(tmp_path, capsys) -> Non
     (tmp_path / "model_config.json").write_text(json.dumps(config))
     ours = imported(torchvae, capsys, tmp_path / "model.pt", tmp_path / "run")
     assert (ours.spec.model.image, ours.spec.model.likelihood) == ((3, 3, 4), "bernoulli")
+    assert ours.config["preset"] == "pytorch-examples"
     (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "BetaVAEConfig", "input_dim": [6, 6]}))
     status, told, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
     assert status == 0
@@ -397,6 +400,18 @@ def test_no_code_in_a_pickle_is_run(package, tmp_path, capsys) -> None:
         err = refused(package, capsys, tmp_path, says, tmp_path / "file.pt")
         assert package is jaxvae or "posix.system" in err or "Yunjey" in err
     assert not mark.exists()
+
+
+@both
+def test_our_own_weight_file_needs_no_import(package, tmp_path, capsys) -> None:
+    imported(package, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
+    refused(package, capsys, tmp_path, "this project's own, which needs no import", tmp_path / "run/model.safetensors")
+
+
+def test_without_msgpack_its_files_are_refused(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    path = saved("flax-example", tmp_path / "file", "msgpack")
+    refused(torchvae, capsys, tmp_path, "need the package msgpack, which is not installed", path)
 
 
 @both

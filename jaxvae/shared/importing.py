@@ -17,6 +17,7 @@ from jaxvae.shared.spec import Spec
 
 _PRESET_HELP = f"The loss it was trained for, where its tensors leave that open; one of {', '.join(PRESETS)}."
 _COUNTER = "num_batches_tracked"  # of torch's batch norm, which nothing here asks for
+_MNIST = (28, 28, 1)
 _NOWHERE = "unknown, since it was imported"
 
 
@@ -56,6 +57,8 @@ class Adopted(NamedTuple):
 def adopt(path: Path, file: File, asked: str | None, image: sources.Size | None) -> Adopted:
     """The model in a file. Raises InputError, listing the tensors, if it is of no known source, and naming each that is
     missing, extra, misshapen or not finite."""
+    if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
+        raise InputError(f"{path} is a weight file of this project's own, which needs no import; load reads it.")
     names = sources.see_through([".".join(tensor.path) for tensor in file.tensors])
     tensors = {n: t for n, t in zip(names, file.tensors, strict=True) if not _counts(t)}
     notes = []
@@ -63,8 +66,8 @@ def adopt(path: Path, file: File, asked: str | None, image: sources.Size | None)
         loss, size, notes = _pythae(path.parent / "model_config.json")
         asked, image = asked or loss, image or size
     found = sources.recognise({n: t.array.shape for n, t in tensors.items()}, asked, image, str(path))
-    if found.source.note:
-        notes.insert(0, found.source.note)
+    notes += [found.source.layers] if found.source.layers else []
+    notes += [found.source.loss] if found.source.loss and asked is None else []
     if found.spec.model.image[2] > 1 and found.spec.model.network == "mlp" and found.source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
     for name, tensor in tensors.items():
@@ -96,6 +99,8 @@ def import_run(side: Any, command: Import) -> None:
     if command.data != "mnist":  # how many images the source trained on is said of its own
         images = replace(images, train_images=None)
     spec = replace(adopted.spec, data=command.data, images=images)
+    if command.data == "mnist" and spec.model.image != _MNIST and not command.resize:
+        adopted.notes.append("MNIST's images are of another size; to evaluate it, give --data, or --resize, to import")
     config = {
         "framework": side.__name__,
         "preset": adopted.found.preset,

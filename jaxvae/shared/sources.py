@@ -30,8 +30,10 @@ class Source(NamedTuple):
     """The tensors to count for the number of hidden layers; it is 1 if there are none to count."""
     uncounted: int = 0
     """How many of them are no hidden layer's."""
-    note: str = ""
-    """What names and shapes leave open."""
+    layers: str = ""
+    """What names and shapes leave open of the layers, and what is taken."""
+    loss: str = ""
+    """What they leave open of the loss, and what is taken."""
 
 
 class Found(NamedTuple):
@@ -82,7 +84,7 @@ SOURCES = (
         (*_SEQUENTIAL, Rule("encoder.{2n}.*", _MEAN)),
         counted="encoder.{2i}.weight",
         uncounted=1,
-        note="the names don't say what follows a layer: a ReLU after each, the code's too, and a sigmoid at the end "
+        layers="the names don't say what follows a layer: a ReLU after each, the code's too, and a sigmoid at the end "
         "are taken for granted",
     ),
     Source(
@@ -92,7 +94,7 @@ SOURCES = (
         (*_SEQUENTIAL, Rule("encoder.{2n}.*", "encoder.mean.* + encoder.scale.*")),
         counted="encoder.{2i}.weight",
         uncounted=1,
-        note="the names don't say what the halves are: the first is taken for the mean and the second for sigma, both "
+        layers="the names don't say what the halves are: the first is taken for the mean and the other for sigma, both "
         "through a ReLU",
     ),
     Source(
@@ -112,7 +114,7 @@ SOURCES = (
             Rule("final_layer.3.*", _LOGITS),
         ),
         counted="encoder.{i}.0.weight",
-        note="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
+        loss="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
         "for BetaVAE's",
     ),
     Source(
@@ -127,8 +129,8 @@ SOURCES = (
             Rule("decoder.layers.{n}.0.*", _LOGITS),
         ),
         counted="encoder.layers.{i}.0.weight",
-        note="the tensors don't say what the loss is: the mse that pythae has by default is taken, unless its "
-        "model_config.json beside the file says otherwise",
+        loss="without its model_config.json beside the file nothing says what the loss is: the mse that pythae has by "
+        "default is taken",
     ),
     Source(
         "flax-example",
