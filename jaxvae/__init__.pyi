@@ -21,6 +21,11 @@ from .draws import image_keys as image_keys
 from .evaluate import average_terms as average_terms
 from .export import export_model as export_model
 from .export import programs as programs
+from .foreign import from_foreign as from_foreign
+from .foreign import load_foreign as load_foreign
+from .foreign import pack_foreign as pack_foreign
+from .foreign import read_foreign as read_foreign
+from .foreign import to_foreign as to_foreign
 from .generate import images_of as images_of
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample

@@ -139,7 +139,10 @@ def test_describe(package, capsys) -> None:
     assert "nats per image" in out
 
 
-@pytest.mark.parametrize("command", ["", "train", "evaluate", "sample", "reconstruct", "compare", "describe", "export"])
+COMMANDS = ("train", "evaluate", "sample", "reconstruct", "compare", "describe", "export", "import")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0

@@ -24,6 +24,7 @@ FILES = [
     "generate",
     "export",
     "params",
+    "foreign",
     "devices",
 ]
 

@@ -15,6 +15,7 @@ import tyro
 from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.exporting import Export, export
+from jaxvae.shared.importing import Import, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
 from jaxvae.shared.training import Device, StoppedError, Train, as_begun, require_same_images, train
@@ -135,6 +136,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
             case Export():
                 run, weights = _open(side, command.run, "cpu")
                 export(side, command, run.spec, weights)
+            case Import():
+                import_run(side, command)
     except (InputError, NonFiniteError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
@@ -167,7 +170,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     else:
         base = Train(preset(known.preset)) if "preset" in known else Train(Spec())
     commands = Annotated[Train, tyro.conf.subcommand("train", default=base)]
-    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export):
+    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ class Run(NamedTuple):
     spec: Spec
     config: dict[str, Any]
     """config.json as it stands: version, the framework that began it, preset, log_every, checkpoint_every, keep, data,
-    spec, and the sessions: who trained from which step on, and where."""
+    spec, and the sessions: who trained from which step on, and where; of an imported run what it was imported from."""
 
     @property
     def weights(self) -> Path:

@@ -151,6 +151,10 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
             f"--resume goes on with {path} as it was begun: {_changed(run.spec, command.spec)}; leave that out, or "
             "begin another run."
         )
+    if "imported" in run.config:
+        raise InputError(
+            f"{path} was imported, without a checkpoint that --resume could go on from; train another run."
+        )
     with runs.locked(run):
         file, wrong = checkpoints.latest(run)
         dataset = data.load(run.spec, command.data_root)[0]
