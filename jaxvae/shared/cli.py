@@ -14,8 +14,8 @@ import tyro
 
 from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.exporting import Export, export
-from jaxvae.shared.importing import Import, import_run
+from jaxvae.shared.exporting import Export
+from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
 from jaxvae.shared.training import Device, StoppedError, Train, as_begun, require_same_images, train
@@ -134,8 +134,7 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
             case Describe():
                 _describe(command)
             case Export():
-                run, weights = _open(side, command.run, "cpu")
-                export(side, command, run.spec, weights)
+                _export(side, command)
             case Import():
                 import_run(side, command)
     except (InputError, NonFiniteError) as error:
@@ -261,6 +260,15 @@ def _describe(command: Describe) -> None:
         print(
             describe.text(run.spec, f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}")
         )
+
+
+def _export(side: Any, command: Export) -> None:
+    if command.format == "source":
+        export_source(side, runs.read(command.run), command.out)
+    else:
+        run, weights = _open(side, command.run, "cpu")
+        side.export_model(command.out, run.spec, weights, command.format)
+    print(f"{command.format} of {command.run} in {command.out}")
 
 
 def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:

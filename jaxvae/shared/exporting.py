@@ -40,16 +40,11 @@ class Export:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run folder, whichever package wrote it."""
-    format: Format
-    """What to write. jaxvae alone writes flax, orbax and stablehlo; torchvae alone torch, torch-export and onnx."""
+    format: Format | Literal["source"]
+    """What to write. jaxvae alone writes flax, orbax and stablehlo; torchvae alone torch, torch-export and onnx.
+    source: an imported run as the program that it was imported from has it, names and all."""
     out: Path
     """The file or folder to make."""
-
-
-def export(side: Any, command: Export, spec: Spec, model: Any) -> None:
-    """Exports the model, jaxvae's params or torchvae's module, by the package `side`."""
-    side.export_model(command.out, spec, model, command.format)
-    print(f"{command.format} of {command.run} in {command.out}")
 
 
 class Port(NamedTuple):

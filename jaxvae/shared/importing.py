@@ -12,6 +12,7 @@ import tyro
 from jaxvae.shared import containers, describe, foreign, runs, sources, weights
 from jaxvae.shared.containers import File, Tensor
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.exporting import whole
 from jaxvae.shared.presets import PRESETS
 from jaxvae.shared.spec import Spec
 
@@ -132,7 +133,8 @@ def export_source(side: Any, run: runs.Run, out: Path) -> None:
     except (KeyError, TypeError, ValueError) as error:
         where = run.path / "config.json"
         raise InputError(f"The imported in {where} is not as import wrote it ({error!r}); import again.") from None
-    runs.write_atomically(out, content)
+    with whole(out) as made:
+        made.write_bytes(content)
 
 
 def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
