@@ -4,14 +4,17 @@ images/."""
 import contextlib
 import datetime
 import json
+import math
 import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxvae.shared import spec as specs
+from jaxvae.shared import strict
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 
@@ -42,6 +45,61 @@ class Run(NamedTuple):
     @property
     def images(self) -> Path:
         return self.path / "images"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What config.json says of the images."""
+
+    asked: str
+    name: str
+    source: str
+    instead_of_mnist: str | None
+    train: int
+    test: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            specs.require(0 < getattr(self, name) < 2**31, name, "positive and below 2^31", getattr(self, name))
+        specs.require(len(self.source) <= 4096, "source", "the path of a folder or a file", self.source)
+        specs.require(len(self.digest) == 64, "digest", "64 hexadecimal digits", self.digest)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What it says of each time the run was begun or gone on with."""
+
+    framework: Literal["jaxvae", "torchvae"]
+    from_step: int
+    device: str
+    versions: dict[str, str]
+    created: str
+
+    def __post_init__(self) -> None:
+        specs.require(0 <= self.from_step < 2**31, "from_step", "at least 0 and below 2^31", self.from_step)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """config.json."""
+
+    version: int
+    framework: Literal["jaxvae", "torchvae"]
+    preset: str
+    log_every: int | None
+    checkpoint_every: int | None
+    keep: int
+    data: _Data
+    sessions: tuple[_Session, ...]
+    spec: Spec
+
+    def __post_init__(self) -> None:
+        specs.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)
+        for name in ("log_every", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            specs.require(value is None or 0 < value < 2**31, name, "positive and below 2^31", value)
+        specs.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)
 
 
 def free_path(folder: Path, prefix: str) -> Path:
@@ -113,32 +171,20 @@ def locked(run: Run) -> Iterator[None]:
 def read(path: Path) -> Run:
     """The run at `path`. Raises InputError if that is no run folder, or its config.json is not one."""
     file = path / "config.json"
-    if not file.is_file():
-        raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
     try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} can't be read as JSON ({error}); restore it or train again.") from None
-    if not isinstance(config, dict) or config.get("version") != VERSION:
-        raise InputError(f"{file} must be the configuration of a run, version {VERSION}; restore it or train again.")
-    about = config.get("data")
-    told = {
-        "framework": config.get("framework"),
-        "preset": config.get("preset"),
-        "data, source": about.get("source") if isinstance(about, dict) else None,
-        "data, digest": about.get("digest") if isinstance(about, dict) else None,
-    }
-    for name, value in told.items():
-        if not isinstance(value, str):
-            raise InputError(f"The {name} in {file} must be text, found {value!r}; restore it or train again.")
-    for name in ("log_every", "checkpoint_every", "keep"):
-        value = config.get(name, "none")
-        if not (value is None and name != "keep") and (type(value) is not int or value < 1):
-            raise InputError(f"The {name} in {file} must be a number from 1 on, found {value!r}; restore it.")
-    sessions = config.get("sessions")
-    if not isinstance(sessions, list):
-        raise InputError(f"The sessions in {file} must be a list, found {sessions!r}; restore it or train again.")
-    return Run(path, specs.from_json(config.get("spec"), f"The configuration in {file}"), config)
+        if strict.instead_of_file(file) == "nothing":
+            raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
+        config = strict.read(file)
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} can't be read as JSON ({reason}); restore it or train again.") from None
+    version = config.get("version") if isinstance(config, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise InputError(
+            f"{file} must be the configuration of a run, version {VERSION}, found "
+            f"{'none' if version is None else f'version {strict.shown(version)}'}; restore it or train again."
+        )
+    return Run(path, specs.build(_Config, config, f"The configuration in {file}").spec, config)
 
 
 def append_metrics(run: Run, records: Iterable[dict[str, Any]]) -> None:
@@ -187,10 +233,15 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
 def _record(run: Run, line: bytes) -> dict[str, Any] | None:
     fields = _RECORD | dict.fromkeys(run.spec.terms, float)
     try:
-        record = json.loads(line)
-        whole = all(type(record[name]) is kind for name, kind in fields.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
+        record = strict.parse(line)
+    except ValueError:
         return None
+    if not isinstance(record, dict) or set(record) != set(fields):
+        return None
+    if any(type(record[name]) is not kind for name, kind in fields.items()):
+        return None
+    counted = 0 < record["step"] < 2**31 and 0 < record["epoch"] < 2**31 and record["split"] in ("train", "test")
+    whole = counted and all(math.isfinite(record[name]) for name in run.spec.terms)
     return {name: record[name] for name in fields} if whole else None
 
 
