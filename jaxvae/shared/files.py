@@ -76,9 +76,8 @@ def pictures(folder: Path, image: Size, resize: bool, limit: int | None) -> Imag
     """The pictures in a folder and all below it, by sorted path; hidden files are left out.
 
     The folders `train` and `test` (or `val`) are the splits; without them every tenth picture is for testing. If all
-    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture all but its
-    first. No more than the first
-    `limit` training images are read."""
+    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
+    all but its first. No more than the first `limit` training images are read."""
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
     train, test = folder / "train", next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
@@ -193,6 +192,7 @@ def _picture(path: Path, channels: int) -> np.ndarray:
 
 
 def _pixels(path: Path, channels: int) -> np.ndarray:
+    """A picture's numbers; raises whatever Pillow does."""
     from PIL import Image
 
     with Image.open(path, formats=_FORMATS) as picture:

@@ -54,7 +54,7 @@ def parse(content: bytes | str) -> Any:
         raise ValueError(f"more than {MOST:,} bytes")
     try:
         text = content if isinstance(content, str) else content.decode()
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse)
+        return json.loads(text, object_pairs_hook=_object, parse_int=_int, parse_constant=_refuse)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
@@ -68,6 +68,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"{shown(name)} given twice")
         found[name] = value
     return found
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 100:  # which takes the square of its length
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _refuse(constant: str) -> NoReturn:
