@@ -211,7 +211,7 @@ def _content(path: Path) -> dict[str, np.ndarray]:
     try:
         if (found := strict.instead_of_file(path)) not in (None, "nothing"):
             raise InputError(f"{path} can't be read (it is {found}); give another file by --data.")
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return {"images": content}
@@ -232,7 +232,7 @@ def _content(path: Path) -> dict[str, np.ndarray]:
 
 def _bytes(array: np.ndarray, image: Size, where: str) -> np.ndarray:
     """An array as uint8 images `[n, h, w, c]`."""
-    found, pixels = list(array.shape), math.prod(image)
+    found, pixels, kind = list(array.shape), math.prod(image), strict.named([str(array.dtype)])
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "f":
@@ -245,7 +245,7 @@ def _bytes(array: np.ndarray, image: Size, where: str) -> np.ndarray:
             )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {array.dtype}; convert it.")
+        raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {kind}; convert it.")
     if array.ndim == 2 and array.shape[1] == pixels:
         array = array.reshape(-1, *image)
     elif array.ndim == 3:
@@ -266,8 +266,8 @@ def _labels(content: dict[str, np.ndarray], name: str, n: int, path: Path) -> np
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # keras' have a second axis
     if labels.dtype.kind not in "iu" or labels.shape != (n,):
         raise InputError(
-            f"{path}'s {name} must be {n:,} integers, one for each image, found {labels.dtype} of shape "
-            f"{list(labels.shape)}; convert or leave them out."
+            f"{path}'s {name} must be {n:,} integers, one for each image, found {strict.named([str(labels.dtype)])} "
+            f"of shape {list(labels.shape)}; convert or leave them out."
         )
     if labels.min() < 0 or labels.max() > 255:
         raise InputError(

@@ -132,7 +132,10 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
 def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
     """The configuration that a file carries, and the digests of its tensors."""
     text = metadata.get("jaxvae") if isinstance(metadata, dict) else None
-    about = strict.parse(text) if isinstance(text, str) else None
+    try:
+        about = strict.parse(text) if isinstance(text, str) else None
+    except ValueError as error:
+        raise ValueError(f"its configuration should be JSON: {error}") from None
     version = about.get("version") if isinstance(about, dict) else None
     if not isinstance(about, dict) or type(version) is not int or version != VERSION:
         found = "none" if version is None else f"version {strict.shown(version)}"
