@@ -17,7 +17,7 @@ from PIL import Image
 from parity_tests.malformed import Code, Kind, content, marker, npy
 from parity_tests.targets import PIXELS
 
-DAMAGED = "must be an .npy or .npz file of plain numbers, found one that is damaged or holds Python objects; save it"
+DAMAGED = "must be an .npy or .npz file of plain numbers, found one that is damaged or holds Python objects ("
 READ = "can't be read ("
 SHAPE = "must be of shape [n, height, width], [n, height, width, channels] or [n, 24], without a 0, found"
 DTYPE = "must be of uint8, bool or floats in [0, 1], found"
@@ -128,7 +128,7 @@ NPY = [
     Kind("NaN", of(np.where(PIXELS > 250, np.nan, 0.5)), "must be floats in [0, 1], found NaN; remove the images"),
     Kind("infinity", of(np.where(PIXELS > 250, np.inf, 0.5)), "must be floats in [0, 1], found 0.5 to inf; scale"),
     Kind("floats up to 255", of(PIXELS.astype("f4")), "must be floats in [0, 1], found"),
-    Kind("one number", of(np.uint8(3)), f"{SHAPE} []; reshape it"),
+    Kind("one number", of(np.asarray(3, np.uint8)), f"{SHAPE} []; reshape it"),
     Kind("no images", of(PIXELS[:0]), f"{SHAPE} [0, 4, 6]; reshape it"),
     Kind("no pixels", of(PIXELS[:, :, :0]), f"{SHAPE} [12, 4, 0]; reshape it"),
     Kind("five axes", of(PIXELS[..., None, None]), f"{SHAPE} [12, 4, 6, 1, 1]; reshape it"),

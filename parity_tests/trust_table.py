@@ -1,6 +1,7 @@
 """Writes trust.md, the table of every malformed file that was tried and what was said of it:
 python -m parity_tests.trust_table"""
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def said(group: Group, kind: Kind) -> str:
         try:
             told = " ".join(group.read(path)[1])
         except InputError as error:
-            told = str(error)
+            told = re.sub(" at 0x[0-9a-f]+", "", str(error))
     return cell(told.replace(str(path), "FILE").replace(str(path.parent), "FOLDER").replace(folder, ""))
 
 

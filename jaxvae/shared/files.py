@@ -19,6 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow goes by content, and would start Ghostscript for some
 _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
 _MANY = 3000
+_MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
 _UNPACKED = 100  # times its size, of an .npz: images pack to a tenth, and a trap to a thousandth
 
 Size = tuple[int, int, int]
@@ -163,7 +164,7 @@ def _find(root: Path) -> list[tuple[str, Path]]:
 def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Every folder with its files, by way of links too, as torchvision does: class folders are often links. One that
     leads back to a folder it is in would never end."""
-    above = {str(root): (os.path.realpath(root),)}
+    above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         yield folder, names
         for path in (os.path.join(folder, name) for name in folders):  # noqa: PTH118 (as os.walk does)
@@ -212,6 +213,9 @@ def _content(path: Path) -> dict[str, np.ndarray]:
         if (found := strict.instead_of_file(path)) not in (None, "nothing"):
             raise InputError(f"{path} can't be read (it is {found}); give another file by --data.")
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            if not (start := file.read(6)).startswith(_MAGIC):  # numpy would call it a pickle, whatever it is
+                raise ValueError(f"it begins with {start}")
+            file.seek(0)
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return {"images": content}
@@ -223,10 +227,11 @@ def _content(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} can't be read ({error.strerror or error}); give another file by --data.") from None
     except InputError:
         raise
-    except Exception:  # numpy, zipfile and zlib each raise their own kinds
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds
+        reason = strict.shown(" ".join(str(error).split()) or type(error).__name__)
         raise InputError(
             f"{path} must be an .npy or .npz file of plain numbers, found one that is damaged or holds Python "
-            "objects; save it again by numpy.save or numpy.savez, with a dtype of uint8."
+            f"objects ({reason}); save it again by numpy.save or numpy.savez, with a dtype of uint8."
         ) from None
 
 

@@ -206,9 +206,12 @@ def cut_metrics(run: Run, epoch: int, step: int) -> None:
     InputError if they are not all there."""
     kept, lines = [], run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
     for line in lines:
-        record = _record(run, line)
-        if record is None or record["epoch"] >= epoch:
-            break  # a line that was cut short is the last, of the epoch to be taken again
+        try:
+            record = _record(run, line)
+        except ValueError:
+            break  # cut short, it is the last, of the epoch to be taken again
+        if record["epoch"] >= epoch:
+            break
         kept.append(record)
     if step and (not kept or (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
         raise InputError(
@@ -224,25 +227,28 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
     records = []
     for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
-        if (record := _record(run, line)) is None:
-            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics: {line[:80]!r}.")
-        records.append(record)
+        try:
+            records.append(_record(run, line))
+        except ValueError as error:
+            found = strict.shown(line.decode(errors="replace"))
+            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {found}.") from None
     return records
 
 
-def _record(run: Run, line: bytes) -> dict[str, Any] | None:
-    fields = _RECORD | dict.fromkeys(run.spec.terms, float)
-    try:
-        record = strict.parse(line)
-    except ValueError:
-        return None
+def _record(run: Run, line: bytes) -> dict[str, Any]:
+    """A line of metrics. Raises ValueError, which says what is wrong with it."""
+    fields, record = _RECORD | dict.fromkeys(run.spec.terms, float), strict.parse(line)
     if not isinstance(record, dict) or set(record) != set(fields):
-        return None
-    if any(type(record[name]) is not kind for name, kind in fields.items()):
-        return None
-    counted = 0 < record["step"] < 2**31 and 0 < record["epoch"] < 2**31 and record["split"] in ("train", "test")
-    whole = counted and all(math.isfinite(record[name]) for name in run.spec.terms)
-    return {name: record[name] for name in fields} if whole else None
+        raise ValueError(f"the fields {', '.join(fields)} are called for")
+    for name, kind in fields.items():
+        value = record[name]
+        if kind is int and not (type(value) is int and 0 < value < 2**31):
+            raise ValueError(f"{name} must be an integer above 0 and below 2^31, found {strict.shown(value)}")
+        if kind is float and not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number, found {strict.shown(value)}")
+    if record["split"] not in ("train", "test"):
+        raise ValueError(f"split must be train or test, found {strict.shown(record['split'])}")
+    return {name: record[name] for name in fields}
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:
