@@ -34,13 +34,13 @@ READERS: dict[str, tuple[Load, bytes]] = {
 
 @pytest.fixture(autouse=True)
 def in_time() -> Iterator[None]:
-    """Nothing takes ten seconds, least of all a FIFO that nobody writes to."""
+    """Nothing takes half a minute, least of all a FIFO that nobody writes to."""
 
     def late(*of: Any) -> None:
         raise TimeoutError("waited for")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(10)
+    signal.alarm(30)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -141,6 +141,7 @@ def test_what_is_not_read_to_its_end_is_not_taken(tmp_path, monkeypatch) -> None
 def test_memory_is_bounded_by_what_a_file_holds() -> None:
     """In a process with no room for what some of the files ask for: besides its tensors' bytes, tens of times a header,
     of which 4 MB are read."""
+    signal.alarm(300)
     result = subprocess.run([sys.executable, "-m", "parity_tests.appetite"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
