@@ -79,4 +79,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(tyro.cli(Fuzz)))
     except InputError as error:
-        sys.exit(f"fuzz: {error}")
+        print(f"fuzz: {error}", file=sys.stderr)
+        sys.exit(error.status)
