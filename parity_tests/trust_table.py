@@ -25,6 +25,10 @@ Each is refused by one sentence that names the file, and nothing of it is loaded
 a listing of checkpoints that is spoilt is told and made anew. FILE is the file's name, FOLDER its folder's.
 `python -m parity_tests.trust_table` writes this table, and the tests hold every row of it, for both packages.
 
+Tried beside these: a bit flipped in each tensor in turn, a file that may not be read and one that shrinks as it is read
+(test_trust.py), every field of a configuration missing and of 15 other values (test_trust_runs.py), MNIST's files
+(test_trust_data.py, test_data.py), and files changed at random (test_fuzz.py, `python scripts/fuzz.py`).
+
 """
 
 
