@@ -286,7 +286,9 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
     if listing is not None:
         file.write_bytes(listing)
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
-    assert re.search(r"WARNING: The listing .* is (gone|spoilt)\. Going on from step 36\.", capsys.readouterr().err)
+    assert re.search(
+        r"WARNING: The listing .* is (gone|spoilt \(.*\))\. Going on from step 36\.", capsys.readouterr().err
+    )
     assert json.loads(file.read_bytes()) == [35, 36]
 
 

@@ -223,7 +223,7 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path, fault: str) -> None:
 def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
     path = tmp_path / "a"
     refused(f"{path} can't be read \\(No such file", f"npy:{path}")
-    refused("can't be read \\(Is a directory", f"npz:{tmp_path}")
+    refused("can't be read \\(it is a folder", f"npz:{tmp_path}")
     np.save(tmp_path / "a.npy", GREY)
     np.savez_compressed(tmp_path / "a.npz", images=GREY)
     one, many = ((tmp_path / name).read_bytes() for name in ("a.npy", "a.npz"))

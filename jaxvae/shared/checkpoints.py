@@ -4,10 +4,11 @@ A listing beside them says which there should be, so that one that is gone is mi
 is and before older ones are removed: whatever stops in between, what it lists is there."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxvae.shared import weights
+from jaxvae.shared import strict, weights
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import Run, write_atomically
 from jaxvae.shared.spec import same_run
@@ -19,7 +20,8 @@ def path(run: Run, step: int) -> Path:
 
 def present(run: Run) -> list[int]:
     """The steps whose checkpoints are there, good or not, in ascending order."""
-    return sorted(int(file.stem.removeprefix("step-")) for file in run.checkpoints.glob("step-*.safetensors"))
+    names = [re.fullmatch(r"step-([0-9]{9,10})\.safetensors", file.name) for file in run.checkpoints.glob("step-*")]
+    return sorted(int(name[1]) for name in names if name)
 
 
 def written(run: Run, step: int, keep: int) -> None:
@@ -48,10 +50,10 @@ def latest(run: Run) -> tuple[Path | None, list[str]]:
         except InputError as error:
             wrong.append(str(error))
         else:
-            return file, wrong
-    if not wrong and not run.metrics.read_bytes():
+            return file, _few(wrong)
+    if not wrong and run.metrics.is_file() and not run.metrics.stat().st_size:
         return None, []
-    why = " ".join(wrong) or f"{run.checkpoints} holds none."
+    why = " ".join(_few(wrong)) or f"{run.checkpoints} holds none."
     raise InputError(f"{why} No checkpoint is left that {run.path} could go on from; restore one or train again.")
 
 
@@ -62,12 +64,20 @@ def _list(run: Run, steps: Sequence[int]) -> None:
 def _listed(run: Run) -> tuple[list[int], list[str]]:
     """The steps that the listing names, and what is wrong with it."""
     file = run.checkpoints / "steps.json"
-    if not file.exists():
+    found = strict.instead_of_file(file)
+    if found == "nothing":
         return [], [f"The listing {file} is gone."] if present(run) else []
+    if found is not None:
+        raise InputError(f"The listing {file} must be a file, found {found}; remove it.")
     try:
-        steps = json.loads(file.read_bytes())
-        if isinstance(steps, list) and all(type(step) is int and step >= 0 for step in steps):
-            return steps, []
-    except (ValueError, RecursionError):
-        pass
-    return [], [f"The listing {file} is spoilt."]
+        steps = strict.read(file)
+    except ValueError as error:
+        return [], [f"The listing {file} is spoilt ({error})."]
+    if isinstance(steps, list) and all(type(step) is int and 0 <= step < 2**31 for step in steps):
+        return steps, []
+    return [], [f"The listing {file} is spoilt (a list of steps is called for, found {strict.shown(steps)})."]
+
+
+def _few(wrong: list[str]) -> list[str]:
+    """The first few sentences, and how many there are more."""
+    return wrong if len(wrong) <= 5 else [*wrong[:5], f"And {len(wrong) - 5:,} more like these."]

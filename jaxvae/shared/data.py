@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import files
+from jaxvae.shared import files, strict
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import FROM_FILES, Spec
 
@@ -203,6 +203,12 @@ def _read(name: str, folder: Path) -> Dataset:
     for file, n in zip(this.names, (this.train, this.train, this.test, this.test), strict=True):
         shape = (n, *_SIZE[:2]) if "images" in file else (n,)
         try:
+            found, largest = strict.instead_of_file(folder / file), _length((max(this.train, this.test), *_SIZE[:2]))
+            if found not in (None, "nothing"):
+                raise _refusal(this, folder / file, f"is {found}")
+            if (size := (folder / file).stat().st_size) > largest:  # before it is read
+                wrong = f"{size:,} bytes where there should be {_length(shape):,}"
+                raise _refusal(this, folder / file, f"is not the published file, it has {wrong}")
             content = np.fromfile(folder / file, np.uint8)
         except OSError as error:
             raise _refusal(this, folder / file, f"can't be read ({error.strerror})") from None

@@ -5,18 +5,22 @@ Nothing is guessed from a file that could be meant otherwise: a size, a type or 
 
 import math
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxvae.shared import strict
 from jaxvae.shared.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow goes by content, and would start Ghostscript for some
 _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
 _MANY = 3000
+_MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
+_UNPACKED = 100  # times its size, of an .npz: images pack to a tenth, and a trap to a thousandth
 
 Size = tuple[int, int, int]
 T = TypeVar("T")
@@ -73,8 +77,8 @@ def pictures(folder: Path, image: Size, resize: bool, limit: int | None) -> Imag
     """The pictures in a folder and all below it, by sorted path; hidden files are left out.
 
     The folders `train` and `test` (or `val`) are the splits; without them every tenth picture is for testing. If all
-    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped. No more than the first
-    `limit` training images are read."""
+    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
+    all but its first. No more than the first `limit` training images are read."""
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
     train, test = folder / "train", next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
@@ -148,9 +152,8 @@ def _find(root: Path) -> list[tuple[str, Path]]:
             f"The folder {error.filename} can't be read ({error.strerror}); make it readable or remove it."
         )
 
-    walk = os.walk(root, onerror=refuse, followlinks=True)  # as torchvision does: class folders are often links
-    paths = [Path(folder, name).relative_to(root) for folder, _, names in walk for name in names if name[0] != "."]
-    found = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES)
+    paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root, refuse) for name in names]
+    found = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and path.name[0] != ".")
     if not found:
         raise InputError(
             f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has."
@@ -158,21 +161,48 @@ def _find(root: Path) -> list[tuple[str, Path]]:
     return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in found]
 
 
+def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder with its files, by way of links too, as torchvision does: class folders are often links. One that
+    leads back to a folder it is in would never end."""
+    above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        yield folder, names
+        for path in (os.path.join(folder, name) for name in folders):  # noqa: PTH118 (as os.walk does)
+            real = os.path.realpath(path)
+            if real in above[folder]:
+                raise InputError(f"The folder {path} is a link back to {real}, which it is in; remove it.")
+            above[path] = (*above[folder], real)
+
+
 def _picture(path: Path, channels: int) -> np.ndarray:
     """A picture file as uint8 `[h, w, 1]` or `[h, w, 3]`; a palette may count as either, if its colours allow."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour too Pillow keeps the high byte
-                return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
-            if picture.mode in ("1", "L", "LA"):
-                return np.array(picture.convert("L"))[..., None]
-            palette = picture.mode in ("P", "PA")
-            colour = np.asarray(picture.convert("RGBA" if palette else "RGB"))[..., :3]
+        if (found := strict.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"The picture {path} is {found}; remove it.")
+        with warnings.catch_warnings(action="ignore"):
+            # What is larger than a picture should be is refused by its header; of twice that Pillow makes an error.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _pixels(path, channels)
+    except InputError:
+        raise
     except Exception as error:  # each of Pillow's decoders raises its own kinds
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"The picture {path} can't be read ({reason}); repair or remove it.") from None
+
+
+def _pixels(path: Path, channels: int) -> np.ndarray:
+    """A picture's numbers; raises whatever Pillow does."""
+    from PIL import Image
+
+    with Image.open(path, formats=_FORMATS) as picture:
+        if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour too Pillow keeps the high byte
+            return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
+        if picture.mode in ("1", "L", "LA"):
+            return np.array(picture.convert("L"))[..., None]
+        palette = picture.mode in ("P", "PA")
+        colour = np.asarray(picture.convert("RGBA" if palette else "RGB"))[..., :3]
     return colour[..., :1] if palette and channels == 1 and (colour == colour[..., :1]).all() else colour
 
 
@@ -180,23 +210,34 @@ def _content(path: Path) -> dict[str, np.ndarray]:
     """The known arrays of an .npz by name, or that of an .npy as `images`."""
     known = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
     try:
-        with path.open("rb") as file:
+        if (found := strict.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"{path} can't be read (it is {found}); give another file by --data.")
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            if not (start := file.read(6)).startswith(_MAGIC):  # numpy would call it a pickle, whatever it is
+                raise ValueError(f"it begins with {start}")
+            file.seek(0)
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 return {"images": content}
+            size, most = sum(one.file_size for one in content.zip.infolist()), _UNPACKED * path.stat().st_size + 2**26
+            if size > most:
+                raise InputError(f"{path} should unpack to {most:,} bytes at most, found {size:,}; save it again.")
             return {name: np.asarray(content[name]) for name in content.files if name in known}
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror or error}); give another file by --data.") from None
-    except Exception:  # numpy, zipfile and zlib each raise their own kinds
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds
+        reason = strict.shown(" ".join(str(error).split()) or type(error).__name__)
         raise InputError(
             f"{path} must be an .npy or .npz file of plain numbers, found one that is damaged or holds Python "
-            "objects; save it again by numpy.save or numpy.savez, with a dtype of uint8."
+            f"objects ({reason}); save it again by numpy.save or numpy.savez, with a dtype of uint8."
         ) from None
 
 
 def _bytes(array: np.ndarray, image: Size, where: str) -> np.ndarray:
     """An array as uint8 images `[n, h, w, c]`."""
-    found, pixels = list(array.shape), math.prod(image)
+    found, pixels, kind = list(array.shape), math.prod(image), strict.named([str(array.dtype)])
     if array.dtype == bool:
         array = array.astype(np.uint8) * np.uint8(255)
     elif array.dtype.kind == "f":
@@ -209,7 +250,7 @@ def _bytes(array: np.ndarray, image: Size, where: str) -> np.ndarray:
             )
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {array.dtype}; convert it.")
+        raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {kind}; convert it.")
     if array.ndim == 2 and array.shape[1] == pixels:
         array = array.reshape(-1, *image)
     elif array.ndim == 3:
@@ -230,8 +271,8 @@ def _labels(content: dict[str, np.ndarray], name: str, n: int, path: Path) -> np
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # keras' have a second axis
     if labels.dtype.kind not in "iu" or labels.shape != (n,):
         raise InputError(
-            f"{path}'s {name} must be {n:,} integers, one for each image, found {labels.dtype} of shape "
-            f"{list(labels.shape)}; convert or leave them out."
+            f"{path}'s {name} must be {n:,} integers, one for each image, found {strict.named([str(labels.dtype)])} "
+            f"of shape {list(labels.shape)}; convert or leave them out."
         )
     if labels.min() < 0 or labels.max() > 255:
         raise InputError(

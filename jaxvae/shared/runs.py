@@ -4,14 +4,17 @@ images/."""
 import contextlib
 import datetime
 import json
+import math
 import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxvae.shared import spec as specs
+from jaxvae.shared import strict
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 
@@ -42,6 +45,61 @@ class Run(NamedTuple):
     @property
     def images(self) -> Path:
         return self.path / "images"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What config.json says of the images."""
+
+    asked: str
+    name: str
+    source: str
+    instead_of_mnist: str | None
+    train: int
+    test: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            specs.require(0 < getattr(self, name) < 2**31, name, "positive and below 2^31", getattr(self, name))
+        specs.require(len(self.source) <= 4096, "source", "the path of a folder or a file", self.source)
+        specs.require(len(self.digest) == 64, "digest", "64 hexadecimal digits", self.digest)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What it says of each time the run was begun or gone on with."""
+
+    framework: Literal["jaxvae", "torchvae"]
+    from_step: int
+    device: str
+    versions: dict[str, str]
+    created: str
+
+    def __post_init__(self) -> None:
+        specs.require(0 <= self.from_step < 2**31, "from_step", "at least 0 and below 2^31", self.from_step)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """config.json."""
+
+    version: int
+    framework: Literal["jaxvae", "torchvae"]
+    preset: str
+    log_every: int | None
+    checkpoint_every: int | None
+    keep: int
+    data: _Data
+    sessions: tuple[_Session, ...]
+    spec: Spec
+
+    def __post_init__(self) -> None:
+        specs.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)
+        for name in ("log_every", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            specs.require(value is None or 0 < value < 2**31, name, "positive and below 2^31", value)
+        specs.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)
 
 
 def free_path(folder: Path, prefix: str) -> Path:
@@ -113,32 +171,20 @@ def locked(run: Run) -> Iterator[None]:
 def read(path: Path) -> Run:
     """The run at `path`. Raises InputError if that is no run folder, or its config.json is not one."""
     file = path / "config.json"
-    if not file.is_file():
-        raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
     try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} can't be read as JSON ({error}); restore it or train again.") from None
-    if not isinstance(config, dict) or config.get("version") != VERSION:
-        raise InputError(f"{file} must be the configuration of a run, version {VERSION}; restore it or train again.")
-    about = config.get("data")
-    told = {
-        "framework": config.get("framework"),
-        "preset": config.get("preset"),
-        "data, source": about.get("source") if isinstance(about, dict) else None,
-        "data, digest": about.get("digest") if isinstance(about, dict) else None,
-    }
-    for name, value in told.items():
-        if not isinstance(value, str):
-            raise InputError(f"The {name} in {file} must be text, found {value!r}; restore it or train again.")
-    for name in ("log_every", "checkpoint_every", "keep"):
-        value = config.get(name, "none")
-        if not (value is None and name != "keep") and (type(value) is not int or value < 1):
-            raise InputError(f"The {name} in {file} must be a number from 1 on, found {value!r}; restore it.")
-    sessions = config.get("sessions")
-    if not isinstance(sessions, list):
-        raise InputError(f"The sessions in {file} must be a list, found {sessions!r}; restore it or train again.")
-    return Run(path, specs.from_json(config.get("spec"), f"The configuration in {file}"), config)
+        if strict.instead_of_file(file) == "nothing":
+            raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
+        config = strict.read(file)
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} can't be read as JSON ({reason}); restore it or train again.") from None
+    version = config.get("version") if isinstance(config, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise InputError(
+            f"{file} must be the configuration of a run, version {VERSION}, found "
+            f"{'none' if version is None else f'version {strict.shown(version)}'}; restore it or train again."
+        )
+    return Run(path, specs.build(_Config, config, f"The configuration in {file}").spec, config)
 
 
 def append_metrics(run: Run, records: Iterable[dict[str, Any]]) -> None:
@@ -160,9 +206,12 @@ def cut_metrics(run: Run, epoch: int, step: int) -> None:
     InputError if they are not all there."""
     kept, lines = [], run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
     for line in lines:
-        record = _record(run, line)
-        if record is None or record["epoch"] >= epoch:
-            break  # a line that was cut short is the last, of the epoch to be taken again
+        try:
+            record = _record(run, line)
+        except ValueError:
+            break  # cut short, it is the last, of the epoch to be taken again
+        if record["epoch"] >= epoch:
+            break
         kept.append(record)
     if step and (not kept or (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
         raise InputError(
@@ -178,20 +227,28 @@ def read_metrics(run: Run) -> list[dict[str, Any]]:
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
     records = []
     for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
-        if (record := _record(run, line)) is None:
-            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics: {line[:80]!r}.")
-        records.append(record)
+        try:
+            records.append(_record(run, line))
+        except ValueError as error:
+            found = strict.shown(line.decode(errors="replace"))
+            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {found}.") from None
     return records
 
 
-def _record(run: Run, line: bytes) -> dict[str, Any] | None:
-    fields = _RECORD | dict.fromkeys(run.spec.terms, float)
-    try:
-        record = json.loads(line)
-        whole = all(type(record[name]) is kind for name, kind in fields.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return {name: record[name] for name in fields} if whole else None
+def _record(run: Run, line: bytes) -> dict[str, Any]:
+    """A line of metrics. Raises ValueError, which says what is wrong with it."""
+    fields, record = _RECORD | dict.fromkeys(run.spec.terms, float), strict.parse(line)
+    if not isinstance(record, dict) or set(record) != set(fields):
+        raise ValueError(f"the fields {', '.join(fields)} are called for")
+    for name, kind in fields.items():
+        value = record[name]
+        if kind is int and not (type(value) is int and 0 < value < 2**31):
+            raise ValueError(f"{name} must be an integer above 0 and below 2^31, found {strict.shown(value)}")
+        if kind is float and not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number, found {strict.shown(value)}")
+    if record["split"] not in ("train", "test"):
+        raise ValueError(f"split must be train or test, found {strict.shown(record['split'])}")
+    return {name: record[name] for name in fields}
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:

@@ -4,6 +4,7 @@ The model is one family with parts to choose: networks, posterior, likelihood, o
 sense together are refused, each with a sentence that says why."""
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.strict import shown
 
 Dtype = Literal["float32", "float64"]
 Network = Literal["mlp", "conv"]
@@ -30,43 +32,47 @@ Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
 DATA = ("auto", "mnist", "fashion-mnist", "kmnist", "emnist", "digits")
 EMNIST_SPLITS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
 FROM_FILES = ("images:", "npy:", "npz:")
+_LAYERS = 100  # hidden ones; a header for as many tensors is still read
+_LONG = 4096  # of a path
 DATA_WORDS = f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE or npz:FILE"
 
 
 _LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
 
 
-def _require(ok: bool, name: str, expected: str, found: object) -> None:
+def require(ok: bool, name: str, expected: str, found: object) -> None:
+    """Raises InputError, naming the field, unless it is ok."""
     if not ok:
-        raise InputError(f"The configuration's {name} must be {expected}, found {found!r}.")
+        raise InputError(f"The configuration's {name} must be {expected}, found {shown(found)}.")
 
 
 def _positive(name: str, value: float) -> None:
     if isinstance(value, int):
-        _require(0 < value < 2**31, name, "positive and below 2^31", value)
+        require(0 < value < 2**31, name, "positive and below 2^31", value)
     else:
-        _require(math.isfinite(value) and value > 0, name, "positive and finite", value)
+        require(math.isfinite(value) and value > 0, name, "positive and finite", value)
 
 
 def _not_negative(name: str, value: float) -> None:
     most = 2**31 if isinstance(value, int) else math.inf
-    _require(0 <= value < most, name, "finite and at least 0", value)
+    require(0 <= value < most, name, "finite and at least 0", value)
 
 
 def _choose(name: str, kind: Any, value: object) -> None:
-    _require(value in typing.get_args(kind), name, f"one of {', '.join(typing.get_args(kind))}", value)
+    require(value in typing.get_args(kind), name, f"one of {', '.join(typing.get_args(kind))}", value)
 
 
 def require_seed(seed: int) -> None:
     """Raises InputError unless the seed has 64 bits at most."""
-    _require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)
+    require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)
 
 
 def require_data(name: str) -> None:
     """Raises InputError unless data can be called so."""
     split = name.removeprefix("emnist:") if name.startswith("emnist:") else None
     path = next((name.removeprefix(prefix) for prefix in FROM_FILES if name.startswith(prefix)), "")
-    _require(name in DATA or split in EMNIST_SPLITS or path != "", "data", f"one of {DATA_WORDS}", name)
+    require(name in DATA or split in EMNIST_SPLITS or path != "", "data", f"one of {DATA_WORDS}", name)
+    require(name.isprintable() and len(name) <= _LONG, "data", f"printable, of at most {_LONG} letters", name)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for name in ("image", "hidden", "discriminator"):  # a list would do, but for the hash
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("hidden", "discriminator"):
+            require(len(getattr(self, name)) <= _LAYERS, name, f"at most {_LAYERS} widths", getattr(self, name))
         for size in self.image:
             _positive("image", size)
         for width in self.hidden:
@@ -113,7 +121,7 @@ class ModelSpec:
             _positive("discriminator", width)
         _positive("latent", self.latent)
         low, high = _VARIANCES
-        _require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
+        require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         _not_negative("classes", self.classes)
         for name, kind in (("network", Network), ("activation", Activation), ("posterior", PosteriorName)):
             _choose(name, kind, getattr(self, name))
@@ -155,7 +163,7 @@ class ObjectiveSpec:
     """Steps over which C rises in a line from 0."""
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
+        require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
         _choose("form", Form, self.form)
         _choose("units", Units, self.units)
         _positive("samples", self.samples)
@@ -201,9 +209,11 @@ class TrainingSpec:
         _choose("dtype", Dtype, self.dtype)
         _choose("schedule", Schedule, self.schedule)
         for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
+            require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         _positive("eps", self.eps)
-        _require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
+        require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
+        if self.decay != 1:  # each epoch has a rate of its own
+            require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
         if self.schedule == "iwae" and self.decay != 1:
             raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
 
@@ -258,11 +268,11 @@ class ImagesSpec:
         _positive("train_images", 1 if self.train_images is None else self.train_images)
         level, what = self.corruption_level, self.corruption
         if what == "none":
-            _require(level == 0, "corruption_level", "0 without a corruption", level)
+            require(level == 0, "corruption_level", "0 without a corruption", level)
         elif what == "gaussian":
-            _require(0 < level <= _LOUDEST, "corruption_level", f"above 0 and at most {_LOUDEST:g}", level)
+            require(0 < level <= _LOUDEST, "corruption_level", f"above 0 and at most {_LOUDEST:g}", level)
         else:
-            _require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)
+            require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)
 
 
 @dataclass(frozen=True)
@@ -384,23 +394,23 @@ def to_json(spec: Any) -> dict[str, Any]:
 def from_json(value: object, where: str) -> Spec:
     """The Spec that `to_json` wrote. Raises InputError naming the first field of `where` that is unknown, missing,
     mistyped or out of range."""
-    return _build(Spec, value, where)
+    return build(Spec, value, where)
 
 
-def _build(kind: Any, value: object, where: str) -> Any:
-    """`value`, JSON, as an instance of the type `kind`."""
+def build(kind: Any, value: object, where: str) -> Any:
+    """`value`, JSON, as an instance of the type `kind`. Raises InputError naming the first field of `where` that is
+    unknown, missing, mistyped or out of range."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where} must be an object of named fields, found {value!r}.")
-        types_of = typing.get_type_hints(kind)
-        names = [f.name for f in dataclasses.fields(kind)]
+            raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
+        types_of = _fields(kind)
         for name in value:
-            if name not in names:
-                raise InputError(f"{where} has an unknown field {name!r}; it may have {', '.join(names)}.")
-        for name in names:
+            if name not in types_of:
+                raise InputError(f"{where} has an unknown field {shown(name)}; it may have {', '.join(types_of)}.")
+        for name in types_of:
             if name not in value:
                 raise InputError(f"{where} lacks the field {name!r}.")
-        built = {name: _build(types_of[name], value[name], f"{where}, {name}") for name in names}
+        built = {name: build(kind, value[name], f"{where}, {name}") for name, kind in types_of.items()}
         try:
             return typing.cast(Any, kind)(**built)
         except InputError as error:
@@ -409,9 +419,11 @@ def _build(kind: Any, value: object, where: str) -> Any:
     if origin is tuple and isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
         if len(kinds) == len(value):
-            return tuple(_build(k, v, where) for k, v in zip(kinds, value, strict=True))
+            return tuple(build(k, v, where) for k, v in zip(kinds, value, strict=True))
+    elif origin is dict and isinstance(value, dict):
+        return {name: build(arguments[1], v, f"{where}, {shown(name)}") for name, v in value.items()}
     elif origin is types.UnionType:
-        return None if value is None else _build(arguments[0], value, where)
+        return None if value is None else build(arguments[0], value, where)
     elif origin is Literal:
         if value in arguments:
             return value
@@ -419,7 +431,14 @@ def _build(kind: Any, value: object, where: str) -> Any:
         return float(value)
     elif type(value) is kind:
         return value
-    raise InputError(f"{where} must be {_words(kind)}, found {value!r}.")
+    raise InputError(f"{where} must be {_words(kind)}, found {shown(value)}.")
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    """A dataclass's fields and their types."""
+    types_of = typing.get_type_hints(kind)
+    return {f.name: types_of[f.name] for f in dataclasses.fields(kind)}
 
 
 def _words(kind: Any) -> str:
@@ -427,5 +446,8 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin is tuple:
-        return "a list of integers" if arguments[-1] is ... else f"a list of {len(arguments)} integers"
+        kind = "integers" if arguments[0] is int else "objects"
+        return f"a list of {kind}" if arguments[-1] is ... else f"a list of {len(arguments)} {kind}"
+    if origin in (dict, types.UnionType):
+        return "an object"
     return {int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

@@ -10,15 +10,15 @@ steps taken, the root key, and the terms of the epoch's steps so far.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from jaxvae.shared import layout
+from jaxvae.shared import layout, strict, tensors
 from jaxvae.shared import spec as specs
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import write_atomically
@@ -26,7 +26,13 @@ from jaxvae.shared.spec import Spec
 
 VERSION = 2
 _CARRIED = "optimizer.", "run."  # what a checkpoint's tensors are called that are no weights
+_MOMENTS = "exp_avg", "exp_avg_sq"
+_STEP = "int32", ()
 _RETRAIN = "restore the file from a copy or train again"
+
+Expected = tuple[str, tuple[int | None, ...]]
+"""A tensor's dtype, and its shape with None where any size will do."""
+Shaped = np.ndarray | tensors.Tensor
 
 
 def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
@@ -61,7 +67,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "run.train": checkpoint.train,
     }
     check(checkpoint.weights, spec, f"The weights for {path}")
-    _carried(spec, carried, f"The checkpoint for {path}")
+    where = f"The checkpoint for {path}"
+    fit(carried, _carried(spec), where)
+    finite(carried, where)
+    _resumable(spec, carried, where)
     write_atomically(path, pack(spec, {**checkpoint.weights, **carried}))
 
 
@@ -71,7 +80,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     spec, weights, carried = _read(path)
     if not carried:
         raise InputError(f"{path} holds weights alone; a checkpoint, which a run can go on from, is called for.")
-    return Checkpoint(spec, weights, *_carried(spec, carried, str(path)))
+    return Checkpoint(spec, weights, *_resumable(spec, carried, str(path)))
 
 
 def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -93,66 +102,91 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
     model's tensors."""
     spec, arrays, carried = _read(path)
     if carried:
-        _carried(spec, carried, str(path))
+        _resumable(spec, carried, str(path))
     return spec, arrays
 
 
 def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The configuration, the weights, and what else a checkpoint carries."""
-    if not path.is_file():
-        raise InputError(f"There is no weight file {path}; give a run folder that has a model.safetensors.")
     try:
-        with safe_open(path, framework="np") as file:
-            about = json.loads((file.metadata() or {}).get("jaxvae", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if (found := strict.instead_of_file(path)) is not None:
+            found = "" if found == "nothing" else f", found {found}"
+            raise InputError(f"There is no weight file {path}{found}; give a run folder that has a model.safetensors.")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header = tensors.header(file, size)
+            spec, digests = _about(header.get("__metadata__"), path)
+            named = tensors.tensors(header, file.tell(), size)
+            carries = any(name.startswith(_CARRIED) for name in named)
+            fit(named, {**_weights(spec), **(_carried(spec) if carries else {})}, str(path))
+            arrays = {name: _verified(tensors.array(file, named[name]), name, digests, path) for name in named}
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror or error}); see who may read it.") from None
-    except (SafetensorError, ValueError, TypeError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a whole safetensors file ({reason}); {_RETRAIN}.") from None
-    if not isinstance(about, dict) or about.get("version") != VERSION:
-        found = f"version {about['version']!r}" if isinstance(about, dict) and "version" in about else "none"
+    except ValueError as error:
+        raise InputError(f"{path} is not a whole safetensors file ({error}); {_RETRAIN}.") from None
+    finite(arrays, str(path))
+    weights = {parameter.name: arrays.pop(parameter.name) for parameter in layout.table(spec.model)}
+    return spec, weights, arrays
+
+
+def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
+    """The configuration that a file carries, and the digests of its tensors."""
+    text = metadata.get("jaxvae") if isinstance(metadata, dict) else None
+    try:
+        about = strict.parse(text) if isinstance(text, str) else None
+    except ValueError as error:
+        raise ValueError(f"its configuration should be JSON: {error}") from None
+    version = about.get("version") if isinstance(about, dict) else None
+    if not isinstance(about, dict) or type(version) is not int or version != VERSION:
+        found = "none" if version is None else f"version {strict.shown(version)}"
         raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {found}.")
     if about.pop("digest", None) != _digest_of(about):
         raise InputError(f"{path} was changed since it was written: its metadata doesn't match its digest; {_RETRAIN}.")
-    spec = specs.from_json(about.get("spec"), f"The configuration in {path}")
-    digests = about.get("digests", {})
-    for name, array in arrays.items():
-        found, expected = digest(array), str(digests.get(name) if isinstance(digests, dict) else None)
-        if found != expected:
-            raise InputError(
-                f"{path} was changed since it was written: tensor {name} should have the SHA-256 digest "
-                f"{expected[:12]}..., found {found[:12]}...; {_RETRAIN}."
-            )
-    carried = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_CARRIED)}
-    check(arrays, spec, str(path))
-    return spec, {parameter.name: arrays[parameter.name] for parameter in layout.table(spec.model)}, carried
+    digests = about.get("digests")
+    return specs.from_json(about.get("spec"), f"The configuration in {path}"), digests if type(digests) is dict else {}
 
 
-def _carried(
+def _verified(array: np.ndarray, name: str, digests: Mapping[str, Any], path: Path) -> np.ndarray:
+    found, expected = digest(array), digests.get(name)
+    if found != expected:
+        told = f"the SHA-256 digest {expected[:12]}..." if isinstance(expected, str) else "a digest in its metadata"
+        raise InputError(
+            f"{path} was changed since it was written: tensor {name} should have {told}, found {found[:12]}...; "
+            f"{_RETRAIN}."
+        )
+    return array
+
+
+def _weights(spec: Spec, table: Sequence[layout.Parameter] | None = None) -> dict[str, Expected]:
+    """What the tensors of the model, or of `table`, should be."""
+    table = layout.table(spec.model) if table is None else table
+    return {parameter.name: (spec.training.dtype, parameter.shape) for parameter in table}
+
+
+def _carried(spec: Spec) -> dict[str, Expected]:
+    """What a checkpoint's other tensors should be."""
+    expected: dict[str, Expected] = {"run.step": ("int64", ()), "run.key": ("uint32", (2,))}
+    expected["run.train"] = (spec.training.dtype, (None, len(spec.terms)))
+    for prefix, table in _phases(spec):
+        expected[f"optimizer.{prefix}step"] = _STEP
+        for moment in _MOMENTS:
+            found = _weights(spec, table)
+            expected |= {f"optimizer.{prefix}{moment}.{name}": owed for name, owed in found.items()}
+    return expected
+
+
+def _resumable(
     spec: Spec, arrays: Mapping[str, np.ndarray], where: str
 ) -> tuple[dict[str, np.ndarray], int, np.ndarray, np.ndarray]:
     """What a checkpoint carries beside the weights, from its file's arrays. Raises InputError unless it is whole."""
-    rest = dict(arrays)
-    optimizer = {n.removeprefix("optimizer."): rest.pop(n) for n in list(rest) if n.startswith("optimizer.")}
-    expected = {"run.step": ([], "int64"), "run.key": ([2], "uint32"), "run.train": (None, spec.training.dtype)}
-    if set(rest) != set(expected):
-        raise InputError(f"{where} must carry {', '.join(expected)}, found {', '.join(sorted(rest)) or 'none'}.")
-    for name, (shape, dtype) in expected.items():
-        found, terms = rest[name], len(spec.terms)
-        fits = found.ndim == 2 and found.shape[1] == terms if shape is None else list(found.shape) == shape
-        if not fits or found.dtype != np.dtype(dtype):
-            owed = f"[steps, {terms}]" if shape is None else str(shape)
-            raise InputError(
-                f"{where}: {name} should be {dtype} of the shape {owed}, found {found.dtype} of {list(found.shape)}."
-            )
-    step, train = int(rest["run.step"]), rest["run.train"]
-    if step < len(train) or not np.isfinite(train).all():
-        raise InputError(f"{where}: run.train should hold the finite terms of steps before step {step}.")
-    for phase, adam in moments(optimizer, spec, f"{where}: the optimizer").items():
-        if adam.step != step:
-            raise InputError(f"{where}: the steps of the optimizer {phase} should be {step}, found {adam.step}.")
-    return optimizer, step, rest["run.key"], train
+    step, train = int(arrays["run.step"]), arrays["run.train"]
+    if step < len(train):
+        raise InputError(f"{where}: run.train should hold the terms of steps before step {step}, found {len(train)}.")
+    optimizer = {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
+    for prefix, _ in _phases(spec):
+        if (found := int(optimizer[f"{prefix}step"])) != step:
+            raise InputError(f"{where}: optimizer.{prefix}step should be {step}, found {found}.")
+    return optimizer, step, arrays["run.key"], train
 
 
 def check(
@@ -160,27 +194,36 @@ def check(
 ) -> None:
     """Raises InputError unless the arrays are exactly the model's, or those of `table`: no name missing or extra, every
     shape right, every dtype the configuration's, every number finite."""
-    table = layout.table(spec.model) if table is None else table
-    missing = [parameter.name for parameter in table if parameter.name not in arrays]
-    extra = sorted(set(arrays) - {parameter.name for parameter in table})
+    fit(arrays, _weights(spec, table), where)
+    finite(arrays, where)
+
+
+def fit(found: Mapping[str, Shaped], expected: Mapping[str, Expected], where: str) -> None:
+    """Raises InputError unless what is found are tensors of these names, dtypes and shapes, and no others."""
+    missing = [name for name in expected if name not in found]
+    extra = sorted(name for name in found if name not in expected)
     if missing:
-        raise InputError(f"{where} lacks the tensor {', '.join(missing)} that its configuration calls for.")
+        raise InputError(f"{where} lacks the tensor {strict.named(missing)} that its configuration calls for.")
     if extra:
-        raise InputError(f"{where} has the tensor {', '.join(extra)} that its configuration doesn't call for.")
-    for parameter in table:
-        array = arrays[parameter.name]
-        if array.shape != parameter.shape:
+        raise InputError(f"{where} has the tensor {strict.named(extra)} that its configuration doesn't call for.")
+    for name, (dtype, shape) in expected.items():
+        tensor = found[name]
+        same = len(shape) == len(tensor.shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
+        if not same:
+            owed = ", ".join("steps" if size is None else str(size) for size in shape)
             raise InputError(
-                f"{where}: tensor {parameter.name} should have the shape {list(parameter.shape)}, "
-                f"found {list(array.shape)}."
+                f"{where}: tensor {name} should have the shape [{owed}], found {list(map(int, tensor.shape))}."
             )
-        if array.dtype != np.dtype(spec.training.dtype):
-            raise InputError(f"{where}: tensor {parameter.name} should be {spec.training.dtype}, found {array.dtype}.")
+        if str(tensor.dtype) != dtype:
+            raise InputError(f"{where}: tensor {name} should be {dtype}, found {tensor.dtype}.")
+
+
+def finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises InputError if one of the arrays is not finite."""
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-            raise InputError(
-                f"{where}: tensor {parameter.name} must be finite, found {array[tuple(place)]} at {place}."
-            )
+            raise InputError(f"{where}: tensor {name} must be finite, found {array[tuple(place)]} at {place}.")
 
 
 class Moments(NamedTuple):
@@ -196,20 +239,25 @@ def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The opti
     """Each phase's Adam, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, which several phases write behind their own
     name and a dot. Raises InputError unless the arrays are these and no others."""
     found, rest = {}, dict(arrays)
-    for phase, networks in spec.phases.items():
-        prefix = phase and f"{phase}."
+    for phase, (prefix, table) in zip(spec.phases, _phases(spec), strict=True):
         step = rest.pop(f"{prefix}step", None)
         if step is None:
             raise InputError(f"{where}'s state lacks its {prefix}step.")
+        fit({f"{prefix}step": step}, {f"{prefix}step": _STEP}, f"{where}'s state")
         both = []
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in _MOMENTS:
             names = [name for name in rest if name.startswith(f"{prefix}{moment}.")]
             both.append({name.removeprefix(f"{prefix}{moment}."): rest.pop(name) for name in names})
-            check(both[-1], spec, f"{where}'s {prefix}{moment}", trained(spec, networks))
+            check(both[-1], spec, f"{where}'s {prefix}{moment}", table)
         found[phase] = Moments(int(step), *both)
     if rest:
         raise InputError(f"{where}'s state has {', '.join(rest)} without a place.")
     return found
+
+
+def _phases(spec: Spec) -> list[tuple[str, tuple[layout.Parameter, ...]]]:
+    """What the names of each phase's Adam begin with, and what it trains."""
+    return [(phase and f"{phase}.", trained(spec, networks)) for phase, networks in spec.phases.items()]
 
 
 def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ...]:
@@ -220,8 +268,9 @@ def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ..
 def digest(array: np.ndarray) -> str:
     """SHA-256 of the array's dtype, shape and little-endian bytes."""
     array = np.asarray(array, order="C")
-    head = f"{array.dtype.newbyteorder('<').str} {list(array.shape)} "
-    return hashlib.sha256(head.encode() + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()).hexdigest()
+    sha = hashlib.sha256(f"{array.dtype.newbyteorder('<').str} {list(array.shape)} ".encode())
+    sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+    return sha.hexdigest()
 
 
 def _digest_of(about: Mapping[str, Any]) -> str:

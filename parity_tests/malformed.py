@@ -1,0 +1,230 @@
+"""How a whole weight file or checkpoint is made into a malformed one."""
+
+import hashlib
+import io
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load as from_bytes
+
+from jaxvae.shared import layout, weights
+from jaxvae.shared.spec import ModelSpec, Spec, from_json
+
+SPEC = Spec("digits", ModelSpec((4, 5, 1), (5,), 2))
+NAME, TWIN = "encoder.mean.weight", "encoder.logvar.weight"  # [2, 5], both
+
+
+class Kind(NamedTuple):
+    name: str
+    put: Callable[[Path, bytes], Any]
+    """Puts it at a path, made from a whole file."""
+    says: str
+    """What is said of it, among other things, after the path."""
+
+
+def plain_weights() -> dict[str, np.ndarray]:
+    """Numbers of which no two tensors have the same."""
+    tables = enumerate(layout.table(SPEC.model))
+    return {p.name: (np.linspace(-1, 1, np.prod(p.shape)) + i).astype("f").reshape(p.shape) for i, p in tables}
+
+
+def whole_weights() -> bytes:
+    return weights.pack(SPEC, plain_weights())
+
+
+def whole_checkpoint() -> bytes:
+    """Of step 3, the last of its epoch's first three."""
+    arrays = plain_weights()
+    moments = {f"optimizer.{m}.{n}": np.abs(a) for m in ("exp_avg", "exp_avg_sq") for n, a in arrays.items()}
+    return weights.pack(
+        SPEC,
+        {
+            **arrays,
+            **moments,
+            "optimizer.step": np.asarray(3, np.int32),
+            "run.step": np.asarray(3, np.int64),
+            "run.key": np.array([0, 7], np.uint32),
+            "run.train": np.arange(9, dtype=np.float32).reshape(3, 3),
+        },
+    )
+
+
+def split(whole: bytes) -> tuple[dict[str, Any], bytes]:
+    """A file's header and its tensors' bytes."""
+    (length,) = struct.unpack("<Q", whole[:8])
+    return json.loads(whole[8 : 8 + length]), whole[8 + length :]
+
+
+def joined(header: Any, tensors: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + tensors
+
+
+def about(whole: bytes) -> dict[str, Any]:
+    return json.loads(split(whole)[0]["__metadata__"]["jaxvae"])
+
+
+def sealed(about: dict[str, Any]) -> dict[str, Any]:
+    """With its own digest made anew."""
+    about.pop("digest", None)
+    return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
+
+
+def content(change: Callable[[bytes], bytes]) -> Callable[[Path, bytes], Any]:
+    return lambda path, whole: path.write_bytes(change(whole))
+
+
+def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, bytes], Any]:
+    """The header changed in place, or another returned; the tensors' bytes as they are."""
+
+    def changed(whole: bytes) -> bytes:
+        found, tensors = split(whole)
+        return joined(change(found) or found, tensors)
+
+    return content(changed)
+
+
+def entry(**fields: Any) -> Callable[[Path, bytes], Any]:
+    """One tensor's entry in the header with other fields."""
+    return header(lambda h: h[NAME].update(fields))
+
+
+def text(change: Callable[[bytes], bytes]) -> Callable[[Path, bytes], Any]:
+    """The header's text changed."""
+    return header(lambda h: change(json.dumps(h).encode()))
+
+
+def metadata(change: Callable[[dict[str, Any]], Any], seal: bool = True) -> Callable[[Path, bytes], Any]:
+    """What the file says of itself changed in place, with its digest made anew or not."""
+
+    def changed(whole: bytes) -> bytes:
+        found, tensors = split(whole)
+        said = about(whole)
+        said = change(said) or said
+        found["__metadata__"]["jaxvae"] = json.dumps(sealed(said) if seal else said)
+        return joined(found, tensors)
+
+    return content(changed)
+
+
+def told(text: str) -> Callable[[Path, bytes], Any]:
+    """Another text in place of the configuration."""
+    return header(lambda h: h["__metadata__"].update(jaxvae=text))
+
+
+def forged(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path, bytes], Any]:
+    """The arrays changed in place, with every digest made anew: whole, but not the model's."""
+
+    def changed(whole: bytes) -> bytes:
+        arrays = from_bytes(whole)
+        change(arrays)
+        return weights.pack(from_json(about(whole)["spec"], "the file"), arrays)
+
+    return content(changed)
+
+
+def array(make: Callable[[np.ndarray], Any], name: str = NAME) -> Callable[[Path, bytes], Any]:
+    return forged(lambda a: a.update({name: np.ascontiguousarray(make(a[name]))}))
+
+
+def renamed(arrays: dict[str, Any]) -> None:
+    arrays["encoder.mu.weight"] = arrays.pop(NAME)
+
+
+def exchanged(found: dict[str, Any]) -> None:
+    found[NAME], found[TWIN] = found[TWIN], found[NAME]
+
+
+def bytes_exchanged(whole: bytes) -> bytes:
+    found, tensors = split(whole)
+    (a, b), (c, d) = (found[name]["data_offsets"] for name in (NAME, TWIN))
+    moved = bytearray(tensors)
+    moved[a:b], moved[c:d] = tensors[c:d], tensors[a:b]
+    return joined(found, bytes(moved))
+
+
+def zeroed(whole: bytes) -> bytes:
+    found, tensors = split(whole)
+    a, b = found[NAME]["data_offsets"]
+    return joined(found, tensors[:a] + bytes(b - a) + tensors[b:])
+
+
+def spread(by: int) -> Callable[[dict[str, Any]], None]:
+    """Every tensor after the first so many bytes on."""
+
+    def change(found: dict[str, Any]) -> None:
+        for value in found.values():
+            if "data_offsets" in value and value["data_offsets"][0]:
+                value["data_offsets"] = [place + by for place in value["data_offsets"]]
+
+    return change
+
+
+def at(name: str, value: Any) -> Callable[[Path, bytes], Any]:
+    return forged(lambda a: a.update({name: value}))
+
+
+def poked(place: float, value: Any) -> Callable[[np.ndarray], np.ndarray]:
+    def change(found: np.ndarray) -> np.ndarray:
+        found = found.copy()
+        found.flat[int(place)] = value
+        return found
+
+    return change
+
+
+class Code:
+    """What a pickle that runs code when it is read is made of: the code makes a folder."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def marker(path: Path) -> Path:
+    """What is there if code was run."""
+    return path.with_name("code was run")
+
+
+def bomb(path: Path, length: int) -> None:
+    """A file whose header has so many bytes, none of which is stored."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", length) + b"{")
+        file.truncate(8 + length)
+
+
+def many(count: int) -> Callable[[dict[str, Any]], None]:
+    def change(found: dict[str, Any]) -> None:
+        end = max(value["data_offsets"][1] for value in found.values() if "data_offsets" in value)
+        found.update({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for i in range(count)})
+
+    return change
+
+
+def empty_lists(length: int) -> Callable[[bytes], bytes]:
+    """JSON of which Python makes the most for its length."""
+    return lambda text: b"[" + b"[]," * (length // 3 - 1) + b"0]"
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def a_socket(path: Path, whole: bytes) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # a socket's path is short
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
