@@ -106,7 +106,7 @@ def import_run(side: Any, command: Import) -> None:
         "framework": side.__name__,
         "preset": adopted.found.preset,
         **{"log_every": None, "checkpoint_every": None, "keep": 2},
-        "data": {"asked": command.data, "name": command.data, "source": _NOWHERE, "digest": ""},
+        "data": {"asked": command.data, "name": command.data, "source": _NOWHERE},
         "sessions": [],
         "imported": adopted.record,
     }

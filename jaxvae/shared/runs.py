@@ -102,6 +102,23 @@ class _Config:
         specs.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)
 
 
+@dataclass(frozen=True)
+class _AnyData:
+    """What it says of the images of an imported run: which ones to evaluate it on."""
+
+    asked: str
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Imported(_Config):
+    """config.json of an imported run."""
+
+    data: _AnyData  # type: ignore[assignment]
+    imported: dict  # what was imported; `importing` knows it
+
+
 def free_path(folder: Path, prefix: str) -> Path:
     """`folder/prefix-N` with the first N that is free."""
     n = 1
@@ -184,7 +201,8 @@ def read(path: Path) -> Run:
             f"{file} must be the configuration of a run, version {VERSION}, found "
             f"{'none' if version is None else f'version {strict.shown(version)}'}; restore it or train again."
         )
-    return Run(path, specs.build(_Config, config, f"The configuration in {file}").spec, config)
+    kind = _Imported if "imported" in config else _Config
+    return Run(path, specs.build(kind, config, f"The configuration in {file}").spec, config)
 
 
 def append_metrics(run: Run, records: Iterable[dict[str, Any]]) -> None:
