@@ -1,10 +1,11 @@
 """Trains the well-known programs anew and tables what they reach: scripts/reproduce.py --help"""
 
+import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
@@ -29,7 +30,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Train presets on MNIST by jaxvae and print what they reach beside what is known. Each run is a folder under
+    """Train presets on MNIST and print what they reach beside what is known. Each run is a folder under
     --out: stopped, it goes on where it was; finished, it is only read.
 
     Example: python scripts/reproduce.py yunjey flax-example"""
@@ -42,6 +43,8 @@ class Reproduce:
     """Of every run."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
+    package: Literal["jaxvae", "torchvae"] = "jaxvae"
+    """Which one trains. Either goes on with what the other has begun."""
     device: Device = "auto"
     """Where to compute."""
 
@@ -131,7 +134,7 @@ def trained(options: Reproduce, result: Result) -> runs.Run:
         which = replace(as_begun(path), data_root=options.data_root, device=options.device)
     else:
         raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
-    train(jaxvae, which)
+    train(importlib.import_module(options.package), which)
     return runs.read(path)
 
 
