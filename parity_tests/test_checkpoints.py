@@ -18,7 +18,7 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import checkpoints, cli, runs, weights
+from jaxvae.shared import checkpoints, cli, metrics, runs, weights
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.spec import Spec
 from parity_tests.harness.compare import gap
@@ -449,3 +449,130 @@ def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -
     run = tmp_path / "run"
     assert killed(package.__name__, run, np.random.default_rng(0), 2) >= 1
     assert contents(run) == expected
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
+    """Though it has metrics of an epoch already, where checkpoints are rarer than epochs."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "parity_tests.numpy_side", "--die", "before:9", "train"]  # in the second epoch
+    rare = [*TINY[:-1], "30"]
+    assert subprocess.run([*command, *rare, "--out", str(run)], capture_output=True).returncode == -signal.SIGKILL
+    assert runs.read_metrics(runs.read(run))
+    assert not checkpoints.present(runs.read(run))
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
+    assert (run / LAST).read_bytes() == (unbroken / LAST).read_bytes()
+
+
+def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_path, monkeypatch) -> None:
+    """Until another is written over or after it."""
+    run, load = copy(unbroken, tmp_path / "run"), weights.load_checkpoint
+    seen = []
+
+    def troubled(path: Path) -> Any:
+        if path.name.endswith("36.safetensors"):
+            raise cli.InputError("Input/output error.")
+        return load(path)
+
+    def fit(*arguments: Any) -> None:
+        seen.extend(checkpoints.present(runs.read(run)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "load_checkpoint", troubled)
+    monkeypatch.setattr(SIDE, "fit", fit)
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 130
+    assert seen == [35, 36]
+    monkeypatch.undo()
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert contents(run) == contents(unbroken)
+
+
+def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -> None:
+    """There is no moment in which another process could go on with it, or its maker remove it from under that one."""
+    run = tmp_path / "run"
+    write_config = runs.write_config
+
+    def watched(made: runs.Run) -> None:
+        with pytest.raises(cli.InputError, match="is being trained by process"), runs.locked(made):
+            pass
+        write_config(made)
+
+    monkeypatch.setattr(runs, "write_config", watched)
+    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 0
+
+
+def test_a_signal_that_comes_too_late_is_told(unbroken, tmp_path, capsys, monkeypatch) -> None:
+    """In the last epoch's evaluation or pictures: the run is whole, and the status the signal's."""
+    run, fit = tmp_path / "run", SIDE.fit
+
+    def then_signalled(*arguments: Any) -> None:
+        fit(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(SIDE, "fit", then_signalled)
+    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 143
+    assert "is through, all 36 steps, in spite of SIGTERM" in capsys.readouterr().err
+    assert contents(run) == contents(unbroken)
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
+    """As a shell has it for what runs in its background."""
+    before, fit, seen = signal.signal(signal.SIGINT, signal.SIG_IGN), SIDE.fit, []
+
+    def watched(*arguments: Any) -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+        fit(*arguments)
+
+    monkeypatch.setattr(SIDE, "fit", watched)
+    try:
+        assert cli.main(SIDE, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
+        assert seen == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("first", "then"), [("--max-steps 5", "--epochs 9"), ("--epochs 1", "--max-steps 30")])
+def test_going_on_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
+    run = tmp_path / "run"
+    assert cli.main(SIDE, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
+    before = {**contents(run), "config": (run / "config.json").read_bytes()}
+    assert cli.main(SIDE, ["train", "--resume", str(run), *then.split()]) == 2
+    assert re.search(r"would end after \d+ steps as before: .* give both", capsys.readouterr().err)
+    assert {**contents(run), "config": (run / "config.json").read_bytes()} == before
+
+
+def test_what_others_left_in_the_folder_is_no_hindrance(unbroken, tmp_path) -> None:
+    """A copy without its empty folder, a folder of somebody's that has such a name."""
+    run = copy(unbroken, tmp_path / "run")
+    (run / ".hub.abcd.part").mkdir()
+    for picture in (run / "images").iterdir():
+        picture.unlink()
+    (run / "images").rmdir()
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert sorted(path.name for path in (run / "images").iterdir()) == ["reconstructions-003.png", "samples-003.png"]
+
+
+def test_a_lost_epochs_metrics_are_told(unbroken, tmp_path, capsys) -> None:
+    run = copy(unbroken, tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join([*lines[:1], *lines[2:]]))
+    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert "should hold the records of the first 2 epochs" in capsys.readouterr().err
+
+
+def test_a_statistic_that_is_not_finite_is_named_as_one() -> None:
+    spec = small("conv")
+    arrays = {"encoder.hidden.0.norm.running_var": np.array([1.0, np.inf])}
+    assert metrics.first_bad(spec, np.zeros(3), arrays) == (
+        "the statistic encoder.hidden.0.norm.running_var became inf"
+    )
+
+
+def test_images_are_looked_for_where_they_were_found(package, mnist_root, tmp_path, monkeypatch) -> None:
+    flags = ["--hidden", "4", "--latent", "2", "--train-images", "256", "--max-steps", "1", "--data", "mnist"]
+    monkeypatch.delenv("JAXVAE_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run = tmp_path / "run"
+    assert cli.main(package, ["train", *flags, "--data-root", str(mnist_root), "--out", str(run)]) == 0
+    assert cli.main(package, ["train", "--resume", str(run), "--max-steps", "2"]) == 0
+    assert checkpoints.present(runs.read(run)) == [1, 2]

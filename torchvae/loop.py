@@ -81,7 +81,7 @@ def fit(
             terms[part] = log[part].cpu().numpy()
             pace.took(done - since)
             if not np.isfinite(terms[part]).all() or not _finite(now):
-                _stop(spec, was, train, told[0], since, done)
+                _stop(spec, was, train, told[0], order, done)
             if on_part is not None:
                 on_part(Part(now, epoch, done, terms[: done - first].copy()))
         key = stream_key(now.key, "evaluation", epoch)
@@ -91,15 +91,16 @@ def fit(
     return now
 
 
-def _stop(spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None, since: int, until: int) -> NoReturn:
+def _stop(spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None, order: Tensor, until: int) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
-    steps = spec.training.epoch_steps(len(images))
+    steps, since = spec.training.epoch_steps(len(images)), state.step
     for step in range(since, until):
-        state, log = train_epoch(spec, state, images, labels, step + 1)
+        state, log = train_epoch(spec, state, images, labels, step + 1, order)
         arrays = {**to_arrays(spec, state.model), **optimizer_to_arrays(spec, state.optimizer)}
         if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
             raise stopped(bad, step + 1, since, until)
-    raise AssertionError("a part of an epoch came out otherwise when it was taken again")
+    # Some devices add in another order each time.
+    raise stopped("a number became infinite, and did not when the steps were taken again,", until, since, until)
 
 
 def _finite(state: TrainState) -> bool:

@@ -25,11 +25,25 @@ def present(run: Run) -> list[int]:
 
 
 def written(run: Run, step: int, keep: int) -> None:
-    """Takes note of a checkpoint that has been written, or gone on from, and removes all but the last `keep`, and any
-    of later steps: those are not whole, or of another try."""
+    """Takes note of a checkpoint that has been written, and removes all but the last `keep`, and any of later steps:
+    those are not whole, or of another try."""
     steps = [other for other in present(run) if other <= step]
     _list(run, steps[-keep:])
     for other in set(present(run)) - set(steps[-keep:]):
+        path(run, other).unlink()
+
+
+def begun(run: Run) -> None:
+    """Lists a new run's checkpoints, of which there are none yet."""
+    _list(run, [])
+
+
+def gone_on_from(run: Run, step: int, keep: int) -> None:
+    """Lists the checkpoint gone on from and those before it, and removes all but the last `keep` of these. Later ones
+    stay until another is written: they may have been unreadable for the moment only."""
+    steps = [other for other in present(run) if other <= step]
+    _list(run, steps[-keep:])
+    for other in steps[:-keep]:
         path(run, other).unlink()
 
 
@@ -51,10 +65,14 @@ def latest(run: Run) -> tuple[Path | None, list[str]]:
             wrong.append(str(error))
         else:
             return file, _few(wrong)
-    if not wrong and run.metrics.is_file() and not run.metrics.stat().st_size:
+    if not wrong and ((run.checkpoints / "steps.json").exists() or _unwritten(run.metrics)):
         return None, []
     why = " ".join(_few(wrong)) or f"{run.checkpoints} holds none."
     raise InputError(f"{why} No checkpoint is left that {run.path} could go on from; restore one or train again.")
+
+
+def _unwritten(file: Path) -> bool:
+    return file.is_file() and not file.stat().st_size
 
 
 def _list(run: Run, steps: Sequence[int]) -> None:

@@ -18,7 +18,7 @@ from jaxvae.shared.exporting import Export
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
-from jaxvae.shared.training import Device, StoppedError, Train, as_begun, require_same_images, train
+from jaxvae.shared.training import Device, StoppedError, Train, as_begun, found_at, require_same_images, train
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
@@ -283,8 +283,7 @@ def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
 def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Dataset:
     """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
     was not given to train on."""
-    source = Path(run.config["data"]["source"])
-    place = root or (source if source.is_dir() else None)
+    place = found_at(run, root)
     found = data.load(run.spec, place)[0]
     require_same_images(run, found)
     if whole and run.spec.images.train_images:

@@ -130,7 +130,7 @@ def export_source(side: Any, run: runs.Run, out: Path) -> None:
     spec, arrays = weights.load(run.weights)
     try:
         content = side.pack_foreign(_as_imported(record, spec, arrays))
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         where = run.path / "config.json"
         raise InputError(f"The imported in {where} is not as import wrote it ({error!r}); import again.") from None
     with whole(out) as made:
@@ -139,6 +139,9 @@ def export_source(side: Any, run: runs.Run, out: Path) -> None:
 
 def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
     """The file of which `adopt` made the record, with these arrays."""
+    kinds, dtypes = ("safetensors", "msgpack", "pickle"), {tensor["dtype"] for tensor in record["tensors"]}
+    if record["kind"] not in kinds or not dtypes <= {"float16", "bfloat16", "float32", "float64", "int64"}:
+        raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
     (source,) = (source for source in sources.SOURCES if source.name == record["source"])
     theirs, paths = foreign.to_theirs(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
     names = sources.see_through([".".join(path) for path in paths])
@@ -169,7 +172,11 @@ def _pythae(file: Path) -> tuple[str | None, sources.Size | None, list[str]]:
     notes = [f"{file.name} has the image {size} and the loss {loss}"]
     if name != "VAEConfig":
         notes.append(f"{file.name} is a {name}, whose loss is not that of pythae's VAE")
-    return {"bce": "pytorch-examples", "mse": "gaussian"}.get(loss), image, notes
+    known = {"bce": "pytorch-examples", "mse": "gaussian"}
+    if not isinstance(loss, str) or loss not in known:
+        notes.append("none of the presets has that loss; mse is taken")
+        loss = "mse"
+    return known[loss], image, notes
 
 
 def _told(path: Path, file: File, adopted: Adopted) -> str:

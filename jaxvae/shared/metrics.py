@@ -53,6 +53,8 @@ def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -
         return f"the {name} became {wrong[name]}"
     for name, array in arrays.items():
         if not np.isfinite(array).all():
+            if ".running_" in name:
+                return f"the statistic {name} became {array[~np.isfinite(array)][0]}"
             weight = re.sub(r"^(.*\.)?exp_avg(_sq)?\.", "", name)
             return f"the gradient of {weight}, or what Adam made of it, became {array[~np.isfinite(array)][0]}"
     return None
@@ -67,6 +69,5 @@ def require_finite(spec: Spec, evaluated: np.ndarray, step: int) -> None:
 def stopped(bad: str, step: int, since: int, until: int) -> NonFiniteError:
     """Says what went wrong in `step`, of the steps after `since` to `until` that were looked at together."""
     return NonFiniteError(
-        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; what was written before them stays; "
-        "try a smaller --learning-rate."
+        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; try a smaller --learning-rate."
     )

@@ -134,7 +134,15 @@ def require_free(path: Path) -> None:
 
 
 def create(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
-    """Makes the folder of a new run. Raises InputError if `path` exists or can't be made."""
+    """Makes the folder of a new run and its config.json. Raises InputError if `path` exists or can't be made."""
+    run = make(path, spec, config)
+    write_config(run)
+    return run
+
+
+def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
+    """Makes the folder of a new run, which it is not yet, without its config.json. Raises InputError if `path` exists
+    or can't be made."""
     require_free(path)
     run = Run(path, spec, {"version": VERSION, **config, "spec": specs.to_json(spec)})
     try:
@@ -142,7 +150,6 @@ def create(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
         run.images.mkdir()
         run.checkpoints.mkdir()
         run.metrics.touch()
-        write_config(run)
     except OSError as error:
         raise InputError(f"The run folder {path} can't be made ({error.strerror}); give another --out.") from None
     return run
@@ -166,8 +173,10 @@ def locked(run: Run) -> Iterator[None]:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if file.exists() and os.fstat(handle).st_ino == file.stat().st_ino:
-                break  # else the process before removed it between the two lines above
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(handle).st_ino == file.stat().st_ino:
+                    break
+            # The process before has removed it between the lines above.
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace")
             os.close(handle)
@@ -177,8 +186,11 @@ def locked(run: Run) -> Iterator[None]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
-        for part in run.path.rglob(f".*{_PART}"):
-            part.unlink()
+        for folder in (run.path, run.checkpoints, run.images):
+            folder.mkdir(exist_ok=True)  # not every copy keeps empty ones
+            for part in folder.glob(f".*{_PART}"):
+                if part.is_file():
+                    part.unlink()
         yield
     finally:
         file.unlink(missing_ok=True)
@@ -231,7 +243,8 @@ def cut_metrics(run: Run, epoch: int, step: int) -> None:
         if record["epoch"] >= epoch:
             break
         kept.append(record)
-    if step and (not kept or (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
+    tested = [record["epoch"] for record in kept if record["split"] == "test"]
+    if tested != list(range(1, epoch)) or (kept and (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
         raise InputError(
             f"{run.metrics} should hold the records of the first {epoch - 1} epochs, to step {step}; restore it or "
             "train again."

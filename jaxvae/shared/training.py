@@ -42,7 +42,7 @@ class Train:
     device: Device = "auto"
     """Where to compute; auto is the first accelerator there is."""
     log_every: int | None = None
-    """Write a line of metrics every so many steps, rather than one with each epoch's mean."""
+    """A line of metrics every so many steps, rather than one with each epoch's mean; written at the epoch's end."""
     out: Path | None = None
     """The run folder to make. Without it, the next free one under runs/."""
     checkpoint_every: int | None = None
@@ -50,8 +50,8 @@ class Train:
     keep: int = 2
     """How many checkpoints to keep, the last ones."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With
-    --epochs or --max-steps it goes on for longer; nothing else of its configuration can be changed."""
+    """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With more
+    --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
 
 
 class StoppedError(Exception):
@@ -74,7 +74,9 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield  # Python hands signals to the main thread alone
             return
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # whoever started us may want it so
+                self._before[number] = signal.signal(number, self._note)
         try:
             yield
         finally:
@@ -110,8 +112,8 @@ def train(side: Any, command: Train) -> None:
 
 def _new(side: Any, command: Train) -> None:
     name = side.__name__
-    out = command.out or runs.free_path(Path("runs"), name)
-    runs.require_free(out)
+    if command.out is not None:
+        runs.require_free(command.out)
     dataset, missing = data.load(command.spec, command.data_root)
     if missing is not None:
         print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
@@ -132,14 +134,17 @@ def _new(side: Any, command: Train) -> None:
         },
         "sessions": [_session(side, device, 0)],
     }
-    run = runs.create(out, replace(command.spec, data=dataset.name), config)
-    try:
-        with runs.locked(run):
+    out = command.out or runs.free_path(Path("runs"), name)
+    run = runs.make(out, replace(command.spec, data=dataset.name), config)
+    with runs.locked(run):
+        try:
+            checkpoints.begun(run)
+            runs.write_config(run)  # with which it is a run that others may go on with
             _go(side, command, run, dataset, device, None)
-    except BaseException:
-        if not checkpoints.present(run) and not run.metrics.stat().st_size:
-            shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
-        raise
+        except BaseException:
+            if not checkpoints.present(run) and not run.metrics.stat().st_size:
+                shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
+            raise
 
 
 def _resumed(side: Any, command: Train, path: Path) -> None:
@@ -156,8 +161,9 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
             f"{path} was imported, without a checkpoint that --resume could go on from; train another run."
         )
     with runs.locked(run):
+        run = runs.read(path)  # another may have gone on with it until now
         file, wrong = checkpoints.latest(run)
-        dataset = data.load(run.spec, command.data_root)[0]
+        dataset = data.load(run.spec, found_at(run, command.data_root))[0]
         require_same_images(run, dataset)
         device = side.prepare(command.device, run.spec.training.dtype)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
@@ -167,14 +173,31 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
         total = command.spec.training.total_steps(len(dataset.train))
         if total < step:
             raise InputError(f"{path} has taken {step:,} steps already, {total:,} are asked for; ask for more.")
+        if command.spec != run.spec and total == run.spec.training.total_steps(len(dataset.train)):
+            asked = command.spec.training
+            raise InputError(
+                f"{path} would end after {total:,} steps as before: --epochs {asked.epochs} and --max-steps "
+                f"{asked.max_steps}, whichever comes first; give both."
+            )
         runs.cut_metrics(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
         often = {name: getattr(command, name) for name in _OFTEN}
         sessions = [*run.config["sessions"], _session(side, device, step)]
+        before, now = (session["device"] for session in sessions[-2:])
+        if now != before and sessions[-2]["framework"] == name:
+            print(
+                f"{name}: WARNING: {path} goes on on {now}, not {before}, which may round otherwise.", file=sys.stderr
+            )
         run = runs.Run(path, command.spec, {**run.config, **often, "sessions": sessions})
         runs.write_config(run)
         if file is not None:
-            checkpoints.written(run, step, command.keep)
+            checkpoints.gone_on_from(run, step, command.keep)
         _go(side, command, run, dataset, device, start)
+
+
+def found_at(run: runs.Run, root: Path | None) -> Path | None:
+    """Where to look for the run's images: under `root`, or else where training found them."""
+    source = Path(run.config["data"]["source"])
+    return root or (source if source.is_dir() else None)
 
 
 def require_same_images(run: runs.Run, dataset: data.Dataset) -> None:
@@ -245,6 +268,11 @@ def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device:
             last = checkpoints.present(run)
             kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
             raise NonFiniteError(f"{error}{kept}") from None
+        if signals.received is not None:  # too late to stop anything, but whoever sent it is told
+            raise StoppedError(
+                f"{run.path} is through, all {total:,} steps, in spite of {signal.Signals(signals.received).name}",
+                signals.received,
+            )
     last = runs.read_metrics(run)[-1]
     print(f"test {metrics.sentence(spec, last)} after {last['step']:,} steps")
     print(f"pictures in {run.images}\nweights in {run.weights}")
