@@ -174,7 +174,8 @@ def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
 def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_path, capsys, number) -> None:
     """Sent from a thread of this process, to itself, at a step that is no multiple of anything."""
     whole, run = trained[package.__name__], tmp_path / "run"
-    fit = package.fit
+    fit, usual = package.fit, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # which the tests' own parent may have set otherwise
 
     def interrupted(*arguments: Any) -> Any:
         *rest, on_part, every = arguments
@@ -191,11 +192,11 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(package, "fit", interrupted)
         status = cli.main(package, ["train", *QUICK, "--log-every", "3", "--out", str(run)])
+        assert signal.signal(number, before) is usual
     assert status == 128 + number
     told = capsys.readouterr().err
     assert f"stopped by {number.name} at step 17, which is saved; go on with {package.__name__} train --resume" in told
     assert checkpoints.present(runs.read(run))[-1] == 17
-    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
     found, expected = contents(run), contents(whole)
