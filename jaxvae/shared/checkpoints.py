@@ -27,10 +27,10 @@ def present(run: Run) -> list[int]:
 def written(run: Run, step: int, keep: int) -> None:
     """Takes note of a checkpoint that has been written, and removes all but the last `keep`, and any of later steps:
     those are not whole, or of another try."""
-    steps = [other for other in present(run) if other <= step]
-    _list(run, steps[-keep:])
-    for other in set(present(run)) - set(steps[-keep:]):
-        path(run, other).unlink()
+    gone_on_from(run, step, keep)
+    for other in present(run):
+        if other > step:
+            path(run, other).unlink()
 
 
 def begun(run: Run) -> None:
