@@ -21,6 +21,7 @@ import torchvae
 from jaxvae.shared import checkpoints, cli, metrics, runs, weights
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.spec import Spec
+from parity_tests.handover import handed_over
 from parity_tests.harness.compare import gap
 from parity_tests.kills import killed
 from parity_tests.kills import unbroken as unbroken_files
@@ -125,27 +126,15 @@ def bounded(spec: Spec) -> Any:
 
 def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
     """JAX to torch to JAX in float64, at steps 5 and 16 of epochs of 12, and the other way round: equal to 1e-10."""
-    flags = [*QUICK, "--epochs", "3", "--dtype", "float64"]
-    found = {}
-    for first, second in (("jaxvae", "torchvae"), ("torchvae", "jaxvae")):
-        run = tmp_path / first
-        whole = tmp_path / f"{first}-whole"
-        assert cli.main(PACKAGES[first], ["train", *flags, "--out", str(whole)]) == 0
-        assert cli.main(PACKAGES[first], ["train", *flags, "--max-steps", "5", "--out", str(run)]) == 0
-        for package, steps in ((second, 16), (first, 36)):
-            assert cli.main(PACKAGES[package], ["train", "--resume", str(run), "--max-steps", str(steps)]) == 0
-        assert [(s["framework"], s["from_step"]) for s in runs.read(run).config["sessions"]] == [
-            (first, 0), (second, 5), (first, 16)]  # fmt: skip
-        ours, theirs = (weights.load_checkpoint(path / LAST) for path in (run, whole))
-        assert gap(ours.weights, theirs.weights) < (1e-10,)
-        assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
-        records = [
-            [[r["loss"], r["reconstruction"], r["kl"]] for r in runs.read_metrics(runs.read(path))]
-            for path in (run, whole)
-        ]
-        np.testing.assert_allclose(records[0], records[1], rtol=1e-10)
-        found[first] = theirs.weights
-    assert gap(found["jaxvae"], found["torchvae"]) < (1e-10,)
+    flags, found = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
+    for ours, theirs in ((jaxvae, torchvae), (torchvae, jaxvae)):
+        folder = tmp_path / ours.__name__
+        folder.mkdir()
+        assert max(handed_over((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
+        assert [(s["framework"], s["from_step"]) for s in runs.read(folder / "run").config["sessions"]] == [
+            (ours.__name__, 0), (theirs.__name__, 5), (ours.__name__, 16)]  # fmt: skip
+        found.append(weights.load_checkpoint(folder / "whole" / LAST).weights)
+    assert gap(*found) < (1e-10,)
     jax.config.update("jax_enable_x64", False)
 
 
