@@ -15,12 +15,21 @@ from parity_tests.injection import UNKNOWN, Fault
 J, T = jaxvae.nets, torchvae.nets
 BATCH_NORM = J.BatchNorm.__call__
 RUNNING = "(1 - _MOMENTUM) * self.mean[...] + _MOMENTUM * jax"
+SAME = (
+    'jax.lax.conv_general_dilated(inputs, self.kernel[...], (self.stride,) * 2, "SAME",'
+    'dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")'
+)
+AT_THE_START = (
+    "jax.lax.conv_transpose(inputs, self.kernel[...], (2, 2), tuple((1 + more, 1) for more in self.more),"
+    'transpose_kernel=True, precision="highest")'
+)
 
 FAULTS = [
     # Convolutions and batch norm.
-    Fault(J._conv, "padding = ((layout.PADDING, layout.PADDING),) * 2", 'padding = "SAME"',
-          "'SAME' padding: at the end only", ground="conv"),
-    Fault(J._conv, "(edge, edge + more)", "(edge + more, edge)", UNKNOWN, ground="conv"),
+    Fault(J.Conv.__call__, "convolve(inputs, self.kernel[...], self.stride)", SAME,
+          "'SAME' padding: at the end only", owner=J.Conv, ground="conv"),
+    Fault(J.ConvTranspose.__call__, "transposed(inputs, self.kernel[...], self.stride, self.more)", AT_THE_START,
+          UNKNOWN, owner=J.ConvTranspose, ground="conv"),
     Fault(BATCH_NORM, "* (count / (count - 1))", "", "batch norm's running variance biased", owner=J.BatchNorm,
           ground="conv"),
     Fault(BATCH_NORM, RUNNING, "_MOMENTUM * self.mean[...] + (1 - _MOMENTUM) * jax",

@@ -12,11 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import nnx
+from jax import export, lax
 from safetensors.torch import load_file
 
 import jaxvae
 import torchvae
 from jaxvae import nets
+from jaxvae.convolution import convolve, transposed
 from jaxvae.shared import layout
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.needs import require_batches
@@ -177,6 +179,34 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
         found = np.asarray(ours(jnp.asarray(x.transpose(0, 2, 3, 1))))
         # Sums of 18 products of numbers of about 1, in another order.
         np.testing.assert_allclose(found.transpose(0, 3, 1, 2), wanted, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("kind", "stride", "more"), IN_USE)
+def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tuple[int, int]) -> None:
+    """Values and gradients, of several models at once; with more channels than outputs, and fewer."""
+    for inputs, outputs, height in ((3, 2, 4), (2, 3, 5)):
+        x, kernel = jnp.asarray(RNG.normal(size=(2, 2, height, 3, inputs))), RNG.normal(size=(2, 3, 3, inputs, outputs))
+        kernel = jnp.asarray(kernel if kind == "conv" else kernel.swapaxes(3, 4))
+
+        def applied(x, kernel):
+            y = convolve(x, kernel, stride) if kind == "conv" else transposed(x, kernel, stride, more)
+            return jnp.sin(y).sum()
+
+        found = jax.vmap(jax.value_and_grad(applied, (0, 1)))(x, kernel)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lax, "platform_dependent", lambda *x, cpu, default: default(*x))
+            expected = jax.vmap(jax.value_and_grad(applied, (0, 1)))(x, kernel)
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_each_platform_is_given_its_form(platform: str) -> None:
+    spec = Spec(model=CASES[0], training=FLOAT64)
+    net = jaxvae.bind(CASES[0], jaxvae.init(spec, jaxvae.root_key(0)))
+    program = export.export(jax.jit(lambda x: net.decode(net.encode(x).mean).logits), platforms=[platform])
+    text = program(jax.ShapeDtypeStruct((4, CASES[0].pixels), jnp.float64)).mlir_module()
+    assert ("stablehlo.convolution" in text) == (platform != "cpu")
 
 
 @every
