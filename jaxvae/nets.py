@@ -102,7 +102,7 @@ class ConvDecoder(nnx.Module):
             [Block(found["decoder", "hidden", i, "conv"], rngs=rngs) for i in range(len(spec.hidden))]
         )
         for name in layout.tails(spec):
-            setattr(self, name, Conv(found["decoder", name], rngs=rngs))
+            setattr(self, name, _Conv(found["decoder", name], rngs=rngs))
         if spec.likelihood == "gaussian-learned":
             self.logvar = nnx.Param(jnp.zeros(()))
 
@@ -118,38 +118,11 @@ class Block(nnx.Module):
     """A convolution, strided or transposed, and its batch norm."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        self.conv = (Conv if layer.kind == "conv" else ConvTranspose)(layer, rngs=rngs)
+        self.conv = (_Conv if layer.kind == "conv" else _ConvTranspose)(layer, rngs=rngs)
         self.norm = BatchNorm(layer.outputs)
 
     def __call__(self, x: Array, training: Training | None = None) -> Array:
         return self.norm(self.conv(x), training)
-
-
-class Conv(nnx.Conv):
-    """A convolution padded and drawn as PyTorch's, where Flax's 'SAME' would pad the end more than the start."""
-
-    def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        draw = _uniform(1.0 / math.sqrt(layer.inputs * layout.KERNEL**2))
-        shape = (layout.KERNEL, layout.KERNEL)
-        super().__init__(layer.inputs, layer.outputs, shape, kernel_init=draw, bias_init=draw, rngs=rngs)
-        self.stride = layer.stride
-
-    def __call__(self, inputs: Array, out_sharding=None) -> Array:
-        return convolve(inputs, self.kernel[...], self.stride) + self.bias[...][None, None, None]  # type: ignore[index]
-
-
-class ConvTranspose(nnx.ConvTranspose):
-    """The transpose of such a one."""
-
-    def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        draw = _uniform(1.0 / math.sqrt(layer.outputs * layout.KERNEL**2))
-        shape, common = (layout.KERNEL, layout.KERNEL), {"kernel_init": draw, "bias_init": draw, "rngs": rngs}
-        super().__init__(layer.inputs, layer.outputs, shape, transpose_kernel=True, **common)
-        self.stride, self.more = layer.stride, layer.output_padding
-
-    def __call__(self, inputs: Array) -> Array:
-        y = transposed(inputs, self.kernel[...], self.stride, self.more)
-        return y + self.bias[...][None, None, None]  # type: ignore[index]
 
 
 class BatchNorm(nnx.Module):
@@ -361,6 +334,33 @@ def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     """A linear layer with PyTorch's initial distribution, and its float32 products where a GPU would take TF32."""
     draw = _uniform(1.0 / math.sqrt(inputs))
     return nnx.Linear(inputs, outputs, kernel_init=draw, bias_init=draw, precision="highest", rngs=rngs)
+
+
+class _Conv(nnx.Conv):
+    """A convolution padded and drawn as PyTorch's, where Flax's 'SAME' would pad the end more than the start."""
+
+    def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
+        draw = _uniform(1.0 / math.sqrt(layer.inputs * layout.KERNEL**2))
+        shape = (layout.KERNEL, layout.KERNEL)
+        super().__init__(layer.inputs, layer.outputs, shape, kernel_init=draw, bias_init=draw, rngs=rngs)
+        self.stride = layer.stride
+
+    def __call__(self, inputs: Array, out_sharding=None) -> Array:
+        return convolve(inputs, self.kernel[...], self.stride) + self.bias[...][None, None, None]  # type: ignore[index]
+
+
+class _ConvTranspose(nnx.ConvTranspose):
+    """The transpose of such a one."""
+
+    def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
+        draw = _uniform(1.0 / math.sqrt(layer.outputs * layout.KERNEL**2))
+        shape, common = (layout.KERNEL, layout.KERNEL), {"kernel_init": draw, "bias_init": draw, "rngs": rngs}
+        super().__init__(layer.inputs, layer.outputs, shape, transpose_kernel=True, **common)
+        self.stride, self.more = layer.stride, layer.output_padding
+
+    def __call__(self, inputs: Array) -> Array:
+        y = transposed(inputs, self.kernel[...], self.stride, self.more)
+        return y + self.bias[...][None, None, None]  # type: ignore[index]
 
 
 def _uniform(bound: float) -> Callable[..., Array]:

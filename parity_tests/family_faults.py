@@ -26,10 +26,10 @@ AT_THE_START = (
 
 FAULTS = [
     # Convolutions and batch norm.
-    Fault(J.Conv.__call__, "convolve(inputs, self.kernel[...], self.stride)", SAME,
-          "'SAME' padding: at the end only", owner=J.Conv, ground="conv"),
-    Fault(J.ConvTranspose.__call__, "transposed(inputs, self.kernel[...], self.stride, self.more)", AT_THE_START,
-          UNKNOWN, owner=J.ConvTranspose, ground="conv"),
+    Fault(J._Conv.__call__, "convolve(inputs, self.kernel[...], self.stride)", SAME,
+          "'SAME' padding: at the end only", owner=J._Conv, ground="conv"),
+    Fault(J._ConvTranspose.__call__, "transposed(inputs, self.kernel[...], self.stride, self.more)", AT_THE_START,
+          UNKNOWN, owner=J._ConvTranspose, ground="conv"),
     Fault(BATCH_NORM, "* (count / (count - 1))", "", "batch norm's running variance biased", owner=J.BatchNorm,
           ground="conv"),
     Fault(BATCH_NORM, RUNNING, "_MOMENTUM * self.mean[...] + (1 - _MOMENTUM) * jax",
