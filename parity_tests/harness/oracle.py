@@ -91,9 +91,13 @@ def convolve_back(x: Any, weight: Any, bias: Any, size: tuple[int, int], xp: Any
 def batch_norm(arrays: Arrays, name: str, x: Any, running: bool, xp: Any) -> Any:
     mean, var = arrays[f"{name}.running_mean"], arrays[f"{name}.running_var"]
     if not running:
-        mean = x.mean((0, 1, 2))
-        var = ((x - mean) ** 2).mean((0, 1, 2))
+        mean, var = _mean(x, xp), _mean((x - _mean(x, xp)) ** 2, xp)
     return (x - mean) / xp.sqrt(var + 1e-5) * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+
+def _mean(x: Any, xp: Any) -> Any:
+    # numpy adds the rows of a float32 array one after another in float32, and is off by 3e-4 of batch norm's outputs.
+    return x.mean((0, 1, 2), np.float64).astype(x.dtype) if xp is np else x.mean((0, 1, 2))
 
 
 def forward(
