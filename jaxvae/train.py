@@ -10,12 +10,13 @@ import optax
 from jax import Array, lax, random
 
 from jaxvae.devices import require
-from jaxvae.draws import draw, image_keys
+from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, bind, combine, init, partition, statistics
 from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.needs import last_bias, require_batches
+from jaxvae.shared.pace import steps_at_once
 from jaxvae.shared.spec import Spec
 
 
@@ -45,11 +46,12 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
         count = state.count + 1
         dtype = jax.tree.leaves(grads)[0].dtype
         t = count.astype(dtype)
-        step_size = rate / -_power_less_one(b1, t)
+        # The corrections of the moments' bias, taken out of the division that each weight needs.
         root = jnp.sqrt(-_power_less_one(b2, t))
+        step_size, small = rate * root / -_power_less_one(b1, t), eps * root
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
-        updates = jax.tree.map(lambda m, v: -step_size * m / (jnp.sqrt(v) / root + eps), mu, nu)
+        updates = jax.tree.map(lambda m, v: -step_size * m / (jnp.sqrt(v) + small), mu, nu)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
@@ -113,24 +115,30 @@ def train_epoch(
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
     weights = real / real.sum(1, keepdims=True)
     static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
-    end = (epoch + 1) * steps
+    end, size = (epoch + 1) * steps, min(steps, steps_at_once(spec, batch))
     for sooner in (spec.training.max_steps, last):
         end = end if sooner is None else jnp.minimum(end, sooner)
 
-    def step(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+    def block(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        """So many steps as draw their numbers in one go."""
+        first = carry[0].step
+        steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
+        drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)
+        stop = jnp.minimum(end, first + size)
+        return lax.while_loop(lambda c: c[0].step < stop, functools.partial(step, first, drawn), carry)
+
+    def step(first: Array, drawn: Draws, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, log = carry
-        at = state.step - epoch * steps
+        at, mine = state.step - epoch * steps, jax.tree.map(lambda a: a[state.step - first], drawn)
         rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
         told = None if labels is None else labels[rows]
-        state, terms = _update(
-            spec, state, inputs(spec, x, draw(spec, key, batch), told, weights[at], state.step), rate
-        )
+        state, terms = _update(spec, state, inputs(spec, x, mine, told, weights[at], state.step), rate)
         return state, log.at[at].set(jnp.stack(terms))
 
     # A bound that is no constant: one program for any part of an epoch, so that a run in parts is the run in one.
-    return lax.while_loop(lambda c: c[0].step < end, step, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
+    return lax.while_loop(lambda c: c[0].step < end, block, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:

@@ -1,7 +1,6 @@
 """Training: one step, one epoch."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared import layout
 from jaxvae.shared.needs import last_bias, require_batches
+from jaxvae.shared.pace import steps_at_once
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.weights import trained
 from torchvae import random
@@ -19,9 +18,6 @@ from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
 from torchvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from torchvae.pixels import prepare_pixels
-
-_BLOCK = 64  # steps whose noise is drawn in one go: enough to share the cost of the calls, few enough for the cache
-_NUMBERS = 1_000_000  # and no more of them than draw about so many numbers
 
 
 class TrainState(NamedTuple):
@@ -148,10 +144,7 @@ def _learning_rate(spec: Spec, epoch: int) -> float:
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:
     """What each of these steps' keys draws, many of them in one go."""
-    corrupted = {"none": 0, "hidden-dropout": sum(map(math.prod, layout.hidden_units(spec.model)))}
-    latents = spec.model.latent * spec.objective.samples
-    numbers = rows * (latents + corrupted.get(spec.images.corruption, spec.model.pixels))
-    for block in keys.split(max(1, min(_BLOCK, _NUMBERS // numbers))):
+    for block in keys.split(steps_at_once(spec, rows)):
         draws = draw(spec, block, rows)
         yield from (_each(draws, lambda t, i=i: t[i]) for i in range(len(block)))
 

@@ -1,9 +1,15 @@
-"""How far a run goes between two looks at it."""
+"""How far a run goes between two looks at it, and how far ahead it draws."""
 
+import math
 import time
 from collections.abc import Sequence
 
+from jaxvae.shared import layout
+from jaxvae.shared.spec import Spec
+
 SECONDS = 1.0
+_BLOCK = 64  # steps whose noise is drawn in one go: enough to share the cost of the calls, few enough for the cache
+_NUMBERS = 1_000_000  # and no more of them than draw about so many numbers
 _FIRST = 8  # steps that are timed, after one that may have to be compiled
 
 
@@ -30,3 +36,11 @@ class Pace:
             return
         seconds = max(time.monotonic() - self.begun, 1e-9)
         self.most = max(1, min(int(steps * SECONDS / seconds), 16 * max(steps, self.most)))
+
+
+def steps_at_once(spec: Spec, batch: int) -> int:
+    """How many steps draw their numbers in one go, in batches of so many images."""
+    corrupted = {"none": 0, "hidden-dropout": sum(map(math.prod, layout.hidden_units(spec.model)))}
+    latents = spec.model.latent * spec.objective.samples
+    numbers = batch * (latents + corrupted.get(spec.images.corruption, spec.model.pixels))
+    return max(1, min(_BLOCK, _NUMBERS // numbers))
