@@ -44,7 +44,7 @@ def first() -> bool:
 
 
 def agreed(number: int) -> int:
-    """The largest of the processes' numbers, each below 2^31. All of them have to ask."""
+    """The largest of the processes' numbers, of at most 31 bits. All of them have to ask."""
     if processes() == 1:
         return number
     from jax.experimental import multihost_utils  # slow to import
