@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import signal
@@ -119,7 +120,9 @@ def train(side: Any, command: Train) -> None:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
-    if command.distributed or command.coordinator is not None:
+    # torchrun sets these for the processes it starts.
+    launched = side.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
+    if command.distributed or command.coordinator is not None or launched:
         side.join(command.coordinator, command.processes, command.process)
     elif command.processes is not None or command.process is not None:
         raise InputError("--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them.")
