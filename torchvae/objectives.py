@@ -176,7 +176,7 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
     """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
     posterior = model.encode(batch.seen, batch.labels, batch.training)
-    eps = batch.draws.eps.reshape(-1, *batch.draws.eps.shape[-2:])
+    eps = batch.draws.eps if batch.draws.eps.ndim == 3 else batch.draws.eps[None]
     k = len(eps)
     z = locate(posterior, eps).reshape(-1, eps.shape[-1])
     labels, training, x = batch.labels, batch.training, batch.x
