@@ -61,7 +61,9 @@ def share(found: Sequence[Any], devices: int | None) -> None:
         own.setdefault(device.process_index, []).append(device)
     fewest = min(map(len, own.values()))
     if devices is not None and not 1 <= devices <= fewest:
-        raise InputError(f"--devices must be from 1 to {fewest}, as many as JAX finds in each process, found {devices}.")
+        raise InputError(
+            f"--devices must be from 1 to {fewest}, as many as JAX finds in each process, found {devices}."
+        )
     count = devices or (1 if len(own) == 1 else fewest)
     chosen = [device for each in own.values() for device in each[:count]]
     mesh = jax.make_mesh((len(chosen),), ("batch",), axis_types=(AxisType.Auto,), devices=chosen)

@@ -1,13 +1,20 @@
-"""What a process of a run that is shared does, for tests: `python -m parity_tests.together PACKAGE OUT DEVICES NAME...`
-trains the small runs of these names, each on so many devices, and writes what comes out of each to OUT/NAME.npz.
+"""Runs that several devices or processes share, for tests and scripts/two_processes.py.
 
-Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the environment, it is one of several."""
+`python -m parity_tests.together PACKAGE OUT DEVICES NAME...` trains the small runs of these names on each of these
+numbers of devices, of which the first is the largest (8,1,2), and writes every number that comes out to
+OUT/NAME-DEVICES.npz. Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the environment, it is one of
+several processes."""
 
+import logging
 import os
+import socket
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +22,7 @@ from jaxvae.shared.spec import Spec
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.test_family_parity import small, some
 
-STEPS = 7  # in epochs of five, the last of six images
+STEPS, IMAGES = 7, 65  # in epochs of five, the last of one image, which leaves all but one without
 
 
 def shared(name: str) -> Spec:
@@ -29,10 +36,12 @@ def shared(name: str) -> Spec:
     return replace(spec, training=training)
 
 
-def trained(package, name: str, device) -> dict[str, np.ndarray]:
+def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
     """Every number that comes out of the run of that name."""
     spec, seen = shared(name), []
-    state = package.fit(spec, some(spec), seen.append, device)
+    data = some(spec)
+    data = data._replace(train=data.train[:IMAGES], train_labels=data.train_labels[:IMAGES])
+    state = package.fit(spec, data, seen.append, device)
     return {
         "terms": np.concatenate([progress.train for progress in seen]),
         "tests": np.stack([progress.test for progress in seen]),
@@ -46,17 +55,60 @@ def apart(found: Path, expected: Path) -> Gap:
     return gap(*(dict(np.load(path)) for path in (found, expected)))
 
 
+def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[subprocess.Popen]:
+    """So many processes of this module that train together, told of each other by flags or by the environment."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        at = f"localhost:{free.getsockname()[1]}"
+    found = []
+    for i in map(str, range(processes)):
+        told = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
+        named = {} if flags else {"COORDINATOR": at, "PROCESSES": str(processes), "PROCESS": i}
+        command = [sys.executable, "-m", module, *arguments, *told]
+        found.append(
+            subprocess.Popen(
+                command, env={**os.environ, **named}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return found
+
+
+def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """The status, the output and the errors of each."""
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, said, strict=True)]
+
+
+class Compiled(logging.Handler):
+    """Counts what JAX says it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.epochs += record.getMessage().startswith("Compiling jit(train_epoch)")
+
+
 def main(package_name: str, out: str, devices: str, *names: str) -> None:
     package = import_module(package_name)
     if "COORDINATOR" in os.environ:
-        package.join(*(kind(os.environ[n]) for n, kind in (("COORDINATOR", str), ("PROCESSES", int), ("PROCESS", int))))
+        package.join(os.environ["COORDINATOR"], int(os.environ["PROCESSES"]), int(os.environ["PROCESS"]))
     elif "RANK" in os.environ:
         package.join()
-    device = package.prepare("cpu", "float64", int(devices))
-    for name in names:
-        found = trained(package, name, device)
-        if package.first():
-            np.savez(Path(out) / f"{name}.npz", **found)
+    if package_name == "jaxvae":
+        import jax
+
+        jax.config.update("jax_log_compiles", True)
+        logging.getLogger("jax").propagate = False
+    for count in devices.split(","):
+        device = package.prepare("cpu", "float64", int(count))
+        for name in names:
+            compiled = Compiled()
+            logging.getLogger("jax").handlers = [compiled]
+            found = trained(package, name, device)
+            if package.first():
+                np.savez(Path(out) / f"{name}-{count}.npz", compiled=np.array(compiled.epochs), **found)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

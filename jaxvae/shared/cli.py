@@ -147,11 +147,13 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         return InputError.status
     except StoppedError as stop:
-        print(f"{name}: {stop}", file=sys.stderr)
+        if side.first():
+            print(f"{name}: {stop}", file=sys.stderr)
         return stop.status
     except (MemoryError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["out of memory"])[0]
         if any(word in reason for word in _LOST):
+            reason = reason.partition(". ")[0]
             print(f"{name}: Another process has ended ({reason}); start all again with --resume.", file=sys.stderr)
             return InputError.status
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in _NO_ROOM):

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -49,8 +50,9 @@ class Train:
     Without it one, and where several processes train together all they have; a CPU is as many as are asked for. For
     jaxvae: each of torchvae's processes has one."""
     distributed: bool = False
-    """This is one of several processes that train together, each started with the same command; the cluster tells them
-    of each other: to jaxvae SLURM, Open MPI, Kubernetes and TPU pods do, to torchvae torchrun does, without this flag."""
+    """This is one of several processes that train together, each started by the same command, in folders that all see;
+    the cluster tells them of each other. SLURM, Open MPI, Kubernetes and TPU pods tell jaxvae; torchrun tells torchvae,
+    which needs no flag there."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """The same where nobody tells: a free port of the first process, which alone writes and speaks."""
     processes: int | None = None
@@ -120,12 +122,16 @@ def train(side: Any, command: Train) -> None:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+    if command.coordinator is not None and not re.fullmatch(r".+:[0-9]+", command.coordinator):
+        raise InputError(f"--coordinator must be HOST:PORT, found {command.coordinator}.")
     # torchrun sets these for the processes it starts.
     launched = side.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
     if command.distributed or command.coordinator is not None or launched:
         side.join(command.coordinator, command.processes, command.process)
     elif command.processes is not None or command.process is not None:
-        raise InputError("--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them.")
+        raise InputError(
+            "--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them."
+        )
     device = side.prepare(command.device, command.spec.training.dtype, command.devices)
     if command.resume is None:
         _new(side, command, device)
@@ -160,7 +166,8 @@ def _new(side: Any, command: Train, device: Any) -> None:
     spec = replace(command.spec, data=dataset.name)
     out = command.out or runs.free_path(Path("runs"), name)
     if not side.first():
-        return _go(side, command, runs.Run(out, spec, config), dataset, device, None)
+        _go(side, command, runs.Run(out, spec, config), dataset, device, None)
+        return
     run = runs.make(out, spec, config)
     with runs.locked(run):
         try:
@@ -206,7 +213,8 @@ def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
                 f"{asked.max_steps}, whichever comes first; give both."
             )
         if not side.first():
-            return _go(side, command, runs.Run(path, command.spec, run.config), dataset, device, start)
+            _go(side, command, runs.Run(path, command.spec, run.config), dataset, device, start)
+            return
         runs.cut_metrics(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
         often = {name: getattr(command, name) for name in _OFTEN}
         sessions = [*run.config["sessions"], _session(side, device, step)]
