@@ -24,30 +24,41 @@ NEAR = (1e-12,)
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
 
 
+def on_devices(out: Path, name: str, counts: str) -> Path:
+    """JAX's run of that name on each of these numbers of devices, in one process of eight."""
+    command = [sys.executable, "-m", "parity_tests.together", "jaxvae", str(out), counts, name]
+    subprocess.run(command, check=True, capture_output=True)
+    for count in counts.split(",")[:-1]:
+        assert apart(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
+        assert np.load(out / f"{name}-{count}.npz")["compiled"] == 1
+    return out / f"{name}-1.npz"
+
+
 @pytest.fixture(scope="module")
-def devices(tmp_path_factory) -> Path:
-    """JAX's runs on 8, 4, 2 devices and on one, in one process."""
-    out = tmp_path_factory.mktemp("devices")
-    for count, name in (("8,4,2,1", "everything"), ("8,1", "beta-b")):
-        command = [sys.executable, "-m", "parity_tests.together", "jaxvae", str(out), count, name]
-        subprocess.run(command, check=True, capture_output=True)
-    return out
+def alone(tmp_path_factory) -> Path:
+    """What comes out of JAX on one device, which 8 and 2 devices have been held to: labels, dropout, dynamic
+    binarisation, a learned variance."""
+    return on_devices(tmp_path_factory.mktemp("devices"), "everything", "8,2,1")
 
 
-@pytest.mark.parametrize(("name", "count"), [("everything", 2), ("everything", 4), ("everything", 8), ("beta-b", 8)])
-def test_devices_train_the_run_of_one_and_compile_it_once(devices, name: str, count: int) -> None:
-    """Of dropout, dynamic binarisation and labels; of convolutions, batch norm and a capacity."""
-    assert apart(devices / f"{name}-{count}.npz", devices / f"{name}-1.npz") < NEAR
-    assert np.load(devices / f"{name}-{count}.npz")["compiled"] == 1
+def test_devices_train_the_run_of_one_and_compile_it_once(alone) -> None:
+    assert np.load(alone)["compiled"] == 1
 
 
-def test_two_processes_of_jax_train_the_run_of_one(devices, tmp_path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["everything", "beta-b", "adversarial", "iwae", "denoising", "flax-example"])
+def test_every_number_of_devices_and_kind_of_model(tmp_path, name: str) -> None:
+    """Convolutions, batch norm and a capacity, three phases, several samples, each kind of binarisation."""
+    on_devices(tmp_path, name, "8,4,2,1")
+
+
+def test_two_processes_of_jax_train_the_run_of_one(alone, tmp_path) -> None:
     """Of two devices each, and 65 images, which 4 doesn't divide."""
     statuses = [
         e[0] for e in ended(started("parity_tests.together", ["jaxvae", str(tmp_path), "2", "everything"], 2, False))
     ]
     assert statuses == [0, 0]
-    assert apart(tmp_path / "everything-2.npz", devices / "everything-1.npz") < NEAR
+    assert apart(tmp_path / "everything-2.npz", alone) < NEAR
 
 
 def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:

@@ -56,7 +56,8 @@ def apart(found: Path, expected: Path) -> Gap:
 
 
 def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[subprocess.Popen]:
-    """So many processes of this module that train together, told of each other by flags or by the environment."""
+    """So many processes of this module that train together, told of each other by flags or by the environment; one
+    alone is told nothing by flags."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         at = f"localhost:{free.getsockname()[1]}"
@@ -64,7 +65,7 @@ def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bo
     for i in map(str, range(processes)):
         told = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
         named = {} if flags else {"COORDINATOR": at, "PROCESSES": str(processes), "PROCESS": i}
-        command = [sys.executable, "-m", module, *arguments, *told]
+        command = [sys.executable, "-m", module, *arguments, *(told if processes > 1 else [])]
         found.append(
             subprocess.Popen(
                 command, env={**os.environ, **named}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
