@@ -57,6 +57,11 @@ from .objectives import Terms as Terms
 from .objectives import image_terms as image_terms
 from .objectives import inputs as inputs
 from .objectives import phases as phases
+from .parallel import agreed as agreed
+from .parallel import first as first
+from .parallel import join as join
+from .parallel import processes as processes
+from .parallel import shares as shares
 from .params import from_arrays as from_arrays
 from .params import load as load
 from .params import load_checkpoint as load_checkpoint

@@ -1,23 +1,31 @@
 """Where to compute, and how precisely."""
 
+import contextlib
 from typing import Any
 
 import jax
 
+from jaxvae import parallel
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Dtype
 
 Device = Any  # jax.Device, which type checkers don't know for a type
 
 
-def prepare(name: str = "auto", dtype: Dtype = "float32") -> Device:
-    """The device called `auto` (the first there is), `cpu`, `gpu` or `tpu`, ready for computing in `dtype`. Call it
-    before the first array is made. Raises InputError where there is no such device."""
+def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> Device:
+    """The device called `auto` (the first there is), `cpu`, `gpu` or `tpu`, ready for computing in `dtype`, and from
+    now on for training together with others of its kind, as `parallel.share` has it. Call it before the first array is
+    made. Raises InputError where there is no such device, or fewer."""
     jax.config.update("jax_enable_x64", dtype == "float64")
+    kind = None if name == "auto" else name
+    with contextlib.suppress(RuntimeError):  # they have been started: as many as there are
+        if devices is not None and devices > 1:
+            jax.config.update("jax_num_cpu_devices", devices)
     try:
         if name == "cpu":
             jax.config.update("jax_platforms", "cpu")  # or JAX would start every accelerator it finds
-        return jax.devices(None if name == "auto" else name)[0]
+        parallel.share(jax.devices(kind), devices)
+        return jax.local_devices(backend=kind)[0]
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"JAX finds no {name} here ({reason}); use --device auto, or install JAX for it.") from None

@@ -11,9 +11,11 @@ from jax import Array
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
+from jaxvae.parallel import agreed, everywhere, local, placed, shares
 from jaxvae.params import optimizer_to_arrays, to_arrays
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import first_bad, require_finite, stopped
+from jaxvae.shared.needs import require_shares
 from jaxvae.shared.pace import Pace
 from jaxvae.shared.spec import Spec
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
@@ -65,9 +67,11 @@ def fit(
     evaluation; how an epoch is cut changes none of its numbers."""
     with jax.default_device(device):
         now, before = (init_state(spec, data.train), None) if start is None else start
-        train, test = (jnp.asarray(images) for images in (data.train, data.test))
-        told = [jnp.asarray(a) if spec.model.classes else None for a in (data.train_labels, data.test_labels)]
-        n, steps, total = len(train), spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
+        now, n = everywhere(now), len(data.train)
+        require_shares(spec, n, shares())
+        train, test = placed(data.train), jnp.asarray(data.test)
+        told = (placed(data.train_labels), jnp.asarray(data.test_labels)) if spec.model.classes else (None, None)
+        steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
         done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.dtype)
         begun = 0 if before is None else len(before)
         terms[:begun] = before
@@ -77,27 +81,30 @@ def fit(
             order = epoch_order(spec, now.key, epoch - 1, n)
             while done < end:
                 was, since = now, done
-                done = pace.next_stop(since, end)
-                now, log = train_epoch(spec, was, train, told[0], done, order)
+                done = agreed(pace.next_stop(since, end))
+                now, log = train_epoch(spec, was, train, told[0], done, order, n)
                 part = slice(since - first, done - first)
                 terms[part] = np.asarray(log)[part]
                 pace.took(done - since)
                 if not np.isfinite(terms[part]).all() or not _finite(now):
-                    _stop(spec, was, train, told[0], order, done)
+                    _stop(spec, was, train, told[0], order, done, n)
                 if on_part is not None:
-                    on_part(Part(now, epoch, done, terms[: done - first].copy()))
-            key = stream_key(now.key, "evaluation", epoch)
-            evaluated = average_terms(spec, now.params, test, key, told[1])
+                    on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
+            key = stream_key(local(now.key), "evaluation", epoch)
+            own = local(now)
+            evaluated = average_terms(spec, own.params, test, key, told[1])
             require_finite(spec, evaluated, done)
-            on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
-        return now
+            on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated))
+        return local(now)
 
 
-def _stop(spec: Spec, state: TrainState, images: Array, labels: Array | None, order: Array, until: int) -> NoReturn:
+def _stop(
+    spec: Spec, state: TrainState, images: Array, labels: Array | None, order: Array, until: int, n: int
+) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
-    steps, since = spec.training.epoch_steps(len(images)), int(state.step)
+    steps, since = spec.training.epoch_steps(n), int(state.step)
     for step in range(since, until):
-        state, log = train_epoch(spec, state, images, labels, step + 1, order)
+        state, log = train_epoch(spec, state, images, labels, step + 1, order, n)
         arrays = {**to_arrays(spec, state.params), **optimizer_to_arrays(spec, state.opt_state)}
         if (bad := first_bad(spec, np.asarray(log)[step % steps], arrays)) is not None:
             raise stopped(bad, step + 1, since, until)

@@ -14,6 +14,7 @@ from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, bind, combine, init, partition, statistics
 from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.needs import last_bias, require_batches
 from jaxvae.shared.pace import steps_at_once
@@ -94,7 +95,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
     return jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 6))
 def train_epoch(
     spec: Spec,
     state: TrainState,
@@ -102,12 +103,13 @@ def train_epoch(
     labels: Array | None = None,
     last: Array | int | None = None,
     order: Array | None = None,
+    n: int | None = None,
 ) -> tuple[TrainState, Array]:
     """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
     with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
-    order: `epoch_order`'s, made anew unless it is given. The new state, and the mean terms of the epoch's steps,
-    `[steps, terms]`, zeros for those not taken here."""
-    n, dtype = len(images), spec.training.dtype
+    order: `epoch_order`'s, made anew unless it is given; n: of how many images, where `parallel.placed` has filled them
+    up. The new state, and the mean terms of the epoch's steps, `[steps, terms]`, zeros for those not taken here."""
+    n, dtype = len(images) if n is None else n, spec.training.dtype
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
@@ -144,6 +146,7 @@ def train_epoch(
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:
     """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
     params, opt_state, reported, adam = state.params, dict(state.opt_state), {}, make_optimizer(spec, rate)
+    batch = batch._replace(x=split(batch.x), seen=split(batch.seen))
     assert batch.training is not None
     weights = batch.training.weights
 
@@ -160,6 +163,7 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
         trained = optax.apply_updates(trained, updates)
         params = combine(combine(rest, trained), running)  # type: ignore[arg-type]
         reported |= terms
+    params, opt_state, reported = whole((params, opt_state, reported))
     return TrainState(params, opt_state, state.step + 1, state.key), collect(spec, reported)
 
 

@@ -97,7 +97,11 @@ def pictures(spec: Spec, found: dict[str, np.ndarray], *of: Any) -> np.ndarray:
 
 SIDE: Any = SimpleNamespace(
     __name__="jaxvae",
-    prepare=lambda name, dtype: "numpy",
+    prepare=lambda name, dtype, devices: "numpy",
+    processes=lambda: 1,
+    shares=lambda: 1,
+    first=lambda: True,
+    agreed=lambda number: number,
     device_label=str,
     fit=fit,
     save=weights.save,

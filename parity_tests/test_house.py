@@ -26,6 +26,7 @@ FILES = [
     "params",
     "foreign",
     "devices",
+    "parallel",
 ]
 
 # Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
@@ -36,6 +37,14 @@ EXCEPTIONS = {
     ("jaxvae.devices", "Device"): "PyTorch has a type for it",
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
+    ("jaxvae.parallel", "Tree"): "for type checkers",
+    ("jaxvae.parallel", "share"): "a torch process has one device",
+    ("jaxvae.parallel", "placed"): "and all of the images",
+    ("jaxvae.parallel", "everywhere"): "and all of the state",
+    ("jaxvae.parallel", "local"): "the same",
+    ("jaxvae.parallel", "whole"): "the same",
+    ("torchvae.parallel", "summed"): "XLA adds up by itself",
+    ("torchvae.parallel", "sum_gradients"): "the same",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
     ("jaxvae.nets", "statistics"): "a torch module keeps them by itself",
     ("jaxvae.nets", "partition"): "a torch optimizer is told its tensors",
@@ -54,6 +63,8 @@ ARGUMENTS = {
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
+    ("train", "train_epoch"): ({"n"}, "images that fill up a device's part are JAX's alone"),
+    ("parallel", "split"): ({"axis"}, "XLA follows the pixels' rows in all else"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
 }
 # The same thing in each framework's word: parameters are a dict there and a module here.
@@ -63,6 +74,7 @@ TOLD_APART = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
     *("train_step", "train_epoch", "epoch_order"),
+    "split",
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
 

@@ -7,9 +7,14 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Dtype
 
 
-def prepare(name: str = "auto", dtype: Dtype = "float32") -> torch.device:
+def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> torch.device:
     """The device called `auto` (a GPU if there is one), `cpu` or `gpu`, ready for computing in `dtype`. Raises
-    InputError where there is no such device."""
+    InputError where there is no such device, or where more than one is asked for: each process has its own."""
+    if devices not in (None, 1):
+        raise InputError(
+            f"--devices must be 1, as each of torchvae's processes has one, found {devices}; start as many processes: "
+            f"torchrun --nproc-per-node {devices} -m torchvae train."
+        )
     torch.set_float32_matmul_precision("highest")  # float32 products, where a GPU would take TF32
     torch.backends.cudnn.allow_tf32 = False
     if name == "tpu":

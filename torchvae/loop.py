@@ -9,10 +9,12 @@ from torch import Tensor
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import first_bad, require_finite, stopped
+from jaxvae.shared.needs import require_shares
 from jaxvae.shared.pace import Pace
 from jaxvae.shared.spec import Spec
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
+from torchvae.parallel import agreed, shares
 from torchvae.params import optimizer_to_arrays, to_arrays
 from torchvae.train import TrainState, copied, epoch_order, init_state, train_epoch
 
@@ -66,6 +68,7 @@ def fit(
     labels = (data.train_labels, data.test_labels)
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     n, steps, total = len(train), spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
+    require_shares(spec, n, shares())
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.dtype)
     begun = 0 if before is None else len(before)
     terms[:begun] = before
@@ -75,7 +78,7 @@ def fit(
         order = epoch_order(spec, now.key, epoch - 1, n)
         while done < end:
             was, since = copied(spec, now), done
-            done = pace.next_stop(since, end)
+            done = agreed(pace.next_stop(since, end))
             now, log = train_epoch(spec, now, train, told[0], done, order)
             part = slice(since - first, done - first)
             terms[part] = log[part].cpu().numpy()

@@ -11,6 +11,7 @@ from jaxvae.shared import layout
 from jaxvae.shared.spec import ModelSpec, Spec
 from torchvae import random
 from torchvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
+from torchvae.parallel import processes, summed
 
 _MOMENTUM, _EPS = 0.1, 1e-5
 
@@ -125,19 +126,24 @@ class Block(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """PyTorch's own, but for float64 in training. PyTorch adds float32 numbers up in float64, and float64 ones too, one
-    after another: equal ones, of which a dark border has thousands, round the same way each time, and 2e-13 of a mean
-    was lost. `torch.var_mean` adds in a tree."""
+    """PyTorch's own, but for float64 in training, and for batches that several processes share. PyTorch adds float32
+    numbers up in float64, and float64 ones too, one after another: equal ones, of which a dark border has thousands,
+    round the same way each time, and 2e-13 of a mean was lost. `torch.var_mean` adds in a tree."""
 
     def __init__(self, features: int):
         super().__init__(features, eps=_EPS, momentum=_MOMENTUM)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.dtype != torch.float64:
+        if not self.training or (x.dtype != torch.float64 and processes() == 1):
             return super().forward(x)
-        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        with torch.no_grad():
+        if processes() == 1:
+            var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             count = x.numel() // len(mean)
+        else:
+            count = summed(torch.tensor(x.numel() // x.shape[1], dtype=x.dtype, device=x.device))
+            mean = summed(x.sum((0, 2, 3))) / count
+            var = summed(((x - mean[:, None, None]) ** 2).sum((0, 2, 3))) / count
+        with torch.no_grad():
             for running, now in ((self.running_mean, mean), (self.running_var, var * (count / (count - 1)))):
                 assert running is not None
                 running.mul_(1 - _MOMENTUM).add_(_MOMENTUM * now)

@@ -12,6 +12,7 @@ from jaxvae.shared.spec import Spec
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from torchvae.draws import Draws
 from torchvae.nets import VAE, Training
+from torchvae.parallel import processes, summed
 from torchvae.pixels import corrupt
 
 
@@ -106,6 +107,8 @@ def collect(spec: Spec, found: dict[str, Tensor]) -> AnyTerms:
 def average(spec: Spec, found: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
     """What a phase reports of the batch, from what it reports of each image."""
     means = {name: (term * weights).sum() for name, term in found.items()}
+    if processes() > 1:  # in one message
+        means = dict(zip(means, summed(torch.stack(list(means.values()))), strict=True))
     if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another
         means["loss"] = capacity_loss(spec, means["reconstruction"], means["kl"], step)
     return means
@@ -173,7 +176,7 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
     """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
     posterior = model.encode(batch.seen, batch.labels, batch.training)
-    eps = batch.draws.eps.reshape(-1, *batch.draws.eps.shape[-2:])
+    eps = batch.draws.eps if batch.draws.eps.ndim == 3 else batch.draws.eps[None]
     k = len(eps)
     z = locate(posterior, eps).reshape(-1, eps.shape[-1])
     labels, training, x = batch.labels, batch.training, batch.x

@@ -17,6 +17,7 @@ from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
 from torchvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 
 
@@ -61,9 +62,11 @@ def train_step(
 ) -> tuple[TrainState, AnyTerms]:
     """One step on images `[batch, pixels]` in the range of the configuration, for loops of your own: the new state and
     the mean terms. labels: `[batch]` for a model with classes; epoch: from 0, for the learning rate. The model and the
-    optimizer are updated in place: do not use the argument again."""
+    optimizer are updated in place: do not use the argument again. Several processes are each given the whole batch."""
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
-    return _update(spec, state, inputs(spec, x, draws, labels, _shares(x), state.step), _learning_rate(spec, epoch))
+    told = None if labels is None else split(labels)
+    batch = inputs(spec, split(x), _split(draws), told, split(_shares(x, x.dtype)), state.step)
+    return _update(spec, state, batch, _learning_rate(spec, epoch))
 
 
 def epoch_order(spec: Spec, key: random.Key, epoch: int, n: int) -> Tensor:
@@ -97,15 +100,17 @@ def train_epoch(
     log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
     for key, draws in zip(at, _drawn(spec, at, batch), strict=True):
         place = state.step - epoch * steps
-        rows = order[place * batch : (place + 1) * batch]
+        whole = order[place * batch : (place + 1) * batch]
+        rows = split(whole)
         own = dynamic = None  # eager, torch would draw keys that nothing asks for
         if spec.images.binarization == "static":
             own = image_keys(static, rows)
         elif spec.images.binarization == "dynamic":
-            dynamic = image_keys(random.fold_in(key, 0), torch.arange(len(rows), device=key.device))
+            dynamic = image_keys(random.fold_in(key, 0), split(torch.arange(len(whole), device=key.device)))
         x = prepare_pixels(spec, images[rows], own, dynamic)
         told = None if labels is None else labels[rows]
-        batch_inputs = inputs(spec, x, _first(draws, len(rows)), told, _shares(x), state.step)
+        draws = _split(_first(draws, len(whole)))
+        batch_inputs = inputs(spec, x, draws, told, split(_shares(whole, x.dtype)), state.step)
         state, terms = _update(spec, state, batch_inputs, rate)
         torch.stack(terms, out=log[place])
     return state, log
@@ -129,7 +134,8 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
         optimizer = state.optimizer[phase.name]
         terms = average(spec, phase.terms(spec, state.model, batch), batch.training.weights, batch.step)
         state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
-        (next(iter(terms.values())) * phase.share).backward()
+        (next(iter(terms.values())) * (phase.share / processes())).backward()
+        sum_gradients(optimizer.param_groups[0]["params"])
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         reported |= {name: term.detach() for name, term in terms.items()}
@@ -154,11 +160,16 @@ def _first(draws: Draws, rows: int) -> Draws:
     return _each(draws, lambda t: t[:rows])._replace(eps=draws.eps[..., :rows, :])
 
 
+def _split(draws: Draws) -> Draws:
+    """The draws of the images that are this process's."""
+    return _each(draws, split)._replace(eps=split(draws.eps, -2))
+
+
 def _each(draws: Draws, change: Callable[[Tensor], Tensor]) -> Draws:
     prior, corruption = (None if t is None else change(t) for t in (draws.prior, draws.corruption))
     return Draws(change(draws.eps), prior, corruption, tuple(map(change, draws.masks)))
 
 
-def _shares(x: Tensor) -> Tensor:
+def _shares(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Equal weights of a batch's images: `[batch]`."""
-    return torch.full((len(x),), 1 / len(x), dtype=x.dtype, device=x.device)
+    return torch.full((len(x),), 1 / len(x), dtype=dtype, device=x.device)

@@ -25,6 +25,7 @@ RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 _NO_ROOM = ("allocate", "RESOURCE_EXHAUSTED")  # what the frameworks say where Python has MemoryError
+_LOST = ("Gloo", "gloo", "NCCL")  # by which the processes of a run speak
 _MOST = 10_000  # samples in a picture
 
 
@@ -109,8 +110,10 @@ def run(side: ModuleType) -> NoReturn:
     status = main(side)
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == _INTERRUPTED:
-        os._exit(status)  # not by way of the interpreter's end, which fails while an epoch is still being computed
+    if status:
+        # Not by way of the interpreter's end, which fails while an epoch is still being computed, and waits for the
+        # processes that train together with this one, while they wait for it.
+        os._exit(status)
     sys.exit(status)
 
 
@@ -144,12 +147,17 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         return InputError.status
     except StoppedError as stop:
-        print(f"{name}: {stop}", file=sys.stderr)
+        if side.first():
+            print(f"{name}: {stop}", file=sys.stderr)
         return stop.status
     except (MemoryError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        if any(word in reason for word in _LOST):
+            reason = reason.partition(". ")[0]
+            print(f"{name}: Another process has ended ({reason}); start all again with --resume.", file=sys.stderr)
+            return InputError.status
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in _NO_ROOM):
             raise
-        reason = (str(error).splitlines() or ["out of memory"])[0]
         print(f"{name}: This doesn't fit into memory ({reason}); give smaller sizes or fewer samples.", file=sys.stderr)
         return InputError.status
     except KeyboardInterrupt:

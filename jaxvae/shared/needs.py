@@ -33,6 +33,16 @@ def require_batches(spec: Spec, images: int) -> None:
         )
 
 
+def require_shares(spec: Spec, images: int, shares: int) -> None:
+    """Raises InputError if so many devices can't have equal shares of a batch."""
+    batch = min(spec.training.batch_size, images)
+    if batch % shares:
+        raise InputError(
+            f"A batch of {batch} images can't be shared equally by {shares} devices; choose a --batch-size that is a "
+            f"multiple of {shares}, or fewer devices."
+        )
+
+
 def has_prior(spec: Spec) -> bool:
     """Whether anything says which latents the decoder knows."""
     return spec.model.samples_latents or spec.objective.form == "adversarial"

@@ -2,8 +2,12 @@
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
+import json
+import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -18,7 +22,7 @@ import tyro
 from jaxvae.shared import checkpoints, data, describe, figures, metrics, needs, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS
-from jaxvae.shared.spec import Spec, same_run
+from jaxvae.shared.spec import Spec, same_run, to_json
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
 
@@ -41,6 +45,20 @@ class Train:
     """The folder that holds MNIST/raw and its siblings. Else $JAXVAE_DATA, the user's cache, or a download."""
     device: Device = "auto"
     """Where to compute; auto is the first accelerator there is."""
+    devices: int | None = None
+    """Share every batch among so many devices of each process, which has to be a divisor of it; the run is the same.
+    Without it one, and where several processes train together all they have; a CPU is as many as are asked for. For
+    jaxvae: each of torchvae's processes has one."""
+    distributed: bool = False
+    """This is one of several processes that train together, each started by the same command, in folders that all see;
+    the cluster tells them of each other. SLURM, Open MPI, Kubernetes and TPU pods tell jaxvae; torchrun tells torchvae,
+    which needs no flag there."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """The same where nobody tells: a free port of the first process, which alone writes and speaks."""
+    processes: int | None = None
+    """How many processes there are, beside --coordinator."""
+    process: int | None = None
+    """Which of them this is, from 0, beside --coordinator."""
     log_every: int | None = None
     """A line of metrics every so many steps, rather than one with each epoch's mean; written at the epoch's end."""
     out: Path | None = None
@@ -104,21 +122,31 @@ def train(side: Any, command: Train) -> None:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+    if command.coordinator is not None and not re.fullmatch(r".+:[0-9]+", command.coordinator):
+        raise InputError(f"--coordinator must be HOST:PORT, found {command.coordinator}.")
+    # torchrun sets these for the processes it starts.
+    launched = side.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
+    if command.distributed or command.coordinator is not None or launched:
+        side.join(command.coordinator, command.processes, command.process)
+    elif command.processes is not None or command.process is not None:
+        raise InputError(
+            "--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them."
+        )
+    device = side.prepare(command.device, command.spec.training.dtype, command.devices)
     if command.resume is None:
-        _new(side, command)
+        _new(side, command, device)
     else:
-        _resumed(side, command, command.resume)
+        _resumed(side, command, device, command.resume)
 
 
-def _new(side: Any, command: Train) -> None:
+def _new(side: Any, command: Train, device: Any) -> None:
     name = side.__name__
-    if command.out is not None:
+    if command.out is not None and side.first():
         runs.require_free(command.out)
     dataset, missing = data.load(command.spec, command.data_root)
-    if missing is not None:
+    if missing is not None and side.first():
         print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
     needs.require_batches(command.spec, len(dataset.train))
-    device = side.prepare(command.device, command.spec.training.dtype)
     config = {
         "framework": name,
         "preset": command.preset,
@@ -134,8 +162,13 @@ def _new(side: Any, command: Train) -> None:
         },
         "sessions": [_session(side, device, 0)],
     }
+    _require_together(side, command, len(dataset.train), config["data"]["digest"])
+    spec = replace(command.spec, data=dataset.name)
     out = command.out or runs.free_path(Path("runs"), name)
-    run = runs.make(out, replace(command.spec, data=dataset.name), config)
+    if not side.first():
+        _go(side, command, runs.Run(out, spec, config), dataset, device, None)
+        return
+    run = runs.make(out, spec, config)
     with runs.locked(run):
         try:
             checkpoints.begun(run)
@@ -147,7 +180,7 @@ def _new(side: Any, command: Train) -> None:
             raise
 
 
-def _resumed(side: Any, command: Train, path: Path) -> None:
+def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
     name, run = side.__name__, runs.read(path)
     if command.out is not None or command.preset != run.config["preset"]:
         raise InputError("--resume goes on in a run's own folder and configuration; leave out --out and --preset.")
@@ -160,15 +193,15 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
         raise InputError(
             f"{path} was imported, without a checkpoint that --resume could go on from; train another run."
         )
-    with runs.locked(run):
+    with runs.locked(run) if side.first() else contextlib.nullcontext():
         run = runs.read(path)  # another may have gone on with it until now
         file, wrong = checkpoints.latest(run)
         dataset = data.load(run.spec, found_at(run, command.data_root))[0]
         require_same_images(run, dataset)
-        device = side.prepare(command.device, run.spec.training.dtype)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
-        if wrong:
+        _require_together(side, command, len(dataset.train), step)
+        if wrong and side.first():
             print(f"{name}: WARNING: {' '.join(wrong)} Going on from step {step}.", file=sys.stderr)
         total = command.spec.training.total_steps(len(dataset.train))
         if total < step:
@@ -179,6 +212,9 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
                 f"{path} would end after {total:,} steps as before: --epochs {asked.epochs} and --max-steps "
                 f"{asked.max_steps}, whichever comes first; give both."
             )
+        if not side.first():
+            _go(side, command, runs.Run(path, command.spec, run.config), dataset, device, start)
+            return
         runs.cut_metrics(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
         often = {name: getattr(command, name) for name in _OFTEN}
         sessions = [*run.config["sessions"], _session(side, device, step)]
@@ -192,6 +228,21 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
         if file is not None:
             checkpoints.gone_on_from(run, step, command.keep)
         _go(side, command, run, dataset, device, start)
+
+
+def _require_together(side: Any, command: Train, images: int, *told: object) -> None:
+    """Raises InputError unless the devices can share a batch, and all processes are about to train the same run."""
+    needs.require_shares(command.spec, images, side.shares())
+    if side.processes() == 1:
+        return
+    often = [getattr(command, name) for name in _OFTEN]
+    content = json.dumps([side.__name__, to_json(command.spec), often, images, *told])
+    number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:3])
+    if side.agreed(number) + side.agreed(-number):  # the largest, and less the smallest
+        raise InputError(
+            "The processes were not started alike; give each the same flags but for --process, the same images and, to "
+            "--resume, the same folder."
+        )
 
 
 def found_at(run: runs.Run, root: Path | None) -> Path | None:
@@ -221,19 +272,22 @@ def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device:
     total, per_epoch = training.total_steps(images), training.epoch_steps(images)
     done = 0 if start is None else int(start[0].step)
     going = f", from step {done:,}" if done else ""
-    print(f"{run.path}: {describe.summary(spec)}, {total:,} steps{going} on {run.config['sessions'][-1]['device']}")
+    first = side.first()
+    if first:
+        device_label = run.config["sessions"][-1]["device"]
+        print(f"{run.path}: {describe.summary(spec)}, {total:,} steps{going} on {device_label}")
     signals, saved = Signals(), [done]
     bar = tqdm(
         total=training.images_seen(total, images),
         initial=training.images_seen(done, images),
         unit=" images",
         unit_scale=True,
-        disable=None,
+        disable=None if first else True,
     )
     with bar, signals.watched():
 
         def save(progress: Any) -> None:
-            if saved[0] != progress.step:
+            if first and saved[0] != progress.step:
                 side.save_checkpoint(checkpoints.path(run, progress.step), spec, progress.state, progress.train)
                 checkpoints.written(run, progress.step, command.keep)
                 saved[0] = progress.step
@@ -241,23 +295,26 @@ def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device:
         def on_part(progress: Any) -> None:
             bar.update(training.images_seen(progress.step, images) - bar.n)
             due = progress.step % (command.checkpoint_every or per_epoch) == 0 or progress.step == total
-            if due or signals.received is not None:
+            stop = side.agreed(signals.received or 0)  # whichever process it came to
+            if due or stop:
                 save(progress)
-            if signals.received is not None:
+            if stop:
                 raise StoppedError(
-                    f"stopped by {signal.Signals(signals.received).name} at step {progress.step:,}, which is saved; go "
-                    f"on with {side.__name__} train --resume {run.path}",
-                    signals.received,
+                    f"stopped by {signal.Signals(stop).name} at step {progress.step:,}, which is saved; go on with "
+                    f"{side.__name__} train --resume {run.path}",
+                    stop,
                 )
 
         def on_epoch(progress: Any) -> None:
-            first = progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, first, images, spec, command.log_every)
+            if not first:
+                return
+            begun = progress.step - len(progress.train)
+            records = metrics.train_records(progress.train, begun, images, spec, command.log_every)
             test = metrics.record(spec, progress.step, progress.epoch, "test", progress.test)
             side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
             _picture(side, run, progress, dataset)
             runs.append_metrics(run, [*records, test])
-            mean = metrics.mean(progress.train, first, images, training)[0]
+            mean = metrics.mean(progress.train, begun, images, training)[0]
             epochs = -(-total // per_epoch)
             bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
 
@@ -273,6 +330,8 @@ def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device:
                 f"{run.path} is through, all {total:,} steps, in spite of {signal.Signals(signals.received).name}",
                 signals.received,
             )
+    if not first:
+        return
     last = runs.read_metrics(run)[-1]
     print(f"test {metrics.sentence(spec, last)} after {last['step']:,} steps")
     print(f"pictures in {run.images}\nweights in {run.weights}")
@@ -280,10 +339,13 @@ def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device:
 
 def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
     """Who trains from which step on, and where: for the run's record."""
+    devices, processes = side.shares(), side.processes()
+    among = f", {devices} of them" if devices > 1 else ""
+    among += f" in {processes} processes" if processes > 1 else ""
     return {
         "framework": side.__name__,
         "from_step": step,
-        "device": side.device_label(device),
+        "device": side.device_label(device) + among,
         "versions": {
             "python": platform.python_version(),
             **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[side.__name__])},

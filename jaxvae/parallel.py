@@ -1,0 +1,123 @@
+"""One batch shared by several devices, of one process or of many: each computes its rows, and XLA adds up the rest.
+
+Nothing in training asks who shares: arrays that lie on a mesh of devices carry it in their types, jit compiles for it,
+and `split` and `whole` only pin down what XLA could choose otherwise."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax import Array, lax, random
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxvae.shared.errors import InputError
+
+Tree = TypeVar("Tree")
+
+_SILENCE = 30  # seconds after which a process that says nothing is taken for dead
+_mesh: Mesh | None = None
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of `processes` that train together, number `process` from 0. coordinator: where the first
+    of them listens, `host:port`. What isn't given is what the cluster tells. Call it before anything is computed.
+    Raises InputError where they don't come together."""
+    try:
+        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_SILENCE)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"The processes can't be joined ({reason}); start each with --coordinator HOST:PORT, --processes N and its "
+            "own --process, or with --distributed where the cluster tells JAX these."
+        ) from None
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return jax.process_count()
+
+
+def first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def agreed(number: int) -> int:
+    """The largest of the processes' numbers, of at most 31 bits. All of them have to ask."""
+    if processes() == 1:
+        return number
+    from jax.experimental import multihost_utils  # slow to import
+
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
+def share(found: Sequence[Any], devices: int | None) -> None:
+    """Has every batch from now on shared by these devices of all processes, or by the first `devices` of each: without
+    a number by one, or, where there are several processes, by all. Raises InputError where there are fewer."""
+    global _mesh
+    own: dict[int, list[Any]] = {}
+    for device in found:
+        own.setdefault(device.process_index, []).append(device)
+    fewest = min(map(len, own.values()))
+    if devices is not None and not 1 <= devices <= fewest:
+        raise InputError(
+            f"--devices must be from 1 to {fewest}, as many as JAX finds in each process, found {devices}."
+        )
+    count = devices or (1 if len(own) == 1 else fewest)
+    chosen = [device for each in own.values() for device in each[:count]]
+    mesh = jax.make_mesh((len(chosen),), ("batch",), axis_types=(AxisType.Auto,), devices=chosen)
+    _mesh = mesh if len(chosen) > 1 else None
+
+
+def shares() -> int:
+    """How many devices share a batch."""
+    return 1 if _mesh is None else _mesh.size
+
+
+def placed(images: np.ndarray) -> Array:
+    """Images or labels `[n, ...]` on the devices that share: equal parts of the first axis, filled up by repeating."""
+    if _mesh is None:
+        return jax.numpy.asarray(images)
+    rows = -(-len(images) // _mesh.size) * _mesh.size
+    sharding = NamedSharding(_mesh, PartitionSpec("batch"))
+    # Each device asks for its own rows: nothing but those is ever copied.
+    part = lambda index: images[np.arange(*index[0].indices(rows)) % len(images)]  # noqa: E731
+    return jax.make_array_from_callback((rows, *images.shape[1:]), sharding, part)
+
+
+def everywhere(state: Tree) -> Tree:
+    """The state, which every process has, on each of the devices that share."""
+    if _mesh is None:
+        return state
+    sharding = NamedSharding(_mesh, PartitionSpec())
+
+    def place(leaf: Any) -> Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return random.wrap_key_data(place(random.key_data(leaf)), impl=random.key_impl(leaf))
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(place, state)
+
+
+def local(state: Tree) -> Tree:
+    """The state on this process's first device alone, for what not all processes do."""
+    return state if _mesh is None else jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
+
+
+def split(x: Array) -> Array:
+    """A batch `[batch, ...]` whose rows are shared. Within jit."""
+    mesh = jax.typeof(x).sharding.mesh
+    return x if mesh.empty else lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("batch")))
+
+
+def whole(state: Tree) -> Tree:
+    """The state, each device with all of it, so that a step's result has the sharding of what it was given. Within
+    jit."""
+
+    def keep(leaf: Array) -> Array:
+        mesh = jax.typeof(leaf).sharding.mesh
+        return leaf if mesh.empty else lax.with_sharding_constraint(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree.map(keep, state)

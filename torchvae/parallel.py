@@ -1,0 +1,99 @@
+"""One batch shared by several processes, each of which computes its rows on its own device and adds up with the rest.
+
+Every process draws the whole batch's noise from the run's key, and takes its rows of that too: the run is the same.
+Every process has the loss of the whole batch and gives back an equal part of it, so that `summed` is its own
+derivative, and what batch norm and the capacity make of means has the right one."""
+
+import atexit
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from jaxvae.shared.errors import InputError
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of `processes` that train together, number `process` from 0. coordinator: where the first
+    of them listens, `host:port`. What isn't given is what the cluster tells. Call it before anything is computed.
+    Raises InputError where they don't come together."""
+    method = "env://" if coordinator is None else f"tcp://{coordinator}"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    try:
+        distributed.init_process_group(
+            init_method=method,
+            world_size=-1 if processes is None else processes,
+            rank=-1 if process is None else process,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"The processes can't be joined ({reason}); start each with --coordinator HOST:PORT, --processes N and its "
+            "own --process, or by torchrun."
+        ) from None
+    atexit.register(distributed.destroy_process_group)
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def agreed(number: int) -> int:
+    """The largest of the processes' numbers, of at most 31 bits. All of them have to ask."""
+    if processes() == 1:
+        return number
+    told = torch.tensor(number)
+    distributed.all_reduce(told, distributed.ReduceOp.MAX)
+    return int(told)
+
+
+def shares() -> int:
+    """How many devices share a batch."""
+    return processes()
+
+
+def split(x: Tensor, axis: int = 0) -> Tensor:
+    """This process's rows of what every process has of a batch, `[batch, ...]` unless another axis is the batch's."""
+    if processes() == 1:
+        return x
+    return x.tensor_split(processes(), axis)[distributed.get_rank()]
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of the processes' tensors."""
+    return x if processes() == 1 else _Sum.apply(x)  # type: ignore[return-value]
+
+
+def sum_gradients(parameters: list[Tensor]) -> None:
+    """Adds up the processes' gradients of these parameters, in place. Not by DistributedDataParallel, which watches
+    one call of one module's forward: a step here calls parts of the model, up to three times, each time for other
+    parameters. Flattened, they are one message."""
+    if processes() == 1:
+        return
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    distributed.all_reduce(flat)
+    for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(total.view_as(grad))
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over the processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.forward(ctx, grad)
