@@ -93,6 +93,11 @@ def log_likelihood(
     return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
 
 
+def see_images(spec: Spec, params: Params, images: Array | np.ndarray, key: Array) -> np.ndarray:
+    """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
+    return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
+
+
 def encode_images(
     spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
 ) -> Latents:

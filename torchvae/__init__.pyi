@@ -28,6 +28,7 @@ from .evaluate import average_terms as average_terms
 from .evaluate import decode_latents as decode_latents
 from .evaluate import encode_images as encode_images
 from .evaluate import log_likelihood as log_likelihood
+from .evaluate import see_images as see_images
 from .export import export_model as export_model
 from .export import programs as programs
 from .foreign import from_foreign as from_foreign
