@@ -103,8 +103,10 @@ def encode_images(
 ) -> Latents:
     """The posteriors of uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them."""
     told = None if labels is None else jnp.asarray(labels)
-    found = _encode(spec, params, jnp.asarray(images), key, told)
-    return Latents(*(None if part is None else np.asarray(part, np.float64) for part in found))
+    mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, told)
+    if logvar is None:
+        return Latents(np.asarray(mean, np.float64), None, None)
+    return Latents(*(np.asarray(part, np.float64) for part in (mean, logvar, z)))
 
 
 def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np.ndarray | None = None) -> Pixels:
