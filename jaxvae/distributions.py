@@ -84,6 +84,18 @@ def scale_kl(posterior: ScalePosterior) -> Array:
     return 0.5 * (mean**2 + variance - 1.0 - jnp.log(1e-8 + variance)).sum(-1)
 
 
+def density(posterior: AnyPosterior) -> Posterior:
+    """The posterior as one with a density everywhere: a standard deviation that may be 0 gives the variance that
+    `scale_kl` takes the logarithm of. Raises TypeError for a code."""
+    match posterior:
+        case Posterior():
+            return posterior
+        case ScalePosterior(mean, scale):
+            return Posterior(mean, jnp.log(1e-8 + scale**2))
+        case PointPosterior():
+            raise TypeError("A code has no density.")
+
+
 def log_ratio(posterior: Posterior, eps: Array) -> Array:
     """log q(z | x) - log p(z) at z = mean + sigma * eps, nats. `[batch]`"""
     z = locate(posterior, eps)
@@ -98,12 +110,8 @@ def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
             return bernoulli_nll(decoded.logits, x)
         case "squared-error":
             return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
-        case "gaussian":
-            logvar = jnp.full((), math.log(spec.model.variance), x.dtype)
         case _:
-            assert decoded.logvar is not None
-            logvar = _LOWEST + _softplus(decoded.logvar - _LOWEST)
-    return gaussian_nll(pixel_means(spec, decoded), logvar, x)
+            return gaussian_nll(pixel_means(spec, decoded), pixel_logvar(spec, decoded), x)
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
@@ -123,6 +131,15 @@ def pixel_means(spec: Spec, decoded: Decoded) -> Array:
     if spec.model.output == "linear":
         return decoded.logits
     return jnp.tanh(decoded.logits) if spec.images.range == "signed" else jax.nn.sigmoid(decoded.logits)
+
+
+def pixel_logvar(spec: Spec, decoded: Decoded) -> Array:
+    """The log-variance of each pixel under a Gaussian likelihood, squared-error being one of variance 1/2: `[batch,
+    pixels]`, or `[]` where all pixels share it."""
+    if decoded.logvar is None:
+        variance = 0.5 if spec.model.likelihood == "squared-error" else spec.model.variance
+        return jnp.full((), math.log(variance), decoded.logits.dtype)
+    return _LOWEST + _softplus(decoded.logvar - _LOWEST)
 
 
 def _softplus(x: Array) -> Array:

@@ -1,21 +1,56 @@
 """How good a model is, in nats per image."""
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
+from jaxvae.distributions import Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import root_key, static_key
-from jaxvae.nets import Params
+from jaxvae.nets import Params, decode, encode
 from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
+from jaxvae.shared.needs import require_density
 from jaxvae.shared.spec import Spec
 
 _BATCH = 500
+_BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together
+_IMAGES = 5  # whose blocks are decoded together, which changes none: the logits should fit a core's cache
+_PART = 20  # images between two looks at the progress
+
+
+class Likelihood(NamedTuple):
+    """Of each image `[n]`, float64."""
+
+    nats: np.ndarray
+    """The estimate of log p(x)."""
+    effective: np.ndarray
+    """How many samples of equal weight would be as good: (sum w)^2 / sum w^2 (Kong 1992), from 1 to all of them."""
+
+
+class Latents(NamedTuple):
+    """Of each image `[n, latent]`, float64; what a code lacks is None."""
+
+    mean: np.ndarray
+    logvar: np.ndarray | None
+    z: np.ndarray | None
+    """One draw from the posterior."""
+
+
+class Pixels(NamedTuple):
+    """What is said of the pixels of images `[n, pixels]`, float64."""
+
+    location: np.ndarray
+    """The logits of a Bernoulli likelihood, the means of a Gaussian one."""
+    logvar: np.ndarray | None
+    """Of a Gaussian one: `[n, pixels]`, or `[]` where all pixels share it."""
 
 
 def average_terms(
@@ -29,6 +64,56 @@ def average_terms(
     if spec.objective.form == "capacity":
         terms[0] = np.float64(capacity_loss(spec, terms[1], terms[2], None))
     return terms
+
+
+def log_likelihood(
+    spec: Spec,
+    params: Params,
+    images: Array | np.ndarray,
+    key: Array,
+    labels: Array | np.ndarray | None = None,
+    samples: int = 5000,
+    on_images: Callable[[int], None] = lambda images: None,
+) -> Likelihood:
+    """log 1/k sum p(x, z) / q(z | x) over k samples z of q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8) for
+    uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them under this key. Memory does not
+    grow with `samples`. squared-error counts as what it stands for, a Gaussian of variance 1/2 with its constant;
+    relu-sigma's posterior has the variance of its KL, 1e-8 + sigma^2. `on_images` is told how many more are done.
+
+    Raises InputError for a posterior without a density."""
+    require_density(spec)
+    images, told = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
+    n, found = len(images), []
+    for start in range(0, n, _PART):
+        # The last part is filled up with its last image, or it would be compiled anew.
+        places = jnp.minimum(jnp.arange(start, start + min(_PART, n)), n - 1)
+        parts = _weigh(spec, samples, params, images, key, told, places)
+        found.append([np.asarray(part, np.float64)[: n - start] for part in parts])
+        on_images(len(found[-1][0]))
+    return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def see_images(spec: Spec, params: Params, images: Array | np.ndarray, key: Array) -> np.ndarray:
+    """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
+    return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
+
+
+def encode_images(
+    spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
+) -> Latents:
+    """The posteriors of uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them."""
+    told = None if labels is None else jnp.asarray(labels)
+    mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, told)
+    if logvar is None:
+        return Latents(np.asarray(mean, np.float64), None, None)
+    return Latents(*(np.asarray(part, np.float64) for part in (mean, logvar, z)))
+
+
+def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np.ndarray | None = None) -> Pixels:
+    """What is said of the pixels at latents `[n, latent]`, in the configuration's precision."""
+    told = None if labels is None else jnp.asarray(labels)
+    location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.dtype), told)
+    return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -49,3 +134,70 @@ def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array 
 
     eps = jnp.moveaxis(draws.eps, -2, 0)
     return lax.map(one, (images, eps, draws.prior, labels, (static, dynamic)), batch_size=_BATCH)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _weigh(
+    spec: Spec, samples: int, params: Params, images: Array, key: Array, labels: Array | None, places: Array
+) -> tuple[Array, Array]:
+    """The estimate and the effective samples of the images at these places, each `[places]`."""
+    dtype = spec.training.dtype
+    constant = spec.model.pixels / 2 * math.log(math.pi) if spec.model.likelihood == "squared-error" else 0.0
+
+    def one(given: tuple) -> tuple[Array, Array]:
+        x, label, noise = given
+        told = None if label is None else jnp.broadcast_to(label, _BLOCK)
+        posterior = density(encode(spec, params, x[None], None if label is None else label[None]))
+
+        def block(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            eps = random.normal(random.fold_in(noise, i), (_BLOCK, spec.model.latent), dtype)
+            error = nll(spec, decode(spec, params, locate(posterior, eps), told), x[None])
+            log_w = -(error + constant + log_ratio(posterior, eps))
+            log_w = jnp.where(i * _BLOCK + jnp.arange(_BLOCK) < samples, log_w, -jnp.inf)
+            return _add(carry, log_w)
+
+        start = (jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype), jnp.zeros((), dtype))
+        most, total, squares = lax.fori_loop(0, -(-samples // _BLOCK), block, start)
+        return most + jnp.log(total) - math.log(samples), total**2 / squares
+
+    told = None if labels is None else labels[places]
+    noise = image_keys(random.fold_in(key, 1), places)
+    return lax.map(one, (_pixels(spec, images[places], key, places), told, noise), batch_size=_IMAGES)
+
+
+def _add(carry: tuple[Array, Array, Array], log_w: Array) -> tuple[Array, Array, Array]:
+    """The largest of the logarithms so far, the sum of the weights and that of their squares, both over the largest."""
+    most, total, squares = carry
+    now = jnp.maximum(most, log_w.max())
+    shrunk, w = jnp.exp(most - now), jnp.exp(log_w - now)
+    return now, total * shrunk + w.sum(), squares * shrunk**2 + (w**2).sum()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(spec: Spec, params: Params, images: Array, key: Array, labels: Array | None) -> tuple:
+    places = jnp.arange(len(images))
+
+    def one(given: tuple) -> tuple:
+        image, label, place = given
+        x = _pixels(spec, image[None], key, place[None])
+        found = encode(spec, params, x, None if label is None else label[None])
+        return found.mean[0], density(found).logvar[0] if spec.model.samples_latents else None
+
+    mean, logvar = lax.map(one, (images, labels, places), batch_size=_BATCH)
+    if logvar is None:
+        return mean, None, None
+    return mean, logvar, locate(Posterior(mean, logvar), random.normal(random.fold_in(key, 2), mean.shape, mean.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(spec: Spec, params: Params, z: Array, labels: Array | None) -> tuple[Array, Array | None]:
+    decoded = decode(spec, params, z, labels)
+    if spec.model.likelihood == "bernoulli":
+        return decoded.logits, None
+    return pixel_means(spec, decoded), pixel_logvar(spec, decoded)
+
+
+def _pixels(spec: Spec, images: Array, key: Array, places: Array) -> Array:
+    """uint8 images as `average_terms` sees those at these places: `[n, pixels]`."""
+    static = image_keys(static_key(root_key(spec.training.seed), "test"), places)
+    return prepare_pixels(spec, images, static, image_keys(random.fold_in(key, 0), places))

@@ -12,33 +12,20 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, describe, figures, metrics, runs
+from jaxvae.shared import comparison, data, describe, figures, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
 from jaxvae.shared.exporting import Export
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
 from jaxvae.shared.training import Device, StoppedError, Train, as_begun, found_at, require_same_images, train
 
-RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 _NO_ROOM = ("allocate", "RESOURCE_EXHAUSTED")  # what the frameworks say where Python has MemoryError
 _LOST = ("Gloo", "gloo", "NCCL")  # by which the processes of a run speak
 _MOST = 10_000  # samples in a picture
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a run on the test images: the terms of its loss, in nats per image."""
-
-    run: RunPath
-    """The run folder, whichever package wrote it."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw. Else where training found it."""
-    device: Device = "auto"
-    """Where to compute."""
 
 
 @dataclass(frozen=True)
@@ -191,14 +178,8 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
 
 def _evaluate(side: Any, command: Evaluate) -> None:
     run, weights = _open(side, command.run, command.device)
-    dataset = _dataset(run, command.data_root)
-    records = runs.read_metrics(run)
-    epoch = records[-1]["epoch"] if records else run.spec.training.epochs
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
-    terms = side.average_terms(run.spec, weights, dataset.test, key, dataset.test_labels)
-    record = metrics.record(run.spec, 0, epoch, "test", terms)
-    told = metrics.sentence(run.spec, record)
-    print(f"{command.run}: test {told} over {len(dataset.test):,} images of {dataset.name}")
+    chosen(run.spec, command)  # before the images are looked for
+    evaluate(side, command, run, weights, _dataset(run, command.data_root))
 
 
 def _sample(side: Any, command: Sample) -> None:

@@ -55,3 +55,12 @@ def require_prior(spec: Spec) -> None:
             f"A model with a {spec.model.posterior} posterior and the objective {spec.objective.form} has no prior to "
             "draw from; reconstruct images by it, or train one with a gaussian posterior or the adversarial objective."
         )
+
+
+def require_density(spec: Spec) -> None:
+    """Raises InputError if the model's posterior has no density to weigh latents by."""
+    if not spec.model.samples_latents:
+        raise InputError(
+            f"A {spec.model.posterior} posterior has no density, which the log-likelihood of an image is sampled by; "
+            "evaluate such a model by other measures, or train one with a gaussian posterior."
+        )

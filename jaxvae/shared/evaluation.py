@@ -1,0 +1,279 @@
+"""The command that says how good a run is: which measures make sense of it, their figures as a table and as JSON."""
+
+import errno
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from jaxvae.shared import comparison, data, measures, metrics, needs, runs, strict
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.spec import Spec
+from jaxvae.shared.training import Device
+
+RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+
+CHEAP = ("terms", "active-units", "kl-by-latent", "squared-error")
+"""The measures that are taken unless others are named."""
+COSTLY = ("log-likelihood", "mutual-information", "quadrature")
+"""Minutes long on many images."""
+_ALL = (*CHEAP, *COSTLY)
+_MOST = 10_000_000  # samples
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run on the test images: the terms of its loss, in nats per image, and other measures.
+
+    What is found is kept in the run folder's measures.json."""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    measures: Annotated[tuple[str, ...], tyro.conf.arg(help=f"Which: {', '.join(_ALL)}, or all that make sense.")] = (
+        CHEAP
+    )
+    samples: int = 5000
+    """Of the log-likelihood: latents drawn for each image."""
+    json: Path | None = None
+    """A file to write the figures to as well."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+class Found(NamedTuple):
+    """What a measure gives."""
+
+    figures: dict[str, Any]
+    """For JSON."""
+    rows: list[tuple[str, str, str]]
+    """For a table: name, figure, unit."""
+
+
+class Subject(NamedTuple):
+    """What is measured."""
+
+    side: Any
+    run: runs.Run
+    weights: Any
+    data: data.Dataset
+    key: Any
+    samples: int
+
+
+def senseless(spec: Spec, name: str) -> str | None:
+    """Why a measure makes no sense of a model, as the end of a sentence; None if it does."""
+    model = spec.model
+    if name in ("kl-by-latent", "mutual-information", "log-likelihood") and not model.samples_latents:
+        return f"needs the density of a posterior, which a {model.posterior} posterior doesn't have"
+    if name in ("active-units", "quadrature") and not needs.has_prior(spec):
+        return f"needs a prior, which a {model.posterior} posterior trained for {spec.objective.form} doesn't have"
+    if name == "quadrature" and model.latent != 2:
+        return f"sums over a grid of two latents, and the model has {model.latent}"
+    return None
+
+
+def chosen(spec: Spec, command: Evaluate) -> list[str]:
+    """The measures that a command asks for. Raises InputError for one that there isn't, or that makes no sense of the
+    model; what is not named is left out instead."""
+    if not 1 <= command.samples <= _MOST:
+        raise InputError(f"--samples must be from 1 to {_MOST:,}, found {command.samples:,}.")
+    if command.json is not None and not command.json.parent.is_dir():
+        raise InputError(f"{command.json} can't be written: {command.json.parent} is no folder; give another --json.")
+    if command.measures in (CHEAP, ("all",)):
+        return [name for name in (CHEAP if command.measures == CHEAP else _ALL) if senseless(spec, name) is None]
+    for name in command.measures:
+        if name not in _ALL:
+            raise InputError(f"There is no measure {name!r}; choose of {', '.join(_ALL)}, or all.")
+        if (reason := senseless(spec, name)) is not None:
+            raise InputError(f"The measure {name} {reason}; leave it out.")
+    return list(dict.fromkeys(command.measures))
+
+
+def evaluate(side: Any, command: Evaluate, run: runs.Run, weights: Any, dataset: data.Dataset) -> None:
+    """Takes the measures, prints them and keeps them in the run's folder. Raises InputError for what can't be done as
+    asked, and for figures that are not finite."""
+    names = chosen(run.spec, command)
+    records = runs.read_metrics(run)
+    step, epoch = (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
+    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
+    subject = Subject(side, run, weights, dataset, key, command.samples)
+    about = {"step": step, "epoch": epoch, "seed": run.spec.training.seed, "images": len(dataset.test)}
+    about |= {"by": side.__name__, "dtype": run.spec.training.dtype}
+    taken, rows = {}, []
+    for name in names:
+        found = _TAKE[name](subject)
+        taken[name] = about | found.figures
+        _require_finite(run, name, taken[name])
+        rows += found.rows
+    if "terms" in taken:
+        told = metrics.sentence(run.spec, taken["terms"])
+        print(f"{command.run}: test {told} over {len(dataset.test):,} images of {dataset.name}")
+    else:
+        print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
+    if rows:
+        print(table(rows))
+    _keep(side.__name__, run, taken)
+    if command.json is not None:
+        runs.write_atomically(command.json, _packed(taken))
+
+
+def table(rows: list[tuple[str, str, str]]) -> str:
+    """The rows in columns."""
+    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return "\n".join(f"  {name:<{first}}  {figure:>{second}}  {unit}".rstrip() for name, figure, unit in rows)
+
+
+def terms(subject: Subject) -> Found:
+    """The loss and its terms, nats per image."""
+    spec, dataset = subject.run.spec, subject.data
+    found = subject.side.average_terms(spec, subject.weights, dataset.test, subject.key, dataset.test_labels)
+    return Found(dict(zip(spec.terms, map(float, found), strict=True)), [])
+
+
+def log_likelihood(subject: Subject) -> Found:
+    """The importance-weighted estimate."""
+    spec, dataset = subject.run.spec, subject.data
+    with _bar(subject, len(dataset.test), "images") as done:
+        found = subject.side.log_likelihood(
+            *(spec, subject.weights, dataset.test, subject.key, _labels(subject), subject.samples, done)
+        )
+    value, effective = measures.mean(found.nats), float(found.effective.mean())
+    figures = {"log_likelihood": value.value, "standard_error": value.error, "samples": subject.samples}
+    return Found(
+        {**figures, "effective_samples": effective},
+        [
+            _estimate("log-likelihood", value, "nats per image"),
+            ("  effective samples", f"{effective:.1f}", f"of {subject.samples:,}, mean over images"),
+        ],
+    )
+
+
+def active_units(subject: Subject) -> Found:
+    """Of the posterior's means."""
+    active = measures.active_units(_latents(subject).mean)
+    figures = {"active_units": int(active.sum()), "active": active.tolist()}
+    return Found(figures, [("active units", str(active.sum()), f"of {len(active)} latents")])
+
+
+def kl_by_latent(subject: Subject) -> Found:
+    """The terms of the KL."""
+    latents = _latents(subject)
+    found = measures.kl_by_latent(latents.mean, latents.logvar)
+    rows = [(f"kl of latent {i + 1}", f"{found[i]:.3f}", "nats per image") for i in np.argsort(-found, kind="stable")]
+    return Found({"kl_by_latent": found.tolist()}, rows)
+
+
+def mutual_information(subject: Subject) -> Found:
+    """Between image and latent."""
+    latents = _latents(subject)
+    found, most = measures.mutual_information(*latents), float(np.log(len(latents.mean)))
+    figures = {"mutual_information": found.value, "standard_error": found.error, "at_most": most}
+    return Found(figures, [_estimate("mutual information", found, f"nats; so many images show {most:.3f} at most")])
+
+
+def squared_error(subject: Subject) -> Found:
+    """Of reconstructions through the posterior's mean, from the grey images."""
+    spec, test, labels = subject.run.spec, subject.data.test, subject.data.test_labels
+    found = comparison.row(
+        str(subject.run.path),
+        spec.model.latent,
+        test,
+        lambda part: subject.side.reconstruct(spec, subject.weights, test[part], labels[part]),
+        1,
+        batch=len(test) if spec.images.binarization == "static" else 1000,
+    )
+    return Found(
+        {"squared_error": found.error}, [("squared error", f"{found.error:.3f}", "per image, pixels in [0, 1]")]
+    )
+
+
+def quadrature(subject: Subject) -> Found:
+    """The log-likelihood without sampling."""
+    side, spec, dataset = subject.side, subject.run.spec, subject.data
+    x = side.see_images(spec, subject.weights, dataset.test, subject.key)
+    labels = dataset.test_labels if spec.model.classes else np.zeros(len(x), int)
+    half = int(np.ceil(max(8.0, 2 + np.abs(_latents(subject).mean).max())))
+    nats, change = np.empty(len(x)), np.empty(len(x))
+    with _bar(subject, None, "points") as done:
+        for label in np.unique(labels):
+            mine = np.flatnonzero(labels == label)
+
+            def log_p(images: np.ndarray, z: np.ndarray, label: int = label, mine: np.ndarray = mine) -> np.ndarray:
+                told = np.full(len(z), label) if spec.model.classes else None
+                return measures.log_probabilities(x[mine[images]], *side.decode_latents(spec, subject.weights, z, told))
+
+            nats[mine], change[mine] = measures.quadrature(log_p, len(mine), half, on_points=done)
+    value = measures.mean(nats)
+    figures = {"log_likelihood": value.value, "standard_error": value.error, "last_change": float(change.max())}
+    row = _estimate("log-likelihood by quadrature", value, "nats per image")
+    return Found(figures, [row, ("  last change", f"{change.max():.1e}", "nats, the largest of an image")])
+
+
+_TAKE: dict[str, Callable[[Subject], Found]] = {
+    "terms": terms,
+    "active-units": active_units,
+    "kl-by-latent": kl_by_latent,
+    "squared-error": squared_error,
+    "log-likelihood": log_likelihood,
+    "mutual-information": mutual_information,
+    "quadrature": quadrature,
+}
+
+
+def _latents(subject: Subject) -> Any:
+    return subject.side.encode_images(
+        subject.run.spec, subject.weights, subject.data.test, subject.key, _labels(subject)
+    )
+
+
+def _labels(subject: Subject) -> np.ndarray | None:
+    return subject.data.test_labels if subject.run.spec.model.classes else None
+
+
+def _estimate(name: str, found: measures.Mean, unit: str) -> tuple[str, str, str]:
+    return name, f"{found.value:.3f}", f"± {found.error:.3f} {unit}"
+
+
+@contextmanager
+def _bar(subject: Subject, total: int | None, unit: str) -> Iterator[Callable[[int], Any]]:
+    """What is told how many more are done; shows them in a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", unit_scale=True, disable=None, leave=False) as bar:
+        yield bar.update
+
+
+def _require_finite(run: runs.Run, name: str, figures: dict[str, Any]) -> None:
+    numbers = [n for value in figures.values() if not isinstance(value, str) for n in np.ravel(value)]
+    if not np.isfinite(np.array(numbers, float)).all():
+        raise InputError(f"{run.path} comes to a {name} that is not finite; train it again.")
+
+
+def _keep(name: str, run: runs.Run, taken: dict[str, Any]) -> None:
+    """Beside the run's other measures, if the folder can be written to. Raises InputError if what is there is none."""
+    file = run.path / "measures.json"
+    try:
+        before = {} if strict.instead_of_file(file) == "nothing" else strict.read(file)
+        if not isinstance(before, dict) or not set(before) <= set(_ALL):
+            raise ValueError("measures by their names are called for")
+    except ValueError as error:
+        raise InputError(f"{file} doesn't hold measures ({error}); remove it.") from None
+    try:
+        runs.write_atomically(file, _packed(before | taken))
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        print(f"{name}: WARNING: {run.path} is read-only, so that the measures are not kept there.", file=sys.stderr)
+
+
+def _packed(taken: dict[str, Any]) -> bytes:
+    return (json.dumps(taken, indent=2, allow_nan=False) + "\n").encode()
