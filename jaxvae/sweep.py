@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ def fit_together(
         while True:
             for i, part in list(standing.items()):
                 if len(part.train) and (part.step % steps == 0 or part.step == total):
-                    epoch, key = -(-part.step // steps), stream_key(part.state.key, "evaluation", -(-part.step // steps))
+                    epoch = -(-part.step // steps)
+                    key = stream_key(part.state.key, "evaluation", epoch)
                     evaluated = average_terms(_tested(specs[i]), part.state.params, test, key, told[1])
                     if not np.isfinite(evaluated).all():
                         del standing[i]
@@ -95,7 +97,8 @@ def _train(
 
     def one(state: TrainState, beta: Array, rates: Array) -> tuple[TrainState, Array, Array]:
         order = epoch_order(spec, state.key, state.step // steps, n)
-        state, log = train_epoch.__wrapped__(_traced(spec, beta, rates), state, images, labels, last, order)
+        body: Any = getattr(train_epoch, "__wrapped__")  # noqa: B009 (jit's type doesn't tell of it)
+        state, log = body(_traced(spec, beta, rates), state, images, labels, last, order)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.opt_state))]
         return state, log, jnp.stack(finite).all()
 
@@ -105,8 +108,9 @@ def _train(
     words = jnp.stack([random.key_data(state.key) for state in states])  # a stack of the keys would count as their use
     stacked = TrainState(params, opt_state, states[0].step, random.wrap_key_data(words, impl="threefry2x32"))
     stacked, log, finite = jax.vmap(one, (axes, 0, 0), (axes, 0, 0))(stacked, betas, rates)
+    trained = {"params": stacked.params, "opt_state": stacked.opt_state}
     apart = [
-        TrainState(*jax.tree.map(lambda leaf, i=i: leaf[i], stacked[:2]), stacked.step, state.key)
+        stacked._replace(**jax.tree.map(lambda leaf, i=i: leaf[i], trained), key=state.key)
         for i, state in enumerate(states)
     ]
     return tuple(apart), log, finite

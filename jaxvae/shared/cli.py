@@ -15,10 +15,12 @@ import tyro
 from jaxvae.shared import comparison, data, describe, figures, metrics, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.exporting import Export
+from jaxvae.shared.going import StoppedError
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
-from jaxvae.shared.training import Device, StoppedError, Train, as_begun, found_at, require_same_images, train
+from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
+from jaxvae.shared.training import Device, Train, as_begun, found_at, require_same_images, train
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
@@ -121,6 +123,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(name, arguments)
         match command:
+            case Sweep():
+                sweep(side, command)
             case Train():
                 train(side, command)
             case Evaluate():
@@ -163,12 +167,12 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     chosen.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
     chosen.add_argument("--resume", nargs="?", type=Path)
     # These set the other flags' defaults, so they have to be known before those are parsed.
-    known = chosen.parse_known_args(arguments)[0] if arguments[:1] == ["train"] else argparse.Namespace(resume=None)
-    if known.resume is not None:
-        base = as_begun(known.resume)
-    else:
-        base = Train(preset(known.preset)) if "preset" in known else Train(Spec())
-    commands = Annotated[Train, tyro.conf.subcommand("train", default=base)]
+    which = arguments[0] if arguments else ""
+    known = chosen.parse_known_args(arguments)[0] if which in ("train", "sweep") else argparse.Namespace(resume=None)
+    base = preset(known.preset) if "preset" in known else Spec()
+    begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
+    commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]
+    commands |= Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep_of(base))]  # type: ignore[assignment]
     for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(

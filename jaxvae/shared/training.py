@@ -1,30 +1,29 @@
-"""The command that trains: a new run, or one that goes on, and what stops either of them."""
+"""The command that trains: a new run, or one that goes on."""
 
 import contextlib
 import datetime
 import importlib.metadata
 import platform
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxvae.shared import checkpoints, data, describe, figures, metrics, needs, runs
-from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared import checkpoints, data, describe, metrics, needs, runs
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.going import Going, go
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.spec import Spec, same_run
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
+Found = tuple[data.Dataset, str | None]  # of data.load
 
 _PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
 _OFTEN = ("log_every", "checkpoint_every", "keep")  # what a run that goes on keeps to unless it is told otherwise
-_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
 
@@ -54,43 +53,6 @@ class Train:
     --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
 
 
-class StoppedError(Exception):
-    """A signal ended training, after its step was saved."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.status = 128 + number  # by custom
-
-
-@dataclass
-class Signals:
-    """The first SIGINT or SIGTERM is kept for whoever asks; a second one does what it would have done."""
-
-    received: int | None = None
-    _before: dict[int, Any] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # whoever started us may want it so
-                self._before[number] = signal.signal(number, self._note)
-        try:
-            yield
-        finally:
-            self._restore()
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def as_begun(path: Path) -> Train:
     """The command that goes on with a run, with the run's own flags. Raises InputError if that is no run folder."""
     run = runs.read(path)
@@ -100,24 +62,61 @@ def as_begun(path: Path) -> Train:
 def train(side: Any, command: Train) -> None:
     """Trains by the package `side`. Raises StoppedError for a signal, NonFiniteError when a number leaves the finite
     ones, and InputError for what can't be done as asked."""
+    with opened(side, command) as going:
+        run = going.run
+        since = f", from step {going.done:,}" if going.done else ""
+        device = run.config["sessions"][-1]["device"]
+        print(f"{run.path}: {describe.summary(run.spec)}, {going.total:,} steps{since} on {device}")
+        with progress_bar(going.seen(going.total), going.seen(going.done)) as bar:
+            again = f"{side.__name__} train --resume {run.path}"
+            go(side, going, again, bar.update, lambda line: bar.write(line, sys.stdout))
+        last = runs.read_metrics(run)[-1]
+        print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
+        print(f"pictures in {run.images}\nweights in {run.weights}")
+
+
+def progress_bar(images: int, seen: int) -> Any:
+    """A bar of the images to be seen, where there is a terminal to show it."""
+    from tqdm import tqdm
+
+    return tqdm(total=images, initial=seen, unit=" images", unit_scale=True, disable=None)
+
+
+@contextlib.contextmanager
+def opened(side: Any, command: Train, found: Found | None = None) -> Iterator[Going]:
+    """The run that the command begins or goes on with, its folder locked until the end; a run that came to nothing is
+    removed then. found: its images and why they are not MNIST's, if they have been loaded already. Raises InputError
+    for what can't be done as asked."""
+    require_often(command)
+    run = command.resume
+    with _begun(side, command, found) if run is None else _resumed(side, command, run, found) as going:
+        yield going
+
+
+def require_often(command: Train) -> None:
+    """Raises InputError unless metrics and checkpoints are asked for at least now and then."""
     for name in _OFTEN:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
-    if command.resume is None:
-        _new(side, command)
-    else:
-        _resumed(side, command, command.resume)
 
 
-def _new(side: Any, command: Train) -> None:
+def load_images(side: Any, command: Train) -> Found:
+    """The images that the command names, and why they are not MNIST's, if so, which is told. Raises InputError where
+    they can't be had or don't fit."""
+    found = data.load(command.spec, command.data_root)
+    if found[1] is not None:
+        print(f"{side.__name__}: WARNING: {found[1]} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    needs.require_batches(command.spec, len(found[0].train))
+    return found
+
+
+@contextlib.contextmanager
+def _begun(side: Any, command: Train, found: Found | None) -> Iterator[Going]:
     name = side.__name__
     if command.out is not None:
         runs.require_free(command.out)
-    dataset, missing = data.load(command.spec, command.data_root)
-    if missing is not None:
-        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
-    needs.require_batches(command.spec, len(dataset.train))
+    dataset, missing = found or load_images(side, command)
     device = side.prepare(command.device, command.spec.training.dtype)
     config = {
         "framework": name,
@@ -140,14 +139,15 @@ def _new(side: Any, command: Train) -> None:
         try:
             checkpoints.begun(run)
             runs.write_config(run)  # with which it is a run that others may go on with
-            _go(side, command, run, dataset, device, None)
+            yield Going(run, dataset, device, None)
         except BaseException:
             if not checkpoints.present(run) and not run.metrics.stat().st_size:
                 shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
             raise
 
 
-def _resumed(side: Any, command: Train, path: Path) -> None:
+@contextlib.contextmanager
+def _resumed(side: Any, command: Train, path: Path, found: Found | None) -> Iterator[Going]:
     name, run = side.__name__, runs.read(path)
     if command.out is not None or command.preset != run.config["preset"]:
         raise InputError("--resume goes on in a run's own folder and configuration; leave out --out and --preset.")
@@ -163,7 +163,7 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
     with runs.locked(run):
         run = runs.read(path)  # another may have gone on with it until now
         file, wrong = checkpoints.latest(run)
-        dataset = data.load(run.spec, found_at(run, command.data_root))[0]
+        dataset = (found or data.load(run.spec, found_at(run, command.data_root)))[0]
         require_same_images(run, dataset)
         device = side.prepare(command.device, run.spec.training.dtype)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
@@ -191,7 +191,7 @@ def _resumed(side: Any, command: Train, path: Path) -> None:
         runs.write_config(run)
         if file is not None:
             checkpoints.gone_on_from(run, step, command.keep)
-        _go(side, command, run, dataset, device, start)
+        yield Going(run, dataset, device, start)
 
 
 def found_at(run: runs.Run, root: Path | None) -> Path | None:
@@ -211,71 +211,6 @@ def require_same_images(run: runs.Run, dataset: data.Dataset) -> None:
             f"digest should be {expected[:12]}..., found {found[:12]}...; give the --data-root that has them, or put "
             "them back."
         )
-
-
-def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device: Any, start: Any) -> None:
-    """Trains in a folder that is this process's own, from `start`, a state and its epoch's terms so far."""
-    from tqdm import tqdm
-
-    spec, training, images = run.spec, run.spec.training, len(dataset.train)
-    total, per_epoch = training.total_steps(images), training.epoch_steps(images)
-    done = 0 if start is None else int(start[0].step)
-    going = f", from step {done:,}" if done else ""
-    print(f"{run.path}: {describe.summary(spec)}, {total:,} steps{going} on {run.config['sessions'][-1]['device']}")
-    signals, saved = Signals(), [done]
-    bar = tqdm(
-        total=training.images_seen(total, images),
-        initial=training.images_seen(done, images),
-        unit=" images",
-        unit_scale=True,
-        disable=None,
-    )
-    with bar, signals.watched():
-
-        def save(progress: Any) -> None:
-            if saved[0] != progress.step:
-                side.save_checkpoint(checkpoints.path(run, progress.step), spec, progress.state, progress.train)
-                checkpoints.written(run, progress.step, command.keep)
-                saved[0] = progress.step
-
-        def on_part(progress: Any) -> None:
-            bar.update(training.images_seen(progress.step, images) - bar.n)
-            due = progress.step % (command.checkpoint_every or per_epoch) == 0 or progress.step == total
-            if due or signals.received is not None:
-                save(progress)
-            if signals.received is not None:
-                raise StoppedError(
-                    f"stopped by {signal.Signals(signals.received).name} at step {progress.step:,}, which is saved; go "
-                    f"on with {side.__name__} train --resume {run.path}",
-                    signals.received,
-                )
-
-        def on_epoch(progress: Any) -> None:
-            first = progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, first, images, spec, command.log_every)
-            test = metrics.record(spec, progress.step, progress.epoch, "test", progress.test)
-            side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
-            _picture(side, run, progress, dataset)
-            runs.append_metrics(run, [*records, test])
-            mean = metrics.mean(progress.train, first, images, training)[0]
-            epochs = -(-total // per_epoch)
-            bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
-
-        every = [steps for steps in (command.checkpoint_every, command.log_every) if steps is not None]
-        try:
-            side.fit(spec, dataset, on_epoch, device, start, on_part, every)
-        except NonFiniteError as error:
-            last = checkpoints.present(run)
-            kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
-            raise NonFiniteError(f"{error}{kept}") from None
-        if signals.received is not None:  # too late to stop anything, but whoever sent it is told
-            raise StoppedError(
-                f"{run.path} is through, all {total:,} steps, in spite of {signal.Signals(signals.received).name}",
-                signals.received,
-            )
-    last = runs.read_metrics(run)[-1]
-    print(f"test {metrics.sentence(spec, last)} after {last['step']:,} steps")
-    print(f"pictures in {run.images}\nweights in {run.weights}")
 
 
 def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
@@ -305,16 +240,3 @@ def _changed(old: Spec, new: Spec) -> str:
             if was != now and name not in ("epochs", "max_steps")
         ]
     return ", ".join(found)
-
-
-def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
-    """Samples and reconstructions of an epoch, in the run's images/."""
-    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
-    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
-    pictures = {"reconstructions": figures.pairs(shown / 255, again)}
-    if needs.has_prior(run.spec):
-        columns = run.spec.model.classes or None  # each class a column
-        pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
-    for kind, picture in pictures.items():
-        figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
