@@ -169,6 +169,8 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     # These set the other flags' defaults, so they have to be known before those are parsed.
     which = arguments[0] if arguments else ""
     known = chosen.parse_known_args(arguments)[0] if which in ("train", "sweep") else argparse.Namespace(resume=None)
+    if which == "sweep" and known.resume is not None:
+        raise InputError("A sweep goes on when its own command is given again with its --out; leave out --resume.")
     base = preset(known.preset) if "preset" in known else Spec()
     begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
     commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]

@@ -76,7 +76,7 @@ class Sweep(Train):
     """The folder of the runs, new or of this sweep. Without it, the next free one under runs/."""
     how: How = "auto"
     """Train the runs together, as one program, by jaxvae alone, or one by one; auto is together on accelerators."""
-    resume: tyro.conf.Suppress[Path | None] = None
+    resume: tyro.conf.Suppress[None] = None
 
 
 def sweep_of(base: Spec) -> Sweep:
@@ -89,8 +89,6 @@ def sweep_of(base: Spec) -> Sweep:
 def sweep(side: Any, command: Sweep) -> None:
     """Trains by the package `side`. Raises StoppedError for a signal, InputError for what can't be done as asked, and
     NonFiniteError when all is done but runs that left the finite numbers."""
-    if command.resume is not None:
-        raise InputError("A sweep goes on when its own command is given again with its --out; leave out --resume.")
     if command.how == "together" and not hasattr(side, "fit_together"):
         raise InputError(f"{side.__name__} trains runs one by one, and jaxvae alone together; give --how one-by-one.")
     require_often(command)
