@@ -132,7 +132,7 @@ def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, mon
     assert sweep(jaxvae, out, *flags, "--how", "together") == 0
     assert "2 runs, together on" in capsys.readouterr().out
     assert [runs.read(path).config["sessions"][1]["from_step"] for path in (first, second)] == [3, 2]
-    assert cli.main(jaxvae, ["train", *TINY, *flags[2:], "--beta", "2", "--out", str(alone)]) == 0
+    assert cli.main(jaxvae, ["train", *TINY, *flags[3:], "--beta", "2", "--out", str(alone)]) == 0
     # Six steps of float64: roundings of 1e-16 have hardly grown. Measured: 4e-16.
     np.testing.assert_allclose(terms_of(second), terms_of(alone), rtol=1e-12)
     capsys.readouterr()

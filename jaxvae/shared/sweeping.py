@@ -171,6 +171,8 @@ def _train(command: Sweep, path: Path, spec: Spec) -> Train:
 
 
 def _is_faster_together(side: Any, device: str) -> bool:
+    # On CPUs one by one, which is train's run to the bit. Together four of 784-400-20 took 0.43 of the time of one by
+    # one on two busy cores, and each program is compiled once, so --how together is worth asking for there too.
     return hasattr(side, "fit_together") and not device.startswith("cpu")
 
 
