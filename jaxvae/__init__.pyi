@@ -83,6 +83,7 @@ from .pixels import binarize as binarize
 from .pixels import corrupt as corrupt
 from .pixels import prepare_pixels as prepare_pixels
 from .pixels import scale as scale
+from .sweep import fit_together as fit_together
 from .train import TrainState as TrainState
 from .train import epoch_order as epoch_order
 from .train import init_optimizers as init_optimizers

@@ -12,8 +12,9 @@ import tyro
 import jaxvae
 from jaxvae.shared import comparison, data, figures, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.going import StoppedError
 from jaxvae.shared.presets import preset
-from jaxvae.shared.training import Device, StoppedError, Train, as_begun, train
+from jaxvae.shared.training import Device, Train, as_begun, train
 
 Records = list[dict[str, Any]]
 

@@ -16,10 +16,12 @@ from jaxvae.shared import comparison, data, describe, figures, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
 from jaxvae.shared.exporting import Export
+from jaxvae.shared.going import StoppedError
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.spec import Spec, same_run
-from jaxvae.shared.training import Device, StoppedError, Train, as_begun, found_at, require_same_images, train
+from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
+from jaxvae.shared.training import Device, Train, as_begun, found_at, require_same_images, train
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
@@ -111,6 +113,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     try:
         command = _parse(name, arguments)
         match command:
+            case Sweep():
+                sweep(side, command)
             case Train():
                 train(side, command)
             case Evaluate():
@@ -158,12 +162,14 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     chosen.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
     chosen.add_argument("--resume", nargs="?", type=Path)
     # These set the other flags' defaults, so they have to be known before those are parsed.
-    known = chosen.parse_known_args(arguments)[0] if arguments[:1] == ["train"] else argparse.Namespace(resume=None)
-    if known.resume is not None:
-        base = as_begun(known.resume)
-    else:
-        base = Train(preset(known.preset)) if "preset" in known else Train(Spec())
-    commands = Annotated[Train, tyro.conf.subcommand("train", default=base)]
+    which = arguments[0] if arguments else ""
+    known = chosen.parse_known_args(arguments)[0] if which in ("train", "sweep") else argparse.Namespace(resume=None)
+    if which == "sweep" and known.resume is not None:
+        raise InputError("A sweep goes on when its own command is given again with its --out; leave out --resume.")
+    base = preset(known.preset) if "preset" in known else Spec()
+    begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
+    commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]
+    commands |= Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep_of(base))]  # type: ignore[assignment]
     for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(

@@ -117,13 +117,18 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
         share = "-" if against is None or against.error < _ROUNDING else f"{r.error / against.error:.3f}"
         name = " ".join(r.name.split()).replace("|", "\\|")
         cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", share])
+    return "\n".join([f"{_caption(images, data)}:", "", *aligned(cells)])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table from those of its head and of each row, its columns aligned for a terminal, all but
+    the first to the right."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
+    return [
         f"| {first.ljust(widths[0])} | {' | '.join(map(str.rjust, rest, widths[1:]))} |"
         for first, *rest in (cells[0], rule, *cells[1:])
     ]
-    return "\n".join([f"{_caption(images, data)}:", "", *lines])
 
 
 def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:

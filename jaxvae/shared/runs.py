@@ -161,14 +161,19 @@ def write_config(run: Run) -> None:
     write_atomically(run.path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
+def locked(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Keeps every other process from training in the run's folder, as `held` does."""
+    return held(run.path, run.checkpoints, run.images)
+
+
 @contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Keeps every other process from training in the run's folder, and clears away what one that was killed in the
-    middle of writing has left. The lock is the kernel's and goes with its process, however that ends. Raises InputError
-    naming the process that has it."""
+def held(path: Path, *inner: Path) -> Iterator[None]:
+    """Keeps every other process from training in the folder, and clears away what one that was killed in the middle of
+    writing has left there and in the `inner` folders. The lock is the kernel's and goes with its process, however that
+    ends. Raises InputError naming the process that has it."""
     import fcntl  # not everywhere, as all else here is
 
-    file = run.path / ".lock"
+    file = path / ".lock"
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -180,13 +185,13 @@ def locked(run: Run) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace")
             os.close(handle)
-            raise InputError(f"{run.path} is being trained by {holder}; let it end or stop it first.") from None
+            raise InputError(f"{path} is being trained by {holder}; let it end or stop it first.") from None
         os.close(handle)
     try:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
-        for folder in (run.path, run.checkpoints, run.images):
+        for folder in (path, *inner):
             folder.mkdir(exist_ok=True)  # not every copy keeps empty ones
             for part in folder.glob(f".*{_PART}"):
                 if part.is_file():

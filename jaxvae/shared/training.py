@@ -1,4 +1,4 @@
-"""The command that trains: a new run, or one that goes on, and what stops either of them."""
+"""The command that trains: a new run, or one that goes on."""
 
 import contextlib
 import datetime
@@ -9,26 +9,25 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxvae.shared import checkpoints, data, describe, figures, metrics, needs, runs
-from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared import checkpoints, data, describe, metrics, needs, runs
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.going import Going, go
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.spec import Spec, same_run, to_json
 
 Device = Literal["auto", "cpu", "gpu", "tpu"]
+Found = tuple[data.Dataset, str | None]  # of data.load
 
 _PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
 _OFTEN = ("log_every", "checkpoint_every", "keep")  # what a run that goes on keeps to unless it is told otherwise
-_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
 
@@ -72,43 +71,6 @@ class Train:
     --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
 
 
-class StoppedError(Exception):
-    """A signal ended training, after its step was saved."""
-
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.status = 128 + number  # by custom
-
-
-@dataclass
-class Signals:
-    """The first SIGINT or SIGTERM is kept for whoever asks; a second one does what it would have done."""
-
-    received: int | None = None
-    _before: dict[int, Any] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # whoever started us may want it so
-                self._before[number] = signal.signal(number, self._note)
-        try:
-            yield
-        finally:
-            self._restore()
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def as_begun(path: Path) -> Train:
     """The command that goes on with a run, with the run's own flags. Raises InputError if that is no run folder."""
     run = runs.read(path)
@@ -118,10 +80,50 @@ def as_begun(path: Path) -> Train:
 def train(side: Any, command: Train) -> None:
     """Trains by the package `side`. Raises StoppedError for a signal, NonFiniteError when a number leaves the finite
     ones, and InputError for what can't be done as asked."""
+    _join(side, command)
+    with opened(side, command) as going:
+        run, first = going.run, side.first()
+        since = f", from step {going.done:,}" if going.done else ""
+        if first:
+            device = run.config["sessions"][-1]["device"]
+            print(f"{run.path}: {describe.summary(run.spec)}, {going.total:,} steps{since} on {device}")
+        with progress_bar(going.seen(going.total), going.seen(going.done), first) as bar:
+            again = f"{side.__name__} train --resume {run.path}"
+            go(side, going, again, bar.update, lambda line: bar.write(line, sys.stdout))
+        if first:
+            last = runs.read_metrics(run)[-1]
+            print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
+            print(f"pictures in {run.images}\nweights in {run.weights}")
+
+
+def progress_bar(images: int, seen: int, shown: bool = True) -> Any:
+    """A bar of the images to be seen, where there is a terminal to show it."""
+    from tqdm import tqdm
+
+    return tqdm(total=images, initial=seen, unit=" images", unit_scale=True, disable=None if shown else True)
+
+
+@contextlib.contextmanager
+def opened(side: Any, command: Train, found: Found | None = None) -> Iterator[Going]:
+    """The run that the command begins or goes on with, its folder locked until the end; a run that came to nothing is
+    removed then. found: its images and why they are not MNIST's, if they have been loaded already. Raises InputError
+    for what can't be done as asked."""
+    require_often(command)
+    run, device = command.resume, side.prepare(command.device, command.spec.training.dtype, command.devices)
+    with _begun(side, command, device, found) if run is None else _resumed(side, command, device, run, found) as going:
+        yield going
+
+
+def require_often(command: Train) -> None:
+    """Raises InputError unless metrics and checkpoints are asked for at least now and then."""
     for name in _OFTEN:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+
+
+def _join(side: Any, command: Train) -> None:
+    """Meets the processes that train together with this one, if there are any."""
     if command.coordinator is not None and not re.fullmatch(r".+:[0-9]+", command.coordinator):
         raise InputError(f"--coordinator must be HOST:PORT, found {command.coordinator}.")
     # torchrun sets these for the processes it starts.
@@ -132,21 +134,24 @@ def train(side: Any, command: Train) -> None:
         raise InputError(
             "--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them."
         )
-    device = side.prepare(command.device, command.spec.training.dtype, command.devices)
-    if command.resume is None:
-        _new(side, command, device)
-    else:
-        _resumed(side, command, device, command.resume)
 
 
-def _new(side: Any, command: Train, device: Any) -> None:
+def load_images(side: Any, command: Train) -> Found:
+    """The images that the command names, and why they are not MNIST's, if so, which is told. Raises InputError where
+    they can't be had or don't fit."""
+    found = data.load(command.spec, command.data_root)
+    if found[1] is not None and side.first():
+        print(f"{side.__name__}: WARNING: {found[1]} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    needs.require_batches(command.spec, len(found[0].train))
+    return found
+
+
+@contextlib.contextmanager
+def _begun(side: Any, command: Train, device: Any, found: Found | None) -> Iterator[Going]:
     name = side.__name__
     if command.out is not None and side.first():
         runs.require_free(command.out)
-    dataset, missing = data.load(command.spec, command.data_root)
-    if missing is not None and side.first():
-        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
-    needs.require_batches(command.spec, len(dataset.train))
+    dataset, missing = found or load_images(side, command)
     config = {
         "framework": name,
         "preset": command.preset,
@@ -166,21 +171,22 @@ def _new(side: Any, command: Train, device: Any) -> None:
     spec = replace(command.spec, data=dataset.name)
     out = command.out or runs.free_path(Path("runs"), name)
     if not side.first():
-        _go(side, command, runs.Run(out, spec, config), dataset, device, None)
+        yield Going(runs.Run(out, spec, config), dataset, device, None)
         return
     run = runs.make(out, spec, config)
     with runs.locked(run):
         try:
             checkpoints.begun(run)
             runs.write_config(run)  # with which it is a run that others may go on with
-            _go(side, command, run, dataset, device, None)
+            yield Going(run, dataset, device, None)
         except BaseException:
             if not checkpoints.present(run) and not run.metrics.stat().st_size:
                 shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
             raise
 
 
-def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
+@contextlib.contextmanager
+def _resumed(side: Any, command: Train, device: Any, path: Path, found: Found | None) -> Iterator[Going]:
     name, run = side.__name__, runs.read(path)
     if command.out is not None or command.preset != run.config["preset"]:
         raise InputError("--resume goes on in a run's own folder and configuration; leave out --out and --preset.")
@@ -196,7 +202,7 @@ def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
     with runs.locked(run) if side.first() else contextlib.nullcontext():
         run = runs.read(path)  # another may have gone on with it until now
         file, wrong = checkpoints.latest(run)
-        dataset = data.load(run.spec, found_at(run, command.data_root))[0]
+        dataset = (found or data.load(run.spec, found_at(run, command.data_root)))[0]
         require_same_images(run, dataset)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
@@ -212,11 +218,11 @@ def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
                 f"{path} would end after {total:,} steps as before: --epochs {asked.epochs} and --max-steps "
                 f"{asked.max_steps}, whichever comes first; give both."
             )
+        often = {name: getattr(command, name) for name in _OFTEN}
         if not side.first():
-            _go(side, command, runs.Run(path, command.spec, run.config), dataset, device, start)
+            yield Going(runs.Run(path, command.spec, {**run.config, **often}), dataset, device, start)
             return
         runs.cut_metrics(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
-        often = {name: getattr(command, name) for name in _OFTEN}
         sessions = [*run.config["sessions"], _session(side, device, step)]
         before, now = (session["device"] for session in sessions[-2:])
         if now != before and sessions[-2]["framework"] == name:
@@ -227,7 +233,7 @@ def _resumed(side: Any, command: Train, device: Any, path: Path) -> None:
         runs.write_config(run)
         if file is not None:
             checkpoints.gone_on_from(run, step, command.keep)
-        _go(side, command, run, dataset, device, start)
+        yield Going(run, dataset, device, start)
 
 
 def _require_together(side: Any, command: Train, images: int, *told: object) -> None:
@@ -264,79 +270,6 @@ def require_same_images(run: runs.Run, dataset: data.Dataset) -> None:
         )
 
 
-def _go(side: Any, command: Train, run: runs.Run, dataset: data.Dataset, device: Any, start: Any) -> None:
-    """Trains in a folder that is this process's own, from `start`, a state and its epoch's terms so far."""
-    from tqdm import tqdm
-
-    spec, training, images = run.spec, run.spec.training, len(dataset.train)
-    total, per_epoch = training.total_steps(images), training.epoch_steps(images)
-    done = 0 if start is None else int(start[0].step)
-    going = f", from step {done:,}" if done else ""
-    first = side.first()
-    if first:
-        device_label = run.config["sessions"][-1]["device"]
-        print(f"{run.path}: {describe.summary(spec)}, {total:,} steps{going} on {device_label}")
-    signals, saved = Signals(), [done]
-    bar = tqdm(
-        total=training.images_seen(total, images),
-        initial=training.images_seen(done, images),
-        unit=" images",
-        unit_scale=True,
-        disable=None if first else True,
-    )
-    with bar, signals.watched():
-
-        def save(progress: Any) -> None:
-            if first and saved[0] != progress.step:
-                side.save_checkpoint(checkpoints.path(run, progress.step), spec, progress.state, progress.train)
-                checkpoints.written(run, progress.step, command.keep)
-                saved[0] = progress.step
-
-        def on_part(progress: Any) -> None:
-            bar.update(training.images_seen(progress.step, images) - bar.n)
-            due = progress.step % (command.checkpoint_every or per_epoch) == 0 or progress.step == total
-            stop = side.agreed(signals.received or 0)  # whichever process it came to
-            if due or stop:
-                save(progress)
-            if stop:
-                raise StoppedError(
-                    f"stopped by {signal.Signals(stop).name} at step {progress.step:,}, which is saved; go on with "
-                    f"{side.__name__} train --resume {run.path}",
-                    stop,
-                )
-
-        def on_epoch(progress: Any) -> None:
-            if not first:
-                return
-            begun = progress.step - len(progress.train)
-            records = metrics.train_records(progress.train, begun, images, spec, command.log_every)
-            test = metrics.record(spec, progress.step, progress.epoch, "test", progress.test)
-            side.save(run.weights, spec, progress.state[0])  # jaxvae's params, torchvae's model
-            _picture(side, run, progress, dataset)
-            runs.append_metrics(run, [*records, test])
-            mean = metrics.mean(progress.train, begun, images, training)[0]
-            epochs = -(-total // per_epoch)
-            bar.write(f"epoch {progress.epoch:>3}/{epochs}  train {mean:8.3f}  test {test['loss']:8.3f}", sys.stdout)
-
-        every = [steps for steps in (command.checkpoint_every, command.log_every) if steps is not None]
-        try:
-            side.fit(spec, dataset, on_epoch, device, start, on_part, every)
-        except NonFiniteError as error:
-            last = checkpoints.present(run)
-            kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
-            raise NonFiniteError(f"{error}{kept}") from None
-        if signals.received is not None:  # too late to stop anything, but whoever sent it is told
-            raise StoppedError(
-                f"{run.path} is through, all {total:,} steps, in spite of {signal.Signals(signals.received).name}",
-                signals.received,
-            )
-    if not first:
-        return
-    last = runs.read_metrics(run)[-1]
-    print(f"test {metrics.sentence(spec, last)} after {last['step']:,} steps")
-    print(f"pictures in {run.images}\nweights in {run.weights}")
-
-
 def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
     """Who trains from which step on, and where: for the run's record."""
     devices, processes = side.shares(), side.processes()
@@ -367,16 +300,3 @@ def _changed(old: Spec, new: Spec) -> str:
             if was != now and name not in ("epochs", "max_steps")
         ]
     return ", ".join(found)
-
-
-def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
-    """Samples and reconstructions of an epoch, in the run's images/."""
-    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
-    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
-    pictures = {"reconstructions": figures.pairs(shown / 255, again)}
-    if needs.has_prior(run.spec):
-        columns = run.spec.model.classes or None  # each class a column
-        pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
-    for kind, picture in pictures.items():
-        figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
