@@ -1,4 +1,10 @@
-"""The well-known programs as configurations: the architecture, loss, data range and optimizer of each one's source."""
+"""The well-known programs as configurations: the architecture, loss, data range and optimizer of each one's source.
+
+What differs from the sources on purpose: a bias in front of batch norm is held still, since its gradient is zero but
+for rounding, of which Adam would make steps; `adversarial` has N(0, I) for its prior and Adam, where the paper has a
+wider one and momentum; `conv`, `beta-h` and `beta-b` train on 28x28 images uncropped and unflipped unless told
+otherwise, for 10, 10 and 12 epochs; `flax-example` draws Flax's initial variance uniformly, for 10 epochs with the
+last, smaller batch; `iwae-paper` has the paper's Adam, its authors' program another."""
 
 import dataclasses
 
