@@ -111,6 +111,7 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
             assert np.abs(a - b).max() <= 1e-12 * np.abs(b).max()
 
 
+@pytest.mark.slow
 def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, monkeypatch) -> None:
     """Ctrl-C while the second step is saved, one member killed before it had saved the third, at which they stop; then
     the same command again. Each is the run that is trained alone, and torchvae's as well as jaxvae's."""
@@ -224,6 +225,10 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
         ("--preset beta-b --beta 4", "and capacity has none to weigh; give --beta 1"),
         ("--resume runs/1", "A sweep goes on when its own command is given again with its --out; leave out --resume"),
         ("--keep 0", "--keep must be at least 1, found 0"),
+        (
+            "--processes 2",
+            "A sweep is one process's; leave out --distributed, --coordinator, --processes and --process",
+        ),
         ("--data-root /no/such/folder", "The data root /no/such/folder is not a folder"),
     ],
 )

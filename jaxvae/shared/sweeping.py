@@ -23,6 +23,7 @@ from jaxvae.shared.training import Found, Train, load_images, opened, progress_b
 How = Literal["auto", "together", "one-by-one"]
 
 _MOST, _AT_ONCE = 1000, 64  # runs of a sweep; of those trained together, each of which holds a lock
+_GIVEN = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep")  # to each run as to the sweep
 _VERSION = 1  # of sweep.json
 
 # Not flags here: each has several values.
@@ -91,14 +92,20 @@ def sweep(side: Any, command: Sweep) -> None:
     NonFiniteError when all is done but runs that left the finite numbers."""
     if command.how == "together" and not hasattr(side, "fit_together"):
         raise InputError(f"{side.__name__} trains runs one by one, and jaxvae alone together; give --how one-by-one.")
+    if command.distributed or (command.coordinator, command.processes, command.process) != (None, None, None):
+        raise InputError("A sweep is one process's; leave out --distributed, --coordinator, --processes and --process.")
+    if command.how == "together" and command.devices is not None:
+        raise InputError("Runs trained together share no batches among --devices; leave that out, or --how together.")
     require_often(command)
     asked = members(command)
     out = command.out or runs.free_path(Path("runs"), f"{side.__name__}-sweep")
     first = next(iter(asked.values()))
     found = load_images(side, _train(command, out, first))
     n, name = len(found[0].train), found[0].name
-    device = side.device_label(side.prepare(command.device, first.training.dtype))
-    together = command.how == "together" or (command.how == "auto" and _is_faster_together(side, device))
+    device = side.device_label(side.prepare(command.device, first.training.dtype, command.devices))
+    together = command.how == "together" or (
+        command.how == "auto" and command.devices is None and _is_faster_together(side, device)
+    )
     with _held(out, replace(first, data=name)):
         paths = {out / member: spec for member, spec in asked.items()}
         left = {path: spec for path, spec in paths.items() if not _is_through(path, replace(spec, data=name))}
@@ -163,7 +170,7 @@ def _seeds(given: tuple[str, ...]) -> tuple[int, ...]:
 
 def _train(command: Sweep, path: Path, spec: Spec) -> Train:
     """The command that trains one run, or goes on with it."""
-    given = {name: getattr(command, name) for name in ("data_root", "device", "log_every", "checkpoint_every", "keep")}
+    given = {name: getattr(command, name) for name in _GIVEN}
     if not (path / "config.json").exists():
         return Train(spec, command.preset, out=path, **given)
     run = runs.read(path)
