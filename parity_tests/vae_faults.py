@@ -26,7 +26,7 @@ MEANS = "pixel_means(spec, decode(spec, model, z, labels))"
 DECAY = """now.optimizer[""].param_groups[0]["weight_decay"]"""
 JAX_ADAM = jaxvae.train.make_optimizer
 ADAM = "torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, fused=True)"
-BACKWARD = "(next(iter(terms.values())) * phase.share).backward()"
+BACKWARD = "(next(iter(terms.values())) * (phase.share / processes())).backward()"
 CLIPPED = f"""{BACKWARD}
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)"""
 
@@ -144,13 +144,12 @@ FAULTS = [
     Fault(train.make_optimizer, ADAM, ADAM.replace("fused", "amsgrad=True, fused"), "AMSGrad for Adam"),
     Fault(train.make_optimizer, ADAM, ADAM.replace("betas", "(0.9, 0.99)"), "Adam's beta2 0.99 for 0.999"),
     Fault(train.make_optimizer, ADAM, ADAM.replace("training.eps", "1e-6"), "Adam's eps 1e-6 for 1e-8"),
-    Fault(JAX_ADAM, "(jnp.sqrt(v) / root + eps)", "jnp.sqrt(v / root**2 + eps)", "Adam's eps inside the root"),
-    Fault(JAX_ADAM, "(jnp.sqrt(v) / root + eps)", "(jnp.sqrt(v) + eps)",
+    Fault(JAX_ADAM, "(jnp.sqrt(v) + small)", "jnp.sqrt(v + small * root)", "Adam's eps inside the root"),
+    Fault(JAX_ADAM, "rate * root / -_power_less_one(b1, t), eps * root", "rate / -_power_less_one(b1, t), eps",
           "Adam's second moment not corrected for its bias"),
     Fault(JAX_ADAM, "t = count.astype(dtype)", "t = (count + 1).astype(dtype)", "Adam's steps counted one too many"),
     Fault(JAX_ADAM, "t = count.astype(dtype)", "t = jnp.full((), 1e6, dtype)", "Adam without its bias correction"),
-    Fault(JAX_ADAM, "step_size = rate /", "step_size = 2 * rate /",
-          "learning rate 2 times as large"),
+    Fault(JAX_ADAM, "rate * root /", "2 * rate * root /", "learning rate 2 times as large"),
     # A step.
     Fault(train._update, BACKWARD, CLIPPED, "gradient clipped to norm 1"),
     Fault(train._update, "state.model.zero_grad(set_to_none=True)", "pass", "gradient kept from the step before"),
