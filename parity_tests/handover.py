@@ -11,7 +11,7 @@ from parity_tests.harness.compare import Gap, gap, shares
 
 
 class Apart(NamedTuple):
-    """How far the handed-over run ends from the unbroken one."""
+    """How far two runs end from each other: tensors as shares of their largest, metrics as shares of themselves."""
 
     weights: Gap
     optimizer: Gap
@@ -20,14 +20,18 @@ class Apart(NamedTuple):
 
 def handed_over(sides: Sequence[Any], flags: Sequence[str], stops: Sequence[int], folder: Path) -> Apart:
     """Trains by each of these packages up to its stop, each going on with what the one before left, in `folder`/run;
-    and by the first alone up to the last stop, in `folder`/whole. Tensors are compared as shares of their largest,
-    metrics as shares of themselves. Raises RuntimeError where training fails."""
+    and by the first alone up to the last stop, in `folder`/whole. Raises RuntimeError where training fails."""
     run, whole = folder / "run", folder / "whole"
     _command(sides[0], ["train", *flags, "--max-steps", str(stops[0]), "--out", str(run)])
     for side, stop in zip(sides[1:], stops[1:], strict=True):
         _command(side, ["train", "--resume", str(run), "--max-steps", str(stop)])
     _command(sides[0], ["train", *flags, "--max-steps", str(stops[-1]), "--out", str(whole)])
-    found, expected = (weights.load_checkpoint(checkpoints.path(runs.read(path), stops[-1])) for path in (run, whole))
+    return apart(run, whole, stops[-1])
+
+
+def apart(run: Path, whole: Path, step: int) -> Apart:
+    """How far the one ends from the other, both with a checkpoint of that step."""
+    found, expected = (weights.load_checkpoint(checkpoints.path(runs.read(path), step)) for path in (run, whole))
     return Apart(
         gap(found.weights, expected.weights),
         gap(found.optimizer, expected.optimizer),

@@ -4,12 +4,14 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 import jaxvae
 import torchvae
 from jaxvae.shared import runs
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.presets import DEFAULT_PRESET
 from parity_tests.handover import handed_over
 
@@ -27,7 +29,7 @@ class Handover:
     """What to train."""
     stops: tuple[int, int, int] = (300, 800, 1200)
     """The step at which each of the three ends."""
-    first: str = "jaxvae"
+    first: Literal["jaxvae", "torchvae"] = "jaxvae"
     """Which package begins and ends."""
     data: str = "mnist"
     """The images."""
@@ -37,7 +39,11 @@ def main(options: Handover) -> int:
     ours, theirs = (jaxvae, torchvae) if options.first == "jaxvae" else (torchvae, jaxvae)
     flags = ["--preset", options.preset, "--data", options.data, "--dtype", "float64"]
     with tempfile.TemporaryDirectory() as name:
-        apart = handed_over((ours, theirs, ours), flags, options.stops, Path(name))
+        try:
+            apart = handed_over((ours, theirs, ours), flags, options.stops, Path(name))
+        except RuntimeError as error:  # the command has said why
+            print(f"handover: {error}", file=sys.stderr)
+            return InputError.status
         spec = runs.read(Path(name) / "run").spec
     names = [side.__name__ for side in (ours, theirs, ours)]
     parts = ", ".join(f"{name} to step {stop:,}" for name, stop in zip(names, options.stops, strict=True))

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared import checkpoints, runs, weights
-from parity_tests.harness.compare import gap, shares
+from jaxvae.shared import runs
+from parity_tests.handover import apart
 from parity_tests.together import ended, started
 
 _OWED = 1e-12  # float64: sums in another order, carried on by some hundred steps
@@ -48,25 +47,12 @@ def main(options: TwoProcesses) -> int:
                     if status:
                         print(said, file=sys.stderr)
                         return status
-            ours, theirs = (
-                weights.load_checkpoint(checkpoints.path(runs.read(path), options.steps)) for path in (two, one)
-            )
-            apart = (
-                shares(*(_metrics(path) for path in (two, one))),
-                gap(ours.weights, theirs.weights),
-                gap(ours.optimizer, theirs.optimizer),
-            )
-            agree &= max(apart)[0] < _OWED
+            found = apart(two, one, options.steps)
+            agree &= max(found).size < _OWED
             where = runs.read(two).config["sessions"][0]["device"]
-            rows.append(f"| {package} | {where} | " + " | ".join(f"{found.size:.1e}" for found in apart) + " |")
-    print("| package | devices | losses | weights | Adam's state |\n| --- | --- | --- | --- | --- |", *rows, sep="\n")
+            rows.append(f"| {package} | {where} | " + " | ".join(f"{gap.size:.1e}" for gap in found) + " |")
+    print("| package | devices | weights | Adam's state | metrics |\n| --- | --- | --- | --- | --- |", *rows, sep="\n")
     return 0 if agree else 1
-
-
-def _metrics(path: Path) -> dict[str, np.ndarray]:
-    run = runs.read(path)
-    records = runs.read_metrics(run)
-    return {name: np.array([record[name] for record in records]) for name in run.spec.terms}
 
 
 if __name__ == "__main__":
