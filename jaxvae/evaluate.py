@@ -93,7 +93,7 @@ def log_likelihood(
     return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def see_images(spec: Spec, params: Params, images: Array | np.ndarray, key: Array) -> np.ndarray:
+def see_images(spec: Spec, images: Array | np.ndarray, key: Array) -> np.ndarray:
     """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
     return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
 

@@ -64,7 +64,7 @@ def given(side: Side, spec: Spec, seed: int = 1) -> tuple:
 def by_hand(side: Side, spec: Spec, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The estimates and effective samples, from scipy's densities at latents drawn by jax.random itself."""
     weights, key = given(side, spec)
-    x = side.package.see_images(spec, weights, IMAGES, key)
+    x = side.package.see_images(spec, IMAGES, key)
     labels = LABELS if spec.model.classes else None
     latents = side.package.encode_images(spec, weights, IMAGES, key, labels)
     noise, found = jax.random.fold_in(jaxvae.root_key(3), 1), []
@@ -227,7 +227,7 @@ def test_a_code_has_no_log_likelihood(side: Side) -> None:
 def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Side) -> None:
     """To 1e-10 of it, with a posterior two steps of the first grid wide."""
     spec, weights, images, exact = linear(side)
-    x = side.package.see_images(spec, weights, images, side.package.root_key(0))
+    x = side.package.see_images(spec, images, side.package.root_key(0))
     found = measures.quadrature(of(side, spec, weights, x), len(x))
     np.testing.assert_allclose(found.nats, exact, rtol=1e-10)
     assert (found.change < 1e-4).all()
@@ -238,7 +238,7 @@ def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Side) -> Non
 def test_quadrature_and_samples_meet_where_nothing_is_linear(side: Side) -> None:
     spec = spec_of("two layers, dynamic")
     weights, images, key = _of(side, spec)
-    x = side.package.see_images(spec, weights, images, key)
+    x = side.package.see_images(spec, images, key)
     sampled = side.package.log_likelihood(spec, weights, images, key, samples=5000)
     exact = measures.quadrature(of(side, spec, weights, x), len(x)).nats
     error = np.sqrt(1 / sampled.effective - 1 / 5000)

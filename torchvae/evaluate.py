@@ -98,11 +98,10 @@ def log_likelihood(
     return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def see_images(spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key) -> np.ndarray:
+def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.ndarray:
     """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
-    device = device_of(model)
-    images, key = torch.as_tensor(images, device=device), key.to(device)
-    return _pixels(spec, images, key, torch.arange(len(images), device=device)).cpu().numpy().astype(np.float64)
+    places = torch.arange(len(images), device=key.device)
+    return _pixels(spec, torch.as_tensor(images, device=key.device), key, places).cpu().numpy().astype(np.float64)
 
 
 @torch.no_grad()

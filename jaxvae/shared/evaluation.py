@@ -1,6 +1,7 @@
 """The command that says how good a run is: which measures make sense of it, their figures as a table and as JSON."""
 
 import errno
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -58,7 +59,8 @@ class Found(NamedTuple):
     """For a table: name, figure, unit."""
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """What is measured."""
 
     side: Any
@@ -67,6 +69,16 @@ class Subject(NamedTuple):
     data: data.Dataset
     key: Any
     samples: int
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:
+        """For a model with classes."""
+        return self.data.test_labels if self.run.spec.model.classes else None
+
+    @functools.cached_property
+    def latents(self) -> Any:
+        """The posteriors, which several measures are of."""
+        return self.side.encode_images(self.run.spec, self.weights, self.data.test, self.key, self.labels)
 
 
 def senseless(spec: Spec, name: str) -> str | None:
@@ -144,7 +156,7 @@ def log_likelihood(subject: Subject) -> Found:
     spec, dataset = subject.run.spec, subject.data
     with _bar(subject, len(dataset.test), "images") as done:
         found = subject.side.log_likelihood(
-            *(spec, subject.weights, dataset.test, subject.key, _labels(subject), subject.samples, done)
+            *(spec, subject.weights, dataset.test, subject.key, subject.labels, subject.samples, done)
         )
     value, effective = measures.mean(found.nats), float(found.effective.mean())
     figures = {"log_likelihood": value.value, "standard_error": value.error, "samples": subject.samples}
@@ -159,14 +171,14 @@ def log_likelihood(subject: Subject) -> Found:
 
 def active_units(subject: Subject) -> Found:
     """Of the posterior's means."""
-    active = measures.active_units(_latents(subject).mean)
+    active = measures.active_units(subject.latents.mean)
     figures = {"active_units": int(active.sum()), "active": active.tolist()}
     return Found(figures, [("active units", str(active.sum()), f"of {len(active)} latents")])
 
 
 def kl_by_latent(subject: Subject) -> Found:
     """The terms of the KL."""
-    latents = _latents(subject)
+    latents = subject.latents
     found = measures.kl_by_latent(latents.mean, latents.logvar)
     rows = [(f"kl of latent {i + 1}", f"{found[i]:.3f}", "nats per image") for i in np.argsort(-found, kind="stable")]
     return Found({"kl_by_latent": found.tolist()}, rows)
@@ -174,7 +186,7 @@ def kl_by_latent(subject: Subject) -> Found:
 
 def mutual_information(subject: Subject) -> Found:
     """Between image and latent."""
-    latents = _latents(subject)
+    latents = subject.latents
     found, most = measures.mutual_information(*latents), float(np.log(len(latents.mean)))
     figures = {"mutual_information": found.value, "standard_error": found.error, "at_most": most}
     return Found(figures, [_estimate("mutual information", found, f"nats; so many images show {most:.3f} at most")])
@@ -199,9 +211,9 @@ def squared_error(subject: Subject) -> Found:
 def quadrature(subject: Subject) -> Found:
     """The log-likelihood without sampling."""
     side, spec, dataset = subject.side, subject.run.spec, subject.data
-    x = side.see_images(spec, subject.weights, dataset.test, subject.key)
+    x = side.see_images(spec, dataset.test, subject.key)
     labels = dataset.test_labels if spec.model.classes else np.zeros(len(x), int)
-    half = int(np.ceil(max(8.0, 2 + np.abs(_latents(subject).mean).max())))
+    half = int(np.ceil(max(8.0, 2 + np.abs(subject.latents.mean).max())))
     nats, change = np.empty(len(x)), np.empty(len(x))
     with _bar(subject, None, "points") as done:
         for label in np.unique(labels):
@@ -227,16 +239,6 @@ _TAKE: dict[str, Callable[[Subject], Found]] = {
     "mutual-information": mutual_information,
     "quadrature": quadrature,
 }
-
-
-def _latents(subject: Subject) -> Any:
-    return subject.side.encode_images(
-        subject.run.spec, subject.weights, subject.data.test, subject.key, _labels(subject)
-    )
-
-
-def _labels(subject: Subject) -> np.ndarray | None:
-    return subject.data.test_labels if subject.run.spec.model.classes else None
 
 
 def _estimate(name: str, found: measures.Mean, unit: str) -> tuple[str, str, str]:
