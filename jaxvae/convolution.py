@@ -67,8 +67,8 @@ def _neighbours(x: Array, axis: int, stride: int) -> tuple[Array, Array, Array]:
         return _shifted(x, axis, 1), x, _shifted(x, axis, -1)
     # Split, and not strided slices, because a split's transpose is a concatenation, and theirs a sum of dilated arrays.
     half = (x.shape[axis] + 1) // 2
-    even = _padded(x, axis, 0, 2 * half - x.shape[axis]).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
-    at, after = (part.squeeze(axis + 1) for part in lax.split(even, (1, 1), axis + 1))
+    pairs = _padded(x, axis, 0, 2 * half - x.shape[axis]).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
+    at, after = (part.squeeze(axis + 1) for part in lax.split(pairs, (1, 1), axis + 1))
     return _shifted(after, axis, 1), at, after
 
 

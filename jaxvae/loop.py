@@ -90,8 +90,8 @@ def fit(
                     _stop(spec, was, train, told[0], order, done, n)
                 if on_part is not None:
                     on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
-            key = stream_key(local(now.key), "evaluation", epoch)
             own = local(now)
+            key = stream_key(own.key, "evaluation", epoch)
             evaluated = average_terms(spec, own.params, test, key, told[1])
             require_finite(spec, evaluated, done)
             on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated))

@@ -225,6 +225,7 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
         ("--preset beta-b --beta 4", "and capacity has none to weigh; give --beta 1"),
         ("--resume runs/1", "A sweep goes on when its own command is given again with its --out; leave out --resume"),
         ("--keep 0", "--keep must be at least 1, found 0"),
+        ("--how together --devices 2", "Runs trained together share no batches among --devices; leave that out"),
         (
             "--processes 2",
             "A sweep is one process's; leave out --distributed, --coordinator, --processes and --process",

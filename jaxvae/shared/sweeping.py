@@ -90,12 +90,12 @@ def sweep_of(base: Spec) -> Sweep:
 def sweep(side: Any, command: Sweep) -> None:
     """Trains by the package `side`. Raises StoppedError for a signal, InputError for what can't be done as asked, and
     NonFiniteError when all is done but runs that left the finite numbers."""
-    if command.how == "together" and not hasattr(side, "fit_together"):
-        raise InputError(f"{side.__name__} trains runs one by one, and jaxvae alone together; give --how one-by-one.")
     if command.distributed or (command.coordinator, command.processes, command.process) != (None, None, None):
         raise InputError("A sweep is one process's; leave out --distributed, --coordinator, --processes and --process.")
     if command.how == "together" and command.devices is not None:
         raise InputError("Runs trained together share no batches among --devices; leave that out, or --how together.")
+    if command.how == "together" and not hasattr(side, "fit_together"):
+        raise InputError(f"{side.__name__} trains runs one by one, and jaxvae alone together; give --how one-by-one.")
     require_often(command)
     asked = members(command)
     out = command.out or runs.free_path(Path("runs"), f"{side.__name__}-sweep")
@@ -207,6 +207,11 @@ def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar:
         seen, signals = [going.seen(going.done) for going in goings], Signals()
         bar.update(sum(seen))
 
+        def stop(received: int | None) -> None:
+            if received is not None:
+                name = signal.Signals(received).name
+                raise StoppedError(f"stopped by {name}, all runs are saved; go on with {_again(out)}", received)
+
         def on_part(parts: Mapping[int, Any]) -> None:
             received = signals.received  # once, for all or none to be saved
             for i, part in parts.items():
@@ -214,9 +219,7 @@ def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar:
                 bar.update(now - seen[i])
                 seen[i] = now
                 save_part(side, goings[i], part, received is not None)
-            if received is not None:
-                name = signal.Signals(received).name
-                raise StoppedError(f"stopped by {name}, all runs are saved; go on with {_again(out)}", received)
+            stop(received)
 
         def on_epoch(i: int, progress: Any) -> None:
             save_epoch(side, goings[i], progress)
@@ -227,9 +230,7 @@ def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar:
         with signals.watched():
             side.fit_together(specs, found[0], on_epoch, goings[0].device, starts, on_part, goings[0].cuts)
         bar.update(-sum(now for going, now in zip(goings, seen, strict=True) if now < going.seen(going.total)))
-        if signals.received is not None:
-            name = signal.Signals(signals.received).name
-            raise StoppedError(f"stopped by {name}, all runs are saved; go on with {_again(out)}", signals.received)
+        stop(signals.received)
 
 
 def _again(out: Path) -> str:
