@@ -1,15 +1,19 @@
 """Where to compute, and how precisely."""
 
 import contextlib
+import os
 from typing import Any
 
 import jax
 
 from jaxvae import parallel
+from jaxvae.shared import data
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Dtype
 
 Device = Any  # jax.Device, which type checkers don't know for a type
+
+_WORTH = 0.1  # seconds of compiling from which on a program is kept; JAX keeps those of a second
 
 
 def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> Device:
@@ -17,6 +21,7 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
     now on for training together with others of its kind, as `parallel.share` has it. Call it before the first array is
     made. Raises InputError where there is no such device, or fewer."""
     jax.config.update("jax_enable_x64", dtype == "float64")
+    _keep_programs()
     kind = None if name == "auto" else name
     with contextlib.suppress(RuntimeError):  # they have been started: as many as there are
         if devices is not None and devices > 1:
@@ -40,3 +45,14 @@ def require(dtype: Dtype) -> None:
     """Raises InputError if JAX would quietly compute in float32 what was asked for in float64."""
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise InputError("float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
+
+
+def _keep_programs() -> None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    folder = data.cache() / "programs"
+    with contextlib.suppress(OSError):  # without a place for them, all is compiled anew
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH)
