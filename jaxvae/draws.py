@@ -25,7 +25,7 @@ class Draws(NamedTuple):
 
 def draw(spec: Spec, key: Array, rows: int) -> Draws:
     """What the configuration draws for so many images, from the key of the step."""
-    dtype, latent, level = spec.training.dtype, spec.model.latent, spec.images.corruption_level
+    dtype, latent, level = spec.training.stored, spec.model.latent, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     eps = random.normal(key, (*samples, rows, latent), dtype)
     prior = corruption = None

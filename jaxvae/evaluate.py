@@ -112,7 +112,7 @@ def encode_images(
 def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np.ndarray | None = None) -> Pixels:
     """What is said of the pixels at latents `[n, latent]`, in the configuration's precision."""
     told = None if labels is None else jnp.asarray(labels)
-    location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.dtype), told)
+    location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.stored), told)
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))
 
 
@@ -141,7 +141,7 @@ def _weigh(
     spec: Spec, samples: int, params: Params, images: Array, key: Array, labels: Array | None, places: Array
 ) -> tuple[Array, Array]:
     """The estimate and the effective samples of the images at these places, each `[places]`."""
-    dtype = spec.training.dtype
+    dtype = spec.training.stored
     constant = spec.model.pixels / 2 * math.log(math.pi) if spec.model.likelihood == "squared-error" else 0.0
 
     def one(given: tuple) -> tuple[Array, Array]:

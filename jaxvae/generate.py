@@ -18,7 +18,7 @@ def sample(spec: Spec, params: Params, key: Array, n: int, labels: np.ndarray | 
     or of each class in turn. Raises InputError for a model without a prior."""
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
-    z = random.normal(key, (n, spec.model.latent), spec.training.dtype)
+    z = random.normal(key, (n, spec.model.latent), spec.training.stored)
     return np.asarray(images_of(spec, params, z, _told(spec, labels)))
 
 

@@ -72,7 +72,7 @@ def fit(
         train, test = placed(data.train), jnp.asarray(data.test)
         told = (placed(data.train_labels), jnp.asarray(data.test_labels)) if spec.model.classes else (None, None)
         steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
-        done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.dtype)
+        done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.stored)
         begun = 0 if before is None else len(before)
         terms[:begun] = before
         pace = Pace(every, on_part is not None)

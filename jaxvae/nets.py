@@ -15,7 +15,7 @@ from jax import Array, random
 from jaxvae.convolution import convolve, transposed
 from jaxvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
 from jaxvae.shared import layout
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.spec import Dtype, ModelSpec, Spec
 
 Params = dict  # nested, by layout.Parameter.path
 
@@ -134,6 +134,7 @@ class BatchNorm(nnx.Module):
         self.mean, self.var = nnx.BatchStat(jnp.zeros(features)), nnx.BatchStat(jnp.ones(features))
 
     def __call__(self, x: Array, training: Training | None = None) -> Array:
+        given, x = x.dtype, full(x)
         if training is None:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -146,7 +147,8 @@ class BatchNorm(nnx.Module):
             unbiased = jax.lax.stop_gradient(var) * (count / (count - 1))
             self.var[...] = (1 - _MOMENTUM) * self.var[...] + _MOMENTUM * unbiased
         factor = self.scale[...] / jnp.sqrt(var + _EPS)
-        return (x - mean[None, None, None]) * factor[None, None, None] + self.bias[...][None, None, None]
+        y = (x - mean[None, None, None]) * factor[None, None, None] + self.bias[...][None, None, None]
+        return y.astype(given)
 
 
 class Discriminator(nnx.Module):
@@ -160,7 +162,7 @@ class Discriminator(nnx.Module):
     def __call__(self, z: Array) -> Array:
         for layer in self.hidden:
             z = nnx.relu(layer(z))
-        return self.logit(z)
+        return full(self.logit(z))
 
 
 class VAE(nnx.Module):
@@ -208,9 +210,9 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
     return bind(spec.model, params).decode(z, labels)
 
 
-def bind(spec: ModelSpec, params: Params) -> VAE:
-    """The module over a nested dict of arrays."""
-    return nnx.merge(_graphdef(spec), params)
+def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
+    """The module over a nested dict of arrays. dtype: that its layers compute in, if not that of the arrays."""
+    return nnx.merge(_graphdef(spec, dtype), params)
 
 
 def statistics(model: VAE) -> Params:
@@ -248,6 +250,7 @@ def activate(spec: ModelSpec, x: Array) -> Array:
 
 def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
     """The posterior of what the encoder's heads give."""
+    parts = [full(part) for part in parts]
     match spec.posterior:
         case "gaussian":
             return Posterior(*parts)
@@ -261,14 +264,19 @@ def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
 
 def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:
     """What the decoder's last layers make of what its hidden ones gave."""
-    logits = decoder.logits(h).reshape(h.shape[0], -1)  # type: ignore[attr-defined]
+    logits = full(decoder.logits(h).reshape(h.shape[0], -1))  # type: ignore[attr-defined]
     match decoder.spec.likelihood:
         case "gaussian-learned":
             return Decoded(logits, decoder.logvar[...])
         case "gaussian-pixel":
-            return Decoded(logits, decoder.logvar(h).reshape(h.shape[0], -1))
+            return Decoded(logits, full(decoder.logvar(h).reshape(h.shape[0], -1)))
         case _:
             return Decoded(logits, None)
+
+
+def full(x: Array) -> Array:
+    """What is not to be computed in bfloat16."""
+    return x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x
 
 
 def one_hot(spec: ModelSpec, labels: Array | None, dtype: jnp.dtype) -> Array:
@@ -279,15 +287,17 @@ def one_hot(spec: ModelSpec, labels: Array | None, dtype: jnp.dtype) -> Array:
 
 
 @functools.cache
-def _graphdef(spec: ModelSpec) -> nnx.GraphDef:
+def _graphdef(spec: ModelSpec, dtype: Dtype | None) -> nnx.GraphDef:
     """The model without its numbers: static, so `bind` costs nothing inside jit."""
-    return nnx.split(nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0))))[0]
+    model = nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0)))
+    model.set_attributes(dtype=dtype)
+    return nnx.split(model)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(spec: Spec, key: Array) -> Params:
     params: Params = {}
-    table, dtype = layout.table(spec.model), spec.training.dtype
+    table, dtype = layout.table(spec.model), spec.training.stored
     # Number n of a draw depends on n alone. So sizes are rounded up to powers of two and those of one size drawn as a
     # batch: a cipher for each array would take a deep network's program minutes to compile.
     groups: dict[int, list[int]] = {}
@@ -327,7 +337,7 @@ def _told(spec: ModelSpec, x: Array, labels: Array | None) -> Array:
 
 
 def _dropped(x: Array, training: Training | None, layer: int) -> Array:
-    return x if training is None or not training.masks else x * training.masks[layer]
+    return x if training is None or not training.masks else x * training.masks[layer].astype(x.dtype)
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -346,7 +356,8 @@ class _Conv(nnx.Conv):
         self.stride = layer.stride
 
     def __call__(self, inputs: Array, out_sharding=None) -> Array:
-        return convolve(inputs, self.kernel[...], self.stride) + self.bias[...][None, None, None]  # type: ignore[index]
+        x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
+        return convolve(x, kernel, self.stride) + bias[None, None, None]
 
 
 class _ConvTranspose(nnx.ConvTranspose):
@@ -359,8 +370,8 @@ class _ConvTranspose(nnx.ConvTranspose):
         self.stride, self.more = layer.stride, layer.output_padding
 
     def __call__(self, inputs: Array) -> Array:
-        y = transposed(inputs, self.kernel[...], self.stride, self.more)
-        return y + self.bias[...][None, None, None]  # type: ignore[index]
+        x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
+        return transposed(x, kernel, self.stride, self.more) + bias[None, None, None]
 
 
 def _uniform(bound: float) -> Callable[..., Array]:

@@ -21,7 +21,7 @@ def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Arr
 
     `static` and `dynamic` are keys, one for each image, from which it is binarised if the configuration says so: those
     of the image, and those of the step. Without the latter dynamic binarisation is at half."""
-    dtype, how = spec.training.dtype, spec.images.binarization
+    dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
     elif how == "static":

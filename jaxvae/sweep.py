@@ -41,12 +41,12 @@ def fit_together(
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
         told = [jnp.asarray(a) if specs[0].model.classes else None for a in (data.train_labels, data.test_labels)]
         training, steps, total = (t := specs[0].training), t.epoch_steps(len(train)), t.total_steps(len(train))
-        betas = np.array([spec.objective.beta for spec in specs], training.dtype)
-        rates = np.array([spec.training.learning_rates() for spec in specs], training.dtype)
+        betas = np.array([spec.objective.beta for spec in specs], training.stored)
+        rates = np.array([spec.training.learning_rates() for spec in specs], training.stored)
         standing, finished = {}, {}
         for i, spec in enumerate(specs):
             begun = None if starts is None else starts[i]
-            state, terms = begun or (init_state(spec, data.train), np.zeros((0, len(spec.terms)), training.dtype))
+            state, terms = begun or (init_state(spec, data.train), np.zeros((0, len(spec.terms)), training.stored))
             standing[i] = Part(state, 0, int(state.step), terms)
         pace = Pace(every, on_part is not None)
         while True:

@@ -109,7 +109,7 @@ def train_epoch(
     with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
     order: `epoch_order`'s, made anew unless it is given; n: of how many images, where `parallel.placed` has filled them
     up. The new state, and the mean terms of the epoch's steps, `[steps, terms]`, zeros for those not taken here."""
-    n, dtype = len(images) if n is None else n, spec.training.dtype
+    n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
@@ -154,7 +154,7 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
         trained, rest = partition(spec.model, params, phase.networks)
 
         def loss(trained: Params, phase=phase, rest=rest) -> tuple[Array, tuple[dict[str, Array], Params]]:
-            model = bind(spec.model, combine(rest, trained))
+            model = bind(spec.model, combine(rest, trained), spec.training.dtype)
             terms = average(spec, phase.terms(spec, model, batch), weights, state.step)
             return next(iter(terms.values())) * phase.share, (terms, statistics(model))
 
@@ -171,7 +171,7 @@ def _learning_rate(spec: Spec, epoch: Array | int) -> Array | float:
     rates = spec.training.learning_rates()
     if len(rates) == 1:
         return rates[0]
-    return jnp.asarray(rates, spec.training.dtype)[jnp.minimum(epoch, len(rates) - 1)]
+    return jnp.asarray(rates, spec.training.stored)[jnp.minimum(epoch, len(rates) - 1)]
 
 
 def _power_less_one(base: float, t: Array) -> Array:

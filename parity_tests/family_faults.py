@@ -16,19 +16,19 @@ J, T = jaxvae.nets, torchvae.nets
 BATCH_NORM = J.BatchNorm.__call__
 RUNNING = "(1 - _MOMENTUM) * self.mean[...] + _MOMENTUM * jax"
 SAME = (
-    'jax.lax.conv_general_dilated(inputs, self.kernel[...], (self.stride,) * 2, "SAME",'
+    'jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 2, "SAME",'
     'dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest")'
 )
 AT_THE_START = (
-    "jax.lax.conv_transpose(inputs, self.kernel[...], (2, 2), tuple((1 + more, 1) for more in self.more),"
+    "jax.lax.conv_transpose(x, kernel, (2, 2), tuple((1 + more, 1) for more in self.more),"
     'transpose_kernel=True, precision="highest")'
 )
 
 FAULTS = [
     # Convolutions and batch norm.
-    Fault(J._Conv.__call__, "convolve(inputs, self.kernel[...], self.stride)", SAME,
+    Fault(J._Conv.__call__, "convolve(x, kernel, self.stride)", SAME,
           "'SAME' padding: at the end only", owner=J._Conv, ground="conv"),
-    Fault(J._ConvTranspose.__call__, "transposed(inputs, self.kernel[...], self.stride, self.more)", AT_THE_START,
+    Fault(J._ConvTranspose.__call__, "transposed(x, kernel, self.stride, self.more)", AT_THE_START,
           UNKNOWN, owner=J._ConvTranspose, ground="conv"),
     Fault(BATCH_NORM, "* (count / (count - 1))", "", "batch norm's running variance biased", owner=J.BatchNorm,
           ground="conv"),

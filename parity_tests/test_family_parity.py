@@ -7,7 +7,7 @@ import pytest
 
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import Dtype, Spec
+from jaxvae.shared.spec import Spec, Stored
 from parity_tests.harness import parity, report, trajectory
 
 STEPS = 12  # in epochs of five, the last of two images
@@ -43,7 +43,7 @@ IN_THE_SUITE = {
 }
 
 
-def presets(dtype: Dtype) -> list:
+def presets(dtype: Stored) -> list:
     return [pytest.param(n, marks=() if n in IN_THE_SUITE[dtype] else pytest.mark.slow) for n in PRESETS]
 
 
@@ -59,7 +59,7 @@ def test_a_preset_passes_every_level_in_float32(name: str) -> None:
     passes(name, "float32")
 
 
-def passes(name: str, dtype: Dtype) -> report.Report:
+def passes(name: str, dtype: Stored) -> report.Report:
     spec = small(name)
     found = parity.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
     assert found.passed, report.verdict(found)

@@ -18,7 +18,7 @@ from jaxvae.shared import data
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.runs import write_atomically
-from jaxvae.shared.spec import Dtype, Spec
+from jaxvae.shared.spec import Spec, Stored
 from parity_tests.harness import parity, precision, report
 from parity_tests.harness.findings import Report
 
@@ -33,7 +33,7 @@ class Parity:
 
     preset: str = DEFAULT_PRESET
     """The configuration to compare, several with commas between, or `all` of them."""
-    dtype: Dtype | Literal["both"] = "both"
+    dtype: Stored | Literal["both"] = "both"
     """Precision. In float64 whole runs must agree to the last digits; in float32 each level must, and runs to within a
     noise floor that is measured on the spot."""
     steps: int = 100

@@ -25,7 +25,7 @@ class Draws(NamedTuple):
 
 def draw(spec: Spec, key: random.Key, rows: int) -> Draws:
     """What the configuration draws for so many images, from the key of the step; from a batch of keys, for each."""
-    dtype, latent, level = getattr(torch, spec.training.dtype), spec.model.latent, spec.images.corruption_level
+    dtype, latent, level = getattr(torch, spec.training.stored), spec.model.latent, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     eps = random.normal(key, (*samples, rows, latent), dtype)
     prior = corruption = None

@@ -129,7 +129,7 @@ def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.nd
     """What is said of the pixels at latents `[n, latent]`, in the configuration's precision."""
     device = device_of(model)
     told = None if labels is None else torch.as_tensor(labels, device=device)
-    decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.dtype), device=device), told)
+    decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), told)
     if spec.model.likelihood == "bernoulli":
         return Pixels(decoded.logits.cpu().numpy().astype(np.float64), None)
     found = pixel_means(spec, decoded), pixel_logvar(spec, decoded)

@@ -104,7 +104,7 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
             onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
         except Exception as error:  # of classes that onnxruntime doesn't make public
             raise InputError(
-                f"onnxruntime can't run this model's {name} in {spec.training.dtype} "
+                f"onnxruntime can't run this model's {name} in {spec.training.stored} "
                 f"({str(error).splitlines()[0]}); export it to torch-export, or train in float32."
             ) from None
     exporting.write_signature(folder, spec, "onnx")

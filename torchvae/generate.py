@@ -22,7 +22,7 @@ def sample(spec: Spec, model: VAE, key: random.Key, n: int, labels: np.ndarray |
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     key = key.to(device_of(model))
-    z = random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.dtype))
+    z = random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored))
     return images_of(spec, model, z, _told(spec, labels, key.device)).cpu().numpy()
 
 

@@ -69,7 +69,7 @@ def fit(
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     n, steps, total = len(train), spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
     require_shares(spec, n, shares())
-    done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.dtype)
+    done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
     begun = 0 if before is None else len(before)
     terms[:begun] = before
     pace = Pace(every, on_part is not None)

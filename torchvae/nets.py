@@ -136,6 +136,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or (x.dtype != torch.float64 and processes() == 1):
             return super().forward(x)
+        given, x = x.dtype, full(x)
         if processes() == 1:
             var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             count = x.numel() // len(mean)
@@ -148,7 +149,8 @@ class BatchNorm(nn.BatchNorm2d):
                 assert running is not None
                 running.mul_(1 - _MOMENTUM).add_(_MOMENTUM * now)
         factor = self.weight / torch.sqrt(var + self.eps)
-        return (x - mean[:, None, None]) * factor[:, None, None] + self.bias[:, None, None]
+        y = (x - mean[:, None, None]) * factor[:, None, None] + self.bias[:, None, None]
+        return y.to(given)
 
 
 class Discriminator(nn.Module):
@@ -163,7 +165,7 @@ class Discriminator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         for layer in self.hidden:
             z = torch.relu(layer(z))
-        return self.logit(z)
+        return full(self.logit(z))
 
 
 class VAE(nn.Module):
@@ -196,7 +198,7 @@ class VAE(nn.Module):
 def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
     """The model at the start of a run, from its initialization key. Array i of `layout.table` is drawn from
     fold_in(key, i); the decoder's last bias is `last_bias` `[pixels]`, if that is given."""
-    dtype = getattr(torch, spec.training.dtype)
+    dtype = getattr(torch, spec.training.stored)
     params = {}
     for i, parameter in enumerate(layout.table(spec.model)):
         value = torch.full(parameter.shape, parameter.fill, dtype=dtype, device=key.device)
@@ -241,6 +243,7 @@ def activate(spec: ModelSpec, x: Tensor) -> Tensor:
 
 def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
     """The posterior of what the encoder's heads give."""
+    parts = [full(part) for part in parts]
     match spec.posterior:
         case "gaussian":
             return Posterior(*parts)
@@ -254,14 +257,19 @@ def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
 
 def decoded(decoder: Decoder | ConvDecoder, h: Tensor) -> Decoded:
     """What the decoder's last layers make of what its hidden ones gave."""
-    logits = _flat(decoder.logits(h))  # type: ignore[operator]
+    logits = full(_flat(decoder.logits(h)))  # type: ignore[operator]
     match decoder.spec.likelihood:
         case "gaussian-learned":
             return Decoded(logits, decoder.logvar)  # type: ignore[arg-type]
         case "gaussian-pixel":
-            return Decoded(logits, _flat(decoder.logvar(h)))  # type: ignore[operator]
+            return Decoded(logits, full(_flat(decoder.logvar(h))))  # type: ignore[operator]
         case _:
             return Decoded(logits, None)
+
+
+def full(x: Tensor) -> Tensor:
+    """What is not to be computed in bfloat16."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def one_hot(spec: ModelSpec, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -280,6 +288,7 @@ def _dropped(x: Tensor, training: Training | None, layer: int) -> Tensor:
     if training is None or not training.masks:
         return x
     mask = training.masks[layer]
+    mask = mask.to(x.dtype)
     return x * (mask if mask.ndim == 2 else mask.permute(0, 3, 1, 2))  # drawn in height, width, channel order
 
 

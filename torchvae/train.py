@@ -87,7 +87,7 @@ def train_epoch(
     with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
     order: `epoch_order`'s, made anew unless it is given. The new state, and the mean terms of the epoch's steps,
     `[steps, terms]`, zeros for those not taken here. The model and the optimizer are updated in place."""
-    n, dtype = len(images), spec.training.dtype
+    n, dtype = len(images), spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
@@ -132,7 +132,8 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
     state.model.train()
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
-        terms = average(spec, phase.terms(spec, state.model, batch), batch.training.weights, batch.step)
+        with torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16"):
+            terms = average(spec, phase.terms(spec, state.model, batch), batch.training.weights, batch.step)
         state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
         (next(iter(terms.values())) * (phase.share / processes())).backward()
         sum_gradients(optimizer.param_groups[0]["params"])

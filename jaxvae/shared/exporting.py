@@ -59,7 +59,7 @@ class Port(NamedTuple):
 
 def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
     """What encode, decode and reconstruct take and what they give."""
-    model, dtype = spec.model, spec.training.dtype
+    model, dtype = spec.model, spec.training.stored
     seen = "" if spec.images.binarization == "none" else "; the model sees 1 where they are above half, else 0"
     images = Port("images", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{seen}")
     labels = [Port("labels", "int32", (), f"classes from 0 to {model.classes - 1}")] if model.classes else []
@@ -120,7 +120,7 @@ def write_hub(folder: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> Non
     weights.check(arrays, spec, f"The weights for {folder.name}")
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(_for_hubs(weights.pack(spec, arrays)))
-    about = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.dtype}
+    about = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.stored}
     _write_json(folder / "config.json", {**about, **_origin(spec)})
 
 

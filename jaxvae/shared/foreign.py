@@ -90,7 +90,7 @@ def to_ours(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray],
             start += rows.shape[0] if rows.ndim else 0
             for axis, order in _flattening(spec.model, parameter, place.laid):
                 rows = np.take(rows, order, axis)
-            found[parameter.name] = np.array(rows, spec.training.dtype, order="C")
+            found[parameter.name] = np.array(rows, spec.training.stored, order="C")
     return {parameter.name: found[parameter.name] for parameter in layout.table(spec.model)}
 
 

@@ -18,7 +18,7 @@ def last_bias(spec: Spec, images: np.ndarray | None) -> np.ndarray | None:
         raise InputError("Initial weights of glorot-data need the training images; give them to init_state.")
     seen = 255 * (images > 127) if spec.images.binarization == "threshold" else images
     mean = np.clip(seen.reshape(len(images), -1).mean(0, dtype=np.float64) / 255, _DARKEST, 1 - _DARKEST)
-    return np.log(mean / (1 - mean)).astype(spec.training.dtype)
+    return np.log(mean / (1 - mean)).astype(spec.training.stored)
 
 
 def require_batches(spec: Spec, images: int) -> None:

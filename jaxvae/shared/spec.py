@@ -15,7 +15,8 @@ from typing import Any, Literal
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.strict import shown
 
-Dtype = Literal["float32", "float64"]
+Stored = Literal["float32", "float64"]
+Dtype = Literal[Stored, "bfloat16"]
 Network = Literal["mlp", "conv"]
 Activation = Literal["relu", "tanh", "leaky-relu"]
 PosteriorName = Literal["gaussian", "relu-sigma", "point", "relu-point"]
@@ -187,7 +188,8 @@ class TrainingSpec:
     seed: int = 0
     """The run's only source of randomness: weights, order, noise and pictures all come from its key."""
     dtype: Dtype = "float32"
-    """Precision of the weights and of all computation."""
+    """Precision of the weights and of all computation. `bfloat16`: of the layers in training alone, forward and back;
+    weights, Adam's moments, losses, all other sums and evaluation are float32's."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.999
@@ -216,6 +218,11 @@ class TrainingSpec:
             require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
         if self.schedule == "iwae" and self.decay != 1:
             raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
+
+    @property
+    def stored(self) -> Stored:
+        """The precision of all but the layers in training."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
 
     def epoch_steps(self, images: int) -> int:
         """Steps in an epoch over so many images."""

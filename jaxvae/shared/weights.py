@@ -160,13 +160,13 @@ def _verified(array: np.ndarray, name: str, digests: Mapping[str, Any], path: Pa
 def _weights(spec: Spec, table: Sequence[layout.Parameter] | None = None) -> dict[str, Expected]:
     """What the tensors of the model, or of `table`, should be."""
     table = layout.table(spec.model) if table is None else table
-    return {parameter.name: (spec.training.dtype, parameter.shape) for parameter in table}
+    return {parameter.name: (spec.training.stored, parameter.shape) for parameter in table}
 
 
 def _carried(spec: Spec) -> dict[str, Expected]:
     """What a checkpoint's other tensors should be."""
     expected: dict[str, Expected] = {"run.step": ("int64", ()), "run.key": ("uint32", (2,))}
-    expected["run.train"] = (spec.training.dtype, (None, len(spec.terms)))
+    expected["run.train"] = (spec.training.stored, (None, len(spec.terms)))
     for prefix, table in _phases(spec):
         expected[f"optimizer.{prefix}step"] = _STEP
         for moment in _MOMENTS:

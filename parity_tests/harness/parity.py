@@ -17,7 +17,7 @@ import jaxvae
 from jaxvae.shared import weights
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Dtype, Spec, to_json
+from jaxvae.shared.spec import Spec, Stored, to_json
 from parity_tests.harness import jax_side, levels, precision, trajectory
 from parity_tests.harness.batches import prepared, stream
 from parity_tests.harness.diagnose import diagnose
@@ -25,7 +25,7 @@ from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.levels import LEVELS, SIDES
 from parity_tests.harness.steps import bounded
 
-BOTH: tuple[Dtype, ...] = ("float64", "float32")
+BOTH: tuple[Stored, ...] = ("float64", "float32")
 PLACES = len(LEVELS) + 1
 """How often `prove` calls `on_level` for each dtype."""
 
@@ -34,7 +34,7 @@ def prove(
     spec: Spec,
     data: Dataset,
     *,
-    dtypes: Sequence[Dtype] = BOTH,
+    dtypes: Sequence[Stored] = BOTH,
     steps: int = 100,
     bisect: bool = True,
     sides: tuple[ModuleType, ModuleType] = SIDES,
@@ -113,7 +113,7 @@ def merged(reports: Mapping[str, Report]) -> Report:
 
 
 def about(
-    spec: Spec, data: Dataset, dtypes: Sequence[Dtype], steps: int, digests: dict[str, object]
+    spec: Spec, data: Dataset, dtypes: Sequence[Stored], steps: int, digests: dict[str, object]
 ) -> dict[str, object]:
     """What was compared, on what, and how: plain JSON values."""
     images = hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
@@ -143,5 +143,5 @@ def about(
     }
 
 
-def _in(spec: Spec, dtype: Dtype) -> Spec:
+def _in(spec: Spec, dtype: Stored) -> Spec:
     return replace(spec, training=replace(spec.training, dtype=dtype))
