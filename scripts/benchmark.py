@@ -16,7 +16,7 @@ import tyro
 
 import jaxvae
 import torchvae
-from benchmarks import machine, picture, sections, tables
+from benchmarks import machine, sections, tables
 from benchmarks.setting import Setting, changed, load
 from benchmarks.timing import Timed
 from jaxvae.shared.errors import InputError
@@ -65,7 +65,11 @@ def main(options: Benchmark) -> None:
     for path in (options.json, options.out):
         if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
             raise InputError(f"{path} can't be written: give --json and --out a file in a folder that is there.")
+    if not options.only:
+        raise InputError(f"There is nothing to measure: give --only some of {', '.join(_SECTIONS)}, or leave it out.")
     if options.out is not None:
+        from benchmarks import picture  # only now, since not every machine that computes can draw
+
         picture.require(options.out)
         if not {"training", "scaling"} & set(options.only):
             raise InputError("--out draws training and scaling; add one of them to --only, or leave it out.")
@@ -94,6 +98,8 @@ def main(options: Benchmark) -> None:
         told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
         write(options.json, json.dumps(told, indent=1, default=str).encode())
     if options.out is not None:
+        from benchmarks import picture
+
         picture.save(times, options.out)
     print(f"\nAgain: python scripts/benchmark.py {' '.join(sys.argv[1:])}".rstrip())
 

@@ -77,8 +77,8 @@ def _resident(peak: bool) -> int:
 
 def main(told: str) -> None:
     preset, images, root, device, n, batch, module, name = json.loads(told)
-    contestants = importlib.import_module(module)
     setting = changed(load(preset, images, root and Path(root), device)[0], images=n, batch=batch)
+    contestants = importlib.import_module(module)
     contestants.start(device)
     before = _resident(peak=False)
     epoch = getattr(contestants, name)(setting)

@@ -1,9 +1,14 @@
 """The figure: the training loops beside their limit, and how their cost grows."""
 
 import io
+import math
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from benchmarks import sections
 from benchmarks.timing import Timed
@@ -26,24 +31,26 @@ def require(path: Path) -> None:
 
 def save(times: list[Timed], path: Path) -> None:
     """Draws what there is of training and scaling. Raises InputError if it can't be written."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     training = [timed for timed in times if timed.section == "training"]
     curves = [timed for timed in times if timed.section == "scaling"]
     axes = list(dict.fromkeys(timed.where["axis"] for timed in curves))
-    heights = [*([0.19 * len(training) + 0.7] if training else []), *[1.45] * ((len(axes) + 1) // 2)]
+    rows = (len(axes) + 1) // 2
+    heights = [0.17 * len({timed.name for timed in training}) + 0.6 if training else 0.0, 1.3 * rows]
     with matplotlib.rc_context(
         {"font.size": 7, "axes.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False}
     ):
         figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+        parts: Any = figure.subfigures(2, height_ratios=heights) if all(heights) else (figure, figure)
         if training:
-            _bars(figure.add_subplot(grid[0, :]), training)
+            _bars(parts[0].add_subplot(), training)
         for i, axis in enumerate(axes):
-            row, column = divmod(i, 2)
-            plot = figure.add_subplot(grid[row + bool(training), column])
-            _curve(plot, axis, [timed for timed in curves if timed.where["axis"] == axis], legend=i == 0)
+            plot = parts[1].add_subplot(rows, 2, i + 1)
+            _curve(plot, axis, [timed for timed in curves if timed.where["axis"] == axis])
+            if i % 2 == 0:
+                plot.set_ylabel("µs per image")
+        if curves:
+            plots = parts[1].axes
+            parts[1].legend(*plots[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=300)
     try:
@@ -62,38 +69,40 @@ def _bars(plot, training: list[Timed]) -> None:
         there = [name for name in names if name in mine]
         places = [names.index(name) + (i - (len(batches) - 1) / 2) * height for name in there]
         rates = np.array([mine[name].rate for name in there])
-        spans = np.array([mine[name].span for name in there]).T
-        gaps = np.abs(spans - rates)
+        gaps = np.abs(np.array([mine[name].span for name in there]).T - rates)
         colour = _BARS[i % len(_BARS)]
         plot.barh(places, rates, height, color=colour, xerr=gaps, error_kw={"lw": 0.7}, label=f"batch {batch:,}")
         limit = max(mine[name].rate for name in limits if name in mine)
-        plot.axvline(limit, color=colour, linestyle="--", linewidth=1)
-        plot.annotate("limit", (limit, -0.6), fontsize=6, ha="right", va="bottom", rotation=90)
+        plot.axvline(limit, color=colour, linestyle="--", linewidth=1, label="its products alone")
     plot.set_yticks(range(len(names)), names)
     plot.invert_yaxis()
+    plot.set_xlim(left=0)
     plot.set_xlabel("images per second in training")
+    plot.xaxis.set_major_locator(MaxNLocator(4))
     plot.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-    plot.legend(frameon=False, fontsize=6, loc="best")
+    plot.figure.legend(loc="outside upper center", ncols=min(2, len(batches)), frameon=False)
 
 
-def _curve(plot, axis: str, curves: list[Timed], legend: bool) -> None:
+def _curve(plot, axis: str, curves: list[Timed]) -> None:
     for name in dict.fromkeys(timed.name for timed in curves):
         mine = [timed for timed in curves if timed.name == name]
         places, costs = [timed.where[axis] for timed in mine], np.array([1e6 / timed.rate for timed in mine])
         least, most = 1e6 / np.array([timed.span for timed in mine]).T[::-1]
         look = {"color": _COLOURS[name], "marker": _MARKS[name], "label": name, "markersize": 3}
         plot.errorbar(places, costs, [costs - least, most - costs], linewidth=1, elinewidth=0.6, **look)
-    plot.set(xscale="log", yscale="log", xlabel=_AXES[axis], ylabel="µs per image")
+    plot.set(xscale="log", yscale="log", xlabel=_AXES[axis])
     places = sorted({timed.where[axis] for timed in curves})
-    plot.set_xticks(places[:: max(1, len(places) // 3)], minor=False)
-    plot.xaxis.set_minor_locator(_none())
+    plot.set_xticks([*dict.fromkeys([places[0], places[len(places) // 2], places[-1]])])
+    plot.set_yticks(_ticks([1e6 / timed.rate for timed in curves]))
     for side in (plot.xaxis, plot.yaxis):
-        side.set_major_formatter(lambda x, _: f"{x:g}" if x < 1e4 else f"{x / 1e3:g}k")
-    if legend:
-        plot.legend(frameon=False, fontsize=5.5)
+        side.set_minor_locator(NullLocator())
+        side.set_major_formatter(lambda x, _: f"{x:,g}" if x < 1e4 else f"{x / 1e3:,g}k")
 
 
-def _none():
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
+def _ticks(costs: list[float]) -> list[float]:
+    """A few round numbers in their range, by decades if that is wide."""
+    low, high = min(costs) / 1.1, max(costs) * 1.1
+    leading = (1,) if high > 100 * low else (1, 2, 5)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+    ticks = [digit * 10.0**decade for decade in decades for digit in leading if low <= digit * 10.0**decade <= high]
+    return ticks if len(ticks) > 1 else [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
