@@ -89,9 +89,9 @@ def test_the_plain_evaluation_estimates_what_the_packages_do(name: str) -> None:
     model, _ = in_torch.plain(setting)
     model.load_state_dict(dict(zip(model.state_dict(), state.model.state_dict().values(), strict=True)))
     nll = loops.bernoulli_nll if name == "pytorch-examples" else loops.squared_nll
-    x = in_torch.pixels(setting._replace(train=setting.test))
-    found = loops.log_likelihood(nll, model, x, 20_050, batch=3)
-    theirs = torchvae.log_likelihood(spec, state.model, setting.test, state.key, samples=20_050)
+    x = in_torch.pixels(setting._replace(train=setting.test[:3]))
+    found = loops.log_likelihood(nll, model, x, 20_050, batch=2)
+    theirs = torchvae.log_likelihood(spec, state.model, setting.test[:3], state.key, samples=20_050)
     # A tenth of the samples is effective, so that a mean of their weights is known to 2 %.
     assert found.numpy() == pytest.approx(theirs.nats, abs=0.15)
     assert loops.sample(model, 3, 5).reshape(3, -1).shape == (3, 49)
@@ -164,12 +164,24 @@ def test_a_curve_has_a_point_for_each_place(monkeypatch) -> None:
     assert tables.to_markdown(times).count("## Cost by ") == 4
 
 
+def test_an_evaluation_is_of_as_many_images_as_take_their_time(monkeypatch) -> None:
+    monkeypatch.setattr(sections, "_EVALUATED", 2e8)
+    setting = small("pytorch-examples")
+    operations = 2 * (5 * 12 + 12 * 49) * 500  # of the decoder, for each image
+    times = list(sections.evaluation(setting, HOW))
+    assert [timed.name for timed in times] == ["chunks, PyTorch", "jaxvae", "torchvae"]
+    for timed in times:
+        assert timed.where == {"images": 8, "samples": 500}
+        assert timed.flops == 8 * operations
+    assert "log-likelihood of 8 images by 500 samples" in tables.to_markdown(times)
+
+
 def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)
     found = cold.memory(setting, "pytorch-examples", None, in_torch.package)
     assert 2**26 < found["before"] <= found["peak"] < 2**34
-    with pytest.raises(InputError, match="ended with status 1 and said: "):
-        cold.memory(setting, "no-such-preset", None, in_torch.package)
+    with pytest.raises(InputError, match=r"-c .* ended with status 1 and said: why"):
+        cold._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
 
 def test_start_up_is_that_of_the_commands() -> None:
@@ -189,11 +201,11 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> None:
     out, told = tmp_path / "figure.png", tmp_path / "times.json"
     flags = ["--quick", "--data", "digits", "--images", "256", "--batch", "64"]
-    flags += ["--only", "training", "evaluation", "sampling"]
+    flags += ["--only", "training", "sampling"]
     result = script(*flags, "--json", str(told), "--out", str(out))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("| --- | ---: |") == 3
-    for words in ("batch 64", "log-likelihood", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
+    assert result.stdout.count("| --- | ---: |") == 2
+    for words in ("batch 64", "Sampling", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
         assert words in result.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
     found = json.loads(told.read_text())

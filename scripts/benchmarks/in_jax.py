@@ -1,9 +1,11 @@
 """jaxvae's ways to train, and the products alone. Each makes ready, and returns what runs one epoch."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax import Array
 
 import jaxvae
 from benchmarks import limit
@@ -38,13 +40,16 @@ def per_step(setting: Setting) -> Epoch:
     """By `jaxvae.train_step` in a loop of one's own, over images on the device."""
     spec, n, batch = setting.spec, len(setting.train), setting.spec.training.batch_size
     state, images, epochs = jaxvae.init_state(spec, setting.train), placed(setting.train), 0
-    pixels = jax.jit(lambda images, rows: jaxvae.prepare_pixels(spec, images[rows], None, None))
+
+    @functools.partial(jax.jit, static_argnums=3)
+    def pixels(images: Array, order: Array, step: int, rows: int) -> Array:
+        return jaxvae.prepare_pixels(spec, images[order[step, :rows]], None, None)
 
     def epoch() -> None:
         nonlocal state, epochs
-        order = np.asarray(jaxvae.epoch_order(spec, state.key, epochs, n)).reshape(-1)[:n]
-        for start in range(0, n, batch):
-            x = pixels(images, order[start : start + batch])
+        order = jaxvae.epoch_order(spec, state.key, epochs, n)
+        for step in range(setting.steps):
+            x = pixels(images, order, step, min(batch, n - step * batch))
             state, _ = jaxvae.train_step(spec, state, x, None, epochs)
         jax.block_until_ready(state.params)
         epochs += 1

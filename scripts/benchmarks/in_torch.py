@@ -118,8 +118,8 @@ def synchronized(setting: Setting, run: Callable[[], object], search: bool = Tru
     """With the wait for a GPU's last kernel; search: and with cuDNN's search for its fastest convolutions."""
 
     def epoch() -> None:
-        with torch.backends.cudnn.flags(benchmark=search, allow_tf32=False):
-            run()
+        torch.backends.cudnn.benchmark = search
+        run()
         if setting.device == "gpu":
             torch.cuda.synchronize()
 
