@@ -23,6 +23,7 @@ _IMAGES = (6_000, 15_000, 30_000, 60_000)
 _SAMPLES = (1, 5, 10, 20, 50)
 _EPOCH = 100e9  # floating-point operations on a CPU: a second
 _SCALED = 10e9  # floating-point operations on a CPU, for each point of a curve: a tenth of a second
+_LONGEST = 200e9  # the same for its costliest
 _EVALUATED = 150e9  # the same for an evaluation
 _LOTS = 2_000  # times as many on an accelerator
 _LEAST = 2  # steps
@@ -69,8 +70,13 @@ def training(setting: Setting, how: How) -> Iterator[Timed]:
 
 def scaling(setting: Setting, how: How) -> Iterator[Timed]:
     """Epochs of three, as one thing grows."""
-    mlp = setting.spec.model.network == "mlp"
-    axes = {"hidden": _WIDTHS if mlp else (), "batch": _BATCHES, "images": _IMAGES, "samples": _SAMPLES if mlp else ()}
+    mlp, most = setting.spec.model.network == "mlp", _within(_LONGEST, limit.flops(setting.spec), setting.device)
+    axes = {
+        "hidden": _WIDTHS if mlp else (),
+        "batch": tuple(batch for batch in _BATCHES if _LEAST * batch <= most),
+        "images": tuple(int(n * min(1.0, most / max(_IMAGES))) for n in _IMAGES),
+        "samples": _SAMPLES if mlp else (),
+    }
     chosen = {name: make for name, make in contestants(setting.device).items() if name in (MEMORY, TORCHVAE, JAXVAE)}
     for axis, places in axes.items():
         for place in places[:2] if how.quick else places:
@@ -138,7 +144,7 @@ def default_images(setting: Setting, quick: bool) -> int:
 
 def _at(setting: Setting, axis: str, place: int, quick: bool) -> Setting:
     if axis == "images":
-        return changed(setting, images=place // (10 if quick else 1))
+        return changed(setting, images=max(setting.spec.training.batch_size, place // (10 if quick else 1)))
     this = changed(setting, **{axis: place}, images=10**6)  # type: ignore[arg-type]
     batch, most = this.spec.training.batch_size, _SCALED * (0.1 if quick else 1)
     n = _within(most, limit.flops(this.spec), setting.device)

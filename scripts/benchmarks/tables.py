@@ -79,15 +79,15 @@ def _scaling(times: list[Timed]) -> str:
     for axis in dict.fromkeys(timed.where["axis"] for timed in times):
         mine = [timed for timed in times if timed.where["axis"] == axis]
         names = list(dict.fromkeys(timed.name for timed in mine))
-        head = [_AXES[axis], "images", *(f"{name}, µs per image" for name in names), "GFLOP/s of jaxvae"]
+        size = [] if axis == "images" else ["images"]
+        head = [_AXES[axis], *size, *(f"{name}, µs per image" for name in names), "GFLOP/s of jaxvae"]
         rows = []
         for place in dict.fromkeys(timed.where[axis] for timed in mine):
             here = {timed.name: timed for timed in mine if timed.where[axis] == place}
             costs = [f"{1e6 / here[name].rate:.2f} ({_micro(here[name])})" for name in names]
             ours = here[sections.JAXVAE]
-            rows.append(
-                [f"{place:,}", f"{ours.images:,}", *costs, f"{ours.flops / ours.median / 1e9:.1f}"],
-            )
+            size = [] if axis == "images" else [f"{ours.images:,}"]
+            rows.append([f"{place:,}", *size, *costs, f"{ours.flops / ours.median / 1e9:.1f}"])
         parts.append(f"## Cost by {_AXES[axis]}\n\n{_table(head, rows)}")
     return "\n\n".join(parts)
 
