@@ -200,17 +200,17 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> None:
     out, told = tmp_path / "figure.png", tmp_path / "times.json"
-    flags = ["--quick", "--data", "digits", "--images", "256", "--batch", "64"]
+    flags = ["--quick", "--data", "digits", "--images", "64", "--batch", "32"]
     flags += ["--only", "training", "sampling"]
     result = script(*flags, "--json", str(told), "--out", str(out))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| --- | ---: |") == 2
-    for words in ("batch 64", "Sampling", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
+    for words in ("batch 32", "Sampling", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
         assert words in result.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
     found = json.loads(told.read_text())
     assert found["machine"]["cores"] >= 1
-    assert found["options"]["batch"] == [64]
+    assert found["options"]["batch"] == [32]
     names = [timed["name"] for timed in found["times"] if timed["section"] == "training"]
     assert names == list(sections.contestants("cpu"))
     for timed in found["times"]:

@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ class Benchmark:
     alone: training, evaluation, sampling, start-up, memory, and how the cost grows. In each round every contestant has
     its turn; tables show medians, with the least and the most, after a round to warm up.
 
-    Example: python scripts/benchmark.py --json benchmark.json --out benchmark.png (about ten minutes on two cores)"""
+    Example: python scripts/benchmark.py --json benchmark.json --out benchmark.png (minutes; --quick for one)"""
 
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to compute; auto is the first accelerator JAX finds. On a TPU jaxvae is alone."""
@@ -94,19 +95,19 @@ def main(options: Benchmark) -> None:
         found = list(measured(section, setting, how, images))
         print(f"\n{tables.to_markdown(found)}", flush=True)
         times += found
-    if options.json is not None:
-        told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
-        write(options.json, json.dumps(told, indent=1, default=str).encode())
+        if options.json is not None:  # again after each, since a later one may fail
+            told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
+            write(options.json, json.dumps(told, indent=1, default=str).encode())
     if options.out is not None:
         from benchmarks import picture
 
         picture.save(times, options.out)
-    print(f"\nAgain: python scripts/benchmark.py {' '.join(sys.argv[1:])}".rstrip())
+    print(f"\nAgain: {shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}")
 
 
 def measured(section: Section, setting: Setting, how: sections.How, images: int) -> Iterator[Timed]:
-    """The times of a section, which decides by itself of how many images it wants to be told."""
-    epoch = changed(setting, images=images)
+    """The times of a section, which may decide by itself of how many images."""
+    epoch = changed(setting, images=images, batch=how.batches[0])
     match section:
         case "training":
             return sections.training(epoch, how)

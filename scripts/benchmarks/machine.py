@@ -20,7 +20,7 @@ def described(device: str) -> dict[str, Any]:
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     theirs = torch.device("cuda" if device == "gpu" else "cpu")
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if name != "jaxvae" or _installed(name)}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if _installed(name)}
     return {
         "processor": _processor(),
         "cores": len(usable),
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 
 def _installed(name: str) -> bool:
-    """The packages may also be found by PYTHONPATH alone."""
+    """Modules may also be found by PYTHONPATH alone."""
     try:
         return bool(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:

@@ -25,6 +25,7 @@ _EPOCH = 100e9  # floating-point operations on a CPU: a second
 _SCALED = 10e9  # floating-point operations on a CPU, for each point of a curve: a tenth of a second
 _LONGEST = 200e9  # the same for its costliest
 _EVALUATED = 150e9  # the same for an evaluation
+_TESTED = 1_000  # images, and no more
 _LOTS = 2_000  # times as many on an accelerator
 _LEAST = 2  # steps
 _FULL = 2048  # images, which are whole batches of most sizes
@@ -93,7 +94,7 @@ def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
     samples = 500 if how.quick else 5_000
     decoding = sum(p.forward for p in limit.products(setting.spec) if p.network == "decoder") * samples
     n = _within(_EVALUATED * (0.1 if how.quick else 1), decoding, setting.device)
-    images = setting.test[: max(1, min(n, len(setting.test)))]
+    images = setting.test[: max(1, min(n, _TESTED))]
     work: Work = {JAXVAE: in_jax.log_likelihood(setting, images, samples)}
     if setting.device != "tpu":
         work = {"chunks, PyTorch": in_torch.plain_log_likelihood(setting, images, samples)} | work
@@ -145,10 +146,11 @@ def default_images(setting: Setting, quick: bool) -> int:
 def _at(setting: Setting, axis: str, place: int, quick: bool) -> Setting:
     if axis == "images":
         return changed(setting, images=max(setting.spec.training.batch_size, place // (10 if quick else 1)))
-    this = changed(setting, **{axis: place}, images=10**6)  # type: ignore[arg-type]
-    batch, most = this.spec.training.batch_size, _SCALED * (0.1 if quick else 1)
-    n = _within(most, limit.flops(this.spec), setting.device)
-    return changed(this, images=batch * max(_LEAST, min(n, 60_000) // batch))
+    batch = place if axis == "batch" else setting.spec.training.batch_size
+    this = changed(setting, **{axis: place}, images=batch)  # type: ignore[arg-type]
+    n = _within(_SCALED * (0.1 if quick else 1), limit.flops(this.spec), setting.device)
+    steps = max(_LEAST, min(n, max(_IMAGES)) // batch)
+    return changed(this._replace(train=setting.train), images=batch * steps)
 
 
 def _within(most: float, each: int, device: str) -> int:
