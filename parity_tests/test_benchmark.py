@@ -25,11 +25,15 @@ from benchmarks.setting import Setting, changed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.presets import preset
 from jaxvae.shared.spec import Spec
+from parity_tests import family
 
 ROOT = Path(__file__).parent.parent
 IMAGES = np.random.default_rng(0).integers(0, 64, (48, 7, 7, 1), dtype=np.uint8)
 IMAGES[:, 2:5, 1:4] += 190  # all show the same, which can be learned in a moment
 HOW = sections.How("pytorch-examples", 1, (16,), True, None)
+
+
+lean = pytest.fixture(family.lean)
 
 
 def small(name: str, samples: int | None = None) -> Setting:
@@ -82,6 +86,7 @@ def test_the_plain_loops_learn(name: str, samples: int | None) -> None:
     assert losses["tutorial"][0] == pytest.approx(losses["in memory"][0], rel=0.1)
 
 
+@pytest.mark.usefixtures("lean")
 @pytest.mark.parametrize("name", ["pytorch-examples", "conv"])
 def test_the_plain_evaluation_estimates_what_the_packages_do(name: str) -> None:
     setting = small(name)
@@ -140,6 +145,7 @@ def test_nothing_is_left_out_of_the_limit(name: str, samples: int | None) -> Non
     limit.by_torch(spec, 2, "cpu")()
 
 
+@pytest.mark.usefixtures("lean")
 def test_the_packages_contestants_take_an_epoch_at_a_time() -> None:
     """Each goes on where it was: the second epoch is another."""
     setting = small("pytorch-examples")
@@ -164,6 +170,7 @@ def test_a_curve_has_a_point_for_each_place(monkeypatch) -> None:
     assert tables.to_markdown(times).count("## Cost by ") == 4
 
 
+@pytest.mark.usefixtures("lean")
 def test_an_evaluation_is_of_as_many_images_as_take_their_time(monkeypatch) -> None:
     monkeypatch.setattr(sections, "_EVALUATED", 2e8)
     setting = small("pytorch-examples")

@@ -93,8 +93,8 @@ def _scaling(times: list[Timed]) -> str:
 
 
 def _rate(timed: Timed) -> tuple[str, str]:
-    low, high = timed.span
-    return f"{timed.rate:,.0f}", f"{low:,.0f} to {high:,.0f}"
+    median, low, high = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in (timed.rate, *timed.span))
+    return median, f"{low} to {high}"
 
 
 def _micro(timed: Timed) -> str:
