@@ -43,15 +43,6 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(ROOT / "scripts" / name), *arguments], capture_output=True, text=True)
 
 
-def test_its_benchmark_runs() -> None:
-    result = script("benchmark.py", "--data", "digits", "--epochs", "1")
-    assert result.returncode == 0, result.stderr
-    assert "| --- |" in result.stdout
-    result = script("benchmark.py", "--data-root", "/no/such/folder")
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].endswith("give one that holds MNIST/raw, or leave it out.")
-
-
 def test_its_worked_example_says_what_it_shows() -> None:
     result = script("port_a_classifier.py")
     assert result.returncode == 1, result.stderr

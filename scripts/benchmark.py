@@ -1,101 +1,138 @@
-"""Times training epochs side by side, and what the key streams cost of them: scripts/benchmark.py --help"""
+"""Times the packages beside the loops that PyTorch users write, and beside what the machine can do at all:
+scripts/benchmark.py --help"""
 
 import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
 
-import statistics
+import json
+import shlex
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
-import torch
 import tyro
-from tqdm import tqdm
 
 import jaxvae
 import torchvae
-from jaxvae.shared import data
+from benchmarks import machine, sections, tables
+from benchmarks.setting import Setting, changed, load
+from benchmarks.timing import Timed
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Dtype, Spec
+from jaxvae.shared.runs import write_atomically
+
+Section = Literal["training", "evaluation", "sampling", "start", "memory", "scaling"]
+_SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start", "memory", "scaling")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Interleave epochs of the default preset in both packages, on the CPU, and table medians."""
+    """Time both packages, in float32, beside the loops that PyTorch users write and beside the model's matrix products
+    alone: training, evaluation, sampling, start-up, memory, and how the cost grows. In each round every contestant has
+    its turn; tables show medians, with the least and the most, after a round to warm up.
 
-    epochs: int = 5
-    """Epochs of each, after one to warm up."""
-    dtype: Dtype = "float32"
-    """Precision of both."""
+    Example: python scripts/benchmark.py --json benchmark.json --out benchmark.png (minutes; --quick for one)"""
+
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to compute; auto is the first accelerator JAX finds. On a TPU jaxvae is alone."""
+    preset: Literal["pytorch-examples", "conv"] = "pytorch-examples"
+    """The model: 784-400-20, or convolutions."""
+    batch: tuple[int, ...] = ()
+    """Images per step, several to train with each; 128 and 2048 if not given. The first is start-up's and memory's."""
+    rounds: int | None = None
+    """How often each contestant has its turn; 5 if not given, with --quick 2."""
+    images: int | None = None
+    """Training images of an epoch; all of them, or on a CPU what takes seconds. More than there are come again."""
+    quick: bool = False
+    """A minute's look at everything: fewer rounds, images and places."""
+    only: tuple[Section, ...] = _SECTIONS
+    """What to measure."""
     data: str = "auto"
-    """The images."""
+    """The images: MNIST, else scikit-learn's digits."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw."""
+    json: Path | None = None
+    """Write every time here, with the machine."""
+    out: Path | None = None
+    """Draw training and scaling here: .png, .pdf or .svg."""
 
 
 def main(options: Benchmark) -> None:
-    if options.epochs < 1:
-        raise InputError(f"--epochs must be at least 1, found {options.epochs}.")
-    device = jaxvae.prepare("cpu", options.dtype)
-    dataset, missing = data.load(Spec(options.data), options.data_root)
+    for name in ("rounds", "images"):
+        if (found := getattr(options, name)) is not None and found < 1:
+            raise InputError(f"--{name} must be at least 1, found {found}.")
+    for path in (options.json, options.out):
+        if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
+            raise InputError(f"{path} can't be written: give --json and --out a file in a folder that is there.")
+    if not options.only:
+        raise InputError(f"There is nothing to measure: give --only some of {', '.join(_SECTIONS)}, or leave it out.")
+    if options.out is not None:
+        from benchmarks import picture  # only now, since not every machine that computes can draw
+
+        picture.require(options.out)
+        if not {"training", "scaling"} & set(options.only):
+            raise InputError("--out draws training and scaling; add one of them to --only, or leave it out.")
+    kind = jaxvae.prepare(options.device).platform
+    if kind != "tpu":
+        torchvae.prepare(kind)
+    setting, missing = load(options.preset, options.data, options.data_root, kind)
     if missing is not None:
         print(f"WARNING: {missing} Timing on scikit-learn's digits instead.", file=sys.stderr)
-    spec = Spec(dataset.name)
-    spec = replace(spec, training=replace(spec.training, epochs=options.epochs + 1, dtype=options.dtype))
-    steps, kind = spec.training.epoch_steps(len(dataset.train)), getattr(torch, options.dtype)
-    ours, theirs = jaxvae.init_state(spec), torchvae.init_state(spec)
-    images, tensors = jnp.asarray(dataset.train), torch.tensor(dataset.train)
+    batches = options.batch or ((128,) if options.quick else (128, 2048))
+    images = options.images or sections.default_images(setting, options.quick)
+    for batch in batches:
+        changed(setting, images=images, batch=batch)
+    rounds = options.rounds or (2 if options.quick else 5)
+    how = sections.How(options.preset, rounds, batches, options.quick, options.data_root)
+    about = machine.described(kind)
+    print(f"{options.preset} on {setting.spec.data}, float32, medians of {rounds}.\n{machine.sentence(about)}")
+    times: list[Timed] = []
+    for section in _SECTIONS:
+        if section not in options.only:
+            continue
+        found = list(measured(section, setting, how, images))
+        print(f"\n{tables.to_markdown(found)}", flush=True)
+        times += found
+        if options.json is not None:  # again after each, since a later one may fail
+            told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
+            write(options.json, json.dumps(told, indent=1, default=str).encode())
+    if options.out is not None:
+        from benchmarks import picture
 
-    def jax_epoch() -> None:
-        nonlocal ours
-        ours, terms = jaxvae.train_epoch(spec, ours, images)
-        jax.block_until_ready(terms)
-
-    def torch_epoch() -> None:
-        nonlocal theirs
-        theirs, _ = torchvae.train_epoch(spec, theirs, tensors)
-
-    def noise() -> None:
-        keys = torchvae.random.fold_in(torchvae.root_key(0), torch.arange(steps))
-        for block in keys.split(64):
-            torchvae.random.normal(block, (spec.training.batch_size, spec.model.latent), kind)
-
-    def order() -> None:
-        torchvae.random.permutation(torchvae.root_key(0), len(tensors))
-
-    work = {
-        "jaxvae epoch": jax_epoch,
-        "torchvae epoch": torch_epoch,
-        "  of it: its noise": noise,
-        "  of it: its order": order,
-    }
-    seconds = interleaved(work, options.epochs)
-    whole = statistics.median(seconds["torchvae epoch"])
-    print(f"\n{options.dtype}, {torch.get_num_threads()} threads, {jaxvae.device_label(device)}\n")
-    print("| work | median ms | least | most | of a torchvae epoch |\n| --- | --- | --- | --- | --- |")
-    for name, times in seconds.items():
-        median, least, most = (1e3 * f(times) for f in (statistics.median, min, max))
-        print(f"| {name} | {median:.1f} | {least:.1f} | {most:.1f} | {median / whole / 10:.2f} % |")
+        picture.save(times, options.out)
+    print(f"\nAgain: {shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}")
 
 
-def interleaved(work: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work, in turn, so that a machine's moods fall on all alike; a first round is dropped."""
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in tqdm(range(rounds + 1), unit=" rounds", disable=None):
-        for name, run in work.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: times[1:] for name, times in seconds.items()}
+def measured(section: Section, setting: Setting, how: sections.How, images: int) -> Iterator[Timed]:
+    """The times of a section, which may decide by itself of how many images."""
+    epoch = changed(setting, images=images, batch=how.batches[0])
+    match section:
+        case "training":
+            return sections.training(epoch, how)
+        case "evaluation":
+            return sections.evaluation(setting, how)
+        case "sampling":
+            return sections.sampling(setting, how)
+        case "start":
+            return sections.start(epoch, how)
+        case "memory":
+            return sections.memory(epoch, how)
+        case "scaling":
+            return sections.scaling(setting, how)
+
+
+def write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise InputError(f"{path} can't be written ({error.strerror}); choose another place.") from None
 
 
 if __name__ == "__main__":
     try:
         main(tyro.cli(Benchmark))
     except InputError as error:
-        sys.exit(f"benchmark: {error}")
+        print(f"benchmark: {error}", file=sys.stderr)
+        sys.exit(error.status)

@@ -1,0 +1,137 @@
+"""torchvae's way to train, and those of PyTorch's users. Each makes ready, and returns what runs one epoch."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import torchvae
+from benchmarks import limit, loops
+from benchmarks.setting import Setting
+
+Epoch = Callable[[], object]
+
+
+def start(device: str) -> None:
+    """Raises InputError where there is no such device."""
+    torchvae.prepare(device)
+
+
+def tutorial(setting: Setting) -> Epoch:
+    model, loss = plain(setting)
+    if loss is loops.elbo_loss:
+        loss = loops.tutorial_loss
+    adam = torch.optim.Adam(model.parameters(), setting.spec.training.learning_rate)
+    signed, cuda = setting.spec.images.range == "signed", setting.device == "gpu"
+    batches = loops.loader(setting.train[..., 0], setting.spec.training.batch_size, signed, cuda)
+    return synchronized(setting, lambda: loops.tutorial_epoch(loss, model, adam, batches))
+
+
+def in_memory(setting: Setting) -> Epoch:
+    return _in_memory(setting, *plain(setting))
+
+
+def compiled(setting: Setting, mode: str = "default") -> Epoch | None:
+    """The same with the loss compiled for the sizes there are; nothing where it can't be, which is told."""
+    model, loss = plain(setting)
+    loss = torch.compile(loss, dynamic=False, mode=mode)
+    try:
+        loss(model, pixels(setting)[: setting.spec.training.batch_size]).backward()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(f"WARNING: torch.compile can't compile here, and is left out ({reason}).", file=sys.stderr)
+        return None
+    return _in_memory(setting, model, loss)
+
+
+def cuda_graphs(setting: Setting) -> Epoch | None:
+    return compiled(setting, "reduce-overhead")
+
+
+def tuned(setting: Setting) -> Epoch | None:
+    return compiled(setting, "max-autotune")
+
+
+def package(setting: Setting) -> Epoch:
+    """As `torchvae.fit` trains."""
+    spec, n = setting.spec, len(setting.train)
+    state = torchvae.init_state(spec, setting.train, setting.torch_device)
+    images = torch.tensor(setting.train, device=setting.torch_device)
+
+    def epoch() -> None:
+        nonlocal state
+        order = torchvae.epoch_order(spec, state.key, state.step // setting.steps, n)
+        state, log = torchvae.train_epoch(spec, state, images, None, state.step + setting.steps, order)
+        log.cpu()
+
+    return synchronized(setting, epoch, search=False)
+
+
+def products(setting: Setting) -> Epoch:
+    return limit.by_torch(setting.spec, setting.steps, setting.torch_device)
+
+
+def log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:
+    state = torchvae.init_state(setting.spec, setting.train, setting.torch_device)
+    return lambda: torchvae.log_likelihood(setting.spec, state.model, images, state.key, samples=samples)
+
+
+def plain_log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:
+    model, _ = plain(setting)
+    nll = loops.bernoulli_nll if isinstance(model, loops.PlainVAE) else loops.squared_nll
+    x = pixels(setting._replace(train=images))
+    return lambda: loops.log_likelihood(nll, model, x, samples).cpu()
+
+
+def sample(setting: Setting, n: int) -> Epoch:
+    state = torchvae.init_state(setting.spec, setting.train, setting.torch_device)
+    return lambda: torchvae.sample(setting.spec, state.model, state.key, n)
+
+
+def plain_sample(setting: Setting, n: int) -> Epoch:
+    model, _ = plain(setting)
+    return lambda: loops.sample(model, n, setting.spec.model.latent)
+
+
+def plain(setting: Setting) -> tuple[loops.PlainVAE | loops.ConvVAE, loops.Loss]:
+    """The model and the loss that a torch user writes for the configuration."""
+    torch.manual_seed(setting.spec.training.seed)
+    model, samples = setting.spec.model, setting.spec.objective.samples
+    if model.network == "conv":
+        return loops.ConvVAE(model.hidden, model.latent, model.image[0]).to(setting.torch_device), loops.conv_loss
+    plain = loops.PlainVAE(model.pixels, model.hidden[0], model.latent).to(setting.torch_device)
+    if setting.spec.objective.form == "iwae":
+        return plain, functools.partial(loops.iwae_loss, samples=samples)
+    return plain, loops.elbo_loss
+
+
+def pixels(setting: Setting) -> Tensor:
+    """The training images as float32 on the device: `[n, pixels]`, or `[n, 1, height, width]` in [-1, 1]."""
+    x = torch.tensor(setting.train[..., 0], device=setting.torch_device).float() / 255
+    return x.flatten(1) if setting.spec.model.network == "mlp" else 2 * x[:, None] - 1
+
+
+def synchronized(setting: Setting, run: Callable[[], object], search: bool = True) -> Epoch:
+    """With the wait for a GPU's last kernel; search: and with cuDNN's search for its fastest convolutions."""
+
+    def epoch() -> None:
+        torch.backends.cudnn.benchmark = search
+        run()
+        if setting.device == "gpu":
+            torch.cuda.synchronize()
+
+    return epoch
+
+
+def peak_bytes() -> int | None:
+    """Of the device's own memory, if it has any."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def _in_memory(setting: Setting, model: loops.PlainVAE | loops.ConvVAE, loss: loops.Loss) -> Epoch:
+    adam = torch.optim.Adam(model.parameters(), setting.spec.training.learning_rate, fused=True)
+    images, batch = pixels(setting), setting.spec.training.batch_size
+    return synchronized(setting, lambda: loops.memory_epoch(loss, model, adam, images, batch))
