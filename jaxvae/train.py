@@ -58,6 +58,7 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_optimizers(spec: Spec, params: Params) -> dict[str, optax.OptState]:
     """The optimizer of each phase of a step, before the first."""
     adam = make_optimizer(spec)

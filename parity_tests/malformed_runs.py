@@ -154,7 +154,7 @@ CONFIG = [
          "learning_rate must be positive and finite"),
     Kind("a seed of 2^64", field("spec.training.seed", 2**64),
          "seed must be an integer from 0 to 2^64 - 1, found 18446"),
-    Kind("float16", field("spec.training.dtype", "float16"), "must be one of 'float32', 'float64', found 'float16'"),
+    Kind("float16", field("spec.training.dtype", "float16"), "must be one of 'float32', 'float64', 'bfloat16', found 'float16'"),
     Kind("a network of a list", field("spec.model.network", []), "network must be one of 'mlp', 'conv', found []"),
     Kind("data with a null byte", other_data("npy:\0"),
          r"data must be printable, of at most 4096 letters, found 'npy:\x00'"),

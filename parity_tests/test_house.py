@@ -61,6 +61,7 @@ ARGUMENTS = {
     ("nets", "Block.__init__"): ({"rngs"}, "the same"),
     ("nets", "Block.forward"): ({"training"}, "torch's batch norm is told by train() and eval()"),
     ("nets", "BatchNorm.forward"): ({"training"}, "the same"),
+    ("nets", "bind"): ({"dtype"}, "torch.autocast tells its layers"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),

@@ -77,7 +77,7 @@ def to_json_lists(spec: Spec) -> object:
         (["model"], [], "must be an object"),
         (["objective", "beta"], float("nan"), "beta must be finite"),
         (["objective", "beta"], -1, "beta must be finite and at least 0"),
-        (["training", "dtype"], "float16", "must be one of 'float32', 'float64', found 'float16'"),
+        (["training", "dtype"], "float16", "must be one of 'float32', 'float64', 'bfloat16', found 'float16'"),
         (["training", "seed"], 2**64, "seed must be an integer from 0 to 2"),
         (["training", "max_steps"], 0, "max_steps must be positive"),
         (["training", "learning_rate"], "fast", "must be a number, found 'fast'"),
