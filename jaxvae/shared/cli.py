@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, describe, figures, files, runs
+from jaxvae.shared import comparison, data, describe, figures, runs, streaming
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
 from jaxvae.shared.exporting import Export
@@ -281,7 +281,7 @@ def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Data
     place = found_at(run, root)
     try:
         found = data.load(run.spec, place, mapped=True)[0]  # the training images are only to be known again
-    except files.UnmappableError:
+    except streaming.UnmappableError:
         found = data.load(run.spec, place)[0]
     require_same_images(run, found)
     if whole and run.spec.images.train_images:

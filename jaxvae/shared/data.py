@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import files, streaming, strict
+from jaxvae.shared import arrays, files, streaming, strict
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import FROM_FILES, Spec
 
@@ -92,7 +92,7 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
     MNIST and its siblings are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. mapped:
     leave the user's own training images in their file, a `streaming.Mapped`. Raises InputError if `root` is not a
     folder, if a file found is not what it should be, if what is asked for can't be had, or if its size, number or
-    labels don't fit the spec; files.UnmappableError for what would have to be read whole."""
+    labels don't fit the spec; streaming.UnmappableError for what would have to be read whole."""
     if root is not None and not root.is_dir():
         raise InputError(f"The data root {root} is not a folder; give one that holds MNIST/raw, or leave it out.")
     dataset, why = _named(spec, root, mapped)
@@ -181,13 +181,11 @@ def _named(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | 
         path = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser() fails without a home)
         limit = spec.images.train_images
         if mapped and kind != "npy":
-            raise files.UnmappableError(name, "are not in .npy files")
-        folder = kind == "npy" and path.is_dir()
-        images = (
-            files.pictures(path, image, resize, limit)
-            if kind == "images"
-            else files.arrays(path, image, folder, mapped)
-        )
+            raise streaming.UnmappableError(f"The images of {name}", "pictures" if kind == "images" else "an .npz")
+        if kind == "images":
+            images = files.pictures(path, image, resize, limit)
+        else:
+            images = arrays.read(path, image, kind == "npy" and path.is_dir(), mapped)
         return Dataset(f"{kind}:{path.resolve()}", str(path.resolve()), *images), None
     grey = (image[0], image[1], 1) if resize else image
     if name == "digits":
