@@ -185,7 +185,7 @@ def _named(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | 
         if kind == "images":
             images = files.pictures(path, image, resize, limit)
         else:
-            images = arrays.read(path, image, kind == "npy" and path.is_dir(), mapped)
+            images = arrays.read(path, image, kind == "npy" and any(path.glob("*.npy")), mapped)
         return Dataset(f"{kind}:{path.resolve()}", str(path.resolve()), *images), None
     grey = (image[0], image[1], 1) if resize else image
     if name == "digits":
