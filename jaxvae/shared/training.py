@@ -70,7 +70,7 @@ class Train:
     """For training images that are larger than the device's or this machine's memory: bring them in blocks of so many
     megabytes, say 256, two of which there is room for, while the model trains on the one before. The run is the same.
     Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the start
-    to know them again; mnist and its like stay in this machine's memory. Give it again with --resume."""
+    to know them again; mnist and its like stay in this machine's memory. A run that goes on has to be told again."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With more
     --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
