@@ -1,6 +1,7 @@
 """A run: its epochs, in parts that are looked at as they end."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 import jax
@@ -13,6 +14,7 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.parallel import agreed, everywhere, local, placed, shares
 from jaxvae.params import optimizer_to_arrays, to_arrays
+from jaxvae.shared import streaming
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.needs import require_shares
@@ -57,6 +59,7 @@ def fit(
     start: tuple[TrainState, np.ndarray] | None = None,
     on_part: Callable[[Part], None] | None = None,
     every: Sequence[int] = (),
+    stream: int | None = None,
 ) -> TrainState:
     """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
     the test images and `on_epoch` is called. Raises NonFiniteError when a term, a gradient or what comes of it leaves
@@ -64,47 +67,95 @@ def fit(
 
     start: a state to go on from, with the terms of its epoch's steps, as a Part has them; else the run's start.
     on_part: called about once a second, at every multiple of the steps in `every`, and at an epoch's end before its
-    evaluation; how an epoch is cut changes none of its numbers."""
+    evaluation; how an epoch is cut changes none of its numbers. stream: have the training images come in blocks of so
+    many bytes, or of one batch if that is more, from memory or, if they are a `Mapped`, from their file; there is room
+    for two. Raises InputError where the file has changed."""
     with jax.default_device(device):
         now, before = (init_state(spec, data.train), None) if start is None else start
         now, n = everywhere(now), len(data.train)
         require_shares(spec, n, shares())
-        train, test = placed(data.train), jnp.asarray(data.test)
+        test = jnp.asarray(data.test)
         told = (placed(data.train_labels), jnp.asarray(data.test_labels)) if spec.model.classes else (None, None)
         steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
         done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.stored)
         begun = 0 if before is None else len(before)
         terms[:begun] = before
         pace = Pace(every, on_part is not None)
-        for first in range(done - begun, total, steps):
-            epoch, end = first // steps + 1, min(first + steps, total)
-            order = epoch_order(spec, now.key, epoch - 1, n)
-            while done < end:
-                was, since = now, done
-                done = agreed(pace.next_stop(since, end))
-                now, log = train_epoch(spec, was, train, told[0], done, order, n)
-                part = slice(since - first, done - first)
-                terms[part] = np.asarray(log)[part]
-                pace.took(done - since)
-                if not np.isfinite(terms[part]).all() or not _finite(now):
-                    _stop(spec, was, train, told[0], order, done, n)
-                if on_part is not None:
-                    on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
+        if stream is None:
+            blocks = contextlib.nullcontext(_whole(spec, data.train, now.key, done - begun, done))
+        else:
             own = local(now)
-            key = stream_key(own.key, "evaluation", epoch)
-            evaluated = average_terms(spec, own.params, test, key, told[1])
-            require_finite(spec, evaluated, done)
-            on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated))
+            blocks = streaming.ahead(_streamed(spec, data.train, own.key, done - begun, done, device, stream))
+        with blocks as coming:
+            for block in coming:
+                epoch, first = block.epoch + 1, block.epoch * steps
+                while done < block.end:
+                    was, since = now, done
+                    done = agreed(pace.next_stop(since, block.end))
+                    now, log = train_epoch(spec, was, block.images, told[0], done, block.order, n, block.places)
+                    part = slice(since - first, done - first)
+                    terms[part] = np.asarray(log)[part]
+                    pace.took(done - since)
+                    if not np.isfinite(terms[part]).all() or not _finite(now):
+                        _stop(spec, was, block, told[0], done, n)
+                    if on_part is not None:
+                        on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
+                if done < min(first + steps, total):
+                    continue
+                own = local(now)
+                key = stream_key(own.key, "evaluation", epoch)
+                evaluated = average_terms(spec, own.params, test, key, told[1])
+                require_finite(spec, evaluated, done)
+                on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated))
         return local(now)
 
 
-def _stop(
-    spec: Spec, state: TrainState, images: Array, labels: Array | None, order: Array, until: int, n: int
-) -> NoReturn:
+class _Block(NamedTuple):
+    """The images of an epoch's next steps."""
+
+    epoch: int
+    """From 0."""
+    end: int
+    """The step of the run that they go up to."""
+    images: Array
+    order: Array
+    """The epoch's, `[steps, batch]`."""
+    places: Array | None
+    """Where among the images those of the order are, `[steps, batch]`; None if these are all."""
+
+
+def _whole(spec: Spec, images: np.ndarray, key: Array, first: int, done: int) -> Iterator[_Block]:
+    """All images at once, for each epoch."""
+    train, n = placed(images), len(images)
+    for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
+        yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)
+
+
+def _streamed(
+    spec: Spec, images: np.ndarray, key: Array, first: int, done: int, device: Device | None, size: int
+) -> Iterator[_Block]:
+    """Blocks of images. Run by a thread, which JAX's defaults don't hold for, and which other processes' threads don't
+    wait for: nothing here is computed by more than one device."""
+    n, batch = len(images), min(spec.training.batch_size, len(images))
+    per = streaming.steps_in_block(spec, n, size)
+    for epoch, spans in streaming.spans(spec.training, n, per, first, done):
+        with jax.default_device(device):
+            own = np.asarray(epoch_order(spec, key, epoch, n))
+            rows, where = streaming.blocks(own.ravel(), per * batch)
+            order, places = everywhere((jnp.asarray(own), jnp.asarray(where.reshape(own.shape))))
+        for span in spans:
+            # Blocks of one size, or the epoch would be compiled anew for the last.
+            filled = np.pad(rows[span.block], (0, per * batch - len(rows[span.block])), "edge")
+            with jax.default_device(device):
+                found = placed(images[filled])
+            yield _Block(epoch, span.end, found, order, places)
+
+
+def _stop(spec: Spec, state: TrainState, block: _Block, labels: Array | None, until: int, n: int) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
     steps, since = spec.training.epoch_steps(n), int(state.step)
     for step in range(since, until):
-        state, log = train_epoch(spec, state, images, labels, step + 1, order, n)
+        state, log = train_epoch(spec, state, block.images, labels, step + 1, block.order, n, block.places)
         arrays = {**to_arrays(spec, state.params), **optimizer_to_arrays(spec, state.opt_state)}
         if (bad := first_bad(spec, np.asarray(log)[step % steps], arrays)) is not None:
             raise stopped(bad, step + 1, since, until)

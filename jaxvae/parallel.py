@@ -12,6 +12,7 @@ from jax import Array, lax, random
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.streaming import Mapped
 
 Tree = TypeVar("Tree")
 
@@ -75,14 +76,14 @@ def shares() -> int:
     return 1 if _mesh is None else _mesh.size
 
 
-def placed(images: np.ndarray) -> Array:
+def placed(images: np.ndarray | Mapped) -> Array:
     """Images or labels `[n, ...]` on the devices that share: equal parts of the first axis, filled up by repeating."""
     if _mesh is None:
-        return jax.numpy.asarray(images)
+        return jax.numpy.asarray(np.asarray(images))
     rows = -(-len(images) // _mesh.size) * _mesh.size
     sharding = NamedSharding(_mesh, PartitionSpec("batch"))
     # Each device asks for its own rows: nothing but those is ever copied.
-    part = lambda index: images[np.arange(*index[0].indices(rows)) % len(images)]  # noqa: E731
+    part = lambda index: np.asarray(images[np.arange(*index[0].indices(rows)) % len(images)])  # noqa: E731
     return jax.make_array_from_callback((rows, *images.shape[1:]), sharding, part)
 
 

@@ -105,11 +105,13 @@ def train_epoch(
     last: Array | int | None = None,
     order: Array | None = None,
     n: int | None = None,
+    places: Array | None = None,
 ) -> tuple[TrainState, Array]:
     """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
     with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
     order: `epoch_order`'s, made anew unless it is given; n: of how many images, where `parallel.placed` has filled them
-    up. The new state, and the mean terms of the epoch's steps, `[steps, terms]`, zeros for those not taken here."""
+    up, or there are only some; places: where among these are those of `order`, `[steps, batch]`. The new state, and the
+    mean terms of the epoch's steps, `[steps, terms]`, zeros for those not taken here."""
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
@@ -135,7 +137,8 @@ def train_epoch(
         at, mine = state.step - epoch * steps, jax.tree.map(lambda a: a[state.step - first], drawn)
         rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
-        x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
+        given = images[rows if places is None else places[at]]
+        x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
         told = None if labels is None else labels[rows]
         state, terms = _update(spec, state, inputs(spec, x, mine, told, weights[at], state.step), rate)
         return state, log.at[at].set(jnp.stack(terms))

@@ -61,7 +61,7 @@ def step(state: State) -> tuple[State, np.ndarray]:
     return State(moved, optimizer, state.step + 1, state.key), np.array([parts.sum(), *parts], np.float32)
 
 
-def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any) -> None:
+def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, stream: Any) -> None:
     steps, total = spec.training.epoch_steps(len(data.train)), spec.training.total_steps(len(data.train))
     table = layout.table(spec.model)
     fresh = {p.name: np.full(p.shape, 0.5, np.float32) for p in table}

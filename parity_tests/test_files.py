@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvae.shared import data, files
+from jaxvae.shared import arrays, data
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import ImagesSpec, ModelSpec, Spec
 
@@ -233,7 +233,7 @@ def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
         assert str(path) in refused("found one that is damaged or holds Python objects", f"npz:{path}")
 
 
-@pytest.mark.parametrize("names", files._ARRAYS)
+@pytest.mark.parametrize("names", arrays._ARRAYS)
 def test_an_npz_has_its_splits(tmp_path, names) -> None:
     train, train_labels, test, test_labels = names
     labels = np.arange(25)[:, None] if names[1] == "y_train" else np.arange(25, dtype=np.int8)

@@ -65,7 +65,6 @@ ARGUMENTS = {
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
-    ("train", "train_epoch"): ({"n"}, "images that fill up a device's part are JAX's alone"),
     ("parallel", "split"): ({"axis"}, "XLA follows the pixels' rows in all else"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
 }

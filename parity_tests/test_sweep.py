@@ -162,7 +162,9 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
     """SIGTERM while a member trains; what the sweep comes to is to the bit what it would have been."""
     out, fit, calls = tmp_path / "sweep", SIDE.fit, []
 
-    def counted(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any) -> None:
+    def counted(
+        spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, stream: Any
+    ) -> None:
         calls.append(spec)
 
         def part(progress: Any) -> None:
@@ -170,7 +172,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
                 os.kill(os.getpid(), signal.SIGTERM)
             on_part(progress)
 
-        fit(spec, data, on_epoch, device, start, part, [4])
+        fit(spec, data, on_epoch, device, start, part, [4], stream)
 
     monkeypatch.setattr(SIDE, "fit", counted)
     assert sweep(SIDE, out, *GRID) == 143

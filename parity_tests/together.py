@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvae.shared import streaming
 from jaxvae.shared.spec import Spec
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.test_family_parity import small, some
@@ -37,11 +39,16 @@ def shared(name: str) -> Spec:
 
 
 def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
-    """Every number that comes out of the run of that name."""
+    """Every number that comes out of the run of that name; of NAME@BYTES, with its images in blocks of these."""
+    name, _, size = name.partition("@")
     spec, seen = shared(name), []
     data = some(spec)
     data = data._replace(train=data.train[:IMAGES], train_labels=data.train_labels[:IMAGES])
-    state = package.fit(spec, data, seen.append, device)
+    with tempfile.TemporaryDirectory() as folder:
+        if size:
+            np.save(Path(folder) / "train.npy", data.train)
+            data = data._replace(train=streaming.Mapped(np.load(Path(folder) / "train.npy", mmap_mode="r")))  # type: ignore
+        state = package.fit(spec, data, seen.append, device, stream=int(size) if size else None)
     return {
         "terms": np.concatenate([progress.train for progress in seen]),
         "tests": np.stack([progress.test for progress in seen]),

@@ -1,20 +1,23 @@
 """A run: its epochs, in parts that are looked at as they end."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jaxvae.shared import streaming
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.needs import require_shares
 from jaxvae.shared.pace import Pace
 from jaxvae.shared.spec import Spec
+from torchvae import random
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
-from torchvae.parallel import agreed, shares
+from torchvae.parallel import agreed, shares, split
 from torchvae.params import optimizer_to_arrays, to_arrays
 from torchvae.train import TrainState, copied, epoch_order, init_state, train_epoch
 
@@ -55,6 +58,7 @@ def fit(
     start: tuple[TrainState, np.ndarray] | None = None,
     on_part: Callable[[Part], None] | None = None,
     every: Sequence[int] = (),
+    stream: int | None = None,
 ) -> TrainState:
     """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
     the test images and `on_epoch` is called. Raises NonFiniteError when a term, a gradient or what comes of it leaves
@@ -62,43 +66,99 @@ def fit(
 
     start: a state to go on from, with the terms of its epoch's steps, as a Part has them; else the run's start.
     on_part: called about once a second, at every multiple of the steps in `every`, and at an epoch's end before its
-    evaluation; how an epoch is cut changes none of its numbers."""
+    evaluation; how an epoch is cut changes none of its numbers. stream: have the training images come in blocks of so
+    many bytes, or of one batch if that is more, from memory or, if they are a `Mapped`, from their file; there is room
+    for two. Raises InputError where the file has changed."""
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
-    train, test = (torch.tensor(images, device=device) for images in (data.train, data.test))
+    test = torch.tensor(data.test, device=device)
     labels = (data.train_labels, data.test_labels)
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
-    n, steps, total = len(train), spec.training.epoch_steps(len(train)), spec.training.total_steps(len(train))
+    n = len(data.train)
+    steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
     require_shares(spec, n, shares())
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
     begun = 0 if before is None else len(before)
     terms[:begun] = before
     pace = Pace(every, on_part is not None)
-    for first in range(done - begun, total, steps):
-        epoch, end = first // steps + 1, min(first + steps, total)
-        order = epoch_order(spec, now.key, epoch - 1, n)
-        while done < end:
-            was, since = copied(spec, now), done
-            done = agreed(pace.next_stop(since, end))
-            now, log = train_epoch(spec, now, train, told[0], done, order)
-            part = slice(since - first, done - first)
-            terms[part] = log[part].cpu().numpy()
-            pace.took(done - since)
-            if not np.isfinite(terms[part]).all() or not _finite(now):
-                _stop(spec, was, train, told[0], order, done)
-            if on_part is not None:
-                on_part(Part(now, epoch, done, terms[: done - first].copy()))
-        key = stream_key(now.key, "evaluation", epoch)
-        evaluated = average_terms(spec, now.model, test, key, told[1])
-        require_finite(spec, evaluated, done)
-        on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
+    if stream is None:
+        blocks = contextlib.nullcontext(_whole(spec, data.train, now.key, done - begun, done))
+    else:
+        blocks = streaming.ahead(_streamed(spec, data.train, now.key, done - begun, done, stream))
+    with blocks as coming:
+        for block in coming:
+            epoch, first = block.epoch + 1, block.epoch * steps
+            while done < block.end:
+                was, since = copied(spec, now), done
+                done = agreed(pace.next_stop(since, block.end))
+                now, log = train_epoch(spec, now, block.images, told[0], done, block.order, n, block.places)
+                part = slice(since - first, done - first)
+                terms[part] = log[part].cpu().numpy()
+                pace.took(done - since)
+                if not np.isfinite(terms[part]).all() or not _finite(now):
+                    _stop(spec, was, block, told[0], done, n)
+                if on_part is not None:
+                    on_part(Part(now, epoch, done, terms[: done - first].copy()))
+            if done < min(first + steps, total):
+                continue
+            key = stream_key(now.key, "evaluation", epoch)
+            evaluated = average_terms(spec, now.model, test, key, told[1])
+            require_finite(spec, evaluated, done)
+            on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
     return now
 
 
-def _stop(spec: Spec, state: TrainState, images: Tensor, labels: Tensor | None, order: Tensor, until: int) -> NoReturn:
+class _Block(NamedTuple):
+    """The images of an epoch's next steps."""
+
+    epoch: int
+    """From 0."""
+    end: int
+    """The step of the run that they go up to."""
+    images: Tensor
+    order: Tensor
+    """The epoch's, `[n]`."""
+    places: Tensor | None
+    """Where among the images those of the order are, `[n]`; None if these are all."""
+
+
+def _whole(spec: Spec, images: np.ndarray, key: random.Key, first: int, done: int) -> Iterator[_Block]:
+    """All images at once, for each epoch."""
+    train, n = torch.tensor(np.asarray(images), device=key.device), len(images)
+    for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
+        yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)
+
+
+def _streamed(spec: Spec, images: np.ndarray, key: random.Key, first: int, done: int, size: int) -> Iterator[_Block]:
+    """Blocks of this process's images. Run by a thread, nothing of which waits for what the device computes."""
+    n, batch = len(images), min(spec.training.batch_size, len(images))
+    per = streaming.steps_in_block(spec, n, size)
+    own = np.concatenate([split(whole).numpy() for whole in torch.arange(n).split(batch)])
+    for epoch, spans in streaming.spans(spec.training, n, per, first, done):
+        order = epoch_order(spec, key.cpu(), epoch, n)
+        rows, where = streaming.blocks(order.numpy(), per * batch, own)
+        order, places = _on(key.device, order), _on(key.device, torch.from_numpy(where))
+        for span in spans:
+            found = torch.from_numpy(np.asarray(images[rows[span.block]]))
+            yield _Block(epoch, span.end, _on(key.device, found), order, places)
+
+
+def _on(device: torch.device, tensor: Tensor) -> Tensor:
+    """The tensor on the device, copied beside what that computes."""
+    if device.type != "cuda":
+        return tensor
+    beside = torch.cuda.Stream(device)
+    with torch.cuda.stream(beside):
+        found = tensor.pin_memory().to(device, non_blocking=True)
+    beside.synchronize()
+    # When nobody holds it its memory is used again at once: the run has waited for all steps that were taken on it.
+    return found
+
+
+def _stop(spec: Spec, state: TrainState, block: _Block, labels: Tensor | None, until: int, n: int) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
-    steps, since = spec.training.epoch_steps(len(images)), state.step
+    steps, since = spec.training.epoch_steps(n), state.step
     for step in range(since, until):
-        state, log = train_epoch(spec, state, images, labels, step + 1, order)
+        state, log = train_epoch(spec, state, block.images, labels, step + 1, block.order, n, block.places)
         arrays = {**to_arrays(spec, state.model), **optimizer_to_arrays(spec, state.optimizer)}
         if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
             raise stopped(bad, step + 1, since, until)

@@ -82,12 +82,15 @@ def train_epoch(
     labels: Tensor | None = None,
     last: int | None = None,
     order: Tensor | None = None,
+    n: int | None = None,
+    places: Tensor | None = None,
 ) -> tuple[TrainState, Tensor]:
     """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
     with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
-    order: `epoch_order`'s, made anew unless it is given. The new state, and the mean terms of the epoch's steps,
-    `[steps, terms]`, zeros for those not taken here. The model and the optimizer are updated in place."""
-    n, dtype = len(images), spec.training.stored
+    order: `epoch_order`'s, made anew unless it is given; n: of how many images, where there are only some; places:
+    where among these are those of `order`, `[n]`. The new state, and the mean terms of the epoch's steps, `[steps,
+    terms]`, zeros for those not taken here. The model and the optimizer are updated in place."""
+    n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     keys, epoch = streams(state.key), state.step // steps
@@ -100,14 +103,15 @@ def train_epoch(
     log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
     for key, draws in zip(at, _drawn(spec, at, batch), strict=True):
         place = state.step - epoch * steps
-        whole = order[place * batch : (place + 1) * batch]
+        these = slice(place * batch, (place + 1) * batch)
+        whole = order[these]
         rows = split(whole)
         own = dynamic = None  # eager, torch would draw keys that nothing asks for
         if spec.images.binarization == "static":
             own = image_keys(static, rows)
         elif spec.images.binarization == "dynamic":
             dynamic = image_keys(random.fold_in(key, 0), split(torch.arange(len(whole), device=key.device)))
-        x = prepare_pixels(spec, images[rows], own, dynamic)
+        x = prepare_pixels(spec, images[rows if places is None else split(places[these])], own, dynamic)
         told = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))
         batch_inputs = inputs(spec, x, draws, told, split(_shares(whole, x.dtype)), state.step)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, describe, figures, runs
+from jaxvae.shared import comparison, data, describe, figures, runs, streaming
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
 from jaxvae.shared.exporting import Export
@@ -238,7 +238,7 @@ def _compare(side: Any, command: Compare) -> None:
     if command.pca:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
-            rows.append(comparison.pca(dataset.train, test, components, command.n))
+            rows.append(comparison.pca(np.asarray(dataset.train), test, components, command.n))
     print(comparison.table(rows, len(test), dataset.name))
     comparison.save(comparison.picture(rows, test, dataset.name), command.out)
     print(f"reconstructions side by side in {command.out}")
@@ -279,7 +279,10 @@ def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Data
     """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
     was not given to train on."""
     place = found_at(run, root)
-    found = data.load(run.spec, place)[0]
+    try:
+        found = data.load(run.spec, place, mapped=True)[0]  # the training images are only to be known again
+    except streaming.UnmappableError:
+        found = data.load(run.spec, place)[0]
     require_same_images(run, found)
     if whole and run.spec.images.train_images:
         found = data.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), place)[0]

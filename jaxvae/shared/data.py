@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import files, strict
+from jaxvae.shared import arrays, files, streaming, strict
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import FROM_FILES, Spec
 
@@ -68,7 +68,8 @@ PUBLISHED = {
 
 
 class Dataset(NamedTuple):
-    """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits."""
+    """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits. The training images may be a
+    `streaming.Mapped`."""
 
     name: str
     source: str
@@ -85,15 +86,16 @@ class UnavailableError(InputError):
     """MNIST or its like is nowhere to be had; `auto` goes on without it."""
 
 
-def load(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
+def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, str | None]:
     """The images that a spec names, as its model takes them, and for `auto` why they are not MNIST's, if so.
 
-    MNIST and its siblings are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. Raises
-    InputError if `root` is not a folder, if a file found is not what it should be, if what is asked for can't be had,
-    or if its size, number or labels don't fit the spec."""
+    MNIST and its siblings are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. mapped:
+    leave the user's own training images in their file, a `streaming.Mapped`. Raises InputError if `root` is not a
+    folder, if a file found is not what it should be, if what is asked for can't be had, or if its size, number or
+    labels don't fit the spec; streaming.UnmappableError for what would have to be read whole."""
     if root is not None and not root.is_dir():
         raise InputError(f"The data root {root} is not a folder; give one that holds MNIST/raw, or leave it out.")
-    dataset, why = _named(spec, root)
+    dataset, why = _named(spec, root, mapped)
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if limit is not None and limit > len(dataset.train):
         raise InputError(
@@ -122,7 +124,8 @@ def digest(dataset: Dataset) -> str:
     sha = hashlib.sha256()
     for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
         sha.update(f"{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).data)
+        for piece in streaming.pieces(array):
+            sha.update(np.ascontiguousarray(piece).data)
     return sha.hexdigest()
 
 
@@ -170,14 +173,19 @@ def digits(image: tuple[int, int, int] = _SIZE) -> Dataset:
     return Dataset("digits", "scikit-learn", images[:cut], labels[:cut], images[cut:], labels[cut:])
 
 
-def _named(spec: Spec, root: Path | None) -> tuple[Dataset, str | None]:
+def _named(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:
     """What `load` goes by, of whatever size and number it is."""
     name, image, resize = spec.data, spec.model.image, spec.images.resize
     if name.startswith(FROM_FILES):
         kind, _, path = name.partition(":")
         path = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser() fails without a home)
         limit = spec.images.train_images
-        images = files.pictures(path, image, resize, limit) if kind == "images" else files.arrays(path, image)
+        if mapped and kind != "npy":
+            raise streaming.UnmappableError(f"The images of {name}", "pictures" if kind == "images" else "an .npz")
+        if kind == "images":
+            images = files.pictures(path, image, resize, limit)
+        else:
+            images = arrays.read(path, image, kind == "npy" and any(path.glob("*.npy")), mapped)
         return Dataset(f"{kind}:{path.resolve()}", str(path.resolve()), *images), None
     grey = (image[0], image[1], 1) if resize else image
     if name == "digits":

@@ -21,6 +21,8 @@ class Going(NamedTuple):
     device: Any
     start: Any
     """A state and its epoch's terms so far; None at the run's beginning."""
+    stream: int | None = None
+    """Bytes of a block of images, where they come in blocks."""
 
     @property
     def done(self) -> int:
@@ -107,7 +109,7 @@ def go(side: Any, going: Going, again: str, tell: Callable[[int], Any], say: Cal
 
     with signals.watched():
         try:
-            side.fit(run.spec, going.dataset, on_epoch, going.device, going.start, on_part, going.cuts)
+            side.fit(run.spec, going.dataset, on_epoch, going.device, going.start, on_part, going.cuts, going.stream)
         except NonFiniteError as error:
             last = checkpoints.present(run)
             kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxvae.shared import layout
+from jaxvae.shared import layout, streaming
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.spec import Spec
 
@@ -16,8 +16,11 @@ def last_bias(spec: Spec, images: np.ndarray | None) -> np.ndarray | None:
         return None
     if images is None:
         raise InputError("Initial weights of glorot-data need the training images; give them to init_state.")
-    seen = 255 * (images > 127) if spec.images.binarization == "threshold" else images
-    mean = np.clip(seen.reshape(len(images), -1).mean(0, dtype=np.float64) / 255, _DARKEST, 1 - _DARKEST)
+    total = np.zeros(spec.model.pixels)
+    for piece in streaming.pieces(images):
+        seen = 255 * (piece > 127) if spec.images.binarization == "threshold" else piece
+        total += seen.reshape(len(piece), -1).sum(0, dtype=np.float64)  # exact, of whole numbers
+    mean = np.clip(total / len(images) / 255, _DARKEST, 1 - _DARKEST)
     return np.log(mean / (1 - mean)).astype(spec.training.stored)
 
 

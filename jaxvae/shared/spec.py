@@ -35,7 +35,9 @@ EMNIST_SPLITS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
 FROM_FILES = ("images:", "npy:", "npz:")
 _LAYERS = 100  # hidden ones; a header for as many tensors is still read
 _LONG = 4096  # of a path
-DATA_WORDS = f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE or npz:FILE"
+DATA_WORDS = (
+    f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE, npy:DIR or npz:FILE"
+)
 
 
 _LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
@@ -288,7 +290,8 @@ class Spec:
 
     data: str = "auto"
     """The images: `auto` (MNIST, else digits), `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`
-    (scikit-learn's, resized), `images:DIR`, `npy:FILE`, `npz:FILE`."""
+    (scikit-learn's, resized), `images:DIR`, `npy:FILE`, `npy:DIR` (of train.npy, train_labels.npy, test.npy and
+    test_labels.npy), `npz:FILE`."""
     model: ModelSpec = field(default_factory=ModelSpec)
     objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)

@@ -23,7 +23,8 @@ from jaxvae.shared.training import Found, Train, load_images, opened, progress_b
 How = Literal["auto", "together", "one-by-one"]
 
 _MOST, _AT_ONCE = 1000, 64  # runs of a sweep; of those trained together, each of which holds a lock
-_GIVEN = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep")  # to each run as to the sweep
+# To each run as to the sweep.
+_GIVEN = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep", "stream")
 _VERSION = 1  # of sweep.json
 
 # Not flags here: each has several values.
@@ -94,6 +95,8 @@ def sweep(side: Any, command: Sweep) -> None:
         raise InputError("A sweep is one process's; leave out --distributed, --coordinator, --processes and --process.")
     if command.how == "together" and command.devices is not None:
         raise InputError("Runs trained together share no batches among --devices; leave that out, or --how together.")
+    if command.how == "together" and command.stream is not None:
+        raise InputError("Runs trained together share all images on the device; leave out --stream, or --how together.")
     if command.how == "together" and not hasattr(side, "fit_together"):
         raise InputError(f"{side.__name__} trains runs one by one, and jaxvae alone together; give --how one-by-one.")
     require_often(command)
@@ -104,7 +107,9 @@ def sweep(side: Any, command: Sweep) -> None:
     n, name = len(found[0].train), found[0].name
     device = side.device_label(side.prepare(command.device, first.training.dtype, command.devices))
     together = command.how == "together" or (
-        command.how == "auto" and command.devices is None and _is_faster_together(side, device)
+        command.how == "auto"
+        and (command.devices, command.stream) == (None, None)
+        and _is_faster_together(side, device)
     )
     with _held(out, replace(first, data=name)):
         paths = {out / member: spec for member, spec in asked.items()}

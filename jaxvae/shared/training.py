@@ -66,6 +66,11 @@ class Train:
     """Save all that the run needs to go on every so many steps, rather than at each epoch's end."""
     keep: int = 2
     """How many checkpoints to keep, the last ones."""
+    stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
+    """For training images that are larger than the device's or this machine's memory: bring them in blocks of so many
+    megabytes, say 256, two of which there is room for, while the model trains on the one before. The run is the same.
+    Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the start
+    to know them again; mnist and its like stay in this machine's memory. A run that goes on has to be told again."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With more
     --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
@@ -88,7 +93,8 @@ def train(side: Any, command: Train) -> None:
             device = run.config["sessions"][-1]["device"]
             print(f"{run.path}: {describe.summary(run.spec)}, {going.total:,} steps{since} on {device}")
         with progress_bar(going.seen(going.total), going.seen(going.done), first) as bar:
-            again = f"{side.__name__} train --resume {run.path}"
+            streamed = "" if command.stream is None else f" --stream {command.stream}"
+            again = f"{side.__name__} train --resume {run.path}{streamed}"
             go(side, going, again, bar.update, lambda line: bar.write(line, sys.stdout))
         if first:
             last = runs.read_metrics(run)[-1]
@@ -111,12 +117,12 @@ def opened(side: Any, command: Train, found: Found | None = None) -> Iterator[Go
     require_often(command)
     run, device = command.resume, side.prepare(command.device, command.spec.training.dtype, command.devices)
     with _begun(side, command, device, found) if run is None else _resumed(side, command, device, run, found) as going:
-        yield going
+        yield going if command.stream is None else going._replace(stream=command.stream * 10**6)
 
 
 def require_often(command: Train) -> None:
-    """Raises InputError unless metrics and checkpoints are asked for at least now and then."""
-    for name in _OFTEN:
+    """Raises InputError unless metrics and checkpoints are asked for at least now and then, and blocks of some size."""
+    for name in (*_OFTEN, "stream"):
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
@@ -139,7 +145,7 @@ def _join(side: Any, command: Train) -> None:
 def load_images(side: Any, command: Train) -> Found:
     """The images that the command names, and why they are not MNIST's, if so, which is told. Raises InputError where
     they can't be had or don't fit."""
-    found = data.load(command.spec, command.data_root)
+    found = data.load(command.spec, command.data_root, command.stream is not None)
     if found[1] is not None and side.first():
         print(f"{side.__name__}: WARNING: {found[1]} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
     needs.require_batches(command.spec, len(found[0].train))
@@ -202,7 +208,8 @@ def _resumed(side: Any, command: Train, device: Any, path: Path, found: Found | 
     with runs.locked(run) if side.first() else contextlib.nullcontext():
         run = runs.read(path)  # another may have gone on with it until now
         file, wrong = checkpoints.latest(run)
-        dataset = (found or data.load(run.spec, found_at(run, command.data_root)))[0]
+        place = found_at(run, command.data_root)
+        dataset = (found or data.load(run.spec, place, command.stream is not None))[0]
         require_same_images(run, dataset)
         start = None if file is None else side.load_checkpoint(file, device)[1:]
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
