@@ -298,8 +298,8 @@ def _flat(x: Tensor) -> Tensor:
 
 
 class _Last(nn.Conv2d):
-    """A convolution to pixels, which adds its bias by itself: a convolution's own gradient of it is a sum in which a CPU
-    adds float32 numbers one after another, and lost 8e-5 of it over a batch of 100,000 pixels."""
+    """A convolution to pixels that adds its bias by itself: for a convolution's own gradient of it a CPU adds float32
+    numbers one after another, and lost 8e-5 over a batch of 100,000 pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight, None) + self.bias[:, None, None]  # type: ignore[arg-type]
