@@ -1,7 +1,7 @@
 """A variational autoencoder in Flax that is, number for number, the one in `torchvae`.
 
-Everything below is imported when it is first used; `__init__.pyi` lists it. Imports run one way: `scripts, parity_tests ->
-jaxvae | torchvae -> jaxvae.shared -> numpy`. The house:
+Everything below is imported when it is first used; `__init__.pyi` lists it. Imports run one way: `scripts, parity_tests
+-> jaxvae | torchvae -> jaxvae.shared -> numpy`. The house:
 
 jaxvae/            the Flax side; never torch               torchvae/          the PyTorch side; never jax
   keys.py          the streams of a run's one key             random.py        jax.random's streams, in torch
@@ -12,10 +12,10 @@ jaxvae/            the Flax side; never torch               torchvae/          t
   objectives.py    ELBO, capacity, IWAE, adversarial
   pixels.py        bytes to pixels, binarised, corrupted
   train.py         one step, one epoch                      parity_tests/      the suite; harness/ measures agreement
-  loop.py          one run, in parts                        scripts/           train.sh, test.sh (by setup.sh), parity.py,
+  loop.py          one run, in parts                        scripts/           train.sh, test.sh, setup.sh, parity.py,
   evaluate.py      how good a model is                                         reproduce.py, port_a_classifier.py,
-  generate.py      samples and reconstructions                                 golden.py, benchmark.py, kills.py, fuzz.py,
-  params.py        parameters to and from named arrays                         handover.py, benchmarks/,
+  generate.py      samples and reconstructions                                 golden.py, benchmark.py, kills.py,
+  params.py        parameters to and from named arrays                         handover.py, fuzz.py, benchmarks/,
   devices.py       where to compute; parallel.py: on several                   two_processes.py, figures/
   sweep.py         a sweep's runs as one program (JAX only)
   export.py        the model for other programs
@@ -25,8 +25,8 @@ jaxvae/            the Flax side; never torch               torchvae/          t
     data.py        MNIST; yours: files.py, arrays.py (numpy)  weights.py       the weight file
     tensors.py     a safetensors file, read with distrust     strict.py        JSON that can be meant in one way only
     runs.py        the run folder                             metrics.py       its lines
-    checkpoints.py which there are, which is good             pace.py, streaming.py  parts of a run, blocks of its images
-    cli.py         the command line, written once             training.py      its command train; going.py: a run that goes
+    checkpoints.py which there are, which is good             pace.py, streaming.py  a run's parts, its data's blocks
+    cli.py         the command line, written once             training.py      its command train; going.py: a run going
     sweeping.py    its command sweep; outcomes.py: what of it evaluation.py    its command evaluate; measures.py
     exporting.py   its command export                         comparison.py    PCA beside the runs
     needs.py       what a configuration asks of its data      figures.py, describe.py, errors.py

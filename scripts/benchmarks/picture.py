@@ -72,8 +72,9 @@ def _bars(plot, training: list[Timed]) -> None:
         gaps = np.abs(np.array([mine[name].span for name in there]).T - rates)
         colour = _BARS[i % len(_BARS)]
         plot.barh(places, rates, height, color=colour, xerr=gaps, error_kw={"lw": 0.7}, label=f"batch {batch:,}")
-        limit = max(mine[name].rate for name in limits if name in mine)
-        plot.axvline(limit, color=colour, linestyle="--", linewidth=1, label="its products alone")
+        plot.axvline(
+            mine[sections.LIMIT].rate, color=colour, linestyle="--", linewidth=1, label="the products alone, XLA"
+        )
     plot.set_yticks(range(len(names)), names)
     plot.invert_yaxis()
     plot.set_xlim(left=0)

@@ -33,8 +33,7 @@ def to_markdown(times: list[Timed]) -> str:
 def _training(group: list[Timed]) -> str:
     by_name = {timed.name: timed for timed in group}
     columns = {name: f"of {name}'s speed" for name in (sections.TUTORIAL, sections.JAXVAE) if name in by_name}
-    limits = [by_name[name] for name in (sections.LIMIT, sections.LIMIT_TORCH) if name in by_name]
-    limit = max(limits, key=lambda timed: timed.rate)
+    limit = by_name[sections.LIMIT]
     head = ["training loop", "images per second", "least to most", "seconds", *columns.values(), "GFLOP/s", "of limit"]
     rows = []
     for timed in group:
