@@ -48,7 +48,8 @@ def require(dtype: Dtype) -> None:
 
 
 def _keep_programs() -> None:
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     folder = data.cache() / "programs"
     with contextlib.suppress(OSError):  # without a place for them, all is compiled anew

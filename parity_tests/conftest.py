@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # nothing that was compiled before decides a test
 
 from pathlib import Path
 

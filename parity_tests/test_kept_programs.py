@@ -1,0 +1,48 @@
+"""What JAX compiles is kept for the next process, where the user has it kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Any program, with the threshold at which none is too small to be kept.
+PROGRAM = """
+import jax, jaxvae
+jaxvae.prepare("cpu")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+print(jax.jit(lambda x: x + 1)(1))
+"""
+
+
+def kept(cache: Path, **environment: str) -> list[Path]:
+    """The files under the user's cache folder after a process."""
+    ours = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
+    asked = {**os.environ, **ours, **environment}
+    result = subprocess.run([sys.executable, "-c", PROGRAM], env=asked, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
+    return [path for path in cache.rglob("*") if path.is_file()] if cache.is_dir() else []
+
+
+def test_programs_are_kept_in_the_users_cache_folder(tmp_path: Path) -> None:
+    found = kept(tmp_path)
+    assert found
+    assert {path.parent for path in found} == {tmp_path / "jaxvae" / "programs"}
+    assert kept(tmp_path) == found
+
+
+@pytest.mark.parametrize("name", ["elsewhere", "nowhere"])
+def test_the_users_own_choice_holds(tmp_path: Path, name: str) -> None:
+    other = tmp_path / "other"
+    choice = {
+        "elsewhere": {"JAX_COMPILATION_CACHE_DIR": str(other)},
+        "nowhere": {"JAX_ENABLE_COMPILATION_CACHE": "0"},
+    }[name]
+    assert not kept(tmp_path / "cache", **choice)
+    assert other.exists() == (name == "elsewhere")
+
+
+def test_without_a_place_for_them_all_is_compiled_anew(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not kept(tmp_path / "file" / "cache")
