@@ -211,7 +211,7 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
 
 
 def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
-    """The module over a nested dict of arrays. dtype: that its layers compute in, if not that of the arrays."""
+    """The module over a nested dict of arrays. Its layers compute in bfloat16 for that dtype, else in the arrays' own."""
     return nnx.merge(_graphdef(spec, dtype), params)
 
 
@@ -290,7 +290,8 @@ def one_hot(spec: ModelSpec, labels: Array | None, dtype: jnp.dtype) -> Array:
 def _graphdef(spec: ModelSpec, dtype: Dtype | None) -> nnx.GraphDef:
     """The model without its numbers: static, so `bind` costs nothing inside jit."""
     model = nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0)))
-    model.set_attributes(dtype=dtype)
+    if dtype == "bfloat16":
+        model.set_attributes(dtype=dtype)
     return nnx.split(model)[0]
 
 
