@@ -180,7 +180,7 @@ def test_what_onnxruntime_can_not_run_is_refused(tmp_path) -> None:
 @models
 @packages
 def test_programs_compute_what_the_packages_functions_do(package: str, name: str) -> None:
-    """To the bit: they take grey levels for bytes, in whatever range the model has them, binarised or not."""
+    """They take grey levels for bytes, in whatever range the model has them, binarised or not."""
     spec, side, model = MODELS[name], PACKAGES[package], built(package, MODELS[name])
     images, labels = images_for(spec)
     again = side.reconstruct(spec, model, images, labels)
@@ -188,7 +188,8 @@ def test_programs_compute_what_the_packages_functions_do(package: str, name: str
     found = side.programs(spec, model)["reconstruct"](**inputs)["pixel_means"]
     codes = side.programs(spec, model)["encode"](**inputs)
     expected = side.encode(spec, model, side.seen(spec, images), inputs.get("labels"))._asdict()
-    np.testing.assert_array_equal(as_array(found), again)
+    # JAX's function is compiled as one program, and this one here op by op: a few roundings of numbers up to 1.
+    np.testing.assert_allclose(as_array(found), again, rtol=0, atol={"jaxvae": 1e-6, "torchvae": 0}[package])
     assert list(codes) == list(expected)
     for key, code in codes.items():
         np.testing.assert_array_equal(as_array(code), as_array(expected[key]))
