@@ -211,7 +211,7 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
 
 
 def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
-    """The module over a nested dict of arrays. Its layers compute in bfloat16 for that dtype, else in the arrays' own."""
+    """The module over a nested dict of arrays. Its layers compute in bfloat16 for that dtype, else in the arrays'."""
     return nnx.merge(_graphdef(spec, dtype), params)
 
 

@@ -297,12 +297,12 @@ def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, c
 
 def test_a_stopped_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch) -> None:
     def interrupted(*arguments: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
         fit(*arguments)
 
     monkeypatch.setattr(SIDE, "fit", interrupted)
     flags = ["--data", "digits", *FLAGS, "--stream", "3", "--out", str(tmp_path / "run")]
-    assert cli.main(SIDE, ["train", *flags]) == 130
+    assert cli.main(SIDE, ["train", *flags]) == 143
     assert capsys.readouterr().err.endswith(f"go on with jaxvae train --resume {tmp_path / 'run'} --stream 3\n")
 
 
