@@ -302,7 +302,9 @@ class _Last(nn.Conv2d):
     numbers one after another, and lost 8e-5 over a batch of 100,000 pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight, None) + self.bias[:, None, None]  # type: ignore[arg-type]
+        y = self._conv_forward(input, self.weight, None)
+        assert self.bias is not None
+        return y + self.bias[:, None, None].to(y.dtype)
 
 
 def _conv(layer: layout.Layer) -> nn.Conv2d | nn.ConvTranspose2d:
