@@ -54,7 +54,8 @@ def memory(setting: Setting, preset: str, root: Path | None, make: Callable) -> 
 
 def _keeping(folder: Path) -> dict[str, str]:
     """The environment in which JAX keeps all that it compiles."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    always = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), **always}
 
 
 def _ended(command: list[str], environment: dict[str, str]) -> str:
