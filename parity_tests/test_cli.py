@@ -139,7 +139,10 @@ def test_describe(package, capsys) -> None:
     assert "nats per image" in out
 
 
-COMMANDS = ("train", "sweep", "evaluate", "sample", "reconstruct", "compare", "describe", "export", "import")
+COMMANDS = (
+    *("train", "sweep", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
+    *("compare", "describe", "export", "import"),
+)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -337,10 +340,10 @@ def test_a_class_is_drawn_by_its_label(package, relatives, capsys, tmp_path) -> 
     for label in ("3", "4", None):
         target = tmp_path / f"{label}.png"
         flags = [] if label is None else ["--label", label]
-        assert run(package, capsys, "sample", path, "--out", target, "--n", "10", *flags)[0] == 0
+        assert run(package, capsys, "sample", path, "--out", target, "--n", "11", *flags)[0] == 0
         drawn[label] = pixels(target)
         target.unlink()
-    # Of ten in a grid of four columns the first images are those of 0, 1, 2, .. where no label is given.
+    # Of eleven in a grid of four columns the first images are those of 0, 1, 2, .. where no label is given.
     assert not np.array_equal(drawn["3"], drawn["4"])
     squares = {label: picture[4:20] for label, picture in drawn.items()}  # the first row, at twice the size
     third = slice(4 + 3 * 20, 20 + 3 * 20)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jaxvae.shared import comparison
+from jaxvae.shared import comparison, figures
 from jaxvae.shared.comparison import Row
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.figures import grid
@@ -160,8 +160,8 @@ def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, chann
     with Image.open(io.BytesIO(comparison.picture(rows, test, "digits"))) as opened:
         assert opened.format == "PNG"
         found = np.asarray(opened.convert("RGB")).astype(int)
-    scale = max(1, round(56 / max(height, width)))
     strips = [grid(shown, 5) for shown in (test[:5] / 255, *(row.reconstructions for row in rows))]
+    scale = 780 // strips[0].shape[1]  # five images fit a paper's column
     tall, wide = strips[0].shape[0] * scale, strips[0].shape[1] * scale
     # A strip begins where the grey of its frame does, white above it.
     frame = (found == 64).all(2)
@@ -174,15 +174,15 @@ def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, chann
         label = found[top - 6 : top + tall + 6, :left]
         assert (label < 128).any(), "a row without its label"
     assert tops[0] - 6 > 12, "no room for the caption"
-    assert found.shape[0] < 4 * (max(tall, 56) + 12) + 60
-    assert found.shape[1] < max(wide, 700) + 400
+    assert found.shape[0] < 4 * (max(tall, 72) + 12) + 150
+    assert found.shape[1] < 1.5 * 3.4 * 300, "much wider than a column"
 
 
 def test_the_picture_is_saved(tmp_path: Path) -> None:
     rows = [made("runs/a", 2, 1.0)]
     picture = comparison.picture(rows, images(5), "digits")
     assert picture == comparison.picture(rows, images(5), "digits")
-    comparison.save(picture, tmp_path / "F.PNG")
+    figures.write(picture, tmp_path / "F.PNG")
     assert (tmp_path / "F.PNG").read_bytes() == picture
     assert [path.name for path in tmp_path.iterdir()] == ["F.PNG"]
 
@@ -190,9 +190,9 @@ def test_the_picture_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "sentence"), [("f.jpg", "should end in .png"), ("f", "should end in .png")])
 def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
-        comparison.require_png(tmp_path / name)
+        figures.require_png(tmp_path / name)
     with pytest.raises(InputError, match=sentence):
-        comparison.save(b"", tmp_path / name)
+        figures.write(b"", tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,7 +200,7 @@ def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None
 def test_a_picture_goes_into_a_folder(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be written \(No.*; give another --out"):
-        comparison.save(b"", tmp_path / folder / "f.png")
+        figures.write(b"", tmp_path / folder / "f.png")
 
 
 def test_runs_compare_on_the_same_images() -> None:

@@ -21,6 +21,7 @@ import torchvae
 from jaxvae.shared import cli, data, needs, runs, streaming
 from jaxvae.shared.data import Dataset
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.opening import open_images
 from jaxvae.shared.spec import ImagesSpec, ModelSpec, Spec, TrainingSpec
 from parity_tests.numpy_side import SIDE, contents, fit
 from parity_tests.test_checkpoints import at_step
@@ -291,7 +292,7 @@ def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, c
     assert runs.read(tmp_path / "run").config["data"] == runs.read(tmp_path / "whole").config["data"]
     capsys.readouterr()
     assert cli.main(package, ["reconstruct", str(tmp_path / "run"), "--out", str(tmp_path / "a.png")]) == 0
-    dataset = cli._dataset(runs.read(tmp_path / "run"), None)
+    dataset = open_images(runs.read(tmp_path / "run"), None)
     assert isinstance(dataset.train, streaming.Mapped)
 
 
@@ -347,7 +348,7 @@ def test_other_commands_read_what_can_not_be_left_in_its_file(tmp_path) -> None:
     np.save(tmp_path / "a.npy", IMAGES / 255)
     train = ["train", "--data", f"npy:{tmp_path / 'a.npy'}", "--image", "4", "6", "1", *FLAGS]
     assert cli.main(SIDE, [*train, "--out", str(tmp_path / "run")]) == 0
-    assert isinstance(cli._dataset(runs.read(tmp_path / "run"), None).train, np.ndarray)
+    assert isinstance(open_images(runs.read(tmp_path / "run"), None).train, np.ndarray)
 
 
 GROWTH = """

@@ -73,7 +73,7 @@ def beside_pca(run: runs.Run, records: Records, dataset: data.Dataset) -> str:
         ),
         comparison.pca(dataset.train, dataset.test, spec.model.latent, 16),
     ]
-    comparison.save(comparison.picture(rows, dataset.test, dataset.name), run.images / "beside-pca.png")
+    figures.write(comparison.picture(rows, dataset.test, dataset.name), run.images / "beside-pca.png")
     ours, linear = (row.error for row in rows)
     return f"test squared error {ours:.2f}, PCA {linear:.2f}: {100 * (1 - ours / linear):.0f} % lower"
 

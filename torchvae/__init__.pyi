@@ -36,10 +36,15 @@ from .foreign import load_foreign as load_foreign
 from .foreign import pack_foreign as pack_foreign
 from .foreign import read_foreign as read_foreign
 from .foreign import to_foreign as to_foreign
+from .generate import decode_images as decode_images
+from .generate import draw_latents as draw_latents
 from .generate import images_of as images_of
+from .generate import interpolate as interpolate
+from .generate import manifold as manifold
 from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .generate import seen as seen
+from .generate import traverse as traverse
 from .keys import Streams as Streams
 from .keys import root_key as root_key
 from .keys import static_key as static_key

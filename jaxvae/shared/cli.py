@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -12,56 +12,24 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, describe, figures, runs, streaming
+from jaxvae.shared import comparison, describe, drawing, figures, runs
+from jaxvae.shared.drawing import Interpolate, Manifold, Reconstruct, Sample, Traverse
+from jaxvae.shared.embedding import Embed, embed
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
+from jaxvae.shared.evaluation import Evaluate, chosen, evaluate
 from jaxvae.shared.exporting import Export
 from jaxvae.shared.going import StoppedError
 from jaxvae.shared.importing import Import, export_source, import_run
+from jaxvae.shared.opening import RunPaths, open_images, open_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
-from jaxvae.shared.spec import Spec, same_run
+from jaxvae.shared.spec import Spec
 from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
-from jaxvae.shared.training import Device, Train, as_begun, found_at, require_same_images, train
+from jaxvae.shared.training import Device, Train, as_begun, train
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 _NO_ROOM = ("allocate", "RESOURCE_EXHAUSTED")  # what the frameworks say where Python has MemoryError
 _LOST = ("Gloo", "gloo", "NCCL")  # by which the processes of a run speak
-_MOST = 10_000  # samples in a picture
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Draw images from a run's prior."""
-
-    run: RunPath
-    """The run folder, whichever package wrote it."""
-    out: Path
-    """The PNG to write."""
-    n: int = 64
-    """How many images."""
-    seed: int = 0
-    """The same seed draws the same images, in either package."""
-    label: int | None = None
-    """The class to draw, for a model with classes; without it each in turn."""
-    device: Device = "auto"
-    """Where to compute."""
-
-
-@dataclass(frozen=True)
-class Reconstruct:
-    """Picture test images above their reconstructions by a run."""
-
-    run: RunPath
-    """The run folder, whichever package wrote it."""
-    out: Path
-    """The PNG to write."""
-    n: int = 32
-    """How many images, from the test split's first on."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw. Else where training found it."""
-    device: Device = "auto"
-    """Where to compute."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +37,7 @@ class Compare:
     """Picture test images beside their reconstructions by several runs, and print the squared error of each, from the
     grey images even where a run was trained on binarised ones."""
 
-    run: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    run: RunPaths
     """The run folders, whichever package wrote them, all on the same data."""
     out: Path
     """The PNG to write."""
@@ -92,6 +60,12 @@ class Describe:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder, whichever package wrote it."""
     preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead: one of {', '.join(PRESETS)}.")] = None
+
+
+_COMMANDS = (  # beside train and sweep
+    *(Evaluate, Sample, Reconstruct, Interpolate, Traverse, Manifold, Embed),
+    *(Compare, Describe, Export, Import),
+)
 
 
 def run(side: ModuleType) -> NoReturn:
@@ -120,9 +94,17 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
             case Evaluate():
                 _evaluate(side, command)
             case Sample():
-                _sample(side, command)
+                drawing.sample(side, command)
             case Reconstruct():
-                _reconstruct(side, command)
+                drawing.reconstruct(side, command)
+            case Interpolate():
+                drawing.interpolate(side, command)
+            case Traverse():
+                drawing.traverse(side, command)
+            case Manifold():
+                drawing.manifold(side, command)
+            case Embed():
+                embed(side, command)
             case Compare():
                 _compare(side, command)
             case Describe():
@@ -170,7 +152,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
     commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]
     commands |= Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep_of(base))]  # type: ignore[assignment]
-    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
+    for command in _COMMANDS:
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]
@@ -183,45 +165,18 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
 
 
 def _evaluate(side: Any, command: Evaluate) -> None:
-    run, weights = _open(side, command.run, command.device)
+    run, weights = open_run(side, command.run, command.device)
     chosen(run.spec, command)  # before the images are looked for
-    evaluate(side, command, run, weights, _dataset(run, command.data_root))
-
-
-def _sample(side: Any, command: Sample) -> None:
-    if not 1 <= command.n <= _MOST:
-        raise InputError(f"--n must be from 1 to {_MOST}, found {command.n}.")
-    # Epochs count from 1, so that a run's own pictures are never drawn from this key.
-    key = side.stream_key(side.root_key(command.seed), "pictures", 0)
-    run, weights = _open(side, command.run, command.device)
-    classes = run.spec.model.classes
-    if command.label is not None and not 0 <= command.label < classes:
-        expected = f"from 0 to {classes - 1}" if classes else "left out for a model without classes"
-        raise InputError(f"--label must be {expected}, found {command.label}.")
-    labels = None if command.label is None else np.full(command.n, command.label)
-    images = side.sample(run.spec, weights, key, command.n, labels)
-    figures.save(figures.grid(images, classes if labels is None and classes else None), command.out)
-    print(f"{command.n} samples in {command.out}")
-
-
-def _reconstruct(side: Any, command: Reconstruct) -> None:
-    run, weights = _open(side, command.run, command.device)
-    dataset = _dataset(run, command.data_root)
-    if not 1 <= command.n <= len(dataset.test):
-        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
-    shown = dataset.test[: command.n]
-    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[: command.n])
-    figures.save(figures.pairs(shown / 255, again), command.out)
-    print(f"{command.n} test images above their reconstructions in {command.out}")
+    evaluate(side, command, run, weights, open_images(run, command.data_root))
 
 
 def _compare(side: Any, command: Compare) -> None:
-    comparison.require_png(command.out)
+    figures.require_png(command.out)
     if command.components is not None and not command.pca:
         raise InputError("--components are those of --pca; ask for both.")
-    opened = [_open(side, path, command.device) for path in command.run]
+    opened = [open_run(side, path, command.device) for path in command.run]
     comparison.require_comparable([run for run, _ in opened])
-    dataset = _dataset(opened[0][0], command.data_root, whole=command.pca)
+    dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
     rows = [
         comparison.row(
@@ -240,7 +195,7 @@ def _compare(side: Any, command: Compare) -> None:
         for components in latents if command.components is None else [command.components]:
             rows.append(comparison.pca(np.asarray(dataset.train), test, components, command.n))
     print(comparison.table(rows, len(test), dataset.name))
-    comparison.save(comparison.picture(rows, test, dataset.name), command.out)
+    figures.write(comparison.picture(rows, test, dataset.name), command.out)
     print(f"reconstructions side by side in {command.out}")
 
 
@@ -261,29 +216,6 @@ def _export(side: Any, command: Export) -> None:
     if command.format == "source":
         export_source(side, runs.read(command.run), command.out)
     else:
-        run, weights = _open(side, command.run, "cpu")
+        run, weights = open_run(side, command.run, "cpu")
         side.export_model(command.out, run.spec, weights, command.format)
     print(f"{command.format} of {command.run} in {command.out}")
-
-
-def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
-    """The run and its weights: jaxvae's params, torchvae's model."""
-    run = runs.read(path)
-    spec, weights = side.load(run.weights, side.prepare(device, run.spec.training.dtype))
-    if not same_run(spec, run.spec):
-        raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
-    return run, weights
-
-
-def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Dataset:
-    """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
-    was not given to train on."""
-    place = found_at(run, root)
-    try:
-        found = data.load(run.spec, place, mapped=True)[0]  # the training images are only to be known again
-    except streaming.UnmappableError:
-        found = data.load(run.spec, place)[0]
-    require_same_images(run, found)
-    if whole and run.spec.images.train_images:
-        found = data.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), place)[0]
-    return found

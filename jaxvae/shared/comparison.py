@@ -3,23 +3,20 @@
 On its training images, no autoencoder without nonlinearities does better than PCA with as many components as it has
 latents; what a run gains over PCA is what its nonlinearities are worth."""
 
-import io
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import figures
+from jaxvae.shared import panels
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import Run, write_atomically
+from jaxvae.shared.runs import Run
 
 MOST = 64
 """Images of a picture's row."""
 _EXACT = 2000  # pixels
 _ROUNDING = 1e-9  # squared error per image
-_DPI, _STRIP, _MARGIN = 100, 56, 12  # dots per inch; dots: the least height of an image and of its label, a gap
 
 
 class Row(NamedTuple):
@@ -134,44 +131,10 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:
     """A PNG: the first of the uint8 `test` images of `data`, and below them each row's reconstructions, labelled with
     its name and error. Images are drawn to the dot, enlarged by a whole number."""
-    from matplotlib.figure import Figure  # not pyplot, whose state is the process's and whose backend wants a display
-
     n = len(rows[0].reconstructions)
-    strips = [figures.grid(images, n) for images in (test[:n] / 255, *(r.reconstructions for r in rows))]
+    shown = np.stack([test[:n] / 255, *(r.reconstructions for r in rows)])
     labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
-    scale = max(1, round(_STRIP / max(test.shape[1:3])))
-    height, width = strips[0].shape[0] * scale, strips[0].shape[1] * scale
-    pitch = max(height, _STRIP) + _MARGIN
-    total = pitch * len(strips)
-    # The figure holds the images; the labels stand to their left and above, where bbox_inches makes it room for them.
-    figure = Figure(figsize=(width / _DPI, total / _DPI), dpi=_DPI)
-    for i, (strip, label) in enumerate(zip(strips, labels, strict=True)):
-        bottom = total - i * pitch - (pitch + height) // 2
-        axes = figure.add_axes((0, bottom / total, 1, height / total))
-        # As colour, even if grey: matplotlib would map grey levels to a palette's, and some of them to their neighbour.
-        axes.imshow(np.broadcast_to(strip, (*strip.shape[:2], 3)), aspect="auto", interpolation="nearest")
-        axes.set_axis_off()
-        middle = (bottom + height / 2) / total
-        figure.text(-_MARGIN / width, middle, label, ha="right", va="center", size=9, parse_math=False)
-    figure.text(0, 1, _caption(len(test), data), ha="left", va="bottom", size=9, parse_math=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=_MARGIN / _DPI)
-    return buffer.getvalue()
-
-
-def require_png(path: Path) -> None:
-    """Raises InputError unless a picture can be called so; worth asking before what takes long."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
-
-
-def save(picture: bytes, path: Path) -> None:
-    """Writes the PNG whole or not at all. Raises InputError if there is no such folder or it can't be written."""
-    require_png(path)
-    try:
-        write_atomically(path, picture)
-    except OSError as error:
-        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None
+    return panels.rows(shown, labels, _caption(len(test), data))
 
 
 def _against(row: Row, rows: Sequence[Row]) -> Row | None:

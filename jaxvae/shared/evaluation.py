@@ -15,10 +15,9 @@ import tyro
 
 from jaxvae.shared import comparison, data, measures, metrics, needs, runs, strict
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.opening import RunPath
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.training import Device
-
-RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 
 CHEAP = ("terms", "active-units", "kl-by-latent", "squared-error")
 """The measures that are taken unless others are named."""

@@ -35,16 +35,27 @@ def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    """Writes a PNG at twice the size. Raises InputError if there is no such folder or it can't be written."""
+    """Writes a uint8 picture `[height, width, channels]` as a PNG at twice the size, as `write` does."""
     from PIL import Image
 
-    if path.suffix.lower() != ".png":
-        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+    require_png(path)
     enlarged = picture.repeat(_SCALE, 0).repeat(_SCALE, 1)
     image = Image.fromarray(enlarged[..., 0] if enlarged.shape[-1] == 1 else enlarged)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
+    write(buffer.getvalue(), path)
+
+
+def require_png(path: Path) -> None:
+    """Raises InputError unless a picture can be called so; worth asking before what takes long."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+
+
+def write(picture: bytes, path: Path) -> None:
+    """Writes a PNG whole or not at all. Raises InputError if there is no such folder or it can't be written."""
+    require_png(path)
     try:
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, picture)
     except OSError as error:
         raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None

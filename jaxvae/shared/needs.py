@@ -60,6 +60,13 @@ def require_prior(spec: Spec) -> None:
         )
 
 
+def require_plane(spec: Spec) -> None:
+    """Raises InputError unless the model has two latents, and a prior of them."""
+    require_prior(spec)
+    if spec.model.latent != 2:
+        raise InputError(f"A plane is one of two latents, and the model has {spec.model.latent}; train one --latent 2.")
+
+
 def require_density(spec: Spec) -> None:
     """Raises InputError if the model's posterior has no density to weigh latents by."""
     if not spec.model.samples_latents:

@@ -1,0 +1,307 @@
+"""The commands that draw what a run's model says of latents: each the same picture again from the same seed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxvae.shared import figures, measures, needs, panels, paths, runs
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.opening import RunPath, open_images, open_run
+from jaxvae.shared.spec import Spec
+from jaxvae.shared.training import Device
+
+_MOST = 10_000  # samples in a picture
+_WIDEST, _TALLEST = 60, 100  # images in a row, and rows of them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw images from a run's prior, each class a column for a model with classes. For example:
+
+    sample runs/jaxvae-1 --out samples.png --n 100 --temperature 0.7"""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    n: int = 64
+    """How many images."""
+    seed: int = 0
+    """The same seed draws the same images, in either package."""
+    temperature: float = 1.0
+    """The deviation of the latents: below 1 images are likelier and more alike, above it less so."""
+    label: int | None = None
+    """The class to draw, for a model with classes; without it each in turn."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Picture test images above their reconstructions by a run. For example:
+
+    reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    n: int = 32
+    """How many images, from the test split's first on."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Interpolate:
+    """Picture the way from one latent to another: from that of a test image to that of the next one, or between two
+    draws from the prior. For example:
+
+        interpolate runs/jaxvae-1 --out ways.png --images 0 1 2 3
+        interpolate runs/jaxvae-1 --out ways.png --between latents --spherical"""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    n: int = 8
+    """How many ways, each a row; between images, the test split's first ones."""
+    steps: int = 10
+    """Images of a way, both ends among them."""
+    between: Literal["images", "latents"] = "images"
+    """The means that the encoder gives test images, or draws from the prior."""
+    images: tuple[int, ...] = ()
+    """Which test images, counted from 0: those from which and to which the first way leads, then the second and so on.
+    A model with classes draws all of a way as its first image's."""
+    spherical: bool = False
+    """Along an arc about the origin, on which latents keep the norm that draws from the prior have; else straight."""
+    seed: int = 0
+    """Of the draws; the same in either package."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Traverse:
+    """Picture what each latent does: a row for each, that with the largest KL first, along which it goes end to end
+    while the others stay. For example:
+
+        traverse runs/jaxvae-1 --out latents.png --image 7 --reach 2.5"""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    image: int | None = None
+    """Start from the latent of this test image, counted from 0; else from the prior's mean."""
+    latents: int = 10
+    """How many latents at most, those that matter most."""
+    steps: int = 11
+    """Images of a row."""
+    reach: float = 3.0
+    """How far to go either way, in deviations of the prior. A code that has no prior goes from the least to the largest
+    that it is for test images."""
+    label: int | None = None
+    """The class to draw, for a model with classes: without it the image's, or 0."""
+    data_root: Path | None = None
+    """The folder that holds MNIST/raw. Else where training found it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Picture the whole plane of a model with two latents, through the normal distribution's quantiles: each image is
+    as likely as any other. For example:
+
+        manifold runs/plane --out plane.png --steps 20
+
+    after `train --latent 2 --out runs/plane`."""
+
+    run: RunPath
+    """The run folder, whichever package wrote it."""
+    out: Path
+    """The PNG to write."""
+    steps: int = 20
+    """Images in a row, and in a column."""
+    label: int | None = None
+    """The class to draw, for a model with classes; 0 without it."""
+    device: Device = "auto"
+    """Where to compute."""
+
+
+class Weighed(NamedTuple):
+    """Which latents matter, that which matters most first."""
+
+    order: np.ndarray
+    """Their numbers from 0, `[latent]`."""
+    words: list[str]
+    """How much each does, in this order."""
+
+
+def sample(side: Any, command: Sample) -> None:
+    """Raises InputError for what can't be done as asked, as the others below do."""
+    _require("n", command.n, 1, _MOST)
+    if not 0 < command.temperature < np.inf:
+        raise InputError(f"--temperature must be a number above 0, found {command.temperature:g}.")
+    figures.require_png(command.out)
+    # Epochs count from 1, so that a run's own pictures are never drawn from this key.
+    key = side.stream_key(side.root_key(command.seed), "pictures", 0)
+    run, weights = open_run(side, command.run, command.device)
+    classes = run.spec.model.classes
+    told = _told(run.spec, command.label)
+    labels = None if told is None or command.label is None else np.full(command.n, told)
+    images = side.sample(run.spec, weights, key, command.n, labels, command.temperature)
+    if classes and labels is None and command.n % classes == 0 and classes <= _WIDEST:
+        heads = list(map(str, range(classes)))
+        shown = images.reshape(-1, classes, *images.shape[1:])
+        figures.write(panels.rows(shown, [""] * len(shown), heads=heads), command.out)
+    else:
+        figures.save(figures.grid(images, classes if labels is None and classes else None), command.out)
+    print(f"{command.n} samples in {command.out}")
+
+
+def reconstruct(side: Any, command: Reconstruct) -> None:
+    figures.require_png(command.out)
+    run, weights = open_run(side, command.run, command.device)
+    dataset = open_images(run, command.data_root)
+    if not 1 <= command.n <= len(dataset.test):
+        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
+    shown = dataset.test[: command.n]
+    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[: command.n])
+    figures.save(figures.pairs(shown / 255, again), command.out)
+    print(f"{command.n} test images above their reconstructions in {command.out}")
+
+
+def interpolate(side: Any, command: Interpolate) -> None:
+    figures.require_png(command.out)
+    _require("n", command.n, 1, _TALLEST)
+    _require("steps", command.steps, 2, _WIDEST)
+    if command.images and (command.between == "latents" or len(command.images) % 2):
+        raise InputError("--images are pairs of test images, between which the ways lead; give two of them, or four.")
+    run, weights = open_run(side, command.run, command.device)
+    spec = run.spec
+    if command.between == "latents":
+        needs.require_prior(spec)
+        key = side.stream_key(side.root_key(command.seed), "pictures", 0)
+        ends = side.draw_latents(spec, key, 2 * command.n).reshape(command.n, 2, -1)
+        labels = np.arange(command.n) % spec.model.classes if spec.model.classes else None
+        found = side.interpolate(spec, weights, *ends.swapaxes(0, 1), command.steps, labels, command.spherical)
+        names = [f"way {i + 1}" if labels is None else f"class {labels[i]}" for i in range(command.n)]
+        heads = _shares(command.steps)
+    else:
+        dataset = open_images(run, command.data_root)
+        places = np.array(command.images or range(2 * command.n))
+        if not 0 <= places.min() <= places.max() < len(dataset.test):
+            raise InputError(f"Test images have the numbers 0 to {len(dataset.test) - 1}; give others with --images.")
+        places = places.reshape(-1, 2)
+        ends = _codes(side, run, weights, dataset.test[: places.max() + 1], dataset.test_labels).mean[places]
+        labels = dataset.test_labels[places]
+        told = labels[:, 0] if spec.model.classes else None
+        ways = side.interpolate(spec, weights, *ends.swapaxes(0, 1), command.steps, told, command.spherical)
+        shown = dataset.test[places] / 255
+        found = np.concatenate([shown[:, :1], ways, shown[:, 1:]], axis=1)
+        names = [f"{a} to {b}" for a, b in labels]
+        heads = ["from", *_shares(command.steps), "to"]
+    kind = "along an arc" if command.spherical else "in a straight line"
+    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
+    figures.write(panels.rows(found, names, caption, heads), command.out)
+    print(f"{len(found)} ways of {command.steps} steps in {command.out}")
+
+
+def traverse(side: Any, command: Traverse) -> None:
+    figures.require_png(command.out)
+    _require("steps", command.steps, 2, _WIDEST)
+    _require("latents", command.latents, 1, _TALLEST)
+    if not 0 < command.reach < np.inf:
+        raise InputError(f"--reach must be a number above 0, found {command.reach:g}.")
+    run, weights = open_run(side, command.run, command.device)
+    dataset = open_images(run, command.data_root)
+    if command.image is not None:
+        _require("image", command.image, 0, len(dataset.test) - 1)
+    codes = _codes(side, run, weights, dataset.test, dataset.test_labels)
+    weighed, values = weigh(codes), reaches(run.spec, codes, command.reach, command.steps)
+    order = weighed.order[: command.latents]
+    base = base_of(run.spec, codes, command.image)
+    label = _told(run.spec, command.label)
+    if command.label is None and command.image is not None and label is not None:
+        label = int(dataset.test_labels[command.image])
+    found = side.traverse(run.spec, weights, base, order, values[order], label)
+    names = [f"latent {i + 1}\n{words}" for i, words in zip(order, weighed.words, strict=False)]
+    prior = needs.has_prior(run.spec)
+    heads = [f"{value:.1f}" for value in values[0]] if prior else ["least", *[""] * (command.steps - 2), "largest"]
+    start = "the prior's mean" if prior else "the mean code"
+    caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
+    figures.write(panels.rows(found, names, caption, heads), command.out)
+    print(f"{len(found)} of {run.spec.model.latent} latents in {command.out}")
+
+
+def manifold(side: Any, command: Manifold) -> None:
+    figures.require_png(command.out)
+    _require("steps", command.steps, 2, _WIDEST)
+    run, weights = open_run(side, command.run, command.device)
+    label = _told(run.spec, command.label)
+    found = side.manifold(run.spec, weights, command.steps, label)
+    of = "" if label is None else f", class {label}"
+    caption = f"N(0, I) in equally likely steps{of}"
+    marks = paths.quantiles(command.steps)
+    figures.write(panels.plane(found, marks, ("latent 1", "latent 2"), caption), command.out)
+    print(f"{command.steps} by {command.steps} images in {command.out}")
+
+
+def weigh(codes: Any) -> Weighed:
+    """Which latents matter, by the KL of each in posteriors of test images, or by the variance of codes that have no
+    density; `codes` are of the packages' encode_images."""
+    if codes.logvar is None:
+        found, words = codes.mean.var(0), "variance {:.2f}"
+    else:
+        found, words = measures.kl_by_latent(codes.mean, codes.logvar), "{:.2f} nats"
+    order = np.argsort(-found, kind="stable")
+    return Weighed(order, [words.format(found[i]) for i in order])
+
+
+def base_of(spec: Spec, codes: Any, image: int | None) -> np.ndarray:
+    """Where traversals start, `[latent]`: at the mean that the encoder gives a test image, else the prior's, or that of
+    all codes where there is no prior."""
+    if image is not None:
+        return codes.mean[image]
+    return np.zeros(spec.model.latent) if needs.has_prior(spec) else codes.mean.mean(0)
+
+
+def reaches(spec: Spec, codes: Any, reach: float, steps: int) -> np.ndarray:
+    """The values that traversals give each latent, `[latent, steps]`: so many deviations of the prior either way, or
+    all that codes are where there is no prior."""
+    if needs.has_prior(spec):
+        return np.tile(np.linspace(-reach, reach, steps), (spec.model.latent, 1))
+    return np.linspace(codes.mean.min(0), codes.mean.max(0), steps, axis=1)
+
+
+def _codes(side: Any, run: runs.Run, weights: Any, images: np.ndarray, labels: np.ndarray) -> Any:
+    """What the encoder gives the first test images."""
+    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", 0)
+    told = labels[: len(images)] if run.spec.model.classes else None
+    return side.encode_images(run.spec, weights, images, key, told)
+
+
+def _told(spec: Spec, label: int | None) -> int | None:
+    """The class to draw; None for a model without classes. Raises InputError for one that there isn't."""
+    classes = spec.model.classes
+    if label is not None and not 0 <= label < classes:
+        expected = f"from 0 to {classes - 1}" if classes else "left out for a model without classes"
+        raise InputError(f"--label must be {expected}, found {label}.")
+    return (label or 0) if classes else None
+
+
+def _require(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InputError(f"--{name} must be from {least} to {most}, found {value}.")
+
+
+def _shares(steps: int) -> list[str]:
+    return [f"{share:.2f}" for share in np.linspace(0, 1, steps)]
