@@ -30,6 +30,8 @@ jaxvae/            the Flax side; never torch               torchvae/          t
     sweeping.py    its command sweep; outcomes.py: what of it evaluation.py    its command evaluate; measures.py
     exporting.py   its command export                         comparison.py    PCA beside the runs
     needs.py       what a configuration asks of its data      figures.py, describe.py, errors.py
+    watching.py    what training tells as it goes             tensorboard.py   the same there; projector.py
+    curves.py      its command curves
     foreign.py     other people's models as tables            sources.py       the known ones, recognised
     importing.py   the command import, and the way back       containers.py    their files
 """

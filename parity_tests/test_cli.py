@@ -139,7 +139,7 @@ def test_describe(package, capsys) -> None:
     assert "nats per image" in out
 
 
-COMMANDS = ("train", "sweep", "evaluate", "sample", "reconstruct", "compare", "describe", "export", "import")
+COMMANDS = ("train", "sweep", "evaluate", "sample", "reconstruct", "compare", "curves", "describe", "export", "import")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

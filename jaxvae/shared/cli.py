@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from jaxvae.shared import comparison, data, describe, figures, runs, streaming
+from jaxvae.shared.curves import Curves, curves
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.evaluation import Evaluate, RunPath, chosen, evaluate
 from jaxvae.shared.exporting import Export
@@ -125,6 +126,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 _reconstruct(side, command)
             case Compare():
                 _compare(side, command)
+            case Curves():
+                curves(command)
             case Describe():
                 _describe(command)
             case Export():
@@ -170,7 +173,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
     commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]
     commands |= Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep_of(base))]  # type: ignore[assignment]
-    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
+    for command in (Evaluate, Sample, Reconstruct, Compare, Curves, Describe, Export, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]
