@@ -60,12 +60,9 @@ def require() -> None:
 
 def begin(run: runs.Run) -> Board:
     """Writes what there is to show of the run so far, and removes what was there before. Raises OSError."""
-    board = Board(run, None)
-    board.folder.mkdir(exist_ok=True)
-    for part in board.folder.glob(".*.part"):  # what a process that was killed has left
+    for part in folder(run).glob(".*.part"):  # what a process that was killed has left
         shutil.rmtree(part) if part.is_dir() else part.unlink()
-    board.file = _anew(run)
-    return board
+    return Board(run, _anew(run))
 
 
 def add(name: str, board: Board, epoch: int, records: Iterable[dict[str, Any]], latents: np.ndarray, data: Any) -> None:
@@ -111,6 +108,7 @@ def _library() -> _Library:
 
 def _anew(run: runs.Run) -> Path:
     """Writes all that the run's files have to show, in a file of a later name than those before, which it removes."""
+    folder(run).mkdir(exist_ok=True)
     before = sorted(folder(run).glob(_OURS.format("*")))
     number = 1 + max(
         (int(file.name.split(".")[3]) for file in before if file.name.split(".")[3].isdecimal()), default=0

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 _FORMAT = "{desc} {bar} {rate_fmt} {remaining} left{postfix}"
-_REST = 32  # columns that the format takes beside description and postfix, in a run of hours, with a bar of one
+_REST = 29  # columns that this takes beside description and postfix, with hours left and a bar of one
 
 
 class Bar:
@@ -21,7 +21,7 @@ class Bar:
             total=images,
             initial=seen,
             desc="starting",
-            unit=" images",
+            unit=" img",
             unit_scale=True,
             dynamic_ncols=True,
             bar_format=_FORMAT,
