@@ -32,6 +32,8 @@ jaxvae/            the Flax side; never torch               torchvae/          t
     needs.py       what a configuration asks of its data      figures.py, describe.py, errors.py
     drawing.py     the commands that draw                     paths.py, panels.py, embedding.py
     opening.py     a run's weights and images
+    watching.py    what training tells as it goes             tensorboard.py   the same there; projector.py
+    curves.py      its command curves
     foreign.py     other people's models as tables            sources.py       the known ones, recognised
     importing.py   the command import, and the way back       containers.py    their files
 """

@@ -91,6 +91,10 @@ def save_checkpoint(path: Path, spec: Spec, state: State, train: np.ndarray) -> 
     weights.save_checkpoint(path, weights.Checkpoint(spec, *state[:2], state.step, state.key, train))
 
 
+def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Any:
+    return SimpleNamespace(mean=images.reshape(len(images), -1)[:, : spec.model.latent] / 255)
+
+
 def pictures(spec: Spec, found: dict[str, np.ndarray], *of: Any) -> np.ndarray:
     return np.full((4, *spec.model.image), found["encoder.mean.bias"][0] % 1)
 
@@ -108,6 +112,7 @@ SIDE: Any = SimpleNamespace(
     save_checkpoint=save_checkpoint,
     load_checkpoint=load_checkpoint,
     stream_key=lambda *of: None,
+    encode_images=encode_images,
     sample=pictures,
     reconstruct=lambda spec, found, shown, labels: pictures(spec, found)[:1].repeat(len(shown), 0),
 )

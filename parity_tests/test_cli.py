@@ -141,7 +141,7 @@ def test_describe(package, capsys) -> None:
 
 COMMANDS = (
     *("train", "sweep", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
-    *("compare", "describe", "export", "import"),
+    *("compare", "curves", "describe", "export", "import"),
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from jaxvae.shared import comparison, describe, drawing, figures, runs
+from jaxvae.shared.curves import Curves, curves
 from jaxvae.shared.drawing import Interpolate, Manifold, Reconstruct, Sample, Traverse
 from jaxvae.shared.embedding import Embed, embed
 from jaxvae.shared.errors import InputError, NonFiniteError
@@ -64,7 +65,7 @@ class Describe:
 
 _COMMANDS = (  # beside train and sweep
     *(Evaluate, Sample, Reconstruct, Interpolate, Traverse, Manifold, Embed),
-    *(Compare, Describe, Export, Import),
+    *(Compare, Curves, Describe, Export, Import),
 )
 
 
@@ -107,6 +108,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 embed(side, command)
             case Compare():
                 _compare(side, command)
+            case Curves():
+                curves(command)
             case Describe():
                 _describe(command)
             case Export():

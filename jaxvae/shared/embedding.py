@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxvae.shared import figures, panels
+from jaxvae.shared import figures, panels, projector
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.opening import RunPath, open_images, open_run
 from jaxvae.shared.training import Device
@@ -62,8 +62,6 @@ def embed(side: Any, command: Embed) -> None:
     figures.write(panels.points(places, labels, names, caption), command.out)
     print(f"{len(images):,} test images in {command.out}")
     if command.projector is not None:
-        from jaxvae.shared import projector
-
         projector.write(command.projector, latents, labels, images)
         print(f"for TensorBoard's projector in {command.projector}")
 

@@ -3,11 +3,13 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from jaxvae.shared import checkpoints, data, figures, metrics, needs, runs
+import numpy as np
+
+from jaxvae.shared import checkpoints, data, figures, metrics, needs, runs, tensorboard, watching
 from jaxvae.shared.errors import NonFiniteError
 
 _SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
@@ -23,6 +25,8 @@ class Going(NamedTuple):
     """A state and its epoch's terms so far; None at the run's beginning."""
     stream: int | None = None
     """Bytes of a block of images, where they come in blocks."""
+    board: tensorboard.Board | None = None
+    """Where TensorBoard is shown the run, if it is."""
 
     @property
     def done(self) -> int:
@@ -37,6 +41,11 @@ class Going(NamedTuple):
     def seen(self, step: int) -> int:
         """Images that so many steps have seen."""
         return self.run.spec.training.images_seen(step, len(self.dataset.train))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in the whole run, the last of which may be cut short."""
+        return -(-self.total // self.run.spec.training.epoch_steps(len(self.dataset.train)))
 
     @property
     def cuts(self) -> list[int]:
@@ -82,15 +91,25 @@ class Signals:
             signal.signal(number, handler)
 
 
-def go(side: Any, going: Going, again: str, tell: Callable[[int], Any], say: Callable[[str], Any]) -> None:
+def go(
+    side: Any,
+    going: Going,
+    again: str,
+    tell: Callable[[int, str, Sequence[str]], Any],
+    say: Callable[[str], Any],
+) -> None:
     """Trains to the end. again: how to go on from where a signal stopped it; tell: called with how many more images
-    have been seen; say: with a line for each epoch. Raises StoppedError for a signal, and NonFiniteError when a number
-    leaves the finite ones."""
+    have been seen, in which epoch, and its mean terms so far; say: with a line for each epoch. Raises StoppedError for
+    a signal, and NonFiniteError when a number leaves the finite ones."""
     run, total, signals, seen = going.run, going.total, Signals(), [going.seen(going.done)]
 
     def on_part(progress: Any) -> None:
         now = going.seen(progress.step)
-        tell(now - seen[0])
+        tell(
+            now - seen[0],
+            f"epoch {progress.epoch}/{going.epochs}",
+            watching.told(run.spec.terms, so_far(going, progress)),
+        )
         seen[0] = now
         stop = side.agreed(signals.received or 0)  # whichever process it came to
         save_part(side, going, progress, bool(stop))
@@ -104,8 +123,9 @@ def go(side: Any, going: Going, again: str, tell: Callable[[int], Any], say: Cal
         if not side.first():
             return
         train, test = save_epoch(side, going, progress)
-        epochs = -(-total // run.spec.training.epoch_steps(len(going.dataset.train)))
-        say(f"epoch {progress.epoch:>3}/{epochs}  train {train:8.3f}  test {test:8.3f}")
+        _, *parts = run.spec.terms
+        told = ", ".join(f"{name} {test[name]:.3f}" for name in parts)
+        say(f"epoch {progress.epoch:>3}/{going.epochs}  train {train:8.3f}  test {test['loss']:8.3f} ({told})")
 
     with signals.watched():
         try:
@@ -130,8 +150,15 @@ def save_part(side: Any, going: Going, progress: Any, now: bool) -> None:
         checkpoints.written(run, step, run.config["keep"])
 
 
-def save_epoch(side: Any, going: Going, progress: Any) -> tuple[float, float]:
-    """Writes what an epoch came to: weights, pictures, metrics. Its mean losses in training and on the test images."""
+def so_far(going: Going, progress: Any) -> np.ndarray:
+    """The mean terms of an epoch's steps so far, `[terms]`."""
+    first = progress.step - len(progress.train)
+    return metrics.mean(progress.train, first, len(going.dataset.train), going.run.spec.training)
+
+
+def save_epoch(side: Any, going: Going, progress: Any) -> tuple[float, dict[str, Any]]:
+    """Writes what an epoch came to: weights, pictures, metrics, and what TensorBoard shows of them. Its mean loss in
+    training, and the line of its metrics on the test images."""
     run, images = going.run, len(going.dataset.train)
     first = progress.step - len(progress.train)
     records = metrics.train_records(progress.train, first, images, run.spec, run.config["log_every"])
@@ -139,7 +166,9 @@ def save_epoch(side: Any, going: Going, progress: Any) -> tuple[float, float]:
     side.save(run.weights, run.spec, progress.state[0])  # jaxvae's params, torchvae's model
     _picture(side, run, progress, going.dataset)
     runs.append_metrics(run, [*records, test])
-    return metrics.mean(progress.train, first, images, run.spec.training)[0], test["loss"]
+    if going.board is not None:
+        _show(side, going, going.board, progress, [*records, test])
+    return so_far(going, progress)[0], test
 
 
 def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> None:
@@ -153,3 +182,13 @@ def _picture(side: Any, run: runs.Run, progress: Any, dataset: data.Dataset) -> 
         pictures["samples"] = figures.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
     for kind, picture in pictures.items():
         figures.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
+
+
+def _show(side: Any, going: Going, board: tensorboard.Board, progress: Any, records: list[dict[str, Any]]) -> None:
+    """An epoch, to TensorBoard: with its metrics and pictures the posteriors' means of some test images."""
+    spec, dataset = going.run.spec, going.dataset
+    shown, labels = dataset.test[: tensorboard.POINTS], dataset.test_labels[: tensorboard.POINTS]
+    key = side.stream_key(progress.state.key, "evaluation", progress.epoch)
+    told = labels if spec.model.classes else None
+    latents = side.encode_images(spec, progress.state[0], shown, key, told).mean
+    tensorboard.add(side.__name__, board, progress.epoch, records, latents, dataset)

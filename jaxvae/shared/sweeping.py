@@ -7,24 +7,24 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxvae.shared import describe, metrics, outcomes, runs, strict
+from jaxvae.shared import describe, metrics, outcomes, runs, strict, watching
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.going import Signals, StoppedError, go, save_epoch, save_part
+from jaxvae.shared.going import Going, Signals, StoppedError, go, save_epoch, save_part, so_far
 from jaxvae.shared.spec import ObjectiveSpec, Spec, TrainingSpec, to_json
-from jaxvae.shared.training import Found, Train, load_images, opened, progress_bar, require_often
+from jaxvae.shared.training import Found, Train, load_images, opened, require_often
 
 How = Literal["auto", "together", "one-by-one"]
 
 _MOST, _AT_ONCE = 1000, 64  # runs of a sweep; of those trained together, each of which holds a lock
 # To each run as to the sweep.
-_GIVEN = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep", "stream")
+_GIVEN = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep", "stream", "tensorboard")
 _VERSION = 1  # of sweep.json
 
 # Not flags here: each has several values.
@@ -118,12 +118,12 @@ def sweep(side: Any, command: Sweep) -> None:
         how = "together" if together else "one by one"
         print(f"{out}: {describe.summary(first)}, {len(paths):,} runs{kept}, {how} on {device}")
         each = first.training.images_seen(first.training.total_steps(n), n)
-        with progress_bar(each * len(paths), each * (len(paths) - len(left))) as bar:
+        with watching.Bar(each * len(paths), each * (len(paths) - len(left))) as bar:
             if together:
                 commands = [_train(command, path, spec) for path, spec in left.items()]
                 for start in range(0, len(commands), _AT_ONCE):
                     _go_together(side, commands[start : start + _AT_ONCE], found, out, bar)
-            lost = _go_one_by_one(side, command, left, found, out, bar)
+            lost = _go_one_by_one(side, command, left, found, out, bar, len(paths))
         _report(out, paths, found)
     if lost:
         raise NonFiniteError(f"{len(lost):,} of {len(paths):,} runs left the finite numbers, the first: {lost[0]}")
@@ -188,29 +188,36 @@ def _is_faster_together(side: Any, device: str) -> bool:
     return hasattr(side, "fit_together") and not device.startswith("cpu")
 
 
-def _go_one_by_one(side: Any, command: Sweep, left: dict[Path, Spec], found: Found, out: Path, bar: Any) -> list[str]:
+def _go_one_by_one(
+    side: Any, command: Sweep, left: dict[Path, Spec], found: Found, out: Path, bar: watching.Bar, runs_in_all: int
+) -> list[str]:
     """Trains what is not through yet, as train does. What is told of the runs that left the finite numbers."""
     lost = []
-    for path, spec in left.items():
+    for number, (path, spec) in enumerate(left.items(), runs_in_all - len(left) + 1):
+        which = f"run {number:,}/{runs_in_all:,}"
+
+        def tell(images: int, where: str, terms: Sequence[str], which: str = which) -> None:
+            bar.move(images, f"{which}, {where}", terms)
+
         if _is_through(path, replace(spec, data=found[0].name)):
             continue
         try:
             with opened(side, _train(command, path, spec), found) as going:
-                bar.update(going.seen(going.done))
-                go(side, going, _again(out), bar.update, lambda line: None)
+                bar.skip(going.seen(going.done))
+                go(side, going, _again(out), tell, lambda line: None)
                 _tell(bar, going.run)
         except NonFiniteError as error:
             lost.append(f"{path}: {error}")
-            bar.write(lost[-1], sys.stderr)
+            bar.say(lost[-1], sys.stderr)
     return lost
 
 
-def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar: Any) -> None:
+def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar: watching.Bar) -> None:
     """Trains as one program what stays with the finite numbers."""
     with contextlib.ExitStack() as stack:
         goings = [stack.enter_context(opened(side, command, found)) for command in commands]
         seen, signals = [going.seen(going.done) for going in goings], Signals()
-        bar.update(sum(seen))
+        bar.skip(sum(seen))
 
         def stop(received: int | None) -> None:
             if received is not None:
@@ -219,10 +226,8 @@ def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar:
 
         def on_part(parts: Mapping[int, Any]) -> None:
             received = signals.received  # once, for all or none to be saved
+            _tell_part(bar, goings, seen, parts)
             for i, part in parts.items():
-                now = goings[i].seen(part.step)
-                bar.update(now - seen[i])
-                seen[i] = now
                 save_part(side, goings[i], part, received is not None)
             stop(received)
 
@@ -234,7 +239,7 @@ def _go_together(side: Any, commands: list[Train], found: Found, out: Path, bar:
         specs, starts = [going.run.spec for going in goings], [going.start for going in goings]
         with signals.watched():
             side.fit_together(specs, found[0], on_epoch, goings[0].device, starts, on_part, goings[0].cuts)
-        bar.update(-sum(now for going, now in zip(goings, seen, strict=True) if now < going.seen(going.total)))
+        bar.move(-sum(now for going, now in zip(goings, seen, strict=True) if now < going.seen(going.total)))
         stop(signals.received)
 
 
@@ -242,8 +247,21 @@ def _again(out: Path) -> str:
     return f"the same command and --out {out}"
 
 
-def _tell(bar: Any, run: runs.Run) -> None:
-    bar.write(f"{run.path.name}: test {metrics.sentence(run.spec, runs.read_metrics(run)[-1])}", sys.stdout)
+def _tell_part(bar: watching.Bar, goings: list[Going], seen: list[int], parts: Mapping[int, Any]) -> None:
+    """What runs trained together came to: how many more images they have seen, and between what their losses are."""
+    more = 0
+    for i, part in parts.items():
+        now = goings[i].seen(part.step)
+        more, seen[i] = more + now - seen[i], now
+    if parts:
+        first, losses = min(parts), [so_far(goings[i], part)[0] for i, part in parts.items()]
+        where = f"{len(parts):,} runs, epoch {parts[first].epoch}/{goings[first].epochs}"
+        bar.move(more, where, watching.told(("loss", "to"), (min(losses), max(losses))))
+
+
+def _tell(bar: watching.Bar, run: runs.Run) -> None:
+    told = metrics.sentence(run.spec, runs.read_metrics(run)[-1])
+    bar.say(f"{run.path.name}: test {told}  {bar.pace()}")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxvae.shared import checkpoints, data, describe, metrics, needs, runs
+from jaxvae.shared import checkpoints, data, describe, metrics, needs, runs, tensorboard, watching
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.going import Going, go
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS
@@ -71,6 +71,10 @@ class Train:
     megabytes, say 256, two of which there is room for, while the model trains on the one before. The run is the same.
     Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the start
     to know them again; mnist and its like stay in this machine's memory. A run that goes on has to be told again."""
+    tensorboard: bool = False
+    """Write for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
+    pictures, and the latents of up to 1,000 test images (its projector reads them when it is started). `tensorboard
+    --logdir RUN` shows it. Needs pip install 'jaxvae[tensorboard]'. A run that has the folder goes on there."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With more
     --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
@@ -79,7 +83,8 @@ class Train:
 def as_begun(path: Path) -> Train:
     """The command that goes on with a run, with the run's own flags. Raises InputError if that is no run folder."""
     run = runs.read(path)
-    return Train(run.spec, run.config["preset"], resume=path, **{name: run.config[name] for name in _OFTEN})
+    shown, often = tensorboard.folder(run).is_dir(), {name: run.config[name] for name in _OFTEN}
+    return Train(run.spec, run.config["preset"], resume=path, tensorboard=shown, **often)
 
 
 def train(side: Any, command: Train) -> None:
@@ -92,21 +97,16 @@ def train(side: Any, command: Train) -> None:
         if first:
             device = run.config["sessions"][-1]["device"]
             print(f"{run.path}: {describe.summary(run.spec)}, {going.total:,} steps{since} on {device}")
-        with progress_bar(going.seen(going.total), going.seen(going.done), first) as bar:
+        with watching.Bar(going.seen(going.total), going.seen(going.done), first) as bar:
             streamed = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{side.__name__} train --resume {run.path}{streamed}"
-            go(side, going, again, bar.update, lambda line: bar.write(line, sys.stdout))
+            go(side, going, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
             last = runs.read_metrics(run)[-1]
             print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
             print(f"pictures in {run.images}\nweights in {run.weights}")
-
-
-def progress_bar(images: int, seen: int, shown: bool = True) -> Any:
-    """A bar of the images to be seen, where there is a terminal to show it."""
-    from tqdm import tqdm
-
-    return tqdm(total=images, initial=seen, unit=" images", unit_scale=True, disable=None if shown else True)
+            if going.board is not None:
+                print(f"for TensorBoard in {going.board.folder}: tensorboard --logdir {run.path}")
 
 
 @contextlib.contextmanager
@@ -117,15 +117,21 @@ def opened(side: Any, command: Train, found: Found | None = None) -> Iterator[Go
     require_often(command)
     run, device = command.resume, side.prepare(command.device, command.spec.training.dtype, command.devices)
     with _begun(side, command, device, found) if run is None else _resumed(side, command, device, run, found) as going:
-        yield going if command.stream is None else going._replace(stream=command.stream * 10**6)
+        yield going._replace(
+            stream=None if command.stream is None else command.stream * 10**6,
+            board=tensorboard.begin(going.run) if command.tensorboard and side.first() else None,
+        )
 
 
 def require_often(command: Train) -> None:
-    """Raises InputError unless metrics and checkpoints are asked for at least now and then, and blocks of some size."""
+    """Raises InputError unless metrics and checkpoints are asked for at least now and then, blocks of some size, and
+    TensorBoard's files only where they can be made."""
     for name in (*_OFTEN, "stream"):
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+    if command.tensorboard:
+        tensorboard.require()
 
 
 def _join(side: Any, command: Train) -> None:
