@@ -23,7 +23,7 @@ from parity_tests.injection import SPEC, Fault
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "parity.py"
 RANDOM = 50
-IN_THE_SUITE = 2
+IN_THE_SUITE = 1
 
 
 def random_spec(seed: int) -> Spec:
