@@ -14,10 +14,16 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli, curves, runs
+from parity_tests.family import lean
 from parity_tests.numpy_side import SIDE, copy
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "2", "--hidden", "5", "--latent", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lean():
+    yield from lean()
 
 
 @pytest.fixture(params=PACKAGES)
@@ -27,13 +33,13 @@ def package(request: pytest.FixtureRequest):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> dict[str, Path]:
-    """A run of each package, one with every step's metrics; one with other batches, one with other terms."""
+    """A run with every epoch's metrics, one with every step's, one with other batches, one with other terms."""
     folder = tmp_path_factory.mktemp("curves")
     wanted = {
-        "jaxvae": (jaxvae, []),
+        "jaxvae": (SIDE, []),
         "torchvae": (torchvae, ["--log-every", "1"]),
         "batches": (SIDE, ["--batch-size", "50"]),
-        "adversarial": (SIDE, ["--posterior", "point", "--form", "adversarial", "--discriminator", "5"]),
+        "adversarial": (torchvae, ["--posterior", "point", "--form", "adversarial", "--discriminator", "5"]),
     }
     for name, (side, flags) in wanted.items():
         assert cli.main(side, ["train", *TINY, *flags, "--out", str(folder / name)]) == 0
@@ -96,8 +102,9 @@ def test_all_text_is_in_the_picture(trained, drawn, tmp_path) -> None:
     content = curves.picture([runs.read(path) for path in paths])
     (figure,) = drawn
     height = figure.get_figheight() * figure.dpi
-    for text in figure.findobj(Text):
-        if text.get_text() and text.get_visible():
+    labels = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis, axes.child_axes[0].xaxis)]
+    for text in [*labels, *figure.legends[0].get_texts()]:
+        if text.get_text():
             box = text.get_window_extent()
             assert -1 <= box.x0 < box.x1 <= 2101, text
             assert -1 <= box.y0 < box.y1 <= height + 1, text

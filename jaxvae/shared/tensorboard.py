@@ -6,6 +6,7 @@ that failed: nothing is there twice, whatever was before."""
 import functools
 import importlib
 import itertools
+import os
 import shutil
 import struct
 import sys
@@ -23,7 +24,7 @@ from jaxvae.shared.watching import warn
 
 POINTS = 1000
 """Images whose latents are shown, at most."""
-_OURS = "events.out.tfevents.{}.vae"
+_FOLDER, _OURS = "tensorboard", "events.out.tfevents.{}.vae"
 _PICTURES = ("samples", "reconstructions")
 
 
@@ -50,12 +51,16 @@ class _Library(NamedTuple):
 
 def folder(run: runs.Run) -> Path:
     """Where it is, if it is."""
-    return run.path / "tensorboard"
+    return run.path / _FOLDER
 
 
-def require() -> None:
-    """Raises InputError unless what writes TensorBoard's files is installed."""
+def require(path: Path | None = None) -> None:
+    """Raises InputError unless what writes TensorBoard's files is installed, and the run folder `path`, if there is one
+    already, has room for them."""
     _library()
+    place = None if path is None else path / _FOLDER
+    if place is not None and place.exists() and not (place.is_dir() and os.access(place, os.W_OK)):
+        raise InputError(f"{place} must be a folder that can be written to; remove it, or give --no-tensorboard.")
 
 
 def begin(run: runs.Run) -> Board:

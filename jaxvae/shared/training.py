@@ -131,7 +131,7 @@ def require_often(command: Train) -> None:
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
     if command.tensorboard:
-        tensorboard.require()
+        tensorboard.require(command.resume)
 
 
 def _join(side: Any, command: Train) -> None:
