@@ -16,7 +16,7 @@ jaxvae/            the Flax side; never torch               torchvae/          t
   evaluate.py      how good a model is                                         reproduce.py, port_a_classifier.py,
   generate.py      samples and reconstructions                                 golden.py, benchmark.py, kills.py,
   params.py        parameters to and from named arrays                         handover.py, fuzz.py, benchmarks/,
-  devices.py       where to compute; parallel.py: on several                   two_processes.py, figures/
+  devices.py       where to compute; parallel.py: on several                   two_processes.py, figures/, protocols/
   sweep.py         a sweep's runs as one program (JAX only)
   export.py        the model for other programs
   foreign.py       other people's models, and yours

@@ -1,142 +1,132 @@
-"""Trains the well-known programs anew and tables what they reach: scripts/reproduce.py --help"""
+"""Carries out the protocols of well-known results anew, and says whether they come to the same: scripts/reproduce.py
+--help"""
 
 import importlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import tyro
 
-import jaxvae
-from jaxvae.shared import comparison, data, figures, runs
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.going import StoppedError
-from jaxvae.shared.presets import preset
-from jaxvae.shared.training import Device, Train, as_begun, train
+from jaxvae.shared.spec import require_seed
+from jaxvae.shared.training import Device
+from protocols import tables
+from protocols.catalogue import PROTOCOLS, SAMPLES, STAGES, epochs_of
+from protocols.running import MNIST, How, carried_out, everything_kept
 
-Records = list[dict[str, Any]]
-
-
-class Result(NamedTuple):
-    """A run and what is read from it."""
-
-    preset: str
-    epochs: int
-    read: Callable[[runs.Run, Records, data.Dataset], str]
-    known: str
-    """What others, or we before, have found."""
+README = Path(__file__).parent.parent / "README.md"
+ALL = "all"
+_INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Train presets on MNIST and print what they reach beside what is known. Each run is a folder under
-    --out: stopped, it goes on where it was; finished, it is only read.
+    """Carry out protocols of known results on MNIST, and table what they come to beside what others have found and
+    whether it lies within that. Each run is a folder under --out: stopped, it goes on where it was when the same is
+    asked again; finished, it is only read. The table has all that is kept there, of both packages.
 
-    Example: python scripts/reproduce.py yunjey flax-example"""
+    On a CPU, `all` leaves out what would take days and says what that is; named, a protocol is carried out in full.
+
+    Example: python scripts/reproduce.py iwae-paper-1 --stages 5 --package torchvae"""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which results; all of them if none is named (an hour or two on two cores)."""
+    """Which protocols, or all; a preset's name means all that are of it."""
+    list_: Annotated[bool, tyro.conf.arg(name="list")] = False
+    """Say which there are, what is expected of each, where that is from, and what it costs; then end."""
+    package: Literal["jaxvae", "torchvae"] = "jaxvae"
+    """Which one trains and evaluates."""
     out: Path = Path("runs/reproduce")
-    """Where the runs are kept."""
-    seed: int = 0
-    """Of every run."""
+    """Where the runs are kept. In each one's figures.json is what it came to, by which versions and from which seed."""
+    seeds: tuple[int, ...] = ()
+    """Other seeds than a protocol's own."""
+    stages: int | None = None
+    """Of the IWAE paper's protocols: the first so many of 8 stages of learning rates, the i-th of which, from 0, has
+    3^i epochs. More may be asked for later."""
+    epochs: int | None = None
+    """The first so many epochs only. More may be asked for later."""
+    samples: int = SAMPLES
+    """Of the IWAE paper's protocols: latents drawn for each test image's log-likelihood."""
+    data: str = MNIST
+    """Other images; nothing is known of what they come to."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
-    package: Literal["jaxvae", "torchvae"] = "jaxvae"
-    """Which one trains. Either goes on with what the other has begun."""
     device: Device = "auto"
     """Where to compute."""
-
-
-def at(epoch: int) -> Callable[[runs.Run, Records, data.Dataset], str]:
-    def read(run: runs.Run, records: Records, dataset: data.Dataset) -> str:
-        train, test = (
-            next(r["loss"] for r in records if (r["split"], r["epoch"]) == (split, epoch))
-            for split in ("train", "test")
-        )
-        return f"train {train:.1f}, test {test:.1f}"
-
-    return read
-
-
-def beside_pca(run: runs.Run, records: Records, dataset: data.Dataset) -> str:
-    spec, params = jaxvae.load(run.weights)
-    rows = [
-        comparison.row(
-            "autoencoder",
-            spec.model.latent,
-            dataset.test,
-            lambda part: jaxvae.reconstruct(spec, params, dataset.test[part]),
-            16,
-        ),
-        comparison.pca(dataset.train, dataset.test, spec.model.latent, 16),
-    ]
-    figures.write(comparison.picture(rows, dataset.test, dataset.name), run.images / "beside-pca.png")
-    ours, linear = (row.error for row in rows)
-    return f"test squared error {ours:.2f}, PCA {linear:.2f}: {100 * (1 - ours / linear):.0f} % lower"
-
-
-def by_class(run: runs.Run, records: Records, dataset: data.Dataset) -> str:
-    spec, params = jaxvae.load(run.weights)
-    key = jaxvae.stream_key(jaxvae.root_key(spec.training.seed), "pictures", 0)
-    picture = run.images / "classes.png"
-    figures.save(figures.grid(jaxvae.sample(spec, params, key, 80), spec.model.classes), picture)
-    return f"test {records[-1]['loss']:.1f}; a column of samples for each class in {picture}"
-
-
-def capacity(run: runs.Run, records: Records, dataset: data.Dataset) -> str:
-    test = [record for record in records if record["split"] == "test"]
-    limit, steps = run.spec.objective.capacity, run.spec.objective.capacity_steps
-    at_end = next((r for r in test if r["step"] >= steps), test[-1])
-    return f"KL {at_end['kl']:.2f} after {at_end['step']:,} steps, {test[-1]['kl']:.2f} at the end; C = {limit:g}"
-
-
-RESULTS = {
-    "yunjey": Result("yunjey", 15, at(15), "train 104.5, test 104.1 (+-0.7)"),
-    "flax-example": Result("flax-example", 10, at(10), "test 103.6 (+-0.7)"),
-    "tanh-mse, 20 epochs": Result("tanh-mse", 100, at(20), "66 (+-2)"),
-    "tanh-mse, 100 epochs": Result("tanh-mse", 100, at(100), "last batches 59.8 to 68.4 from 20 to 100"),
-    "autoencoder": Result("autoencoder", 10, beside_pca, "below PCA"),
-    "conditional": Result("conditional", 10, by_class, ""),
-    "beta-b": Result("beta-b", 12, capacity, "C reached"),
-}
+    readme: bool = False
+    """Put the table into README.md, between its marks; with no names, what is kept without another run."""
 
 
 def main(options: Reproduce) -> None:
-    chosen = [n for n in RESULTS if not options.names or RESULTS[n].preset in options.names or n in options.names]
-    known = {RESULTS[name].preset for name in RESULTS} | set(RESULTS)
+    if options.list_:
+        print(tables.listing())
+        return
+    _require(options)
+    side = importlib.import_module(options.package)
+    how = How(side, options.out, options.data, options.data_root, options.device, options.samples)
+    asked = chosen(options, _on_cpu(side, options.device)) if options.names else {}
+    seeds = {name: dict.fromkeys(options.seeds or PROTOCOLS[name].seeds) for name in asked}
+    runs = [(name, seed, epochs) for name, epochs in asked.items() for seed in seeds[name]]
+    for i, (name, seed, epochs) in enumerate(runs, 1):
+        print(f"{i} of {len(runs)}: {name} by {options.package}, seed {seed}, {epochs:,} epochs", flush=True)
+        carried_out(how, name, seed, epochs)
+    kept = [one for one in everything_kept(options.out) if one.data == options.data]
+    if not kept:
+        raise InputError(f"Nothing of {options.data} is kept in {options.out}; name a protocol, or give another --out.")
+    content = f"{tables.table(kept)}\n\n{tables.caption(kept)}"
+    print(content)
+    if options.readme:
+        tables.write(README, content)
+
+
+def chosen(options: Reproduce, on_cpu: bool) -> dict[str, int]:
+    """The protocols asked for, and how many epochs of each; says which of all are left out."""
+    found, left = {}, []
+    for name, protocol in PROTOCOLS.items():
+        named = bool({name, protocol.preset} & set(options.names))
+        if not named and ALL not in options.names:
+            continue
+        share = protocol.epochs
+        if on_cpu and not named and protocol.on_cpu is not None:
+            share = protocol.on_cpu
+            left.append(f"{name} {f'after {share:,} of {protocol.epochs:,} epochs' if share else ''}".strip())
+        if options.stages is not None and protocol.staged:
+            share = min(share, epochs_of(options.stages))
+        found[name] = min(share, options.epochs or share)
+    if left:
+        print(f"On a CPU all leaves out {', '.join(left)}; by name each is carried out in full: {tables.COMMAND} NAME")
+    return {name: epochs for name, epochs in found.items() if epochs}
+
+
+def _require(options: Reproduce) -> None:
+    """Raises InputError unless what is asked for makes sense."""
+    presets = {protocol.preset for protocol in PROTOCOLS.values()}
     for name in options.names:
-        if name not in known:
-            raise InputError(f"There is no result {name!r}; choose of {', '.join(dict.fromkeys(known))}.")
-    dataset = data.mnist(options.data_root)
-    rows = []
-    for name in chosen:
-        result = RESULTS[name]
-        run = trained(options, result)
-        rows.append((name, result.read(run, runs.read_metrics(run), dataset), result.known))
-    print("| result | measured | known |\n| --- | --- | --- |")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+        if name not in {*PROTOCOLS, *presets, ALL}:
+            raise InputError(f"There is no protocol {name!r}; choose of {', '.join(PROTOCOLS)}, or all.")
+    if not options.names and not options.readme:
+        raise InputError("Name a protocol, or all; --list says which there are.")
+    staged = {called for name, protocol in PROTOCOLS.items() if protocol.staged for called in (name, protocol.preset)}
+    if options.stages is not None and not {*staged, ALL} & set(options.names):
+        raise InputError("--stages are those of the IWAE paper's protocols; leave it out, or give --epochs.")
+    if options.stages is not None and not 1 <= options.stages <= STAGES:
+        raise InputError(f"--stages must be from 1 to {STAGES}, found {options.stages}.")
+    if options.epochs is not None and options.epochs < 1:
+        raise InputError(f"--epochs must be at least 1, found {options.epochs}.")
+    if options.samples < 1:
+        raise InputError(f"--samples must be at least 1, found {options.samples}.")
+    if options.readme and options.data != MNIST:
+        raise InputError(f"The README's table is of {MNIST}; leave out --readme or --data.")
+    if options.readme:
+        tables.around_table(README)  # before hours of training
+    for seed in options.seeds:
+        require_seed(seed)
 
 
-def trained(options: Reproduce, result: Result) -> runs.Run:
-    """The run of a result, begun, gone on with, or as it is."""
-    path = options.out / f"{result.preset}-{options.seed}"
-    spec = preset(result.preset)
-    spec = replace(spec, data="mnist", training=replace(spec.training, epochs=result.epochs, seed=options.seed))
-    if not path.exists():
-        which = Train(spec, result.preset, options.data_root, options.device, out=path)
-    elif (run := runs.read(path)).spec == spec:
-        records = runs.read_metrics(run)
-        if records and (records[-1]["epoch"], records[-1]["split"]) == (result.epochs, "test"):
-            return run
-        which = replace(as_begun(path), data_root=options.data_root, device=options.device)
-    else:
-        raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
-    train(importlib.import_module(options.package), which)
-    return runs.read(path)
+def _on_cpu(side: Any, device: Device) -> bool:
+    return side.device_label(side.prepare(device)).startswith("cpu")
 
 
 if __name__ == "__main__":
@@ -145,6 +135,12 @@ if __name__ == "__main__":
     except (InputError, NonFiniteError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except OSError as error:
+        print(f"reproduce: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
+        sys.exit(InputError.status)
     except StoppedError as stop:
         print(f"reproduce: {stop}, or by this script, run again", file=sys.stderr)
         sys.exit(stop.status)
+    except KeyboardInterrupt:
+        print("reproduce: stopped from the keyboard; run again, it goes on where it was", file=sys.stderr)
+        sys.exit(_INTERRUPTED)

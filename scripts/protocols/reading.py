@@ -1,0 +1,112 @@
+"""What is read from a run that is through: figures by their names, nats per image unless the name says otherwise."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxvae.shared import comparison, data, figures, runs, strict
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.evaluation import Evaluate, evaluate
+from jaxvae.shared.training import Device
+
+SHARE = "test squared error as a share of PCA's"
+_PICTURED = 16
+
+
+class Finished(NamedTuple):
+    """A run, and by what it is read."""
+
+    side: Any
+    run: runs.Run
+    records: list[dict[str, Any]]
+    dataset: data.Dataset
+    device: Device
+    samples: int
+    """Of a log-likelihood."""
+    expected: Container[str]
+    """The names of the figures that are known."""
+
+    @property
+    def weights(self) -> Any:
+        """jaxvae's params, torchvae's model."""
+        return self.side.load(self.run.weights, self.side.prepare(self.device, self.run.spec.training.dtype))[1]
+
+    @property
+    def epochs(self) -> int:
+        """How many have been trained."""
+        return self.records[-1]["epoch"]
+
+
+def at(split: str, term: str, epoch: int) -> str:
+    """The name of a term's mean over an epoch, or over the test images after it."""
+    return f"{split} {term}, epoch {epoch:,}"
+
+
+def nll(samples: int, epoch: int) -> str:
+    """The name of the negative log-likelihood of the test images."""
+    return f"test NLL by {samples:,} samples, epoch {epoch:,}"
+
+
+def terms(finished: Finished) -> dict[str, float]:
+    """Those terms of all epochs that are known, and the last test loss."""
+    found = {
+        at(record["split"], term, record["epoch"]): record[term]
+        for record in finished.records
+        for term in finished.run.spec.terms
+    }
+    last = at("test", "loss", finished.epochs)
+    return {name: value for name, value in found.items() if name in finished.expected or name == last}
+
+
+def likelihood(finished: Finished) -> dict[str, float]:
+    """Taken once: the run's measures.json keeps it."""
+    run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
+    found = _kept(run)
+    if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
+        asked = Evaluate(run.path, ("log-likelihood",), samples)
+        evaluate(finished.side, asked, run, finished.weights, finished.dataset)
+        found = strict.read(_measures(run))["log-likelihood"]
+    return {nll(samples, finished.epochs): -found["log_likelihood"]}
+
+
+def beside_pca(finished: Finished) -> dict[str, float]:
+    """Squared errors per image, and a picture of both."""
+    side, run, test = finished.side, finished.run, finished.dataset.test
+    weights, latent = finished.weights, run.spec.model.latent
+    rows = [
+        comparison.row("autoencoder", latent, test, lambda p: side.reconstruct(run.spec, weights, test[p]), _PICTURED),
+        comparison.pca(finished.dataset.train, test, latent, _PICTURED),
+    ]
+    picture = run.images / "beside-pca.png"
+    figures.write(comparison.picture(rows, test, finished.dataset.name), picture)
+    print(f"reconstructions beside PCA's in {picture}")
+    ours, linear = (row.error for row in rows)
+    return {"test squared error": ours, "test squared error of PCA": linear, SHARE: ours / linear}
+
+
+def by_class(finished: Finished) -> dict[str, float]:
+    """The terms, and a picture with a column of samples for each class."""
+    side, spec = finished.side, finished.run.spec
+    key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
+    picture = finished.run.images / "classes.png"
+    samples = side.sample(spec, finished.weights, key, 8 * spec.model.classes)
+    figures.save(figures.grid(samples, spec.model.classes), picture)
+    print(f"samples, a column for each class, in {picture}")
+    return terms(finished)
+
+
+def _measures(run: runs.Run) -> Path:
+    return run.path / "measures.json"
+
+
+def _kept(run: runs.Run) -> dict[str, Any] | None:
+    """What was found of the log-likelihood before, if anything. Raises InputError for what train didn't write."""
+    if strict.instead_of_file(_measures(run)) == "nothing":
+        return None
+    try:
+        found = strict.read(_measures(run)).get("log-likelihood")
+        if found is not None and not {"step", "samples", "by", "log_likelihood"} <= set(found):
+            raise ValueError("a log-likelihood's step, samples and by are called for")
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        raise InputError(f"{_measures(run)} doesn't hold measures ({error}); remove it.") from None
+    return found
