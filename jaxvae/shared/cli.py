@@ -32,7 +32,11 @@ _MOST = 10_000  # samples in a picture
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images from a run's prior."""
+    """Draw images from a run's prior.
+
+    For example, a hundred:
+
+        sample runs/a --n 100 --out samples.png"""
 
     run: RunPath
     """The run folder, whichever package wrote it."""
@@ -50,7 +54,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Picture test images above their reconstructions by a run."""
+    """Picture test images above their reconstructions by a run.
+
+    For example:
+
+        reconstruct runs/a --out reconstructions.png"""
 
     run: RunPath
     """The run folder, whichever package wrote it."""
@@ -67,7 +75,11 @@ class Reconstruct:
 @dataclass(frozen=True)
 class Compare:
     """Picture test images beside their reconstructions by several runs, and print the squared error of each, from the
-    grey images even where a run was trained on binarised ones."""
+    grey images even where a run was trained on binarised ones.
+
+    For example, two runs and principal component analysis:
+
+        compare runs/a runs/b --pca --out beside-pca.png"""
 
     run: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """The run folders, whichever package wrote them, all on the same data."""
@@ -87,7 +99,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class Describe:
-    """Say what a run or a preset is: its layers, its likelihood, its loss and their units."""
+    """Say what a run or a preset is: its layers, its likelihood, its loss and their units.
+
+    For example:
+
+        describe runs/a
+        describe --preset beta-h"""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder, whichever package wrote it."""
