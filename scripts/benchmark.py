@@ -33,7 +33,8 @@ class Benchmark:
     alone: training, evaluation, sampling, start-up, memory, and how the cost grows. In each round every contestant has
     its turn; tables show medians, with the least and the most, after a round to warm up.
 
-    Example: python scripts/benchmark.py --json benchmark.json --out benchmark.png (minutes; --quick for one)"""
+    Example, of ten minutes; --quick makes it one:
+              python scripts/benchmark.py --json benchmark.json --out benchmark.png"""
 
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Where to compute; auto is the first accelerator JAX finds. On a TPU jaxvae is alone."""

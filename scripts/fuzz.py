@@ -32,7 +32,9 @@ class Fuzz:
     A weight file or a checkpoint must be refused in a sentence that names it, or be read as what was written, to the
     last bit; a configuration, metrics or images, for which nothing vouches, may also be read as others that are as
     whole. Anything else is told with its seed, and the exit status is then 1. The reading is jaxvae.shared's, which is
-    all that both packages have of it."""
+    all that both packages have of it.
+
+    Example: python scripts/fuzz.py --kind weights --mutations 1000"""
 
     mutations: int = 100_000
     """How many changed files, of each kind."""

@@ -29,7 +29,9 @@ class Golden:
 
     Run it after a change that is meant to change numbers, say so in the commit, and look at what `git diff --stat`
     lists: a file that changes without such a reason is a fault. The same versions on the same processor make
-    the same bytes."""
+    the same bytes.
+
+    Example: python scripts/golden.py --out parity_tests/golden"""
 
     out: Path = golden_files.FOLDER
     """The folder to write to. The tests read the default one."""

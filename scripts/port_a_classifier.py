@@ -29,7 +29,9 @@ LABELS = np.arange(8)
 class Port:
     """Compare a small convolutional classifier with its port to Flax, which keeps one of Flax's defaults that is not
     PyTorch's: the comparison names the layer and the mistake, and the exit status is 1. With --fixed the port is
-    right, and agrees in its outputs, its loss, every gradient and five steps of Adam."""
+    right, and agrees in its outputs, its loss, every gradient and five steps of Adam.
+
+    Example: python scripts/port_a_classifier.py --fixed"""
 
     fixed: bool = False
     """Correct the mistake."""

@@ -36,7 +36,11 @@ _LOST = ("Gloo", "gloo", "NCCL")  # by which the processes of a run speak
 @dataclass(frozen=True)
 class Compare:
     """Picture test images beside their reconstructions by several runs, and print the squared error of each, from the
-    grey images even where a run was trained on binarised ones."""
+    grey images even where a run was trained on binarised ones.
+
+    For example, two runs and principal component analysis:
+
+        compare runs/a runs/b --pca --out beside-pca.png"""
 
     run: RunPaths
     """The run folders, whichever package wrote them, all on the same data."""
@@ -56,7 +60,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class Describe:
-    """Say what a run or a preset is: its layers, its likelihood, its loss and their units."""
+    """Say what a run or a preset is: its layers, its likelihood, its loss and their units.
+
+    For example:
+
+        describe runs/a
+        describe --preset beta-h"""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder, whichever package wrote it."""

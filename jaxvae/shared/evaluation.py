@@ -32,7 +32,10 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 class Evaluate:
     """Evaluate a run on the test images: the terms of its loss, in nats per image, and other measures.
 
-    What is found is kept in the run folder's measures.json."""
+    What is found is kept in the run folder's measures.json. For example, all that makes sense, with the log-likelihood
+    from 1,000 samples:
+
+        evaluate runs/a --measures all --samples 1000"""
 
     run: RunPath
     """The run folder, whichever package wrote it."""

@@ -36,7 +36,11 @@ class Export:
 
     safetensors: a folder with config.json as model hubs have it; torch: a state_dict; flax: msgpack; orbax: a
     checkpoint; stablehlo, torch-export, onnx: a folder with the three programs, for a batch of any size, and a
-    signature.json that says what they take and give."""
+    signature.json that says what they take and give.
+
+    For example:
+
+        export runs/a --format safetensors --out model"""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run folder, whichever package wrote it."""

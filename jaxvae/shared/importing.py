@@ -27,7 +27,11 @@ class Import:
     """Make a run of another program's checkpoint, which is recognised by its tensors' names and shapes.
 
     Known are pytorch/examples, yunjey's tutorial, pairs of nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's
-    examples/vae, in safetensors, torch's pickles (torchvae alone; no code in one is ever run) and Flax's msgpack."""
+    examples/vae, in safetensors, torch's pickles (torchvae alone; no code in one is ever run) and Flax's msgpack.
+
+    For example:
+
+        import vae.safetensors --out runs/vae"""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """The file with the model's tensors."""

@@ -36,7 +36,12 @@ class Train:
     """Train a model: writes a run folder with its configuration, metrics, weights, checkpoints and pictures.
 
     Ctrl-C and SIGTERM save the step it is at; the exit status is then 130 or 143. It is 2 for what can't be done as
-    asked, and 3 when a loss or a gradient leaves the finite numbers."""
+    asked, and 3 when a loss or a gradient leaves the finite numbers.
+
+    For example, ten epochs of the default model, and a convolutional one on a folder of pictures:
+
+        train --data mnist --seed 1 --out runs/a
+        train --preset conv --data images:faces --image 64 64 3 --resize --epochs 50"""
 
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET

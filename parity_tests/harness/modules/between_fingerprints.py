@@ -24,6 +24,7 @@ FLATTEN = "the image is flattened as H,W,C in JAX and C,H,W in PyTorch, and the 
 UNFLATTEN = "the image is unflattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel's columns are not permuted"
 SCALE = "the numbers are multiplied by a constant"
 DROPOUT = "dropout is left on"
+OTHER_MASK = "dropout is on in both, and drops other units in each"
 ORDER = "activation and pooling are in the other order"
 
 _ACTIVATIONS = {
@@ -69,7 +70,7 @@ def cause_between(
     fewest = min(_differences(*pair) for pair in pairs)
     causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
     kinds = {cause.partition(":")[0] for cause in causes}
-    return causes[0] if fewest and len(kinds) == 1 else None  # of ReLU and ReLU6, say, the one more in use
+    return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the one more in use
 
 
 def _differences(ours: Between, theirs: Between) -> int:
@@ -80,6 +81,8 @@ def _cause(ours: Between, theirs: Between) -> str:
     causes = []
     if ours.dropout != theirs.dropout:
         causes.append(f"{DROPOUT}: {' and '.join(_side('dropout', ours, theirs))}")
+    elif ours.dropout:  # and the numbers differ
+        causes.append(f"{OTHER_MASK}: {ours.dropout} in both")
     if ours.scale != theirs.scale:
         causes.append(f"{SCALE}: {' and '.join(_side('scale', ours, theirs))}")
     if ours.flatten != theirs.flatten and "to" in ours.flatten:
