@@ -19,6 +19,7 @@ from jaxvae.shared.exporting import Export
 from jaxvae.shared.going import StoppedError
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.reporting import Report, report
 from jaxvae.shared.spec import Spec, same_run
 from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
 from jaxvae.shared.training import Device, Train, as_begun, found_at, require_same_images, train
@@ -125,6 +126,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 _reconstruct(side, command)
             case Compare():
                 _compare(side, command)
+            case Report():
+                report(side, command, lambda path: _opened(side, path, command))
             case Describe():
                 _describe(command)
             case Export():
@@ -170,7 +173,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     begun = as_begun(known.resume) if which == "train" and known.resume is not None else Train(base)
     commands = Annotated[Train, tyro.conf.subcommand("train", default=begun)]
     commands |= Annotated[Sweep, tyro.conf.subcommand("sweep", default=sweep_of(base))]  # type: ignore[assignment]
-    for command in (Evaluate, Sample, Reconstruct, Compare, Describe, Export, Import):
+    for command in (Evaluate, Sample, Reconstruct, Compare, Report, Describe, Export, Import):
         commands |= Annotated[command, tyro.conf.subcommand(command.__name__.lower())]  # type: ignore[assignment]
     return tyro.cli(
         commands,  # type: ignore[arg-type]
@@ -273,6 +276,11 @@ def _open(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
     if not same_run(spec, run.spec):
         raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
     return run, weights
+
+
+def _opened(side: Any, path: Path, command: Report) -> tuple[runs.Run, Any, data.Dataset]:
+    run, weights = _open(side, path, command.device)
+    return run, weights, _dataset(run, command.data_root)
 
 
 def _dataset(run: runs.Run, root: Path | None, whole: bool = False) -> data.Dataset:
