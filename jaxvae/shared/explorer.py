@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared import measures, needs
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.evaluation import Subject
 from jaxvae.shared.spec import Spec
 
@@ -37,8 +38,10 @@ class Space(NamedTuple):
 
 
 def space(subject: Subject) -> Space:
-    """The latents of a run."""
+    """The latents of a run. Raises InputError if they are not finite."""
     codes, logvar, _ = subject.latents
+    if not np.isfinite(codes).all() or not (logvar is None or np.isfinite(logvar).all()):
+        raise InputError(f"{subject.run.path} encodes to numbers that are not finite; train it again.")
     prior = needs.has_prior(subject.run.spec)
     activity = codes.var(0) if logvar is None else measures.kl_by_latent(codes, logvar)
     low, high, centre = codes.min(0), codes.max(0), codes.mean(0)
