@@ -16,7 +16,9 @@ from jaxvae.shared.spec import Spec
 _PRIOR = 3.0  # deviations of the prior that a slider spans
 _LARGEST = 4_000_000  # weights of a decoder that goes into the page
 _POINTS, _POINTS_ROOM = 1000, 2_000_000  # test images in the page, and bytes of their pixels
-_STOPS, _AXES, _FRAMES_ROOM = 13, 10, 6_000_000  # frames along a latent, latents with frames, bytes of their pixels
+STOPS = 21
+"""Images along a latent."""
+_AXES, _FRAMES_ROOM = 10, 6_000_000  # latents with frames, bytes of their pixels
 _DRAWN = 48  # samples that stand in for draws where the decoder isn't in the page
 
 
@@ -73,10 +75,10 @@ def samples(subject: Subject, n: int, label: int | None = None) -> np.ndarray:
     return side.sample(spec, subject.weights, key, n, None if label is None else np.full(n, label))
 
 
-def along(space: Space, latent: int, stops: int) -> np.ndarray:
-    """Codes along a latent through the centre: `[stops, latent]`."""
-    z = np.tile(space.centre, (stops, 1))
-    z[:, latent] = np.linspace(space.low[latent], space.high[latent], stops)
+def along(space: Space, latent: int) -> np.ndarray:
+    """Codes along a latent through the centre: `[STOPS, latent]`."""
+    z = np.tile(space.centre, (STOPS, 1))
+    z[:, latent] = np.linspace(space.low[latent], space.high[latent], STOPS)
     return z
 
 
@@ -160,15 +162,15 @@ def _frames(subject: Subject, space: Space) -> dict[str, Any]:
     """Sheets of frames along the latents that say most, a row for each class, and a sheet of samples."""
     model = subject.run.spec.model
     classes = max(1, model.classes)
-    axes = max(1, min(_AXES, model.latent, _FRAMES_ROOM // (_STOPS * classes * model.pixels)))
+    axes = max(1, min(_AXES, model.latent, _FRAMES_ROOM // (STOPS * classes * model.pixels)))
     sheets = []
     for latent in space.order[:axes]:
-        z = along(space, latent, _STOPS)
-        sheets.append(png(_sheet(np.concatenate([images(subject, z, label) for label in range(classes)]), _STOPS)))
+        z = along(space, latent)
+        sheets.append(png(_sheet(np.concatenate([images(subject, z, label) for label in range(classes)]), STOPS)))
     drawn = None
     if needs.has_prior(subject.run.spec):
         drawn = png(_sheet(np.concatenate([samples(subject, _DRAWN, label) for label in range(classes)]), _DRAWN))
-    return {"stops": _STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWN}
+    return {"stops": STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWN}
 
 
 def _points(subject: Subject, space: Space, again: bool) -> dict[str, Any]:

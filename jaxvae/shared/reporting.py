@@ -13,8 +13,8 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.evaluation import CHEAP, Subject, senseless, subject, take
 from jaxvae.shared.training import Device
 
-_SAMPLES, _PAIRS = 64, 16  # images
-_AXES, _STOPS = 10, 11  # latents that are traversed, and images of each
+_SAMPLES, _PAIRS, _COLUMNS = 64, 32, 16  # images; classes that have a column each at most
+_AXES = 10  # latents that are traversed
 _MEANWHILE = ("terms", "squared-error", "active-units")  # what is shown large
 
 
@@ -55,9 +55,10 @@ def report(side: Any, command: Report, opened: Callable[[Path], Opened]) -> None
         articles.append(_article(number, seen, space))
         content.append(explorer.content(seen, space, str(path)))
     n = len(articles)
-    title = f"{command.run[0]}, a report" if n == 1 else f"{n} runs side by side"
-    lead = "All of this page is in its file: move a slider, and the decoder runs here."
-    save(webpage.page(title, lead, articles, content), command.out)
+    title = "A report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
+    heading = "What a run has learned" if n == 1 else f"What {n} runs have learned"
+    lead = "All of this page is in its file, decoders included: move a slider, and the image is decoded here."
+    save(webpage.page(title, heading, lead, articles, content), command.out)
     print(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
 
 
@@ -120,7 +121,7 @@ def _samples(seen: Subject) -> str:
     if not needs.has_prior(seen.run.spec):
         return webpage.paragraph("This model has no prior to draw from.")
     classes = seen.run.spec.model.classes
-    columns = classes if 1 < classes <= _PAIRS else None
+    columns = classes if 1 < classes <= _COLUMNS else None
     n = columns * 6 if columns else _SAMPLES
     told = f"{n} images drawn from the prior" + (", a column for each class" if columns else "")
     return webpage.picture(
@@ -140,10 +141,10 @@ def _traversals(seen: Subject, space: explorer.Space) -> str:
     rows = []
     for latent in space.order[:_AXES]:
         span = f"from {space.low[latent]:.3g} to {space.high[latent]:.3g}"
-        images = explorer.images(seen, explorer.along(space, latent, _STOPS))
+        images = explorer.images(seen, explorer.along(space, latent))[::2]
         alt = f"What is decoded as latent {latent + 1} goes {span}."
         figure = f"{space.activity[latent]:.3g} {space.unit}"
-        rows.append((f"latent {latent + 1}", figure, figures.grid(images, _STOPS), alt))
+        rows.append((f"latent {latent + 1}", figure, figures.grid(images, len(images)), alt))
     kind = "KL divergence from the prior" if space.unit == "nats" else "variance over test images"
     where = "at 0" if needs.has_prior(seen.run.spec) else "at their means over test images"
     told = "The class is 0. " if seen.run.spec.model.classes else ""

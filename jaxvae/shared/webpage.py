@@ -22,13 +22,13 @@ class Article(NamedTuple):
     """HTML by heading; the same headings for every run, so that they can stand side by side."""
 
 
-def page(title: str, lead: str, articles: Sequence[Article], data: Sequence[Mapping[str, Any]]) -> bytes:
+def page(title: str, heading: str, lead: str, articles: Sequence[Article], data: Sequence[Mapping[str, Any]]) -> bytes:
     """The page. `data` is what `page/explorer.js` reads, of each article's run."""
     folder = importlib.resources.files("jaxvae.shared") / "page"
     frame, style, script = (folder.joinpath(name).read_text("utf-8") for name in _FILES)
     text = Template(frame).substitute(
         title=html.escape(title),
-        heading=html.escape(title),
+        heading=html.escape(heading),
         lead=html.escape(lead),
         style=style,
         script=script,

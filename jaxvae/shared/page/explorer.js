@@ -111,6 +111,7 @@
         this.sheets = await Promise.all(frames.sheets.map(loaded));
         if (frames.drawn) this.samples = await loaded(frames.drawn);
       }
+      this.there = true;
       this.choose(0);
     }
 
@@ -133,7 +134,7 @@
         const unit = element("small", {}, `${words} ${run.unit}`);
         const bar = element("span", { class: "share", "aria-hidden": "true" }, share);
         const name = element("label", { for: id }, `latent ${latent + 1}`, unit, bar);
-        const output = element("output", { for: id });
+        const output = element("span", { class: "value", "aria-hidden": "true" }); // the slider says it itself
         (rank < SHOWN ? first : rest).append(element("div", { class: "slider" }, name, input, output));
         input.addEventListener("input", () => this.move(rank, latent, Number(input.value)));
         return { latent, input, output };
@@ -298,7 +299,7 @@
     }
 
     show() {
-      if (!this.originals) return;
+      if (!this.there) return;
       const { run } = this;
       for (const { latent, input, output } of this.sliders) {
         const [low, high, value] = [run.low[latent], run.high[latent], this.z[latent]];
