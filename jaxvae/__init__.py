@@ -28,6 +28,9 @@ jaxvae/            the Flax side; never torch               torchvae/          t
     checkpoints.py which there are, which is good             pace.py, streaming.py  a run's parts, its data's blocks
     cli.py         the command line, written once             training.py      its command train; going.py: a run going
     sweeping.py    its command sweep; outcomes.py: what of it evaluation.py    its command evaluate; measures.py
+    reporting.py   its command report                         keeping.py       the measures that a run folder keeps
+    webpage.py     the page it writes; page/: its files       explorer.py      what of a model goes into it
+    charts.py      learning curves; recipe.py: a run again    agreement.py     what scripts/parity.py --run found
     exporting.py   its command export                         comparison.py    PCA beside the runs
     needs.py       what a configuration asks of its data      figures.py, describe.py, errors.py
     drawing.py     the commands that draw                     paths.py, panels.py, embedding.py

@@ -141,7 +141,7 @@ def test_describe(package, capsys) -> None:
 
 COMMANDS = (
     *("train", "sweep", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
-    *("compare", "curves", "describe", "export", "import"),
+    *("compare", "curves", "report", "describe", "export", "import"),
 )
 
 

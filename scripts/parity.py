@@ -14,11 +14,12 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared import data
+from jaxvae.shared import agreement, data, runs
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.runs import write_atomically
 from jaxvae.shared.spec import Spec, Stored
+from jaxvae.shared.training import found_at, require_same_images
 from parity_tests.harness import parity, precision, report
 from parity_tests.harness.findings import Report
 
@@ -29,8 +30,12 @@ class Parity:
     they agree. Exit status 0 if they do, 1 if they don't, 2 if it could not be measured.
 
     Examples: python scripts/parity.py --html agreement.html
+              python scripts/parity.py --run runs/jaxvae-1
               python scripts/parity.py --preset all --dtype float64 --steps 500 --json all.json --junit all.xml"""
 
+    run: Path | None = None
+    """Compare the configuration of this run, on its images, and keep the outcome in its folder as agreement.json, which
+    `jaxvae report` shows. Without --preset, --batch, --seed and --data, which the run has."""
     preset: str = DEFAULT_PRESET
     """The configuration to compare, several with commas between, or `all` of them."""
     dtype: Stored | Literal["both"] = "both"
@@ -63,9 +68,9 @@ class Parity:
 
 
 def main(options: Parity) -> int:
-    specs = {
-        name: configured(options, name) for name in (PRESETS if options.preset == "all" else options.preset.split(","))
-    }
+    run = None if options.run is None else own(options, options.run)
+    names = PRESETS if options.preset == "all" else options.preset.split(",")
+    specs = {name: configured(options, name) for name in names} if run is None else {str(run.path): run.spec}
     if options.steps < 1:
         raise InputError(f"--steps must be at least 1, found {options.steps}.")
     paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
@@ -85,7 +90,7 @@ def main(options: Parity) -> int:
             begun.append(level)
 
         for name, spec in specs.items():
-            dataset, missing = images(options, spec)
+            dataset, missing = images(options, spec) if run is None else (images_of(options, run), None)
             if missing is not None:
                 print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
             spec = replace(spec, data=dataset.name)
@@ -102,6 +107,8 @@ def main(options: Parity) -> int:
     if effects:
         print(precision.to_markdown(effects))
     print(report.verdict(found))
+    if run is not None:
+        keep(run, report.to_agreement(found, run.spec, options.steps))
     if options.json is not None:
         write(options.json, json.dumps(report.to_json(found), indent=1, allow_nan=False).encode())
     if options.junit is not None:
@@ -117,6 +124,30 @@ def images(options: Parity, spec: Spec) -> tuple[data.Dataset, str | None]:
     whole = replace(spec, data=options.data, images=replace(spec.images, train_images=None))
     found, missing = data.load(whole, options.data_root)
     return found._replace(train=found.train[:few], train_labels=found.train_labels[:few]), missing
+
+
+def own(options: Parity, path: Path) -> runs.Run:
+    """The run whose configuration is asked about. Raises InputError if there is none, or another is asked about too."""
+    for name in ("preset", "batch", "seed", "data"):
+        if getattr(options, name) != getattr(Parity, name):
+            raise InputError(f"--run compares the run's own configuration, which has its {name}; leave out --{name}.")
+    run = runs.read(path)
+    agreement.read(run)  # what is there and is none should be told before an hour of measuring
+    return run
+
+
+def images_of(options: Parity, run: runs.Run) -> data.Dataset:
+    """What the run was trained on."""
+    found = data.load(run.spec, found_at(run, options.data_root))[0]
+    require_same_images(run, found)
+    return found
+
+
+def keep(run: runs.Run, found: agreement.Agreement) -> None:
+    try:
+        agreement.write(run, found)
+    except OSError as error:
+        raise InputError(f"{run.path} can't keep its agreement.json ({error.strerror}); make it writable.") from None
 
 
 def write(path: Path, content: bytes) -> None:

@@ -23,6 +23,7 @@ from jaxvae.shared.going import StoppedError
 from jaxvae.shared.importing import Import, export_source, import_run
 from jaxvae.shared.opening import RunPaths, open_images, open_run
 from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.reporting import Report, report
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
 from jaxvae.shared.training import Device, Train, as_begun, train
@@ -74,7 +75,7 @@ class Describe:
 
 _COMMANDS = (  # beside train and sweep
     *(Evaluate, Sample, Reconstruct, Interpolate, Traverse, Manifold, Embed),
-    *(Compare, Curves, Describe, Export, Import),
+    *(Compare, Curves, Report, Describe, Export, Import),
 )
 
 
@@ -119,6 +120,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
                 _compare(side, command)
             case Curves():
                 curves(command)
+            case Report():
+                report(side, command)
             case Describe():
                 _describe(command)
             case Export():

@@ -24,11 +24,20 @@ def summary(spec: Spec) -> str:
 
 def text(spec: Spec, title: str) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
+    lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
+    in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
+    told = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    return "\n".join([title, "", "layers", *lines, in_all, "", *told])
+
+
+def layers(spec: Spec) -> list[tuple[str, str, int]]:
+    """Each layer's name, what it does, and its number of parameters."""
+    return [(_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec)]
+
+
+def facts(spec: Spec) -> dict[str, str]:
+    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
     model, training = spec.model, spec.training
-    lines = [title, "", "layers"]
-    lines += [
-        f"  {_name(layer):<24} {_words(spec, layer):<46} {_size(layer):>10,} parameters" for layer in _layers(spec)
-    ]
     until = f", or {training.max_steps:,} steps if that is sooner" if training.max_steps else ""
     latents = f" and {model.latent} latents" if "kl" in spec.terms and model.samples_latents else ""
     sums = f"summed over {model.pixels} pixels{latents}, averaged over images"
@@ -47,8 +56,7 @@ def text(spec: Spec, title: str) -> str:
         rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
     if spec.images.corruption != "none":
         rows["corruption"] = _corruption(spec)
-    in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
-    return "\n".join([*lines, in_all, "", *(f"{name:<12}{value}" for name, value in rows.items())])
+    return rows
 
 
 def implied_variance(spec: Spec) -> float | None:

@@ -1,20 +1,18 @@
 """The command that says how good a run is: which measures make sense of it, their figures as a table and as JSON."""
 
-import errno
 import functools
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from jaxvae.shared import comparison, data, measures, metrics, needs, runs, strict
+from jaxvae.shared import comparison, data, measures, metrics, needs, runs
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.keeping import keep, packed, rows, table
 from jaxvae.shared.opening import RunPath
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.training import Device
@@ -25,7 +23,6 @@ COSTLY = ("log-likelihood", "mutual-information", "quadrature")
 """Minutes long on many images."""
 _ALL = (*CHEAP, *COSTLY)
 _MOST = 10_000_000  # samples
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -52,15 +49,6 @@ class Evaluate:
     """Where to compute."""
 
 
-class Found(NamedTuple):
-    """What a measure gives."""
-
-    figures: dict[str, Any]
-    """For JSON."""
-    rows: list[tuple[str, str, str]]
-    """For a table: name, figure, unit."""
-
-
 @dataclass(frozen=True)
 class Subject:
     """What is measured."""
@@ -71,6 +59,8 @@ class Subject:
     data: data.Dataset
     key: Any
     samples: int
+    step: int
+    epoch: int
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
@@ -116,44 +106,51 @@ def evaluate(side: Any, command: Evaluate, run: runs.Run, weights: Any, dataset:
     """Takes the measures, prints them and keeps them in the run's folder. Raises InputError for what can't be done as
     asked, and for figures that are not finite."""
     names = chosen(run.spec, command)
-    records = runs.read_metrics(run)
-    step, epoch = (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
-    subject = Subject(side, run, weights, dataset, key, command.samples)
-    about = {"step": step, "epoch": epoch, "seed": run.spec.training.seed, "images": len(dataset.test)}
-    about |= {"by": side.__name__, "dtype": run.spec.training.dtype}
-    taken, rows = {}, []
-    for name in names:
-        found = _TAKE[name](subject)
-        taken[name] = about | found.figures
-        _require_finite(run, name, taken[name])
-        rows += found.rows
+    taken = take(subject(side, run, weights, dataset, command.samples), names)
     if "terms" in taken:
         told = metrics.sentence(run.spec, taken["terms"])
         print(f"{command.run}: test {told} over {len(dataset.test):,} images of {dataset.name}")
     else:
         print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
-    if rows:
-        print(table(rows))
-    _keep(side.__name__, run, taken)
+    if told := [row for name in names for row in rows(name, taken[name])]:
+        print(table(told))
+    keep(side.__name__, run, taken)
     if command.json is not None:
-        runs.write_atomically(command.json, _packed(taken))
+        runs.write_atomically(command.json, packed(taken))
 
 
-def table(rows: list[tuple[str, str, str]]) -> str:
-    """The rows in columns."""
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return "\n".join(f"  {name:<{first}}  {figure:>{second}}  {unit}".rstrip() for name, figure, unit in rows)
+def subject(side: Any, run: runs.Run, weights: Any, dataset: data.Dataset, samples: int = 5000) -> Subject:
+    """A run as it stands, on the test images. What is drawn for these is drawn as in its last epoch's evaluation."""
+    step, epoch = trained(run)
+    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
+    return Subject(side, run, weights, dataset, key, samples, step, epoch)
 
 
-def terms(subject: Subject) -> Found:
+def trained(run: runs.Run) -> tuple[int, int]:
+    """The steps and epochs that the run's metrics tell of; those of a run without any are not known."""
+    records = runs.read_metrics(run)
+    return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
+
+
+def take(subject: Subject, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The figures of these measures, each with what it was taken of. Raises InputError for what is not finite."""
+    about = {"step": subject.step, "epoch": subject.epoch, "seed": subject.run.spec.training.seed}
+    about |= {"images": len(subject.data.test), "by": subject.side.__name__, "dtype": subject.run.spec.training.dtype}
+    taken = {}
+    for name in names:
+        taken[name] = about | _TAKE[name](subject)
+        _require_finite(subject.run, name, taken[name])
+    return taken
+
+
+def terms(subject: Subject) -> dict[str, Any]:
     """The loss and its terms, nats per image."""
     spec, dataset = subject.run.spec, subject.data
     found = subject.side.average_terms(spec, subject.weights, dataset.test, subject.key, dataset.test_labels)
-    return Found(dict(zip(spec.terms, map(float, found), strict=True)), [])
+    return dict(zip(spec.terms, map(float, found), strict=True))
 
 
-def log_likelihood(subject: Subject) -> Found:
+def log_likelihood(subject: Subject) -> dict[str, Any]:
     """The importance-weighted estimate."""
     spec, dataset = subject.run.spec, subject.data
     with _bar(subject, len(dataset.test), "images") as done:
@@ -162,39 +159,28 @@ def log_likelihood(subject: Subject) -> Found:
         )
     value, effective = measures.mean(found.nats), float(found.effective.mean())
     figures = {"log_likelihood": value.value, "standard_error": value.error, "samples": subject.samples}
-    return Found(
-        {**figures, "effective_samples": effective},
-        [
-            _estimate("log-likelihood", value, "nats per image"),
-            ("  effective samples", f"{effective:.1f}", f"of {subject.samples:,}, mean over images"),
-        ],
-    )
+    return {**figures, "effective_samples": effective}
 
 
-def active_units(subject: Subject) -> Found:
+def active_units(subject: Subject) -> dict[str, Any]:
     """Of the posterior's means."""
     active = measures.active_units(subject.latents.mean)
-    figures = {"active_units": int(active.sum()), "active": active.tolist()}
-    return Found(figures, [("active units", str(active.sum()), f"of {len(active)} latents")])
+    return {"active_units": int(active.sum()), "active": active.tolist()}
 
 
-def kl_by_latent(subject: Subject) -> Found:
+def kl_by_latent(subject: Subject) -> dict[str, Any]:
     """The terms of the KL."""
-    latents = subject.latents
-    found = measures.kl_by_latent(latents.mean, latents.logvar)
-    rows = [(f"kl of latent {i + 1}", f"{found[i]:.3f}", "nats per image") for i in np.argsort(-found, kind="stable")]
-    return Found({"kl_by_latent": found.tolist()}, rows)
+    return {"kl_by_latent": measures.kl_by_latent(subject.latents.mean, subject.latents.logvar).tolist()}
 
 
-def mutual_information(subject: Subject) -> Found:
+def mutual_information(subject: Subject) -> dict[str, Any]:
     """Between image and latent."""
     latents = subject.latents
     found, most = measures.mutual_information(*latents), float(np.log(len(latents.mean)))
-    figures = {"mutual_information": found.value, "standard_error": found.error, "at_most": most}
-    return Found(figures, [_estimate("mutual information", found, f"nats; so many images show {most:.3f} at most")])
+    return {"mutual_information": found.value, "standard_error": found.error, "at_most": most}
 
 
-def squared_error(subject: Subject) -> Found:
+def squared_error(subject: Subject) -> dict[str, Any]:
     """Of reconstructions through the posterior's mean, from the grey images."""
     spec, test, labels = subject.run.spec, subject.data.test, subject.data.test_labels
     found = comparison.row(
@@ -205,12 +191,10 @@ def squared_error(subject: Subject) -> Found:
         1,
         batch=len(test) if spec.images.binarization == "static" else 1000,
     )
-    return Found(
-        {"squared_error": found.error}, [("squared error", f"{found.error:.3f}", "per image, pixels in [0, 1]")]
-    )
+    return {"squared_error": found.error}
 
 
-def quadrature(subject: Subject) -> Found:
+def quadrature(subject: Subject) -> dict[str, Any]:
     """The log-likelihood without sampling."""
     side, spec, dataset = subject.side, subject.run.spec, subject.data
     x = side.see_images(spec, dataset.test, subject.key)
@@ -227,12 +211,10 @@ def quadrature(subject: Subject) -> Found:
 
             nats[mine], change[mine] = measures.quadrature(log_p, len(mine), half, on_points=done)
     value = measures.mean(nats)
-    figures = {"log_likelihood": value.value, "standard_error": value.error, "last_change": float(change.max())}
-    row = _estimate("log-likelihood by quadrature", value, "nats per image")
-    return Found(figures, [row, ("  last change", f"{change.max():.1e}", "nats, the largest of an image")])
+    return {"log_likelihood": value.value, "standard_error": value.error, "last_change": float(change.max())}
 
 
-_TAKE: dict[str, Callable[[Subject], Found]] = {
+_TAKE: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "terms": terms,
     "active-units": active_units,
     "kl-by-latent": kl_by_latent,
@@ -241,10 +223,6 @@ _TAKE: dict[str, Callable[[Subject], Found]] = {
     "mutual-information": mutual_information,
     "quadrature": quadrature,
 }
-
-
-def _estimate(name: str, found: measures.Mean, unit: str) -> tuple[str, str, str]:
-    return name, f"{found.value:.3f}", f"± {found.error:.3f} {unit}"
 
 
 @contextmanager
@@ -260,24 +238,3 @@ def _require_finite(run: runs.Run, name: str, figures: dict[str, Any]) -> None:
     numbers = [n for value in figures.values() if not isinstance(value, str) for n in np.ravel(value)]
     if not np.isfinite(np.array(numbers, float)).all():
         raise InputError(f"{run.path} comes to a {name} that is not finite; train it again.")
-
-
-def _keep(name: str, run: runs.Run, taken: dict[str, Any]) -> None:
-    """Beside the run's other measures, if the folder can be written to. Raises InputError if what is there is none."""
-    file = run.path / "measures.json"
-    try:
-        before = {} if strict.instead_of_file(file) == "nothing" else strict.read(file)
-        if not isinstance(before, dict) or not set(before) <= set(_ALL):
-            raise ValueError("measures by their names are called for")
-    except ValueError as error:
-        raise InputError(f"{file} doesn't hold measures ({error}); remove it.") from None
-    try:
-        runs.write_atomically(file, _packed(before | taken))
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise
-        print(f"{name}: WARNING: {run.path} is read-only, so that the measures are not kept there.", file=sys.stderr)
-
-
-def _packed(taken: dict[str, Any]) -> bytes:
-    return (json.dumps(taken, indent=2, allow_nan=False) + "\n").encode()

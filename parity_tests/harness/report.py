@@ -4,11 +4,15 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import numpy as np
 
+from jaxvae.shared import agreement
+from jaxvae.shared.agreement import Agreement, Level, brief, number
+from jaxvae.shared.spec import Spec, Stored
 from parity_tests.harness import plot
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 
@@ -49,13 +53,14 @@ def to_markdown(report: Report) -> str:
 
 def to_brief(report: Report) -> str:
     """One row a level: in each dtype its worst difference and what is owed."""
-    by = {(finding.level, finding.dtype): finding for finding in report.findings}
-    levels, dtypes = (list(dict.fromkeys(key[i] for key in by)) for i in (0, 1))
-    rows = []
-    for level in levels:
-        found = [by.get((level, dtype)) for dtype in dtypes]
-        rows.append([level, *(cell for f in found for cell in ((number(f.size), number(f.owed)) if f else ("", "")))])
-    return _table(["largest difference in", *(cell for dtype in dtypes for cell in (dtype, "owed"))], rows)
+    return _table(*brief(_levels(report)))
+
+
+def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
+    """What a run's folder keeps of the comparison of its configuration over runs of so many steps."""
+    versions = {name: str(version) for name, version in dict(cast(Mapping, report.about["versions"])).items()}
+    levels = tuple(level if np.isfinite(level.size) else replace(level, size=None) for level in _levels(report))
+    return Agreement(agreement.VERSION, spec, steps, verdict(report), report.passed, versions, levels)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -162,17 +167,18 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     )
 
 
-def number(value: float) -> str:
-    """Counts whole, all else to two digits."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.1e}"
-
-
 def _row(finding: Finding) -> str:
     level, *cells, owed, passed = map(_html, _cells(finding))
     cells = "".join(f"<td>{cell}</td>" for cell in cells)
     return (
         f'<tr><th scope="row">{level}</th>{cells}<td>{owed}<small>{_html(finding.reason)}</small></td>'
         f'<td class="{passed.lower()}">{passed}</td></tr>\n'
+    )
+
+
+def _levels(report: Report) -> tuple[Level, ...]:
+    return tuple(
+        Level(f.level, cast(Stored, f.dtype), float(f.size), float(f.owed), f.unit, f.passed) for f in report.findings
     )
 
 

@@ -1,0 +1,95 @@
+"""Learning curves as SVG that takes a page's own colours, drawn to be the same each time."""
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_WIDTH, _HEIGHT = 340, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 36
+_TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # shares of what is drawn, and of a number: what a flat line is drawn in
+_DRAWN = 1e200  # numbers beyond are drawn at this
+_MOST = 300  # points of a line; of more, means of neighbours are drawn
+_FEW = 40  # points up to which each has its dot
+
+
+class Line(NamedTuple):
+    """A curve `[n]` over `[n]`, at least one point."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+
+
+def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> dict[str, str]:
+    """A chart of each term by its name, from a run's records: training and test images' nats per image by step."""
+    splits = {split: [record for record in records if record["split"] == split] for split in ("train", "test")}
+    found = {}
+    for term in terms:
+        lines = [
+            Line(split, *np.array([(record["step"], record[term]) for record in some]).T)
+            for split, some in splits.items()
+            if some
+        ]
+        if lines:
+            found[term] = chart(lines, term, "nats per image")
+    return found
+
+
+def chart(lines: Sequence[Line], what: str, unit: str) -> str:
+    """An `svg` element of `what` by step; line i has the class `line-i`."""
+    lines = [line._replace(y=line.y.clip(-_DRAWN, _DRAWN)) for line in lines]
+    x, y = (np.concatenate([line[i] for line in lines]) for i in (1, 2))
+    left, right = 0.0, max(float(x.max()), 1.0)
+    low, high = float(y.min()), float(y.max())
+    pad = max(_PAD * (high - low), _FLAT * abs(high)) or 1.0
+    low, high = low - pad, high + pad
+
+    def place(at: float, value: float) -> tuple[str, str]:
+        wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+        return (
+            f"{_LEFT + (at - left) / (right - left) * wide:.1f}",
+            f"{_TOP + (high - value) / (high - low) * tall:.1f}",
+        )
+
+    parts = []
+    for value in _ticks(low, high):
+        _, at = place(left, value)
+        parts.append(f'<path class="grid" d="M{_LEFT} {at}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{at}" dy=".35em" text-anchor="end">{_told(value)}</text>')
+    for value in _ticks(left, right):
+        at, _ = place(value, low)
+        parts.append(f'<text x="{at}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{_told(value)}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">step</text>')
+    ends = []
+    for i, line in enumerate(lines):
+        points = [place(*point) for point in _thinned(line)]
+        path = "M" + "L".join(" ".join(point) for point in points)
+        parts.append(f'<path class="line line-{i}" d="{path}"/>')
+        if len(line.x) <= _FEW:
+            parts += [f'<circle class="line-{i}" cx="{at}" cy="{value}" r="2.2"/>' for at, value in points]
+        ends.append(f"{line.name} from {line.y[0]:.4g} at step {line.x[0]:.0f} to {line.y[-1]:.4g} at {line.x[-1]:.0f}")
+    label = html.escape(f"{what}, {unit}: {'; '.join(ends)}")
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _thinned(line: Line) -> list[tuple[float, float]]:
+    per = -(-len(line.x) // _MOST)
+    places = range(0, len(line.x), per)
+    return [(float(line.x[i : i + per].mean()), float(line.y[i : i + per].mean())) for i in places]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, about five."""
+    span = high - low
+    power = 10.0 ** math.floor(math.log10(span / _TICKS))
+    step = next(f * power for f in (1, 2, 5, 10) if f * power * _TICKS >= span)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _told(value: float) -> str:
+    if abs(value) >= 1e4:
+        return f"{value / 1000:.6g}k"
+    return f"{0.0 if abs(value) < 1e-12 else value:.6g}"

@@ -1,0 +1,214 @@
+"""What of a model goes into a page that explores its latents: the decoder itself or frames it gave, and test images as
+points. `page/explorer.js` reads it."""
+
+import base64
+import io
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.shared import measures, needs
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.evaluation import Subject
+from jaxvae.shared.spec import Spec
+
+_PRIOR = 3.0  # deviations of the prior that a slider spans
+_LARGEST = 4_000_000  # weights of a decoder that goes into the page
+_POINTS, _POINTS_ROOM = 1000, 2_000_000  # test images in the page, and bytes of their pixels
+STOPS = 21
+"""Images along a latent."""
+_AXES, _FRAMES_ROOM = 10, 6_000_000  # latents with frames, bytes of their pixels
+_DRAWN = 48  # samples that stand in for draws where the decoder isn't in the page
+
+
+class Space(NamedTuple):
+    """The latents of a model, as its test images use them."""
+
+    codes: np.ndarray
+    """The posteriors' means: `[n, latent]`."""
+    activity: np.ndarray
+    """How much each latent says: its KL divergence, nats per image, or a code's variance. `[latent]`"""
+    unit: str
+    order: np.ndarray
+    """The latents from the one that says most to the one that says least: `[latent]`."""
+    low: np.ndarray
+    """Where a slider of each begins, and where it ends: `[latent]`. What the prior and the test images span."""
+    high: np.ndarray
+    centre: np.ndarray
+    """The prior's mean, or without a prior that of the codes: `[latent]`."""
+
+
+def space(subject: Subject) -> Space:
+    """The latents of a run. Raises InputError if they are not finite."""
+    codes, logvar, _ = subject.latents
+    if not np.isfinite(codes).all() or not (logvar is None or np.isfinite(logvar).all()):
+        raise InputError(f"{subject.run.path} encodes to numbers that are not finite; train it again.")
+    prior = needs.has_prior(subject.run.spec)
+    activity = codes.var(0) if logvar is None else measures.kl_by_latent(codes, logvar)
+    low, high, centre = codes.min(0), codes.max(0), codes.mean(0)
+    if prior:
+        high = np.maximum(_PRIOR, np.ceil(np.abs(codes).max(0)))
+        low, centre = -high, np.zeros(codes.shape[1])
+    unit = "variance" if logvar is None else "nats"
+    return Space(codes, activity, unit, np.argsort(-activity, kind="stable"), low, high, centre)
+
+
+def images(subject: Subject, z: np.ndarray, label: int = 0) -> np.ndarray:
+    """What is said of latents `[n, latent]`, of a class for a model with classes: `[n, height, width, channels]`, in
+    [0, 1] but for a linear output."""
+    spec = subject.run.spec
+    labels = np.full(len(z), label) if spec.model.classes else None
+    means = subject.side.decode_latents(spec, subject.weights, z, labels).location
+    if spec.model.likelihood == "bernoulli":
+        means = 0.5 * (1 + np.tanh(0.5 * means))  # the sigmoid of logits of any size
+    elif spec.images.range == "signed":
+        means = (means + 1) / 2
+    return means.reshape(-1, *spec.model.image)
+
+
+def samples(subject: Subject, n: int, label: int | None = None) -> np.ndarray:
+    """Images from the prior, as the command sample draws them from the run's seed: `[n, height, width, channels]`, of
+    each class in turn unless one is named."""
+    side, spec = subject.side, subject.run.spec
+    key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
+    return side.sample(spec, subject.weights, key, n, None if label is None else np.full(n, label))
+
+
+def along(space: Space, latent: int) -> np.ndarray:
+    """Codes along a latent through the centre: `[STOPS, latent]`."""
+    z = np.tile(space.centre, (STOPS, 1))
+    z[:, latent] = np.linspace(space.low[latent], space.high[latent], STOPS)
+    return z
+
+
+def content(subject: Subject, space: Space, name: str) -> dict[str, Any]:
+    """The model for the page, as plain JSON values."""
+    spec, order = subject.run.spec, space.order
+    decoder = _decoder(subject)
+    return {
+        "name": name,
+        "image": list(spec.model.image),
+        "latent": spec.model.latent,
+        "classes": spec.model.classes,
+        "seed": spec.training.seed % 2**32,
+        "prior": needs.has_prior(spec),
+        "unit": space.unit,
+        "activity": space.activity.tolist(),
+        "order": order.tolist(),
+        "low": space.low.tolist(),
+        "high": space.high.tolist(),
+        "centre": space.centre.tolist(),
+        "decoder": decoder,
+        "frames": None if decoder else _frames(subject, space),
+        "points": _points(subject, space, decoder is None),
+    }
+
+
+def flat(codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """The directions `[2, latent]` that show codes `[n, latent]` best, and their share of the codes' variance: two
+    latents themselves, of more the first two principal components."""
+    latent = codes.shape[1]
+    if latent <= 2:
+        return np.eye(2, latent), 1.0
+    values, vectors = np.linalg.eigh(np.cov(codes.T))
+    first = vectors[:, ::-1][:, :2].T
+    # The sign of an eigenvector is nobody's; so that it is the same each time.
+    first = first * np.where(first[np.arange(2), np.abs(first).argmax(1)] < 0, -1, 1)[:, None]
+    return first, float(values[-2:].sum() / values.sum()) if values.sum() > 0 else 1.0
+
+
+def png(picture: np.ndarray) -> str:
+    """A picture `[height, width, channels]`, uint8 or in [0, 1], as a data URI."""
+    from PIL import Image
+
+    if picture.dtype != np.uint8:
+        picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture if picture.shape[-1] == 3 else picture[..., 0]).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _decoder(subject: Subject) -> dict[str, Any] | None:
+    """The layers of an MLP that is small enough, in the weight file's names and layout; None for another."""
+    spec = subject.run.spec
+    arrays = subject.side.to_arrays(spec, subject.weights)
+    names = [*(f"decoder.hidden.{i}" for i in range(len(spec.model.hidden))), "decoder.logits"]
+    if spec.model.network != "mlp" or sum(arrays[f"{name}.weight"].size for name in names) > _LARGEST:
+        return None
+    return {
+        "dtype": spec.training.stored,
+        "activation": spec.model.activation,
+        "output": _output(spec),
+        "signed": spec.images.range == "signed",
+        "layers": [
+            {
+                "outputs": len(arrays[f"{name}.bias"]),
+                "weight": _packed(arrays[f"{name}.weight"], spec.training.stored),
+                "bias": _packed(arrays[f"{name}.bias"], spec.training.stored),
+            }
+            for name in names
+        ],
+    }
+
+
+def _output(spec: Spec) -> str:
+    if spec.model.output == "linear":
+        return "linear"
+    return "tanh" if spec.images.range == "signed" else "sigmoid"
+
+
+def _frames(subject: Subject, space: Space) -> dict[str, Any]:
+    """Sheets of frames along the latents that say most, a row for each class, and a sheet of samples."""
+    model = subject.run.spec.model
+    classes = max(1, model.classes)
+    axes = max(1, min(_AXES, model.latent, _FRAMES_ROOM // (STOPS * classes * model.pixels)))
+    sheets = []
+    for latent in space.order[:axes]:
+        z = along(space, latent)
+        sheets.append(png(_sheet(np.concatenate([images(subject, z, label) for label in range(classes)]), STOPS)))
+    drawn = None
+    if needs.has_prior(subject.run.spec):
+        drawn = png(_sheet(np.concatenate([samples(subject, _DRAWN, label) for label in range(classes)]), _DRAWN))
+    return {"stops": STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWN}
+
+
+def _points(subject: Subject, space: Space, again: bool) -> dict[str, Any]:
+    """Test images, where their codes are, and with `again` their reconstructions, rendered beforehand."""
+    data, spec = subject.data, subject.run.spec
+    n = min(_POINTS, len(data.test), max(1, _POINTS_ROOM // spec.model.pixels))
+    columns = math.ceil(math.sqrt(n))
+    codes, labels = space.codes[:n], data.test_labels[:n]
+    directions, _ = flat(space.codes)
+    middle = space.codes.mean(0)
+    found = (codes - middle) @ directions.T
+    if codes.shape[1] == 1:  # the other axis is the label's
+        found[:, 1] = labels - labels.mean()
+    stored = spec.training.stored
+    sheet = None
+    if again:
+        sheet = png(_sheet(subject.side.reconstruct(spec, subject.weights, data.test[:n], labels), columns))
+    return {
+        "columns": columns,
+        "labels": labels.tolist(),
+        "codes": {"dtype": stored, "data": _packed(codes, stored)},
+        "places": {"dtype": "float32", "data": _packed(found, "float32")},
+        "directions": directions.tolist(),
+        "middle": middle.tolist(),
+        "sheet": png(_sheet(data.test[:n], columns)),
+        "again": sheet,
+    }
+
+
+def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images `[n, height, width, channels]` edge to edge, row by row, as one picture; black where there is none."""
+    n, height, width, channels = images.shape
+    rows = math.ceil(n / columns)
+    blank = np.zeros((rows * columns - n, height, width, channels), images.dtype)
+    whole = np.concatenate([images, blank]).reshape(rows, columns, height, width, channels)
+    return whole.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)
+
+
+def _packed(array: np.ndarray, dtype: str) -> str:
+    """Base64 of the little-endian numbers."""
+    return base64.b64encode(np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<")).tobytes()).decode()
