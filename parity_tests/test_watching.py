@@ -181,13 +181,25 @@ def test_a_sweep_tells_of_its_runs(capsys, tmp_path, monkeypatch) -> None:
 
 
 def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
-    flags = [*TINY, "--epochs", "1", "--beta", "1", "9", "--how", "together", "--out", str(tmp_path / "sweep")]
+    """Those of neither package, one by one in truth."""
+
+    def fit_together(specs, data, on_epoch, device, starts, on_part, every) -> None:
+        parts, ends = [[] for _ in specs], [[] for _ in specs]
+        for i, spec in enumerate(specs):
+            SIDE.fit(spec, data, ends[i].append, device, starts[i], parts[i].append, every, None)
+        on_part({i: part[-1] for i, part in enumerate(parts)})
+        for i, (end,) in enumerate(ends):
+            on_epoch(i, end)
+
+    monkeypatch.setattr(SIDE, "fit_together", fit_together, raising=False)
+    flags = [*TINY, "--epochs", "1", "--seeds", "0:2", "--how", "together", "--tensorboard"]
     with terminal(100, monkeypatch) as lines:
-        assert cli.main(jaxvae, ["sweep", *flags]) == 0
+        assert cli.main(SIDE, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     folders = sorted((tmp_path / "sweep").glob("seed-*"))
     least, most = sorted(runs.read_metrics(runs.read(run))[-2]["loss"] for run in folders)
     assert f" left, loss {least:.1f} to {most:.1f}" in lines[-1]
     assert lines[-1].startswith("2 runs, epoch 1/1 ")
+    assert all(shown(events(files(run)[0])) == expected(run) for run in folders)
 
 
 def test_tensorboard_shows_every_record_and_picture(package, boards, digits) -> None:

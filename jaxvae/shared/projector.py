@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import write_atomically
 
 _SIDE = 8192  # pixels of a sprite that TensorBoard takes
 _CONFIG = """embeddings {{
@@ -74,7 +73,14 @@ def put(folder: Path, files: dict[str, bytes]) -> None:
 
 def update(folder: Path, latents: np.ndarray) -> None:
     """Writes other latents `[n, latent]` of the images that are there. Raises OSError."""
-    write_atomically(folder / "tensors.tsv", _lines(latents))
+    part = folder / ".tensors.tsv.part"
+    try:
+        part.write_bytes(
+            _lines(latents)
+        )  # not flushed to the disk: after each epoch that would cost more than the rest
+        part.replace(folder / "tensors.tsv")
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _lines(latents: np.ndarray) -> bytes:
