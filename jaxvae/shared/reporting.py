@@ -52,7 +52,9 @@ def report(side: Any, command: Report) -> None:
     n = len(articles)
     title = "A report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
     heading = "What a run has learned" if n == 1 else f"What {n} runs have learned"
-    lead = "All of this page is in its file, decoders included: move a slider, and the image is decoded here."
+    lead = "All of this page is in its file."
+    if any(one["decoder"] for one in content):
+        lead += " Move a slider, and the decoder answers: it runs here, in the browser."
     save(webpage.page(title, heading, lead, articles, content), command.out)
     print(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
 

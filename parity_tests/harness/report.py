@@ -59,7 +59,9 @@ def to_brief(report: Report) -> str:
 def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
     """What a run's folder keeps of the comparison of its configuration over runs of so many steps."""
     versions = {name: str(version) for name, version in dict(cast(Mapping, report.about["versions"])).items()}
-    levels = tuple(level if np.isfinite(level.size) else replace(level, size=None) for level in _levels(report))
+    levels = tuple(
+        level if np.isfinite(cast(float, level.size)) else replace(level, size=None) for level in _levels(report)
+    )
     return Agreement(agreement.VERSION, spec, steps, verdict(report), report.passed, versions, levels)
 
 
