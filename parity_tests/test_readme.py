@@ -26,7 +26,7 @@ def test_its_programs_run(tmp_path, mnist_root) -> None:
 
 
 def test_its_pictures_and_scripts_are_there() -> None:
-    for path in re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"scripts/\w+\.\w+", README):
+    for path in re.findall(r"\]\(([^)#]+)", README) + re.findall(r"scripts/\w+\.\w+", README):
         assert (ROOT / path).is_file(), path
 
 
