@@ -28,7 +28,6 @@ from parity_tests.guides import GUIDES, PAGES, ROOT, blocks, commands
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-COMING = {"report", "interpolate", "traverse", "manifold", "embed", "curves"}  # shown on README ahead of their time
 NOT_RUN = {
     "--coordinator": "test_parallel starts several processes",
     "--distributed": "test_parallel",
@@ -42,20 +41,7 @@ NOT_RUN = {
     "--tensorboard": "its own test",
 }
 """What a command of README holds that is run elsewhere, and where."""
-SMALL = [
-    "--network",
-    "mlp",
-    "--hidden",
-    "5",
-    "--latent",
-    "3",
-    "--data",
-    "digits",
-    "--max-steps",
-    "2",
-    "--device",
-    "cpu",
-]
+SMALL = "--network mlp --hidden 5 --latent 3 --data digits --max-steps 2 --device cpu".split()
 
 
 def alike(text: str) -> str:
@@ -116,12 +102,10 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if words[0] == "scripts/train.sh":
         words = ["jaxvae", "train", *words[1:]]
     if words[0] in PACKAGES:
-        if words[1] not in offered():
-            assert words[1] in COMING, words
-        elif words[2:] or words[1] == "train":  # else its name alone
+        assert words[1] in offered(), words
+        if words[2:] or words[1] == "train":  # else its name alone
             monkeypatch.setattr(cli, "as_begun", lambda path: Train(Spec()))
-            if "--tensorboard" not in words or "--tensorboard" in helped("jaxvae", "train"):
-                cli._parse(words[0], words[1:])
+            cli._parse(words[0], words[1:])
     elif words[0] == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"\[(\w+)\]", " ".join(words))) <= set(extras), words
@@ -162,7 +146,7 @@ def test_every_flag_and_link_on_a_page_is_one(page: Path) -> None:
     known += "".join((ROOT / "scripts" / f"{name}.py").read_text().replace("_", "-") for name in SCRIPTS)
     text = page.read_text()
     for flag in re.findall(r"`--([\w-]+)", text):
-        assert re.search(rf"(--|\b){flag}\b", known) or flag == "tensorboard", flag
+        assert re.search(rf"(--|\b){flag}\b", known), flag
     for target in re.findall(r"\]\(([^)]+)\)", text):
         path, _, section = target.partition("#")
         there = (page.parent / path).resolve() if path else page
@@ -203,8 +187,7 @@ def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
     every training. A run that README has from elsewhere is made first."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(jaxvae, ["train", *SMALL, "--out", "runs/jaxvae-1"]) == 0
-    if "manifold" in offered():
-        assert cli.main(jaxvae, ["train", *SMALL, "--latent", "2", "--out", "runs/plane"]) == 0
+    assert cli.main(jaxvae, ["train", *SMALL, "--latent", "2", "--out", "runs/plane"]) == 0
     save_file(torch_model("pytorch-examples").state_dict(), "vae.safetensors")
     ran = set()
     for block in blocks((ROOT / "README.md").read_text()):

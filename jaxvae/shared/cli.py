@@ -29,7 +29,7 @@ from jaxvae.shared.sweeping import Sweep, sweep, sweep_of
 from jaxvae.shared.training import Device, Train, as_begun, train
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
-_INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
+_INTERRUPTED, _PIPE = 130, 141  # exit statuses by custom: 128 + SIGINT, + SIGPIPE
 _NO_ROOM = ("allocate", "RESOURCE_EXHAUSTED")  # what the frameworks say where Python has MemoryError
 _LOST = ("Gloo", "gloo", "NCCL")  # by which the processes of a run speak
 
@@ -81,9 +81,12 @@ _COMMANDS = (  # beside train and sweep
 
 def run(side: ModuleType) -> NoReturn:
     """Runs the command line as a process of its own, and ends it."""
-    status = main(side)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        status = main(side)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # whoever reads what we print has enough, as head has
+        status = _PIPE
     if status:
         # Not by way of the interpreter's end, which fails while an epoch is still being computed, and waits for the
         # processes that train together with this one, while they wait for it.
@@ -131,6 +134,8 @@ def main(side: ModuleType, arguments: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         return InputError.status
