@@ -34,7 +34,7 @@ jaxvae/            the Flax side; never torch               torchvae/          t
     exporting.py   its command export                         comparison.py    PCA beside the runs
     needs.py       what a configuration asks of its data      figures.py, describe.py, errors.py
     drawing.py     the commands that draw                     paths.py, panels.py, embedding.py
-    opening.py     a run's weights and images
+    opening.py     a run's weights and images                 latents.py      which latents matter, where they lie
     watching.py    what training tells as it goes             tensorboard.py   the same there; projector.py
     curves.py      its command curves
     foreign.py     other people's models as tables            sources.py       the known ones, recognised

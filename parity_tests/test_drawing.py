@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial import geometric_slerp
 from scipy.stats import norm
 
-from jaxvae.shared import cli, drawing, embedding, panels, paths
+from jaxvae.shared import cli, embedding, latents, panels, paths
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.presets import PRESETS
 from jaxvae.shared.spec import ModelSpec, Spec
@@ -149,30 +149,34 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
 
 
 def test_components_are_those_of_the_covariance() -> None:
-    latents = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
-    found, names = embedding.components(latents)
-    values = np.linalg.eigvalsh(np.cov(latents.T))[::-1]
-    np.testing.assert_allclose(found.var(0, ddof=1), values[:2], rtol=1e-12)
+    codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
+    found, names = embedding.placed(codes)
+    values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
+    np.testing.assert_allclose(found.var(0), values[:2], rtol=1e-12)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
     assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
-    np.testing.assert_allclose(embedding.components(-latents)[0], -found, rtol=0, atol=1e-12)
-    flat, _ = embedding.components(np.ones((5, 1)))
-    np.testing.assert_array_equal(flat, 0)
+    np.testing.assert_allclose(embedding.placed(-codes)[0], -found, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(embedding.placed(np.ones((5, 1)))[0], 0)
+    np.testing.assert_array_equal(embedding.placed(np.ones((5, 3)))[0], 0)
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:
     class Codes:
-        mean = np.array([[1.0, 3.0, 0.0], [-1.0, -3.0, 0.0]])
+        mean = np.array([[1.0, 3.0, 0.0], [-1.0, -5.0, 0.0]])
         logvar = np.zeros((2, 3))
 
-    weighed = drawing.weigh(Codes)
-    np.testing.assert_array_equal(weighed.order, [1, 0, 2])
-    assert weighed.words == ["4.50 nats", "0.50 nats", "0.00 nats"]
+    found = latents.space(Spec(model=ModelSpec(latent=3)), Codes, "run")
+    np.testing.assert_array_equal(found.order, [1, 0, 2])
+    np.testing.assert_array_equal(found.activity, [0.5, 8.5, 0])
+    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-3, -5, -3], [0, 0, 0], [3, 5, 3]])
     Codes.logvar = None  # type: ignore[assignment]
-    assert drawing.weigh(Codes).words == ["variance 9.00", "variance 1.00", "variance 0.00"]
     free = Spec(model=ModelSpec(latent=3, posterior="relu-point"), objective=PRESETS["autoencoder"].objective)
-    np.testing.assert_array_equal(drawing.reaches(free, Codes, 3.0, 3)[1], [-3, 0, 3])
-    np.testing.assert_array_equal(drawing.base_of(free, Codes, 0), Codes.mean[0])
+    found = latents.space(free, Codes, "run")
+    np.testing.assert_array_equal(found.activity, [1, 16, 0])
+    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-1, -5, 0], [0, -1, 0], [1, 3, 0]])
+    Codes.mean = Codes.mean * np.nan
+    with pytest.raises(InputError, match="run encodes to numbers that are not finite"):
+        latents.space(free, Codes, "run")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,20 @@ NOT_RUN = {
     "--tensorboard": "its own test",
 }
 """What a command of README holds that is run elsewhere, and where."""
-SMALL = "--network mlp --hidden 5 --latent 3 --data digits --max-steps 2 --device cpu".split()
+SMALL = [
+    "--network",
+    "mlp",
+    "--hidden",
+    "5",
+    "--latent",
+    "3",
+    "--data",
+    "digits",
+    "--max-steps",
+    "2",
+    "--device",
+    "cpu",
+]
 
 
 def alike(text: str) -> str:

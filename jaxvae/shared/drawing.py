@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxvae.shared import figures, measures, needs, panels, paths, runs
+from jaxvae.shared import figures, latents, needs, panels, paths, runs
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.opening import RunPath, open_images, open_run
 from jaxvae.shared.spec import Spec
@@ -136,15 +136,6 @@ class Manifold:
     """Where to compute."""
 
 
-class Weighed(NamedTuple):
-    """Which latents matter, that which matters most first."""
-
-    order: np.ndarray
-    """Their numbers from 0, `[latent]`."""
-    words: list[str]
-    """How much each does, in this order."""
-
-
 def sample(side: Any, command: Sample) -> None:
     """Raises InputError for what can't be done as asked, as the others below do."""
     _require("n", command.n, 1, _MOST)
@@ -226,15 +217,15 @@ def traverse(side: Any, command: Traverse) -> None:
     if command.image is not None:
         _require("image", command.image, 0, len(dataset.test) - 1)
     codes = _codes(side, run, weights, dataset.test, dataset.test_labels)
-    weighed, values = weigh(codes), reaches(run.spec, codes, command.reach, command.steps)
-    order = weighed.order[: command.latents]
-    base = base_of(run.spec, codes, command.image)
+    space, prior = latents.space(run.spec, codes, str(command.run)), needs.has_prior(run.spec)
+    order, base = space.order[: command.latents], space.centre if command.image is None else codes.mean[command.image]
+    low, high = (-command.reach, command.reach) if prior else (space.low[order], space.high[order])
+    values = np.broadcast_to(np.linspace(low, high, command.steps, axis=-1), (len(order), command.steps))
     label = _told(run.spec, command.label)
     if command.label is None and command.image is not None and label is not None:
         label = int(dataset.test_labels[command.image])
-    found = side.traverse(run.spec, weights, base, order, values[order], label)
-    names = [f"latent {i + 1}\n{words}" for i, words in zip(order, weighed.words, strict=False)]
-    prior = needs.has_prior(run.spec)
+    found = side.traverse(run.spec, weights, base, order, values, label)
+    names = [f"latent {i + 1}\n{space.activity[i]:.2f} {space.unit}" for i in order]
     heads = [f"{value:.1f}" for value in values[0]] if prior else ["least", *[""] * (command.steps - 2), "largest"]
     start = "the prior's mean" if prior else "the mean code"
     caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
@@ -253,33 +244,6 @@ def manifold(side: Any, command: Manifold) -> None:
     marks = paths.quantiles(command.steps)
     figures.write(panels.plane(found, marks, ("latent 1", "latent 2"), caption), command.out)
     print(f"{command.steps} by {command.steps} images in {command.out}")
-
-
-def weigh(codes: Any) -> Weighed:
-    """Which latents matter, by the KL of each in posteriors of test images, or by the variance of codes that have no
-    density; `codes` are of the packages' encode_images."""
-    if codes.logvar is None:
-        found, words = codes.mean.var(0), "variance {:.2f}"
-    else:
-        found, words = measures.kl_by_latent(codes.mean, codes.logvar), "{:.2f} nats"
-    order = np.argsort(-found, kind="stable")
-    return Weighed(order, [words.format(found[i]) for i in order])
-
-
-def base_of(spec: Spec, codes: Any, image: int | None) -> np.ndarray:
-    """Where traversals start, `[latent]`: at the mean that the encoder gives a test image, else the prior's, or that of
-    all codes where there is no prior."""
-    if image is not None:
-        return codes.mean[image]
-    return np.zeros(spec.model.latent) if needs.has_prior(spec) else codes.mean.mean(0)
-
-
-def reaches(spec: Spec, codes: Any, reach: float, steps: int) -> np.ndarray:
-    """The values that traversals give each latent, `[latent, steps]`: so many deviations of the prior either way, or
-    all that codes are where there is no prior."""
-    if needs.has_prior(spec):
-        return np.tile(np.linspace(-reach, reach, steps), (spec.model.latent, 1))
-    return np.linspace(codes.mean.min(0), codes.mean.max(0), steps, axis=1)
 
 
 def _codes(side: Any, run: runs.Run, weights: Any, images: np.ndarray, labels: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxvae.shared import figures, panels, projector
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.latents import flat
 from jaxvae.shared.opening import RunPath, open_images, open_run
 from jaxvae.shared.training import Device
 
@@ -78,19 +79,8 @@ def placed(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndar
         perplexity = min(30.0, (len(latents) - 1) / 3)
         model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
         return model.fit_transform(latents), ("t-SNE 1", "t-SNE 2")
-    return components(latents)
-
-
-def components(latents: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
-    """The first two principal components of latents `[n, latent]`, of either sign so that the largest weight is
-    positive, and how much of the variance each has. One latent is beside nothing."""
-    centred = latents - latents.mean(0)
-    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
-    directions *= np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])[:, None]
-    total = np.square(sizes).sum()
-    found, names = np.zeros((len(latents), 2)), ["", ""]
-    for i in range(min(2, len(directions))):
-        found[:, i] = centred @ directions[i]
-        share = 100 * sizes[i] ** 2 / total if total > 0 else 0.0
-        names[i] = f"component {i + 1}, {share:.0f} % of the variance"
-    return found, (names[0], names[1])
+    directions, shares = flat(latents)
+    names = [f"component {i + 1}, {100 * share:.0f} % of the variance" for i, share in enumerate(shares)]
+    if latents.shape[1] == 1:
+        names = ["latent 1", ""]
+    return (latents - latents.mean(0)) @ directions.T, (names[0], names[1])

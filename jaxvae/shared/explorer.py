@@ -4,16 +4,15 @@ points. `page/explorer.js` reads it."""
 import base64
 import io
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxvae.shared import measures, needs
-from jaxvae.shared.errors import InputError
+from jaxvae.shared import needs, paths
 from jaxvae.shared.evaluation import Subject
+from jaxvae.shared.latents import Space, flat
 from jaxvae.shared.spec import Spec
 
-_PRIOR = 3.0  # deviations of the prior that a slider spans
 _LARGEST = 4_000_000  # weights of a decoder that goes into the page
 _POINTS, _POINTS_ROOM = 1000, 2_000_000  # test images in the page, and bytes of their pixels
 STOPS = 21
@@ -22,49 +21,12 @@ _AXES, _FRAMES_ROOM = 10, 6_000_000  # latents with frames, bytes of their pixel
 _DRAWN = 48  # samples that stand in for draws where the decoder isn't in the page
 
 
-class Space(NamedTuple):
-    """The latents of a model, as its test images use them."""
-
-    codes: np.ndarray
-    """The posteriors' means: `[n, latent]`."""
-    activity: np.ndarray
-    """How much each latent says: its KL divergence, nats per image, or a code's variance. `[latent]`"""
-    unit: str
-    order: np.ndarray
-    """The latents from the one that says most to the one that says least: `[latent]`."""
-    low: np.ndarray
-    """Where a slider of each begins, and where it ends: `[latent]`. What the prior and the test images span."""
-    high: np.ndarray
-    centre: np.ndarray
-    """The prior's mean, or without a prior that of the codes: `[latent]`."""
-
-
-def space(subject: Subject) -> Space:
-    """The latents of a run. Raises InputError if they are not finite."""
-    codes, logvar, _ = subject.latents
-    if not np.isfinite(codes).all() or not (logvar is None or np.isfinite(logvar).all()):
-        raise InputError(f"{subject.run.path} encodes to numbers that are not finite; train it again.")
-    prior = needs.has_prior(subject.run.spec)
-    activity = codes.var(0) if logvar is None else measures.kl_by_latent(codes, logvar)
-    low, high, centre = codes.min(0), codes.max(0), codes.mean(0)
-    if prior:
-        high = np.maximum(_PRIOR, np.ceil(np.abs(codes).max(0)))
-        low, centre = -high, np.zeros(codes.shape[1])
-    unit = "variance" if logvar is None else "nats"
-    return Space(codes, activity, unit, np.argsort(-activity, kind="stable"), low, high, centre)
-
-
 def images(subject: Subject, z: np.ndarray, label: int = 0) -> np.ndarray:
     """What is said of latents `[n, latent]`, of a class for a model with classes: `[n, height, width, channels]`, in
     [0, 1] but for a linear output."""
     spec = subject.run.spec
     labels = np.full(len(z), label) if spec.model.classes else None
-    means = subject.side.decode_latents(spec, subject.weights, z, labels).location
-    if spec.model.likelihood == "bernoulli":
-        means = 0.5 * (1 + np.tanh(0.5 * means))  # the sigmoid of logits of any size
-    elif spec.images.range == "signed":
-        means = (means + 1) / 2
-    return means.reshape(-1, *spec.model.image)
+    return subject.side.decode_images(spec, subject.weights, z, labels)
 
 
 def samples(subject: Subject, n: int, label: int | None = None) -> np.ndarray:
@@ -77,9 +39,8 @@ def samples(subject: Subject, n: int, label: int | None = None) -> np.ndarray:
 
 def along(space: Space, latent: int) -> np.ndarray:
     """Codes along a latent through the centre: `[STOPS, latent]`."""
-    z = np.tile(space.centre, (STOPS, 1))
-    z[:, latent] = np.linspace(space.low[latent], space.high[latent], STOPS)
-    return z
+    values = np.linspace(space.low[latent], space.high[latent], STOPS)
+    return paths.along(space.centre, np.array([latent]), values[None])[0]
 
 
 def content(subject: Subject, space: Space, name: str) -> dict[str, Any]:
@@ -103,19 +64,6 @@ def content(subject: Subject, space: Space, name: str) -> dict[str, Any]:
         "frames": None if decoder else _frames(subject, space),
         "points": _points(subject, space, decoder is None),
     }
-
-
-def flat(codes: np.ndarray) -> tuple[np.ndarray, float]:
-    """The directions `[2, latent]` that show codes `[n, latent]` best, and their share of the codes' variance: two
-    latents themselves, of more the first two principal components."""
-    latent = codes.shape[1]
-    if latent <= 2:
-        return np.eye(2, latent), 1.0
-    values, vectors = np.linalg.eigh(np.cov(codes.T))
-    first = vectors[:, ::-1][:, :2].T
-    # The sign of an eigenvector is nobody's; so that it is the same each time.
-    first = first * np.where(first[np.arange(2), np.abs(first).argmax(1)] < 0, -1, 1)[:, None]
-    return first, float(values[-2:].sum() / values.sum()) if values.sum() > 0 else 1.0
 
 
 def png(picture: np.ndarray) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxvae.shared import agreement, charts, describe, explorer, figures, keeping, needs, recipe, runs, webpage
+from jaxvae.shared import agreement, charts, describe, explorer, figures, keeping, latents, needs, recipe, runs, webpage
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.evaluation import CHEAP, Subject, senseless, subject, take
 from jaxvae.shared.opening import RunPaths, open_images, open_run
@@ -46,7 +46,7 @@ def report(side: Any, command: Report) -> None:
     for number, path in enumerate(command.run):
         run, weights = open_run(side, path, command.device)  # one after another: a precision is the process's
         seen = subject(side, run, weights, open_images(run, command.data_root))
-        space = explorer.space(seen)
+        space = latents.space(run.spec, seen.latents, str(path))
         articles.append(_article(number, seen, space))
         content.append(explorer.content(seen, space, str(path)))
     n = len(articles)
@@ -75,7 +75,7 @@ def save(page: bytes, path: Path) -> None:
         raise InputError(f"The report {path} can't be written ({error.strerror}); give another --out.") from None
 
 
-def _article(number: int, seen: Subject, space: explorer.Space) -> webpage.Article:
+def _article(number: int, seen: Subject, space: latents.Space) -> webpage.Article:
     run, spec = seen.run, seen.run.spec
     measured = _measured(seen)
     lead = webpage.paragraph(describe.summary(spec), "soft") + webpage.figures(_large(seen, measured))
@@ -134,7 +134,7 @@ def _reconstructions(seen: Subject) -> str:
     return webpage.picture(figures.pairs(shown / 255, again, 8), told, told)
 
 
-def _traversals(seen: Subject, space: explorer.Space) -> str:
+def _traversals(seen: Subject, space: latents.Space) -> str:
     rows = []
     for latent in space.order[:_AXES]:
         span = f"from {space.low[latent]:.3g} to {space.high[latent]:.3g}"
