@@ -192,10 +192,10 @@ def _again(run: runs.Run) -> str:
     if again is None:
         return webpage.paragraph(f"It was imported from {run.config['imported'].get('file')}, not trained here.")
     sessions = {}
-    for session in run.config["sessions"]:
+    for number, session in enumerate(run.config["sessions"], 1):  # of which several may begin at the same step
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-        told = f"by {session['framework']} on {session['device']}, {session['created']}: {versions}"
-        sessions[f"from step {session['from_step']:,}"] = told
+        told = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}, {session['created']}: {versions}"
+        sessions[f"session {number}"] = told
     about = f"Images of {run.config['data']['name']}: {run.config['data']['train']:,} to train on, "
     about += f"{run.config['data']['test']:,} to test on, SHA-256 {run.config['data']['digest'][:12]}..."
     return webpage.command(again) + webpage.paragraph(about, "soft") + webpage.facts(sessions)
