@@ -194,8 +194,8 @@ def _again(run: runs.Run) -> str:
     sessions = {}
     for number, session in enumerate(run.config["sessions"], 1):  # of which several may begin at the same step
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-        told = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}, {session['created']}: {versions}"
-        sessions[f"session {number}"] = told
+        told = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}"
+        sessions[f"session {number}"] = f"{told}, {session['created']}: {versions}"
     about = f"Images of {run.config['data']['name']}: {run.config['data']['train']:,} to train on, "
     about += f"{run.config['data']['test']:,} to test on, SHA-256 {run.config['data']['digest'][:12]}..."
     return webpage.command(again) + webpage.paragraph(about, "soft") + webpage.facts(sessions)
