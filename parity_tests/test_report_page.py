@@ -401,4 +401,4 @@ def test_a_name_stays_a_name(view, trained, tmp_path) -> None:
     page = view("odd", folder=tmp_path)
     assert page.locator("h2").text_content() == str(folder)
     assert page.locator("script").count() == 2
-    assert "<img src=x onerror=throw>?" in page.locator("table").last.text_content()
+    assert "<img src=x onerror=throw>?" in page.locator(".facts").last.text_content()

@@ -186,16 +186,11 @@ def _again(run: runs.Run) -> str:
     again = recipe.command(run)
     if again is None:
         return webpage.paragraph(f"It was imported from {run.config['imported'].get('file')}, not trained here.")
-    rows = [
-        (
-            f"{session['framework']} from step {session['from_step']:,}",
-            session["device"],
-            ", ".join(f"{name} {version}" for name, version in session["versions"].items()),
-            session["created"],
-        )
-        for session in run.config["sessions"]
-    ]
+    sessions = {}
+    for number, session in enumerate(run.config["sessions"], 1):  # of which several may begin at the same step
+        versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+        told = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}"
+        sessions[f"session {number}"] = f"{told}, {session['created']}: {versions}"
     about = f"Images of {run.config['data']['name']}: {run.config['data']['train']:,} to train on, "
     about += f"{run.config['data']['test']:,} to test on, SHA-256 {run.config['data']['digest'][:12]}..."
-    sessions = webpage.table(("trained by", "on", "versions", "when"), rows, "Sessions")
-    return webpage.command(again) + webpage.paragraph(about, "soft") + sessions
+    return webpage.command(again) + webpage.paragraph(about, "soft") + webpage.facts(sessions)
