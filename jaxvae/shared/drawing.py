@@ -166,7 +166,8 @@ def reconstruct(side: Any, command: Reconstruct) -> None:
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
     shown = dataset.test[: command.n]
     again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[: command.n])
-    figures.save(figures.pairs(shown / 255, again), command.out)
+    rows = figures.paired(shown / 255, again)
+    figures.write(panels.rows(rows, ["image", "reconstruction"] * (len(rows) // 2)), command.out)
     print(f"{command.n} test images above their reconstructions in {command.out}")
 
 

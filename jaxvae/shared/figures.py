@@ -26,12 +26,19 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Rows of `above` (originals), each with those of `below` (reconstructions) under it; at most `columns` wide."""
+    """Rows of `above` (originals), each with those of `below` (reconstructions) under it, as a grid; at most `columns`
+    wide."""
+    found = paired(above, below, columns)
+    return grid(found.reshape(-1, *above.shape[1:]), found.shape[1])
+
+
+def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
+    """The same as rows `[2 * rows, columns, height, width, channels]`; grey where there is no image."""
     rows = math.ceil(len(above) / columns)
     columns = math.ceil(len(above) / rows)
     blank = np.full((rows * columns - len(above), *above.shape[1:]), _GREY / 255)
     both = [np.concatenate([part, blank]).reshape(rows, columns, *above.shape[1:]) for part in (above, below)]
-    return grid(np.stack(both, axis=1).reshape(-1, *above.shape[1:]), columns)
+    return np.stack(both, axis=1).reshape(2 * rows, columns, *above.shape[1:])
 
 
 def save(picture: np.ndarray, path: Path) -> None:
