@@ -42,7 +42,9 @@ def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> fl
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
-@pytest.mark.parametrize("name", ["conditional", "dropout", "beta-b"])
+@pytest.mark.parametrize(
+    "name", ["beta-b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conditional", "dropout"))]
+)
 def test_a_step_is_that_of_float32_but_for_roundings(name: str) -> None:
     found = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
     for package in (jaxvae, torchvae):

@@ -239,18 +239,24 @@ REFUSED = [
     ("pytorch-examples", "interpolate --images -1 3", "have the numbers 0 to 296"),
     ("autoencoder", "interpolate --between latents", "no prior to draw from"),
     ("pytorch-examples", "traverse --image 297", "--image must be from 0 to 296, found 297"),
-    ("pytorch-examples", "traverse --reach 0", "--reach must be a number above 0, found 0"),
-    ("pytorch-examples", "traverse --reach nan", "--reach must be a number above 0, found nan"),
+    ("pytorch-examples", "traverse --reach 0", "--reach must be a number above 0 and at most 1000, found 0"),
+    ("pytorch-examples", "traverse --reach nan", "--reach must be a number above 0 and at most 1000, found nan"),
     ("pytorch-examples", "traverse --label 1", "--label must be left out"),
     ("pytorch-examples", "traverse --latents 0", "--latents must be from 1 to 100, found 0"),
     ("conditional", "traverse --label 10", "--label must be from 0 to 9, found 10"),
     ("conditional", "manifold", "two latents, and the model has 3"),
     ("pytorch-examples", "manifold --steps 61", "--steps must be from 2 to 60, found 61"),
     ("conditional", "embed --by latents", "the model has 3"),
+    ("conditional", "embed --seed 99999999999999999999", "seed"),
+    ("conditional", "embed --projector no/such", "can't be made: its parent is no folder"),
     ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
     ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
-    ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0, found 0"),
-    ("pytorch-examples", "sample --temperature inf", "--temperature must be a number above 0, found inf"),
+    ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),
+    (
+        "pytorch-examples",
+        "sample --temperature inf",
+        "--temperature must be a number above 0 and at most 1000, found inf",
+    ),
 ]
 
 

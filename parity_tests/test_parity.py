@@ -64,6 +64,7 @@ def fault(cause: str) -> Fault:
     return next(fault for fault in vae_faults.FAULTS if fault.cause == cause)
 
 
+@pytest.mark.slow
 def test_a_fault_fails_the_proof_and_is_named_in_its_verdict() -> None:
     with injection.injected(fault("KL averaged over latents, not summed")):
         found = parity.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"])
@@ -77,6 +78,7 @@ def test_a_fault_fails_the_proof_and_is_named_in_its_verdict() -> None:
     assert [f.passed for f in unnamed.findings] == [f.passed for f in found.findings]
 
 
+@pytest.mark.slow
 def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
     """In float32 alone: half the learning rate from step 23 on is beyond the noise floor, and step 23 is found."""
     spec, data = in_float32(SPEC), few(SPEC)

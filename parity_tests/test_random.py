@@ -25,7 +25,7 @@ SHAPES = st.sampled_from(
 FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 
-many = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 pytestmark = pytest.mark.usefixtures("x64")
 
 

@@ -356,6 +356,7 @@ def test_a_map_shows_the_directions_in_which_codes_differ_most() -> None:
     assert (directions.max(1) > 0.99).all()  # with the sign that makes the largest part positive
     np.testing.assert_allclose(directions @ directions.T, np.eye(2), atol=1e-12)
     assert shares == pytest.approx([9 / 10.05, 1 / 10.05], abs=0.02)
-    np.testing.assert_array_equal(latents.flat(codes[:, :2])[0], np.eye(2))
+    tilted = codes[:, 1:2] * [1.0, 1.0] + 0.1 * codes[:, 2:]
+    np.testing.assert_allclose(np.cov((tilted @ latents.flat(tilted)[0].T).T)[0, 1], 0, atol=1e-12)
     np.testing.assert_array_equal(latents.flat(codes[:, :1])[0], [[1], [0]])
     np.testing.assert_array_equal(latents.flat(np.zeros((5, 3)))[1], 0)

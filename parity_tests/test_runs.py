@@ -52,6 +52,7 @@ def test_500_steps_in_float64(both) -> None:
     assert gap(our_weights, their_weights) < (1e-9,)
 
 
+@pytest.mark.slow
 def test_300_steps_of_a_deep_model_with_beta_and_a_64_bit_seed(both) -> None:
     flags = (
         "--dtype float64 --max-steps 300 --hidden 200 100 --latent 7 --beta 2.5 --batch-size 200 --seed 12345678901234"

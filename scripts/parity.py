@@ -102,7 +102,7 @@ def main(options: Parity) -> int:
                 reports[name].about["precisions"] = [effect._asdict() for effect in effects]
         bar.update()
     found = parity.merged(reports)
-    print(f"\n{', '.join(specs)} on {dataset.name}, seed {options.seed}; {devices}\n")
+    print(f"\n{', '.join(specs)} on {dataset.name}, seed {next(iter(specs.values())).training.seed}; {devices}\n")
     print((report.to_brief if options.brief else report.to_markdown)(found))
     if effects:
         print(precision.to_markdown(effects))

@@ -106,6 +106,8 @@ def _require(options: Reproduce) -> None:
     for name in options.names:
         if name not in {*PROTOCOLS, *presets, ALL}:
             raise InputError(f"There is no protocol {name!r}; choose of {', '.join(PROTOCOLS)}, or all.")
+    if options.data == "auto":
+        raise InputError("--data auto may be either of two; name the images.")
     if not options.names and not options.readme:
         raise InputError("Name a protocol, or all; --list says which there are.")
     staged = {called for name, protocol in PROTOCOLS.items() if protocol.staged for called in (name, protocol.preset)}

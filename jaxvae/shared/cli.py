@@ -1,6 +1,7 @@
 """The command line, written once: each package hands it its own functions."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -81,6 +82,8 @@ _COMMANDS = (  # beside train and sweep
 
 def run(side: ModuleType) -> NoReturn:
     """Runs the command line as a process of its own, and ends it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # or a pipe is told of an epoch when the run is through
     try:
         status = main(side)
         sys.stdout.flush()

@@ -5,12 +5,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from jaxvae.shared import runs
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.opening import RunPaths
 
 _KINDS = ("png", "pdf", "svg")
 _WIDTH, _HEIGHT, _LINE = 7.0, 2.1, 0.16  # inches: a paper's two columns, a panel, a line of the legend
@@ -35,7 +34,7 @@ class Curves:
 
         curves runs/jaxvae-1 runs/torchvae-1 --log --out curves.png"""
 
-    run: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    run: RunPaths
     """The run folders, whichever package wrote them, still training or not."""
     out: Path
     """The PNG, PDF or SVG to write."""
@@ -89,6 +88,8 @@ def picture(found: Sequence[runs.Run], kind: str = "png", log: bool = False) -> 
 
 
 def _records(run: runs.Run) -> list[dict[str, Any]]:
+    if "imported" in run.config:
+        raise InputError(f"{run.path} was imported: how it learned was not recorded; leave it out.")
     records = runs.read_metrics(run)
     if not records:
         raise InputError(f"{run.path} has no metrics yet; its first come with the end of its first epoch.")

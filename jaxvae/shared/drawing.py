@@ -6,14 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxvae.shared import figures, latents, needs, panels, paths, runs
+from jaxvae.shared import figures, latents, needs, panels, paths
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.opening import RunPath, open_images, open_run
+from jaxvae.shared.opening import RunPath, encode_first, open_images, open_run
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.training import Device
 
 _MOST = 10_000  # samples in a picture
 _WIDEST, _TALLEST = 60, 100  # images in a row, and rows of them
+_FARTHEST = 1000  # deviations of the prior
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,7 @@ class Manifold:
 def sample(side: Any, command: Sample) -> None:
     """Raises InputError for what can't be done as asked, as the others below do."""
     _require("n", command.n, 1, _MOST)
-    if not 0 < command.temperature < np.inf:
-        raise InputError(f"--temperature must be a number above 0, found {command.temperature:g}.")
+    _require_above("temperature", command.temperature)
     figures.require_png(command.out)
     # Epochs count from 1, so that a run's own pictures are never drawn from this key.
     key = side.stream_key(side.root_key(command.seed), "pictures", 0)
@@ -191,15 +191,16 @@ def interpolate(side: Any, command: Interpolate) -> None:
         dataset = open_images(run, command.data_root)
         places = np.array(command.images or range(2 * command.n))
         if not 0 <= places.min() <= places.max() < len(dataset.test):
-            raise InputError(f"Test images have the numbers 0 to {len(dataset.test) - 1}; give others with --images.")
+            most = len(dataset.test) - 1
+            raise InputError(f"Test images have the numbers 0 to {most}; give others with --images, or a smaller --n.")
         places = places.reshape(-1, 2)
-        ends = _codes(side, run, weights, dataset.test[: places.max() + 1], dataset.test_labels).mean[places]
+        ends = encode_first(side, run, weights, dataset, places.max() + 1).mean[places]
         labels = dataset.test_labels[places]
         told = labels[:, 0] if spec.model.classes else None
         ways = side.interpolate(spec, weights, *ends.swapaxes(0, 1), command.steps, told, command.spherical)
         shown = dataset.test[places] / 255
         found = np.concatenate([shown[:, :1], ways, shown[:, 1:]], axis=1)
-        names = [f"{a} to {b}" for a, b in labels]
+        names = [f"{a} to {b}" for a, b in (labels if dataset.labelled else places)]
         heads = ["from", *_shares(command.steps), "to"]
     kind = "along an arc" if command.spherical else "in a straight line"
     caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
@@ -211,13 +212,12 @@ def traverse(side: Any, command: Traverse) -> None:
     figures.require_png(command.out)
     _require("steps", command.steps, 2, _WIDEST)
     _require("latents", command.latents, 1, _TALLEST)
-    if not 0 < command.reach < np.inf:
-        raise InputError(f"--reach must be a number above 0, found {command.reach:g}.")
+    _require_above("reach", command.reach)
     run, weights = open_run(side, command.run, command.device)
     dataset = open_images(run, command.data_root)
     if command.image is not None:
         _require("image", command.image, 0, len(dataset.test) - 1)
-    codes = _codes(side, run, weights, dataset.test, dataset.test_labels)
+    codes = encode_first(side, run, weights, dataset, len(dataset.test))
     space, prior = latents.space(run.spec, codes, str(command.run)), needs.has_prior(run.spec)
     order, base = space.order[: command.latents], space.centre if command.image is None else codes.mean[command.image]
     low, high = (-command.reach, command.reach) if prior else (space.low[order], space.high[order])
@@ -227,8 +227,9 @@ def traverse(side: Any, command: Traverse) -> None:
         label = int(dataset.test_labels[command.image])
     found = side.traverse(run.spec, weights, base, order, values, label)
     names = [f"latent {i + 1}\n{space.activity[i]:.2f} {space.unit}" for i in order]
-    heads = [f"{value:.1f}" for value in values[0]] if prior else ["least", *[""] * (command.steps - 2), "largest"]
-    start = "the prior's mean" if prior else "the mean code"
+    heads, start = ["least", *[""] * (command.steps - 2), "largest"], "the mean code"
+    if prior:
+        heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
     caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
     figures.write(panels.rows(found, names, caption, heads), command.out)
     print(f"{len(found)} of {run.spec.model.latent} latents in {command.out}")
@@ -247,13 +248,6 @@ def manifold(side: Any, command: Manifold) -> None:
     print(f"{command.steps} by {command.steps} images in {command.out}")
 
 
-def _codes(side: Any, run: runs.Run, weights: Any, images: np.ndarray, labels: np.ndarray) -> Any:
-    """What the encoder gives the first test images."""
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", 0)
-    told = labels[: len(images)] if run.spec.model.classes else None
-    return side.encode_images(run.spec, weights, images, key, told)
-
-
 def _told(spec: Spec, label: int | None) -> int | None:
     """The class to draw; None for a model without classes. Raises InputError for one that there isn't."""
     classes = spec.model.classes
@@ -266,6 +260,11 @@ def _told(spec: Spec, label: int | None) -> int | None:
 def _require(name: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise InputError(f"--{name} must be from {least} to {most}, found {value}.")
+
+
+def _require_above(name: str, value: float) -> None:
+    if not 0 < value <= _FARTHEST:
+        raise InputError(f"--{name} must be a number above 0 and at most {_FARTHEST}, found {value:g}.")
 
 
 def _shares(steps: int) -> list[str]:

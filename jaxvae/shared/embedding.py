@@ -9,7 +9,8 @@ import numpy as np
 from jaxvae.shared import figures, panels, projector
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.latents import flat
-from jaxvae.shared.opening import RunPath, open_images, open_run
+from jaxvae.shared.opening import RunPath, encode_first, open_images, open_run
+from jaxvae.shared.spec import require_seed
 from jaxvae.shared.training import Device
 
 By = Literal["auto", "latents", "pca", "tsne"]
@@ -48,6 +49,9 @@ class Embed:
 def embed(side: Any, command: Embed) -> None:
     """Raises InputError for what can't be done as asked."""
     figures.require_png(command.out)
+    require_seed(command.seed)
+    if command.projector is not None and not command.projector.parent.is_dir():
+        raise InputError(f"{command.projector} can't be made: its parent is no folder; give another --projector.")
     if command.n < 2:
         raise InputError(f"--n must be at least 2, found {command.n}.")
     run, weights = open_run(side, command.run, command.device)
@@ -55,9 +59,7 @@ def embed(side: Any, command: Embed) -> None:
         raise InputError(f"--by latents shows two of them, and the model has {run.spec.model.latent}; choose another.")
     dataset = open_images(run, command.data_root)
     images, labels = dataset.test[: command.n], dataset.test_labels[: command.n]
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", 0)
-    told = labels if run.spec.model.classes else None
-    latents = side.encode_images(run.spec, weights, images, key, told).mean
+    latents = encode_first(side, run, weights, dataset, command.n).mean
     places, names = placed(latents, command.by, command.seed)
     caption = f"The first {len(images):,} test images of {dataset.name}"
     figures.write(panels.points(places, labels, names, caption), command.out)
@@ -77,7 +79,7 @@ def placed(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndar
         if len(latents) < _FEWEST:
             raise InputError(f"t-SNE needs at least {_FEWEST} images, found {len(latents)}; give a larger --n.")
         perplexity = min(30.0, (len(latents) - 1) / 3)
-        model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+        model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32)
         return model.fit_transform(latents), ("t-SNE 1", "t-SNE 2")
     directions, shares = flat(latents)
     names = [f"component {i + 1}, {100 * share:.0f} % of the variance" for i, share in enumerate(shares)]

@@ -13,7 +13,7 @@ import tyro
 from jaxvae.shared import comparison, data, measures, metrics, needs, runs
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.keeping import keep, packed, rows, table
-from jaxvae.shared.opening import RunPath
+from jaxvae.shared.opening import RunPath, trained
 from jaxvae.shared.spec import Spec
 from jaxvae.shared.training import Device
 
@@ -95,6 +95,8 @@ def chosen(spec: Spec, command: Evaluate) -> list[str]:
     if command.measures in (CHEAP, ("all",)):
         return [name for name in (CHEAP if command.measures == CHEAP else _ALL) if senseless(spec, name) is None]
     for name in command.measures:
+        if name == "all":
+            raise InputError("The measure all stands alone; leave out the others, or it.")
         if name not in _ALL:
             raise InputError(f"There is no measure {name!r}; choose of {', '.join(_ALL)}, or all.")
         if (reason := senseless(spec, name)) is not None:
@@ -124,12 +126,6 @@ def subject(side: Any, run: runs.Run, weights: Any, dataset: data.Dataset, sampl
     step, epoch = trained(run)
     key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
     return Subject(side, run, weights, dataset, key, samples, step, epoch)
-
-
-def trained(run: runs.Run) -> tuple[int, int]:
-    """The steps and epochs that the run's metrics tell of; those of a run without any are not known."""
-    records = runs.read_metrics(run)
-    return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
 
 
 def take(subject: Subject, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -38,8 +38,9 @@ def samples(subject: Subject, n: int, label: int | None = None) -> np.ndarray:
 
 
 def along(space: Space, latent: int) -> np.ndarray:
-    """Codes along a latent through the centre: `[STOPS, latent]`."""
-    values = np.linspace(space.low[latent], space.high[latent], STOPS)
+    """Codes along a latent, the centre in the middle: `[STOPS, latent]`."""
+    ends = space.low[latent], space.centre[latent], space.high[latent]
+    values = np.interp(np.arange(STOPS), [0, STOPS // 2, STOPS - 1], ends)
     return paths.along(space.centre, np.array([latent]), values[None])[0]
 
 
@@ -127,7 +128,7 @@ def _points(subject: Subject, space: Space, again: bool) -> dict[str, Any]:
     n = min(_POINTS, len(data.test), max(1, _POINTS_ROOM // spec.model.pixels))
     columns = math.ceil(math.sqrt(n))
     codes, labels = space.codes[:n], data.test_labels[:n]
-    directions, _ = flat(space.codes)
+    directions = np.eye(2) if codes.shape[1] == 2 else flat(space.codes)[0]
     middle = space.codes.mean(0)
     found = (codes - middle) @ directions.T
     if codes.shape[1] == 1:  # the other axis is the label's

@@ -54,9 +54,11 @@ def save(picture: np.ndarray, path: Path) -> None:
 
 
 def require_png(path: Path) -> None:
-    """Raises InputError unless a picture can be called so; worth asking before what takes long."""
+    """Raises InputError unless a picture can be called so, and has a folder; worth asking before what takes long."""
     if path.suffix.lower() != ".png":
         raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+    if not path.parent.is_dir():
+        raise InputError(f"The picture {path} can't be written (No such folder); give another --out.")
 
 
 def write(picture: bytes, path: Path) -> None:

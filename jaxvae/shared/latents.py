@@ -45,16 +45,14 @@ def space(spec: Spec, posteriors: Any, name: str) -> Space:
 
 
 def flat(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The directions `[2, latent]` that show codes `[n, latent]` best, and the share of the codes' variance that each
-    has, `[2]`: two latents themselves, of more the first two principal components."""
-    latent = codes.shape[1]
-    total = codes.var(0).sum()
-    if latent <= 2:
-        shares = np.resize(np.append(codes.var(0), 0.0), 2)
-        return np.eye(2, latent), shares / total if total > 0 else shares
+    """The directions `[2, latent]` of the first two principal components of codes `[n, latent]`, and the share of the
+    codes' variance that each has, `[2]`. One latent is the first direction, and nothing the second."""
+    latent, total = codes.shape[1], codes.var(0).sum()
+    if latent == 1:
+        return np.eye(2, 1), np.array([1.0 if total > 0 else 0.0, 0.0])
     values, vectors = np.linalg.eigh(np.cov(codes.T, bias=True))
     first = vectors[:, ::-1][:, :2].T
     # The sign of an eigenvector is nobody's; so that it is the same each time.
     first = first * np.where(first[np.arange(2), np.abs(first).argmax(1)] < 0, -1, 1)[:, None]
-    shares = values[::-1][:2]
+    shares = values[::-1][:2].clip(0)  # of codes in a line the second may be rounded below
     return first, shares / total if total > 0 else 0 * shares

@@ -24,6 +24,19 @@ def open_run(side: Any, path: Path, device: Device) -> tuple[runs.Run, Any]:
     return run, weights
 
 
+def trained(run: runs.Run) -> tuple[int, int]:
+    """The steps and epochs that the run's metrics tell of; those of a run without any are not known."""
+    records = runs.read_metrics(run)
+    return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
+
+
+def encode_first(side: Any, run: runs.Run, weights: Any, dataset: data.Dataset, n: int) -> Any:
+    """The posteriors of the first `n` test images, or of all, seen as in the last epoch's evaluation."""
+    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", trained(run)[1])
+    labels = dataset.test_labels[:n] if run.spec.model.classes else None
+    return side.encode_images(run.spec, weights, dataset.test[:n], key, labels)
+
+
 def open_images(run: runs.Run, root: Path | None, whole: bool = False) -> data.Dataset:
     """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
     was not given to train on. Raises InputError where they are not to be had, or others."""

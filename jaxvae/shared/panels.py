@@ -32,7 +32,10 @@ def rows(images: np.ndarray, labels: Sequence[str], caption: str = "", heads: Se
         _draw(axes, strip)
         middle = (bottom + height / 2) / (pitch * len(strips))
         figure.text(-_MARGIN / width, middle, label, ha="right", va="center", size=_TEXT, parse_math=False)
+    every = -(-_LETTER * (1 + max(map(len, heads), default=0)) // (width // n))  # those that have room
     for i, head in enumerate(heads):
+        if i % every and head != heads[-1]:
+            continue
         figure.text((i + 0.5) / n, 1, head, ha="center", va="bottom", size=_TEXT - 1, parse_math=False)
     above = 1 + (1.4 * _LINE / (pitch * len(strips)) if heads else 0)
     told = textwrap.fill(caption, max(30, width // _LETTER))

@@ -1,6 +1,7 @@
 """The command that writes a page about runs: what they are, learned and can draw."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _large(seen: Subject, measured: dict[str, dict[str, Any]]) -> list[tuple[str
 def _curves(seen: Subject) -> str:
     records = runs.read_metrics(seen.run)
     if not records:
-        return webpage.paragraph("Its training was not recorded here: the run was imported.")
+        why = "the run was imported" if "imported" in seen.run.config else "its metrics.jsonl is empty"
+        return webpage.paragraph(f"Its training was not recorded here: {why}.")
     splits = [split for split in ("train", "test") if any(record["split"] == split for record in records)]
     return webpage.curves(charts.learning_curves(records, seen.run.spec.terms), splits)
 
@@ -153,7 +155,7 @@ def _traversals(seen: Subject, space: latents.Space) -> str:
 def _measures(seen: Subject, measured: dict[str, dict[str, Any]]) -> str:
     rows = [(term, f"{measured['terms'][term]:.3f}", "nats per image") for term in seen.run.spec.terms]
     rows += [row for name, found in measured.items() if name != "kl-by-latent" for row in keeping.rows(name, found)]
-    after = f"after {seen.step:,} steps" if seen.step else "as it was imported"
+    after = f"after {seen.step:,} steps" if seen.step else "as its weights are"
     told = f"Of {len(seen.data.test):,} test images of {seen.data.name}, {after}."
     found = webpage.paragraph(told, "soft") + webpage.table(("measure", "value", "unit"), rows, "Measures", (1,))
     if "kl-by-latent" in measured:
@@ -174,7 +176,9 @@ def _agreement(run: runs.Run) -> str:
     found = agreement.read(run)
     if found is None:
         told = "Whether jaxvae and torchvae agree on this configuration was not measured; this measures and keeps it:"
-        return webpage.paragraph(told, "soft") + webpage.command(f"python scripts/parity.py --run {run.path}")
+        return webpage.paragraph(told, "soft") + webpage.command(
+            shlex.join(["python", "scripts/parity.py", "--run", str(run.path)])
+        )
     head, rows = agreement.brief(found.levels)
     verdict = webpage.paragraph(found.verdict, "pass" if found.passed else "fail")
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())

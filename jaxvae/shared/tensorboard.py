@@ -104,7 +104,9 @@ def _library() -> _Library:
             for name in ("proto.event_pb2", "proto.summary_pb2", "record_writer")
         )
     except ImportError:
-        raise InputError("--tensorboard needs tensorboardX; pip install 'jaxvae[tensorboard]'.") from None
+        raise InputError(
+            "--tensorboard needs tensorboardX; pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+        ) from None
     finally:
         for name in hidden:
             del sys.modules[name]

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -104,14 +105,14 @@ def train(side: Any, command: Train) -> None:
             print(f"{run.path}: {describe.summary(run.spec)}, {going.total:,} steps{since} on {device}")
         with watching.Bar(going.seen(going.total), going.seen(going.done), first) as bar:
             streamed = "" if command.stream is None else f" --stream {command.stream}"
-            again = f"{side.__name__} train --resume {run.path}{streamed}"
+            again = f"{side.__name__} train --resume {shlex.quote(str(run.path))}{streamed}"
             go(side, going, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
             last = runs.read_metrics(run)[-1]
             print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
             print(f"pictures in {run.images}\nweights in {run.weights}")
             if going.board is not None:
-                print(f"for TensorBoard in {going.board.folder}: tensorboard --logdir {run.path}")
+                print(f"for TensorBoard in {going.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
 
 
 @contextlib.contextmanager

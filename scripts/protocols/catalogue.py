@@ -72,7 +72,7 @@ def _of(name: str, epochs: int) -> Spec:
 def _paper(form: Form, k: int, title: str, paper: float, adam: float, cost: str, on_cpu: int = 0) -> Protocol:
     epochs, told = epochs_of(STAGES), f"{adam:.2f} to {paper:.2f}"
     whole = Band(round(adam - _BEYOND, 2), round(paper + _BEYOND, 2), _PAPER, f"{told}, ± {_BEYOND:g}")
-    part = Band(whole.low, math.inf, _PART, f"above the {told} of all {epochs:,} epochs")
+    part = Band(whole.low, math.inf, _PART, f"at least the {whole.low:g} of all {epochs:,} epochs")
     expected = ({nll(SAMPLES, on_cpu): part} if on_cpu else {}) | {nll(SAMPLES, epochs): whole}
     spec = replace(_of("iwae-paper", epochs), objective=ObjectiveSpec(form=form, samples=k))
     return Protocol(f"IWAE paper, {title}", "iwae-paper", spec, expected, cost, likelihood, on_cpu=on_cpu)

@@ -1,12 +1,10 @@
 """What is read from a run that is through: figures by their names, nats per image unless the name says otherwise."""
 
 from collections.abc import Container
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxvae.shared import comparison, data, figures, runs, strict
-from jaxvae.shared.errors import InputError
-from jaxvae.shared.evaluation import Evaluate, evaluate
+from jaxvae.shared import comparison, data, figures, keeping, runs
+from jaxvae.shared.evaluation import subject, take
 from jaxvae.shared.training import Device
 
 SHARE = "test squared error as a share of PCA's"
@@ -61,11 +59,13 @@ def terms(finished: Finished) -> dict[str, float]:
 def likelihood(finished: Finished) -> dict[str, float]:
     """Taken once: the run's measures.json keeps it."""
     run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
-    found = _kept(run)
+    found = keeping.kept(run).get("log-likelihood")
     if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
-        asked = Evaluate(run.path, ("log-likelihood",), samples)
-        evaluate(finished.side, asked, run, finished.weights, finished.dataset)
-        found = strict.read(_measures(run))["log-likelihood"]
+        seen = subject(finished.side, run, finished.weights, finished.dataset, samples)
+        taken = take(seen, ["log-likelihood"])
+        print(keeping.table(keeping.rows("log-likelihood", taken["log-likelihood"])))
+        keeping.keep(finished.side.__name__, run, taken)
+        found = taken["log-likelihood"]
     return {nll(samples, finished.epochs): -found["log_likelihood"]}
 
 
@@ -93,20 +93,3 @@ def by_class(finished: Finished) -> dict[str, float]:
     figures.save(figures.grid(samples, spec.model.classes), picture)
     print(f"samples, a column for each class, in {picture}")
     return terms(finished)
-
-
-def _measures(run: runs.Run) -> Path:
-    return run.path / "measures.json"
-
-
-def _kept(run: runs.Run) -> dict[str, Any] | None:
-    """What was found of the log-likelihood before, if anything. Raises InputError for what train didn't write."""
-    if strict.instead_of_file(_measures(run)) == "nothing":
-        return None
-    try:
-        found = strict.read(_measures(run)).get("log-likelihood")
-        if found is not None and not {"step", "samples", "by", "log_likelihood"} <= set(found):
-            raise ValueError("a log-likelihood's step, samples and by are called for")
-    except (ValueError, AttributeError, TypeError, OSError) as error:
-        raise InputError(f"{_measures(run)} doesn't hold measures ({error}); remove it.") from None
-    return found

@@ -164,7 +164,12 @@
       for (let i = 0; i < run.classes; i++) select.append(element("option", { value: i }, String(i)));
       select.addEventListener("change", () => {
         this.label = Number(select.value);
-        if (this.frame?.sheet === "again") this.frame = this.middle(); // whose class is the image's own
+        if (this.frame?.sheet === "again") {
+          // Whose class is the image's own.
+          this.frame = this.middle();
+          this.z.set(run.centre);
+          this.point = null;
+        }
         this.changed(`Class ${this.label}.`);
       });
     }
@@ -225,13 +230,26 @@
       const { run } = this;
       if (run.frames) {
         this.z.set(run.centre);
-        this.z[latent] = run.low[latent] + ((run.high[latent] - run.low[latent]) * value) / (run.frames.stops - 1);
+        this.z[latent] = this.at(latent, value);
         this.frame = { sheet: rank, stop: value };
         this.point = null;
       } else {
         this.z[latent] = value;
       }
       this.changed(this.point === null ? "" : `Moved from test image ${this.point + 1}.`);
+    }
+
+    // The value of a latent at a stop of its frames, which have the centre in the middle.
+    at(latent, stop) {
+      const [low, centre, high] = [this.run.low[latent], this.run.centre[latent], this.run.high[latent]];
+      const half = (this.run.frames.stops - 1) / 2;
+      return stop <= half ? low + ((centre - low) * stop) / half : centre + ((high - centre) * (stop - half)) / half;
+    }
+
+    // The stop that is nearest to a value.
+    stop(latent, value) {
+      const stops = Array.from({ length: this.run.frames.stops }, (_, stop) => Math.abs(this.at(latent, stop) - value));
+      return stops.indexOf(Math.min(...stops));
     }
 
     middle() {
@@ -263,7 +281,11 @@
       this.z.set(this.codes.subarray(point * latent, (point + 1) * latent));
       if (classes) this.label = points.labels[point];
       if (frames) this.frame = { sheet: "again", stop: point };
-      this.changed(`Test image ${point + 1}, label ${points.labels[point]}.`);
+      this.changed(`Test image ${point + 1}${this.labelled(point)}.`);
+    }
+
+    labelled(point) {
+      return this.kinds.length > 1 ? `, label ${this.run.points.labels[point]}` : "";
     }
 
     click(x, y) {
@@ -302,8 +324,8 @@
       if (!this.there) return;
       const { run } = this;
       for (const { latent, input, output } of this.sliders) {
-        const [low, high, value] = [run.low[latent], run.high[latent], this.z[latent]];
-        input.value = run.frames ? Math.round(((value - low) / (high - low || 1)) * (run.frames.stops - 1)) : value;
+        const value = this.z[latent];
+        input.value = run.frames ? this.stop(latent, value) : value;
         output.textContent = value.toFixed(2).replace(/^-(0\.00)$/, "$1");
         input.setAttribute("aria-valuetext", output.textContent);
       }
@@ -352,8 +374,7 @@
         return;
       }
       this.cut(context, this.originals, this.run.points.columns, this.point);
-      const label = this.kinds.length > 1 ? `, label ${this.run.points.labels[this.point]}` : "";
-      this.part(".original figcaption").textContent = `test image ${this.point + 1}${label}`;
+      this.part(".original figcaption").textContent = `test image ${this.point + 1}${this.labelled(this.point)}`;
     }
 
     showMap() {
