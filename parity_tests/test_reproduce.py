@@ -128,7 +128,7 @@ BAND = Band(105.3, 105.9, "")
         (105.0, BAND, "0.30 below"),
         (-5.0, Band(-math.inf, 1, ""), "within"),
         (1.5, Band(-math.inf, 1, ""), "0.50 above"),
-        (1e9, Band(86.2, math.inf, ""), "within"),
+        (1e9, Band(86.2, math.inf, ""), "not below"),
         (86.0, Band(86.2, math.inf, ""), "0.20 below"),
     ],
 )

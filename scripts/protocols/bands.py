@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 _DIGITS = 2  # after the point: of every figure that is shown, and so of what a band is held to
-WITHIN = "within"
+WITHIN, NOT_BELOW = "within", "not below"
 
 
 class Band(NamedTuple):
@@ -34,13 +34,13 @@ def around(value: float, width: float, source: str) -> Band:
 
 
 def verdict(value: float, band: Band) -> str:
-    """WITHIN, or by how much it is off."""
+    """WITHIN, or by how much it is off; no more than that it is not below, where nothing is above a band."""
     found = round(value, _DIGITS)
     if found < band.low:
         return f"{shown(band.low - found)} below"
     if found > band.high:
         return f"{shown(found - band.high)} above"
-    return WITHIN
+    return WITHIN if math.isfinite(band.high) else NOT_BELOW
 
 
 def shown(value: float) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import write_atomically
-from protocols.bands import WITHIN, Band, shown, verdict
+from protocols.bands import NOT_BELOW, WITHIN, Band, shown, verdict
 from protocols.catalogue import PROTOCOLS, STAGES, epochs_of
 from protocols.running import MNIST, Kept
 
@@ -103,8 +103,8 @@ def _cell(found: dict[int, float | None], seeds: Sequence[int], band: Band | Non
     if band is None:
         return told
     verdicts = {seed: verdict(v, band) for seed, v in zip(seeds, values, strict=True) if v is not None}
-    off = [f"{word} (seed {seed})" for seed, word in verdicts.items() if word != WITHIN]
-    return f"{told}: {', '.join(off) or WITHIN}"
+    off = [f"{word} (seed {seed})" for seed, word in verdicts.items() if word not in (WITHIN, NOT_BELOW)]
+    return f"{told}: {', '.join(off) or next(iter(verdicts.values()))}"
 
 
 def _listed(items: Iterable[object]) -> str:
