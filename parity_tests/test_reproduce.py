@@ -167,7 +167,7 @@ def test_other_images_are_held_to_nothing() -> None:
 def test_the_caption_says_by_what() -> None:
     words = tables.caption([kept(test=1.0), kept("torchvae", test=1.0)])
     assert "by jaxvae on cpu (cpu) with jaxvae 0.1.0; by torchvae on" in words
-    assert "`python scripts/reproduce.py NAME --package PACKAGE`" in words
+    assert "`python scripts/reproduce.py NAME`" in words
 
 
 def test_the_readme_gets_the_table_and_keeps_the_rest(tmp_path) -> None:

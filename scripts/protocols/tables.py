@@ -56,7 +56,8 @@ def caption(kept: Sequence[Kept]) -> str:
         by.append(f"{package} on {devices} with {', '.join(' '.join(pair) for pair in versions.items())}")
     return (
         f"Nats per image of {_listed(sorted({one.data for one in kept}))}; by {'; by '.join(by)}. Seed 0 where none is "
-        f"named. `{COMMAND} NAME --package PACKAGE` does a row again, `--list` says where what is expected is from."
+        f"named. `{COMMAND} NAME` does a row again, `--package torchvae` by torchvae, `--list` says where what is "
+        "expected is from."
     )
 
 
