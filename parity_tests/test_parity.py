@@ -23,7 +23,7 @@ from parity_tests.injection import SPEC, Fault
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "parity.py"
 RANDOM = 50
-IN_THE_SUITE = 1
+IN_THE_SUITE = 0  # the presets that pass in test_family_parity are as many alarms that must not be
 
 
 def random_spec(seed: int) -> Spec:
