@@ -338,6 +338,20 @@ def test_frames_stand_in_for_a_decoder_that_is_not_in_the_page(view, trained) ->
     assert (shown[0] != shown[-1]).any()
 
 
+def test_a_class_chosen_beside_frames_leaves_the_test_image(view, trained) -> None:
+    """Its reconstruction was rendered in its own class alone: what is shown instead is the middle, and said to be."""
+    page, run = view(), list(MODELS).index("conv")
+    explorer(page, run).locator(".map canvas").focus()
+    for key in ("ArrowRight", "ArrowLeft"):  # from the outermost there may be none in a direction
+        page.keyboard.press(key)
+    assert state(page, run)["point"] is not None
+    explorer(page, run).get_by_label("Class").select_option("7")
+    found = state(page, run)
+    assert (found["point"], found["label"], found["z"]) == (None, 7, [0.0] * 4)
+    expected = 255 * generated("torchvae", trained / "conv", np.zeros((1, 4)), np.array([7]))[0]
+    np.testing.assert_allclose(pixels(page, run), np.broadcast_to(expected, (8, 8, 3)), atol=0.51)
+
+
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_wider_than_the_window(view, package: str, width: int) -> None:

@@ -20,7 +20,7 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import agreement, charts, cli, latents, recipe, reporting, runs
+from jaxvae.shared import agreement, charts, cli, explorer, latents, recipe, reporting, runs
 from jaxvae.shared.agreement import Agreement, Level
 from jaxvae.shared.presets import PRESETS
 from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
@@ -331,6 +331,8 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     told = text(page(capsys, out))
     assert "Its training was not recorded here: the run was imported." in told
     assert "It was imported from vae.pt, not trained here." in told
+    assert cli.main(torchvae, ["curves", str(out), "--out", str(tmp_path / "c.png")]) == 2
+    assert capsys.readouterr().err == f"torchvae: {out} was imported: how it learned was not recorded; leave it out.\n"
 
 
 @pytest.mark.parametrize(
@@ -346,6 +348,16 @@ def test_a_chart_holds_its_curve(y: list[float]) -> None:
     assert len(points) <= 300
     assert ((points >= 0) & (points <= [340, 200])).all()
     assert len(set(re.findall(r">([^<>]+)</text>", svg))) >= 4  # some ticks on either axis, and its name
+
+
+def test_frames_have_the_centre_in_the_middle() -> None:
+    """Of codes, whose mean is not halfway from the least to the largest."""
+    low, high, centre = np.array([-1.0, 0.0]), np.array([5.0, 2.0]), np.array([0.5, 1.5])
+    space = latents.Space(np.zeros((1, 2)), low, "variance", np.array([1, 0]), low, high, centre)
+    found = explorer.along(space, 0)
+    np.testing.assert_array_equal(found[[0, explorer.STOPS // 2, -1], 0], [-1, 0.5, 5])
+    np.testing.assert_array_equal(found[:, 1], 1.5)
+    assert (np.diff(found[:, 0]) > 0).all()
 
 
 def test_a_map_shows_the_directions_in_which_codes_differ_most() -> None:
