@@ -107,14 +107,14 @@ def main(options: Parity) -> int:
     if effects:
         print(precision.to_markdown(effects))
     print(report.verdict(found))
-    if run is not None:
-        keep(run, report.to_agreement(found, run.spec, options.steps))
     if options.json is not None:
         write(options.json, json.dumps(report.to_json(found), indent=1, allow_nan=False).encode())
     if options.junit is not None:
         write(options.junit, report.to_junit(found))
     if options.html is not None:
         write(options.html, report.to_html(found).encode())
+    if run is not None:
+        keep(run, report.to_agreement(found, run.spec, options.steps))
     return 0 if found.passed else 1
 
 
