@@ -142,7 +142,11 @@ def pixel_logvar(spec: Spec, decoded: Decoded) -> Array:
     return _LOWEST + _softplus(decoded.logvar - _LOWEST)
 
 
+@jax.custom_jvp
 def _softplus(x: Array) -> Array:
     """log(1 + e^x)."""
-    # min(x, -x) is -|x| with slope 0 at 0, as in PyTorch; JAX gives |x| slope 1 there.
-    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+# Written out: JAX gives |x| slope 1 at 0, and derives what costs a step on a CPU 4 % more.
+_softplus.defjvps(lambda tangent, value, x: tangent * jax.nn.sigmoid(x))
