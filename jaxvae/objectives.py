@@ -115,18 +115,18 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     """The negative evidence lower bound of each image, its expectation estimated at latents z = mean + sigma * eps
     (Kingma & Welling 2014, equation 10), its KL weighted by beta (Higgins et al. 2017), which may rise with the steps
     (Bowman et al. 2016)."""
-    posterior, error = encode_decode(spec, model, batch)
-    divergence = kl(posterior)
+    posterior, errors = encode_decode(spec, model, batch)
+    error, divergence = errors.mean(0), kl(posterior)
     beta = spec.effective_beta * ramp(batch.step, spec.objective.warmup, batch.x.dtype)
-    return {"loss": error.mean(0) + beta * divergence, "reconstruction": error.mean(0), "kl": divergence}
+    return {"loss": error + beta * divergence, "reconstruction": error, "kl": divergence}
 
 
 def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
-    posterior, error = encode_decode(spec, model, batch)
-    divergence = kl(posterior)
-    loss = capacity_loss(spec, error.mean(0), divergence, batch.step)
-    return {"loss": loss, "reconstruction": error.mean(0), "kl": divergence}
+    posterior, errors = encode_decode(spec, model, batch)
+    error, divergence = errors.mean(0), kl(posterior)
+    loss = capacity_loss(spec, error, divergence, batch.step)
+    return {"loss": loss, "reconstruction": error, "kl": divergence}
 
 
 def capacity_loss(spec: Spec, reconstruction: Array, kl: Array, step: Array | None) -> Array:
@@ -149,8 +149,9 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Arra
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     """What an autoencoder without a prior minimizes; its kl is 0."""
-    posterior, error = encode_decode(spec, model, batch)
-    return {"loss": error.mean(0), "reconstruction": error.mean(0), "kl": kl(posterior)}
+    posterior, errors = encode_decode(spec, model, batch)
+    error = errors.mean(0)
+    return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
 
 
 def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:

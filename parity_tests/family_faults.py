@@ -39,7 +39,7 @@ FAULTS = [
     Fault(BATCH_NORM, "var + _EPS", "var + 1e-3", "batch norm's eps 1e-3 for 1e-5", owner=J.BatchNorm, ground="conv"),
     Fault(T.activate, "leaky_relu(x, 0.01)", "leaky_relu(x, 0.2)", UNKNOWN, ground="conv"),
     Fault(T._flat, "x.permute(0, 2, 3, 1).flatten(1)", "x.flatten(1)", UNKNOWN, ground="conv"),
-    Fault(torchvae.train._update, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
+    Fault(torchvae.train.train_step, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
     # Objectives.
     Fault(torchvae.objectives.average, 'spec.objective.form == "capacity"', "False",
           UNKNOWN, ground="conv"),

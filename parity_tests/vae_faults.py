@@ -126,7 +126,7 @@ FAULTS = [
     Fault(KL, "torch.expm1(logvar)", "torch.exp(logvar)", "KL without its -1"),
     Fault(KL, "mean**2 + ", "", "KL without the mean's square"),
     Fault(objectives.negative_elbo, "beta * divergence", "divergence", "beta ignored"),
-    Fault(objectives.negative_elbo, "error.mean(0) + beta * divergence", "beta * error.mean(0) + divergence",
+    Fault(objectives.negative_elbo, "error + beta * divergence", "beta * error + divergence",
           "beta on the reconstruction"),
     Fault(jaxvae.objectives.negative_elbo, "beta * divergence", "beta**2 * divergence", "beta squared"),
     # The gradients.

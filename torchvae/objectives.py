@@ -118,18 +118,18 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     """The negative evidence lower bound of each image, its expectation estimated at latents z = mean + sigma * eps
     (Kingma & Welling 2014, equation 10), its KL weighted by beta (Higgins et al. 2017), which may rise with the steps
     (Bowman et al. 2016)."""
-    posterior, error = encode_decode(spec, model, batch)
-    divergence = kl(posterior)
+    posterior, errors = encode_decode(spec, model, batch)
+    error, divergence = errors.mean(0), kl(posterior)
     beta = spec.effective_beta * ramp(batch.step, spec.objective.warmup, batch.x.dtype)
-    return {"loss": error.mean(0) + beta * divergence, "reconstruction": error.mean(0), "kl": divergence}
+    return {"loss": error + beta * divergence, "reconstruction": error, "kl": divergence}
 
 
 def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
-    posterior, error = encode_decode(spec, model, batch)
-    divergence = kl(posterior)
-    loss = capacity_loss(spec, error.mean(0), divergence, batch.step)
-    return {"loss": loss, "reconstruction": error.mean(0), "kl": divergence}
+    posterior, errors = encode_decode(spec, model, batch)
+    error, divergence = errors.mean(0), kl(posterior)
+    loss = capacity_loss(spec, error, divergence, batch.step)
+    return {"loss": loss, "reconstruction": error, "kl": divergence}
 
 
 def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | None) -> Tensor:
@@ -151,8 +151,9 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tens
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     """What an autoencoder without a prior minimizes; its kl is 0."""
-    posterior, error = encode_decode(spec, model, batch)
-    return {"loss": error.mean(0), "reconstruction": error.mean(0), "kl": kl(posterior)}
+    posterior, errors = encode_decode(spec, model, batch)
+    error = errors.mean(0)
+    return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
 
 
 def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
@@ -176,8 +177,8 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
     """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
     posterior = model.encode(batch.seen, batch.labels, batch.training)
-    eps = batch.draws.eps if batch.draws.eps.ndim == 3 else batch.draws.eps[None]
-    k = len(eps)
+    eps = batch.draws.eps
+    k = len(eps) if eps.ndim == 3 else 1
     z = locate(posterior, eps).reshape(-1, eps.shape[-1])
     labels, training, x = batch.labels, batch.training, batch.x
     if k > 1:  # the samples stand one below the other, and share labels, pixels, weights and masks

@@ -66,7 +66,10 @@ def train_step(
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     told = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), told, split(_shares(x, x.dtype)), state.step)
-    return _update(spec, state, batch, _learning_rate(spec, epoch))
+    state.model.train()
+    state, terms = _update(spec, state, batch, _learning_rate(spec, epoch))
+    state.model.eval()
+    return state, terms
 
 
 def epoch_order(spec: Spec, key: random.Key, epoch: int, n: int) -> Tensor:
@@ -101,6 +104,7 @@ def train_epoch(
     static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
 
     log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
+    state.model.train()
     for key, draws in zip(at, _drawn(spec, at, batch), strict=True):
         place = state.step - epoch * steps
         these = slice(place * batch, (place + 1) * batch)
@@ -117,6 +121,7 @@ def train_epoch(
         batch_inputs = inputs(spec, x, draws, told, split(_shares(whole, x.dtype)), state.step)
         state, terms = _update(spec, state, batch_inputs, rate)
         torch.stack(terms, out=log[place])
+    state.model.eval()
     return state, log
 
 
@@ -133,7 +138,6 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
     """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
     reported: dict[str, Tensor] = {}
     assert batch.training is not None
-    state.model.train()
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
         with torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16"):
@@ -144,7 +148,6 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         reported |= {name: term.detach() for name, term in terms.items()}
-    state.model.eval()
     return state._replace(step=state.step + 1), collect(spec, reported)
 
 
