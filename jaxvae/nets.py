@@ -212,7 +212,7 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
 
 def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
     """The module over a nested dict of arrays. Its layers compute in bfloat16 for that dtype, else in the arrays'."""
-    return nnx.merge(_graphdef(spec, dtype), params)
+    return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
 
 
 def statistics(model: VAE) -> Params:
@@ -287,11 +287,11 @@ def one_hot(spec: ModelSpec, labels: Array | None, dtype: jnp.dtype) -> Array:
 
 
 @functools.cache
-def _graphdef(spec: ModelSpec, dtype: Dtype | None) -> nnx.GraphDef:
+def _graphdef(spec: ModelSpec, bfloat16: bool) -> nnx.GraphDef:
     """The model without its numbers: static, so `bind` costs nothing inside jit."""
     model = nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0)))
-    if dtype == "bfloat16":
-        model.set_attributes(dtype=dtype)
+    if bfloat16:
+        model.set_attributes(dtype="bfloat16")
     return nnx.split(model)[0]
 
 
