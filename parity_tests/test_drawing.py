@@ -144,6 +144,8 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     found = read(panels.points(places, labels, ("a", "b"), "caption"))
     coloured = found[np.ptp(found, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
+    other = panels.points(places, labels + 7, ("a", "b"), "caption")
+    assert np.array_equal(read(other), found) == (kinds == 1), "one label says nothing, and is not told"
     if kinds > 1:
         assert panels.points(places, labels, ("a", "b"), "x") != panels.points(places, labels[::-1], ("a", "b"), "x")
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import pty
 import re
 import resource
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -131,6 +133,17 @@ def test_a_pipe_gets_a_line_for_each_epoch(package, capsys, tmp_path) -> None:
         assert re.fullmatch(PACE, line.removeprefix(begin)), line
     assert lines[-1].endswith(", 00:00 left")
     assert err == ""
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_pipe_gets_it_when_the_epoch_ends(name: str, tmp_path) -> None:
+    many = [*TINY, "--epochs", "100000", "--out", str(tmp_path / "run")]
+    with subprocess.Popen([sys.executable, "-m", name, "train", *many], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while not (got := os.read(process.stdout.fileno(), 1 << 16)).startswith(b"epoch "):
+            assert got, "it ended"
+        process.kill()
+    assert len(got) < io.DEFAULT_BUFFER_SIZE, "what came first is what a full buffer gave"
 
 
 @pytest.mark.parametrize(("columns", "terms"), [(80, 3), (72, 2), (55, 1), (40, 0)])

@@ -64,7 +64,7 @@ def plane(images: np.ndarray, marks: np.ndarray, names: tuple[str, str], caption
 
 
 def points(places: np.ndarray, labels: np.ndarray, names: tuple[str, str], caption: str = "") -> bytes:
-    """A PNG of points `[n, 2]` in colours by their labels `[n]`, whole numbers, with a legend."""
+    """A PNG of points `[n, 2]` in colours by their labels `[n]`, whole numbers, with a legend where these differ."""
     import matplotlib
 
     figure = _figure(_COLUMN, _COLUMN)
@@ -80,8 +80,9 @@ def points(places: np.ndarray, labels: np.ndarray, names: tuple[str, str], capti
     axes.set_xlabel(names[0], size=_TEXT)
     axes.set_ylabel(names[1], size=_TEXT)
     axes.set_title(caption, size=_TEXT, loc="left", parse_math=False)
-    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "fontsize": _TEXT - 1}
-    axes.legend(**beside, markerscale=2.5, handletextpad=0.1, borderaxespad=0.3, ncols=-(-len(kinds) // 20))
+    if len(kinds) > 1:
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "fontsize": _TEXT - 1}
+        axes.legend(**beside, markerscale=2.5, handletextpad=0.1, borderaxespad=0.3, ncols=-(-len(kinds) // 20))
     return packed(figure)
 
 
