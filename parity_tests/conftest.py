@@ -1,13 +1,16 @@
 """What every test runs under: JAX at its strictest, either precision on request, MNIST where it is."""
 
+import atexit
 import os
 import shutil
 import tempfile
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
 # Nothing that was compiled before decides a test: the session's processes share programs in a folder of its own.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="parity_tests_programs_")
+if "PARITY_TESTS_PROGRAMS" not in os.environ:
+    os.environ["PARITY_TESTS_PROGRAMS"] = programs = tempfile.mkdtemp(prefix="parity_tests_programs_")
+    atexit.register(shutil.rmtree, programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from pathlib import Path
@@ -20,11 +23,6 @@ from jaxvae.shared import data
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -40,6 +40,7 @@ FAULTS = [
     Fault(T.activate, "leaky_relu(x, 0.01)", "leaky_relu(x, 0.2)", UNKNOWN, ground="conv"),
     Fault(T._flat, "x.permute(0, 2, 3, 1).flatten(1)", "x.flatten(1)", UNKNOWN, ground="conv"),
     Fault(torchvae.train.train_step, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
+    Fault(torchvae.train.train_epoch, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
     # Objectives.
     Fault(torchvae.objectives.average, 'spec.objective.form == "capacity"', "False",
           UNKNOWN, ground="conv"),

@@ -136,15 +136,17 @@ def test_a_pipe_gets_a_line_for_each_epoch(package, capsys, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_pipe_gets_it_when_the_epoch_ends(name: str, tmp_path) -> None:
+def test_a_pipe_gets_an_epochs_line_when_the_epoch_ends(name: str, tmp_path) -> None:
     many = [*TINY, "--epochs", "100000", "--out", str(tmp_path / "run")]
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", name, "train", *many]
     with subprocess.Popen(command, env=buffered, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        while b"epoch " not in (got := os.read(process.stdout.fileno(), 1 << 16)):
-            assert got, "it ended"
-        process.kill()
+        try:
+            while b"epoch " not in (got := os.read(process.stdout.fileno(), 1 << 16)):
+                assert got, "it ended"
+        finally:
+            process.kill()
     assert len(got) < io.DEFAULT_BUFFER_SIZE / 2, "what came first is what a full buffer gave"
 
 

@@ -26,7 +26,7 @@ _SCALED = 10e9  # floating-point operations on a CPU, for each point of a curve:
 _LONGEST = 200e9  # the same for its costliest
 _EVALUATED = 150e9  # the same for an evaluation
 _TESTED = 1_000  # images, and no more
-_PART = 20  # of them jaxvae looks at together, and at a part of them no faster
+_PART = 20  # jaxvae.evaluate's: it computes a part of so many as a whole
 _LOTS = 2_000  # times as many on an accelerator
 _LEAST = 2  # steps
 _FULL = 2048  # images, which are whole batches of most sizes
@@ -94,8 +94,9 @@ def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
     """The importance-weighted log-likelihood of test images."""
     samples = 500 if how.quick else 5_000
     decoding = sum(p.forward for p in limit.products(setting.spec) if p.network == "decoder") * samples
-    n = max(1, min(_within(_EVALUATED * (0.1 if how.quick else 1), decoding, setting.device), _TESTED))
-    images = setting.test[: n if n < _PART else n - n % _PART]
+    n = _within(_EVALUATED * (0.1 if how.quick else 1), decoding, setting.device)
+    n = max(1, min(n, _TESTED, len(setting.test)))
+    images = setting.test[: n - n % min(n, _PART)]
     work: Work = {JAXVAE: in_jax.log_likelihood(setting, images, samples)}
     if setting.device != "tpu":
         work = {"chunks, PyTorch": in_torch.plain_log_likelihood(setting, images, samples)} | work
