@@ -94,6 +94,8 @@ def test_every_gradient(spec: Spec) -> None:
 def test_adam_on_the_same_gradients(spec: Spec) -> None:
     arrays = jax_side.initial(spec)
     gradients = [jax_side.gradients(spec, arrays, batch(spec, seed)) for seed in range(3)]
+    # All of the first's sign: a moment in which they cancel is but their roundings.
+    gradients = [{name: np.copysign(g, gradients[0][name]) for name, g in each.items()} for each in gradients]
     ours, theirs = (side.optimize(spec, arrays, gradients) for side in (jax_side, torch_side))
     for found, expected in zip(ours, theirs, strict=True):
         assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
