@@ -54,9 +54,9 @@ FAULTS = [
           ground="adversarial"),
     Fault(torchvae.objectives.generator, "torch.ones_like(fake)", "torch.zeros_like(fake)", UNKNOWN,
           ground="adversarial"),
-    Fault(torchvae.objectives.importance_weighted, "torch.logsumexp(-(error + ratio), 0) - math.log(len(error))",
-          "-(error + ratio).mean(0)", "the samples' mean bound for the bound of their mean", ground="iwae"),
-    Fault(torchvae.objectives.importance_weighted, " - math.log(len(error))", "",
+    Fault(torchvae.objectives.importance_weighted, "torch.logsumexp(-(errors + ratio), 0) - math.log(len(errors))",
+          "-(errors + ratio).mean(0)", "the samples' mean bound for the bound of their mean", ground="iwae"),
+    Fault(torchvae.objectives.importance_weighted, " - math.log(len(errors))", "",
           "the weights' sum for their mean", ground="iwae"),
     Fault(jaxvae.distributions.log_ratio, " - posterior.logvar", "", UNKNOWN, ground="iwae"),
     # Likelihoods and posteriors.

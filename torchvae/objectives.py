@@ -141,12 +141,12 @@ def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | No
 def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     """-log of the mean of k importance weights p(x, z) / q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8),
     whose gradient goes through the normalized weights. `kl` is the samples' mean of log q(z | x) - log p(z)."""
-    posterior, error = encode_decode(spec, model, batch)
+    posterior, errors = encode_decode(spec, model, batch)
     assert isinstance(posterior, Posterior)
-    eps = batch.draws.eps.reshape(len(error), *posterior.mean.shape)
+    eps = batch.draws.eps.reshape(len(errors), *posterior.mean.shape)
     ratio = log_ratio(posterior, eps)
-    bound = torch.logsumexp(-(error + ratio), 0) - math.log(len(error))
-    return {"loss": -bound, "reconstruction": error.mean(0), "kl": ratio.mean(0)}
+    bound = torch.logsumexp(-(errors + ratio), 0) - math.log(len(errors))
+    return {"loss": -bound, "reconstruction": errors.mean(0), "kl": ratio.mean(0)}
 
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
