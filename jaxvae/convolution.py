@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxvae.shared.layout import KERNEL, PADDING
+from jaxvae.shared.model.layout import KERNEL, PADDING
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 
 _LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 

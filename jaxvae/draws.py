@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 
 
 class Draws(NamedTuple):

@@ -17,8 +17,8 @@ from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
 from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.needs import require_density
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.requirements import require_density
 
 _BATCH = 500
 _BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together

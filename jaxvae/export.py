@@ -11,19 +11,20 @@ from jax import Array
 from jaxvae.generate import images_of
 from jaxvae.nets import Params, encode
 from jaxvae.params import to_arrays
-from jaxvae.shared import exporting
-from jaxvae.shared.exporting import Format
-from jaxvae.shared.spec import Spec
+from jaxvae.shared import safe_io
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.interop import export_files
+from jaxvae.shared.interop.export_files import Format
 
 
 def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -> None:
     """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
     is there already, for a format that takes the other package, and where what the format needs isn't installed."""
-    exporting.require("jaxvae", format)
-    with exporting.whole(Path(path)) as made:
+    export_files.require("jaxvae", format)
+    with safe_io.written_whole(Path(path)) as made:
         match format:
             case "safetensors":
-                exporting.write_hub(made, spec, to_arrays(spec, params))
+                export_files.write_hub(made, spec, to_arrays(spec, params))
             case "flax":
                 made.write_bytes(serialization.to_bytes(params))
             case "orbax":
@@ -66,12 +67,12 @@ def _write_stablehlo(folder: Path, spec: Spec, params: Params) -> None:
     folder.mkdir()
     (batch,) = export.symbolic_shape("batch")
     for name, program in programs(spec, params).items():
-        inputs, _ = exporting.signature(spec)[name]
+        inputs, _ = export_files.signature(spec)[name]
         shapes = [jax.ShapeDtypeStruct((batch, *port.shape), port.dtype) for port in inputs]
         with _without_tracebacks():
             exported = export.export(jax.jit(program), platforms=("cpu", "cuda", "tpu"))(*shapes)
         (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
-    exporting.write_signature(folder, spec, "stablehlo")
+    export_files.write_signature(folder, spec, "stablehlo")
 
 
 @contextlib.contextmanager

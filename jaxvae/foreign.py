@@ -8,11 +8,11 @@ import numpy as np
 
 from jaxvae.nets import Params
 from jaxvae.params import from_arrays, to_arrays
-from jaxvae.shared import containers, foreign, importing
-from jaxvae.shared.containers import File
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.foreign import Rule
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.interop import adopt, name_mapping, readers
+from jaxvae.shared.interop.name_mapping import Rule
+from jaxvae.shared.interop.readers import File
 
 
 def load_foreign(
@@ -21,7 +21,7 @@ def load_foreign(
     """The configuration and parameters of a known program's checkpoint, as `import` has them: with the loss of
     `preset` and images of height, width and channels `image` where the tensors leave these open. Raises InputError,
     listing the tensors, for one that isn't known."""
-    adopted = importing.adopt(Path(path), read_foreign(path), preset, image)
+    adopted = adopt.adopt(Path(path), read_foreign(path), preset, image)
     return adopted.spec, from_arrays(adopted.spec, adopted.arrays)
 
 
@@ -47,23 +47,25 @@ def from_foreign(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, Any]) -
     >>> [(name, array.shape) for name, array in back.items()][:4]
     [('enc.0.weight', (3, 4)), ('enc.0.bias', (3,)), ('enc.2.weight', (2, 3)), ('enc.2.bias', (2,))]
     """
-    return from_arrays(spec, foreign.to_ours(spec, rules, {n: _numpy(a) for n, a in arrays.items()}, "What is given"))
+    return from_arrays(
+        spec, name_mapping.to_ours(spec, rules, {n: _numpy(a) for n, a in arrays.items()}, "What is given")
+    )
 
 
 def to_foreign(spec: Spec, rules: Sequence[Rule], params: Params) -> dict[str, np.ndarray]:
     """The arrays that `from_foreign` takes, in the order of the rules."""
-    return foreign.to_theirs(spec, rules, to_arrays(spec, params))
+    return name_mapping.to_theirs(spec, rules, to_arrays(spec, params))
 
 
 def read_foreign(path: Path | str) -> File:
     """The model's tensors in another program's file, in its order. A pickle is opened with torch's `weights_only`, in
     torchvae alone. Raises InputError for what is no such file, or holds code."""
-    return containers.read(Path(path), _unopened)
+    return readers.read(Path(path), _unopened)
 
 
 def pack_foreign(file: File) -> bytes:
     """The content of such a file. Raises InputError for a pickle in jaxvae."""
-    return containers.pack(file, _unwritten)
+    return readers.pack(file, _unwritten)
 
 
 def _unopened(path: Path) -> NoReturn:

@@ -12,9 +12,9 @@ from jaxvae.draws import image_keys
 from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared import paths
-from jaxvae.shared.needs import require_plane, require_prior
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.analysis import latent_paths
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 
 
 def sample(
@@ -56,7 +56,7 @@ def interpolate(
 ) -> np.ndarray:
     """From each latent of `start` to that of `end`, both `[n, latent]`, in so many images, of these labels `[n]` for a
     model with classes: `[n, steps, height, width, channels]`. By a line, or `spherical` by an arc about the origin."""
-    z = (paths.spherical if spherical else paths.linear)(start, end, steps)
+    z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, params, z, None if labels is None else np.repeat(labels, steps))
 
 
@@ -71,7 +71,7 @@ def traverse(
     """The latent `z` `[latent]` with one of the `dimensions` `[n]` at a time at each of its `values` `[n, steps]`, of
     this label for a model with classes: `[n, steps, height, width, channels]`."""
     return _each(
-        spec, params, paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
+        spec, params, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
     )
 
 
@@ -79,8 +79,8 @@ def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -
     """The plane of two latents through the quantiles of N(0, I), the first rising to the right and the second upwards,
     of this label for a model with classes: `[steps, steps, height, width, channels]`. Raises InputError for a model of
     other than two latents, or without a prior."""
-    require_plane(spec)
-    return _each(spec, params, paths.plane(steps), None if label is None else np.full(steps**2, label))
+    require_2d_latent(spec)
+    return _each(spec, params, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
 def seen(spec: Spec, images: Array | np.ndarray) -> Array:

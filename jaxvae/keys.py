@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import require_seed
 
 
 class Streams(NamedTuple):

@@ -14,12 +14,12 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.parallel import agreed, everywhere, local, placed, shares
 from jaxvae.params import optimizer_to_arrays, to_arrays
-from jaxvae.shared import streaming
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.metrics import first_bad, require_finite, stopped
-from jaxvae.shared.needs import require_shares
-from jaxvae.shared.pace import Pace
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import streaming
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model.requirements import require_divisible_batch
+from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
+from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
 
@@ -73,7 +73,7 @@ def fit(
     with jax.default_device(device):
         now, before = (init_state(spec, data.train), None) if start is None else start
         now, n = everywhere(now), len(data.train)
-        require_shares(spec, n, shares())
+        require_divisible_batch(spec, n, shares())
         test = jnp.asarray(data.test)
         told = (placed(data.train_labels), jnp.asarray(data.test_labels)) if spec.model.classes else (None, None)
         steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)

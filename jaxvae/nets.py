@@ -14,8 +14,10 @@ from jax import Array, random
 
 from jaxvae.convolution import convolve, transposed
 from jaxvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Dtype, ModelSpec, Spec
+from jaxvae.shared.config.choices import Dtype
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 
 Params = dict  # nested, by layout.Parameter.path
 

@@ -13,7 +13,7 @@ from jaxvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio
 from jaxvae.draws import Draws
 from jaxvae.nets import VAE, Params, Training, bind
 from jaxvae.pixels import corrupt
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 
 
 class Terms(NamedTuple):

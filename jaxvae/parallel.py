@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array, lax, random
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxvae.shared.data.streaming import Mapped
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.streaming import Mapped
 
 Tree = TypeVar("Tree")
 

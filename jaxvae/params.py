@@ -14,21 +14,21 @@ from jax import random
 
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
-from jaxvae.shared import layout, weights
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.model import layout, weight_file
 from jaxvae.train import TrainState
 
 
 def save(path: Path | str, spec: Spec, params: Params) -> None:
     """Writes the weight file, which either package reads."""
-    weights.save(Path(path), spec, to_arrays(spec, params))
+    weight_file.save(Path(path), spec, to_arrays(spec, params))
 
 
 def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
     """A weight file's configuration and parameters, whichever package wrote it. Raises InputError for a file that is
     damaged or doesn't hold exactly its model's tensors."""
-    spec, arrays = weights.load(Path(path))
+    spec, arrays = weight_file.load(Path(path))
     return spec, jax.device_put(from_arrays(spec, arrays), device)
 
 
@@ -37,14 +37,14 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     `[steps, terms]`, as a Part has them."""
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
-    checkpoint = weights.Checkpoint(spec, params, optimizer, int(state.step), key, train)
-    weights.save_checkpoint(Path(path), checkpoint)
+    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    weight_file.save_checkpoint(Path(path), checkpoint)
 
 
 def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spec, TrainState, np.ndarray]:
     """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
     damaged or doesn't hold exactly what its run needs."""
-    found = weights.load_checkpoint(Path(path))
+    found = weight_file.load_checkpoint(Path(path))
     params = from_arrays(found.spec, found.weights)
     optimizer = optimizer_from_arrays(found.spec, found.optimizer)
     key = random.wrap_key_data(jnp.asarray(found.key), impl="threefry2x32")
@@ -59,7 +59,7 @@ def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
     """The nested dict of named arrays. Raises InputError unless they are exactly the model's."""
-    weights.check(arrays, spec, "The arrays")
+    weight_file.check(arrays, spec, "The arrays")
     return _nest(spec, arrays)
 
 
@@ -68,7 +68,7 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
     behind the phase's name and a dot."""
     arrays = {}
     for phase, networks in spec.phases.items():
-        state, table, prefix = opt_state[phase], weights.trained(spec, networks), phase and f"{phase}."
+        state, table, prefix = opt_state[phase], weight_file.trained(spec, networks), phase and f"{phase}."
         assert isinstance(state, optax.ScaleByAdamState)
         for moment, tree in {"exp_avg": state.mu, "exp_avg_sq": state.nu}.items():
             arrays |= {f"{prefix}{moment}.{name}": a for name, a in _named(table, tree).items()}
@@ -81,7 +81,7 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[
     are."""
     return {
         phase: optax.ScaleByAdamState(jnp.int32(found.step), _nest(spec, found.exp_avg), _nest(spec, found.exp_avg_sq))
-        for phase, found in weights.moments(arrays, spec).items()
+        for phase, found in weight_file.moments(arrays, spec).items()
     }
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax import Array, random
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 
 
 def scale(images: Array, dtype: str) -> Array:

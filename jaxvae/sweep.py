@@ -15,9 +15,9 @@ from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.loop import Part, Progress
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.pace import Pace
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
 

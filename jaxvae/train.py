@@ -16,9 +16,10 @@ from jaxvae.nets import Params, bind, combine, init, partition, statistics
 from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.needs import last_bias, require_batches
-from jaxvae.shared.pace import steps_at_once
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.mean_image import last_bias
+from jaxvae.shared.model.noise_blocks import steps_at_once
+from jaxvae.shared.model.requirements import require_batches
 
 
 class TrainState(NamedTuple):

@@ -7,14 +7,14 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
-from jaxvae.shared import weights
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.strict import MOST
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.safe_io import MAX_JSON_BYTES
 from parity_tests import malformed
 from parity_tests.malformed import Kind
 from parity_tests.malformed_weights import CHECKPOINT, WEIGHTS
 
-LARGEST = Kind("4 MB of empty lists", malformed.text(malformed.empty_lists(MOST)), "")
+LARGEST = Kind("4 MB of empty lists", malformed.text(malformed.empty_lists(MAX_JSON_BYTES)), "")
 ROOM = 2**30  # bytes, of all kinds, for the interpreter too
 
 
@@ -30,7 +30,7 @@ def peak(kind: Kind, whole: bytes) -> tuple[int, int, int]:
                 header = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0]
         tracemalloc.start()
         try:
-            weights.load_checkpoint(path)
+            weight_file.load_checkpoint(path)
         except InputError:
             return stored, header, tracemalloc.get_traced_memory()[1]
         finally:

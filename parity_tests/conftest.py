@@ -18,7 +18,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxvae.shared import data
+from jaxvae.shared.data import datasets
+from jaxvae.shared.data.dataset import Dataset
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -61,10 +62,10 @@ def mnist_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mnist(mnist_root: Path) -> data.Dataset:
-    return data.mnist(mnist_root)
+def mnist(mnist_root: Path) -> Dataset:
+    return datasets.mnist(mnist_root)
 
 
 @pytest.fixture(scope="session")
-def digits() -> data.Dataset:
-    return data.digits()
+def digits() -> Dataset:
+    return datasets.digits()

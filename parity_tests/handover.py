@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import checkpoints, cli, runs, weights
+from jaxvae.shared import cli
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests.harness.compare import Gap, gap, shares
 
 
@@ -31,7 +33,9 @@ def handed_over(sides: Sequence[Any], flags: Sequence[str], stops: Sequence[int]
 
 def apart(run: Path, whole: Path, step: int) -> Apart:
     """How far the one ends from the other, both with a checkpoint of that step."""
-    found, expected = (weights.load_checkpoint(checkpoints.path(runs.read(path), step)) for path in (run, whole))
+    found, expected = (
+        weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), step)) for path in (run, whole)
+    )
     return Apart(
         gap(found.weights, expected.weights),
         gap(found.optimizer, expected.optimizer),
@@ -45,6 +49,6 @@ def _command(side: Any, arguments: list[str]) -> None:
 
 
 def _metrics(path: Path) -> dict[str, np.ndarray]:
-    run = runs.read(path)
-    records = runs.read_metrics(run)
+    run = run_folder.read(path)
+    records = metrics.read(run)
     return {name: np.array([record[name] for record in records]) for name in run.spec.terms}

@@ -18,8 +18,10 @@ import numpy as np
 
 import jaxvae.nets
 import torchvae
-from jaxvae.shared.data import Dataset, digits
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.datasets import digits
 from parity_tests.harness import jax_side, levels, torch_side, trajectory
 from parity_tests.harness.diagnose import diagnose
 from parity_tests.harness.levels import LEVELS, Arrays, Case

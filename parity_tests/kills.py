@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvae.shared import checkpoints, runs
+from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.numpy_side import contents
 
 FLAGS = [
@@ -66,4 +66,4 @@ def _started(package: str, run: Path) -> subprocess.Popen:
 
 
 def _steps(run: Path) -> list[int]:
-    return checkpoints.present(runs.read(run)) if (run / "config.json").exists() else []
+    return checkpoints.present(run_folder.read(run)) if (run / "config.json").exists() else []

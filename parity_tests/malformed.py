@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load as from_bytes
 
-from jaxvae.shared import layout, weights
-from jaxvae.shared.spec import ModelSpec, Spec, from_json
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.serialization import from_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout, weight_file
 
 SPEC = Spec("digits", ModelSpec((4, 5, 1), (5,), 2))
 NAME, TWIN = "encoder.mean.weight", "encoder.logvar.weight"  # [2, 5], both
@@ -35,14 +37,14 @@ def plain_weights() -> dict[str, np.ndarray]:
 
 
 def whole_weights() -> bytes:
-    return weights.pack(SPEC, plain_weights())
+    return weight_file.pack(SPEC, plain_weights())
 
 
 def whole_checkpoint() -> bytes:
     """Of step 3, the last of its epoch's first three."""
     arrays = plain_weights()
     moments = {f"optimizer.{m}.{n}": np.abs(a) for m in ("exp_avg", "exp_avg_sq") for n, a in arrays.items()}
-    return weights.pack(
+    return weight_file.pack(
         SPEC,
         {
             **arrays,
@@ -124,7 +126,7 @@ def forged(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path, by
     def changed(whole: bytes) -> bytes:
         arrays = from_bytes(whole)
         change(arrays)
-        return weights.pack(from_json(about(whole)["spec"], "the file"), arrays)
+        return weight_file.pack(from_json(about(whole)["spec"], "the file"), arrays)
 
     return content(changed)
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from unittest import mock
 
 import numpy as np
 
-from jaxvae.shared import checkpoints, cli, layout, runs, weights
-from jaxvae.shared.pace import Pace
-from jaxvae.shared.spec import Spec
+from jaxvae.shared import cli, safe_io
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.runs import checkpoints
+from jaxvae.shared.training.interval import Pace
 
 POINTS = (
     "before",
@@ -83,12 +86,12 @@ def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: 
 
 
 def load_checkpoint(path: Path, device: Any) -> tuple[Spec, State, np.ndarray]:
-    found = weights.load_checkpoint(path)
+    found = weight_file.load_checkpoint(path)
     return found.spec, State(found.weights, found.optimizer, found.step, found.key), found.train
 
 
 def save_checkpoint(path: Path, spec: Spec, state: State, train: np.ndarray) -> None:
-    weights.save_checkpoint(path, weights.Checkpoint(spec, *state[:2], state.step, state.key, train))
+    weight_file.save_checkpoint(path, weight_file.Checkpoint(spec, *state[:2], state.step, state.key, train))
 
 
 def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Any:
@@ -108,7 +111,7 @@ SIDE: Any = SimpleNamespace(
     agreed=lambda number: number,
     device_label=str,
     fit=fit,
-    save=weights.save,
+    save=weight_file.save,
     save_checkpoint=save_checkpoint,
     load_checkpoint=load_checkpoint,
     stream_key=lambda *of: None,
@@ -155,7 +158,7 @@ def dying(point: str, times: int) -> Any:
 
     match point:
         case "before":
-            return mock.patch.object(runs.tempfile, "mkstemp", around(runs.tempfile.mkstemp, True))
+            return mock.patch.object(tempfile, "mkstemp", around(tempfile.mkstemp, True))
         case "mid-write":
             return mock.patch.object(os, "fdopen", halved)
         case "before fsync" | "after fsync":
@@ -163,7 +166,7 @@ def dying(point: str, times: int) -> Any:
         case "before rename" | "after rename":
             return mock.patch.object(Path, "replace", around(Path.replace, point == "before rename"))
         case "before the listing":
-            return mock.patch.object(checkpoints, "write_atomically", around(runs.write_atomically, True))
+            return mock.patch.object(checkpoints, "write_atomically", around(safe_io.write_atomically, True))
         case "before pruning" | "while pruning":
             return mock.patch.object(Path, "unlink", around(Path.unlink, point == "before pruning"))
     raise AssertionError(point)

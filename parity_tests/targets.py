@@ -9,8 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxvae.shared import checkpoints, data, describe, runs, weights
-from jaxvae.shared.spec import ModelSpec, Spec, from_json, to_json
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.serialization import from_json, to_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
+from jaxvae.shared.model import description, weight_file
+from jaxvae.shared.runs import checkpoints, run_folder
+from jaxvae.shared.runs import metrics as run_metrics
 from parity_tests import malformed
 from parity_tests.mutations import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, sealed
 
@@ -23,7 +28,7 @@ def config() -> dict[str, Any]:
     """A run's config.json."""
     about = {"asked": "digits", "name": "digits", "source": "scikit-learn", "instead_of_mnist": None}
     return {
-        "version": runs.VERSION,
+        "version": run_folder.VERSION,
         "framework": "jaxvae",
         "preset": "pytorch-examples",
         "log_every": None,
@@ -56,32 +61,32 @@ def run(folder: Path) -> Path:
 
 
 def weights_and_spec(path: Path) -> str:
-    spec, arrays = weights.load(path)
+    spec, arrays = weight_file.load(path)
     return _word(arrays, malformed.plain_weights(), spec == malformed.SPEC)
 
 
 def checkpoint(path: Path) -> str:
-    found = weights.load_checkpoint(path)
+    found = weight_file.load_checkpoint(path)
     arrays = {**found.weights, **found.optimizer, "step": found.step, "key": found.key, "train": found.train}
     return _word(arrays, _CHECKPOINT, found.spec == malformed.SPEC)
 
 
 def configuration(path: Path) -> str:
     """One that is read can be described, and written again."""
-    found = runs.read(path.parent)
+    found = run_folder.read(path.parent)
     assert from_json(json.loads(json.dumps(to_json(found.spec))), "again") == found.spec
-    assert describe.text(found.spec, found.config["preset"])
+    assert description.text(found.spec, found.config["preset"])
     return SAME if found.config == config() else OTHER
 
 
 def records(path: Path) -> str:
-    found = runs.read_metrics(runs.read(path.parent))
+    found = run_metrics.read(run_folder.read(path.parent))
     return SAME if found == [json.loads(line) for line in metrics().splitlines()] else OTHER
 
 
 def listing(path: Path) -> str:
     """What the listing says is checked against the checkpoints that are there."""
-    file, wrong = checkpoints.latest(runs.read(path.parent.parent))
+    file, wrong = checkpoints.latest(run_folder.read(path.parent.parent))
     assert file is not None
     assert file.stem == "step-000000003"
     return OTHER if wrong else SAME
@@ -92,7 +97,7 @@ def images(prefix: str, folder: bool = False) -> Callable[[Path], str]:
 
     def read(path: Path) -> str:
         spec = Spec(f"{prefix}:{path.parent if folder else path}", IMAGES.model)
-        found = data.load(spec, None)[0]
+        found = datasets.load(spec, None)[0]
         for part, labels in ((found.train, found.train_labels), (found.test, found.test_labels)):
             assert part.shape == (len(labels), 4, 6, 1)
             assert part.dtype == labels.dtype == np.uint8

@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from jaxvae.train import make_optimizer
 from parity_tests.harness import jax_side, torch_side
 from parity_tests.harness.batches import Batch

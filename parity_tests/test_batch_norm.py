@@ -10,8 +10,9 @@ from flax import nnx
 import jaxvae
 import torchvae
 from jaxvae import nets
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Activation, ModelSpec
+from jaxvae.shared.config.choices import Activation
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.model import layout
 from parity_tests.family import lean
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -22,9 +22,9 @@ import torchvae
 from benchmark import Benchmark
 from benchmarks import cold, in_jax, in_torch, limit, loops, sections, tables
 from benchmarks.setting import Setting, changed
+from jaxvae.shared.config.presets import preset
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import preset
-from jaxvae.shared.spec import Spec
 from parity_tests import family
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,11 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import checkpoints, cli, runs, weights
-from jaxvae.shared.spec import Dtype, Spec
+from jaxvae.shared import cli
+from jaxvae.shared.config.choices import Dtype
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
 from parity_tests.test_family_parity import small, some
 
@@ -78,7 +81,9 @@ def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
         for path, then in ((parts, package), (moved, other)):
             cli.main(package, [*TINY, "--max-steps", "4", "--out", str(path)])
             cli.main(then, ["train", "--resume", str(path), "--max-steps", "9"])
-        ends = [weights.load_checkpoint(checkpoints.path(runs.read(path), 9)) for path in (whole, parts, moved)]
+        ends = [
+            weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), 9)) for path in (whole, parts, moved)
+        ]
         assert gap(ends[1].weights, ends[0].weights).size == 0
         assert gap(ends[1].optimizer, ends[0].optimizer).size == 0
         assert 0 < gap(ends[2].weights, ends[0].weights).size < NEAR

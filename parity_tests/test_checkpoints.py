@@ -18,9 +18,11 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import checkpoints, cli, metrics, runs, weights
+from jaxvae.shared import cli
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import NonFiniteError
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests.handover import handed_over
 from parity_tests.harness.compare import gap
 from parity_tests.kills import killed
@@ -73,10 +75,10 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 def at_step(run: Path, to: Path, step: int) -> Path:
     """The run as it was when it had saved a step and no more, and was killed some time after."""
     copy(run, to)
-    for other in checkpoints.present(runs.read(to)):
+    for other in checkpoints.present(run_folder.read(to)):
         if other > step:
             (to / "checkpoints" / f"step-{other:09}.safetensors").unlink()
-    (to / "checkpoints" / "steps.json").write_text(json.dumps(checkpoints.present(runs.read(to))))
+    (to / "checkpoints" / "steps.json").write_text(json.dumps(checkpoints.present(run_folder.read(to))))
     return to
 
 
@@ -87,7 +89,7 @@ def test_a_resumed_run_is_the_unbroken_one_to_the_bit(package, trained, tmp_path
     run = at_step(whole, tmp_path / "run", step)
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     assert contents(run) == contents(whole)
-    assert [s["from_step"] for s in runs.read(run).config["sessions"]] == [0, step]
+    assert [s["from_step"] for s in run_folder.read(run).config["sessions"]] == [0, step]
 
 
 @pytest.mark.parametrize("name", ["beta-b", "adversarial", "iwae", "dropout", "flax-example"])
@@ -131,9 +133,9 @@ def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
         folder = tmp_path / ours.__name__
         folder.mkdir()
         assert max(handed_over((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
-        assert [(s["framework"], s["from_step"]) for s in runs.read(folder / "run").config["sessions"]] == [
+        assert [(s["framework"], s["from_step"]) for s in run_folder.read(folder / "run").config["sessions"]] == [
             (ours.__name__, 0), (theirs.__name__, 5), (ours.__name__, 16)]  # fmt: skip
-        found.append(weights.load_checkpoint(folder / "whole" / LAST).weights)
+        found.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
     assert gap(*found) < (1e-10,)
     jax.config.update("jax_enable_x64", False)
 
@@ -143,11 +145,11 @@ def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
     assert cli.main(package, ["train", *QUICK, "--epochs", "3", "--log-every", "3", "--out", str(longer)]) == 0
     run = copy(trained[package.__name__], tmp_path / "run")
     assert cli.main(package, ["train", "--resume", str(run), "--epochs", "3"]) == 0
-    ours, theirs = (weights.load_checkpoint(path / LAST) for path in (run, longer))
+    ours, theirs = (weight_file.load_checkpoint(path / LAST) for path in (run, longer))
     for name in theirs.weights:
         np.testing.assert_array_equal(ours.weights[name], theirs.weights[name])
     assert (run / "metrics.jsonl").read_bytes() == (longer / "metrics.jsonl").read_bytes()
-    assert runs.read(run).spec.training.epochs == 3
+    assert run_folder.read(run).spec.training.epochs == 3
 
 
 def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
@@ -155,7 +157,7 @@ def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
     for name, path in trained.items():
         spec, found = package.load(path / "checkpoints" / "step-000000024.safetensors")
         arrays = package.to_arrays(spec, found)
-        for tensor, expected in weights.load(path / "model.safetensors")[1].items():
+        for tensor, expected in weight_file.load(path / "model.safetensors")[1].items():
             np.testing.assert_array_equal(arrays[tensor], expected, name)
 
 
@@ -185,7 +187,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
     assert status == 128 + number
     told = capsys.readouterr().err
     assert f"stopped by {number.name} at step 17, which is saved; go on with {package.__name__} train --resume" in told
-    assert checkpoints.present(runs.read(run))[-1] == 17
+    assert checkpoints.present(run_folder.read(run))[-1] == 17
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
     found, expected = contents(run), contents(whole)
@@ -265,7 +267,7 @@ def test_every_byte_counts(unbroken, tmp_path) -> None:
         changed[place] ^= 1 << place % 8
         file.write_bytes(changed)
         with pytest.raises(cli.InputError):
-            weights.load_checkpoint(file)
+            weight_file.load_checkpoint(file)
 
 
 @pytest.mark.parametrize("listing", [None, b"", b"{}", b"[1, -2]", b"[3"])
@@ -348,7 +350,7 @@ def test_a_line_of_metrics_that_was_cut_short_is_written_anew(unbroken, tmp_path
 def test_a_run_is_one_processs_at_a_time(unbroken, tmp_path, capsys) -> None:
     run = copy(unbroken, tmp_path / "run")
     before = contents(run)
-    with runs.locked(runs.read(run)):
+    with run_folder.locked(run_folder.read(run)):
         assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
         told = capsys.readouterr().err
         assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", told)
@@ -393,9 +395,9 @@ def stays_whole(run: Path) -> None:
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
     if not (run / "config.json").exists():
         return
-    for step in checkpoints.present(runs.read(run)):
-        assert weights.load_checkpoint(checkpoints.path(runs.read(run), step)).step == step
-    runs.read_metrics(runs.read(run))
+    for step in checkpoints.present(run_folder.read(run)):
+        assert weight_file.load_checkpoint(checkpoints.path(run_folder.read(run), step)).step == step
+    metrics.read(run_folder.read(run))
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
 
 
@@ -411,7 +413,7 @@ def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> N
     assert found, told
     step, since, until = map(int, found.group(3, 4, 5))
     assert since <= step <= until < since + 4
-    kept = weights.load_checkpoint(Path(found.group(6)))
+    kept = weight_file.load_checkpoint(Path(found.group(6)))
     assert kept.step == step - 1
     assert cli.main(package, ["train", "--resume", str(run)]) == 3  # and it is the same step again
     assert f"at step {step}" in capsys.readouterr().err
@@ -424,10 +426,10 @@ def test_a_gradient_that_is_not_finite_is_named(package, tmp_path) -> None:
     state = package.init_state(spec)
     moments = package.optimizer_to_arrays(spec, state[1])
     moments["exp_avg.encoder.mean.weight"][1, 2] = 3e38
-    checkpoint = weights.Checkpoint(
+    checkpoint = weight_file.Checkpoint(
         spec, package.to_arrays(spec, state[0]), moments, 0, np.array([0, 1], np.uint32), np.zeros((0, 3), np.float32)
     )
-    weights.save_checkpoint(tmp_path / "c.safetensors", checkpoint)
+    weight_file.save_checkpoint(tmp_path / "c.safetensors", checkpoint)
     start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     with pytest.raises(NonFiniteError, match=r"the gradient of encoder.mean.weight, .* at step 1, of steps 1 to 5;"):
         package.fit(spec, data, start=start)
@@ -447,8 +449,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(unbroken, tmp_path
     command = [sys.executable, "-m", "parity_tests.numpy_side", "--die", "before:9", "train"]  # in the second epoch
     rare = [*TINY[:-1], "30"]
     assert subprocess.run([*command, *rare, "--out", str(run)], capture_output=True).returncode == -signal.SIGKILL
-    assert runs.read_metrics(runs.read(run))
-    assert not checkpoints.present(runs.read(run))
+    assert metrics.read(run_folder.read(run))
+    assert not checkpoints.present(run_folder.read(run))
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
     assert (run / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
     assert (run / LAST).read_bytes() == (unbroken / LAST).read_bytes()
@@ -456,7 +458,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(unbroken, tmp_path
 
 def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_path, monkeypatch) -> None:
     """Until another is written over or after it."""
-    run, load = copy(unbroken, tmp_path / "run"), weights.load_checkpoint
+    run, load = copy(unbroken, tmp_path / "run"), weight_file.load_checkpoint
     seen = []
 
     def troubled(path: Path) -> Any:
@@ -465,10 +467,10 @@ def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_pa
         return load(path)
 
     def fit(*arguments: Any) -> None:
-        seen.extend(checkpoints.present(runs.read(run)))
+        seen.extend(checkpoints.present(run_folder.read(run)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "load_checkpoint", troubled)
+    monkeypatch.setattr(weight_file, "load_checkpoint", troubled)
     monkeypatch.setattr(SIDE, "fit", fit)
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 130
     assert seen == [35, 36]
@@ -480,14 +482,14 @@ def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_pa
 def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -> None:
     """There is no moment in which another process could go on with it, or its maker remove it from under that one."""
     run = tmp_path / "run"
-    write_config = runs.write_config
+    write_config = run_folder.write_config
 
-    def watched(made: runs.Run) -> None:
-        with pytest.raises(cli.InputError, match="is being trained by process"), runs.locked(made):
+    def watched(made: run_folder.Run) -> None:
+        with pytest.raises(cli.InputError, match="is being trained by process"), run_folder.locked(made):
             pass
         write_config(made)
 
-    monkeypatch.setattr(runs, "write_config", watched)
+    monkeypatch.setattr(run_folder, "write_config", watched)
     assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 0
 
 
@@ -565,4 +567,4 @@ def test_images_are_looked_for_where_they_were_found(package, mnist_root, tmp_pa
     run = tmp_path / "run"
     assert cli.main(package, ["train", *flags, "--data-root", str(mnist_root), "--out", str(run)]) == 0
     assert cli.main(package, ["train", "--resume", str(run), "--max-steps", "2"]) == 0
-    assert checkpoints.present(runs.read(run)) == [1, 2]
+    assert checkpoints.present(run_folder.read(run)) == [1, 2]

@@ -13,8 +13,10 @@ from PIL import Image
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, data, runs
-from jaxvae.shared.presets import PRESETS
+from jaxvae.shared import cli
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.data import idx
+from jaxvae.shared.runs import metrics
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
@@ -201,7 +203,7 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
 def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(data, "_download", lambda root, this: "no network")
+    monkeypatch.setattr(idx, "_download", lambda root, this: "no network")
     status, _, err = run(package, capsys, "train", "--max-steps", "1", "--out", tmp_path / "run")
     assert status == 0
     assert "WARNING: MNIST can't be had" in err
@@ -479,7 +481,7 @@ def test_files_that_can_not_be_used_are_named(package, capsys, tmp_path, monkeyp
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device", "metrics.jsonl")
 
-    monkeypatch.setattr(runs, "append_metrics", full)
+    monkeypatch.setattr(metrics, "append", full)
     status, _, err = run(package, capsys, "train", *QUICK, "--out", tmp_path / "run")
     assert status == 2
     assert err.startswith(f"{package.__name__}: metrics.jsonl can't be used (No space left on device)")

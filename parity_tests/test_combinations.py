@@ -7,10 +7,11 @@ import typing
 import numpy as np
 import pytest
 
-from jaxvae.shared import spec as words
+from jaxvae.shared.config import choices, compatibility
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec
 from parity_tests.family import (
     FLOAT64,
     JAX,
@@ -25,10 +26,10 @@ from parity_tests.family import (
 
 REFUSED = "The configuration makes no sense: "
 PARTS = {
-    ("model", "posterior"): words.PosteriorName,
-    ("model", "likelihood"): words.LikelihoodName,
-    ("objective", "form"): words.Form,
-    ("images", "corruption"): words.Corruption,
+    ("model", "posterior"): choices.PosteriorName,
+    ("model", "likelihood"): choices.LikelihoodName,
+    ("objective", "form"): choices.Form,
+    ("images", "corruption"): choices.Corruption,
 }
 
 
@@ -71,7 +72,7 @@ def _lean():
 def test_the_walk_meets_both_kinds() -> None:
     assert len(FINE) > 100
     assert len(REASONS) > 50
-    for form in typing.get_args(words.Form):
+    for form in typing.get_args(choices.Form):
         assert any(spec.objective.form == form for spec in FINE), form
 
 
@@ -157,7 +158,7 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
 
 @pytest.mark.parametrize(("model", "objective", "images", "said"), SENTENCES, ids=[s for *_, s in SENTENCES])
 def test_every_sentence_can_be_met(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec, said: str) -> None:
-    reasons = list(words.senseless(model, objective, images))
+    reasons = list(compatibility.conflicts(model, objective, images))
     assert sum(said in reason for reason in reasons) == 1, reasons
     with pytest.raises(InputError) as error:
         Spec(model=model, objective=objective, images=images)
@@ -168,7 +169,7 @@ def test_every_sentence_is_listed_here() -> None:
     """As many as `senseless` has; no two configurations above share one unless their words differ by a part's name."""
     import inspect
 
-    sentences = inspect.getsource(words.senseless).count("yield ")
+    sentences = inspect.getsource(compatibility.conflicts).count("yield ")
     first_words = {said.split(",")[0].removeprefix("iwae ").removeprefix("capacity ") for *_, said in SENTENCES}
     first_words -= {"needs a distribution of latents"}  # which elbo's has too
     assert len(first_words) == sentences

@@ -8,12 +8,15 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from jaxvae.shared import comparison, figures
-from jaxvae.shared.comparison import Row
+from jaxvae.shared.analysis import pca
+from jaxvae.shared.analysis.pca import Row
+from jaxvae.shared.commands import compare
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.figures import grid
-from jaxvae.shared.runs import Run
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.plotting.image_grid import grid
+from jaxvae.shared.runs.run_folder import Run
 
 
 def images(n: int, height: int = 4, width: int = 5, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -36,7 +39,7 @@ def by_svd(train: np.ndarray, test: np.ndarray, components: int) -> tuple[float,
 @pytest.mark.parametrize("components", [1, 4, 15])
 def test_pca_is_the_projection_on_the_first_singular_vectors(components: int, channels: int) -> None:
     train, test = images(200, channels=channels), images(50, channels=channels, seed=1)
-    found = comparison.pca(train, test, components, 6)
+    found = pca.pca(train, test, components, 6)
     error, projected = by_svd(train, test, components)
     assert found[:2] == ("PCA", components)
     assert found.baseline
@@ -48,19 +51,19 @@ def test_pca_is_the_projection_on_the_first_singular_vectors(components: int, ch
 def test_pca_of_digits_beats_their_mean_and_gains_with_every_component() -> None:
     digits = np.round(load_digits(return_X_y=True)[0].reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     train, test = digits[:1500], digits[1500:]
-    errors = [comparison.pca(train, test, k, 1).error for k in (1, 10, 50)]
+    errors = [pca.pca(train, test, k, 1).error for k in (1, 10, 50)]
     mean = np.square((test - train.mean(0)) / 255).sum() / len(test)
     assert mean > errors[0] > errors[1] > errors[2] > 0
 
 
 def test_pca_with_as_many_components_as_pixels_loses_nothing() -> None:
-    assert comparison.pca(images(100), images(30, seed=1), 20, 1).error < 1e-20
+    assert pca.pca(images(100), images(30, seed=1), 20, 1).error < 1e-20
 
 
 def test_pca_of_many_pixels_is_close_to_exact_and_the_same_each_time() -> None:
     factors = np.random.default_rng(2).normal(size=(60, 4)) @ np.random.default_rng(3).normal(size=(4, 48 * 48))
     x = np.clip(factors * 30 + 128, 0, 255).astype(np.uint8).reshape(60, 48, 48, 1)
-    found = [comparison.pca(x[:50], x[50:], 4, 1).error for _ in range(2)]
+    found = [pca.pca(x[:50], x[50:], 4, 1).error for _ in range(2)]
     assert found[0] == found[1]
     np.testing.assert_allclose(found[0], by_svd(x[:50], x[50:], 4)[0], rtol=1e-3)
 
@@ -68,19 +71,19 @@ def test_pca_of_many_pixels_is_close_to_exact_and_the_same_each_time() -> None:
 @pytest.mark.parametrize("side", [4, 50])
 def test_pca_of_images_that_are_all_the_same(side: int) -> None:
     same = np.full((5, side, side, 1), 7, np.uint8)
-    assert comparison.pca(same, same, 2, 1).error < 1e-20
+    assert pca.pca(same, same, 2, 1).error < 1e-20
 
 
 @pytest.mark.parametrize(("n", "components"), [(100, 0), (100, -1), (100, 21), (8, 8)])
 def test_pca_refuses_components_that_are_not_there(n: int, components: int) -> None:
     with pytest.raises(InputError, match=f"from 1 to {min(n - 1, 20)} components, found {components}; give"):
-        comparison.pca(images(n), images(5), components, 1)
+        pca.pca(images(n), images(5), components, 1)
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_pca_refuses_a_single_image(n: int) -> None:
     with pytest.raises(InputError, match=f"at least two training images, found {n}"):
-        comparison.pca(images(n), images(5), 1, 1)
+        pca.pca(images(n), images(5), 1, 1)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 20, 21, 1000])
@@ -92,7 +95,7 @@ def test_a_row_in_batches_is_the_row_at_once(batch: int) -> None:
         asked.append(output[part])
         return output[part]
 
-    found = comparison.row("run", 3, test, reconstruct, 9, batch=batch)
+    found = pca.row("run", 3, test, reconstruct, 9, batch=batch)
     np.testing.assert_array_equal(np.concatenate(asked), output)
     assert max(map(len, asked)) <= batch
     np.testing.assert_allclose(found.error, np.square(output - test / 255).sum(axis=(1, 2, 3)).mean(), rtol=1e-6)
@@ -104,25 +107,25 @@ def test_a_row_in_batches_is_the_row_at_once(batch: int) -> None:
 def test_as_many_images_are_shown_as_there_are_and_a_picture_holds(n: int, most: int) -> None:
     test = images(20 if most == 20 else 100)
     with pytest.raises(InputError, match=f"--n must be from 1 to {most}, .* found {n}"):
-        comparison.row("run", 3, test, lambda part: test[part] / 255, n)
+        pca.row("run", 3, test, lambda part: test[part] / 255, n)
     with pytest.raises(InputError, match=f"--n must be from 1 to {most}, .* found {n}"):
-        comparison.pca(test, test, 2, n)
+        pca.pca(test, test, 2, n)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(InputError, match="runs/a reconstructs to numbers that are not finite"):
-        comparison.row("runs/a", 3, images(4), lambda part: np.full(images(4)[part].shape, value), 1)
+        pca.row("runs/a", 3, images(4), lambda part: np.full(images(4)[part].shape, value), 1)
 
 
 def test_reconstructions_of_another_shape_are_no_broadcast() -> None:
     with pytest.raises(ValueError, match=r"must give \(4, 4, 5, 1\), found \(1, 4, 5, 1\)"):
-        comparison.row("run", 3, images(4), lambda part: images(1) / 255, 1)
+        pca.row("run", 3, images(4), lambda part: images(1) / 255, 1)
 
 
 def lines(rows: list[Row]) -> list[list[str]]:
     """The cells of the table's rows, header first."""
-    text = comparison.table(rows, 10_000, "mnist").splitlines()
+    text = compare.table(rows, 10_000, "mnist").splitlines()
     assert text[0] == "Squared error per image, pixels in [0, 1]: the mean over 10,000 test images of mnist:"
     assert text[1] == ""
     assert len({len(line) for line in text[2:]}) == 1
@@ -157,7 +160,7 @@ def test_a_name_can_not_break_the_table() -> None:
 def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, channels: int) -> None:
     test = images(12, height, width, channels)
     rows = [made(f"runs/$x_{i}", i, 1.0, i > 1, images(5, height, width, channels, i) / 255) for i in (1, 2, 3)]
-    with Image.open(io.BytesIO(comparison.picture(rows, test, "digits"))) as opened:
+    with Image.open(io.BytesIO(compare.picture(rows, test, "digits"))) as opened:
         assert opened.format == "PNG"
         found = np.asarray(opened.convert("RGB")).astype(int)
     strips = [grid(shown, 5) for shown in (test[:5] / 255, *(row.reconstructions for row in rows))]
@@ -180,9 +183,9 @@ def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, chann
 
 def test_the_picture_is_saved(tmp_path: Path) -> None:
     rows = [made("runs/a", 2, 1.0)]
-    picture = comparison.picture(rows, images(5), "digits")
-    assert picture == comparison.picture(rows, images(5), "digits")
-    figures.write(picture, tmp_path / "F.PNG")
+    picture = compare.picture(rows, images(5), "digits")
+    assert picture == compare.picture(rows, images(5), "digits")
+    image_grid.write(picture, tmp_path / "F.PNG")
     assert (tmp_path / "F.PNG").read_bytes() == picture
     assert [path.name for path in tmp_path.iterdir()] == ["F.PNG"]
 
@@ -190,9 +193,9 @@ def test_the_picture_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "sentence"), [("f.jpg", "should end in .png"), ("f", "should end in .png")])
 def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
-        figures.require_png(tmp_path / name)
+        image_grid.require_png(tmp_path / name)
     with pytest.raises(InputError, match=sentence):
-        figures.write(b"", tmp_path / name)
+        image_grid.write(b"", tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -200,17 +203,17 @@ def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None
 def test_a_picture_goes_into_a_folder(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be written \(No.*; give another --out"):
-        figures.write(b"", tmp_path / folder / "f.png")
+        image_grid.write(b"", tmp_path / folder / "f.png")
 
 
 def test_runs_compare_on_the_same_images() -> None:
     def run(name: str, data: str, latent: int, side: int = 28) -> Run:
         return Run(Path(name), Spec(data=data, model=ModelSpec(image=(side, side, 1), latent=latent)), {})
 
-    comparison.require_comparable([run("a", "mnist", 2), run("b", "mnist", 20)])
+    compare.require_comparable([run("a", "mnist", 2), run("b", "mnist", 20)])
     with pytest.raises(InputError, match=r"images of b \(digits, 28 28 1\) are not those of a \(mnist, 28 28 1\)"):
-        comparison.require_comparable([run("a", "mnist", 2), run("b", "digits", 2)])
+        compare.require_comparable([run("a", "mnist", 2), run("b", "digits", 2)])
     with pytest.raises(InputError, match=r"images of c \(digits, 8 8 1\) are not those of a \(digits, 28 28 1\)"):
-        comparison.require_comparable([run("a", "digits", 2), run("b", "digits", 9), run("c", "digits", 2, 8)])
+        compare.require_comparable([run("a", "digits", 2), run("b", "digits", 9), run("c", "digits", 2, 8)])
     with pytest.raises(InputError, match="nothing to compare"):
-        comparison.require_comparable([])
+        compare.require_comparable([])

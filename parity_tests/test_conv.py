@@ -19,10 +19,11 @@ import jaxvae
 import torchvae
 from jaxvae import nets
 from jaxvae.convolution import convolve, transposed
-from jaxvae.shared import layout
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.needs import require_batches
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.model import layout
+from jaxvae.shared.model.requirements import require_batches
 from parity_tests.family import FLOAT64, JAX, TORCH, assert_gradients_equal, lean, some_arrays, some_batch
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -13,7 +13,9 @@ from PIL import Image
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, curves, runs
+from jaxvae.shared import cli
+from jaxvae.shared.commands import curves
+from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.family import lean
 from parity_tests.numpy_side import SIDE, copy
 
@@ -56,10 +58,10 @@ def drawn(monkeypatch) -> list[Any]:
 
 def edited(run: Path, to: Path, **values: float) -> Path:
     """The run with other values in its last line of metrics."""
-    opened = runs.read(copy(run, to))
-    records = runs.read_metrics(opened)
+    opened = run_folder.read(copy(run, to))
+    records = metrics.read(opened)
     records[-1] |= values
-    opened.metrics.write_bytes(runs._lines(records))
+    opened.metrics.write_bytes(metrics._lines(records))
     return to
 
 
@@ -80,7 +82,7 @@ def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -
     for axes, term in zip(figure.axes, ("loss", "reconstruction", "kl"), strict=True):
         for i, path in enumerate(paths):
             for line, split in zip(axes.lines[2 * i : 2 * i + 2], ("train", "test"), strict=True):
-                records = [r for r in runs.read_metrics(runs.read(path)) if r["split"] == split]
+                records = [r for r in metrics.read(run_folder.read(path)) if r["split"] == split]
                 points = [(r["step"], r[term]) for r in records]
                 np.testing.assert_array_equal(line.get_xydata(), points)
                 assert (line.get_linestyle() == "-") == (split == "train")
@@ -99,7 +101,7 @@ def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -
 def test_all_text_is_in_the_picture(trained, drawn, tmp_path) -> None:
     """However many the runs and long their names."""
     paths = [copy(trained["jaxvae"], tmp_path / f"{i:02}-{'_$long_' * 20 * (i % 2)}") for i in range(12)]
-    content = curves.picture([runs.read(path) for path in paths])
+    content = curves.picture([run_folder.read(path) for path in paths])
     (figure,) = drawn
     height = figure.get_figheight() * figure.dpi
     labels = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis, axes.child_axes[0].xaxis)]
@@ -125,8 +127,8 @@ def test_every_kind_is_the_same_each_time(trained, suffix: str, tmp_path) -> Non
 
 
 def test_runs_that_differ_share_their_terms_and_steps(trained, drawn) -> None:
-    curves.picture([runs.read(trained[name]) for name in ("jaxvae", "adversarial", "batches")])
-    curves.picture([runs.read(trained["adversarial"])])
+    curves.picture([run_folder.read(trained[name]) for name in ("jaxvae", "adversarial", "batches")])
+    curves.picture([run_folder.read(trained["adversarial"])])
     common, whole = drawn
     assert [axes.get_ylabel().split("\n")[0] for axes in common.axes] == ["loss", "reconstruction"]
     assert not any(axes.child_axes for axes in common.axes), "an epoch of one is not an epoch of the other"
@@ -137,7 +139,7 @@ def test_runs_that_differ_share_their_terms_and_steps(trained, drawn) -> None:
 
 def test_runs_of_one_name_are_told_apart(trained, drawn, tmp_path) -> None:
     paths = [copy(trained["jaxvae"], tmp_path / place / "run") for place in ("here", "there")]
-    curves.picture([runs.read(path) for path in paths])
+    curves.picture([run_folder.read(path) for path in paths])
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()][:2] == ["here/run", "there/run"]
 
 
@@ -162,7 +164,7 @@ def test_logarithmic_axes_but_where_there_is_no_logarithm(trained, drawn, tmp_pa
 
 def test_one_epochs_line_is_a_dot(drawn, tmp_path) -> None:
     assert cli.main(SIDE, ["train", *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
-    curves.picture([runs.read(tmp_path / "run")])
+    curves.picture([run_folder.read(tmp_path / "run")])
     assert drawn[0].axes[0].lines[0].get_marker() == "s"
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxvae.shared import data
+from jaxvae.shared.config.choices import DATA, EMNIST_SPLITS
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets, idx
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import DATA, EMNIST_SPLITS, ImagesSpec, ModelSpec, Spec
 
 SIBLINGS = ["fashion-mnist", "kmnist", *(f"emnist:{split}" for split in EMNIST_SPLITS)]
-TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = data.MNIST
+TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = idx.MNIST
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def nowhere(monkeypatch, tmp_path_factory) -> None:
     """No MNIST but what a test names, and no network."""
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(data, "_download", lambda root, this: "no network")
+    monkeypatch.setattr(idx, "_download", lambda root, this: "no network")
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def copy(mnist_root: Path, tmp_path: Path) -> Path:
     """A copy of MNIST to spoil; the files are links until they are changed."""
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in data.MNIST:
+    for name in idx.MNIST:
         (raw / name).symlink_to(mnist_root.resolve() / "MNIST" / "raw" / name)
     return tmp_path / "root"
 
@@ -61,32 +63,32 @@ def test_mnist_is_torchvisions(mnist, mnist_root) -> None:
 def test_mnist_is_looked_for_in_order(copy, mnist_root, monkeypatch, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="MNIST can't be had"):
-        data.load(named("mnist"), tmp_path / "empty")
-    (data.cache()).mkdir(parents=True)
-    shutil.copytree(copy / "MNIST", data.cache() / "MNIST", symlinks=True)
-    assert data.load(named("mnist"), tmp_path / "empty")[0].source == str(data.cache())
+        datasets.load(named("mnist"), tmp_path / "empty")
+    (idx.cache()).mkdir(parents=True)
+    shutil.copytree(copy / "MNIST", idx.cache() / "MNIST", symlinks=True)
+    assert datasets.load(named("mnist"), tmp_path / "empty")[0].source == str(idx.cache())
     monkeypatch.setenv("JAXVAE_DATA", str(mnist_root))
-    assert data.load(named("mnist"), tmp_path / "empty")[0].source == str(mnist_root.resolve())
-    assert data.load(named("mnist"), copy)[0].source == str(copy)
+    assert datasets.load(named("mnist"), tmp_path / "empty")[0].source == str(mnist_root.resolve())
+    assert datasets.load(named("mnist"), copy)[0].source == str(copy)
 
 
 def test_auto_goes_on_with_digits_and_says_why() -> None:
-    dataset, why = data.load(named("auto"), None)
+    dataset, why = datasets.load(named("auto"), None)
     assert dataset.name == "digits"
     assert why is not None
     assert "no network" in why
     for name in ("mnist", *SIBLINGS):
-        with pytest.raises(InputError, match=f"^{data.PUBLISHED[name].title} can't be had.*--data digits"):
-            data.load(named(name), None)
+        with pytest.raises(InputError, match=f"^{idx.PUBLISHED[name].title} can't be had.*--data digits"):
+            datasets.load(named(name), None)
 
 
 def test_auto_never_passes_over_a_spoilt_file(copy) -> None:
     spoil(copy, TEST, content(copy, TEST)[:-1])
     with pytest.raises(InputError, match="is not the published file"):
-        data.load(named("auto"), copy)
+        datasets.load(named("auto"), copy)
 
 
-@pytest.mark.parametrize("name", data.MNIST)
+@pytest.mark.parametrize("name", idx.MNIST)
 @pytest.mark.parametrize("fault", ["cut", "empty", "one bit", "longer"])
 def test_a_spoilt_file_is_named(copy, name: str, fault: str) -> None:
     whole = content(copy, name)
@@ -95,7 +97,7 @@ def test_a_spoilt_file_is_named(copy, name: str, fault: str) -> None:
     spoil(copy, name, {"cut": whole[:-100], "empty": b"", "one bit": bytes(flipped), "longer": whole + b"\0"}[fault])
     what = "a changed file: MD5" if fault == "one bit" else "bytes where there should be"
     with pytest.raises(InputError, match=what) as caught:
-        data.mnist(copy)
+        datasets.mnist(copy)
     assert str(copy / "MNIST" / "raw" / name) in str(caught.value)
 
 
@@ -105,7 +107,7 @@ def test_swapped_files_are_named(copy, one: str, other: str) -> None:
     spoil(copy, one, b)
     spoil(copy, other, a)
     with pytest.raises(InputError, match=f"the content of {other}"):
-        data.mnist(copy)
+        datasets.mnist(copy)
 
 
 def test_mislabelled_images_are_found(copy) -> None:
@@ -113,32 +115,32 @@ def test_mislabelled_images_are_found(copy) -> None:
     labels = content(copy, TRAIN_LABELS)
     spoil(copy, TRAIN_LABELS, labels[:8] + labels[8:][::-1])
     with pytest.raises(InputError, match="a changed file: MD5"):
-        data.mnist(copy)
+        datasets.mnist(copy)
 
 
 def test_a_missing_file_is_named(copy) -> None:
     (copy / "MNIST" / "raw" / TEST_LABELS).unlink()
     with pytest.raises(InputError, match=f"{TEST_LABELS} of MNIST can't be read"):
-        data.mnist(copy)
+        datasets.mnist(copy)
 
 
 def test_a_missing_root_is_said() -> None:
     for name in DATA:
         with pytest.raises(InputError, match="is not a folder"):
-            data.load(named(name), Path("/no/such/folder"))
+            datasets.load(named(name), Path("/no/such/folder"))
 
 
 def test_another_size_is_said_before_a_download() -> None:
     for name, title in (("auto", "MNIST"), ("mnist", "MNIST"), ("emnist", "EMNIST balanced")):
         with pytest.raises(InputError, match=f"^The images of {title} are 28 28 1, the model's images 8 8 1; give --i"):
-            data.load(named(name, (8, 8, 1)), None)
+            datasets.load(named(name, (8, 8, 1)), None)
     with pytest.raises(InputError, match=r"28 28 1, the model's images 28 28 2 .* only grey"):
-        data.load(named("mnist", (28, 28, 2), resize=True), None)
+        datasets.load(named("mnist", (28, 28, 2), resize=True), None)
 
 
 def test_mnist_is_resized_if_asked(mnist, mnist_root, monkeypatch) -> None:
-    monkeypatch.setattr(data, "published", lambda name, root: mnist._replace(test=mnist.test[:10]))
-    colour, why = data.load(named("auto", (28, 28, 3), resize=True, train_images=100), mnist_root)
+    monkeypatch.setattr(idx, "published", lambda name, root: mnist._replace(test=mnist.test[:10]))
+    colour, why = datasets.load(named("auto", (28, 28, 3), resize=True, train_images=100), mnist_root)
     assert (why, colour.name) == (None, "mnist")
     np.testing.assert_array_equal(colour.train, np.repeat(mnist.train[:100], 3, axis=3))
     np.testing.assert_array_equal(colour.test, np.repeat(mnist.test[:10], 3, axis=3))
@@ -146,7 +148,7 @@ def test_mnist_is_resized_if_asked(mnist, mnist_root, monkeypatch) -> None:
 
 def test_a_download_is_whole_or_not_at_all(monkeypatch, tmp_path, copy) -> None:
     """torchvision's part is played by a copy: once it fails half-way, once it succeeds."""
-    from torchvision import datasets
+    from torchvision import datasets as tv
 
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -157,44 +159,44 @@ def test_a_download_is_whole_or_not_at_all(monkeypatch, tmp_path, copy) -> None:
         (Path(root) / "MNIST" / "raw" / TRAIN).write_bytes(b"half")
         raise RuntimeError("Error downloading train-labels")
 
-    monkeypatch.setattr(datasets, "MNIST", fails)
+    monkeypatch.setattr(tv, "MNIST", fails)
     with pytest.raises(InputError, match="downloading it failed"):
-        data.mnist()
-    assert list(data.cache().iterdir()) == []
+        datasets.mnist()
+    assert list(idx.cache().iterdir()) == []
 
-    monkeypatch.setattr(datasets, "MNIST", lambda root, download: shutil.copytree(copy / "MNIST", Path(root) / "MNIST"))
-    assert data.mnist().train.shape == (60_000, 28, 28, 1)
-    assert sorted(path.name for path in data.cache().rglob("*") if path.is_file()) == sorted(data.MNIST)
-    monkeypatch.setattr(datasets, "MNIST", fails)
-    assert data.mnist().source == str(data.cache())
+    monkeypatch.setattr(tv, "MNIST", lambda root, download: shutil.copytree(copy / "MNIST", Path(root) / "MNIST"))
+    assert datasets.mnist().train.shape == (60_000, 28, 28, 1)
+    assert sorted(path.name for path in idx.cache().rglob("*") if path.is_file()) == sorted(idx.MNIST)
+    monkeypatch.setattr(tv, "MNIST", fails)
+    assert datasets.mnist().source == str(idx.cache())
 
 
 def test_digits_are_resized() -> None:
     from sklearn.datasets import load_digits
 
-    digits = data.digits((28, 28, 1))
+    digits = datasets.digits((28, 28, 1))
     assert digits.train.shape == (1500, 28, 28, 1)
     assert digits.test.shape == (297, 28, 28, 1)
     assert digits.train.dtype == np.uint8
     pixels, labels = load_digits(return_X_y=True)
     np.testing.assert_array_equal(np.concatenate([digits.train_labels, digits.test_labels]), labels)
-    small = data.digits((8, 8, 1)).train[..., 0]  # at their own size they are themselves
+    small = datasets.digits((8, 8, 1)).train[..., 0]  # at their own size they are themselves
     np.testing.assert_array_equal(small, np.round(pixels[:1500].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8))
     with pytest.raises(InputError, match="grey"):
-        data.digits((8, 8, 3))
+        datasets.digits((8, 8, 3))
 
 
 @pytest.fixture(params=SIBLINGS)
 def sibling(request, monkeypatch, tmp_path) -> tuple[str, Path, np.ndarray]:
     """A set of 30 and 10 images in torchvision's layout: its name, root, and stored images [40, 28, 28]."""
     name = request.param
-    monkeypatch.setitem(data.PUBLISHED, name, data.PUBLISHED[name]._replace(train=30, test=10))
+    monkeypatch.setitem(idx.PUBLISHED, name, idx.PUBLISHED[name]._replace(train=30, test=10))
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
-    write_set(data.PUBLISHED[name], tmp_path, images)
+    write_set(idx.PUBLISHED[name], tmp_path, images)
     return name, tmp_path, images
 
 
-def write_set(this: data.Published, root: Path, images: np.ndarray) -> None:
+def write_set(this: idx.Published, root: Path, images: np.ndarray) -> None:
     folder = root / this.folder / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     labels = np.arange(len(images), dtype=np.uint8) % this.classes + this.first_label
@@ -204,13 +206,13 @@ def write_set(this: data.Published, root: Path, images: np.ndarray) -> None:
 
 
 def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
-    from torchvision import datasets
+    from torchvision import datasets as tv
 
     name, root, images = sibling
-    this = data.PUBLISHED[name]
-    found, why = data.load(named(name), root)
+    this = idx.PUBLISHED[name]
+    found, why = datasets.load(named(name), root)
     assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
-    theirs = getattr(datasets, this.folder)(str(root), **({"split": this.split} if this.split else {}))
+    theirs = getattr(tv, this.folder)(str(root), **({"split": this.split} if this.split else {}))
     np.testing.assert_array_equal(found.train_labels, theirs.targets.numpy() - this.first_label)
     stored = theirs.data.numpy()
     np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
@@ -224,7 +226,7 @@ def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
 
 @pytest.mark.parametrize("sibling", ["emnist:balanced"], indirect=True)
 def test_emnist_alone_is_its_balanced_split(sibling) -> None:
-    plain, balanced = (data.load(named(name), sibling[1])[0] for name in ("emnist", "emnist:balanced"))
+    plain, balanced = (datasets.load(named(name), sibling[1])[0] for name in ("emnist", "emnist:balanced"))
     assert plain.name == "emnist"
     np.testing.assert_array_equal(plain.train, balanced.train)
 
@@ -252,11 +254,11 @@ FAULTS: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
 def test_a_malformed_sibling_is_named(sibling, fault: str) -> None:
     name, root, _ = sibling
     number, change, what = FAULTS[fault]
-    this = data.PUBLISHED[name]
+    this = idx.PUBLISHED[name]
     path = root / this.folder / "raw" / this.names[number]
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError, match=f"is not the published file, it has .*{what}") as caught:
-        data.load(named(name), root)
+        datasets.load(named(name), root)
     assert str(caught.value).startswith(f"The file {path} of {this.title} ")
 
 
@@ -265,24 +267,24 @@ def test_letters_are_labelled_from_1_in_their_file(sibling) -> None:
     path = sibling[1] / "EMNIST" / "raw" / "emnist-letters-test-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(InputError, match="labels from 0 to 13 where there should be 1 to 26"):
-        data.load(named("emnist:letters"), sibling[1])
+        datasets.load(named("emnist:letters"), sibling[1])
 
 
 @pytest.mark.parametrize("sibling", ["kmnist", "emnist:digits"], indirect=True)
 def test_a_siblings_download_is_kept_whole(sibling, monkeypatch, tmp_path) -> None:
     """torchvision's part is played by a copy; EMNIST's archive has the other splits too, and none is replaced."""
-    from torchvision import datasets
+    from torchvision import datasets as tv
 
     name, root, _ = sibling
-    this = data.PUBLISHED[name]
+    this = idx.PUBLISHED[name]
     others = [f"emnist-{split}-train-images-idx3-ubyte" for split in ("letters", "mnist")] if this.split else []
     for other in others:
         (root / this.folder / "raw" / other).write_bytes(b"new")
     monkeypatch.undo()
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(data.PUBLISHED, name, this)
-    raw = data.cache() / this.folder / "raw"
+    monkeypatch.setitem(idx.PUBLISHED, name, this)
+    raw = idx.cache() / this.folder / "raw"
     raw.mkdir(parents=True)
     for other in others[:1]:
         (raw / other).write_bytes(b"old")
@@ -291,9 +293,9 @@ def test_a_siblings_download_is_kept_whole(sibling, monkeypatch, tmp_path) -> No
         assert split == ({"split": this.split} if this.split else {})
         shutil.copytree(root / this.folder, Path(folder) / this.folder)
 
-    monkeypatch.setattr(datasets, this.folder, fetch)
-    first = data.load(named(name), None)[0]
-    assert [path.name for path in data.cache().iterdir()] == [this.folder]
+    monkeypatch.setattr(tv, this.folder, fetch)
+    first = datasets.load(named(name), None)[0]
+    assert [path.name for path in idx.cache().iterdir()] == [this.folder]
     assert {path.name for path in raw.iterdir()} == {*this.names, *others}
     assert [(raw / other).read_bytes() for other in others] == [b"old", b"new"][: len(others)]
-    np.testing.assert_array_equal(first.train, data.load(named(name), root)[0].train)
+    np.testing.assert_array_equal(first.train, datasets.load(named(name), root)[0].train)

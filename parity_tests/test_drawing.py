@@ -11,10 +11,14 @@ from PIL import Image
 from scipy.spatial import geometric_slerp
 from scipy.stats import norm
 
-from jaxvae.shared import cli, embedding, latents, panels, paths
+from jaxvae.shared import cli
+from jaxvae.shared.analysis import latent_paths, latents
+from jaxvae.shared.commands import embed
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.plotting import labelled_figure
 from parity_tests.family import FLOAT64, SIDES, some_arrays
 from parity_tests.test_cli import PACKAGES, fails, package, run
 from parity_tests.test_family_parity import small
@@ -34,11 +38,11 @@ def opened(side, name: str):
 def test_a_line_is_straight_and_an_arc_is_the_great_circles(steps: int) -> None:
     start, end = RNG.normal(size=(2, 4, 3))
     t = np.linspace(0, 1, steps)
-    line, arc = paths.linear(start, end, steps), paths.spherical(start, end, steps)
+    line, arc = latent_paths.linear(start, end, steps), latent_paths.spherical(start, end, steps)
     for i in range(4):
         np.testing.assert_allclose(line[i], [start[i] + s * (end[i] - start[i]) for s in t], rtol=0, atol=1e-15)
         norms = np.linalg.norm(start[i]), np.linalg.norm(end[i])
-        unit = paths.spherical(start[i : i + 1] / norms[0], end[i : i + 1] / norms[1], steps)[0]
+        unit = latent_paths.spherical(start[i : i + 1] / norms[0], end[i : i + 1] / norms[1], steps)[0]
         np.testing.assert_allclose(unit, geometric_slerp(start[i] / norms[0], end[i] / norms[1], t), rtol=0, atol=1e-14)
     for way in (line, arc):
         np.testing.assert_allclose(way[:, 0], start, rtol=0, atol=1e-15)
@@ -48,12 +52,14 @@ def test_a_line_is_straight_and_an_arc_is_the_great_circles(steps: int) -> None:
 @pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
 def test_an_arc_between_latents_of_one_direction_is_a_line(factor: float) -> None:
     start = RNG.normal(size=(3, 4))
-    np.testing.assert_array_equal(paths.spherical(start, factor * start, 5), paths.linear(start, factor * start, 5))
+    np.testing.assert_array_equal(
+        latent_paths.spherical(start, factor * start, 5), latent_paths.linear(start, factor * start, 5)
+    )
 
 
 def test_the_plane_goes_through_the_normals_quantiles() -> None:
-    np.testing.assert_allclose(paths.quantiles(7), norm.ppf((np.arange(7) + 0.5) / 7), rtol=1e-12, atol=1e-15)
-    plane = paths.plane(5)
+    np.testing.assert_allclose(latent_paths.quantiles(7), norm.ppf((np.arange(7) + 0.5) / 7), rtol=1e-12, atol=1e-15)
+    plane = latent_paths.plane(5)
     assert plane.shape == (5, 5, 2)
     assert (np.diff(plane[..., 0], axis=1) > 0).all(), "the first latent rises to the right"
     assert (np.diff(plane[..., 1], axis=0) < 0).all(), "the second rises upwards"
@@ -127,7 +133,7 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
     """Of nine images in nine colours each is where it should be, and as large."""
     colours = np.array([[r, g, 1.0] for r in (0, 0.5, 1) for g in (0, 0.4, 0.8)])
     images = np.broadcast_to(colours.reshape(3, 3, 1, 1, 3), (3, 3, 5, 4, 3))
-    found = read(panels.plane(images, paths.quantiles(3), ("a", "b"), "caption"))
+    found = read(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption"))
     places = [np.argwhere((np.abs(found - np.round(255 * colour)) <= 1).all(2)) for colour in colours]
     middles = np.array([place.mean(0) for place in places]).reshape(3, 3, 2)
     scale = 780 // 12
@@ -141,25 +147,27 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
 def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     labels = np.arange(200) % kinds
     places = np.stack([np.cos(labels), np.sin(labels)], 1)
-    found = read(panels.points(places, labels, ("a", "b"), "caption"))
+    found = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
     coloured = found[np.ptp(found, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
-    other = panels.points(places, labels + 7, ("a", "b"), "caption")
+    other = labelled_figure.points(places, labels + 7, ("a", "b"), "caption")
     assert np.array_equal(read(other), found) == (kinds == 1), "one label says nothing, and is not told"
     if kinds > 1:
-        assert panels.points(places, labels, ("a", "b"), "x") != panels.points(places, labels[::-1], ("a", "b"), "x")
+        assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
+            places, labels[::-1], ("a", "b"), "x"
+        )
 
 
 def test_components_are_those_of_the_covariance() -> None:
     codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
-    found, names = embedding.placed(codes)
+    found, names = embed.placed(codes)
     values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
     np.testing.assert_allclose(found.var(0), values[:2], rtol=1e-12)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
     assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
-    np.testing.assert_allclose(embedding.placed(-codes)[0], -found, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(embedding.placed(np.ones((5, 1)))[0], 0)
-    np.testing.assert_array_equal(embedding.placed(np.ones((5, 3)))[0], 0)
+    np.testing.assert_allclose(embed.placed(-codes)[0], -found, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(embed.placed(np.ones((5, 1)))[0], 0)
+    np.testing.assert_array_equal(embed.placed(np.ones((5, 3)))[0], 0)
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:

@@ -18,10 +18,14 @@ from safetensors.torch import load_file
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, exporting, layout
+from jaxvae.shared import cli
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.serialization import from_json
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.exporting import Format, signature
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec, from_json
+from jaxvae.shared.interop import export_files
+from jaxvae.shared.interop.export_files import Format, signature
+from jaxvae.shared.model import layout
 
 Named = dict[str, np.ndarray]
 
@@ -383,7 +387,7 @@ def test_nothing_is_left_of_what_fails_halfway(package, format, run, tmp_path, c
         assert len(list(folder.iterdir())) == 3
         raise OSError(28, "No space left on device", str(folder))
 
-    monkeypatch.setattr(exporting, "write_signature", full)
+    monkeypatch.setattr(export_files, "write_signature", full)
     refused(package, capsys, "No space left on device", run, format, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

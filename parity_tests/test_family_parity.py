@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import Spec, Stored
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness import parity, report, trajectory
 
 STEPS = 12  # in epochs of five, the last of two images

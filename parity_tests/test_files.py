@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvae.shared import arrays, data
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets, numpy_files
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, Spec
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (25, 4, 6), np.uint8)
@@ -20,10 +22,10 @@ TENTHS = [9, 19]
 REST = [i for i in range(25) if i not in TENTHS]
 
 
-def load(name: str, *image: int, classes: int = 0, **images: Any) -> data.Dataset:
+def load(name: str, *image: int, classes: int = 0, **images: Any) -> Dataset:
     height, width, channels = image or (4, 6, 1)
     model = ModelSpec(image=(height, width, channels), classes=classes)
-    dataset, why = data.load(Spec(data=name, model=model, images=ImagesSpec(**images)), None)
+    dataset, why = datasets.load(Spec(data=name, model=model, images=ImagesSpec(**images)), None)
     assert why is None
     for part, labels in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
         assert (part.shape, labels.shape) == ((len(part), height, width, channels), (len(part),))
@@ -233,7 +235,7 @@ def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
         assert str(path) in refused("found one that is damaged or holds Python objects", f"npz:{path}")
 
 
-@pytest.mark.parametrize("names", arrays._ARRAYS)
+@pytest.mark.parametrize("names", numpy_files._ARRAYS)
 def test_an_npz_has_its_splits(tmp_path, names) -> None:
     train, train_labels, test, test_labels = names
     labels = np.arange(25)[:, None] if names[1] == "y_train" else np.arange(25, dtype=np.int8)
@@ -290,7 +292,7 @@ def test_arrays_are_resized_if_asked(tmp_path) -> None:
 
 
 def test_digits_may_turn_colour_and_be_cut() -> None:
-    whole = data.digits((8, 8, 1))
+    whole = datasets.digits((8, 8, 1))
     refused("The digits are grey.*give --image 8 8 1 or --resize", "digits", 8, 8, 3)
     np.testing.assert_array_equal(load("digits", 8, 8, 3, resize=True).train, np.repeat(whole.train, 3, axis=3))
     cut = load("digits", 8, 8, 1, train_images=7, classes=10)

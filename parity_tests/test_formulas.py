@@ -11,7 +11,8 @@ from jax.test_util import check_grads
 
 import jaxvae
 import torchvae
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
 from parity_tests.harness import jax_side, torch_side
 from parity_tests.harness.batches import Batch
 

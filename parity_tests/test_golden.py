@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from jaxvae.shared import weights
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import weight_file
 from parity_tests.harness import golden, golden_files, torch_side
 
 ROOT = Path(__file__).parent.parent
@@ -92,7 +92,7 @@ def test_a_file_is_of_its_specification_and_tells_what_made_it(name: str) -> Non
     assert spec == golden.SPECS[name]
     assert set(versions) >= {"python", "jax", "flax", "optax", "torch", "numpy"}
     assert golden_files.pack(spec, versions, arrays) == FILES[name].read_bytes()
-    weights.check(golden.part(arrays, "weights"), spec, name)
+    weight_file.check(golden.part(arrays, "weights"), spec, name)
     assert {array.dtype.name for array in arrays.values()} <= {"float64", "uint64", "uint32", "uint8", "int64", "int32"}
     train, test = golden.images(spec, arrays)
     assert len(train) % spec.training.batch_size
@@ -115,7 +115,7 @@ def damaged(kind: str, content: bytes) -> bytes:
         case "cut short":
             return content[:-8]
         case "no metadata":
-            return weights.to_bytes({"x": np.zeros(3)})
+            return weight_file.to_bytes({"x": np.zeros(3)})
     return b""
 
 

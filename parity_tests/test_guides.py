@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
-from jaxvae.shared.spec import Spec
-from jaxvae.shared.training import Train
+from jaxvae.shared.commands.train import Train
+from jaxvae.shared.config.spec import Spec
 from parity_tests.foreign_models import torch_model
 from parity_tests.guides import GUIDES, PAGES, ROOT, blocks, commands
 

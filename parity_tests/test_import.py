@@ -17,11 +17,16 @@ from flax import serialization
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, foreign, importing, runs, weights
+from jaxvae.shared import cli
+from jaxvae.shared.commands import import_
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.foreign import Laid, Rule
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.interop import name_mapping, readers
+from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.runs import run_folder
 from parity_tests.foreign_models import KNOWN, answers, flax_file, flax_params, torch_model
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -62,10 +67,10 @@ def refused(package, capsys, tmp_path: Path, says: str, path: Path, *flags: obje
     return err
 
 
-def imported(package, capsys, path: Path, out: Path, *flags: object) -> runs.Run:
+def imported(package, capsys, path: Path, out: Path, *flags: object) -> run_folder.Run:
     status, _, err = run(package, capsys, "import", path, "--out", out, *flags)
     assert status == 0, err
-    return runs.read(out)
+    return run_folder.read(out)
 
 
 # Both add the same products in other orders: tens of roundings of 6e-8 or 1e-16, in a few layers of numbers near 1.
@@ -106,7 +111,7 @@ def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsy
     """Of safetensors and of Flax's msgpack: the whole file."""
     path = saved(name, tmp_path / "file", "safetensors")
     ours = imported(package, capsys, path, tmp_path / "run")
-    importing.export_source(package, ours, tmp_path / "back")
+    import_.export_source(package, ours, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
 
@@ -114,12 +119,12 @@ def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsy
 def test_a_pickles_tensors_come_back_to_the_bit(name: str, tmp_path, capsys) -> None:
     path = saved(name, tmp_path / "file.pt", "pickle")
     ours = imported(torchvae, capsys, path, tmp_path / "run")
-    importing.export_source(torchvae, ours, tmp_path / "back.pt")
+    import_.export_source(torchvae, ours, tmp_path / "back.pt")
     same_pickles(tmp_path / "back.pt", path)
     model = KNOWN[name].build()
     assert str(model.load_state_dict(torch.load(tmp_path / "back.pt"))) == "<All keys matched successfully>"
     with pytest.raises(InputError, match="takes torch to write; use torchvae"):
-        importing.export_source(jaxvae, ours, tmp_path / "other.pt")
+        import_.export_source(jaxvae, ours, tmp_path / "other.pt")
     assert not (tmp_path / "other.pt").exists()
 
 
@@ -174,7 +179,7 @@ def test_wrappers_are_seen_through(name: str, wrapped: str, tmp_path, capsys) ->
     assert spec == expected_spec
     for key, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor)
-    importing.export_source(torchvae, imported(torchvae, capsys, state, tmp_path / "run"), tmp_path / "back")
+    import_.export_source(torchvae, imported(torchvae, capsys, state, tmp_path / "run"), tmp_path / "back")
     if wrapped not in ("Lightning", "params"):
         same_pickles(tmp_path / "back", state)
     else:  # what is beside the model's tensors stays behind
@@ -189,7 +194,7 @@ def test_prefixes_in_safetensors_are_seen_through(package, prefix: str, tmp_path
     state = {f"{prefix}{key}": tensor for key, tensor in torch_model("yunjey").state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "file")
     ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
-    importing.export_source(package, ours, tmp_path / "back")
+    import_.export_source(package, ours, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
@@ -227,11 +232,11 @@ def test_other_types_are_widened_and_come_back(package, name: str, types: str, t
     ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
     wide = any(tensor.dtype == torch.float64 for tensor in state.values())
     assert ours.spec.training.dtype == ("float64" if wide else "float32")
-    arrays = weights.load(ours.weights)[1]
+    arrays = weight_file.load(ours.weights)[1]
     first = "encoder.hidden.0.conv.weight" if name == "antixk" else "encoder.hidden.0.weight"
     theirs = state["encoder.0.0.weight" if name == "antixk" else "fc1.weight"]
     np.testing.assert_array_equal(arrays[first].astype(np.float64), theirs.double().numpy())
-    importing.export_source(package, ours, tmp_path / "back")
+    import_.export_source(package, ours, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
@@ -240,16 +245,16 @@ def test_flaxs_bfloat16_comes_back(package, tmp_path, capsys) -> None:
     half = jax.tree.map(lambda array: array.astype(ml_dtypes.bfloat16), flax_params())
     (tmp_path / "file").write_bytes(flax_file(half))
     ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
-    found = weights.load(ours.weights)[1]["encoder.mean.weight"]
+    found = weight_file.load(ours.weights)[1]["encoder.mean.weight"]
     np.testing.assert_array_equal(found.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
-    importing.export_source(package, ours, tmp_path / "back")
+    import_.export_source(package, ours, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     numbers = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     numbers[:3] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, -0.0  # the ties to even
-    found = importing.containers.narrowed(("x",), "bfloat16", numbers).array
+    found = readers.narrowed(("x",), "bfloat16", numbers).array
     np.testing.assert_array_equal(found, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
 
 
@@ -456,7 +461,7 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
     ours = imported(jaxvae, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
     trained = ours._replace(config={k: v for k, v in ours.config.items() if k != "imported"})
     with pytest.raises(InputError, match="was trained, not imported"):
-        importing.export_source(jaxvae, trained, tmp_path / "back")
+        import_.export_source(jaxvae, trained, tmp_path / "back")
     for spoilt in (
         {},
         [],
@@ -465,7 +470,7 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
         {**ours.config["imported"], "header": "{}"},
     ):
         with pytest.raises(InputError, match="is not as import wrote it"):
-            importing.export_source(jaxvae, ours._replace(config={"imported": spoilt}), tmp_path / "back")
+            import_.export_source(jaxvae, ours._replace(config={"imported": spoilt}), tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -474,7 +479,7 @@ def test_a_table_of_your_own_goes_both_ways(package) -> None:
     """Flax's layout of a convolutional model with batch norm in a collection apart, and PyTorch's of the same."""
     model = ModelSpec((4, 4, 2), (3, 4), 2, network="conv", likelihood="squared-error")
     spec = Spec(model=model)
-    table = importing.foreign.layout.table(model)
+    table = layout.table(model)
     rng = np.random.default_rng(0)
     mine = {".".join(map(str, p.path)): rng.uniform(size=p.flax_shape).astype(np.float32) for p in table}
     rules = [
@@ -488,7 +493,7 @@ def test_a_table_of_your_own_goes_both_ways(package) -> None:
     )
     arrays = package.to_arrays(spec, params)
     for parameter in table:
-        expected = foreign.layout.to_torch(parameter, mine[".".join(map(str, parameter.path))])
+        expected = name_mapping.layout.to_torch(parameter, mine[".".join(map(str, parameter.path))])
         np.testing.assert_array_equal(arrays[parameter.name], expected, strict=True)
     back = package.to_foreign(spec, rules, params)
     assert set(back) == set(mine)
@@ -506,10 +511,10 @@ def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
     cases: list[tuple[Laid, np.ndarray]] = [("torch", expected), ("torch-hwc", np.arange(12))]
     for laid, order in cases:
         rules = [Rule(theirs, ours, laid) for theirs, ours in names.items()]
-        found = foreign.to_ours(spec, rules, arrays, "It")
+        found = name_mapping.to_ours(spec, rules, arrays, "It")
         np.testing.assert_array_equal(found["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
         np.testing.assert_array_equal(found["decoder.logits.bias"], order)
-        back = foreign.to_theirs(spec, rules, found)
+        back = name_mapping.to_theirs(spec, rules, found)
         for name, array in arrays.items():
             np.testing.assert_array_equal(back[name], array)
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jaxvae.shared.spec import Form, ModelSpec, ObjectiveSpec, Spec
+from jaxvae.shared.config.choices import Form
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec
+from jaxvae.shared.config.spec import Spec
 from parity_tests.family import FLOAT64, SIDES, Arrays, Batch, Side, lean, some_arrays
 
 pytestmark = pytest.mark.usefixtures("x64")

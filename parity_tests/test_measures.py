@@ -15,9 +15,11 @@ from scipy.stats import multivariate_normal, norm
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, evaluation, measures, runs
+from jaxvae.shared import cli, safe_io
+from jaxvae.shared.analysis import evaluation, measures
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec
 from parity_tests.family import FLOAT64, SIDES, Side, lean, some_arrays
 from parity_tests.test_iwae import LINEAR, linear_gaussian
 
@@ -411,11 +413,14 @@ def test_what_can_not_be_measured_is_refused_in_a_sentence(trained, capsys, run:
 
 
 def test_quadrature_is_of_two_latents(trained, tmp_path, capsys) -> None:
-    assert evaluation.senseless(Spec(model=replace(MLP, latent=3)), "quadrature") == (
+    assert evaluation.reason_not_applicable(Spec(model=replace(MLP, latent=3)), "quadrature") == (
         "sums over a grid of two latents, and the model has 3"
     )
     code = replace(MLP, posterior="point", discriminator=(4,))
-    assert evaluation.senseless(Spec(model=code, objective=ObjectiveSpec(form="adversarial")), "quadrature") is None
+    assert (
+        evaluation.reason_not_applicable(Spec(model=code, objective=ObjectiveSpec(form="adversarial")), "quadrature")
+        is None
+    )
 
 
 def test_a_run_that_is_read_only_is_measured_all_the_same(trained, capsys, monkeypatch) -> None:
@@ -424,7 +429,7 @@ def test_a_run_that_is_read_only_is_measured_all_the_same(trained, capsys, monke
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(runs, "write_atomically", refuse)
+    monkeypatch.setattr(safe_io, "write_atomically", refuse)
     status, out, err = ask(torchvae, capsys, trained / "vae")
     assert status == 0
     assert "active units" in out

@@ -15,7 +15,9 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import checkpoints, cli, runs, weights
+from jaxvae.shared import cli
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
 from parity_tests.numpy_side import SIDE
 from parity_tests.together import apart, ended, started, trained
@@ -85,13 +87,15 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
     (status, _, said), (killed, silent, _) = ended(two)
     assert (status, killed, silent) == (2, -signal.SIGKILL, "")
     assert re.fullmatch(r"torchvae: Another process has ended \(.*\); start all again with --resume\.\n", said)
-    stop = str(checkpoints.present(runs.read(run))[-1] + 7)
+    stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
     (status, told, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
     assert (status, *other) == (0, 0, "", "")
     assert "test loss" in told
-    assert runs.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
+    assert run_folder.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
     assert cli.main(torchvae, [*flags, "--max-steps", stop, "--out", str(whole)]) == 0
-    ours, theirs = (weights.load_checkpoint(checkpoints.path(runs.read(path), int(stop))) for path in (run, whole))
+    ours, theirs = (
+        weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), int(stop))) for path in (run, whole)
+    )
     assert gap(ours.weights, theirs.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
     assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from parity_tests import injection, vae_faults
 from parity_tests.harness import chaos, levels, parity, precision, report, torch_side
 from parity_tests.harness.steps import bounded

@@ -11,11 +11,13 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import describe
+from jaxvae.shared.config.choices import Corruption
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.needs import last_bias
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import Corruption, ImagesSpec, ModelSpec, Spec, TrainingSpec
+from jaxvae.shared.model import description
 from parity_tests.family import FLOAT64, SIDES, TORCH, Batch, Side, lean, some_arrays, some_batch, tiny
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -52,10 +54,10 @@ def test_the_effective_weight_is_the_sources(name: str, image, weight: float, er
     spec = at(name, image)
     effective = weight * (np.prod(image) if error == "mean" else 1)
     np.testing.assert_allclose(spec.effective_beta, effective, rtol=1e-14)
-    said = re.search(rf"{words} ([\d.e+-]*\d)", describe.text(spec, name))
+    said = re.search(rf"{words} ([\d.e+-]*\d)", description.text(spec, name))
     assert said is not None
     assert said[1] == f"{effective:g}"
-    told = re.search(rf"{words} ([\d.e+-]*\d)", describe.summary(spec))
+    told = re.search(rf"{words} ([\d.e+-]*\d)", description.summary(spec))
     assert told is not None
     assert told[1] == f"{effective:g}"
 
@@ -65,7 +67,7 @@ def test_the_known_effective_weights() -> None:
     known = {("conv", GREY): 0.196, ("conv", CELEBA): 3.072, ("beta-h", CELEBA): 30.72, ("beta-b", CELEBA): 30.72}
     for (name, image), weight in known.items():
         np.testing.assert_allclose(at(name, image).effective_beta, weight, rtol=1e-14)
-        assert f" {weight:g}" in describe.text(at(name, image), name)
+        assert f" {weight:g}" in description.text(at(name, image), name)
 
 
 def test_the_implied_variance_is_that_of_the_sources_error() -> None:
@@ -76,15 +78,15 @@ def test_the_implied_variance_is_that_of_the_sources_error() -> None:
     added = {"tanh-mse": d**2, "relu-sigma": d**2, "conv": d**2, "beta-h": d**2, "beta-b": d**2, "gaussian": d**2 / 2}
     added |= {"autoencoder": d**2, "denoising": d**2, "dropout": d**2, "adversarial": d**2}
     for name, spec in PRESETS.items():
-        found = describe.implied_variance(spec)
+        found = description.implied_variance(spec)
         if name not in added:
             assert found is None, name
-            assert "mplied variance" not in describe.text(spec, name)
+            assert "mplied variance" not in description.text(spec, name)
             continue
         variance = d**2 / (2 * added[name])
         assert found == variance == (1.0 if name == "gaussian" else 0.5)
         words = "Gaussian of variance 1," if name == "gaussian" else "Implied variance 0.5"
-        assert words in describe.text(spec, name)
+        assert words in description.text(spec, name)
 
 
 def test_the_implied_variance_is_that_of_the_loss() -> None:
@@ -95,7 +97,7 @@ def test_the_implied_variance_is_that_of_the_loss() -> None:
         1e-3,
     )
     for name, spec in PRESETS.items():
-        if (variance := describe.implied_variance(spec)) is None:
+        if (variance := description.implied_variance(spec)) is None:
             continue
         decoded = torchvae.Decoded(logits, None)
         low, here, high = (torchvae.nll(spec, decoded, x + d).sum() for d in (-h, 0.0, h))
@@ -107,7 +109,7 @@ def test_the_constant_that_squared_error_drops() -> None:
     """The rest of a Gaussian of variance 1/2: log(2 pi variance) / 2 for each pixel."""
     variance, (height, width, channels) = 0.5, CELEBA
     constant = height * width * channels * 0.5 * np.log(2 * np.pi * variance)
-    assert f"less its constant, {constant:.6g} nats per image" in describe.text(at("conv", CELEBA), "conv")
+    assert f"less its constant, {constant:.6g} nats per image" in description.text(at("conv", CELEBA), "conv")
     spec = tiny(PRESETS["tanh-mse"], ModelSpec((2, 3, 1), (4,), 2))
     arrays, batch = some_arrays(spec), some_batch(spec, 5)
     gaussian = dataclasses.replace(
@@ -119,7 +121,7 @@ def test_the_constant_that_squared_error_drops() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_share_given_to_the_optimizer_is_said(name: str) -> None:
-    spec, words = PRESETS[name], describe.text(PRESETS[name], name)
+    spec, words = PRESETS[name], description.text(PRESETS[name], name)
     minimized = next(line for line in words.splitlines() if line.startswith("minimized"))
     if spec.objective.units == "image":
         assert spec.minimized == 1

@@ -10,9 +10,10 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import layout
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from parity_tests.family import SIDES, Arrays, Batch, assert_gradients_equal, lean, some_arrays, some_batch, tiny
 from parity_tests.sources import SOURCES, Given, Sizes, load
 

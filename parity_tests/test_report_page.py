@@ -17,8 +17,9 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, data
-from jaxvae.shared.explorer import STOPS
+from jaxvae.shared import cli
+from jaxvae.shared.data import datasets
+from jaxvae.shared.report.explorer import STOPS
 from parity_tests import family
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -231,7 +232,7 @@ def test_a_code_without_a_prior_has_sliders_over_its_codes_and_no_draw(view, tra
     page, run = view(), list(MODELS).index("relu-point")
     assert not explorer(page, run).get_by_role("button", name="Draw from the prior").is_visible()
     spec, model = loaded("torchvae", trained / "relu-point")
-    test = data.load(spec, None)[0].test
+    test = datasets.load(spec, None)[0].test
     codes = torchvae.encode_images(spec, model, test, torchvae.root_key(0)).mean
     for latent in range(3):
         slider = explorer(page, run).locator(f"#run-{run}-latent-{latent}")
@@ -258,7 +259,7 @@ def test_a_class_is_chosen(view, trained, name: str) -> None:
 def test_a_click_on_the_map_starts_from_that_test_image(view, trained, name: str) -> None:
     page, run = view(), list(MODELS).index(name)
     spec, model = loaded("torchvae", trained / name)
-    dataset = data.load(spec, None)[0]
+    dataset = datasets.load(spec, None)[0]
     canvas = explorer(page, run).locator(".map canvas")
     canvas.scroll_into_view_if_needed()
     places = [page.evaluate("([run, point]) => jaxvae.place(run, point)", [run, point]) for point in range(297)]

@@ -20,10 +20,16 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import agreement, charts, cli, explorer, latents, recipe, reporting, runs
-from jaxvae.shared.agreement import Agreement, Level
-from jaxvae.shared.presets import PRESETS
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared import cli
+from jaxvae.shared.analysis import latents
+from jaxvae.shared.commands import report as report_command
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.plotting import svg_charts
+from jaxvae.shared.report import explorer
+from jaxvae.shared.runs import command_line, parity_record, run_folder
+from jaxvae.shared.runs.parity_record import Agreement, Level
 from parity_tests import family
 from parity_tests.foreign_models import torch_model
 from parity_tests.harness import torch_side
@@ -112,7 +118,7 @@ def test_the_command_of_a_run_is_its_configuration(name: str, preset: str | None
     spec = COMMANDS[name]
     spec = replace(spec, data="mnist" if spec.data == "auto" else spec.data)
     config = {"framework": "torchvae", "preset": preset or name, "log_every": log_every}
-    program, *arguments = shlex.split(recipe.command(runs.Run(Path("x"), spec, config)) or "")
+    program, *arguments = shlex.split(command_line.command(run_folder.Run(Path("x"), spec, config)) or "")
     command = cli._parse(program, arguments)
     assert program == "torchvae"
     assert (command.spec, command.log_every) == (spec, log_every)
@@ -201,7 +207,7 @@ def refused(capsys, says: str, *arguments: object, out: object = None) -> None:
 
 def found_by(run: Path, **changed: Any) -> dict[str, Any]:
     versions = {"jax": "0.10.2", "torch": "2.15.0"}
-    made = Agreement(1, runs.read(run).spec, 100, "jaxvae and torchvae agree: all.", True, versions, LEVELS)
+    made = Agreement(1, run_folder.read(run).spec, 100, "jaxvae and torchvae agree: all.", True, versions, LEVELS)
     return {**json.loads(json.dumps(asdict(made))), **changed}
 
 
@@ -273,9 +279,9 @@ def test_the_script_keeps_what_it_found_in_the_run(script, capsys, run) -> None:
     (run / "agreement.json").write_text(json.dumps(found_by(run)))  # what was found before
     assert script.main(script.Parity(run=run, steps=2, dtype="float64")) == 0
     assert "jaxvae and torchvae agree" in capsys.readouterr().out
-    kept = agreement.read(runs.read(run))
+    kept = parity_record.read(run_folder.read(run))
     assert kept is not None
-    assert kept.spec == runs.read(run).spec
+    assert kept.spec == run_folder.read(run).spec
     assert (kept.steps, kept.passed) == (2, True)
     assert kept.versions["torch"] == torch.__version__
     assert not re.search(r"\b20\d\d-\d\d", (run / "agreement.json").read_text())  # no date
@@ -283,7 +289,7 @@ def test_the_script_keeps_what_it_found_in_the_run(script, capsys, run) -> None:
     told = text(page(capsys, run))
     for level in kept.levels:
         assert f"{level.level} " in told
-        assert agreement.number(level.owed) in told
+        assert parity_record.number(level.owed) in told
     assert kept.verdict in told
 
 
@@ -318,9 +324,9 @@ def test_what_can_not_be_reported_is_refused_in_a_sentence(capsys, run, tmp_path
 
 
 def test_a_report_without_a_run_is_refused(tmp_path) -> None:
-    command = reporting.Report((), tmp_path / "report.html")
-    with pytest.raises(reporting.InputError, match="give one run folder or more"):
-        reporting.report(torchvae, command)
+    command = report_command.Report((), tmp_path / "report.html")
+    with pytest.raises(report_command.InputError, match="give one run folder or more"):
+        report_command.report(torchvae, command)
 
 
 def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
@@ -339,8 +345,8 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     "y", [[1.0], [5.0, 5.0, 5.0], [0.0, 0.0], [1e308, -1e308], [5e-324, 1.0], list(range(5000))], ids=str
 )
 def test_a_chart_holds_its_curve(y: list[float]) -> None:
-    lines = [charts.Line("train", np.arange(1.0, len(y) + 1), np.array(y, float))]
-    svg = charts.chart(lines, "loss <&>", "nats")
+    lines = [svg_charts.Line("train", np.arange(1.0, len(y) + 1), np.array(y, float))]
+    svg = svg_charts.chart(lines, "loss <&>", "nats")
     assert 'aria-label="loss &lt;&amp;&gt;, nats: train from' in svg
     path = re.search(r'class="line line-0" d="M([^"]*)"', svg)
     assert path is not None

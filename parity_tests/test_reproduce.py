@@ -13,9 +13,10 @@ import pytest
 
 import protocols.catalogue
 import reproduce
-from jaxvae.shared import going, runs
+from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import PRESETS
+from jaxvae.shared.runs import run_folder
+from jaxvae.shared.training import session
 from parity_tests import family
 from protocols import bands, reading, running, tables
 from protocols.bands import Band
@@ -49,7 +50,7 @@ def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys
     found = {(one.package, one.seed): one for one in running.everything_kept(tmp_path)}
     assert set(found) == {(package, seed) for package, seeds in asked.items() for seed in seeds}
     for (package, seed), one in found.items():
-        run = runs.read(tmp_path / f"{IWAE}-{package}-{seed}")
+        run = run_folder.read(tmp_path / f"{IWAE}-{package}-{seed}")
         measured = json.loads((run.path / "measures.json").read_text())["log-likelihood"]
         assert (measured["by"], measured["samples"], measured["seed"]) == (package, 10, seed)
         assert one.figures == {reading.nll(10, 1): -measured["log_likelihood"]}
@@ -80,22 +81,22 @@ def test_the_log_likelihood_is_taken_again_of_more_samples_or_epochs(tmp_path) -
 
 @pytest.mark.usefixtures("lean")
 def test_a_stopped_protocol_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
-    saved = going.save_epoch
+    saved = session.save_epoch
 
     def save_and_stop(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return saved(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(going, "save_epoch", save_and_stop)
-        with pytest.raises(going.StoppedError, match="stopped by SIGTERM"):
+        patch.setattr(session, "save_epoch", save_and_stop)
+        with pytest.raises(session.StoppedError, match="stopped by SIGTERM"):
             reproduce.main(on_digits(tmp_path / "stopped", "yunjey", "torchvae", 3))
     assert running.everything_kept(tmp_path / "stopped") == []
     for name in ("stopped", "whole"):
         reproduce.main(on_digits(tmp_path / name, "yunjey", "torchvae", 3))
     stopped, whole = (running.everything_kept(tmp_path / name)[0] for name in ("stopped", "whole"))
     assert stopped == whole
-    assert len(runs.read(tmp_path / "stopped" / "yunjey-torchvae-0").config["sessions"]) == 2
+    assert len(run_folder.read(tmp_path / "stopped" / "yunjey-torchvae-0").config["sessions"]) == 2
 
 
 @pytest.mark.usefixtures("lean")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxvae.shared import weights
+from jaxvae.shared.model import weight_file
 from parity_tests.harness.compare import gap
 
 TERMS = ("loss", "reconstruction", "kl")
@@ -31,7 +31,7 @@ def both(mnist_root: Path, tmp_path: Path):
             output, _ = process.communicate()
             assert process.returncode == 0, output
         lines = [[json.loads(line) for line in (p / "metrics.jsonl").read_text().splitlines()] for p in paths.values()]
-        arrays = [weights.load(path / "model.safetensors")[1] for path in paths.values()]
+        arrays = [weight_file.load(path / "model.safetensors")[1] for path in paths.values()]
         return *lines, *arrays  # type: ignore[return-value]
 
     return train

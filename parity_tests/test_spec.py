@@ -10,21 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxvae.shared import describe, layout
+from jaxvae.shared.config.choices import DATA, EMNIST_SPLITS, require_data
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.config.serialization import from_json, to_json
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
-from jaxvae.shared.spec import (
-    DATA,
-    EMNIST_SPLITS,
-    ImagesSpec,
-    ModelSpec,
-    ObjectiveSpec,
-    Spec,
-    TrainingSpec,
-    from_json,
-    require_data,
-    to_json,
-)
+from jaxvae.shared.model import description, layout
 
 sizes = st.integers(1, 2000)
 specs = st.builds(
@@ -248,7 +240,7 @@ def test_the_parameter_table_is_the_known_models() -> None:
 
 @pytest.mark.parametrize("name", [DEFAULT_PRESET, "yunjey"])
 def test_describe_tells_counts_and_units(name: str) -> None:
-    text = describe.text(preset(name), name)
+    text = description.text(preset(name), name)
     for needed in (
         "652,824 parameters",
         "784 -> 400, relu",
@@ -285,9 +277,9 @@ TOLD = {
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in (DEFAULT_PRESET, "yunjey")])
 def test_describe_tells_what_sets_a_preset_apart(name: str) -> None:
-    text, spec = describe.text(preset(name), name), preset(name)
+    text, spec = description.text(preset(name), name), preset(name)
     for needed in (*TOLD[name], "nats per image"):
         assert needed in text
     trained = sum(math.prod(p.shape) for p in layout.table(spec.model) if "running" not in p.name)
     assert re.search(rf"in all +{trained:,} parameters", text)
-    assert f"{trained:,} parameters" in describe.summary(spec)
+    assert f"{trained:,} parameters" in description.summary(spec)

@@ -18,11 +18,14 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, data, needs, runs, streaming
-from jaxvae.shared.data import Dataset
+from jaxvae.shared import cli
+from jaxvae.shared.commands.common import open_images
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets, mean_image, streaming
+from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.opening import open_images
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, Spec, TrainingSpec
+from jaxvae.shared.runs import run_folder
 from parity_tests.numpy_side import SIDE, contents, fit
 from parity_tests.test_checkpoints import at_step
 from parity_tests.test_family_parity import small, some
@@ -161,7 +164,7 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (31, 4, 6), np.uint8)
 
 def load(name: str, mapped: bool, classes: int = 0, **images: Any) -> Dataset:
     model = ModelSpec(image=(4, 6, 1), classes=classes)
-    return data.load(Spec(data=name, model=model, images=ImagesSpec(**images)), None, mapped)[0]
+    return datasets.load(Spec(data=name, model=model, images=ImagesSpec(**images)), None, mapped)[0]
 
 
 @pytest.mark.parametrize("images", [{}, {"train_images": 20}])
@@ -194,7 +197,7 @@ def test_images_left_in_their_file_are_those_that_are_read(tmp_path, monkeypatch
     )
     for found, expected in zip(mapped[2:6], whole[2:6], strict=True):
         np.testing.assert_array_equal(np.asarray(found), expected)
-    assert data.digest(mapped) == data.digest(whole)
+    assert digest(mapped) == digest(whole)
     assert len(list(streaming.pieces(mapped.train))) > 4
     some_rows = np.array([3, 0, 3])
     np.testing.assert_array_equal(np.asarray(mapped.train[5:][some_rows]), whole.train[5:][some_rows])
@@ -205,9 +208,9 @@ def test_the_mean_image_is_taken_in_pieces(tmp_path, monkeypatch, binarization: 
     """To the bit, all sums being of whole numbers."""
     np.save(tmp_path / "a.npy", IMAGES)
     spec = Spec("digits", ModelSpec((4, 6, 1), init="glorot-data"), images=ImagesSpec(binarization=binarization))
-    expected = needs.last_bias(spec, load(f"npy:{tmp_path}/a.npy", False).train)
+    expected = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", False).train)
     monkeypatch.setattr(streaming, "_PIECE", 100)
-    found = needs.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
+    found = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
     assert expected is not None
     np.testing.assert_array_equal(found, expected, strict=True)
 
@@ -279,7 +282,7 @@ FLAGS = ["--hidden", "5", "--latent", "2", "--checkpoint-every", "5", "--keep", 
 
 def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, capsys) -> None:
     """Every file of a run of 15 steps an epoch, in blocks of nine, and gone on with from within each."""
-    digits = data.digits()
+    digits = datasets.digits()
     np.save(tmp_path / "a.npy", np.concatenate([digits.train, digits.test[:500]] * 2)[:2100])
     train = ["train", "--data", f"npy:{tmp_path / 'a.npy'}", *FLAGS]
     assert cli.main(package, [*train, "--out", str(tmp_path / "whole")]) == 0
@@ -289,10 +292,10 @@ def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, c
     on = at_step(tmp_path / "run", tmp_path / "on", 10)
     assert cli.main(package, ["train", "--resume", str(on), "--stream", "1"]) == 0
     assert contents(tmp_path / "on") == whole
-    assert runs.read(tmp_path / "run").config["data"] == runs.read(tmp_path / "whole").config["data"]
+    assert run_folder.read(tmp_path / "run").config["data"] == run_folder.read(tmp_path / "whole").config["data"]
     capsys.readouterr()
     assert cli.main(package, ["reconstruct", str(tmp_path / "run"), "--out", str(tmp_path / "a.png")]) == 0
-    dataset = open_images(runs.read(tmp_path / "run"), None)
+    dataset = open_images(run_folder.read(tmp_path / "run"), None)
     assert isinstance(dataset.train, streaming.Mapped)
 
 
@@ -348,7 +351,7 @@ def test_other_commands_read_what_can_not_be_left_in_its_file(tmp_path) -> None:
     np.save(tmp_path / "a.npy", IMAGES / 255)
     train = ["train", "--data", f"npy:{tmp_path / 'a.npy'}", "--image", "4", "6", "1", *FLAGS]
     assert cli.main(SIDE, [*train, "--out", str(tmp_path / "run")]) == 0
-    assert isinstance(open_images(runs.read(tmp_path / "run"), None).train, np.ndarray)
+    assert isinstance(open_images(run_folder.read(tmp_path / "run"), None).train, np.ndarray)
 
 
 GROWTH = """

@@ -15,8 +15,11 @@ from PIL import Image
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, outcomes, runs
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared import cli
+from jaxvae.shared.analysis import sweep_summary
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.numpy_side import SIDE, contents
 from parity_tests.test_family_parity import small, some
 
@@ -52,7 +55,7 @@ def lasting(run: Path) -> dict[str, bytes]:
 
 
 def terms_of(run: Path) -> np.ndarray:
-    return np.array([[r[t] for t in ("loss", "reconstruction", "kl")] for r in runs.read_metrics(runs.read(run))])
+    return np.array([[r[t] for t in ("loss", "reconstruction", "kl")] for r in metrics.read(run_folder.read(run))])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,7 @@ def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, mon
     (second / "checkpoints" / "steps.json").write_text("[2]")
     assert sweep(jaxvae, out, *flags, "--how", "together") == 0
     assert "2 runs, together on" in capsys.readouterr().out
-    assert [runs.read(path).config["sessions"][1]["from_step"] for path in (first, second)] == [3, 2]
+    assert [run_folder.read(path).config["sessions"][1]["from_step"] for path in (first, second)] == [3, 2]
     assert cli.main(jaxvae, ["train", *TINY, *flags[3:], "--beta", "2", "--out", str(alone)]) == 0
     # Six steps of float64: roundings of 1e-16 have hardly grown. Measured: 4e-16.
     np.testing.assert_allclose(terms_of(second), terms_of(alone), rtol=1e-12)
@@ -267,9 +270,9 @@ def test_torchvae_trains_a_sweep_one_by_one(tmp_path, capsys) -> None:
     assert "2 runs, one by one" in capsys.readouterr().out
 
 
-def outcome(seed: int, beta: float, loss: float | None) -> outcomes.Outcome:
+def outcome(seed: int, beta: float, loss: float | None) -> sweep_summary.RunResult:
     spec = Spec("digits", ModelSpec(), ObjectiveSpec(beta=beta), TrainingSpec(seed=seed))
-    return outcomes.Outcome("", spec, loss and {"loss": loss, "reconstruction": loss - 20, "kl": 20.0})  # type: ignore[arg-type]
+    return sweep_summary.RunResult("", spec, loss and {"loss": loss, "reconstruction": loss - 20, "kl": 20.0})  # type: ignore[arg-type]
 
 
 def test_the_table_has_means_and_standard_errors() -> None:
@@ -281,7 +284,7 @@ def test_the_table_has_means_and_standard_errors() -> None:
         outcome(0, 4, 120.0),
         outcome(1, 4, None),
     ]
-    lines = outcomes.table(found, 297, "digits").splitlines()
+    lines = sweep_summary.table(found, 297, "digits").splitlines()
     assert "297 test images of digits" in lines[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert rows[0] == ["beta", "learning rate", "runs", "loss", "reconstruction", "kl"]

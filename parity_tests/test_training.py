@@ -10,9 +10,10 @@ import torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared.data import Dataset
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
 from parity_tests.harness import oracle
 from parity_tests.harness.batches import step_batch
 

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 
 import jaxvae
 import torchvae
-from jaxvae.shared import weights
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
-from jaxvae.shared.strict import MOST
+from jaxvae.shared.model import safetensors_reader, weight_file
+from jaxvae.shared.safe_io import MAX_JSON_BYTES
 from parity_tests import malformed
 from parity_tests.malformed import Kind
 from parity_tests.malformed_weights import CHECKPOINT, WEIGHTS
@@ -128,14 +128,14 @@ def test_what_is_not_read_to_its_end_is_not_taken(tmp_path, monkeypatch) -> None
     """A file that shrinks after it was measured."""
     path = tmp_path / "model.safetensors"
     jaxvae.save(path, spec := Spec("digits"), jaxvae.init(spec, jaxvae.root_key(0)))
-    tensors = weights.tensors.tensors
+    tensors = safetensors_reader.tensors
 
     def cut(*of: Any) -> Any:
         os.truncate(path, path.stat().st_size - 4)
         return tensors(*of)
 
-    monkeypatch.setattr(weights.tensors, "tensors", cut)
-    refused(weights.load, path, "it was cut short as it was read")
+    monkeypatch.setattr(safetensors_reader, "tensors", cut)
+    refused(weight_file.load, path, "it was cut short as it was read")
 
 
 def test_memory_is_bounded_by_what_a_file_holds() -> None:
@@ -147,5 +147,5 @@ def test_memory_is_bounded_by_what_a_file_holds() -> None:
     found = json.loads(result.stdout)
     assert len(found) > len(WEIGHTS) + len(CHECKPOINT)
     for name, (stored, header, peak) in found.items():
-        assert peak < 2**20 + stored + 40 * min(header, MOST), name
+        assert peak < 2**20 + stored + 40 * min(header, MAX_JSON_BYTES), name
     assert max(peak for _, _, peak in found.values()) < 160 * 2**20

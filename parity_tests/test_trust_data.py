@@ -10,7 +10,8 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, data
+from jaxvae.shared import cli
+from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
 from parity_tests import malformed, targets
 from parity_tests.malformed import Kind
@@ -76,7 +77,7 @@ def test_a_malformed_file_of_mnist_is_refused_in_a_sentence(tmp_path, monkeypatc
     make, says = IDX[kind]
     make(raw / "train-images-idx3-ubyte")
     with pytest.raises(InputError, match=says) as caught:
-        data.mnist(tmp_path)
+        datasets.mnist(tmp_path)
     assert str(raw / "train-images-idx3-ubyte") in str(caught.value)
 
 
@@ -87,7 +88,7 @@ def test_memory_is_bounded_by_what_a_file_holds(tmp_path, name: str, kind: Kind)
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
-            data.load(targets.Spec(asked, targets.IMAGES.model), None)
+            datasets.load(targets.Spec(asked, targets.IMAGES.model), None)
         assert tracemalloc.get_traced_memory()[1] < 2**22 + 20 * stored
     finally:
         tracemalloc.stop()

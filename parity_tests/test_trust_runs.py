@@ -10,8 +10,9 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import checkpoints, cli, runs
+from jaxvae.shared import cli
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests import targets
 from parity_tests.malformed import Kind
 from parity_tests.malformed_runs import CONFIG, LISTING, METRICS
@@ -60,7 +61,7 @@ def one_sentence(capsys, package: Any, run: Path, command: str) -> str:
 @pytest.mark.parametrize("kind", CONFIG, ids=lambda kind: kind.name)
 def test_a_malformed_configuration_is_refused_in_a_sentence(run, kind: Kind) -> None:
     put(kind, run / "config.json")
-    refused(lambda path: runs.read(path), run, kind.says)
+    refused(lambda path: run_folder.read(path), run, kind.says)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -106,7 +107,7 @@ def may_be(name: Any, before: Any, value: Any, spec: bool) -> bool:
 
 def refusal(run: Path) -> str | None:
     try:
-        runs.read(run)
+        run_folder.read(run)
     except InputError as error:
         return str(error)
     return None
@@ -144,7 +145,7 @@ def test_every_field_is_held_to_its_type_and_none_may_be_missing(run) -> None:
 @pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.name)
 def test_malformed_metrics_are_refused_in_a_sentence(run, capsys, kind: Kind) -> None:
     put(kind, run / "metrics.jsonl")
-    refused(lambda path: runs.read_metrics(runs.read(path)), run, kind.says)
+    refused(lambda path: metrics.read(run_folder.read(path)), run, kind.says)
 
 
 @pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.name)
@@ -152,7 +153,7 @@ def test_no_run_goes_on_from_malformed_metrics(run, kind: Kind) -> None:
     """Which a run cuts back to where it goes on from, and finds that they don't reach there."""
     put(kind, run / "metrics.jsonl")
     owed = "should hold the records of the first 1 epochs, to step 3; restore it or train again"
-    refused(lambda path: runs.cut_metrics(runs.read(path), 2, 3), run, owed)
+    refused(lambda path: metrics.cut(run_folder.read(path), 2, 3), run, owed)
 
 
 @pytest.mark.parametrize("kind", LISTING, ids=lambda kind: kind.name)
@@ -160,7 +161,7 @@ def test_a_malformed_listing_is_told(run, kind: Kind) -> None:
     """And passed over, if a checkpoint is there for all that; what is no file can't be written over, and is refused."""
     put(kind, run / "checkpoints" / "steps.json")
     try:
-        file, wrong = checkpoints.latest(runs.read(run))
+        file, wrong = checkpoints.latest(run_folder.read(run))
     except InputError as error:
         told, file = str(error), None
     else:
@@ -182,6 +183,6 @@ def test_strange_names_among_the_checkpoints_are_left_alone(run) -> None:
         "other",
     ):
         (run / "checkpoints" / f"{name}.safetensors").write_bytes(b"")
-    file, wrong = checkpoints.latest(runs.read(run))
+    file, wrong = checkpoints.latest(run_folder.read(run))
     assert file == run / "checkpoints" / "step-000000003.safetensors"
     assert wrong == []

@@ -23,9 +23,12 @@ from PIL import Image
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, projector, runs, tensorboard, watching
-from jaxvae.shared.data import Dataset
+from jaxvae.shared import cli
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.training import projector, tensorboard
+from jaxvae.shared.training.progress import Bar, short_terms, time
 from parity_tests.family import lean
 from parity_tests.numpy_side import SIDE, contents, copy
 from parity_tests.test_checkpoints import at_step
@@ -106,8 +109,8 @@ def shown(found: list[Any]) -> dict[str, list[tuple[int, Any]]]:
 
 def expected(run: Path) -> dict[str, list[tuple[int, Any]]]:
     """What it should show: all lines of metrics, in the precision of its files, and all pictures of their epochs."""
-    opened, tags = runs.read(run), {}
-    for record in runs.read_metrics(opened):
+    opened, tags = run_folder.read(run), {}
+    for record in metrics.read(opened):
         for term in opened.spec.terms:
             tags.setdefault(f"{term}/{record['split']}", []).append((record["step"], float(np.float32(record[term]))))
         for kind in ("samples", "reconstructions"):
@@ -125,7 +128,7 @@ def test_a_pipe_gets_a_line_for_each_epoch(package, capsys, tmp_path) -> None:
     assert cli.main(package, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
     out, err = capsys.readouterr()
     lines = [line for line in out.splitlines() if line.startswith("epoch ")]
-    records = runs.read_metrics(runs.read(tmp_path / "run"))
+    records = metrics.read(run_folder.read(tmp_path / "run"))
     for epoch, (line, train, test) in enumerate(zip(lines, records[::2], records[1::2], strict=True), 1):
         terms = f"(reconstruction {test['reconstruction']:.3f}, kl {test['kl']:.3f})"
         begin = f"epoch   {epoch}/3  train {train['loss']:8.3f}  test {test['loss']:8.3f} {terms}  "
@@ -156,9 +159,9 @@ def test_a_terminal_gets_a_bar_with_as_many_terms_as_it_has_room_for(
 ) -> None:
     with terminal(columns, monkeypatch) as lines:
         assert cli.main(package, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
-    train = [r for r in runs.read_metrics(runs.read(tmp_path / "run")) if r["split"] == "train"][-1]
+    train = [r for r in metrics.read(run_folder.read(tmp_path / "run")) if r["split"] == "train"][-1]
     names = ("loss", "reconstruction", "kl")[:terms]
-    told = " ".join(watching.told(names, [train[name] for name in names]))
+    told = " ".join(short_terms(names, [train[name] for name in names]))
     assert re.fullmatch(rf"epoch 3/3 .* *[0-9.]+[kM]? img/s 00:00 left{', ' + told if told else ''} *", lines[-1])
     assert all(len(line) <= columns for line in lines)
     assert len([line for line in capsys.readouterr()[0].splitlines() if line.startswith("epoch ")]) == 3
@@ -166,8 +169,8 @@ def test_a_terminal_gets_a_bar_with_as_many_terms_as_it_has_room_for(
 
 def test_the_pace_is_of_what_was_seen_since_it_was_last_asked(monkeypatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(watching.time, "monotonic", lambda: now[0])
-    with watching.Bar(2000, 200) as bar:
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Bar(2000, 200) as bar:
         for seconds, seen, pace in ((2, 500, "250 images/s, 00:05 left"), (100, 300, "3.00 images/s, 05:33 left")):
             now[0] += seconds
             bar.move(seen)
@@ -213,7 +216,7 @@ def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
     with terminal(100, monkeypatch) as lines:
         assert cli.main(SIDE, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     folders = sorted((tmp_path / "sweep").glob("seed-*"))
-    least, most = sorted(runs.read_metrics(runs.read(run))[-2]["loss"] for run in folders)
+    least, most = sorted(metrics.read(run_folder.read(run))[-2]["loss"] for run in folders)
     assert f" left, loss {least:.1f} to {most:.1f}" in lines[-1]
     assert lines[-1].startswith("2 runs, epoch 1/1 ")
     assert all(shown(events(files(run)[0])) == expected(run) for run in folders)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file as load_for_torch
 
 import jaxvae
 import torchvae
-from jaxvae.shared import layout, weights
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.model import layout, weight_file
 from parity_tests.harness import jax_side, torch_side
 from parity_tests.harness.batches import Batch
 
@@ -278,7 +279,7 @@ def test_one_flipped_bit_anywhere(file: Path) -> None:
         changed[bit // 8] ^= 1 << bit % 8
         file.write_bytes(changed)
         with pytest.raises(InputError):
-            weights.load(file)
+            weight_file.load(file)
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -293,7 +294,7 @@ def test_weights_that_are_not_the_models_are_not_written(name: str, tmp_path) ->
     diverged = package.to_arrays(SPEC, package.load(path)[1])
     diverged["encoder.mean.bias"] = np.full(3, np.nan, "float32")
     with pytest.raises(InputError, match="must be finite"):
-        weights.save(path, SPEC, diverged)
+        weight_file.save(path, SPEC, diverged)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 

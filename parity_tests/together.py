@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.shared import streaming
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import streaming
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.test_family_parity import small, some
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from jaxvae.shared import checkpoints, data, runs, weights
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests import targets
 from parity_tests.malformed import Kind
 from parity_tests.malformed_data import NPY, NPZ, PICTURES
@@ -41,15 +43,20 @@ class Group(NamedTuple):
 
 
 def images(prefix: str, folder: bool) -> Callable[[Path], Any]:
-    return lambda path: data.load(Spec(f"{prefix}:{path.parent if folder else path}", targets.IMAGES.model), None)
+    return lambda path: datasets.load(Spec(f"{prefix}:{path.parent if folder else path}", targets.IMAGES.model), None)
 
 
 GROUPS = [
-    Group("Weight files, and checkpoints in the same ways", "weights", WEIGHTS, weights.load),
-    Group("Checkpoints", "checkpoint", CHECKPOINT, weights.load_checkpoint),
-    Group("config.json", "config", CONFIG, lambda path: runs.read(path.parent)),
-    Group("metrics.jsonl", "metrics", METRICS, lambda path: runs.read_metrics(runs.read(path.parent))),
-    Group("checkpoints/steps.json", "listing", LISTING, lambda path: checkpoints.latest(runs.read(path.parent.parent))),
+    Group("Weight files, and checkpoints in the same ways", "weights", WEIGHTS, weight_file.load),
+    Group("Checkpoints", "checkpoint", CHECKPOINT, weight_file.load_checkpoint),
+    Group("config.json", "config", CONFIG, lambda path: run_folder.read(path.parent)),
+    Group("metrics.jsonl", "metrics", METRICS, lambda path: metrics.read(run_folder.read(path.parent))),
+    Group(
+        "checkpoints/steps.json",
+        "listing",
+        LISTING,
+        lambda path: checkpoints.latest(run_folder.read(path.parent.parent)),
+    ),
     Group("Images in an .npy", "npy", NPY, images("npy", False)),
     Group("Images in an .npz", "npz", NPZ, images("npz", False)),
     Group("A folder of pictures, one of them a PNG", "png", PICTURES, images("images", True)),

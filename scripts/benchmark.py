@@ -21,7 +21,7 @@ from benchmarks import machine, sections, tables
 from benchmarks.setting import Setting, changed, load
 from benchmarks.timing import Timed
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import write_atomically
+from jaxvae.shared.safe_io import write_atomically
 
 Section = Literal["training", "evaluation", "sampling", "start", "memory", "scaling"]
 _SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start", "memory", "scaling")

@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import write_atomically
+from jaxvae.shared.safe_io import write_atomically
 from parity_tests.harness import golden, golden_files, jax_side, report, torch_side
 from parity_tests.harness.findings import Report
 

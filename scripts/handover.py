@@ -10,9 +10,9 @@ import tyro
 
 import jaxvae
 import torchvae
-from jaxvae.shared import runs
+from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import DEFAULT_PRESET
+from jaxvae.shared.runs import run_folder
 from parity_tests.handover import handed_over
 
 OWED = 1e-10
@@ -44,7 +44,7 @@ def main(options: Handover) -> int:
         except RuntimeError as error:  # the command has said why
             print(f"handover: {error}", file=sys.stderr)
             return InputError.status
-        spec = runs.read(Path(name) / "run").spec
+        spec = run_folder.read(Path(name) / "run").spec
     names = [side.__name__ for side in (ours, theirs, ours)]
     parts = ", ".join(f"{name} to step {stop:,}" for name, stop in zip(names, options.stops, strict=True))
     print(f"\n{options.preset} on {spec.data}, float64, {parts}; against {names[0]} alone:\n")

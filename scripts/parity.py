@@ -14,12 +14,15 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared import agreement, data, runs
+from jaxvae.shared.commands.common import found_at, require_same_images
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import DEFAULT_PRESET, PRESETS, preset
-from jaxvae.shared.runs import write_atomically
-from jaxvae.shared.spec import Spec, Stored
-from jaxvae.shared.training import found_at, require_same_images
+from jaxvae.shared.runs import parity_record, run_folder
+from jaxvae.shared.safe_io import write_atomically
 from parity_tests.harness import parity, precision, report
 from parity_tests.harness.findings import Report
 
@@ -118,34 +121,34 @@ def main(options: Parity) -> int:
     return 0 if found.passed else 1
 
 
-def images(options: Parity, spec: Spec) -> tuple[data.Dataset, str | None]:
+def images(options: Parity, spec: Spec) -> tuple[Dataset, str | None]:
     """What the configuration trains on, or as many of them as there are."""
     few = spec.images.train_images
     whole = replace(spec, data=options.data, images=replace(spec.images, train_images=None))
-    found, missing = data.load(whole, options.data_root)
+    found, missing = datasets.load(whole, options.data_root)
     return found._replace(train=found.train[:few], train_labels=found.train_labels[:few]), missing
 
 
-def own(options: Parity, path: Path) -> runs.Run:
+def own(options: Parity, path: Path) -> run_folder.Run:
     """The run whose configuration is asked about. Raises InputError if there is none, or another is asked about too."""
     for name in ("preset", "batch", "seed", "data"):
         if getattr(options, name) != getattr(Parity, name):
             raise InputError(f"--run compares the run's own configuration, which has its {name}; leave out --{name}.")
-    run = runs.read(path)
-    agreement.read(run)  # what is there and is none should be told before an hour of measuring
+    run = run_folder.read(path)
+    parity_record.read(run)  # what is there and is none should be told before an hour of measuring
     return run
 
 
-def images_of(options: Parity, run: runs.Run) -> data.Dataset:
+def images_of(options: Parity, run: run_folder.Run) -> Dataset:
     """What the run was trained on."""
-    found = data.load(run.spec, found_at(run, options.data_root))[0]
+    found = datasets.load(run.spec, found_at(run, options.data_root))[0]
     require_same_images(run, found)
     return found
 
 
-def keep(run: runs.Run, found: agreement.Agreement) -> None:
+def keep(run: run_folder.Run, found: parity_record.Agreement) -> None:
     try:
-        agreement.write(run, found)
+        parity_record.write(run, found)
     except OSError as error:
         raise InputError(f"{run.path} can't keep its agreement.json ({error.strerror}); make it writable.") from None
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from jaxvae.shared.commands.common import Device
+from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.going import StoppedError
-from jaxvae.shared.spec import require_seed
-from jaxvae.shared.training import Device
+from jaxvae.shared.training.session import StoppedError
 from protocols import tables
 from protocols.catalogue import PROTOCOLS, SAMPLES, STAGES, epochs_of
 from protocols.running import MNIST, How, carried_out, everything_kept

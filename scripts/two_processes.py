@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared import runs
+from jaxvae.shared.runs import run_folder
 from parity_tests.handover import apart
 from parity_tests.together import ended, started
 
@@ -49,7 +49,7 @@ def main(options: TwoProcesses) -> int:
                         return status
             found = apart(two, one, options.steps)
             agree &= max(found).size < _OWED
-            where = runs.read(two).config["sessions"][0]["device"]
+            where = run_folder.read(two).config["sessions"][0]["device"]
             rows.append(f"| {package} | {where} | " + " | ".join(f"{gap.size:.1e}" for gap in found) + " |")
     print("| package | devices | weights | Adam's state | metrics |\n| --- | --- | --- | --- | --- |", *rows, sep="\n")
     return 0 if agree else 1

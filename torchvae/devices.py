@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Dtype
 
 
 def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> torch.device:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 from torchvae import random
 
 _LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from torchvae import random
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared.needs import require_density
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.requirements import require_density
 from torchvae import random
 from torchvae.devices import device_of
 from torchvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means

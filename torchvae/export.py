@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared import exporting
+from jaxvae.shared import safe_io
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.exporting import Format
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.interop import export_files
+from jaxvae.shared.interop.export_files import Format
 from torchvae.generate import images_of
 from torchvae.nets import VAE, bind, encode
 from torchvae.params import to_arrays
@@ -20,14 +21,14 @@ from torchvae.params import to_arrays
 def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> None:
     """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
     is there already, for a format that takes the other package, and where what the format needs isn't installed."""
-    exporting.require("torchvae", format)
+    export_files.require("torchvae", format)
     # A model of its own: on the CPU, without gradients, so that its programs' results have none.
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     model = bind(spec.model, state).requires_grad_(False)
-    with exporting.whole(Path(path)) as made:
+    with safe_io.written_whole(Path(path)) as made:
         match format:
             case "safetensors":
-                exporting.write_hub(made, spec, to_arrays(spec, model))
+                export_files.write_hub(made, spec, to_arrays(spec, model))
             case "torch":
                 with made.open("wb") as file:  # told a path, torch would write its name into the file
                     torch.save({name: tensor.clone() for name, tensor in state.items()}, file)
@@ -76,7 +77,7 @@ def _write_torch_export(folder: Path, spec: Spec, model: VAE) -> None:
         for node in exported.graph.nodes:
             node.meta.pop("stack_trace", None)  # the paths of this machine's files
         torch.export.save(exported, folder / f"{name}.pt2")
-    exporting.write_signature(folder, spec, "pt2")
+    export_files.write_signature(folder, spec, "pt2")
 
 
 def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
@@ -84,7 +85,7 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
 
     folder.mkdir()
     for name, program, arguments in _with_arguments(spec, model):
-        inputs, outputs = exporting.signature(spec)[name]
+        inputs, outputs = export_files.signature(spec)[name]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "# The axis name: batch", UserWarning)  # that labels have too
             exported = torch.onnx.export(
@@ -107,7 +108,7 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
                 f"onnxruntime can't run this model's {name} in {spec.training.stored} "
                 f"({str(error).splitlines()[0]}); export it to torch-export, or train in float32."
             ) from None
-    exporting.write_signature(folder, spec, "onnx")
+    export_files.write_signature(folder, spec, "onnx")
 
 
 def _with_arguments(spec: Spec, model: VAE) -> Iterator[tuple[str, _Program, tuple[Tensor, ...]]]:
@@ -118,7 +119,7 @@ def _with_arguments(spec: Spec, model: VAE) -> Iterator[tuple[str, _Program, tup
         "reconstruct": {"encoder": model.encoder, "decoder": model.decoder},
     }
     for name, program in programs(spec, model).items():
-        inputs, _ = exporting.signature(spec)[name]
+        inputs, _ = export_files.signature(spec)[name]
         zeros = tuple(torch.zeros((2, *port.shape), dtype=getattr(torch, port.dtype)) for port in inputs)
         yield name, _Program(program, networks[name]).eval(), zeros
 

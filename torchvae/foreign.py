@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxvae.shared import containers, foreign, importing
-from jaxvae.shared.containers import File, Tensor
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.foreign import Rule
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.interop import adopt, name_mapping, readers
+from jaxvae.shared.interop.name_mapping import Rule
+from jaxvae.shared.interop.readers import File, Tensor
 from torchvae.nets import VAE
 from torchvae.params import from_arrays, to_arrays
 
@@ -25,7 +25,7 @@ def load_foreign(
     """The configuration and parameters of a known program's checkpoint, as `import` has them: with the loss of
     `preset` and images of height, width and channels `image` where the tensors leave these open. Raises InputError,
     listing the tensors, for one that isn't known."""
-    adopted = importing.adopt(Path(path), read_foreign(path), preset, image)
+    adopted = adopt.adopt(Path(path), read_foreign(path), preset, image)
     return adopted.spec, from_arrays(adopted.spec, adopted.arrays)
 
 
@@ -51,23 +51,25 @@ def from_foreign(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, Any]) -
     >>> [(name, array.shape) for name, array in back.items()][:4]
     [('enc.0.weight', (3, 4)), ('enc.0.bias', (3,)), ('enc.2.weight', (2, 3)), ('enc.2.bias', (2,))]
     """
-    return from_arrays(spec, foreign.to_ours(spec, rules, {n: _numpy(a) for n, a in arrays.items()}, "What is given"))
+    return from_arrays(
+        spec, name_mapping.to_ours(spec, rules, {n: _numpy(a) for n, a in arrays.items()}, "What is given")
+    )
 
 
 def to_foreign(spec: Spec, rules: Sequence[Rule], model: VAE) -> dict[str, np.ndarray]:
     """The arrays that `from_foreign` takes, in the order of the rules."""
-    return foreign.to_theirs(spec, rules, to_arrays(spec, model))
+    return name_mapping.to_theirs(spec, rules, to_arrays(spec, model))
 
 
 def read_foreign(path: Path | str) -> File:
     """The model's tensors in another program's file, in its order. A pickle is opened with torch's `weights_only`, in
     torchvae alone. Raises InputError for what is no such file, or holds code."""
-    return containers.read(Path(path), _unpickled)
+    return readers.read(Path(path), _unpickled)
 
 
 def pack_foreign(file: File) -> bytes:
     """The content of such a file. Raises InputError for a pickle in jaxvae."""
-    return containers.pack(file, _pickled)
+    return readers.pack(file, _pickled)
 
 
 def _unpickled(path: Path) -> tuple[Tensor, ...]:
@@ -81,7 +83,7 @@ def _unpickled(path: Path) -> tuple[Tensor, ...]:
             f"{f' (it asks for {named[1]})' if named else ''}: one that holds code or objects is not opened; save the "
             "model's state_dict alone."
         ) from None
-    return containers.flat(tree, lambda leaf, keys: _tensor(path, leaf, keys))
+    return readers.flat(tree, lambda leaf, keys: _tensor(path, leaf, keys))
 
 
 def _tensor(path: Path, leaf: Any, keys: tuple[str, ...]) -> Tensor | None:
@@ -100,7 +102,7 @@ def _tensor(path: Path, leaf: Any, keys: tuple[str, ...]) -> Tensor | None:
 
 def _pickled(tensors: tuple[Tensor, ...]) -> bytes:
     content = io.BytesIO()
-    torch.save(containers.nested(tensors, _torch), content)
+    torch.save(readers.nested(tensors, _torch), content)
     return content.getvalue()
 
 

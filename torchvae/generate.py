@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared import paths
-from jaxvae.shared.needs import require_plane, require_prior
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.analysis import latent_paths
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 from torchvae import random
 from torchvae.devices import device_of
 from torchvae.distributions import pixel_means
@@ -64,7 +64,7 @@ def interpolate(
 ) -> np.ndarray:
     """From each latent of `start` to that of `end`, both `[n, latent]`, in so many images, of these labels `[n]` for a
     model with classes: `[n, steps, height, width, channels]`. By a line, or `spherical` by an arc about the origin."""
-    z = (paths.spherical if spherical else paths.linear)(start, end, steps)
+    z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, model, z, None if labels is None else np.repeat(labels, steps))
 
 
@@ -79,7 +79,7 @@ def traverse(
     """The latent `z` `[latent]` with one of the `dimensions` `[n]` at a time at each of its `values` `[n, steps]`, of
     this label for a model with classes: `[n, steps, height, width, channels]`."""
     return _each(
-        spec, model, paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
+        spec, model, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
     )
 
 
@@ -87,8 +87,8 @@ def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np
     """The plane of two latents through the quantiles of N(0, I), the first rising to the right and the second upwards,
     of this label for a model with classes: `[steps, steps, height, width, channels]`. Raises InputError for a model of
     other than two latents, or without a prior."""
-    require_plane(spec)
-    return _each(spec, model, paths.plane(steps), None if label is None else np.full(steps**2, label))
+    require_2d_latent(spec)
+    return _each(spec, model, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
 def seen(spec: Spec, images: np.ndarray) -> Tensor:

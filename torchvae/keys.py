@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from jaxvae.shared.spec import require_seed
+from jaxvae.shared.config.choices import require_seed
 from torchvae import random
 from torchvae.random import Key
 

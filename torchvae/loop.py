@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared import streaming
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.metrics import first_bad, require_finite, stopped
-from jaxvae.shared.needs import require_shares
-from jaxvae.shared.pace import Pace
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import streaming
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model.requirements import require_divisible_batch
+from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
+from jaxvae.shared.training.interval import Pace
 from torchvae import random
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
@@ -75,7 +75,7 @@ def fit(
     told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
     n = len(data.train)
     steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
-    require_shares(spec, n, shares())
+    require_divisible_batch(spec, n, shares())
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
     begun = 0 if before is None else len(before)
     terms[:begun] = before

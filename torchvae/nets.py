@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from torchvae import random
 from torchvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
 from torchvae.parallel import processes, summed

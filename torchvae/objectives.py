@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from torchvae.draws import Draws
 from torchvae.nets import VAE, Training

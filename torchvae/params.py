@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jaxvae.shared import layout, weights
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.model import layout, weight_file
 from torchvae.nets import VAE, bind
 from torchvae.train import TrainState, init_optimizers
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
     """Writes the weight file, which either package reads."""
-    weights.save(Path(path), spec, to_arrays(spec, model))
+    weight_file.save(Path(path), spec, to_arrays(spec, model))
 
 
 def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VAE]:
     """A weight file's configuration and model, whichever package wrote it. Raises InputError for a file that is damaged
     or doesn't hold exactly its model's tensors."""
-    spec, arrays = weights.load(Path(path))
+    spec, arrays = weight_file.load(Path(path))
     return spec, from_arrays(spec, arrays).to(device)
 
 
@@ -32,14 +32,14 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     `[steps, terms]`, as a Part has them."""
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
-    checkpoint = weights.Checkpoint(spec, params, optimizer, int(state.step), key, train)
-    weights.save_checkpoint(Path(path), checkpoint)
+    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    weight_file.save_checkpoint(Path(path), checkpoint)
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str | None = None) -> tuple[Spec, TrainState, np.ndarray]:
     """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
     damaged or doesn't hold exactly what its run needs."""
-    found = weights.load_checkpoint(Path(path))
+    found = weight_file.load_checkpoint(Path(path))
     model = from_arrays(found.spec, found.weights).to(device)
     optimizer = optimizer_from_arrays(found.spec, found.optimizer, model)
     key = torch.tensor(found.key, device=device)
@@ -61,7 +61,7 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
     """The model of named arrays. Raises InputError unless they are exactly the model's."""
-    weights.check(arrays, spec, "The arrays")
+    weight_file.check(arrays, spec, "The arrays")
     return bind(spec.model, {name: torch.tensor(array) for name, array in arrays.items()})
 
 
@@ -89,7 +89,7 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
     """Adam's state from what `optimizer_to_arrays` of either package gave, over the model's parameters. Raises
     InputError unless that is what they are."""
     optimizer = init_optimizers(spec, model)
-    for phase, found in weights.moments(arrays, spec).items():
+    for phase, found in weight_file.moments(arrays, spec).items():
         adam = optimizer[phase]
         for name, tensor in _ordered(spec, spec.phases[phase], adam).items():
             adam.state[tensor] = {
@@ -103,4 +103,4 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
 def _ordered(spec: Spec, networks: tuple[str, ...], adam: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors by name."""
     tensors = [tensor for group in adam.param_groups for tensor in group["params"]]
-    return dict(zip([parameter.name for parameter in weights.trained(spec, networks)], tensors, strict=True))
+    return dict(zip([parameter.name for parameter in weight_file.trained(spec, networks)], tensors, strict=True))

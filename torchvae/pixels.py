@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 from torchvae import random
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxvae
-from jaxvae.shared import layout
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model import layout
 from parity_tests.harness.batch import Batch
 
 STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")

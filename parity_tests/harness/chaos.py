@@ -11,8 +11,8 @@ from types import ModuleType
 
 import numpy as np
 
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.batches import step_batch
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis, Finding

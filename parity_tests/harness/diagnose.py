@@ -9,7 +9,8 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from jaxvae.shared.spec import ImagesSpec, ModelSpec, ObjectiveSpec, Spec, TrainingSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.causes import draws, family, networks, training
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis

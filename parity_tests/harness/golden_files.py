@@ -10,10 +10,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from jaxvae.shared import spec as specs
-from jaxvae.shared import weights
+from jaxvae.shared.config.serialization import from_json, to_json
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.model import weight_file
 
 VERSION = 1
 FOLDER = Path(__file__).parent.parent / "golden"
@@ -25,10 +25,10 @@ def pack(spec: Spec, versions: Mapping[str, str], arrays: Mapping[str, np.ndarra
     bytes."""
     about = {
         "version": VERSION,
-        "spec": specs.to_json(spec),
+        "spec": to_json(spec),
         "seed": spec.training.seed,
         "versions": dict(versions),
-        "digests": {name: weights.digest(array) for name, array in arrays.items()},
+        "digests": {name: weight_file.digest(array) for name, array in arrays.items()},
     }
     about["digest"] = _digest(about)
     return to_bytes({name: np.asarray(a, order="C") for name, a in arrays.items()}, {"golden": json.dumps(about)})
@@ -49,13 +49,13 @@ def read(path: Path) -> tuple[Spec, dict[str, str], dict[str, np.ndarray]]:
         raise InputError(f"{path} must have metadata of version {VERSION} that match their digest; {_ANEW}.")
     digests = about["digests"]
     for name in sorted(digests | arrays):
-        found, expected = weights.digest(arrays[name]) if name in arrays else "none", digests.get(name, "none")
+        found, expected = weight_file.digest(arrays[name]) if name in arrays else "none", digests.get(name, "none")
         if found != expected:
             raise InputError(
                 f"{path} was changed since it was made: {name} should have the SHA-256 digest {expected[:12]}, found "
                 f"{found[:12]}; {_ANEW}."
             )
-    spec = specs.from_json(about["spec"], f"The specification in {path}")
+    spec = from_json(about["spec"], f"The specification in {path}")
     return spec, about["versions"], {name: arrays[name] for name in digests}
 
 

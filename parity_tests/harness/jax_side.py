@@ -14,10 +14,10 @@ import jaxvae
 from jaxvae import objectives
 from jaxvae.nets import Params, combine, partition, statistics
 from jaxvae.params import _named, _nest
-from jaxvae.shared import weights
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.needs import has_prior
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness import jax_layers
 from parity_tests.harness.batch import Batch
 
@@ -126,7 +126,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     return {
         f"{phase}.{name}" if phase else name: array
         for phase, networks in spec.phases.items()
-        for name, array in _named(weights.trained(spec, networks), found[phase]).items()
+        for name, array in _named(weight_file.trained(spec, networks), found[phase]).items()
     }
 
 

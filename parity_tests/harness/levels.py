@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness import jax_side, oracle, torch_side
 from parity_tests.harness.batch import Batch
 from parity_tests.harness.batches import drawn, prepared, rows_batch, stream

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import ModelSpec, Spec
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from parity_tests.harness.batch import Batch
 
 Arrays = Mapping[str, Any]

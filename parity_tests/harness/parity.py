@@ -14,10 +14,12 @@ import torch
 from flax import nnx
 
 import jaxvae
-from jaxvae.shared import weights
-from jaxvae.shared.data import Dataset
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.serialization import to_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec, Stored, to_json
+from jaxvae.shared.model import weight_file
 from parity_tests.harness import jax_side, levels, precision, trajectory
 from parity_tests.harness.batches import prepared, stream
 from parity_tests.harness.diagnose import diagnose
@@ -51,7 +53,7 @@ def prove(
         with jax.enable_x64(dtype == "float64"):
             whole = bounded(_in(spec, dtype), steps, len(data.train))
             case = levels.case(whole, data)
-            digests[dtype] = weights.digest(np.concatenate([array.ravel() for array in case.start.values()]))
+            digests[dtype] = weight_file.digest(np.concatenate([array.ravel() for array in case.start.values()]))
             for level in LEVELS:
                 on_level(f"{dtype}: {level.name}")
                 try:

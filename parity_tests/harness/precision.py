@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxvae
 import torchvae
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 from parity_tests.harness import oracle, torch_side
 from parity_tests.harness.batch import Batch
 from parity_tests.harness.compare import gap

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from jaxvae.shared import agreement
-from jaxvae.shared.agreement import Agreement, Level, brief, number
-from jaxvae.shared.spec import Spec, Stored
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.runs import parity_record
+from jaxvae.shared.runs.parity_record import Agreement, Level, brief, number
 from parity_tests.harness import plot
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 
@@ -62,7 +63,7 @@ def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
     levels = tuple(
         level if np.isfinite(cast(float, level.size)) else replace(level, size=None) for level in _levels(report)
     )
-    return Agreement(agreement.VERSION, spec, steps, verdict(report), report.passed, versions, levels)
+    return Agreement(parity_record.VERSION, spec, steps, verdict(report), report.passed, versions, levels)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxvae.shared import layout
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model import layout
 from parity_tests.harness import oracle
 from parity_tests.harness.batches import places, rows_batch
 from parity_tests.harness.causes import draws, training

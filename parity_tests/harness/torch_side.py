@@ -5,10 +5,10 @@ import numpy as np
 import torch
 
 import torchvae
-from jaxvae.shared import layout, weights
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.needs import has_prior
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness import torch_layers
 from parity_tests.harness.batch import Batch
 from torchvae import objectives, random
@@ -141,7 +141,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
         model.zero_grad(set_to_none=True)
         terms = objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
         (next(iter(terms.values())) * phase.share).backward()
-        for parameter in weights.trained(spec, phase.networks):
+        for parameter in weight_file.trained(spec, phase.networks):
             tensor = named[parameter.name]
             name = f"{phase.name}.{parameter.name}" if phase.name else parameter.name
             found[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
@@ -154,7 +154,7 @@ def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Array
     optimizer, named = torchvae.init_optimizers(spec, model), dict(model.named_parameters())
     for gradient in gradients:
         for phase in spec.phases:
-            for parameter in weights.trained(spec, spec.phases[phase]):
+            for parameter in weight_file.trained(spec, spec.phases[phase]):
                 name = f"{phase}.{parameter.name}" if phase else parameter.name
                 named[parameter.name].grad = _tensor(gradient[name])
             optimizer[phase].step()

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared.data import Dataset
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness import chaos
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory

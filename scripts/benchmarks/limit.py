@@ -7,8 +7,8 @@ its outputs see, zeros beyond the edge included, laid out as `jaxvae.convolution
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 
 
 class Product(NamedTuple):

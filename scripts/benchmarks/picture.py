@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from benchmarks import sections
 from benchmarks.timing import Timed
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import write_atomically
+from jaxvae.shared.safe_io import write_atomically
 
 _COLOURS = {sections.MEMORY: "#888888", sections.TORCHVAE: "#d9730d", sections.JAXVAE: "#3b82c4"}
 _MARKS = {sections.MEMORY: "s", sections.TORCHVAE: "^", sections.JAXVAE: "o"}

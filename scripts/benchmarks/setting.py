@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvae.shared import data
+from jaxvae.shared.config.parts import ObjectiveSpec
+from jaxvae.shared.config.presets import preset
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.presets import preset
-from jaxvae.shared.spec import ObjectiveSpec, Spec
 
 
 class Setting(NamedTuple):
@@ -35,7 +36,7 @@ class Setting(NamedTuple):
 def load(name: str, images: str, root: Path | None, device: str) -> tuple[Setting, str | None]:
     """A preset on all of the images, and why they are not MNIST's, if so. Raises InputError where they can't be had."""
     spec = replace(preset(name), data=images)
-    dataset, missing = data.load(spec, root)
+    dataset, missing = datasets.load(spec, root)
     return Setting(replace(spec, data=dataset.name), dataset.train, dataset.test, device), missing
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from jaxvae.shared.presets import preset
-from jaxvae.shared.spec import Form, ObjectiveSpec, Spec
+from jaxvae.shared.config.choices import Form
+from jaxvae.shared.config.parts import ObjectiveSpec
+from jaxvae.shared.config.presets import preset
+from jaxvae.shared.config.spec import Spec
 from protocols.bands import Band, around
 from protocols.reading import SHARE, Finished, at, beside_pca, by_class, likelihood, nll, terms
 

@@ -3,9 +3,15 @@
 from collections.abc import Container
 from typing import Any, NamedTuple
 
-from jaxvae.shared import comparison, data, figures, keeping, runs
-from jaxvae.shared.evaluation import subject, take
-from jaxvae.shared.training import Device
+from jaxvae.shared.analysis import evaluation, pca
+from jaxvae.shared.analysis.evaluation import take
+from jaxvae.shared.analysis.trained_model import trained_model
+from jaxvae.shared.commands import compare
+from jaxvae.shared.commands.common import Device
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.runs import measures_record, run_folder
+from jaxvae.shared.text import columns
 
 SHARE = "test squared error as a share of PCA's"
 _PICTURED = 16
@@ -15,9 +21,9 @@ class Finished(NamedTuple):
     """A run, and by what it is read."""
 
     side: Any
-    run: runs.Run
+    run: run_folder.Run
     records: list[dict[str, Any]]
-    dataset: data.Dataset
+    dataset: Dataset
     device: Device
     samples: int
     """Of a log-likelihood."""
@@ -59,12 +65,12 @@ def terms(finished: Finished) -> dict[str, float]:
 def likelihood(finished: Finished) -> dict[str, float]:
     """Taken once: the run's measures.json keeps it."""
     run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
-    found = keeping.kept(run).get("log-likelihood")
+    found = measures_record.kept(run).get("log-likelihood")
     if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
-        seen = subject(finished.side, run, finished.weights, finished.dataset, samples)
+        seen = trained_model(finished.side, run, finished.weights, finished.dataset, samples)
         taken = take(seen, ["log-likelihood"])
-        print(keeping.table(keeping.rows("log-likelihood", taken["log-likelihood"])))
-        keeping.keep(finished.side.__name__, run, taken)
+        print(columns(evaluation.rows("log-likelihood", taken["log-likelihood"])))
+        measures_record.keep(finished.side.__name__, run, taken)
         found = taken["log-likelihood"]
     return {nll(samples, finished.epochs): -found["log_likelihood"]}
 
@@ -74,11 +80,11 @@ def beside_pca(finished: Finished) -> dict[str, float]:
     side, run, test = finished.side, finished.run, finished.dataset.test
     weights, latent = finished.weights, run.spec.model.latent
     rows = [
-        comparison.row("autoencoder", latent, test, lambda p: side.reconstruct(run.spec, weights, test[p]), _PICTURED),
-        comparison.pca(finished.dataset.train, test, latent, _PICTURED),
+        pca.row("autoencoder", latent, test, lambda p: side.reconstruct(run.spec, weights, test[p]), _PICTURED),
+        pca.pca(finished.dataset.train, test, latent, _PICTURED),
     ]
     picture = run.images / "beside-pca.png"
-    figures.write(comparison.picture(rows, test, finished.dataset.name), picture)
+    image_grid.write(compare.picture(rows, test, finished.dataset.name), picture)
     print(f"reconstructions beside PCA's in {picture}")
     ours, linear = (row.error for row in rows)
     return {"test squared error": ours, "test squared error of PCA": linear, SHARE: ours / linear}
@@ -90,6 +96,6 @@ def by_class(finished: Finished) -> dict[str, float]:
     key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
     picture = finished.run.images / "classes.png"
     samples = side.sample(spec, finished.weights, key, 8 * spec.model.classes)
-    figures.save(figures.grid(samples, spec.model.classes), picture)
+    image_grid.save(image_grid.grid(samples, spec.model.classes), picture)
     print(f"samples, a column for each class, in {picture}")
     return terms(finished)

@@ -5,11 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxvae.shared import data, runs, strict
-from jaxvae.shared import spec as specs
+from jaxvae.shared import safe_io
+from jaxvae.shared.commands.common import Device
+from jaxvae.shared.commands.train import Train, as_begun, train
+from jaxvae.shared.config.serialization import build
+from jaxvae.shared.config.spec import Spec, same_run
+from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.spec import Spec
-from jaxvae.shared.training import Device, Train, as_begun, train
+from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.text import shown
 from protocols.catalogue import PROTOCOLS, Protocol
 from protocols.reading import Finished
 
@@ -48,17 +52,17 @@ def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
     a signal, NonFiniteError when a number leaves the finite ones, and InputError for what can't be done as asked."""
     protocol, package = PROTOCOLS[name], how.side.__name__
     path, spec = how.out / f"{name}-{package}-{seed}", _configured(protocol, how.data, seed, epochs)
-    dataset = data.load(spec, how.data_root)[0]
+    dataset = datasets.load(spec, how.data_root)[0]
     _train(how, path, protocol.preset, replace(spec, data=dataset.name))
-    run = runs.read(path)
+    run = run_folder.read(path)
     if {session["framework"] for session in run.config["sessions"]} != {package}:
         raise InputError(f"{path} is not by {package} alone; remove it or give another --out.")
-    records = runs.read_metrics(run)
+    records = metrics.read(run)
     finished = Finished(how.side, run, records, dataset, how.device, how.samples, protocol.expected)
     session = run.config["sessions"][-1]
     about = (name, package, dataset.name, seed, finished.epochs, session["device"], session["versions"])
     kept = Kept(*about, protocol.read(finished))
-    runs.write_atomically(path / _FILE, (json.dumps(asdict(kept), indent=2, allow_nan=False) + "\n").encode())
+    safe_io.write_atomically(path / _FILE, (json.dumps(asdict(kept), indent=2, allow_nan=False) + "\n").encode())
     return kept
 
 
@@ -67,12 +71,12 @@ def everything_kept(out: Path) -> list[Kept]:
     found = []
     for path in sorted(out.glob(f"*/{_FILE}")):
         try:
-            content = strict.read(path)
+            content = safe_io.read_json(path)
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read as JSON ({error}); remove it and run its protocol again.") from None
-        kept = specs.build(Kept, content, f"What is kept in {path}")
+        kept = build(Kept, content, f"What is kept in {path}")
         if kept.protocol not in PROTOCOLS:
-            raise InputError(f"{path} is of {strict.shown(kept.protocol)}, which is no protocol; remove it.")
+            raise InputError(f"{path} is of {shown(kept.protocol)}, which is no protocol; remove it.")
         found.append(kept)
     return found
 
@@ -89,9 +93,9 @@ def _train(how: How, path: Path, preset: str, spec: Spec) -> None:
     if not path.exists():
         train(how.side, Train(spec, preset, how.data_root, how.device, out=path))
         return
-    run = runs.read(path)
-    if not specs.same_run(run.spec, spec):
+    run = run_folder.read(path)
+    if not same_run(run.spec, spec):
         raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
-    tested = [record["epoch"] for record in runs.read_metrics(run) if record["split"] == "test"]
+    tested = [record["epoch"] for record in metrics.read(run) if record["split"] == "test"]
     if not tested or tested[-1] < spec.training.epochs:
         train(how.side, replace(as_begun(path), spec=spec, data_root=how.data_root, device=how.device))

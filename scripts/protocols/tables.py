@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import write_atomically
+from jaxvae.shared.safe_io import write_atomically
 from protocols.bands import NOT_BELOW, WITHIN, Band, shown, verdict
 from protocols.catalogue import PROTOCOLS, STAGES, epochs_of
 from protocols.running import MNIST, Kept

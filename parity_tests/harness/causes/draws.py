@@ -11,7 +11,7 @@ from scipy import special
 
 import jaxvae
 import torchvae
-from jaxvae.shared import layout
+from jaxvae.shared.model import layout
 from parity_tests.harness.batches import STREAMS, prepared, stream
 from parity_tests.harness.levels import Arrays, Case, pictured
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae.shared import layout
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
 from parity_tests.harness import oracle
 from parity_tests.harness.batch import Batch
 from parity_tests.harness.batches import drawn, prepared, rows_batch, stream

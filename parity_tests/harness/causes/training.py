@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from scipy import special
 
-from jaxvae.shared.spec import Spec
+from jaxvae.shared.config.spec import Spec
 from parity_tests.harness import oracle
 from parity_tests.harness.batch import Batch
 from parity_tests.harness.batches import STREAMS, stream

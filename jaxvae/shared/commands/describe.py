@@ -1,0 +1,41 @@
+"""The describe command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jaxvae.shared.config.presets import PRESETS, preset
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import description
+from jaxvae.shared.runs import run_folder
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say what a run or a preset is: its layers, its likelihood, its loss and their units.
+
+    For example:
+
+        describe runs/a
+        describe --preset beta-h"""
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
+    """The run folder, whichever package wrote it."""
+    preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead: one of {', '.join(PRESETS)}.")] = None
+
+
+def run_describe(command: Describe) -> None:
+    if (command.run is None) == (command.preset is None):
+        raise InputError(f"describe takes a run folder or --preset with one of {', '.join(PRESETS)}.")
+    if command.run is None:
+        assert command.preset is not None
+        print(description.text(preset(command.preset), f"preset {command.preset}"))
+    else:
+        run = run_folder.read(command.run)
+        print(
+            description.text(
+                run.spec, f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}"
+            )
+        )

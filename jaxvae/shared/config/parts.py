@@ -1,0 +1,239 @@
+"""The parts of a configuration: model, objective, training and images."""
+
+import math
+from dataclasses import dataclass
+
+from jaxvae.shared.config.choices import (
+    Activation,
+    Binarization,
+    Corruption,
+    Dtype,
+    Form,
+    Init,
+    LikelihoodName,
+    Network,
+    Output,
+    PosteriorName,
+    Range,
+    Schedule,
+    Stored,
+    Units,
+    require,
+    require_choice,
+    require_not_negative,
+    require_positive,
+    require_seed,
+)
+from jaxvae.shared.errors import InputError
+
+MOST_LAYERS = 100  # hidden ones; a header for as many tensors is still read
+LONGEST = 4096  # of a path
+
+
+_LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """An encoder and a decoder around a latent, what the latent is, and what is said of a pixel."""
+
+    image: tuple[int, int, int] = (28, 28, 1)
+    """Height, width and channels of an image. Everything outside the networks sees it flattened in this order."""
+    hidden: tuple[int, ...] = (400,)
+    """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse."""
+    latent: int = 20
+    """Number of latent dimensions."""
+    network: Network = "mlp"
+    """`mlp`, or `conv`: 3x3 convolutions of stride 2 with batch norm, and transposed ones back."""
+    activation: Activation = "relu"
+    """What follows every hidden layer; `leaky-relu` has slope 0.01 below 0."""
+    posterior: PosteriorName = "gaussian"
+    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation straight from a ReLU; `point`: a code, not
+    a distribution; `relu-point`: a code through a ReLU."""
+    likelihood: LikelihoodName = "bernoulli"
+    """`bernoulli`; `squared-error`, a Gaussian of variance 1/2 without its constant; `gaussian` of a given variance;
+    `gaussian-learned` with one learned variance; `gaussian-pixel` with one for each pixel, from the decoder."""
+    variance: float = 1.0
+    """The variance of the `gaussian` likelihood, in squared pixel units."""
+    output: Output = "bounded"
+    """A Gaussian's mean: `bounded` by a sigmoid to [0, 1] or by tanh to [-1, 1], or the last layer itself: `linear`."""
+    classes: int = 0
+    """Number of labels that encoder and decoder are told one-hot; 0 for none."""
+    discriminator: tuple[int, ...] = ()
+    """Widths of the hidden layers, each followed by ReLU, of the adversarial objective's discriminator of latents."""
+    init: Init = "pytorch"
+    """Initial weights: `pytorch`: U(-a, a) with a = 1/sqrt(fan_in), biases too. Else biases are 0: `lecun`: a =
+    sqrt(3 / fan_in), of the variance that Flax's have; `glorot`: a = sqrt(6 / (fan_in + fan_out)); `glorot-data`: the
+    same with the last bias at the mean image's log-odds."""
+
+    def __post_init__(self) -> None:
+        for name in ("image", "hidden", "discriminator"):  # a list would do, but for the hash
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("hidden", "discriminator"):
+            require(len(getattr(self, name)) <= MOST_LAYERS, name, f"at most {MOST_LAYERS} widths", getattr(self, name))
+        for size in self.image:
+            require_positive("image", size)
+        for width in self.hidden:
+            require_positive("hidden", width)
+        for width in self.discriminator:
+            require_positive("discriminator", width)
+        require_positive("latent", self.latent)
+        low, high = _VARIANCES
+        require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
+        require_not_negative("classes", self.classes)
+        for name, kind in (("network", Network), ("activation", Activation), ("posterior", PosteriorName)):
+            require_choice(name, kind, getattr(self, name))
+        for name, kind in (("likelihood", LikelihoodName), ("output", Output), ("init", Init)):
+            require_choice(name, kind, getattr(self, name))
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in one image: height * width * channels."""
+        return math.prod(self.image)
+
+    @property
+    def samples_latents(self) -> bool:
+        """Whether the encoder gives a distribution, not a code."""
+        return self.posterior in ("gaussian", "relu-sigma")
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """What is minimized. `elbo`: reconstruction + beta * kl."""
+
+    beta: float = 1.0
+    """Weight of the KL divergence; 1 is the evidence lower bound."""
+    form: Form = "elbo"
+    """`elbo`: reconstruction + beta * kl; `capacity`: reconstruction + gamma * |kl - C|, C rising to `capacity`;
+    `iwae`: the importance-weighted bound; `reconstruction` alone; `adversarial`: that, then a discriminator."""
+    units: Units = "image"
+    """What the optimizer is given: nats per `image`; per `pixel`; or `mixed`: reconstruction per pixel, kl per image,
+    so that in nats per image beta and gamma count as many times as there are pixels."""
+    samples: int = 1
+    """Latents drawn for each image."""
+    warmup: int = 0
+    """Steps over which beta rises in a line from 0; 0 for none."""
+    gamma: float = 10.0
+    """Weight of the distance of kl from the capacity."""
+    capacity: float = 25.0
+    """The last C, nats per image."""
+    capacity_steps: int = 10_000
+    """Steps over which C rises in a line from 0."""
+
+    def __post_init__(self) -> None:
+        require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
+        require_choice("form", Form, self.form)
+        require_choice("units", Units, self.units)
+        require_positive("samples", self.samples)
+        require_positive("capacity_steps", self.capacity_steps)
+        for name in ("warmup", "gamma", "capacity"):
+            require_not_negative(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """How long, how fast, and from which seed a run trains, with Adam."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+    max_steps: int | None = None
+    """Stop after so many steps, if that comes before the last epoch's end."""
+    batch_size: int = 128
+    """Images per step; the last batch of an epoch holds what is left."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    seed: int = 0
+    """The run's only source of randomness: weights, order, noise and pictures all come from its key."""
+    dtype: Dtype = "float32"
+    """Precision of the weights and of all computation. `bfloat16`: of the layers in training alone, forward and back;
+    weights, Adam's moments, losses, all other sums and evaluation are float32's."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Adam's addition to the root of the second moment."""
+    schedule: Schedule = "exponential"
+    """The learning rate of epoch e, from 0: `exponential`: times `decay`^e; `iwae`: times 10^(-i/7) for 3^i epochs,
+    i = 0, 1, ..., 7."""
+    decay: float = 1.0
+    """The learning rate's factor from one epoch to the next; 1 keeps it."""
+
+    def __post_init__(self) -> None:
+        require_positive("epochs", self.epochs)
+        require_positive("max_steps", 1 if self.max_steps is None else self.max_steps)
+        require_positive("batch_size", self.batch_size)
+        require_positive("learning_rate", self.learning_rate)
+        require_seed(self.seed)
+        require_choice("dtype", Dtype, self.dtype)
+        require_choice("schedule", Schedule, self.schedule)
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
+        require_positive("eps", self.eps)
+        require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
+        if self.decay != 1:  # each epoch has a rate of its own
+            require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
+        if self.schedule == "iwae" and self.decay != 1:
+            raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
+
+    @property
+    def stored(self) -> Stored:
+        """The precision of all but the layers in training."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
+
+    def epoch_steps(self, images: int) -> int:
+        """Steps in an epoch over so many images."""
+        return -(-images // self.batch_size)
+
+    def images_seen(self, step: int, images: int) -> int:
+        """Images that so many steps have seen, of so many in an epoch."""
+        epochs, rest = divmod(step, self.epoch_steps(images))
+        return epochs * images + rest * self.batch_size
+
+    def total_steps(self, images: int) -> int:
+        """Steps in the whole run."""
+        steps = self.epochs * self.epoch_steps(images)
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """The learning rate of each epoch; of one for all, where it doesn't change."""
+        if self.schedule == "iwae":
+            # Burda, Grosse & Salakhutdinov 2016, section 5: 3^i epochs at 0.001 * 10^(-i/7).
+            stages = [i for i in range(8) for _ in range(3**i)]
+            return tuple(self.learning_rate * 10 ** (-i / 7) for i in stages[: self.epochs])
+        if self.decay == 1:
+            return (self.learning_rate,)
+        return tuple(self.learning_rate * self.decay**epoch for epoch in range(self.epochs))
+
+
+@dataclass(frozen=True)
+class ImagesSpec:
+    """What is done to an image before it is seen."""
+
+    range: Range = "unit"
+    """Pixels in [0, 1] (`unit`) or [-1, 1] (`signed`)."""
+    binarization: Binarization = "none"
+    """`threshold`: at half; `static`: each pixel drawn once, with its grey level for probability; `dynamic`: drawn anew
+    at every step. All from the run's key."""
+    corruption: Corruption = "none"
+    """Of what the encoder sees in training, never of what is to be reconstructed: `gaussian` noise or `dropout` of
+    pixels; `hidden-dropout` drops hidden units of both networks."""
+    corruption_level: float = 0.0
+    """The noise's standard deviation in pixel units, or the share that is dropped."""
+    train_images: int | None = None
+    """Train on the first so many training images only."""
+    resize: bool = False
+    """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
+
+    def __post_init__(self) -> None:
+        require_choice("range", Range, self.range)
+        require_choice("binarization", Binarization, self.binarization)
+        require_choice("corruption", Corruption, self.corruption)
+        require_positive("train_images", 1 if self.train_images is None else self.train_images)
+        level, what = self.corruption_level, self.corruption
+        if what == "none":
+            require(level == 0, "corruption_level", "0 without a corruption", level)
+        elif what == "gaussian":
+            require(0 < level <= _LOUDEST, "corruption_level", f"above 0 and at most {_LOUDEST:g}", level)
+        else:
+            require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)

@@ -1,0 +1,78 @@
+"""A configuration as JSON and back, checked field by field."""
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Any, Literal
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown
+
+
+def to_json(spec: Any) -> dict[str, Any]:
+    """A dataclass of this module as plain JSON values, nested as it is."""
+    return dataclasses.asdict(spec)
+
+
+def from_json(value: object, where: str) -> Spec:
+    """The Spec that `to_json` wrote. Raises InputError naming the first field of `where` that is unknown, missing,
+    mistyped or out of range."""
+    return build(Spec, value, where)
+
+
+def build(kind: Any, value: object, where: str) -> Any:
+    """`value`, JSON, as an instance of the type `kind`. Raises InputError naming the first field of `where` that is
+    unknown, missing, mistyped or out of range."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
+        types_of = _fields(kind)
+        for name in value:
+            if name not in types_of:
+                raise InputError(f"{where} has an unknown field {shown(name)}; it may have {', '.join(types_of)}.")
+        for name in types_of:
+            if name not in value:
+                raise InputError(f"{where} lacks the field {name!r}.")
+        built = {name: build(kind, value[name], f"{where}, {name}") for name, kind in types_of.items()}
+        try:
+            return typing.cast(Any, kind)(**built)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
+        if len(kinds) == len(value):
+            return tuple(build(k, v, where) for k, v in zip(kinds, value, strict=True))
+    elif origin is dict and isinstance(value, dict):
+        return {name: build(arguments[1], v, f"{where}, {shown(name)}") for name, v in value.items()}
+    elif origin is types.UnionType:
+        return None if value is None else build(arguments[0], value, where)
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023:
+        return float(value)
+    elif type(value) is kind:
+        return value
+    raise InputError(f"{where} must be {_words(kind)}, found {shown(value)}.")
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    """A dataclass's fields and their types."""
+    types_of = typing.get_type_hints(kind)
+    return {f.name: types_of[f.name] for f in dataclasses.fields(kind)}
+
+
+def _words(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        kind = "integers" if arguments[0] is int else "objects"
+        return f"a list of {kind}" if arguments[-1] is ... else f"a list of {len(arguments)} {kind}"
+    if origin in (dict, types.UnionType):
+        return "an object"
+    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

@@ -1,0 +1,62 @@
+"""The configuration of a run."""
+
+from dataclasses import dataclass, field, replace
+
+from jaxvae.shared.config.choices import require_data
+from jaxvae.shared.config.compatibility import conflicts
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.errors import InputError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that decides a run's numbers. The same Spec is the same run in both frameworks."""
+
+    data: str = "auto"
+    """The images: `auto` (MNIST, else digits), `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`
+    (scikit-learn's, resized), `images:DIR`, `npy:FILE`, `npy:DIR` (of train.npy, train_labels.npy, test.npy and
+    test_labels.npy), `npz:FILE`."""
+    model: ModelSpec = field(default_factory=ModelSpec)
+    objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
+    training: TrainingSpec = field(default_factory=TrainingSpec)
+    images: ImagesSpec = field(default_factory=ImagesSpec)
+
+    def __post_init__(self) -> None:
+        require_data(self.data)
+        for reason in conflicts(self.model, self.objective, self.images):
+            raise InputError(f"The configuration makes no sense: {reason}.")
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of what a step reports, nats per image; the first is the whole loss."""
+        if self.objective.form == "adversarial":
+            return ("loss", "reconstruction", "discriminator", "generator")
+        return ("loss", "reconstruction", "kl")
+
+    @property
+    def phases(self) -> dict[str, tuple[str, ...]]:
+        """The updates of a step, in their order, each with an optimizer of its own: which networks each trains. Where
+        there is but one it is called nothing."""
+        if self.objective.form == "adversarial":
+            return {
+                "reconstruction": ("encoder", "decoder"),
+                "discriminator": ("discriminator",),
+                "generator": ("encoder",),
+            }
+        return {"": ("encoder", "decoder")}
+
+    @property
+    def effective_beta(self) -> float:
+        """The last weight of the KL divergence, or of its distance from the capacity, in nats per image."""
+        weight = self.objective.gamma if self.objective.form == "capacity" else self.objective.beta
+        return weight * (self.model.pixels if self.objective.units == "mixed" else 1)
+
+    @property
+    def minimized(self) -> float:
+        """What the optimizer minimizes, as a share of nats per image."""
+        return 1.0 if self.objective.units == "image" else 1 / self.model.pixels
+
+
+def same_run(a: Spec, b: Spec) -> bool:
+    """Whether two configurations differ in nothing but when they stop."""
+    return replace(a, training=replace(a.training, epochs=b.training.epochs, max_steps=b.training.max_steps)) == b

@@ -1,0 +1,110 @@
+"""Images from a folder of pictures.
+
+Nothing is guessed from a file that could be meant otherwise: a size, a type or a label that doesn't fit is refused.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from jaxvae.shared import safe_io
+from jaxvae.shared.data.dataset import Images, tenths
+from jaxvae.shared.data.resize import Size, require_size, resized, with_progress
+from jaxvae.shared.errors import InputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow goes by content, and would start Ghostscript for some
+
+
+def pictures(folder: Path, image: Size, resize: bool, limit: int | None) -> Images:
+    """The pictures in a folder and all below it, by sorted path; hidden files are left out.
+
+    The folders `train` and `test` (or `val`) are the splits; without them every tenth picture is for testing. If all
+    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
+    all but its first. No more than the first `limit` training images are read."""
+    if not folder.is_dir():
+        raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
+    train, test = folder / "train", next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
+    if train.is_dir() and test is None:
+        raise InputError(f"{folder} has train without test or val; add one of them, or give --data images:{train}.")
+    if train.is_dir() and test is not None:
+        splits = [_find(train), _find(test)]
+    else:
+        found = _find(folder)
+        splits = [[found[i] for i in np.flatnonzero(split)] for split in tenths(len(found), f"The folder {folder}")]
+    names = sorted({name for split in splits for name, _ in split})
+    labelled = "" not in names and len(names) <= 256
+    labels = [np.array([names.index(n) if labelled else 0 for n, _ in split], np.uint8) for split in splits]
+    splits[0], labels[0] = splits[0][:limit], labels[0][:limit]
+    images = np.empty((sum(map(len, splits)), *image), np.uint8)
+    for i, (_, path) in enumerate(with_progress([pair for split in splits for pair in split], len(images))):
+        pixels = _picture(path, image[2])
+        require_size(pixels.shape, image, resize, f"The picture {path} is")
+        images[i] = pixels if pixels.shape == image else resized(pixels, image)
+    cut = len(splits[0])
+    return Images(images[:cut], labels[0], images[cut:], labels[1], labelled)
+
+
+def _find(root: Path) -> list[tuple[str, Path]]:
+    """The pictures below `root` by sorted path, each with the first folder on its way, empty if there is none."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"The folder {error.filename} can't be read ({error.strerror}); make it readable or remove it."
+        )
+
+    paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root, refuse) for name in names]
+    found = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and path.name[0] != ".")
+    if not found:
+        raise InputError(
+            f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has."
+        )
+    return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in found]
+
+
+def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder with its files, by way of links too, as torchvision does: class folders are often links. One that
+    leads back to a folder it is in would never end."""
+    above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        yield folder, names
+        for path in (os.path.join(folder, name) for name in folders):  # noqa: PTH118 (as os.walk does)
+            real = os.path.realpath(path)
+            if real in above[folder]:
+                raise InputError(f"The folder {path} is a link back to {real}, which it is in; remove it.")
+            above[path] = (*above[folder], real)
+
+
+def _picture(path: Path, channels: int) -> np.ndarray:
+    """A picture file as uint8 `[h, w, 1]` or `[h, w, 3]`; a palette may count as either, if its colours allow."""
+    from PIL import Image
+
+    try:
+        if (found := safe_io.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"The picture {path} is {found}; remove it.")
+        with warnings.catch_warnings(action="ignore"):
+            # What is larger than a picture should be is refused by its header; of twice that Pillow makes an error.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _pixels(path, channels)
+    except InputError:
+        raise
+    except Exception as error:  # each of Pillow's decoders raises its own kinds
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"The picture {path} can't be read ({reason}); repair or remove it.") from None
+
+
+def _pixels(path: Path, channels: int) -> np.ndarray:
+    """A picture's numbers; raises whatever Pillow does."""
+    from PIL import Image
+
+    with Image.open(path, formats=_FORMATS) as picture:
+        if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour too Pillow keeps the high byte
+            return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
+        if picture.mode in ("1", "L", "LA"):
+            return np.array(picture.convert("L"))[..., None]
+        palette = picture.mode in ("P", "PA")
+        colour = np.asarray(picture.convert("RGBA" if palette else "RGB"))[..., :3]
+    return colour[..., :1] if palette and channels == 1 and (colour == colour[..., :1]).all() else colour

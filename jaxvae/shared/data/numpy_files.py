@@ -1,0 +1,142 @@
+"""The user's own images from numpy's files. Nothing is guessed: what could be meant otherwise is refused."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvae.shared import safe_io
+from jaxvae.shared.data import streaming
+from jaxvae.shared.data.dataset import Images, tenths
+from jaxvae.shared.data.resize import Size
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named, shown
+
+_ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
+_KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
+_MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
+_UNPACKED = 100  # times its size, of an .npz: images pack to a tenth, and a trap to a thousandth
+
+
+def read(path: Path, image: Size, folder: bool = False, mapped: bool = False) -> Images:
+    """The images in an .npy, or in an .npz as `train` and `test`, keras' `x_train` and `x_test`, or `images`, with
+    labels as `train_labels` and `test_labels`, `y_train` and `y_test`, or `labels`; one array is split by tenths.
+    folder: of .npy files with these names.
+
+    An array is `[n, h, w]`, `[n, h, w, c]` or `[n, pixels]` of the model's pixels; uint8, bool (False is 0, True 255),
+    or floats in [0, 1], which are rounded to a byte: 0.5 becomes 128. mapped: the training images stay in their .npy.
+    Raises UnmappableError unless they can, being uint8 and one after another."""
+    content = _folder(path, mapped) if folder else _content(path, mapped)
+    for train, train_labels, test, test_labels in _ARRAYS:
+        if train not in content or test not in content:
+            continue
+        splits = [_bytes(content[name], image, f"{path}'s {name}", mapped) for name in (train, test)]
+        if (train_labels in content) != (test_labels in content):
+            raise InputError(
+                f"{path} has one of {train_labels} and {test_labels} only; add the other or leave out both."
+            )
+        labels = [_labels(content, n, len(s), path) for n, s in zip((train_labels, test_labels), splits, strict=True)]
+        return Images(splits[0], labels[0], np.asarray(splits[1]), labels[1], train_labels in content)
+    if "images" not in content:
+        raise InputError(
+            f"{path} must hold the arrays train and test, x_train and x_test, or images; "
+            f"of these it has {', '.join(content) or 'none'}; save it with such names."
+        )
+    images = _bytes(content["images"], image, f"{path}'s images", mapped)
+    labels = _labels(content, "labels", len(images), path)
+    train, test = tenths(len(images), str(path))
+    return Images(images[train], labels[train], np.asarray(images[test]), labels[test], "labels" in content)
+
+
+def _folder(path: Path, mapped: bool) -> dict[str, np.ndarray]:
+    """The known arrays of a folder of .npy files by name."""
+    found = {}
+    for name in sorted(_KNOWN):
+        if (file := path / f"{name}.npy").exists():
+            content = _content(file, mapped)
+            if list(content) != ["images"]:
+                raise InputError(f"{file} must be an .npy file of one array, found an .npz; save it by numpy.save.")
+            found[name] = content["images"]
+    return found
+
+
+def _content(path: Path, mapped: bool) -> dict[str, np.ndarray]:
+    """The known arrays of an .npz by name, or that of an .npy as `images`."""
+    try:
+        if (found := safe_io.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"{path} can't be read (it is {found}); give another file by --data.")
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            if not (start := file.read(6)).startswith(_MAGIC):  # numpy would call it a pickle, whatever it is
+                raise ValueError(f"it begins with {start}")
+            file.seek(0)
+            if mapped and start.startswith(_MAGIC[0]):
+                return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"images": content}
+            size, most = sum(one.file_size for one in content.zip.infolist()), _UNPACKED * path.stat().st_size + 2**26
+            if size > most:
+                raise InputError(f"{path} should unpack to {most:,} bytes at most, found {size:,}; save it again.")
+            return {name: np.asarray(content[name]) for name in content.files if name in _KNOWN}
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror or error}); give another file by --data.") from None
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile and zlib each raise their own kinds
+        reason = shown(" ".join(str(error).split()) or type(error).__name__)
+        raise InputError(
+            f"{path} must be an .npy or .npz file of plain numbers, found one that is damaged or holds Python "
+            f"objects ({reason}); save it again by numpy.save or numpy.savez, with a dtype of uint8."
+        ) from None
+
+
+def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
+    """An array as uint8 images `[n, h, w, c]`."""
+    found, pixels, kind = list(array.shape), math.prod(image), named([str(array.dtype)])
+    if mapped and not isinstance(array, np.memmap):
+        raise streaming.UnmappableError(where, "an .npz")
+    if mapped and (array.dtype != np.uint8 or not array.flags.c_contiguous):
+        raise streaming.UnmappableError(where, kind if array.flags.c_contiguous else f"{kind} in Fortran's order")
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype.kind == "f":
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        if np.isnan(low):
+            raise InputError(f"{where} must be floats in [0, 1], found NaN; remove the images that have it.")
+        if low < 0 or high > 1:
+            raise InputError(
+                f"{where} must be floats in [0, 1], found {low:g} to {high:g}; scale them, or store uint8 of 0 to 255."
+            )
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {kind}; convert it.")
+    if array.ndim == 2 and array.shape[1] == pixels:
+        array = array.reshape(-1, *image)
+    elif array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.size == 0:
+        raise InputError(
+            f"{where} must be of shape [n, height, width], [n, height, width, channels] or [n, {pixels}], without a 0, "
+            f"found {found}; reshape it."
+        )
+    return streaming.Mapped(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
+
+
+def _labels(content: dict[str, np.ndarray], name: str, n: int, path: Path) -> np.ndarray:
+    """The labels of n images as uint8 `[n]`; 0 if the file has none."""
+    if name not in content:
+        return np.zeros(n, np.uint8)
+    labels = content[name]
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels  # keras' have a second axis
+    if labels.dtype.kind not in "iu" or labels.shape != (n,):
+        raise InputError(
+            f"{path}'s {name} must be {n:,} integers, one for each image, found {named([str(labels.dtype)])} "
+            f"of shape {list(labels.shape)}; convert or leave them out."
+        )
+    if labels.min() < 0 or labels.max() > 255:
+        raise InputError(
+            f"{path}'s {name} must be integers from 0 to 255, found {labels.min()} to {labels.max()}; renumber them."
+        )
+    return labels.astype(np.uint8, subok=False)

@@ -1,0 +1,181 @@
+"""What a configuration is, in words and units."""
+
+import math
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
+
+_LATENTS = {
+    "gaussian": "diagonal Gaussian over {} latents; the prior is N(0, I)",
+    "relu-sigma": "diagonal Gaussian over {} latents, mean and sigma from a ReLU; the prior is N(0, I)",
+    "point": "a code of {} numbers",
+    "relu-point": "a code of {} numbers from a ReLU; there is no prior to draw from",
+}
+
+
+def summary(spec: Spec) -> str:
+    """One line: data, widths, parameters."""
+    model = spec.model
+    widths = "-".join(map(str, (model.pixels, *model.hidden, model.latent)))
+    kind = {"mlp": "", "conv": "convolutional "}[model.network]
+    name = "VAE" if model.samples_latents else "autoencoder"
+    return f"{kind}{name} {widths} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
+
+
+def text(spec: Spec, title: str) -> str:
+    """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
+    lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
+    in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
+    told = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    return "\n".join([title, "", "layers", *lines, in_all, "", *told])
+
+
+def layers(spec: Spec) -> list[tuple[str, str, int]]:
+    """Each layer's name, what it does, and its number of parameters."""
+    return [(_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec)]
+
+
+def facts(spec: Spec) -> dict[str, str]:
+    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
+    model, training = spec.model, spec.training
+    until = f", or {training.max_steps:,} steps if that is sooner" if training.max_steps else ""
+    latents = f" and {model.latent} latents" if "kl" in spec.terms and model.samples_latents else ""
+    sums = f"summed over {model.pixels} pixels{latents}, averaged over images"
+    matched = ", matched to N(0, I) by the discriminator" if spec.objective.form == "adversarial" else ""
+    rows = {
+        "data": _data(spec),
+        "posterior": _LATENTS[model.posterior].format(model.latent) + matched,
+        "likelihood": _likelihood(spec),
+        "loss": "; ".join(_loss(spec)),
+        "units": f"nats per image: {sums}",
+        "minimized": _minimized(spec),
+        "training": f"Adam ({training.beta1:g}, {training.beta2:g}, eps {training.eps:g}), {_rate(spec)}, batches of "
+        f"{training.batch_size}, {training.epochs} epochs{until}, {training.dtype}, seed {training.seed}",
+    }
+    if model.classes:
+        rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
+    if spec.images.corruption != "none":
+        rows["corruption"] = _corruption(spec)
+    return rows
+
+
+def implied_variance(spec: Spec) -> float | None:
+    """The variance of a pixel that the likelihood stands for, in squared pixel units; None where it is no Gaussian's or
+    is learned."""
+    return {"squared-error": 0.5, "gaussian": spec.model.variance}.get(spec.model.likelihood)
+
+
+def _layers(spec: Spec) -> list[layout.Layer]:
+    return layout.layers(spec.model)
+
+
+def _name(layer: layout.Layer) -> str:
+    return ".".join(map(str, layer.path))
+
+
+def _words(spec: Spec, layer: layout.Layer) -> str:
+    hidden = "hidden" in layer.path
+    after = f", {spec.model.activation}" if layer.path[0] != "discriminator" else ", relu"
+    rectified = layer.path[0] == "encoder" and not hidden and spec.model.posterior.startswith("relu-")
+    sizes = f"{layer.inputs} -> {layer.outputs}"
+    match layer.kind:
+        case "linear":
+            return sizes + (after if hidden else ", relu" if rectified else "")
+        case "norm":
+            return f"batch norm of {layer.outputs}{after}"
+        case "scalar":
+            return "the log-variance of every pixel"
+        case kind:
+            height, width = layer.size
+            more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
+            return f"{kind.replace('-', ' ')} 3x3/{layer.stride}{more}, {sizes} of {height}x{width}"
+
+
+def _size(layer: layout.Layer) -> int:
+    area = layout.KERNEL**2 if layer.kind.startswith("conv") else 1
+    return {"norm": 2 * layer.outputs, "scalar": 1}.get(layer.kind, layer.outputs * (layer.inputs * area + 1))
+
+
+def _count(spec: Spec) -> int:
+    return sum(map(_size, _layers(spec)))
+
+
+def _data(spec: Spec) -> str:
+    height, width, channels = spec.model.image
+    pixels = "[0, 1]" if spec.images.range == "unit" else "[-1, 1]"
+    binarised = {
+        "none": "",
+        "threshold": ", binarised at half",
+        "static": ", binarised once from the run's key",
+        "dynamic": ", binarised anew at every step from the run's key",
+    }[spec.images.binarization]
+    some = f", the first {spec.images.train_images:,} for training" if spec.images.train_images else ""
+    return f"{spec.data}: images of {height}x{width}x{channels}, pixels in {pixels}{binarised}{some}"
+
+
+def _likelihood(spec: Spec) -> str:
+    mean = {"unit": "sigmoid", "signed": "tanh"}[spec.images.range] if spec.model.output == "bounded" else "identity"
+    constant = spec.model.pixels / 2 * math.log(math.pi)
+    return {
+        "bernoulli": "Bernoulli from logits: a pixel's cross-entropy, natural logarithm",
+        "squared-error": f"summed squared error; mean: {mean}. Implied variance 0.5: a Gaussian's negative "
+        f"log-likelihood less its constant, {constant:.6g} nats per image",
+        "gaussian": f"Gaussian of variance {spec.model.variance:g}, with its constant; mean: {mean}",
+        "gaussian-learned": f"Gaussian of one learned variance, with its constant; mean: {mean}",
+        "gaussian-pixel": f"Gaussian of a variance for each pixel from the decoder, with its constant; mean: {mean}",
+    }[spec.model.likelihood]
+
+
+def _loss(spec: Spec) -> list[str]:
+    objective, weight = spec.objective, f"{spec.effective_beta:g}"
+    match objective.form:
+        case "elbo":
+            bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
+            risen = f", reached in {objective.warmup:,} steps" if objective.warmup else ""
+            drawn = [f"{objective.samples} latents for each image"] if objective.samples > 1 else []
+            return [f"reconstruction + beta * kl with effective beta {weight}{risen}{bound}", *drawn]
+        case "capacity":
+            return [
+                f"reconstruction + gamma * |kl - C| with effective gamma {weight}",
+                f"C rises to {objective.capacity:g} nats in {objective.capacity_steps:,} training steps",
+            ]
+        case "iwae":
+            return [f"the importance-weighted bound of {objective.samples} samples"]
+        case "reconstruction":
+            return ["reconstruction alone"]
+        case "adversarial":
+            return [
+                "reconstruction + generator, the cross-entropy of the code's being taken for a draw of N(0, I)",
+                "three updates a step, each with an Adam of its own: reconstruction, discriminator, generator",
+            ]
+
+
+def _minimized(spec: Spec) -> str:
+    pixels, what = spec.model.pixels, {"squared-error": "mean squared error"}.get(spec.model.likelihood, "mean pixel")
+    if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
+        return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
+    match spec.objective.units:
+        case "image":
+            return "the loss as it is"
+        case "pixel":
+            return f"the loss over {pixels} pixels: the {what}, and the rest as much smaller"
+        case _:
+            own = spec.effective_beta / pixels
+            return f"the loss over {pixels} pixels: {what} + {own:g} times the divergence's part, in nats per image"
+
+
+def _rate(spec: Spec) -> str:
+    training = spec.training
+    if training.schedule == "iwae":
+        return f"step size {training.learning_rate:g} * 10^(-i/7) for 3^i epochs, i = 0..7"
+    decayed = f" times {training.decay:g} each epoch" if training.decay != 1 else ""
+    return f"step size {training.learning_rate:g}{decayed}"
+
+
+def _corruption(spec: Spec) -> str:
+    level = f"{spec.images.corruption_level:g}"
+    return {
+        "gaussian": f"the encoder sees Gaussian noise of deviation {level} added in training, none in evaluation",
+        "dropout": f"the encoder doesn't see a share {level} of its pixels in training, and sees all in evaluation",
+        "hidden-dropout": f"a share {level} of the hidden units is dropped in training, none in evaluation",
+    }[spec.images.corruption]

@@ -1,0 +1,201 @@
+"""The parameter table of a model: every array's name and shape in each framework, and how one becomes the other.
+
+The weight file uses PyTorch's names and layout. Nothing outside this file transposes a parameter.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxvae.shared.config.parts import ModelSpec
+
+Path = tuple[str | int, ...]
+KERNEL, STRIDE, PADDING = 3, 2, 1  # of every convolution but the last, whose stride is 1
+
+
+class Layer(NamedTuple):
+    """One layer, in the order of the computation."""
+
+    path: Path
+    kind: Literal["linear", "conv", "conv-transpose", "norm", "scalar"]
+    inputs: int
+    """Features or channels."""
+    outputs: int
+    size: tuple[int, int] = (1, 1)
+    """Height and width of what it gives."""
+    stride: int = 1
+    output_padding: tuple[int, int] = (0, 0)
+    """Rows and columns a transposed convolution adds at the end, so that an odd size comes back odd."""
+    flattened: tuple[int, int, int] | None = None
+    """Channels, height and width where a linear layer meets a convolution: its inputs', or a decoder's outputs'."""
+    normed: bool = False
+    """Whether batch norm follows, which takes any bias away again."""
+
+
+class Parameter(NamedTuple):
+    """One array of the model."""
+
+    name: str
+    """In PyTorch's state_dict and in the weight file, e.g. `encoder.hidden.0.weight`."""
+    shape: tuple[int, ...]
+    """In PyTorch's layout."""
+    path: Path
+    """Where the Flax dict holds it, e.g. `("encoder", "hidden", 0, "kernel")`."""
+    view: tuple[int, ...]
+    """`shape` with the flattened axis of a linear layer at a convolution taken apart: channels, height, width."""
+    axes: tuple[int, ...]
+    """The transpose of `view` that takes PyTorch's layout to Flax's."""
+    flax_shape: tuple[int, ...]
+    bound: float
+    """Both frameworks draw it from U(-bound, bound)."""
+    fill: float = 0.0
+    """What it starts from where `bound` is 0."""
+    trained: bool = True
+    """False for batch norm's running statistics, and for biases in front of it. It takes these away again: their
+    gradient is zero but for rounding, which Adam would divide by its own size and make steps of."""
+
+    @property
+    def network(self) -> str:
+        """`encoder`, `decoder` or `discriminator`."""
+        return str(self.path[0])
+
+
+def table(spec: ModelSpec) -> tuple[Parameter, ...]:
+    """Every array of the model, in the order of the weight file and of the initial draws."""
+    return tuple(parameter for layer in layers(spec) for parameter in _parameters(spec, layer))
+
+
+def layers(spec: ModelSpec) -> list[Layer]:
+    """Every layer with parameters, in the order of the computation."""
+    judge = (spec.latent, *spec.discriminator)
+    found = _conv_layers(spec) if spec.network == "conv" else _mlp_layers(spec)
+    if spec.likelihood == "gaussian-learned":
+        found.append(Layer(("decoder", "logvar"), "scalar", 0, 1))
+    if spec.discriminator:
+        found += [
+            *(_linear(("discriminator", "hidden", i), judge[i], judge[i + 1]) for i in range(len(judge) - 1)),
+            _linear(("discriminator", "logit"), judge[-1], 1),
+        ]
+    return found
+
+
+def heads(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of what the encoder ends in."""
+    return {"gaussian": ("mean", "logvar"), "relu-sigma": ("mean", "scale")}.get(spec.posterior, ("mean",))
+
+
+def tails(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of what the decoder ends in."""
+    return ("logits", "logvar") if spec.likelihood == "gaussian-pixel" else ("logits",)
+
+
+def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
+    """Heights and widths from the image down to the last convolution's: each a half, rounded up."""
+    found = [spec.image[:2]]
+    for _ in spec.hidden:
+        found.append(((found[-1][0] + 1) // 2, (found[-1][1] + 1) // 2))
+    return found
+
+
+def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
+    """The shapes of what the hidden layers of encoder and decoder give for one image: `[width]`, or `[height, width,
+    channels]`."""
+    hidden = [layer for layer in layers(spec) if layer.path[:2] in (("encoder", "hidden"), ("decoder", "hidden"))]
+    if spec.network == "mlp":
+        return tuple((layer.outputs,) for layer in hidden)
+    return tuple((*layer.size, layer.outputs) for layer in hidden if layer.kind != "norm")
+
+
+def to_flax(parameter: Parameter, array: np.ndarray) -> np.ndarray:
+    """`parameter.shape` to `parameter.flax_shape`."""
+    moved = array.reshape(parameter.view).transpose(parameter.axes)
+    return np.asarray(moved.reshape(parameter.flax_shape), order="C")
+
+
+def to_torch(parameter: Parameter, array: np.ndarray) -> np.ndarray:
+    """`parameter.flax_shape` to `parameter.shape`."""
+    apart = array.reshape([parameter.view[axis] for axis in parameter.axes])
+    return np.asarray(apart.transpose(np.argsort(parameter.axes)).reshape(parameter.shape), order="C")
+
+
+def _mlp_layers(spec: ModelSpec) -> list[Layer]:
+    down = (spec.pixels + spec.classes, *spec.hidden)
+    up = (spec.latent + spec.classes, *reversed(spec.hidden))
+    return [
+        *(_linear(("encoder", "hidden", i), down[i], down[i + 1]) for i in range(len(spec.hidden))),
+        *(_linear(("encoder", name), down[-1], spec.latent) for name in heads(spec)),
+        *(_linear(("decoder", "hidden", i), up[i], up[i + 1]) for i in range(len(spec.hidden))),
+        *(_linear(("decoder", name), up[-1], spec.pixels) for name in tails(spec)),
+    ]
+
+
+def _conv_layers(spec: ModelSpec) -> list[Layer]:
+    down, size = (spec.image[2] + spec.classes, *spec.hidden), sizes(spec)
+    up = (*reversed(spec.hidden), spec.hidden[0])
+    flat = (spec.hidden[-1], *size[-1])
+    found: list[Layer] = []
+    for i in range(len(spec.hidden)):
+        conv = Layer(("encoder", "hidden", i, "conv"), "conv", down[i], down[i + 1], size[i + 1], STRIDE, normed=True)
+        found += [conv, Layer(("encoder", "hidden", i, "norm"), "norm", down[i + 1], down[i + 1], size[i + 1])]
+    found += [_linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)]
+    found.append(_linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))._replace(flattened=flat))
+    for i, (small, large) in enumerate(zip(size[:0:-1], size[-2::-1], strict=True)):
+        # A transposed convolution gives (n - 1) * stride - 2 * padding + kernel = 2n - 1, and what is added.
+        more = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
+        path = ("decoder", "hidden", i)
+        found.append(Layer((*path, "conv"), "conv-transpose", up[i], up[i + 1], large, STRIDE, more, normed=True))
+        found.append(Layer((*path, "norm"), "norm", up[i + 1], up[i + 1], large))
+    return [*found, *(Layer(("decoder", name), "conv", up[-1], spec.image[2], size[0]) for name in tails(spec))]
+
+
+def _linear(path: Path, inputs: int, outputs: int) -> Layer:
+    return Layer(path, "linear", inputs, outputs)
+
+
+def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
+    path, inputs, outputs = layer.path, layer.inputs, layer.outputs
+    if layer.kind == "scalar":
+        return [Parameter(_dotted(*path), (), path, (), (), (), 0.0)]
+    if layer.kind == "norm":
+        kinds = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+        return [
+            _vector(name, (*path, kind), outputs, 0.0)._replace(
+                name=_dotted(*path, name),
+                fill=1.0 if name in ("weight", "running_var") else 0.0,
+                trained=not name.startswith("running"),
+            )
+            for name, kind in kinds.items()
+        ]
+    area = 1 if layer.kind == "linear" else KERNEL**2
+    # PyTorch counts a transposed convolution's fan-in over its outputs: the second axis of its weight.
+    fan_in, fan_out = (outputs, inputs) if layer.kind == "conv-transpose" else (inputs, outputs)
+    bound = bias_bound = 1 / math.sqrt(fan_in * area)
+    if spec.init == "lecun":
+        bound, bias_bound = math.sqrt(3 / (fan_in * area)), 0.0
+    elif spec.init != "pytorch":
+        bound, bias_bound = math.sqrt(6 / ((fan_in + fan_out) * area)), 0.0
+    name, bias = _dotted(*path, "weight"), _vector(_dotted(*path, "bias"), (*path, "bias"), outputs, bias_bound)
+    if layer.kind == "linear":
+        weight = Parameter(name, (outputs, inputs), (*path, "kernel"), (), (), (inputs, outputs), bound)
+        if layer.flattened is None:
+            weight = weight._replace(view=(outputs, inputs), axes=(1, 0))
+        elif path[0] == "encoder":
+            weight = weight._replace(view=(outputs, *layer.flattened), axes=(2, 3, 1, 0))
+        else:
+            weight = weight._replace(view=(*layer.flattened, inputs), axes=(3, 1, 2, 0))
+            bias = bias._replace(view=layer.flattened, axes=(1, 2, 0))
+    else:
+        # A transposed one is [in, out, h, w] in PyTorch; Flax with `transpose_kernel` takes [h, w, out, in].
+        first, second = (inputs, outputs) if layer.kind == "conv-transpose" else (outputs, inputs)
+        shape, moved = (first, second, KERNEL, KERNEL), (KERNEL, KERNEL, second, first)
+        weight = Parameter(name, shape, (*path, "kernel"), shape, (2, 3, 1, 0), moved, bound)
+    return [weight, bias._replace(trained=not layer.normed)]
+
+
+def _vector(name: str, path: Path, size: int, bound: float) -> Parameter:
+    return Parameter(name, (size,), path, (size,), (0,), (size,), bound)
+
+
+def _dotted(*path: str | int) -> str:
+    return ".".join(map(str, path))

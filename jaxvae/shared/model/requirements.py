@@ -1,0 +1,57 @@
+"""Requirements of a configuration on its data and on a command."""
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import layout
+
+
+def require_batches(spec: Spec, images: int) -> None:
+    """Raises InputError if batch norm would meet a batch of one number, which has no variance."""
+    batch = min(spec.training.batch_size, images)
+    smallest = images % batch or batch
+    sizes = [layer.size for layer in layout.layers(spec.model) if layer.kind == "norm"]
+    if smallest == 1 and (1, 1) in sizes:
+        raise InputError(
+            f"Batch norm needs more than one number to take a variance of, and the last batch of {images:,} images in "
+            f"batches of {batch} is one image, which the convolutions make one pixel; choose another --batch-size."
+        )
+
+
+def require_divisible_batch(spec: Spec, images: int, shares: int) -> None:
+    """Raises InputError if so many devices can't have equal shares of a batch."""
+    batch = min(spec.training.batch_size, images)
+    if batch % shares:
+        raise InputError(
+            f"A batch of {batch} images can't be shared equally by {shares} devices; choose a --batch-size that is a "
+            f"multiple of {shares}, or fewer devices."
+        )
+
+
+def has_prior(spec: Spec) -> bool:
+    """Whether anything says which latents the decoder knows."""
+    return spec.model.samples_latents or spec.objective.form == "adversarial"
+
+
+def require_prior(spec: Spec) -> None:
+    """Raises InputError if the model has no prior to draw from."""
+    if not has_prior(spec):
+        raise InputError(
+            f"A model with a {spec.model.posterior} posterior and the objective {spec.objective.form} has no prior to "
+            "draw from; reconstruct images by it, or train one with a gaussian posterior or the adversarial objective."
+        )
+
+
+def require_2d_latent(spec: Spec) -> None:
+    """Raises InputError unless the model has two latents, and a prior of them."""
+    require_prior(spec)
+    if spec.model.latent != 2:
+        raise InputError(f"A plane is one of two latents, and the model has {spec.model.latent}; train one --latent 2.")
+
+
+def require_density(spec: Spec) -> None:
+    """Raises InputError if the model's posterior has no density to weigh latents by."""
+    if not spec.model.samples_latents:
+        raise InputError(
+            f"A {spec.model.posterior} posterior has no density, which the log-likelihood of an image is sampled by; "
+            "evaluate such a model by other measures, or train one with a gaussian posterior."
+        )

@@ -1,0 +1,70 @@
+"""Pictures as grids of images."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.safe_io import write_atomically
+
+_GAP, _SCALE, _GREY = 2, 2, 64
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images `[n, height, width, channels]` in [0, 1], row by row, as one uint8 picture `[.., .., channels]`; as square
+    as it gets unless `columns` is given."""
+    n, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    picture = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, channels), _GREY, np.uint8)
+    for i, image in enumerate(np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)):
+        top, left = (_GAP + (i // columns) * (height + _GAP), _GAP + (i % columns) * (width + _GAP))
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
+    """Rows of `above` (originals), each with those of `below` (reconstructions) under it, as a grid; at most `columns`
+    wide."""
+    found = paired(above, below, columns)
+    return grid(found.reshape(-1, *above.shape[1:]), found.shape[1])
+
+
+def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
+    """The same as rows `[2 * rows, columns, height, width, channels]`; grey where there is no image."""
+    rows = math.ceil(len(above) / columns)
+    columns = math.ceil(len(above) / rows)
+    blank = np.full((rows * columns - len(above), *above.shape[1:]), _GREY / 255)
+    both = [np.concatenate([part, blank]).reshape(rows, columns, *above.shape[1:]) for part in (above, below)]
+    return np.stack(both, axis=1).reshape(2 * rows, columns, *above.shape[1:])
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Writes a uint8 picture `[height, width, channels]` as a PNG at twice the size, as `write` does."""
+    from PIL import Image
+
+    require_png(path)
+    enlarged = picture.repeat(_SCALE, 0).repeat(_SCALE, 1)
+    image = Image.fromarray(enlarged[..., 0] if enlarged.shape[-1] == 1 else enlarged)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write(buffer.getvalue(), path)
+
+
+def require_png(path: Path) -> None:
+    """Raises InputError unless a picture can be called so, and has a folder; worth asking before what takes long."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+    if not path.parent.is_dir():
+        raise InputError(f"The picture {path} can't be written (No such folder); give another --out.")
+
+
+def write(picture: bytes, path: Path) -> None:
+    """Writes a PNG whole or not at all. Raises InputError if there is no such folder or it can't be written."""
+    require_png(path)
+    try:
+        write_atomically(path, picture)
+    except OSError as error:
+        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None

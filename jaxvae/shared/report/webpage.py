@@ -1,0 +1,133 @@
+"""One self-contained page of HTML: its frame and its parts. Whatever text comes in is shown as text."""
+
+import html
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.shared.report.explorer import png
+
+
+class Article(NamedTuple):
+    """What is said of one run."""
+
+    name: str
+    lead: str
+    """HTML."""
+    sections: dict[str, str]
+    """HTML by heading; the same headings for every run, so that they can stand side by side."""
+
+
+def page(title: str, heading: str, lead: str, articles: Sequence[Article], data: Sequence[Mapping[str, Any]]) -> bytes:
+    """The page. `data` is what `page/explorer.js` reads, of each article's run."""
+    folder = importlib.resources.files("jaxvae.shared.report") / "static"
+    frame, style, script = (folder.joinpath(name).read_text("utf-8") for name in _FILES)
+    text = Template(frame).substitute(
+        title=html.escape(title),
+        heading=html.escape(heading),
+        lead=html.escape(lead),
+        style=style,
+        script=script,
+        sections=1 + max(len(article.sections) for article in articles),
+        articles="".join(_article(i, article) for i, article in enumerate(articles)),
+        # In a script element nothing is an entity, and `</script>` or `<!--` would end or change it.
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    )
+    return text.encode("utf-8", "replace")  # half a letter, which a file of someone else's can have, is a question mark
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Text."""
+    return f"<p{_class(kind)}>{html.escape(text)}</p>"
+
+
+def command(text: str) -> str:
+    """What one types."""
+    return f"<pre><code>{html.escape(text)}</code></pre>"
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Words and what they are here."""
+    inner = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in pairs.items())
+    return f'<dl class="facts">{inner}</dl>'
+
+
+def figures(rows: Sequence[tuple[str, str, str]]) -> str:
+    """The few figures that count, large: name, figure, unit."""
+    inner = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(figure)}<small>{html.escape(unit)}</small></dd></div>"
+        for name, figure, unit in rows
+    )
+    return f'<dl class="figures">{inner}</dl>'
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, numbers: Sequence[int] = ()) -> str:
+    """A table, which scrolls by itself where it is too wide. `numbers`: the columns that are set to the right."""
+    kinds = [_class("number" if i in numbers else "") for i in range(len(head))]
+    top = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(head, kinds, strict=True))
+    lines = []
+    for first, *rest in rows:
+        cells = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True))
+        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+    body = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="wide" role="region" aria-label="{html.escape(name)}" tabindex="0">{body}</div>'
+
+
+def picture(pixels: np.ndarray, alt: str, caption: str = "") -> str:
+    """A picture `[height, width, channels]` as wide as there is room."""
+    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f'<figure class="picture">{_image(pixels, alt)}{below}</figure>'
+
+
+def strips(rows: Sequence[tuple[str, str, np.ndarray, str]]) -> str:
+    """Pictures below each other, each with a name, a figure and an alternative text."""
+    inner = "".join(
+        f"<span>{html.escape(name)}<small>{html.escape(figure)}</small></span>{_image(pixels, alt)}"
+        for name, figure, pixels, alt in rows
+    )
+    return f'<div class="strips">{inner}</div>'
+
+
+def curves(charts: Mapping[str, str], names: Sequence[str]) -> str:
+    """Charts by what they show, and which line is which."""
+    keys = "".join(f'<span class="key line-{i}">{html.escape(name)}</span>' for i, name in enumerate(names))
+    inner = "".join(
+        f"<figure>{svg}<figcaption>{html.escape(name)}, nats per image</figcaption></figure>"
+        for name, svg in charts.items()
+    )
+    return f'<p class="soft">{keys}</p><div class="curves">{inner}</div>'
+
+
+def disclosure(summary: str, inner: str) -> str:
+    """What is shown when it is asked for."""
+    return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"
+
+
+def explorer(number: int) -> str:
+    """The place of the explorer of run `number` of the page."""
+    return f'<div data-explorer="{number}"><noscript>The explorer needs JavaScript.</noscript></div>'
+
+
+_FILES = ("page.html", "style.css", "explorer.js")
+
+
+def _article(number: int, article: Article) -> str:
+    sections = "".join(
+        f"<section>\n<h3>{html.escape(heading)}</h3>\n{inner}\n</section>\n"
+        for heading, inner in article.sections.items()
+    )
+    head = f'<header>\n<h2 id="run-{number}">{html.escape(article.name)}</h2>\n{article.lead}\n</header>\n'
+    return f'<article class="run" aria-labelledby="run-{number}">\n{head}{sections}</article>\n'
+
+
+def _image(pixels: np.ndarray, alt: str) -> str:
+    height, width = pixels.shape[:2]
+    return f'<img class="pixels" width="{width}" height="{height}" alt="{html.escape(alt)}" src="{png(pixels)}">'
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

@@ -1,0 +1,39 @@
+"""The command that gives a run again: its preset, and a flag for all that its configuration has otherwise."""
+
+import dataclasses
+import shlex
+from typing import Any
+
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.runs.run_folder import Run
+
+
+def command(run: Run) -> str | None:
+    """As a shell takes it; None for a run that was imported."""
+    return None if "imported" in run.config else shlex.join([run.config["framework"], *arguments(run)])
+
+
+def arguments(run: Run) -> list[str]:
+    """What follows the program's name."""
+    name = run.config["preset"]
+    found = ["train", *(["--preset", name] if name in PRESETS else [])]
+    base, log_every = PRESETS.get(name, Spec()), run.config["log_every"]
+    found += _flag("data", run.spec.data) if run.spec.data != base.data else []
+    for part in ("model", "objective", "training", "images"):
+        before, after = getattr(base, part), getattr(run.spec, part)
+        for field in dataclasses.fields(after):
+            value = getattr(after, field.name)
+            found += _flag(field.name, value) if value != getattr(before, field.name) else []
+    return found if log_every is None else [*found, *_flag("log_every", log_every)]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    match value:
+        case bool():
+            return [f"--{flag}" if value else f"--no-{flag}"]
+        case tuple():
+            return [f"--{flag}", *map(str, value)]
+        case _:
+            return [f"--{flag}", str(value)]

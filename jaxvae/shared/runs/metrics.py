@@ -1,0 +1,159 @@
+"""The lines of metrics.jsonl, made from the terms of single steps, which `Spec.terms` names. Nats per image."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxvae.shared import safe_io
+from jaxvae.shared.config.parts import TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.runs import run_folder
+from jaxvae.shared.runs.run_folder import Run
+from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.text import shown
+
+
+def train_records(terms: np.ndarray, done: int, images: int, spec: Spec, log_every: int | None) -> list[dict[str, Any]]:
+    """Lines for the steps after step `done`, all of one epoch, whose mean terms are `terms` `[steps, terms]`: one for
+    every `log_every`-th step, or one with the mean over the images seen if `log_every` is None."""
+    per_epoch = spec.training.epoch_steps(images)
+    steps = np.arange(done + 1, done + 1 + len(terms))
+    epoch = done // per_epoch + 1
+    if log_every is not None:
+        chosen = steps % log_every == 0
+        return [record(spec, step, epoch, "train", row) for step, row in zip(steps[chosen], terms[chosen], strict=True)]
+    return [record(spec, steps[-1], epoch, "train", mean(terms, done, images, spec.training))]
+
+
+def mean(terms: np.ndarray, done: int, images: int, spec: TrainingSpec) -> np.ndarray:
+    """The mean over the images seen, float64 `[terms]`: an epoch's last batch holds fewer, and counts for less."""
+    steps, per_epoch = np.arange(done + 1, done + 1 + len(terms)), spec.epoch_steps(images)
+    sizes = np.where(steps % per_epoch == 0, images - (per_epoch - 1) * spec.batch_size, spec.batch_size)
+    return np.average(terms.astype(np.float64), axis=0, weights=sizes)
+
+
+def record(spec: Spec, step: int, epoch: int, split: str, terms: np.ndarray) -> dict[str, Any]:
+    """One line: after `step` steps, in epoch `epoch` (from 1), the terms."""
+    values = {name: float(value) for name, value in zip(spec.terms, terms, strict=True)}
+    return {"step": int(step), "epoch": int(epoch), "split": split, **values}
+
+
+def sentence(spec: Spec, record: dict[str, Any]) -> str:
+    """A line's terms in words."""
+    loss, *parts = spec.terms
+    told = ", ".join(f"{name} {record[name]:.3f}" for name in parts)
+    return f"loss {record[loss]:.3f} nats per image ({told})"
+
+
+def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -> str | None:
+    """What of a step's terms `[terms]`, or else of the weights and moments after it, is not finite, in words; None if
+    all is. Weights and moments leave the finite numbers by their gradient."""
+    wrong = {name: value for name, value in zip(spec.terms, terms, strict=True) if not np.isfinite(value)}
+    if wrong:
+        # The loss is the sum of the others, so that one of them says more.
+        name = next((name for name in wrong if name != spec.terms[0]), spec.terms[0])
+        return f"the {name} became {wrong[name]}"
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            if ".running_" in name:
+                return f"the statistic {name} became {array[~np.isfinite(array)][0]}"
+            weight = re.sub(r"^(.*\.)?exp_avg(_sq)?\.", "", name)
+            return f"the gradient of {weight}, or what Adam made of it, became {array[~np.isfinite(array)][0]}"
+    return None
+
+
+def require_finite(spec: Spec, evaluated: np.ndarray, step: int) -> None:
+    """Raises NonFiniteError unless the terms `[terms]` of an evaluation after `step` steps are finite."""
+    if (bad := first_bad(spec, evaluated, {})) is not None:
+        raise stopped(f"in the evaluation {bad}", step, step - 1, step)
+
+
+def stopped(bad: str, step: int, since: int, until: int) -> NonFiniteError:
+    """Says what went wrong in `step`, of the steps after `since` to `until` that were looked at together."""
+    return NonFiniteError(
+        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; try a smaller --learning-rate."
+    )
+
+
+_RECORD = {"step": int, "epoch": int, "split": str}  # and the terms of the configuration, floats
+
+
+def append(run: Run, records: Iterable[dict[str, Any]]) -> None:
+    """Adds one line a record, all or none. Floats are written with as many digits as bring them back exactly."""
+    lines = _lines(records)
+    before = run.metrics.stat().st_size
+    try:
+        with run.metrics.open("ab") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(run.metrics, before)
+        raise
+
+
+def cut(run: Run, epoch: int, step: int) -> None:
+    """Leaves the records of the epochs before `epoch`, which `step` steps ended, as they were before it began. Raises
+    InputError if they are not all there."""
+    kept, lines = [], run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
+    for line in lines:
+        try:
+            record = _parsed(run, line)
+        except ValueError:
+            break  # cut short, it is the last, of the epoch to be taken again
+        if record["epoch"] >= epoch:
+            break
+        kept.append(record)
+    tested = [record["epoch"] for record in kept if record["split"] == "test"]
+    if tested != list(range(1, epoch)) or (kept and (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
+        raise InputError(
+            f"{run.metrics} should hold the records of the first {epoch - 1} epochs, to step {step}; restore it or "
+            "train again."
+        )
+    write_atomically(run.metrics, _lines(kept))
+
+
+def read(run: Run) -> list[dict[str, Any]]:
+    """The run's records so far. Raises InputError naming the first line that is not one."""
+    if not run.metrics.is_file():
+        raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
+    records = []
+    for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
+        try:
+            records.append(_parsed(run, line))
+        except ValueError as error:
+            found = shown(line.decode(errors="replace"))
+            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {found}.") from None
+    return records
+
+
+def _parsed(run: Run, line: bytes) -> dict[str, Any]:
+    """A line of metrics. Raises ValueError, which says what is wrong with it."""
+    fields, record = _RECORD | dict.fromkeys(run.spec.terms, float), safe_io.parse_json(line)
+    if not isinstance(record, dict) or set(record) != set(fields):
+        raise ValueError(f"the fields {', '.join(fields)} are called for")
+    for name, kind in fields.items():
+        value = record[name]
+        if kind is int and not (type(value) is int and 0 < value < 2**31):
+            raise ValueError(f"{name} must be an integer above 0 and below 2^31, found {shown(value)}")
+        if kind is float and not (type(value) is float and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number, found {shown(value)}")
+    if record["split"] not in ("train", "test"):
+        raise ValueError(f"split must be train or test, found {shown(record['split'])}")
+    return {name: record[name] for name in fields}
+
+
+def _lines(records: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
+
+
+def steps_and_epochs(run: run_folder.Run) -> tuple[int, int]:
+    """The steps and epochs that the run's metrics tell of; those of a run without any are not known."""
+    records = read(run)
+    return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)

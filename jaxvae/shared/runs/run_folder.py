@@ -1,0 +1,221 @@
+"""The run folder, the same whichever package wrote it: config.json, metrics.jsonl, model.safetensors, checkpoints/ and
+images/."""
+
+import contextlib
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxvae.shared import safe_io
+from jaxvae.shared.config import choices
+from jaxvae.shared.config.serialization import build, to_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.safe_io import PART_SUFFIX, write_atomically
+from jaxvae.shared.text import shown
+
+VERSION = 3
+
+
+class Run(NamedTuple):
+    path: Path
+    spec: Spec
+    config: dict[str, Any]
+    """config.json as it stands: version, the framework that began it, preset, log_every, checkpoint_every, keep, data,
+    spec, and the sessions: who trained from which step on, and where; of an imported run what it was imported from."""
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What config.json says of the images."""
+
+    asked: str
+    name: str
+    source: str
+    instead_of_mnist: str | None
+    train: int
+    test: int
+    digest: str
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            choices.require(0 < getattr(self, name) < 2**31, name, "positive and below 2^31", getattr(self, name))
+        choices.require(len(self.source) <= 4096, "source", "the path of a folder or a file", self.source)
+        choices.require(len(self.digest) == 64, "digest", "64 hexadecimal digits", self.digest)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What it says of each time the run was begun or gone on with."""
+
+    framework: Literal["jaxvae", "torchvae"]
+    from_step: int
+    device: str
+    versions: dict[str, str]
+    created: str
+
+    def __post_init__(self) -> None:
+        choices.require(0 <= self.from_step < 2**31, "from_step", "at least 0 and below 2^31", self.from_step)
+
+
+@dataclass(frozen=True)
+class _Config:
+    """config.json."""
+
+    version: int
+    framework: Literal["jaxvae", "torchvae"]
+    preset: str
+    log_every: int | None
+    checkpoint_every: int | None
+    keep: int
+    data: _Data
+    sessions: tuple[_Session, ...]
+    spec: Spec
+
+    def __post_init__(self) -> None:
+        choices.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)
+        for name in ("log_every", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            choices.require(value is None or 0 < value < 2**31, name, "positive and below 2^31", value)
+        choices.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)
+
+
+@dataclass(frozen=True)
+class _AnyData:
+    """What it says of the images of an imported run: which ones to evaluate it on."""
+
+    asked: str
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Imported(_Config):
+    """config.json of an imported run."""
+
+    data: _AnyData  # type: ignore[assignment]
+    imported: dict  # what was imported; `importing` knows it
+
+
+def free_path(folder: Path, prefix: str) -> Path:
+    """`folder/prefix-N` with the first N that is free."""
+    n = 1
+    while (folder / f"{prefix}-{n}").exists():
+        n += 1
+    return folder / f"{prefix}-{n}"
+
+
+def require_free(path: Path) -> None:
+    """Raises InputError if a run can't start at `path` because something is there."""
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path} exists already; give another --out, or remove it to train there.")
+
+
+def create(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
+    """Makes the folder of a new run and its config.json. Raises InputError if `path` exists or can't be made."""
+    run = make(path, spec, config)
+    write_config(run)
+    return run
+
+
+def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
+    """Makes the folder of a new run, which it is not yet, without its config.json. Raises InputError if `path` exists
+    or can't be made."""
+    require_free(path)
+    run = Run(path, spec, {"version": VERSION, **config, "spec": to_json(spec)})
+    try:
+        path.mkdir(parents=True)
+        run.images.mkdir()
+        run.checkpoints.mkdir()
+        run.metrics.touch()
+    except OSError as error:
+        raise InputError(f"The run folder {path} can't be made ({error.strerror}); give another --out.") from None
+    return run
+
+
+def write_config(run: Run) -> None:
+    """Writes the run's config.json. The last thing a new run folder gets: with it, it is one."""
+    content = {**run.config, "spec": to_json(run.spec)}
+    write_atomically(run.path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
+
+
+def locked(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Keeps every other process from training in the run's folder, as `held` does."""
+    return held(run.path, run.checkpoints, run.images)
+
+
+@contextlib.contextmanager
+def held(path: Path, *inner: Path) -> Iterator[None]:
+    """Keeps every other process from training in the folder, and clears away what one that was killed in the middle of
+    writing has left there and in the `inner` folders. The lock is the kernel's and goes with its process, however that
+    ends. Raises InputError naming the process that has it."""
+    import fcntl  # not everywhere, as all else here is
+
+    file = path / ".lock"
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(handle).st_ino == file.stat().st_ino:
+                    break
+            # The process before has removed it between the lines above.
+        except BlockingIOError:
+            holder = os.read(handle, 200).decode(errors="replace")
+            os.close(handle)
+            raise InputError(f"{path} is being trained by {holder}; let it end or stop it first.") from None
+        os.close(handle)
+    try:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
+        for folder in (path, *inner):
+            folder.mkdir(exist_ok=True)  # not every copy keeps empty ones
+            for part in folder.glob(f".*{PART_SUFFIX}"):
+                if part.is_file():
+                    part.unlink()
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def read(path: Path) -> Run:
+    """The run at `path`. Raises InputError if that is no run folder, or its config.json is not one."""
+    file = path / "config.json"
+    try:
+        if safe_io.instead_of_file(file) == "nothing":
+            raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
+        config = safe_io.read_json(file)
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file} can't be read as JSON ({reason}); restore it or train again.") from None
+    version = config.get("version") if isinstance(config, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise InputError(
+            f"{file} must be the configuration of a run, version {VERSION}, found "
+            f"{'none' if version is None else f'version {shown(version)}'}; restore it or train again."
+        )
+    kind = _Imported if "imported" in config else _Config
+    return Run(path, build(kind, config, f"The configuration in {file}").spec, config)
