@@ -4,7 +4,6 @@ import math
 import typing
 from typing import Any, Literal
 
-from jaxvae.shared.config.parts import LONGEST
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
@@ -25,6 +24,7 @@ Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
 
 DATA = ("auto", "mnist", "fashion-mnist", "kmnist", "emnist", "digits")
 EMNIST_SPLITS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
+LONGEST = 4096  # of a path
 FROM_FILES = ("images:", "npy:", "npz:")
 DATA_WORDS = (
     f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE, npy:DIR or npz:FILE"

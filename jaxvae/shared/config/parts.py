@@ -27,7 +27,6 @@ from jaxvae.shared.config.choices import (
 from jaxvae.shared.errors import InputError
 
 MOST_LAYERS = 100  # hidden ones; a header for as many tensors is still read
-LONGEST = 4096  # of a path
 
 
 _LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
