@@ -23,8 +23,9 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import parity_record, run_folder
 from jaxvae.shared.safe_io import write_atomically
-from parity_tests.harness import parity, precision, report
+from parity_tests.harness import report
 from parity_tests.harness.findings import Report
+from parity_tests.harness.vae import precision, prove
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ def main(options: Parity) -> int:
     for path in paths:
         if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK) or paths.count(path) > 1:
             raise InputError(f"{path} can't be written: give each of --json, --junit and --html a file of its own.")
-    devices = parity.use(options.device)
-    dtypes = parity.BOTH if options.dtype == "both" else (options.dtype,)
+    devices = prove.use(options.device)
+    dtypes = prove.BOTH if options.dtype == "both" else (options.dtype,)
     reports: dict[str, Report] = {}
     effects: list[precision.Effect] = []
-    with tqdm(total=len(specs) * len(dtypes) * parity.PLACES, unit=" levels", disable=None) as bar:
+    with tqdm(total=len(specs) * len(dtypes) * prove.PLACES, unit=" levels", disable=None) as bar:
         begun: list[str] = []
 
         def show(level: str) -> None:
@@ -97,14 +98,14 @@ def main(options: Parity) -> int:
             if missing is not None:
                 print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
             spec = replace(spec, data=dataset.name)
-            reports[name] = parity.prove(
+            reports[name] = prove.prove(
                 spec, dataset, dtypes=dtypes, steps=options.steps, bisect=options.bisect, on_level=show
             )
             if options.device == "gpu" or options.precisions:
-                effects = parity.precisions(spec, dataset)
+                effects = prove.precisions(spec, dataset)
                 reports[name].about["precisions"] = [effect._asdict() for effect in effects]
         bar.update()
-    found = parity.merged(reports)
+    found = prove.merged(reports)
     print(f"\n{', '.join(specs)} on {dataset.name}, seed {next(iter(specs.values())).training.seed}; {devices}\n")
     print((report.to_brief if options.brief else report.to_markdown)(found))
     if effects:
