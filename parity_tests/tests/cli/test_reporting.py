@@ -2,7 +2,6 @@
 page that is the same each time. What the page does in a browser is test_report_page.py's."""
 
 import functools
-import importlib.util
 import json
 import re
 import shlex
@@ -30,7 +29,7 @@ from jaxvae.shared.plotting import svg_charts
 from jaxvae.shared.report import explorer
 from jaxvae.shared.runs import command_line, parity_record, run_folder
 from jaxvae.shared.runs.parity_record import Agreement, Level
-from parity_tests.harness.vae import torch_backend
+from parity_tests.harness.vae import command, torch_backend
 from parity_tests.support import backends
 from parity_tests.support.external_models import torch_model
 
@@ -263,16 +262,11 @@ def test_agreement_that_is_no_json(capsys, run, content: str) -> None:
 
 @pytest.fixture
 def script(monkeypatch):
-    """scripts/parity.py, with torchvae on either side: jaxvae takes its time to compile."""
-    location = importlib.util.spec_from_file_location("parity_script", ROOT / "scripts" / "parity.py")
-    assert location is not None
-    assert location.loader is not None
-    module = importlib.util.module_from_spec(location)
-    monkeypatch.setitem(__import__("sys").modules, "parity_script", module)  # where its annotations are looked up
-    location.loader.exec_module(module)
-    both = functools.partial(module.parity.prove, sides=(torch_backend, torch_backend))
-    monkeypatch.setattr(module.parity, "prove", both)
-    return module
+    """The command `parity`, with torchvae as both packages: jaxvae takes its time to compile."""
+    monkeypatch.setattr(
+        command.prove, "prove", functools.partial(command.prove.prove, sides=(torch_backend, torch_backend))
+    )
+    return command
 
 
 def test_the_script_keeps_what_it_found_in_the_run(script, capsys, run) -> None:

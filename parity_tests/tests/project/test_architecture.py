@@ -80,8 +80,12 @@ TOLD_APART = {
 
 
 def every_file(package: str) -> str:
-    names = [path.stem for path in (ROOT / package).glob("*.py") if path.stem not in ("__init__", "__main__")]
-    return "; ".join(f"import {package}.{name}" for name in sorted(names))
+    """Imports of every file of a package, or of every file below a folder that has folders."""
+    paths = (ROOT / package).glob("*.py") if package in ("jaxvae", "torchvae") else (ROOT / package).rglob("*.py")
+    names = [
+        path.relative_to(ROOT).with_suffix("").parts for path in paths if path.stem not in ("__init__", "__main__")
+    ]
+    return "; ".join(f"import {'.'.join(name)}" for name in sorted(names))
 
 
 def test_importing_all_of_torchvae_leaves_jax_out() -> None:
@@ -96,8 +100,8 @@ def test_importing_all_of_jaxvae_leaves_torch_out() -> None:
     assert not loaded & {"torch", "torchvision", "torchvae"}
 
 
-def test_the_ground_floor_imports_neither() -> None:
-    loaded = modules_after(every_file("jaxvae/shared").replace("/", "."))
+def test_importing_all_of_shared_imports_neither_framework() -> None:
+    loaded = modules_after(every_file("jaxvae/shared"))
     assert "numpy" in loaded
     assert not loaded & {"jax", "jaxlib", "flax", "optax", "torch", "torchvision", "torchvae", "sklearn"}
 
@@ -130,6 +134,46 @@ def test_imports_between_files_run_one_way() -> None:
             for name in names:
                 ours = name.partition(".")[0] in ("jaxvae", "torchvae", "parity_tests", "scripts")
                 assert not ours or name.startswith(allowed), f"{path}: {name}"
+
+
+ORDER = (
+    *("errors", "text", "safe_io", "config", "model", "data", "runs", "backend", "plotting", "analysis", "training"),
+    *("interop", "report", "commands", "cli"),
+)
+"""What stands in jaxvae/shared: each file or folder imports only what comes before it, or its own folder."""
+
+
+def imported(path: Path) -> list[str]:
+    """The modules a file imports, and the names it imports from them."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return names + [
+        f"{n.module}.{a.name}" for n in nodes if isinstance(n, ast.ImportFrom) and n.module for a in n.names
+    ]
+
+
+def test_imports_within_shared_run_in_one_order() -> None:
+    shared = ROOT / "jaxvae" / "shared"
+    for path in shared.rglob("*.py"):
+        place = path.relative_to(shared).parts[0].removesuffix(".py")
+        for name in imported(path):
+            if place != "__init__" and name.startswith("jaxvae.shared."):
+                assert ORDER.index(name.split(".")[2]) <= ORDER.index(place), f"{path} imports {name}"
+
+
+def test_what_tests_share_imports_no_test_and_the_harness_nothing_of_the_tests() -> None:
+    tests = ROOT / "parity_tests"
+    fences = {"harness": ("support", "faults", "corrupt", "tests"), "support": ("tests",), "faults": ("tests",)}
+    for folder, others in {**fences, "corrupt": ("tests",)}.items():
+        for path in (tests / folder).rglob("*.py"):
+            wrong = [name for name in imported(path) if name.startswith(tuple(f"parity_tests.{o}" for o in others))]
+            assert not wrong, f"{path} imports {wrong}"
+
+
+def test_a_folder_has_twenty_files_at_most() -> None:
+    for top in ("jaxvae/shared", "parity_tests", "scripts"):
+        for folder in [ROOT / top, *(p for p in (ROOT / top).rglob("*") if p.is_dir())]:
+            assert len(list(folder.glob("*.py"))) <= 20, folder
 
 
 def public(tree: ast.Module) -> dict[str, ast.AST]:

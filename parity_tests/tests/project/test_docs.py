@@ -23,11 +23,13 @@ import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.commands.train import Train
 from jaxvae.shared.config.spec import Spec
+from parity_tests.harness.vae.command import Parity
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands
 from parity_tests.support.external_models import torch_model
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+TRIALS = ("fuzz", "kill", "switch", "distributed")
 NOT_RUN = {
     "--coordinator": "test_parallel starts several processes",
     "--distributed": "test_parallel",
@@ -132,6 +134,8 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options_of(script: str) -> Any:
     """What a script's main takes: the class that its command line is parsed to."""
+    if script == "parity":
+        return Parity
     spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -157,6 +161,7 @@ def test_every_command_on_a_page_parses(page: Path, monkeypatch) -> None:
 def test_every_flag_and_link_on_a_page_is_one(page: Path) -> None:
     known = "".join(helped("jaxvae", command) for command in offered())
     known += "".join((ROOT / "scripts" / f"{name}.py").read_text().replace("_", "-") for name in SCRIPTS)
+    known += Path(inspect.getfile(Parity)).read_text()
     text = page.read_text()
     for flag in re.findall(r"`--([\w-]+)", text):
         assert re.search(rf"(--|\b){flag}\b", known), flag
@@ -186,13 +191,17 @@ def test_every_commands_help_holds_an_example_that_parses(package: str) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_scripts_help_holds_an_example_that_parses(script: str) -> None:
     options = options_of(script)
-    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
-        tyro.cli(options, args=["--help"])
-    lines = re.findall(rf"python scripts/{script}\.py(.*)", out.getvalue())
-    assert lines
-    assert "Example" in out.getvalue()
-    for line in lines:
-        tyro.cli(options, args=line.split())
+    trials = TRIALS if script == "stress" else [None]
+    for trial in trials:
+        with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+            tyro.cli(options, args=[*filter(None, [trial]), "--help"])
+        text = re.sub(r"\n {2,}(?=--)", " ", out.getvalue())
+        name = "parity" if script == "parity" else rf"python scripts/{script}\.py"
+        lines = re.findall(rf"^(?:.*Examples?:)? *{name} (.*)$", text, re.M)
+        assert lines, trial
+        assert "Example" in text
+        for line in lines:
+            tyro.cli(options, args=line.split())
 
 
 def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
