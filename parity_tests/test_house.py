@@ -3,12 +3,15 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import jaxvae
+import parity_tests
 import torchvae
+from parity_tests.harness import modules
 
 ROOT = Path(__file__).parent.parent
 FILES = [
@@ -32,6 +35,7 @@ FILES = [
 # Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
 EXCEPTIONS = {
     ("torchvae", "random"): "JAX has these streams built in",
+    ("torchvae", "_public"): "jaxvae's stub reaches jaxvae.shared by relative imports",
     ("jaxvae", "convolution"): "XLA's own are slow on CPUs",
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
     ("torchvae.train", "copied"): "a torch model is trained in place",
@@ -116,6 +120,31 @@ def test_importing_a_package_or_asking_for_help_imports_no_framework(package: st
     assert not modules_after(f"import {package}") & (heavy | {"numpy"})
     ask = f"import {package}, jaxvae.shared.cli as c\ntry: c.main({package}, ['--help'])\nexcept SystemExit: pass"
     assert not modules_after(ask) & heavy
+
+
+def test_importing_the_harness_imports_no_framework() -> None:
+    assert not modules_after("import parity_tests; dir(parity_tests)") & {"jax", "flax", "torch", "numpy", "scipy"}
+
+
+def test_the_configuration_and_the_data_need_no_framework() -> None:
+    use = "p.preset('conv'), p.Spec(), p.load_data('digits'), p.InputError, p.__version__"
+    for package in ("jaxvae", "torchvae"):
+        assert not modules_after(f"import {package} as p; {use}") & {"jax", "jaxlib", "flax", "torch", "torchvision"}
+
+
+def test_both_packages_export_the_shared_names_as_one_object() -> None:
+    names = ["Spec", "ModelSpec", "ObjectiveSpec", "TrainingSpec", "ImagesSpec", "Dataset", "preset", "load_data"]
+    for name in [*names, "mnist", "digits", "InputError", "NonFiniteError", "__version__"]:
+        assert getattr(jaxvae, name) is getattr(torchvae, name)
+        assert name in dir(jaxvae)
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert jaxvae.__version__ == written
+
+
+def test_the_harness_exports_its_functions() -> None:
+    assert parity_tests.assert_parity is modules.assert_parity
+    assert parity_tests.compare_modules is modules.compare_modules
+    assert parity_tests.ParityError is modules.ParityError
 
 
 def test_a_run_on_verified_mnist_imports_neither_torch_nor_torchvision(tmp_path, mnist_root) -> None:

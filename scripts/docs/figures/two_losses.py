@@ -1,0 +1,82 @@
+"""Draws the README's figure: the losses of one run in both packages, and how far they are apart.
+
+Example: python scripts/docs/figures/two_losses.py --out scripts/docs/images/two-losses.png
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+import jaxvae
+import torchvae
+
+TOLERANCE = 1e-12  # parity_tests' for the losses of a float64 run
+ROUNDING = np.finfo(np.float64).eps / 2
+
+
+@dataclass(frozen=True)
+class TwoLosses:
+    """Train the same configuration in float64 by both packages, each drawing from its own key, and draw their losses
+    over the steps above the relative difference of the two.
+
+    Example: python scripts/docs/figures/two_losses.py --epochs 10"""
+
+    epochs: int = 10
+    """Epochs of MNIST."""
+    out: Path = Path("scripts/docs/images/two-losses.png")
+    """The figure to write."""
+
+
+def main(options: TwoLosses) -> None:
+    jax.config.update("jax_enable_x64", True)
+    spec = jaxvae.Spec(data="mnist", training=jaxvae.TrainingSpec(dtype="float64", epochs=options.epochs))
+    train = jaxvae.mnist().train
+    losses = {
+        "jaxvae": trained(jaxvae, spec, jnp.asarray(train)),
+        "torchvae": trained(torchvae, spec, torch.tensor(train)),
+    }
+    gaps = np.abs(losses["jaxvae"] - losses["torchvae"]) / losses["torchvae"]
+    print(f"{len(gaps):,} steps; the largest relative difference of two losses is {gaps.max():.1e}")
+    draw(losses, gaps).savefig(options.out, dpi=200)
+
+
+def trained(package: Any, spec: jaxvae.Spec, images: Any) -> np.ndarray:
+    """The loss of each step, nats per image: `[steps]`."""
+    state, losses = package.init_state(spec), []
+    for _ in range(spec.training.epochs):
+        state, terms = package.train_epoch(spec, state, images)
+        losses.append(np.asarray(terms)[:, 0])
+    return np.concatenate(losses)
+
+
+def draw(losses: dict[str, np.ndarray], gaps: np.ndarray) -> Figure:
+    steps = np.arange(1, len(gaps) + 1)
+    with rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.8, 3.6), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        above.plot(steps, losses["jaxvae"], color="#8ebfe6", linewidth=3.5, label="jaxvae (Flax)")
+        above.plot(steps, losses["torchvae"], color="#b3470b", linewidth=0.6, label="torchvae (PyTorch)")
+        above.set_ylabel("training loss,\nnats per image")
+        above.set_ylim(90, 200)
+        above.legend(frameon=False, loc="upper right")
+        below.semilogy(steps, np.maximum(gaps, ROUNDING / 10), color="#444444", linewidth=0.5)
+        for height, text in ((TOLERANCE, "tolerance of the parity tests"), (ROUNDING, "one rounding in float64")):
+            below.axhline(height, color="#999999", linewidth=0.8, linestyle="--")
+            below.text(steps[-1], height, text, ha="right", va="bottom", color="#555555")
+        below.set_ylim(ROUNDING / 10, 1e-11)
+        below.set_ylabel("relative\ndifference")
+        below.set_xlabel(f"step (batches of 128 MNIST images, {len(steps):,} in all)")
+        below.set_xlim(0, steps[-1])
+    return figure
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TwoLosses))
