@@ -40,7 +40,10 @@ NOT_RUN = {
     "sweep": "test_sweep",
     "--tensorboard": "its own test",
 }
-"""What a command of README holds that is run elsewhere, and where."""
+"""What a command on a page holds that is run elsewhere, and where."""
+RUN = [ROOT / "README.md", *(ROOT / "scripts" / "docs" / f"{name}.md" for name in ("models", "visualization", "running"))]
+"""The pages whose commands are run, in this order."""
+CHECKS = (["ruff", "check", ".", "&&", ".venv/bin/ruff", "format", "--check", "."], ["pyright"])
 SMALL = [
     "--network",
     "mlp",
@@ -123,21 +126,23 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"\[(\w+)\]", " ".join(words))) <= set(extras), words
     elif words[0] == "scripts/test.sh":
-        assert words[1:] in ([], ["-m", "slow"])
+        assert words[1:] in ([], ["-m", "slow"]) or (ROOT / words[1]).is_file(), words
     elif words[0].startswith("scripts/"):
-        tyro.cli(options_of(Path(words[0]).stem), args=words[1:])
+        tyro.cli(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
     else:
-        assert words in (["source", ".venv/bin/activate"], ["pytest"]), words
+        assert words in (["source", ".venv/bin/activate"], ["pytest"], *CHECKS), words
 
 
 def options_of(script: str) -> Any:
-    """What a script's main takes: the class that its command line is parsed to."""
-    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
+    """What the main of a script, named by its path under scripts, takes: the class that its command line is parsed to."""
+    path = ROOT / "scripts" / f"{script}.py"
+    assert path.is_file(), path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    if (module := sys.modules.get(script)) is None:
+    if (module := sys.modules.get(path.stem)) is None:
         before = dict(os.environ)
-        module = sys.modules[script] = importlib.util.module_from_spec(spec)
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         os.environ.clear()  # some choose JAX's settings for the process that they are
         os.environ.update(before)
@@ -195,15 +200,15 @@ def test_every_scripts_help_holds_an_example_that_parses(script: str) -> None:
         tyro.cli(options, args=line.split())
 
 
-def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
-    """In the order of the page, each on what those before it made, with two steps of a small model on the digits for
-    every training. A run that README has from elsewhere is made first."""
+def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:
+    """In the order of the pages, each on what those before it made, with two steps of a small model on the digits for
+    every training. A run that the pages have from elsewhere is made first."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(jaxvae, ["train", *SMALL, "--out", "runs/jaxvae-1"]) == 0
     assert cli.main(jaxvae, ["train", *SMALL, "--latent", "2", "--out", "runs/plane"]) == 0
     save_file(torch_model("pytorch-examples").state_dict(), "vae.safetensors")
     ran = set()
-    for block in blocks((ROOT / "README.md").read_text()):
+    for block in (block for page in RUN for block in blocks(page.read_text())):
         for line in block.content.splitlines() if block.language == "bash" else ():
             words = shlex.split(line, comments=True)
             if not words or words[0] not in PACKAGES or words[1] not in offered() or set(words) & set(NOT_RUN):
@@ -213,4 +218,4 @@ def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
             if "--out" in words:
                 assert Path(words[words.index("--out") + 1]).exists(), line
             ran.add(words[1])
-    assert ran == set(offered()) - {"sweep", "export"}
+    assert ran == set(offered()) - {"sweep"}
