@@ -41,9 +41,10 @@ NOT_RUN = {
     "--tensorboard": "its own test",
 }
 """What a command on a page holds that is run elsewhere, and where."""
-RUN = [ROOT / "README.md", *(ROOT / "scripts" / "docs" / f"{name}.md" for name in ("models", "visualization", "running"))]
+DOCS = ROOT / "scripts" / "docs"
+RUN = [ROOT / "README.md", DOCS / "models.md", DOCS / "visualization.md", DOCS / "running.md"]
 """The pages whose commands are run, in this order."""
-CHECKS = (["ruff", "check", ".", "&&", ".venv/bin/ruff", "format", "--check", "."], ["pyright"])
+CHECKS = (["ruff", "check", ".", "&&", "ruff", "format", "--check", "."], ["pyright"])
 SMALL = [
     "--network",
     "mlp",
@@ -134,7 +135,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options_of(script: str) -> Any:
-    """What the main of a script, named by its path under scripts, takes: the class that its command line is parsed to."""
+    """The class that the command line of a script, named by its path under scripts, is parsed to."""
     path = ROOT / "scripts" / f"{script}.py"
     assert path.is_file(), path
     spec = importlib.util.spec_from_file_location(path.stem, path)

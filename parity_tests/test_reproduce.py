@@ -274,7 +274,7 @@ REFUSED = [
     (Reproduce(("yunjey",), epochs=0), "--epochs must be at least 1, found 0"),
     (Reproduce((IWAE,), samples=0), "--samples must be at least 1, found 0"),
     (Reproduce(("yunjey",), seeds=(-1,)), "seed must be an integer from 0"),
-    (Reproduce(("yunjey",), data="digits", readme=True), "The table in results\.md is of mnist"),
+    (Reproduce(("yunjey",), data="digits", readme=True), r"The table in results\.md is of mnist"),
 ]
 
 
