@@ -21,6 +21,7 @@ import pytest
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
 
+pytest.register_assert_rewrite("parity_tests.support", "parity_tests.faults", "parity_tests.corrupt")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

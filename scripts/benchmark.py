@@ -18,8 +18,8 @@ import tyro
 import jaxvae
 import torchvae
 from benchmarks import machine, sections, tables
-from benchmarks.setting import Setting, changed, load
 from benchmarks.timing import Timed
+from benchmarks.workload import Setting, changed, load
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 
@@ -70,9 +70,9 @@ def main(options: Benchmark) -> None:
     if not options.only:
         raise InputError(f"There is nothing to measure: give --only some of {', '.join(_SECTIONS)}, or leave it out.")
     if options.out is not None:
-        from benchmarks import picture  # only now, since not every machine that computes can draw
+        from benchmarks import plot  # only now, since not every machine that computes can draw
 
-        picture.require(options.out)
+        plot.require(options.out)
         if not {"training", "scaling"} & set(options.only):
             raise InputError("--out draws training and scaling; add one of them to --only, or leave it out.")
     kind = jaxvae.prepare(options.device).platform
@@ -100,9 +100,9 @@ def main(options: Benchmark) -> None:
             told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
             write(options.json, json.dumps(told, indent=1, default=str).encode())
     if options.out is not None:
-        from benchmarks import picture
+        from benchmarks import plot
 
-        picture.save(times, options.out)
+        plot.save(times, options.out)
     print(f"\nAgain: {shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}")
 
 

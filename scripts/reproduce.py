@@ -13,9 +13,9 @@ from jaxvae.shared.commands.common import Device
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
-from protocols import tables
-from protocols.catalogue import PROTOCOLS, SAMPLES, STAGES, epochs_of
-from protocols.running import MNIST, How, carried_out, everything_kept
+from reproduction import tables
+from reproduction.protocols import PROTOCOLS, SAMPLES, STAGES, epochs_of
+from reproduction.runner import MNIST, How, carried_out, everything_kept
 
 RESULTS = Path(__file__).parent / "docs" / "results.md"
 ALL = "all"

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 
 import jaxvae
-from benchmarks import limit
-from benchmarks.setting import Setting
+from benchmarks import matmul_bound
+from benchmarks.workload import Setting
 from jaxvae.parallel import everywhere, placed
 
 Epoch = Callable[[], object]
@@ -58,7 +58,7 @@ def per_step(setting: Setting) -> Epoch:
 
 
 def products(setting: Setting) -> Epoch:
-    return limit.by_jax(setting.spec, setting.steps)
+    return matmul_bound.by_jax(setting.spec, setting.steps)
 
 
 def log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import torchvae
-from benchmarks import limit, loops
-from benchmarks.setting import Setting
+from benchmarks import baselines, matmul_bound
+from benchmarks.workload import Setting
 
 Epoch = Callable[[], object]
 
@@ -22,12 +22,12 @@ def start(device: str) -> None:
 
 def tutorial(setting: Setting) -> Epoch:
     model, loss = plain(setting)
-    if loss is loops.elbo_loss:
-        loss = loops.tutorial_loss
+    if loss is baselines.elbo_loss:
+        loss = baselines.tutorial_loss
     adam = torch.optim.Adam(model.parameters(), setting.spec.training.learning_rate)
     signed, cuda = setting.spec.images.range == "signed", setting.device == "gpu"
-    batches = loops.loader(setting.train[..., 0], setting.spec.training.batch_size, signed, cuda)
-    return synchronized(setting, lambda: loops.tutorial_epoch(loss, model, adam, batches))
+    batches = baselines.loader(setting.train[..., 0], setting.spec.training.batch_size, signed, cuda)
+    return synchronized(setting, lambda: baselines.tutorial_epoch(loss, model, adam, batches))
 
 
 def in_memory(setting: Setting) -> Epoch:
@@ -71,7 +71,7 @@ def package(setting: Setting) -> Epoch:
 
 
 def products(setting: Setting) -> Epoch:
-    return limit.by_torch(setting.spec, setting.steps, setting.torch_device)
+    return matmul_bound.by_torch(setting.spec, setting.steps, setting.torch_device)
 
 
 def log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:
@@ -81,9 +81,9 @@ def log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:
 
 def plain_log_likelihood(setting: Setting, images: np.ndarray, samples: int) -> Epoch:
     model, _ = plain(setting)
-    nll = loops.bernoulli_nll if isinstance(model, loops.PlainVAE) else loops.squared_nll
+    nll = baselines.bernoulli_nll if isinstance(model, baselines.PlainVAE) else baselines.squared_nll
     x = pixels(setting._replace(train=images))
-    return lambda: loops.log_likelihood(nll, model, x, samples).cpu()
+    return lambda: baselines.log_likelihood(nll, model, x, samples).cpu()
 
 
 def sample(setting: Setting, n: int) -> Epoch:
@@ -93,19 +93,21 @@ def sample(setting: Setting, n: int) -> Epoch:
 
 def plain_sample(setting: Setting, n: int) -> Epoch:
     model, _ = plain(setting)
-    return lambda: loops.sample(model, n, setting.spec.model.latent)
+    return lambda: baselines.sample(model, n, setting.spec.model.latent)
 
 
-def plain(setting: Setting) -> tuple[loops.PlainVAE | loops.ConvVAE, loops.Loss]:
+def plain(setting: Setting) -> tuple[baselines.PlainVAE | baselines.ConvVAE, baselines.Loss]:
     """The model and the loss that a torch user writes for the configuration."""
     torch.manual_seed(setting.spec.training.seed)
     model, samples = setting.spec.model, setting.spec.objective.samples
     if model.network == "conv":
-        return loops.ConvVAE(model.hidden, model.latent, model.image[0]).to(setting.torch_device), loops.conv_loss
-    plain = loops.PlainVAE(model.pixels, model.hidden[0], model.latent).to(setting.torch_device)
+        return baselines.ConvVAE(model.hidden, model.latent, model.image[0]).to(
+            setting.torch_device
+        ), baselines.conv_loss
+    plain = baselines.PlainVAE(model.pixels, model.hidden[0], model.latent).to(setting.torch_device)
     if setting.spec.objective.form == "iwae":
-        return plain, functools.partial(loops.iwae_loss, samples=samples)
-    return plain, loops.elbo_loss
+        return plain, functools.partial(baselines.iwae_loss, samples=samples)
+    return plain, baselines.elbo_loss
 
 
 def pixels(setting: Setting) -> Tensor:
@@ -131,7 +133,7 @@ def peak_bytes() -> int | None:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
-def _in_memory(setting: Setting, model: loops.PlainVAE | loops.ConvVAE, loss: loops.Loss) -> Epoch:
+def _in_memory(setting: Setting, model: baselines.PlainVAE | baselines.ConvVAE, loss: baselines.Loss) -> Epoch:
     adam = torch.optim.Adam(model.parameters(), setting.spec.training.learning_rate, fused=True)
     images, batch = pixels(setting), setting.spec.training.batch_size
-    return synchronized(setting, lambda: loops.memory_epoch(loss, model, adam, images, batch))
+    return synchronized(setting, lambda: baselines.memory_epoch(loss, model, adam, images, batch))

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from benchmarks import cold, in_jax, in_torch, limit
-from benchmarks.setting import Setting, changed
+from benchmarks import in_jax, in_torch, matmul_bound, processes
 from benchmarks.timing import Timed, Work, interleaved
+from benchmarks.workload import Setting, changed
 
 TUTORIAL, MEMORY, COMPILED = "tutorial loop, PyTorch", "in memory, PyTorch", "torch.compile"
 GRAPHS, TUNED = "torch.compile, CUDA graphs", "torch.compile, max-autotune"
@@ -67,12 +67,12 @@ def training(setting: Setting, how: How) -> Iterator[Timed]:
         where = {"batch": batch, "images": len(this.train)}
         for name, seconds in interleaved(work, how.rounds, f"training, batch {batch}").items():
             full = batch * this.steps if name in (LIMIT, LIMIT_TORCH) else len(this.train)
-            yield Timed("training", name, where, seconds, full, limit.flops(this.spec, full))
+            yield Timed("training", name, where, seconds, full, matmul_bound.flops(this.spec, full))
 
 
 def scaling(setting: Setting, how: How) -> Iterator[Timed]:
     """Epochs of three, as one thing grows."""
-    mlp, most = setting.spec.model.network == "mlp", _within(_LONGEST, limit.flops(setting.spec), setting.device)
+    mlp, most = setting.spec.model.network == "mlp", _within(_LONGEST, matmul_bound.flops(setting.spec), setting.device)
     axes = {
         "hidden": _WIDTHS if mlp else (),
         "batch": tuple(batch for batch in _BATCHES if _LEAST * batch <= most),
@@ -87,13 +87,13 @@ def scaling(setting: Setting, how: How) -> Iterator[Timed]:
             where = {"axis": axis, axis: place, "batch": this.spec.training.batch_size, "images": len(this.train)}
             for name, seconds in interleaved(work, how.rounds, f"scaling, {axis} {place}").items():
                 n = len(this.train)
-                yield Timed("scaling", name, where, seconds, n, limit.flops(this.spec, n))
+                yield Timed("scaling", name, where, seconds, n, matmul_bound.flops(this.spec, n))
 
 
 def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
     """The importance-weighted log-likelihood of test images."""
     samples = 500 if how.quick else 5_000
-    decoding = sum(p.forward for p in limit.products(setting.spec) if p.network == "decoder") * samples
+    decoding = sum(p.forward for p in matmul_bound.products(setting.spec) if p.network == "decoder") * samples
     n = _within(_EVALUATED * (0.1 if how.quick else 1), decoding, setting.device)
     n = max(1, min(n, _TESTED, len(setting.test)))
     images = setting.test[: n - n % min(n, _PART)]
@@ -113,7 +113,7 @@ def sampling(setting: Setting, how: How) -> Iterator[Timed]:
     if setting.device != "tpu":
         work = {"eager, PyTorch": in_torch.plain_sample(setting, n)} | work
         work[TORCHVAE] = in_torch.sample(setting, n)
-    decoding = sum(p.forward for p in limit.products(setting.spec) if p.network == "decoder")
+    decoding = sum(p.forward for p in matmul_bound.products(setting.spec) if p.network == "decoder")
     for name, seconds in interleaved(work, how.rounds, "sampling").items():
         yield Timed("sampling", name, {"images": n}, seconds, n, decoding * n)
 
@@ -121,7 +121,7 @@ def sampling(setting: Setting, how: How) -> Iterator[Timed]:
 def start(setting: Setting, how: How) -> Iterator[Timed]:
     """From the start of a process to the end of its first epoch."""
     this = changed(setting, batch=how.batches[0])
-    with cold.starts(this, how.preset, how.data_root) as work:
+    with processes.starts(this, how.preset, how.data_root) as work:
         if setting.device == "tpu":
             del work[TORCHVAE]
         for name, seconds in interleaved(work, 1 if how.quick else how.rounds, "start-up", not how.quick).items():
@@ -134,14 +134,14 @@ def memory(setting: Setting, how: How) -> Iterator[Timed]:
     for name, make in tqdm(contestants(setting.device).items(), "memory", unit=" runs", leave=False, disable=None):
         if name in (LIMIT, LIMIT_TORCH) or (how.quick and name not in (TORCHVAE, JAXVAE)):
             continue
-        found = cold.memory(this, how.preset, how.data_root, make)
+        found = processes.memory(this, how.preset, how.data_root, make)
         where = {"batch": how.batches[0], "images": len(this.train)}
         yield Timed("memory", name, {**where, **found}, [found["peak"]], len(this.train))
 
 
 def default_images(setting: Setting, quick: bool) -> int:
     """How many images an epoch has unless it is told: all, or on a CPU as many as it sees in seconds."""
-    most = _within(_EPOCH * (0.1 if quick else 1), limit.flops(setting.spec), setting.device)
+    most = _within(_EPOCH * (0.1 if quick else 1), matmul_bound.flops(setting.spec), setting.device)
     return min(len(setting.train), max(1, most // _FULL) * _FULL)
 
 
@@ -150,7 +150,7 @@ def _at(setting: Setting, axis: str, place: int, quick: bool) -> Setting:
         return changed(setting, images=max(setting.spec.training.batch_size, place // (10 if quick else 1)))
     batch = place if axis == "batch" else setting.spec.training.batch_size
     this = changed(setting, **{axis: place}, images=batch)  # type: ignore[arg-type]
-    n = _within(_SCALED * (0.1 if quick else 1), limit.flops(this.spec), setting.device)
+    n = _within(_SCALED * (0.1 if quick else 1), matmul_bound.flops(this.spec), setting.device)
     steps = max(_LEAST, min(n, max(_IMAGES)) // batch)
     return changed(this._replace(train=setting.train), images=batch * steps)
 

@@ -11,18 +11,18 @@ import optax
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness import torch_layers
 from parity_tests.harness.findings import Diagnosis, Finding
-from parity_tests.harness.layers import Layer
-from parity_tests.harness.modules import fingerprints
-from parity_tests.harness.modules.between_fingerprints import cause_between
-from parity_tests.harness.modules.checks import kind
-from parity_tests.harness.modules.hypotheses import distance
-from parity_tests.harness.modules.layer_fingerprints import rounded
-from parity_tests.harness.modules.loss_fingerprints import cause_in_loss
-from parity_tests.harness.modules.networks import flatten
+from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks.record import Layer
+from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.hypotheses import localize
+from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.hypotheses.between_layers import cause_between
+from parity_tests.harness.modules.hypotheses.layers import rounded
+from parity_tests.harness.modules.hypotheses.loss import cause_in_loss
 from parity_tests.harness.modules.optimizers import train_both
-from parity_tests.harness.modules.side_by_side import Arrays, Both
+from parity_tests.harness.modules.pair import Arrays, Both
+from parity_tests.harness.modules.validation import kind
 
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
@@ -80,7 +80,7 @@ def levels(
     finding = _finding("every output", both, ours, theirs, owed)
     yield finding, lambda: _in_outputs(both, ours[finding.where], theirs[finding.where])
 
-    norms = fingerprints.statistics(both.pairs, both.module)
+    norms = localize.statistics(both.pairs, both.module)
     if statistics and norms:
         named = {name for pair in norms.values() for name in pair}
         held, updated = both.tensors(module), both.named(flatten(after))
@@ -171,8 +171,8 @@ def _before(error: Exception, both: Both) -> Diagnosis | None:
         return None
     ours, theirs = _recorded(both)
     end = Layer(both.inputs[0], np.empty(0))
-    diagnosis = fingerprints.walk(both.pairs, both.module, (ours, theirs), (end, end), OWED[both.dtype])
-    if diagnosis is None or diagnosis.found == fingerprints.NOT_CALLED:
+    diagnosis = localize.walk(both.pairs, both.module, (ours, theirs), (end, end), OWED[both.dtype])
+    if diagnosis is None or diagnosis.found == localize.NOT_CALLED:
         return None  # it failed in the first layer that differs, and says itself why
     found = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
     return diagnosis._replace(found=found)
@@ -183,17 +183,17 @@ def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
     if both.net.watch is None:
         cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), owed)
         why = "a bare function shows no layers, so only outputs and gradients can be compared; a Flax module is walked"
-        return Diagnosis("the output", f"It differs: {fingerprints.apart(ours, theirs)}; {why}.", cause)
+        return Diagnosis("the output", f"It differs: {localize.apart(ours, theirs)}; {why}.", cause)
     ends = Layer(both.inputs[0], ours), Layer(both.inputs[0], theirs)
-    diagnosis = fingerprints.walk(both.pairs, both.module, _recorded(both), ends, owed)
+    diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, owed)
     assert diagnosis is not None
     return diagnosis
 
 
 def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:
     name = next(name for name in theirs if distance(ours[name], theirs[name]) > 0)
-    cause = fingerprints.cause_in_weight(ours[name], theirs[name], 0.0)
-    return Diagnosis(name, f"It differs: {fingerprints.apart(ours[name], theirs[name])}.", cause)
+    cause = localize.cause_in_weight(ours[name], theirs[name], 0.0)
+    return Diagnosis(name, f"It differs: {localize.apart(ours[name], theirs[name])}.", cause)
 
 
 def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Arrays, theirs: Arrays) -> Diagnosis:
@@ -203,9 +203,9 @@ def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Array
     module = copy.deepcopy(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
         module(*both.torch_inputs)
-    cause = fingerprints.cause_in_statistics(both.module.get_submodule(norm), calls[norm].given, mine, other, owed)
+    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].given, mine, other, owed)
     worst = max(norms[norm], key=lambda name: distance(ours[name], theirs[name]))
-    return Diagnosis(worst, f"It differs: {fingerprints.apart(ours[worst], theirs[worst])}.", cause)
+    return Diagnosis(worst, f"It differs: {localize.apart(ours[worst], theirs[worst])}.", cause)
 
 
 def _in_losses(both: Both, losses: Losses) -> Diagnosis:
@@ -231,12 +231,10 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
 
 def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], owed: float) -> Diagnosis:
     name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > owed)
-    found = (
-        f"The loss agrees and the gradient, last layer first, differs: {fingerprints.apart(ours[name], theirs[name])}."
-    )
-    return Diagnosis(name, found, fingerprints.cause_in_gradient(ours[name], theirs[name], name in frozen))
+    found = f"The loss agrees and the gradient, last layer first, differs: {localize.apart(ours[name], theirs[name])}."
+    return Diagnosis(name, found, localize.cause_in_gradient(ours[name], theirs[name], name in frozen))
 
 
 def _after_steps(name: str, ours: Arrays, theirs: Arrays, cause: str | None) -> Diagnosis:
-    found = f"The gradients are the same and it differs: {fingerprints.apart(ours[name], theirs[name])}."
+    found = f"The gradients are the same and it differs: {localize.apart(ours[name], theirs[name])}."
     return Diagnosis(name, found, cause)

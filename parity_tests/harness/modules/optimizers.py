@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.checks import kind
-from parity_tests.harness.modules.fingerprints import FROZEN
-from parity_tests.harness.modules.networks import flatten
-from parity_tests.harness.modules.optimizer_fingerprints import Steps, cause_in_optimizer
+from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.hypotheses.localize import FROZEN
+from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
+from parity_tests.harness.modules.validation import kind
 
 Arrays = dict[str, np.ndarray]
 

@@ -1,0 +1,231 @@
+"""Random mutations of whole files, each a function of nothing but its number, and what may become of them: refused in a
+sentence, or read as what was written."""
+
+import contextlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from jaxvae.shared.errors import InputError
+from parity_tests.corrupt import transforms
+
+Read = Callable[[Path], str]
+"""Reads the file and says what came of it: SAME or OTHER, to the last bit. Raises InputError where it is refused."""
+Mutate = Callable[[Random, bytearray], None]
+
+_JSON = (None, True, False, 0, 1, -1, 2, 2.0, 7, 2**31, 2**63, 2**64, 10**30, 0.5, 1e308, "", "0", "F32", "NaN", [], {})
+IMPOSSIBLE = ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError  # after another
+_TEXTS = (b"null", b"NaN", b"1e999", b"-1", b"0", b'"', b"[", b"}", b"\\ud800", b"\xff", b"\0", b"9" * 30, b",", b":")
+
+
+def bit(random: Random, content: bytearray) -> None:
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+
+
+def byte(random: Random, content: bytearray) -> None:
+    content[random.randrange(len(content))] = random.randrange(256)
+
+
+def several_bits(random: Random, content: bytearray) -> None:
+    for _ in range(random.randint(2, 20)):
+        bit(random, content)
+
+
+def block(random: Random, content: bytearray) -> tuple[int, int]:
+    start = random.randrange(len(content))
+    return start, min(len(content), start + int(2 ** random.uniform(0, 10)))
+
+
+def filled(random: Random, content: bytearray) -> None:
+    start, end = block(random, content)
+    content[start:end] = bytes([random.choice((0, 255, 32, random.randrange(256)))]) * (end - start)
+
+
+def noise(random: Random, content: bytearray) -> None:
+    start, end = block(random, content)
+    content[start:end] = random.randbytes(end - start)
+
+
+def deleted(random: Random, content: bytearray) -> None:
+    start, end = block(random, content)
+    del content[start:end]
+
+
+def repeated(random: Random, content: bytearray) -> None:
+    start, end = block(random, content)
+    content[end:end] = content[start:end]
+
+
+def moved(random: Random, content: bytearray) -> None:
+    start, end = block(random, content)
+    taken = bytes(content[start:end])
+    del content[start:end]
+    place = random.randrange(len(content) + 1)
+    content[place:place] = taken
+
+
+def swapped(random: Random, content: bytearray) -> None:
+    """Two blocks of a length, or words of four bytes."""
+    (start, end), other = block(random, content), random.randrange(len(content))
+    length = min(end - start, len(content) - other, abs(other - start) or 1)
+    one, two = bytes(content[start : start + length]), bytes(content[other : other + length])
+    content[start : start + length], content[other : other + length] = two, one
+
+
+def inserted(random: Random, content: bytearray) -> None:
+    place = random.randrange(len(content) + 1)
+    content[place:place] = random.randbytes(random.randint(1, 40))
+
+
+def cut(random: Random, content: bytearray) -> None:
+    del content[random.randrange(len(content)) :]
+
+
+def text(random: Random, content: bytearray) -> None:
+    """A word of JSON's in place of a few bytes."""
+    place = random.randrange(len(content))
+    content[place : place + random.randint(0, 4)] = random.choice(_TEXTS)
+
+
+def number(random: Random, content: bytearray) -> None:
+    """A number in the text by another."""
+    found = list(re.finditer(rb"\d+", bytes(content[:8192])))
+    if found:
+        one = random.choice(found)
+        content[one.start() : one.end()] = str(random.choice((0, 1, 2, 9, int(one[0][:18]) + 1, 2**31, 2**64))).encode()
+
+
+PLAIN: tuple[Mutate, ...] = (
+    bit, byte, several_bits, filled, noise, deleted, repeated, moved, swapped, inserted, cut, text, number
+)  # fmt: skip
+
+
+def fields(random: Random, value: Any) -> None:
+    """One field somewhere in a JSON value changed, removed, added or exchanged with another."""
+    places = [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
+    for node, key in places:  # grows as it goes
+        inner = node[key]
+        if isinstance(inner, dict | list):
+            places += [(inner, k) for k in (inner if isinstance(inner, dict) else range(len(inner)))]
+    (node, key), (other, theirs) = random.choice(places), random.choice(places)
+    match random.randrange(5):
+        case 0:
+            node[key] = random.choice(_JSON)
+        case 1:
+            del node[key]
+        case 2:
+            node[key], other[theirs] = other[theirs], node[key]
+        case 3 if isinstance(node, dict):
+            node[random.choice((f"{key} ", "more", str(theirs)))] = node[key]
+        case _:
+            found = node[key]
+            node[key] = found + random.choice((1, -1, 8)) if type(found) is int else [found]
+
+
+def header(random: Random, content: bytearray) -> None:
+    """A field of a weight file's header."""
+    found, tensors = transforms.split(bytes(content))
+    fields(random, found)
+    content[:] = transforms.joined(found, tensors)
+
+
+def said(random: Random, content: bytearray) -> None:
+    """A field of what a weight file says of itself, digests too."""
+    found, tensors = transforms.split(bytes(content))
+    about = transforms.about(bytes(content))
+    fields(random, about)
+    found["__metadata__"]["jaxvae"] = json.dumps(about)
+    content[:] = transforms.joined(found, tensors)
+
+
+def sealed(random: Random, content: bytearray) -> None:
+    """The same, with the digest of what it says made anew."""
+    found, tensors = transforms.split(bytes(content))
+    about = transforms.about(bytes(content))
+    fields(random, about)
+    found["__metadata__"]["jaxvae"] = json.dumps(transforms.sealed(about))
+    content[:] = transforms.joined(found, tensors)
+
+
+def numbers(random: Random, content: bytearray) -> None:
+    """A byte of the tensors."""
+    length = struct.unpack("<Q", content[:8])[0]
+    place = random.randrange(8 + length, len(content))
+    content[place] ^= random.randint(1, 255)
+
+
+IN_WEIGHTS: tuple[Mutate, ...] = (*PLAIN, header, said, sealed, numbers)
+
+
+def json_field(random: Random, content: bytearray) -> None:
+    found = json.loads(content)
+    fields(random, found)
+    content[:] = json.dumps(found).encode()
+
+
+IN_JSON: tuple[Mutate, ...] = (*PLAIN, json_field, json_field, json_field)
+
+
+SAME, OTHER = "the same", "another, as whole"
+
+
+class Target(NamedTuple):
+    """Something that reads a file."""
+
+    whole: bytes
+    mutations: tuple[Mutate, ...]
+    read: Read
+    others: bool | Mutate = False
+    """Whether another content may be as good: nothing vouches for it; or after which mutation, which makes that up."""
+
+
+class Found(NamedTuple):
+    outcomes: Counter[tuple[str, str]]
+    """How often which kind of mutation ended in what: SAME, OTHER or the beginning of a sentence."""
+    wrong: list[str]
+    """What must not have been, with the number that makes it again."""
+
+
+def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
+    """The mutations of this number, one or two or three in a row, and what they make of the file."""
+    random, content, names = Random(seed), bytearray(target.whole), []
+    for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
+        mutate = random.choice(target.mutations)
+        with contextlib.suppress(*IMPOSSIBLE):
+            mutate(random, content)
+            names.append(mutate.__name__)
+    return names, bytes(content)
+
+
+def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> Found:
+    """Puts the mutations of these numbers at the path, one after the other, and reads each."""
+    found = Found(Counter(), [])
+    for seed in seeds:
+        names, content = mutated(target, seed)
+        name = names[0] if len(names) == 1 else "several in a row"
+        path.write_bytes(content)
+        try:
+            outcome = target.read(path)
+            good = outcome == SAME or target.others is True or getattr(target.others, "__name__", "") in names
+        except InputError as error:
+            told = str(error)
+            outcome, good = _beginning(told, path), told.isprintable() and str(path.parent) in told and len(told) < 2000
+            outcome = outcome if good else told
+        except Exception as error:  # whatever it is, it should have been an InputError
+            outcome, good = f"{type(error).__name__}: {error}", False
+        if not good:
+            found.wrong.append(f"seed {seed}, {' and '.join(names)}: {outcome}")
+        found.outcomes[name, outcome] += 1
+    return found
+
+
+def _beginning(told: str, path: Path) -> str:
+    """What of a sentence is the same for others of its kind."""
+    told = told.replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
+    told = re.split(r"; |, found| should | must be |: tensor | unknown | the field | doesn't call| that its", told)[0]
+    return " ".join(re.sub(r"'[^']*'|tensor [^ ]+|\d[\d,.]*", "..", told).split())[:70]

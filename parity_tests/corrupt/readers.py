@@ -1,0 +1,169 @@
+"""What reads a file that may have been changed: weights, checkpoints, configurations, metrics, listings and data."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.serialization import from_json, to_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
+from jaxvae.shared.model import description, weight_file
+from jaxvae.shared.runs import checkpoints, run_folder
+from jaxvae.shared.runs import metrics as run_metrics
+from parity_tests.corrupt import transforms
+from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, sealed
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 6), np.uint8)
+IMAGES = Spec("digits", ModelSpec((4, 6, 1), (5,), 2))
+SESSION = {"framework": "jaxvae", "from_step": 0, "device": "cpu", "versions": {"numpy": "2"}, "created": "2026-01-01"}
+
+
+def config() -> dict[str, Any]:
+    """A run's config.json."""
+    about = {"asked": "digits", "name": "digits", "source": "scikit-learn", "instead_of_mnist": None}
+    return {
+        "version": run_folder.VERSION,
+        "framework": "jaxvae",
+        "preset": "pytorch-examples",
+        "log_every": None,
+        "checkpoint_every": 3,
+        "keep": 2,
+        "data": {**about, "train": 1500, "test": 297, "digest": "0" * 64},
+        "sessions": [SESSION, {**SESSION, "from_step": 3}],
+        "spec": to_json(transforms.SPEC),
+    }
+
+
+def metrics() -> bytes:
+    """A run's metrics.jsonl of three steps."""
+    records = [(1, "train", 3.5), (2, "train", 2.25), (3, "train", 1.125), (3, "test", 1.0)]
+    keys = ("step", "epoch", "split", "loss", "reconstruction", "kl")
+    return "".join(
+        json.dumps(dict(zip(keys, (n, 1, s, x, x, 0.5), strict=True))) + "\n" for n, s, x in records
+    ).encode()
+
+
+def run(folder: Path) -> Path:
+    """A run folder, whole: as if trained for three steps."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config()))
+    (folder / "metrics.jsonl").write_bytes(metrics())
+    (folder / "model.safetensors").write_bytes(transforms.whole_weights())
+    (folder / "checkpoints" / "step-000000003.safetensors").write_bytes(transforms.whole_checkpoint())
+    (folder / "checkpoints" / "steps.json").write_bytes(b"[3]\n")
+    return folder
+
+
+def weights_and_spec(path: Path) -> str:
+    spec, arrays = weight_file.load(path)
+    return _word(arrays, transforms.plain_weights(), spec == transforms.SPEC)
+
+
+def checkpoint(path: Path) -> str:
+    found = weight_file.load_checkpoint(path)
+    arrays = {**found.weights, **found.optimizer, "step": found.step, "key": found.key, "train": found.train}
+    return _word(arrays, _CHECKPOINT, found.spec == transforms.SPEC)
+
+
+def configuration(path: Path) -> str:
+    """One that is read can be described, and written again."""
+    found = run_folder.read(path.parent)
+    assert from_json(json.loads(json.dumps(to_json(found.spec))), "again") == found.spec
+    assert description.text(found.spec, found.config["preset"])
+    return SAME if found.config == config() else OTHER
+
+
+def records(path: Path) -> str:
+    found = run_metrics.read(run_folder.read(path.parent))
+    return SAME if found == [json.loads(line) for line in metrics().splitlines()] else OTHER
+
+
+def listing(path: Path) -> str:
+    """What the listing says is checked against the checkpoints that are there."""
+    file, wrong = checkpoints.latest(run_folder.read(path.parent.parent))
+    assert file is not None
+    assert file.stem == "step-000000003"
+    return OTHER if wrong else SAME
+
+
+def images(prefix: str, folder: bool = False) -> Callable[[Path], str]:
+    """Whatever is read is images and labels of the right type and size."""
+
+    def read(path: Path) -> str:
+        spec = Spec(f"{prefix}:{path.parent if folder else path}", IMAGES.model)
+        found = datasets.load(spec, None)[0]
+        for part, labels in ((found.train, found.train_labels), (found.test, found.test_labels)):
+            assert part.shape == (len(labels), 4, 6, 1)
+            assert part.dtype == labels.dtype == np.uint8
+        both = np.concatenate([found.train, found.test])
+        return SAME if {p.tobytes() for p in both} <= {p.tobytes() for p in PIXELS} else OTHER
+
+    return read
+
+
+def saved(save: Callable[[io.BytesIO], Any]) -> bytes:
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
+
+
+def packed(file: io.BytesIO) -> None:
+    np.savez_compressed(file, images=PIXELS)
+
+
+def picture(kind: str) -> bytes:
+    return saved(lambda file: Image.fromarray(PIXELS[0]).save(file, kind))
+
+
+def _word(found: dict[str, Any], expected: dict[str, Any], same: bool) -> str:
+    """Numbers are never other than they were."""
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], strict=not np.isscalar(found[name]))
+    return SAME if same else OTHER
+
+
+def _checkpoint() -> dict[str, Any]:
+    arrays = {n.removeprefix("optimizer."): a for n, a in transforms.from_bytes(transforms.whole_checkpoint()).items()}
+    moments = [n for n in arrays if n.startswith("exp_avg") or n == "step"]
+    return {**transforms.plain_weights(), **{n: arrays[n] for n in moments}, **{n: arrays[f"run.{n}"] for n in _RUN}}
+
+
+_RUN = "step", "key", "train"
+_CHECKPOINT = _checkpoint()
+_TEXT = json.dumps(config()).encode()
+
+# By name: the file's place in a folder that `run` and `pictures` have made, and what reads it.
+TARGETS: dict[str, tuple[str, Target]] = {
+    "weights": ("run/model.safetensors", Target(transforms.whole_weights(), IN_WEIGHTS, weights_and_spec, sealed)),
+    "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), IN_WEIGHTS, checkpoint, sealed)),
+    "config": ("run/config.json", Target(_TEXT, IN_JSON, configuration, True)),
+    "metrics": ("run/metrics.jsonl", Target(metrics(), PLAIN, records, True)),
+    "listing": ("run/checkpoints/steps.json", Target(b"[1, 2, 3]", PLAIN, listing, True)),
+    "npy": ("data/a.npy", Target(saved(lambda f: np.save(f, PIXELS)), PLAIN, images("npy"), True)),
+    "npz": ("data/a.npz", Target(saved(lambda f: np.savez(f, images=PIXELS)), PLAIN, images("npz"), True)),
+    "packed npz": ("data/b.npz", Target(saved(packed), PLAIN, images("npz"), True)),
+    "png": ("png/0.png", Target(picture("PNG"), PLAIN, images("images", True), True)),
+    "gif": ("gif/0.gif", Target(picture("GIF"), PLAIN, images("images", True), True)),
+    "bmp": ("bmp/0.bmp", Target(picture("BMP"), PLAIN, images("images", True), True)),
+    "jpeg": ("jpeg/0.jpeg", Target(picture("JPEG"), PLAIN, images("images", True), True)),
+    "webp": ("webp/0.webp", Target(picture("WEBP"), PLAIN, images("images", True), True)),
+}  # fmt: skip
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where the target's file goes in a folder, with what it needs beside it."""
+    path = folder / TARGETS[name][0]
+    if path.parts[len(folder.parts)] == "run":
+        run(folder / "run")
+    else:
+        path.parent.mkdir(parents=True)
+        if name not in ("npy", "npz", "packed npz"):
+            Image.fromarray(PIXELS[1]).save(path.with_name("1.png"))
+    return path

@@ -1,0 +1,158 @@
+"""Faults put on purpose into one of the two packages, and what the comparison makes of them.
+
+A fault is an edit of a function's source, as a slip of the hand would be: the function is compiled anew with it and
+takes the place of the old one in every file of its package."""
+
+import contextlib
+import functools
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+
+import jaxvae.nets
+import torchvae
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.datasets import digits
+from parity_tests.harness.vae import jax_backend, levels, torch_backend, trajectory
+from parity_tests.harness.vae.diagnose import diagnose
+from parity_tests.harness.vae.levels import LEVELS, Arrays, Case
+from parity_tests.harness.vae.steps import bounded
+
+# Small, and without symmetries that would hide a fault: beta is not 1, two layers are square, the seed has 41 bits.
+SPEC = Spec(
+    "digits",
+    ModelSpec((6, 5, 1), (12, 12), 6),
+    ObjectiveSpec(1.7),
+    TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64"),
+)
+STEPS = 45  # in epochs of 19
+SMALL = TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64")
+COLOUR = (6, 5, 2)  # with two channels, and odd, so that a flatten in another order shows
+_CONV = ModelSpec(COLOUR, (4, 6), 5, "conv", "leaky-relu", likelihood="squared-error")
+FAMILY = {
+    "conv": Spec(
+        "digits",
+        _CONV,
+        ObjectiveSpec(form="capacity", units="mixed", gamma=0.1, capacity=3.0, capacity_steps=40),
+        SMALL,
+        ImagesSpec("signed"),
+    ),
+    "iwae": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12, 12), 6, activation="tanh"),
+        ObjectiveSpec(form="iwae", samples=3),
+        SMALL,
+        ImagesSpec(binarization="static"),
+    ),
+    "adversarial": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12,), 6, posterior="point", likelihood="squared-error", discriminator=(10, 8)),
+        ObjectiveSpec(form="adversarial", units="pixel"),
+        SMALL,
+        ImagesSpec("signed", corruption="gaussian", corruption_level=0.3),
+    ),
+    "conditional": Spec(
+        "digits",
+        ModelSpec(COLOUR, (12,), 6, posterior="relu-sigma", likelihood="gaussian-pixel", classes=10),
+        ObjectiveSpec(1.7, warmup=30),
+        SMALL,
+        ImagesSpec(binarization="dynamic", corruption="hidden-dropout", corruption_level=0.3),
+    ),
+}
+UNKNOWN = "none known"
+
+
+class Fault(NamedTuple):
+    function: Any
+    """Of the package at fault."""
+    old: str
+    """What stands in its source,"""
+    new: str
+    """and what takes its place."""
+    cause: str
+    """The name it should be given."""
+    dtype: str = "float64"
+    owner: Any = None
+    """The class, for a method."""
+    ground: str = "plain"
+    """What it is tried on: the plain VAE, or one of FAMILY."""
+
+    @property
+    def side(self) -> str:
+        return self.function.__module__.partition(".")[0]
+
+    @property
+    def place(self) -> str:
+        return f"{self.function.__module__.partition('.')[2]}.{self.function.__qualname__}"
+
+
+@contextlib.contextmanager
+def injected(fault: Fault) -> Iterator[None]:
+    """The fault is in its package while the context lasts."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(fault.function)))
+    assert source.count(fault.old), f"{fault.place} no longer says {fault.old!r}"
+    namespace = dict(vars(sys.modules[fault.function.__module__]))
+    exec(compile(source.replace(fault.old, fault.new), f"<{fault.place}>", "exec"), namespace)
+    wrong = namespace[fault.function.__name__]
+    for package in (jaxvae, torchvae):  # a name that is first looked up with the fault in would keep it
+        for name in dir(package):
+            getattr(package, name)
+    with contextlib.ExitStack() as stack:
+        if fault.side == "jaxvae":  # what was compiled without the fault is forgotten, and what with it
+            for forget in (jax.clear_caches, jaxvae.nets._graphdef.cache_clear):
+                stack.callback(forget)
+                forget()
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # a slip may mix precisions in silence
+        owners = (
+            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.side]
+        )
+        for owner in owners:
+            for name, value in list(vars(owner).items()):
+                if value is fault.function:
+                    stack.enter_context(mock.patch.object(owner, name, wrong))
+        yield
+
+
+@functools.cache
+def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case, dict[str, tuple[Arrays, Arrays]]]:
+    """What every fault is tried on, and what both sides answer without one."""
+    spec = FAMILY.get(name, SPEC)
+    data = digits((*spec.model.image[:2], 1))
+    many = np.resize(data.test, (1100, *data.test.shape[1:])), np.resize(data.test_labels, 1100)
+    data = Dataset(data.name, data.source, data.train[:300], data.train_labels[:300], *many)
+    if spec.model.image[2] == 2:  # the second channel is another image
+        train, test = (np.concatenate([images, images[::-1]], -1) for images in (data.train, data.test))
+        data = data._replace(train=train, test=test)
+    spec = bounded(replace(spec, training=replace(spec.training, dtype=dtype)), STEPS, len(data.train))
+    case = levels.case(spec, data)
+    data = data._replace(test=data.test[:297], test_labels=data.test_labels[:297])
+    return spec, data, case, {level.name: levels.compare(level, case)[1] for level in LEVELS}
+
+
+def tried(fault: Fault) -> tuple[str, str, str | None]:
+    """The level that caught the fault, the cause that was named, and the side that was said to depart."""
+    with jax.enable_x64(fault.dtype == "float64"):
+        spec, data, case, right = ground(fault.dtype, fault.ground)
+        wrong = jax_backend if fault.side == "jaxvae" else torch_backend
+        with injected(fault):
+            for level in LEVELS:
+                answer = level.ask(wrong, case)
+                answers = (answer, right[level.name][1]) if wrong is jax_backend else (right[level.name][0], answer)
+                finding = levels.judge(level, case, answers, jax_backend)
+                if not finding.passed:
+                    found = diagnose(level, case, answers, finding.owed)
+                    return level.name, found.cause or UNKNOWN, found.side
+            findings, _, found = trajectory.follow(spec, data, case.start)
+            failed = [finding.level for finding in findings if not finding.passed]
+            if not failed:
+                return "none", UNKNOWN, None
+            return failed[0], (found and found.cause) or UNKNOWN, found and found.side

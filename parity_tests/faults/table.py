@@ -1,0 +1,60 @@
+"""Writes faults.md, the table of every fault put on purpose, what caught it and how it was named:
+python -m parity_tests.faults.table"""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from parity_tests.faults import inject, plain_vae, variants
+from parity_tests.faults import modules as module_faults
+
+TABLE = Path(__file__).parent / "FAULTS.md"
+HEAD = """# Faults put on purpose, and what is made of them
+
+Each is put into one side, as a slip of the hand would be; the comparison must catch it, and name it by reproducing its
+numbers. `python -m parity_tests.faults.table` writes this table, and the tests hold every row of it.
+
+"""
+COLUMNS = "| fault | caught at | named |\n| --- | --- | --- |"
+
+
+def package_row(fault: inject.Fault, level: str, named: str) -> str:
+    """A fault in one of the two packages."""
+    edit = f"{fault.side}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
+    where = " (in float32)" if fault.dtype == "float32" else ""
+    where += f" ({fault.ground})" if fault.ground != "plain" else ""
+    return _row(edit.replace("|", "\\|") + where, level, named, fault.cause)
+
+
+def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) -> str:
+    """A fault in a port of somebody's module."""
+    return _row(f"{fault.side}: {fault.name}", level, named, named if right else fault.cause)
+
+
+def main() -> None:
+    packages = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(plain_vae.FAULTS)]
+    family = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(variants.FAULTS)]
+    modules = [module_row(fault, *module_faults.tried(fault)) for fault in tqdm(module_faults.FAULTS)]
+    TABLE.write_text(
+        f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
+        + f"\n\n## In the parts of the family\n\n{COLUMNS}\n" + "\n".join(family)
+        + f"\n\n## In ports of people's own modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"
+    )  # fmt: skip
+
+
+def _row(fault: str, level: str, named: str, cause: str) -> str:
+    verdict = named if named == cause else f"{named} (rightly: {cause})"
+    return f"| {fault} | {level} | {verdict if named != inject.UNKNOWN else 'no known fault reproduces it'} |"
+
+
+def _short(code: str) -> str:
+    code = " ".join(code.split())
+    return code if len(code) <= 100 else f"{code[:97]}..."
+
+
+if __name__ == "__main__":
+    main()
+
+
+LINES = TABLE.read_text().splitlines()
+ANEW = "python -m parity_tests.faults.table writes the table anew"

@@ -1,0 +1,229 @@
+"""What stands between two layers, told from its numbers alone: each side's activation, pooling, order of flattening
+and dropout are those that lead from what the one layer gave to what the next was given."""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from parity_tests.harness.modules.hypotheses.base import distance, fitted
+
+GELU = "GELU's tanh form against its erf form"
+LEAKY_SLOPE = "LeakyReLU's slope differs"
+ELU_ALPHA = "ELU's alpha differs"
+SOFTMAX = "softmax or log_softmax is missing, or over another axis"
+ACTIVATION = "the activations differ"
+POOL_KIND = "the poolings differ"
+POOL_PADDING = "the pooling's window, stride or padding differs"
+FLATTEN = "the image is flattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel is not permuted"
+UNFLATTEN = "the image is unflattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel's columns are not permuted"
+SCALE = "the numbers are multiplied by a constant"
+DROPOUT = "dropout is left on"
+OTHER_MASK = "dropout is on in both, and drops other units in each"
+ORDER = "activation and pooling are in the other order"
+
+_ACTIVATIONS = {
+    "no activation": lambda x: x,
+    "ReLU": F.relu,
+    "GELU (erf)": F.gelu,
+    "GELU (tanh)": partial(F.gelu, approximate="tanh"),
+    "SiLU": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "ReLU6": F.relu6,
+    "SELU": F.selu,
+    "Mish": F.mish,
+    "hard swish": F.hardswish,
+}
+
+
+class Between(NamedTuple):
+    """What leads from one layer to the next."""
+
+    activation: str
+    pool: str
+    window: str
+    order: str
+    flatten: str
+    scale: str = ""
+    dropout: str = ""
+
+
+def cause_between(
+    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], owed: float
+) -> str | None:
+    """Why what JAX's next layer is given is not what torch's is, each side as (what the last layer gave, what the next
+    is given) in torch's layout. Of several readings of the numbers those count that differ least; None where they
+    disagree."""
+    if not all(array.ndim for array in (*ours, *theirs)):
+        return None  # a number is no evidence
+    if not (torch_readings := list(_readings(*theirs, owed))):
+        return None
+    if not (pairs := list(itertools.product(_readings(*ours, owed), torch_readings))):
+        return None
+    fewest = min(_differences(*pair) for pair in pairs)
+    causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
+    kinds = {cause.partition(":")[0] for cause in causes}
+    return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the one more in use
+
+
+def _differences(ours: Between, theirs: Between) -> int:
+    return sum(a != b for a, b in zip(ours, theirs, strict=True))
+
+
+def _cause(ours: Between, theirs: Between) -> str:
+    causes = []
+    if ours.dropout != theirs.dropout:
+        causes.append(f"{DROPOUT}: {' and '.join(_side('dropout', ours, theirs))}")
+    elif ours.dropout:  # and the numbers differ
+        causes.append(f"{OTHER_MASK}: {ours.dropout} in both")
+    if ours.scale != theirs.scale:
+        causes.append(f"{SCALE}: {' and '.join(_side('scale', ours, theirs))}")
+    if ours.flatten != theirs.flatten and "to" in ours.flatten:
+        advice = "or give the pairs of kernel and bias the transform flattened(columns=(C, H, W))"
+        causes.append(f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}")
+    elif ours.flatten != theirs.flatten:
+        advice = "move the channels first, or give the kernel's pair the transform flattened(rows=(C, H, W))"
+        causes.append(f"{FLATTEN}: {advice}")
+    if ours.pool != theirs.pool:
+        causes.append(f"{POOL_KIND}: {ours.pool} in JAX, {theirs.pool} in PyTorch")
+    elif ours.window != theirs.window:
+        causes.append(f"{POOL_PADDING}: {ours.window} in JAX, {theirs.window} in PyTorch")
+    if ours.activation != theirs.activation:
+        names = ours.activation, theirs.activation
+        kinds = {name.partition("(")[0] for name in names}
+        soft = any("softmax" in name for name in names)
+        of = {"GELU ": GELU, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(*kinds) if len(kinds) == 1 else None
+        causes.append(f"{SOFTMAX if soft else of or ACTIVATION}: {names[0]} in JAX, {names[1]} in PyTorch")
+    if ours.order != theirs.order and ours.pool == theirs.pool:
+        causes.append(f"{ORDER}: {ours.order} in JAX, {theirs.order} in PyTorch")
+    return "; ".join(causes)
+
+
+def _side(field: str, ours: Between, theirs: Between) -> list[str]:
+    sides = {"JAX": getattr(ours, field), "PyTorch": getattr(theirs, field)}
+    return [f"{value} in {side}" for side, value in sides.items() if value]
+
+
+def _readings(gave: np.ndarray, given: np.ndarray, owed: float) -> Iterator[Between]:
+    """Every way known from the one to the other; with dropout only where there is none without."""
+    few = slice(max(1, 2**16 // max(1, gave[0].size)))  # images: what stands between is nearly always each one's own
+    x, target = torch.tensor(gave[few].astype(np.float64)), given[few].astype(np.float64)
+    steps = list(_steps(x, target))
+    plain = [reading for reading, numbers in steps if distance(target, numbers) <= owed]
+    yield from plain
+    if plain:
+        return
+    for reading, numbers in steps:
+        if numbers.shape != target.shape or not numbers.any():
+            continue
+        scale = float((numbers * target).sum() / (numbers * numbers).sum())
+        if scale and distance(target, scale * numbers) <= owed:
+            yield reading._replace(scale=f"{scale:.4g}")
+        elif rate := _dropped(numbers, target, owed):
+            yield reading._replace(dropout=f"rate {rate:.2g}")
+
+
+def _dropped(numbers: np.ndarray, target: np.ndarray, owed: float) -> float:
+    """The rate of the dropout that made the target of the numbers: some are zero, of either sign, for a ReLU leaves
+    zeros too, and the rest are all larger by one factor."""
+    kept, scale = target != 0, 0.0
+    if kept.all():
+        return 0.0
+    for some in (numbers > 0, numbers < 0):
+        if some.any() and not ((some & kept).any() and (some & ~kept).any()):
+            return 0.0
+    if kept.any() and (numbers[kept] != 0).all():
+        scale = float(np.median(target[kept] / numbers[kept]))
+    return 1 - 1 / scale if scale >= 1 and distance(target[kept], scale * numbers[kept]) <= owed else 0.0
+
+
+def _steps(x: Tensor, target: np.ndarray) -> Iterator[tuple[Between, np.ndarray]]:
+    for (pool, window), pooled in _pooled(x, target):
+        for activation, y in _activated(pooled, target):
+            for flatten, z in _reordered(y, target):
+                yield Between(activation, pool, window, "pooling first" if pool else "", flatten), z
+    for activation, active in _activated(x, np.empty(0)):
+        for (pool, window), y in _pooled(active, target):
+            for flatten, z in _reordered(y, target) if pool else ():
+                yield Between(activation, pool, window, "activation first", flatten), z
+
+
+def _activated(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+    yield from ((name, activation(x)) for name, activation in _ACTIVATIONS.items())
+    for axis in range(1, x.ndim):
+        for softmax in (F.softmax, F.log_softmax):
+            yield f"{softmax.__name__}({axis=})", softmax(x, axis)
+    for softmax in (F.softmax, F.log_softmax):
+        yield f"{softmax.__name__}(axis=0)", softmax(x, 0)
+    for name, function, guess in (("LeakyReLU", F.leaky_relu, 0.01), ("ELU", F.elu, 1.0)):
+        for _, ordered in _reordered(x, target):  # the slope is fitted in the order the numbers come in
+            positive = ordered > 0
+            if ordered.shape != target.shape or not np.allclose(ordered[positive], target[positive], atol=1e-4):
+                continue
+            given = torch.tensor(ordered)
+            number = fitted(lambda number, f=function, x=given: f(x, number).numpy(), target, guess)
+            if abs(number) > 1e-9 and (name == "ELU" or abs(number - 1) > 1e-9):  # else ReLU, or no activation
+                yield f"{name}({number:.4g})", function(x, number)
+        if not target.size:
+            yield f"{name}({guess:.4g})", function(x, guess)
+            if name == "LeakyReLU":
+                yield "LeakyReLU(0.2)", function(x, 0.2)
+
+
+def _reordered(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """As the target's shape asks: as it is, flattened or unflattened, in either order of the image's axes."""
+    if x.ndim == target.ndim:
+        yield "", x.numpy()
+    elif x.numel() == target.size and x.ndim > target.ndim == 2:
+        yield "C,H,W", x.flatten(1).numpy()
+        yield "H,W,C", x.movedim(1, -1).flatten(1).numpy()
+    elif x.numel() == target.size and target.ndim > x.ndim == 2:
+        yield "to C,H,W", x.numpy().reshape(target.shape)
+        last = np.moveaxis(target, 1, -1).shape
+        yield "to H,W,C", np.moveaxis(x.numpy().reshape(last), -1, 1)
+
+
+def _pooled(x: Tensor, target: np.ndarray) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """Every pooling of an image that can lead to the target's shape, and none."""
+    if x.numel() == target.size or not target.size:
+        yield ("", ""), x
+    if x.ndim < 3:
+        return
+    axes = tuple(range(2, x.ndim))
+    for name, function in (("mean over the image", torch.mean), ("maximum over the image", torch.amax)):
+        pooled = function(x, axes)
+        if pooled.numel() == target.size:
+            yield (name, ""), pooled if target.ndim == 2 else pooled.reshape(target.shape)
+    if x.ndim != 4:
+        return
+    for size, stride in itertools.product((2, 3, 4), (1, 2, 3, 4)):
+        for name, pads in _window_pads(x.shape[2:], size, stride):
+            outs = [(n + a + b - size) // stride + 1 for n, (a, b) in zip(x.shape[2:], pads, strict=True)]
+            if min(outs) < 1 or x.shape[0] * x.shape[1] * outs[0] * outs[1] != target.size:
+                continue
+            border = [n for pair in reversed(pads) for n in pair]
+            window = f"window {size}, stride {stride}, padding {name}"
+            yield ("max pooling", window), F.max_pool2d(F.pad(x, border, value=-torch.inf), size, stride)
+            mean = F.avg_pool2d(F.pad(x, border), size, stride)
+            yield ("average pooling", window), mean
+            if any(border):
+                share = F.avg_pool2d(F.pad(torch.ones_like(x), border), size, stride)
+                yield ("average pooling", f"{window} left out of the mean"), mean / share
+
+
+def _window_pads(lengths, size: int, stride: int):
+    seen = []
+    for pad in range(size // 2 + 1):
+        seen.append([(pad, pad)] * len(lengths))
+        yield str(pad), seen[-1]
+    totals = [max((-(-n // stride) - 1) * stride + size - n, 0) for n in lengths]
+    same = [(total // 2, total - total // 2) for total in totals]
+    if same not in seen:
+        yield f"'SAME' {tuple(same)}", same

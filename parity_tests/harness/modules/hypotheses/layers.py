@@ -1,0 +1,239 @@
+"""What a torch layer would give under each known fault, from what it was given: the fault that gives JAX's numbers is
+the cause."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flax import nnx
+from torch import Tensor, nn
+
+from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
+
+SAME_PADDING = "'SAME' pads the end more than the start"
+PADDING = "the padding differs"
+SWAPPED = "the kernel's height and width are swapped"
+TRANSPOSED = "the kernel's inputs and outputs are swapped"
+UNFLIPPED = "the transposed convolution's kernel is not flipped (transpose_kernel=False)"
+FLIPPED = "the convolution's kernel is flipped"
+TRANSPOSED_SAME = "'SAME' pads a transposed convolution otherwise than PyTorch's padding and output_padding do"
+TRANSPOSED_PADDING = "the transposed convolution's padding differs"
+BIAS_MISSING = "the bias is left out"
+SCALE_MISSING = "the scale is left out"
+OUTPUT_BIAS = "the bias is not permuted from H,W,C to C,H,W while the kernel's columns are"
+EPS = "the normalization's eps differs"
+GROUPS = "the number of groups differs"
+FAST_VARIANCE = "the variance is E[x^2]-E[x]^2 (use_fast_variance=True), which cancels where the mean is large"
+BATCH_STATISTICS = "batch normalization uses the batch's statistics in evaluation"
+RUNNING_STATISTICS = "batch normalization uses the running statistics in training"
+TF32 = "the product's inputs are rounded to TF32's 10 bits"
+BFLOAT16 = "the numbers are rounded to bfloat16"
+FLOAT32 = "float32 slipped into float64"
+DILATION = "the dilation differs"
+
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+_ROUNDED = 2e-6  # float32 sums after rounded inputs
+
+
+def cause_in_layer(layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+    """Why a JAX layer gives `ours` where the torch layer gives `theirs` for `x`, all in torch's layout."""
+    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
+        return rounded(ours, theirs)
+    layer = copy.deepcopy(layer).cpu()
+    given = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
+    with torch.no_grad():
+        plain = _numbers(_changed(layer)(given))
+        at_fault = distance(ours, plain) <= owed  # torch's own numbers are not its layer's
+        found, where = (theirs, " in PyTorch") if at_fault else (ours, "")
+        if cause := rounded(ours, theirs) or confirmed(_hypotheses(layer, given, plain, found), found, plain, owed):
+            return cause if cause.endswith(where) else cause + where
+    return None
+
+
+def rounded(ours: np.ndarray, theirs: np.ndarray) -> str | None:
+    """The lower precision one side's numbers have passed through, where that is all that keeps the sides apart."""
+    for found, plain, side in ((ours, theirs, "JAX"), (theirs, ours, "PyTorch")):
+        for coarse, nearness, cause in ((in_bfloat16, 3e-2, BFLOAT16), (in_single, 1e-5, FLOAT32)):
+            if coarse(found) and not coarse(plain) and distance(found, plain) <= nearness:
+                return f"{cause} in {side}"
+    return None
+
+
+def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, found: np.ndarray) -> Iterator[Hypothesis]:
+    if isinstance(layer, nn.Linear):
+        yield from _linear(layer, x, plain, found)
+    elif isinstance(layer, nn.modules.conv._ConvNd):
+        yield from (_transposed if layer.transposed else _convolution)(layer, x, found)
+    elif isinstance(layer, _NORMS):
+        yield from _norm(layer, x, found)
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        for cause, coarse in {TF32: _tf32, BFLOAT16: _bfloat16}.items():
+            yield Hypothesis(cause, _numbers(_changed(layer, weight=coarse(layer.weight))(coarse(x))), _ROUNDED)
+    if isinstance(bias := getattr(layer, "bias", None), Tensor):
+        yield Hypothesis(BIAS_MISSING, _numbers(_changed(layer, bias=torch.zeros_like(bias))(x)))
+
+
+def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, found: np.ndarray) -> Iterator[Hypothesis]:
+    if layer.in_features == layer.out_features:
+        yield Hypothesis(TRANSPOSED, _numbers(_changed(layer, weight=layer.weight.T)(x)))
+    if layer.bias is not None and found.shape == plain.shape:
+        bias = _numbers(layer.bias)
+        for order in orders(layer.out_features):
+            for permuted in (bias[order], bias[np.argsort(order)]):
+                yield Hypothesis(OUTPUT_BIAS, plain - bias + permuted)
+
+
+def orders(size: int) -> Iterator[np.ndarray]:
+    """Every way from an image of so many numbers flattened as H,W,C to C,H,W."""
+    for channels, height in itertools.product(range(2, size // 2 + 1), range(1, size // 2 + 1)):
+        if size % (channels * height) == 0:
+            yield np.arange(size).reshape(height, -1, channels).transpose(2, 0, 1).ravel()
+
+
+def _convolution(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
+    sizes, weight = layer.kernel_size, layer.weight
+    same = []
+    for length, size, stride, dilation in zip(x.shape[2:], sizes, layer.stride, layer.dilation, strict=True):
+        total = max((-(-length // stride) - 1) * stride + (size - 1) * dilation + 1 - length, 0)
+        same.append((total // 2, total - total // 2))
+    if any(start != end for start, end in same):
+        stride = layer.stride[0] if len(set(layer.stride)) == 1 else layer.stride
+        cause = f"{SAME_PADDING} at stride {stride}, where PyTorch pads both alike"
+        yield Hypothesis(_pads(cause, layer, same), _convolved(layer, x, same))
+    if len(sizes) == 2 and sizes[0] == sizes[1]:
+        yield Hypothesis(SWAPPED, _numbers(_changed(layer, weight=weight.transpose(2, 3))(x)))
+    if weight.shape[0] == weight.shape[1]:
+        yield Hypothesis(TRANSPOSED, _numbers(_changed(layer, weight=weight.transpose(0, 1))(x)))
+    yield Hypothesis(FLIPPED, _numbers(_changed(layer, weight=weight.flip(tuple(range(2, weight.ndim))))(x)))
+    for start, end in itertools.product(range(max(sizes) + 1), repeat=2):
+        pads = start, end
+        if _fits(x, sizes, layer.stride, layer.dilation, pads, found):
+            every = [pads] * len(sizes)
+            yield Hypothesis(_pads(PADDING, layer, every), _convolved(layer, x, every))
+    for dilation in range(1, 4):  # with padding that keeps the shape
+        pads = dilation * (sizes[0] - 1) // 2
+        if dilation != layer.dilation[0] and _fits(
+            x, sizes, layer.stride, (dilation,) * len(sizes), (pads,) * 2, found
+        ):
+            dilated = _changed(layer, dilation=(dilation,) * len(sizes), padding=(pads,) * len(sizes))
+            yield Hypothesis(f"{DILATION}: {dilation} in JAX, {layer.dilation[0]} in PyTorch", _numbers(dilated(x)))
+
+
+def _fits(x: Tensor, sizes: Any, strides: Any, dilations: Any, pads: tuple[int, int], found: np.ndarray) -> bool:
+    """Whether the padding leads to the shape found."""
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
+    lengths = [length + sum(pads) - span for length, span in zip(x.shape[2:], spans, strict=True)]
+    return min(lengths) >= 0 and found.shape[2:] == tuple(n // s + 1 for n, s in zip(lengths, strides, strict=True))
+
+
+def _pads(cause: str, layer: Any, pads: list[tuple[int, int]]) -> str:
+    return f"{cause}: {tuple(pads)} in JAX, {layer.padding} in PyTorch"
+
+
+def _convolved(layer: Any, x: Tensor, pads: list[tuple[int, int]]) -> np.ndarray:
+    padded = F.pad(x, [n for pair in reversed(pads) for n in pair])
+    return _numbers(_changed(layer, padding=(0,) * len(pads))(padded))
+
+
+def _transposed(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
+    """A transposed convolution is a convolution of the input spread out by the stride, with the flipped kernel."""
+    if layer.groups != 1 or any(d != 1 for d in layer.dilation):
+        return
+    weight, spatial = layer.weight.double(), tuple(range(2, layer.weight.ndim))
+    right = weight.flip(spatial).transpose(0, 1)
+    settings = list(zip(layer.kernel_size, layer.stride, layer.padding, layer.output_padding, strict=True))
+    torchs = [(size - 1 - pad, size - 1 - pad + more) for size, _, pad, more in settings]
+    kernels = [(UNFLIPPED, weight.transpose(0, 1))]
+    if weight.shape[0] == weight.shape[1]:  # without transpose_kernel Flax's kernel is [.., in, out] too
+        kernels += [(UNFLIPPED, weight), (TRANSPOSED, right.transpose(0, 1))]
+    for cause, kernel in kernels:
+        yield Hypothesis(cause, _spread(layer, x, kernel, torchs))
+    same, valid = [], []
+    for size, stride, *_ in settings:  # as jax.lax.conv_transpose has it
+        total = size + stride - 2
+        start = size - 1 if stride > size - 1 else -(-total // 2)
+        same.append((start, total - start))
+        valid.append((size - 1, total + max(size - stride, 0) - size + 1))
+    for suffix, kernel in (("", right), *((f", and {cause}", kernel) for cause, kernel in kernels)):
+        cause = f"{TRANSPOSED_SAME}, which is {tuple(torchs)} in Flax{suffix}"
+        yield Hypothesis(cause, _spread(layer, x, kernel, same))
+        yield Hypothesis(f"{TRANSPOSED_PADDING}: 'VALID' in JAX{suffix}", _spread(layer, x, kernel, valid))
+    size, stride = settings[0][:2]
+    for start in range(size + stride):
+        end = found.shape[2] - 1 - (x.shape[2] - 1) * stride - start + size - 1
+        pads = [(start, end)] * len(settings)
+        if end >= 0:
+            cause = f"{TRANSPOSED_PADDING}: {tuple(pads)} in JAX, where PyTorch's {layer.padding} is {tuple(torchs)}"
+            yield Hypothesis(cause, _spread(layer, x, right, pads))
+
+
+def _spread(layer: Any, x: Tensor, weight: Tensor, pads: list[tuple[int, int]]) -> np.ndarray:
+    lengths = [(length - 1) * stride + 1 for length, stride in zip(x.shape[2:], layer.stride, strict=True)]
+    spread = x.new_zeros(*x.shape[:2], *lengths)
+    spread[(slice(None), slice(None), *(slice(None, None, stride) for stride in layer.stride))] = x
+    padded = F.pad(spread, [n for pair in reversed(pads) for n in pair])
+    if any(length < size for length, size in zip(padded.shape[2:], layer.kernel_size, strict=True)):
+        return np.empty(0)
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(pads) - 1]
+    return _numbers(convolve(padded, weight, None if layer.bias is None else layer.bias.double()))
+
+
+def _norm(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
+    eps = fitted(lambda eps: _numbers(_changed(layer, eps=eps)(x)), found, layer.eps)
+    yield Hypothesis(f"{EPS}: {eps:.3g} in JAX, {layer.eps:.3g} in PyTorch", _numbers(_changed(layer, eps=eps)(x)))
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+        cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
+        yield Hypothesis(cause, _numbers(_changed(layer, training=not layer.training)(x)))
+    if isinstance(layer, nn.GroupNorm):
+        for groups in range(1, layer.num_channels + 1):
+            if layer.num_channels % groups == 0 and groups != layer.num_groups:
+                cause = f"{GROUPS}: {groups} in JAX, {layer.num_groups} in PyTorch"
+                yield Hypothesis(cause, _numbers(_changed(layer, num_groups=groups)(x)))
+    if layer.weight is not None:
+        yield Hypothesis(SCALE_MISSING, _numbers(_changed(layer, weight=torch.ones_like(layer.weight))(x)))
+    if layer.training or not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        yield Hypothesis(FAST_VARIANCE, _fast_variance(layer, _numbers(x), found.dtype))
+
+
+def _fast_variance(layer: Any, x: np.ndarray, dtype: Any) -> np.ndarray:
+    """By Flax itself, for what is left after cancellation depends on the order of its sums."""
+    channels_last = not isinstance(layer, nn.LayerNorm)
+    x = np.moveaxis(x, 1, -1) if channels_last else x
+    options: dict[str, Any] = {"epsilon": layer.eps, "rngs": nnx.Rngs(0), "param_dtype": dtype}
+    if isinstance(layer, nn.GroupNorm):
+        norm: Any = nnx.GroupNorm(x.shape[-1], layer.num_groups, **options)
+    else:
+        norm = (nnx.BatchNorm if channels_last else nnx.LayerNorm)(x.shape[-1], **options)
+    if layer.weight is not None:
+        norm.scale.set_value(jnp.asarray(_numbers(layer.weight), dtype))
+    if layer.bias is not None:
+        norm.bias.set_value(jnp.asarray(_numbers(layer.bias), dtype))
+    y = np.asarray(norm(jnp.asarray(x, dtype)))
+    return np.moveaxis(y, -1, 1) if channels_last else y
+
+
+def _changed(layer: nn.Module, **attributes: Any) -> Any:
+    """A copy of the layer in float64 with some of it changed."""
+    layer = copy.deepcopy(layer)
+    for name, value in attributes.items():
+        setattr(layer, name, nn.Parameter(value.detach()) if isinstance(value, Tensor) else value)
+    layer._forward_hooks.clear()
+    return layer.double()
+
+
+def _tf32(x: Tensor) -> Tensor:
+    bits = x.detach().float().contiguous().view(torch.int32)
+    return ((bits + 0x0FFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32).double()
+
+
+def _bfloat16(x: Tensor) -> Tensor:
+    return x.detach().bfloat16().double()
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    return x.numpy(force=True)

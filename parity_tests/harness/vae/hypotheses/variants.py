@@ -1,0 +1,312 @@
+"""What the plain formulas answer for any configuration, and what is known to go wrong in the parts that the plain VAE
+doesn't have."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
+from parity_tests.harness.vae import reference
+from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.vae.hypotheses import training
+from parity_tests.harness.vae.hypotheses.randomness import Causes
+from parity_tests.harness.vae.levels import WARM, Case, given_gradients, held_still, noise
+
+
+def draws(case: Case, name: str) -> Causes:
+    def answer(batch: Batch) -> Any:
+        return batch.masks[int(name.split()[1])] if name.startswith("mask") else getattr(batch, name)
+
+    yield None, answer(drawn(case.spec, stream(case.spec, "noise", WARM), 50))
+    yield (
+        "wrong fold-in: the step is counted from 1",
+        answer(drawn(case.spec, stream(case.spec, "noise", WARM + 1), 50)),
+    )
+    yield "key reused: the step is not folded in", answer(drawn(case.spec, stream(case.spec, "noise"), 50))
+    plain, level = answer(drawn(case.spec, stream(case.spec, "noise", WARM), 50)), case.spec.images.corruption_level
+    if name.startswith("mask") or (case.spec.images.corruption == "dropout" and name == "corruption"):
+        yield "dropout without its scaling", plain * (1 - level)
+        yield "dropout scaled by the share dropped", plain * (1 - level) / level
+        yield "dropout's mask turned round", np.where(plain == 0, plain.max(), 0)
+
+
+def layers(case: Case, name: str) -> Causes:
+    """What every layer is given and gives in training."""
+    found: dict[str, np.ndarray] = {}
+    out = reference.forward(case.spec, case.start, case.batch, training=True, record=found)
+    if case.spec.model.discriminator:
+        reference.judge(case.spec, case.start, out.z[0], found)
+    found |= dict(zip(layout.heads(case.spec.model), out.posterior, strict=True)) | {"z": out.z[0]}
+    yield None, found[name]
+    for cause, (other, batch) in otherwise(case.spec, case.batch).items():
+        again: dict[str, np.ndarray] = {}
+        out = reference.forward(other, case.start, batch, training=True, record=again)
+        if name in (again := again | {"z": out.z[0]}):
+            yield cause, again[name]
+    layer, _, kind = name.partition(", ")
+    if f"{layer}.weight" not in case.start or kind != "gave":
+        return
+    x, weight, bias = found[f"{layer}, given"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
+    yield "bias missing", found[name] - bias if found[name].shape[-1:] == bias.shape else found[name]
+    if f"{layer}.running_mean" in case.start:
+        by_running = reference.batch_norm(case.start, layer, x, True, np)
+        yield "batch norm by its running statistics in training", by_running
+        yield "batch norm by the unbiased variance", (found[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
+        eps = np.sqrt((x.var((0, 1, 2)) + 1e-5) / (x.var((0, 1, 2)) + 1e-3))
+        yield "batch norm's eps 1e-3 for 1e-5", (found[name] - bias) * eps + bias
+    elif weight.ndim == 4 and layer.startswith("encoder"):
+        same = (x.shape[1] % 2, x.shape[2] % 2)  # at stride 2 'SAME' pads an even size at its end alone
+        yield "'SAME' padding: at the end only", reference.convolve(x, weight, bias, 2, np, same)
+        yield "kernel turned round", reference.convolve(x, weight[:, :, ::-1, ::-1], bias, 2, np)
+        yield "kernel's rows and columns exchanged", reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, 2, np)
+    elif weight.ndim == 4 and layer != "decoder.logits":
+        turned = weight[:, :, ::-1, ::-1]
+        size = found[name].shape[1:3]
+        yield "transposed convolution's kernel not turned round", reference.convolve_back(x, turned, bias, size, np)
+
+
+def losses(case: Case, name: str) -> Causes:
+    """For `TERM STATE`, in evaluation."""
+    term, _, state = name.partition(" ")
+    spec, arrays = case.states[state]
+    yield None, reference.losses(spec, arrays, case.batch)[term]
+    for cause, (other, batch) in otherwise(spec, case.batch).items():
+        yield cause, reference.losses(other, arrays, batch)[term]
+    yield from _bounds(spec, reference.losses(spec, arrays, case.batch), term)
+
+
+def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
+    """What is known to be put in place of an objective's own arithmetic."""
+    if spec.objective.form == "iwae" and term == "loss":
+        yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
+        yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
+    if spec.model.likelihood.startswith("gaussian") and term in ("loss", "reconstruction"):
+        yield "a Gaussian's constant left out", terms[term] - spec.model.pixels / 2 * np.log(2 * np.pi)
+
+
+def in_training(case: Case, name: str) -> Causes:
+    """For `TERM STATE` and the running statistics."""
+    label, _, state = name.partition(" ")
+    spec, arrays = case.states[state]
+    if label.startswith("["):
+        yield from statistics(case, label, state)
+        return
+
+    def answer(spec: Spec, batch: Batch) -> np.ndarray:
+        return reference.averaged(spec, reference.losses(spec, arrays, batch, training=True), batch)[label]
+
+    yield None, answer(spec, case.batch)
+    for cause, (other, batch) in otherwise(spec, case.batch).items():
+        yield cause, answer(other, batch)
+    terms = reference.losses(spec, arrays, case.batch, training=True)
+    yield "the mean of the distances from the capacity, not the distance of the mean", terms[label].mean()
+    if spec.model.network == "conv":
+        with_running = reference.losses(spec, arrays, case.batch, training=False)
+        yield (
+            "batch norm by its running statistics in training",
+            reference.averaged(spec, with_running, case.batch)[label],
+        )
+
+
+def statistics(case: Case, label: str, state: str) -> Causes:
+    """Batch norm's running mean or variance after one step."""
+    spec, arrays = case.states[state]
+    path = tuple(int(p) if p.isdigit() else p.strip("'") for p in label.strip("[]").split("]["))
+    parameter = next(p for p in layout.table(spec.model) if p.path == path)
+    layer = parameter.name.rpartition(".norm.")[0]
+    given: dict[str, np.ndarray] = {}
+    reference.forward(spec, arrays, case.batch, training=True, record=given)
+    x = given[f"{layer}.norm, given"]
+    axes, count = (0, 1, 2), x.size // x.shape[-1]
+    new, old = (x.mean(axes) if "mean" in path else x.var(axes, ddof=1)), arrays[parameter.name]
+    yield None, 0.9 * old + 0.1 * new
+    yield "batch norm's momentum counted the other way round", 0.1 * old + 0.9 * new
+    yield "batch norm's momentum 0.01, Flax's default", 0.99 * old + 0.01 * new
+    if "var" in path:
+        yield "batch norm's running variance biased", 0.9 * old + 0.1 * new * (count - 1) / count
+    yield "batch norm's statistics not kept", old
+
+
+def gradients(case: Case, name: str) -> Causes:
+    """For `ARRAY STATE`."""
+    array, _, state = name.partition(" ")
+    spec, arrays = case.states[state]
+
+    def answer(spec: Spec, batch: Batch, **parts: Any) -> np.ndarray:
+        return reference.gradients(spec, arrays, batch, **parts)[array]
+
+    plain = answer(spec, case.batch)
+    yield None, plain
+    yield "gradient stopped at the latent", answer(spec, case.batch, detach=True)
+    for cause, (other, batch) in otherwise(spec, case.batch).items():
+        yield cause, answer(other, batch)
+    yield "gradient summed over the batch, not averaged", plain * len(case.batch.x)
+    yield "gradient averaged over pixels too", plain / spec.model.pixels
+    yield "gradient summed over pixels, not averaged", plain * spec.model.pixels
+
+
+def optimizer(case: Case, name: str) -> Causes:
+    rate, spec = case.spec.training.learning_rates()[0], case.spec
+
+    def answer(how: reference.Adam) -> np.ndarray:
+        new, moments = dict(case.start), {}
+        for phase in spec.phases:
+            prefix = phase and f"{phase}."
+            grads = [
+                {n.removeprefix(prefix): g for n, g in grad.items() if n.startswith(prefix)}
+                for grad in given_gradients(case)
+            ]
+            # Phases take turns, gradient by gradient.
+            moments[phase] = (prefix, grads, None)
+        for i in range(3):
+            for phase, (prefix, grads, state) in moments.items():
+                mine = {n: new[n] for n in grads[i]}
+                moved, state = reference.adam(mine, [grads[i]], rate, state, how)
+                new |= moved
+                moments[phase] = (prefix, grads, state)
+        named = {f"{prefix}{n}": a for prefix, _, state in moments.values() for n, a in (state or {}).items()}
+        return {**new, **named}[name]
+
+    yield None, answer(reference.usual(spec))
+    for cause, how in training.adams(spec).items():
+        yield cause, answer(how)
+
+
+def steps(case: Case, name: str) -> Causes:
+    """Two steps from a warm state."""
+
+    def answer(how: reference.Adam, shift: int = 0) -> np.ndarray:
+        (weights, state), terms = case.warm, []
+        for i, given in enumerate(case.batches):
+            batch = noise(case.spec, WARM + i + shift, len(given.x))._replace(x=given.x, labels=given.labels)
+            batch = batch._replace(step=WARM + i)
+            found = reference.averaged(case.spec, reference.losses(case.spec, weights, batch, training=True), batch)
+            terms.append(list(found.values()))
+            rate = case.spec.training.learning_rates()[0]
+            weights, state = reference.step(case.spec, weights, batch, rate, state, how)
+        named = dict(zip(case.spec.terms, np.array(terms, case.dtype).T, strict=True))
+        return {**named, **weights, **state}[name]
+
+    if "running" in name:  # of which the plain steps keep no account
+        return
+    yield None, answer(reference.usual(case.spec))
+    yield "wrong fold-in: the step is counted from 1", answer(reference.usual(case.spec), 1)
+    for cause, how in training.adams(case.spec).items():
+        yield cause, answer(how)
+
+
+def order(case: Case, name: str) -> Causes:
+    """Two epochs with the weights held still."""
+    spec, data = held_still(case)
+    n, size = len(data.train), spec.training.batch_size
+    per_epoch = spec.training.epoch_steps(n)
+
+    def answer(places: Callable[[int, int], np.ndarray], t: Callable[[int], int] = lambda t: t) -> np.ndarray:
+        found = []
+        for step in range(2 * per_epoch):
+            batch = rows_batch(spec, data, places(*divmod(step, per_epoch)), t(step))
+            losses = reference.losses(spec, case.start, batch, training=True)
+            found.append(reference.averaged(spec, losses, batch._replace(step=step))[name])
+        return np.array(found, case.dtype)
+
+    def shuffled(epoch: int, i: int) -> np.ndarray:
+        order = np.asarray(jax.random.permutation(stream(spec, "order", epoch), n))
+        return order[i * size :][:size]
+
+    yield None, answer(shuffled)
+    yield "order not shuffled", answer(lambda epoch, i: np.arange(n)[i * size :][:size])
+    yield "key reused: every epoch has the first one's order", answer(lambda epoch, i: shuffled(0, i))
+    yield "wrong fold-in: the step is counted from 1", answer(shuffled, lambda t: t + 1)
+    yield "key reused: every step draws the first one's noise", answer(shuffled, lambda t: 0)
+
+
+def evaluation(case: Case, name: str) -> Causes:
+    spec, test = case.spec, case.data.test
+    labels = case.data.test_labels if spec.model.classes else None
+
+    def answer(epoch: int) -> np.ndarray:
+        key = stream(spec, "evaluation", epoch)
+        x = prepared(spec, test, np.arange(len(test)), "test", key)
+        batch = drawn(spec, key, len(test))._replace(x=x, labels=labels)
+        terms = {n: t.astype(np.float64) for n, t in reference.losses(spec, case.start, batch).items()}
+        return reference.averaged(spec, terms, batch._replace(step=2**31))[name]
+
+    yield None, answer(1)
+    yield "wrong fold-in: the epoch is counted from 0", answer(0)
+
+
+def pictures(case: Case, name: str) -> Causes:
+    spec, shown = case.spec, case.data.test[:64]
+    labels = case.data.test_labels[:64] if spec.model.classes else None
+    n = 64 if name == "samples" else len(shown)
+    if name == "samples":
+        key = stream(spec, "pictures", 1)
+        z = np.asarray(jax.random.normal(key, (n, spec.model.latent), case.dtype))
+        labels = np.arange(n) % max(1, spec.model.classes)
+    else:
+        how = spec.images.binarization
+        images = replace(spec.images, binarization="threshold" if how == "dynamic" else how)
+        x = prepared(replace(spec, images=images), shown, np.arange(n), "test", None)
+        blank = np.zeros((n, spec.model.latent), case.dtype)
+        z = reference.forward(spec, case.start, Batch(x, blank, labels)).posterior[0]
+    blank = Batch(np.zeros((n, spec.model.pixels), case.dtype), np.zeros((n, spec.model.latent), case.dtype), labels)
+    logits = reference.forward(spec, case.start, blank, z=z).logits[0]
+    means = reference.pixel_means(spec, logits, np)
+    whole = (-1, *spec.model.image)
+    signed = spec.images.range == "signed"
+    yield None, ((means + 1) / 2 if signed else means).reshape(whole)
+    yield "logits for means", logits.reshape(whole)
+    yield "pictures in [-1, 1], not [0, 1]", (means if signed else 2 * means - 1).reshape(whole)
+
+
+def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
+    """Configurations and batches that a side may have taken for the right ones."""
+    model, objective, images = spec.model, spec.objective, spec.images
+    found: dict[str, tuple[Spec, Batch]] = {}
+
+    def other(cause: str, batch: Batch = batch, **parts: Any) -> None:
+        found[cause] = (_unchecked(spec, **parts), batch)
+
+    for kind in ("bernoulli", "squared-error", "gaussian"):
+        if kind != model.likelihood:
+            other(f"the likelihood {kind} for {model.likelihood}", model=replace(model, likelihood=kind, variance=1.0))
+    for variance in (0.5, 2.0):
+        other(
+            f"variance {variance:g} times as large",
+            model=replace(model, likelihood="gaussian", variance=model.variance * variance),
+        )
+    for activation in ("relu", "tanh", "leaky-relu"):
+        if activation != model.activation:
+            other(f"{activation} for {model.activation}", model=replace(model, activation=activation))
+    signed = "unit" if images.range == "signed" else "signed"
+    other(f"means bounded for pixels that are {signed}", images=replace(images, range=signed))
+    other("the last layer itself for its bounded mean", model=replace(model, output="linear"))
+    for step in (batch.step - 1, batch.step + 1):
+        other(f"a weight that rises counted {step - batch.step:+d} steps", batch._replace(step=step))
+    for units in ("image", "pixel", "mixed"):
+        if units != objective.units:
+            other(f"weights per {objective.units} taken as {units}", objective=replace(objective, units=units))
+    if batch.labels is not None:
+        other("labels left out", batch._replace(labels=np.full_like(batch.labels, 255)))
+        other("labels counted one too high", batch._replace(labels=batch.labels + 1))
+        other("labels counted one too low", batch._replace(labels=batch.labels - 1))
+    if batch.corruption is not None:
+        for factor in (0.0, 2.0, 1 / max(images.corruption_level, 1e-9), images.corruption_level):
+            other(f"noise {factor:.4g} times as large", batch._replace(corruption=batch.corruption * factor))
+    if objective.form == "iwae":
+        other("several samples' mean bound for the bound of their mean", objective=replace(objective, form="elbo"))
+    if objective.form == "capacity":
+        other("the elbo for the capacity", objective=replace(objective, form="elbo", beta=objective.gamma))
+    return found
+
+
+def _unchecked(spec: Spec, **parts: Any) -> Spec:
+    """The configuration with other parts, whether they make sense together or not."""
+    new = object.__new__(Spec)
+    for name in ("data", "model", "objective", "training", "images"):
+        object.__setattr__(new, name, parts.get(name, getattr(spec, name)))
+    return new

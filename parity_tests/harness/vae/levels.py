@@ -1,0 +1,319 @@
+"""The levels of agreement: at each, one question to both packages, how far apart the answers are, and what is owed.
+
+They stand in the order in which one depends on another, so that the first to fail is where to look. All but the key
+streams and the initial weights start from the same named arrays on both sides."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from parity_tests.harness.compare import Gap, count, gap, shares, worst
+from parity_tests.harness.findings import Finding
+from parity_tests.harness.vae import jax_backend, reference, torch_backend
+from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+
+Arrays = dict[str, np.ndarray]
+SIDES = (jax_backend, torch_backend)
+
+WARM = 20
+"""Steps before the one that is compared: Adam's first steps are of size lr * sign(gradient), and the sign of a gradient
+that is zero but for rounding is nobody's fault."""
+HELD = 1e-30  # a learning rate too small to move a weight
+# A framework rounds at every operation, where a nudge of the weights disturbs once.
+TIMES_ULP = 10.0
+_MARGIN = {"float32": 4e-6, "float64": 1e-14}
+
+
+class Case(NamedTuple):
+    """What both packages are asked about."""
+
+    spec: Spec
+    data: Dataset
+    """The images, of which few are for testing, and a ragged number."""
+    start: Arrays
+    """The weights."""
+    batch: Batch
+    """Pixels and what is drawn beside them."""
+    states: dict[str, tuple[Spec, Arrays]]
+    """Where losses and gradients are asked for, each with its spec and weights."""
+    warm: tuple[Arrays, Arrays]
+    """Weights and Adam's state some steps into training."""
+    batches: tuple[Batch, ...]
+    """What the steps that follow are given."""
+
+    @property
+    def dtype(self) -> str:
+        return self.spec.training.dtype
+
+
+class Level(NamedTuple):
+    """One question and what is owed."""
+
+    name: str
+    ask: Callable[[ModuleType, Case], Arrays]
+    measure: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Gap]
+    owed: dict[str, float]
+    unit: str
+    reason: str
+
+
+def case(spec: Spec, data: Dataset) -> Case:
+    """The questions' common ground. `spec` has the dtype that JAX's 64-bit mode is set for."""
+    size, n = min(spec.training.batch_size, len(data.train)), len(data.train)
+    start = jax_backend.initial(spec, data.train)
+    few = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
+    rng = np.random.default_rng(spec.training.seed)
+    own = drawn(spec, stream(spec, "noise", 0), size)
+    own = own._replace(eps=rng.normal(size=own.eps.shape).astype(spec.training.dtype), step=WARM)
+    far = _far_out(spec, start, rows_batch(spec, data, np.arange(size), 0))
+    rows = np.arange((WARM + 4) * size) % n
+    batch = _clear(spec, [start, far], data, rows, own)
+    states = {
+        "at the start": (spec, start),
+        "with logits to 60": (spec, far),
+        "with all weights zero": (spec, {name: np.zeros_like(array) for name, array in start.items()}),
+    }
+    if (other := _weighted_otherwise(spec)) is not None:
+        states[other[0]] = (other[1], start)
+    shuffled = [rows_batch(spec, data, np.roll(rows, -i * size)[:size], i) for i in range(WARM)]
+    warm = jax_backend.steps(spec, start, shuffled)[:2]
+    batches = tuple(
+        _clear(spec, [warm[0]], data, np.roll(rows, -(WARM + i) * size), noise(spec, WARM + i, size)) for i in (0, 1)
+    )
+    return Case(spec, few, start, batch, states, warm, batches)
+
+
+def noise(spec: Spec, t: int, rows: int) -> Batch:
+    """What training step `t` draws, drawn by jax.random itself, around no pixels."""
+    return drawn(spec, stream(spec, "noise", t), rows)._replace(step=t)
+
+
+def held_still(case: Case) -> tuple[Spec, Dataset]:
+    """Two short epochs with a ragged last batch and a learning rate too small to move a weight, so that the terms of
+    each step tell which images and which noise it was given."""
+    size = min(5 * case.spec.training.batch_size + case.spec.training.batch_size // 3 + 1, len(case.data.train))
+    size += size % case.spec.training.batch_size == 1  # batch norm has no use for a single image
+    training = replace(case.spec.training, learning_rate=HELD, epochs=2, max_steps=None)
+    few = case.data._replace(train=case.data.train[:size], train_labels=case.data.train_labels[:size])
+    return replace(case.spec, training=training), few
+
+
+def _weighted_otherwise(spec: Spec) -> tuple[str, Spec] | None:
+    """The same with another weight of the divergence, and what to call it; None where there is none to weigh."""
+    if spec.objective.form == "elbo":
+        other = replace(spec.objective, beta=spec.objective.beta + 1)
+        return f"with beta {other.beta:g}", replace(spec, objective=other)
+    if spec.objective.form == "capacity":
+        other = replace(spec.objective, gamma=spec.objective.gamma + 1)
+        return f"with gamma {other.gamma:g}", replace(spec, objective=other)
+    return None
+
+
+def compare(
+    level: Level, case: Case, sides: tuple[ModuleType, ModuleType] = SIDES
+) -> tuple[Finding, tuple[Arrays, Arrays]]:
+    """The level's finding, and both answers."""
+    ours, theirs = (level.ask(side, case) for side in sides)
+    return judge(level, case, (ours, theirs), sides[0]), (ours, theirs)
+
+
+def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], side: ModuleType) -> Finding:
+    """What two answers to the level's question amount to, `side` having given the first. An answer of another shape is
+    infinitely far off."""
+    finding = _measured(level, case.dtype, answers)
+    if finding.passed or finding.owed == 0 or not np.isfinite(finding.size):
+        return finding
+    # Some numbers are worse conditioned than a sum: a new model's KL, a difference of near equals, or a gradient that
+    # comes through ten batch norms from saturated pixels.
+    moved = [_measured(level, case.dtype, (answers[0], level.ask(side, _nudged(case, i)))).size for i in range(4)]
+    most = max((size for size in moved if np.isfinite(size)), default=0.0)
+    reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {most:.1e}"
+    return finding._replace(owed=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.owed else finding
+
+
+def nudge(arrays: Arrays, draw: int) -> Arrays:
+    """Every float moved by one ulp, up or down by chance."""
+    rng = np.random.default_rng(draw)
+    return {
+        name: np.nextafter(array, rng.choice(np.array([-np.inf, np.inf], array.dtype), array.shape))
+        for name, array in arrays.items()
+    }
+
+
+def _nudged(case: Case, draw: int) -> Case:
+    states = {name: (spec, nudge(arrays, draw)) for name, (spec, arrays) in case.states.items()}
+    return case._replace(start=nudge(case.start, draw), states=states, warm=(nudge(case.warm[0], draw), case.warm[1]))
+
+
+def _measured(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> Finding:
+    found = worst(level.measure, answers[1], answers[0])
+    return Finding(level.name, dtype, found.size, str(found), level.owed[dtype], level.unit, level.reason)
+
+
+def _keys(side: ModuleType, case: Case) -> Arrays:
+    return side.keys(case.spec, len(case.data.train))
+
+
+def _normals(side: ModuleType, case: Case) -> Arrays:
+    return side.normals(case.spec, 200_000)
+
+
+def _draws(side: ModuleType, case: Case) -> Arrays:
+    return side.draws(case.spec, 50, WARM)
+
+
+def _initial(side: ModuleType, case: Case) -> Arrays:
+    return side.initial(case.spec, case.data.train)
+
+
+def _pixels(side: ModuleType, case: Case) -> Arrays:
+    named = {name: side.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
+    return named | side.prepared(case.spec, case.data.train[:100])
+
+
+def pictured(case: Case) -> dict[str, np.ndarray]:
+    """uint8 images of every kind."""
+    grey, colour = np.arange(256, dtype=np.uint8), np.arange(210, dtype=np.uint8)
+    return {
+        "every byte": grey.reshape(1, 16, 16, 1),
+        "colour": colour.reshape(2, 5, 7, 3),
+        "images": case.data.train[:100],
+    }
+
+
+def _layers(side: ModuleType, case: Case) -> Arrays:
+    return side.layers(case.spec, case.start, case.batch)
+
+
+def _losses(side: ModuleType, case: Case) -> Arrays:
+    return _everywhere(side.losses, case)
+
+
+def _training(side: ModuleType, case: Case) -> Arrays:
+    return _everywhere(side.training, case)
+
+
+def _gradients(side: ModuleType, case: Case) -> Arrays:
+    return _everywhere(side.gradients, case)
+
+
+def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
+    return {
+        f"{name} {state}": array
+        for state, (spec, arrays) in case.states.items()
+        for name, array in ask(spec, arrays, case.batch).items()
+    }
+
+
+def _optimizer(side: ModuleType, case: Case) -> Arrays:
+    weights, optimizer = side.optimize(case.spec, case.start, given_gradients(case))
+    return weights | optimizer
+
+
+def given_gradients(case: Case) -> list[Arrays]:
+    """Three gradients of training's own sizes, the same for both sides."""
+    rng = np.random.default_rng(1)
+    scale = {name.replace("exp_avg.", ""): a * 0.3 for name, a in case.warm[1].items() if "exp_avg." in name}
+    return [
+        {name: (array * (1 + rng.normal(size=array.shape))).astype(array.dtype) for name, array in scale.items()}
+        for _ in range(3)
+    ]
+
+
+def _steps(side: ModuleType, case: Case) -> Arrays:
+    weights, optimizer, terms = side.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
+    return {**by_term(case.spec, terms), **weights, **optimizer}
+
+
+def _order(side: ModuleType, case: Case) -> Arrays:
+    spec, data = held_still(case)
+    return by_term(spec, side.train(spec, case.start, data)[2])
+
+
+def by_term(spec: Spec, terms: np.ndarray) -> Arrays:
+    """Terms `[steps, terms]` by their names."""
+    return dict(zip(spec.terms, np.ascontiguousarray(terms.T), strict=True))
+
+
+def _evaluation(side: ModuleType, case: Case) -> Arrays:
+    answers = side.evaluate(case.spec, case.start, case.data, 1)
+    return {name: np.asarray(answers[name]) for name in case.spec.terms}
+
+
+def _pictures(side: ModuleType, case: Case) -> Arrays:
+    answers = side.evaluate(case.spec, case.start, case.data, 1)
+    return {name: answers[name] for name in ("samples", "reconstructions") if name in answers}
+
+
+_LARGEST = "of the tensor's largest"
+_SUM = "a sum of n products rounds at n^0.5 half-ulps of its terms, and the frameworks add in different orders"
+_EXACT = "numbers that differ"
+
+LEVELS = (
+    Level("key streams", _keys, count, {"float32": 0, "float64": 0}, _EXACT, "threefry is integer arithmetic"),
+    Level(
+        "normals", _normals, shares, {"float32": 3.6e-7, "float64": 4e-15}, "of the number",
+        "3 ulp in float32; in float64 XLA's logarithm itself changes so much from one version to the next",
+    ),
+    Level(
+        "what a step draws", _draws, gap, {"float32": 3.6e-7, "float64": 4e-15}, _LARGEST,
+        "normals as above; dropout's factors are made of bits",
+    ),
+    Level(
+        "initial weights", _initial, count, {"float32": 0, "float64": 0}, _EXACT,
+        "a uniform is made of bits, and its scaling is one product",
+    ),
+    Level(
+        "pixels", _pixels, count, {"float32": 0, "float64": 0}, _EXACT,
+        "a division of a byte by 255 has one right rounding, and a comparison with a uniform none",
+    ),
+    Level("every layer's output", _layers, gap, {"float32": 1e-5, "float64": 1e-13}, _LARGEST, _SUM),
+    Level("every loss term", _losses, gap, {"float32": 2e-6, "float64": 1e-13}, _LARGEST, _SUM),
+    Level(
+        "every term and statistic in training", _training, gap, {"float32": 2e-6, "float64": 1e-13}, _LARGEST, _SUM
+    ),
+    Level("every gradient", _gradients, gap, {"float32": 5e-6, "float64": 1e-12}, _LARGEST, _SUM),
+    Level(
+        "the optimizer on given gradients", _optimizer, gap, {"float32": 1e-6, "float64": 1e-12}, _LARGEST,
+        "a dozen roundings a step",
+    ),
+    Level(
+        "weights and optimizer state after a step", _steps, gap, {"float32": 2e-6, "float64": 1e-12}, _LARGEST,
+        "two steps of the gradient's rounding, of which the moments damp nine tenths",
+    ),
+    Level("data order", _order, gap, {"float32": 2e-6, "float64": 1e-13}, "of the run's largest", _SUM),
+    Level("evaluation figures", _evaluation, gap, {"float32": 2e-6, "float64": 1e-13}, "of the figure", _SUM),
+    Level("pictures", _pictures, gap, {"float32": 1e-5, "float64": 1e-13}, "of the brightest pixel", _SUM),
+)  # fmt: skip
+
+
+def _far_out(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """The weights with the last layer's made so large that logits reach 60 either way: where probabilities saturate."""
+    logits = np.abs(reference.forward(spec, arrays, batch).logits).max()
+    factor = batch.x.dtype.type(60 / logits)
+    return {n: a * factor if n.startswith("decoder.logits") else a for n, a in arrays.items()}
+
+
+def _clear(spec: Spec, weights: list[Arrays], data: Dataset, spare: np.ndarray, own: Batch) -> Batch:
+    """A batch of the images at these places, with what was drawn beside them, in which no hidden unit is within
+    rounding of its kink, where the gradient jumps and two right answers differ."""
+    size = own.eps.shape[-2]
+    rows, used = spare[:size].copy(), size
+    for _ in range(100):
+        key = stream(spec, "noise", own.step)
+        labels = data.train_labels[rows] if spec.model.classes else None
+        batch = own._replace(x=prepared(spec, data.train[rows], rows, "train", key), labels=labels)
+        if spec.model.network == "conv":  # a million units always have some: an ulp's effect then tells what is owed
+            break
+        near = np.min([reference.forward(spec, w, batch, training=True).margins for w in weights], axis=0)
+        bad = np.flatnonzero(near < _MARGIN[spec.training.dtype])
+        if not len(bad):
+            break
+        rows[bad] = spare[(used + np.arange(len(bad))) % len(spare)]
+        used += len(bad)
+    return batch

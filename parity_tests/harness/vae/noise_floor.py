@@ -1,0 +1,163 @@
+"""What two float32 runs owe each other.
+
+Float32 training is chaotic: a difference of one rounding grows. How fast is measured on the spot, each framework
+against itself with its weights moved by one ulp, and the packages may be apart by ten times so much. A run beyond that
+may still have met a kink of ReLU that no draw of the floor met; then it is taken apart: every step on its own must
+agree, from the same state and in the packages' own epochs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from parity_tests.harness.compare import gap
+from parity_tests.harness.findings import Diagnosis, Finding
+from parity_tests.harness.vae.batches import step_batch
+from parity_tests.harness.vae.levels import HELD, Arrays, nudge
+from parity_tests.harness.vae.steps import explain, untrained
+
+LOSSES = "the run's losses"
+OWN, STILL, SHADOW = (
+    "the run against its own epochs",
+    "each step of the run, weights held still",
+    "each step of the run from the same state",
+)
+EVALUATED = "the run's evaluation of its own weights"
+# Two float32 programs round differently at every operation, where a run moved by an ulp is disturbed once; and one draw
+# of a chaotic quantity is no bound on another. Ten times the largest of four draws covers both with room to spare:
+# honest pairs stay within four. A step's own rounding is owed in any case.
+TIMES_FLOOR, STEP = 10.0, 2e-6
+_DRAWS, _CLOSE = 2, 32
+_LARGEST = "of the tensor's largest"
+
+
+def judge(
+    spec: Spec,
+    data: Dataset,
+    start: Arrays,
+    terms: tuple[np.ndarray, np.ndarray],
+    evaluated: Sequence[tuple[Arrays, np.ndarray]],
+    sides: tuple[ModuleType, ModuleType],
+) -> tuple[list[Finding], np.ndarray, Diagnosis | None]:
+    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, made anew by the
+    other side from the same weights; the noise floor `[steps]`; and where they part, if a step does."""
+    alone = [side.train(spec, start, data)[2] for side in sides]
+    floor = np.max(
+        [
+            worst_term(spec, own, side.train(spec, nudge(start, draw), data)[2])
+            for side, own in zip(sides, alone, strict=True)
+            for draw in range(_DRAWS)
+        ],
+        axis=0,
+    )
+    floor = np.where(np.isfinite(floor), floor, 0.0)
+    gaps = worst_term(spec, *terms)
+    findings, diagnosis = [_against(gaps, floor)], None
+    if not findings[0].passed and np.isfinite(gaps).all():
+        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, sides)
+        if all(finding.passed for finding in taken):
+            why = f"beyond the noise floor ({findings[0].owed:.1e} allowed), yet every step on its own agrees: chaos"
+            findings = [findings[0]._replace(owed=float("inf"), reason=why)]
+        findings += taken
+    return [*findings, _evaluated(spec, data, evaluated, sides)], floor, diagnosis
+
+
+def _against(gaps: np.ndarray, floor: np.ndarray) -> Finding:
+    if len(gaps) != len(floor):
+        return Finding(LOSSES, "float32", float("inf"), "their number", STEP, "of the term", "runs are equally long")
+    # As far apart as they have come, since chaotic differences shrink by chance as well as grow.
+    sofar, noise = np.maximum.accumulate(gaps), np.maximum.accumulate(floor)
+    allowed = np.maximum(STEP, TIMES_FLOOR * noise)
+    at = int(np.argmax(sofar / allowed))
+    reason = (
+        f"{TIMES_FLOOR:g} times the noise floor, each framework against itself moved by an ulp, here {noise[at]:.1e}; "
+        f"but {STEP:g}, a step's own rounding, at least"
+    )
+    return Finding(LOSSES, "float32", float(sofar[at]), f"step {at}", float(allowed[at]), "of the term", reason)
+
+
+def _taken_apart(
+    spec: Spec,
+    data: Dataset,
+    start: Arrays,
+    terms: tuple[np.ndarray, np.ndarray],
+    alone: list[np.ndarray],
+    sides: tuple[ModuleType, ModuleType],
+) -> tuple[list[Finding], Diagnosis | None]:
+    """Whether a run is its own epochs and nothing else; whether its steps are given the same images and noise, which
+    the terms tell as long as no weight moves; and whether each step agrees from the same state."""
+    own = [worst_term(spec, run, epochs) for run, epochs in zip(terms, alone, strict=True)]
+    side, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
+    still = replace(spec, training=replace(spec.training, learning_rate=HELD))
+    given = worst_term(spec, *(s.train(still, start, data)[2] for s in sides))
+    same = "the same program on the same numbers"
+    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), sides)
+    found = [
+        Finding(OWN, "float32", float(own[side][at]), f"{sides[side].NAME}, step {at}", STEP, "of the term", same),
+        Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
+                "a sum's rounding; a new model's KL is a difference of near equals"),
+        shadowed,
+    ]  # fmt: skip
+    return found, diagnosis
+
+
+def shadow(
+    spec: Spec, data: Dataset, start: Arrays, steps: int, sides: tuple[ModuleType, ModuleType]
+) -> tuple[Finding, Diagnosis | None]:
+    """The steps of a float32 run one by one, each side from the state the first side had before it: the step in which
+    they differ most for what is owed there, or the first in which they differ by more. Owed is a step's rounding, or,
+    where a hidden unit comes so near to ReLU's kink or a gradient so near to zero that an ulp decides, as much as a
+    step from weights moved by an ulp differs."""
+    weights, optimizer = start, untrained(spec, start)
+    worst = Finding(SHADOW, "float32", 0.0, "", STEP, _LARGEST, "a step's own rounding")
+    for t in range(steps):
+        given = step_batch(spec, data, t)
+        after = [side.steps(spec, weights, [given], optimizer) for side in sides]
+        apart = gap(after[1][0], after[0][0])
+        owed, reason = STEP, "a step's own rounding"
+        if not apart.size <= STEP:
+            for draw in range(_CLOSE):
+                moved = sides[1].steps(spec, nudge(weights, draw), [given], optimizer)[0]
+                owed = max(owed, TIMES_FLOOR * gap(moved, after[1][0]).size)
+                if apart.size <= owed:
+                    break
+            reason = f"{TIMES_FLOOR:g} times what a move by an ulp, of up to {_CLOSE} drawn, does to this step"
+        if not apart.size / owed <= worst.size / worst.owed:
+            worst = worst._replace(size=apart.size, where=f"step {t}, {apart}", owed=owed, reason=reason)
+            answers = tuple({"loss": terms[:, 0], **state} for state, _, terms in after)
+            names = tuple(side.NAME for side in sides)
+            if not worst.passed:
+                before = (weights, optimizer)
+                return worst, explain(spec, data, before, t, answers, owed, names)  # type: ignore[arg-type]
+        weights, optimizer = after[0][:2]
+    return worst, None
+
+
+def _evaluated(
+    spec: Spec, data: Dataset, evaluated: Sequence[tuple[Arrays, np.ndarray]], sides: tuple[ModuleType, ModuleType]
+) -> Finding:
+    """Each side's last evaluation against the other side's of the same weights."""
+    worst, where = 0.0, ""
+    for (weights, found), side, other in zip(evaluated, sides, sides[::-1], strict=True):
+        again = other.evaluate(spec, weights, data, spec.training.epochs)
+        terms = np.array([again[name] for name in spec.terms])
+        apart = gap({"evaluation": found}, {"evaluation": terms})
+        if not apart.size <= worst:
+            worst, where = apart.size, f"{side.NAME}'s weights"
+    return Finding(EVALUATED, "float32", worst, where, STEP, "of the loss", "a sum's rounding, from the same weights")
+
+
+def worst_term(spec: Spec, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The largest difference of any term at each step, as a share of itself: `[steps]`; infinite where it is not a
+    number, and everywhere if the lengths differ."""
+    if len(ours) != len(theirs):
+        return np.full(max(len(ours), len(theirs)), np.inf)
+    scale = np.abs(ours)
+    if spec.objective.form == "iwae":  # its kl is a mean of samples of either sign, and may be next to nothing
+        scale = np.maximum(scale, scale[:, :1] * (np.array(spec.terms) == "kl"))
+    with np.errstate(all="ignore"):
+        size = np.where(ours == theirs, 0.0, np.abs(ours - theirs) / scale)
+    return np.where(np.isfinite(size), size, np.inf).max(-1).astype(np.float64)

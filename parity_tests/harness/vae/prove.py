@@ -1,0 +1,149 @@
+"""The whole proof: every level, the trajectories, and the diagnosis of what fails."""
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import ModuleType
+
+import flax
+import jax
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+import jaxvae
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.serialization import to_json
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import weight_file
+from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
+from parity_tests.harness.vae import jax_backend, levels, precision, trajectory
+from parity_tests.harness.vae.batches import prepared, stream
+from parity_tests.harness.vae.diagnose import diagnose
+from parity_tests.harness.vae.levels import LEVELS, SIDES
+from parity_tests.harness.vae.steps import bounded
+
+BOTH: tuple[Stored, ...] = ("float64", "float32")
+PLACES = len(LEVELS) + 1
+"""How often `prove` calls `on_level` for each dtype."""
+
+
+def prove(
+    spec: Spec,
+    data: Dataset,
+    *,
+    dtypes: Sequence[Stored] = BOTH,
+    steps: int = 100,
+    bisect: bool = True,
+    sides: tuple[ModuleType, ModuleType] = SIDES,
+    on_level: Callable[[str], None] = lambda name: None,
+) -> Report:
+    """Compares both packages on a configuration at every level and over a run of so many steps, in each dtype. With
+    `bisect` the first level that fails is walked to the place where the sides part. A side that raises an error fails
+    the level."""
+    findings: list[Finding] = []
+    trajectories: list[Trajectory] = []
+    diagnoses: list[Diagnosis | None] = []
+    digests: dict[str, object] = {}
+    for dtype in dtypes:
+        with jax.enable_x64(dtype == "float64"):
+            whole = bounded(_in(spec, dtype), steps, len(data.train))
+            case = levels.case(whole, data)
+            digests[dtype] = weight_file.digest(np.concatenate([array.ravel() for array in case.start.values()]))
+            for level in LEVELS:
+                on_level(f"{dtype}: {level.name}")
+                try:
+                    finding, answers = levels.compare(level, case, sides)
+                    if bisect and not finding.passed and not any(diagnoses):
+                        diagnoses.append(diagnose(level, case, answers, finding.owed, sides))
+                except Exception as error:
+                    finding = _raised(level.name, dtype, error)
+                findings.append(finding)
+            on_level(f"{dtype}: a run of {steps} steps")
+            try:
+                found, curve, diagnosis = trajectory.follow(whole, data, case.start, sides)
+            except Exception as error:
+                findings.append(_raised(trajectory.LOSSES, dtype, error))
+                continue
+            findings += found
+            trajectories.append(curve)
+            diagnoses.append(diagnosis if bisect else None)
+    told = next(filter(None, diagnoses), None)
+    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), told)
+
+
+def _raised(level: str, dtype: str, error: Exception) -> Finding:
+    """A side that gives no answer is as far from the other as can be."""
+    reason = " ".join(str(error).split())
+    return Finding(level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both sides answer")
+
+
+def use(device: str) -> str:
+    """Both sides compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
+    where there is none."""
+    try:
+        labels = dict.fromkeys(side.use(device) for side in SIDES)
+    except InputError:
+        raise InputError(f"There is no {device} here that both frameworks can use; compare on --device cpu.") from None
+    return f"{' and '.join(labels)}; jax {jax.__version__}, torch {torch.__version__}"
+
+
+def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
+    """What lower precisions do to the loss, on a thousand test images and the weights after ten steps."""
+    few = bounded(_in(spec, "float32"), 10, len(data.train))
+    weights = jax_backend.train(few, jax_backend.initial(few, data.train), data)[0]
+    shown = data.test[:1000]
+    x = prepared(few, shown, np.arange(len(shown)), "test", stream(few, "evaluation", 1))
+    labels = data.test_labels[: len(x)] if few.model.classes else None
+    return precision.effects(few, weights, levels.noise(few, 0, len(x))._replace(x=x, labels=labels))
+
+
+def merged(reports: Mapping[str, Report]) -> Report:
+    """Several configurations' reports as one, whose levels say which they belong to."""
+    if len(reports) == 1:
+        return next(iter(reports.values()))
+    return Report(
+        {name: report.about for name, report in reports.items()},
+        tuple(f._replace(level=f"{name}: {f.level}") for name, report in reports.items() for f in report.findings),
+        tuple(t._replace(name=name) for name, report in reports.items() for t in report.trajectories),
+        next((d._replace(where=f"{name}: {d.where}") for name, r in reports.items() if (d := r.diagnosis)), None),
+    )
+
+
+def about(
+    spec: Spec, data: Dataset, dtypes: Sequence[Stored], steps: int, digests: dict[str, object]
+) -> dict[str, object]:
+    """What was compared, on what, and how: plain JSON values."""
+    images = hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
+    return {
+        "spec": to_json(bounded(spec, steps, len(data.train))),
+        "dtypes": list(dtypes),
+        "seed": spec.training.seed,
+        "steps": steps,
+        "data": {"name": data.name, "train": len(data.train), "test": len(data.test), "sha256": images},
+        "initial weights (sha256)": digests,
+        "devices": {side.NAME: side.device() for side in SIDES},
+        "precision": {
+            "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+            "jaxvae's layers": str(vars(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder)["logits"].precision),
+            "torch.get_float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "torch.backends.cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+    }
+
+
+def _in(spec: Spec, dtype: Stored) -> Spec:
+    return replace(spec, training=replace(spec.training, dtype=dtype))

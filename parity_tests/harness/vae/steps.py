@@ -1,0 +1,105 @@
+"""One step of a run: what it is given, what it would give plainly and under faults that come with time."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model import layout
+from parity_tests.harness.compare import gap
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.vae import reference
+from parity_tests.harness.vae.batches import places, rows_batch
+from parity_tests.harness.vae.diagnose import name_cause, relaxed
+from parity_tests.harness.vae.hypotheses import randomness, training
+from parity_tests.harness.vae.levels import Arrays
+
+
+def bounded(spec: Spec, steps: int, images: int) -> Spec:
+    """The configuration of a run of so many steps."""
+    epochs = -(-steps // spec.training.epoch_steps(images))
+    return replace(spec, training=replace(spec.training, epochs=epochs, max_steps=steps))
+
+
+def untrained(spec: Spec, arrays: Arrays) -> Arrays:
+    """Adam's state before the first step."""
+    found: Arrays = {}
+    for phase, networks in spec.phases.items():
+        prefix = phase and f"{phase}."
+        names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
+        found |= {f"{prefix}{m}.{n}": np.zeros_like(arrays[n]) for m in ("exp_avg", "exp_avg_sq") for n in names}
+        found[f"{prefix}step"] = np.asarray(0, np.int32)
+    return found
+
+
+def explain(
+    spec: Spec,
+    data: Dataset,
+    before: tuple[Arrays, Arrays],
+    t: int,
+    answers: tuple[Arrays, Arrays],
+    owed: float,
+    names: tuple[str, ...],
+) -> Diagnosis | None:
+    """What was done otherwise in step `t`, which both sides took from the weights and Adam's state `before`. The
+    answers are the mean loss, as `loss`, and the weights after; None where they agree."""
+    ours, theirs = answers
+    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= owed), None)
+    if name is None:
+        return None
+    here = (ours[name], theirs[name])
+    suspects = [step_causes(spec, data, before, t, name) for _ in here]
+    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
+    if cause is None and name != "loss":
+        with relaxed():
+            cause, culprit = _by_ratio(spec, data, before, t, name, here)
+    at = np.unravel_index(int(np.abs(here[0] - here[1]).argmax()), here[0].shape)
+    numbers = " and ".join(f"{float(array[at]):.9g} by {n}" for array, n in zip(here, names, strict=True))
+    place = f"the run ({spec.training.dtype}): step {t}, {name}"
+    return Diagnosis(place, numbers, cause, None if culprit is None else names[culprit])
+
+
+def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str) -> randomness.Causes:
+    """What step `t` would give from the state before it, plainly and under faults that come with time."""
+    per_epoch = spec.training.epoch_steps(len(data.train))
+    rates = spec.training.learning_rates()
+    rate = rates[min(t // per_epoch, len(rates) - 1)]
+
+    def step(rows: np.ndarray, t: int, how: reference.Adam | None = None) -> np.ndarray:
+        batch = rows_batch(spec, data, rows, t)
+        if name == "loss":
+            return reference.averaged(spec, reference.losses(spec, before[0], batch, training=True), batch)["loss"][
+                None
+            ]
+        return reference.step(spec, before[0], batch, rate, before[1], how or reference.usual(spec))[0][name]
+
+    mine = places(spec, len(data.train), t)
+    yield None, step(mine, t)
+    if name == "loss":
+        for other in [*range(t - 1, -1, -1), t + 1]:
+            yield f"key reused: step {t} draws the noise of step {other}", step(mine, other)
+            yield (
+                f"step {t} is given the images of step {other}",
+                step(places(spec, len(data.train), other)[: len(mine)], t),
+            )
+        if t >= per_epoch:
+            early = places(spec, len(data.train), t % per_epoch)
+            yield "key reused: every epoch has the first one's order", step(early, t)
+        return
+    for cause, how in training.adams(spec).items():
+        yield cause, step(mine, t, how)
+
+
+def _by_ratio(
+    spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
+) -> tuple[str | None, int | None]:
+    """A learning rate of its own, told by every weight's step being the same multiple of the right one."""
+    plain = np.asarray(next(step_causes(spec, data, before, t, name))[1]) - before[0][name]
+    moving = np.abs(plain) > 1e-2 * np.abs(plain).max()
+    exact = {"float32": 1e-2, "float64": 1e-6}[spec.training.dtype]  # float32 weights keep few digits of their step
+    for i, found in enumerate(here):
+        ratios = (found - before[0][name])[moving] / plain[moving]
+        if ratios.size and np.ptp(ratios) < exact * abs(ratios.mean()) and abs(ratios.mean() - 1) > 10 * exact:
+            return f"learning rate {ratios.mean():.4g} times as large from step {t} on", i
+    return None, None

@@ -1,0 +1,97 @@
+"""Commands run in this process or another, and what their failures must look like."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import checkpoints, run_folder
+from parity_tests.support.numpy_backend import copy
+
+
+def at_step(run: Path, to: Path, step: int) -> Path:
+    """The run as it was when it had saved a step and no more, and was killed some time after."""
+    copy(run, to)
+    for other in checkpoints.present(run_folder.read(to)):
+        if other > step:
+            (to / "checkpoints" / f"step-{other:09}.safetensors").unlink()
+    (to / "checkpoints" / "steps.json").write_text(json.dumps(checkpoints.present(run_folder.read(to))))
+    return to
+
+
+PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest):
+    yield PACKAGES[request.param]
+    jax.config.update("jax_enable_x64", False)
+
+
+def run(package, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    capsys.readouterr()
+    try:
+        status = cli.main(package, [str(argument) for argument in arguments])
+    except SystemExit as stop:  # the parser's own way out
+        status = stop.code
+    out, err = capsys.readouterr()
+    return int(status or 0), out, err
+
+
+def fails(package, capsys, says: str, *arguments: object) -> None:
+    """One sentence on standard error, status 2, and nothing on standard output."""
+    status, out, err = run(package, capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.startswith(f"{package.__name__}: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert re.search(says, err), err
+
+
+def modules_after(statement: str) -> set[str]:
+    """The top-level modules a fresh process holds after the statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
+
+
+Load = Callable[[Path], Any]
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    """Nothing takes half a minute, least of all a FIFO that nobody writes to."""
+
+    def late(*of: Any) -> None:
+        raise TimeoutError("waited for")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def refused(load: Load, path: Path, says: str) -> None:
+    """By one sentence of a length that can be read, which names the file."""
+    with pytest.raises(InputError) as caught:
+        load(path)
+    told = str(caught.value)
+    assert str(path) in told
+    assert says in told
+    assert told.isprintable()
+    assert told.endswith(".")
+    assert len(told) - len(str(path)) < 700

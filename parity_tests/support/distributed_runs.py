@@ -1,0 +1,123 @@
+"""Runs that several devices or processes share, for tests and scripts/stress.py distributed.
+
+`python -m parity_tests.support.distributed_runs PACKAGE OUT DEVICES NAME...` trains the small runs of these names on
+each of these numbers of devices, of which the first is the largest (8,1,2), and writes every number that comes out to
+OUT/NAME-DEVICES.npz. Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the environment, it is one of
+several processes."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import streaming
+from parity_tests.harness.compare import Gap, gap
+from parity_tests.support.tiny import small, some
+
+STEPS, IMAGES = 7, 65  # in epochs of five, the last of one image, which leaves all but one without
+
+
+def shared(name: str) -> Spec:
+    """The small preset in float64, in batches that 2, 4 and 8 divide; `everything` has what presets don't."""
+    spec = small("conditional" if name == "everything" else name)
+    if name == "everything":
+        model = replace(spec.model, likelihood="gaussian-learned")
+        images = replace(spec.images, binarization="dynamic", corruption="hidden-dropout", corruption_level=0.3)
+        spec = replace(spec, model=model, images=images)
+    training = replace(spec.training, batch_size=16, epochs=2, max_steps=STEPS, dtype="float64")
+    return replace(spec, training=training)
+
+
+def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
+    """Every number that comes out of the run of that name; of NAME@BYTES, with its images in blocks of these."""
+    name, _, size = name.partition("@")
+    spec, seen = shared(name), []
+    data = some(spec)
+    data = data._replace(train=data.train[:IMAGES], train_labels=data.train_labels[:IMAGES])
+    with tempfile.TemporaryDirectory() as folder:
+        if size:
+            np.save(Path(folder) / "train.npy", data.train)
+            data = data._replace(train=streaming.Mapped(np.load(Path(folder) / "train.npy", mmap_mode="r")))  # type: ignore
+        state = package.fit(spec, data, seen.append, device, stream=int(size) if size else None)
+    return {
+        "terms": np.concatenate([progress.train for progress in seen]),
+        "tests": np.stack([progress.test for progress in seen]),
+        **package.to_arrays(spec, state[0]),
+        **package.optimizer_to_arrays(spec, state[1]),
+    }
+
+
+def apart(found: Path, expected: Path) -> Gap:
+    """How far two of these runs are apart, as shares of each tensor's largest."""
+    return gap(*(dict(np.load(path)) for path in (found, expected)))
+
+
+def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[subprocess.Popen]:
+    """So many processes of this module that train together, told of each other by flags or by the environment; one
+    alone is told nothing by flags."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        at = f"localhost:{free.getsockname()[1]}"
+    found = []
+    for i in map(str, range(processes)):
+        told = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
+        named = {} if flags else {"COORDINATOR": at, "PROCESSES": str(processes), "PROCESS": i}
+        command = [sys.executable, "-m", module, *arguments, *(told if processes > 1 else [])]
+        found.append(
+            subprocess.Popen(
+                command, env={**os.environ, **named}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+    return found
+
+
+def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """The status, the output and the errors of each."""
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *words) for process, words in zip(processes, said, strict=True)]
+
+
+class Compiled(logging.Handler):
+    """Counts what JAX says it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.epochs += record.getMessage().startswith("Compiling jit(train_epoch)")
+
+
+def main(package_name: str, out: str, devices: str, *names: str) -> None:
+    package = import_module(package_name)
+    if "COORDINATOR" in os.environ:
+        package.join(os.environ["COORDINATOR"], int(os.environ["PROCESSES"]), int(os.environ["PROCESS"]))
+    elif "RANK" in os.environ:
+        package.join()
+    if package_name == "jaxvae":
+        import jax
+
+        jax.config.update("jax_log_compiles", True)
+        logging.getLogger("jax").propagate = False
+    for count in devices.split(","):
+        device = package.prepare("cpu", "float64", int(count))
+        for name in names:
+            compiled = Compiled()
+            logging.getLogger("jax").handlers = [compiled]
+            found = trained(package, name, device)
+            if package.first():
+                np.savez(Path(out) / f"{name}-{count}.npz", compiled=np.array(compiled.epochs), **found)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

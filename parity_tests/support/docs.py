@@ -1,0 +1,79 @@
+"""The programs on the pages: README.md and scripts/docs. Run as a module with the pages' names, it writes what their
+programs print into the blocks of text below them: python -m parity_tests.guides scripts/docs/*.md"""
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "scripts" / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *GUIDES]
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    content: str
+    shown: str | None
+    """The block of text right after it, which says what it prints."""
+
+
+def blocks(page: str) -> list[Block]:
+    """The page's blocks in their order, but for the text that belongs to one."""
+    found, kept = list(_BLOCK.finditer(page)), []
+    for i, match in enumerate(found):
+        if match[1] == "text" and i and not page[found[i - 1].end() : match.start()].strip():
+            kept[-1] = kept[-1]._replace(shown=match[2])
+        else:
+            kept.append(Block(match[1], match[2], None))
+    return kept
+
+
+def play(page: Path) -> list[str]:
+    """What each python block prints, run in their order in one namespace; the guide's tests, with the fixture that they
+    ask for, are run in the end."""
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    printed = []
+    for block in blocks(page.read_text()):
+        if block.language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block.content, f"{page.name}: {block.content.splitlines()[0]}", "exec"), namespace)
+            printed.append(out.getvalue())
+    for name, test in list(namespace.items()):
+        if name.startswith("test_"):
+            test(namespace["assert_parity"])
+    return printed
+
+
+def commands(page: str) -> list[str]:
+    """Every command line that the page shows, in blocks and within sentences, without its comment."""
+    lines = [line for block in blocks(page) if block.language == "bash" for line in block.content.splitlines()]
+    spans = re.findall(r"`([^`]+)`", _BLOCK.sub("", page))
+    starts = r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/[\w/]+\.(py|sh)|parity --)|pip install"
+    lines += [" ".join(span.split()) for span in spans if re.match(starts, span)]
+    return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def write(page: Path) -> None:
+    """Brings the blocks of text below python blocks up to date."""
+    printed = iter(play(page))
+
+    def anew(match: re.Match[str]) -> str:
+        out = next(printed)
+        return match[1] + (f"\n\n```text\n{out}```" if out else "")
+
+    page.write_text(
+        re.sub(r"(^```python\n.*?^```$)(\n\n```text\n.*?^```$)?", anew, page.read_text(), flags=re.S | re.M)
+    )
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write(Path(name))

@@ -1,0 +1,210 @@
+"""The programs that `import` knows, each written out as its own file's names have it. Nothing here calls the packages.
+
+`encode` takes images flattened as the program flattens them, `decode` gives the mean of each pixel so."""
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from flax import linen, serialization
+from torch import Tensor, nn
+
+from parity_tests.support.reference_models import AntixK, Sizes
+
+
+class Examples(nn.Module):
+    """pytorch/examples, vae/main.py."""
+
+    def __init__(self, pixels: int, hidden: int, latent: int):
+        super().__init__()
+        self.fc1, self.fc21, self.fc22 = nn.Linear(pixels, hidden), nn.Linear(hidden, latent), nn.Linear(hidden, latent)
+        self.fc3, self.fc4 = nn.Linear(latent, hidden), nn.Linear(hidden, pixels)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h1 = self.fc1(x).relu()
+        return self.fc21(h1), self.fc22(h1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.fc4(self.fc3(z).relu()).sigmoid()
+
+
+class Yunjey(nn.Module):
+    """yunjey/pytorch-tutorial, variational_autoencoder/main.py."""
+
+    def __init__(self, pixels: int, hidden: int, latent: int):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(pixels, hidden), nn.Linear(hidden, latent), nn.Linear(hidden, latent)
+        self.fc4, self.fc5 = nn.Linear(latent, hidden), nn.Linear(hidden, pixels)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.fc1(x).relu()
+        return self.fc2(h), self.fc3(h)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.fc5(self.fc4(z).relu()).sigmoid()
+
+
+class Pair(nn.Module):
+    """An nn.Sequential each way; with `halves` the first of the code is the mean, the second sigma."""
+
+    def __init__(self, pixels: int, hidden: tuple[int, ...], latent: int, halves: bool = False):
+        super().__init__()
+
+        def chain(widths: tuple[int, ...], last: nn.Module) -> nn.Sequential:
+            found = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())]
+            return nn.Sequential(*found[:-1], last)
+
+        self.halves = halves
+        self.encoder = chain((pixels, *hidden, latent * (2 if halves else 1)), nn.ReLU())
+        self.decoder = chain((latent, *reversed(hidden), pixels), nn.Sigmoid())
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.encoder(x).chunk(2, -1) if self.halves else (self.encoder(x),)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+
+class PythaeHalf(nn.Module):
+    """pythae's default encoder or decoder: a ModuleList of Sequentials."""
+
+    def __init__(self, widths: tuple[int, ...], heads: tuple[str, ...] = (), latent: int = 0):
+        super().__init__()
+        pairs = list(itertools.pairwise(widths))
+        ends = [nn.ReLU() if heads or i < len(pairs) - 1 else nn.Sigmoid() for i in range(len(pairs))]
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(*pair), end) for pair, end in zip(pairs, ends, strict=True))
+        for head in heads:
+            setattr(self, head, nn.Linear(widths[-1], latent))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Pythae(nn.Module):
+    """pythae's VAE, which makes its decoder first."""
+
+    def __init__(self, pixels: int, hidden: tuple[int, ...], latent: int):
+        super().__init__()
+        self.decoder = PythaeHalf((latent, *reversed(hidden), pixels))
+        self.encoder = PythaeHalf((pixels, *hidden), ("embedding", "log_var"), latent)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.encoder(x)
+        return self.encoder.embedding(h), self.encoder.log_var(h)  # type: ignore[operator]
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+
+class Convolutional(AntixK):
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        height, width, channels = self.image
+        h = self.encoder(x.reshape(-1, channels, height, width)).flatten(1)
+        return self.fc_mu(h), self.fc_var(h)
+
+    def decode(self, z: Tensor) -> Tensor:
+        h = self.decoder_input(z).view(len(z), -1, self.edge, self.edge)
+        return self.final_layer(self.decoder(h)).flatten(1)
+
+
+class FlaxEncoder(linen.Module):
+    hidden: int
+    latents: int
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        h = linen.relu(linen.Dense(self.hidden, name="fc1", param_dtype=x.dtype)(x))
+        return tuple(linen.Dense(self.latents, name=f"fc2_{n}", param_dtype=x.dtype)(h) for n in ("mean", "logvar"))
+
+
+class FlaxDecoder(linen.Module):
+    hidden: int
+    pixels: int
+
+    @linen.compact
+    def __call__(self, z: Any) -> Any:
+        h = linen.relu(linen.Dense(self.hidden, name="fc1", param_dtype=z.dtype)(z))
+        return linen.sigmoid(linen.Dense(self.pixels, name="fc2", param_dtype=z.dtype)(h))
+
+
+class Known(NamedTuple):
+    """A program's model of some size, none of them its default."""
+
+    build: Any
+    """Makes the torch module; Flax's has parameters apart."""
+    preset: str
+    image: tuple[int, int, int]
+    hidden: tuple[int, ...]
+    latent: int
+
+
+KNOWN = {
+    "pytorch-examples": Known(lambda: Examples(36, 7, 3), "pytorch-examples", (6, 6, 1), (7,), 3),
+    "in colour": Known(lambda: Examples(75, 7, 3), "pytorch-examples", (5, 5, 3), (7,), 3),
+    "yunjey": Known(lambda: Yunjey(25, 6, 2), "yunjey", (5, 5, 1), (6,), 2),
+    "sequential": Known(lambda: Pair(36, (8, 5), 4), "autoencoder", (6, 6, 1), (8, 5), 4),
+    "sequential of one": Known(lambda: Pair(36, (8,), 4), "autoencoder", (6, 6, 1), (8,), 4),
+    "sequential-halves": Known(lambda: Pair(36, (8, 5, 6), 4, True), "relu-sigma", (6, 6, 1), (8, 5, 6), 4),
+    "antixk": Known(lambda: Convolutional(Sizes((16, 16, 3), (4, 6, 5), 3)), "conv", (16, 16, 3), (4, 6, 5), 3),
+    "antixk of one": Known(lambda: Convolutional(Sizes((6, 6, 1), (4,), 3)), "conv", (6, 6, 1), (4,), 3),
+    "pythae": Known(lambda: Pythae(36, (7,), 3), "gaussian", (6, 6, 1), (7,), 3),
+    "pythae of two": Known(lambda: Pythae(36, (7, 5), 3), "gaussian", (6, 6, 1), (7, 5), 3),
+    "flax-example": Known(None, "flax-example", (5, 5, 3), (7,), 2),
+}
+
+
+def torch_model(name: str, dtype: str = "float32") -> Any:
+    """A known program's module with every tensor drawn anew, batch norm's running ones too."""
+    model = KNOWN[name].build().to(getattr(torch, dtype)).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if key.endswith("num_batches_tracked"):
+                tensor.fill_(7)
+            else:
+                positive = key.endswith("running_var")
+                drawn = torch.rand(tensor.shape, generator=generator) * (1.0 if positive else 1.2) - 0.6 * (
+                    not positive
+                )
+                tensor.copy_(drawn + 0.5 * positive)
+    return model
+
+
+def flax_params(dtype: str = "float32") -> dict[str, Any]:
+    """Flax's, nested as `VAE.init(...)["params"]` nests them."""
+    known, rng = KNOWN["flax-example"], np.random.default_rng(3)
+    (hidden,), pixels, latent = known.hidden, int(np.prod(known.image)), known.latent
+    shapes = {
+        "encoder": {"fc1": (pixels, hidden), "fc2_mean": (hidden, latent), "fc2_logvar": (hidden, latent)},
+        "decoder": {"fc1": (latent, hidden), "fc2": (hidden, pixels)},
+    }
+
+    def layer(inputs: int, outputs: int) -> dict[str, np.ndarray]:
+        bias, kernel = rng.uniform(-0.6, 0.6, outputs), rng.uniform(-0.6, 0.6, (inputs, outputs))
+        return {"bias": bias.astype(dtype), "kernel": kernel.astype(dtype)}
+
+    return {half: {name: layer(*shape) for name, shape in layers.items()} for half, layers in shapes.items()}
+
+
+def flax_file(params: dict[str, Any]) -> bytes:
+    return serialization.to_bytes(params)
+
+
+def answers(name: str, dtype: str, x: np.ndarray, z: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """What the program itself makes of images `[n, height, width, channels]` and latents: its posterior's parts, and
+    the mean of each pixel as images."""
+    known = KNOWN[name]
+    if name == "flax-example":
+        params = flax_params(dtype)
+        encoder, decoder = FlaxEncoder(known.hidden[0], known.latent), FlaxDecoder(known.hidden[0], x[0].size)
+        parts = encoder.apply({"params": params["encoder"]}, x.reshape(len(x), -1))
+        means = decoder.apply({"params": params["decoder"]}, z)
+        return [np.asarray(part) for part in parts], np.asarray(means).reshape(x.shape)
+    model, channels_first = torch_model(name, dtype), torch.tensor(x).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        parts = model.encode(channels_first.flatten(1))
+        means = model.decode(torch.tensor(z)).reshape(channels_first.shape).permute(0, 2, 3, 1)
+    return [part.numpy() for part in parts], means.numpy()

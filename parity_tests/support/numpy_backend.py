@@ -1,0 +1,196 @@
+"""A package of neither framework, which "trains" in microseconds: what the command line does around training, saving
+and stopping is the same for it.
+
+`python -m parity_tests.support.numpy_backend [--die POINT:N] COMMAND...` is its command line, which kills itself with
+SIGKILL at the N-th time it comes to a named point of writing a file."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+
+from jaxvae.shared import cli, safe_io
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.runs import checkpoints
+from jaxvae.shared.training.interval import Pace
+
+POINTS = (
+    "before",
+    "mid-write",
+    "before fsync",
+    "after fsync",
+    "before rename",
+    "after rename",
+    "before the listing",
+    "before pruning",
+    "while pruning",
+)
+
+
+class State(NamedTuple):
+    weights: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+    step: int
+    key: np.ndarray
+
+
+class Progress(NamedTuple):
+    state: State
+    epoch: int
+    step: int
+    train: np.ndarray
+    test: np.ndarray
+
+
+def step(state: State) -> tuple[State, np.ndarray]:
+    """Any function of everything that was before, to the last bit."""
+    t = np.float32(state.step + 1)
+    moved = {
+        n: a * np.float32(0.9) + np.sin(t + np.arange(a.size, dtype=np.float32)).reshape(a.shape) / np.float32(8)
+        for n, a in state.weights.items()
+    }
+    optimizer = {
+        n: np.asarray(t, np.int32) if n == "step" else a * np.float32(0.9) + 1 / t for n, a in state.optimizer.items()
+    }
+    parts = np.array([abs(a).sum(dtype=np.float32) for a in list(moved.values())[:2]], np.float32)
+    return State(moved, optimizer, state.step + 1, state.key), np.array([parts.sum(), *parts], np.float32)
+
+
+def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, stream: Any) -> None:
+    steps, total = spec.training.epoch_steps(len(data.train)), spec.training.total_steps(len(data.train))
+    table = layout.table(spec.model)
+    fresh = {p.name: np.full(p.shape, 0.5, np.float32) for p in table}
+    moments = {f"{m}.{p.name}": np.zeros(p.shape, np.float32) for m in ("exp_avg", "exp_avg_sq") for p in table}
+    first = State(fresh, {**moments, "step": np.asarray(0, np.int32)}, 0, np.array([0, spec.training.seed], np.uint32))
+    state, before = (first, []) if start is None else start
+    log, pace = [*before], Pace(every, True)
+    for begun in range(state.step - len(log), total, steps):
+        end = min(begun + steps, total)
+        while state.step < end:
+            since = state.step
+            for _ in range(since, pace.next_stop(since, end)):
+                state, terms = step(state)
+                log.append(terms)
+            pace.took(state.step - since)
+            on_part(Progress(state, begun // steps + 1, state.step, np.array(log), log[-1]))
+        on_epoch(Progress(state, begun // steps + 1, state.step, np.array(log), np.asarray(log[-1], np.float64)))
+        log = []
+
+
+def load_checkpoint(path: Path, device: Any) -> tuple[Spec, State, np.ndarray]:
+    found = weight_file.load_checkpoint(path)
+    return found.spec, State(found.weights, found.optimizer, found.step, found.key), found.train
+
+
+def save_checkpoint(path: Path, spec: Spec, state: State, train: np.ndarray) -> None:
+    weight_file.save_checkpoint(path, weight_file.Checkpoint(spec, *state[:2], state.step, state.key, train))
+
+
+def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Any:
+    return SimpleNamespace(mean=images.reshape(len(images), -1)[:, : spec.model.latent] / 255)
+
+
+def pictures(spec: Spec, found: dict[str, np.ndarray], *of: Any) -> np.ndarray:
+    return np.full((4, *spec.model.image), found["encoder.mean.bias"][0] % 1)
+
+
+SIDE: Any = SimpleNamespace(
+    __name__="jaxvae",
+    prepare=lambda name, dtype, devices: "numpy",
+    processes=lambda: 1,
+    shares=lambda: 1,
+    first=lambda: True,
+    agreed=lambda number: number,
+    device_label=str,
+    fit=fit,
+    save=weight_file.save,
+    save_checkpoint=save_checkpoint,
+    load_checkpoint=load_checkpoint,
+    stream_key=lambda *of: None,
+    encode_images=encode_images,
+    sample=pictures,
+    reconstruct=lambda spec, found, shown, labels: pictures(spec, found)[:1].repeat(len(shown), 0),
+)
+
+
+def dying(point: str, times: int) -> Any:
+    """Replaces what writing a file is made of with what kills the process at the point."""
+    left = [times]
+
+    def arrive() -> None:
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(function: Any, before: bool) -> Any:
+        def called(*arguments: Any, **options: Any) -> Any:
+            if before:
+                arrive()
+            found = function(*arguments, **options)
+            if not before:
+                arrive()
+            return found
+
+        return called
+
+    def halved(*arguments: Any, **options: Any) -> Any:
+        file = fdopen(*arguments, **options)
+        write = file.write
+
+        def in_two(content: bytes) -> None:
+            write(content[: len(content) // 2])
+            file.flush()
+            arrive()
+            write(content[len(content) // 2 :])
+
+        file.write = in_two
+        return file
+
+    fdopen = os.fdopen
+
+    match point:
+        case "before":
+            return mock.patch.object(tempfile, "mkstemp", around(tempfile.mkstemp, True))
+        case "mid-write":
+            return mock.patch.object(os, "fdopen", halved)
+        case "before fsync" | "after fsync":
+            return mock.patch.object(os, "fsync", around(os.fsync, point == "before fsync"))
+        case "before rename" | "after rename":
+            return mock.patch.object(Path, "replace", around(Path.replace, point == "before rename"))
+        case "before the listing":
+            return mock.patch.object(checkpoints, "write_atomically", around(safe_io.write_atomically, True))
+        case "before pruning" | "while pruning":
+            return mock.patch.object(Path, "unlink", around(Path.unlink, point == "before pruning"))
+    raise AssertionError(point)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--die"]:
+        point, _, times = arguments[1].partition(":")
+        with dying(point, int(times)):
+            return cli.main(SIDE, arguments[2:])
+    return cli.main(SIDE, arguments)
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """What a run's files hold, but for when and where it was trained."""
+    files = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    del files["config.json"]
+    return files
+
+
+def copy(run: Path, to: Path) -> Path:
+    shutil.copytree(run, to)
+    return to
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

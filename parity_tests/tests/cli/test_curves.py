@@ -1,0 +1,191 @@
+"""Learning curves: what is drawn is what the runs' metrics say, labelled; what can't be drawn is refused."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli
+from jaxvae.shared.commands import curves
+from jaxvae.shared.runs import metrics, run_folder
+from parity_tests.support.backends import lean
+from parity_tests.support.numpy_backend import SIDE, copy
+
+PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+TINY = ["--data", "digits", "--epochs", "2", "--hidden", "5", "--latent", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lean():
+    yield from lean()
+
+
+@pytest.fixture(params=PACKAGES)
+def package(request: pytest.FixtureRequest):
+    return PACKAGES[request.param]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """A run with every epoch's metrics, one with every step's, one with other batches, one with other terms."""
+    folder = tmp_path_factory.mktemp("curves")
+    wanted = {
+        "jaxvae": (SIDE, []),
+        "torchvae": (torchvae, ["--log-every", "1"]),
+        "batches": (SIDE, ["--batch-size", "50"]),
+        "adversarial": (torchvae, ["--posterior", "point", "--form", "adversarial", "--discriminator", "5"]),
+    }
+    for name, (side, flags) in wanted.items():
+        assert cli.main(side, ["train", *TINY, *flags, "--out", str(folder / name)]) == 0
+    return {name: folder / name for name in wanted}
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Any]:
+    """The figures that are saved."""
+    found, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *of, **how: [found.append(self), save(self, *of, **how)])
+    return found
+
+
+def edited(run: Path, to: Path, **values: float) -> Path:
+    """The run with other values in its last line of metrics."""
+    opened = run_folder.read(copy(run, to))
+    records = metrics.read(opened)
+    records[-1] |= values
+    opened.metrics.write_bytes(metrics._lines(records))
+    return to
+
+
+def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -> None:
+    paths = [trained["jaxvae"], trained["torchvae"]]
+    out = tmp_path / "curves.png"
+    capsys.readouterr()
+    assert cli.main(package, ["curves", *map(str, paths), "--out", str(out)]) == 0
+    assert capsys.readouterr() == (f"learning curves of 2 runs in {out}\n", "")
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        assert image.width == 7 * 300
+    (figure,) = drawn
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        f"{term}\n(nats per image)" for term in ("loss", "reconstruction", "kl")
+    ]
+    colours = set()
+    for axes, term in zip(figure.axes, ("loss", "reconstruction", "kl"), strict=True):
+        for i, path in enumerate(paths):
+            for line, split in zip(axes.lines[2 * i : 2 * i + 2], ("train", "test"), strict=True):
+                records = [r for r in metrics.read(run_folder.read(path)) if r["split"] == split]
+                points = [(r["step"], r[term]) for r in records]
+                np.testing.assert_array_equal(line.get_xydata(), points)
+                assert (line.get_linestyle() == "-") == (split == "train")
+                colours.add((i, line.get_color()))
+        assert axes.get_yscale() == "linear"
+        assert (axes.get_xlabel(), axes.child_axes[0].get_xlabel()) == ("step", "epoch")
+        left, right = axes.get_xlim()
+        assert left == 0
+        assert axes.child_axes[0].get_xlim() == pytest.approx((0, right / 12))
+    assert len(colours) == 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["jaxvae", "torchvae", "training", "test"]
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 8
+
+
+def test_all_text_is_in_the_picture(trained, drawn, tmp_path) -> None:
+    """However many the runs and long their names."""
+    paths = [copy(trained["jaxvae"], tmp_path / f"{i:02}-{'_$long_' * 20 * (i % 2)}") for i in range(12)]
+    content = curves.picture([run_folder.read(path) for path in paths])
+    (figure,) = drawn
+    height = figure.get_figheight() * figure.dpi
+    labels = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis, axes.child_axes[0].xaxis)]
+    for text in [*labels, *figure.legends[0].get_texts()]:
+        if text.get_text():
+            box = text.get_window_extent()
+            assert -1 <= box.x0 < box.x1 <= 2101, text
+            assert -1 <= box.y0 < box.y1 <= height + 1, text
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (2100, round(height))
+    lines = figure.axes[0].lines[: 2 * len(paths) : 2]
+    assert len({str(line.get_color()) for line in lines}) == 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "PNG"])
+def test_every_kind_is_the_same_each_time(trained, suffix: str, tmp_path) -> None:
+    begin = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix.lower()]
+    for name in "ab":
+        out = tmp_path / f"{name}.{suffix}"
+        assert cli.main(SIDE, ["curves", str(trained["jaxvae"]), "--out", str(out)]) == 0
+    assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+    assert (tmp_path / f"a.{suffix}").read_bytes().startswith(begin)
+
+
+def test_runs_that_differ_share_their_terms_and_steps(trained, drawn) -> None:
+    curves.picture([run_folder.read(trained[name]) for name in ("jaxvae", "adversarial", "batches")])
+    curves.picture([run_folder.read(trained["adversarial"])])
+    common, whole = drawn
+    assert [axes.get_ylabel().split("\n")[0] for axes in common.axes] == ["loss", "reconstruction"]
+    assert not any(axes.child_axes for axes in common.axes), "an epoch of one is not an epoch of the other"
+    terms = ["loss", "reconstruction", "discriminator", "generator"]
+    assert [axes.get_ylabel().split("\n")[0] for axes in whole.axes] == terms
+    assert [bool(axes.child_axes) for axes in whole.axes] == [True, True, False, False]
+
+
+def test_runs_of_one_name_are_told_apart(trained, drawn, tmp_path) -> None:
+    paths = [copy(trained["jaxvae"], tmp_path / place / "run") for place in ("here", "there")]
+    curves.picture([run_folder.read(path) for path in paths])
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()][:2] == ["here/run", "there/run"]
+
+
+def test_logarithmic_axes_but_where_there_is_no_logarithm(trained, drawn, tmp_path) -> None:
+    run = edited(trained["jaxvae"], tmp_path / "run", kl=-0.25)
+    assert cli.main(SIDE, ["curves", str(run), "--log", "--out", str(tmp_path / "a.png")]) == 0
+    wide = edited(trained["jaxvae"], tmp_path / "wide", loss=1e6)
+    assert cli.main(SIDE, ["curves", str(wide), "--log", "--out", str(tmp_path / "b.png")]) == 0
+    assert [axes.get_yscale() for figure in drawn for axes in figure.axes] == [
+        "log",
+        "log",
+        "linear",
+        "log",
+        "log",
+        "log",
+    ]
+    assert drawn[0].axes[2].get_ylabel() == "kl\n(nats per image,\nlinear, as it reaches -0.25)"
+    for axes in [*drawn[0].axes, *drawn[1].axes]:
+        low, high = axes.get_ylim()
+        assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 2, "numbers to read it by"
+
+
+def test_one_epochs_line_is_a_dot(drawn, tmp_path) -> None:
+    assert cli.main(SIDE, ["train", *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    curves.picture([run_folder.read(tmp_path / "run")])
+    assert drawn[0].axes[0].lines[0].get_marker() == "s"
+
+
+def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) -> None:
+    new = copy(trained["jaxvae"], tmp_path / "new")
+    (new / "metrics.jsonl").write_text("")
+    path, out = trained["jaxvae"], ["--out", tmp_path / "x.png"]
+    for says, arguments in (
+        (r"should end in .png, .pdf or .svg", [path, "--out", tmp_path / "x.jpg"]),
+        (r"should end in .png, .pdf or .svg", [path, "--out", tmp_path / "x"]),
+        (r"new has no metrics yet; its first come with the end of its first epoch", [path, new, *out]),
+        (r"is not a run folder", [tmp_path, *out]),
+        (r"can't be written \(No such file or directory\)", [path, "--out", tmp_path / "no" / "x.png"]),
+        (r"Curves are of 1 to 24 runs, found 0", out),
+        (r"Curves are of 1 to 24 runs, found 25", [*[path] * 25, *out]),
+    ):
+        capsys.readouterr()
+        assert cli.main(package, ["curves", *map(str, arguments)]) == 2
+        told, err = capsys.readouterr()
+        assert told == ""
+        assert err.startswith(f"{package.__name__}: ")
+        assert err.count("\n") == 1
+        assert re.search(says, err), err
+        assert [p.name for p in tmp_path.iterdir()] == ["new"]

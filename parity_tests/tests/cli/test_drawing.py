@@ -1,0 +1,285 @@
+"""Pictures of latent space: where they look is where they say, and both packages draw the same."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial import geometric_slerp
+from scipy.stats import norm
+
+from jaxvae.shared import cli
+from jaxvae.shared.analysis import latent_paths, latents
+from jaxvae.shared.commands import embed
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting import labelled_figure
+from parity_tests.support.backends import FLOAT64, SIDES, some_arrays
+from parity_tests.support.cli import PACKAGES, fails, package, run
+from parity_tests.support.tiny import small
+
+__all__ = ["package"]
+RNG = np.random.default_rng(0)
+KINDS = ("pytorch-examples", "conditional", "autoencoder", "conv", "tanh-mse")
+
+
+def opened(side, name: str):
+    """A small model of the preset, in float64, and its weights."""
+    spec = replace(small(name), training=FLOAT64)
+    return spec, side.package.from_arrays(spec, some_arrays(spec, 1))
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_a_line_is_straight_and_an_arc_is_the_great_circles(steps: int) -> None:
+    start, end = RNG.normal(size=(2, 4, 3))
+    t = np.linspace(0, 1, steps)
+    line, arc = latent_paths.linear(start, end, steps), latent_paths.spherical(start, end, steps)
+    for i in range(4):
+        np.testing.assert_allclose(line[i], [start[i] + s * (end[i] - start[i]) for s in t], rtol=0, atol=1e-15)
+        norms = np.linalg.norm(start[i]), np.linalg.norm(end[i])
+        unit = latent_paths.spherical(start[i : i + 1] / norms[0], end[i : i + 1] / norms[1], steps)[0]
+        np.testing.assert_allclose(unit, geometric_slerp(start[i] / norms[0], end[i] / norms[1], t), rtol=0, atol=1e-14)
+    for way in (line, arc):
+        np.testing.assert_allclose(way[:, 0], start, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(way[:, -1], end, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
+def test_an_arc_between_latents_of_one_direction_is_a_line(factor: float) -> None:
+    start = RNG.normal(size=(3, 4))
+    np.testing.assert_array_equal(
+        latent_paths.spherical(start, factor * start, 5), latent_paths.linear(start, factor * start, 5)
+    )
+
+
+def test_the_plane_goes_through_the_normals_quantiles() -> None:
+    np.testing.assert_allclose(latent_paths.quantiles(7), norm.ppf((np.arange(7) + 0.5) / 7), rtol=1e-12, atol=1e-15)
+    plane = latent_paths.plane(5)
+    assert plane.shape == (5, 5, 2)
+    assert (np.diff(plane[..., 0], axis=1) > 0).all(), "the first latent rises to the right"
+    assert (np.diff(plane[..., 1], axis=0) < 0).all(), "the second rises upwards"
+    np.testing.assert_allclose(plane[2, 2], 0, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_both_packages_draw_the_same(name: str, x64) -> None:
+    """In float64 to the rounding of sums, whatever the way to the images is."""
+    found = {}
+    for which, side in SIDES.items():
+        spec, weights = opened(side, name)
+        latent, package = spec.model.latent, side.package
+        start, end = np.random.default_rng(1).normal(size=(2, 3, latent))
+        labels = np.array([3, 1, 9]) if spec.model.classes else None
+        label = 4 if spec.model.classes else None
+        values = np.linspace(-2, 2, 5)[None].repeat(2, 0)
+        ways = package.interpolate(spec, weights, start, end, 4, labels)
+        arcs = package.interpolate(spec, weights, start, end, 4, labels, spherical=True)
+        rows = package.traverse(spec, weights, start[0], np.array([1, 0]), values, label)
+        assert ways.shape == (3, 4, *spec.model.image)
+        assert rows.shape == (2, 5, *spec.model.image)
+        ends = package.decode_images(spec, weights, start, labels), package.decode_images(spec, weights, end, labels)
+        for way in (ways, arcs):
+            np.testing.assert_allclose(way[:, 0], ends[0], rtol=0, atol=1e-14)
+            np.testing.assert_allclose(way[:, -1], ends[1], rtol=0, atol=1e-14)
+        moved = start[0].copy()
+        moved[1] = values[0, 3]
+        told = None if label is None else np.array([label])
+        np.testing.assert_allclose(rows[0, 3], package.decode_images(spec, weights, moved[None], told)[0], atol=1e-14)
+        assert np.ptp(rows, axis=1).max() > 1e-3, "nothing moves"
+        found[which] = ways, arcs, rows
+    for a, b in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+def test_temperature_scales_the_latents(side, x64) -> None:
+    spec, weights = opened(side, "pytorch-examples")
+    key = side.package.root_key(5)
+    z = side.package.draw_latents(spec, key, 6)
+    np.testing.assert_allclose(z, jax.random.normal(jax.random.key(5), (6, 4), "float64"), rtol=0, atol=4e-15)
+    for temperature in (1.0, 0.3):
+        images = side.package.sample(spec, weights, side.package.root_key(5), 6, None, temperature)
+        again = side.package.decode_images(spec, weights, temperature * z)
+        np.testing.assert_allclose(images, again, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+def test_a_manifold_is_of_two_latents_with_a_prior(side, x64) -> None:
+    spec = replace(small("pytorch-examples"), training=FLOAT64)
+    spec = replace(spec, model=replace(spec.model, latent=2))
+    weights = side.package.from_arrays(spec, some_arrays(spec, 1))
+    found = side.package.manifold(spec, weights, 3)
+    corner = side.package.decode_images(spec, weights, np.array([[norm.ppf(1 / 6), norm.ppf(5 / 6)]]))
+    np.testing.assert_allclose(found[0, 0], corner[0], rtol=0, atol=1e-13)
+    wide, heavy = opened(side, "pytorch-examples")
+    with pytest.raises(InputError, match="two latents, and the model has 4"):
+        side.package.manifold(wide, heavy, 3)
+    plain, code = opened(side, "autoencoder")
+    with pytest.raises(InputError, match="no prior to draw from"):
+        side.package.manifold(plain, code, 3)
+
+
+def read(picture: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_a_plane_shows_the_first_row_uppermost() -> None:
+    """Of nine images in nine colours each is where it should be, and as large."""
+    colours = np.array([[r, g, 1.0] for r in (0, 0.5, 1) for g in (0, 0.4, 0.8)])
+    images = np.broadcast_to(colours.reshape(3, 3, 1, 1, 3), (3, 3, 5, 4, 3))
+    found = read(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption"))
+    places = [np.argwhere((np.abs(found - np.round(255 * colour)) <= 1).all(2)) for colour in colours]
+    middles = np.array([place.mean(0) for place in places]).reshape(3, 3, 2)
+    scale = 780 // 12
+    assert np.abs(np.diff(middles[..., 0], axis=0) - 5 * scale).max() < 4, "rows follow each other downwards"
+    assert np.abs(np.diff(middles[..., 1], axis=1) - 4 * scale).max() < 4, "columns to the right"
+    for place in places:
+        assert abs(len(place) - 20 * scale**2) < 0.05 * 20 * scale**2
+
+
+@pytest.mark.parametrize("kinds", [1, 3, 10, 26])
+def test_points_have_a_colour_for_each_label(kinds: int) -> None:
+    labels = np.arange(200) % kinds
+    places = np.stack([np.cos(labels), np.sin(labels)], 1)
+    found = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
+    coloured = found[np.ptp(found, axis=2) > 60]
+    assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
+    other = labelled_figure.points(places, labels + 7, ("a", "b"), "caption")
+    assert np.array_equal(read(other), found) == (kinds == 1), "one label says nothing, and is not told"
+    if kinds > 1:
+        assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
+            places, labels[::-1], ("a", "b"), "x"
+        )
+
+
+def test_components_are_those_of_the_covariance() -> None:
+    codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
+    found, names = embed.placed(codes)
+    values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
+    np.testing.assert_allclose(found.var(0), values[:2], rtol=1e-12)
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
+    assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
+    np.testing.assert_allclose(embed.placed(-codes)[0], -found, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(embed.placed(np.ones((5, 1)))[0], 0)
+    np.testing.assert_array_equal(embed.placed(np.ones((5, 3)))[0], 0)
+
+
+def test_the_latent_that_matters_most_comes_first() -> None:
+    class Codes:
+        mean = np.array([[1.0, 3.0, 0.0], [-1.0, -5.0, 0.0]])
+        logvar = np.zeros((2, 3))
+
+    found = latents.space(Spec(model=ModelSpec(latent=3)), Codes, "run")
+    np.testing.assert_array_equal(found.order, [1, 0, 2])
+    np.testing.assert_array_equal(found.activity, [0.5, 8.5, 0])
+    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-3, -5, -3], [0, 0, 0], [3, 5, 3]])
+    Codes.logvar = None  # type: ignore[assignment]
+    free = Spec(model=ModelSpec(latent=3, posterior="relu-point"), objective=PRESETS["autoencoder"].objective)
+    found = latents.space(free, Codes, "run")
+    np.testing.assert_array_equal(found.activity, [1, 16, 0])
+    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-1, -5, 0], [0, -1, 0], [1, 3, 0]])
+    Codes.mean = Codes.mean * np.nan
+    with pytest.raises(InputError, match="run encodes to numbers that are not finite"):
+        latents.space(free, Codes, "run")
+
+
+@pytest.fixture(scope="module")
+def runs_of(tmp_path_factory) -> dict[str, Path]:
+    """A run with two latents, one with labels, one of codes, in float64; by torchvae, which has nothing to compile."""
+    folder = tmp_path_factory.mktemp("runs")
+    flags = ["--data", "digits", "--max-steps", "8", "--hidden", "8", "--dtype", "float64"]
+    for name, latent in (("pytorch-examples", "2"), ("conditional", "3"), ("autoencoder", "3")):
+        arguments = ["train", "--preset", name, *flags, "--latent", latent, "--out", str(folder / name)]
+        assert cli.main(PACKAGES["torchvae"], arguments) == 0
+    jax.config.update("jax_enable_x64", False)
+    return {path.name: path for path in folder.iterdir()}
+
+
+DRAWN = [
+    ("pytorch-examples", "interpolate --n 2 --steps 3"),
+    ("pytorch-examples", "interpolate --n 2 --steps 3 --between latents --spherical --seed 4"),
+    ("conditional", "interpolate --images 3 9 9 4 --steps 2"),
+    ("conditional", "interpolate --n 2 --steps 3 --between latents"),
+    ("conditional", "traverse --steps 3 --label 2"),
+    ("conditional", "traverse --steps 3 --image 5 --latents 2"),
+    ("autoencoder", "traverse --steps 3"),
+    ("pytorch-examples", "manifold --steps 3"),
+    ("pytorch-examples", "embed --n 50"),
+    ("conditional", "embed --n 50 --by pca"),
+    ("conditional", "sample --n 20 --temperature 0.5"),
+]
+
+
+@pytest.mark.parametrize(("name", "command"), DRAWN, ids=[f"{name}: {command}" for name, command in DRAWN])
+def test_each_command_draws_the_same_picture_by_both(name: str, command: str, runs_of, capsys, tmp_path) -> None:
+    which, *flags = command.split()
+    pictures = []
+    for side in PACKAGES.values():
+        target = tmp_path / f"{side.__name__}.png"
+        status, out, err = run(side, capsys, which, runs_of[name], "--out", target, *flags)
+        assert (status, err) == (0, "")
+        assert str(target) in out
+        pictures.append(target.read_bytes())
+    jax.config.update("jax_enable_x64", False)
+    # Half a grey level may be rounded either way, a point's edge too.
+    assert np.abs(read(pictures[0]) - read(pictures[1])).max() <= 1
+
+
+def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:
+    flags = ["--out", tmp_path / "a.png", "--by", "tsne", "--n", 60]
+    assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
+    first = (tmp_path / "a.png").read_bytes()
+    assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == first
+    assert np.ptp(read(first), axis=2).max() > 60
+
+
+REFUSED = [
+    ("pytorch-examples", "interpolate --n 0", "--n must be from 1 to 100, found 0"),
+    ("pytorch-examples", "interpolate --steps 1", "--steps must be from 2 to 60, found 1"),
+    ("pytorch-examples", "interpolate --images 1 2 3", "--images are pairs of test images"),
+    ("pytorch-examples", "interpolate --images 1 2 --between latents", "--images are pairs of test images"),
+    ("pytorch-examples", "interpolate --images 1 297", "have the numbers 0 to 296"),
+    ("pytorch-examples", "interpolate --images -1 3", "have the numbers 0 to 296"),
+    ("autoencoder", "interpolate --between latents", "no prior to draw from"),
+    ("pytorch-examples", "traverse --image 297", "--image must be from 0 to 296, found 297"),
+    ("pytorch-examples", "traverse --reach 0", "--reach must be a number above 0 and at most 1000, found 0"),
+    ("pytorch-examples", "traverse --reach nan", "--reach must be a number above 0 and at most 1000, found nan"),
+    ("pytorch-examples", "traverse --label 1", "--label must be left out"),
+    ("pytorch-examples", "traverse --latents 0", "--latents must be from 1 to 100, found 0"),
+    ("conditional", "traverse --label 10", "--label must be from 0 to 9, found 10"),
+    ("conditional", "manifold", "two latents, and the model has 3"),
+    ("pytorch-examples", "manifold --steps 61", "--steps must be from 2 to 60, found 61"),
+    ("conditional", "embed --by latents", "the model has 3"),
+    ("conditional", "embed --seed 99999999999999999999", "seed"),
+    ("conditional", "embed --projector no/such", "can't be made: its parent is no folder"),
+    ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
+    ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
+    ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),
+    (
+        "pytorch-examples",
+        "sample --temperature inf",
+        "--temperature must be a number above 0 and at most 1000, found inf",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "command", "says"), REFUSED, ids=[command for _, command, _ in REFUSED])
+def test_what_cant_be_drawn_is_refused_in_a_sentence(package, name, command, says, runs_of, capsys, tmp_path) -> None:
+    which, *flags = command.split()
+    fails(package, capsys, says, which, runs_of[name], "--out", tmp_path / "x.png", *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct"])
+def test_pictures_are_png(package, command: str, runs_of, capsys, tmp_path) -> None:
+    run_of = runs_of["pytorch-examples"]
+    fails(package, capsys, "should end in .png", command, run_of, "--out", tmp_path / "x.jpg")
+    fails(package, capsys, "can't be written", command, run_of, "--out", tmp_path / "no" / "x.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,549 @@
+"""Other programs' checkpoints: each means here what it means there and goes back to the byte; faults are named."""
+
+import doctest
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from flax import serialization
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli
+from jaxvae.shared.commands import import_
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.presets import PRESETS
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.interop import name_mapping, readers
+from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.runs import run_folder
+from parity_tests.support.external_models import KNOWN, answers, flax_file, flax_params, torch_model
+
+PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+both = pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
+
+
+@pytest.fixture(autouse=True)
+def _x64_off():
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def saved(name: str, path: Path, kind: str, dtype: str = "float32") -> Path:
+    """A known program's checkpoint in its own format, or else in safetensors."""
+    if name == "flax-example":
+        path.write_bytes(flax_file(flax_params(dtype)))
+    elif kind == "pickle":
+        torch.save(torch_model(name, dtype).state_dict(), path)
+    else:
+        safetensors.torch.save_file(torch_model(name, dtype).state_dict(), path, {"format": "pt"})
+    return path
+
+
+def run(package, capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    capsys.readouterr()
+    status = cli.main(package, [str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def refused(package, capsys, tmp_path: Path, says: str, path: Path, *flags: object) -> str:
+    """One sentence on standard error that has these words, status 2, and no run."""
+    status, out, err = run(package, capsys, "import", path, "--out", tmp_path / "refused", *flags)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"{package.__name__}: ")
+    assert says in err
+    assert not (tmp_path / "refused").exists()
+    return err
+
+
+def imported(package, capsys, path: Path, out: Path, *flags: object) -> run_folder.Run:
+    status, _, err = run(package, capsys, "import", path, "--out", out, *flags)
+    assert status == 0, err
+    return run_folder.read(out)
+
+
+# Both add the same products in other orders: tens of roundings of 6e-8 or 1e-16, in a few layers of numbers near 1.
+CLOSE = {"float32": 1e-5, "float64": 1e-12}
+
+
+@both
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str, tmp_path) -> None:
+    kind = "pickle" if package is torchvae else "safetensors"
+    spec, params = package.load_foreign(saved(name, tmp_path / "file", kind, dtype))
+    known = KNOWN[name]
+    assert (spec.model.image, spec.model.hidden, spec.model.latent) == (known.image, known.hidden, known.latent)
+    expected = PRESETS[known.preset]
+    assert (spec.objective, spec.images) == (expected.objective, expected.images)
+    assert (spec.model.likelihood, spec.training.dtype) == (expected.model.likelihood, dtype)
+
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(4, *known.image)).astype(dtype)
+    z = rng.normal(size=(4, known.latent)).astype(dtype)
+    parts, means = answers(name, dtype, x, z)
+    ours = torch.tensor if package is torchvae else jax.numpy.asarray
+    posterior = package.encode(spec, params, ours(x.reshape(4, -1)))
+    found = package.pixel_means(spec, package.decode(spec, params, ours(z)))
+    assert len(posterior) == len(parts)
+    for part, theirs in zip(posterior, parts, strict=True):
+        np.testing.assert_allclose(_array(part), theirs, rtol=0, atol=CLOSE[dtype])
+    np.testing.assert_allclose(_array(found).reshape(means.shape), means, rtol=0, atol=CLOSE[dtype])
+
+
+def _array(value) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+@both
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsys) -> None:
+    """Of safetensors and of Flax's msgpack: the whole file."""
+    path = saved(name, tmp_path / "file", "safetensors")
+    ours = imported(package, capsys, path, tmp_path / "run")
+    import_.export_source(package, ours, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != "flax-example"])
+def test_a_pickles_tensors_come_back_to_the_bit(name: str, tmp_path, capsys) -> None:
+    path = saved(name, tmp_path / "file.pt", "pickle")
+    ours = imported(torchvae, capsys, path, tmp_path / "run")
+    import_.export_source(torchvae, ours, tmp_path / "back.pt")
+    same_pickles(tmp_path / "back.pt", path)
+    model = KNOWN[name].build()
+    assert str(model.load_state_dict(torch.load(tmp_path / "back.pt"))) == "<All keys matched successfully>"
+    with pytest.raises(InputError, match="takes torch to write; use torchvae"):
+        import_.export_source(jaxvae, ours, tmp_path / "other.pt")
+    assert not (tmp_path / "other.pt").exists()
+
+
+def same_pickles(path: Path, other: Path) -> None:
+    """The same keys in the same order, and of each tensor the same type, shape and bits."""
+
+    def walk(a: object, b: object) -> int:
+        if isinstance(b, dict):
+            assert isinstance(a, dict)
+            assert list(a) == list(b)
+            return sum(walk(a[key], b[key]) for key in b)
+        assert isinstance(a, torch.Tensor)
+        assert isinstance(b, torch.Tensor)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        assert bytes(a.flatten().view(torch.uint8)) == bytes(b.flatten().view(torch.uint8))
+        return 1
+
+    assert walk(torch.load(path), torch.load(other)) > 4
+
+
+WRAPPED = {
+    "DataParallel": lambda state: {f"module.{k}": v for k, v in state.items()},
+    "Lightning": lambda state: {
+        "epoch": 3,
+        "state_dict": {f"model.{k}": v for k, v in state.items()},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
+        "hyper_parameters": {"lr": 0.005},
+    },
+    "compiled": lambda state: {"model_state_dict": {f"_orig_mod.module.{k}": v for k, v in state.items()}},
+    "compiled within": lambda state: {k.replace(".", "._orig_mod.", 1): v for k, v in state.items()},
+    "params": lambda state: {"params": state, "opt_state": {"mu": torch.ones(2)}},
+    "all": lambda state: {"state_dict": {"params": {f"model._orig_mod.module.{k}": v for k, v in state.items()}}},
+    "by module": lambda state: {"model": nested(state)},
+}
+
+
+def nested(state: dict) -> dict:
+    tree: dict = {}
+    for key, value in state.items():
+        tree.setdefault(key.partition(".")[0], {})[key.partition(".")[2]] = value
+    return tree
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("name", ["pytorch-examples", "antixk"])
+def test_wrappers_are_seen_through(name: str, wrapped: str, tmp_path, capsys) -> None:
+    plain, state = torch_model(name).state_dict(), tmp_path / "wrapped.ckpt"
+    torch.save(WRAPPED[wrapped](dict(plain)), state)
+    spec, model = torchvae.load_foreign(state)
+    torch.save(plain, tmp_path / "plain.pt")
+    expected_spec, expected = torchvae.load_foreign(tmp_path / "plain.pt")
+    assert spec == expected_spec
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor)
+    import_.export_source(torchvae, imported(torchvae, capsys, state, tmp_path / "run"), tmp_path / "back")
+    if wrapped not in ("Lightning", "params"):
+        same_pickles(tmp_path / "back", state)
+    else:  # what is beside the model's tensors stays behind
+        key = "state_dict" if wrapped == "Lightning" else "params"
+        torch.save({key: torch.load(state)[key]}, tmp_path / "model alone")
+        same_pickles(tmp_path / "back", tmp_path / "model alone")
+
+
+@both
+@pytest.mark.parametrize("prefix", ["module.", "model.module.", "_orig_mod.", "model._orig_mod."])
+def test_prefixes_in_safetensors_are_seen_through(package, prefix: str, tmp_path, capsys) -> None:
+    state = {f"{prefix}{key}": tensor for key, tensor in torch_model("yunjey").state_dict().items()}
+    safetensors.torch.save_file(state, tmp_path / "file")
+    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    import_.export_source(package, ours, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+@both
+@pytest.mark.parametrize("nest", [["params"], ["params", "params"], ["state_dict", "params"]])
+def test_flaxs_nesting_is_seen_through(package, nest: list[str], tmp_path) -> None:
+    tree = flax_params()
+    for key in reversed(nest):
+        tree = {key: tree}
+    state = {"step": np.int32(4), **tree, "opt_state": {"0": {"mu": flax_params()}}}
+    (tmp_path / "file").write_bytes(serialization.to_bytes(state))
+    (tmp_path / "plain").write_bytes(flax_file(flax_params()))
+    found, expected = (package.load_foreign(tmp_path / name) for name in ("file", "plain"))
+    assert found[0] == expected[0]
+    arrays, others = (package.to_arrays(*pair) for pair in (found, expected))
+    for name, array in others.items():
+        np.testing.assert_array_equal(arrays[name], array, strict=True)
+
+
+TYPES = {
+    "float16": lambda key: torch.float16,
+    "bfloat16": lambda key: torch.bfloat16,
+    "float64": lambda key: torch.float64,
+    "mixed": lambda key: {"fc1.weight": torch.float64, "fc3.bias": torch.float16}.get(key, torch.bfloat16),
+}
+
+
+@both
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("name", ["pytorch-examples", "antixk"])
+def test_other_types_are_widened_and_come_back(package, name: str, types: str, tmp_path, capsys) -> None:
+    state = torch_model(name).state_dict()
+    state = {k: t.to(TYPES[types](k)) if t.is_floating_point() else t for k, t in state.items()}
+    safetensors.torch.save_file(state, tmp_path / "file", {"format": "pt"})
+    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    wide = any(tensor.dtype == torch.float64 for tensor in state.values())
+    assert ours.spec.training.dtype == ("float64" if wide else "float32")
+    arrays = weight_file.load(ours.weights)[1]
+    first = "encoder.hidden.0.conv.weight" if name == "antixk" else "encoder.hidden.0.weight"
+    theirs = state["encoder.0.0.weight" if name == "antixk" else "fc1.weight"]
+    np.testing.assert_array_equal(arrays[first].astype(np.float64), theirs.double().numpy())
+    import_.export_source(package, ours, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+@both
+def test_flaxs_bfloat16_comes_back(package, tmp_path, capsys) -> None:
+    half = jax.tree.map(lambda array: array.astype(ml_dtypes.bfloat16), flax_params())
+    (tmp_path / "file").write_bytes(flax_file(half))
+    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    found = weight_file.load(ours.weights)[1]["encoder.mean.weight"]
+    np.testing.assert_array_equal(found.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
+    import_.export_source(package, ours, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
+    numbers = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    numbers[:3] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, -0.0  # the ties to even
+    found = readers.narrowed(("x",), "bfloat16", numbers).array
+    np.testing.assert_array_equal(found, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
+
+
+@pytest.mark.parametrize("writer", PACKAGES)
+def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> None:
+    """Of the other package; and the report says what was recognised."""
+    path, out = saved("sequential-halves", tmp_path / "file", "safetensors"), tmp_path / "run"
+    status, told, _ = run(PACKAGES[writer], capsys, "import", path, "--out", out, "--data", "digits")
+    assert status == 0
+    for words in (
+        "a pair of nn.Sequential, whose encoder gives twice the latents, 16 tensors of float32 (safetensors)",
+        "sizes: image 6x6x1, hidden 8 5 6, latent 4\n",
+        "loss: that of the preset relu-sigma\n",
+        "note: the names don't say what the halves are",
+        "\nlikelihood  summed squared error",
+        f"weights in {out / 'model.safetensors'}",
+    ):
+        assert words in told
+    other = next(package for name, package in PACKAGES.items() if name != writer)
+    status, told, err = run(other, capsys, "evaluate", out)
+    assert status == 0, err
+    assert "over 297 images of digits" in told
+    for command in ("sample", "reconstruct"):
+        assert run(other, capsys, command, out, "--out", tmp_path / "x.png", "--n", "4")[0] == 0
+    assert f"preset relu-sigma, by {writer}" in run(other, capsys, "describe", out)[1]
+    status, _, err = run(other, capsys, "train", "--resume", out)
+    assert status == 2
+    assert "was imported, without a checkpoint" in err
+
+
+def test_the_preset_says_what_the_tensors_do_not(tmp_path, capsys) -> None:
+    path = saved("antixk", tmp_path / "file", "safetensors")
+    for preset in ("conv", "beta-h", "beta-b"):
+        ours = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset)
+        assert ours.config["preset"] == preset
+        assert ours.spec.objective == PRESETS[preset].objective
+    assert "VanillaVAE's loss is taken" in run(jaxvae, capsys, "import", path, "--out", tmp_path / "unasked")[1]
+    refused(jaxvae, capsys, tmp_path, "which the preset yunjey doesn't have; give --preset", path, "--preset", "yunjey")
+    refused(jaxvae, capsys, tmp_path, "There is no preset 'x'", path, "--preset", "x")
+
+
+def test_the_image_can_be_given(tmp_path, capsys) -> None:
+    path = saved("pytorch-examples", tmp_path / "file", "safetensors")
+    assert imported(jaxvae, capsys, path, tmp_path / "run", "--image", 3, 4, 3).spec.model.image == (3, 4, 3)
+    refused(jaxvae, capsys, tmp_path, "of images of 36 numbers, asked for are 3 4 2", path, "--image", 3, 4, 2)
+    conv = saved("antixk", tmp_path / "conv", "safetensors")
+    assert imported(jaxvae, capsys, conv, tmp_path / "wide", "--image", 8, 32, 3).spec.model.image == (8, 32, 3)
+    says = "multiples of 8 and their product 256, asked for are 15 16 3"
+    refused(jaxvae, capsys, tmp_path, says, conv, "--image", 15, 16, 3)
+    model = {k: torch.zeros(s) for k, s in {"fc1.weight": (7, 35), "fc1.bias": (7,)}.items()}
+    safetensors.torch.save_file({**torch_model("yunjey").state_dict(), **model}, tmp_path / "odd")
+    refused(jaxvae, capsys, tmp_path, "of 35 numbers, which is no square's; give --image", tmp_path / "odd")
+
+
+def test_pythaes_configuration_beside_the_file_is_heard(tmp_path, capsys) -> None:
+    torch.save({"model_state_dict": torch_model("pythae").state_dict()}, tmp_path / "model.pt")
+    config = {"name": "VAEConfig", "input_dim": [4, 3, 3], "latent_dim": 3, "reconstruction_loss": "bce"}
+    (tmp_path / "model_config.json").write_text(json.dumps(config))
+    ours = imported(torchvae, capsys, tmp_path / "model.pt", tmp_path / "run")
+    assert (ours.spec.model.image, ours.spec.model.likelihood) == ((3, 3, 4), "bernoulli")
+    assert ours.config["preset"] == "pytorch-examples"
+    (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "BetaVAEConfig", "input_dim": [6, 6]}))
+    status, told, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
+    assert status == 0
+    assert "model_config.json is a BetaVAEConfig, whose loss is not that of pythae's VAE" in told
+    (tmp_path / "model_config.json").write_text("[")
+    refused(torchvae, capsys, tmp_path, "is not pythae's configuration", tmp_path / "model.pt")
+
+
+@both
+def test_an_unknown_file_lists_its_tensors(package, tmp_path, capsys) -> None:
+    state = {"fc1.weight": torch.zeros(3, 4), "fc1.bias": torch.zeros(3), "odd.one": torch.zeros(2, 2)}
+    safetensors.torch.save_file(state, tmp_path / "file")
+    err = refused(package, capsys, tmp_path, "is of none of the known sources: nearest is", tmp_path / "file")
+    assert "it lacks fc21.bias, fc21.weight, fc22.bias" in err
+    assert "beside which it has odd.one" in err
+    for key, tensor in state.items():
+        assert f"{key} {list(tensor.shape)}" in err
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "file")
+    err = refused(package, capsys, tmp_path, "no name in common with them", tmp_path / "file")
+    assert err.strip().endswith("its tensors are a [2].")
+
+
+DAMAGE = {
+    "missing": (lambda s: s.pop("fc22.bias"), "it lacks fc22.bias and beside which it has nothing"),
+    "extra": (lambda s: s.update(beta=torch.ones(1)), "it lacks nothing and beside which it has beta"),
+    "transposed": (
+        lambda s: s.update({"fc21.weight": torch.zeros(7, 3)}),
+        "fc21.weight should be [3, 7], found [7, 3]",
+    ),
+    "misshapen": (lambda s: s.update({"fc4.bias": torch.zeros(35)}), "fc4.bias should be [36], found [35]"),
+    "flat": (lambda s: s.update({"fc1.weight": torch.zeros(252)}), "fc1.weight should have 2 axes, none of length 0"),
+    "empty": (lambda s: s.update({"fc1.weight": torch.zeros(0, 36)}), "none of length 0, found [0, 36]"),
+    "nan": (lambda s: s["fc1.bias"].fill_(torch.nan), "fc1.bias must be of finite numbers"),
+    "integers": (
+        lambda s: s.update({"fc1.bias": torch.zeros(7, dtype=torch.int32)}),
+        "floating-point numbers, found int",
+    ),
+    "twice": (lambda s: s.update({"module.fc1.bias": torch.zeros(7)}), "holds fc1.bias more than once"),
+    "float8": (lambda s: s.update({"fc1.bias": torch.zeros(7).to(torch.float8_e5m2)}), "found F8_E5M2; convert it"),
+}
+
+
+@both
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_tensor_that_is_not_right_is_named(package, damage: str, tmp_path, capsys) -> None:
+    state = torch_model("pytorch-examples").state_dict()
+    DAMAGE[damage][0](state)
+    safetensors.torch.save_file(state, tmp_path / "file")
+    refused(package, capsys, tmp_path, DAMAGE[damage][1], tmp_path / "file")
+
+
+def test_of_two_programs_with_the_same_names_the_nearer_is_named(tmp_path, capsys) -> None:
+    state = torch_model("sequential-halves").state_dict()
+    state["decoder.0.bias"] = torch.zeros(2)
+    safetensors.torch.save_file(state, tmp_path / "file")
+    says = "encoder gives twice the latents, but decoder.0.bias should be [6], found [2]."
+    refused(jaxvae, capsys, tmp_path, says, tmp_path / "file")
+
+
+def test_a_conditional_model_of_the_same_names(tmp_path, capsys) -> None:
+    state = torch_model("pytorch-examples").state_dict()
+    state |= {"fc1.weight": torch.rand(7, 46), "fc3.weight": torch.rand(7, 13)}
+    safetensors.torch.save_file(state, tmp_path / "file")
+    ours = imported(jaxvae, capsys, tmp_path / "file", tmp_path / "run", "--preset", "conditional", "--data", "digits")
+    assert (ours.spec.model.image, ours.spec.model.latent, ours.spec.model.classes) == ((6, 6, 1), 3, 10)
+    assert run(torchvae, capsys, "evaluate", tmp_path / "run")[0] == 0
+
+
+class Malicious:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@both
+def test_no_code_in_a_pickle_is_run(package, tmp_path, capsys) -> None:
+    mark = tmp_path / "mark"
+    for content in (
+        {**torch_model("yunjey").state_dict(), "x": Malicious(mark)},
+        Malicious(mark),
+        torch_model("yunjey"),
+    ):
+        torch.save(content, tmp_path / "file.pt")
+        says = "holds code or objects is not opened" if package is torchvae else "use torchvae for it: torchvae import"
+        err = refused(package, capsys, tmp_path, says, tmp_path / "file.pt")
+        assert package is jaxvae or "posix.system" in err or "Yunjey" in err
+    assert not mark.exists()
+
+
+@both
+def test_our_own_weight_file_needs_no_import(package, tmp_path, capsys) -> None:
+    imported(package, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
+    refused(package, capsys, tmp_path, "this project's own, which needs no import", tmp_path / "run/model.safetensors")
+
+
+def test_without_msgpack_its_files_are_refused(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    path = saved("flax-example", tmp_path / "file", "msgpack")
+    refused(torchvae, capsys, tmp_path, "need the package msgpack, which is not installed", path)
+
+
+@both
+def test_a_file_that_is_none_of_these_is_refused(package, tmp_path, capsys) -> None:
+    path = tmp_path / "file"
+    refused(package, capsys, tmp_path, "is not there", path)
+    path.mkdir()
+    refused(package, capsys, tmp_path, "is a folder", path)
+    path.rmdir()
+    for content in (b"", b"hello, this is text"):
+        path.write_bytes(content)
+        refused(package, capsys, tmp_path, "must be a safetensors file, a msgpack file", path)
+    for name, words in (("yunjey", "not a whole safetensors file"), ("flax-example", "not a whole msgpack file")):
+        whole = saved(name, path, "safetensors").read_bytes()
+        path.write_bytes(whole[:-9])
+        refused(package, capsys, tmp_path, words, path)
+    path.write_bytes(b"\x81\xa1a" * 5000)
+    refused(package, capsys, tmp_path, "not a whole msgpack file", path)
+    path.write_bytes(serialization.to_bytes({"a": 1}))
+    refused(package, capsys, tmp_path, "holds no tensors", path)
+    taken = saved("yunjey", path, "safetensors")
+    status, _, err = run(package, capsys, "import", taken, "--out", tmp_path)
+    assert (status, "exists already" in err) == (2, True)
+
+
+def test_a_pickle_cut_short_is_refused(tmp_path, capsys) -> None:
+    whole = saved("yunjey", tmp_path / "file", "pickle").read_bytes()
+    for content in (whole[:-40], whole[:50], b"\x80\x02garbage"):
+        (tmp_path / "file").write_bytes(content)
+        refused(torchvae, capsys, tmp_path, "is not a whole file of plain tensors", tmp_path / "file")
+    endless: dict = {}
+    for key in ("state_dict", "x"):
+        endless[key] = endless
+        torch.save(endless, tmp_path / "file")
+        refused(torchvae, capsys, tmp_path, "no end of dicts", tmp_path / "file")
+        endless.clear()
+    torch.save(torch_model("yunjey").state_dict(), tmp_path / "old", _use_new_zipfile_serialization=False)
+    imported(torchvae, capsys, tmp_path / "old", tmp_path / "run")
+
+
+def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
+    ours = imported(jaxvae, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
+    trained = ours._replace(config={k: v for k, v in ours.config.items() if k != "imported"})
+    with pytest.raises(InputError, match="was trained, not imported"):
+        import_.export_source(jaxvae, trained, tmp_path / "back")
+    for spoilt in (
+        {},
+        [],
+        {**ours.config["imported"], "source": "x"},
+        {**ours.config["imported"], "tensors": [{}]},
+        {**ours.config["imported"], "header": "{}"},
+    ):
+        with pytest.raises(InputError, match="is not as import wrote it"):
+            import_.export_source(jaxvae, ours._replace(config={"imported": spoilt}), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+@both
+def test_a_table_of_your_own_goes_both_ways(package) -> None:
+    """Flax's layout of a convolutional model with batch norm in a collection apart, and PyTorch's of the same."""
+    model = ModelSpec((4, 4, 2), (3, 4), 2, network="conv", likelihood="squared-error")
+    spec = Spec(model=model)
+    table = layout.table(model)
+    rng = np.random.default_rng(0)
+    mine = {".".join(map(str, p.path)): rng.uniform(size=p.flax_shape).astype(np.float32) for p in table}
+    rules = [
+        *(Rule(f"{net}.hidden.{{i}}.conv.*", f"{net}.hidden.{{i}}.conv.*", "flax") for net in ("encoder", "decoder")),
+        *(Rule(f"{net}.hidden.{{i}}.norm.*", f"{net}.hidden.{{i}}.norm.*", "flax") for net in ("encoder", "decoder")),
+        *(Rule(name, name, "flax") for name in ("encoder.mean.*", "encoder.logvar.*", "decoder.input.*")),
+        Rule("decoder.logits.*", "decoder.logits.*", "flax"),
+    ]
+    params = package.from_foreign(
+        spec, rules, {n: (jax.numpy if package is jaxvae else torch).asarray(a) for n, a in mine.items()}
+    )
+    arrays = package.to_arrays(spec, params)
+    for parameter in table:
+        expected = name_mapping.layout.to_torch(parameter, mine[".".join(map(str, parameter.path))])
+        np.testing.assert_array_equal(arrays[parameter.name], expected, strict=True)
+    back = package.to_foreign(spec, rules, params)
+    assert set(back) == set(mine)
+    for name, array in mine.items():
+        np.testing.assert_array_equal(back[name], array, strict=True)
+
+
+def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
+    spec = Spec(model=ModelSpec((2, 3, 2), (), 1, classes=4))
+    names = {"m.*": "encoder.mean.*", "v.*": "encoder.logvar.*", "d.*": "decoder.logits.*"}
+    columns = np.arange(12.0).reshape(2, 2, 3)  # channel, height, width
+    arrays = {f"{n}.weight": np.append(columns, [12, 13, 14, 15])[None] for n in "mv"}
+    arrays |= {"m.bias": np.zeros(1), "v.bias": np.zeros(1), "d.weight": np.zeros((12, 5)), "d.bias": columns.ravel()}
+    expected = columns.transpose(1, 2, 0).ravel()
+    cases: list[tuple[Laid, np.ndarray]] = [("torch", expected), ("torch-hwc", np.arange(12))]
+    for laid, order in cases:
+        rules = [Rule(theirs, ours, laid) for theirs, ours in names.items()]
+        found = name_mapping.to_ours(spec, rules, arrays, "It")
+        np.testing.assert_array_equal(found["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
+        np.testing.assert_array_equal(found["decoder.logits.bias"], order)
+        back = name_mapping.to_theirs(spec, rules, found)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(back[name], array)
+
+
+WRONG_TABLES = {
+    "no rule for decoder.logits.weight, decoder.logits.bias": lambda rules: rules[:-1],
+    "The rule for y.* is of encoder.men.*, which the model doesn't have": lambda rules: [
+        *rules,
+        Rule("y.*", "encoder.men.*"),
+    ],
+    "has a.bias, a.weight in two places": lambda rules: [*rules[:1], Rule("a.*", "encoder.mean.*"), *rules[2:]],
+}
+
+
+@both
+def test_a_table_that_is_not_right_says_so(package) -> None:
+    spec = Spec(model=ModelSpec((2, 2, 1), (3,), 1))
+    ours = ("encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*", "decoder.hidden.0.*", "decoder.logits.*")
+    rules = [Rule(f"{letter}.*", name) for letter, name in zip("abcde", ours, strict=True)]
+    for says, change in WRONG_TABLES.items():
+        with pytest.raises(InputError, match=says.replace("*", r"\*")):
+            package.from_foreign(spec, change(rules), {})
+    says = r"What is given doesn't fit the model: it lacks a.weight \[3, 4\]; .*it has x \[2\] without a place"
+    with pytest.raises(InputError, match=says):
+        package.from_foreign(spec, rules, {"x": np.zeros(2)})
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_example_in_the_docstring_runs(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"{name}.foreign"))
+    assert result.attempted > 8
+    assert result.failed == 0

@@ -1,0 +1,718 @@
+"""People's own modules: what is the same passes, in every make of model, and what can't be compared says why."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import torch.nn.functional as F
+from flax import linen, nnx
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules, sentence
+from parity_tests.harness.modules.mapping import as_is
+from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
+
+ROOT = Path(__file__).parents[3]
+IMAGES = np.concatenate([IMAGES, -IMAGES / 2])
+LOSSES = cross_entropy, torch_cross_entropy
+ADAM = optax.adam(1e-2), partial(torch.optim.Adam, lr=1e-2)
+PARAMS = {"a": {"kernel": jnp.ones((8, 5)) / 7, "bias": jnp.arange(5.0)}}
+LINEAR = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+SQUARES = (lambda y: (y**2).mean(), lambda y: (y**2).mean())
+MORE = {"losses": SQUARES, "optimizers": (optax.adamw(0.1, weight_decay=0.01), partial(torch.optim.AdamW, lr=0.1))}
+
+
+def two_layers(ours: Any = lambda x: x, theirs: Any = lambda x: x) -> tuple[JaxNet, TorchNet]:
+    """Two linear layers in either framework, with something between them."""
+    here = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in ("a", "b")}
+    there = {name: nn.Linear(8, 8) for name in ("a", "b")}
+    return JaxNet(lambda net, x: net.b(ours(net.a(x))), **here), TorchNet(
+        lambda net, x: net.b(theirs(net.a(x))), **there
+    )
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.up, self.head = nn.ConvTranspose2d(6, 2, 3, 2, 1, 1), nn.Linear(2 * 64, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.gelu(self.up(F.leaky_relu(self.norm(self.conv(x)), 0.2))).flatten(1))
+
+
+def forward(net, norm, x: jax.Array) -> jax.Array:
+    x = jax.nn.gelu(net.up(jax.nn.leaky_relu(norm(net.conv(x)), 0.2)), approximate=False)
+    return net.head(x.transpose(0, 3, 1, 2).reshape(len(x), -1))
+
+
+UP = {"strides": (2, 2), "padding": ((1, 2), (1, 2)), "transpose_kernel": True}
+
+
+class NNX(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.conv, self.norm = nnx.Conv(4, 6, (3, 3), 2, padding=1, rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+        self.up, self.head = nnx.ConvTranspose(6, 2, (3, 3), **UP, rngs=rngs), nnx.Linear(128, 5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return forward(self, self.norm, x)
+
+
+class Linen(linen.Module):
+    def setup(self):
+        self.conv, self.norm = linen.Conv(6, (3, 3), 2, padding=1), linen.BatchNorm()
+        self.up, self.head = linen.ConvTranspose(2, (3, 3), **UP), linen.Dense(5)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return forward(self, partial(self.norm, use_running_average=not train), x)
+
+
+def function(params, x: jax.Array) -> jax.Array:
+    """Without a module, and without batch normalization's state."""
+    convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    x = convolve(x, params["conv"]["kernel"], (2, 2), ((1, 1), (1, 1))) + params["conv"]["bias"]
+    return jax.nn.relu(x).mean((1, 2)) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def linen_variables():
+    return Linen().init(jax.random.key(0), jnp.ones((1, 8, 8, 4)), False)
+
+
+@pytest.mark.parametrize(("dtype", "weights", "train"), [("float32", "jax", True), ("float64", "torch", False)])
+@pytest.mark.parametrize("make", ["nnx", "linen"])
+def test_the_same_network_passes_in_every_level(make: str, weights, train: bool, dtype) -> None:
+    model, params = (NNX(nnx.Rngs(0)), None) if make == "nnx" else (Linen(), linen_variables())
+    options = {"losses": LOSSES, "optimizers": ADAM, "steps": 2, "statistics": False}
+    report = assert_parity(
+        model, params, Classifier(), None, IMAGES, weights=weights, train=train, dtype=dtype, **options
+    )
+    assert len(report.findings) == 5
+    assert all(finding.size < 1e-13 for finding in report.findings) or dtype == "float32"
+
+
+def test_a_bare_function_passes() -> None:
+    torch_net = TorchNet(
+        lambda net, x: net.head(F.relu(net.conv(x)).mean((2, 3))), conv=nn.Conv2d(4, 6, 3, 2, 1), head=nn.Linear(6, 5)
+    )
+    rng = np.random.default_rng(1)
+    params = {
+        "conv": {"kernel": rng.normal(size=(3, 3, 4, 6)), "bias": rng.normal(size=6)},
+        "head": {"kernel": rng.normal(size=(6, 5)), "bias": rng.normal(size=5)},
+    }
+    assert_parity(function, params, torch_net, None, IMAGES, losses=LOSSES, optimizers=ADAM)
+
+
+def test_params_may_be_the_state_of_an_nnx_module_or_a_pure_dict() -> None:
+    state = nnx.state(NNX(nnx.Rngs(1)))
+    module = Classifier()
+    for params in (state, nnx.to_pure_dict(state)):
+        reports = [compare_modules(NNX(nnx.Rngs(0)), params, module, None, IMAGES)]
+        assert reports[0].passed
+    ours = compare_modules(NNX(nnx.Rngs(0)), state, module, None, IMAGES, weights="compare")
+    assert ours.findings[0].level == "every weight"
+    assert not ours.passed
+
+
+def test_weights_that_were_ported_by_hand_are_compared_first() -> None:
+    net = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+    right = {name: jnp.asarray(p.numpy(force=True).T) for name, p in net.a.named_parameters()}  # type: ignore
+    params = {"a": {"kernel": right["weight"], "bias": right["bias"]}}
+    report = assert_parity(linear, params, net, None, ROWS, weights="compare")
+    assert [finding.level for finding in report.findings] == ["every weight", "every output"]
+    params["a"]["bias"] = params["a"]["bias"] + 1
+    with pytest.raises(ParityError, match=r"a.bias: It differs: by"):
+        assert_parity(linear, params, net, None, ROWS, weights="compare")
+
+
+def linear(params, x: jax.Array) -> jax.Array:
+    return x @ params["a"]["kernel"] + params["a"]["bias"]
+
+
+def test_an_array_held_in_torchs_layout() -> None:
+    params = {"a": {"weight": PARAMS["a"]["kernel"].T, "bias": PARAMS["a"]["bias"]}}
+
+    def in_torchs(params, x: jax.Array) -> jax.Array:
+        return x @ params["a"]["weight"].T + params["a"]["bias"]
+
+    assert_parity(in_torchs, params, LINEAR, {"a.weight": ("a.weight", as_is), "a.bias": "a.bias"}, ROWS)
+
+
+def test_several_inputs_whole_numbers_among_them_and_several_outputs() -> None:
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.a = nn.Embedding(9, 8), nn.Linear(8, 5)
+
+        def forward(self, tokens, x):
+            y = self.a(self.table(tokens) + x)
+            return {"logits": y, "twice": (y, y * 2)}
+
+    def tokens(params, tokens, x):
+        y = linear(params, params["table"]["embedding"][tokens] + x)
+        return {"logits": y, "twice": (y, y * 2)}
+
+    params = {**PARAMS, "table": {"embedding": jnp.arange(72.0).reshape(9, 8)}}
+    report = assert_parity(tokens, params, Tokens(), None, [np.arange(6) % 9, ROWS])
+    assert report.findings[0].where.startswith("output[")
+    with pytest.raises(
+        InputError, match="the JAX model gives 1 arrays and the torch module 3: make both give the same"
+    ):
+        compare_modules(lambda *args: tokens(*args)["logits"], params, Tokens(), None, [np.arange(6) % 9, ROWS])
+
+
+def test_a_model_that_takes_channels_first_is_given_them() -> None:
+    def channels_first(params, x: jax.Array) -> jax.Array:
+        return x * params["scale"][:, None, None]
+
+    torch_net = TorchNet(lambda net, x: x * net.a.weight[:, None, None], a=nn.GroupNorm(1, 4))
+    torch_net.a.bias = None  # type: ignore[union-attr]
+    mapping = {"scale": "a.weight"}
+    assert_parity(channels_first, {"scale": jnp.arange(4.0)}, torch_net, mapping, IMAGES, channels_last=False)
+
+
+def test_nothing_that_was_passed_is_changed() -> None:
+    model, module, variables = NNX(nnx.Rngs(0)), Classifier(), linen_variables()
+    x, modes = IMAGES.copy(), (model.norm.use_running_average, module.training)
+    before = copy.deepcopy((nnx.to_pure_dict(nnx.state(model)), variables, module.state_dict()))
+    for weights in ("jax", "torch"):
+        options = {"losses": LOSSES, "optimizers": ADAM, "train": True, "statistics": False, "weights": weights}
+        compare_modules(model, None, module, None, x, **options)
+        compare_modules(Linen(), variables, module, None, x, **options)
+    after = (nnx.to_pure_dict(nnx.state(model)), variables, module.state_dict())
+    for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+        assert a.dtype == b.dtype
+    np.testing.assert_array_equal(x, IMAGES)
+    assert modes == (model.norm.use_running_average, module.training)
+    assert all(p.grad is None for p in module.parameters())
+
+
+OPERATIONS = ("cuda", "matmul"), ("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv")
+
+
+def flags() -> list[Any]:
+    names = ("jax_enable_x64", "jax_default_matmul_precision", "jax_debug_key_reuse", "jax_numpy_rank_promotion")
+    products = [getattr(getattr(torch.backends, part), name).fp32_precision for part, name in OPERATIONS]
+    return [*(getattr(jax.config, name) for name in names), *products, torch.is_grad_enabled()]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        lambda: jax.enable_x64(True),
+        lambda: jax.enable_x64(False),
+        lambda: jax.debug_key_reuse(True),
+        lambda: jax.default_matmul_precision("bfloat16"),
+        lambda: jax.numpy_rank_promotion("raise"),
+        torch.no_grad,
+        torch.inference_mode,
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_settings_win_inside_a_context_and_leave_nothing_behind(context, dtype) -> None:
+    def precise(params, x: jax.Array) -> jax.Array:
+        assert jax.config.jax_default_matmul_precision == "highest"  # type: ignore[attr-defined]
+        assert x.dtype == dtype
+        return linear(params, x)
+
+    outside = flags()
+    with context():
+        inside = flags()
+        assert_parity(precise, PARAMS, LINEAR, None, ROWS, dtype=dtype, losses=SQUARES)
+        assert flags() == inside
+    assert flags() == outside
+
+
+TORCH_FLAGS = """
+import numpy as np, torch
+from parity_tests.harness.modules import assert_parity
+{set}
+def read(get):
+    try: return get()
+    except RuntimeError: return "mixed"
+b = torch.backends
+parts = [(p, n) for p, names in {{b.cuda: "matmul", b.cudnn: "conv rnn", b.mkldnn: "matmul conv rnn"}}.items()
+         for n in names.split()]
+def flags(): return [*(getattr(p, n).fp32_precision for p, n in parts), read(torch.get_float32_matmul_precision),
+                     read(lambda: b.cudnn.allow_tf32), read(lambda: b.cuda.matmul.allow_tf32)]
+def port(params, x):
+    assert flags() == 6 * ["ieee"] + ["highest", False, False], flags()
+    return x @ params["kernel"] + params["bias"]
+before = flags()
+assert_parity(port, {{"kernel": np.ones((3, 2)), "bias": np.ones(2)}}, torch.nn.Linear(3, 2), None, np.eye(3))
+assert flags() == before, (flags(), before)
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+        "torch.backends.fp32_precision = 'tf32'",
+    ],
+)
+def test_torchs_precision_is_left_as_it_was_set_by_either_of_its_interfaces(change: str) -> None:
+    """In a process of its own, since no test can set some of them back."""
+    code = TORCH_FLAGS.format(set=change)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_jax_is_set_as_it_was_even_after_an_error() -> None:
+    names = ("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_debug_key_reuse")
+    before = [getattr(jax.config, name) for name in names]
+    assert_parity(linear, PARAMS, LINEAR, None, ROWS)
+    with pytest.raises(InputError):
+        compare_modules(linear, {}, LINEAR, None, ROWS)
+    assert [getattr(jax.config, name) for name in names] == before == [False, "strict", "raise", True]
+
+
+def test_what_no_known_fault_explains_has_no_cause() -> None:
+    here = {"a": nnx.Linear(8, 8, rngs=nnx.Rngs(0)), "b": nnx.Linear(8, 5, rngs=nnx.Rngs(0))}
+    there = TorchNet(lambda net, x: net.b(net.a(x)), a=nn.Linear(8, 8), b=nn.Linear(8, 5))
+    report = compare_modules(JaxNet(lambda net, x: net.b(jnp.sin(3 * net.a(x))), **here), None, there, None, ROWS)
+    assert report.diagnosis is not None
+    assert (report.diagnosis.where, report.diagnosis.cause) == ("between a and b", None)
+    assert sentence(report).endswith("No known fault reproduces these numbers.")
+    report = compare_modules(JaxNet(lambda net, x: net.b(net.a(x) * 2 + 1), **here), None, there, None, ROWS)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause is None
+
+
+def test_layers_that_give_no_array_or_are_given_none_are_walked_past() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.a = nn.RNN(8, 8, bias=False), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(input=self.rnn(x)[0])
+
+    class Scale(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones((8, 8)))
+
+        def __call__(self) -> jax.Array:
+            return self.scale[...]
+
+    here = {"a": nnx.Linear(8, 5, rngs=nnx.Rngs(0)), "in_": Scale(), "rec": Scale()}
+    mapping = {
+        "a.kernel": "a.weight",
+        "a.bias": "a.bias",
+        "in_.scale": "rnn.weight_ih_l0",
+        "rec.scale": "rnn.weight_hh_l0",
+    }
+    model = JaxNet(lambda net, x: net.a(inputs=x @ net.in_() @ net.rec()), **here)
+    report = compare_modules(model, None, Recurrent(), mapping, ROWS)
+    assert report.diagnosis is not None
+    assert (report.diagnosis.where, report.diagnosis.cause) == ("between the input and the output", None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "optimizers", "where"),
+    [
+        ((lambda y: (y**3).mean(), lambda y: (y**2).mean()), None, "the loss"),
+        (
+            (lambda y: (y**2).mean(), lambda y: (y**2).mean()),
+            (optax.lion(0.1), partial(torch.optim.Adam, lr=0.1)),
+            "a.weight",
+        ),
+        (
+            (lambda y: (y**2).mean(), lambda y: (y**2).mean()),
+            (optax.adagrad(0.1), partial(torch.optim.Adagrad, lr=0.1)),
+            "a.weight",
+        ),
+    ],
+)
+def test_nor_has_a_loss_or_an_optimizer_that_none_explains(losses, optimizers, where: str) -> None:
+    report = compare_modules(linear, PARAMS, LINEAR, None, ROWS, losses=losses, optimizers=optimizers)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause is None
+    assert report.diagnosis.where == where
+
+
+def test_a_bare_function_says_what_can_be_compared() -> None:
+    with pytest.raises(ParityError, match="only outputs and gradients can be compared") as caught:
+        assert_parity(lambda params, x: linear(params, x) + 1, PARAMS, LINEAR, None, ROWS)
+    assert caught.value.report.diagnosis.cause is None  # type: ignore[union-attr]
+
+
+def test_a_fault_that_makes_a_later_layer_fail_is_still_found() -> None:
+    torch_net = TorchNet(lambda net, x: net.b(net.a(x).flatten(1)), a=nn.Conv2d(4, 2, 3, 1, 1), b=nn.Linear(128, 5))
+    here = {"a": nnx.Conv(4, 2, (3, 3), padding="VALID", rngs=nnx.Rngs(0)), "b": nnx.Linear(128, 5, rngs=nnx.Rngs(0))}
+    report = compare_modules(JaxNet(lambda net, x: net.b(x_flat(net.a(x))), **here), None, torch_net, None, IMAGES)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "the padding differs: ((0, 0), (0, 0)) in JAX, (1, 1) in PyTorch"
+    assert "The JAX model then failed: TypeError: " in report.diagnosis.found
+    right = {**here, "a": nnx.Conv(4, 2, (3, 3), rngs=nnx.Rngs(0))}
+    with pytest.raises(ZeroDivisionError):  # where nothing differs before it the error is the user's own
+        compare_modules(JaxNet(lambda net, x: net.a(x) * (1 / 0), **right), None, torch_net, None, IMAGES)
+
+
+def x_flat(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1)
+
+
+def test_one_number_for_an_output_is_evidence_of_nothing() -> None:
+    net = TorchNet(lambda net, x: net.a(x).sum(), a=nn.Linear(8, 5))
+    losses = (lambda y: y * 3, lambda y: y)
+    each: tuple[dict[str, Any], ...] = ({}, {"losses": losses})
+    for options in each:
+        offset = 0 if options else 1
+        report = compare_modules(
+            lambda params, x, offset=offset: linear(params, x).sum() + offset, PARAMS, net, None, ROWS, **options
+        )
+        assert report.diagnosis is not None
+        assert report.diagnosis.cause is None
+
+
+def test_the_error_tells_each_level_and_the_cause() -> None:
+    lines = [
+        "The JAX model and the torch module differ.",
+        "  every output ",
+        "  the loss ",
+        "(float64: a rounding is 1e-16, and the two frameworks add in other orders)",
+        "the loss: The outputs agree and it is ",
+        "Likely cause: the loss is a sum where the other side takes the mean: by a factor of 30 in JAX.",
+    ]
+    with pytest.raises(ParityError) as caught:
+        assert_parity(
+            *(linear, PARAMS, LINEAR, None, ROWS), losses=(lambda y: jnp.abs(y).sum(), lambda y: y.abs().mean())
+        )
+    assert isinstance(caught.value, AssertionError)
+    found = str(caught.value).splitlines()
+    assert len(found) == len(lines)
+    for line, start in zip(found, lines, strict=True):
+        assert line.strip().startswith(start.strip())
+    assert found[2].endswith("owed 1e-12: FAILS, worst in the loss")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((linear, PARAMS, LINEAR, None), {}, "inputs: expected one array or more in torch's layout, found none"),
+        ((linear, None, LINEAR, None, ROWS), {}, "params: a function needs its parameters; found None"),
+        ((7, PARAMS, LINEAR, None, ROWS), {}, "jax_model: expected a Flax module or a function .*, found an int"),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"dtype": "float16"},
+            "dtype: expected float32 or float64, found 'float1",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"weights": "mine"},
+            "weights: expected jax, torch or compare, found 'mi",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"optimizers": ADAM},
+            "optimizers: a step needs a gradient and losses is",
+        ),
+        (
+            (linear, PARAMS, LINEAR, None, ROWS),
+            {"losses": (lambda y: y**2, lambda y: (y**2).mean())},
+            r"losses: the JAX loss gives \[6, 5\], expected one number: take its mean",
+        ),
+    ],
+)
+def test_errors(arguments, options, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_modules(*arguments, **options)
+
+
+def gives(output: Any) -> TorchNet:
+    return TorchNet(lambda net, x: output, a=nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"jax_model": NNX}, "jax_model: expected a Flax module or a function .*, found the class NNX"),
+        ({"jax_model": None}, "jax_model: expected a Flax module or a function .*, found a NoneType"),
+        ({"jax_model": LINEAR}, "jax_model: expected a Flax module or a function .*, found a TorchNet"),
+        ({"torch_module": Classifier}, "torch_module: expected a torch.nn.Module, found the class Classifier"),
+        ({"torch_module": None}, "torch_module: expected a torch.nn.Module, found a NoneType"),
+        ({"mapping": "auto"}, "mapping: expected pairs .* or None to go by names and shapes, found 'auto'"),
+        ({"mapping": [("a/kernel",)]}, "mapping: expected pairs .*, found"),
+        ({"mapping": {"a/kernel": ("a.weight", "flipped")}}, "mapping: expected pairs .*, found"),
+        ({"mapping": [("(a", "a")]}, r"mapping: the rule \('\(a', 'a'\) is no regex .*: missing \)"),
+        ({"mapping": [("(a).*", r"\2")]}, r"mapping: the rule .* is no regex .*: invalid group reference"),
+        ({"mapping": [("(a).*", r"\g<b>")]}, r"mapping: the rule .* is no regex .*: unknown group name"),
+        ({"inputs": {"x": ROWS}}, "inputs: expected an array of real numbers, or several in a list, found a dict"),
+        (
+            {"inputs": ROWS.tolist()},
+            r"inputs\[0\]: expected an array of real numbers, or several in a list, found a list",
+        ),
+        ({"inputs": "rows"}, "inputs: expected an array of real numbers, or several in a list, found a str"),
+        ({"inputs": ROWS[:0]}, r"inputs: expected numbers to compare by, found the empty shape \[0, 8\]"),
+        ({"inputs": ROWS * 1j}, "inputs: expected an array of real numbers, or several in a list, found an? ndarray"),
+        ({"jax_model": lambda params, x: linear(params, x) * 1j}, "outputs: expected arrays of real numbers"),
+        ({"torch_module": gives(torch.ones(6, 5) * 1j)}, "outputs: expected arrays of real numbers"),
+        ({**MORE, "scheduler": 3}, "scheduler: expected a function .*, found an int"),
+        ({"losses": SQUARES[0]}, r"losses: expected the two functions \(jax_loss, torch_loss\), found a function"),
+        ({"losses": (SQUARES[0], lambda y: 1.0)}, "losses: the torch loss gives a float, expected a tensor"),
+        ({"scheduler": ADAM[1]}, "scheduler: it sets the learning rate of a step and optimizers is None"),
+        ({**MORE, "optimizers": ADAM[0]}, "optimizers: expected .*, found a GradientTransformation"),
+        (
+            {**MORE, "optimizers": (ADAM[0], torch.optim.Adam(LINEAR.parameters()))},
+            "optimizers: the second is expected to make torch's from the parameters, .*, found an Adam",
+        ),
+        ({**MORE, "optimizers": (ADAM[0], list)}, "optimizers: the second gives a list, expected one of torch.optim"),
+        ({**MORE, "steps": 0}, "steps: expected a whole number from 1 on, found 0"),
+        ({"torch_module": gives(object())}, "outputs: expected arrays of real numbers, .*, found an object"),
+        (
+            {"jax_model": lambda params, x: x[:0], "torch_module": gives(torch.ones(0, 8))},
+            "outputs: neither model gives a number",
+        ),
+        (
+            {"jax_model": lambda params, x: None, "torch_module": gives(None)},
+            "outputs: neither model gives a number",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_told_in_a_sentence(changed: dict[str, Any], message: str) -> None:
+    right = {"jax_model": linear, "params": PARAMS, "torch_module": LINEAR, "inputs": ROWS}
+    with pytest.raises(InputError, match=message) as caught:
+        compare_modules(**{**right, **changed})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_module_frozen_altogether_has_no_step() -> None:
+    frozen = copy.deepcopy(LINEAR).requires_grad_(False)
+    still = partial(jax.tree.map, jax.lax.stop_gradient)
+    with pytest.raises(InputError, match="optimizers: every tensor of the torch module is frozen"):
+        compare_modules(lambda params, x: linear(still(params), x), PARAMS, frozen, None, ROWS, **MORE)  # type: ignore
+
+
+def test_a_bias_before_batch_normalization_is_not_judged_by_its_noise() -> None:
+    """Its true gradient is zero."""
+    report = assert_parity(
+        *(NNX(nnx.Rngs(0)), None, Classifier(), None, IMAGES), losses=LOSSES, train=True, statistics=False
+    )
+    assert report.findings[-1].level == "every gradient"
+
+
+def unsafe(where: Any, sqrt: Any) -> Any:
+    """Zero and not a number: the slope of a root that is not taken."""
+    return lambda h: where(h > 0, sqrt(h), 0.0)
+
+
+def safe(where: Any, sqrt: Any) -> Any:
+    return lambda h: where(h > 0, sqrt(where(h > 0, h, 1.0)), 0.0)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(unsafe, safe), (safe, unsafe), (unsafe, unsafe), (safe, safe)])
+def test_a_gradient_that_is_no_number_fails_on_either_side(ours, theirs) -> None:
+    model, module = two_layers(ours(jnp.where, jnp.sqrt), theirs(torch.where, torch.sqrt))
+    report = compare_modules(model, None, module, None, ROWS, weights="torch", losses=SQUARES)
+    assert report.passed == (ours is theirs is safe)
+    assert report.findings[-1].level == "every gradient"
+    if not report.passed:
+        assert report.diagnosis is not None
+        assert report.diagnosis.where == "a.bias"
+        assert "nan in" in report.diagnosis.found
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_frozen_normalization_first_is_no_noise(train: bool, dtype) -> None:
+    """Its tensors come first, and none of them has a gradient."""
+    model = JaxNet(
+        lambda net, x: net.b(net.a(x)),
+        a=nnx.BatchNorm(4, use_bias=False, use_scale=False, use_fast_variance=False, rngs=nnx.Rngs(0)),
+        b=nnx.Conv(4, 3, (3, 3), padding=1, rngs=nnx.Rngs(0)),
+    )
+    there = {"a": nn.BatchNorm2d(4, affine=False), "b": nn.Conv2d(4, 3, 3, 1, 1)}
+    module = TorchNet(lambda net, x: net.b(net.a(x)), **there)
+    options = {"dtype": dtype, "train": train, "statistics": False, "weights": "torch"}
+    assert_parity(model, None, module, None, IMAGES, losses=SQUARES, **options)
+
+
+@pytest.mark.parametrize("far", [np.inf, np.nan])
+@pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
+def test_an_output_that_is_not_finite_fails(far: float, sides: tuple[bool, bool]) -> None:
+    ours, theirs = (far if side else 1.0 for side in sides)
+    model, module = two_layers(lambda x: x * ours, lambda x: x * theirs)
+    report = compare_modules(model, None, module, None, ROWS)
+    assert (report.passed, report.findings[-1].level) == (False, "every output")
+
+
+def test_a_loss_of_one_output_in_a_tuple_is_explained() -> None:
+    losses = (lambda y: (y[0] ** 2).sum(), lambda y: (y**2).mean())
+    report = compare_modules(lambda params, x: (linear(params, x),), PARAMS, LINEAR, None, ROWS, losses=losses)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == SUMMED.format(30).replace("PyTorch", "JAX")
+
+
+@pytest.mark.parametrize("names", [["b.bias"], ["a.weight", "a.bias"], ["a.weight", "a.bias", "b.weight", "b.bias"]])
+@pytest.mark.parametrize("as_buffers", [False, True])
+def test_what_is_frozen_in_torch_and_trained_in_jax(names: list[str], as_buffers: bool) -> None:
+    model, module = two_layers(jnp.tanh, torch.tanh)
+    for name in names:
+        layer, leaf = module.get_submodule(name[0]), name[2:]
+        tensor = getattr(layer, leaf).requires_grad_(False)
+        if as_buffers:
+            delattr(layer, leaf)
+            layer.register_buffer(leaf, tensor.data)
+    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+    assert report.diagnosis is not None
+    assert (report.findings[-1].level, report.diagnosis.where in names) == ("every gradient", True)
+    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+
+
+def test_what_no_gradient_reaches_on_either_side() -> None:
+    model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
+    assert_parity(model, None, module, None, ROWS, losses=SQUARES)
+    model, module = two_layers(theirs=lambda x: x.detach())
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "no gradient reaches it in PyTorch (detach or no_grad)"
+
+
+def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
+    model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
+    module.a.requires_grad_(False)
+    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+    assert report.diagnosis is not None
+    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+    assert report.diagnosis.where.startswith("a.")
+    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+    still = optax.multi_transform(
+        {"a": optax.set_to_zero(), "b": optax.adam(0.1)}, lambda tree: {name: name for name in tree}
+    )
+    optimizers = still, partial(torch.optim.Adam, lr=0.1)
+    for frozen in (True, False):  # torch's Adam leaves alone what has a gradient of zero
+        module.a.requires_grad_(not frozen)
+        assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
+
+
+SUMMED = "the loss is a sum where the other side takes the mean: by a factor of {} in PyTorch"
+FEATURES = (
+    "the loss is a sum over the features and a mean over the batch where the other side takes the mean of all: "
+    "by a factor of {} in PyTorch"
+)
+HALVED = "the loss is halved on one side (optax.l2_loss is half the square): by a factor of 0.5 in JAX"
+
+
+@pytest.mark.parametrize(
+    ("batch", "features", "sums", "causes"),
+    [
+        (2, 5, lambda y: y.mean(1).sum(), [HALVED, SUMMED.format(2)]),
+        (6, 2, lambda y: y.sum(1).mean(), [HALVED, FEATURES.format(2)]),
+        (5, 5, lambda y: y.sum(1).mean(), [SUMMED.format(5), FEATURES.format(5)]),
+        (2, 1, lambda y: y.sum(), [HALVED, SUMMED.format(2)]),
+        (6, 5, lambda y: 2 * y.mean(), [HALVED]),
+        (6, 5, lambda y: y.mean(1).sum(), [SUMMED.format(6)]),
+        (4, 2 * 3, lambda y: y.unflatten(1, (2, 3)).sum(1).mean(), [HALVED, SUMMED.format(2)]),
+    ],
+)
+def test_a_factor_of_several_readings_is_given_all_of_them(batch: int, features: int, sums, causes) -> None:
+    axes = (2, 3) if features == 6 else (features,)
+    model = JaxNet(lambda net, x: net.a(x).reshape(batch, *axes), a=nnx.Linear(8, features, rngs=nnx.Rngs(0)))
+    module = TorchNet(lambda net, x: net.a(x).reshape(batch, *axes), a=nn.Linear(8, features))
+    losses = (lambda y: (y**2).mean(), lambda y: sums((y**2).flatten(1)))
+    report = compare_modules(model, None, module, None, ROWS[:batch], losses=losses)
+    assert report.diagnosis is not None
+    assert sorted((report.diagnosis.cause or "").split(" or ")) == sorted(causes)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 1), (4, 1), (3, 2), (5, 3)])
+def test_what_same_pads_is_told_with_the_layers_own_stride(size: int, stride: int) -> None:
+    model = JaxNet(lambda net, x: net.a(x), a=nnx.Conv(4, 3, (size, size), stride, rngs=nnx.Rngs(0)))
+    module = TorchNet(lambda net, x: net.a(x), a=nn.Conv2d(4, 3, size, stride, size // 2))
+    report = compare_modules(model, None, module, None, IMAGES)
+    assert report.diagnosis is not None
+    says = f"'SAME' pads the end more than the start at stride {stride}, where PyTorch pads both alike: (("
+    assert (report.diagnosis.cause or "").startswith(says)
+
+
+def test_a_single_layer_is_called_the_module() -> None:
+    model = nnx.Conv(4, 3, (3, 3), 2, rngs=nnx.Rngs(0))
+    report = compare_modules(model, None, nn.Conv2d(4, 3, 3, 2, 1), None, IMAGES)
+    assert "\nthe module: Its input agrees" in sentence(report)
+
+
+class Output(OrderedDict):
+    """As a ModelOutput is: a dict of a class that JAX does not know."""
+
+
+def test_outputs_in_mappings_and_tuples_of_any_class() -> None:
+    def pair(y: Any) -> Any:
+        return Output(logits=y, more=Output(twice=y * 2, pair=(y, y)))
+
+    module = TorchNet(lambda net, x: pair(net.a(x)), a=nn.Linear(8, 5))
+    report = assert_parity(lambda params, x: pair(linear(params, x)), PARAMS, module, None, ROWS)
+    assert report.findings[0].where.startswith("output['")
+    largest = TorchNet(lambda net, x: net.a(x).max(1), a=nn.Linear(8, 5))  # torch.return_types.max
+    assert_parity(
+        lambda params, x: (linear(params, x).max(1), linear(params, x).argmax(1)), PARAMS, largest, None, ROWS
+    )
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.tensor(ROWS, requires_grad=True), jnp.asarray(ROWS, jnp.bfloat16), ROWS[::-1], ROWS.astype(">f4"), [ROWS]],
+)
+def test_inputs_of_every_make(x) -> None:
+    assert_parity(linear, PARAMS, LINEAR, None, x, losses=SQUARES)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_worked_example(fixed: bool, capsys) -> None:
+    spec = importlib.util.spec_from_file_location(
+        "port_a_classifier", ROOT / "scripts" / "examples" / "port_a_classifier.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = example
+    spec.loader.exec_module(example)
+    assert example.main(example.Port(fixed=fixed)) == (not fixed)
+    printed = capsys.readouterr().out
+    assert ("conv1: Its input agrees and its output differs" in printed) is not fixed
+    assert ("Likely cause: 'SAME' pads the end more than the start" in printed) is not fixed
+    assert ("optimizer moments after 5 steps" in printed) is fixed
+
+
+def test_the_plugin_imports_neither_framework() -> None:
+    code = "import sys, parity_tests.plugin; assert not {'jax', 'flax', 'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_plugins_fixture(tmp_path: Path) -> None:
+    (tmp_path / "test_port.py").write_text(
+        "import numpy as np, torch\n"
+        "def port(params, x): return x @ params['kernel'] + params['bias'] * 1\n"
+        "PARAMS = {'kernel': np.ones((3, 2)), 'bias': np.ones(2)}\n"
+        "def test_right(assert_parity): assert_parity(port, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
+        "def test_wrong(assert_parity):\n"
+        "    assert_parity(lambda p, x: port(p, x) + 1, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "parity_tests.plugin", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
+    assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
+    assert "ParityError: The JAX model and the torch module differ." in result.stdout
+
+
+assert len(LABELS) == len(IMAGES)  # both losses are of six

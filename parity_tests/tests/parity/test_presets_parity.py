@@ -1,0 +1,42 @@
+"""Every preset passes every level of the proof: small here, at full size by scripts/parity.py --preset all."""
+
+import pytest
+
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.presets import PRESETS
+from parity_tests.harness import report
+from parity_tests.harness.vae import prove, trajectory
+from parity_tests.support.tiny import small, some
+
+STEPS = 12  # in epochs of five, the last of two images
+
+
+# One of each kind; the others differ from these in numbers or in parts that have tests of their own.
+IN_THE_SUITE = {
+    "float64": ("adversarial", "relu-sigma", "beta-b"),
+    "float32": ("conditional",),
+}
+
+
+def presets(dtype: Stored) -> list:
+    return [pytest.param(n, marks=() if n in IN_THE_SUITE[dtype] else pytest.mark.slow) for n in PRESETS]
+
+
+@pytest.mark.parametrize("name", presets("float64"))
+def test_a_preset_passes_every_level_in_float64(name: str) -> None:
+    found = passes(name, "float64")
+    levels = {finding.level for finding in found.findings}
+    assert {trajectory.LOSSES, trajectory.WEIGHTS, trajectory.OPTIMIZER, trajectory.EVALUATIONS} <= levels
+
+
+@pytest.mark.parametrize("name", presets("float32"))
+def test_a_preset_passes_every_level_in_float32(name: str) -> None:
+    passes(name, "float32")
+
+
+def passes(name: str, dtype: Stored) -> report.Report:
+    spec = small(name)
+    found = prove.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
+    assert found.passed, report.verdict(found)
+    assert found.diagnosis is None
+    return found

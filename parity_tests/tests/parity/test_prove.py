@@ -1,0 +1,245 @@
+"""The proof itself: it passes where it should, whatever the configuration; says where and why where it shouldn't; and
+its command tells the outcome in words, files and exit status."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from parity_tests.faults import inject, plain_vae
+from parity_tests.faults.inject import SPEC, Fault
+from parity_tests.harness import report
+from parity_tests.harness.vae import levels, noise_floor, precision, prove, torch_backend
+from parity_tests.harness.vae.steps import bounded
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "scripts" / "parity.py"
+RANDOM = 50
+IN_THE_SUITE = 0  # the presets that pass in test_family_parity are as many alarms that must not be
+
+
+def random_spec(seed: int) -> Spec:
+    """Of any depth, width, latent, batch, beta, seed and image size."""
+    rng = np.random.default_rng(seed)
+    image = (int(rng.integers(1, 15)), int(rng.integers(1, 15)), int(rng.choice([1, 3])))
+    hidden = tuple(int(width) for width in rng.integers(1, 65, rng.integers(0, 4)))
+    return Spec(
+        "digits",
+        ModelSpec(image, hidden, int(rng.integers(1, 17))),
+        ObjectiveSpec(float(np.exp(rng.uniform(-3, 3)))),
+        TrainingSpec(batch_size=int(rng.integers(1, 201)), seed=int(rng.integers(0, 2**63))),
+    )
+
+
+def few(spec: Spec) -> Dataset:
+    """Images of the spec's size, of any number of channels and with full blacks and whites, for a short epoch."""
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(-128, 384, (n, *spec.model.image)).clip(0, 255).astype(np.uint8) for n in (700, 90))
+    return Dataset("digits", "random", train, np.zeros(700, np.uint8), test, np.zeros(90, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(s, marks=() if s < IN_THE_SUITE else pytest.mark.slow) for s in range(RANDOM)]
+)
+def test_no_false_alarm(seed: int) -> None:
+    """Every level, in both precisions, and a run of 30 steps."""
+    spec = random_spec(seed)
+    found = prove.prove(spec, few(spec), steps=30)
+    assert found.passed, report.verdict(found)
+    assert {finding.dtype for finding in found.findings} == {"float32", "float64"}
+    assert found.diagnosis is None
+    assert not jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    jax.clear_caches()  # or fifty specs' programs fill a process's memory maps
+
+
+def fault(cause: str) -> Fault:
+    return next(fault for fault in plain_vae.FAULTS if fault.cause == cause)
+
+
+@pytest.mark.slow
+def test_a_fault_fails_the_proof_and_is_named_in_its_verdict() -> None:
+    with inject.injected(fault("KL averaged over latents, not summed")):
+        found = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"])
+        unnamed = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"], bisect=False)
+    assert not found.passed
+    assert found.diagnosis is not None
+    assert found.diagnosis.side == "torchvae"
+    assert "the likely cause: KL averaged over latents, not summed" in report.verdict(found)
+    assert "every loss term" in report.verdict(found)
+    assert unnamed.diagnosis is None
+    assert [f.passed for f in unnamed.findings] == [f.passed for f in found.findings]
+
+
+@pytest.mark.slow
+def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
+    """In float32 alone: half the learning rate from step 23 on is beyond the noise floor, and step 23 is found."""
+    spec, data = in_float32(SPEC), few(SPEC)
+    with inject.injected(fault("learning rate 0.5 times as large from step 23 on")):
+        found = prove.prove(spec, data, steps=40, dtypes=["float32"])
+    assert [f.level for f in found.findings if not f.passed] == [noise_floor.LOSSES, noise_floor.SHADOW]
+    assert found.diagnosis is not None
+    assert "step 23" in found.diagnosis.where
+    assert found.diagnosis.cause == "learning rate 0.5 times as large from step 23 on"
+
+
+def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a floor of nothing is allowed nothing, honest runs are beyond it: their steps, taken apart, tell."""
+    monkeypatch.setattr(noise_floor, "TIMES_FLOOR", 1e-3)
+    monkeypatch.setattr(noise_floor, "STEP", 1e-9)
+    assert not prove.prove(in_float32(SPEC), few(SPEC), steps=4, dtypes=["float32"]).passed
+    honest = noise_floor._taken_apart
+
+    def apart(*arguments):
+        monkeypatch.undo()
+        return honest(*arguments)
+
+    monkeypatch.setattr(noise_floor, "_taken_apart", apart)
+    found = prove.prove(in_float32(SPEC), few(SPEC), steps=4, dtypes=["float32"])
+    assert found.passed
+    assert "chaos" in next(f.reason for f in found.findings if f.level == noise_floor.LOSSES)
+    assert {noise_floor.OWN, noise_floor.STILL, noise_floor.SHADOW} <= {f.level for f in found.findings}
+
+
+def test_a_side_that_raises_fails_the_level() -> None:
+    wrong = Fault(plain_vae.dist.gaussian_kl, "0.5 * (", "posterior.nothing * (", "")
+    with inject.injected(wrong):
+        found = prove.prove(SPEC, few(SPEC), steps=2, dtypes=["float64"])
+    failed = next(f for f in found.findings if not f.passed)
+    assert failed.level == "every loss term"
+    assert failed.where.startswith("AttributeError")
+    assert not found.passed
+
+
+def test_a_fault_leaves_with_its_context() -> None:
+    before = {name: getattr(inject.torchvae, name) for name in dir(inject.torchvae)}
+    with inject.injected(fault("KL averaged over latents, not summed")):
+        assert inject.torchvae.gaussian_kl is not before["gaussian_kl"]
+    assert {name: getattr(inject.torchvae, name) for name in dir(inject.torchvae)} == before
+
+
+def in_float32(spec: Spec) -> Spec:
+    return replace(spec, training=replace(spec.training, dtype="float32"))
+
+
+def test_the_noise_floor_is_what_an_ulp_does() -> None:
+    spec = bounded(in_float32(SPEC), 5, 700)
+    start = torch_backend.initial(spec)
+    moved = levels.nudge(start, 0)
+    for name, array in start.items():
+        assert moved[name].dtype == np.float32
+        np.testing.assert_array_equal(np.abs(moved[name] - array) <= np.spacing(np.abs(array)), True)
+        assert (moved[name] != array).all()
+    found = prove.prove(spec, few(SPEC), steps=5, dtypes=["float32"]).trajectories[0]
+    assert found.floor is not None
+    assert found.floor.shape == found.gaps.shape == (5,)
+    assert 0 < found.floor.max() < 1e-5
+
+
+def test_what_lower_precision_does_to_the_loss() -> None:
+    """A CPU has no TF32; bfloat16 keeps eight bits, so that logits are off by about 2^-8 of their largest."""
+    found = prove.precisions(in_float32(SPEC), few(SPEC))
+    assert [(e.mode, e.package) for e in found] == [
+        (mode, package) for mode in ("float32, highest", "bfloat16") for package in ("jaxvae", "torchvae")
+    ]
+    for effect in found:
+        low, high, nats = (1e-4, 0.05, 1) if effect.mode == "bfloat16" else (0, 1e-5, 1e-3)
+        assert low <= effect.logits < high
+        assert abs(effect.nats) < nats
+    assert "| bfloat16 | torchvae |" in precision.to_markdown(found)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+
+
+def test_the_command_writes_what_it_measured(tmp_path) -> None:
+    files = {kind: tmp_path / f"agreement.{kind}" for kind in ("json", "junit", "html")}
+    options = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
+    result = run(
+        "--preset",
+        "pytorch-examples,yunjey",
+        "--data",
+        "digits",
+        "--steps",
+        "12",
+        "--batch",
+        "64",
+        "--dtype",
+        "float64",
+        *options,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "jaxvae and torchvae agree" in result.stdout.splitlines()[-1]
+    found = json.loads(files["json"].read_text())
+    assert found["passed"]
+    for preset in ("pytorch-examples", "yunjey"):
+        about = found["about"][preset]
+        assert about["spec"]["training"]["batch_size"] == 64
+        assert set(about["versions"]) >= {"jax", "flax", "optax", "torch", "numpy", "python"}
+        assert len(about["data"]["sha256"]) == len(about["initial weights (sha256)"]["float64"]) == 64
+        assert f"{preset}: every gradient" in {finding["level"] for finding in found["findings"]}
+    assert all(finding["reason"] and finding["where"] for finding in found["findings"])
+    suite = ElementTree.fromstring(files["junit"].read_bytes()).find("testsuite")
+    assert suite is not None
+    assert int(suite.attrib["tests"]) == len(found["findings"])
+    assert suite.attrib["failures"] == "0"
+    assert files["html"].read_text().count("<svg") == 2
+
+
+BROKEN = """
+import runpy, sys
+from parity_tests import injection, vae_faults
+fault = next(fault for fault in vae_faults.FAULTS if fault.cause == "mean and logvar swapped")
+sys.argv = sys.argv[1:]
+with injection.injected(fault):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_command_fails_with_words_and_status_where_the_sides_differ(tmp_path) -> None:
+    arguments = ["--data", "digits", "--steps", "2", "--dtype", "float64", "--junit", str(tmp_path / "a.xml")]
+    result = subprocess.run(
+        [sys.executable, "-c", BROKEN, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 1, result.stderr
+    assert "the first that fails is every layer's output" in result.stdout
+    assert "torchvae departs from the plain formula; the likely cause: mean and logvar swapped." in result.stdout
+    suite = ElementTree.fromstring((tmp_path / "a.xml").read_bytes()).find("testsuite")
+    assert suite is not None
+    assert int(suite.attrib["failures"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--preset", "nosuch"],
+            "parity: There is no preset 'nosuch'; choose one of pytorch-examples, yunjey, tanh-mse, ",
+        ),
+        (["--steps", "0"], "parity: --steps must be at least 1, found 0."),
+        (["--batch", "0"], "parity: The configuration's batch_size must be positive and below 2^31, found 0."),
+        (["--html", "/no/such/folder/a.html"], "can't be written"),
+        (["--json", "a.out", "--junit", "a.out"], "give each of --json, --junit and --html a file of its own."),
+        pytest.param(
+            ["--device", "gpu"],
+            "There is no gpu here that both frameworks can use; compare on --device cpu.",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+        (["--data-root", "/no/such/folder"], "give one that holds MNIST/raw, or leave it out."),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_its_arguments(arguments: list[str], sentence: str) -> None:
+    result = run("--data", "digits", *arguments)
+    assert result.returncode == 2
+    assert sentence in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,72 @@
+"""The README is true: its programs run, its links and numbers are right; and so is the map of the modules."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxvae
+
+ROOT = Path(__file__).parents[3]
+README = (ROOT / "README.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.S)
+DOCS = ROOT / "scripts" / "docs"
+
+
+def test_its_programs_run(tmp_path, mnist_root) -> None:
+    """In the order of the page, each in a process of its own, with one epoch for ten."""
+    assert len(PROGRAMS) == 3
+    for program in PROGRAMS:
+        short = program.replace("range(10)", "range(1)")
+        environment = {"JAXVAE_DATA": str(mnist_root.resolve()), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        result = subprocess.run(
+            [sys.executable, "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_its_pictures_and_scripts_are_there() -> None:
+    for path in re.findall(r"\]\(([^)#]+)", README) + re.findall(r"scripts/[\w/]+\.\w+", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_the_packages_docstring_names_every_module_and_folder() -> None:
+    modules = {path.stem for path in [*(ROOT / "jaxvae").glob("*.py"), *(ROOT / "torchvae").glob("*.py")]}
+    folders = {path.parent.name for path in (ROOT / "jaxvae" / "shared").glob("*/__init__.py")}
+    assert jaxvae.__doc__ is not None
+    named = set(re.findall(r"\w+", jaxvae.__doc__))
+    assert {name for name in modules if not name.startswith("_")} | folders <= named
+    layout = (DOCS / "contributing.md").read_text()
+    assert all(f"{folder}/" in layout for folder in folders)
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(ROOT / "scripts" / name), *arguments], capture_output=True, text=True)
+
+
+def test_its_worked_example_says_what_it_shows() -> None:
+    result = script("examples/port_a_classifier.py")
+    assert result.returncode == 1, result.stderr
+    diagnosis = result.stdout.splitlines()[-2:]
+    assert "\n".join(diagnosis) in README
+    assert script("examples/port_a_classifier.py", "--fixed").returncode == 0
+
+
+def test_its_count_of_faults_is_the_tables() -> None:
+    rows = [
+        line
+        for line in (ROOT / "parity_tests" / "faults" / "FAULTS.md").read_text().splitlines()
+        if line.endswith(" |")
+    ]
+    faults = [row for row in rows if not row.startswith(("| fault", "| ---"))]
+    named = [row for row in faults if "no known fault" not in row and "rightly" not in row]
+    words = " ".join(README.split())
+    assert (
+        f"Of [{len(faults)} injected faults](parity_tests/faults/FAULTS.md) it catches all and names {len(named)}"
+        in words
+    )

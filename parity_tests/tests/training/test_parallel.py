@@ -1,0 +1,150 @@
+"""A run that devices or processes share is the run of one, in float64, to 1e-12 of each tensor's largest: the sums of a
+batch are added in another order, a rounding is 1e-16, and seven steps carry it on."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli
+from jaxvae.shared.model import weight_file
+from jaxvae.shared.runs import checkpoints, run_folder
+from parity_tests.harness.compare import gap
+from parity_tests.support.distributed_runs import apart, ended, started, trained
+from parity_tests.support.numpy_backend import SIDE
+
+NEAR = (1e-12,)
+TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
+
+
+def on_devices(out: Path, name: str, counts: str) -> Path:
+    """JAX's run of that name on each of these numbers of devices, in one process of eight."""
+    command = [sys.executable, "-m", "parity_tests.support.distributed_runs", "jaxvae", str(out), counts, name]
+    subprocess.run(command, check=True, capture_output=True)
+    for count in counts.split(",")[:-1]:
+        assert apart(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
+        assert np.load(out / f"{name}-{count}.npz")["compiled"] == 1
+    return out / f"{name}-1.npz"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """What comes out of JAX on one device, which 8 and 2 devices have been held to: labels, dropout, dynamic
+    binarisation, a learned variance."""
+    return on_devices(tmp_path_factory.mktemp("devices"), "everything", "8,2,1")
+
+
+def test_devices_train_the_run_of_one_and_compile_it_once(alone) -> None:
+    assert np.load(alone)["compiled"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["everything", "beta-b", "adversarial", "iwae", "denoising", "flax-example"])
+def test_every_number_of_devices_and_kind_of_model(tmp_path, name: str) -> None:
+    """Convolutions, batch norm and a capacity, three phases, several samples, each kind of binarisation."""
+    on_devices(tmp_path, name, "8,4,2,1")
+
+
+def test_two_processes_of_jax_train_the_run_of_one(alone, tmp_path) -> None:
+    """Of two devices each, and 65 images, which 4 doesn't divide."""
+    statuses = [
+        e[0]
+        for e in ended(
+            started("parity_tests.support.distributed_runs", ["jaxvae", str(tmp_path), "2", "everything"], 2, False)
+        )
+    ]
+    assert statuses == [0, 0]
+    assert apart(tmp_path / "everything-2.npz", alone) < NEAR
+
+
+def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:
+    """Started by torchrun; of each epoch's last batch one of them gets nothing."""
+    names = ["everything", "beta-b", "adversarial", "iwae"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "parity_tests.support.distributed_runs", "torchvae", str(tmp_path), "1", *names]
+    subprocess.run(command, check=True, capture_output=True)
+    for name in names:
+        found = dict(np.load(tmp_path / f"{name}-1.npz"))
+        del found["compiled"]
+        assert gap(found, trained(torchvae, name, None)) < NEAR, name
+
+
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> None:
+    """In two processes again, to the end of a run of one that was never stopped."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    flags = [*TINY, "--checkpoint-every", "5", "--epochs", "100000"]
+    two = started("torchvae", [*flags, "--out", str(run)])
+    while not list(run.glob("checkpoints/step-*")):
+        assert two[0].poll() is None, two[0].communicate()
+        time.sleep(0.02)
+    two[1].send_signal(signal.SIGKILL)
+    (status, _, said), (killed, silent, _) = ended(two)
+    assert (status, killed, silent) == (2, -signal.SIGKILL, "")
+    assert re.fullmatch(r"torchvae: Another process has ended \(.*\); start all again with --resume\.\n", said)
+    stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
+    (status, told, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
+    assert (status, *other) == (0, 0, "", "")
+    assert "test loss" in told
+    assert run_folder.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
+    assert cli.main(torchvae, [*flags, "--max-steps", stop, "--out", str(whole)]) == 0
+    ours, theirs = (
+        weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), int(stop))) for path in (run, whole)
+    )
+    assert gap(ours.weights, theirs.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
+    assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
+
+
+@pytest.mark.parametrize(
+    ("side", "flags", "says"),
+    [
+        (jaxvae, "--devices 999", "--devices must be from 1 to 1, as many as JAX finds in each process, found 999."),
+        (jaxvae, "--devices 0", "--devices must be from 1 to 1, as many as JAX finds in each process, found 0."),
+        (
+            torchvae,
+            "--devices 2",
+            "--devices must be 1, as each of torchvae's processes has one, found 2; start as many",
+        ),
+        (
+            SIDE,
+            "--processes 2",
+            "--processes and --process are told beside --coordinator HOST:PORT; give that, or none",
+        ),
+        (SIDE, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
+        (jaxvae, "--distributed", "The processes can't be joined ("),
+        (torchvae, "--distributed", "The processes can't be joined ("),
+    ],
+)
+def test_what_can_not_be_shared_is_refused(side, flags: str, says: str, tmp_path, capsys) -> None:
+    assert jax.device_count() == 1  # started, so that its CPU can't be more any longer
+    assert cli.main(side, [*TINY, *flags.split(), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith(f"{side.__name__}: {says}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"shares": lambda: 3},
+            "A batch of 128 images can't be shared equally by 3 devices; choose a --batch-size that is",
+        ),
+        (
+            {"processes": lambda: 2, "agreed": lambda n: abs(n)},
+            "The processes were not started alike; give each the same",
+        ),
+    ],
+)
+def test_shares_and_processes_have_to_fit(change: dict, says: str, tmp_path, capsys) -> None:
+    side = SimpleNamespace(**{**vars(SIDE), **change})
+    assert cli.main(side, [*TINY, "--out", str(tmp_path / "run")]) == 2  # type: ignore[arg-type]
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

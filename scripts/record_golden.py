@@ -1,0 +1,66 @@
+"""Make the golden files that test each package where the other framework is not installed.
+
+scripts/record_golden.py --help"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["JAX_ENABLE_X64"] = "1"  # the files are float64
+
+import tyro
+from tqdm import tqdm
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.safe_io import write_atomically
+from parity_tests.harness import report
+from parity_tests.harness.findings import Report
+from parity_tests.harness.golden import files as golden_files
+from parity_tests.harness.golden import recording
+from parity_tests.harness.vae import jax_backend, torch_backend
+
+_PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Record what both packages compute, in float64 and on the CPU: keys, normals, weights, outputs, losses, gradients,
+    training and pictures of five small models. Every array is computed on both sides; the files hold jaxvae's, and
+    nothing is written unless torchvae's agree to what the tests owe.
+
+    Run it after a change that is meant to change numbers, say so in the commit, and look at what `git diff --stat`
+    lists: a file that changes without such a reason is a fault. The same versions on the same processor make
+    the same bytes.
+
+    Example: python scripts/record_golden.py --out parity_tests/golden"""
+
+    out: Path = golden_files.FOLDER
+    """The folder to write to. The tests read the default one."""
+
+
+def main(options: Golden) -> None:
+    if not options.out.is_dir():
+        raise InputError(f"There is no folder {options.out} to write to; make it, or give another --out.")
+    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    for side in (jax_backend, torch_backend):
+        side.use("cpu")
+    files = {}
+    for name, spec in tqdm(recording.SPECS.items(), unit=" files", disable=None):
+        arrays, findings = recording.make(jax_backend, torch_backend, spec)
+        found = Report({}, findings)
+        if not found.passed:
+            raise InputError(f"Nothing was written, for the specification {name}: {report.verdict(found)}")
+        files[options.out / f"{name}.safetensors"] = golden_files.pack(spec, versions, arrays), len(arrays), found
+    for path, (content, arrays, found) in files.items():
+        write_atomically(path, content)
+        print(f"{path}: {arrays} arrays, {len(content):,} bytes; {report.verdict(found)}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Golden))
+    except InputError as error:
+        sys.exit(f"golden: {error}")

@@ -1,0 +1,227 @@
+"""Long trials of what must not break: damaged files, kills, switches between the packages, several processes.
+
+scripts/stress.py --help, and scripts/stress.py TRIAL --help for each."""
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import jaxvae
+import torchvae
+from jaxvae.shared.config.presets import DEFAULT_PRESET
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import run_folder
+from parity_tests.corrupt import fuzz
+from parity_tests.corrupt.readers import TARGETS, place
+from parity_tests.support.distributed_runs import ended, started
+from parity_tests.support.kill_and_resume import killed, unbroken
+from parity_tests.support.numpy_backend import contents
+from parity_tests.support.switch_frameworks import apart, handed_over
+
+Package = Literal["both", "jaxvae", "torchvae"]
+
+GROUPS = {
+    "weights": ("weights",),
+    "checkpoint": ("checkpoint",),
+    "config": ("config", "metrics", "listing"),
+    "data": ("npy", "npz", "packed npz", "png", "gif", "bmp", "jpeg", "webp"),
+}
+SWITCH_TOLERANCE = 1e-10  # of 1,200 steps in float64
+DISTRIBUTED_TOLERANCE = 1e-12  # float64: sums in another order, carried through some hundred steps
+
+
+@dataclass(frozen=True)
+class Fuzz:
+    """Change a small valid file at random, read it, and repeat: bits, bytes and blocks are flipped, moved, deleted and
+    inserted, and fields of its JSON changed.
+
+    A weight file or a checkpoint must be rejected in a sentence that names it, or be read as what was written, to the
+    last bit. A configuration, metrics or images have no digest and may also be read as other valid ones. Anything else
+    is printed with its seed, and the exit status is then 1. The readers are jaxvae.shared's, which both packages use.
+
+    Example: python scripts/stress.py fuzz --kind weights --mutations 1000"""
+
+    mutations: int = 100_000
+    """Number of changed files of each kind."""
+    seed: int = 0
+    """Seed of the first file. `--seed N --mutations 1` makes a printed one again."""
+    kind: Literal["weights", "checkpoint", "config", "data", "all"] = "all"
+    """Weight files, checkpoints, the other files of a run folder, or files of images."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Train on scikit-learn's digits with a checkpoint every three steps, kill -9 at random moments, resume, and
+    compare every file with an uninterrupted run's, byte by byte. Exit status 0 if all are equal, else 1.
+
+    Example: python scripts/stress.py kill --kills 100"""
+
+    kills: int = 100
+    """Number of kills for each package; several hit the same run (about 5 s each)."""
+    package: Package = "both"
+    """Which package to kill."""
+    seed: int = 0
+    """Seed of the moments."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Train in float64 in one package, resume in the other, then in the first again, and compare the result with a run
+    of the first package alone. Exit status 0 if all of it is within 1e-10, else 1.
+
+    Example: python scripts/stress.py switch --preset yunjey --stops 100 200 300"""
+
+    preset: str = DEFAULT_PRESET
+    """What to train."""
+    stops: tuple[int, int, int] = (300, 800, 1200)
+    """The step at which each of the three parts ends."""
+    first: Literal["jaxvae", "torchvae"] = "jaxvae"
+    """The package that starts and finishes."""
+    data: str = "mnist"
+    """The images."""
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Train scikit-learn's digits in float64 in one process and in two on this machine's loopback, and compare every
+    loss, weight and number of Adam's state. Exit status 0 if they agree to 1e-12 of each tensor's largest, else 1.
+
+    Example: python scripts/stress.py distributed --steps 200 --preset conv"""
+
+    package: Package = "both"
+    """Which package trains."""
+    preset: str = DEFAULT_PRESET
+    """What to train."""
+    steps: int = 30
+    """Number of steps; an epoch has 12."""
+    devices: int = 2
+    """Number of devices of each of jaxvae's two processes."""
+
+
+Trial = (
+    Annotated[Fuzz, tyro.conf.subcommand("fuzz")]
+    | Annotated[Kill, tyro.conf.subcommand("kill")]
+    | Annotated[Switch, tyro.conf.subcommand("switch")]
+    | Annotated[Distributed, tyro.conf.subcommand("distributed")]
+)
+
+
+def main(options: Trial) -> int:
+    match options:
+        case Fuzz():
+            return run_fuzz(options)
+        case Kill():
+            return run_kill(options)
+        case Switch():
+            return run_switch(options)
+        case Distributed():
+            return run_distributed(options)
+
+
+def run_fuzz(options: Fuzz) -> int:
+    if options.mutations < 1 or options.seed < 0:
+        raise InputError("--mutations must be at least 1 and --seed at least 0.")
+    names = [name for group, names in GROUPS.items() if options.kind in (group, "all") for name in names]
+    memory, wrong = Path("/dev/shm"), 0
+    for name in names:
+        seeds = range(options.seed, options.seed + options.mutations)
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+            start = time.perf_counter()
+            path = place(Path(folder), name)
+            result = fuzz.fuzz(TARGETS[name][1], path, tqdm(seeds, name, unit=" files", unit_scale=True, disable=None))
+            print(fuzz_table(name, result, time.perf_counter() - start))
+        for line in result.wrong[:20]:
+            print(f"WRONG: {line}")
+        wrong += len(result.wrong)
+    return min(wrong, 1)
+
+
+def fuzz_table(name: str, result: fuzz.Found, seconds: float) -> str:
+    """How the changed files were read, by kind of change and by sentence."""
+    kinds, sentences = sorted({kind for kind, _ in result.outcomes}), Counter[str]()
+    lines = [f"\n## {name}: {result.outcomes.total():,} in {seconds:.0f} s, {len(result.wrong)} wrong\n"]
+    lines += ["| mutation | rejected | the same | another |", "| --- | ---: | ---: | ---: |"]
+    for kind in kinds:
+        ends = {end: count for (of, end), count in result.outcomes.items() if of == kind}
+        same, other = ends.pop(fuzz.SAME, 0), ends.pop(fuzz.OTHER, 0)
+        lines.append(f"| {kind.replace('_', ' ')} | {sum(ends.values()):,} | {same:,} | {other:,} |")
+    for (_, end), count in result.outcomes.items():
+        sentences[end] += count
+    lines += ["", "| message | times |", "| --- | ---: |"]
+    return "\n".join([*lines, *(f"| {message} | {count:,} |" for message, count in sentences.most_common(40))])
+
+
+def run_kill(options: Kill) -> int:
+    packages = ["jaxvae", "torchvae"] if options.package == "both" else [options.package]
+    wrong = 0
+    print("| package | kills | runs | unlike an uninterrupted one |\n| --- | --- | --- | --- |")
+    for package in packages:
+        rng, bad = np.random.default_rng(options.seed), 0
+        with tempfile.TemporaryDirectory() as name, tqdm(total=options.kills, desc=package, disable=None) as bar:
+            folder, done, n = Path(name), 0, 0
+            expected = unbroken(package, folder)
+            while done < options.kills:
+                n += 1
+                run = folder / f"{package}-{n}"
+                done += killed(package, run, rng, options.kills - done, lambda step, bar=bar: bar.update())  # type: ignore[misc]
+                bad += contents(run) != expected
+        print(f"| {package} | {done} | {n} | {bad} |", flush=True)
+        wrong += bad
+    return 1 if wrong else 0
+
+
+def run_switch(options: Switch) -> int:
+    first, second = (jaxvae, torchvae) if options.first == "jaxvae" else (torchvae, jaxvae)
+    flags = ["--preset", options.preset, "--data", options.data, "--dtype", "float64"]
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            gaps = handed_over((first, second, first), flags, options.stops, Path(name))
+        except RuntimeError as error:  # the command has said why
+            raise InputError(str(error)) from None
+        spec = run_folder.read(Path(name) / "run").spec
+    names = [backend.__name__ for backend in (first, second, first)]
+    parts = ", ".join(f"{name} to step {stop:,}" for name, stop in zip(names, options.stops, strict=True))
+    print(f"\n{options.preset} on {spec.data}, float64, {parts}; compared with {names[0]} alone:\n")
+    print("| largest difference in | size | worst in |\n| --- | --- | --- |")
+    for quantity, gap in gaps._asdict().items():
+        print(f"| {quantity} | {gap.size:.1e} | {gap} |")
+    return 0 if max(gap.size for gap in gaps) <= SWITCH_TOLERANCE else 1
+
+
+def run_distributed(options: Distributed) -> int:
+    packages = ["jaxvae", "torchvae"] if options.package == "both" else [options.package]
+    flags = ["--data", "digits", "--preset", options.preset, "--dtype", "float64", "--device", "cpu"]
+    flags += ["--epochs", "100000", "--max-steps", str(options.steps)]
+    rows, agree = [], True
+    for package in tqdm(packages, disable=None):
+        with tempfile.TemporaryDirectory() as name:
+            one, two = Path(name) / "one", Path(name) / "two"
+            devices = ["--devices", str(options.devices)] if package == "jaxvae" else []
+            for out, processes, more in ((one, 1, []), (two, 2, devices)):
+                command = ["train", *flags, *more, "--out", str(out)]
+                for status, _, output in ended(started(package, command, processes)):
+                    if status:
+                        print(output, file=sys.stderr)
+                        return status
+            gaps = apart(two, one, options.steps)
+            agree &= max(gaps).size < DISTRIBUTED_TOLERANCE
+            where = run_folder.read(two).config["sessions"][0]["device"]
+            rows.append(f"| {package} | {where} | " + " | ".join(f"{gap.size:.1e}" for gap in gaps) + " |")
+    print("| package | devices | weights | Adam's state | metrics |\n| --- | --- | --- | --- | --- |", *rows, sep="\n")
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Trial)))  # type: ignore[arg-type]
+    except InputError as error:
+        print(f"stress: {error}", file=sys.stderr)
+        sys.exit(error.status)
