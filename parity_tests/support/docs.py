@@ -65,12 +65,12 @@ def write(page: Path) -> None:
     """Brings the blocks of text below python blocks up to date."""
     printed = iter(play(page))
 
-    def anew(match: re.Match[str]) -> str:
+    def updated(match: re.Match[str]) -> str:
         out = next(printed)
         return match[1] + (f"\n\n```text\n{out}```" if out else "")
 
     page.write_text(
-        re.sub(r"(^```python\n.*?^```$)(\n\n```text\n.*?^```$)?", anew, page.read_text(), flags=re.S | re.M)
+        re.sub(r"(^```python\n.*?^```$)(\n\n```text\n.*?^```$)?", updated, page.read_text(), flags=re.S | re.M)
     )
 
 

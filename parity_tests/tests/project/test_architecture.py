@@ -1,4 +1,4 @@
-"""The rules that hold the house together: which way imports run, and that the two packages mirror each other."""
+"""The rules of the architecture: which way imports run, and that the two packages mirror each other."""
 
 import ast
 import tomllib

@@ -75,7 +75,7 @@ PROGRAMS = [guide for guide in GUIDES if any(block.language == "python" for bloc
 def test_a_guides_programs_print_what_it_shows(guide: Path, tmp_path: Path) -> None:
     programs = [block for block in blocks(guide.read_text()) if block.language == "python"]
     code = f"import json, parity_tests.support.docs as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
-    # In half the time: nothing that is shown is owed to the compiler's last passes.
+    # In half the time: nothing that is shown depends on the last passes of the compiler.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick}"}
     result = subprocess.run(
