@@ -18,7 +18,8 @@ def test_its_programs_run(tmp_path, mnist_root) -> None:
     assert len(PROGRAMS) == 3
     for program in PROGRAMS:
         short = program.replace("range(10)", "range(1)")
-        environment = {"JAXVAE_DATA": str(mnist_root.resolve()), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        environment["JAXVAE_DATA"] = str(mnist_root.resolve())
         result = subprocess.run(
             [sys.executable, "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
