@@ -43,7 +43,7 @@ def main(options: TwoLosses) -> None:
     else:
         losses = both_trained(options.epochs)
         if options.losses is not None:
-            np.savez(options.losses, **losses)
+            np.savez(options.losses, jaxvae=losses["jaxvae"], torchvae=losses["torchvae"])
     gaps = np.abs(losses["jaxvae"] - losses["torchvae"]) / losses["torchvae"]
     equal = f"{(gaps == 0).mean():.0%} of the losses are equal to the bit"
     print(f"{len(gaps):,} steps; {equal}, and the largest relative difference is {gaps.max():.1e}")
