@@ -1,0 +1,9 @@
+"""Compare modules of JAX and PyTorch: outputs, loss, gradients, optimizer steps.
+
+`assert_parity` raises a `ParityError` that names the first layer that differs and its likely cause; `compare_modules`
+returns the report. Both are imported when they are first used, so that `import parity_tests` loads no framework.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(name="assert_parity", scope="session")
 def _assert_parity() -> Callable[..., Any]:
-    """`parity_tests.harness.modules.assert_parity`: fails with every level's figure and the likely cause."""
-    from parity_tests.harness.modules.compare import assert_parity
+    """`parity_tests.assert_parity`: fails with every level's figure and the likely cause."""
+    from parity_tests import assert_parity
 
     return assert_parity

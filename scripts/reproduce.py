@@ -17,7 +17,7 @@ from reproduction import tables
 from reproduction.protocols import PROTOCOLS, SAMPLES, STAGES, epochs_of
 from reproduction.runner import MNIST, How, carried_out, everything_kept
 
-README = Path(__file__).parent.parent / "README.md"
+RESULTS = Path(__file__).parent / "docs" / "results.md"
 ALL = "all"
 _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 
@@ -56,7 +56,7 @@ class Reproduce:
     device: Device = "auto"
     """Where to compute."""
     readme: bool = False
-    """Put the table into README.md, between its marks; with no names, what is kept without another run."""
+    """Write the table into scripts/docs/results.md, between its marks; with no names, the results that are kept."""
 
 
 def main(options: Reproduce) -> None:
@@ -78,7 +78,7 @@ def main(options: Reproduce) -> None:
     content = f"{tables.table(kept)}\n\n{tables.caption(kept)}"
     print(content)
     if options.readme:
-        tables.write(README, content)
+        tables.write(RESULTS, content)
 
 
 def chosen(options: Reproduce, on_cpu: bool) -> dict[str, int]:
@@ -120,9 +120,9 @@ def _require(options: Reproduce) -> None:
     if options.samples < 1:
         raise InputError(f"--samples must be at least 1, found {options.samples}.")
     if options.readme and options.data != MNIST:
-        raise InputError(f"The README's table is of {MNIST}; leave out --readme or --data.")
+        raise InputError(f"The table in results.md is of {MNIST}; leave out --readme or --data.")
     if options.readme:
-        tables.around_table(README)  # before hours of training
+        tables.around_table(RESULTS)  # before hours of training
     for seed in options.seeds:
         require_seed(seed)
 

@@ -1,4 +1,17 @@
 from . import random as random
+from ._public import Dataset as Dataset
+from ._public import ImagesSpec as ImagesSpec
+from ._public import InputError as InputError
+from ._public import ModelSpec as ModelSpec
+from ._public import NonFiniteError as NonFiniteError
+from ._public import ObjectiveSpec as ObjectiveSpec
+from ._public import Spec as Spec
+from ._public import TrainingSpec as TrainingSpec
+from ._public import __version__ as __version__
+from ._public import digits as digits
+from ._public import load_data as load_data
+from ._public import mnist as mnist
+from ._public import preset as preset
 from .devices import device_label as device_label
 from .devices import prepare as prepare
 from .distributions import AnyPosterior as AnyPosterior

@@ -1,5 +1,5 @@
-"""The programs on the pages: README.md and scripts/guides. Run as a module with the pages' names, it writes what their
-programs print into the blocks of text below them: python -m parity_tests.guides scripts/guides/*.md"""
+"""The programs on the pages: README.md and scripts/docs. Run as a module with the pages' names, it writes what their
+programs print into the blocks of text below them: python -m parity_tests.guides scripts/docs/*.md"""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-GUIDES = sorted((ROOT / "scripts" / "guides").glob("*.md"))
+GUIDES = sorted((ROOT / "scripts" / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *GUIDES]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
@@ -56,7 +56,7 @@ def commands(page: str) -> list[str]:
     """Every command line that the page shows, in blocks and within sentences, without its comment."""
     lines = [line for block in blocks(page) if block.language == "bash" for line in block.content.splitlines()]
     spans = re.findall(r"`([^`]+)`", _BLOCK.sub("", page))
-    starts = r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/\w+\.(py|sh))|pip install"
+    starts = r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/[\w/]+\.(py|sh)|parity --)|pip install"
     lines += [" ".join(span.split()) for span in spans if re.match(starts, span)]
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 
@@ -65,12 +65,12 @@ def write(page: Path) -> None:
     """Brings the blocks of text below python blocks up to date."""
     printed = iter(play(page))
 
-    def anew(match: re.Match[str]) -> str:
+    def updated(match: re.Match[str]) -> str:
         out = next(printed)
         return match[1] + (f"\n\n```text\n{out}```" if out else "")
 
     page.write_text(
-        re.sub(r"(^```python\n.*?^```$)(\n\n```text\n.*?^```$)?", anew, page.read_text(), flags=re.S | re.M)
+        re.sub(r"(^```python\n.*?^```$)(\n\n```text\n.*?^```$)?", updated, page.read_text(), flags=re.S | re.M)
     )
 
 

@@ -133,10 +133,10 @@ PROTOCOLS: dict[str, Protocol] = {
         beside_pca,
     ),
     "conditional": Protocol(
-        "784-400-20, told the label",
+        "784-400-20, conditioned on the class label",
         "conditional",
         _of("conditional", 10),
-        {at("test", "loss", 10): Band(-math.inf, 105.3, "what pytorch/examples' VAE, not told the label, comes to")},
+        {at("test", "loss", 10): Band(-math.inf, 105.3, "what pytorch/examples' VAE, without the label, comes to")},
         "half a minute on two cores",
         by_class,
     ),

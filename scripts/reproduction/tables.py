@@ -1,4 +1,4 @@
-"""The figures of all runs beside what is expected of them, as Markdown; and into the README."""
+"""The results of all runs beside the expected ones, as Markdown; and into the page of results."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def caption(kept: Sequence[Kept]) -> str:
 
 
 def write(path: Path, content: str) -> None:
-    """Puts it between the README's two marks, and leaves the rest as it is. Raises InputError as `around_table` does,
+    """Puts it between the page's two marks, and leaves the rest as it is. Raises InputError as `around_table` does,
     and where it can't be written."""
     before, after = around_table(path)
     try:
@@ -72,7 +72,7 @@ def write(path: Path, content: str) -> None:
 
 
 def around_table(path: Path) -> tuple[bytes, bytes]:
-    """What stands before the README's first mark and after its last. Raises InputError unless each is there once, in
+    """What stands before the page's first mark and after its last. Raises InputError unless each is there once, in
     their order."""
     try:
         text = path.read_bytes()

@@ -1,11 +1,13 @@
 """Data sets by name."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from jaxvae.shared.config.choices import FROM_FILES
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import idx, image_folder, numpy_files, streaming
 from jaxvae.shared.data.dataset import Dataset, UnavailableError
@@ -46,6 +48,40 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
     image, resize = spec.model.image, spec.images.resize
     train, test = (fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
     return dataset._replace(train=train, test=test), why
+
+
+def load_data(
+    name: str = "auto",
+    root: Path | str | None = None,
+    *,
+    image: tuple[int, int, int] = idx.SIZE,
+    resize: bool = False,
+) -> Dataset:
+    """Load a data set by its name.
+
+    The images are uint8, `[n, height, width, channels]`, in memory. MNIST and its siblings are looked for under `root`,
+    `$JAXVAE_DATA` and the user's cache folder, then downloaded.
+
+    Args:
+        name: `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`, `images:DIR`, `npy:FILE`,
+            `npy:DIR`, `npz:FILE`, or `auto`: MNIST, and where it is not available the digits, with a warning.
+        root: The folder that holds MNIST/raw.
+        image: Height, width and channels of an image. Give the size of your own images for `images:`, `npy:` and
+            `npz:`.
+        resize: Resize images of another size to `image` instead of rejecting them.
+
+    Returns:
+        The images and labels of both splits.
+
+    Raises:
+        InputError: If the name is unknown, if a file is missing or corrupt, or if an image has another size than
+            `image` and `resize` is False.
+    """
+    spec = Spec(data=name, model=ModelSpec(image=image), images=ImagesSpec(resize=resize))
+    dataset, why = load(spec, None if root is None else Path(root))
+    if why is not None:
+        warnings.warn(f"{why} These are scikit-learn's digits instead.", stacklevel=2)
+    return dataset
 
 
 def mnist(root: Path | str | None = None) -> Dataset:

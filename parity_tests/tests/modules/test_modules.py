@@ -400,7 +400,7 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
     assert len(found) == len(lines)
     for line, start in zip(found, lines, strict=True):
         assert line.strip().startswith(start.strip())
-    assert found[2].endswith("owed 1e-12: FAILS, worst in the loss")
+    assert found[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
-"""The rules that hold the house together: which way imports run, and that the two packages mirror each other."""
+"""The rules of the architecture: which way imports run, and that the two packages mirror each other."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import jaxvae
+import parity_tests
 import torchvae
+from parity_tests.harness.modules import compare
 from parity_tests.support.cli import modules_after
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +34,7 @@ FILES = [
 # Why a public name or argument may stand on one side only. Everything else must be the same, in the same order.
 EXCEPTIONS = {
     ("torchvae", "random"): "JAX has these streams built in",
+    ("torchvae", "_public"): "jaxvae's stub reaches jaxvae.shared by relative imports",
     ("jaxvae", "convolution"): "XLA's own are slow on CPUs",
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
     ("torchvae.train", "copied"): "a torch model is trained in place",
@@ -114,6 +118,31 @@ def test_importing_a_package_or_asking_for_help_imports_no_framework(package: st
     assert not modules_after(ask) & heavy
 
 
+def test_importing_the_harness_imports_no_framework() -> None:
+    assert not modules_after("import parity_tests; dir(parity_tests)") & {"jax", "flax", "torch", "numpy", "scipy"}
+
+
+def test_the_configuration_and_the_data_need_no_framework() -> None:
+    use = "p.preset('conv'), p.Spec(), p.load_data('digits'), p.InputError, p.__version__"
+    for package in ("jaxvae", "torchvae"):
+        assert not modules_after(f"import {package} as p; {use}") & {"jax", "jaxlib", "flax", "torch", "torchvision"}
+
+
+def test_both_packages_export_the_shared_names_as_one_object() -> None:
+    names = ["Spec", "ModelSpec", "ObjectiveSpec", "TrainingSpec", "ImagesSpec", "Dataset", "preset", "load_data"]
+    for name in [*names, "mnist", "digits", "InputError", "NonFiniteError", "__version__"]:
+        assert getattr(jaxvae, name) is getattr(torchvae, name)
+        assert name in dir(jaxvae)
+    written = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert jaxvae.__version__ == written
+
+
+def test_the_harness_exports_its_functions() -> None:
+    assert parity_tests.assert_parity is compare.assert_parity
+    assert parity_tests.compare_modules is compare.compare_modules
+    assert parity_tests.ParityError is compare.ParityError
+
+
 def test_a_run_on_verified_mnist_imports_neither_torch_nor_torchvision(tmp_path, mnist_root) -> None:
     arguments = f"train --data mnist --data-root {mnist_root} --max-steps 1 --out {tmp_path / 'run'}".split()
     loaded = modules_after(f"import jaxvae, jaxvae.shared.cli as c\nassert c.main(jaxvae, {arguments!r}) == 0")
@@ -137,8 +166,8 @@ def test_imports_between_files_run_one_way() -> None:
 
 
 ORDER = (
-    *("errors", "text", "safe_io", "config", "model", "data", "runs", "backend", "plotting", "analysis", "training"),
-    *("interop", "report", "commands", "cli"),
+    *("version", "errors", "text", "safe_io", "config", "model", "data", "runs", "backend", "plotting", "analysis"),
+    *("training", "interop", "report", "commands", "cli"),
 )
 """What stands in jaxvae/shared: each file or folder imports only what comes before it, or its own folder."""
 

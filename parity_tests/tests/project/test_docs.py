@@ -42,7 +42,11 @@ NOT_RUN = {
     "sweep": "test_sweep",
     "--tensorboard": "its own test",
 }
-"""What a command of README holds that is run elsewhere, and where."""
+"""What a command on a page holds that is run elsewhere, and where."""
+DOCS = ROOT / "scripts" / "docs"
+RUN = [ROOT / "README.md", DOCS / "models.md", DOCS / "visualization.md", DOCS / "running.md"]
+"""The pages whose commands are run, in this order."""
+CHECKS = (["ruff", "check", ".", "&&", "ruff", "format", "--check", "."], ["pyright"])
 SMALL = [
     "--network",
     "mlp",
@@ -70,8 +74,8 @@ PROGRAMS = [guide for guide in GUIDES if any(block.language == "python" for bloc
 @pytest.mark.parametrize("guide", PROGRAMS, ids=lambda path: path.stem)
 def test_a_guides_programs_print_what_it_shows(guide: Path, tmp_path: Path) -> None:
     programs = [block for block in blocks(guide.read_text()) if block.language == "python"]
-    code = f"import json, parity_tests.guides as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
-    # In half the time: nothing that is shown is owed to the compiler's last passes.
+    code = f"import json, parity_tests.support.docs as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
+    # In half the time: nothing that is shown depends on the last passes of the compiler.
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick}"}
     result = subprocess.run(
@@ -125,23 +129,25 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(re.findall(r"\[(\w+)\]", " ".join(words))) <= set(extras), words
     elif words[0] == "scripts/test.sh":
-        assert words[1:] in ([], ["-m", "slow"])
-    elif words[0].startswith("scripts/"):
-        tyro.cli(options_of(Path(words[0]).stem), args=words[1:])
+        assert words[1:] in ([], ["-m", "slow"]) or (ROOT / words[1]).is_file(), words
+    elif words[0].startswith("scripts/") or words[0] == "parity":
+        tyro.cli(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
     else:
-        assert words in (["source", ".venv/bin/activate"], ["pytest"]), words
+        assert words in (["source", "activate"], ["pytest"], *CHECKS), words
 
 
 def options_of(script: str) -> Any:
-    """What a script's main takes: the class that its command line is parsed to."""
+    """The class that the command line of a script, named by its path under scripts, is parsed to."""
     if script == "parity":
         return Parity
-    spec = importlib.util.spec_from_file_location(script, ROOT / "scripts" / f"{script}.py")
+    path = ROOT / "scripts" / f"{script}.py"
+    assert path.is_file(), path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    if (module := sys.modules.get(script)) is None:
+    if (module := sys.modules.get(path.stem)) is None:
         before = dict(os.environ)
-        module = sys.modules[script] = importlib.util.module_from_spec(spec)
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         os.environ.clear()  # some choose JAX's settings for the process that they are
         os.environ.update(before)
@@ -204,15 +210,15 @@ def test_every_scripts_help_holds_an_example_that_parses(script: str) -> None:
             tyro.cli(options, args=line.split())
 
 
-def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
-    """In the order of the page, each on what those before it made, with two steps of a small model on the digits for
-    every training. A run that README has from elsewhere is made first."""
+def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:
+    """In the order of the pages, each on what those before it made, with two steps of a small model on the digits for
+    every training. A run that the pages have from elsewhere is made first."""
     monkeypatch.chdir(tmp_path)
     assert cli.main(jaxvae, ["train", *SMALL, "--out", "runs/jaxvae-1"]) == 0
     assert cli.main(jaxvae, ["train", *SMALL, "--latent", "2", "--out", "runs/plane"]) == 0
     save_file(torch_model("pytorch-examples").state_dict(), "vae.safetensors")
     ran = set()
-    for block in blocks((ROOT / "README.md").read_text()):
+    for block in (block for page in RUN for block in blocks(page.read_text())):
         for line in block.content.splitlines() if block.language == "bash" else ():
             words = shlex.split(line, comments=True)
             if not words or words[0] not in PACKAGES or words[1] not in offered() or set(words) & set(NOT_RUN):
@@ -222,4 +228,4 @@ def test_readmes_commands_run(tmp_path, monkeypatch, capsys) -> None:
             if "--out" in words:
                 assert Path(words[words.index("--out") + 1]).exists(), line
             ran.add(words[1])
-    assert ran == set(offered()) - {"sweep", "export"}
+    assert ran == set(offered()) - {"sweep"}

@@ -172,7 +172,7 @@ def test_the_caption_says_by_what() -> None:
 
 
 def test_the_readme_gets_the_table_and_keeps_the_rest(tmp_path) -> None:
-    path = tmp_path / "README.md"
+    path = tmp_path / "results.md"
     before, after = "# A\r\n\nsome ± words\n", "\nmore\n\n"
     path.write_bytes(f"{before}{tables.BEGIN}\nold | table\n{tables.END}{after}".encode())
     tables.write(path, "| new |")
@@ -198,25 +198,25 @@ BOTH = f"{tables.BEGIN}\n{tables.END}\n"
     ],
 )
 def test_a_readme_without_its_marks_is_left_alone(tmp_path, text) -> None:
-    path = tmp_path / "README.md"
+    path = tmp_path / "results.md"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"README\.md must hold <!-- reproduce: begin --> and after it <!-- rep"):
+    with pytest.raises(InputError, match=r"results\.md must hold <!-- reproduce: begin --> and after it <!-- rep"):
         tables.write(path, "| new |")
     assert path.read_text() == text
 
 
 def test_a_readme_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"README\.md can't be read"):
-        tables.write(tmp_path / "README.md", "")
+    with pytest.raises(InputError, match=r"results\.md can't be read"):
+        tables.write(tmp_path / "results.md", "")
 
 
 def test_the_readme_is_written_from_what_is_kept_alone(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(reproduce, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(BOTH)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text(BOTH)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "figures.json").write_text(json.dumps(asdict(kept(test=104.2))))
     reproduce.main(Reproduce(readme=True, out=tmp_path))
-    assert "| test loss, epoch 15 | 104.1 ± 0.6 | 104.20: within |" in (tmp_path / "README.md").read_text()
+    assert "| test loss, epoch 15 | 104.1 ± 0.6 | 104.20: within |" in (tmp_path / "results.md").read_text()
 
 
 def test_what_is_asked_for(capsys) -> None:
@@ -274,7 +274,7 @@ REFUSED = [
     (Reproduce(("yunjey",), epochs=0), "--epochs must be at least 1, found 0"),
     (Reproduce((IWAE,), samples=0), "--samples must be at least 1, found 0"),
     (Reproduce(("yunjey",), seeds=(-1,)), "seed must be an integer from 0"),
-    (Reproduce(("yunjey",), data="digits", readme=True), "The README's table is of mnist"),
+    (Reproduce(("yunjey",), data="digits", readme=True), r"The table in results\.md is of mnist"),
 ]
 
 
@@ -285,16 +285,16 @@ def test_what_makes_no_sense_is_refused(options, words) -> None:
 
 
 def test_a_readme_without_marks_is_told_before_anything_is_trained(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(reproduce, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("# A\n")
-    with pytest.raises(InputError, match=r"README\.md must hold"):
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text("# A\n")
+    with pytest.raises(InputError, match=r"results\.md must hold"):
         reproduce.main(Reproduce(("yunjey",), readme=True, out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_nothing_kept_makes_no_table(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(reproduce, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(BOTH)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text(BOTH)
     with pytest.raises(InputError, match=r"Nothing of mnist is kept in .*; name a protocol"):
         reproduce.main(Reproduce(readme=True, out=tmp_path))
 
@@ -320,8 +320,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path) -> None:
     ],
 )
 def test_spoiled_figures_are_named(tmp_path, content, words, monkeypatch) -> None:
-    monkeypatch.setattr(reproduce, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(BOTH)
+    monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
+    (tmp_path / "results.md").write_text(BOTH)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "figures.json").write_text(content)
     with pytest.raises(InputError, match=rf"run.figures\.json.*{words}"):

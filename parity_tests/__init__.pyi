@@ -1,0 +1,5 @@
+from .harness.findings import Finding as Finding
+from .harness.findings import Report as Report
+from .harness.modules.compare import ParityError as ParityError
+from .harness.modules.compare import assert_parity as assert_parity
+from .harness.modules.compare import compare_modules as compare_modules
