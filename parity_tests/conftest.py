@@ -1,6 +1,8 @@
 """What every test runs under: JAX at its strictest, either precision on request, MNIST where it is."""
 
 import atexit
+import importlib.util
+import mmap
 import os
 import shutil
 import tempfile
@@ -11,12 +13,28 @@ if "PARITY_TESTS_PROGRAMS" not in os.environ:
     os.environ["PARITY_TESTS_PROGRAMS"] = programs = tempfile.mkdtemp(prefix="parity_tests_programs_")
     atexit.register(shutil.rmtree, programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = programs
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from pathlib import Path
 
+# Most programs of the tests run for milliseconds and take seconds to compile. Without LLVM's optimisation, and with the
+# emitters that XLA had before those of MLIR, they take a sixth of it: in this process and those that it starts.
+# They round otherwise by a unit in the last place where a multiplication and an addition are not fused: `optimized` is
+# for the tests that have to see what a user's program computes.
+if "PARITY_TESTS_XLA_FLAGS" not in os.environ:
+    os.environ["PARITY_TESTS_XLA_FLAGS"] = users = os.environ.get("XLA_FLAGS", "")
+    quick = ["--xla_backend_optimization_level=0"]
+    # A process ends at a flag that its jaxlib doesn't know.
+    jaxlib = importlib.util.find_spec("jaxlib")
+    for library in [] if jaxlib is None else Path(jaxlib.origin or "").parent.glob("libjax_common.*"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"\0xla_cpu_use_fusion_emitters\0") >= 0:
+                quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([*quick, users]).strip()  # the user's come last and hold
+
 import jax
 import pytest
+from jax._src import compiler
 
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
@@ -31,6 +49,26 @@ jax.config.update("jax_debug_key_reuse", True)
 def _compiled_programs():
     """Each file forgets what it compiled: a process has room for some ten thousand programs' memory maps."""
     yield
+    jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs compiled as a user's are, here and in processes started here, from the first test that asks to the end
+    of its file; for files as a whole (`pytestmark`)."""
+    default = {"xla_backend_optimization_level": "3"}
+    if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
+        default["xla_cpu_use_fusion_emitters"] = "True"
+    options = compiler.get_compile_options
+
+    def as_users_are(*args, env_options_overrides: dict[str, str] | None = None, **kwargs):
+        return options(*args, env_options_overrides={**default, **(env_options_overrides or {})}, **kwargs)
+
+    jax.clear_caches()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ["PARITY_TESTS_XLA_FLAGS"])
+        patch.setattr(compiler, "get_compile_options", as_users_are)
+        yield
     jax.clear_caches()
 
 

@@ -4,4 +4,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" test
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two processes, of which torch would give each every core
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# Python keeps what it compiles, for the hundreds of processes that the tests start.
+export PYTHONDONTWRITEBYTECODE=
+# Each process has half of the files; the one that ends first takes over half of what the other has left.
+exec .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
+from types import ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -69,6 +70,7 @@ FAMILY = {
     ),
 }
 UNKNOWN = "none known"
+_Jitted = type(jaxvae.train_step)
 
 
 class Fault(NamedTuple):
@@ -108,9 +110,8 @@ def injected(fault: Fault) -> Iterator[None]:
             getattr(package, name)
     with contextlib.ExitStack() as stack:
         if fault.side == "jaxvae":  # what was compiled without the fault is forgotten, and what with it
-            for forget in (jax.clear_caches, jaxvae.nets._graphdef.cache_clear):
-                stack.callback(forget)
-                forget()
+            stack.callback(_forget_compiled)
+            _forget_compiled()
             stack.enter_context(jax.numpy_dtype_promotion("standard"))  # a slip may mix precisions in silence
         owners = (
             [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.side]
@@ -122,9 +123,19 @@ def injected(fault: Fault) -> Iterator[None]:
         yield
 
 
+def _forget_compiled() -> None:
+    """Whatever may hold jaxvae's functions compiled: jaxvae's own jitted and cached functions, and jax_side's. JAX's
+    own operations, of which every program that runs eagerly is made, stay compiled."""
+    jaxvae.nets._graphdef.cache_clear()
+    modules = [jax_backend, *(module for name, module in sys.modules.items() if name.partition(".")[0] == "jaxvae")]
+    for value in {id(value): value for module in modules for value in vars(module).values()}.values():
+        if isinstance(value, _Jitted):
+            value.clear_cache()
+
+
 @functools.cache
-def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case, dict[str, tuple[Arrays, Arrays]]]:
-    """What every fault is tried on, and what both sides answer without one."""
+def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case]:
+    """What every fault is tried on."""
     spec = FAMILY.get(name, SPEC)
     data = digits((*spec.model.image[:2], 1))
     many = np.resize(data.test, (1100, *data.test.shape[1:])), np.resize(data.test_labels, 1100)
@@ -135,22 +146,35 @@ def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case, dict[s
     spec = bounded(replace(spec, training=replace(spec.training, dtype=dtype)), STEPS, len(data.train))
     case = levels.case(spec, data)
     data = data._replace(test=data.test[:297], test_labels=data.test_labels[:297])
-    return spec, data, case, {level.name: levels.compare(level, case)[1] for level in LEVELS}
+    return spec, data, case
 
 
-def tried(fault: Fault) -> tuple[str, str, str | None]:
-    """The level that caught the fault, the cause that was named, and the side that was said to depart."""
+@functools.cache
+def right(side: ModuleType, level: str, dtype: str, name: str) -> Arrays:
+    """What a package answers without a fault."""
+    return next(asked for asked in LEVELS if asked.name == level).ask(side, ground(dtype, name)[2])
+
+
+def tried(fault: Fault, at: str | None = None) -> tuple[str, str, str | None]:
+    """The level that caught the fault, the cause that was named, and the side that was said to depart. All levels are
+    asked, up to the one that catches it; or `at` alone, after the one before it, which should not."""
+    names = [level.name for level in LEVELS]
+    place = names.index(at) if at in names else len(names)  # what is no level is a name of the trajectory's
+    asked = LEVELS if at is None else LEVELS[max(0, place - 1) : place + 1]
+    wrong, other = (jax_backend, torch_backend) if fault.side == "jaxvae" else (torch_backend, jax_backend)
     with jax.enable_x64(fault.dtype == "float64"):
-        spec, data, case, right = ground(fault.dtype, fault.ground)
-        wrong = jax_backend if fault.side == "jaxvae" else torch_backend
+        spec, data, case = ground(fault.dtype, fault.ground)
+        without = [right(other, level.name, fault.dtype, fault.ground) for level in asked]
         with injected(fault):
-            for level in LEVELS:
-                answer = level.ask(wrong, case)
-                answers = (answer, right[level.name][1]) if wrong is jax_backend else (right[level.name][0], answer)
+            for level, answer in zip(asked, without, strict=True):
+                both = {wrong: level.ask(wrong, case), other: answer}
+                answers = (both[jax_backend], both[torch_backend])
                 finding = levels.judge(level, case, answers, jax_backend)
                 if not finding.passed:
                     found = diagnose(level, case, answers, finding.owed)
                     return level.name, found.cause or UNKNOWN, found.side
+            if at in names:
+                return "none", UNKNOWN, None
             findings, _, found = trajectory.follow(spec, data, case.start)
             failed = [finding.level for finding in findings if not finding.passed]
             if not failed:

@@ -20,10 +20,20 @@ COLUMNS = "| fault | caught at | named |\n| --- | --- | --- |"
 
 def package_row(fault: inject.Fault, level: str, named: str) -> str:
     """A fault in one of the two packages."""
+    return _row(_edit(fault), level, named, fault.cause)
+
+
+def caught_at(fault: inject.Fault, lines: list[str]) -> str:
+    """The level that catches it by the table's lines, or "" where none is about it."""
+    mine = f"| {_edit(fault)} | "
+    return next((line.removeprefix(mine).partition(" | ")[0] for line in lines if line.startswith(mine)), "")
+
+
+def _edit(fault: inject.Fault) -> str:
     edit = f"{fault.side}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
     where = " (in float32)" if fault.dtype == "float32" else ""
     where += f" ({fault.ground})" if fault.ground != "plain" else ""
-    return _row(edit.replace("|", "\\|") + where, level, named, fault.cause)
+    return edit.replace("|", "\\|") + where
 
 
 def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) -> str:

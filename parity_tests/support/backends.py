@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -57,12 +59,13 @@ class Side(NamedTuple):
 
 
 def lean() -> Iterator[None]:
-    """For a fixture: what tensors as small as these deserve. Torch on one core, where they don't wait for the others;
-    JAX's programs, each run once or twice, compiled in a hurry."""
+    """For a fixture: settings for tensors as small as these, here and in the processes that a test starts. Torch has
+    one thread; JAX compiles in a hurry, since each program runs once or twice."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="1"):
+        yield
     jax.config.update("jax_disable_most_optimizations", False)
     torch.set_num_threads(threads)
 

@@ -1,13 +1,16 @@
 """The programs on the pages: README.md and scripts/docs. Run as a module with the pages' names, it writes what their
-programs print into the blocks of text below them: python -m parity_tests.guides scripts/docs/*.md"""
+programs print into the blocks of text below them: python -m parity_tests.support.docs scripts/docs/*.md"""
 
 import contextlib
 import io
+import os
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "scripts" / "docs").glob("*.md"))
@@ -50,6 +53,18 @@ def play(page: Path) -> list[str]:
         if name.startswith("test_"):
             test(namespace["assert_parity"])
     return printed
+
+
+def run_script(name: str, *arguments: object) -> int | str | None:
+    """Runs a script of the folder scripts as a program, in this process. What it exits with: a status, or the sentence
+    that the interpreter would print to standard error before it ends with status 1."""
+    path = str(ROOT / "scripts" / name)
+    with mock.patch.object(sys, "argv", [path, *map(str, arguments)]), mock.patch.dict(os.environ):
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 def commands(page: str) -> list[str]:

@@ -1,14 +1,21 @@
 """A package of neither framework, which "trains" in microseconds: what the command line does around training, saving
 and stopping is the same for it.
 
-`python -m parity_tests.support.numpy_backend [--die POINT:N] COMMAND...` is its command line, which kills itself with
-SIGKILL at the N-th time it comes to a named point of writing a file."""
+`python -m parity_tests.support.numpy_backend [--die POINT:N] [--limit KB] COMMAND...` is its command line. With --die it kills
+itself with SIGKILL at the N-th time it comes to a named point of writing a file; with --limit no file can become
+larger. `forks()` runs such command lines without starting an interpreter for each."""
 
+import contextlib
+import json
 import os
+import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,6 +40,8 @@ POINTS = (
     "before pruning",
     "while pruning",
 )
+# The small runs by command have these sizes, so that JAX compiles their programs once for a session of tests.
+SIZES = ["--data", "digits", "--hidden", "16", "--latent", "3"]
 
 
 class State(NamedTuple):
@@ -173,11 +182,67 @@ def dying(point: str, times: int) -> Any:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--limit"]:
+        limit = 1024 * int(arguments[1])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        return main(arguments[2:])
     if arguments[:1] == ["--die"]:
         point, _, times = arguments[1].partition(":")
         with dying(point, int(times)):
             return cli.main(SIDE, arguments[2:])
     return cli.main(SIDE, arguments)
+
+
+class Ended(NamedTuple):
+    """How a process ended: its exit status, or the negative number of the signal that killed it."""
+
+    returncode: int
+    stderr: str
+
+
+@contextlib.contextmanager
+def forks() -> Iterator[Callable[[list[str]], Ended]]:
+    """A function that runs a command line in a process of its own: a fork of one process that has imported all that a
+    command needs."""
+    command = [sys.executable, "-c", "from parity_tests.support import numpy_backend; numpy_backend._serve()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        asked, answers = server.stdin, server.stdout
+        assert asked is not None
+        assert answers is not None
+
+        def run(arguments: list[str]) -> Ended:
+            asked.write(json.dumps(arguments) + "\n")
+            asked.flush()
+            return Ended(*json.loads(answers.readline()))
+
+        yield run
+
+
+def _serve() -> None:
+    """Forks for each command line on standard input, a JSON list, and answers with an `Ended` as JSON."""
+    answers, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    with tempfile.TemporaryDirectory() as folder:  # the first command imports what the others then have
+        assert not main(["train", "--data", "digits", "--max-steps", "1", "--hidden", "1", "--out", f"{folder}/run"])
+    for line in sys.stdin:
+        with tempfile.TemporaryFile() as said:
+            if not (child := os.fork()):
+                os.dup2(said.fileno(), 2)
+                _child(json.loads(line))
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            said.seek(0)
+            os.write(answers, json.dumps([status, said.read().decode()]).encode() + b"\n")
+
+
+def _child(arguments: list[str]) -> None:
+    status = 1
+    try:
+        status = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def contents(run: Path) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """Data sets by name."""
 
+import functools
 import os
 import warnings
 from pathlib import Path
@@ -91,17 +92,24 @@ def mnist(root: Path | str | None = None) -> Dataset:
 
 def digits(image: tuple[int, int, int] = idx.SIZE) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels, resized: 1,500 train, 297 test."""
-    from sklearn.datasets import load_digits
-
     if image[2] != 1:
         raise InputError(
             f"The digits are grey, with 1 channel, the model's images have {image[2]}; "
             f"give --image {image[0]} {image[1]} 1 or --resize."
         )
+    images, labels = (array.copy() for array in _resized_digits(image))
+    cut = _DIGITS_TRAIN
+    return Dataset("digits", "scikit-learn", images[:cut], labels[:cut], images[cut:], labels[cut:])
+
+
+@functools.lru_cache(maxsize=4)
+def _resized_digits(image: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels, resized once for a process that asks again."""
+    from sklearn.datasets import load_digits
+
     pixels, labels = load_digits(return_X_y=True)
     small = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    images, labels, cut = np.stack([resized(a, image) for a in small]), labels.astype(np.uint8), _DIGITS_TRAIN
-    return Dataset("digits", "scikit-learn", images[:cut], labels[:cut], images[cut:], labels[cut:])
+    return np.stack([resized(a, image) for a in small]), labels.astype(np.uint8)
 
 
 def _named(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:

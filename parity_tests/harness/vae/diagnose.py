@@ -2,8 +2,9 @@
 computing what each known fault would answer and seeing which answer it is."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import tee
 from types import ModuleType
 
 import jax
@@ -81,7 +82,8 @@ def diagnose(
     if not is_plain(case.spec):
         explain = FAMILY.get(level.name, explain)
     whole = explain in (randomness.keys, networks.layers)
-    suspects = [explain(case, name, side) if whole else explain(case, name) for side in answers]
+    # What hangs on no side's answers is computed once for both.
+    suspects = [explain(case, name, side) for side in answers] if whole else list(tee(explain(case, name)))
     cause, culprit, plain = name_cause(here, suspects, case.dtype, owed)
     where = f"{level.name} ({case.dtype}): {name}"
     return Diagnosis(where, _numbers(here, plain, names), cause, None if culprit is None else names[culprit])
@@ -107,7 +109,7 @@ def relaxed() -> Iterator[None]:
 
 
 def name_cause(
-    here: tuple[np.ndarray, np.ndarray], suspects: list[randomness.Causes], dtype: str, owed: float
+    here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, owed: float
 ) -> tuple[str | None, int | None, np.ndarray]:
     """The cause that reproduces the answer of a side that departs from the plain formula; which side departs, if only
     one does; and what the plain formula gives."""

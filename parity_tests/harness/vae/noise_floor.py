@@ -41,9 +41,13 @@ def judge(
     terms: tuple[np.ndarray, np.ndarray],
     evaluated: Sequence[tuple[Arrays, np.ndarray]],
     sides: tuple[ModuleType, ModuleType],
+    *,
+    settle: bool = True,
+    bisect: bool = True,
 ) -> tuple[list[Finding], np.ndarray, Diagnosis | None]:
-    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, made anew by the
-    other side from the same weights; the noise floor `[steps]`; and where they part, if a step does."""
+    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, computed again by
+    the other side from the same weights; the noise floor `[steps]`; and with `bisect` where they part, if a step does.
+    With `settle` runs beyond the noise floor are taken apart."""
     alone = [side.train(spec, start, data)[2] for side in sides]
     floor = np.max(
         [
@@ -56,8 +60,8 @@ def judge(
     floor = np.where(np.isfinite(floor), floor, 0.0)
     gaps = worst_term(spec, *terms)
     findings, diagnosis = [_against(gaps, floor)], None
-    if not findings[0].passed and np.isfinite(gaps).all():
-        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, sides)
+    if settle and not findings[0].passed and np.isfinite(gaps).all():
+        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, sides, bisect)
         if all(finding.passed for finding in taken):
             why = f"beyond the noise floor ({findings[0].owed:.1e} allowed), yet every step on its own agrees: chaos"
             findings = [findings[0]._replace(owed=float("inf"), reason=why)]
@@ -86,6 +90,7 @@ def _taken_apart(
     terms: tuple[np.ndarray, np.ndarray],
     alone: list[np.ndarray],
     sides: tuple[ModuleType, ModuleType],
+    bisect: bool = True,
 ) -> tuple[list[Finding], Diagnosis | None]:
     """Whether a run is its own epochs and nothing else; whether its steps are given the same images and noise, which
     the terms tell as long as no weight moves; and whether each step agrees from the same state."""
@@ -94,7 +99,7 @@ def _taken_apart(
     still = replace(spec, training=replace(spec.training, learning_rate=HELD))
     given = worst_term(spec, *(s.train(still, start, data)[2] for s in sides))
     same = "the same program on the same numbers"
-    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), sides)
+    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), sides, bisect)
     found = [
         Finding(OWN, "float32", float(own[side][at]), f"{sides[side].NAME}, step {at}", STEP, "of the term", same),
         Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
@@ -105,7 +110,12 @@ def _taken_apart(
 
 
 def shadow(
-    spec: Spec, data: Dataset, start: Arrays, steps: int, sides: tuple[ModuleType, ModuleType]
+    spec: Spec,
+    data: Dataset,
+    start: Arrays,
+    steps: int,
+    sides: tuple[ModuleType, ModuleType],
+    bisect: bool = True,
 ) -> tuple[Finding, Diagnosis | None]:
     """The steps of a float32 run one by one, each side from the state the first side had before it: the step in which
     they differ most for what is owed there, or the first in which they differ by more. Owed is a step's rounding, or,
@@ -130,6 +140,8 @@ def shadow(
             answers = tuple({"loss": terms[:, 0], **state} for state, _, terms in after)
             names = tuple(side.NAME for side in sides)
             if not worst.passed:
+                if not bisect:
+                    return worst, None
                 before = (weights, optimizer)
                 return worst, explain(spec, data, before, t, answers, owed, names)  # type: ignore[arg-type]
         weights, optimizer = after[0][:2]

@@ -49,6 +49,11 @@ def prove(
     trajectories: list[Trajectory] = []
     diagnoses: list[Diagnosis | None] = []
     digests: dict[str, object] = {}
+
+    def wanted() -> bool:
+        """Whether a difference is to be explained: the first one is, and those that follow may come of it."""
+        return bisect and not any(diagnoses)
+
     for dtype in dtypes:
         with jax.enable_x64(dtype == "float64"):
             whole = bounded(_in(spec, dtype), steps, len(data.train))
@@ -58,20 +63,23 @@ def prove(
                 on_level(f"{dtype}: {level.name}")
                 try:
                     finding, answers = levels.compare(level, case, sides)
-                    if bisect and not finding.passed and not any(diagnoses):
+                    if not finding.passed and wanted():
                         diagnoses.append(diagnose(level, case, answers, finding.owed, sides))
                 except Exception as error:
                     finding = _raised(level.name, dtype, error)
                 findings.append(finding)
             on_level(f"{dtype}: a run of {steps} steps")
             try:
-                found, curve, diagnosis = trajectory.follow(whole, data, case.start, sides)
+                right = all(finding.passed for finding in findings if finding.dtype == dtype)
+                found, curve, diagnosis = trajectory.follow(
+                    whole, data, case.start, sides, settle=right, bisect=wanted()
+                )
             except Exception as error:
                 findings.append(_raised(trajectory.LOSSES, dtype, error))
                 continue
             findings += found
             trajectories.append(curve)
-            diagnoses.append(diagnosis if bisect else None)
+            diagnoses.append(diagnosis)
     told = next(filter(None, diagnoses), None)
     return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), told)
 

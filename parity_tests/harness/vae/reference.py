@@ -5,6 +5,7 @@ argument, so that what a faulty program would answer can be computed as well. `x
 gradients.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -284,7 +285,7 @@ def losses(
     done = batch.step + 1 if training else math.inf
     loss = reconstruction
     if objective.form == "elbo":
-        risen = min(1.0, done / objective.warmup) if objective.warmup else 1.0
+        risen = _at_most_one(done / objective.warmup, xp) if objective.warmup else 1.0
         loss = combine(reconstruction, divergence, spec.effective_beta * risen)
     elif objective.form == "capacity":
         loss = distance(spec, reconstruction, divergence, done, xp)
@@ -298,8 +299,12 @@ def losses(
 
 
 def distance(spec: Spec, reconstruction: Any, kl: Any, done: float, xp: Any) -> Any:
-    reached = spec.objective.capacity * min(1.0, done / spec.objective.capacity_steps)
+    reached = spec.objective.capacity * _at_most_one(done / spec.objective.capacity_steps, xp)
     return reconstruction + spec.effective_beta * xp.abs(kl - reached)
+
+
+def _at_most_one(share: Any, xp: Any) -> Any:
+    return min(1.0, share) if xp is np else xp.minimum(1.0, share)  # a float, or traced
 
 
 def averaged(spec: Spec, terms: Terms, batch: Batch, xp: Any = np) -> Terms:
@@ -312,8 +317,12 @@ def averaged(spec: Spec, terms: Terms, batch: Batch, xp: Any = np) -> Terms:
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, np.ndarray]:
     """What each optimizer is given: the gradient by every array it trains, `PHASE.NAME` where there are several."""
+    return {name: np.asarray(grad) for name, grad in _gradients(spec, arrays, batch, **parts).items()}
+
+
+def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, jax.Array]:
     given = jax.tree.map(jnp.asarray, batch)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, jax.Array] = {}
     for phase, networks in spec.phases.items():
 
         def loss(arrays: Arrays, phase: str = phase) -> jax.Array:
@@ -322,8 +331,21 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[st
 
         grads = jax.grad(loss)({name: jnp.asarray(array) for name, array in arrays.items()})
         names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
-        found |= {f"{phase}.{name}" if phase else name: np.asarray(grads[name]) for name in names}
+        found |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
     return found
+
+
+def plain_gradients(spec: Spec, arrays: Arrays, batch: Batch) -> dict[str, np.ndarray]:
+    """The same, compiled: for the many suspects that differ in what is done with a gradient."""
+    if spec.model.network == "conv":  # whose many slices take longer to compile than to add up one by one
+        return gradients(spec, arrays, batch)
+    found = _plain_gradients(spec, dict(arrays), batch)
+    return {name: np.asarray(grad) for name, grad in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _plain_gradients(spec: Spec, arrays: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
+    return _gradients(spec, arrays, batch)
 
 
 class Adam(NamedTuple):
@@ -401,7 +423,7 @@ def step(
     new, moments = dict(arrays), dict(state)
     for phase in spec.phases:
         prefix = phase and f"{phase}."
-        grads = gradients(spec, new, batch, **parts)
+        grads = gradients(spec, new, batch, **parts) if parts else plain_gradients(spec, new, batch)
         own = change({name.removeprefix(prefix): g for name, g in grads.items() if name.startswith(prefix)})
         mine = {name.removeprefix(prefix): a for name, a in moments.items() if name.startswith(prefix)}
         moved, after = adam({name: new[name] for name in own}, [own], learning_rate, mine, how)

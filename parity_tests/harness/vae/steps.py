@@ -1,6 +1,7 @@
 """One step of a run: what it is given, what it would give plainly and under faults that come with time."""
 
 from dataclasses import replace
+from itertools import tee
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def explain(
     if name is None:
         return None
     here = (ours[name], theirs[name])
-    suspects = [step_causes(spec, data, before, t, name) for _ in here]
+    suspects = tee(step_causes(spec, data, before, t, name))
     cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
     if cause is None and name != "loss":
         with relaxed():

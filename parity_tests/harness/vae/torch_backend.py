@@ -174,14 +174,15 @@ def steps(
 
 
 def train(
-    spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None
+    spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None, last: int | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After the epochs or steps of the configuration over the training images, from these parameters: the parameters,
-    Adam's state, and the terms of each step."""
+    """After the epochs or steps of the configuration over the training images, or up to step `last`, from these
+    parameters: the parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     on_device, labels = _tensor(data.train), _tensor(data.train_labels) if spec.model.classes else None
-    while (done := state.step) < spec.training.total_steps(len(data.train)):
-        state, epoch = torchvae.train_epoch(spec, state, on_device, labels)
+    end = spec.training.total_steps(len(data.train))
+    while (done := state.step) < (end if last is None else min(end, last)):
+        state, epoch = torchvae.train_epoch(spec, state, on_device, labels, last)
         terms.append(epoch.numpy(force=True)[: state.step - done])
     return *_trained(spec, state), np.concatenate(terms)
 

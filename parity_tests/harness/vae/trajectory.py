@@ -13,7 +13,7 @@ from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.vae import noise_floor
 from parity_tests.harness.vae.levels import SIDES, Arrays, nudge
-from parity_tests.harness.vae.steps import bounded, explain, untrained
+from parity_tests.harness.vae.steps import explain, untrained
 
 LOSSES, WEIGHTS, EVALUATIONS = noise_floor.LOSSES, "the run's weights", "the run's evaluations"
 OPTIMIZER = "the run's optimizer state"
@@ -35,10 +35,17 @@ class Run(NamedTuple):
 
 
 def follow(
-    spec: Spec, data: Dataset, start: Arrays, sides: tuple[ModuleType, ModuleType] = SIDES
+    spec: Spec,
+    data: Dataset,
+    start: Arrays,
+    sides: tuple[ModuleType, ModuleType] = SIDES,
+    *,
+    settle: bool = True,
+    bisect: bool = True,
 ) -> tuple[list[Finding], Trajectory, Diagnosis | None]:
-    """Both runs of a bounded spec, compared, in float32 beside the noise floor; and where they part if they do. Both
-    begin at weights equal to `start`."""
+    """Both runs of a bounded spec, compared, in float32 beside the noise floor; and with `bisect` where they part if
+    they do. Both begin at weights equal to `start`. Without `settle` runs that differ by more than the tolerance are
+    not examined further: where an earlier level has failed, neither chaos nor growth can excuse them."""
     runs = tuple(Run(*side.run(spec, data)) for side in sides)
     ours, theirs = runs
     gaps = noise_floor.worst_term(spec, ours.terms, theirs.terms)
@@ -46,40 +53,31 @@ def follow(
     if spec.training.dtype == "float32":
         evaluations = tuple((run.weights, run.test[-1]) for run in runs)
         findings, floor, diagnosis = noise_floor.judge(
-            spec, data, start, (ours.terms, theirs.terms), evaluations, sides
+            spec, data, start, (ours.terms, theirs.terms), evaluations, sides, settle=settle, bisect=bisect
         )
         return findings, Trajectory("float32", losses, gaps, floor), diagnosis
-    findings = _exact(spec, data, start, ours, theirs, gaps, sides)
+    findings = _exact(spec, ours, theirs, gaps)
+    if settle and not all(finding.passed for finding in findings):
+        grows = growth(spec, data, start, sides)
+        findings = [_beside(finding, grows[finding.level]) for finding in findings]
     passed = all(finding.passed for finding in findings)
-    diagnosis = None if passed else first_parting(spec, data, start, (ours, theirs), sides)
+    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), sides)
     return findings, Trajectory("float64", losses, gaps, None), diagnosis
 
 
-def _exact(
-    spec: Spec,
-    data: Dataset,
-    start: Arrays,
-    ours: Run,
-    theirs: Run,
-    gaps: np.ndarray,
-    sides: tuple[ModuleType, ModuleType],
-) -> list[Finding]:
+def _exact(spec: Spec, ours: Run, theirs: Run, gaps: np.ndarray) -> list[Finding]:
     """What two float64 runs owe each other."""
     at = int(np.argmax(gaps))
     weights, state = (worst(gap, getattr(theirs, kind), getattr(ours, kind)) for kind in ("weights", "optimizer"))
     tests = worst(shares, {"evaluation": theirs.test}, {"evaluation": ours.test})
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
-    findings = [
+    return [
         Finding(LOSSES, "float64", float(gaps[at]), f"step {at}", OWED[LOSSES], "of the term", grown),
         Finding(WEIGHTS, "float64", weights.size, str(weights), OWED[WEIGHTS], _LARGEST, slow),
         Finding(OPTIMIZER, "float64", state.size, str(state), OWED[OPTIMIZER], _LARGEST, slow),
         Finding(EVALUATIONS, "float64", tests.size, str(tests), OWED[EVALUATIONS], "of the term", grown),
     ]
-    if all(finding.passed for finding in findings):
-        return findings
-    grows = growth(spec, data, start, sides)
-    return [_beside(finding, grows[finding.level]) for finding in findings]
 
 
 def _beside(finding: Finding, grows: float) -> Finding:
@@ -130,20 +128,19 @@ def first_parting(
         return Diagnosis("the run's length (float64)", found, None)
     last = int(over[0]) + 1 if len(over) else length
 
-    def after(steps: int) -> list[tuple[Arrays, Arrays]]:
-        if steps == 0:
-            return [(start, untrained(spec, start))] * 2
-        part = bounded(spec, steps, len(data.train))
-        return [side.train(part, start, data)[:2] for side in sides]
-
     low, high = 0, last  # states agree after `low` steps; after `high` they or the terms before them don't
+    before = [(start, untrained(spec, start))] * 2  # each side's own, after `low` steps
+
+    def after(steps: int) -> list[tuple[Arrays, Arrays]]:
+        return [side.train(spec, mine[0], data, mine[1], steps)[:2] for side, mine in zip(sides, before, strict=True)]
+
     while high - low > 1:
         middle = (low + high) // 2
-        ours, theirs = after(middle)
-        low, high = (middle, high) if _agree(ours, theirs) else (low, middle)
+        ours, theirs = states = after(middle)
+        low, high, before = (middle, high, states) if _agree(ours, theirs) else (low, middle, before)
     both = after(high)
     answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
-    found = explain(spec, data, after(low)[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
+    found = explain(spec, data, before[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
     return found or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
 
 

@@ -16,10 +16,14 @@ from jaxvae.shared import cli
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import idx
 from jaxvae.shared.runs import metrics
+from parity_tests.support import backends
 from parity_tests.support.cli import PACKAGES, fails, run
+from parity_tests.support.numpy_backend import SIZES
 
-QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
+QUICK = [*SIZES, "--epochs", "2"]
 ABSENT = "tpu" if torch.cuda.is_available() else "gpu"
+
+_lean = pytest.fixture(scope="module", autouse=True)(backends.lean)
 
 
 @pytest.fixture(scope="module")
@@ -251,17 +255,25 @@ OTHER = {"jaxvae": "torchvae", "torchvae": "jaxvae"}
 family = pytest.mark.parametrize("name", FAMILY)
 
 
+class Relatives:
+    """A run of each of these presets by each package, trained when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, which: tuple[str, str]) -> Path:
+        preset, name = which
+        path = self.folder / f"{preset}-{name}"
+        if not path.exists():
+            arguments = ["train", "--preset", preset, *TINY, *FAMILY[preset].split(), "--out", str(path)]
+            assert cli.main(PACKAGES[name], arguments) == 0
+            jax.config.update("jax_enable_x64", False)
+        return path
+
+
 @pytest.fixture(scope="module")
-def relatives(tmp_path_factory) -> dict[tuple[str, str], Path]:
-    """A run of each of these presets by each package."""
-    folder, found = tmp_path_factory.mktemp("family"), {}
-    for preset, flags in FAMILY.items():
-        for name, package in PACKAGES.items():
-            path = found[preset, name] = folder / f"{preset}-{name}"
-            arguments = ["train", "--preset", preset, *TINY, *flags.split(), "--out", str(path)]
-            assert cli.main(package, arguments) == 0
-    jax.config.update("jax_enable_x64", False)
-    return found
+def relatives(tmp_path_factory) -> Relatives:
+    return Relatives(tmp_path_factory.mktemp("family"))
 
 
 @family

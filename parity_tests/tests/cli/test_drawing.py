@@ -19,13 +19,15 @@ from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import labelled_figure
-from parity_tests.support.backends import FLOAT64, SIDES, some_arrays
+from parity_tests.support.backends import FLOAT64, SIDES, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, package, run
 from parity_tests.support.tiny import small
 
 __all__ = ["package"]
 RNG = np.random.default_rng(0)
 KINDS = ("pytorch-examples", "conditional", "autoencoder", "conv", "tanh-mse")
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def opened(side, name: str):

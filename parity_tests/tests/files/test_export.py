@@ -26,6 +26,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format, signature
 from jaxvae.shared.model import layout
+from parity_tests.support.backends import lean
 
 Named = dict[str, np.ndarray]
 
@@ -47,6 +48,8 @@ MODELS = {
 }
 models = pytest.mark.parametrize("name", MODELS)
 packages = pytest.mark.parametrize("package", PACKAGES)
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def arrays_of(spec: Spec) -> Named:

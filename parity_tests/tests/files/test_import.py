@@ -27,10 +27,13 @@ from jaxvae.shared.interop import name_mapping, readers
 from jaxvae.shared.interop.name_mapping import Laid, Rule
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.runs import run_folder
+from parity_tests.support.backends import lean
 from parity_tests.support.external_models import KNOWN, answers, flax_file, flax_params, torch_model
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 both = pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,12 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, weight_file
 from parity_tests.harness.vae import jax_backend, torch_backend
 from parity_tests.harness.vae.batches import Batch
+from parity_tests.support.backends import lean
 
 SPEC = Spec("digits", ModelSpec((4, 5, 1), (7, 6), 3))
 PACKAGES = {"jaxvae": (jaxvae, jax_backend), "torchvae": (torchvae, torch_backend)}
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def written_by(name: str, path: Path, spec: Spec = SPEC) -> Path:

@@ -26,7 +26,7 @@ FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 
 many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("optimized", "x64")  # to the bit, with XLA's fused multiply-adds
 
 
 def jax_key(seed: int) -> jax.Array:

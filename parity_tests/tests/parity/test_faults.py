@@ -4,14 +4,28 @@ import pytest
 
 from parity_tests.faults import modules, plain_vae, variants
 from parity_tests.faults.inject import UNKNOWN, Fault, tried
-from parity_tests.faults.table import ANEW, LINES, package_row
+from parity_tests.faults.table import ANEW, LINES, caught_at, package_row
 
 EVERY = [*plain_vae.FAULTS, *variants.FAULTS]
 
 
-@pytest.mark.parametrize("fault", EVERY, ids=lambda fault: f"{fault.place}-{fault.cause}")
+each = pytest.mark.parametrize("fault", EVERY, ids=lambda fault: f"{fault.place}-{fault.cause}")
+
+
+@each
 def test_a_fault_is_caught_and_named(fault: Fault) -> None:
-    level, named, side = tried(fault)
+    """By the level of the table, and not by the one before it."""
+    is_caught(fault, tried(fault, caught_at(fault, LINES)))
+
+
+@pytest.mark.slow
+@each
+def test_no_earlier_level_catches_a_fault(fault: Fault) -> None:
+    is_caught(fault, tried(fault))
+
+
+def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
+    level, named, side = outcome
     assert level != "none"
     assert named == fault.cause
     assert side == fault.side or (named == UNKNOWN and side is None)  # a run may tell no side where it tells no cause

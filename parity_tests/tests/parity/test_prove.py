@@ -19,7 +19,7 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.faults import inject, plain_vae
 from parity_tests.faults.inject import SPEC, Fault
 from parity_tests.harness import report
-from parity_tests.harness.vae import levels, noise_floor, precision, prove, torch_backend
+from parity_tests.harness.vae import jax_backend, levels, noise_floor, precision, prove, torch_backend, trajectory
 from parity_tests.harness.vae.steps import bounded
 
 ROOT = Path(__file__).parents[3]
@@ -96,7 +96,9 @@ def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: py
     """Where a floor of nothing is allowed nothing, honest runs are beyond it: their steps, taken apart, tell."""
     monkeypatch.setattr(noise_floor, "TIMES_FLOOR", 1e-3)
     monkeypatch.setattr(noise_floor, "STEP", 1e-9)
-    assert not prove.prove(in_float32(SPEC), few(SPEC), steps=4, dtypes=["float32"]).passed
+    spec, data = bounded(in_float32(SPEC), 4, 700), few(SPEC)
+    start = jax_backend.initial(spec)
+    assert not all(finding.passed for finding in trajectory.follow(spec, data, start)[0])
     honest = noise_floor._taken_apart
 
     def apart(*arguments):
@@ -104,10 +106,10 @@ def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: py
         return honest(*arguments)
 
     monkeypatch.setattr(noise_floor, "_taken_apart", apart)
-    found = prove.prove(in_float32(SPEC), few(SPEC), steps=4, dtypes=["float32"])
-    assert found.passed
-    assert "chaos" in next(f.reason for f in found.findings if f.level == noise_floor.LOSSES)
-    assert {noise_floor.OWN, noise_floor.STILL, noise_floor.SHADOW} <= {f.level for f in found.findings}
+    findings = trajectory.follow(spec, data, start)[0]
+    assert all(finding.passed for finding in findings)
+    assert "chaos" in next(f.reason for f in findings if f.level == noise_floor.LOSSES)
+    assert {noise_floor.OWN, noise_floor.STILL, noise_floor.SHADOW} <= {f.level for f in findings}
 
 
 def test_a_side_that_raises_fails_the_level() -> None:
@@ -139,7 +141,7 @@ def test_the_noise_floor_is_what_an_ulp_does() -> None:
         assert moved[name].dtype == np.float32
         np.testing.assert_array_equal(np.abs(moved[name] - array) <= np.spacing(np.abs(array)), True)
         assert (moved[name] != array).all()
-    found = prove.prove(spec, few(SPEC), steps=5, dtypes=["float32"]).trajectories[0]
+    found = trajectory.follow(spec, few(SPEC), start)[1]
     assert found.floor is not None
     assert found.floor.shape == found.gaps.shape == (5,)
     assert 0 < found.floor.max() < 1e-5
@@ -171,7 +173,7 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
         "--data",
         "digits",
         "--steps",
-        "12",
+        "3",
         "--batch",
         "64",
         "--dtype",

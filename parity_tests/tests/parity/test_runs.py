@@ -44,6 +44,17 @@ def worst(ours: list[dict], theirs: list[dict]) -> float:
     return float((np.abs(found - expected) / np.abs(expected)).max())
 
 
+def test_an_epoch_and_the_next_ones_beginning_in_float64(both) -> None:
+    """With a ragged last batch, of 98 images."""
+    flags = "--dtype float64 --train-images 12770 --max-steps 130 --seed 3"
+    ours, theirs, our_weights, their_weights = both(*flags.split())
+    assert [r["step"] for r in ours if r["split"] == "train"] == list(range(1, 131))
+    assert [r["step"] for r in ours if r["split"] == "test"] == [100, 130]
+    assert worst(ours, theirs) < 1e-12
+    assert gap(our_weights, their_weights) < (1e-9,)
+
+
+@pytest.mark.slow
 def test_500_steps_in_float64(both) -> None:
     ours, theirs, our_weights, their_weights = both("--dtype", "float64", "--max-steps", "500", "--seed", "3")
     assert [r["step"] for r in ours if r["split"] == "train"] == list(range(1, 501))

@@ -10,6 +10,7 @@ import jaxvae
 import parity_tests
 import torchvae
 from parity_tests.harness.modules import compare
+from parity_tests.support.backends import lean
 from parity_tests.support.cli import modules_after
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,9 @@ TOLD_APART = {
 }
 
 
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
+
+
 def every_file(package: str) -> str:
     """Imports of every file of a package, or of every file below a folder that has folders."""
     paths = (ROOT / package).glob("*.py") if package in ("jaxvae", "torchvae") else (ROOT / package).rglob("*.py")
@@ -145,6 +149,7 @@ def test_the_harness_exports_its_functions() -> None:
 
 def test_a_run_on_verified_mnist_imports_neither_torch_nor_torchvision(tmp_path, mnist_root) -> None:
     arguments = f"train --data mnist --data-root {mnist_root} --max-steps 1 --out {tmp_path / 'run'}".split()
+    arguments += ["--hidden", "4", "--latent", "2"]
     loaded = modules_after(f"import jaxvae, jaxvae.shared.cli as c\nassert c.main(jaxvae, {arguments!r}) == 0")
     assert "jax" in loaded
     assert not loaded & {"torch", "torchvision", "sklearn"}

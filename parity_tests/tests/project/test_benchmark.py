@@ -26,6 +26,7 @@ from jaxvae.shared.config.presets import preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from parity_tests.support import backends
+from parity_tests.support.docs import run_script
 
 ROOT = Path(__file__).parents[3]
 IMAGES = np.random.default_rng(0).integers(0, 64, (48, 7, 7, 1), dtype=np.uint8)
@@ -63,6 +64,7 @@ def test_a_plain_loss_is_the_packages(name: str, samples: int | None) -> None:
     assert [value.item() / share for value in values] == pytest.approx([terms.loss.item()] * len(values), rel=1e-5)
 
 
+@pytest.mark.usefixtures("lean")
 @pytest.mark.parametrize(("name", "samples"), KINDS)
 def test_the_plain_loops_learn(name: str, samples: int | None) -> None:
     setting = small(name, samples)
@@ -185,6 +187,7 @@ def test_an_evaluation_is_of_as_many_images_as_take_their_time(monkeypatch) -> N
     assert "log-likelihood of 8 images by 500 samples" in tables.to_markdown(times)
 
 
+@pytest.mark.usefixtures("lean")
 def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)
     found = processes.memory(setting, "pytorch-examples", None, in_torch.package)
@@ -193,6 +196,7 @@ def test_a_process_tells_its_memory() -> None:
         processes._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
 
+@pytest.mark.usefixtures("lean")
 def test_start_up_is_that_of_the_commands() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=128)
     with processes.starts(setting, "pytorch-examples", None) as commands:
@@ -207,6 +211,7 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.usefixtures("lean")
 def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> None:
     out, told = tmp_path / "figure.png", tmp_path / "times.json"
     flags = ["--quick", "--data", "digits", "--images", "64", "--batch", "32"]
@@ -227,11 +232,11 @@ def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> N
         assert min(timed["seconds"]) > 0
 
 
-def test_a_mistake_is_one_sentence() -> None:
-    result = script("--data-root", "/no/such/folder")
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].endswith("give one that holds MNIST/raw, or leave it out.")
-    assert "Traceback" not in result.stderr
+def test_a_mistake_is_one_sentence(capsys) -> None:
+    assert run_script("benchmark.py", "--device", "cpu", "--data-root", "/no/such/folder") == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].endswith("give one that holds MNIST/raw, or leave it out.")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from jaxvae.shared import cli
 from jaxvae.shared.commands.train import Train
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae.command import Parity
+from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands
 from parity_tests.support.external_models import torch_model
 
@@ -63,6 +64,9 @@ SMALL = [
 ]
 
 
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
+
+
 def alike(text: str) -> str:
     """Without the roundings, which differ from one processor to the next."""
     return re.sub(r"\d\.\de-1[3-9]|0\.0e\+00", "rounding", text)
@@ -75,9 +79,7 @@ PROGRAMS = [guide for guide in GUIDES if any(block.language == "python" for bloc
 def test_a_guides_programs_print_what_it_shows(guide: Path, tmp_path: Path) -> None:
     programs = [block for block in blocks(guide.read_text()) if block.language == "python"]
     code = f"import json, parity_tests.support.docs as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
-    # In half the time: nothing that is shown depends on the last passes of the compiler.
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {quick}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.training import session
 from parity_tests.support import backends
+from parity_tests.support.docs import run_script
 from reproduce import Reproduce
 from reproduction import expected as bands
 from reproduction import results, runner, tables
@@ -328,9 +327,8 @@ def test_spoiled_figures_are_named(tmp_path, content, words, monkeypatch) -> Non
         reproduce.main(Reproduce(readme=True, out=tmp_path))
 
 
-def test_the_command_says_what_is_wrong_in_a_sentence() -> None:
-    script = Path(reproduce.__file__)
-    result = subprocess.run([sys.executable, str(script), "nothing"], capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr.startswith("reproduce: There is no protocol 'nothing'; choose of")
-    assert len(result.stderr.splitlines()) == 1
+def test_the_command_says_what_is_wrong_in_a_sentence(capsys) -> None:
+    assert run_script("reproduce.py", "nothing") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("reproduce: There is no protocol 'nothing'; choose of")
+    assert len(said.splitlines()) == 1

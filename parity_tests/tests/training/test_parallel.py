@@ -19,11 +19,14 @@ from jaxvae.shared import cli
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
+from parity_tests.support.backends import lean
 from parity_tests.support.distributed_runs import apart, ended, started, trained
 from parity_tests.support.numpy_backend import SIDE
 
 NEAR = (1e-12,)
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def on_devices(out: Path, name: str, counts: str) -> Path:

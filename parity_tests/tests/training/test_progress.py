@@ -31,10 +31,10 @@ from jaxvae.shared.training import projector, tensorboard
 from jaxvae.shared.training.progress import Bar, short_terms, time
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step, modules_after
-from parity_tests.support.numpy_backend import SIDE, contents, copy
+from parity_tests.support.numpy_backend import SIDE, SIZES, contents, copy
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
-TINY = ["--data", "digits", "--epochs", "3", "--hidden", "5", "--latent", "2"]
+TINY = [*SIZES, "--epochs", "3"]
 OFTEN = ["--log-every", "4", "--checkpoint-every", "5", "--keep", "9"]
 PACE = r"[0-9][0-9,.]* images/s, [0-9:]+ left"
 

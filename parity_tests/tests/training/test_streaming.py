@@ -26,12 +26,15 @@ from jaxvae.shared.data import datasets, mean_image, streaming
 from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.runs import run_folder
+from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.numpy_backend import SIDE, contents, fit
 from parity_tests.support.tiny import small, some
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 @pytest.fixture(params=PACKAGES)

@@ -20,6 +20,7 @@ from jaxvae.shared.analysis import sweep_summary
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs import metrics, run_folder
+from parity_tests.support.backends import lean
 from parity_tests.support.numpy_backend import SIDE, contents
 from parity_tests.support.tiny import small, some
 
@@ -32,6 +33,9 @@ NAMES = [
     for rate in ("0.001", "0.0003")
     for seed in (0, 1)
 ]
+
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,11 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError, NonFiniteError
 from parity_tests.harness.vae import reference
 from parity_tests.harness.vae.batches import step_batch
+from parity_tests.support.backends import lean
 
 PACKAGES = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def small(**training) -> Spec:
