@@ -1,9 +1,9 @@
 """A package of neither framework, which "trains" in microseconds: what the command line does around training, saving
 and stopping is the same for it.
 
-`python -m parity_tests.support.numpy_backend [--die POINT:N] [--limit KB] COMMAND...` is its command line. With --die it kills
-itself with SIGKILL at the N-th time it comes to a named point of writing a file; with --limit no file can become
-larger. `forks()` runs such command lines without starting an interpreter for each."""
+`python -m parity_tests.support.numpy_backend [--die POINT:N] [--limit KB] COMMAND...` is its command line. With --die
+it kills itself with SIGKILL at the N-th time it comes to a named point of writing a file; with --limit no file can
+become larger. `forks()` runs such command lines without starting an interpreter for each."""
 
 import contextlib
 import json

@@ -417,7 +417,7 @@ def test_a_gradient_that_is_not_finite_is_named(package, tmp_path) -> None:
 
 
 def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -> None:
-    """A process of its own, kill -9; scripts/stress.py kill does it a hundred times for each package, in longer runs."""
+    """A separate process, kill -9; scripts/stress.py kill does it a hundred times for each package, in longer runs."""
     flags = [*FLAGS, "--epochs", "16"]
     expected = unbroken_files(package.__name__, tmp_path, flags)
     run = tmp_path / "run"
