@@ -11,7 +11,7 @@ Modules, of which torchvae has the same except where noted:
 
     keys, draws      the random streams of a run, and what one step draws from them
     distributions    posteriors, likelihoods, divergences
-    nets             encoders, decoders, discriminator; init, bind, encode, decode
+    nets, layers     encoders, decoders, discriminator and their layers; init, bind, encode, decode
     convolution      convolutions that are fast on CPUs (jaxvae only)
     pixels           bytes to pixels: scaled, binarized, corrupted
     objectives       ELBO, capacity, importance-weighted bound, adversarial

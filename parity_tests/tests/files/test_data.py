@@ -88,6 +88,20 @@ def test_auto_never_passes_over_a_spoilt_file(copy) -> None:
         datasets.load(named("auto"), copy)
 
 
+def test_load_data_is_load_by_name_and_warns_of_another_data_set(mnist_root, tmp_path) -> None:
+    assert np.array_equal(datasets.load_data("mnist", str(mnist_root)).test, datasets.mnist(mnist_root).test)
+    with pytest.warns(UserWarning, match="no network.*These are scikit-learn's digits instead"):
+        assert datasets.load_data().name == "digits"
+    assert datasets.load_data("digits", image=(16, 16, 1)).train.shape == (1500, 16, 16, 1)
+    np.save(tmp_path / "images.npy", np.zeros((20, 9, 9, 3), np.uint8))
+    with pytest.raises(InputError, match="has images of 9 9 3"):
+        datasets.load_data(f"npy:{tmp_path / 'images.npy'}")
+    whole = datasets.load_data(f"npy:{tmp_path / 'images.npy'}", image=(6, 6, 3), resize=True)
+    assert (whole.train.shape, whole.test.shape) == ((18, 6, 6, 3), (2, 6, 6, 3))
+    with pytest.raises(InputError, match="data must be one of"):
+        datasets.load_data("minst")
+
+
 @pytest.mark.parametrize("name", idx.MNIST)
 @pytest.mark.parametrize("fault", ["cut", "empty", "one bit", "longer"])
 def test_a_spoilt_file_is_named(copy, name: str, fault: str) -> None:
