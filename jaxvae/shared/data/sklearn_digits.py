@@ -1,0 +1,37 @@
+"""scikit-learn's handwritten digits, which need no file and no network."""
+
+import numpy as np
+
+from jaxvae.shared.data.dataset import Dataset, Request
+from jaxvae.shared.data.resize import Size, resized
+from jaxvae.shared.errors import InputError
+
+_TRAIN = 1500
+
+
+def read(request: Request) -> Dataset:
+    """The digits in the model's size; grey ones, if they may be resized to colour."""
+    height, width, channels = request.image
+    return digits((height, width, 1 if request.resize else channels))
+
+
+def digits(image: Size = (28, 28, 1)) -> Dataset:
+    """Load scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels, resized: 1,500 train, 297 test.
+
+    Args:
+        image: Height, width and channels of the images; one channel.
+
+    Raises:
+        InputError: If `image` has more than one channel.
+    """
+    from sklearn.datasets import load_digits
+
+    if image[2] != 1:
+        raise InputError(
+            f"The digits are grey, with 1 channel, the model's images have {image[2]}; "
+            f"give --image {image[0]} {image[1]} 1 or --resize."
+        )
+    pixels, labels = load_digits(return_X_y=True)
+    small = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    images, labels = np.stack([resized(a, image) for a in small]), labels.astype(np.uint8)
+    return Dataset("digits", "scikit-learn", images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:])
