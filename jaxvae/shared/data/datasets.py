@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import idx, image_folder, numpy_files, sklearn_digits
+from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits
 from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError
 from jaxvae.shared.data.resize import fit
 from jaxvae.shared.data.sklearn_digits import digits as digits
@@ -16,6 +16,7 @@ READERS: dict[str, Callable[[Request], Dataset]] = {
     "fashion-mnist": idx.read,
     "kmnist": idx.read,
     "emnist": idx.read,
+    "cifar10": cifar.read,
     "digits": sklearn_digits.read,
     "images": image_folder.read,
     "npy": numpy_files.read,
