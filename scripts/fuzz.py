@@ -13,6 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import markdown_table
 from parity_tests.mutations import OTHER, SAME, Found, fuzz
 from parity_tests.targets import TARGETS, place
 
@@ -65,16 +66,20 @@ def main(options: Fuzz) -> int:
 def table(name: str, found: Found, seconds: float) -> str:
     """What became of the mutations, by kind and by sentence."""
     kinds, sentences = sorted({kind for kind, _ in found.outcomes}), Counter[str]()
-    lines = [f"\n## {name}: {found.outcomes.total():,} in {seconds:.0f} s, {len(found.wrong)} wrong\n"]
-    lines += ["| mutation | refused | the same | another |", "| --- | ---: | ---: | ---: |"]
+    rows = []
     for kind in kinds:
         ends = {end: count for (of, end), count in found.outcomes.items() if of == kind}
         same, other = ends.pop(SAME, 0), ends.pop(OTHER, 0)
-        lines.append(f"| {kind.replace('_', ' ')} | {sum(ends.values()):,} | {same:,} | {other:,} |")
+        rows.append([kind.replace("_", " "), f"{sum(ends.values()):,}", f"{same:,}", f"{other:,}"])
     for (_, end), count in found.outcomes.items():
         sentences[end] += count
-    lines += ["", "| what was said | times |", "| --- | ---: |"]
-    return "\n".join([*lines, *(f"| {said} | {count:,} |" for said, count in sentences.most_common(40))])
+    messages = [[message, f"{count:,}"] for message, count in sentences.most_common(40)]
+    tables = (
+        f"\n## {name}: {found.outcomes.total():,} in {seconds:.0f} s, {len(found.wrong)} wrong",
+        markdown_table(["mutation", "refused", "the same", "another"], rows, padded=False),
+        markdown_table(["message", "times"], messages, padded=False),
+    )
+    return "\n\n".join(tables)
 
 
 if __name__ == "__main__":
