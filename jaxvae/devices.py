@@ -8,7 +8,7 @@ import jax
 
 from jaxvae import parallel
 from jaxvae.shared.config.choices import Dtype
-from jaxvae.shared.data import idx
+from jaxvae.shared.data import published
 from jaxvae.shared.errors import InputError
 
 Device = Any  # jax.Device, which type checkers don't know for a type
@@ -51,7 +51,7 @@ def _keep_programs() -> None:
     config: Any = jax.config
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
-    folder = idx.cache() / "programs"
+    folder = published.cache() / "programs"
     with contextlib.suppress(OSError):  # without a place for them, all is compiled anew
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))

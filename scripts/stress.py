@@ -19,6 +19,7 @@ import torchvae
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.text import markdown_table
 from parity_tests.corrupt import fuzz
 from parity_tests.corrupt.readers import TARGETS, place
 from parity_tests.support.distributed_runs import ended, started
@@ -147,16 +148,20 @@ def run_fuzz(options: Fuzz) -> int:
 def fuzz_table(name: str, result: fuzz.Found, seconds: float) -> str:
     """How the changed files were read, by kind of change and by sentence."""
     kinds, sentences = sorted({kind for kind, _ in result.outcomes}), Counter[str]()
-    lines = [f"\n## {name}: {result.outcomes.total():,} in {seconds:.0f} s, {len(result.wrong)} wrong\n"]
-    lines += ["| mutation | rejected | the same | another |", "| --- | ---: | ---: | ---: |"]
+    rows = []
     for kind in kinds:
         ends = {end: count for (of, end), count in result.outcomes.items() if of == kind}
         same, other = ends.pop(fuzz.SAME, 0), ends.pop(fuzz.OTHER, 0)
-        lines.append(f"| {kind.replace('_', ' ')} | {sum(ends.values()):,} | {same:,} | {other:,} |")
+        rows.append([kind.replace("_", " "), f"{sum(ends.values()):,}", f"{same:,}", f"{other:,}"])
     for (_, end), count in result.outcomes.items():
         sentences[end] += count
-    lines += ["", "| message | times |", "| --- | ---: |"]
-    return "\n".join([*lines, *(f"| {message} | {count:,} |" for message, count in sentences.most_common(40))])
+    messages = [[message, f"{count:,}"] for message, count in sentences.most_common(40)]
+    tables = (
+        f"\n## {name}: {result.outcomes.total():,} in {seconds:.0f} s, {len(result.wrong)} wrong",
+        markdown_table(["mutation", "rejected", "the same", "another"], rows, padded=False),
+        markdown_table(["message", "times"], messages, padded=False),
+    )
+    return "\n\n".join(tables)
 
 
 def run_kill(options: Kill) -> int:

@@ -1,13 +1,13 @@
-"""The errors a user can cause. Each carries one sentence; the command line prints it and exits with its status."""
+"""The errors that a user can cause. The command line prints their message and exits with their status."""
 
 
 class InputError(Exception):
-    """What was asked for can't be done as asked: says what failed, where, what was expected and found, what to do."""
+    """An invalid request; the message says what failed, where, what was expected and found, and what to do."""
 
     status = 2
 
 
 class NonFiniteError(Exception):
-    """Training left the finite numbers: says which term, and in which steps."""
+    """A loss, a gradient or a statistic became NaN or infinite; the message says which, and in which steps."""
 
     status = 3

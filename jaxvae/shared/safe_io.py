@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and strict JSON: no name given twice, no NaN, no endless input."""
+"""Files written whole or not at all, and strict JSON: no duplicate names, no NaN, of limited size."""
 
 import contextlib
 import json
@@ -13,11 +13,19 @@ from typing import Any, NoReturn
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
-PART_SUFFIX = ".part"  # how the names of files end that are being written
+PART_SUFFIX = ".part"  # of files that are being written
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the file whole or not at all: to a neighbour, flushed to the disk, then renamed over `path`."""
+    """Write a file whole or not at all: to a temporary file beside it, flushed to the disk, then renamed over `path`.
+
+    Args:
+        path: The file; its folder has to exist.
+        content: The bytes to write.
+
+    Raises:
+        OSError: If it can't be written; `path` is unchanged then.
+    """
     handle, name = tempfile.mkstemp(PART_SUFFIX, f".{path.name}.", path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -26,7 +34,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp makes it private; others may want to read a run
+        Path(name).chmod(0o666 & ~mask)  # mkstemp makes it private
         Path(name).replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -41,52 +49,81 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Where to make the file or folder that is to be `path`: beside it, renamed in the end, and gone if that fails.
-    Raises InputError if something is there already, or nothing can be made there."""
+    """Make a file or a folder whole or not at all.
+
+    Args:
+        path: What is made; nothing may be there yet.
+
+    Yields:
+        Where to write it: beside `path`. It is renamed to `path` at the end of the block, and removed if that fails.
+
+    Raises:
+        InputError: If `path` exists, or nothing can be written beside it.
+    """
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists already; give another --out, or remove it.")
     try:
-        folder = Path(tempfile.mkdtemp(".part", f".{path.name}.", path.parent))
+        folder = Path(tempfile.mkdtemp(PART_SUFFIX, f".{path.name}.", path.parent))
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); give another --out.") from None
     try:
-        made = folder.resolve() / path.name
-        yield made
-        for written in [made, *made.rglob("*")]:
-            handle = os.open(written, os.O_RDONLY)
-            os.fsync(handle)  # or after a power failure it could be there and empty
+        part = folder.resolve() / path.name
+        yield part
+        for file in [part, *part.rglob("*")]:
+            handle = os.open(file, os.O_RDONLY)
+            os.fsync(handle)  # or a power failure after the renaming could leave it empty
             os.close(handle)
-        made.rename(path)
+        part.rename(path)
     finally:
         shutil.rmtree(folder)
 
 
 MAX_JSON_BYTES = 4 * 2**20
-"""Bytes of JSON that are read: what Python makes of them takes tens of times as many."""
+"""The most bytes of JSON that are read; Python's objects take tens of times as many."""
 
 
 def instead_of_file(path: Path) -> str | None:
-    """What is at the path where a file should be, in words; None for a file. A FIFO that is opened is waited for.
-    Raises OSError."""
+    """Say what is at a path where a file should be; opening a FIFO, say, would wait for ever.
+
+    Args:
+        path: The path.
+
+    Returns:
+        None for a file, else "nothing", "a folder", "a FIFO", "a socket" or "a device".
+
+    Raises:
+        OSError: If the path can't be looked at.
+    """
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # a path with a null byte names nothing
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the path
         return "nothing"
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
     return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file of moderate size. Raises ValueError, which says what is wrong with it, and OSError."""
-    if (found := instead_of_file(path)) is not None:
-        raise ValueError(f"{found} is there")
+    """Read a JSON file, as `parse_json` does. Raises ValueError, whose message says what is wrong with it, and
+    OSError."""
+    if (kind := instead_of_file(path)) is not None:
+        raise ValueError(f"{kind} is there")
     with path.open("rb") as file:
         return parse_json(file.read(MAX_JSON_BYTES + 1))
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError, which says what is wrong with it, for one that could be read in two
-    ways, such as a name given twice, and for all that is no JSON, such as NaN."""
+    """Parse a JSON text strictly.
+
+    Args:
+        content: The text; of bytes, UTF-8. At most `MAX_JSON_BYTES` long.
+
+    Returns:
+        Its value: a dict, a list, a string, a number, a boolean or None.
+
+    Raises:
+        ValueError: If it is not JSON, NaN and Infinity included, or has a name twice in an object. The message says
+            what is wrong.
+    """
     if len(content) > MAX_JSON_BYTES:
         raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes")
     try:
@@ -99,19 +136,19 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = {}
+    fields = {}
     for name, value in pairs:
-        if name in found:
+        if name in fields:
             raise ValueError(f"{shown(name)} given twice")
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _int(digits: str) -> int:
-    if len(digits) > 100:  # which takes the square of its length
+    if len(digits) > 100:  # int() takes time that grows with the square
         raise ValueError(f"a number of {len(digits):,} digits")
     return int(digits)
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -1,7 +1,7 @@
-"""Text for sentences and tables: values a file holds, made printable and short; names; aligned columns."""
+"""Text for messages and tables: values from files made printable and short, lists of names, aligned columns."""
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -10,29 +10,59 @@ _SHORT.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """A value for a sentence: on one line, printable, and short, whatever it is."""
+    """Format any value for a message: on one line, printable and short."""
     return _SHORT.repr(value)
 
 
 def named(names: Iterable[str]) -> str:
-    """Names for a sentence: the first few as they are, if that is fit to print."""
+    """List names in a message: the first five, made printable and short, and how many more there are."""
     names = list(names)
     few = [name if name.isprintable() and 0 < len(name) <= 100 else shown(name) for name in names[:5]]
     return ", ".join(few) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
-def columns(rows: list[tuple[str, str, str]]) -> str:
-    """The rows in columns."""
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return "\n".join(f"  {name:<{first}}  {figure:>{second}}  {unit}".rstrip() for name, figure, unit in rows)
+def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> str:
+    """Format rows as indented columns for a terminal.
+
+    Args:
+        rows: The cells of each row, as many in every row.
+        right: The columns, from 0, that are aligned to the right.
+
+    Returns:
+        One line a row, without a newline at the end.
+    """
+    return "\n".join(f"  {'  '.join(cells)}".rstrip() for cells in _padded(rows, right))
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table from those of its head and of each row, its columns aligned for a terminal, all but
-    the first to the right."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True, padded: bool = True
+) -> str:
+    """Format a Markdown table.
+
+    Args:
+        head: The titles of the columns.
+        rows: The cells of each row, already escaped where that is needed.
+        numbers: Align all columns but the first to the right.
+        padded: Pad the cells, so that the columns are aligned in a terminal too.
+
+    Returns:
+        One line a row, without a newline at the end.
+    """
+    body, right = [list(head), *map(list, rows)], range(1, len(head) if numbers else 1)
+    widths = [4 if i in right else 3 for i in range(len(head))]
+    if padded:
+        widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    body.insert(1, ["-" * (width - 1) + ":" if i in right else "-" * width for i, width in enumerate(widths)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (_padded(body, right) if padded else body))
+
+
+def _padded(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[list[str]]:
+    """The cells, each padded to its column's width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"| {first.ljust(widths[0])} | {' | '.join(map(str.rjust, rest, widths[1:]))} |"
-        for first, *rest in (cells[0], rule, *cells[1:])
+        [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
     ]

@@ -14,6 +14,7 @@ from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs import parity_record
 from jaxvae.shared.runs.parity_record import Agreement, Level, brief, number
+from jaxvae.shared.text import markdown_table
 from parity_tests.harness import plot
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 
@@ -67,12 +68,9 @@ def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, its columns aligned for the terminal."""
-    lines = [[_markdown(cell) for cell in row] for row in (columns, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = (" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "".join(f"| {line} |\n" for line in padded)
+    """A Markdown table of texts, which may hold anything."""
+    head, *body = ([_markdown(cell) for cell in row] for row in (columns, *rows))
+    return markdown_table(head, body, numbers=False) + "\n"
 
 
 def to_json(report: Report) -> dict[str, Any]:

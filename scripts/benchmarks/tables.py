@@ -1,9 +1,8 @@
 """The times as Markdown, medians with the least and the most."""
 
-from collections.abc import Iterable
-
 from benchmarks import sections
 from benchmarks.timing import Timed
+from jaxvae.shared.text import markdown_table
 
 _TITLES = {
     "training": "Training, {images:,} images an epoch, batch {batch:,}",
@@ -101,6 +100,5 @@ def _micro(timed: Timed) -> str:
     return f"{1e6 / high:.2f} to {1e6 / low:.2f}"
 
 
-def _table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return markdown_table(head, rows, padded=False)

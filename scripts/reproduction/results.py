@@ -11,7 +11,7 @@ from jaxvae.shared.commands.common import Device
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import measures_record, run_folder
-from jaxvae.shared.text import columns
+from jaxvae.shared.text import text_table
 
 SHARE = "test squared error as a share of PCA's"
 _PICTURED = 16
@@ -69,7 +69,7 @@ def likelihood(finished: Finished) -> dict[str, float]:
     if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
         seen = trained_model(finished.side, run, finished.weights, finished.dataset, samples)
         taken = take(seen, ["log-likelihood"])
-        print(columns(evaluation.rows("log-likelihood", taken["log-likelihood"])))
+        print(text_table(evaluation.rows("log-likelihood", taken["log-likelihood"])))
         measures_record.keep(finished.side.__name__, run, taken)
         found = taken["log-likelihood"]
     return {nll(samples, finished.epochs): -found["log_likelihood"]}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.safe_io import write_atomically
-from jaxvae.shared.text import aligned
+from jaxvae.shared.text import markdown_table
 
 _WIDTH, _HEIGHT, _DPI = 3.4, 2.6, 300  # inches, of a paper's column
 _SPREAD = 0.5  # of the places of two settings, how much the lines of one take
@@ -58,17 +58,17 @@ def settings(outcomes: Sequence[RunResult]) -> list[SweepPoint]:
 def table(outcomes: Sequence[RunResult], images: int, data: str) -> str:
     """The settings as a Markdown table, its columns aligned for a terminal."""
     terms = outcomes[0].spec.terms
-    cells = [["beta", "learning rate", "runs", *terms]]
+    rows = []
     for setting in settings(outcomes):
         n, all_of = len(setting.tests), setting.runs
         counted = f"{n}" if n == all_of else f"{n} of {all_of}"
         told = [f"{_number(setting.mean(term))} ± {_number(setting.error(term))}" for term in terms]
-        cells.append([f"{setting.beta:g}", f"{setting.learning_rate:g}", counted, *told])
+        rows.append([f"{setting.beta:g}", f"{setting.learning_rate:g}", counted, *told])
     caption = (
         f"Nats per image over {images:,} test images of {data} after the last epoch: the mean over the seeds ± its "
         "standard error (the sample standard deviation / sqrt(runs)):"
     )
-    return "\n".join([caption, "", *aligned(cells)])
+    return f"{caption}\n\n{markdown_table(['beta', 'learning rate', 'runs', *terms], rows)}"
 
 
 def to_json(outcomes: Sequence[RunResult]) -> dict[str, Any]:

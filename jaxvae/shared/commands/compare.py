@@ -13,7 +13,7 @@ from jaxvae.shared.commands.common import Device, RunPaths, open_images, open_ru
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import aligned
+from jaxvae.shared.text import markdown_table
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,13 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
     The last column is a share of PCA's error: that with as many components, else the only one; without any PCA, of the
     first row's."""
     last = "of PCA's" if any(r.baseline for r in rows) else "of the first's"
-    cells = [["name", "latents", "squared error per image", "per pixel", last]]
+    head, cells = ["name", "latents", "squared error per image", "per pixel", last], []
     for r in rows:
         against = _against(r, rows)
         share = "-" if against is None or against.error < _ROUNDING else f"{r.error / against.error:.3f}"
         name = " ".join(r.name.split()).replace("|", "\\|")
         cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", share])
-    return "\n".join([f"{_caption(images, data)}:", "", *aligned(cells)])
+    return f"{_caption(images, data)}:\n\n{markdown_table(head, cells)}"
 
 
 def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:

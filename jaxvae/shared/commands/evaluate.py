@@ -15,7 +15,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.measures_record import keep, packed
-from jaxvae.shared.text import columns
+from jaxvae.shared.text import text_table
 
 _MOST = 10_000_000  # samples
 
@@ -76,7 +76,7 @@ def evaluate(side: Any, command: Evaluate, run: run_folder.Run, weights: Any, da
     else:
         print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
     if told := [row for name in names for row in rows(name, taken[name])]:
-        print(columns(told))
+        print(text_table(told))
     keep(side.__name__, run, taken)
     if command.json is not None:
         safe_io.write_atomically(command.json, packed(taken))

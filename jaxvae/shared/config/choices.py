@@ -22,14 +22,6 @@ Range = Literal["unit", "signed"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
 
-DATA = ("auto", "mnist", "fashion-mnist", "kmnist", "emnist", "digits")
-EMNIST_SPLITS = ("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
-LONGEST = 4096  # of a path
-FROM_FILES = ("images:", "npy:", "npz:")
-DATA_WORDS = (
-    f"{', '.join(DATA)}, emnist:SPLIT (of {', '.join(EMNIST_SPLITS)}), images:DIR, npy:FILE, npy:DIR or npz:FILE"
-)
-
 
 def require(ok: bool, name: str, expected: str, found: object) -> None:
     """Raises InputError, naming the field, unless it is ok."""
@@ -56,11 +48,3 @@ def require_choice(name: str, kind: Any, value: object) -> None:
 def require_seed(seed: int) -> None:
     """Raises InputError unless the seed has 64 bits at most."""
     require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)
-
-
-def require_data(name: str) -> None:
-    """Raises InputError unless data can be called so."""
-    split = name.removeprefix("emnist:") if name.startswith("emnist:") else None
-    path = next((name.removeprefix(prefix) for prefix in FROM_FILES if name.startswith(prefix)), "")
-    require(name in DATA or split in EMNIST_SPLITS or path != "", "data", f"one of {DATA_WORDS}", name)
-    require(name.isprintable() and len(name) <= LONGEST, "data", f"printable, of at most {LONGEST} letters", name)

@@ -1,9 +1,12 @@
 """The configuration of a run."""
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
-from jaxvae.shared.config.choices import require_data
+from typing_extensions import Doc
+
 from jaxvae.shared.config.compatibility import conflicts
+from jaxvae.shared.config.data_sets import DATA_HELP, require_data
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.errors import InputError
 
@@ -12,10 +15,7 @@ from jaxvae.shared.errors import InputError
 class Spec:
     """All that decides a run's numbers. The same Spec is the same run in both frameworks."""
 
-    data: str = "auto"
-    """The images: `auto` (MNIST, else digits), `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`
-    (scikit-learn's, resized), `images:DIR`, `npy:FILE`, `npy:DIR` (of train.npy, train_labels.npy, test.npy and
-    test_labels.npy), `npz:FILE`."""
+    data: Annotated[str, Doc(DATA_HELP)] = "auto"
     model: ModelSpec = field(default_factory=ModelSpec)
     objective: ObjectiveSpec = field(default_factory=ObjectiveSpec)
     training: TrainingSpec = field(default_factory=TrainingSpec)

@@ -1,11 +1,13 @@
 """A data set: images and labels in two splits."""
 
 import hashlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxvae.shared.data import streaming
+from jaxvae.shared.data.resize import Size
 from jaxvae.shared.errors import InputError
 
 
@@ -15,21 +17,45 @@ class Dataset(NamedTuple):
 
     name: str
     source: str
-    """Where it was found, for the run's record."""
+    """The root it was read from, for the run's record."""
     train: np.ndarray
     train_labels: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
     labelled: bool = True
-    """Whether the labels say something; else they are all 0."""
+    """Whether there are labels; without them all are 0."""
+
+
+class Request(NamedTuple):
+    """What a reader of data sets is asked for."""
+
+    kind: str
+    """The data set's name, before the colon."""
+    argument: str
+    """What follows the colon: a split or a path; empty without one."""
+    root: Path | None
+    """Where to look first for a published data set."""
+    image: Size
+    """Height, width and channels of the model's images."""
+    resize: bool
+    """Whether images of another size may be resized to these."""
+    limit: int | None
+    """How many training images are used; a reader may read more."""
+    mapped: bool
+    """Whether training images have to stay in their file."""
+
+    @property
+    def name(self) -> str:
+        """As `--data` names it."""
+        return f"{self.kind}:{self.argument}" if self.argument else self.kind
 
 
 class UnavailableError(InputError):
-    """MNIST or its like is nowhere to be had; `auto` goes on without it."""
+    """A published data set is neither on this machine nor can be downloaded; `auto` takes another."""
 
 
 def digest(dataset: Dataset) -> str:
-    """SHA-256 of all that is trained and tested on."""
+    """SHA-256 of the images and labels of both splits, and their shapes."""
     sha = hashlib.sha256()
     for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
         sha.update(f"{array.shape}".encode())
@@ -38,14 +64,10 @@ def digest(dataset: Dataset) -> str:
     return sha.hexdigest()
 
 
-class Images(NamedTuple):
-    """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, all 0 if there are none, in two splits."""
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    labelled: bool
+def from_path(request: Request) -> tuple[str, str]:
+    """The name and the source of a data set that the request's path leads to."""
+    path = str(Path(request.argument).resolve())
+    return f"{request.kind}:{path}", path
 
 
 def tenths(n: int, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,33 +1,53 @@
 """Data sets by name."""
 
-import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from jaxvae.shared.config.choices import FROM_FILES
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import idx, image_folder, numpy_files, streaming
-from jaxvae.shared.data.dataset import Dataset, UnavailableError
-from jaxvae.shared.data.resize import fit, require_size, resized
+from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits
+from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError
+from jaxvae.shared.data.resize import fit
+from jaxvae.shared.data.sklearn_digits import digits as digits
 from jaxvae.shared.errors import InputError
 
-_DIGITS_TRAIN = 1500
+READERS: dict[str, Callable[[Request], Dataset]] = {
+    "mnist": idx.read,
+    "fashion-mnist": idx.read,
+    "kmnist": idx.read,
+    "emnist": idx.read,
+    "cifar10": cifar.read,
+    "digits": sklearn_digits.read,
+    "images": image_folder.read,
+    "npy": numpy_files.read,
+    "npz": numpy_files.read,
+}
+"""The function that reads each entry of `config.data_sets.DATA_SETS`, but for `auto`, which chooses one of them."""
 
 
 def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, str | None]:
-    """The images that a spec names, as its model takes them, and for `auto` why they are not MNIST's, if so.
+    """Load the images that a configuration names, as its model takes them.
 
-    MNIST and its siblings are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded. mapped:
-    leave the user's own training images in their file, a `streaming.Mapped`. Raises InputError if `root` is not a
-    folder, if a file found is not what it should be, if what is asked for can't be had, or if its size, number or
-    labels don't fit the spec; streaming.UnmappableError for what would have to be read whole."""
+    Published data sets are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded.
+
+    Args:
+        spec: The configuration.
+        root: The folder of published data sets, such as one that holds MNIST/raw.
+        mapped: Leave the user's own training images in their file, a `streaming.Mapped`.
+
+    Returns:
+        The data set, and for `auto` why it is not MNIST; None if it is.
+
+    Raises:
+        InputError: If `root` is not a folder, if a file is not what it should be, if the data set is not available, or
+            if its size, number or labels don't fit the configuration.
+        streaming.UnmappableError: If `mapped` and the images have to be read whole.
+    """
     if root is not None and not root.is_dir():
         raise InputError(f"The data root {root} is not a folder; give one that holds MNIST/raw, or leave it out.")
-    dataset, why = _named(spec, root, mapped)
+    dataset, why = _read(spec, root, mapped)
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if limit is not None and limit > len(dataset.train):
         raise InputError(
@@ -64,8 +84,8 @@ def load_data(
     `$JAXVAE_DATA` and the user's cache folder, then downloaded.
 
     Args:
-        name: `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `digits`, `images:DIR`, `npy:FILE`,
-            `npy:DIR`, `npz:FILE`, or `auto`: MNIST, and where it is not available the digits, with a warning.
+        name: `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `cifar10`, `digits`, `images:DIR`,
+            `npy:FILE`, `npy:DIR`, `npz:FILE`, or `auto`: MNIST, and where it is not available the digits, with a warning.
         root: The folder that holds MNIST/raw.
         image: Height, width and channels of an image. Give the size of your own images for `images:`, `npy:` and
             `npz:`.
@@ -86,54 +106,25 @@ def load_data(
 
 
 def mnist(root: Path | str | None = None) -> Dataset:
-    """MNIST's 60,000 training and 10,000 test images, verified."""
-    return idx.published("mnist", root)
+    """Load MNIST's 60,000 training and 10,000 test images, verified.
+
+    Args:
+        root: The folder that holds MNIST/raw; else `$JAXVAE_DATA`, the user's cache, or a download.
+
+    Raises:
+        InputError: If MNIST is not available, or a file of it is not what was published.
+    """
+    return idx.load("mnist", None if root is None else Path(root))
 
 
-def digits(image: tuple[int, int, int] = idx.SIZE) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels, resized: 1,500 train, 297 test."""
-    if image[2] != 1:
-        raise InputError(
-            f"The digits are grey, with 1 channel, the model's images have {image[2]}; "
-            f"give --image {image[0]} {image[1]} 1 or --resize."
-        )
-    images, labels = (array.copy() for array in _resized_digits(image))
-    cut = _DIGITS_TRAIN
-    return Dataset("digits", "scikit-learn", images[:cut], labels[:cut], images[cut:], labels[cut:])
-
-
-@functools.lru_cache(maxsize=4)
-def _resized_digits(image: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels, resized once for a process that asks again."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    small = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    return np.stack([resized(a, image) for a in small]), labels.astype(np.uint8)
-
-
-def _named(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:
-    """What `load` goes by, of whatever size and number it is."""
-    name, image, resize = spec.data, spec.model.image, spec.images.resize
-    if name.startswith(FROM_FILES):
-        kind, _, path = name.partition(":")
-        path = Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser() fails without a home)
-        limit = spec.images.train_images
-        if mapped and kind != "npy":
-            raise streaming.UnmappableError(f"The images of {name}", "pictures" if kind == "images" else "an .npz")
-        if kind == "images":
-            images = image_folder.pictures(path, image, resize, limit)
-        else:
-            images = numpy_files.read(path, image, kind == "npy" and any(path.glob("*.npy")), mapped)
-        return Dataset(f"{kind}:{path.resolve()}", str(path.resolve()), *images), None
-    grey = (image[0], image[1], 1) if resize else image
-    if name == "digits":
-        return digits(grey), None
-    key = {"auto": "mnist", "emnist": "emnist:balanced"}.get(name, name)
-    require_size(idx.SIZE, image, resize, f"The images of {idx.PUBLISHED[key].title} are")  # before a download
+def _read(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:
+    """The data set that a configuration names, of whatever size and number it is, and why `auto` is not MNIST."""
+    kind, _, argument = ("mnist" if spec.data == "auto" else spec.data).partition(":")
+    argument = os.path.expanduser(argument)  # noqa: PTH111 (Path.expanduser() fails without a home)
+    request = Request(kind, argument, root, spec.model.image, spec.images.resize, spec.images.train_images, mapped)
     try:
-        return idx.published(key, root)._replace(name="mnist" if name == "auto" else name), None
+        return READERS[kind](request), None
     except UnavailableError as error:
-        if name != "auto":
+        if spec.data != "auto":
             raise
-        return digits(grey), str(error)
+        return READERS["digits"](request._replace(kind="digits")), str(error)

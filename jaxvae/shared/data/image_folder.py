@@ -1,6 +1,6 @@
 """Images from a folder of pictures.
 
-Nothing is guessed from a file that could be meant otherwise: a size, a type or a label that doesn't fit is refused.
+A size, a type or a label that doesn't fit is an error; nothing is guessed.
 """
 
 import os
@@ -11,20 +11,36 @@ from pathlib import Path
 import numpy as np
 
 from jaxvae.shared import safe_io
-from jaxvae.shared.data.dataset import Images, tenths
-from jaxvae.shared.data.resize import Size, require_size, resized, with_progress
+from jaxvae.shared.data.dataset import Dataset, Request, from_path, tenths
+from jaxvae.shared.data.resize import require_size, resized, with_progress
+from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow goes by content, and would start Ghostscript for some
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow looks at the content, and runs Ghostscript for some others
 
 
-def pictures(folder: Path, image: Size, resize: bool, limit: int | None) -> Images:
-    """The pictures in a folder and all below it, by sorted path; hidden files are left out.
+def read(request: Request) -> Dataset:
+    """Read the pictures in a folder and all below it, by sorted path; hidden files are left out.
 
     The folders `train` and `test` (or `val`) are the splits; without them every tenth picture is for testing. If all
     lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
-    all but its first. No more than the first `limit` training images are read."""
+    all frames but the first.
+
+    Args:
+        request: The folder, the size of the model's images, and whether to resize. No more than the first
+            `request.limit` training images are read.
+
+    Returns:
+        The data set, its images in the model's size, unlabelled if the folders give no labels.
+
+    Raises:
+        InputError: If the folder has no pictures, one can't be read, or one has another size that may not be resized.
+        UnmappableError: If the images have to stay in their file.
+    """
+    if request.mapped:
+        raise UnmappableError(f"The images of {request.name}", "pictures")
+    folder, image = Path(request.argument), request.image
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
     train, test = folder / "train", next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
@@ -33,23 +49,24 @@ def pictures(folder: Path, image: Size, resize: bool, limit: int | None) -> Imag
     if train.is_dir() and test is not None:
         splits = [_find(train), _find(test)]
     else:
-        found = _find(folder)
-        splits = [[found[i] for i in np.flatnonzero(split)] for split in tenths(len(found), f"The folder {folder}")]
+        pictures = _find(folder)
+        tests = tenths(len(pictures), f"The folder {folder}")
+        splits = [[pictures[i] for i in np.flatnonzero(split)] for split in tests]
     names = sorted({name for split in splits for name, _ in split})
     labelled = "" not in names and len(names) <= 256
     labels = [np.array([names.index(n) if labelled else 0 for n, _ in split], np.uint8) for split in splits]
-    splits[0], labels[0] = splits[0][:limit], labels[0][:limit]
+    splits[0], labels[0] = splits[0][: request.limit], labels[0][: request.limit]
     images = np.empty((sum(map(len, splits)), *image), np.uint8)
     for i, (_, path) in enumerate(with_progress([pair for split in splits for pair in split], len(images))):
         pixels = _picture(path, image[2])
-        require_size(pixels.shape, image, resize, f"The picture {path} is")
+        require_size(pixels.shape, image, request.resize, f"The picture {path} is")
         images[i] = pixels if pixels.shape == image else resized(pixels, image)
     cut = len(splits[0])
-    return Images(images[:cut], labels[0], images[cut:], labels[1], labelled)
+    return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled)
 
 
 def _find(root: Path) -> list[tuple[str, Path]]:
-    """The pictures below `root` by sorted path, each with the first folder on its way, empty if there is none."""
+    """The pictures below `root` by sorted path, each with its first folder below `root`, empty if it is in none."""
 
     def refuse(error: OSError) -> None:
         raise InputError(
@@ -57,17 +74,17 @@ def _find(root: Path) -> list[tuple[str, Path]]:
         )
 
     paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root, refuse) for name in names]
-    found = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and path.name[0] != ".")
-    if not found:
+    pictures = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and path.name[0] != ".")
+    if not pictures:
         raise InputError(
-            f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has."
+            f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has some."
         )
-    return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in found]
+    return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in pictures]
 
 
 def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
-    """Every folder with its files, by way of links too, as torchvision does: class folders are often links. One that
-    leads back to a folder it is in would never end."""
+    """Every folder with its files. Links are followed, as torchvision does: class folders are often links. A link to a
+    folder that it is in is an error, since the walk would never end."""
     above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         yield folder, names
@@ -83,10 +100,10 @@ def _picture(path: Path, channels: int) -> np.ndarray:
     from PIL import Image
 
     try:
-        if (found := safe_io.instead_of_file(path)) not in (None, "nothing"):
-            raise InputError(f"The picture {path} is {found}; remove it.")
+        if (kind := safe_io.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"The picture {path} is {kind}; remove it.")
         with warnings.catch_warnings(action="ignore"):
-            # What is larger than a picture should be is refused by its header; of twice that Pillow makes an error.
+            # Pillow only warns of a header with too many pixels, up to twice its limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return _pixels(path, channels)
     except InputError:
@@ -97,7 +114,7 @@ def _picture(path: Path, channels: int) -> np.ndarray:
 
 
 def _pixels(path: Path, channels: int) -> np.ndarray:
-    """A picture's numbers; raises whatever Pillow does."""
+    """A picture's pixels; raises whatever Pillow does."""
     from PIL import Image
 
     with Image.open(path, formats=_FORMATS) as picture:

@@ -1,4 +1,4 @@
-"""The user's own images from numpy's files. Nothing is guessed: what could be meant otherwise is refused."""
+"""The user's own images in NumPy's files. Anything ambiguous is an error; nothing is guessed."""
 
 import math
 import warnings
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.data import streaming
-from jaxvae.shared.data.dataset import Images, tenths
+from jaxvae.shared.data.dataset import Dataset, Request, from_path, tenths
 from jaxvae.shared.data.resize import Size
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import named, shown
@@ -17,17 +17,33 @@ from jaxvae.shared.text import named, shown
 _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
 _KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
 _MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
-_UNPACKED = 100  # times its size, of an .npz: images pack to a tenth, and a trap to a thousandth
+_UNPACKED = 100  # an .npz may unpack to so many times its size: images pack to a tenth, a zip bomb to a thousandth
 
 
-def read(path: Path, image: Size, folder: bool = False, mapped: bool = False) -> Images:
-    """The images in an .npy, or in an .npz as `train` and `test`, keras' `x_train` and `x_test`, or `images`, with
-    labels as `train_labels` and `test_labels`, `y_train` and `y_test`, or `labels`; one array is split by tenths.
-    folder: of .npy files with these names.
+def read(request: Request) -> Dataset:
+    """Read images from an .npy, from an .npz, or from a folder of .npy files.
 
-    An array is `[n, h, w]`, `[n, h, w, c]` or `[n, pixels]` of the model's pixels; uint8, bool (False is 0, True 255),
-    or floats in [0, 1], which are rounded to a byte: 0.5 becomes 128. mapped: the training images stay in their .npy.
-    Raises UnmappableError unless they can, being uint8 and one after another."""
+    The arrays of an .npz or a folder are called `train` and `test`, Keras' `x_train` and `x_test`, or `images`; their
+    labels `train_labels` and `test_labels`, `y_train` and `y_test`, or `labels`. Of a single array every tenth image
+    is for testing. An array is `[n, h, w]`, `[n, h, w, c]` or `[n, pixels]` of the model's pixels; uint8, bool (False
+    is 0, True 255), or floats in [0, 1], which are rounded to a byte: 0.5 becomes 128.
+
+    Args:
+        request: `npy` and the path of a file or a folder, or `npz` and the path of a file; the size of the model's
+            images; and whether the training images stay in their .npy.
+
+    Returns:
+        The data set, its images in their own size, unlabelled if there are no labels.
+
+    Raises:
+        InputError: If a file can't be read, or its arrays are not images.
+        UnmappableError: If the training images have to stay in their file and are not contiguous uint8 in an .npy.
+    """
+    if request.mapped and request.kind != "npy":
+        raise streaming.UnmappableError(f"The images of {request.name}", "an .npz")
+    path, image, mapped = Path(request.argument), request.image, request.mapped
+    folder = request.kind == "npy" and any(path.glob("*.npy"))
+    name, source = from_path(request)
     content = _folder(path, mapped) if folder else _content(path, mapped)
     for train, train_labels, test, test_labels in _ARRAYS:
         if train not in content or test not in content:
@@ -38,7 +54,8 @@ def read(path: Path, image: Size, folder: bool = False, mapped: bool = False) ->
                 f"{path} has one of {train_labels} and {test_labels} only; add the other or leave out both."
             )
         labels = [_labels(content, n, len(s), path) for n, s in zip((train_labels, test_labels), splits, strict=True)]
-        return Images(splits[0], labels[0], np.asarray(splits[1]), labels[1], train_labels in content)
+        labelled = train_labels in content
+        return Dataset(name, source, splits[0], labels[0], np.asarray(splits[1]), labels[1], labelled)
     if "images" not in content:
         raise InputError(
             f"{path} must hold the arrays train and test, x_train and x_test, or images; "
@@ -47,28 +64,29 @@ def read(path: Path, image: Size, folder: bool = False, mapped: bool = False) ->
     images = _bytes(content["images"], image, f"{path}'s images", mapped)
     labels = _labels(content, "labels", len(images), path)
     train, test = tenths(len(images), str(path))
-    return Images(images[train], labels[train], np.asarray(images[test]), labels[test], "labels" in content)
+    tests, labelled = np.asarray(images[test]), "labels" in content
+    return Dataset(name, source, images[train], labels[train], tests, labels[test], labelled)
 
 
 def _folder(path: Path, mapped: bool) -> dict[str, np.ndarray]:
     """The known arrays of a folder of .npy files by name."""
-    found = {}
+    arrays = {}
     for name in sorted(_KNOWN):
         if (file := path / f"{name}.npy").exists():
             content = _content(file, mapped)
             if list(content) != ["images"]:
                 raise InputError(f"{file} must be an .npy file of one array, found an .npz; save it by numpy.save.")
-            found[name] = content["images"]
-    return found
+            arrays[name] = content["images"]
+    return arrays
 
 
 def _content(path: Path, mapped: bool) -> dict[str, np.ndarray]:
-    """The known arrays of an .npz by name, or that of an .npy as `images`."""
+    """The known arrays of an .npz by name, or the array of an .npy as `images`."""
     try:
-        if (found := safe_io.instead_of_file(path)) not in (None, "nothing"):
-            raise InputError(f"{path} can't be read (it is {found}); give another file by --data.")
+        if (kind := safe_io.instead_of_file(path)) not in (None, "nothing"):
+            raise InputError(f"{path} can't be read (it is {kind}); give another file by --data.")
         with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
-            if not (start := file.read(6)).startswith(_MAGIC):  # numpy would call it a pickle, whatever it is
+            if not (start := file.read(6)).startswith(_MAGIC):  # numpy would call anything else a pickle
                 raise ValueError(f"it begins with {start}")
             file.seek(0)
             if mapped and start.startswith(_MAGIC[0]):
@@ -94,7 +112,7 @@ def _content(path: Path, mapped: bool) -> dict[str, np.ndarray]:
 
 def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
     """An array as uint8 images `[n, h, w, c]`."""
-    found, pixels, kind = list(array.shape), math.prod(image), named([str(array.dtype)])
+    shape, pixels, kind = list(array.shape), math.prod(image), named([str(array.dtype)])
     if mapped and not isinstance(array, np.memmap):
         raise streaming.UnmappableError(where, "an .npz")
     if mapped and (array.dtype != np.uint8 or not array.flags.c_contiguous):
@@ -119,7 +137,7 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
     if array.ndim != 4 or array.size == 0:
         raise InputError(
             f"{where} must be of shape [n, height, width], [n, height, width, channels] or [n, {pixels}], without a 0, "
-            f"found {found}; reshape it."
+            f"found {shape}; reshape it."
         )
     return streaming.Mapped(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
 

@@ -14,7 +14,7 @@ from PIL import Image
 import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.config.presets import PRESETS
-from jaxvae.shared.data import idx
+from jaxvae.shared.data import published
 from jaxvae.shared.runs import metrics
 from parity_tests.support import backends
 from parity_tests.support.cli import PACKAGES, fails, run
@@ -178,15 +178,15 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
 def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(idx, "_download", lambda root, this: "no network")
+    monkeypatch.setattr(published, "download", lambda root, this: "no network")
     status, _, err = run(package, capsys, "train", "--max-steps", "1", "--out", tmp_path / "run")
     assert status == 0
-    assert "WARNING: MNIST can't be had" in err
+    assert "WARNING: MNIST is not available" in err
     assert "no network" in err
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert (recorded["asked"], recorded["name"]) == ("auto", "digits")
     assert "no network" in recorded["instead_of_mnist"]
-    fails(package, capsys, "MNIST can't be had", "train", "--data", "mnist", "--out", tmp_path / "other")
+    fails(package, capsys, "MNIST is not available", "train", "--data", "mnist", "--out", tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxvae.shared.config.choices import DATA, EMNIST_SPLITS
+from jaxvae.shared.config.data_sets import DATA_HELP, DATA_SETS, complete_names
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import datasets, idx
+from jaxvae.shared.data import datasets, idx, published
 from jaxvae.shared.errors import InputError
 
-SIBLINGS = ["fashion-mnist", "kmnist", *(f"emnist:{split}" for split in EMNIST_SPLITS)]
+SIBLINGS = [name for name in idx.IDX_SETS if name != "mnist"]
 TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = idx.MNIST
 
 
@@ -24,7 +24,7 @@ def nowhere(monkeypatch, tmp_path_factory) -> None:
     """No MNIST but what a test names, and no network."""
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(idx, "_download", lambda root, this: "no network")
+    monkeypatch.setattr(published, "download", lambda root, this: "no network")
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def test_mnist_is_torchvisions(mnist, mnist_root) -> None:
 
 def test_mnist_is_looked_for_in_order(copy, mnist_root, monkeypatch, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="MNIST can't be had"):
+    with pytest.raises(InputError, match="MNIST is not available"):
         datasets.load(named("mnist"), tmp_path / "empty")
-    (idx.cache()).mkdir(parents=True)
-    shutil.copytree(copy / "MNIST", idx.cache() / "MNIST", symlinks=True)
-    assert datasets.load(named("mnist"), tmp_path / "empty")[0].source == str(idx.cache())
+    published.cache().mkdir(parents=True)
+    shutil.copytree(copy / "MNIST", published.cache() / "MNIST", symlinks=True)
+    assert datasets.load(named("mnist"), tmp_path / "empty")[0].source == str(published.cache())
     monkeypatch.setenv("JAXVAE_DATA", str(mnist_root))
     assert datasets.load(named("mnist"), tmp_path / "empty")[0].source == str(mnist_root.resolve())
     assert datasets.load(named("mnist"), copy)[0].source == str(copy)
@@ -78,7 +78,7 @@ def test_auto_goes_on_with_digits_and_says_why() -> None:
     assert why is not None
     assert "no network" in why
     for name in ("mnist", *SIBLINGS):
-        with pytest.raises(InputError, match=f"^{idx.PUBLISHED[name].title} can't be had.*--data digits"):
+        with pytest.raises(InputError, match=f"^{idx.IDX_SETS[name].title} is not available.*--data digits"):
             datasets.load(named(name), None)
 
 
@@ -138,8 +138,28 @@ def test_a_missing_file_is_named(copy) -> None:
         datasets.mnist(copy)
 
 
+def test_every_data_set_has_its_reader_and_its_files() -> None:
+    """What the names of config/data_sets.py come to below: `auto` chooses among the others."""
+    assert list(datasets.READERS) == [name for name in DATA_SETS if name != "auto"]
+    idx_names = [name for name, read in datasets.READERS.items() if read is idx.read]
+    with_splits = [
+        key for n in idx_names for key in ([f"{n}:{s}" for s in DATA_SETS[n].splits] if DATA_SETS[n].splits else [n])
+    ]
+    assert list(idx.IDX_SETS) == with_splits
+
+
+@pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
+def test_help_lists_every_data_set(package: str, capsys, monkeypatch) -> None:
+    from jaxvae.shared import cli
+
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        cli.main(__import__(package), ["train", "--help"])
+    assert " ".join(DATA_HELP.split())[:150] in " ".join(capsys.readouterr().out.replace("│", "").split())
+
+
 def test_a_missing_root_is_said() -> None:
-    for name in DATA:
+    for name in complete_names():
         with pytest.raises(InputError, match="is not a folder"):
             datasets.load(named(name), Path("/no/such/folder"))
 
@@ -153,7 +173,7 @@ def test_another_size_is_said_before_a_download() -> None:
 
 
 def test_mnist_is_resized_if_asked(mnist, mnist_root, monkeypatch) -> None:
-    monkeypatch.setattr(idx, "published", lambda name, root: mnist._replace(test=mnist.test[:10]))
+    monkeypatch.setattr(idx, "load", lambda name, root: mnist._replace(test=mnist.test[:10]))
     colour, why = datasets.load(named("auto", (28, 28, 3), resize=True, train_images=100), mnist_root)
     assert (why, colour.name) == (None, "mnist")
     np.testing.assert_array_equal(colour.train, np.repeat(mnist.train[:100], 3, axis=3))
@@ -176,13 +196,13 @@ def test_a_download_is_whole_or_not_at_all(monkeypatch, tmp_path, copy) -> None:
     monkeypatch.setattr(tv, "MNIST", fails)
     with pytest.raises(InputError, match="downloading it failed"):
         datasets.mnist()
-    assert list(idx.cache().iterdir()) == []
+    assert list(published.cache().iterdir()) == []
 
     monkeypatch.setattr(tv, "MNIST", lambda root, download: shutil.copytree(copy / "MNIST", Path(root) / "MNIST"))
     assert datasets.mnist().train.shape == (60_000, 28, 28, 1)
-    assert sorted(path.name for path in idx.cache().rglob("*") if path.is_file()) == sorted(idx.MNIST)
+    assert sorted(path.name for path in published.cache().rglob("*") if path.is_file()) == sorted(idx.MNIST)
     monkeypatch.setattr(tv, "MNIST", fails)
-    assert datasets.mnist().source == str(idx.cache())
+    assert datasets.mnist().source == str(published.cache())
 
 
 def test_digits_are_resized() -> None:
@@ -204,17 +224,17 @@ def test_digits_are_resized() -> None:
 def sibling(request, monkeypatch, tmp_path) -> tuple[str, Path, np.ndarray]:
     """A set of 30 and 10 images in torchvision's layout: its name, root, and stored images [40, 28, 28]."""
     name = request.param
-    monkeypatch.setitem(idx.PUBLISHED, name, idx.PUBLISHED[name]._replace(train=30, test=10))
+    monkeypatch.setitem(idx.IDX_SETS, name, idx.IDX_SETS[name]._replace(train=30, test=10))
     images = np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8)
-    write_set(idx.PUBLISHED[name], tmp_path, images)
+    write_set(idx.IDX_SETS[name], tmp_path, images)
     return name, tmp_path, images
 
 
-def write_set(this: idx.Published, root: Path, images: np.ndarray) -> None:
-    folder = root / this.folder / "raw"
+def write_set(this: idx.IdxSet, root: Path, images: np.ndarray) -> None:
+    folder = root / this.published.folder
     folder.mkdir(parents=True, exist_ok=True)
     labels = np.arange(len(images), dtype=np.uint8) % this.classes + this.first_label
-    for name, part in zip(this.names, (images[:30], labels[:30], images[30:], labels[30:]), strict=True):
+    for name, part in zip(this.published.files, (images[:30], labels[:30], images[30:], labels[30:]), strict=True):
         header = struct.pack(f">{1 + part.ndim}I", 0x800 + part.ndim, *part.shape)
         (folder / name).write_bytes(header + part.tobytes())
 
@@ -223,10 +243,10 @@ def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
     from torchvision import datasets as tv
 
     name, root, images = sibling
-    this = idx.PUBLISHED[name]
+    this = idx.IDX_SETS[name]
     found, why = datasets.load(named(name), root)
     assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
-    theirs = getattr(tv, this.folder)(str(root), **({"split": this.split} if this.split else {}))
+    theirs = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
     np.testing.assert_array_equal(found.train_labels, theirs.targets.numpy() - this.first_label)
     stored = theirs.data.numpy()
     np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
@@ -268,8 +288,8 @@ FAULTS: dict[str, tuple[int, Callable[[bytes], bytes], str]] = {
 def test_a_malformed_sibling_is_named(sibling, fault: str) -> None:
     name, root, _ = sibling
     number, change, what = FAULTS[fault]
-    this = idx.PUBLISHED[name]
-    path = root / this.folder / "raw" / this.names[number]
+    this = idx.IDX_SETS[name]
+    path = root / this.published.folder / this.published.files[number]
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError, match=f"is not the published file, it has .*{what}") as caught:
         datasets.load(named(name), root)
@@ -290,26 +310,26 @@ def test_a_siblings_download_is_kept_whole(sibling, monkeypatch, tmp_path) -> No
     from torchvision import datasets as tv
 
     name, root, _ = sibling
-    this = idx.PUBLISHED[name]
+    this = idx.IDX_SETS[name]
     others = [f"emnist-{split}-train-images-idx3-ubyte" for split in ("letters", "mnist")] if this.split else []
     for other in others:
-        (root / this.folder / "raw" / other).write_bytes(b"new")
+        (root / this.published.folder / other).write_bytes(b"new")
     monkeypatch.undo()
     monkeypatch.delenv("JAXVAE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(idx.PUBLISHED, name, this)
-    raw = idx.cache() / this.folder / "raw"
+    monkeypatch.setitem(idx.IDX_SETS, name, this)
+    raw = published.cache() / this.published.folder
     raw.mkdir(parents=True)
     for other in others[:1]:
         (raw / other).write_bytes(b"old")
 
     def fetch(folder: str, download: bool, **split: str) -> None:
         assert split == ({"split": this.split} if this.split else {})
-        shutil.copytree(root / this.folder, Path(folder) / this.folder)
+        shutil.copytree(root / this.torchvision, Path(folder) / this.torchvision)
 
-    monkeypatch.setattr(tv, this.folder, fetch)
+    monkeypatch.setattr(tv, this.torchvision, fetch)
     first = datasets.load(named(name), None)[0]
-    assert [path.name for path in idx.cache().iterdir()] == [this.folder]
-    assert {path.name for path in raw.iterdir()} == {*this.names, *others}
+    assert [path.name for path in published.cache().iterdir()] == [this.torchvision]
+    assert {path.name for path in raw.iterdir()} == {*this.published.files, *others}
     assert [(raw / other).read_bytes() for other in others] == [b"old", b"new"][: len(others)]
     np.testing.assert_array_equal(first.train, datasets.load(named(name), root)[0].train)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxvae.shared.config.choices import DATA, EMNIST_SPLITS, require_data
+from jaxvae.shared.config.data_sets import DATA_SETS, complete_names, require_data
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.serialization import from_json, to_json
@@ -185,13 +185,13 @@ def test_every_preset_comes_back_from_json(name: str) -> None:
 
 
 def test_data_has_a_name() -> None:
-    named = [*DATA, *(f"emnist:{split}" for split in EMNIST_SPLITS), "images:a", "npy:~/b.npy", "npz:c d.npz"]
-    for name in named:
+    for name in [*complete_names(), "images:a", "npy:~/b.npy", "npz:c d.npz"]:
         require_data(name)
         assert Spec(name).data == name
-    for name in ("", "MNIST", "emnist:", "mnist:digits", "images:", "npz:", "folder"):
-        with pytest.raises(InputError, match="data must be one of"):
+    for name in ("", "MNIST", "emnist:", "mnist:", "mnist:digits", "images", "images:", "npz:", "folder"):
+        with pytest.raises(InputError, match="data must be one of") as caught:
             require_data(name)
+        assert all(f" {kind}" in str(caught.value) for kind in DATA_SETS)
 
 
 def test_what_a_configuration_implies() -> None:
