@@ -326,7 +326,7 @@ def test_what_can_not_be_reported_is_refused_in_a_sentence(capsys, run, tmp_path
 def test_a_report_without_a_run_is_refused(tmp_path) -> None:
     command = report_command.Report((), tmp_path / "report.html")
     with pytest.raises(report_command.InputError, match="give one run folder or more"):
-        report_command.report(torchvae, command)
+        report_command.run(torchvae, command)
 
 
 def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:

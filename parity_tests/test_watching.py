@@ -381,7 +381,7 @@ def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> Non
 
 
 def test_a_sprite_that_would_be_too_large_is_made_smaller(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(projector, "_SIDE", 10)
+    monkeypatch.setattr(projector, "_MAX_SPRITE", 10)
     projector.write(tmp_path, np.zeros((7, 2)), np.zeros(7, int), numbered(7, 8, 4, 3))
     assert (tmp_path / "projector_config.pbtxt").read_text().count("single_image_dim: 3\n") == 2
     with Image.open(tmp_path / "sprite.png") as image:

@@ -1,24 +1,26 @@
 """The train command: start or resume a run."""
 
+import argparse
 import contextlib
-import datetime
-import hashlib
-import importlib.metadata
-import json
-import os
-import platform
-import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from jaxvae.shared.commands.common import Device, LoadedData, found_at, require_same_images
+from jaxvae.shared.backend import Backend, Device, DeviceName
+from jaxvae.shared.commands.common import (
+    LoadedData,
+    changed_flags,
+    flags_of,
+    images_root,
+    preset_spec,
+    require_same_images,
+)
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec, same_run
@@ -27,12 +29,12 @@ from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
-from jaxvae.shared.training import tensorboard
+from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
 from jaxvae.shared.training.session import Session, run_session
+from jaxvae.shared.training.session_record import session_record
 
-_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions a run records
-_OFTEN = ("log_every", "checkpoint_every", "keep")  # what a run that goes on keeps to unless it is told otherwise
+_KEPT_FLAGS = ("log_every", "checkpoint_every", "keep")  # a resumed run uses the recorded ones unless they are given
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
 
@@ -40,8 +42,8 @@ _PRESET_HELP = f"The configuration to start from, which the other flags change; 
 class Train:
     """Train a model: writes a run folder with its configuration, metrics, weights, checkpoints and pictures.
 
-    Ctrl-C and SIGTERM save the step it is at; the exit status is then 130 or 143. It is 2 for what can't be done as
-    asked, and 3 when a loss or a gradient leaves the finite numbers.
+    Ctrl-C and SIGTERM save the current step. Exit status: 0 on success, 2 for an invalid request, 3 if a loss or a
+    gradient became NaN or infinite, 130 or 143 after a signal.
 
     For example, ten epochs of the default model, and a convolutional one on a folder of pictures:
 
@@ -51,92 +53,150 @@ class Train:
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
     data_root: Path | None = None
-    """The folder that holds MNIST/raw and its siblings. Else $JAXVAE_DATA, the user's cache, or a download."""
-    device: Device = "auto"
-    """Where to compute; auto is the first accelerator there is."""
+    """The folder that contains MNIST/raw and its siblings. By default $JAXVAE_DATA, the user's cache, or a download."""
+    device: DeviceName = "auto"
+    """Where to compute; auto is the first accelerator, or else the CPU."""
     devices: int | None = None
-    """Share every batch among so many devices of each process, which has to be a divisor of it; the run is the same.
-    Without it one, and where several processes train together all they have; a CPU is as many as are asked for. For
-    jaxvae: each of torchvae's processes has one."""
+    """Share every batch among this number of devices of each process, which must divide it; the run stays the same. By
+    default one, or all devices if several processes train together; a CPU counts as any number. jaxvae only: each
+    process of torchvae has one device."""
     distributed: bool = False
-    """This is one of several processes that train together, each started by the same command, in folders that all see;
-    the cluster tells them of each other. SLURM, Open MPI, Kubernetes and TPU pods tell jaxvae; torchrun tells torchvae,
-    which needs no flag there."""
+    """This is one of several processes that train together, each started with the same command, in folders that all of
+    them see; the cluster tells the processes about each other: SLURM, Open MPI, Kubernetes and TPU pods for jaxvae, and
+    torchrun for torchvae, which needs no flag."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """The same where nobody tells: a free port of the first process, which alone writes and speaks."""
+    """The same without a cluster's help: a free port of the first process, which alone writes files and prints."""
     processes: int | None = None
-    """How many processes there are, beside --coordinator."""
+    """Number of processes; requires --coordinator."""
     process: int | None = None
-    """Which of them this is, from 0, beside --coordinator."""
+    """Number of this process, from 0; requires --coordinator."""
     log_every: int | None = None
-    """A line of metrics every so many steps, rather than one with each epoch's mean; written at the epoch's end."""
+    """Write a line of metrics after every N steps, at the epoch's end, instead of one with each epoch's mean."""
     out: Path | None = None
-    """The run folder to make. Without it, the next free one under runs/."""
+    """The run folder to create. By default the next free one under runs/."""
     checkpoint_every: int | None = None
-    """Save all that the run needs to go on every so many steps, rather than at each epoch's end."""
+    """Write a checkpoint after every N steps instead of at each epoch's end."""
     keep: int = 2
-    """How many checkpoints to keep, the last ones."""
+    """Number of checkpoints to keep, the latest ones."""
     stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
-    """For training images that are larger than the device's or this machine's memory: bring them in blocks of so many
-    megabytes, say 256, two of which there is room for, while the model trains on the one before. The run is the same.
-    Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the start
-    to know them again; mnist and its like stay in this machine's memory. A run that goes on has to be told again."""
+    """For training images that do not fit into the memory of the device or of this machine: load them in blocks of this
+    many megabytes, say 256, while the model trains on the block before; there must be memory for two. The run stays the
+    same. Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the
+    start to compute their digest; mnist and its siblings stay in this machine's memory. Pass it again when resuming."""
     tensorboard: bool = False
-    """Write for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
-    pictures, and the latents of up to 1,000 test images (its projector reads them when it is started). `tensorboard
-    --logdir RUN` shows it. Needs pip install 'jaxvae[tensorboard]'. A run that has the folder goes on there."""
+    """Write files for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
+    pictures, and the latents of up to 1,000 test images (the projector reads these when TensorBoard starts). View them
+    with `tensorboard --logdir RUN`. Needs pip install 'jaxvae[tensorboard]'. A resumed run that has the folder
+    continues it."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
-    """Go on with this run from its last checkpoint, whichever package wrote it, as if it had never stopped. With more
-    --epochs or --max-steps it goes on for longer; nothing else of what it is can be changed."""
+    """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
+    --epochs or --max-steps it trains longer; the rest of its configuration cannot change."""
 
 
-def as_begun(path: Path) -> Train:
-    """The command that goes on with a run, with the run's own flags. Raises InputError if that is no run folder."""
+def defaults(arguments: Sequence[str]) -> Train:
+    """Choose the defaults of the flags, which depend on --preset and --resume.
+
+    Args:
+        arguments: The command line after the command's name.
+
+    Returns:
+        The command with these defaults.
+
+    Raises:
+        InputError: If --preset names no preset, or --resume no run.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume", nargs="?", type=Path)
+    path = parser.parse_known_args(arguments)[0].resume
+    return Train(preset_spec(arguments)) if path is None else resume_command(path)
+
+
+def resume_command(path: Path) -> Train:
+    """Build the command that resumes a run with its own flags.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        The command.
+
+    Raises:
+        InputError: If the folder is not a run.
+    """
     run = run_folder.read(path)
-    shown, often = tensorboard.folder(run).is_dir(), {name: run.config[name] for name in _OFTEN}
-    return Train(run.spec, run.config["preset"], resume=path, tensorboard=shown, **often)
+    has_board, kept = tensorboard.folder(run).is_dir(), {name: run.config[name] for name in _KEPT_FLAGS}
+    return Train(run.spec, run.config["preset"], resume=path, tensorboard=has_board, **kept)
 
 
-def train(side: Any, command: Train) -> None:
-    """Trains by the package `side`. Raises StoppedError for a signal, NonFiniteError when a number leaves the finite
-    ones, and InputError for what can't be done as asked."""
-    _join(side, command)
-    with opened(side, command) as going:
-        run, first = going.run, side.first()
-        since = f", from step {going.done:,}" if going.done else ""
+def run(backend: Backend, command: Train) -> None:
+    """Train a run to its end.
+
+    Args:
+        backend: The package that trains.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+        NonFiniteError: If a loss or a gradient becomes NaN or infinite.
+        StoppedError: If a signal arrives.
+    """
+    processes.join(backend, command.distributed, command.coordinator, command.processes, command.process)
+    with open_session(backend, command) as session:
+        run, first = session.run, backend.first()
+        since = f", from step {session.done:,}" if session.done else ""
         if first:
             device = run.config["sessions"][-1]["device"]
-            print(f"{run.path}: {description.summary(run.spec)}, {going.total:,} steps{since} on {device}")
-        with Bar(going.seen(going.total), going.seen(going.done), first) as bar:
-            streamed = "" if command.stream is None else f" --stream {command.stream}"
-            again = f"{side.__name__} train --resume {shlex.quote(str(run.path))}{streamed}"
-            run_session(side, going, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
+            print(f"{run.path}: {description.summary(run.spec)}, {session.total:,} steps{since} on {device}")
+        with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
+            stream = "" if command.stream is None else f" --stream {command.stream}"
+            again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
+            run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
             last = metrics.read(run)[-1]
             print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
             print(f"pictures in {run.images}\nweights in {run.weights}")
-            if going.board is not None:
-                print(f"for TensorBoard in {going.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
+            if session.board is not None:
+                print(f"for TensorBoard in {session.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
 
 
 @contextlib.contextmanager
-def opened(side: Any, command: Train, found: LoadedData | None = None) -> Iterator[Session]:
-    """The run that the command begins or goes on with, its folder locked until the end; a run that came to nothing is
-    removed then. found: its images and why they are not MNIST's, if they have been loaded already. Raises InputError
-    for what can't be done as asked."""
-    require_often(command)
-    run, device = command.resume, side.prepare(command.device, command.spec.training.dtype, command.devices)
-    with _begun(side, command, device, found) if run is None else _resumed(side, command, device, run, found) as going:
-        yield going._replace(
+def open_session(backend: Backend, command: Train, loaded: LoadedData | None = None) -> Iterator[Session]:
+    """Create or reopen the run of a command, its folder locked within the context.
+
+    Args:
+        backend: The package that trains.
+        command: The parsed flags.
+        loaded: The run's images, if they are loaded already.
+
+    Yields:
+        The session. A new folder in which nothing was trained is removed at the end.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
+    require_positive_flags(command)
+    device = backend.prepare(command.device, command.spec.training.dtype, command.devices)
+    if command.resume is None:
+        opened = _new_session(backend, command, device, loaded)
+    else:
+        opened = _resumed_session(backend, command, device, command.resume, loaded)
+    with opened as session:
+        yield session._replace(
             stream=None if command.stream is None else command.stream * 10**6,
-            board=tensorboard.begin(going.run) if command.tensorboard and side.first() else None,
+            board=tensorboard.begin(session.run) if command.tensorboard and backend.first() else None,
         )
 
 
-def require_often(command: Train) -> None:
-    """Raises InputError unless metrics and checkpoints are asked for at least now and then, blocks of some size, and
-    TensorBoard's files only where they can be made."""
-    for name in (*_OFTEN, "stream"):
+def require_positive_flags(command: Train) -> None:
+    """Check the flags that count steps, checkpoints or megabytes, and that TensorBoard's files can be written.
+
+    Args:
+        command: The parsed flags.
+
+    Raises:
+        InputError: If a number is below 1, or if the files can't be written.
+    """
+    for name in (*_KEPT_FLAGS, "stream"):
         value = getattr(command, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
@@ -144,40 +204,37 @@ def require_often(command: Train) -> None:
         tensorboard.require(command.resume)
 
 
-def _join(side: Any, command: Train) -> None:
-    """Meets the processes that train together with this one, if there are any."""
-    if command.coordinator is not None and not re.fullmatch(r".+:[0-9]+", command.coordinator):
-        raise InputError(f"--coordinator must be HOST:PORT, found {command.coordinator}.")
-    # torchrun sets these for the processes it starts.
-    launched = side.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
-    if command.distributed or command.coordinator is not None or launched:
-        side.join(command.coordinator, command.processes, command.process)
-    elif command.processes is not None or command.process is not None:
-        raise InputError(
-            "--processes and --process are told beside --coordinator HOST:PORT; give that, or none of them."
-        )
+def load_images(backend: Backend, command: Train) -> LoadedData:
+    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred.
 
+    Args:
+        backend: The package that trains.
+        command: The parsed flags.
 
-def load_images(side: Any, command: Train) -> LoadedData:
-    """The images that the command names, and why they are not MNIST's, if so, which is told. Raises InputError where
-    they can't be had or don't fit."""
-    found = datasets.load(command.spec, command.data_root, command.stream is not None)
-    if found[1] is not None and side.first():
-        print(f"{side.__name__}: WARNING: {found[1]} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
-    requirements.require_batches(command.spec, len(found[0].train))
-    return found
+    Returns:
+        The images, and why they are not MNIST's.
+
+    Raises:
+        InputError: If the images are not available, or do not fit the configuration.
+    """
+    dataset, missing = datasets.load(command.spec, command.data_root, command.stream is not None)
+    if missing is not None and backend.first():
+        name = backend.__name__
+        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    requirements.require_batches(command.spec, len(dataset.train))
+    return dataset, missing
 
 
 @contextlib.contextmanager
-def _begun(side: Any, command: Train, device: Any, found: LoadedData | None) -> Iterator[Session]:
-    name = side.__name__
-    if command.out is not None and side.first():
+def _new_session(backend: Backend, command: Train, device: Device, loaded: LoadedData | None) -> Iterator[Session]:
+    name = backend.__name__
+    if command.out is not None and backend.first():
         run_folder.require_free(command.out)
-    dataset, missing = found or load_images(side, command)
+    dataset, missing = loaded or load_images(backend, command)
     config = {
         "framework": name,
         "preset": command.preset,
-        **{name: getattr(command, name) for name in _OFTEN},
+        **{flag: getattr(command, flag) for flag in _KEPT_FLAGS},
         "data": {
             "asked": command.spec.data,
             "name": dataset.name,
@@ -187,120 +244,92 @@ def _begun(side: Any, command: Train, device: Any, found: LoadedData | None) -> 
             "test": len(dataset.test),
             "digest": digest(dataset),
         },
-        "sessions": [_session(side, device, 0)],
+        "sessions": [session_record(backend, device, 0)],
     }
-    _require_together(side, command, len(dataset.train), config["data"]["digest"])
+    _require_same_start(backend, command, len(dataset.train), config["data"]["digest"])
     spec = replace(command.spec, data=dataset.name)
     out = command.out or run_folder.free_path(Path("runs"), name)
-    if not side.first():
+    if not backend.first():
         yield Session(run_folder.Run(out, spec, config), dataset, device, None)
         return
     run = run_folder.make(out, spec, config)
     with run_folder.locked(run):
         try:
             checkpoints.begun(run)
-            run_folder.write_config(run)  # with which it is a run that others may go on with
+            run_folder.write_config(run)  # makes the folder a run, which can be resumed
             yield Session(run, dataset, device, None)
         except BaseException:
             if not checkpoints.present(run) and not run.metrics.stat().st_size:
-                shutil.rmtree(out)  # it came to nothing, and would be in the way of the next try
+                shutil.rmtree(out)  # it would prevent the next attempt
             raise
 
 
 @contextlib.contextmanager
-def _resumed(side: Any, command: Train, device: Any, path: Path, found: LoadedData | None) -> Iterator[Session]:
-    name, run = side.__name__, run_folder.read(path)
-    if command.out is not None or command.preset != run.config["preset"]:
-        raise InputError("--resume goes on in a run's own folder and configuration; leave out --out and --preset.")
-    if not same_run(command.spec, run.spec):
-        raise InputError(
-            f"--resume goes on with {path} as it was begun: {_changed(run.spec, command.spec)}; leave that out, or "
-            "begin another run."
-        )
-    if "imported" in run.config:
-        raise InputError(
-            f"{path} was imported, without a checkpoint that --resume could go on from; train another run."
-        )
-    with run_folder.locked(run) if side.first() else contextlib.nullcontext():
-        run = run_folder.read(path)  # another may have gone on with it until now
-        file, wrong = checkpoints.latest(run)
-        place = found_at(run, command.data_root)
-        dataset = (found or datasets.load(run.spec, place, command.stream is not None))[0]
+def _resumed_session(
+    backend: Backend, command: Train, device: Device, path: Path, loaded: LoadedData | None
+) -> Iterator[Session]:
+    name, run = backend.__name__, run_folder.read(path)
+    _require_resumable(command, run)
+    with run_folder.locked(run) if backend.first() else contextlib.nullcontext():
+        run = run_folder.read(path)  # another process may have trained it in the meantime
+        file, damaged = checkpoints.latest(run)
+        root = images_root(run, command.data_root)
+        dataset = (loaded or datasets.load(run.spec, root, command.stream is not None))[0]
         require_same_images(run, dataset)
-        start = None if file is None else side.load_checkpoint(file, device)[1:]
+        start = None if file is None else backend.load_checkpoint(file, device)[1:]
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
-        _require_together(side, command, len(dataset.train), step)
-        if wrong and side.first():
-            print(f"{name}: WARNING: {' '.join(wrong)} Going on from step {step}.", file=sys.stderr)
-        total = command.spec.training.total_steps(len(dataset.train))
-        if total < step:
-            raise InputError(f"{path} has taken {step:,} steps already, {total:,} are asked for; ask for more.")
-        if command.spec != run.spec and total == run.spec.training.total_steps(len(dataset.train)):
-            asked = command.spec.training
-            raise InputError(
-                f"{path} would end after {total:,} steps as before: --epochs {asked.epochs} and --max-steps "
-                f"{asked.max_steps}, whichever comes first; give both."
-            )
-        often = {name: getattr(command, name) for name in _OFTEN}
-        if not side.first():
-            yield Session(run_folder.Run(path, command.spec, {**run.config, **often}), dataset, device, start)
+        _require_same_start(backend, command, len(dataset.train), step)
+        if damaged and backend.first():
+            print(f"{name}: WARNING: {' '.join(damaged)} Resuming from step {step}.", file=sys.stderr)
+        _require_more_steps(command, run, len(dataset.train), step)
+        kept = {flag: getattr(command, flag) for flag in _KEPT_FLAGS}
+        if not backend.first():
+            yield Session(run_folder.Run(path, command.spec, {**run.config, **kept}), dataset, device, start)
             return
         metrics.cut(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
-        sessions = [*run.config["sessions"], _session(side, device, step)]
+        sessions = [*run.config["sessions"], session_record(backend, device, step)]
         before, now = (session["device"] for session in sessions[-2:])
         if now != before and sessions[-2]["framework"] == name:
-            print(
-                f"{name}: WARNING: {path} goes on on {now}, not {before}, which may round otherwise.", file=sys.stderr
-            )
-        run = run_folder.Run(path, command.spec, {**run.config, **often, "sessions": sessions})
+            warning = f"{path} is resumed on {now} instead of {before}; rounding may differ."
+            print(f"{name}: WARNING: {warning}", file=sys.stderr)
+        run = run_folder.Run(path, command.spec, {**run.config, **kept, "sessions": sessions})
         run_folder.write_config(run)
         if file is not None:
             checkpoints.gone_on_from(run, step, command.keep)
         yield Session(run, dataset, device, start)
 
 
-def _require_together(side: Any, command: Train, images: int, *told: object) -> None:
-    """Raises InputError unless the devices can share a batch, and all processes are about to train the same run."""
-    requirements.require_divisible_batch(command.spec, images, side.shares())
-    if side.processes() == 1:
-        return
-    often = [getattr(command, name) for name in _OFTEN]
-    content = json.dumps([side.__name__, to_json(command.spec), often, images, *told])
-    number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:3])
-    if side.agreed(number) + side.agreed(-number):  # the largest, and less the smallest
+def _require_resumable(command: Train, run: run_folder.Run) -> None:
+    """Raise InputError if the command changes the run, or if the run has nothing to resume from."""
+    if command.out is not None or command.preset != run.config["preset"]:
+        raise InputError("--resume uses the run's own folder and configuration; leave out --out and --preset.")
+    if not same_run(command.spec, run.spec):
+        changed = changed_flags(flags_of(run.spec), flags_of(command.spec), except_for=("epochs", "max_steps"))
         raise InputError(
-            "The processes were not started alike; give each the same flags but for --process, the same images and, to "
-            "--resume, the same folder."
+            f"The configuration of {run.path} cannot change on --resume: {changed}; leave that out, or start another "
+            "run."
+        )
+    if "imported" in run.config:
+        raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
+
+
+def _require_more_steps(command: Train, run: run_folder.Run, images: int, step: int) -> None:
+    """Raise InputError if the command asks for fewer steps than were taken, or changes --epochs without effect."""
+    training = command.spec.training
+    total = training.total_steps(images)
+    if total < step:
+        raise InputError(
+            f"{run.path} has already taken {step:,} steps, more than the {total:,} requested; ask for more."
+        )
+    if command.spec != run.spec and total == run.spec.training.total_steps(images):
+        raise InputError(
+            f"{run.path} would still end after {total:,} steps: --epochs {training.epochs} and --max-steps "
+            f"{training.max_steps}, whichever comes first; give both."
         )
 
 
-def _session(side: Any, device: Any, step: int) -> dict[str, Any]:
-    """Who trains from which step on, and where: for the run's record."""
-    devices, processes = side.shares(), side.processes()
-    among = f", {devices} of them" if devices > 1 else ""
-    among += f" in {processes} processes" if processes > 1 else ""
-    return {
-        "framework": side.__name__,
-        "from_step": step,
-        "device": side.device_label(device) + among,
-        "versions": {
-            "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[side.__name__])},
-        },
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _changed(old: Spec, new: Spec) -> str:
-    """Which flags differ, in words."""
-    found = []
-    for part in fields(old):
-        before, after = getattr(old, part.name), getattr(new, part.name)
-        names = [f.name for f in fields(before)] if part.name != "data" else []
-        pairs = [(n, getattr(before, n), getattr(after, n)) for n in names] or [(part.name, before, after)]
-        found += [
-            f"its --{name.replace('_', '-')} is {was}, not {now}"
-            for name, was, now in pairs
-            if was != now and name not in ("epochs", "max_steps")
-        ]
-    return ", ".join(found)
+def _require_same_start(backend: Backend, command: Train, images: int, *settings: Any) -> None:
+    """Raise InputError unless the devices can share a batch, and all processes are about to train the same run."""
+    requirements.require_divisible_batch(command.spec, images, backend.shares())
+    kept = [getattr(command, name) for name in _KEPT_FLAGS]
+    processes.require_same_start(backend, to_json(command.spec), kept, images, *settings)

@@ -1,7 +1,7 @@
-"""The programs whose files are known: what each calls its tensors, and the loss it trains for.
+"""The known programs: how each names its tensors, and the loss it trains for.
 
-One is recognised by the names of its tensors, seen through what wrappers put before them; the sizes are those that
-their shapes have."""
+A program is recognised by the names of its tensors, without the prefixes of wrappers; sizes come from their shapes.
+"""
 
 import math
 import re
@@ -13,32 +13,32 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop.name_mapping import Rule, Shape, complaints, places
+from jaxvae.shared.interop.name_mapping import Rule, Shape, entries, mismatches
 from jaxvae.shared.model import layout
 
 Size = tuple[int, int, int]
 
 
 class Source(NamedTuple):
-    """A program whose files are known."""
+    """A known program."""
 
     name: str
     title: str
     preset: str
-    """The one whose layers and loss are the program's."""
+    """The preset with the program's layers and loss."""
     rules: tuple[Rule, ...]
     counted: str = ""
-    """The tensors to count for the number of hidden layers; it is 1 if there are none to count."""
+    """A pattern of tensor names; their number gives that of the hidden layers. Empty for one hidden layer."""
     uncounted: int = 0
-    """How many of them are no hidden layer's."""
+    """Number of these tensors that belong to no hidden layer."""
     layers: str = ""
-    """What names and shapes leave open of the layers, and what is taken."""
+    """Assumption about the layers where names and shapes leave them open."""
     loss: str = ""
-    """What they leave open of the loss, and what is taken."""
+    """Assumption about the loss where names and shapes leave it open."""
 
 
-class Found(NamedTuple):
-    """What was recognised."""
+class Match(NamedTuple):
+    """A recognised program, and the configuration with its sizes."""
 
     source: Source
     preset: str
@@ -85,8 +85,8 @@ SOURCES = (
         (*_SEQUENTIAL, Rule("encoder.{2n}.*", _MEAN)),
         counted="encoder.{2i}.weight",
         uncounted=1,
-        layers="the names don't say what follows a layer: a ReLU after each, the code's too, and a sigmoid at the end "
-        "are taken for granted",
+        layers="the names don't show the activations: a ReLU after each layer, the code's too, and a sigmoid at the "
+        "end are assumed",
     ),
     Source(
         "sequential-halves",
@@ -95,8 +95,8 @@ SOURCES = (
         (*_SEQUENTIAL, Rule("encoder.{2n}.*", "encoder.mean.* + encoder.scale.*")),
         counted="encoder.{2i}.weight",
         uncounted=1,
-        layers="the names don't say what the halves are: the first is taken for the mean and the other for sigma, both "
-        "through a ReLU",
+        layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
+        "both after a ReLU",
     ),
     Source(
         "antixk",
@@ -116,7 +116,7 @@ SOURCES = (
         ),
         counted="encoder.{i}.0.weight",
         loss="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
-        "for BetaVAE's",
+        "for that of BetaVAE",
     ),
     Source(
         "pythae",
@@ -130,8 +130,7 @@ SOURCES = (
             Rule("decoder.layers.{n}.0.*", _LOGITS),
         ),
         counted="encoder.layers.{i}.0.weight",
-        loss="without its model_config.json beside the file nothing says what the loss is: the mse that pythae has by "
-        "default is taken",
+        loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
     ),
     Source(
         "flax-example",
@@ -147,61 +146,81 @@ SOURCES = (
     ),
 )
 
-_WRAPPERS = ("module", "_orig_mod")  # DataParallel's and torch.compile's, wherever they stand
+_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and torch.compile, at any depth
 _OUTER = ("model", "params", "state_dict", "model_state_dict")
 _KNOWN = "; ".join(source.title for source in SOURCES)
 
 
-def see_through(names: Sequence[str]) -> list[str]:
-    """The names without what wrappers put before them: `model.module.fc1.weight` is `fc1.weight`. Raises InputError if
-    two become one."""
+def strip_wrappers(names: Sequence[str]) -> list[str]:
+    """Remove the prefixes of wrappers from tensor names: `model.module.fc1.weight` becomes `fc1.weight`.
+
+    Args:
+        names: All tensor names of a file.
+
+    Returns:
+        The names in the same order.
+
+    Raises:
+        InputError: If two names become the same.
+    """
     split = [[part for part in re.split(r"[./]", name) if part not in _WRAPPERS] for name in names]
     while all(len(parts) > 1 and parts[0] in _OUTER and parts[0] == split[0][0] for parts in split):
         split = [parts[1:] for parts in split]
-    seen = [".".join(parts) for parts in split]
-    if twice := sorted({name for name in seen if seen.count(name) > 1}):
-        raise InputError(f"The file holds {', '.join(twice)} more than once, under other prefixes; leave one of them.")
-    return seen
+    stripped = [".".join(parts) for parts in split]
+    if twice := sorted({name for name in stripped if stripped.count(name) > 1}):
+        raise InputError(f"The file has {', '.join(twice)} more than once, under different prefixes; keep one of them.")
+    return stripped
 
 
-def recognise(shapes: Mapping[str, Shape], asked: str | None, image: Size | None, where: str) -> Found:
-    """The source of tensors of these names, seen through prefixes, and shapes, with the sizes they have; the loss is
-    that of the preset `asked`, or else the source's. Raises InputError, listing the tensors and what is missing, if
-    they are of no known source."""
-    wanted = None if asked is None else preset(asked)
+def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size | None, where: str) -> Match:
+    """Recognise the program that wrote tensors.
+
+    Args:
+        shapes: Their shapes by their names without the prefixes of wrappers.
+        preset_name: The preset whose loss the model was trained for; None for that of the program.
+        image: Height, width and channels of an image; None if the shapes decide.
+        where: The file, for messages.
+
+    Returns:
+        The program, and the configuration with the sizes of the tensors.
+
+    Raises:
+        InputError: If no known program writes such tensors; the message lists them and what is missing.
+    """
+    wanted = None if preset_name is None else preset(preset_name)
     known = [source for source in SOURCES if _names(source, shapes) == set(shapes)]
     if not known:
         raise InputError(_unknown(shapes, where))
-    fit = [source for source in known if wanted is None or _layers(wanted) == _layers(PRESETS[source.preset])]
-    if not fit:
+    fitting = [source for source in known if wanted is None or _layers(wanted) == _layers(PRESETS[source.preset])]
+    if not fitting:
         alike = [n for n, spec in PRESETS.items() if any(_layers(spec) == _layers(PRESETS[s.preset]) for s in known)]
         raise InputError(
-            f"{where} has the layers of {known[0].title}, which the preset {asked} doesn't have; give --preset "
+            f"{where} has the layers of {known[0].title}, which the preset {preset_name} doesn't have; give --preset "
             f"one of {', '.join(alike)}."
         )
     tried = []
-    for source in fit:
+    for source in fitting:
         base = PRESETS[source.preset] if wanted is None else wanted
         spec = replace(base, model=_sized(source, base.model, shapes, image, where))
-        told = complaints(spec.model, source.rules, shapes)
-        if not told:
-            return Found(source, asked or source.preset, spec)
-        tried.append((len(told), f"{where} has the names of {source.title}, but {'; '.join(told)}."))
+        problems = mismatches(spec.model, source.rules, shapes)
+        if not problems:
+            return Match(source, preset_name or source.preset, spec)
+        tried.append((len(problems), f"{where} has the names of {source.title}, but {'; '.join(problems)}."))
     raise InputError(min(tried)[1])
 
 
 def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image: Size | None, where: str) -> ModelSpec:
-    """The model with the sizes that its tensors have."""
+    """The model with the sizes of its tensors."""
     hidden = _depth(source, shapes)
     axes = {}
-    for place in places(_dummy(model, hidden), source.rules):
-        shape, expected = shapes[place.theirs], place.ours[0].shape
+    for entry in entries(_dummy(model, hidden), source.rules):
+        shape, expected = shapes[entry.theirs], entry.ours[0].shape
         if len(shape) != len(expected) or 0 in shape:
             raise InputError(
-                f"{where} has the names of {source.title}, but {place.theirs} should have {len(expected)} axes, none "
+                f"{where} has the names of {source.title}, but {entry.theirs} should have {len(expected)} axes, none "
                 f"of length 0, found {list(shape)}."
             )
-        axes[place.ours[0].name] = shape[::-1] if place.laid == "flax" else shape
+        axes[entry.ours[0].name] = shape[::-1] if entry.laid == "flax" else shape
     kind = ".conv" if model.network == "conv" else ""
     widths = tuple(axes[f"encoder.hidden.{i}{kind}.weight"][0] for i in range(hidden))
     inputs = (axes[f"encoder.hidden.0{kind}.weight"] if hidden else axes["encoder.mean.weight"])[1] - model.classes
@@ -215,34 +234,34 @@ def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image:
 
 
 def _flat_image(pixels: int, image: Size | None, where: str) -> Size:
-    """A square image of so many numbers, grey if there is one."""
+    """The given image, or else a square one with this number of values, grey if possible."""
     if image is None:
         for channels in (1, 3):
             edge = math.isqrt(max(0, pixels) // channels)
             if edge and edge * edge * channels == pixels:
                 return (edge, edge, channels)
-        raise InputError(f"{where} is of images of {pixels} numbers, which is no square's; give --image H W C.")
+        raise InputError(f"{where} has images of {pixels} values, which make no square; give --image H W C.")
     if math.prod(image) != pixels:
         height, width, channels = image
-        raise InputError(
-            f"{where} is of images of {pixels} numbers, asked for are {height} {width} {channels}; give --image H W C."
-        )
+        raise InputError(f"{where} has images of {pixels} values, not {height} {width} {channels}; give --image H W C.")
     return image
 
 
 def _conv_image(area: int, halvings: int, channels: int, image: Size | None, where: str) -> Size:
-    """The image that so many convolutions of stride 2 make `area` pixels of. Transposed ones double what they are
-    given, so that it is a multiple of what all of them make of a pixel."""
+    """The given image, or else a square one, that `halvings` convolutions of stride 2 reduce to `area` pixels.
+
+    Its height and width are multiples of 2^halvings, since transposed convolutions double them exactly.
+    """
     times, edge = 2**halvings, math.isqrt(area)
     if image is None:
         if edge * edge != area:
-            raise InputError(f"{where} is of images that become {area} pixels, no square; give --image H W C.")
+            raise InputError(f"{where} reduces images to {area} pixels, which make no square; give --image H W C.")
         return (times * edge, times * edge, channels)
     height, width, _ = image
     if height % times or width % times or height * width != area * times**2 or image[2] != channels:
         raise InputError(
-            f"{where} is of images of {channels} channels whose height and width are multiples of {times} and their "
-            f"product {area * times**2}, asked for are {height} {width} {image[2]}; give --image H W C."
+            f"{where} has images of {channels} channels whose height and width are multiples of {times} with the "
+            f"product {area * times**2}, not {height} {width} {image[2]}; give --image H W C."
         )
     return image
 
@@ -260,13 +279,13 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 
 
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
-    """The names that the source's tensors would have, with as many hidden layers as there seem to be."""
+    """The tensor names that the source would write, with the number of hidden layers of these shapes."""
     model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
-    return {place.theirs for place in places(model, source.rules)}
+    return {entry.theirs for entry in entries(model, source.rules)}
 
 
 def _layers(spec: Spec) -> list[str]:
-    """The names of all arrays of a model that has one hidden layer."""
+    """The names of all arrays of the model with one hidden layer."""
     return [parameter.name for parameter in layout.table(_dummy(spec.model, 1))]
 
 
@@ -277,10 +296,10 @@ def _unknown(shapes: Mapping[str, Shape], where: str) -> str:
 
     nearest = max(SOURCES, key=shared)
     names = _names(nearest, shapes)
-    told = f"it has no name in common with them ({_KNOWN})"
+    reason = f"it has no name in common with them ({_KNOWN})"
     if shared(nearest):
         lacks = ", ".join(sorted(names - set(shapes))) or "nothing"
         more = ", ".join(sorted(set(shapes) - names)) or "nothing"
-        told = f"nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
+        reason = f"the nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
     listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-    return f"{where} is of none of the known sources: {told}; its tensors are {listed}."
+    return f"{where} is from none of the known programs: {reason}; its tensors are {listed}."
