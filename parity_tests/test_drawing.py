@@ -258,7 +258,7 @@ REFUSED = [
     ("pytorch-examples", "manifold --steps 61", "--steps must be from 2 to 60, found 61"),
     ("conditional", "embed --by latents", "the model has 3"),
     ("conditional", "embed --seed 99999999999999999999", "seed"),
-    ("conditional", "embed --projector no/such", "can't be made: its parent is no folder"),
+    ("conditional", "embed --projector no/such", "can't be created: its parent is not a folder"),
     ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
     ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
     ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),

@@ -142,9 +142,13 @@ def _require_possible_together(backend: Backend, command: Sweep) -> None:
     if command.how != "together":
         return
     if command.devices is not None:
-        raise InputError("Runs that train together can't share batches among --devices; leave out that or --how.")
+        raise InputError(
+            "Runs that train together can't share batches among --devices; leave out --devices, or --how together."
+        )
     if command.stream is not None:
-        raise InputError("Runs that train together keep all images on the device; leave out --stream or --how.")
+        raise InputError(
+            "Runs that train together keep all images on the device; leave out --stream, or --how together."
+        )
     if not fits_together(backend):
         raise InputError(
             f"{backend.__name__} trains runs one by one, only jaxvae trains them together; give --how one-by-one."

@@ -81,7 +81,7 @@ class Foreign(Generic[W]):
         [('enc.0.weight', (3, 4)), ('enc.0.bias', (3,)), ('enc.2.weight', (2, 3)), ('enc.2.bias', (2,))]
         """
         values = {name: self.to_numpy(array) for name, array in arrays.items()}
-        return self.from_arrays(spec, name_mapping.to_ours(spec, rules, values, "The given model"))
+        return self.from_arrays(spec, name_mapping.to_ours(spec, rules, values, "The source"))
 
     def to_foreign(self, spec: Spec, rules: Sequence[Rule], weights: W) -> dict[str, np.ndarray]:
         """Convert weights to the arrays that `from_foreign` takes.
