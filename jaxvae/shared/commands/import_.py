@@ -12,7 +12,7 @@ from jaxvae.shared.backend import Backend, File
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import known_models, name_mapping, readers
+from jaxvae.shared.interop import known_models, name_mapping, readers, recognition
 from jaxvae.shared.interop.adopt import Adopted, adopt
 from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import run_folder
@@ -120,7 +120,7 @@ def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarra
         raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
     (source,) = (source for source in known_models.SOURCES if source.name == record["source"])
     theirs, paths = name_mapping.to_theirs(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
-    names = known_models.strip_wrappers([".".join(path) for path in paths])
+    names = recognition.strip_wrappers([".".join(path) for path in paths])
     tensors = [
         readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else theirs[name])
         for path, entry, name in zip(paths, record["tensors"], names, strict=True)
@@ -132,7 +132,7 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
     """The program, the sizes, the loss and the assumptions."""
     model, source = adopted.spec.model, adopted.match.source
     names = [".".join(tensor.path) for tensor in file.tensors]
-    stripped = known_models.strip_wrappers(names)
+    stripped = recognition.strip_wrappers(names)
     prefix = names[0].removesuffix(stripped[0])
     behind = f" behind {prefix}" if prefix and names[0].endswith(stripped[0]) else ""
     dtypes = ", ".join(sorted({tensor.dtype for tensor in file.tensors}))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxvae.shared.backend import File, Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import known_models, name_mapping, readers
+from jaxvae.shared.interop import name_mapping, readers, recognition
 
 _COUNTER = "num_batches_tracked"  # of torch's batch norm, unused here
 
@@ -18,7 +18,7 @@ _COUNTER = "num_batches_tracked"  # of torch's batch norm, unused here
 class Adopted(NamedTuple):
     """Another program's model, converted."""
 
-    match: known_models.Match
+    match: recognition.Match
     spec: Spec
     arrays: dict[str, np.ndarray]
     """The weights, named as in the weight file."""
@@ -28,7 +28,7 @@ class Adopted(NamedTuple):
     """Assumptions where the file leaves something open."""
 
 
-def adopt(path: Path, file: File, preset: str | None, image: known_models.Size | None) -> Adopted:
+def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | None) -> Adopted:
     """Convert the model in another program's file.
 
     Args:
@@ -46,13 +46,13 @@ def adopt(path: Path, file: File, preset: str | None, image: known_models.Size |
     """
     if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
         raise InputError(f"{path} is a weight file of jaxvae and torchvae, which needs no import: `load` reads it.")
-    names = known_models.strip_wrappers([".".join(tensor.path) for tensor in file.tensors])
+    names = recognition.strip_wrappers([".".join(tensor.path) for tensor in file.tensors])
     tensors = {n: t for n, t in zip(names, file.tensors, strict=True) if not is_counter(t)}
     notes = []
     if "encoder.embedding.weight" in tensors:
         loss, size, notes = _pythae(path.parent / "model_config.json")
         preset, image = preset or loss, image or size
-    match = known_models.recognise({n: t.array.shape for n, t in tensors.items()}, preset, image, str(path))
+    match = recognition.recognise({n: t.array.shape for n, t in tensors.items()}, preset, image, str(path))
     source, model = match.source, match.spec.model
     notes += [source.layers] if source.layers else []
     notes += [source.loss] if source.loss and preset is None else []
@@ -80,7 +80,7 @@ def is_counter(tensor: Tensor) -> bool:
     return tensor.path[-1].rpartition(".")[2] == _COUNTER and tensor.array.shape == () and not tensor.is_float
 
 
-def _pythae(file: Path) -> tuple[str | None, known_models.Size | None, list[str]]:
+def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]:
     """The preset of the loss and the image size in pythae's model_config.json, and notes about them."""
     if not file.is_file():
         return None, None, []
