@@ -2,10 +2,13 @@
 
 import jaxvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import SweepBackend
+
+BACKEND: SweepBackend = jaxvae
 
 
 def main() -> None:
-    cli.run(jaxvae)
+    cli.run(BACKEND)
 
 
 if __name__ == "__main__":

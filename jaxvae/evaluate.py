@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
 from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
+from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.requirements import require_density
 
@@ -24,33 +24,6 @@ _BATCH = 500
 _BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together
 _IMAGES = 5  # whose blocks are decoded together, which changes none: the logits should fit a core's cache
 _PART = 20  # images between two looks at the progress
-
-
-class Likelihood(NamedTuple):
-    """Of each image `[n]`, float64."""
-
-    nats: np.ndarray
-    """The estimate of log p(x)."""
-    effective: np.ndarray
-    """How many samples of equal weight would be as good: (sum w)^2 / sum w^2 (Kong 1992), from 1 to all of them."""
-
-
-class Latents(NamedTuple):
-    """Of each image `[n, latent]`, float64; what a code lacks is None."""
-
-    mean: np.ndarray
-    logvar: np.ndarray | None
-    z: np.ndarray | None
-    """One draw from the posterior."""
-
-
-class Pixels(NamedTuple):
-    """What is said of the pixels of images `[n, pixels]`, float64."""
-
-    location: np.ndarray
-    """The logits of a Bernoulli likelihood, the means of a Gaussian one."""
-    logvar: np.ndarray | None
-    """Of a Gaussian one: `[n, pixels]`, or `[]` where all pixels share it."""
 
 
 def average_terms(

@@ -14,6 +14,7 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.parallel import agreed, everywhere, local, placed, shares
 from jaxvae.params import optimizer_to_arrays, to_arrays
+from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
@@ -23,41 +24,13 @@ from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
 
-class Part(NamedTuple):
-    """Where a run stands within an epoch, or at its end before it is evaluated."""
-
-    state: TrainState
-    """Good until the callback returns: training goes on in it."""
-    epoch: int
-    """From 1."""
-    step: int
-    """Steps taken so far."""
-    train: np.ndarray
-    """The epoch's steps so far, each with its mean terms: `[steps, terms]`, nats per image."""
-
-
-class Progress(NamedTuple):
-    """Where a run stands after an epoch, or after its last step."""
-
-    state: TrainState
-    """Good until the callback returns: training goes on in it."""
-    epoch: int
-    """From 1."""
-    step: int
-    """Steps taken so far."""
-    train: np.ndarray
-    """The epoch's steps, each with its mean terms: `[steps, terms]`, nats per image."""
-    test: np.ndarray
-    """The terms over the test images: `[terms]`, float64, nats per image."""
-
-
 def fit(
     spec: Spec,
     data: Dataset,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[Progress[TrainState]], None] = lambda progress: None,
     device: Device | None = None,
     start: tuple[TrainState, np.ndarray] | None = None,
-    on_part: Callable[[Part], None] | None = None,
+    on_part: Callable[[Part[TrainState]], None] | None = None,
     every: Sequence[int] = (),
     stream: int | None = None,
 ) -> TrainState:

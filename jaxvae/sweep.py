@@ -14,7 +14,7 @@ from jax import Array, random
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
-from jaxvae.loop import Part, Progress
+from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.training.interval import Pace
@@ -24,10 +24,10 @@ from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 def fit_together(
     specs: Sequence[Spec],
     data: Dataset,
-    on_epoch: Callable[[int, Progress], None] = lambda member, progress: None,
+    on_epoch: Callable[[int, Progress[TrainState]], None] = lambda member, progress: None,
     device: Device | None = None,
     starts: Sequence[tuple[TrainState, np.ndarray] | None] | None = None,
-    on_part: Callable[[dict[int, Part]], None] | None = None,
+    on_part: Callable[[dict[int, Part[TrainState]]], None] | None = None,
     every: Sequence[int] = (),
 ) -> dict[int, TrainState]:
     """Trains runs whose specs differ in seed, beta and learning rate alone, each as `fit` trains it but for rounding.

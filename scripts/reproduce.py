@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxvae.shared.commands.common import Device
+from jaxvae.shared.backend import DeviceName
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
@@ -53,7 +53,7 @@ class Reproduce:
     """Other images; nothing is known of what they come to."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
-    device: Device = "auto"
+    device: DeviceName = "auto"
     """Where to compute."""
     readme: bool = False
     """Write the table into scripts/docs/results.md, between its marks; with no names, the results that are kept."""
@@ -127,7 +127,7 @@ def _require(options: Reproduce) -> None:
         require_seed(seed)
 
 
-def _on_cpu(side: Any, device: Device) -> bool:
+def _on_cpu(side: Any, device: DeviceName) -> bool:
     return side.device_label(side.prepare(device)).startswith("cpu")
 
 

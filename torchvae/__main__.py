@@ -2,10 +2,13 @@
 
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
+
+BACKEND: Backend = torchvae
 
 
 def main() -> None:
-    cli.run(torchvae)
+    cli.run(BACKEND)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.requirements import require_density
 from torchvae import random
@@ -24,33 +24,6 @@ _BATCH = 500
 _BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together
 _IMAGES = 5  # whose blocks are decoded together, which changes none: the logits should fit a core's cache
 _DRAWN = 10  # blocks drawn in one go, since a draw costs hundreds of calls
-
-
-class Likelihood(NamedTuple):
-    """Of each image `[n]`, float64."""
-
-    nats: np.ndarray
-    """The estimate of log p(x)."""
-    effective: np.ndarray
-    """How many samples of equal weight would be as good: (sum w)^2 / sum w^2 (Kong 1992), from 1 to all of them."""
-
-
-class Latents(NamedTuple):
-    """Of each image `[n, latent]`, float64; what a code lacks is None."""
-
-    mean: np.ndarray
-    logvar: np.ndarray | None
-    z: np.ndarray | None
-    """One draw from the posterior."""
-
-
-class Pixels(NamedTuple):
-    """What is said of the pixels of images `[n, pixels]`, float64."""
-
-    location: np.ndarray
-    """The logits of a Bernoulli likelihood, the means of a Gaussian one."""
-    logvar: np.ndarray | None
-    """Of a Gaussian one: `[n, pixels]`, or `[]` where all pixels share it."""
 
 
 def average_terms(

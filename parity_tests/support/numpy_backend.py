@@ -17,13 +17,13 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 
 from jaxvae.shared import cli, safe_io
+from jaxvae.shared.backend import Backend, Latents, Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.runs import checkpoints
@@ -49,14 +49,6 @@ class State(NamedTuple):
     optimizer: dict[str, np.ndarray]
     step: int
     key: np.ndarray
-
-
-class Progress(NamedTuple):
-    state: State
-    epoch: int
-    step: int
-    train: np.ndarray
-    test: np.ndarray
 
 
 def step(state: State) -> tuple[State, np.ndarray]:
@@ -89,7 +81,7 @@ def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: 
                 state, terms = step(state)
                 log.append(terms)
             pace.took(state.step - since)
-            on_part(Progress(state, begun // steps + 1, state.step, np.array(log), log[-1]))
+            on_part(Part(state, begun // steps + 1, state.step, np.array(log)))
         on_epoch(Progress(state, begun // steps + 1, state.step, np.array(log), np.asarray(log[-1], np.float64)))
         log = []
 
@@ -103,31 +95,59 @@ def save_checkpoint(path: Path, spec: Spec, state: State, train: np.ndarray) -> 
     weight_file.save_checkpoint(path, weight_file.Checkpoint(spec, *state[:2], state.step, state.key, train))
 
 
-def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Any:
-    return SimpleNamespace(mean=images.reshape(len(images), -1)[:, : spec.model.latent] / 255)
+def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Latents:
+    return Latents(images.reshape(len(images), -1)[:, : spec.model.latent] / 255, None, None)
 
 
 def pictures(spec: Spec, found: dict[str, np.ndarray], *of: Any) -> np.ndarray:
     return np.full((4, *spec.model.image), found["encoder.mean.bias"][0] % 1)
 
 
-SIDE: Any = SimpleNamespace(
-    __name__="jaxvae",
-    prepare=lambda name, dtype, devices: "numpy",
-    processes=lambda: 1,
-    shares=lambda: 1,
-    first=lambda: True,
-    agreed=lambda number: number,
-    device_label=str,
-    fit=fit,
-    save=weight_file.save,
-    save_checkpoint=save_checkpoint,
-    load_checkpoint=load_checkpoint,
-    stream_key=lambda *of: None,
-    encode_images=encode_images,
-    sample=pictures,
-    reconstruct=lambda spec, found, shown, labels: pictures(spec, found)[:1].repeat(len(shown), 0),
-)
+def not_offered(*arguments: Any) -> Any:
+    raise NotImplementedError
+
+
+class NumpyBackend:
+    """Trains, saves and draws; the protocol's other functions are not offered."""
+
+    __name__ = "jaxvae"
+    fit = staticmethod(fit)
+    save = staticmethod(weight_file.save)
+    save_checkpoint = staticmethod(save_checkpoint)
+    load_checkpoint = staticmethod(load_checkpoint)
+    encode_images = staticmethod(encode_images)
+    sample = staticmethod(pictures)
+
+    load = to_arrays = read_foreign = pack_foreign = export_model = staticmethod(not_offered)
+    join = root_key = average_terms = log_likelihood = see_images = decode_latents = staticmethod(not_offered)
+    draw_latents = decode_images = interpolate = traverse = manifold = staticmethod(not_offered)
+
+    def prepare(self, *settings: Any) -> str:
+        return "numpy"
+
+    def device_label(self, device: str) -> str:
+        return device
+
+    def processes(self) -> int:
+        return 1
+
+    def shares(self) -> int:
+        return 1
+
+    def first(self) -> bool:
+        return True
+
+    def agreed(self, number: int) -> int:
+        return number
+
+    def stream_key(self, *names: Any) -> None:
+        return None
+
+    def reconstruct(self, spec: Spec, weights: Any, images: np.ndarray, labels: Any = None) -> np.ndarray:
+        return pictures(spec, weights)[:1].repeat(len(images), 0)
+
+
+SIDE: Backend = NumpyBackend()
 
 
 def dying(point: str, times: int) -> Any:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from jaxvae.shared.analysis import evaluation, pca
 from jaxvae.shared.analysis.evaluation import take
 from jaxvae.shared.analysis.trained_model import trained_model
+from jaxvae.shared.backend import DeviceName
 from jaxvae.shared.commands import compare
-from jaxvae.shared.commands.common import Device
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import measures_record, run_folder
@@ -24,7 +24,7 @@ class Finished(NamedTuple):
     run: run_folder.Run
     records: list[dict[str, Any]]
     dataset: Dataset
-    device: Device
+    device: DeviceName
     samples: int
     """Of a log-likelihood."""
     expected: Container[str]

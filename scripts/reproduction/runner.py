@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxvae.shared import safe_io
-from jaxvae.shared.commands.common import Device
-from jaxvae.shared.commands.train import Train, as_begun, train
+from jaxvae.shared.backend import DeviceName
+from jaxvae.shared.commands import train
 from jaxvae.shared.config.serialization import build
 from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.data import datasets
@@ -28,7 +28,7 @@ class How(NamedTuple):
     out: Path
     data: str
     data_root: Path | None
-    device: Device
+    device: DeviceName
     samples: int
 
 
@@ -91,11 +91,11 @@ def _configured(protocol: Protocol, images: str, seed: int, epochs: int) -> Spec
 def _train(how: How, path: Path, preset: str, spec: Spec) -> None:
     """Begins the run, goes on with it, or leaves it as it is: it may have been trained for longer than is asked."""
     if not path.exists():
-        train(how.side, Train(spec, preset, how.data_root, how.device, out=path))
+        train.run(how.side, train.Train(spec, preset, how.data_root, how.device, out=path))
         return
     run = run_folder.read(path)
     if not same_run(run.spec, spec):
         raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
     tested = [record["epoch"] for record in metrics.read(run) if record["split"] == "test"]
     if not tested or tested[-1] < spec.training.epochs:
-        train(how.side, replace(as_begun(path), spec=spec, data_root=how.data_root, device=how.device))
+        train.run(how.side, replace(train.resume_command(path), spec=spec, data_root=how.data_root, device=how.device))

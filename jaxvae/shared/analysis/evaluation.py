@@ -1,8 +1,8 @@
-"""The measures of a trained model, and their figures as the rows of a table."""
+"""The measures of a trained model: one table with how each is taken, when it applies and how it is printed."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,157 +13,216 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.runs import run_folder
 
-CHEAP = ("terms", "active-units", "kl-by-latent", "squared-error")
-"""The measures that are taken unless others are named."""
-COSTLY = ("log-likelihood", "mutual-information", "quadrature")
-"""Minutes long on many images."""
-ALL = (*CHEAP, *COSTLY)
+Figures = dict[str, Any]
+"""A measure's results by name, as JSON values."""
+Row = tuple[str, str, str]
+"""A printed result: name, value, unit."""
 
 
-def reason_not_applicable(spec: Spec, name: str) -> str | None:
-    """Why a measure makes no sense of a model, as the end of a sentence; None if it does."""
-    model = spec.model
-    if name in ("kl-by-latent", "mutual-information", "log-likelihood") and not model.samples_latents:
-        return f"needs the density of a posterior, which a {model.posterior} posterior doesn't have"
-    if name in ("active-units", "quadrature") and not requirements.has_prior(spec):
-        return f"needs a prior, which a {model.posterior} posterior trained for {spec.objective.form} doesn't have"
-    if name == "quadrature" and model.latent != 2:
-        return f"sums over a grid of two latents, and the model has {model.latent}"
-    return None
+class Measure(NamedTuple):
+    """A measure of a trained model."""
+
+    take: Callable[[TrainedModel], Figures]
+    rows: Callable[[Figures], list[Row]]
+    """Formats the results for a table."""
+    why_not: Callable[[Spec], str | None] = lambda spec: None
+    """Why the measure does not apply to a model, as a clause without its subject; None if it applies."""
+    costly: bool = False
+    """Whether it takes minutes on many images, so that it is taken only if it is named."""
 
 
-def take(subject: TrainedModel, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The figures of these measures, each with what it was taken of. Raises InputError for what is not finite."""
-    about = {"step": subject.step, "epoch": subject.epoch, "seed": subject.run.spec.training.seed}
-    about |= {"images": len(subject.data.test), "by": subject.side.__name__, "dtype": subject.run.spec.training.dtype}
-    taken = {}
-    for name in names:
-        taken[name] = about | _TAKE[name](subject)
-        _require_finite(subject.run, name, taken[name])
-    return taken
-
-
-def terms(subject: TrainedModel) -> dict[str, Any]:
+def _terms(model: TrainedModel) -> Figures:
     """The loss and its terms, nats per image."""
-    spec, dataset = subject.run.spec, subject.data
-    found = subject.side.average_terms(spec, subject.weights, dataset.test, subject.key, dataset.test_labels)
-    return dict(zip(spec.terms, map(float, found), strict=True))
+    spec, dataset = model.run.spec, model.data
+    terms = model.backend.average_terms(spec, model.weights, dataset.test, model.key, dataset.test_labels)
+    return dict(zip(spec.terms, map(float, terms), strict=True))
 
 
-def log_likelihood(subject: TrainedModel) -> dict[str, Any]:
+def _log_likelihood(model: TrainedModel) -> Figures:
     """The importance-weighted estimate."""
-    spec, dataset = subject.run.spec, subject.data
-    with _bar(subject, len(dataset.test), "images") as done:
-        found = subject.side.log_likelihood(
-            *(spec, subject.weights, dataset.test, subject.key, subject.labels, subject.samples, done)
+    spec, dataset = model.run.spec, model.data
+    with _bar(len(dataset.test), "images") as on_images:
+        estimate = model.backend.log_likelihood(
+            *(spec, model.weights, dataset.test, model.key, model.labels, model.samples, on_images)
         )
-    value, effective = measures.mean(found.nats), float(found.effective.mean())
-    figures = {"log_likelihood": value.value, "standard_error": value.error, "samples": subject.samples}
+    value, effective = measures.mean(estimate.nats), float(estimate.effective.mean())
+    figures = {"log_likelihood": value.value, "standard_error": value.error, "samples": model.samples}
     return {**figures, "effective_samples": effective}
 
 
-def active_units(subject: TrainedModel) -> dict[str, Any]:
-    """Of the posterior's means."""
-    active = measures.active_units(subject.latents.mean)
+def _log_likelihood_rows(figures: Figures) -> list[Row]:
+    effective, samples = f"{figures['effective_samples']:.1f}", f"of {figures['samples']:,}, mean over images"
+    estimate = _estimate("log-likelihood", figures["log_likelihood"], figures, "nats per image")
+    return [estimate, ("  effective samples", effective, samples)]
+
+
+def _active_units(model: TrainedModel) -> Figures:
+    """The latents whose posterior means vary."""
+    active = measures.active_units(model.latents.mean)
     return {"active_units": int(active.sum()), "active": active.tolist()}
 
 
-def kl_by_latent(subject: TrainedModel) -> dict[str, Any]:
-    """The terms of the KL."""
-    return {"kl_by_latent": measures.kl_by_latent(subject.latents.mean, subject.latents.logvar).tolist()}
+def _kl_by_latent(model: TrainedModel) -> Figures:
+    """The KL's term of each latent."""
+    mean, logvar, _ = _densities(model)
+    return {"kl_by_latent": measures.kl_by_latent(mean, logvar).tolist()}
 
 
-def mutual_information(subject: TrainedModel) -> dict[str, Any]:
+def _kl_by_latent_rows(figures: Figures) -> list[Row]:
+    kl = np.array(figures["kl_by_latent"])
+    return [(f"kl of latent {i + 1}", f"{kl[i]:.3f}", "nats per image") for i in np.argsort(-kl, kind="stable")]
+
+
+def _mutual_information(model: TrainedModel) -> Figures:
     """Between image and latent."""
-    latents = subject.latents
-    found, most = measures.mutual_information(*latents), float(np.log(len(latents.mean)))
-    return {"mutual_information": found.value, "standard_error": found.error, "at_most": most}
+    mean, logvar, z = _densities(model)
+    value, most = measures.mutual_information(mean, logvar, z), float(np.log(len(mean)))
+    return {"mutual_information": value.value, "standard_error": value.error, "at_most": most}
 
 
-def squared_error(subject: TrainedModel) -> dict[str, Any]:
-    """Of reconstructions through the posterior's mean, from the grey images."""
-    spec, test, labels = subject.run.spec, subject.data.test, subject.data.test_labels
-    found = pca.row(
-        str(subject.run.path),
+def _mutual_information_rows(figures: Figures) -> list[Row]:
+    unit = f"nats; this number of images shows {figures['at_most']:.3f} at most"
+    return [_estimate("mutual information", figures["mutual_information"], figures, unit)]
+
+
+def _squared_error(model: TrainedModel) -> Figures:
+    """The error of reconstructions through the posterior's mean, from the grey images."""
+    spec, test, labels = model.run.spec, model.data.test, model.data.test_labels
+    row = pca.row(
+        str(model.run.path),
         spec.model.latent,
         test,
-        lambda part: subject.side.reconstruct(spec, subject.weights, test[part], labels[part]),
+        lambda part: model.backend.reconstruct(spec, model.weights, test[part], labels[part]),
         1,
         batch=len(test) if spec.images.binarization == "static" else 1000,
     )
-    return {"squared_error": found.error}
+    return {"squared_error": row.error}
 
 
-def quadrature(subject: TrainedModel) -> dict[str, Any]:
+def _quadrature(model: TrainedModel) -> Figures:
     """The log-likelihood without sampling."""
-    side, spec, dataset = subject.side, subject.run.spec, subject.data
-    x = side.see_images(spec, dataset.test, subject.key)
+    backend, spec, dataset = model.backend, model.run.spec, model.data
+    x = backend.see_images(spec, dataset.test, model.key)
     labels = dataset.test_labels if spec.model.classes else np.zeros(len(x), int)
-    half = int(np.ceil(max(8.0, 2 + np.abs(subject.latents.mean).max())))
+    half = int(np.ceil(max(8.0, 2 + np.abs(model.latents.mean).max())))
     nats, change = np.empty(len(x)), np.empty(len(x))
-    with _bar(subject, None, "points") as done:
+    with _bar(None, "points") as on_points:
         for label in np.unique(labels):
-            mine = np.flatnonzero(labels == label)
+            members = np.flatnonzero(labels == label)
 
-            def log_p(images: np.ndarray, z: np.ndarray, label: int = label, mine: np.ndarray = mine) -> np.ndarray:
-                told = np.full(len(z), label) if spec.model.classes else None
-                return measures.log_probabilities(x[mine[images]], *side.decode_latents(spec, subject.weights, z, told))
+            def log_p(
+                images: np.ndarray, z: np.ndarray, label: int = label, members: np.ndarray = members
+            ) -> np.ndarray:
+                classes = np.full(len(z), label) if spec.model.classes else None
+                pixels = backend.decode_latents(spec, model.weights, z, classes)
+                return measures.log_probabilities(x[members[images]], pixels.location, pixels.logvar)
 
-            nats[mine], change[mine] = measures.quadrature(log_p, len(mine), half, on_points=done)
+            nats[members], change[members] = measures.quadrature(log_p, len(members), half, on_points=on_points)
     value = measures.mean(nats)
     return {"log_likelihood": value.value, "standard_error": value.error, "last_change": float(change.max())}
 
 
-_TAKE: dict[str, Callable[[TrainedModel], dict[str, Any]]] = {
-    "terms": terms,
-    "active-units": active_units,
-    "kl-by-latent": kl_by_latent,
-    "squared-error": squared_error,
-    "log-likelihood": log_likelihood,
-    "mutual-information": mutual_information,
-    "quadrature": quadrature,
+def _quadrature_rows(figures: Figures) -> list[Row]:
+    row = _estimate("log-likelihood by quadrature", figures["log_likelihood"], figures, "nats per image")
+    return [row, ("  last change", f"{figures['last_change']:.1e}", "nats, the largest of any image")]
+
+
+def _without_density(spec: Spec) -> str | None:
+    if spec.model.samples_latents:
+        return None
+    return f"needs the density of a posterior, which a {spec.model.posterior} posterior doesn't have"
+
+
+def _without_prior(spec: Spec) -> str | None:
+    if requirements.has_prior(spec):
+        return None
+    posterior, form = spec.model.posterior, spec.objective.form
+    return f"needs a prior, which a {posterior} posterior trained for {form} doesn't have"
+
+
+def _without_plane(spec: Spec) -> str | None:
+    if (reason := _without_prior(spec)) is not None or spec.model.latent == 2:
+        return reason
+    return f"sums over a grid of two latents, and the model has {spec.model.latent}"
+
+
+MEASURES = {
+    "terms": Measure(_terms, lambda figures: []),  # printed as a sentence instead
+    "active-units": Measure(
+        _active_units,
+        lambda figures: [("active units", str(figures["active_units"]), f"of {len(figures['active'])} latents")],
+        _without_prior,
+    ),
+    "kl-by-latent": Measure(_kl_by_latent, _kl_by_latent_rows, _without_density),
+    "squared-error": Measure(
+        _squared_error,
+        lambda figures: [("squared error", f"{figures['squared_error']:.3f}", "per image, pixels in [0, 1]")],
+    ),
+    "log-likelihood": Measure(_log_likelihood, _log_likelihood_rows, _without_density, costly=True),
+    "mutual-information": Measure(_mutual_information, _mutual_information_rows, _without_density, costly=True),
+    "quadrature": Measure(_quadrature, _quadrature_rows, _without_plane, costly=True),
 }
+"""The measures by name."""
+CHEAP = tuple(name for name, measure in MEASURES.items() if not measure.costly)
+"""The measures that are taken unless others are named."""
+ALL = tuple(MEASURES)
+
+
+def reason_not_applicable(spec: Spec, name: str) -> str | None:
+    """Return why a measure does not apply to a model, as a clause without its subject; None if it applies."""
+    return MEASURES[name].why_not(spec)
+
+
+def take(model: TrainedModel, names: Iterable[str]) -> dict[str, Figures]:
+    """Take measures of a trained model.
+
+    Args:
+        model: The model and its test images.
+        names: The measures.
+
+    Returns:
+        The results by measure, each with the step, seed, images, package and type it was taken with.
+
+    Raises:
+        InputError: If a result is not finite.
+    """
+    spec = model.run.spec
+    origin = {"step": model.step, "epoch": model.epoch, "seed": spec.training.seed}
+    origin |= {"images": len(model.data.test), "by": model.backend.__name__, "dtype": spec.training.dtype}
+    taken = {}
+    for name in names:
+        taken[name] = origin | MEASURES[name].take(model)
+        _require_finite(model.run, name, taken[name])
+    return taken
+
+
+def rows(name: str, figures: Figures) -> list[Row]:
+    """Format a measure's results for a table."""
+    return MEASURES[name].rows(figures)
+
+
+def _densities(model: TrainedModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means, log-variances and draws of posteriors that have a density."""
+    mean, logvar, z = model.latents
+    assert logvar is not None
+    assert z is not None
+    return mean, logvar, z
 
 
 @contextmanager
-def _bar(subject: TrainedModel, total: int | None, unit: str) -> Iterator[Callable[[int], Any]]:
-    """What is told how many more are done; shows them in a terminal."""
+def _bar(total: int | None, unit: str) -> Iterator[Callable[[int], Any]]:
+    """A progress bar in a terminal; yields the function to call with each further number done."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", unit_scale=True, disable=None, leave=False) as bar:
         yield bar.update
 
 
-def _require_finite(run: run_folder.Run, name: str, figures: dict[str, Any]) -> None:
+def _require_finite(run: run_folder.Run, name: str, figures: Figures) -> None:
     numbers = [n for value in figures.values() if not isinstance(value, str) for n in np.ravel(value)]
     if not np.isfinite(np.array(numbers, float)).all():
-        raise InputError(f"{run.path} comes to a {name} that is not finite; train it again.")
+        raise InputError(f"{run.path}: {name} is not finite; train the run again.")
 
 
-def rows(name: str, figures: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """A measure's figures for a table: name, figure, unit. The terms of the loss are a sentence instead."""
-    match name:
-        case "log-likelihood":
-            effective, samples = f"{figures['effective_samples']:.1f}", f"of {figures['samples']:,}, mean over images"
-            found = [_estimate("log-likelihood", figures["log_likelihood"], figures, "nats per image")]
-            return [*found, ("  effective samples", effective, samples)]
-        case "active-units":
-            return [("active units", str(figures["active_units"]), f"of {len(figures['active'])} latents")]
-        case "kl-by-latent":
-            kl = np.array(figures["kl_by_latent"])
-            order = np.argsort(-kl, kind="stable")
-            return [(f"kl of latent {i + 1}", f"{kl[i]:.3f}", "nats per image") for i in order]
-        case "mutual-information":
-            unit = f"nats; so many images show {figures['at_most']:.3f} at most"
-            return [_estimate("mutual information", figures["mutual_information"], figures, unit)]
-        case "squared-error":
-            return [("squared error", f"{figures['squared_error']:.3f}", "per image, pixels in [0, 1]")]
-        case "quadrature":
-            row = _estimate("log-likelihood by quadrature", figures["log_likelihood"], figures, "nats per image")
-            return [row, ("  last change", f"{figures['last_change']:.1e}", "nats, the largest of an image")]
-        case _:
-            return []
-
-
-def _estimate(name: str, value: float, figures: dict[str, Any], unit: str) -> tuple[str, str, str]:
+def _estimate(name: str, value: float, figures: Figures, unit: str) -> Row:
     return name, f"{value:.3f}", f"± {figures['standard_error']:.3f} {unit}"

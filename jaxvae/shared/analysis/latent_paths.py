@@ -1,46 +1,83 @@
-"""Where in latent space to look: lines, arcs, axes and a plane. All float64, so that both packages decode the same."""
+"""Paths through latent space: lines, arcs, axes and a plane. float64, so that both packages decode the same values."""
 
 from statistics import NormalDist
 
 import numpy as np
 
-_SAME = 1e-6  # the sine of an angle below which an arc is a line: an arc cosine near 1 has half the digits
+_MIN_SINE = 1e-6  # of an arc's angle; below, arccos has lost half of its digits and the arc is drawn as a line
 
 
 def linear(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """From each latent of `start` `[n, latent]` straight to that of `end`, both among them: `[n, steps, latent]`."""
+    """Interpolate along straight lines.
+
+    Args:
+        start: `[n, latent]`.
+        end: `[n, latent]`.
+        steps: Points of each line, both ends included.
+
+    Returns:
+        `[n, steps, latent]`.
+    """
     t = np.linspace(0.0, 1.0, steps)[:, None]
     return (1 - t) * start[:, None] + t * end[:, None]
 
 
 def spherical(start: np.ndarray, end: np.ndarray, steps: int) -> np.ndarray:
-    """The same along an arc about the origin (Shoemake 1985), on which latents keep the norm that draws from the prior
-    have (White 2016); a line where both lie in one direction, or opposite."""
+    """Interpolate along arcs about the origin, on which latents keep the norm that draws from the prior have.
+
+    Args:
+        start: `[n, latent]`.
+        end: `[n, latent]`.
+        steps: Points of each arc, both ends included.
+
+    Returns:
+        `[n, steps, latent]`; a straight line where both ends lie in the same or in opposite directions.
+
+    References:
+        Shoemake 1985, Animating rotation with quaternion curves; White 2016, Sampling generative networks.
+    """
     norms = np.linalg.norm(start, axis=1) * np.linalg.norm(end, axis=1)
     cosine = np.clip((start * end).sum(1) / np.where(norms > 0, norms, 1.0), -1, 1)
     angle = np.where(norms > 0, np.arccos(cosine), 0.0)[:, None, None]
-    curved = np.abs(np.sin(angle)) > _SAME
+    curved = np.abs(np.sin(angle)) > _MIN_SINE
     t, sine = np.linspace(0.0, 1.0, steps)[:, None], np.where(curved, np.sin(angle), 1.0)
     arc = (np.sin((1 - t) * angle) * start[:, None] + np.sin(t * angle) * end[:, None]) / sine
     return np.where(curved, arc, linear(start, end, steps))
 
 
 def along(z: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The latent `z` `[latent]` with one of the `dimensions` `[n]` at a time set to each of its `values`
-    `[n, steps]`: `[n, steps, latent]`."""
-    found = np.broadcast_to(z, (*values.shape, len(z))).copy()
+    """Vary one latent dimension at a time.
+
+    Args:
+        z: The latent to start from, `[latent]`.
+        dimensions: The dimensions to vary, `[n]`.
+        values: The values of each, `[n, steps]`.
+
+    Returns:
+        `[n, steps, latent]`.
+    """
+    path = np.broadcast_to(z, (*values.shape, len(z))).copy()
     for row, dimension in enumerate(dimensions):
-        found[row, :, dimension] = values[row]
-    return found
+        path[row, :, dimension] = values[row]
+    return path
 
 
 def quantiles(steps: int) -> np.ndarray:
-    """Those of N(0, 1) in the middle of each of so many equally likely parts: `[steps]`, rising."""
+    """Return the quantiles of N(0, 1) in the middle of each of `steps` equally likely parts: `[steps]`, rising."""
     return np.array([NormalDist().inv_cdf((i + 0.5) / steps) for i in range(steps)])
 
 
 def plane(steps: int) -> np.ndarray:
-    """The plane of two latents through the quantiles of N(0, I), the first rising to the right and the second upwards:
-    `[steps, steps, 2]`, its first row uppermost (Kingma & Welling 2014, figure 4)."""
+    """Return the plane of two latents at the quantiles of N(0, I).
+
+    Args:
+        steps: Points in a row and in a column.
+
+    Returns:
+        `[steps, steps, 2]`: the first latent rises to the right, the second upwards; the first row is the top one.
+
+    References:
+        Kingma & Welling 2014, Auto-encoding variational Bayes, figure 4.
+    """
     marks = quantiles(steps)
     return np.stack(np.meshgrid(marks, marks[::-1]), -1)

@@ -1,38 +1,52 @@
-"""The latents of a model, as its test images use them: which matter, where they lie, and what shows them best."""
+"""How test images use a model's latents: the active ones, their range, and a plane to show them in."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxvae.shared.analysis import measures
+from jaxvae.shared.backend import Latents
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 
 PRIOR = 3.0
-"""Deviations of the prior either way that are looked at."""
+"""Half the range of a latent with a prior, in standard deviations; more if test images need it."""
 
 
 class Space(NamedTuple):
-    """Where codes lie, and which of their numbers matter."""
+    """The range and the activity of each latent."""
 
     codes: np.ndarray
     """The posteriors' means: `[n, latent]`."""
     activity: np.ndarray
-    """How much each latent says: its KL divergence, nats per image, or a code's variance. `[latent]`"""
+    """KL divergence of each latent in nats per image, or without a density the variance of its code: `[latent]`."""
     unit: str
+    """Unit of the activity: `nats` or `variance`."""
     order: np.ndarray
-    """The latents from the one that says most to the one that says least: `[latent]`."""
+    """The latents by falling activity: `[latent]`."""
     low: np.ndarray
-    """Where each begins, and where it ends: `[latent]`. What the prior and the test images span."""
+    """Lower end of each latent's range, which covers the prior and the test images: `[latent]`."""
     high: np.ndarray
+    """Upper end: `[latent]`."""
     centre: np.ndarray
     """The prior's mean, or without a prior that of the codes: `[latent]`."""
 
 
-def space(spec: Spec, posteriors: Any, name: str) -> Space:
-    """Of the posteriors of test images, as the packages' encode_images gives them. Raises InputError if those of the
-    run `name` are not finite."""
+def space(spec: Spec, posteriors: Latents, name: str) -> Space:
+    """Compute the range and the activity of each latent.
+
+    Args:
+        spec: The configuration of the run.
+        posteriors: The posteriors of test images, as `encode_images` returns them.
+        name: The run, for messages.
+
+    Returns:
+        The latent space.
+
+    Raises:
+        InputError: If a mean or a log-variance is not finite.
+    """
     codes, logvar = posteriors.mean, posteriors.logvar
     if not np.isfinite(codes).all() or not (logvar is None or np.isfinite(logvar).all()):
         raise InputError(f"{name} encodes to numbers that are not finite; train it again.")
@@ -46,14 +60,21 @@ def space(spec: Spec, posteriors: Any, name: str) -> Space:
 
 
 def flat(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The directions `[2, latent]` of the first two principal components of codes `[n, latent]`, and the share of the
-    codes' variance that each has, `[2]`. One latent is the first direction, and nothing the second."""
+    """Find the first two principal components of codes.
+
+    Args:
+        codes: `[n, latent]`.
+
+    Returns:
+        The directions, `[2, latent]`, and the fraction of the codes' variance along each, `[2]`. With one latent, that
+        is the first direction and the second is zero.
+    """
     latent, total = codes.shape[1], codes.var(0).sum()
     if latent == 1:
         return np.eye(2, 1), np.array([1.0 if total > 0 else 0.0, 0.0])
     values, vectors = np.linalg.eigh(np.cov(codes.T, bias=True))
     first = vectors[:, ::-1][:, :2].T
-    # The sign of an eigenvector is nobody's; so that it is the same each time.
+    # The sign of an eigenvector is arbitrary; this makes it the same each time.
     first = first * np.where(first[np.arange(2), np.abs(first).argmax(1)] < 0, -1, 1)[:, None]
-    shares = values[::-1][:2].clip(0)  # of codes in a line the second may be rounded below
-    return first, shares / total if total > 0 else 0 * shares
+    variances = values[::-1][:2].clip(0)  # rounding can make the second one negative
+    return first, variances / total if total > 0 else 0 * variances

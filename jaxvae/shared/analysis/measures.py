@@ -1,4 +1,4 @@
-"""How good a model is, from plain arrays: what its latents carry, and the likelihood of its images by quadrature."""
+"""Measures of a model from plain arrays: the information in its latents, and its likelihood by quadrature."""
 
 import math
 from collections.abc import Callable
@@ -7,68 +7,106 @@ from typing import NamedTuple
 import numpy as np
 
 _ACTIVE = 0.01
-_ROWS = 16  # latents set against all posteriors at once, in a core's cache
-_POINTS = 512  # of a grid, set against all images at once
-_COARSEST, _FINEST = 4, 64  # points of a grid to a unit of the prior's deviation
+_ROWS = 16  # latents compared with all posteriors at once, to fit a core's cache
+_POINTS = 512  # points of a grid compared with all images at once
+_COARSEST, _FINEST = 4, 64  # points of a grid per standard deviation of the prior
 
 
 class Mean(NamedTuple):
-    """Over images."""
+    """A mean over images."""
 
     value: float
     error: float
-    """The standard error of the mean; 0 for one image."""
+    """Standard error of the mean; 0 for one image."""
 
 
 class Quadrature(NamedTuple):
-    """Of each image `[n]`."""
+    """The log-likelihood of `n` images by quadrature."""
 
     nats: np.ndarray
-    """log p(x)."""
+    """log p(x) of each image: `[n]`, nats."""
     change: np.ndarray
-    """How far it moved when the grid was last made twice as fine; what is left is less."""
+    """Its change when the grid was last made twice as fine, which bounds the remaining error: `[n]`, nats."""
 
 
 def mean(values: np.ndarray) -> Mean:
-    """The mean of `[n]`."""
+    """Return the mean of values `[n]` and its standard error."""
     n = len(values)
     return Mean(float(values.mean()), float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0)
 
 
 def active_units(means: np.ndarray) -> np.ndarray:
-    """Which latents the encoder uses, from the posteriors' means `[n, latent]`: those whose variance over images is
-    above 0.01 (Burda, Grosse & Salakhutdinov 2016, section 5.2). bool `[latent]`"""
+    """Find the latents that the encoder uses: those whose posterior mean has a variance over images above 0.01.
+
+    Args:
+        means: The posteriors' means, `[n, latent]`.
+
+    Returns:
+        bool `[latent]`.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, Importance weighted autoencoders, section 5.2.
+    """
     return means.var(0) > _ACTIVE
 
 
 def kl_by_latent(means: np.ndarray, logvars: np.ndarray) -> np.ndarray:
-    """The KL divergence of each latent from N(0, 1), the mean over images, nats: `[latent]`, from `[n, latent]` (Kingma
-    & Welling 2014, appendix B)."""
+    """Compute the KL divergence of each latent's posterior from N(0, 1), the mean over images.
+
+    Args:
+        means: The posteriors' means, `[n, latent]`.
+        logvars: Their log-variances, `[n, latent]`.
+
+    Returns:
+        `[latent]`, nats per image.
+
+    References:
+        Kingma & Welling 2014, Auto-encoding variational Bayes, appendix B.
+    """
     return 0.5 * (means**2 + np.expm1(logvars) - logvars).mean(0)
 
 
 def mutual_information(means: np.ndarray, logvars: np.ndarray, z: np.ndarray) -> Mean:
-    """Between image and latent, nats: the mean of log q(z | x) - log q(z), with q(z) the mixture of all n posteriors
-    (Hoffman & Johnson 2016), at one latent `z` of each posterior, all `[n, latent]`.
+    """Estimate the mutual information of image and latent: the mean of log q(z | x) - log q(z).
 
-    n images can't show more than log n nats: what comes near that is a lower bound. It is the KL less the divergence of
-    q(z) from the prior."""
-    precisions, constants, found = np.exp(-logvars).T.copy(), logvars.sum(1), []
+    q(z) is the mixture of all posteriors. The result is the KL minus the divergence of q(z) from the prior; n images
+    show at most log n nats, so values near that are lower bounds.
+
+    Args:
+        means: The posteriors' means, `[n, latent]`.
+        logvars: Their log-variances, `[n, latent]`.
+        z: One draw from each posterior, `[n, latent]`.
+
+    Returns:
+        The mean over images and its standard error, nats.
+
+    References:
+        Hoffman & Johnson 2016, ELBO surgery.
+    """
+    precisions, constants, ratios = np.exp(-logvars).T.copy(), logvars.sum(1), []
     columns = means.T.copy()
     for start in range(0, len(z), _ROWS):
         part = z[start : start + _ROWS]
         squares = np.zeros((len(part), len(means)))
-        for j in range(z.shape[1]):  # as differences: squares multiplied out lose the digits of a narrow posterior's
+        for j in range(z.shape[1]):  # expanding the square would lose digits for narrow posteriors
             squares += (part[:, j, None] - columns[j]) ** 2 * precisions[j]
         log_q = -0.5 * (squares + constants)
         own = log_q[np.arange(len(part)), np.arange(start, start + len(part))]
-        found.append(own - (_log_sum(log_q) - math.log(len(means))))
-    return mean(np.concatenate(found))
+        ratios.append(own - (_log_sum(log_q) - math.log(len(means))))
+    return mean(np.concatenate(ratios))
 
 
 def log_probabilities(x: np.ndarray, location: np.ndarray, logvar: np.ndarray | None) -> np.ndarray:
-    """log p(x | z) of images `[n, pixels]` at points z, `[n, points]`, from what is said of the pixels there,
-    `[points, pixels]`: Bernoulli logits, or with a log-variance, of that shape or `[]`, Gaussian means."""
+    """Compute log p(x | z) of each image at each point z.
+
+    Args:
+        x: Images, `[n, pixels]`.
+        location: The decoder's output at the points: Bernoulli logits, or Gaussian means, `[points, pixels]`.
+        logvar: Log-variance of a Gaussian likelihood, `[points, pixels]` or `[]`; None for a Bernoulli likelihood.
+
+    Returns:
+        `[n, points]`, nats.
+    """
     if logvar is None:
         return x @ location.T - np.logaddexp(0.0, location).sum(1)
     logvar = np.broadcast_to(logvar, location.shape)
@@ -84,13 +122,25 @@ def quadrature(
     tolerance: float = 1e-4,
     on_points: Callable[[int], None] = lambda points: None,
 ) -> Quadrature:
-    """log of the integral of N(z; 0, I) p(x | z) over two latents, by sums over a grid on [-half, half]^2, made finer
-    for each image until it moves by less than `tolerance` nats, or has 64 points to a unit. The sums over a smooth
-    posterior are exact but for e^-20 as soon as its deviation spans a step (Trefethen & Weideman 2014); a ReLU's kinks
-    leave a quarter of the error at each halving.
+    """Compute log p(x), the log of the integral of N(z; 0, I) p(x | z) over two latents, by sums over a grid.
 
-    log_p: of the images of these numbers `[n]` at points `[points, 2]`: `[n, points]`. `on_points` is told how many
-    more are done."""
+    The grid is made finer for each image until the result changes by less than `tolerance`, or has 64 points per unit.
+    For a smooth posterior the error is e^-20 as soon as a step is no longer than its standard deviation; with a ReLU's
+    kinks each halving of the step leaves a quarter of the error.
+
+    Args:
+        log_p: Returns log p(x | z) of the images with numbers `[n]` at points `[points, 2]`: `[n, points]`, nats.
+        images: The number of images.
+        half: The grid covers [-half, half] in both latents.
+        tolerance: In nats.
+        on_points: Called with the number of points that were added.
+
+    Returns:
+        The log-likelihood of each image, and its last change.
+
+    References:
+        Trefethen & Weideman 2014, The exponentially convergent trapezoidal rule.
+    """
     left, per = np.arange(images), _COARSEST
     most, total = np.full(images, -np.inf), np.zeros(images)
     nats, change = np.full(images, np.nan), np.full(images, np.inf)
@@ -110,7 +160,7 @@ def quadrature(
 
 
 def _new_points(half: int, per: int) -> list[np.ndarray]:
-    """The points of the grid of `per` to a unit that the one half as fine lacks, in parts `[some, 2]`."""
+    """The points of the grid with `per` points per unit that the next coarser one lacks, in parts `[points, 2]`."""
     steps = np.arange(-half * per, half * per + 1)
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
     if per > _COARSEST:

@@ -1,11 +1,11 @@
-"""A trained model with its test images, as the measures take it."""
+"""A trained model with its test images, as the measures need it."""
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from jaxvae.shared.backend import Backend, Key, Latents, Weights
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
@@ -13,30 +13,46 @@ from jaxvae.shared.runs.metrics import steps_and_epochs
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What is measured."""
+    """A run's weights and test images, and the package that computes with them."""
 
-    side: Any
+    backend: Backend
     run: run_folder.Run
-    weights: Any
+    weights: Weights
     data: Dataset
-    key: Any
+    key: Key
+    """The evaluation's key, of the run's last epoch."""
     samples: int
+    """Latent samples per image for the log-likelihood."""
     step: int
+    """Steps that the run has trained; 0 if unknown."""
     epoch: int
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """For a model with classes."""
+        """Labels of the test images, `[n]`; None for a model without classes."""
         return self.data.test_labels if self.run.spec.model.classes else None
 
     @functools.cached_property
-    def latents(self) -> Any:
-        """The posteriors, which several measures are of."""
-        return self.side.encode_images(self.run.spec, self.weights, self.data.test, self.key, self.labels)
+    def latents(self) -> Latents:
+        """Posteriors of the test images, which several measures use."""
+        return self.backend.encode_images(self.run.spec, self.weights, self.data.test, self.key, self.labels)
 
 
-def trained_model(side: Any, run: run_folder.Run, weights: Any, dataset: Dataset, samples: int = 5000) -> TrainedModel:
-    """A run as it stands, on the test images. What is drawn for these is drawn as in its last epoch's evaluation."""
+def trained_model(
+    backend: Backend, run: run_folder.Run, weights: Weights, dataset: Dataset, samples: int = 5000
+) -> TrainedModel:
+    """Prepare a run for the measures, with the key of its last epoch's evaluation.
+
+    Args:
+        backend: The package that evaluates.
+        run: The run.
+        weights: Its weights.
+        dataset: Its images.
+        samples: Latent samples per image for the log-likelihood.
+
+    Returns:
+        What the measures need.
+    """
     step, epoch = steps_and_epochs(run)
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", epoch)
-    return TrainedModel(side, run, weights, dataset, key, samples, step, epoch)
+    key = backend.stream_key(backend.root_key(run.spec.training.seed), "evaluation", epoch)
+    return TrainedModel(backend, run, weights, dataset, key, samples, step, epoch)

@@ -1,70 +1,144 @@
-"""Options and helpers that commands share: a run's weights and its data set, opened."""
+"""Flags and helpers that several commands share: opening a run, its images, and checks of flags."""
 
-from dataclasses import replace
+import argparse
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-from jaxvae.shared.config.spec import same_run
+from jaxvae.shared.backend import Backend, DeviceName, Latents, Weights
+from jaxvae.shared.config.presets import DEFAULT_PRESET, preset
+from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.data import datasets, streaming
 from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
+from jaxvae.shared.text import shown
 
-Device = Literal["auto", "cpu", "gpu", "tpu"]
-LoadedData = tuple[Dataset, str | None]  # of data.load
+LoadedData = tuple[Dataset, str | None]
+"""What `datasets.load` returns: the images, and why they are not MNIST's if MNIST was asked for but not found."""
 
-
-def found_at(run: run_folder.Run, root: Path | None) -> Path | None:
-    """Where to look for the run's images: under `root`, or else where training found them."""
-    source = Path(run.config["data"]["source"])
-    return root or (source if source.is_dir() else None)
-
-
-def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:
-    """Raises InputError unless these are the images that the run was trained and tested on."""
-    if "imported" in run.config:
-        return  # nobody knows what it was trained on
-    expected, found = run.config["data"]["digest"], digest(dataset)
-    if found != expected:
-        raise InputError(
-            f"The images of {dataset.name} from {dataset.source} are not those that {run.path} was trained on: their "
-            f"digest should be {expected[:12]}..., found {found[:12]}...; give the --data-root that has them, or put "
-            "them back."
-        )
-
+MAX_COLUMNS, MAX_ROWS = 60, 100
+"""Images in a row of a picture, and rows."""
+_MAX_DEVIATIONS = 1000
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 RunPaths = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
-def open_run(side: Any, path: Path, device: Device) -> tuple[run_folder.Run, Any]:
-    """The run and its weights: jaxvae's params, torchvae's model. Raises InputError for what is no run, or damaged."""
+def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_folder.Run, Weights]:
+    """Open a run folder and load its weights.
+
+    Args:
+        backend: The package that loads them, which need not be the one that trained.
+        path: The run folder.
+        device: Where to compute.
+
+    Returns:
+        The run and its weights.
+
+    Raises:
+        InputError: If the folder is not a run, or is damaged.
+    """
     run = run_folder.read(path)
-    spec, weights = side.load(run.weights, side.prepare(device, run.spec.training.dtype))
+    spec, weights = backend.load(run.weights, backend.prepare(device, run.spec.training.dtype))
     if not same_run(spec, run.spec):
-        raise InputError(f"{run.weights} belongs to another configuration than {path / 'config.json'}; restore either.")
+        raise InputError(f"{run.weights} does not match {path / 'config.json'}; restore one of the two.")
     return run, weights
 
 
-def encode_first(side: Any, run: run_folder.Run, weights: Any, dataset: Dataset, n: int) -> Any:
-    """The posteriors of the first `n` test images, or of all, seen as in the last epoch's evaluation."""
-    key = side.stream_key(side.root_key(run.spec.training.seed), "evaluation", steps_and_epochs(run)[1])
-    labels = dataset.test_labels[:n] if run.spec.model.classes else None
-    return side.encode_images(run.spec, weights, dataset.test[:n], key, labels)
+def images_root(run: run_folder.Run, data_root: Path | None) -> Path | None:
+    """The folder to look for a run's images in: `data_root`, or else the one that training used."""
+    source = Path(run.config["data"]["source"])
+    return data_root or (source if source.is_dir() else None)
 
 
-def open_images(run: run_folder.Run, root: Path | None, whole: bool = False) -> Dataset:
-    """The images the run was trained on: under `root`, or else where training found them. `whole`: with those that it
-    was not given to train on. Raises InputError where they are not to be had, or others."""
-    place = found_at(run, root)
+def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False) -> Dataset:
+    """Load the images that a run was trained and tested on.
+
+    Args:
+        run: The run.
+        data_root: The folder that has them; None for the one that training used.
+        whole: Return all training images of the data set, even if the run used only the first of them.
+
+    Returns:
+        The images and their labels.
+
+    Raises:
+        InputError: If the images are not available, or are not those of the run.
+    """
+    root = images_root(run, data_root)
     try:
-        found = datasets.load(run.spec, place, mapped=True)[0]  # the training images are only to be known again
+        dataset = datasets.load(run.spec, root, mapped=True)[0]  # the training images need only be checked
     except streaming.UnmappableError:
-        found = datasets.load(run.spec, place)[0]
-    require_same_images(run, found)
+        dataset = datasets.load(run.spec, root)[0]
+    require_same_images(run, dataset)
     if whole and run.spec.images.train_images:
-        found = datasets.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), place)[0]
-    return found
+        dataset = datasets.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), root)[0]
+    return dataset
+
+
+def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:
+    """Raise InputError unless these are the images that the run was trained and tested on."""
+    if "imported" in run.config:
+        return  # its training images are unknown
+    expected, actual = run.config["data"]["digest"], digest(dataset)
+    if actual != expected:
+        raise InputError(
+            f"The images of {dataset.name} from {dataset.source} are not those that {run.path} was trained on: their "
+            f"digest should be {expected[:12]}..., found {actual[:12]}...; give the --data-root that has them, or put "
+            "them back."
+        )
+
+
+def encode_first(backend: Backend, run: run_folder.Run, weights: Weights, dataset: Dataset, n: int) -> Latents:
+    """Encode the first `n` test images, binarised and corrupted as in the last epoch's evaluation."""
+    key = backend.stream_key(backend.root_key(run.spec.training.seed), "evaluation", steps_and_epochs(run)[1])
+    labels = dataset.test_labels[:n] if run.spec.model.classes else None
+    return backend.encode_images(run.spec, weights, dataset.test[:n], key, labels)
+
+
+def class_to_draw(spec: Spec, label: int | None) -> int | None:
+    """The class that --label gives, or 0; None for a model without classes. Raises InputError for an invalid one."""
+    classes = spec.model.classes
+    if label is not None and not 0 <= label < classes:
+        expected = f"from 0 to {classes - 1}" if classes else "left out for a model without classes"
+        raise InputError(f"--label must be {expected}, found {label}.")
+    return (label or 0) if classes else None
+
+
+def preset_spec(arguments: Sequence[str]) -> Spec:
+    """Return the configuration of --preset, or of the default one. Raises InputError if there is no such preset."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
+    return preset(parser.parse_known_args(arguments)[0].preset)
+
+
+def flags_of(spec: Spec) -> dict[str, Any]:
+    """Return the values of a configuration's flags by name."""
+    parts = [spec.model, spec.objective, spec.training, spec.images]
+    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
+
+
+def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
+    """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
+    return ", ".join(
+        f"its --{name.replace('_', '-')} is {shown(before.get(name))}, not {shown(value)}"
+        for name, value in now.items()
+        if before.get(name) != value and name not in except_for
+    )
+
+
+def require_within(flag: str, value: int, least: int, most: int) -> None:
+    """Raise InputError unless a flag's value is from `least` to `most`."""
+    if not least <= value <= most:
+        raise InputError(f"--{flag} must be from {least} to {most}, found {value}.")
+
+
+def require_deviations(flag: str, value: float) -> None:
+    """Raise InputError unless a flag's value is a positive number of standard deviations, and not absurdly large."""
+    if not 0 < value <= _MAX_DEVIATIONS:
+        raise InputError(f"--{flag} must be a number above 0 and at most {_MAX_DEVIATIONS}, found {value:g}.")

@@ -1,15 +1,15 @@
-"""The compare command: test images as each run reconstructs them, and their squared errors, as table and picture."""
+"""The compare command: reconstructions by several runs and their squared errors, as a picture and a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
-from jaxvae.shared.commands.common import Device, RunPaths, open_images, open_run
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import RunPaths, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
@@ -18,34 +18,43 @@ from jaxvae.shared.text import markdown_table
 
 @dataclass(frozen=True)
 class Compare:
-    """Picture test images beside their reconstructions by several runs, and print the squared error of each, from the
-    grey images even where a run was trained on binarised ones.
+    """Draw test images beside their reconstructions by several runs, and print the squared error of each, always from
+    the grey images, even if a run was trained on binarised ones.
 
     For example, two runs and principal component analysis:
 
         compare runs/a runs/b --pca --out beside-pca.png"""
 
     run: RunPaths
-    """The run folders, whichever package wrote them, all on the same data."""
+    """The run folders, written by either package, all trained on the same data."""
     out: Path
     """The PNG to write."""
     pca: bool = False
-    """Beside them the linear baseline: principal component analysis, fitted to all of the training images."""
+    """Add a linear baseline: principal component analysis, fitted to all training images."""
     components: int | None = None
-    """The baseline's components; as many as each run has latents if not given."""
+    """Number of components of the baseline. By default each run's number of latents."""
     n: int = 16
-    """How many images to picture, from the test split's first on."""
+    """Number of images to draw, from the first of the test split."""
     data_root: Path | None = None
-    """The folder that holds the data. Else where training found it."""
-    device: Device = "auto"
+    """The folder that contains the data. By default the one that training used."""
+    device: DeviceName = "auto"
     """Where to compute."""
 
 
-def run_compare(side: Any, command: Compare) -> None:
+def run(backend: Backend, command: Compare) -> None:
+    """Print the table and write the picture.
+
+    Args:
+        backend: The package that reconstructs.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid, or the runs' images differ.
+    """
     image_grid.require_png(command.out)
     if command.components is not None and not command.pca:
-        raise InputError("--components are those of --pca; ask for both.")
-    opened = [open_run(side, path, command.device) for path in command.run]
+        raise InputError("--components requires --pca; give both.")
+    opened = [open_run(backend, path, command.device) for path in command.run]
     require_comparable([run for run, _ in opened])
     dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
@@ -54,9 +63,9 @@ def run_compare(side: Any, command: Compare) -> None:
             str(run.path),
             run.spec.model.latent,
             test,
-            lambda part, run=run, weights=weights: side.reconstruct(run.spec, weights, test[part], labels[part]),
+            lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),
             command.n,
-            # Static binarisation numbers its images from the first of a call.
+            # Static binarisation draws by an image's number within a call.
             batch=len(test) if run.spec.images.binarization == "static" else 1000,
         )
         for run, weights in opened
@@ -74,44 +83,68 @@ _ROUNDING = 1e-9  # squared error per image
 
 
 def require_comparable(runs: Sequence[Run]) -> None:
-    """Raises InputError unless there is a run, and all were trained on the same images in the same shape."""
+    """Check that runs can be compared.
+
+    Args:
+        runs: The runs.
+
+    Raises:
+        InputError: If there is none, or if they were not all trained on the same data in the same shape.
+    """
     if not runs:
         raise InputError("There is nothing to compare; give one run folder or more.")
-    words = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
-    for run, found in zip(runs, words, strict=True):
-        if found != words[0]:
+    images = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
+    for run, theirs in zip(runs, images, strict=True):
+        if theirs != images[0]:
             raise InputError(
-                f"The images of {run.path} ({found}) are not those of {runs[0].path} ({words[0]}); "
-                "squared errors compare on the same images only, so give runs of the same data and shape."
+                f"The images of {run.path} ({theirs}) are not those of {runs[0].path} ({images[0]}); squared errors "
+                "can only be compared on the same images: give runs of the same data and shape."
             )
 
 
 def table(rows: Sequence[Row], images: int, data: str) -> str:
-    """The rows' errors over so many test images of `data` as a Markdown table, its columns aligned for a terminal.
+    """Format the rows' errors as a Markdown table, aligned for a terminal.
 
-    The last column is a share of PCA's error: that with as many components, else the only one; without any PCA, of the
-    first row's."""
+    The last column is the ratio to PCA's error: the PCA with the row's number of latents, or the only one. Without PCA
+    it is the ratio to the first row's error.
+
+    Args:
+        rows: The rows.
+        images: The number of test images.
+        data: The name of the data set.
+
+    Returns:
+        The table, below its caption.
+    """
     last = "of PCA's" if any(r.baseline for r in rows) else "of the first's"
     head, cells = ["name", "latents", "squared error per image", "per pixel", last], []
     for r in rows:
-        against = _against(r, rows)
-        share = "-" if against is None or against.error < _ROUNDING else f"{r.error / against.error:.3f}"
+        reference = _reference(r, rows)
+        ratio = "-" if reference is None or reference.error < _ROUNDING else f"{r.error / reference.error:.3f}"
         name = " ".join(r.name.split()).replace("|", "\\|")
-        cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", share])
+        cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", ratio])
     return f"{_caption(images, data)}:\n\n{markdown_table(head, cells)}"
 
 
 def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:
-    """A PNG: the first of the uint8 `test` images of `data`, and below them each row's reconstructions, labelled with
-    its name and error. Images are drawn to the dot, enlarged by a whole number."""
+    """Draw test images above each row's reconstructions, labelled with its name and error.
+
+    Args:
+        rows: The rows.
+        test: uint8 test images, `[images, height, width, channels]`.
+        data: The name of the data set.
+
+    Returns:
+        A PNG; images are enlarged by a whole number.
+    """
     n = len(rows[0].reconstructions)
-    shown = np.stack([test[:n] / 255, *(r.reconstructions for r in rows)])
+    images = np.stack([test[:n] / 255, *(r.reconstructions for r in rows)])
     labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
-    return labelled_figure.rows(shown, labels, _caption(len(test), data))
+    return labelled_figure.rows(images, labels, _caption(len(test), data))
 
 
-def _against(row: Row, rows: Sequence[Row]) -> Row | None:
-    """The row whose error is the measure of this one's."""
+def _reference(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The row whose error this row's is divided by."""
     baselines = [r for r in rows if r.baseline] or list(rows[:1])
     same = [r for r in baselines if r.latent == row.latent]
     return same[0] if same else baselines[0] if len(baselines) == 1 else None

@@ -1,4 +1,4 @@
-"""The command that pictures how runs learned: the terms of their loss by step, in training and on the test images."""
+"""The curves command: the terms of runs' losses by step, in training and on the test images."""
 
 import io
 import math
@@ -8,106 +8,126 @@ from pathlib import Path
 from typing import Any
 
 from jaxvae.shared import safe_io
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
 
 _KINDS = ("png", "pdf", "svg")
-_WIDTH, _HEIGHT, _LINE = 7.0, 2.1, 0.16  # inches: a paper's two columns, a panel, a line of the legend
-_DPI, _SIZE = 300, 8  # dots per inch; points
-_CHARACTER = 0.065  # inches of a letter of that size
-_LONGEST = 90  # characters of a name
-_MOST = 24  # runs that colours tell apart
-_DOTS = 20  # of a test curve
-_NARROW = 20  # times the least value
+_WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
+_DPI, _FONT_SIZE = 300, 8  # dots per inch; points
+_LETTER_WIDTH = 0.065  # inches, at that font size
+_MAX_NAME = 90  # characters
+_MAX_RUNS = 24  # more colours look alike
+_MAX_DOTS = 20  # of a test curve
+_NARROW = 20  # ratio of the largest to the least value
 _TRAIN: dict[str, Any] = {"ls": "-", "lw": 0.8, "ms": 3, "alpha": 0.6}
 _TEST: dict[str, Any] = {"ls": (0, (3, 1.5)), "lw": 0.8, "marker": "o", "ms": 3, "mfc": "white", "mew": 0.8}
-# Apart for the colour-blind too, and in grey (Okabe & Ito 2008).
+# Distinct for the colour-blind too, and in grey (Okabe & Ito 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Picture the learning curves of runs: each term of the loss by step, in nats per image; in training a line, on the
-    test images dashed with dots. Terms that not all of the runs have are left out.
+    """Draw the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
+    with dots for the test images. Terms that not all of the runs have are left out.
 
     For example, two runs, on logarithmic axes:
 
         curves runs/jaxvae-1 runs/torchvae-1 --log --out curves.png"""
 
     run: RunPaths
-    """The run folders, whichever package wrote them, still training or not."""
+    """The run folders, written by either package; they may still be training."""
     out: Path
     """The PNG, PDF or SVG to write."""
     log: bool = False
-    """Logarithmic axes, but for a term that reaches 0 or less."""
+    """Logarithmic axes, except for a term that reaches 0 or less."""
 
 
-def curves(command: Curves) -> None:
-    """Writes the picture. Raises InputError for what can't be done as asked."""
+def run(backend: Backend, command: Curves) -> None:
+    """Write the picture.
+
+    Args:
+        backend: Unused: curves need no framework.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
     kind = command.out.suffix.lower().removeprefix(".")
     if kind not in _KINDS:
         raise InputError(f"Curves are written as PNG, PDF or SVG: {command.out} should end in .png, .pdf or .svg.")
-    found = [run_folder.read(path) for path in command.run]
-    drawn = picture(found, kind, command.log)
+    runs = [run_folder.read(path) for path in command.run]
+    content = picture(runs, kind, command.log)
     try:
-        safe_io.write_atomically(command.out, drawn)
+        safe_io.write_atomically(command.out, content)
     except OSError as error:
         raise InputError(f"{command.out} can't be written ({error.strerror}); give another --out.") from None
-    print(f"learning curves of {len(found)} run{'s' * (len(found) > 1)} in {command.out}")
+    print(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
-def picture(found: Sequence[run_folder.Run], kind: str = "png", log: bool = False) -> bytes:
-    """The learning curves of runs as `png`, `pdf` or `svg`, 7 inches wide: a panel for each term that all have, the
-    loss first. Raises InputError for no run or too many, and for one that has no metrics yet."""
+def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False) -> bytes:
+    """Draw the learning curves of runs, 7 inches wide: a panel for each term that all have, the loss first.
+
+    Args:
+        runs: The runs.
+        kind: `png`, `pdf` or `svg`.
+        log: Use logarithmic axes.
+
+    Returns:
+        The content of the file; the same curves give the same bytes.
+
+    Raises:
+        InputError: If there is no run or too many, or if one has no metrics yet.
+    """
     import matplotlib
-    from matplotlib.figure import Figure  # not pyplot, whose state is the process's and whose backend wants a display
+    from matplotlib.figure import Figure  # pyplot would have global state and want a display
 
-    if not 1 <= len(found) <= _MOST:
-        raise InputError(f"Curves are of 1 to {_MOST} runs, found {len(found)}.")
-    records = [_records(run) for run in found]
-    terms = [term for term in found[0].spec.terms if all(term in run.spec.terms for run in found)]
+    if not 1 <= len(runs) <= _MAX_RUNS:
+        raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}.")
+    records = [_records(run) for run in runs]
+    terms = [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
     columns = min(len(terms), 3) if len(terms) != 4 else 2
     rows = math.ceil(len(terms) / columns)
-    names = [*_names([run.path for run in found]), "training", "test"]
-    across = max(1, min(len(names), int(_WIDTH / (_CHARACTER * (max(map(len, names)) + 6)))))
-    height = rows * _HEIGHT + _LINE * math.ceil(len(names) / across)
-    # No date and no random names, so that the same curves are the same file; TrueType is what journals ask of a PDF.
-    dated = {"pdf": "CreationDate", "svg": "Date"}
-    with matplotlib.rc_context({"font.size": _SIZE, "pdf.fonttype": 42, "svg.hashsalt": "curves"}):
+    names = [*_names([run.path for run in runs]), "training", "test"]
+    across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
+    height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
+    # No date and no random names, so that the same curves give the same file; journals require TrueType in a PDF.
+    dates = {"pdf": "CreationDate", "svg": "Date"}
+    with matplotlib.rc_context({"font.size": _FONT_SIZE, "pdf.fonttype": 42, "svg.hashsalt": "curves"}):
         figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         lines = [
-            _panel(axes, term, records, _colours(len(found)), log) for axes, term in zip(panels, terms, strict=True)
+            _panel(axes, term, records, _colours(len(runs)), log) for axes, term in zip(panels, terms, strict=True)
         ]
         for i, axes in enumerate(panels):
-            _label(axes, i < columns, i >= len(panels) - columns, _epoch_steps(found))
+            _label(axes, i < columns, i >= len(panels) - columns, _epoch_steps(runs))
         _legend(figure, lines[0], names, across)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata={dated[kind]: None} if kind in dated else None)
+        figure.savefig(buffer, format=kind, metadata={dates[kind]: None} if kind in dates else None)
     return buffer.getvalue()
 
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:
     if "imported" in run.config:
-        raise InputError(f"{run.path} was imported: how it learned was not recorded; leave it out.")
+        raise InputError(f"{run.path} was imported, so its training was not recorded; leave it out.")
     records = metrics.read(run)
     if not records:
-        raise InputError(f"{run.path} has no metrics yet; its first come with the end of its first epoch.")
+        raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")
     return records
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, with so much of their paths before them as it takes to tell them apart."""
+    """The folders' names, with as many parent folders as make them distinct."""
     parts = [path.absolute().parts for path in paths]
     depth = next((n for n in range(1, max(map(len, parts))) if len({p[-n:] for p in parts}) == len(set(parts))), 0)
     names = ["/".join(p[-depth:]) for p in parts]
-    return [name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}" for name in names]
+    return [name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}" for name in names]
 
 
-def _epoch_steps(found: Sequence[run_folder.Run]) -> int | None:
-    """Steps in an epoch, if that is the same for all."""
-    steps = {run.spec.training.epoch_steps(run.config["data"]["train"]) for run in found}
+def _epoch_steps(runs: Sequence[run_folder.Run]) -> int | None:
+    """Steps in an epoch, if the runs agree on that."""
+    steps = {run.spec.training.epoch_steps(run.config["data"]["train"]) for run in runs}
     return steps.pop() if len(steps) == 1 else None
 
 
@@ -118,8 +138,8 @@ def _colours(n: int) -> list[Any]:
 
 
 def _panel(axes: Any, term: str, records: list[list[dict[str, Any]]], colours: list[Any], log: bool) -> list[Any]:
-    """A term's curves. What stands for each run, for training and for test in a legend."""
-    values = [record[term] for of in records for record in of]
+    """Draw a term's curves; return the legend's handles for each run, for training and for test."""
+    values = [record[term] for run_records in records for record in run_records]
     least, linear = min(values), "" if not log or min(values) > 0 else f",\nlinear, as it reaches {min(values):.3g}"
     axes.set_ylabel(f"{term}\n(nats per image{linear})")
     if log and not linear:
@@ -127,16 +147,18 @@ def _panel(axes: Any, term: str, records: list[list[dict[str, Any]]], colours: l
 
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
-        if max(values) < _NARROW * least:  # which powers of ten would leave without numbers
+        if max(values) < _NARROW * least:  # hardly any power of ten lies within
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_minor_locator(NullLocator())
     dot = {}
-    for of, colour in zip(records, colours, strict=True):
-        train, test = ([(r["step"], r[term]) for r in of if r["split"] == split] for split in ("train", "test"))
-        dot = {"marker": "s"} if len(train) == 1 else {}  # which makes no line
+    for run_records, colour in zip(records, colours, strict=True):
+        train, test = (
+            [(r["step"], r[term]) for r in run_records if r["split"] == split] for split in ("train", "test")
+        )
+        dot = {"marker": "s"} if len(train) == 1 else {}  # one point makes no line
         axes.plot(*_columns(train), color=colour, **_TRAIN, **dot)
-        axes.plot(*_columns(test), color=colour, markevery=max(1, len(test) // _DOTS), **_TEST)
+        axes.plot(*_columns(test), color=colour, markevery=max(1, len(test) // _MAX_DOTS), **_TEST)
     styles = [{"color": colour, "lw": 1.5} for colour in colours]
     styles += [{"color": "0.4", **_TRAIN, **dot}, {"color": "0.4", **_TEST}]
     return [axes.plot([], [], **style)[0] for style in styles]
@@ -168,4 +190,4 @@ def _legend(figure: Any, handles: list[Any], names: list[str], across: int) -> N
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)  # now, since a legend leaves out labels that begin with an underscore
+        text.set_text(name)  # only now: a legend leaves out labels that begin with an underscore

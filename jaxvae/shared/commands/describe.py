@@ -1,4 +1,4 @@
-"""The describe command."""
+"""The describe command: the layers, likelihood and loss of a run or preset."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description
@@ -14,7 +15,7 @@ from jaxvae.shared.runs import run_folder
 
 @dataclass(frozen=True)
 class Describe:
-    """Say what a run or a preset is: its layers, its likelihood, its loss and their units.
+    """Describe a run or a preset: its layers, its likelihood, its loss and their units.
 
     For example:
 
@@ -22,11 +23,20 @@ class Describe:
         describe --preset beta-h"""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
-    """The run folder, whichever package wrote it."""
-    preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead: one of {', '.join(PRESETS)}.")] = None
+    """The run folder, written by either package."""
+    preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead of a run: one of {', '.join(PRESETS)}.")] = None
 
 
-def run_describe(command: Describe) -> None:
+def run(backend: Backend, command: Describe) -> None:
+    """Print the description.
+
+    Args:
+        backend: Unused: a description needs no framework.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
     if (command.run is None) == (command.preset is None):
         raise InputError(f"describe takes a run folder or --preset with one of {', '.join(PRESETS)}.")
     if command.run is None:

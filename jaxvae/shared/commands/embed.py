@@ -1,13 +1,14 @@
-"""The command that shows where a run puts test images: their latents as points in a plane, in colours by label."""
+"""The embed command: latents of test images as points in a plane, coloured by label."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from jaxvae.shared.analysis.latents import flat
-from jaxvae.shared.commands.common import Device, RunPath, encode_first, open_images, open_run
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import RunPath, encode_first, open_images, open_run
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
@@ -15,12 +16,12 @@ from jaxvae.shared.training import projector
 
 By = Literal["auto", "latents", "pca", "tsne"]
 
-_FEWEST = 5  # images of which t-SNE finds neighbours
+_MIN_TSNE = 5  # images
 
 
 @dataclass(frozen=True)
 class Embed:
-    """Picture the latents of test images as points, in colours by label. For example:
+    """Draw the latents of test images as points, coloured by label. For example:
 
         embed runs/jaxvae-1 --out latents.png --by tsne --n 2000
         embed runs/jaxvae-1 --out latents.png --projector runs/jaxvae-1/projector
@@ -28,56 +29,76 @@ class Embed:
     and then `tensorboard --logdir runs/jaxvae-1/projector`."""
 
     run: RunPath
-    """The run folder, whichever package wrote it."""
+    """The run folder, written by either package."""
     out: Path
     """The PNG to write."""
     by: By = "auto"
-    """Two latents as they are; of more the first two principal components, or t-SNE (a minute for thousands of images,
-    and not to the digit the same in both packages: neighbourhoods are, places are not)."""
+    """How to project: auto shows two latents as they are and more by their first two principal components; t-SNE takes
+    a minute for thousands of images, and only neighbourhoods, not coordinates, are the same in both packages."""
     n: int = 2000
-    """How many images at most, from the test split's first on."""
+    """Number of images at most, from the first of the test split."""
     seed: int = 0
-    """Of t-SNE."""
+    """Seed for t-SNE."""
     projector: Path | None = None
-    """A folder for the latents, labels and images in the form that TensorBoard's projector shows them in."""
+    """A folder to write the latents, labels and images to, in the format of TensorBoard's projector."""
     data_root: Path | None = None
-    """The folder that holds MNIST/raw. Else where training found it."""
-    device: Device = "auto"
+    """The folder that contains MNIST/raw. By default the one that training used."""
+    device: DeviceName = "auto"
     """Where to compute."""
 
 
-def embed(side: Any, command: Embed) -> None:
-    """Raises InputError for what can't be done as asked."""
+def run(backend: Backend, command: Embed) -> None:
+    """Write the picture, and the projector's files if they are requested.
+
+    Args:
+        backend: The package that encodes.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
     image_grid.require_png(command.out)
     require_seed(command.seed)
     if command.projector is not None and not command.projector.parent.is_dir():
-        raise InputError(f"{command.projector} can't be made: its parent is no folder; give another --projector.")
+        raise InputError(f"{command.projector} can't be created: its parent is not a folder; give another --projector.")
     if command.n < 2:
         raise InputError(f"--n must be at least 2, found {command.n}.")
-    run, weights = open_run(side, command.run, command.device)
+    run, weights = open_run(backend, command.run, command.device)
     if command.by == "latents" and run.spec.model.latent != 2:
-        raise InputError(f"--by latents shows two of them, and the model has {run.spec.model.latent}; choose another.")
+        raise InputError(f"--by latents shows two latents, and the model has {run.spec.model.latent}; choose another.")
     dataset = open_images(run, command.data_root)
     images, labels = dataset.test[: command.n], dataset.test_labels[: command.n]
-    latents = encode_first(side, run, weights, dataset, command.n).mean
-    places, names = placed(latents, command.by, command.seed)
+    latents = encode_first(backend, run, weights, dataset, command.n).mean
+    points, names = project(latents, command.by, command.seed)
     caption = f"The first {len(images):,} test images of {dataset.name}"
-    image_grid.write(labelled_figure.points(places, labels, names, caption), command.out)
+    image_grid.write(labelled_figure.points(points, labels, names, caption), command.out)
     print(f"{len(images):,} test images in {command.out}")
     if command.projector is not None:
         projector.write(command.projector, latents, labels, images)
         print(f"for TensorBoard's projector in {command.projector}")
 
 
-def placed(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
-    """Latents `[n, latent]` as points `[n, 2]`, and what their axes are. Raises InputError for t-SNE of too few."""
+def project(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
+    """Project latents to a plane.
+
+    Args:
+        latents: `[n, latent]`.
+        by: The method.
+        seed: The seed for t-SNE.
+
+    Returns:
+        The points, `[n, 2]`, and the names of their axes.
+
+    Raises:
+        InputError: If there are too few images for t-SNE.
+    """
     if by in ("auto", "latents") and latents.shape[1] == 2:
         return latents, ("latent 1", "latent 2")
     if by == "tsne":
         from sklearn.manifold import TSNE
 
-        if len(latents) < _FEWEST:
-            raise InputError(f"t-SNE needs at least {_FEWEST} images, found {len(latents)}; give a larger --n.")
+        if len(latents) < _MIN_TSNE:
+            raise InputError(f"t-SNE needs at least {_MIN_TSNE} images, found {len(latents)}; give a larger --n.")
         perplexity = min(30.0, (len(latents) - 1) / 3)
         model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32)
         return model.fit_transform(latents), ("t-SNE 1", "t-SNE 2")

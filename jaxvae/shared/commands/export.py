@@ -1,42 +1,49 @@
-"""The export command."""
+"""The export command: a run's model for other programs."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-import tyro
-
-from jaxvae.shared.commands.common import open_run
+from jaxvae.shared.backend import Backend, Format
+from jaxvae.shared.commands.common import RunPath, open_run
 from jaxvae.shared.commands.import_ import export_source
-from jaxvae.shared.interop.export_files import Format
 from jaxvae.shared.runs import run_folder
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's model for other programs: its weights, or encode, decode and reconstruct as programs of their own.
+    """Write a run's model for other programs: its weights, or the programs encode, decode and reconstruct.
 
-    safetensors: a folder with config.json as model hubs have it; torch: a state_dict; flax: msgpack; orbax: a
-    checkpoint; stablehlo, torch-export, onnx: a folder with the three programs, for a batch of any size, and a
-    signature.json that says what they take and give.
+    safetensors: a folder for model hubs, with config.json; torch: a state_dict; flax: msgpack; orbax: a checkpoint;
+    stablehlo, torch-export, onnx: a folder with the three programs, for any batch size, and a signature.json that
+    describes their inputs and outputs.
 
     For example:
 
         export runs/a --format safetensors --out model"""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """The run folder, whichever package wrote it."""
+    run: RunPath
+    """The run folder, written by either package."""
     format: Format | Literal["source"]
-    """What to write. jaxvae alone writes flax, orbax and stablehlo; torchvae alone torch, torch-export and onnx.
-    source: an imported run as the program that it was imported from has it, names and all."""
+    """The format. Only jaxvae writes flax, orbax and stablehlo; only torchvae writes torch, torch-export and onnx.
+    source: an imported run in the format and with the names of the program it was imported from."""
     out: Path
-    """The file or folder to make."""
+    """The file or folder to create."""
 
 
-def run_export(side: Any, command: Export) -> None:
+def run(backend: Backend, command: Export) -> None:
+    """Write the model.
+
+    Args:
+        backend: The package that exports.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
     if command.format == "source":
-        export_source(side, run_folder.read(command.run), command.out)
+        export_source(backend, run_folder.read(command.run), command.out)
     else:
-        run, weights = open_run(side, command.run, "cpu")
-        side.export_model(command.out, run.spec, weights, command.format)
+        run, weights = open_run(backend, command.run, "cpu")
+        backend.export_model(command.out, run.spec, weights, command.format)
     print(f"{command.format} of {command.run} in {command.out}")

@@ -1,205 +1,222 @@
-"""The command that writes a page about runs: what they are, learned and can draw."""
+"""The report command: a web page about runs."""
 
 import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
-from jaxvae.shared.commands.common import Device, RunPaths, open_images, open_run
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import RunPaths, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
 
-_SAMPLES, _PAIRS, _COLUMNS = 64, 32, 16  # images; classes that have a column each at most
-_AXES = 10  # latents that are traversed
-_MEANWHILE = ("terms", "squared-error", "active-units")  # what is shown large
+_SAMPLES, _PAIRS = 64, 32  # images
+_MAX_CLASS_COLUMNS = 16
+_TRAVERSED = 10  # latents at most
+_HIGHLIGHTS = ("terms", "squared-error", "active-units")  # measures in large type
 
 
 @dataclass(frozen=True)
 class Report:
-    """Write one page about runs: learning curves, samples, reconstructions, what each latent does, measures, and an
-    explorer in which the decoder answers to sliders. It is one file that any browser opens, without a network.
+    """Write a web page about runs: learning curves, samples, reconstructions, latent traversals, measures, and an
+    explorer in which sliders move the latents and the decoder redraws the image. It is one file, which any browser
+    opens without a network.
 
-    What evaluate has kept in a run's folder is in it, and what scripts/parity.py --run has. For example, two runs side
-    by side:
+    It includes the results that evaluate and scripts/parity.py --run stored in the run folders. For example, two runs
+    side by side:
 
         report runs/jaxvae-1 runs/torchvae-1 --out report.html
     """
 
     run: RunPaths
-    """The run folders, whichever package wrote them."""
+    """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
     data_root: Path | None = None
-    """The folder that holds the data. Else where training found it."""
-    device: Device = "auto"
+    """The folder that contains the data. By default the one that training used."""
+    device: DeviceName = "auto"
     """Where to compute."""
 
 
-def report(side: Any, command: Report) -> None:
-    """Writes the page. Raises InputError for what can't be done as asked."""
+def run(backend: Backend, command: Report) -> None:
+    """Write the page.
+
+    Args:
+        backend: The package that evaluates and draws.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
     require_html(command.out)
     if not command.run:
         raise InputError("There is nothing to report on; give one run folder or more.")
     articles, content = [], []
     for number, path in enumerate(command.run):
-        run, weights = open_run(side, path, command.device)  # one after another: a precision is the process's
-        seen = trained_model(side, run, weights, open_images(run, command.data_root))
-        space = latents.space(run.spec, seen.latents, str(path))
-        articles.append(_article(number, seen, space))
-        content.append(explorer.content(seen, space, str(path)))
+        run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
+        model = trained_model(backend, run, weights, open_images(run, command.data_root))
+        space = latents.space(run.spec, model.latents, str(path))
+        articles.append(_article(number, model, space))
+        content.append(explorer.content(model, space, str(path)))
     n = len(articles)
-    title = "A report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
-    heading = "What a run has learned" if n == 1 else f"What {n} runs have learned"
-    lead = "All of this page is in its file."
+    title = "Report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
+    heading = "A trained model" if n == 1 else f"{n} trained models"
+    lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):
-        lead += " Move a slider, and the decoder answers: it runs here, in the browser."
+        lead += " Move a slider to decode another latent: the decoder runs in the browser."
     save(webpage.page(title, heading, lead, articles, content), command.out)
     print(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
 
 
 def require_html(path: Path) -> None:
-    """Raises InputError unless a page can be called so and written there; worth asking before what takes long."""
+    """Raise InputError unless the path ends in .html and can be written; call it before slow work."""
     if path.suffix.lower() != ".html":
         raise InputError(f"Reports are written as HTML: {path} should end in .html.")
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"The report {path} can't be written: its folder should be there; give another --out.")
+        raise InputError(
+            f"The report {path} can't be written: its folder must exist and be writable; give another --out."
+        )
 
 
 def save(page: bytes, path: Path) -> None:
-    """Writes the page whole or not at all."""
+    """Write the page, whole or not at all. Raises InputError if it can't be written."""
     try:
         safe_io.write_atomically(path, page)
     except OSError as error:
         raise InputError(f"The report {path} can't be written ({error.strerror}); give another --out.") from None
 
 
-def _article(number: int, seen: TrainedModel, space: latents.Space) -> webpage.Article:
-    run, spec = seen.run, seen.run.spec
-    measured = _measured(seen)
-    lead = webpage.paragraph(description.summary(spec), "soft") + webpage.figures(_large(seen, measured))
+def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.Article:
+    run, spec = model.run, model.run.spec
+    measured = _measured(model)
+    lead = webpage.paragraph(description.summary(spec), "soft") + webpage.figures(_highlights(model, measured))
     sections = {
-        "Explore the latents": webpage.explorer(number),
-        "Learning curves": _curves(seen),
-        "Samples": _samples(seen),
-        "Reconstructions": _reconstructions(seen),
-        "What each latent does": _traversals(seen, space),
-        "Measures": _measures(seen, measured),
-        "What it is": _what(seen),
+        "Latent explorer": webpage.explorer(number),
+        "Learning curves": _curves(model),
+        "Samples": _samples(model),
+        "Reconstructions": _reconstructions(model),
+        "Latent traversals": _traversals(model, space),
+        "Measures": _measures(model, measured),
+        "Model": _model(model),
         "Agreement of the two packages": _agreement(run),
-        "The same run again": _again(run),
+        "Command to reproduce": _command(run),
     }
     return webpage.Article(str(run.path), lead, sections)
 
 
-def _measured(seen: TrainedModel) -> dict[str, dict[str, Any]]:
-    """What evaluate has kept of the run as it stands, and what is cheap taken now."""
-    step = {"step": seen.step, "epoch": seen.epoch}
-    kept = {name: found for name, found in measures_record.kept(seen.run).items() if step.items() <= found.items()}
-    cheap = [name for name in CHEAP if name not in kept and reason_not_applicable(seen.run.spec, name) is None]
-    return kept | take(seen, cheap)
+def _measured(model: TrainedModel) -> dict[str, evaluation.Figures]:
+    """The stored measures of the run's last step, and those of the cheap ones that are missing, taken now."""
+    step = {"step": model.step, "epoch": model.epoch}
+    stored = measures_record.kept(model.run)
+    current = {name: figures for name, figures in stored.items() if step.items() <= figures.items()}
+    spec = model.run.spec
+    missing = [name for name in CHEAP if name not in current and reason_not_applicable(spec, name) is None]
+    return current | take(model, missing)
 
 
-def _large(seen: TrainedModel, measured: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
-    found = [(f"test {term}", f"{measured['terms'][term]:.2f}", "nats per image") for term in seen.run.spec.terms]
-    return found + [row for name in _MEANWHILE if name in measured for row in evaluation.rows(name, measured[name])]
+def _highlights(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> list[evaluation.Row]:
+    terms = [(f"test {term}", f"{measured['terms'][term]:.2f}", "nats per image") for term in model.run.spec.terms]
+    return terms + [row for name in _HIGHLIGHTS if name in measured for row in evaluation.rows(name, measured[name])]
 
 
-def _curves(seen: TrainedModel) -> str:
-    records = metrics.read(seen.run)
+def _curves(model: TrainedModel) -> str:
+    records = metrics.read(model.run)
     if not records:
-        why = "the run was imported" if "imported" in seen.run.config else "its metrics.jsonl is empty"
-        return webpage.paragraph(f"Its training was not recorded here: {why}.")
+        reason = "the run was imported" if "imported" in model.run.config else "its metrics.jsonl is empty"
+        return webpage.paragraph(f"There are no metrics of its training: {reason}.")
     splits = [split for split in ("train", "test") if any(record["split"] == split for record in records)]
-    return webpage.curves(svg_charts.learning_curves(records, seen.run.spec.terms), splits)
+    return webpage.curves(svg_charts.learning_curves(records, model.run.spec.terms), splits)
 
 
-def _samples(seen: TrainedModel) -> str:
-    if not requirements.has_prior(seen.run.spec):
+def _samples(model: TrainedModel) -> str:
+    if not requirements.has_prior(model.run.spec):
         return webpage.paragraph("This model has no prior to draw from.")
-    classes = seen.run.spec.model.classes
-    columns = classes if 1 < classes <= _COLUMNS else None
+    classes = model.run.spec.model.classes
+    columns = classes if 1 < classes <= _MAX_CLASS_COLUMNS else None
     n = columns * 6 if columns else _SAMPLES
-    told = f"{n} images drawn from the prior" + (", a column for each class" if columns else "")
-    return webpage.picture(
-        image_grid.grid(explorer.samples(seen, n), columns), f"{told}.", f"{told}, from the run's seed."
-    )
+    caption = f"{n} images drawn from the prior" + (", a column for each class" if columns else "")
+    images = image_grid.grid(explorer.samples(model, n), columns)
+    return webpage.picture(images, f"{caption}.", f"{caption}, from the run's seed.")
 
 
-def _reconstructions(seen: TrainedModel) -> str:
-    n = min(_PAIRS, len(seen.data.test))
-    shown = seen.data.test[:n]
-    again = seen.side.reconstruct(seen.run.spec, seen.weights, shown, seen.data.test_labels[:n])
-    told = f"The first {n} test images of {seen.data.name}, each above its reconstruction."
-    return webpage.picture(image_grid.pairs(shown / 255, again, 8), told, told)
+def _reconstructions(model: TrainedModel) -> str:
+    n = min(_PAIRS, len(model.data.test))
+    images = model.data.test[:n]
+    reconstructions = model.backend.reconstruct(model.run.spec, model.weights, images, model.data.test_labels[:n])
+    caption = f"The first {n} test images of {model.data.name}, each above its reconstruction."
+    return webpage.picture(image_grid.pairs(images / 255, reconstructions, 8), caption, caption)
 
 
-def _traversals(seen: TrainedModel, space: latents.Space) -> str:
+def _traversals(model: TrainedModel, space: latents.Space) -> str:
     rows = []
-    for latent in space.order[:_AXES]:
+    for latent in space.order[:_TRAVERSED]:
         span = f"from {space.low[latent]:.3g} to {space.high[latent]:.3g}"
-        images = explorer.images(seen, explorer.along(space, latent))[::2]
-        alt = f"What is decoded as latent {latent + 1} goes {span}."
-        figure = f"{space.activity[latent]:.3g} {space.unit}"
-        rows.append((f"latent {latent + 1}", figure, image_grid.grid(images, len(images)), alt))
+        images = explorer.images(model, explorer.along(space, latent))[::2]
+        alt = f"Decoded images with latent {latent + 1} {span}."
+        activity = f"{space.activity[latent]:.3g} {space.unit}"
+        rows.append((f"latent {latent + 1}", activity, image_grid.grid(images, len(images)), alt))
     kind = "KL divergence from the prior" if space.unit == "nats" else "variance over test images"
-    where = "at 0" if requirements.has_prior(seen.run.spec) else "at their means over test images"
-    told = "The class is 0. " if seen.run.spec.model.classes else ""
-    some = "Each latent" if len(rows) == len(space.order) else f"The {len(rows)} latents that say most, each"
-    span = f"{some} from end to end of its slider, the others {where}; by {kind}. {told}"
-    return webpage.paragraph(span, "soft") + webpage.strips(rows)
+    centre = "at 0" if requirements.has_prior(model.run.spec) else "at their means over test images"
+    which = "Each latent" if len(rows) == len(space.order) else f"Each of the {len(rows)} most active latents"
+    caption = f"{which} over the range of its slider, the others {centre}, by falling {kind}."
+    caption += " The class is 0." if model.run.spec.model.classes else ""
+    return webpage.paragraph(caption, "soft") + webpage.strips(rows)
 
 
-def _measures(seen: TrainedModel, measured: dict[str, dict[str, Any]]) -> str:
-    rows = [(term, f"{measured['terms'][term]:.3f}", "nats per image") for term in seen.run.spec.terms]
-    rows += [row for name, found in measured.items() if name != "kl-by-latent" for row in evaluation.rows(name, found)]
-    after = f"after {seen.step:,} steps" if seen.step else "as its weights are"
-    told = f"Of {len(seen.data.test):,} test images of {seen.data.name}, {after}."
-    found = webpage.paragraph(told, "soft") + webpage.table(("measure", "value", "unit"), rows, "Measures", (1,))
+def _measures(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> str:
+    rows = [(term, f"{measured['terms'][term]:.3f}", "nats per image") for term in model.run.spec.terms]
+    for name, figures in measured.items():
+        if name != "kl-by-latent":
+            rows += evaluation.rows(name, figures)
+    after = f"after {model.step:,} steps" if model.step else "with the imported weights"
+    caption = f"On {len(model.data.test):,} test images of {model.data.name}, {after}."
+    html = webpage.paragraph(caption, "soft") + webpage.table(("measure", "value", "unit"), rows, "Measures", (1,))
     if "kl-by-latent" in measured:
-        inner = evaluation.rows("kl-by-latent", measured["kl-by-latent"])
-        each = webpage.table(("latent", "value", "unit"), inner, "KL by latent", (1,))
-        found += webpage.disclosure("KL divergence of each latent", each)
-    return found
+        by_latent = evaluation.rows("kl-by-latent", measured["kl-by-latent"])
+        table = webpage.table(("latent", "value", "unit"), by_latent, "KL by latent", (1,))
+        html += webpage.disclosure("KL divergence of each latent", table)
+    return html
 
 
-def _what(seen: TrainedModel) -> str:
-    spec = seen.run.spec
+def _model(model: TrainedModel) -> str:
+    spec = model.run.spec
     rows = [(name, words, f"{size:,}") for name, words, size in description.layers(spec)]
-    layers = webpage.table(("layer", "what it does", "parameters"), rows, "Layers", (2,))
-    return webpage.facts(description.facts(spec)) + webpage.disclosure(f"Its {len(rows)} layers", layers)
+    layers = webpage.table(("layer", "operation", "parameters"), rows, "Layers", (2,))
+    return webpage.facts(description.facts(spec)) + webpage.disclosure(f"{len(rows)} layers", layers)
 
 
 def _agreement(run: run_folder.Run) -> str:
-    found = parity_record.read(run)
-    if found is None:
-        told = "Whether jaxvae and torchvae agree on this configuration was not measured; this measures and keeps it:"
-        return webpage.paragraph(told, "soft") + webpage.command(
-            shlex.join(["python", "scripts/parity.py", "--run", str(run.path)])
+    record = parity_record.read(run)
+    if record is None:
+        hint = (
+            "The agreement of jaxvae and torchvae on this configuration was not measured yet. To measure and store it:"
         )
-    head, rows = parity_record.brief(found.levels)
-    verdict = webpage.paragraph(found.verdict, "pass" if found.passed else "fail")
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    about = webpage.paragraph(f"Runs of {found.steps:,} steps from the same seed; {versions}.", "soft")
-    return verdict + about + webpage.table(head, rows, "Agreement", range(1, len(head)))
+        command = shlex.join(["python", "scripts/parity.py", "--run", str(run.path)])
+        return webpage.paragraph(hint, "soft") + webpage.command(command)
+    head, rows = parity_record.brief(record.levels)
+    verdict = webpage.paragraph(record.verdict, "pass" if record.passed else "fail")
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    runs = webpage.paragraph(f"Runs of {record.steps:,} steps from the same seed; {versions}.", "soft")
+    return verdict + runs + webpage.table(head, rows, "Agreement", range(1, len(head)))
 
 
-def _again(run: run_folder.Run) -> str:
-    again = command_line.command(run)
-    if again is None:
+def _command(run: run_folder.Run) -> str:
+    command = command_line.command(run)
+    if command is None:
         return webpage.paragraph(f"It was imported from {run.config['imported'].get('file')}, not trained here.")
     sessions = {}
-    for number, session in enumerate(run.config["sessions"], 1):  # of which several may begin at the same step
+    for number, session in enumerate(run.config["sessions"], 1):  # several can start at the same step
         versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-        told = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}"
-        sessions[f"session {number}"] = f"{told}, {session['created']}: {versions}"
-    about = f"Images of {run.config['data']['name']}: {run.config['data']['train']:,} to train on, "
-    about += f"{run.config['data']['test']:,} to test on, SHA-256 {run.config['data']['digest'][:12]}..."
-    return webpage.command(again) + webpage.paragraph(about, "soft") + webpage.facts(sessions)
+        start = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}"
+        sessions[f"session {number}"] = f"{start}, {session['created']}: {versions}"
+    data = run.config["data"]
+    images = f"Images of {data['name']}: {data['train']:,} for training, {data['test']:,} for testing, "
+    images += f"SHA-256 {data['digest'][:12]}..."
+    return webpage.command(command) + webpage.paragraph(images, "soft") + webpage.facts(sessions)

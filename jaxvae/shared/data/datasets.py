@@ -85,7 +85,7 @@ def load_data(
 
     Args:
         name: `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `cifar10`, `digits`, `images:DIR`,
-            `npy:FILE`, `npy:DIR`, `npz:FILE`, or `auto`: MNIST, and where it is not available the digits, with a warning.
+            `npy:FILE`, `npy:DIR`, `npz:FILE`, or `auto`: MNIST, or the digits with a warning if it is not available.
         root: The folder that holds MNIST/raw.
         image: Height, width and channels of an image. Give the size of your own images for `images:`, `npy:` and
             `npz:`.

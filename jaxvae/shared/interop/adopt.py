@@ -1,4 +1,4 @@
-"""Another program's checkpoint as a model of this project."""
+"""Convert another program's checkpoint to a model of this project."""
 
 import json
 from dataclasses import replace
@@ -7,75 +7,88 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.backend import File, Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import known_models, name_mapping, readers
-from jaxvae.shared.interop.readers import File, Tensor
+from jaxvae.shared.interop import name_mapping, readers, recognition
 
-_COUNTER = "num_batches_tracked"  # of torch's batch norm, which nothing here asks for
+_COUNTER = "num_batches_tracked"  # of torch's batch norm, unused here
 
 
 class Adopted(NamedTuple):
-    """Another program's model as one of ours."""
+    """Another program's model, converted."""
 
-    found: known_models.Found
+    match: recognition.Match
     spec: Spec
     arrays: dict[str, np.ndarray]
-    """As in the weight file."""
+    """The weights, named as in the weight file."""
     record: dict[str, Any]
-    """What the way back needs, as JSON."""
+    """JSON values from which the source file can be written again."""
     notes: list[str]
-    """What was taken for granted."""
+    """Assumptions where the file leaves something open."""
 
 
-def adopt(path: Path, file: File, asked: str | None, image: known_models.Size | None) -> Adopted:
-    """The model in a file. Raises InputError, listing the tensors, if it is of no known source, and naming each that is
-    missing, extra, misshapen or not finite."""
+def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | None) -> Adopted:
+    """Convert the model in another program's file.
+
+    Args:
+        path: The file; pythae's configuration is read from beside it.
+        file: Its tensors.
+        preset: The preset whose loss the model was trained for; None for that of the program.
+        image: Height, width and channels of an image; None if the tensors decide.
+
+    Returns:
+        The model's configuration and weights.
+
+    Raises:
+        InputError: If no known program writes such tensors, or if one is missing, extra, misshapen or not finite. The
+            message names the tensors.
+    """
     if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
-        raise InputError(f"{path} is a weight file of this project's own, which needs no import; load reads it.")
-    names = known_models.see_through([".".join(tensor.path) for tensor in file.tensors])
+        raise InputError(f"{path} is a weight file of jaxvae and torchvae, which needs no import: `load` reads it.")
+    names = recognition.strip_wrappers([".".join(tensor.path) for tensor in file.tensors])
     tensors = {n: t for n, t in zip(names, file.tensors, strict=True) if not is_counter(t)}
     notes = []
     if "encoder.embedding.weight" in tensors:
         loss, size, notes = _pythae(path.parent / "model_config.json")
-        asked, image = asked or loss, image or size
-    found = known_models.recognise({n: t.array.shape for n, t in tensors.items()}, asked, image, str(path))
-    notes += [found.source.layers] if found.source.layers else []
-    notes += [found.source.loss] if found.source.loss and asked is None else []
-    if found.spec.model.image[2] > 1 and found.spec.model.network == "mlp" and found.source.rules[0].laid == "torch":
+        preset, image = preset or loss, image or size
+    match = recognition.recognise({n: t.array.shape for n, t in tensors.items()}, preset, image, str(path))
+    source, model = match.source, match.spec.model
+    notes += [source.layers] if source.layers else []
+    notes += [source.loss] if source.loss and preset is None else []
+    if model.image[2] > 1 and model.network == "mlp" and source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
     for name, tensor in tensors.items():
         if not tensor.is_float:
-            raise InputError(f"{path}: tensor {name} must be of floating-point numbers, found {tensor.dtype}.")
+            raise InputError(f"{path}: tensor {name} must have a floating-point type, found {tensor.dtype}.")
         if not np.isfinite(readers.widened(tensor)).all():
-            raise InputError(
-                f"{path}: tensor {name} must be of finite numbers, and holds others; get another checkpoint."
-            )
+            raise InputError(f"{path}: tensor {name} contains NaN or infinite values; get another checkpoint.")
     wide = any(tensor.dtype == "float64" for tensor in tensors.values())
-    training = replace(found.spec.training, dtype="float64" if wide else "float32")
-    spec = replace(found.spec, training=training)
+    training = replace(match.spec.training, dtype="float64" if wide else "float32")
+    spec = replace(match.spec, training=training)
     theirs = {name: readers.widened(tensor) for name, tensor in tensors.items()}
-    arrays = name_mapping.to_ours(spec, found.source.rules, theirs, str(path))
-    kept = [
+    arrays = name_mapping.to_ours(spec, source.rules, theirs, str(path))
+    entries = [
         {"path": t.path, "dtype": t.dtype, **({"value": t.array.item()} if is_counter(t) else {})} for t in file.tensors
     ]
-    record = {"file": path.name, "source": found.source.name, "kind": file.kind, "header": file.header, "tensors": kept}
-    return Adopted(found, spec, arrays, record, notes)
+    record = {"file": path.name, "source": source.name, "kind": file.kind, "header": file.header, "tensors": entries}
+    return Adopted(match, spec, arrays, record, notes)
 
 
 def is_counter(tensor: Tensor) -> bool:
+    """Whether the tensor is a batch norm's count of batches, which no model here has."""
     return tensor.path[-1].rpartition(".")[2] == _COUNTER and tensor.array.shape == () and not tensor.is_float
 
 
-def _pythae(file: Path) -> tuple[str | None, known_models.Size | None, list[str]]:
-    """The preset of the loss and the image that pythae's model_config.json tells of, and what to say of it."""
+def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]:
+    """The preset of the loss and the image size in pythae's model_config.json, and notes about them."""
     if not file.is_file():
         return None, None, []
     try:
         config = json.loads(file.read_bytes())
         size, loss, name = config.get("input_dim"), config.get("reconstruction_loss"), config.get("name", "VAEConfig")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file} is not pythae's configuration ({error}); restore it or move it away.") from None
+        raise InputError(f"{file} is not a pythae configuration ({error}); restore it or move it away.") from None
     image = None
     if isinstance(size, list) and all(type(n) is int and n > 0 for n in size):
         channels, height, width = (1, *size) if len(size) == 2 else size if len(size) == 3 else (0, 0, 0)
@@ -83,8 +96,8 @@ def _pythae(file: Path) -> tuple[str | None, known_models.Size | None, list[str]
     notes = [f"{file.name} has the image {size} and the loss {loss}"]
     if name != "VAEConfig":
         notes.append(f"{file.name} is a {name}, whose loss is not that of pythae's VAE")
-    known = {"bce": "pytorch-examples", "mse": "gaussian"}
-    if not isinstance(loss, str) or loss not in known:
-        notes.append("none of the presets has that loss; mse is taken")
+    presets = {"bce": "pytorch-examples", "mse": "gaussian"}
+    if not isinstance(loss, str) or loss not in presets:
+        notes.append("no preset has that loss; mse is taken")
         loss = "mse"
-    return known[loss], image, notes
+    return presets[loss], image, notes

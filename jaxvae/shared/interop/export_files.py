@@ -1,4 +1,4 @@
-"""What an export consists of: the programs' signature, the folder for model hubs, their JSON files."""
+"""The parts of an export that need no framework: signatures of programs, JSON files, the folder for model hubs."""
 
 import importlib
 import importlib.metadata
@@ -6,45 +6,51 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from jaxvae.shared.backend import Format
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, weight_file
 
-Format = Literal["safetensors", "torch", "flax", "orbax", "stablehlo", "torch-export", "onnx"]
-
-_ELSEWHERE = {  # what takes the other package's framework
+_OTHER_PACKAGES = {  # formats that need the other package's framework
     "jaxvae": ("torch", "torch-export", "onnx"),
     "torchvae": ("flax", "orbax", "stablehlo"),
 }
-_NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}  # which the extra installs
+_NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}  # of the extra `export`
 
 
 class Port(NamedTuple):
-    """An array that a program takes or gives."""
+    """An input or output array of a program."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    """Of one image; the batch's axis comes before these."""
+    """Without the leading batch axis."""
     meaning: str
 
 
 def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
-    """What encode, decode and reconstruct take and what they give."""
+    """Describe the exported programs.
+
+    Args:
+        spec: The configuration of the run.
+
+    Returns:
+        The inputs and outputs, in order, of `encode`, `decode` and `reconstruct`.
+    """
     model, dtype = spec.model, spec.training.stored
     seen = "" if spec.images.binarization == "none" else "; the model sees 1 where they are above half, else 0"
     images = Port("images", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{seen}")
     labels = [Port("labels", "int32", (), f"classes from 0 to {model.classes - 1}")] if model.classes else []
     z = Port("z", dtype, (model.latent,), "latents")
-    about = {"mean": "the posterior's mean", "logvar": "the log of its variance", "scale": "its standard deviation"}
-    posterior = [Port(name, dtype, (model.latent,), about[name]) for name in layout.heads(model)]
-    where = "" if model.output == "bounded" else ", or beyond, since the model's output is linear"
-    means = [Port("pixel_means", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{where}")]
+    meanings = {"mean": "the posterior's mean", "logvar": "the log of its variance", "scale": "its standard deviation"}
+    posterior = [Port(name, dtype, (model.latent,), meanings[name]) for name in layout.heads(model)]
+    beyond = "" if model.output == "bounded" else ", or beyond, since the model's output is linear"
+    means = [Port("pixel_means", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{beyond}")]
     return {
         "encode": ([images, *labels], posterior),
         "decode": ([z, *labels], means),
@@ -53,40 +59,60 @@ def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
 
 
 def require(package: str, format: str) -> None:
-    """Raises InputError unless the package writes the format and what that needs is installed."""
+    """Check that a package can write a format.
+
+    Args:
+        package: `jaxvae` or `torchvae`.
+        format: The format.
+
+    Raises:
+        InputError: If the format is unknown, needs the other package or needs a library that is not installed.
+    """
     formats = get_args(Format)
     if format not in formats:
         raise InputError(f"There is no format {format!r} to export to; choose one of {', '.join(formats)}.")
-    if format in _ELSEWHERE[package]:
+    if format in _OTHER_PACKAGES[package]:
         other = "torchvae" if package == "jaxvae" else "jaxvae"
-        raise InputError(
-            f"{package} can't write {format}; `{other} export` does, of any run, whichever package wrote it."
-        )
+        raise InputError(f"{package} can't write {format}; use `{other} export`, which exports runs of both packages.")
     for name in _NEEDS.get(format, ()):
         try:
             importlib.import_module(name)
         except ImportError:
-            raise InputError(f"Exporting to {format} needs {name}; pip install 'jaxvae[export]'.") from None
+            raise InputError(f"Exporting to {format} needs {name}; run pip install 'jaxvae[export]'.") from None
 
 
 def write_hub(folder: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
-    """A folder as model hubs have it: the weight file, which its loaders take for PyTorch's and jaxvae and torchvae for
-    their own, and a config.json."""
+    """Write a folder for model hubs: config.json and model.safetensors, which both packages load as a weight file.
+
+    Args:
+        folder: The folder to make.
+        spec: The configuration of the run.
+        arrays: The weights, named as in the weight file.
+
+    Raises:
+        InputError: If the arrays are not exactly the model's.
+    """
     weight_file.check(arrays, spec, f"The weights for {folder.name}")
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(_for_hubs(weight_file.pack(spec, arrays)))
-    about = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.stored}
-    _write_json(folder / "config.json", {**about, **_origin(spec)})
+    config = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.stored}
+    _write_json(folder / "config.json", {**config, **_origin(spec)})
 
 
 def write_signature(folder: Path, spec: Spec, suffix: str) -> None:
-    """What the folder's programs are, as JSON beside them."""
+    """Write signature.json, which describes the folder's programs.
+
+    Args:
+        folder: The folder of the programs.
+        spec: The configuration of the run.
+        suffix: The suffix of the programs' files, without its dot.
+    """
     programs = {
         name: {
             "file": f"{name}.{suffix}",
             **{
-                side: [{**port._asdict(), "shape": ["batch", *port.shape]} for port in ports]
-                for side, ports in (("inputs", inputs), ("outputs", outputs))
+                direction: [{**port._asdict(), "shape": ["batch", *port.shape]} for port in ports]
+                for direction, ports in (("inputs", inputs), ("outputs", outputs))
             },
         }
         for name, (inputs, outputs) in signature(spec).items()
@@ -103,7 +129,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _for_hubs(content: bytes) -> bytes:
-    """A weight file with the entry beside ours that hub loaders look for. By hand, since safetensors shuffles two."""
+    """Add to a weight file the metadata that hub loaders look for. safetensors would shuffle two entries."""
     start = 8 + struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8:start])
     header["__metadata__"] = {"format": "pt", **header["__metadata__"]}

@@ -1,5 +1,7 @@
-"""What of a model goes into a page that explores its latents: the decoder itself or frames it gave, and test images as
-points. `page/explorer.js` reads it."""
+"""The data of a page's latent explorer: the decoder or frames rendered by it, and test images as points.
+
+`static/explorer.js` reads it.
+"""
 
 import base64
 import io
@@ -14,41 +16,66 @@ from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import requirements
 
-_LARGEST = 4_000_000  # weights of a decoder that goes into the page
-_POINTS, _POINTS_ROOM = 1000, 2_000_000  # test images in the page, and bytes of their pixels
+_MAX_WEIGHTS = 4_000_000  # of a decoder in the page
+_MAX_POINTS, _MAX_POINT_BYTES = 1000, 2_000_000  # test images in the page, and their pixels
 STOPS = 21
 """Images along a latent."""
-_AXES, _FRAMES_ROOM = 10, 6_000_000  # latents with frames, bytes of their pixels
-_DRAWN = 48  # samples that stand in for draws where the decoder isn't in the page
+_MAX_AXES, _MAX_FRAME_BYTES = 10, 6_000_000  # latents with rendered frames, and their pixels
+_DRAWS = 48  # rendered samples, for a decoder that is not in the page
 
 
-def images(subject: TrainedModel, z: np.ndarray, label: int = 0) -> np.ndarray:
-    """What is said of latents `[n, latent]`, of a class for a model with classes: `[n, height, width, channels]`, in
-    [0, 1] but for a linear output."""
-    spec = subject.run.spec
+def images(model: TrainedModel, z: np.ndarray, label: int = 0) -> np.ndarray:
+    """Decode latents.
+
+    Args:
+        model: The model.
+        z: `[n, latent]`.
+        label: The class, for a model with classes.
+
+    Returns:
+        `[n, height, width, channels]`, in [0, 1] except for a linear output.
+    """
+    spec = model.run.spec
     labels = np.full(len(z), label) if spec.model.classes else None
-    return subject.side.decode_images(spec, subject.weights, z, labels)
+    return model.backend.decode_images(spec, model.weights, z, labels)
 
 
-def samples(subject: TrainedModel, n: int, label: int | None = None) -> np.ndarray:
-    """Images from the prior, as the command sample draws them from the run's seed: `[n, height, width, channels]`, of
-    each class in turn unless one is named."""
-    side, spec = subject.side, subject.run.spec
-    key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
-    return side.sample(spec, subject.weights, key, n, None if label is None else np.full(n, label))
+def samples(model: TrainedModel, n: int, label: int | None = None) -> np.ndarray:
+    """Draw images from the prior, as the command sample does from the run's seed.
+
+    Args:
+        model: The model.
+        n: The number of images.
+        label: The class; by default each in turn.
+
+    Returns:
+        `[n, height, width, channels]`.
+    """
+    backend, spec = model.backend, model.run.spec
+    key = backend.stream_key(backend.root_key(spec.training.seed), "pictures", 0)
+    return backend.sample(spec, model.weights, key, n, None if label is None else np.full(n, label))
 
 
 def along(space: Space, latent: int) -> np.ndarray:
-    """Codes along a latent, the centre in the middle: `[STOPS, latent]`."""
+    """Return codes along a latent, with the centre in the middle: `[STOPS, latent]`."""
     ends = space.low[latent], space.centre[latent], space.high[latent]
     values = np.interp(np.arange(STOPS), [0, STOPS // 2, STOPS - 1], ends)
     return latent_paths.along(space.centre, np.array([latent]), values[None])[0]
 
 
-def content(subject: TrainedModel, space: Space, name: str) -> dict[str, Any]:
-    """The model for the page, as plain JSON values."""
-    spec, order = subject.run.spec, space.order
-    decoder = _decoder(subject)
+def content(model: TrainedModel, space: Space, name: str) -> dict[str, Any]:
+    """Collect the data of the explorer.
+
+    Args:
+        model: The model.
+        space: Its latent space.
+        name: Its name on the page.
+
+    Returns:
+        JSON values.
+    """
+    spec, order = model.run.spec, space.order
+    decoder = _decoder(model)
     return {
         "name": name,
         "image": list(spec.model.image),
@@ -63,13 +90,13 @@ def content(subject: TrainedModel, space: Space, name: str) -> dict[str, Any]:
         "high": space.high.tolist(),
         "centre": space.centre.tolist(),
         "decoder": decoder,
-        "frames": None if decoder else _frames(subject, space),
-        "points": _points(subject, space, decoder is None),
+        "frames": None if decoder else _frames(model, space),
+        "points": _points(model, space, decoder is None),
     }
 
 
 def png(picture: np.ndarray) -> str:
-    """A picture `[height, width, channels]`, uint8 or in [0, 1], as a data URI."""
+    """Encode a picture `[height, width, channels]`, uint8 or in [0, 1], as the data URI of a PNG."""
     from PIL import Image
 
     if picture.dtype != np.uint8:
@@ -79,12 +106,12 @@ def png(picture: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _decoder(subject: TrainedModel) -> dict[str, Any] | None:
-    """The layers of an MLP that is small enough, in the weight file's names and layout; None for another."""
-    spec = subject.run.spec
-    arrays = subject.side.to_arrays(spec, subject.weights)
+def _decoder(model: TrainedModel) -> dict[str, Any] | None:
+    """The layers of a small MLP, named and laid out as in the weight file; None for another decoder."""
+    spec = model.run.spec
+    arrays = model.backend.to_arrays(spec, model.weights)
     names = [*(f"decoder.hidden.{i}" for i in range(len(spec.model.hidden))), "decoder.logits"]
-    if spec.model.network != "mlp" or sum(arrays[f"{name}.weight"].size for name in names) > _LARGEST:
+    if spec.model.network != "mlp" or sum(arrays[f"{name}.weight"].size for name in names) > _MAX_WEIGHTS:
         return None
     return {
         "dtype": spec.training.stored,
@@ -108,50 +135,51 @@ def _output(spec: Spec) -> str:
     return "tanh" if spec.images.range == "signed" else "sigmoid"
 
 
-def _frames(subject: TrainedModel, space: Space) -> dict[str, Any]:
-    """Sheets of frames along the latents that say most, a row for each class, and a sheet of samples."""
-    model = subject.run.spec.model
-    classes = max(1, model.classes)
-    axes = max(1, min(_AXES, model.latent, _FRAMES_ROOM // (STOPS * classes * model.pixels)))
+def _frames(model: TrainedModel, space: Space) -> dict[str, Any]:
+    """Sheets of frames along the most active latents, a row for each class, and a sheet of samples."""
+    spec = model.run.spec
+    classes = max(1, spec.model.classes)
+    axes = max(1, min(_MAX_AXES, spec.model.latent, _MAX_FRAME_BYTES // (STOPS * classes * spec.model.pixels)))
     sheets = []
     for latent in space.order[:axes]:
         z = along(space, latent)
-        sheets.append(png(_sheet(np.concatenate([images(subject, z, label) for label in range(classes)]), STOPS)))
+        sheets.append(png(_sheet(np.concatenate([images(model, z, label) for label in range(classes)]), STOPS)))
     drawn = None
-    if requirements.has_prior(subject.run.spec):
-        drawn = png(_sheet(np.concatenate([samples(subject, _DRAWN, label) for label in range(classes)]), _DRAWN))
-    return {"stops": STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWN}
+    if requirements.has_prior(spec):
+        drawn = png(_sheet(np.concatenate([samples(model, _DRAWS, label) for label in range(classes)]), _DRAWS))
+    return {"stops": STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWS}
 
 
-def _points(subject: TrainedModel, space: Space, again: bool) -> dict[str, Any]:
-    """Test images, where their codes are, and with `again` their reconstructions, rendered beforehand."""
-    data, spec = subject.data, subject.run.spec
-    n = min(_POINTS, len(data.test), max(1, _POINTS_ROOM // spec.model.pixels))
+def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str, Any]:
+    """Test images, their codes, and with `reconstructed` their rendered reconstructions."""
+    data, spec = model.data, model.run.spec
+    n = min(_MAX_POINTS, len(data.test), max(1, _MAX_POINT_BYTES // spec.model.pixels))
     columns = math.ceil(math.sqrt(n))
     codes, labels = space.codes[:n], data.test_labels[:n]
     directions = np.eye(2) if codes.shape[1] == 2 else flat(space.codes)[0]
     middle = space.codes.mean(0)
-    found = (codes - middle) @ directions.T
-    if codes.shape[1] == 1:  # the other axis is the label's
-        found[:, 1] = labels - labels.mean()
+    coordinates = (codes - middle) @ directions.T
+    if codes.shape[1] == 1:  # the other axis shows the label
+        coordinates[:, 1] = labels - labels.mean()
     stored = spec.training.stored
-    sheet = None
-    if again:
-        sheet = png(_sheet(subject.side.reconstruct(spec, subject.weights, data.test[:n], labels), columns))
+    reconstructions = None
+    if reconstructed:
+        images = model.backend.reconstruct(spec, model.weights, data.test[:n], labels)
+        reconstructions = png(_sheet(images, columns))
     return {
         "columns": columns,
         "labels": labels.tolist(),
         "codes": {"dtype": stored, "data": _packed(codes, stored)},
-        "places": {"dtype": "float32", "data": _packed(found, "float32")},
+        "places": {"dtype": "float32", "data": _packed(coordinates, "float32")},
         "directions": directions.tolist(),
         "middle": middle.tolist(),
         "sheet": png(_sheet(data.test[:n], columns)),
-        "again": sheet,
+        "again": reconstructions,
     }
 
 
 def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images `[n, height, width, channels]` edge to edge, row by row, as one picture; black where there is none."""
+    """Images `[n, height, width, channels]` edge to edge, row by row, as one picture; the rest is black."""
     n, height, width, channels = images.shape
     rows = math.ceil(n / columns)
     blank = np.zeros((rows * columns - n, height, width, channels), images.dtype)
@@ -160,5 +188,5 @@ def _sheet(images: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _packed(array: np.ndarray, dtype: str) -> str:
-    """Base64 of the little-endian numbers."""
+    """The numbers, little-endian, in base64."""
     return base64.b64encode(np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<")).tobytes()).decode()

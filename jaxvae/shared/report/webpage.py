@@ -1,4 +1,4 @@
-"""One self-contained page of HTML: its frame and its parts. Whatever text comes in is shown as text."""
+"""A self-contained HTML page: its frame and its parts. All given text is escaped."""
 
 import html
 import importlib.resources
@@ -13,17 +13,28 @@ from jaxvae.shared.report.explorer import png
 
 
 class Article(NamedTuple):
-    """What is said of one run."""
+    """The part of the page about one run."""
 
     name: str
     lead: str
     """HTML."""
     sections: dict[str, str]
-    """HTML by heading; the same headings for every run, so that they can stand side by side."""
+    """HTML by heading. The headings are the same for every run, so that sections stand side by side."""
 
 
 def page(title: str, heading: str, lead: str, articles: Sequence[Article], data: Sequence[Mapping[str, Any]]) -> bytes:
-    """The page. `data` is what `page/explorer.js` reads, of each article's run."""
+    """Assemble the page.
+
+    Args:
+        title: The title of the window.
+        heading: The page's first heading.
+        lead: The sentence below it.
+        articles: The runs.
+        data: The data of each run's explorer, as JSON values.
+
+    Returns:
+        The content of the HTML file.
+    """
     folder = importlib.resources.files("jaxvae.shared.report") / "static"
     frame, style, script = (folder.joinpath(name).read_text("utf-8") for name in _FILES)
     text = Template(frame).substitute(
@@ -34,39 +45,49 @@ def page(title: str, heading: str, lead: str, articles: Sequence[Article], data:
         script=script,
         sections=1 + max(len(article.sections) for article in articles),
         articles="".join(_article(i, article) for i, article in enumerate(articles)),
-        # In a script element nothing is an entity, and `</script>` or `<!--` would end or change it.
+        # A script element has no entities, and `</script>` or `<!--` would end or change it.
         data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
-    return text.encode("utf-8", "replace")  # half a letter, which a file of someone else's can have, is a question mark
+    return text.encode("utf-8", "replace")  # a lone surrogate from another program's file becomes a question mark
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Text."""
+    """Format a paragraph of text, of a style."""
     return f"<p{_class(kind)}>{html.escape(text)}</p>"
 
 
 def command(text: str) -> str:
-    """What one types."""
+    """Format a command line."""
     return f"<pre><code>{html.escape(text)}</code></pre>"
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Words and what they are here."""
+    """Format terms and their values as a definition list."""
     inner = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in pairs.items())
     return f'<dl class="facts">{inner}</dl>'
 
 
 def figures(rows: Sequence[tuple[str, str, str]]) -> str:
-    """The few figures that count, large: name, figure, unit."""
+    """Format a few results in large type: name, value, unit."""
     inner = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(figure)}<small>{html.escape(unit)}</small></dd></div>"
-        for name, figure, unit in rows
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(unit)}</small></dd></div>"
+        for name, value, unit in rows
     )
     return f'<dl class="figures">{inner}</dl>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, numbers: Sequence[int] = ()) -> str:
-    """A table, which scrolls by itself where it is too wide. `numbers`: the columns that are set to the right."""
+    """Format a table, which scrolls if it is too wide.
+
+    Args:
+        head: The column heads.
+        rows: The rows' cells.
+        name: The table's name, for screen readers.
+        numbers: The columns to align to the right.
+
+    Returns:
+        HTML.
+    """
     kinds = [_class("number" if i in numbers else "") for i in range(len(head))]
     top = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(head, kinds, strict=True))
     lines = []
@@ -78,22 +99,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, numbers
 
 
 def picture(pixels: np.ndarray, alt: str, caption: str = "") -> str:
-    """A picture `[height, width, channels]` as wide as there is room."""
+    """Format a picture `[height, width, channels]`, as wide as the page allows, with its alternative text."""
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="picture">{_image(pixels, alt)}{below}</figure>'
 
 
 def strips(rows: Sequence[tuple[str, str, np.ndarray, str]]) -> str:
-    """Pictures below each other, each with a name, a figure and an alternative text."""
+    """Format pictures below each other, each with a name, a value and an alternative text."""
     inner = "".join(
-        f"<span>{html.escape(name)}<small>{html.escape(figure)}</small></span>{_image(pixels, alt)}"
-        for name, figure, pixels, alt in rows
+        f"<span>{html.escape(name)}<small>{html.escape(value)}</small></span>{_image(pixels, alt)}"
+        for name, value, pixels, alt in rows
     )
     return f'<div class="strips">{inner}</div>'
 
 
 def curves(charts: Mapping[str, str], names: Sequence[str]) -> str:
-    """Charts by what they show, and which line is which."""
+    """Format charts by name, with the names of their lines."""
     keys = "".join(f'<span class="key line-{i}">{html.escape(name)}</span>' for i, name in enumerate(names))
     inner = "".join(
         f"<figure>{svg}<figcaption>{html.escape(name)}, nats per image</figcaption></figure>"
@@ -103,12 +124,12 @@ def curves(charts: Mapping[str, str], names: Sequence[str]) -> str:
 
 
 def disclosure(summary: str, inner: str) -> str:
-    """What is shown when it is asked for."""
+    """Format HTML that is hidden until its summary is clicked."""
     return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"
 
 
 def explorer(number: int) -> str:
-    """The place of the explorer of run `number` of the page."""
+    """Format the element that the explorer of run `number` of the page fills."""
     return f'<div data-explorer="{number}"><noscript>The explorer needs JavaScript.</noscript></div>'
 
 

@@ -6,13 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 _FORMAT = "{desc} {bar} {rate_fmt} {remaining} left{postfix}"
-_REST = 29  # columns that this takes beside description and postfix, with hours left and a bar of one
+_REST = 29  # columns of the format without description and postfix, with hours left and a bar of one column
 
 
 class Bar:
-    """So many images to be seen, `seen` of them before. Close it, or use it as a context manager."""
+    """A progress bar that counts images, as a context manager."""
 
     def __init__(self, images: int, seen: int, shown: bool = True) -> None:
+        """Show a bar in a terminal.
+
+        Args:
+            images: The number of images in all.
+            seen: The number of these that were seen before.
+            shown: False for a process that must not print.
+        """
         from tqdm import tqdm
 
         self.images, self.seen = images, seen
@@ -35,8 +42,13 @@ class Bar:
         self._bar.close()
 
     def move(self, images: int, where: str | None = None, terms: Sequence[str] = ()) -> None:
-        """So many more images are seen. where: what is going on, in a few words; terms: as many of these as there is
-        room for are shown, the first ones."""
+        """Advance the bar.
+
+        Args:
+            images: The number of further images.
+            where: A short description of the current work.
+            terms: Mean terms, of which the bar shows the first ones that fit.
+        """
         self.seen += images
         if self._bar.disable:
             return
@@ -48,7 +60,7 @@ class Bar:
         self._bar.update(images)
 
     def skip(self, images: int) -> None:
-        """So many more images turn out to have been seen before."""
+        """Advance the bar by images that were seen before it started."""
         self.seen += images
         self._since = (self._since[0], self._since[1] + images)
         if not self._bar.disable:
@@ -57,7 +69,7 @@ class Bar:
             self._bar.n += images
 
     def pace(self) -> str:
-        """How fast it went since this was last asked, and the time left if it goes on like that, in words."""
+        """Return the speed since the last call, and the time left at that speed, in words."""
         then, before = self._since
         self._since = now, seen = time.monotonic(), self.seen
         rate = (seen - before) / max(now - then, 1e-9)
@@ -65,19 +77,19 @@ class Bar:
         return f"{rate:,.{0 if rate >= 10 else 2}f} images/s, {self._bar.format_interval(left)} left"
 
     def say(self, line: str, file: TextIO | None = None) -> None:
-        """A line on standard output, or in `file`, above the bar."""
+        """Print a line above the bar, on standard output or to `file`."""
         self._bar.write(line, sys.stdout if file is None else file)
 
 
 def warn(line: str) -> None:
-    """A line on standard error, above whatever bar there is."""
+    """Print a line on standard error, above any bar."""
     from tqdm import tqdm
 
     tqdm.write(line, sys.stderr)
 
 
 def short_terms(names: Sequence[str], terms: Iterable[float]) -> list[str]:
-    """Terms by their names, each as short as a glance needs it."""
+    """Format terms with their names, each with three or four digits."""
     return [f"{name} {_short(value)}" for name, value in zip(names, terms, strict=True)]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.backend import Backend, Device, Part, Progress, State
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.model import requirements
@@ -17,25 +18,25 @@ from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from jaxvae.shared.training import tensorboard
 from jaxvae.shared.training.progress import short_terms
 
-_SAMPLES, _RECONSTRUCTIONS = 64, 32  # pictured after each epoch
+_SAMPLES, _RECONSTRUCTIONS = 64, 32  # images drawn after each epoch
 
 
 class Session(NamedTuple):
-    """A run about to train, in a folder that is this process's own."""
+    """A run that is about to train, in a folder locked for this process."""
 
     run: run_folder.Run
     dataset: Dataset
-    device: Any
-    start: Any
-    """A state and its epoch's terms so far; None at the run's beginning."""
+    device: Device
+    start: tuple[State, np.ndarray] | None
+    """The state to resume from and its epoch's terms so far, `[steps, terms]`; None for a new run."""
     stream: int | None = None
-    """Bytes of a block of images, where they come in blocks."""
+    """Bytes of a block of training images; None to keep all of them on the device."""
     board: tensorboard.Board | None = None
-    """Where TensorBoard is shown the run, if it is."""
+    """The files for TensorBoard, if they are requested."""
 
     @property
     def done(self) -> int:
-        """Steps taken so far."""
+        """Steps taken before this session."""
         return 0 if self.start is None else int(self.start[0].step)
 
     @property
@@ -44,7 +45,7 @@ class Session(NamedTuple):
         return self.run.spec.training.total_steps(len(self.dataset.train))
 
     def seen(self, step: int) -> int:
-        """Images that so many steps have seen."""
+        """Return the number of images seen after `step` steps."""
         return self.run.spec.training.images_seen(step, len(self.dataset.train))
 
     @property
@@ -54,33 +55,34 @@ class Session(NamedTuple):
 
     @property
     def cuts(self) -> list[int]:
-        """At multiples of how many steps an epoch is cut."""
-        often = (self.run.config[name] for name in ("checkpoint_every", "log_every"))
-        return [steps for steps in often if steps is not None]
+        """Intervals in steps, of checkpoints and of metrics, at whose multiples an epoch is cut."""
+        intervals = (self.run.config[name] for name in ("checkpoint_every", "log_every"))
+        return [steps for steps in intervals if steps is not None]
 
 
 class StoppedError(Exception):
-    """A signal ended training, after its step was saved."""
+    """A signal stopped training, after its step was saved."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
-        self.status = 128 + number  # by custom
+        self.status = 128 + number  # the shell's convention
 
 
 @dataclass
 class Signals:
-    """The first SIGINT or SIGTERM is kept for whoever asks; a second one does what it would have done."""
+    """Records the first SIGINT or SIGTERM; a second one has its usual effect."""
 
     received: int | None = None
     _before: dict[int, Any] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
+        """Record signals within the context."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # Python delivers signals to the main thread only
             return
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # whoever started us may want it so
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # a parent may have them ignored, as nohup does
                 self._before[number] = signal.signal(number, self._note)
         try:
             yield
@@ -97,103 +99,130 @@ class Signals:
 
 
 def run_session(
-    side: Any,
-    going: Session,
-    again: str,
-    tell: Callable[[int, str, Sequence[str]], Any],
-    say: Callable[[str], Any],
+    backend: Backend,
+    session: Session,
+    resume_command: str,
+    on_progress: Callable[[int, str, Sequence[str]], None],
+    log: Callable[[str], None],
 ) -> None:
-    """Trains to the end. again: how to go on from where a signal stopped it; tell: called with how many more images
-    have been seen, in which epoch, and its mean terms so far; say: with a line for each epoch. Raises StoppedError for
-    a signal, and NonFiniteError when a number leaves the finite ones."""
-    run, total, signals, seen = going.run, going.total, Signals(), [going.seen(going.done)]
+    """Train a run to its end.
 
-    def on_part(progress: Any) -> None:
-        now = going.seen(progress.step)
-        tell(
-            now - seen[0],
-            f"epoch {progress.epoch}/{going.epochs}",
-            short_terms(run.spec.terms, mean_so_far(going, progress)),
-        )
+    Args:
+        backend: The package that trains.
+        session: The run.
+        resume_command: The command that resumes the run, for the message after a signal.
+        on_progress: Called with the number of further images seen, the epoch, and its mean terms so far.
+        log: Called with a line for each epoch.
+
+    Raises:
+        StoppedError: If a signal arrives.
+        NonFiniteError: If a loss or a gradient becomes NaN or infinite.
+    """
+    run, total, signals, seen = session.run, session.total, Signals(), [session.seen(session.done)]
+
+    def on_part(part: Part[State]) -> None:
+        now = session.seen(part.step)
+        terms = short_terms(run.spec.terms, mean_so_far(session, part))
+        on_progress(now - seen[0], f"epoch {part.epoch}/{session.epochs}", terms)
         seen[0] = now
-        stop = side.agreed(signals.received or 0)  # whichever process it came to
-        save_part(side, going, progress, bool(stop))
+        stop = backend.agreed(signals.received or 0)  # one process's signal stops all
+        save_part(backend, session, part, bool(stop))
         if stop:
             raise StoppedError(
-                f"stopped by {signal.Signals(stop).name} at step {progress.step:,}, which is saved; go on with {again}",
+                f"stopped by {signal.Signals(stop).name} at step {part.step:,}, which is saved; resume with "
+                f"{resume_command}",
                 stop,
             )
 
-    def on_epoch(progress: Any) -> None:
-        if not side.first():
+    def on_epoch(progress: Progress[State]) -> None:
+        if not backend.first():
             return
-        train, test = save_epoch(side, going, progress)
-        _, *parts = run.spec.terms
-        told = ", ".join(f"{name} {test[name]:.3f}" for name in parts)
-        say(f"epoch {progress.epoch:>3}/{going.epochs}  train {train:8.3f}  test {test['loss']:8.3f} ({told})")
+        train, test = save_epoch(backend, session, progress)
+        _, *names = run.spec.terms
+        terms = ", ".join(f"{name} {test[name]:.3f}" for name in names)
+        log(f"epoch {progress.epoch:>3}/{session.epochs}  train {train:8.3f}  test {test['loss']:8.3f} ({terms})")
 
     with signals.watched():
         try:
-            side.fit(run.spec, going.dataset, on_epoch, going.device, going.start, on_part, going.cuts, going.stream)
+            start, cuts = session.start, session.cuts
+            backend.fit(run.spec, session.dataset, on_epoch, session.device, start, on_part, cuts, session.stream)
         except NonFiniteError as error:
             last = checkpoints.present(run)
-            kept = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
-            raise NonFiniteError(f"{error}{kept}") from None
-        if signals.received is not None:  # too late to stop anything, but whoever sent it is told
-            raise StoppedError(
-                f"{run.path} is through, all {total:,} steps, in spite of {signal.Signals(signals.received).name}",
-                signals.received,
-            )
+            hint = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
+            raise NonFiniteError(f"{error}{hint}") from None
+        if signals.received is not None:  # too late to stop the run, but the sender has to know
+            name = signal.Signals(signals.received).name
+            raise StoppedError(f"{run.path} finished all {total:,} steps before {name} took effect", signals.received)
 
 
-def save_part(side: Any, going: Session, progress: Any, now: bool) -> None:
-    """Writes a checkpoint if one is due, or asked for `now`."""
-    run, step = going.run, progress.step
-    often = run.config["checkpoint_every"] or run.spec.training.epoch_steps(len(going.dataset.train))
-    if side.first() and (now or step % often == 0 or step == going.total):
-        side.save_checkpoint(checkpoints.path(run, step), run.spec, progress.state, progress.train)
+def save_part(backend: Backend, session: Session, part: Part[State], now: bool) -> None:
+    """Write a checkpoint if one is due.
+
+    Args:
+        backend: The package that trains.
+        session: The run.
+        part: Its progress.
+        now: Write a checkpoint whether one is due or not.
+    """
+    run, step = session.run, part.step
+    interval = run.config["checkpoint_every"] or run.spec.training.epoch_steps(len(session.dataset.train))
+    if backend.first() and (now or step % interval == 0 or step == session.total):
+        backend.save_checkpoint(checkpoints.path(run, step), run.spec, part.state, part.train)
         checkpoints.written(run, step, run.config["keep"])
 
 
-def mean_so_far(going: Session, progress: Any) -> np.ndarray:
-    """The mean terms of an epoch's steps so far, `[terms]`."""
+def mean_so_far(session: Session, progress: Part[State] | Progress[State]) -> np.ndarray:
+    """Return the mean terms of an epoch's steps so far: `[terms]`, nats per image."""
     first = progress.step - len(progress.train)
-    return metrics.mean(progress.train, first, len(going.dataset.train), going.run.spec.training)
+    return metrics.mean(progress.train, first, len(session.dataset.train), session.run.spec.training)
 
 
-def save_epoch(side: Any, going: Session, progress: Any) -> tuple[float, dict[str, Any]]:
-    """Writes what an epoch came to: weights, pictures, metrics, and what TensorBoard shows of them. Its mean loss in
-    training, and the line of its metrics on the test images."""
-    run, images = going.run, len(going.dataset.train)
+def save_epoch(backend: Backend, session: Session, progress: Progress[State]) -> tuple[float, dict[str, Any]]:
+    """Write an epoch's results: weights, pictures, metrics, and the files for TensorBoard.
+
+    Args:
+        backend: The package that trains.
+        session: The run.
+        progress: The progress after the epoch.
+
+    Returns:
+        The mean training loss in nats per image, and the line of metrics on the test images.
+    """
+    run, images = session.run, len(session.dataset.train)
     first = progress.step - len(progress.train)
     records = metrics.train_records(progress.train, first, images, run.spec, run.config["log_every"])
     test = metrics.record(run.spec, progress.step, progress.epoch, "test", progress.test)
-    side.save(run.weights, run.spec, progress.state[0])  # jaxvae's params, torchvae's model
-    _picture(side, run, progress, going.dataset)
+    backend.save(run.weights, run.spec, progress.state[0])
+    _save_pictures(backend, run, progress, session.dataset)
     metrics.append(run, [*records, test])
-    if going.board is not None:
-        _show(side, going, going.board, progress, [*records, test])
-    return mean_so_far(going, progress)[0], test
+    if session.board is not None:
+        _add_to_board(backend, session, session.board, progress, [*records, test])
+    return mean_so_far(session, progress)[0], test
 
 
-def _picture(side: Any, run: run_folder.Run, progress: Any, dataset: Dataset) -> None:
-    """Samples and reconstructions of an epoch, in the run's images/."""
-    weights, shown = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
-    key = side.stream_key(progress.state.key, "pictures", progress.epoch)
-    again = side.reconstruct(run.spec, weights, shown, dataset.test_labels[:_RECONSTRUCTIONS])
-    pictures = {"reconstructions": image_grid.pairs(shown / 255, again)}
+def _save_pictures(backend: Backend, run: run_folder.Run, progress: Progress[State], dataset: Dataset) -> None:
+    """Draw samples and reconstructions into the run's images/."""
+    weights, images = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
+    key = backend.stream_key(progress.state.key, "pictures", progress.epoch)
+    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:_RECONSTRUCTIONS])
+    pictures = {"reconstructions": image_grid.pairs(images / 255, reconstructions)}
     if requirements.has_prior(run.spec):
-        columns = run.spec.model.classes or None  # each class a column
-        pictures["samples"] = image_grid.grid(side.sample(run.spec, weights, key, _SAMPLES), columns)
+        columns = run.spec.model.classes or None  # one for each class
+        pictures["samples"] = image_grid.grid(backend.sample(run.spec, weights, key, _SAMPLES), columns)
     for kind, picture in pictures.items():
         image_grid.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
 
 
-def _show(side: Any, going: Session, board: tensorboard.Board, progress: Any, records: list[dict[str, Any]]) -> None:
-    """An epoch, to TensorBoard: with its metrics and pictures the posteriors' means of some test images."""
-    spec, dataset = going.run.spec, going.dataset
-    shown, labels = dataset.test[: tensorboard.POINTS], dataset.test_labels[: tensorboard.POINTS]
-    key = side.stream_key(progress.state.key, "evaluation", progress.epoch)
-    told = labels if spec.model.classes else None
-    latents = side.encode_images(spec, progress.state[0], shown, key, told).mean
-    tensorboard.add(side.__name__, board, progress.epoch, records, latents, dataset)
+def _add_to_board(
+    backend: Backend,
+    session: Session,
+    board: tensorboard.Board,
+    progress: Progress[State],
+    records: list[dict[str, Any]],
+) -> None:
+    """Add an epoch to TensorBoard's files: metrics, pictures, and the posterior means of some test images."""
+    spec, dataset = session.run.spec, session.dataset
+    images, labels = dataset.test[: tensorboard.POINTS], dataset.test_labels[: tensorboard.POINTS]
+    key = backend.stream_key(progress.state.key, "evaluation", progress.epoch)
+    latents = backend.encode_images(spec, progress.state[0], images, key, labels if spec.model.classes else None).mean
+    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset)

@@ -1,7 +1,8 @@
-"""TensorBoard's view of a run, in its folder tensorboard/: its metrics, its pictures, and where its latents lie.
+"""TensorBoard's view of a run, in its folder tensorboard/: metrics, pictures and latents.
 
-All but the latents is in the run's other files, from which it is written anew whenever a run goes on, and after a write
-that failed: nothing is there twice, whatever was before."""
+All but the latents comes from the run's other files. The events are written again from these when a run is resumed, and
+after a failed write, so that nothing appears twice.
+"""
 
 import functools
 import importlib
@@ -18,26 +19,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.training import projector
 from jaxvae.shared.training.progress import warn
 
 POINTS = 1000
-"""Images whose latents are shown, at most."""
-_FOLDER, _OURS = "tensorboard", "events.out.tfevents.{}.vae"
+"""Largest number of images whose latents are shown."""
+_FOLDER, _EVENTS = "tensorboard", "events.out.tfevents.{}.vae"
 _PICTURES = ("samples", "reconstructions")
 
 
 @dataclass
 class Board:
-    """What a run's folder tensorboard/ has so far."""
+    """The state of a run's folder tensorboard/."""
 
     run: run_folder.Run
     file: Path | None
-    """The events; None where they have to be written anew."""
+    """The file of events; None if it has to be written again."""
     points: bool = False
-    """Whether the projector's files are of this run's images."""
+    """Whether the projector's files are those of this run's images."""
 
     @property
     def folder(self) -> Path:
@@ -51,34 +53,50 @@ class _Library(NamedTuple):
 
 
 def folder(run: run_folder.Run) -> Path:
-    """Where it is, if it is."""
+    """Return the path of the run's folder for TensorBoard, whether it exists or not."""
     return run.path / _FOLDER
 
 
 def require(path: Path | None = None) -> None:
-    """Raises InputError unless what writes TensorBoard's files is installed, and the run folder `path`, if there is one
-    already, has room for them."""
+    """Check that TensorBoard's files can be written.
+
+    Args:
+        path: The run folder, if it exists already.
+
+    Raises:
+        InputError: If tensorboardX is not installed, or if the run's folder tensorboard/ is not writable.
+    """
     _library()
-    place = None if path is None else path / _FOLDER
-    if place is not None and place.exists() and not (place.is_dir() and os.access(place, os.W_OK)):
-        raise InputError(f"{place} must be a folder that can be written to; remove it, or give --no-tensorboard.")
+    target = None if path is None else path / _FOLDER
+    if target is not None and target.exists() and not (target.is_dir() and os.access(target, os.W_OK)):
+        raise InputError(f"{target} must be a writable folder; remove it, or give --no-tensorboard.")
 
 
 def begin(run: run_folder.Run) -> Board:
-    """Writes what there is to show of the run so far, and removes what was there before. Raises OSError."""
-    for part in folder(run).glob(".*.part"):  # what a process that was killed has left
+    """Write the events of the run so far, in place of earlier ones. Raises OSError."""
+    for part in folder(run).glob(".*.part"):  # left by a killed process
         shutil.rmtree(part) if part.is_dir() else part.unlink()
-    return Board(run, _anew(run))
+    return Board(run, _rewrite(run))
 
 
-def add(name: str, board: Board, epoch: int, records: Iterable[dict[str, Any]], latents: np.ndarray, data: Any) -> None:
-    """Shows an epoch as well: its lines of metrics, its pictures, and the latents `[n, latent]` of the first `n` test
-    images of `data`. Of what can't be written the package `name` warns, and the run goes on."""
+def add(
+    name: str, board: Board, epoch: int, records: Iterable[dict[str, Any]], latents: np.ndarray, data: Dataset
+) -> None:
+    """Add an epoch. If the files can't be written, print a warning and let the run continue.
+
+    Args:
+        name: The package, for the warning.
+        board: The state of the folder; updated.
+        epoch: The epoch, from 1.
+        records: Its lines of metrics.
+        latents: The latents of the first `n` test images, `[n, latent]`.
+        data: The run's images.
+    """
     n = len(latents)
     try:
         if board.file is None or not board.file.exists():
             board.file = None
-            board.file = _anew(board.run)
+            board.file = _rewrite(board.run)
         else:
             _append(board.file, _events(board.run, epoch, records))
         if board.points:
@@ -89,14 +107,14 @@ def add(name: str, board: Board, epoch: int, records: Iterable[dict[str, Any]], 
     except OSError as error:
         board.file, board.points = None, False
         warn(
-            f"{name}: WARNING: {board.folder} can't be written ({error.strerror or error}); training goes on, and the "
-            "next epoch writes it anew, as does --resume."
+            f"{name}: WARNING: {board.folder} can't be written ({error.strerror or error}); training continues, and "
+            "the next epoch or --resume writes it again."
         )
 
 
 @functools.cache
 def _library() -> _Library:
-    # It looks for torch in passing, which jaxvae does without.
+    # tensorboardX imports torch if it is installed; jaxvae must not.
     hidden = {} if "torch" in sys.modules else {"torch": None}
     sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
@@ -106,7 +124,7 @@ def _library() -> _Library:
         )
     except ImportError:
         raise InputError(
-            "--tensorboard needs tensorboardX; pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+            "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
         ) from None
     finally:
         for name in hidden:
@@ -114,19 +132,19 @@ def _library() -> _Library:
     return _Library(events, summaries, records.masked_crc32c)
 
 
-def _anew(run: run_folder.Run) -> Path:
-    """Writes all that the run's files have to show, in a file of a later name than those before, which it removes."""
+def _rewrite(run: run_folder.Run) -> Path:
+    """Write the events of all epochs so far to a new file, numbered after earlier ones, and remove these."""
     folder(run).mkdir(exist_ok=True)
-    before = sorted(folder(run).glob(_OURS.format("*")))
+    before = sorted(folder(run).glob(_EVENTS.format("*")))
     number = 1 + max(
         (int(file.name.split(".")[3]) for file in before if file.name.split(".")[3].isdecimal()), default=0
     )
-    file = folder(run) / _OURS.format(f"{number:010}")
+    file = folder(run) / _EVENTS.format(f"{number:010}")
     lib, records = _library(), metrics.read(run)
     when, start = _when(run, 1), lib.events.SessionLog(status=lib.events.SessionLog.START)
     content = [
         _framed(lib.events.Event(wall_time=when, file_version="brain.Event:2")),
-        # Whoever has the files before open already forgets what was in them from this step on.
+        # A TensorBoard that is open discards earlier files' events from this step on.
         _framed(lib.events.Event(wall_time=when, step=0, session_log=start)),
         *(_events(run, epoch, group) for epoch, group in itertools.groupby(records, lambda record: record["epoch"])),
     ]
@@ -142,20 +160,20 @@ def _anew(run: run_folder.Run) -> Path:
 
 
 def _events(run: run_folder.Run, epoch: int, records: Iterable[dict[str, Any]]) -> bytes:
-    """An epoch's."""
-    lib, when, found = _library(), _when(run, epoch), []
+    """The events of an epoch."""
+    lib, when, events = _library(), _when(run, epoch), []
     scalar = {"plugin_name": "scalars"}
-    about = lib.summaries.SummaryMetadata(summary_description="nats per image", plugin_data=scalar)
+    metadata = lib.summaries.SummaryMetadata(summary_description="nats per image", plugin_data=scalar)
     for record in records:
         step, split = record["step"], record["split"]
         values = [
-            lib.summaries.Summary.Value(tag=f"{term}/{split}", simple_value=record[term], metadata=about)
+            lib.summaries.Summary.Value(tag=f"{term}/{split}", simple_value=record[term], metadata=metadata)
             for term in run.spec.terms
         ]
         if split == "test":  # the epoch's end
             values += [_picture(kind, file) for kind, file in _pictures(run, epoch).items()]
-        found.append(lib.events.Event(wall_time=when, step=step, summary=lib.summaries.Summary(value=values)))
-    return b"".join(map(_framed, found))
+        events.append(lib.events.Event(wall_time=when, step=step, summary=lib.summaries.Summary(value=values)))
+    return b"".join(map(_framed, events))
 
 
 def _pictures(run: run_folder.Run, epoch: int) -> dict[str, Path]:
@@ -164,32 +182,32 @@ def _pictures(run: run_folder.Run, epoch: int) -> dict[str, Path]:
 
 
 def _when(run: run_folder.Run, epoch: int) -> float:
-    """The time of an epoch's end, that its pictures were written at."""
+    """The time of an epoch's end, at which its pictures were written."""
     return max((file.stat().st_mtime for file in _pictures(run, epoch).values()), default=time.time())
 
 
 def _picture(kind: str, file: Path) -> Any:
-    """The picture as it is."""
+    """The PNG file as TensorBoard's summary."""
     from PIL import Image
 
     with Image.open(file) as image:
         width, height, channels = *image.size, len(image.getbands())
     summaries = _library().summaries
-    shown = summaries.Summary.Image(
+    encoded = summaries.Summary.Image(
         height=height, width=width, colorspace=channels, encoded_image_string=file.read_bytes()
     )
-    return summaries.Summary.Value(tag=kind, image=shown)
+    return summaries.Summary.Value(tag=kind, image=encoded)
 
 
 def _framed(event: Any) -> bytes:
-    """A record of an event file: its length and itself, a checksum after each."""
+    """A record of an event file: its length and its content, each followed by a checksum."""
     content, crc = event.SerializeToString(), _library().crc
     length = struct.pack("<Q", len(content))
     return length + struct.pack("<I", crc(length)) + content + struct.pack("<I", crc(content))
 
 
 def _append(file: Path, content: bytes) -> None:
-    """All or nothing. Raises OSError."""
+    """Append all of the content or nothing. Raises OSError."""
     before = file.stat().st_size
     try:
         with file.open("ab") as opened:

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared.commands.common import found_at, require_same_images
+from jaxvae.shared.commands.common import images_root, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.spec import Spec
@@ -142,7 +142,7 @@ def own(options: Parity, path: Path) -> run_folder.Run:
 
 def images_of(options: Parity, run: run_folder.Run) -> Dataset:
     """What the run was trained on."""
-    found = datasets.load(run.spec, found_at(run, options.data_root))[0]
+    found = datasets.load(run.spec, images_root(run, options.data_root))[0]
     require_same_images(run, found)
     return found
 

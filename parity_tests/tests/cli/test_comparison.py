@@ -114,7 +114,7 @@ def test_as_many_images_are_shown_as_there_are_and_a_picture_holds(n: int, most:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_row_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(InputError, match="runs/a reconstructs to numbers that are not finite"):
+    with pytest.raises(InputError, match="reconstructions by runs/a contain NaN or infinite values"):
         pca.row("runs/a", 3, images(4), lambda part: np.full(images(4)[part].shape, value), 1)
 
 

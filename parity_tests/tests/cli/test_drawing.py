@@ -162,14 +162,14 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
 
 def test_components_are_those_of_the_covariance() -> None:
     codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
-    found, names = embed.placed(codes)
+    found, names = embed.project(codes)
     values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
     np.testing.assert_allclose(found.var(0), values[:2], rtol=1e-12)
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
     assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
-    np.testing.assert_allclose(embed.placed(-codes)[0], -found, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(embed.placed(np.ones((5, 1)))[0], 0)
-    np.testing.assert_array_equal(embed.placed(np.ones((5, 3)))[0], 0)
+    np.testing.assert_allclose(embed.project(-codes)[0], -found, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(embed.project(np.ones((5, 1)))[0], 0)
+    np.testing.assert_array_equal(embed.project(np.ones((5, 3)))[0], 0)
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:
@@ -245,8 +245,8 @@ def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:
 REFUSED = [
     ("pytorch-examples", "interpolate --n 0", "--n must be from 1 to 100, found 0"),
     ("pytorch-examples", "interpolate --steps 1", "--steps must be from 2 to 60, found 1"),
-    ("pytorch-examples", "interpolate --images 1 2 3", "--images are pairs of test images"),
-    ("pytorch-examples", "interpolate --images 1 2 --between latents", "--images are pairs of test images"),
+    ("pytorch-examples", "interpolate --images 1 2 3", "--images must be pairs of test images"),
+    ("pytorch-examples", "interpolate --images 1 2 --between latents", "--images must be pairs of test images"),
     ("pytorch-examples", "interpolate --images 1 297", "have the numbers 0 to 296"),
     ("pytorch-examples", "interpolate --images -1 3", "have the numbers 0 to 296"),
     ("autoencoder", "interpolate --between latents", "no prior to draw from"),
@@ -260,7 +260,7 @@ REFUSED = [
     ("pytorch-examples", "manifold --steps 61", "--steps must be from 2 to 60, found 61"),
     ("conditional", "embed --by latents", "the model has 3"),
     ("conditional", "embed --seed 99999999999999999999", "seed"),
-    ("conditional", "embed --projector no/such", "can't be made: its parent is no folder"),
+    ("conditional", "embed --projector no/such", "can't be created: its parent is not a folder"),
     ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
     ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
     ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),

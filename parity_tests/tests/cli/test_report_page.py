@@ -319,7 +319,7 @@ def test_the_latents_that_say_most_come_first_and_the_rest_behind_a_disclosure(v
 
 def test_frames_stand_in_for_a_decoder_that_is_not_in_the_page(view, trained) -> None:
     page, run = view(), list(MODELS).index("conv")
-    assert "rendered beforehand" in explorer(page, run).locator(".note").text_content()
+    assert "rendered images" in explorer(page, run).locator(".note").text_content()
     explorer(page, run).get_by_role("button", name="Reset").click()
     explorer(page, run).get_by_label("Class").select_option("4")
     slider = explorer(page, run).locator("input[type=range]").first

@@ -86,7 +86,7 @@ def test_the_same_run_is_the_same_page(package, capsys, run) -> None:
     assert page(capsys, run, package) == once
     assert once.startswith("<!DOCTYPE html>")
     told = text(once)
-    for words in ("2 latents", "kl", "nats per image", "What it is", "Bernoulli from logits", "Learning curves"):
+    for words in ("2 latents", "kl", "nats per image", "Model", "Bernoulli from logits", "Learning curves"):
         assert words in told
     assert not re.search(r"https?://|@import|url\(", once)
 
@@ -306,7 +306,7 @@ def test_the_script_says_what_is_wrong_with_a_run(script, run) -> None:
 
 def test_what_can_not_be_reported_is_refused_in_a_sentence(capsys, run, tmp_path) -> None:
     refused(capsys, "should end in .html", run, out=tmp_path / "report.txt")
-    refused(capsys, "its folder should be there", run, out=tmp_path / "none" / "report.html")
+    refused(capsys, "its folder must exist", run, out=tmp_path / "none" / "report.html")
     (tmp_path / "folder.html").mkdir()
     refused(capsys, "can't be written", run, out=tmp_path / "folder.html")
     refused(capsys, "is not a run folder", tmp_path)
@@ -320,7 +320,7 @@ def test_what_can_not_be_reported_is_refused_in_a_sentence(capsys, run, tmp_path
 def test_a_report_without_a_run_is_refused(tmp_path) -> None:
     command = report_command.Report((), tmp_path / "report.html")
     with pytest.raises(report_command.InputError, match="give one run folder or more"):
-        report_command.report(torchvae, command)
+        report_command.run(torchvae, command)
 
 
 def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
@@ -329,10 +329,10 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     arguments = ["import", str(tmp_path / "vae.pt"), "--out", str(out), "--data", "digits", "--resize"]
     assert cli.main(torchvae, arguments) == 0
     told = text(page(capsys, out))
-    assert "Its training was not recorded here: the run was imported." in told
+    assert "There are no metrics of its training: the run was imported." in told
     assert "It was imported from vae.pt, not trained here." in told
     assert cli.main(torchvae, ["curves", str(out), "--out", str(tmp_path / "c.png")]) == 2
-    assert capsys.readouterr().err == f"torchvae: {out} was imported: how it learned was not recorded; leave it out.\n"
+    assert capsys.readouterr().err == f"torchvae: {out} was imported, so its training was not recorded; leave it out.\n"
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def refused(package: str, capsys, says: str, run: Path, format: str, out: Path) 
     ],
 )
 def test_what_takes_the_other_framework_is_refused(package, format, other, run, tmp_path, capsys) -> None:
-    says = f"{package} can't write {format}; `{other} export` does, of any run"
+    says = f"{package} can't write {format}; use `{other} export`"
     refused(package, capsys, says, run, format, tmp_path / "out")
 
 
@@ -380,7 +380,7 @@ def test_what_is_no_run_is_refused(package: str, tmp_path, capsys) -> None:
 )
 def test_without_the_extra_one_sentence_says_which(package, format, module, run, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    says = rf"Exporting to {format} needs {module}; pip install 'jaxvae\[export\]'\."
+    says = rf"Exporting to {format} needs {module}; run pip install 'jaxvae\[export\]'\."
     refused(package, capsys, says, run, format, tmp_path / "out")
 
 

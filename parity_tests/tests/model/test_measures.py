@@ -343,7 +343,7 @@ def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys)
         assert "active units" in out
         found.append(json.loads(file.read_text()))
         assert json.loads((trained / "vae" / "measures.json").read_text()) == found[-1]
-    assert tuple(found[0]) == (*evaluation.CHEAP, *evaluation.COSTLY)
+    assert tuple(found[0]) == evaluation.ALL
     for name, ours in found[0].items():
         theirs = found[1][name]
         assert (ours.pop("by"), theirs.pop("by")) == ("jaxvae", "torchvae")
@@ -400,7 +400,7 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
         ("code", "--measures quadrature", "quadrature needs a prior"),
         ("vae", "--measures nope", "no measure 'nope'; choose of terms, active-units"),
         ("vae", "--samples 0", "--samples must be from 1 to 10,000,000, found 0"),
-        ("vae", "--json /no/such/f.json", "/no/such is no folder; give another --json"),
+        ("vae", "--json /no/such/f.json", "/no/such is not a folder; give another --json"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_in_a_sentence(trained, capsys, run: str, flags: str, says: str) -> None:
@@ -459,5 +459,5 @@ def test_figures_that_are_not_finite_are_refused(package, trained, capsys, tmp_p
     (run / "measures.json").unlink(missing_ok=True)
     status, out, err = ask(package, capsys, run)
     assert (status, out) == (2, "")
-    assert "not finite; train it again" in err
+    assert "not finite; train the run again" in err
     assert not (run / "measures.json").exists()

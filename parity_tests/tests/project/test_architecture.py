@@ -1,6 +1,9 @@
 """The rules of the architecture: which way imports run, and that the two packages mirror each other."""
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import tomllib
 from pathlib import Path
 
@@ -9,6 +12,10 @@ import pytest
 import jaxvae
 import parity_tests
 import torchvae
+from jaxvae.shared.analysis.evaluation import MEASURES
+from jaxvae.shared.backend import Backend
+from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.runs import measures_record
 from parity_tests.harness.modules import compare
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import modules_after
@@ -277,3 +284,29 @@ def test_names_in_use() -> None:
         tree = list(ast.walk(ast.parse(path.read_text())))
         names = {n.id for n in tree if isinstance(n, ast.Name)} | {n.arg for n in tree if isinstance(n, ast.arg)}
         assert not names & (banned | (set() if path.stem in ("train", "params") else {"mu"})), path
+
+
+def test_every_module_with_a_command_stands_in_the_table_with_its_own_flags() -> None:
+    names = [path.stem for path in (ROOT / "jaxvae" / "shared" / "commands").glob("*.py")]
+    modules = [importlib.import_module(f"jaxvae.shared.commands.{name}") for name in names]
+    assert {module.run for module in modules if hasattr(module, "run")} == {entry.run for entry in COMMANDS}
+    assert len({entry.name for entry in COMMANDS}) == len(COMMANDS)
+    for entry in COMMANDS:
+        parameters = inspect.signature(entry.run).parameters
+        assert [parameter.annotation for parameter in parameters.values()] == [Backend, entry.flags]
+        assert dataclasses.is_dataclass(entry.flags)
+        assert entry.flags.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert entry.flags.__doc__
+
+
+@pytest.mark.parametrize("package", [jaxvae, torchvae])
+def test_a_package_has_every_function_that_commands_ask_for(package) -> None:
+    """Their types are pyright's to check, where each package's __main__ declares it a Backend."""
+    asked = [name for name, member in vars(Backend).items() if inspect.isfunction(member) and name[0] != "_"]
+    assert len(asked) > 25
+    for name in asked:
+        assert callable(getattr(package, name)), name
+
+
+def test_every_measure_has_its_fields_in_a_runs_record() -> None:
+    assert set(MEASURES) == {"terms", *measures_record._FIGURES}

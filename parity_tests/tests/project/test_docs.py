@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
-from jaxvae.shared.commands.train import Train
+from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
@@ -125,7 +125,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     if words[0] in PACKAGES:
         assert words[1] in offered(), words
         if words[2:] or words[1] == "train":  # else its name alone
-            monkeypatch.setattr(cli, "as_begun", lambda path: Train(Spec()))
+            monkeypatch.setattr(train, "resume_command", lambda path: train.Train(Spec()))
             cli._parse(words[0], words[1:])
     elif words[0] == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -172,7 +172,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
         assert signal.signal(number, before) is usual
     assert status == 128 + number
     told = capsys.readouterr().err
-    assert f"stopped by {number.name} at step 17, which is saved; go on with {package.__name__} train --resume" in told
+    assert f"stopped by {number.name} at step 17, which is saved; resume with {package.__name__} train --resume" in told
     assert checkpoints.present(run_folder.read(run))[-1] == 17
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
@@ -216,7 +216,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(unbroken, tmp_path
     warnings = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert LAST in warnings[0]
-    assert warnings[0].endswith("Going on from step 35.")
+    assert warnings[0].endswith("Resuming from step 35.")
     assert contents(run) == contents(unbroken)
 
 
@@ -262,7 +262,7 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
         file.write_bytes(listing)
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
     assert re.search(
-        r"WARNING: The listing .* is (gone|spoilt \(.*\))\. Going on from step 36\.", capsys.readouterr().err
+        r"WARNING: The listing .* is (gone|spoilt \(.*\))\. Resuming from step 36\.", capsys.readouterr().err
     )
     assert json.loads(file.read_bytes()) == [35, 36]
 
@@ -291,7 +291,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
         (["--hidden", "7", "--seed", "3"], r"its --hidden is \(5,\), not \(7,\), its --seed is 0, not 3"),
         (["--out", "elsewhere"], "leave out --out and --preset"),
         (["--preset", "yunjey"], "leave out --out and --preset"),
-        (["--max-steps", "20"], "has taken 36 steps already, 20 are asked for"),
+        (["--max-steps", "20"], "has already taken 36 steps, more than the 20 requested"),
         (["--keep", "0"], "--keep must be at least 1"),
         (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1"),
     ],
@@ -485,7 +485,7 @@ def test_a_signal_that_comes_too_late_is_told(unbroken, tmp_path, capsys, monkey
 
     monkeypatch.setattr(SIDE, "fit", then_signalled)
     assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 143
-    assert "is through, all 36 steps, in spite of SIGTERM" in capsys.readouterr().err
+    assert "finished all 36 steps before SIGTERM took effect" in capsys.readouterr().err
     assert contents(run) == contents(unbroken)
 
 
@@ -511,7 +511,7 @@ def test_going_on_for_no_longer_is_refused(tmp_path, capsys, first: str, then: s
     assert cli.main(SIDE, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
     assert cli.main(SIDE, ["train", "--resume", str(run), *then.split()]) == 2
-    assert re.search(r"would end after \d+ steps as before: .* give both", capsys.readouterr().err)
+    assert re.search(r"would still end after \d+ steps: .* give both", capsys.readouterr().err)
     assert {**contents(run), "config": (run / "config.json").read_bytes()} == before
 
 

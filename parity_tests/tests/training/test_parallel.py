@@ -92,7 +92,9 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
     two[1].send_signal(signal.SIGKILL)
     (status, _, said), (killed, silent, _) = ended(two)
     assert (status, killed, silent) == (2, -signal.SIGKILL, "")
-    assert re.fullmatch(r"torchvae: Another process has ended \(.*\); start all again with --resume\.\n", said)
+    assert re.fullmatch(
+        r"torchvae: Another process has ended \(.*\); start all processes again with --resume\.\n", said
+    )
     stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
     (status, told, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
     assert (status, *other) == (0, 0, "", "")
@@ -119,7 +121,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
         (
             SIDE,
             "--processes 2",
-            "--processes and --process are told beside --coordinator HOST:PORT; give that, or none",
+            "--processes and --process require --coordinator HOST:PORT; give it too, or leave them",
         ),
         (SIDE, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
         (jaxvae, "--distributed", "The processes can't be joined ("),
@@ -142,7 +144,7 @@ def test_what_can_not_be_shared_is_refused(side, flags: str, says: str, tmp_path
         ),
         (
             {"processes": lambda: 2, "agreed": lambda n: abs(n)},
-            "The processes were not started alike; give each the same",
+            "The processes were started with different settings; give each the same",
         ),
     ],
 )

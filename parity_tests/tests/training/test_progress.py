@@ -298,8 +298,8 @@ def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tm
     assert cli.main(SIDE, ["train", *TINY, "--tensorboard", "--out", str(run)]) == 0
     err = capsys.readouterr()[1]
     assert err == (
-        f"jaxvae: WARNING: {run / 'tensorboard'} can't be written (No space left on device); training goes on, and the "
-        "next epoch writes it anew, as does --resume.\n"
+        f"jaxvae: WARNING: {run / 'tensorboard'} can't be written (No space left on device); training continues, and "
+        "the next epoch or --resume writes it again.\n"
     )
     assert shown(events(files(run)[0])) == expected(run)
     found = {name: content for name, content in contents(run).items() if not name.startswith("tensorboard/")}
@@ -328,7 +328,7 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards
     before = contents(run)
     capsys.readouterr()
     assert cli.main(SIDE, ["train", "--resume", str(run), "--tensorboard"]) == 2
-    told = "must be a folder that can be written to; remove it, or give --no-tensorboard."
+    told = "must be a writable folder; remove it, or give --no-tensorboard."
     assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {told}\n")
     after = contents(run)
     assert [name for name in before | after if before.get(name) != after.get(name)] == []
@@ -341,13 +341,13 @@ def test_without_the_extra_it_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
     tensorboard._library.cache_clear()
     assert cli.main(package, [command, *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    told = "--tensorboard needs tensorboardX; pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+    told = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
     assert capsys.readouterr() == ("", f"{package.__name__}: {told}\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_tensorboard_brings_in_neither_torch_nor_jax_and_hides_neither() -> None:
-    asked = "import importlib.util; from jaxvae.shared import tensorboard; tensorboard.require()"
+    asked = "import importlib.util; from jaxvae.shared.training import tensorboard; tensorboard.require()"
     loaded = modules_after(f"{asked}; assert importlib.util.find_spec('torch')")
     assert "tensorboardX" in loaded
     assert not loaded & {"torch", "jax", "tensorflow"}
@@ -380,7 +380,7 @@ def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> Non
 
 
 def test_a_sprite_that_would_be_too_large_is_made_smaller(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(projector, "_SIDE", 10)
+    monkeypatch.setattr(projector, "_MAX_SPRITE", 10)
     projector.write(tmp_path, np.zeros((7, 2)), np.zeros(7, int), numbered(7, 8, 4, 3))
     assert (tmp_path / "projector_config.pbtxt").read_text().count("single_image_dim: 3\n") == 2
     with Image.open(tmp_path / "sprite.png") as image:

@@ -318,7 +318,7 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch) -> Non
     monkeypatch.setattr(SIDE, "fit", interrupted)
     flags = ["--data", "digits", *FLAGS, "--stream", "3", "--out", str(tmp_path / "run")]
     assert cli.main(SIDE, ["train", *flags]) == 143
-    assert capsys.readouterr().err.endswith(f"go on with jaxvae train --resume {tmp_path / 'run'} --stream 3\n")
+    assert capsys.readouterr().err.endswith(f"resume with jaxvae train --resume {tmp_path / 'run'} --stream 3\n")
 
 
 def test_what_can_not_be_streamed_is_refused(tmp_path, capsys) -> None:

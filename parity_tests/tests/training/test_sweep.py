@@ -133,7 +133,7 @@ def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, mon
 
     monkeypatch.setattr(jaxvae, "save_checkpoint", interrupted)
     assert sweep(jaxvae, out, *flags, "--how", "together") == 130
-    assert re.search("stopped by SIGINT, all runs are saved; go on with the same command", capsys.readouterr().err)
+    assert re.search("stopped by SIGINT, all runs are saved; resume with the same command", capsys.readouterr().err)
     first, second = (out / f"seed-0-beta-{beta}-learning-rate-0.001" for beta in ("0.5", "2"))
     (second / "checkpoints" / "step-000000003.safetensors").unlink()
     (second / "checkpoints" / "steps.json").write_text("[2]")
@@ -154,9 +154,7 @@ def test_a_run_that_leaves_the_finite_numbers_is_told_and_the_others_go_on(tmp_p
     out = tmp_path / "sweep"
     assert sweep(jaxvae, out, "--learning-rate", "1e-3", "1e30", "--epochs", "1", "--how", "together") == 3
     told, err = capsys.readouterr()
-    assert re.search(
-        r"jaxvae: 1 of 2 runs left the finite numbers, the first: .*-1e\+30: Training stopped: the .* step 2", err
-    )
+    assert re.search(r"jaxvae: 1 of 2 runs diverged, the first: .*-1e\+30: Training stopped: the .* step 2", err)
     assert re.search(r"\| 1 +\| +1e\+30 \| 0 of 1 \| +- ± - \|", told)
     good, bad = results(out)["settings"]
     assert good["runs"] == 1
@@ -189,7 +187,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
     assert len(calls) == len(NAMES) + 1
     assert sweep(SIDE, out, *GRID) == 0
     assert len(calls) == len(NAMES) + 1, "all were through"
-    assert "8 of them through already" in capsys.readouterr().out
+    assert "8 of them finished already" in capsys.readouterr().out
     for name in NAMES:
         assert lasting(out / name) == lasting(whole / name)
     for file in ("sweep.json", "sweep.md", "sweep.png"):
@@ -211,7 +209,7 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
     (other / "notes.txt").write_text("mine")
     capsys.readouterr()
     assert sweep(SIDE, out, "--seeds", "0:4", *GRID[-2:]) == 2
-    assert "is in a run's way and is none itself; remove it" in capsys.readouterr().err
+    assert "exists but is not a run folder; choose another --out" in capsys.readouterr().err
     assert (other / "notes.txt").read_text() == "mine"
 
 
@@ -232,12 +230,12 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
         ("--seeds 0:900 --beta 1 2", "A sweep has at most 1,000 runs, found 900 seeds, 2 betas and 1 learning rates"),
         ("--preset autoencoder --beta 1 2", "beta weighs the KL divergence of the elbo, and reconstruction has none"),
         ("--preset beta-b --beta 4", "and capacity has none to weigh; give --beta 1"),
-        ("--resume runs/1", "A sweep goes on when its own command is given again with its --out; leave out --resume"),
+        ("--resume runs/1", "To resume a sweep, give its own command again with its --out; leave out --resume"),
         ("--keep 0", "--keep must be at least 1, found 0"),
-        ("--how together --devices 2", "Runs trained together share no batches among --devices; leave that out"),
+        ("--how together --devices 2", "Runs that train together can't share batches among --devices; leave out"),
         (
             "--processes 2",
-            "A sweep is one process's; leave out --distributed, --coordinator, --processes and --process",
+            "A sweep runs in one process; leave out --distributed, --coordinator, --processes and --process",
         ),
         ("--data-root /no/such/folder", "The data root /no/such/folder is not a folder"),
     ],
@@ -254,11 +252,13 @@ def test_a_sweep_that_can_not_be_is_refused_and_nothing_is_written(tmp_path, cap
 def test_another_configuration_is_refused_and_the_sweep_kept(whole, tmp_path, capsys) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert sweep(SIDE, whole, *GRID, "--hidden", "7", "--epochs", "3") == 2
-    says = r"sweep was begun otherwise: its --hidden is \[5\], not \[7\], its --epochs is 2, not 3; leave that out"
+    says = (
+        r"sweep has another configuration: its --hidden is \[5\], not \[7\], its --epochs is 2, not 3; leave that out"
+    )
     assert re.search(says, capsys.readouterr().err)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
     assert sweep(SIDE, whole / NAMES[0], *GRID) == 2
-    assert "exists already and is no sweep; give another --out" in capsys.readouterr().err
+    assert "exists but is not a sweep; give another --out" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text("{}")
     assert sweep(SIDE, tmp_path, *GRID) == 2
     assert "is not a sweep's" in capsys.readouterr().err
@@ -267,7 +267,7 @@ def test_another_configuration_is_refused_and_the_sweep_kept(whole, tmp_path, ca
 def test_torchvae_trains_a_sweep_one_by_one(tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(torchvae, out, "--seeds", "5", "7", "--epochs", "1", "--how", "together") == 2
-    assert "torchvae trains runs one by one, and jaxvae alone together" in capsys.readouterr().err
+    assert "torchvae trains runs one by one, only jaxvae trains them together" in capsys.readouterr().err
     assert not out.exists()
     assert sweep(torchvae, out, "--seeds", "5", "7", "--epochs", "1") == 0
     assert cli.main(jaxvae, ["evaluate", str(out / "seed-7-beta-1-learning-rate-0.001")]) == 0

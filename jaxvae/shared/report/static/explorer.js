@@ -1,16 +1,16 @@
 "use strict";
-// Explores the latents of the page's runs. An MLP's decoder runs here, from its weights in the page; of another decoder
-// the page has frames that were rendered beforehand. jaxvae/shared/report/explorer.py writes what this reads.
+// The latent explorer of the page's runs. An MLP's decoder runs here, from its weights in the page; for another decoder
+// the page has rendered frames. jaxvae/shared/report/explorer.py writes the data.
 (() => {
-  const SHOWN = 10; // sliders that are not behind a disclosure
-  const NEAR = 24; // CSS pixels from a click to the point that it means
+  const SHOWN = 10; // sliders outside the disclosure
+  const NEAR = 24; // CSS pixels at most from a click to the point it selects
   const ACTIVATIONS = { relu: (x) => (x > 0 ? x : 0), tanh: Math.tanh, "leaky-relu": (x) => (x > 0 ? x : 0.01 * x) };
   const OUTPUTS = { sigmoid: (x) => 1 / (1 + Math.exp(-x)), tanh: Math.tanh, linear: (x) => x };
   const COLOURS = [
     "#4e8fd0", "#f28e2b", "#e15759", "#3fb3a6", "#59a14f", "#c9a11b", "#b07aa1", "#ff8fa3", "#9c755f", "#8a97a3",
   ];
 
-  // Little-endian, as every machine with a browser is.
+  // Little-endian numbers, like the typed arrays of every machine with a browser.
   function numbers(base64, dtype) {
     const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
     return dtype === "float64" ? new Float64Array(bytes.buffer) : new Float32Array(bytes.buffer);
@@ -20,7 +20,7 @@
     return labels <= COLOURS.length ? COLOURS[rank] : `hsl(${(rank * 137.5) % 360} 60% ${rank % 2 ? 45 : 60}%)`;
   }
 
-  // The rows of `weight` times `x`, and the bias. A ReLU leaves many inputs at zero, which cost nothing.
+  // `weight` times `x`, plus the bias. Inputs that a ReLU set to zero are skipped.
   function multiply({ weight, bias }, x) {
     const inputs = x.length;
     const used = [];
@@ -34,7 +34,7 @@
     return y;
   }
 
-  // A function of latents and a class that gives the image's pixels, in [0, 1] but for a linear output.
+  // A function of latents and a class that returns the image's pixels, in [0, 1] except for a linear output.
   function decoderOf(run) {
     const { dtype, activation, output, signed } = run.decoder;
     const layers = run.decoder.layers.map((layer) => ({
@@ -52,7 +52,7 @@
     };
   }
 
-  // Standard normals, the same in every browser: mulberry32, and Box and Muller's.
+  // Standard normals, the same in every browser: mulberry32 and the Box-Muller transform.
   function normals(seed) {
     let state = seed >>> 0;
     const uniform = () => {
@@ -83,11 +83,11 @@
       this.number = number;
       this.decode = run.decoder ? decoderOf(run) : null;
       this.normal = normals(run.seed);
-      this.drawn = 0; // of the samples that stand in for draws
+      this.drawn = 0; // number of rendered samples that were shown
       this.z = Float64Array.from(run.centre);
       this.label = 0;
-      this.point = null; // the test image that was chosen
-      this.frame = null; // of a decoder that isn't here: which sheet and which place in it
+      this.point = null; // the selected test image
+      this.frame = null; // for rendered frames: the sheet and the position in it
       const points = run.points;
       this.codes = numbers(points.codes.data, points.codes.dtype);
       this.places = numbers(points.places.data, points.places.dtype);
@@ -111,7 +111,7 @@
         this.sheets = await Promise.all(frames.sheets.map(loaded));
         if (frames.drawn) this.samples = await loaded(frames.drawn);
       }
-      this.there = true;
+      this.loaded = true;
       this.choose(0);
     }
 
@@ -134,22 +134,22 @@
         const unit = element("small", {}, `${words} ${run.unit}`);
         const bar = element("span", { class: "share", "aria-hidden": "true" }, share);
         const name = element("label", { for: id }, `latent ${latent + 1}`, unit, bar);
-        const output = element("span", { class: "value", "aria-hidden": "true" }); // the slider says it itself
+        const output = element("span", { class: "value", "aria-hidden": "true" }); // the slider itself announces it
         (rank < SHOWN ? first : rest).append(element("div", { class: "slider" }, name, input, output));
         input.addEventListener("input", () => this.move(rank, latent, Number(input.value)));
         return { latent, input, output };
       });
       if (axes.length > SHOWN) {
         this.part(".more").hidden = false;
-        this.part(".more summary").textContent = `The ${axes.length - SHOWN} other latents, which say less`;
+        this.part(".more summary").textContent = `${axes.length - SHOWN} less active latents`;
       }
       if (run.frames) {
         const note = this.part(".note");
         note.hidden = false;
         note.textContent =
-          `This decoder is not in the page, being convolutional or too large: ${run.frames.stops} frames along each of ` +
-          `${axes.length} of the ${run.latent} latents, those that say most, were rendered beforehand, each with the ` +
-          "other latents in the middle, and so were the test images' reconstructions.";
+          `This decoder is convolutional or too large to run in the page. It shows rendered images instead: ` +
+          `${run.frames.stops} frames along each of the ${axes.length} most active of ${run.latent} latents, with the ` +
+          "other latents at the centre, and the test images' reconstructions.";
       }
     }
 
@@ -165,7 +165,7 @@
       select.addEventListener("change", () => {
         this.label = Number(select.value);
         if (this.frame?.sheet === "again") {
-          // Whose class is the image's own.
+          // A reconstruction has its image's own class.
           this.frame = this.middle();
           this.z.set(run.centre);
           this.point = null;
@@ -180,13 +180,13 @@
       const n = run.points.labels.length;
       canvas.setAttribute(
         "aria-label",
-        `Map of the latents of ${n} test images. The arrow keys go from one image to the next and decode it.`,
+        `Map of the latents of ${n} test images. The arrow keys move from one image to the next and decode it.`,
       );
       const directions = run.latent > 2 ? "their first two principal components" : "the latents themselves";
       this.part(".map figcaption").textContent =
-        `${n.toLocaleString("en")} test images by their latents: ${directions}` +
-        (run.latent === 1 ? ", and upwards the label" : "") +
-        ". Choose one by a click or by the arrow keys to start from it; the cross is where the decoded image is.";
+        `Latents of ${n.toLocaleString("en")} test images: ${directions}` +
+        (run.latent === 1 ? ", with the label as the vertical axis" : "") +
+        ". Click a point or use the arrow keys to decode it; the cross marks the latent of the decoded image.";
       if (this.kinds.length > 1) {
         this.part(".legend").append(
           ...this.kinds.map((kind, rank) => {
@@ -208,20 +208,20 @@
       ];
       canvas.addEventListener("click", (event) => this.click(event.offsetX, event.offsetY));
       canvas.addEventListener("keydown", (event) => {
-        const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-        if (!way) return;
-        event.preventDefault(); // or the page would scroll
-        this.walk(...way);
+        const direction = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+        if (!direction) return;
+        event.preventDefault(); // the page would scroll
+        this.walk(...direction);
       });
-      const anew = () => {
+      const redraw = () => {
         this.background = null;
         this.changed();
       };
-      new ResizeObserver(anew).observe(canvas);
-      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", anew);
+      new ResizeObserver(redraw).observe(canvas);
+      matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
     }
 
-    // Where a point is on the map, CSS pixels.
+    // The position of a point on the map, CSS pixels.
     placed(point) {
       return this.scale(this.places[2 * point], this.places[2 * point + 1]);
     }
@@ -239,14 +239,14 @@
       this.changed(this.point === null ? "" : `Moved from test image ${this.point + 1}.`);
     }
 
-    // The value of a latent at a stop of its frames, which have the centre in the middle.
+    // The value of a latent at a stop of its frames; the centre is in the middle.
     at(latent, stop) {
       const [low, centre, high] = [this.run.low[latent], this.run.centre[latent], this.run.high[latent]];
       const half = (this.run.frames.stops - 1) / 2;
       return stop <= half ? low + ((centre - low) * stop) / half : centre + ((high - centre) * (stop - half)) / half;
     }
 
-    // The stop that is nearest to a value.
+    // The stop nearest to a value.
     stop(latent, value) {
       const stops = Array.from({ length: this.run.frames.stops }, (_, stop) => Math.abs(this.at(latent, stop) - value));
       return stops.indexOf(Math.min(...stops));
@@ -272,7 +272,7 @@
       this.point = null;
       this.z.set(this.run.centre);
       if (this.run.frames) this.frame = this.middle();
-      this.changed(this.run.prior ? "The middle of the prior." : "The mean of the test images' codes.");
+      this.changed(this.run.prior ? "The prior's mean." : "The mean of the test images' codes.");
     }
 
     choose(point) {
@@ -311,8 +311,8 @@
       if (nearest !== null) this.choose(nearest);
     }
 
-    changed(says) {
-      if (says !== undefined) this.part(".status").textContent = says;
+    changed(message) {
+      if (message !== undefined) this.part(".status").textContent = message;
       if (this.point !== null) this.last = this.point;
       this.pending ??= requestAnimationFrame(() => {
         this.pending = null;
@@ -321,7 +321,7 @@
     }
 
     show() {
-      if (!this.there) return;
+      if (!this.loaded) return;
       const { run } = this;
       for (const { latent, input, output } of this.sliders) {
         const value = this.z[latent];
@@ -357,7 +357,7 @@
       context.putImageData(picture, 0, 0);
     }
 
-    // An image of a sheet with so many columns.
+    // Draws the image with a number from a sheet with `columns` columns.
     cut(context, sheet, columns, number) {
       const [height, width] = this.run.image;
       const [left, top] = [(number % columns) * width, Math.floor(number / columns) * height];
@@ -401,7 +401,7 @@
       }
     }
 
-    // Where the decoded image is on the map, within it.
+    // The position of the decoded image on the map, clamped to its edges.
     here() {
       const { middle, directions, labels } = this.run.points;
       const at = directions.map((direction) => direction.reduce((sum, part, i) => sum + part * (this.z[i] - middle[i]), 0));
@@ -418,7 +418,7 @@
       context.stroke();
     }
 
-    // The points and their labels' names, which stay.
+    // The background of the map: the points and the names of their labels.
     paint(width, height, ratio) {
       const canvas = element("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
       const context = canvas.getContext("2d");
@@ -447,9 +447,9 @@
 
   const runs = JSON.parse(document.getElementById("runs").textContent);
   const explorers = runs.map((run, i) => new Explorer(run, i, document.querySelector(`[data-explorer="${i}"]`)));
-  // For tests and for those who are curious. `decode`: an image's pixels, in the order height, width, channel, of run
-  // `run` at latents `z`, told the class `label`. `state`: what is shown of a run. `place`: where a test image is on its
-  // map, CSS pixels from the map's corner. `ready`: when all pictures are there.
+  // For tests and the browser's console. `decode`: the pixels of run `run` at latents `z` and class `label`, in the
+  // order height, width, channel. `state`: the state of a run's explorer. `place`: the position of a test image on the
+  // map, CSS pixels from its corner. `ready`: a promise for all pictures.
   window.jaxvae = {
     decode: (run, z, label = 0) => Array.from(explorers[run].decode(z, label)),
     state: (run) => {

@@ -1,0 +1,52 @@
+"""The manifold command: the plane of a model with two latents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxvae.shared.analysis import latent_paths
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
+from jaxvae.shared.plotting import image_grid, labelled_figure
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Draw the whole plane of a model with two latents, at the quantiles of the normal distribution: each image is as
+    likely as any other. For example:
+
+        manifold runs/plane --out plane.png --steps 20
+
+    after `train --latent 2 --out runs/plane`."""
+
+    run: RunPath
+    """The run folder, written by either package."""
+    out: Path
+    """The PNG to write."""
+    steps: int = 20
+    """Number of rows and columns."""
+    label: int | None = None
+    """The class to draw, for a model with classes. By default 0."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+
+
+def run(backend: Backend, command: Manifold) -> None:
+    """Write the picture.
+
+    Args:
+        backend: The package that decodes.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
+    image_grid.require_png(command.out)
+    require_within("steps", command.steps, 2, MAX_COLUMNS)
+    run, weights = open_run(backend, command.run, command.device)
+    label = class_to_draw(run.spec, command.label)
+    images = backend.manifold(run.spec, weights, command.steps, label)
+    suffix = "" if label is None else f", class {label}"
+    caption = f"N(0, I) in equally likely steps{suffix}"
+    marks = latent_paths.quantiles(command.steps)
+    image_grid.write(labelled_figure.plane(images, marks, ("latent 1", "latent 2"), caption), command.out)
+    print(f"{command.steps} by {command.steps} images in {command.out}")

@@ -1,0 +1,252 @@
+"""Starting or resuming a training session: the flags for it, the images, and the locked run folder."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jaxvae.shared.backend import Backend, Device, DeviceName
+from jaxvae.shared.commands.common import LoadedData, changed_flags, flags_of, images_root, require_same_images
+from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
+from jaxvae.shared.config.serialization import to_json
+from jaxvae.shared.config.spec import Spec, same_run
+from jaxvae.shared.data import datasets
+from jaxvae.shared.data.dataset import digest
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import requirements
+from jaxvae.shared.runs import checkpoints, metrics, run_folder
+from jaxvae.shared.training import processes, tensorboard
+from jaxvae.shared.training.session import Session
+from jaxvae.shared.training.session_record import session_record
+
+KEPT_FLAGS = ("log_every", "checkpoint_every", "keep")
+"""Flags whose recorded values a resumed run uses unless they are given."""
+_PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
+
+
+@dataclass(frozen=True)
+class SessionFlags:
+    """The flags that start or resume a run."""
+
+    spec: Spec
+    preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
+    data_root: Path | None = None
+    """The folder that contains MNIST/raw and its siblings. By default $JAXVAE_DATA, the user's cache, or a download."""
+    device: DeviceName = "auto"
+    """Where to compute; auto is the first accelerator, or else the CPU."""
+    devices: int | None = None
+    """Share every batch among this number of devices of each process, which must divide it; the run stays the same. By
+    default one, or all devices if several processes train together; a CPU counts as any number. jaxvae only: each
+    process of torchvae has one device."""
+    distributed: bool = False
+    """This is one of several processes that train together, each started with the same command, in folders that all of
+    them see; the cluster tells the processes about each other: SLURM, Open MPI, Kubernetes and TPU pods for jaxvae, and
+    torchrun for torchvae, which needs no flag."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """The same without a cluster's help: a free port of the first process, which alone writes files and prints."""
+    processes: int | None = None
+    """Number of processes; requires --coordinator."""
+    process: int | None = None
+    """Number of this process, from 0; requires --coordinator."""
+    log_every: int | None = None
+    """Write a line of metrics after every N steps, at the epoch's end, instead of one with each epoch's mean."""
+    out: Path | None = None
+    """The run folder to create. By default the next free one under runs/."""
+    checkpoint_every: int | None = None
+    """Write a checkpoint after every N steps instead of at each epoch's end."""
+    keep: int = 2
+    """Number of checkpoints to keep, the latest ones."""
+    stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
+    """For training images that do not fit into the memory of the device or of this machine: load them in blocks of this
+    many megabytes, say 256, while the model trains on the block before; there must be memory for two. The run stays the
+    same. Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the
+    start to compute their digest; mnist and its siblings stay in this machine's memory. Pass it again when resuming."""
+    tensorboard: bool = False
+    """Write files for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
+    pictures, and the latents of up to 1,000 test images (the projector reads these when TensorBoard starts). View them
+    with `tensorboard --logdir RUN`. Needs pip install 'jaxvae[tensorboard]'. A resumed run that has the folder
+    continues it."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
+    --epochs or --max-steps it trains longer; the rest of its configuration cannot change."""
+
+
+@contextlib.contextmanager
+def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | None = None) -> Iterator[Session]:
+    """Create or reopen the run of a command, its folder locked within the context.
+
+    Args:
+        backend: The package that trains.
+        flags: The parsed flags.
+        loaded: The run's images, if they are loaded already.
+
+    Yields:
+        The session. A new folder in which nothing was trained is removed at the end.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
+    require_positive_flags(flags)
+    device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices)
+    if flags.resume is None:
+        opened = _new_session(backend, flags, device, loaded)
+    else:
+        opened = _resumed_session(backend, flags, device, flags.resume, loaded)
+    with opened as session:
+        yield session._replace(
+            stream=None if flags.stream is None else flags.stream * 10**6,
+            board=tensorboard.begin(session.run) if flags.tensorboard and backend.first() else None,
+        )
+
+
+def require_positive_flags(flags: SessionFlags) -> None:
+    """Check the flags that count steps, checkpoints or megabytes, and that TensorBoard's files can be written.
+
+    Args:
+        flags: The parsed flags.
+
+    Raises:
+        InputError: If a number is below 1, or if the files can't be written.
+    """
+    for name in (*KEPT_FLAGS, "stream"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, found {value}.")
+    if flags.tensorboard:
+        tensorboard.require(flags.resume)
+
+
+def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
+    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred.
+
+    Args:
+        backend: The package that trains.
+        flags: The parsed flags.
+
+    Returns:
+        The images, and why they are not MNIST's.
+
+    Raises:
+        InputError: If the images are not available, or do not fit the configuration.
+    """
+    dataset, missing = datasets.load(flags.spec, flags.data_root, flags.stream is not None)
+    if missing is not None and backend.first():
+        name = backend.__name__
+        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    requirements.require_batches(flags.spec, len(dataset.train))
+    return dataset, missing
+
+
+@contextlib.contextmanager
+def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: LoadedData | None) -> Iterator[Session]:
+    name = backend.__name__
+    if flags.out is not None and backend.first():
+        run_folder.require_free(flags.out)
+    dataset, missing = loaded or load_images(backend, flags)
+    config = {
+        "framework": name,
+        "preset": flags.preset,
+        **{flag: getattr(flags, flag) for flag in KEPT_FLAGS},
+        "data": {
+            "asked": flags.spec.data,
+            "name": dataset.name,
+            "source": dataset.source,
+            "instead_of_mnist": missing,
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+            "digest": digest(dataset),
+        },
+        "sessions": [session_record(backend, device, 0)],
+    }
+    _require_same_start(backend, flags, len(dataset.train), config["data"]["digest"])
+    spec = replace(flags.spec, data=dataset.name)
+    out = flags.out or run_folder.free_path(Path("runs"), name)
+    if not backend.first():
+        yield Session(run_folder.Run(out, spec, config), dataset, device, None)
+        return
+    run = run_folder.make(out, spec, config)
+    with run_folder.locked(run):
+        try:
+            checkpoints.begun(run)
+            run_folder.write_config(run)  # makes the folder a run, which can be resumed
+            yield Session(run, dataset, device, None)
+        except BaseException:
+            if not checkpoints.present(run) and not run.metrics.stat().st_size:
+                shutil.rmtree(out)  # it would prevent the next attempt
+            raise
+
+
+@contextlib.contextmanager
+def _resumed_session(
+    backend: Backend, flags: SessionFlags, device: Device, path: Path, loaded: LoadedData | None
+) -> Iterator[Session]:
+    name, run = backend.__name__, run_folder.read(path)
+    _require_resumable(flags, run)
+    with run_folder.locked(run) if backend.first() else contextlib.nullcontext():
+        run = run_folder.read(path)  # another process may have trained it in the meantime
+        file, damaged = checkpoints.latest(run)
+        root = images_root(run, flags.data_root)
+        dataset = (loaded or datasets.load(run.spec, root, flags.stream is not None))[0]
+        require_same_images(run, dataset)
+        start = None if file is None else backend.load_checkpoint(file, device)[1:]
+        step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
+        _require_same_start(backend, flags, len(dataset.train), step)
+        if damaged and backend.first():
+            print(f"{name}: WARNING: {' '.join(damaged)} Resuming from step {step}.", file=sys.stderr)
+        _require_more_steps(flags, run, len(dataset.train), step)
+        kept = {flag: getattr(flags, flag) for flag in KEPT_FLAGS}
+        if not backend.first():
+            yield Session(run_folder.Run(path, flags.spec, {**run.config, **kept}), dataset, device, start)
+            return
+        metrics.cut(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
+        sessions = [*run.config["sessions"], session_record(backend, device, step)]
+        before, now = (session["device"] for session in sessions[-2:])
+        if now != before and sessions[-2]["framework"] == name:
+            warning = f"{path} is resumed on {now} instead of {before}; rounding may differ."
+            print(f"{name}: WARNING: {warning}", file=sys.stderr)
+        run = run_folder.Run(path, flags.spec, {**run.config, **kept, "sessions": sessions})
+        run_folder.write_config(run)
+        if file is not None:
+            checkpoints.gone_on_from(run, step, flags.keep)
+        yield Session(run, dataset, device, start)
+
+
+def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
+    """Raise InputError if the command changes the run, or if the run has nothing to resume from."""
+    if flags.out is not None or flags.preset != run.config["preset"]:
+        raise InputError("--resume uses the run's own folder and configuration; leave out --out and --preset.")
+    if not same_run(flags.spec, run.spec):
+        changed = changed_flags(flags_of(run.spec), flags_of(flags.spec), except_for=("epochs", "max_steps"))
+        raise InputError(
+            f"The configuration of {run.path} cannot change on --resume: {changed}; leave that out, or start another "
+            "run."
+        )
+    if "imported" in run.config:
+        raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
+
+
+def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, step: int) -> None:
+    """Raise InputError if the command asks for fewer steps than were taken, or changes --epochs without effect."""
+    training = flags.spec.training
+    total = training.total_steps(images)
+    if total < step:
+        raise InputError(
+            f"{run.path} has already taken {step:,} steps, more than the {total:,} requested; ask for more."
+        )
+    if flags.spec != run.spec and total == run.spec.training.total_steps(images):
+        raise InputError(
+            f"{run.path} would still end after {total:,} steps: --epochs {training.epochs} and --max-steps "
+            f"{training.max_steps}, whichever comes first; give both."
+        )
+
+
+def _require_same_start(backend: Backend, flags: SessionFlags, images: int, *settings: Any) -> None:
+    """Raise InputError unless the devices can share a batch, and all processes are about to train the same run."""
+    requirements.require_divisible_batch(flags.spec, images, backend.shares())
+    kept = [getattr(flags, name) for name in KEPT_FLAGS]
+    processes.require_same_start(backend, to_json(flags.spec), kept, images, *settings)

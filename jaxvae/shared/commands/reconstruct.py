@@ -1,0 +1,49 @@
+"""The reconstruct command: test images above their reconstructions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import RunPath, open_images, open_run
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting import image_grid, labelled_figure
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Draw test images above their reconstructions by a run. For example:
+
+    reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
+
+    run: RunPath
+    """The run folder, written by either package."""
+    out: Path
+    """The PNG to write."""
+    n: int = 32
+    """Number of images, from the first of the test split."""
+    data_root: Path | None = None
+    """The folder that contains MNIST/raw. By default the one that training used."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+
+
+def run(backend: Backend, command: Reconstruct) -> None:
+    """Write the picture.
+
+    Args:
+        backend: The package that encodes and decodes.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
+    image_grid.require_png(command.out)
+    run, weights = open_run(backend, command.run, command.device)
+    dataset = open_images(run, command.data_root)
+    if not 1 <= command.n <= len(dataset.test):
+        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
+    images = dataset.test[: command.n]
+    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[: command.n])
+    rows = image_grid.paired(images / 255, reconstructions)
+    image_grid.write(labelled_figure.rows(rows, ["image", "reconstruction"] * (len(rows) // 2)), command.out)
+    print(f"{command.n} test images above their reconstructions in {command.out}")

@@ -1,0 +1,87 @@
+"""The traverse command: one latent at a time, from end to end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxvae.shared.analysis import latents
+from jaxvae.shared.backend import Backend, DeviceName
+from jaxvae.shared.commands.common import (
+    MAX_COLUMNS,
+    MAX_ROWS,
+    RunPath,
+    class_to_draw,
+    encode_first,
+    open_images,
+    open_run,
+    require_deviations,
+    require_within,
+)
+from jaxvae.shared.model import requirements
+from jaxvae.shared.plotting import image_grid, labelled_figure
+
+
+@dataclass(frozen=True)
+class Traverse:
+    """Draw latent traversals, one row per latent, the latent with the largest KL first: it runs from end to end while
+    the others stay fixed. For example:
+
+        traverse runs/jaxvae-1 --out latents.png --image 7 --reach 2.5"""
+
+    run: RunPath
+    """The run folder, written by either package."""
+    out: Path
+    """The PNG to write."""
+    image: int | None = None
+    """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
+    latents: int = 10
+    """Number of latents at most, those with the largest KL."""
+    steps: int = 11
+    """Images of a row."""
+    reach: float = 3.0
+    """Distance from the centre in each direction, in standard deviations of the prior. A code without a prior runs from
+    the least to the largest value that test images have."""
+    label: int | None = None
+    """The class to draw, for a model with classes. By default that of the image, or 0."""
+    data_root: Path | None = None
+    """The folder that contains MNIST/raw. By default the one that training used."""
+    device: DeviceName = "auto"
+    """Where to compute."""
+
+
+def run(backend: Backend, command: Traverse) -> None:
+    """Write the picture.
+
+    Args:
+        backend: The package that encodes and decodes.
+        command: The parsed flags.
+
+    Raises:
+        InputError: If the request is invalid.
+    """
+    image_grid.require_png(command.out)
+    require_within("steps", command.steps, 2, MAX_COLUMNS)
+    require_within("latents", command.latents, 1, MAX_ROWS)
+    require_deviations("reach", command.reach)
+    run, weights = open_run(backend, command.run, command.device)
+    dataset = open_images(run, command.data_root)
+    if command.image is not None:
+        require_within("image", command.image, 0, len(dataset.test) - 1)
+    posteriors = encode_first(backend, run, weights, dataset, len(dataset.test))
+    space, prior = latents.space(run.spec, posteriors, str(command.run)), requirements.has_prior(run.spec)
+    order = space.order[: command.latents]
+    base = space.centre if command.image is None else posteriors.mean[command.image]
+    low, high = (-command.reach, command.reach) if prior else (space.low[order], space.high[order])
+    values = np.broadcast_to(np.linspace(low, high, command.steps, axis=-1), (len(order), command.steps))
+    label = class_to_draw(run.spec, command.label)
+    if command.label is None and command.image is not None and label is not None:
+        label = int(dataset.test_labels[command.image])
+    rows = backend.traverse(run.spec, weights, base, order, values, label)
+    names = [f"latent {i + 1}\n{space.activity[i]:.2f} {space.unit}" for i in order]
+    heads, start = ["least", *[""] * (command.steps - 2), "largest"], "the mean code"
+    if prior:
+        heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
+    caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
+    image_grid.write(labelled_figure.rows(rows, names, caption, heads), command.out)
+    print(f"{len(rows)} of {run.spec.model.latent} latents in {command.out}")

@@ -1,0 +1,56 @@
+"""Several processes that train one run together: joining them, and checking that they were started alike."""
+
+import hashlib
+import json
+import os
+import re
+from typing import Any
+
+from jaxvae.shared.backend import Backend
+from jaxvae.shared.errors import InputError
+
+
+def join(
+    backend: Backend, distributed: bool, coordinator: str | None, processes: int | None, process: int | None
+) -> None:
+    """Join the processes that train together with this one, if there are any.
+
+    Args:
+        backend: The package that trains.
+        distributed: The cluster or torchrun tells the package the other three values.
+        coordinator: `HOST:PORT` of the first process.
+        processes: The number of processes.
+        process: The number of this one, from 0.
+
+    Raises:
+        InputError: If the values are invalid or incomplete, or if the processes do not meet.
+    """
+    if coordinator is not None and not re.fullmatch(r".+:[0-9]+", coordinator):
+        raise InputError(f"--coordinator must be HOST:PORT, found {coordinator}.")
+    # torchrun sets these for the processes it starts.
+    launched = backend.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
+    if distributed or coordinator is not None or launched:
+        backend.join(coordinator, processes, process)
+    elif processes is not None or process is not None:
+        raise InputError("--processes and --process require --coordinator HOST:PORT; give it too, or leave them out.")
+
+
+def require_same_start(backend: Backend, *settings: Any) -> None:
+    """Check that all processes are about to train the same run.
+
+    Args:
+        backend: The package that trains.
+        *settings: JSON values that must be the same in each process.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if backend.processes() == 1:
+        return
+    content = json.dumps([backend.__name__, *settings])
+    number = int.from_bytes(hashlib.sha256(content.encode()).digest()[:3])
+    if backend.agreed(number) + backend.agreed(-number):  # the largest minus the smallest
+        raise InputError(
+            "The processes were started with different settings; give each the same flags except for --process, the "
+            "same images and, for --resume, the same folder."
+        )
