@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxvae.shared.analysis import measures, pca
 from jaxvae.shared.analysis.trained_model import TrainedModel
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
@@ -100,6 +101,7 @@ def quadrature(subject: TrainedModel) -> dict[str, Any]:
     x = side.see_images(spec, dataset.test, subject.key)
     labels = dataset.test_labels if spec.model.classes else np.zeros(len(x), int)
     half = int(np.ceil(max(8.0, 2 + np.abs(subject.latents.mean).max())))
+    log_density = LIKELIHOODS[spec.model.likelihood].log_density
     nats, change = np.empty(len(x)), np.empty(len(x))
     with _bar(subject, None, "points") as done:
         for label in np.unique(labels):
@@ -107,7 +109,7 @@ def quadrature(subject: TrainedModel) -> dict[str, Any]:
 
             def log_p(images: np.ndarray, z: np.ndarray, label: int = label, mine: np.ndarray = mine) -> np.ndarray:
                 told = np.full(len(z), label) if spec.model.classes else None
-                return measures.log_probabilities(x[mine[images]], *side.decode_latents(spec, subject.weights, z, told))
+                return log_density(x[mine[images]], *side.decode_latents(spec, subject.weights, z, told))
 
             nats[mine], change[mine] = measures.quadrature(log_p, len(mine), half, on_points=done)
     value = measures.mean(nats)

@@ -66,17 +66,6 @@ def mutual_information(means: np.ndarray, logvars: np.ndarray, z: np.ndarray) ->
     return mean(np.concatenate(found))
 
 
-def log_probabilities(x: np.ndarray, location: np.ndarray, logvar: np.ndarray | None) -> np.ndarray:
-    """log p(x | z) of images `[n, pixels]` at points z, `[n, points]`, from what is said of the pixels there,
-    `[points, pixels]`: Bernoulli logits, or with a log-variance, of that shape or `[]`, Gaussian means."""
-    if logvar is None:
-        return x @ location.T - np.logaddexp(0.0, location).sum(1)
-    logvar = np.broadcast_to(logvar, location.shape)
-    precision = np.exp(-logvar)
-    squares = x**2 @ precision.T - 2 * (x @ (location * precision).T) + (location**2 * precision).sum(1)
-    return -0.5 * (squares + (logvar + math.log(2 * math.pi)).sum(1))
-
-
 def quadrature(
     log_p: Callable[[np.ndarray, np.ndarray], np.ndarray],
     images: int,

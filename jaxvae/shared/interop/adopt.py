@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import known_models, name_mapping, readers
@@ -42,7 +43,8 @@ def adopt(path: Path, file: File, asked: str | None, image: known_models.Size | 
     found = known_models.recognise({n: t.array.shape for n, t in tensors.items()}, asked, image, str(path))
     notes += [found.source.layers] if found.source.layers else []
     notes += [found.source.loss] if found.source.loss and asked is None else []
-    if found.spec.model.image[2] > 1 and found.spec.model.network == "mlp" and found.source.rules[0].laid == "torch":
+    flat = not NETWORKS[found.spec.model.network].spatial
+    if found.spec.model.image[2] > 1 and flat and found.source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
     for name, tensor in tensors.items():
         if not tensor.is_float:

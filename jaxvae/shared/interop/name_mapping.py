@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -134,7 +135,7 @@ def _flattening(model: ModelSpec, parameter: layout.Parameter, laid: Laid) -> It
     """The axis along which the parameter meets flattened images of the other order, and for each of our places on it
     the place there."""
     height, width, channels = model.image
-    if laid != "torch" or model.network == "conv" or channels == 1:
+    if laid != "torch" or NETWORKS[model.network].spatial or channels == 1:
         return
     places = np.arange(model.pixels).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     network, layer = parameter.path[:2]

@@ -1,5 +1,5 @@
 """What of a model goes into a page that explores its latents: the decoder itself or frames it gave, and test images as
-points. `page/explorer.js` reads it."""
+points. `static/explorer.js` reads it."""
 
 import base64
 import io
@@ -11,8 +11,8 @@ import numpy as np
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis.latents import Space, flat
 from jaxvae.shared.analysis.trained_model import TrainedModel
-from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model import requirements
+from jaxvae.shared.config.likelihoods import mean_of
+from jaxvae.shared.model import layout, requirements
 
 _LARGEST = 4_000_000  # weights of a decoder that goes into the page
 _POINTS, _POINTS_ROOM = 1000, 2_000_000  # test images in the page, and bytes of their pixels
@@ -82,14 +82,18 @@ def png(picture: np.ndarray) -> str:
 def _decoder(subject: TrainedModel) -> dict[str, Any] | None:
     """The layers of an MLP that is small enough, in the weight file's names and layout; None for another."""
     spec = subject.run.spec
+    decoder = [layer for layer in layout.layers(spec.model) if layer.path[0] == "decoder"]
+    layers = [layer for layer in decoder if layer.path[1] in ("hidden", "logits")]
+    if any(layer.kind != "linear" for layer in layers):
+        return None
     arrays = subject.side.to_arrays(spec, subject.weights)
-    names = [*(f"decoder.hidden.{i}" for i in range(len(spec.model.hidden))), "decoder.logits"]
-    if spec.model.network != "mlp" or sum(arrays[f"{name}.weight"].size for name in names) > _LARGEST:
+    names = [".".join(map(str, layer.path)) for layer in layers]
+    if sum(arrays[f"{name}.weight"].size for name in names) > _LARGEST:
         return None
     return {
         "dtype": spec.training.stored,
         "activation": spec.model.activation,
-        "output": _output(spec),
+        "output": mean_of(spec.model.likelihood, spec.model.output, spec.images.range),
         "signed": spec.images.range == "signed",
         "layers": [
             {
@@ -100,12 +104,6 @@ def _decoder(subject: TrainedModel) -> dict[str, Any] | None:
             for name in names
         ],
     }
-
-
-def _output(spec: Spec) -> str:
-    if spec.model.output == "linear":
-        return "linear"
-    return "tanh" if spec.images.range == "signed" else "sigmoid"
 
 
 def _frames(subject: TrainedModel, space: Space) -> dict[str, Any]:
