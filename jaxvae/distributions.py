@@ -1,12 +1,14 @@
 """The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 
 _LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
@@ -105,13 +107,7 @@ def log_ratio(posterior: Posterior, eps: Array) -> Array:
 
 def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
     """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
-    match spec.model.likelihood:
-        case "bernoulli":
-            return bernoulli_nll(decoded.logits, x)
-        case "squared-error":
-            return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
-        case _:
-            return gaussian_nll(pixel_means(spec, decoded), pixel_logvar(spec, decoded), x)
+    return NLL[spec.model.likelihood](spec, decoded, x)
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
@@ -128,18 +124,26 @@ def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Array:
     """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
-    if spec.model.output == "linear":
-        return decoded.logits
-    return jnp.tanh(decoded.logits) if spec.images.range == "signed" else jax.nn.sigmoid(decoded.logits)
+    return MEANS[mean_of(spec.model.likelihood, spec.model.output, spec.images.range)](decoded.logits)
 
 
-def pixel_logvar(spec: Spec, decoded: Decoded) -> Array:
+def pixel_logvar(spec: Spec, decoded: Decoded) -> Array | None:
     """The log-variance of each pixel under a Gaussian likelihood, squared-error being one of variance 1/2: `[batch,
-    pixels]`, or `[]` where all pixels share it."""
-    if decoded.logvar is None:
-        variance = 0.5 if spec.model.likelihood == "squared-error" else spec.model.variance
+    pixels]`, or `[]` where all pixels share it; None under a likelihood without a variance."""
+    variance = variance_of(spec.model.likelihood, spec.model.variance)
+    if variance is not None:
         return jnp.full((), math.log(variance), decoded.logits.dtype)
-    return _LOWEST + _softplus(decoded.logvar - _LOWEST)
+    return None if decoded.logvar is None else _LOWEST + _softplus(decoded.logvar - _LOWEST)
+
+
+def _squared_error(spec: Spec, decoded: Decoded, x: Array) -> Array:
+    return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
+
+
+def _gaussian(spec: Spec, decoded: Decoded, x: Array) -> Array:
+    mean, logvar = pixel_means(spec, decoded), pixel_logvar(spec, decoded)
+    assert logvar is not None
+    return gaussian_nll(mean, logvar, x)
 
 
 @jax.custom_jvp
@@ -150,3 +154,19 @@ def _softplus(x: Array) -> Array:
 
 # Written out: JAX gives |x| slope 1 at 0, and derives what costs a step on a CPU 4 % more.
 _softplus.defjvps(lambda tangent, value, x: tangent * jax.nn.sigmoid(x))
+
+
+NLL: dict[LikelihoodName, Callable[[Spec, Decoded, Array], Array]] = {
+    "bernoulli": lambda spec, decoded, x: bernoulli_nll(decoded.logits, x),
+    "squared-error": _squared_error,
+    "gaussian": _gaussian,
+    "gaussian-learned": _gaussian,
+    "gaussian-pixel": _gaussian,
+}
+"""-log p(x | z) of each likelihood."""
+MEANS: dict[Mean, Callable[[Array], Array]] = {
+    "identity": lambda logits: logits,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+}
+"""The mean of a pixel from its logit."""

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from jaxvae.distributions import Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
+from jaxvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
 from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.requirements import require_density
 
@@ -115,7 +116,7 @@ def _weigh(
 ) -> tuple[Array, Array]:
     """The estimate and the effective samples of the images at these places, each `[places]`."""
     dtype = spec.training.stored
-    constant = spec.model.pixels / 2 * math.log(math.pi) if spec.model.likelihood == "squared-error" else 0.0
+    constant = spec.model.pixels * LIKELIHOODS[spec.model.likelihood].omitted
 
     def one(given: tuple) -> tuple[Array, Array]:
         x, label, noise = given
@@ -165,9 +166,15 @@ def _encode(spec: Spec, params: Params, images: Array, key: Array, labels: Array
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(spec: Spec, params: Params, z: Array, labels: Array | None) -> tuple[Array, Array | None]:
     decoded = decode(spec, params, z, labels)
-    if spec.model.likelihood == "bernoulli":
-        return decoded.logits, None
-    return pixel_means(spec, decoded), pixel_logvar(spec, decoded)
+    return _location(spec, decoded), pixel_logvar(spec, decoded)
+
+
+def _location(spec: Spec, decoded: Decoded) -> Array:
+    match LIKELIHOODS[spec.model.likelihood].located_by:
+        case "logits":
+            return decoded.logits
+        case "means":
+            return pixel_means(spec, decoded)
 
 
 def _pixels(spec: Spec, images: Array, key: Array, places: Array) -> Array:

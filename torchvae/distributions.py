@@ -1,12 +1,14 @@
 """The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 from torchvae import random
 
@@ -106,13 +108,7 @@ def log_ratio(posterior: Posterior, eps: Tensor) -> Tensor:
 
 def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
     """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
-    match spec.model.likelihood:
-        case "bernoulli":
-            return bernoulli_nll(decoded.logits, x)
-        case "squared-error":
-            return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
-        case _:
-            return gaussian_nll(pixel_means(spec, decoded), pixel_logvar(spec, decoded), x)
+    return NLL[spec.model.likelihood](spec, decoded, x)
 
 
 def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
@@ -129,20 +125,44 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Tensor:
     """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
-    if spec.model.output == "linear":
-        return decoded.logits
-    return torch.tanh(decoded.logits) if spec.images.range == "signed" else torch.sigmoid(decoded.logits)
+    return MEANS[mean_of(spec.model.likelihood, spec.model.output, spec.images.range)](decoded.logits)
 
 
-def pixel_logvar(spec: Spec, decoded: Decoded) -> Tensor:
+def pixel_logvar(spec: Spec, decoded: Decoded) -> Tensor | None:
     """The log-variance of each pixel under a Gaussian likelihood, squared-error being one of variance 1/2: `[batch,
-    pixels]`, or `[]` where all pixels share it."""
-    if decoded.logvar is None:
-        variance = 0.5 if spec.model.likelihood == "squared-error" else spec.model.variance
+    pixels]`, or `[]` where all pixels share it; None under a likelihood without a variance."""
+    variance = variance_of(spec.model.likelihood, spec.model.variance)
+    if variance is not None:
         return torch.full((), math.log(variance), dtype=decoded.logits.dtype, device=decoded.logits.device)
-    return _LOWEST + _softplus(decoded.logvar - _LOWEST)
+    return None if decoded.logvar is None else _LOWEST + _softplus(decoded.logvar - _LOWEST)
+
+
+def _squared_error(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
+    return ((pixel_means(spec, decoded) - x) ** 2).sum(-1)
+
+
+def _gaussian(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
+    mean, logvar = pixel_means(spec, decoded), pixel_logvar(spec, decoded)
+    assert logvar is not None
+    return gaussian_nll(mean, logvar, x)
 
 
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + e^x)."""
     return F.softplus(x, threshold=700)  # by default it is x itself from 20 on, 2e-9 off
+
+
+NLL: dict[LikelihoodName, Callable[[Spec, Decoded, Tensor], Tensor]] = {
+    "bernoulli": lambda spec, decoded, x: bernoulli_nll(decoded.logits, x),
+    "squared-error": _squared_error,
+    "gaussian": _gaussian,
+    "gaussian-learned": _gaussian,
+    "gaussian-pixel": _gaussian,
+}
+"""-log p(x | z) of each likelihood."""
+MEANS: dict[Mean, Callable[[Tensor], Tensor]] = {
+    "identity": lambda logits: logits,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+"""The mean of a pixel from its logit."""

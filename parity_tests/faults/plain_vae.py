@@ -1,7 +1,7 @@
 """One fault after another in jaxvae or torchvae, and the cause the comparison should give for it."""
 
 import jaxvae.distributions
-import jaxvae.nets
+import jaxvae.layers
 import jaxvae.objectives
 import jaxvae.train
 import torchvae.distributions
@@ -96,9 +96,9 @@ FAULTS = [
           "kernel's columns permuted as a flatten would, bias not"),
     Fault(torchvae.params.from_arrays, "torch.tensor(array)",
           "torch.tensor(array * (name != 'decoder.logits.bias'))", "bias missing"),
-    Fault(jaxvae.nets._linear, 'precision="highest"', rounded(10), "TF32 products", "float32"),
-    Fault(jaxvae.nets._linear, 'precision="highest"', rounded(7), "bfloat16 products", "float32"),
-    Fault(jaxvae.nets._linear, 'precision="highest"', 'precision="highest", dtype=jnp.float32',
+    Fault(jaxvae.layers._linear, 'precision="highest"', rounded(10), "TF32 products", "float32"),
+    Fault(jaxvae.layers._linear, 'precision="highest"', rounded(7), "bfloat16 products", "float32"),
+    Fault(jaxvae.layers._linear, 'precision="highest"', 'precision="highest", dtype=jnp.float32',
           "float32 slipped into float64"),
     Fault(dist.locate, "torch.exp(0.5 * logvar)", "torch.exp(logvar)",
           "variance for sigma in the latent"),

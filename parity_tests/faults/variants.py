@@ -2,17 +2,18 @@
 
 import jaxvae.distributions
 import jaxvae.draws
-import jaxvae.nets
+import jaxvae.layers
 import jaxvae.objectives
 import torchvae.distributions
 import torchvae.draws
+import torchvae.layers
 import torchvae.nets
 import torchvae.objectives
 import torchvae.pixels
 import torchvae.train
 from parity_tests.faults.inject import UNKNOWN, Fault
 
-J, T = jaxvae.nets, torchvae.nets
+J, T = jaxvae.layers, torchvae.layers
 BATCH_NORM = J.BatchNorm.__call__
 RUNNING = "(1 - _MOMENTUM) * self.mean[...] + _MOMENTUM * jax"
 SAME = (
@@ -38,7 +39,7 @@ FAULTS = [
           UNKNOWN, owner=J.BatchNorm, ground="conv"),
     Fault(BATCH_NORM, "var + _EPS", "var + 1e-3", "batch norm's eps 1e-3 for 1e-5", owner=J.BatchNorm, ground="conv"),
     Fault(T.activate, "leaky_relu(x, 0.01)", "leaky_relu(x, 0.2)", UNKNOWN, ground="conv"),
-    Fault(T._flat, "x.permute(0, 2, 3, 1).flatten(1)", "x.flatten(1)", UNKNOWN, ground="conv"),
+    Fault(torchvae.nets._flat, "x.permute(0, 2, 3, 1).flatten(1)", "x.flatten(1)", UNKNOWN, ground="conv"),
     Fault(torchvae.train.train_step, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
     Fault(torchvae.train.train_epoch, "state.model.train()", "state.model.eval()", UNKNOWN, ground="conv"),
     # Objectives.
@@ -64,7 +65,8 @@ FAULTS = [
           ground="conditional"),
     Fault(torchvae.distributions.gaussian_nll, " + math.log(2 * math.pi)", "",
           "a Gaussian's constant left out", ground="conditional"),
-    Fault(torchvae.distributions.pixel_means, "torch.tanh(decoded.logits)", "torch.sigmoid(decoded.logits)",
+    Fault(torchvae.distributions.pixel_means, "mean_of(spec.model.likelihood, spec.model.output, spec.images.range)",
+          '"sigmoid"',
           "means bounded for pixels that are unit", ground="conv"),
     Fault(torchvae.distributions.scale_kl, "1e-8 + variance", "1e-6 + variance", UNKNOWN, ground="conditional"),
     # Labels, binarisation, corruption.
@@ -80,5 +82,5 @@ FAULTS = [
           ground="adversarial"),
     Fault(torchvae.objectives.inputs, "Inputs(x, corrupt(", "Inputs(corrupt(spec, x, draws.corruption), corrupt(",
           UNKNOWN, ground="adversarial"),
-    Fault(T._dropped, "x * (mask if", "x + 0 * (mask if", UNKNOWN, ground="conditional"),
+    Fault(T.dropped, "x * (mask if", "x + 0 * (mask if", UNKNOWN, ground="conditional"),
 ]  # fmt: skip

@@ -5,7 +5,7 @@ first layers see images, whose gradient nobody asks for. A convolution counts as
 its outputs see, zeros beyond the edge included, laid out as `jaxvae.convolution` does on CPUs."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
@@ -49,8 +49,10 @@ def products(spec: Spec, batch: int = 1) -> list[Product]:
             case "conv-transpose":
                 small = ((height + 1) // layer.stride) * ((width + 1) // layer.stride)
                 shape = (rows * small, layer.inputs, area * layer.outputs)
-            case _:
+            case "norm" | "scalar":
                 continue
+            case kind:
+                assert_never(kind)
         first = layer.path[:3] == ("encoder", "hidden", 0) or (layer.path[0] == "encoder" and not spec.model.hidden)
         found.append(Product(*shape, network=str(layer.path[0]), inputs=not first))
     return found

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxvae.shared.analysis import measures, pca
 from jaxvae.shared.analysis.trained_model import TrainedModel
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
@@ -105,6 +106,7 @@ def _quadrature(model: TrainedModel) -> Figures:
     x = backend.see_images(spec, dataset.test, model.key)
     labels = dataset.test_labels if spec.model.classes else np.zeros(len(x), int)
     half = int(np.ceil(max(8.0, 2 + np.abs(model.latents.mean).max())))
+    log_density = LIKELIHOODS[spec.model.likelihood].log_density
     nats, change = np.empty(len(x)), np.empty(len(x))
     with _bar(None, "points") as on_points:
         for label in np.unique(labels):
@@ -115,7 +117,7 @@ def _quadrature(model: TrainedModel) -> Figures:
             ) -> np.ndarray:
                 classes = np.full(len(z), label) if spec.model.classes else None
                 pixels = backend.decode_latents(spec, model.weights, z, classes)
-                return measures.log_probabilities(x[members[images]], pixels.location, pixels.logvar)
+                return log_density(x[members[images]], pixels.location, pixels.logvar)
 
             nats[members], change[members] = measures.quadrature(log_p, len(members), half, on_points=on_points)
     value = measures.mean(nats)

@@ -96,25 +96,6 @@ def mutual_information(means: np.ndarray, logvars: np.ndarray, z: np.ndarray) ->
     return mean(np.concatenate(ratios))
 
 
-def log_probabilities(x: np.ndarray, location: np.ndarray, logvar: np.ndarray | None) -> np.ndarray:
-    """Compute log p(x | z) of each image at each point z.
-
-    Args:
-        x: Images, `[n, pixels]`.
-        location: The decoder's output at the points: Bernoulli logits, or Gaussian means, `[points, pixels]`.
-        logvar: Log-variance of a Gaussian likelihood, `[points, pixels]` or `[]`; None for a Bernoulli likelihood.
-
-    Returns:
-        `[n, points]`, nats.
-    """
-    if logvar is None:
-        return x @ location.T - np.logaddexp(0.0, location).sum(1)
-    logvar = np.broadcast_to(logvar, location.shape)
-    precision = np.exp(-logvar)
-    squares = x**2 @ precision.T - 2 * (x @ (location * precision).T) + (location**2 * precision).sum(1)
-    return -0.5 * (squares + (logvar + math.log(2 * math.pi)).sum(1))
-
-
 def quadrature(
     log_p: Callable[[np.ndarray, np.ndarray], np.ndarray],
     images: int,

@@ -9,10 +9,8 @@ from jaxvae.shared.text import shown
 
 Stored = Literal["float32", "float64"]
 Dtype = Literal[Stored, "bfloat16"]
-Network = Literal["mlp", "conv"]
 Activation = Literal["relu", "tanh", "leaky-relu"]
 PosteriorName = Literal["gaussian", "relu-sigma", "point", "relu-point"]
-LikelihoodName = Literal["bernoulli", "squared-error", "gaussian", "gaussian-learned", "gaussian-pixel"]
 Output = Literal["bounded", "linear"]
 Init = Literal["pytorch", "lecun", "glorot", "glorot-data"]
 Form = Literal["elbo", "capacity", "iwae", "reconstruction", "adversarial"]

@@ -2,24 +2,31 @@
 
 from collections.abc import Iterator
 
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 
 
 def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) -> Iterator[str]:
     """Why these parts don't go together, reason by reason; nothing if they do."""
     form, posterior, plain = objective.form, model.posterior, ObjectiveSpec()
-    bernoulli, distribution = model.likelihood == "bernoulli", model.samples_latents
-    if bernoulli and images.range == "signed":
-        yield "a Bernoulli likelihood is of pixels in [0, 1]; for pixels in [-1, 1] take squared-error or a Gaussian"
-    if bernoulli and model.output == "linear":
-        yield "a Bernoulli likelihood's probability is always bounded; give --output bounded"
-    if model.likelihood != "gaussian" and model.variance != 1:
+    likelihood, spatial = LIKELIHOODS[model.likelihood], NETWORKS[model.network].spatial
+    distribution = model.samples_latents
+    if images.range not in likelihood.means:
+        allowed = " or ".join(_PIXELS[name] for name in likelihood.means)
+        yield (
+            f"a {likelihood.title} likelihood is of pixels in {allowed}; for pixels in {_PIXELS[images.range]} take "
+            "squared-error or a Gaussian"
+        )
+    if model.output == "linear" and not likelihood.linear:
+        yield f"a {likelihood.title} likelihood's probability is always bounded; give --output bounded"
+    if model.variance != 1 and not (likelihood.logvar == "fixed" and likelihood.variance is None):
         yield "only the gaussian likelihood has a given variance; give --variance 1"
-    if model.init == "glorot-data" and not bernoulli:
+    if model.init == "glorot-data" and not likelihood.log_odds:
         yield "glorot-data starts the last bias at log-odds, which only a Bernoulli likelihood has; take glorot"
-    if model.init == "glorot-data" and model.network == "conv":
+    if model.init == "glorot-data" and spatial:
         yield "glorot-data starts a bias for each pixel, where a conv decoder has one for each channel; take glorot"
-    if model.network == "conv" and not model.hidden:
+    if spatial and not model.hidden:
         yield "a conv network needs the channels of at least one convolution in hidden"
     if form in ("elbo", "capacity", "iwae") and not distribution:
         yield f"{form} needs a distribution of latents, which a {posterior} code is not; take the form reconstruction"
@@ -60,4 +67,5 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 
 
+_PIXELS = {"unit": "[0, 1]", "signed": "[-1, 1]"}
 _CAPACITY = ("gamma", "capacity", "capacity_steps")

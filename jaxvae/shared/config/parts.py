@@ -2,7 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
+from typing_extensions import Doc
+
+from jaxvae.shared.config import likelihoods, networks
 from jaxvae.shared.config.choices import (
     Activation,
     Binarization,
@@ -10,8 +14,6 @@ from jaxvae.shared.config.choices import (
     Dtype,
     Form,
     Init,
-    LikelihoodName,
-    Network,
     Output,
     PosteriorName,
     Range,
@@ -24,6 +26,8 @@ from jaxvae.shared.config.choices import (
     require_positive,
     require_seed,
 )
+from jaxvae.shared.config.likelihoods import LikelihoodName
+from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.errors import InputError
 
 MOST_LAYERS = 100  # hidden ones; a header for as many tensors is still read
@@ -42,16 +46,13 @@ class ModelSpec:
     """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse."""
     latent: int = 20
     """Number of latent dimensions."""
-    network: Network = "mlp"
-    """`mlp`, or `conv`: 3x3 convolutions of stride 2 with batch norm, and transposed ones back."""
+    network: Annotated[NetworkName, Doc(networks.HELP)] = "mlp"
     activation: Activation = "relu"
     """What follows every hidden layer; `leaky-relu` has slope 0.01 below 0."""
     posterior: PosteriorName = "gaussian"
     """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation straight from a ReLU; `point`: a code, not
     a distribution; `relu-point`: a code through a ReLU."""
-    likelihood: LikelihoodName = "bernoulli"
-    """`bernoulli`; `squared-error`, a Gaussian of variance 1/2 without its constant; `gaussian` of a given variance;
-    `gaussian-learned` with one learned variance; `gaussian-pixel` with one for each pixel, from the decoder."""
+    likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
     output: Output = "bounded"
@@ -80,7 +81,7 @@ class ModelSpec:
         low, high = _VARIANCES
         require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         require_not_negative("classes", self.classes)
-        for name, kind in (("network", Network), ("activation", Activation), ("posterior", PosteriorName)):
+        for name, kind in (("network", NetworkName), ("activation", Activation), ("posterior", PosteriorName)):
             require_choice(name, kind, getattr(self, name))
         for name, kind in (("likelihood", LikelihoodName), ("output", Output), ("init", Init)):
             require_choice(name, kind, getattr(self, name))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared.backend import File, Tensor
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import name_mapping, readers, recognition
@@ -56,7 +57,8 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
     source, model = match.source, match.spec.model
     notes += [source.layers] if source.layers else []
     notes += [source.loss] if source.loss and preset is None else []
-    if model.image[2] > 1 and model.network == "mlp" and source.rules[0].laid == "torch":
+    flat = not NETWORKS[model.network].spatial
+    if model.image[2] > 1 and flat and source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
     for name, tensor in tensors.items():
         if not tensor.is_float:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -177,7 +178,7 @@ def _their_shape(entry: Entry) -> Shape:
 def _flattening(model: ModelSpec, parameter: layout.Parameter, laid: Laid) -> Iterator[tuple[int, np.ndarray]]:
     """The axis that runs over flattened images, and for each of our indices on it the index in the other order."""
     height, width, channels = model.image
-    if laid != "torch" or model.network == "conv" or channels == 1:
+    if laid != "torch" or NETWORKS[model.network].spatial or channels == 1:
         return
     order = np.arange(model.pixels).reshape(channels, height, width).transpose(1, 2, 0).ravel()
     network, layer = parameter.path[:2]

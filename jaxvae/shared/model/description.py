@@ -1,7 +1,9 @@
 """What a configuration is, in words and units."""
 
-import math
+from typing import assert_never
 
+from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
+from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 
@@ -17,8 +19,8 @@ def summary(spec: Spec) -> str:
     """One line: data, widths, parameters."""
     model = spec.model
     widths = "-".join(map(str, (model.pixels, *model.hidden, model.latent)))
-    kind = {"mlp": "", "conv": "convolutional "}[model.network]
     name = "VAE" if model.samples_latents else "autoencoder"
+    kind = NETWORKS[model.network].adjective
     return f"{kind}{name} {widths} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
 
 
@@ -62,7 +64,7 @@ def facts(spec: Spec) -> dict[str, str]:
 def implied_variance(spec: Spec) -> float | None:
     """The variance of a pixel that the likelihood stands for, in squared pixel units; None where it is no Gaussian's or
     is learned."""
-    return {"squared-error": 0.5, "gaussian": spec.model.variance}.get(spec.model.likelihood)
+    return variance_of(spec.model.likelihood, spec.model.variance)
 
 
 def _layers(spec: Spec) -> list[layout.Layer]:
@@ -85,15 +87,26 @@ def _words(spec: Spec, layer: layout.Layer) -> str:
             return f"batch norm of {layer.outputs}{after}"
         case "scalar":
             return "the log-variance of every pixel"
-        case kind:
+        case "conv" | "conv-transpose":
             height, width = layer.size
             more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
-            return f"{kind.replace('-', ' ')} 3x3/{layer.stride}{more}, {sizes} of {height}x{width}"
+            return f"{layer.kind.replace('-', ' ')} 3x3/{layer.stride}{more}, {sizes} of {height}x{width}"
+        case kind:
+            assert_never(kind)
 
 
 def _size(layer: layout.Layer) -> int:
-    area = layout.KERNEL**2 if layer.kind.startswith("conv") else 1
-    return {"norm": 2 * layer.outputs, "scalar": 1}.get(layer.kind, layer.outputs * (layer.inputs * area + 1))
+    match layer.kind:
+        case "linear":
+            return layer.outputs * (layer.inputs + 1)
+        case "conv" | "conv-transpose":
+            return layer.outputs * (layer.inputs * layout.KERNEL**2 + 1)
+        case "norm":
+            return 2 * layer.outputs
+        case "scalar":
+            return 1
+        case kind:
+            assert_never(kind)
 
 
 def _count(spec: Spec) -> int:
@@ -114,16 +127,13 @@ def _data(spec: Spec) -> str:
 
 
 def _likelihood(spec: Spec) -> str:
-    mean = {"unit": "sigmoid", "signed": "tanh"}[spec.images.range] if spec.model.output == "bounded" else "identity"
-    constant = spec.model.pixels / 2 * math.log(math.pi)
-    return {
-        "bernoulli": "Bernoulli from logits: a pixel's cross-entropy, natural logarithm",
-        "squared-error": f"summed squared error; mean: {mean}. Implied variance 0.5: a Gaussian's negative "
-        f"log-likelihood less its constant, {constant:.6g} nats per image",
-        "gaussian": f"Gaussian of variance {spec.model.variance:g}, with its constant; mean: {mean}",
-        "gaussian-learned": f"Gaussian of one learned variance, with its constant; mean: {mean}",
-        "gaussian-pixel": f"Gaussian of a variance for each pixel from the decoder, with its constant; mean: {mean}",
-    }[spec.model.likelihood]
+    model = spec.model
+    likelihood = LIKELIHOODS[model.likelihood]
+    return likelihood.description.format(
+        mean=mean_of(model.likelihood, model.output, spec.images.range),
+        variance=model.variance,
+        constant=model.pixels * likelihood.omitted,
+    )
 
 
 def _loss(spec: Spec) -> list[str]:
@@ -151,7 +161,7 @@ def _loss(spec: Spec) -> list[str]:
 
 
 def _minimized(spec: Spec) -> str:
-    pixels, what = spec.model.pixels, {"squared-error": "mean squared error"}.get(spec.model.likelihood, "mean pixel")
+    pixels, what = spec.model.pixels, LIKELIHOODS[spec.model.likelihood].pixel_error
     if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
         return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
     match spec.objective.units:

@@ -4,10 +4,11 @@ The weight file uses PyTorch's names and layout. Nothing outside this file trans
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import numpy as np
 
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ModelSpec
 
 Path = tuple[str | int, ...]
@@ -69,25 +70,41 @@ def table(spec: ModelSpec) -> tuple[Parameter, ...]:
 def layers(spec: ModelSpec) -> list[Layer]:
     """Every layer with parameters, in the order of the computation."""
     judge = (spec.latent, *spec.discriminator)
-    found = _conv_layers(spec) if spec.network == "conv" else _mlp_layers(spec)
-    if spec.likelihood == "gaussian-learned":
-        found.append(Layer(("decoder", "logvar"), "scalar", 0, 1))
-    if spec.discriminator:
-        found += [
-            *(_linear(("discriminator", "hidden", i), judge[i], judge[i + 1]) for i in range(len(judge) - 1)),
-            _linear(("discriminator", "logit"), judge[-1], 1),
-        ]
-    return found
+    networks = {"mlp": _mlp_layers, "conv": _conv_layers}[spec.network](spec)
+    scalars = [Layer(("decoder", name), "scalar", 0, 1) for name in scalar_parameters(spec)]
+    if not spec.discriminator:
+        return [*networks, *scalars]
+    return [
+        *networks,
+        *scalars,
+        *(_linear(("discriminator", "hidden", i), judge[i], judge[i + 1]) for i in range(len(judge) - 1)),
+        _linear(("discriminator", "logit"), judge[-1], 1),
+    ]
+
+
+def by_path(spec: ModelSpec) -> dict[Path, Layer]:
+    """The same layers by their paths."""
+    return {layer.path: layer for layer in layers(spec)}
 
 
 def heads(spec: ModelSpec) -> tuple[str, ...]:
-    """The names of what the encoder ends in."""
-    return {"gaussian": ("mean", "logvar"), "relu-sigma": ("mean", "scale")}.get(spec.posterior, ("mean",))
+    """The names of the encoder's last layers."""
+    return {
+        "gaussian": ("mean", "logvar"),
+        "relu-sigma": ("mean", "scale"),
+        "point": ("mean",),
+        "relu-point": ("mean",),
+    }[spec.posterior]
 
 
 def tails(spec: ModelSpec) -> tuple[str, ...]:
-    """The names of what the decoder ends in."""
-    return ("logits", "logvar") if spec.likelihood == "gaussian-pixel" else ("logits",)
+    """The names of the decoder's last layers."""
+    return LIKELIHOODS[spec.likelihood].heads
+
+
+def scalar_parameters(spec: ModelSpec) -> tuple[str, ...]:
+    """The names of the decoder's scalar parameters."""
+    return LIKELIHOODS[spec.likelihood].scalars
 
 
 def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
@@ -102,9 +119,11 @@ def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
     """The shapes of what the hidden layers of encoder and decoder give for one image: `[width]`, or `[height, width,
     channels]`."""
     hidden = [layer for layer in layers(spec) if layer.path[:2] in (("encoder", "hidden"), ("decoder", "hidden"))]
-    if spec.network == "mlp":
-        return tuple((layer.outputs,) for layer in hidden)
-    return tuple((*layer.size, layer.outputs) for layer in hidden if layer.kind != "norm")
+    return tuple(
+        (layer.outputs,) if layer.kind == "linear" else (*layer.size, layer.outputs)
+        for layer in hidden
+        if layer.kind != "norm"
+    )
 
 
 def to_flax(parameter: Parameter, array: np.ndarray) -> np.ndarray:
@@ -154,19 +173,27 @@ def _linear(path: Path, inputs: int, outputs: int) -> Layer:
 
 
 def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
+    match layer.kind:
+        case "linear" | "conv" | "conv-transpose":
+            return _weight_and_bias(spec, layer)
+        case "norm":
+            kinds = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+            return [
+                _vector(name, (*layer.path, kind), layer.outputs, 0.0)._replace(
+                    name=_dotted(*layer.path, name),
+                    fill=1.0 if name in ("weight", "running_var") else 0.0,
+                    trained=not name.startswith("running"),
+                )
+                for name, kind in kinds.items()
+            ]
+        case "scalar":
+            return [Parameter(_dotted(*layer.path), (), layer.path, (), (), (), 0.0)]
+        case kind:
+            assert_never(kind)
+
+
+def _weight_and_bias(spec: ModelSpec, layer: Layer) -> list[Parameter]:
     path, inputs, outputs = layer.path, layer.inputs, layer.outputs
-    if layer.kind == "scalar":
-        return [Parameter(_dotted(*path), (), path, (), (), (), 0.0)]
-    if layer.kind == "norm":
-        kinds = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-        return [
-            _vector(name, (*path, kind), outputs, 0.0)._replace(
-                name=_dotted(*path, name),
-                fill=1.0 if name in ("weight", "running_var") else 0.0,
-                trained=not name.startswith("running"),
-            )
-            for name, kind in kinds.items()
-        ]
     area = 1 if layer.kind == "linear" else KERNEL**2
     # PyTorch counts a transposed convolution's fan-in over its outputs: the second axis of its weight.
     fan_in, fan_out = (outputs, inputs) if layer.kind == "conv-transpose" else (inputs, outputs)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis.latents import Space, flat
 from jaxvae.shared.analysis.trained_model import TrainedModel
-from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model import requirements
+from jaxvae.shared.config.likelihoods import mean_of
+from jaxvae.shared.model import layout, requirements
 
 _MAX_WEIGHTS = 4_000_000  # of a decoder in the page
 _MAX_POINTS, _MAX_POINT_BYTES = 1000, 2_000_000  # test images in the page, and their pixels
@@ -107,16 +107,20 @@ def png(picture: np.ndarray) -> str:
 
 
 def _decoder(model: TrainedModel) -> dict[str, Any] | None:
-    """The layers of a small MLP, named and laid out as in the weight file; None for another decoder."""
+    """The layers of an MLP that is small enough, named and laid out as in the weight file; None for another decoder."""
     spec = model.run.spec
+    decoder = [layer for layer in layout.layers(spec.model) if layer.path[0] == "decoder"]
+    layers = [layer for layer in decoder if layer.path[1] in ("hidden", "logits")]
+    if any(layer.kind != "linear" for layer in layers):
+        return None
     arrays = model.backend.to_arrays(spec, model.weights)
-    names = [*(f"decoder.hidden.{i}" for i in range(len(spec.model.hidden))), "decoder.logits"]
-    if spec.model.network != "mlp" or sum(arrays[f"{name}.weight"].size for name in names) > _MAX_WEIGHTS:
+    names = [".".join(map(str, layer.path)) for layer in layers]
+    if sum(arrays[f"{name}.weight"].size for name in names) > _MAX_WEIGHTS:
         return None
     return {
         "dtype": spec.training.stored,
         "activation": spec.model.activation,
-        "output": _output(spec),
+        "output": mean_of(spec.model.likelihood, spec.model.output, spec.images.range),
         "signed": spec.images.range == "signed",
         "layers": [
             {
@@ -127,12 +131,6 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
             for name in names
         ],
     }
-
-
-def _output(spec: Spec) -> str:
-    if spec.model.output == "linear":
-        return "linear"
-    return "tanh" if spec.images.range == "signed" else "sigmoid"
 
 
 def _frames(model: TrainedModel, space: Space) -> dict[str, Any]:

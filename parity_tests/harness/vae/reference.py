@@ -8,12 +8,13 @@ gradients.
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
@@ -150,36 +151,44 @@ def forward(
             record[f"{name}, given"], record[f"{name}, gave"] = given, gave
         return gave
 
-    def head(name: str, h: Any) -> Any:
-        gave = noted(name, h, linear(arrays, name, h))
-        if record is not None and model.network == "conv":
-            record[f"{name}, given"] = _channels_last(h, model)
-        return gave
+    def run(layer: layout.Layer, h: Any) -> Any:
+        name = ".".join(map(str, layer.path))
+        weight, bias = arrays.get(f"{name}.weight"), arrays.get(f"{name}.bias")
+        match layer.kind:
+            case "linear":
+                gave = linear(arrays, name, h)
+            case "conv":
+                gave = convolve(h, weight, bias, layer.stride, xp)
+            case "conv-transpose":
+                gave = convolve_back(h, weight, bias, layer.size, xp)
+            case "norm":
+                gave = batch_norm(arrays, name, h, not training, xp)
+            case "scalar":
+                gave = arrays[name]
+            case kind:
+                assert_never(kind)
+        return noted(name, h, gave)
 
     def network(name: str, h: Any) -> Any:
-        for layer in layout.layers(model):
-            dotted = ".".join(map(str, layer.path))
-            if layer.path[:2] != (name, "hidden"):
-                continue
-            if layer.kind == "linear":
-                h = hidden(noted(dotted, h, linear(arrays, dotted, h)))
-            elif layer.kind == "norm":
-                h = hidden(noted(dotted, h, batch_norm(arrays, dotted, h, not training, xp)))
-            else:
-                weight, bias = arrays[f"{dotted}.weight"], arrays[f"{dotted}.bias"]
-                back = layer.kind == "conv-transpose"
-                gave = convolve_back(h, weight, bias, layer.size, xp) if back else convolve(h, weight, bias, 2, xp)
-                h = noted(dotted, h, gave)
+        layers = [layer for layer in layout.layers(model) if layer.path[:2] == (name, "hidden")]
+        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+            h = run(layer, h)
+            if after is None or after.kind != "norm":
+                h = hidden(h)
         return h
 
-    if model.network == "conv":
+    layers = layout.by_path(model)
+    spatial = any(layer.path[0] == "encoder" and layer.kind != "linear" for layer in layers.values())
+    if spatial:
         h = seen.reshape(len(seen), *model.image)
         if hot is not None:
             h = xp.concatenate([h, xp.broadcast_to(hot[:, None, None], (*h.shape[:3], model.classes))], -1)
         h = network("encoder", h).transpose(0, 3, 1, 2).reshape(len(seen), -1)  # channels first, as PyTorch's weights
     else:
         h = network("encoder", told(seen))
-    parts = [head(f"encoder.{name}", h) for name in layout.heads(model)]
+    parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
+    if record is not None and spatial:
+        record |= {f"encoder.{name}, given": _channels_last(h, model) for name in layout.heads(model)}
     if model.posterior.startswith("relu-"):
         for part in parts:
             near(part)
@@ -192,21 +201,15 @@ def forward(
     else:
         z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])
     h = told((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
-    if model.network == "conv":
-        flat = noted("decoder.input", h, linear(arrays, "decoder.input", h))
+    if spatial:
+        flat = run(layers["decoder", "input"], h)
         if record is not None:
             record["decoder.input, gave"] = _channels_last(flat, model)
-        h = flat.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1])
-        h = network("decoder", h.transpose(0, 2, 3, 1))
-        names = [f"decoder.{name}" for name in layout.tails(model)]
-        last = [noted(n, h, convolve(h, arrays[f"{n}.weight"], arrays[f"{n}.bias"], 1, xp)) for n in names]
-    else:
-        h = network("decoder", h)
-        names = [f"decoder.{name}" for name in layout.tails(model)]
-        last = [noted(name, h, linear(arrays, name, h)) for name in names]
+        h = flat.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1]).transpose(0, 2, 3, 1)
+    h = network("decoder", h)
+    last = [run(layers["decoder", name], h) for name in layout.tails(model)]
     logits, *logvar = (part.reshape(len(eps), len(batch.x), -1) for part in last)
-    if model.likelihood == "gaussian-learned":
-        logvar = [arrays["decoder.logvar"]]
+    logvar += [arrays[f"decoder.{name}"] for name in layout.scalar_parameters(model)]
     return Outputs(tuple(parts), z, logits, logvar[0] if logvar else None, margins)
 
 
@@ -235,16 +238,36 @@ def pixel_means(spec: Spec, logits: Any, xp: Any) -> Any:
 
 def nll(spec: Spec, out: Outputs, x: Any, xp: Any, bernoulli: Callable = bernoulli) -> Any:
     """-log p(x | z), `[samples, batch]`."""
-    if spec.model.likelihood == "bernoulli":
+    if spec.model.likelihood == "bernoulli":  # of which a caller may have another
         return bernoulli(out.logits, x, xp)
-    squares = (pixel_means(spec, out.logits, xp) - x) ** 2
-    if spec.model.likelihood == "squared-error":
-        return squares.sum(-1)
-    if spec.model.likelihood == "gaussian":
-        variance = spec.model.variance + xp.zeros_like(squares)
-    else:
-        variance = xp.exp(-12 + xp.logaddexp(0.0, out.logvar + 12)) + xp.zeros_like(squares)
-    return (xp.log(2 * math.pi * variance) / 2 + squares / (2 * variance)).sum(-1)
+    return NLL[spec.model.likelihood](spec, out, x, xp)
+
+
+def squared_error(spec: Spec, out: Outputs, x: Any, xp: Any) -> Any:
+    return ((pixel_means(spec, out.logits, xp) - x) ** 2).sum(-1)
+
+
+def given_variance(spec: Spec, out: Outputs, x: Any, xp: Any) -> Any:
+    return gaussian(pixel_means(spec, out.logits, xp), spec.model.variance, x, xp)
+
+
+def learned_variance(spec: Spec, out: Outputs, x: Any, xp: Any) -> Any:
+    variance = xp.exp(-12 + xp.logaddexp(0.0, out.logvar + 12))
+    return gaussian(pixel_means(spec, out.logits, xp), variance, x, xp)
+
+
+def gaussian(means: Any, variance: Any, x: Any, xp: Any) -> Any:
+    variance = variance + xp.zeros_like(means)
+    return (xp.log(2 * math.pi * variance) / 2 + (means - x) ** 2 / (2 * variance)).sum(-1)
+
+
+NLL: dict[LikelihoodName, Callable] = {
+    "bernoulli": lambda spec, out, x, xp: bernoulli(out.logits, x, xp),
+    "squared-error": squared_error,
+    "gaussian": given_variance,
+    "gaussian-learned": learned_variance,
+    "gaussian-pixel": learned_variance,
+}
 
 
 def losses(

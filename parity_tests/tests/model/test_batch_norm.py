@@ -9,7 +9,7 @@ from flax import nnx
 
 import jaxvae
 import torchvae
-from jaxvae import nets
+from jaxvae import layers, nets
 from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.model import layout
@@ -32,7 +32,7 @@ def normalize(package: str, x: np.ndarray, train: bool = True, weights: np.ndarr
     """What batch norm gives, and the running mean and variance after it."""
     dtype = x.dtype
     if package == "jaxvae":
-        norm = nets.BatchNorm(5)
+        norm = layers.BatchNorm(5)
         scale, bias, mean, var = (jnp.asarray(value.astype(dtype)) for value in (SCALE, BIAS, MEAN, VAR))
         norm.scale, norm.bias = nnx.Param(scale), nnx.Param(bias)
         norm.mean, norm.var = nnx.BatchStat(mean), nnx.BatchStat(var)
@@ -93,7 +93,7 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
     @jax.jit
     def gradient(x: jax.Array, weights: jax.Array) -> jax.Array:
         def loss(x: jax.Array) -> jax.Array:
-            return (nets.BatchNorm(5)(x, jaxvae.Training(weights))[:4] * jnp.asarray(slopes)).sum()
+            return (layers.BatchNorm(5)(x, jaxvae.Training(weights))[:4] * jnp.asarray(slopes)).sum()
 
         return jax.grad(loss)(x)
 

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 
-from jaxvae.shared.config import choices, compatibility
+from jaxvae.shared.config import choices, compatibility, likelihoods
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
@@ -27,7 +27,7 @@ from parity_tests.support.backends import (
 REFUSED = "The configuration makes no sense: "
 PARTS = {
     ("model", "posterior"): choices.PosteriorName,
-    ("model", "likelihood"): choices.LikelihoodName,
+    ("model", "likelihood"): likelihoods.LikelihoodName,
     ("objective", "form"): choices.Form,
     ("images", "corruption"): choices.Corruption,
 }
@@ -78,7 +78,8 @@ def test_the_walk_meets_both_kinds() -> None:
 
 def test_what_is_refused_is_refused_in_one_sentence_that_names_the_part() -> None:
     # Where the sentence has another word for what was put in.
-    other = {"bernoulli": "Bernoulli", "relu-point": "code that is never negative", "capacity": "capacity_steps"}
+    other = {name: likelihood.title for name, likelihood in likelihoods.LIKELIHOODS.items()}
+    other |= {"relu-point": "code that is never negative", "capacity": "capacity_steps"}
     # Where it is what was there before that asks for another part.
     asked = ("glorot-data", "only the gaussian likelihood", "discriminator", "beta weighs", "several samples", "mixed")
     for field, value, message in REASONS:

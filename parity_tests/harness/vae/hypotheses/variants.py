@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae import reference
@@ -84,7 +85,8 @@ def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
     if spec.objective.form == "iwae" and term == "loss":
         yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
         yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
-    if spec.model.likelihood.startswith("gaussian") and term in ("loss", "reconstruction"):
+    gaussian = LIKELIHOODS[spec.model.likelihood].logvar != "none" and not LIKELIHOODS[spec.model.likelihood].omitted
+    if gaussian and term in ("loss", "reconstruction"):
         yield "a Gaussian's constant left out", terms[term] - spec.model.pixels / 2 * np.log(2 * np.pi)
 
 
@@ -271,8 +273,8 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
     def other(cause: str, batch: Batch = batch, **parts: Any) -> None:
         found[cause] = (_unchecked(spec, **parts), batch)
 
-    for kind in ("bernoulli", "squared-error", "gaussian"):
-        if kind != model.likelihood:
+    for kind, likelihood in LIKELIHOODS.items():  # those that the decoder's logits suffice for
+        if kind != model.likelihood and likelihood.logvar in ("none", "fixed"):
             other(f"the likelihood {kind} for {model.likelihood}", model=replace(model, likelihood=kind, variance=1.0))
     for variance in (0.5, 2.0):
         other(

@@ -1,0 +1,35 @@
+"""The kinds of encoder and decoder: all that is known of one beside its layers, which are in model/layout.py.
+
+A new kind is one entry here, one in `layout.layers` and one in `NETWORKS` of each package's nets.py. All else walks
+`layout.layers`, and only a new kind of layer has to be added there too.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+NetworkName = Literal["mlp", "conv"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a kind of network is, in words."""
+
+    adjective: str
+    """Before the model's name, e.g. `convolutional `."""
+    help: str
+    """What the command line says of it after its name."""
+    spatial: bool
+    """Whether its hidden layers see height, width and channels: it needs one at least, and its last bias is a
+    channel's."""
+
+
+NETWORKS: dict[NetworkName, Network] = {
+    "mlp": Network("", "linear layers", spatial=False),
+    "conv": Network(
+        "convolutional ",
+        "3x3 convolutions of stride 2 with batch norm, and transposed ones back",
+        spatial=True,
+    ),
+}
+
+HELP = f"The encoder and the decoder. {'; '.join(f'`{name}`: {entry.help}' for name, entry in NETWORKS.items())}."
