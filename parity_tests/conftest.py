@@ -36,6 +36,8 @@ import jax
 import pytest
 from jax._src import compiler
 
+import jaxvae
+import torchvae
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
 
@@ -70,6 +72,23 @@ def optimized():
         patch.setattr(compiler, "get_compile_options", as_users_are)
         yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+    """What was compiled is forgotten before the process has no room for more memory maps, of which Linux gives 65,530:
+    a program takes a few, and another one would end the process."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+
+
+@pytest.fixture(params=["jaxvae", "torchvae"])
+def package(request: pytest.FixtureRequest):
+    """Each package in turn. Commands set JAX's 64-bit mode, which ends with the test."""
+    yield {"jaxvae": jaxvae, "torchvae": torchvae}[request.param]
+    jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 import jaxvae
@@ -31,12 +30,6 @@ def at_step(run: Path, to: Path, step: int) -> Path:
 
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
-
-
-@pytest.fixture(params=PACKAGES)
-def package(request: pytest.FixtureRequest):
-    yield PACKAGES[request.param]
-    jax.config.update("jax_enable_x64", False)
 
 
 def run(package, capsys, *arguments: object) -> tuple[int, str, str]:
