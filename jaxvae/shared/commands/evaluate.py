@@ -13,8 +13,7 @@ from jaxvae.shared.commands.common import Device, RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.runs.measures_record import keep, packed
+from jaxvae.shared.runs import measures_record, metrics, run_folder
 from jaxvae.shared.text import text_table
 
 _MOST = 10_000_000  # samples
@@ -77,9 +76,9 @@ def evaluate(side: Any, command: Evaluate, run: run_folder.Run, weights: Any, da
         print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
     if told := [row for name in names for row in rows(name, taken[name])]:
         print(text_table(told))
-    keep(side.__name__, run, taken)
+    measures_record.update(side.__name__, run, taken)
     if command.json is not None:
-        safe_io.write_atomically(command.json, packed(taken))
+        safe_io.write_atomically(command.json, measures_record.to_bytes(taken))
 
 
 def run_evaluate(side: Any, command: Evaluate) -> None:

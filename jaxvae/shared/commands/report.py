@@ -102,7 +102,7 @@ def _article(number: int, seen: TrainedModel, space: latents.Space) -> webpage.A
 def _measured(seen: TrainedModel) -> dict[str, dict[str, Any]]:
     """What evaluate has kept of the run as it stands, and what is cheap taken now."""
     step = {"step": seen.step, "epoch": seen.epoch}
-    kept = {name: found for name, found in measures_record.kept(seen.run).items() if step.items() <= found.items()}
+    kept = {name: found for name, found in measures_record.read(seen.run).items() if step.items() <= found.items()}
     cheap = [name for name in CHEAP if name not in kept and reason_not_applicable(seen.run.spec, name) is None]
     return kept | take(seen, cheap)
 

@@ -198,7 +198,7 @@ def _begun(side: Any, command: Train, device: Any, found: LoadedData | None) -> 
     run = run_folder.make(out, spec, config)
     with run_folder.locked(run):
         try:
-            checkpoints.begun(run)
+            checkpoints.create_index(run)
             run_folder.write_config(run)  # with which it is a run that others may go on with
             yield Session(run, dataset, device, None)
         except BaseException:
@@ -255,7 +255,7 @@ def _resumed(side: Any, command: Train, device: Any, path: Path, found: LoadedDa
         run = run_folder.Run(path, command.spec, {**run.config, **often, "sessions": sessions})
         run_folder.write_config(run)
         if file is not None:
-            checkpoints.gone_on_from(run, step, command.keep)
+            checkpoints.index_resumed(run, step, command.keep)
         yield Session(run, dataset, device, start)
 
 

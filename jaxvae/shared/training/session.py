@@ -152,7 +152,7 @@ def save_part(side: Any, going: Session, progress: Any, now: bool) -> None:
     often = run.config["checkpoint_every"] or run.spec.training.epoch_steps(len(going.dataset.train))
     if side.first() and (now or step % often == 0 or step == going.total):
         side.save_checkpoint(checkpoints.path(run, step), run.spec, progress.state, progress.train)
-        checkpoints.written(run, step, run.config["keep"])
+        checkpoints.index_written(run, step, run.config["keep"])
 
 
 def mean_so_far(going: Session, progress: Any) -> np.ndarray:
