@@ -151,7 +151,7 @@ TENSORS = [
          f"lacks the tensor {NAME} that its configuration needs"),
     Kind("a tensor too many", forged(lambda a: a.update(more=np.ones(3, "f"))), "has the tensor more that its config"),
     Kind("a tensor renamed", forged(renamed), f"lacks the tensor {NAME} that its configuration needs"),
-    Kind("a tensor renamed in the header", header(renamed), f"lacks the tensor {NAME} that its configuration calls"),
+    Kind("a tensor renamed in the header", header(renamed), f"lacks the tensor {NAME} that its configuration needs"),
     Kind("a name in capitals", forged(lambda a: a.update({NAME.upper(): a.pop(NAME)})),
          f"lacks the tensor {NAME} that"),
     Kind("a name that commands a terminal", forged(lambda a: a.update({"\x1b[2J\n": np.ones(3, "f")})),

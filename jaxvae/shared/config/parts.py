@@ -169,7 +169,7 @@ class TrainingSpec:
             require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         require_positive("eps", self.eps)
         require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
-        if self.decay != 1:  # each epoch has a rate of its own
+        if self.decay != 1:  # learning_rates has one for each epoch
             require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
         if self.schedule == "iwae" and self.decay != 1:
             raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
