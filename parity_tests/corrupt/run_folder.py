@@ -11,7 +11,7 @@ from parity_tests.corrupt.transforms import Kind, content
 JSON = "can't be read as JSON ("
 VERSION = "must be the configuration of a run, version 3, found "
 RECORD = "is not a record of metrics"
-SPOILT = " is spoilt ("
+SPOILT = " is corrupt ("
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, bytes], Any]:
@@ -161,10 +161,10 @@ CONFIG = [
          r"data must be printable, of at most 4096 letters, found 'npy:\x00'"),
     Kind("unknown data", field("spec.data", "imagenet"), "data must be one of auto, mnist, fashion-mnist"),
     Kind("resize of 1", field("spec.images.resize", 1), "images, resize must be true or false, found 1"),
-    Kind("a code for an elbo", field("spec.model.posterior", "point"), "makes no sense: elbo needs a distribution of"),
+    Kind("a code for an elbo", field("spec.model.posterior", "point"), "configuration: elbo needs a distribution of"),
     Kind("a discriminator of nothing", field("spec.model.discriminator", [5]),
-         "no sense: a discriminator judges for the"),
-    Kind("a variance nobody asks for", field("spec.model.variance", 2.0), "no sense: only the gaussian likelihood has"),
+         "Invalid configuration: only the adversarial objective"),
+    Kind("a variance nobody asks for", field("spec.model.variance", 2.0), "only the gaussian likelihood has"),
     Kind("dropout of everything", updated("images", corruption="dropout", corruption_level=1.0),
          "corruption_level must be above 0 and below 1 for dropout, found 1.0"),
 ]  # fmt: skip
@@ -176,13 +176,13 @@ METRICS = [
     Kind("not UTF-8", line(b"\xff"), f"line 2, {RECORD} (not UTF-8 at byte 0"),
     Kind("an empty line", line(""), f"line 2, {RECORD} (Expecting value"),
     Kind("a list", line("[2, 1]"),
-         f"line 2, {RECORD} (the fields step, epoch, split, loss, reconstruction, kl are called for"),
+         f"line 2, {RECORD} (expected the fields step, epoch, split, loss, reconstruction, kl"),
     Kind("nested 100,000 deep", line("[" * 100_000), f"line 2, {RECORD} (nested too deep"),
     Kind("a field twice", line('{"step": 1, "step": 2}'), f"line 2, {RECORD} ('step' given twice"),
     Kind("an unknown field", record(colour=1.0),
-         f"line 2, {RECORD} (the fields step, epoch, split, loss, reconstruction, kl are called for"),
+         f"line 2, {RECORD} (expected the fields step, epoch, split, loss, reconstruction, kl"),
     Kind("a field missing", record(kl="none"),
-         f"line 2, {RECORD} (the fields step, epoch, split, loss, reconstruction, kl are called for"),
+         f"line 2, {RECORD} (expected the fields step, epoch, split, loss, reconstruction, kl"),
     Kind("a loss of NaN", record(loss=float("nan")), f"line 2, {RECORD} (NaN is not a JSON number"),
     Kind("a loss of 1e400", replaced(b"2.25", b"1e400"), f"line 2, {RECORD} (loss must be a finite number, found inf"),
     Kind("a loss of text", record(loss="2"), f"line 2, {RECORD} (loss must be a finite number, found '2'"),
@@ -207,12 +207,12 @@ LISTING = [
     Kind("nested 100,000 deep", content(lambda w: b"[" * 100_000), f"{SPOILT}nested too deep)"),
     Kind("100 MB", lambda path, w: (path.write_bytes(w), os.truncate(path, 10**8)),
          f"{SPOILT}more than 4,194,304 bytes)"),
-    Kind("an object", content(lambda w: b"{}"), f"{SPOILT}a list of steps is called for, found {{}})"),
-    Kind("a negative step", content(lambda w: b"[-3]"), f"{SPOILT}a list of steps is called for, found [-3])"),
-    Kind("a step of true", content(lambda w: b"[true, 3]"), f"{SPOILT}a list of steps is called for, found [True, 3])"),
-    Kind("a step of 3.0", content(lambda w: b"[3.0]"), f"{SPOILT}a list of steps is called for, found [3.0])"),
-    Kind("a step of null", content(lambda w: b"[null]"), f"{SPOILT}a list of steps is called for, found [None])"),
-    Kind("a step of 10^90", content(lambda w: b"[1" + b"0" * 90 + b"]"), f"{SPOILT}a list of steps is called for"),
+    Kind("an object", content(lambda w: b"{}"), f"{SPOILT}expected a list of steps, found {{}})"),
+    Kind("a negative step", content(lambda w: b"[-3]"), f"{SPOILT}expected a list of steps, found [-3])"),
+    Kind("a step of true", content(lambda w: b"[true, 3]"), f"{SPOILT}expected a list of steps, found [True, 3])"),
+    Kind("a step of 3.0", content(lambda w: b"[3.0]"), f"{SPOILT}expected a list of steps, found [3.0])"),
+    Kind("a step of null", content(lambda w: b"[null]"), f"{SPOILT}expected a list of steps, found [None])"),
+    Kind("a step of 10^90", content(lambda w: b"[1" + b"0" * 90 + b"]"), f"{SPOILT}expected a list of steps"),
     Kind("NaN", content(lambda w: b"[NaN]"), f"{SPOILT}NaN is not a JSON number)"),
     Kind("100,000 steps never taken", content(lambda w: json.dumps([*range(3, 100_003)]).encode()),
          "And 99,994 more like these"),

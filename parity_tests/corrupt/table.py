@@ -24,7 +24,7 @@ TABLE = Path(__file__).parent / "CORRUPT_FILES.md"
 HEAD = """# Malformed files that were tried, and what is said of them
 
 Each is refused by one sentence that names the file, and nothing of it is loaded, run, waited for or made room for; but
-a listing of checkpoints that is spoilt is told and made anew. FILE is the file's name, FOLDER its folder's.
+a corrupt index of checkpoints is reported and written again. FILE is the file's name, FOLDER its folder's.
 `python -m parity_tests.corrupt.table` writes this table, and the tests hold every row of it, for both packages.
 
 Tried beside these: a bit flipped in each tensor in turn, a file that may not be read and one that shrinks as it is read

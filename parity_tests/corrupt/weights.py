@@ -148,14 +148,14 @@ ENTRIES = [
 ]  # fmt: skip
 TENSORS = [
     Kind("a tensor missing", forged(lambda a: a.pop(NAME)),
-         f"lacks the tensor {NAME} that its configuration calls for"),
+         f"lacks the tensor {NAME} that its configuration needs"),
     Kind("a tensor too many", forged(lambda a: a.update(more=np.ones(3, "f"))), "has the tensor more that its config"),
-    Kind("a tensor renamed", forged(renamed), f"lacks the tensor {NAME} that its configuration calls for"),
-    Kind("a tensor renamed in the header", header(renamed), f"lacks the tensor {NAME} that its configuration calls"),
+    Kind("a tensor renamed", forged(renamed), f"lacks the tensor {NAME} that its configuration needs"),
+    Kind("a tensor renamed in the header", header(renamed), f"lacks the tensor {NAME} that its configuration needs"),
     Kind("a name in capitals", forged(lambda a: a.update({NAME.upper(): a.pop(NAME)})),
          f"lacks the tensor {NAME} that"),
     Kind("a name that commands a terminal", forged(lambda a: a.update({"\x1b[2J\n": np.ones(3, "f")})),
-         r"has the tensor '\x1b[2J\n' that its configuration doesn't call for"),
+         r"has the tensor '\x1b[2J\n' that its configuration doesn't have"),
     Kind("a name of a million letters", forged(lambda a: a.update({"n" * 10**6: np.ones(3, "f")})), "nnn...nnn"),
     Kind("a tensor transposed", array(lambda a: a.T), f"{SHAPE} [5, 2]"),
     Kind("a tensor transposed in the header", entry(shape=[5, 2]), f"{SHAPE} [5, 2]"),
@@ -224,16 +224,16 @@ METADATA = [
     Kind("a field missing", metadata(lambda m: m["spec"]["model"].pop("latent") and None), "lacks the field 'latent'"),
     Kind("a field of text", metadata(lambda m: m["spec"]["model"].update(latent="2")),
          "latent must be an integer, found"),
-    Kind("a field of NaN", metadata(lambda m: m["spec"]["objective"].update(beta=float("nan"))), "NaN is no number of"),
+    Kind("a field of NaN", metadata(lambda m: m["spec"]["objective"].update(beta=float("nan"))), "NaN is not a JSON"),
     Kind("a field out of range", metadata(lambda m: m["spec"]["model"].update(latent=2**31)),
          "positive and below 2^31"),
     Kind("parts that make no sense", metadata(lambda m: m["spec"]["objective"].update(form="reconstruction")),
-         "makes no sense: reconstruction alone would shrink a gaussian posterior"),
+         "Invalid configuration: reconstruction alone would shrink a gaussian posterior"),
 ]  # fmt: skip
 WEIGHTS = [*NO_FILE, *OTHER, *CUT, *HEADER, *ENTRIES, *TENSORS, *METADATA]
 
 CHECKPOINT = [
-    Kind("no step", forged(lambda a: a.pop("run.step")), "lacks the tensor run.step that its configuration calls for"),
+    Kind("no step", forged(lambda a: a.pop("run.step")), "lacks the tensor run.step that its configuration needs"),
     Kind("no key", forged(lambda a: a.pop("run.key")), "lacks the tensor run.key"),
     Kind("no terms", forged(lambda a: a.pop("run.train")), "lacks the tensor run.train"),
     Kind("no step of Adam's", forged(lambda a: a.pop("optimizer.step")), "lacks the tensor optimizer.step"),
@@ -265,5 +265,5 @@ CHECKPOINT = [
     Kind("terms of more steps than taken", at("run.train", np.ones((4, 3), "f")), "steps before step 3, found 4"),
     Kind("terms of NaN", array(poked(4, np.nan), "run.train"), "tensor run.train must be finite, found nan at [1, 1]"),
     Kind("weights alone", content(lambda w: whole_weights()),
-         "holds weights alone; a checkpoint, which a run can go on"),
+         "contains only weights; expected a training checkpoint"),
 ]  # fmt: skip

@@ -65,12 +65,12 @@ def terms(finished: Finished) -> dict[str, float]:
 def likelihood(finished: Finished) -> dict[str, float]:
     """Taken once: the run's measures.json keeps it."""
     run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
-    found = measures_record.kept(run).get("log-likelihood")
+    found = measures_record.read(run).get("log-likelihood")
     if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
         seen = trained_model(finished.side, run, finished.weights, finished.dataset, samples)
         taken = take(seen, ["log-likelihood"])
         print(text_table(evaluation.rows("log-likelihood", taken["log-likelihood"])))
-        measures_record.keep(finished.side.__name__, run, taken)
+        measures_record.update(finished.side.__name__, run, taken)
         found = taken["log-likelihood"]
     return {nll(samples, finished.epochs): -found["log_likelihood"]}
 

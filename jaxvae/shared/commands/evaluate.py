@@ -13,8 +13,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import metrics
-from jaxvae.shared.runs.measures_record import keep, packed
+from jaxvae.shared.runs import measures_record, metrics
 from jaxvae.shared.text import text_table
 
 _MAX_SAMPLES = 10_000_000
@@ -98,6 +97,6 @@ def run(backend: Backend, command: Evaluate) -> None:
         print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
     if lines := [row for name in names for row in rows(name, taken[name])]:
         print(text_table(lines))
-    keep(backend.__name__, run, taken)
+    measures_record.update(backend.__name__, run, taken)
     if command.json is not None:
-        safe_io.write_atomically(command.json, packed(taken))
+        safe_io.write_atomically(command.json, measures_record.to_bytes(taken))

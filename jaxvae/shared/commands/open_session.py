@@ -172,7 +172,7 @@ def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: 
     run = run_folder.make(out, spec, config)
     with run_folder.locked(run):
         try:
-            checkpoints.begun(run)
+            checkpoints.create_index(run)
             run_folder.write_config(run)  # makes the folder a run, which can be resumed
             yield Session(run, dataset, device, None)
         except BaseException:
@@ -212,7 +212,7 @@ def _resumed_session(
         run = run_folder.Run(path, flags.spec, {**run.config, **kept, "sessions": sessions})
         run_folder.write_config(run)
         if file is not None:
-            checkpoints.gone_on_from(run, step, flags.keep)
+            checkpoints.index_resumed(run, step, flags.keep)
         yield Session(run, dataset, device, start)
 
 

@@ -114,7 +114,7 @@ def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.
 def _measured(model: TrainedModel) -> dict[str, evaluation.Figures]:
     """The stored measures of the run's last step, and those of the cheap ones that are missing, taken now."""
     step = {"step": model.step, "epoch": model.epoch}
-    stored = measures_record.kept(model.run)
+    stored = measures_record.read(model.run)
     current = {name: figures for name, figures in stored.items() if step.items() <= figures.items()}
     spec = model.run.spec
     missing = [name for name in CHEAP if name not in current and reason_not_applicable(spec, name) is None]

@@ -22,12 +22,23 @@ Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
 
 
 def require(ok: bool, name: str, expected: str, found: object) -> None:
-    """Raises InputError, naming the field, unless it is ok."""
+    """Check a field of a configuration.
+
+    Args:
+        ok: Whether the field is valid.
+        name: The name of the field.
+        expected: What it must be, for the message.
+        found: Its value.
+
+    Raises:
+        InputError: If it is not ok; the message names the field.
+    """
     if not ok:
         raise InputError(f"The configuration's {name} must be {expected}, found {shown(found)}.")
 
 
 def require_positive(name: str, value: float) -> None:
+    """Raises InputError unless the field is positive, and below 2^31 if it is an integer."""
     if isinstance(value, int):
         require(0 < value < 2**31, name, "positive and below 2^31", value)
     else:
@@ -35,14 +46,16 @@ def require_positive(name: str, value: float) -> None:
 
 
 def require_not_negative(name: str, value: float) -> None:
+    """Raises InputError unless the field is finite and at least 0, and below 2^31 if it is an integer."""
     most = 2**31 if isinstance(value, int) else math.inf
     require(0 <= value < most, name, "finite and at least 0", value)
 
 
 def require_choice(name: str, kind: Any, value: object) -> None:
+    """Raises InputError unless the field is one of those that `kind`, a Literal, lists."""
     require(value in typing.get_args(kind), name, f"one of {', '.join(typing.get_args(kind))}", value)
 
 
 def require_seed(seed: int) -> None:
-    """Raises InputError unless the seed has 64 bits at most."""
+    """Raises InputError unless the seed is an integer of at most 64 bits."""
     require(0 <= seed < 2**64, "seed", "an integer from 0 to 2^64 - 1", seed)

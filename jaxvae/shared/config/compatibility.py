@@ -1,4 +1,4 @@
-"""Which parts of a configuration exclude each other, and why."""
+"""Which options of a configuration are incompatible, and why."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,23 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 
 
 def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) -> Iterator[str]:
-    """Why these parts don't go together, reason by reason; nothing if they do."""
+    """List the incompatible options of a configuration.
+
+    Args:
+        model: The networks, the posterior and the likelihood.
+        objective: What is minimized.
+        images: How images are prepared.
+
+    Yields:
+        One reason for each conflict, with the flags that resolve it; none if the parts are compatible.
+    """
     form, posterior, plain = objective.form, model.posterior, ObjectiveSpec()
     likelihood, spatial = LIKELIHOODS[model.likelihood], NETWORKS[model.network].spatial
     distribution = model.samples_latents
     if images.range not in likelihood.means:
         allowed = " or ".join(_PIXELS[name] for name in likelihood.means)
         yield (
-            f"a {likelihood.title} likelihood is of pixels in {allowed}; for pixels in {_PIXELS[images.range]} take "
+            f"a {likelihood.title} likelihood needs pixels in {allowed}; for pixels in {_PIXELS[images.range]} take "
             "squared-error or a Gaussian"
         )
     if model.output == "linear" and not likelihood.linear:
@@ -23,9 +32,9 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if model.variance != 1 and not (likelihood.logvar == "fixed" and likelihood.variance is None):
         yield "only the gaussian likelihood has a given variance; give --variance 1"
     if model.init == "glorot-data" and not likelihood.log_odds:
-        yield "glorot-data starts the last bias at log-odds, which only a Bernoulli likelihood has; take glorot"
+        yield "glorot-data sets the last bias to log-odds, which only a Bernoulli likelihood has; take glorot"
     if model.init == "glorot-data" and spatial:
-        yield "glorot-data starts a bias for each pixel, where a conv decoder has one for each channel; take glorot"
+        yield "glorot-data sets one bias per pixel, and a conv decoder has one per channel; take glorot"
     if spatial and not model.hidden:
         yield "a conv network needs the channels of at least one convolution in hidden"
     if form in ("elbo", "capacity", "iwae") and not distribution:
@@ -43,26 +52,26 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield "adversarial needs a discriminator; give the widths of its hidden layers"
     if form != "adversarial" and model.discriminator:
         yield (
-            f"a discriminator judges for the adversarial objective alone, and {form} has no use for it; give "
+            f"only the adversarial objective uses a discriminator, and {form} does not; give "
             "--discriminator with no widths"
         )
     if objective.samples > 1 and not distribution:
-        yield f"several samples of a {posterior} code are all the same; give --samples 1"
+        yield f"all samples of a {posterior} code are the same; give --samples 1"
     if objective.samples > 1 and form == "adversarial":
-        yield "adversarial judges one latent of each image; give --samples 1"
+        yield "adversarial uses one latent per image; give --samples 1"
     if form != "elbo" and objective.beta != 1:
-        yield f"beta weighs the KL divergence of the elbo, and {form} has none to weigh; give --beta 1"
+        yield f"only the elbo uses beta, and {form} does not; give --beta 1"
     if form != "elbo" and objective.warmup:
-        yield f"warmup raises beta, which {form} doesn't have; give --warmup 0"
+        yield f"warmup raises beta, which {form} does not use; give --warmup 0"
     if form != "capacity" and any(getattr(objective, n) != getattr(plain, n) for n in _CAPACITY):
         given = " ".join(f"--{n.replace('_', '-')} {getattr(plain, n):g}" for n in _CAPACITY)
-        yield f"{', '.join(_CAPACITY)} belong to the capacity objective, and {form} has no use for them; give {given}"
+        yield f"only the capacity objective uses {', '.join(_CAPACITY)}, and {form} does not; give {given}"
     if objective.units == "mixed" and form not in ("elbo", "capacity"):
-        yield f"mixed units weigh a KL divergence beside a mean pixel's error, and {form} has no such divergence"
+        yield f"mixed units need a KL divergence beside a mean pixel's error, and {form} has none"
     if images.corruption == "dropout" and images.range == "signed":
-        yield "dropout makes pixels 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
+        yield "dropout sets pixels to 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
     if not model.hidden and model.activation != ModelSpec().activation:
-        yield f"{model.activation} follows hidden layers, and hidden is empty; give --activation relu"
+        yield f"the activation {model.activation} needs hidden layers, and hidden is empty; give --activation relu"
     if images.corruption == "hidden-dropout" and not model.hidden:
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

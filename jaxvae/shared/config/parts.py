@@ -30,44 +30,43 @@ from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.errors import InputError
 
-MOST_LAYERS = 100  # hidden ones; a header for as many tensors is still read
-
-
-_LOUDEST, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond which float32 has no room left for a loss
+MOST_LAYERS = 100  # hidden ones; a weight file's header for as many tensors is below its limit
+_MOST_NOISE, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond these a loss loses its precision in float32
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """An encoder and a decoder around a latent, what the latent is, and what is said of a pixel."""
+    """The model: encoder and decoder networks, posterior and likelihood."""
 
     image: tuple[int, int, int] = (28, 28, 1)
-    """Height, width and channels of an image. Everything outside the networks sees it flattened in this order."""
+    """Height, width and channels of an image. Outside the networks an image is flattened in this order."""
     hidden: tuple[int, ...] = (400,)
     """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse."""
     latent: int = 20
     """Number of latent dimensions."""
     network: Annotated[NetworkName, Doc(networks.HELP)] = "mlp"
     activation: Activation = "relu"
-    """What follows every hidden layer; `leaky-relu` has slope 0.01 below 0."""
+    """Activation after every hidden layer; `leaky-relu` has slope 0.01 below 0."""
     posterior: PosteriorName = "gaussian"
-    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation straight from a ReLU; `point`: a code, not
-    a distribution; `relu-point`: a code through a ReLU."""
+    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each the output of a ReLU; `point`: a
+    code, not a distribution; `relu-point`: a code, the output of a ReLU."""
     likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
     output: Output = "bounded"
     """A Gaussian's mean: `bounded` by a sigmoid to [0, 1] or by tanh to [-1, 1], or the last layer itself: `linear`."""
     classes: int = 0
-    """Number of labels that encoder and decoder are told one-hot; 0 for none."""
+    """Number of classes; the one-hot label is appended to the encoder and decoder inputs. 0 for an unconditional
+    model."""
     discriminator: tuple[int, ...] = ()
     """Widths of the hidden layers, each followed by ReLU, of the adversarial objective's discriminator of latents."""
     init: Init = "pytorch"
     """Initial weights: `pytorch`: U(-a, a) with a = 1/sqrt(fan_in), biases too. Else biases are 0: `lecun`: a =
-    sqrt(3 / fan_in), of the variance that Flax's have; `glorot`: a = sqrt(6 / (fan_in + fan_out)); `glorot-data`: the
-    same with the last bias at the mean image's log-odds."""
+    sqrt(3 / fan_in), the variance of Flax's default; `glorot`: a = sqrt(6 / (fan_in + fan_out)); `glorot-data`: the
+    same with the log-odds of the mean image for the decoder's last bias."""
 
     def __post_init__(self) -> None:
-        for name in ("image", "hidden", "discriminator"):  # a list would do, but for the hash
+        for name in ("image", "hidden", "discriminator"):  # hashable, if a list was given
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("hidden", "discriminator"):
             require(len(getattr(self, name)) <= MOST_LAYERS, name, f"at most {MOST_LAYERS} widths", getattr(self, name))
@@ -88,12 +87,12 @@ class ModelSpec:
 
     @property
     def pixels(self) -> int:
-        """Numbers in one image: height * width * channels."""
+        """Values in one image: height * width * channels."""
         return math.prod(self.image)
 
     @property
     def samples_latents(self) -> bool:
-        """Whether the encoder gives a distribution, not a code."""
+        """Whether the posterior is a distribution to sample from, not a code."""
         return self.posterior in ("gaussian", "relu-sigma")
 
 
@@ -107,18 +106,18 @@ class ObjectiveSpec:
     """`elbo`: reconstruction + beta * kl; `capacity`: reconstruction + gamma * |kl - C|, C rising to `capacity`;
     `iwae`: the importance-weighted bound; `reconstruction` alone; `adversarial`: that, then a discriminator."""
     units: Units = "image"
-    """What the optimizer is given: nats per `image`; per `pixel`; or `mixed`: reconstruction per pixel, kl per image,
-    so that in nats per image beta and gamma count as many times as there are pixels."""
+    """Units of the loss that the optimizer minimizes: nats per `image`; per `pixel`; or `mixed`: reconstruction per
+    pixel, kl per image, so that in nats per image beta and gamma are multiplied by the number of pixels."""
     samples: int = 1
     """Latents drawn for each image."""
     warmup: int = 0
-    """Steps over which beta rises in a line from 0; 0 for none."""
+    """Steps over which beta rises linearly from 0; 0 for none."""
     gamma: float = 10.0
-    """Weight of the distance of kl from the capacity."""
+    """Weight of the distance of kl from the capacity C."""
     capacity: float = 25.0
-    """The last C, nats per image."""
+    """The final C, nats per image."""
     capacity_steps: int = 10_000
-    """Steps over which C rises in a line from 0."""
+    """Steps over which C rises linearly from 0."""
 
     def __post_init__(self) -> None:
         require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
@@ -132,32 +131,32 @@ class ObjectiveSpec:
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How long, how fast, and from which seed a run trains, with Adam."""
+    """Length, seed and precision of the training, and the settings of Adam."""
 
     epochs: int = 10
     """Passes over the training images."""
     max_steps: int | None = None
-    """Stop after so many steps, if that comes before the last epoch's end."""
+    """Stop after this many steps, if that comes before the last epoch's end."""
     batch_size: int = 128
-    """Images per step; the last batch of an epoch holds what is left."""
+    """Images per step; the last batch of an epoch holds the images that are left."""
     learning_rate: float = 1e-3
     """Adam's step size."""
     seed: int = 0
-    """The run's only source of randomness: weights, order, noise and pictures all come from its key."""
+    """The run's only source of randomness: weights, order, noise and pictures are all drawn from its key."""
     dtype: Dtype = "float32"
-    """Precision of the weights and of all computation. `bfloat16`: of the layers in training alone, forward and back;
-    weights, Adam's moments, losses, all other sums and evaluation are float32's."""
+    """Precision of the weights and of all computation. `bfloat16`: only the layers in training, forward and backward;
+    weights, Adam's moments, losses, all other sums and evaluation are float32."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.999
     """Adam's decay of the second moment."""
     eps: float = 1e-8
-    """Adam's addition to the root of the second moment."""
+    """Adam's epsilon, added to the root of the second moment."""
     schedule: Schedule = "exponential"
     """The learning rate of epoch e, from 0: `exponential`: times `decay`^e; `iwae`: times 10^(-i/7) for 3^i epochs,
     i = 0, 1, ..., 7."""
     decay: float = 1.0
-    """The learning rate's factor from one epoch to the next; 1 keeps it."""
+    """Factor of the learning rate from one epoch to the next; 1 for a constant rate."""
 
     def __post_init__(self) -> None:
         require_positive("epochs", self.epochs)
@@ -171,34 +170,40 @@ class TrainingSpec:
             require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         require_positive("eps", self.eps)
         require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
-        if self.decay != 1:  # each epoch has a rate of its own
+        if self.decay != 1:  # learning_rates has one for each epoch
             require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
         if self.schedule == "iwae" and self.decay != 1:
             raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
 
     @property
     def stored(self) -> Stored:
-        """The precision of all but the layers in training."""
+        """Precision of the weights and of evaluation."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     def epoch_steps(self, images: int) -> int:
-        """Steps in an epoch over so many images."""
+        """Steps in an epoch over `images` images."""
         return -(-images // self.batch_size)
 
     def images_seen(self, step: int, images: int) -> int:
-        """Images that so many steps have seen, of so many in an epoch."""
+        """Images that the first `step` steps of a run take, with `images` images in an epoch."""
         epochs, rest = divmod(step, self.epoch_steps(images))
         return epochs * images + rest * self.batch_size
 
     def total_steps(self, images: int) -> int:
-        """Steps in the whole run."""
+        """Steps in a whole run over `images` images."""
         steps = self.epochs * self.epoch_steps(images)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def learning_rates(self) -> tuple[float, ...]:
-        """The learning rate of each epoch; of one for all, where it doesn't change."""
+        """Compute the learning rate of each epoch.
+
+        Returns:
+            One rate for each epoch, or a single one if the rate is constant.
+
+        References:
+            Burda, Grosse & Salakhutdinov 2016, section 5, for the schedule `iwae`.
+        """
         if self.schedule == "iwae":
-            # Burda, Grosse & Salakhutdinov 2016, section 5: 3^i epochs at 0.001 * 10^(-i/7).
             stages = [i for i in range(8) for _ in range(3**i)]
             return tuple(self.learning_rate * 10 ** (-i / 7) for i in stages[: self.epochs])
         if self.decay == 1:
@@ -208,20 +213,20 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class ImagesSpec:
-    """What is done to an image before it is seen."""
+    """How images are prepared before the model sees them."""
 
     range: Range = "unit"
     """Pixels in [0, 1] (`unit`) or [-1, 1] (`signed`)."""
     binarization: Binarization = "none"
-    """`threshold`: at half; `static`: each pixel drawn once, with its grey level for probability; `dynamic`: drawn anew
-    at every step. All from the run's key."""
+    """`threshold`: at half; `static`: each pixel drawn once, its grey level the probability; `dynamic`: drawn again at
+    every step. All are drawn from the run's key."""
     corruption: Corruption = "none"
-    """Of what the encoder sees in training, never of what is to be reconstructed: `gaussian` noise or `dropout` of
-    pixels; `hidden-dropout` drops hidden units of both networks."""
+    """Corruption of the encoder's input in training, never of the target: `gaussian` noise or `dropout` of pixels;
+    `hidden-dropout` drops hidden units of both networks."""
     corruption_level: float = 0.0
-    """The noise's standard deviation in pixel units, or the share that is dropped."""
+    """Standard deviation of the noise in pixel units, or the probability of dropout."""
     train_images: int | None = None
-    """Train on the first so many training images only."""
+    """Train on only this many of the training images, the first ones."""
     resize: bool = False
     """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
 
@@ -234,6 +239,6 @@ class ImagesSpec:
         if what == "none":
             require(level == 0, "corruption_level", "0 without a corruption", level)
         elif what == "gaussian":
-            require(0 < level <= _LOUDEST, "corruption_level", f"above 0 and at most {_LOUDEST:g}", level)
+            require(0 < level <= _MOST_NOISE, "corruption_level", f"above 0 and at most {_MOST_NOISE:g}", level)
         else:
             require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)

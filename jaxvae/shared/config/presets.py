@@ -1,10 +1,10 @@
-"""The well-known programs as configurations: the architecture, loss, data range and optimizer of each one's source.
+"""Well-known programs as configurations: the architecture, loss, data range and optimizer of each one's source.
 
-What differs from the sources on purpose: a bias in front of batch norm is held still, since its gradient is zero but
-for rounding, of which Adam would make steps; `adversarial` has N(0, I) for its prior and Adam, where the paper has a
-wider one and momentum; `conv`, `beta-h` and `beta-b` train on 28x28 images uncropped and unflipped unless told
-otherwise, for 10, 10 and 12 epochs; `flax-example` draws Flax's initial variance uniformly, for 10 epochs with the
-last, smaller batch; `iwae-paper` has the paper's Adam, its authors' program another."""
+Deliberate differences from the sources: a bias before batch norm is not trained, since its gradient is only rounding,
+which Adam would turn into steps; `adversarial` has N(0, I) for its prior and Adam, where the paper has a wider prior
+and momentum; `conv`, `beta-h` and `beta-b` train by default on 28x28 images, not cropped and not flipped, for 10, 10
+and 12 epochs; `flax-example` draws weights of Flax's variance from a uniform distribution, and trains for 10 epochs
+with the last, smaller batch; `iwae-paper` has the Adam of the paper, not of its authors' program."""
 
 import dataclasses
 
@@ -83,7 +83,8 @@ PRESETS: dict[str, Spec] = {
         training=dataclasses.replace(_CONV_TRAINING, epochs=12),
         images=_SIGNED,
     ),
-    # The plain model, told the label, one-hot, in both networks (after Sohn, Lee & Yan 2015, whose prior is learned)
+    # The plain model with the one-hot label as an input of both networks (after Sohn, Lee & Yan 2015, whose prior is
+    # learned)
     "conditional": Spec(model=ModelSpec(classes=10)),
     # A Gaussian pixel of variance 1, as pythae's mean squared error has it
     "gaussian": Spec(model=ModelSpec(likelihood="gaussian")),
@@ -97,8 +98,8 @@ PRESETS: dict[str, Spec] = {
         objective=ObjectiveSpec(form="iwae", samples=5),
         images=ImagesSpec(binarization="dynamic"),
     ),
-    # The same as the paper trained it: 50 samples, 3,280 epochs of 59,600 images in batches of 20. Its eps of 1e-4 is
-    # beside gradients summed over the batch
+    # The same as the paper trained it: 50 samples, 3,280 epochs of 59,600 images in batches of 20. The paper's eps of
+    # 1e-4 goes with gradients summed over the batch
     "iwae-paper": Spec(
         model=_IWAE_PAPER,
         objective=ObjectiveSpec(form="iwae", samples=50),
@@ -110,7 +111,7 @@ DEFAULT_PRESET = "pytorch-examples"
 
 
 def preset(name: str) -> Spec:
-    """The preset of that name. Raises InputError, listing those there are."""
+    """Look up a preset by its name. Raises InputError, which lists the presets, if there is none."""
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]

@@ -12,19 +12,40 @@ from jaxvae.shared.text import shown
 
 
 def to_json(spec: Any) -> dict[str, Any]:
-    """A dataclass of this module as plain JSON values, nested as it is."""
+    """Convert a dataclass to JSON values, nested as it is."""
     return dataclasses.asdict(spec)
 
 
 def from_json(value: object, where: str) -> Spec:
-    """The Spec that `to_json` wrote. Raises InputError naming the first field of `where` that is unknown, missing,
-    mistyped or out of range."""
+    """Validate a configuration that `to_json` wrote.
+
+    Args:
+        value: Any JSON value.
+        where: What it is called in a message.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If a field is unknown, missing, of the wrong type or out of range; the message names it.
+    """
     return build(Spec, value, where)
 
 
 def build(kind: Any, value: object, where: str) -> Any:
-    """`value`, JSON, as an instance of the type `kind`. Raises InputError naming the first field of `where` that is
-    unknown, missing, mistyped or out of range."""
+    """Convert a JSON value to an instance of a type.
+
+    Args:
+        kind: A dataclass, a Literal, int, float, bool, str, or a tuple, a dict or an optional of such.
+        value: Any JSON value.
+        where: What it is called in a message.
+
+    Returns:
+        The instance; a dataclass has checked its fields.
+
+    Raises:
+        InputError: If a field is unknown, missing, of the wrong type or out of range; the message names it.
+    """
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
@@ -67,6 +88,7 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 def _words(kind: Any) -> str:
+    """A type's name in a message."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))

@@ -13,7 +13,7 @@ from jaxvae.shared.errors import InputError
 
 @dataclass(frozen=True)
 class Spec:
-    """All that decides a run's numbers. The same Spec is the same run in both frameworks."""
+    """Everything that determines a run's numbers. The same Spec gives the same run in both frameworks."""
 
     data: Annotated[str, Doc(DATA_HELP)] = "auto"
     model: ModelSpec = field(default_factory=ModelSpec)
@@ -24,19 +24,19 @@ class Spec:
     def __post_init__(self) -> None:
         require_data(self.data)
         for reason in conflicts(self.model, self.objective, self.images):
-            raise InputError(f"The configuration makes no sense: {reason}.")
+            raise InputError(f"Invalid configuration: {reason}.")
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """The names of what a step reports, nats per image; the first is the whole loss."""
+        """Names of the terms that a step reports, in nats per image; the first is the loss."""
         if self.objective.form == "adversarial":
             return ("loss", "reconstruction", "discriminator", "generator")
         return ("loss", "reconstruction", "kl")
 
     @property
     def phases(self) -> dict[str, tuple[str, ...]]:
-        """The updates of a step, in their order, each with an optimizer of its own: which networks each trains. Where
-        there is but one it is called nothing."""
+        """The networks that each update of a step trains, in order; each update has its own optimizer. The key of a
+        single update is "", which weight files keep."""
         if self.objective.form == "adversarial":
             return {
                 "reconstruction": ("encoder", "decoder"),
@@ -47,16 +47,16 @@ class Spec:
 
     @property
     def effective_beta(self) -> float:
-        """The last weight of the KL divergence, or of its distance from the capacity, in nats per image."""
+        """Final weight of the KL divergence, or of its distance from the capacity, in nats per image."""
         weight = self.objective.gamma if self.objective.form == "capacity" else self.objective.beta
         return weight * (self.model.pixels if self.objective.units == "mixed" else 1)
 
     @property
     def minimized(self) -> float:
-        """What the optimizer minimizes, as a share of nats per image."""
+        """Factor from the loss in nats per image to the loss that the optimizer minimizes."""
         return 1.0 if self.objective.units == "image" else 1 / self.model.pixels
 
 
 def same_run(a: Spec, b: Spec) -> bool:
-    """Whether two configurations differ in nothing but when they stop."""
+    """Whether two configurations are equal, apart from `epochs` and `max_steps`."""
     return replace(a, training=replace(a.training, epochs=b.training.epochs, max_steps=b.training.max_steps)) == b

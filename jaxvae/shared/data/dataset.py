@@ -55,7 +55,7 @@ class UnavailableError(InputError):
 
 
 def digest(dataset: Dataset) -> str:
-    """SHA-256 of the images and labels of both splits, and their shapes."""
+    """Compute the SHA-256 of the images and labels of both splits, and their shapes."""
     sha = hashlib.sha256()
     for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
         sha.update(f"{array.shape}".encode())
@@ -65,13 +65,24 @@ def digest(dataset: Dataset) -> str:
 
 
 def from_path(request: Request) -> tuple[str, str]:
-    """The name and the source of a data set that the request's path leads to."""
+    """Resolve the request's path: the name and the source of the data set."""
     path = str(Path(request.argument).resolve())
     return f"{request.kind}:{path}", path
 
 
 def tenths(n: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which of n images are for training and which for testing, bool `[n]` each: every tenth, or the last, tests."""
+    """Split n images: every tenth, or else the last, is for testing.
+
+    Args:
+        n: The number of images.
+        where: What they are called in a message.
+
+    Returns:
+        Which images are for training and which for testing, bool `[n]` each.
+
+    Raises:
+        InputError: If there are fewer than two.
+    """
     if n < 2:
         raise InputError(f"{where} has {n} image{'s' * (n != 1)}, and it takes one to train and one to test; add more.")
     test = np.arange(1, n + 1) % 10 == 0

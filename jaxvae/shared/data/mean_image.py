@@ -6,12 +6,25 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.errors import InputError
 
-_DARKEST = 1e-3  # the mean pixel is kept this far from 0 and 1, whose log-odds are infinite
+_DARKEST = 1e-3  # the least distance of a mean pixel from 0 and 1, whose log-odds are infinite
 
 
 def last_bias(spec: Spec, images: np.ndarray | None) -> np.ndarray | None:
-    """What the decoder's last bias starts at, if the configuration takes it from the uint8 training images: the
-    log-odds of the mean image, `[pixels]` (Burda, Grosse & Salakhutdinov 2016). Raises InputError without images."""
+    """Compute the initial value of the decoder's last bias, if the configuration takes it from the training images.
+
+    Args:
+        spec: The configuration.
+        images: The training images, uint8 `[n, height, width, channels]`.
+
+    Returns:
+        The log-odds of the mean image, `[pixels]`; None unless the initial weights are `glorot-data`.
+
+    Raises:
+        InputError: If they are and no images are given.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016.
+    """
     if spec.model.init != "glorot-data":
         return None
     if images is None:

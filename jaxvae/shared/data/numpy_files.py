@@ -43,8 +43,8 @@ def read(request: Request) -> Dataset:
         raise streaming.UnmappableError(f"The images of {request.name}", "an .npz")
     path, image, mapped = Path(request.argument), request.image, request.mapped
     folder = request.kind == "npy" and any(path.glob("*.npy"))
-    name, source = from_path(request)
     content = _folder(path, mapped) if folder else _content(path, mapped)
+    name, source = from_path(request)
     for train, train_labels, test, test_labels in _ARRAYS:
         if train not in content or test not in content:
             continue

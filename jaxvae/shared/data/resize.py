@@ -1,4 +1,4 @@
-"""Images of another size fitted to the model's."""
+"""Images of another size, resized to the model's."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -8,16 +8,28 @@ import numpy as np
 from jaxvae.shared.data import streaming
 from jaxvae.shared.errors import InputError
 
-_MANY = 3000
+_MANY = 3000  # images that are worth a progress bar
 
 Size = tuple[int, int, int]
 T = TypeVar("T")
 
 
 def fit(images: np.ndarray, image: Size, resize: bool, what: str) -> np.ndarray:
-    """`[n, h, w, c]` as `[n, *image]`: stretched to the height and width if they differ, colour and grey exchanged.
+    """Resize images to the model's size, and convert colour to grey or grey to colour.
 
-    Raises InputError, which begins with `what`, if the sizes differ and `resize` is false."""
+    Args:
+        images: uint8 `[n, height, width, channels]`.
+        image: Height, width and channels of the model's images.
+        resize: Whether another size is allowed.
+        what: What a message begins with.
+
+    Returns:
+        The images `[n, *image]`: the same array if they have that size.
+
+    Raises:
+        InputError: If the sizes differ and `resize` is false, or the channels can't be converted.
+        streaming.UnmappableError: If the images have to stay in their file and have another size.
+    """
     require_size(images.shape[1:], image, resize, what)
     if images.shape[1:] == image:
         return images
@@ -30,36 +42,54 @@ def fit(images: np.ndarray, image: Size, resize: bool, what: str) -> np.ndarray:
 
 
 def require_size(found: tuple[int, ...], image: Size, resize: bool, what: str) -> None:
-    """Raises InputError unless images of size `found` are, or may be made, the model's."""
+    """Check that images have the model's size, or may be resized to it.
+
+    Args:
+        found: Height, width and channels of the images.
+        image: Those of the model's images.
+        resize: Whether another size is allowed.
+        what: What a message begins with.
+
+    Raises:
+        InputError: If the sizes differ and `resize` is false, or the channels can't be converted.
+    """
     sizes = f"{what} {words(found)}, the model's images {words(image)}"
     if found != image and not resize:
         raise InputError(f"{sizes}; give --image {words(found)} or --resize.")
     if found[2] != image[2] and {found[2], image[2]} != {1, 3}:
         raise InputError(
-            f"{sizes} (height, width, channels), and only grey (1 channel) and colour (3) can be turned into each "
+            f"{sizes} (height, width, channels), and only grey (1 channel) and colour (3) can be converted to each "
             f"other; give --image with {found[2]} channels or other images."
         )
 
 
 def resized(one: np.ndarray, image: Size) -> np.ndarray:
-    """An image `[h, w, c]` of another size as `[*image]`; colour turns grey by the luma of ITU-R 601."""
+    """Resize an image.
+
+    Args:
+        one: uint8 `[height, width, channels]`.
+        image: The height, width and channels to convert to.
+
+    Returns:
+        The image `[*image]`, by bicubic interpolation; colour becomes grey by the luma of ITU-R 601.
+    """
     from PIL import Image
 
     if one.shape[2] > image[2]:
         one = np.asarray(Image.fromarray(np.ascontiguousarray(one)).convert("L"))[..., None]
     channels = (Image.fromarray(np.ascontiguousarray(one[..., c])) for c in range(one.shape[2]))
-    # Bicubic both ways: on reduction Pillow widens the filter by the factor, so that every pixel has its share.
+    # When it reduces, Pillow widens the bicubic filter by the factor, so that every pixel contributes.
     scaled = [np.asarray(channel.resize((image[1], image[0]), Image.Resampling.BICUBIC)) for channel in channels]
     return np.broadcast_to(np.stack(scaled, axis=-1), image)
 
 
 def words(size: Iterable[int]) -> str:
-    """Numbers as they are given on the command line."""
+    """Format numbers as they are given on the command line."""
     return " ".join(map(str, size))
 
 
 def with_progress(items: Iterable[T], n: int) -> Iterable[T]:
-    """The items, with a bar where they are many."""
+    """Iterate over n items, with a progress bar if they are many."""
     from tqdm import tqdm
 
     return tqdm(items, total=n, unit=" images", unit_scale=True, disable=None if n > _MANY else True)

@@ -1,16 +1,24 @@
-"""How many steps of noise are drawn in one call."""
+"""The number of steps whose noise is drawn in one call."""
 
 import math
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 
-_BLOCK = 64  # steps whose noise is drawn in one go: enough to share the cost of the calls, few enough for the cache
-_NUMBERS = 1_000_000  # and no more of them than draw about so many numbers
+_BLOCK = 64  # steps: enough to share the cost of a call, few enough for the processor's cache
+_NUMBERS = 1_000_000  # the most numbers drawn in one call, about
 
 
 def steps_at_once(spec: Spec, batch: int) -> int:
-    """How many steps draw their numbers in one go, in batches of so many images."""
+    """Compute how many steps draw their noise in one call.
+
+    Args:
+        spec: The configuration.
+        batch: Images per step.
+
+    Returns:
+        The number of steps, at least 1.
+    """
     corrupted = {"none": 0, "hidden-dropout": sum(map(math.prod, layout.hidden_units(spec.model)))}
     latents = spec.model.latent * spec.objective.samples
     numbers = batch * (latents + corrupted.get(spec.images.corruption, spec.model.pixels))

@@ -6,7 +6,15 @@ from jaxvae.shared.model import layout
 
 
 def require_batches(spec: Spec, images: int) -> None:
-    """Raises InputError if batch norm would meet a batch of one number, which has no variance."""
+    """Check that batch norm can train on every batch.
+
+    Args:
+        spec: The configuration.
+        images: The number of training images.
+
+    Raises:
+        InputError: If a batch norm layer would see a single value per channel, which has no variance.
+    """
     batch = min(spec.training.batch_size, images)
     smallest = images % batch or batch
     sizes = [layer.size for layer in layout.layers(spec.model) if layer.kind == "norm"]
@@ -18,7 +26,16 @@ def require_batches(spec: Spec, images: int) -> None:
 
 
 def require_divisible_batch(spec: Spec, images: int, shares: int) -> None:
-    """Raises InputError if so many devices can't have equal shares of a batch."""
+    """Check that a batch can be divided among devices.
+
+    Args:
+        spec: The configuration.
+        images: The number of training images.
+        shares: The number of devices.
+
+    Raises:
+        InputError: If the batch size is not a multiple of `shares`.
+    """
     batch = min(spec.training.batch_size, images)
     if batch % shares:
         raise InputError(
@@ -28,7 +45,7 @@ def require_divisible_batch(spec: Spec, images: int, shares: int) -> None:
 
 
 def has_prior(spec: Spec) -> bool:
-    """Whether anything says which latents the decoder knows."""
+    """Whether the latents have a prior to draw from: by the KL divergence or by a discriminator."""
     return spec.model.samples_latents or spec.objective.form == "adversarial"
 
 
@@ -42,16 +59,16 @@ def require_prior(spec: Spec) -> None:
 
 
 def require_2d_latent(spec: Spec) -> None:
-    """Raises InputError unless the model has two latents, and a prior of them."""
+    """Raises InputError unless the model has two latents and a prior."""
     require_prior(spec)
     if spec.model.latent != 2:
-        raise InputError(f"A plane is one of two latents, and the model has {spec.model.latent}; train one --latent 2.")
+        raise InputError(f"A plane needs two latents, and the model has {spec.model.latent}; train one --latent 2.")
 
 
 def require_density(spec: Spec) -> None:
-    """Raises InputError if the model's posterior has no density to weigh latents by."""
+    """Raises InputError if the posterior has no density, which importance weights need."""
     if not spec.model.samples_latents:
         raise InputError(
-            f"A {spec.model.posterior} posterior has no density, which the log-likelihood of an image is sampled by; "
+            f"A {spec.model.posterior} posterior has no density, which sampling the log-likelihood of an image needs; "
             "evaluate such a model by other measures, or train one with a gaussian posterior."
         )

@@ -1,11 +1,12 @@
 """The weight file: safetensors with PyTorch's names and layout, read and written by both packages.
 
 Its metadata holds one entry, JSON: the version, the configuration, a digest of every tensor (safetensors itself has no
-checksum: a flipped bit would load in silence), and a digest of all this. One entry, since safetensors shuffles several:
-so the same weights are the same bytes. `safetensors` and `Module.load_state_dict` read the file with no code of ours.
+checksum, and would load a flipped bit without an error), and a digest of all this. It is a single entry, since
+safetensors writes several in any order: the same weights are the same bytes. `safetensors` and
+`Module.load_state_dict` read the file without this package.
 
-A checkpoint is the same file with what a run needs to go on: Adam's state behind `optimizer.`, and behind `run.` the
-steps taken, the root key, and the terms of the epoch's steps so far.
+A checkpoint is the same file with what a run needs to resume: Adam's state as `optimizer.NAME`, and as `run.NAME` the
+number of steps taken, the root key, and the terms of the current epoch's steps.
 """
 
 import hashlib
@@ -27,42 +28,51 @@ from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import named, shown
 
 VERSION = 2
-_CARRIED = "optimizer.", "run."  # what a checkpoint's tensors are called that are no weights
+_RUN_STATE = "optimizer.", "run."  # prefixes of a checkpoint's tensors that are not weights
 _MOMENTS = "exp_avg", "exp_avg_sq"
 _STEP = "int32", ()
 _RETRAIN = "restore the file from a copy or train again"
 
 Expected = tuple[str, tuple[int | None, ...]]
-"""A tensor's dtype, and its shape with None where any size will do."""
+"""A tensor's dtype, and its shape with None where any size is valid."""
 Shaped = np.ndarray | safetensors_reader.Tensor
 
 
 def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays, named and shaped as `layout.table` says, whole or not at all. Raises InputError if one is
-    missing, extra, misshapen or not finite: such a file could not be read back."""
+    """Write a weight file, whole or not at all.
+
+    Args:
+        path: The file.
+        spec: The configuration.
+        arrays: The weights, with the names and shapes of `layout.table`.
+
+    Raises:
+        InputError: If an array is missing, extra, of the wrong shape or dtype, or not finite.
+    """
     check(arrays, spec, f"The weights for {path}")
     write_atomically(path, pack(spec, arrays))
 
 
 class Checkpoint(NamedTuple):
-    """A run at one of its steps, within an epoch or at its end."""
+    """The state of a run after one of its steps."""
 
     spec: Spec
     weights: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
-    """As `optimizer_to_arrays` of either package names it."""
+    """The state of the optimizers, with the names of `optimizer_to_arrays` in either package."""
     step: int
     """Steps taken."""
     key: np.ndarray
     """The run's root key: `[2]`, uint32."""
     train: np.ndarray
-    """The mean terms of its epoch's steps so far: `[steps, terms]`, nats per image."""
+    """The mean terms of the current epoch's steps: `[steps, terms]`, nats per image."""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes it whole or not at all. Raises InputError for what could not be read back."""
+    """Write a checkpoint, whole or not at all. Raises InputError if it could not be read back: if an array is missing,
+    extra, of the wrong shape or dtype, or not finite."""
     spec = checkpoint.spec
-    carried = {
+    state = {
         **{f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()},
         "run.step": np.asarray(checkpoint.step, np.int64),
         "run.key": np.asarray(checkpoint.key, np.uint32),
@@ -70,23 +80,41 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     check(checkpoint.weights, spec, f"The weights for {path}")
     where = f"The checkpoint for {path}"
-    fit(carried, _carried(spec), where)
-    finite(carried, where)
-    _resumable(spec, carried, where)
-    write_atomically(path, pack(spec, {**checkpoint.weights, **carried}))
+    fit(state, _run_state(spec), where)
+    finite(state, where)
+    _resumable(spec, state, where)
+    write_atomically(path, pack(spec, {**checkpoint.weights, **state}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads it. Raises InputError for a file that is not one, is cut short, was changed since it was written, or
-    doesn't hold exactly what its configuration calls for."""
-    spec, weights, carried = _read(path)
-    if not carried:
-        raise InputError(f"{path} holds weights alone; a checkpoint, which a run can go on from, is called for.")
-    return Checkpoint(spec, weights, *_resumable(spec, carried, str(path)))
+    """Read and verify a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        InputError: If the file is not a checkpoint, is cut short, was changed since it was written, or lacks or has a
+            tensor against its configuration.
+    """
+    spec, weights, state = _read(path)
+    if not state:
+        raise InputError(f"{path} contains only weights; expected a training checkpoint.")
+    return Checkpoint(spec, weights, *_resumable(spec, state, str(path)))
 
 
 def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a weight file of these arrays, whatever they are."""
+    """Make the content of a weight file. The arrays are not checked.
+
+    Args:
+        spec: The configuration.
+        arrays: The tensors by name.
+
+    Returns:
+        The bytes of the file, the same for the same configuration and arrays.
+    """
     about = {
         "version": VERSION,
         "spec": to_json(spec),
@@ -99,33 +127,43 @@ def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
-    """The configuration and the arrays of a weight file or a checkpoint, in the order of `layout.table`. Raises
-    InputError for a file that is not one, is cut short, was changed since it was written, or doesn't hold exactly its
-    model's tensors."""
-    spec, arrays, carried = _read(path)
-    if carried:
-        _resumable(spec, carried, str(path))
+    """Read and verify the weights in a weight file or a checkpoint.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The configuration, and the weights by name in the order of `layout.table`.
+
+    Raises:
+        InputError: If the file is neither, is cut short, was changed since it was written, or lacks or has a tensor
+            against its configuration.
+    """
+    spec, arrays, state = _read(path)
+    if state:
+        _resumable(spec, state, str(path))
     return spec, arrays
 
 
 def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The configuration, the weights, and what else a checkpoint carries."""
+    """The configuration, the weights, and a checkpoint's other tensors; none for a weight file."""
     try:
-        if (found := safe_io.instead_of_file(path)) is not None:
-            found = "" if found == "nothing" else f", found {found}"
+        if (kind := safe_io.instead_of_file(path)) is not None:
+            found = "" if kind == "nothing" else f", found {kind}"
             raise InputError(f"There is no weight file {path}{found}; give a run folder that has a model.safetensors.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = safetensors_reader.header(file, size)
             spec, digests = _about(header.get("__metadata__"), path)
-            named = safetensors_reader.tensors(header, file.tell(), size)
-            carries = any(name.startswith(_CARRIED) for name in named)
-            fit(named, {**_weights(spec), **(_carried(spec) if carries else {})}, str(path))
+            entries = safetensors_reader.tensors(header, file.tell(), size)
+            is_checkpoint = any(name.startswith(_RUN_STATE) for name in entries)
+            fit(entries, {**_weights(spec), **(_run_state(spec) if is_checkpoint else {})}, str(path))
             arrays = {
-                name: _verified(safetensors_reader.array(file, named[name]), name, digests, path) for name in named
+                name: _verified(safetensors_reader.array(file, entry), name, digests, path)
+                for name, entry in entries.items()
             }
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error}); see who may read it.") from None
+        raise InputError(f"{path} can't be read ({error.strerror or error}); check its permissions.") from None
     except ValueError as error:
         raise InputError(f"{path} is not a whole safetensors file ({error}); {_RETRAIN}.") from None
     finite(arrays, str(path))
@@ -134,7 +172,7 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
 
 
 def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
-    """The configuration that a file carries, and the digests of its tensors."""
+    """The configuration in a file's metadata, and the digests of its tensors."""
     text = metadata.get("jaxvae") if isinstance(metadata, dict) else None
     try:
         about = safe_io.parse_json(text) if isinstance(text, str) else None
@@ -153,36 +191,36 @@ def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
 def _verified(array: np.ndarray, name: str, digests: Mapping[str, Any], path: Path) -> np.ndarray:
     found, expected = digest(array), digests.get(name)
     if found != expected:
-        told = f"the SHA-256 digest {expected[:12]}..." if isinstance(expected, str) else "a digest in its metadata"
+        known = f"the SHA-256 digest {expected[:12]}..." if isinstance(expected, str) else "a digest in its metadata"
         raise InputError(
-            f"{path} was changed since it was written: tensor {name} should have {told}, found {found[:12]}...; "
+            f"{path} was changed since it was written: tensor {name} should have {known}, found {found[:12]}...; "
             f"{_RETRAIN}."
         )
     return array
 
 
 def _weights(spec: Spec, table: Sequence[layout.Parameter] | None = None) -> dict[str, Expected]:
-    """What the tensors of the model, or of `table`, should be."""
+    """The expected tensors of the model, or of `table`."""
     table = layout.table(spec.model) if table is None else table
     return {parameter.name: (spec.training.stored, parameter.shape) for parameter in table}
 
 
-def _carried(spec: Spec) -> dict[str, Expected]:
-    """What a checkpoint's other tensors should be."""
+def _run_state(spec: Spec) -> dict[str, Expected]:
+    """The expected tensors of a checkpoint that are not weights."""
     expected: dict[str, Expected] = {"run.step": ("int64", ()), "run.key": ("uint32", (2,))}
     expected["run.train"] = (spec.training.stored, (None, len(spec.terms)))
     for prefix, table in _phases(spec):
         expected[f"optimizer.{prefix}step"] = _STEP
         for moment in _MOMENTS:
-            found = _weights(spec, table)
-            expected |= {f"optimizer.{prefix}{moment}.{name}": owed for name, owed in found.items()}
+            weights = _weights(spec, table)
+            expected |= {f"optimizer.{prefix}{moment}.{name}": weight for name, weight in weights.items()}
     return expected
 
 
 def _resumable(
     spec: Spec, arrays: Mapping[str, np.ndarray], where: str
 ) -> tuple[dict[str, np.ndarray], int, np.ndarray, np.ndarray]:
-    """What a checkpoint carries beside the weights, from its file's arrays. Raises InputError unless it is whole."""
+    """A checkpoint's optimizer, step, key and train, from its tensors. Raises InputError unless they agree."""
     step, train = int(arrays["run.step"]), arrays["run.train"]
     if step < len(train):
         raise InputError(f"{where}: run.train should hold the terms of steps before step {step}, found {len(train)}.")
@@ -196,38 +234,56 @@ def _resumable(
 def check(
     arrays: Mapping[str, np.ndarray], spec: Spec, where: str, table: Sequence[layout.Parameter] | None = None
 ) -> None:
-    """Raises InputError unless the arrays are exactly the model's, or those of `table`: no name missing or extra, every
-    shape right, every dtype the configuration's, every number finite."""
+    """Check that arrays are the weights of a configuration.
+
+    Args:
+        arrays: The arrays by name.
+        spec: The configuration.
+        where: What they are called in a message.
+        table: The parameters they should be, if not all of the model's.
+
+    Raises:
+        InputError: If a name is missing or extra, or a shape, a dtype or a value is wrong; the message names it.
+    """
     fit(arrays, _weights(spec, table), where)
     finite(arrays, where)
 
 
 def fit(found: Mapping[str, Shaped], expected: Mapping[str, Expected], where: str) -> None:
-    """Raises InputError unless what is found are tensors of these names, dtypes and shapes, and no others."""
+    """Check the names, dtypes and shapes of tensors.
+
+    Args:
+        found: The tensors by name.
+        expected: Their dtypes and shapes, by the same names.
+        where: What they are called in a message.
+
+    Raises:
+        InputError: If a name is missing or extra, or a dtype or a shape is wrong; the message names it.
+    """
     missing = [name for name in expected if name not in found]
     extra = sorted(name for name in found if name not in expected)
     if missing:
-        raise InputError(f"{where} lacks the tensor {named(missing)} that its configuration calls for.")
+        raise InputError(f"{where} lacks the tensor {named(missing)} that its configuration needs.")
     if extra:
-        raise InputError(f"{where} has the tensor {named(extra)} that its configuration doesn't call for.")
+        raise InputError(f"{where} has the tensor {named(extra)} that its configuration doesn't have.")
     for name, (dtype, shape) in expected.items():
         tensor = found[name]
         same = len(shape) == len(tensor.shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
         if not same:
-            owed = ", ".join("steps" if size is None else str(size) for size in shape)
+            sizes = ", ".join("steps" if size is None else str(size) for size in shape)
             raise InputError(
-                f"{where}: tensor {name} should have the shape [{owed}], found {list(map(int, tensor.shape))}."
+                f"{where}: tensor {name} should have the shape [{sizes}], found {list(map(int, tensor.shape))}."
             )
         if str(tensor.dtype) != dtype:
             raise InputError(f"{where}: tensor {name} should be {dtype}, found {tensor.dtype}.")
 
 
 def finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises InputError if one of the arrays is not finite."""
+    """Raises InputError, which names the first place of a NaN or an infinity, unless all arrays are finite."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            place = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-            raise InputError(f"{where}: tensor {name} must be finite, found {array[tuple(place)]} at {place}.")
+            index = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+            raise InputError(f"{where}: tensor {name} must be finite, found {array[tuple(index)]} at {index}.")
 
 
 class Moments(NamedTuple):
@@ -240,9 +296,21 @@ class Moments(NamedTuple):
 
 
 def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The optimizer") -> dict[str, Moments]:
-    """Each phase's Adam, from `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, which several phases write behind their own
-    name and a dot. Raises InputError unless the arrays are these and no others."""
-    found, rest = {}, dict(arrays)
+    """Split the arrays of an optimizer by phase.
+
+    Args:
+        arrays: `step`, and `exp_avg.NAME` and `exp_avg_sq.NAME` of each weight; with several phases their names begin
+            with the phase's and a dot.
+        spec: The configuration.
+        where: What they are called in a message.
+
+    Returns:
+        The state of each phase's Adam, by the phase.
+
+    Raises:
+        InputError: If an array is missing, extra or invalid.
+    """
+    by_phase, rest = {}, dict(arrays)
     for phase, (prefix, table) in zip(spec.phases, _phases(spec), strict=True):
         step = rest.pop(f"{prefix}step", None)
         if step is None:
@@ -253,24 +321,24 @@ def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The opti
             names = [name for name in rest if name.startswith(f"{prefix}{moment}.")]
             both.append({name.removeprefix(f"{prefix}{moment}."): rest.pop(name) for name in names})
             check(both[-1], spec, f"{where}'s {prefix}{moment}", table)
-        found[phase] = Moments(int(step), *both)
+        by_phase[phase] = Moments(int(step), *both)
     if rest:
-        raise InputError(f"{where}'s state has {', '.join(rest)} without a place.")
-    return found
+        raise InputError(f"{where}'s state has unexpected entries {', '.join(rest)}.")
+    return by_phase
 
 
 def _phases(spec: Spec) -> list[tuple[str, tuple[layout.Parameter, ...]]]:
-    """What the names of each phase's Adam begin with, and what it trains."""
+    """The prefix of each phase's arrays, and the parameters it trains."""
     return [(phase and f"{phase}.", trained(spec, networks)) for phase, networks in spec.phases.items()]
 
 
 def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ...]:
-    """What the optimizer of these networks trains, in the order of `layout.table`."""
+    """List the parameters that the optimizer of `networks` trains, in the order of `layout.table`."""
     return tuple(p for p in layout.table(spec.model) if p.trained and p.network in networks)
 
 
 def digest(array: np.ndarray) -> str:
-    """SHA-256 of the array's dtype, shape and little-endian bytes."""
+    """Compute the SHA-256 of an array's dtype, shape and little-endian bytes."""
     array = np.asarray(array, order="C")
     sha = hashlib.sha256(f"{array.dtype.newbyteorder('<').str} {list(array.shape)} ".encode())
     sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)

@@ -13,8 +13,15 @@ _GAP, _SCALE, _GREY = 2, 2, 64
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Images `[n, height, width, channels]` in [0, 1], row by row, as one uint8 picture `[.., .., channels]`; as square
-    as it gets unless `columns` is given."""
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 1].
+        columns: Images in a row; without it the grid is about square.
+
+    Returns:
+        One picture, uint8 `[height, width, channels]`, with grey gaps.
+    """
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -26,14 +33,23 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
 
 
 def pairs(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Rows of `above` (originals), each with those of `below` (reconstructions) under it, as a grid; at most `columns`
-    wide."""
-    found = paired(above, below, columns)
-    return grid(found.reshape(-1, *above.shape[1:]), found.shape[1])
+    """Arrange two sets of images in a grid: rows of `above` (originals), each with the same row of `below`
+    (reconstructions) under it, as `paired` does. The picture is uint8 `[height, width, channels]`."""
+    rows = paired(above, below, columns)
+    return grid(rows.reshape(-1, *above.shape[1:]), rows.shape[1])
 
 
 def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarray:
-    """The same as rows `[2 * rows, columns, height, width, channels]`; grey where there is no image."""
+    """Arrange two sets of images in alternating rows.
+
+    Args:
+        above: Images `[n, height, width, channels]` in [0, 1].
+        below: As many images.
+        columns: The most images in a row.
+
+    Returns:
+        `[2 * rows, columns, height, width, channels]`, grey where the last row has no image.
+    """
     rows = math.ceil(len(above) / columns)
     columns = math.ceil(len(above) / rows)
     blank = np.full((rows * columns - len(above), *above.shape[1:]), _GREY / 255)
@@ -42,7 +58,15 @@ def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarra
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    """Writes a uint8 picture `[height, width, channels]` as a PNG at twice the size, as `write` does."""
+    """Write a picture as a PNG, at twice its size.
+
+    Args:
+        picture: uint8 `[height, width, channels]`.
+        path: The file; its name ends in .png.
+
+    Raises:
+        InputError: If the file can't be written.
+    """
     from PIL import Image
 
     require_png(path)
@@ -54,7 +78,7 @@ def save(picture: np.ndarray, path: Path) -> None:
 
 
 def require_png(path: Path) -> None:
-    """Raises InputError unless a picture can be called so, and has a folder; worth asking before what takes long."""
+    """Raises InputError unless the path ends in .png and its folder exists."""
     if path.suffix.lower() != ".png":
         raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
     if not path.parent.is_dir():
@@ -62,7 +86,7 @@ def require_png(path: Path) -> None:
 
 
 def write(picture: bytes, path: Path) -> None:
-    """Writes a PNG whole or not at all. Raises InputError if there is no such folder or it can't be written."""
+    """Write the bytes of a PNG, whole or not at all. Raises InputError if the file can't be written."""
     require_png(path)
     try:
         write_atomically(path, picture)

@@ -1,4 +1,4 @@
-"""Labelled pictures, as wide as a paper's column or page: rows of images, a plane of them, points in a plane."""
+"""Labelled figures as wide as a column or a page of a paper: rows of images, a plane of images, points in a plane."""
 
 import io
 import textwrap
@@ -9,43 +9,61 @@ import numpy as np
 
 from jaxvae.shared.plotting import image_grid
 
-_DPI, _TEXT = 300, 7  # dots per inch, as printers have them; points, as captions have them
-_COLUMN, _PAGE = 780, 1800  # dots of images in a row, which leave room for labels in 3.4 and in 7 inches
-_FEW = 12  # images that a column has room for
+_DPI, _TEXT = 300, 7  # dots per inch of print; points of a caption's letters
+_COLUMN, _PAGE = 780, 1800  # dots of a row of images, which leave room for labels in 3.4 and in 7 inches
+_FEW = 12  # images that fit into a column
 _LINE, _MARGIN, _LETTER = 36, 12, 15  # dots: a label's line, a gap, a letter's width
-_MANY = 10  # classes that have colours of their own
+_MANY = 10  # classes with distinct colours
 
 
 def rows(images: np.ndarray, labels: Sequence[str], caption: str = "", heads: Sequence[str] = ()) -> bytes:
-    """A PNG of images `[rows, columns, height, width, channels]` in [0, 1], each row with its label to the left, each
-    column with its head above. Images are drawn to the dot, enlarged by a whole number."""
+    """Draw rows of images, enlarged by a whole number.
+
+    Args:
+        images: `[rows, columns, height, width, channels]` in [0, 1].
+        labels: The label to the left of each row.
+        caption: Above the figure.
+        heads: The title above each column; some are left out where they have no room.
+
+    Returns:
+        The bytes of a PNG.
+    """
     n = images.shape[1]
     strips = [image_grid.grid(row, n) for row in images]
     scale = enlarged(n, strips[0].shape[1])
     height, width = strips[0].shape[0] * scale, strips[0].shape[1] * scale
     pitch = max(height, _LINE * max(label.count("\n") + 1 for label in labels)) + _MARGIN
     figure = _figure(width, pitch * len(strips))
-    # The figure holds the images; the labels stand to their left and above, where bbox_inches makes it room for them.
+    # The figure holds the images only; bbox_inches extends it to the labels to their left and above.
     for i, (strip, label) in enumerate(zip(strips, labels, strict=True)):
         bottom = pitch * (len(strips) - i) - (pitch + height) // 2
         axes = figure.add_axes((0, bottom / (pitch * len(strips)), 1, height / (pitch * len(strips))))
         _draw(axes, strip)
         middle = (bottom + height / 2) / (pitch * len(strips))
         figure.text(-_MARGIN / width, middle, label, ha="right", va="center", size=_TEXT, parse_math=False)
-    every = -(-_LETTER * (1 + max(map(len, heads), default=0)) // (width // n))  # those that have room
+    every = -(-_LETTER * (1 + max(map(len, heads), default=0)) // (width // n))  # columns that one title covers
     for i, head in enumerate(heads):
         if i % every and head != heads[-1]:
             continue
         figure.text((i + 0.5) / n, 1, head, ha="center", va="bottom", size=_TEXT - 1, parse_math=False)
     above = 1 + (1.4 * _LINE / (pitch * len(strips)) if heads else 0)
-    told = textwrap.fill(caption, max(30, width // _LETTER))
-    figure.text(0, above, told, ha="left", va="bottom", size=_TEXT, parse_math=False)
+    lines = textwrap.fill(caption, max(30, width // _LETTER))
+    figure.text(0, above, lines, ha="left", va="bottom", size=_TEXT, parse_math=False)
     return packed(figure)
 
 
 def plane(images: np.ndarray, marks: np.ndarray, names: tuple[str, str], caption: str = "") -> bytes:
-    """A PNG of images `[steps, steps, height, width, channels]` in [0, 1] without gaps, the first row uppermost, on two
-    axes of these names; `marks` `[steps]`, rising, are where the columns lie, and from below the rows."""
+    """Draw a plane of images without gaps.
+
+    Args:
+        images: `[steps, steps, height, width, channels]` in [0, 1], the first row at the top.
+        marks: The coordinates of the columns from the left and of the rows from below, `[steps]`, ascending.
+        names: The names of the horizontal and the vertical axis.
+        caption: Above the figure.
+
+    Returns:
+        The bytes of a PNG.
+    """
     steps, _, height, width, channels = images.shape
     whole = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8).swapaxes(1, 2)
     whole = whole.reshape(steps * height, steps * width, channels)
@@ -54,7 +72,7 @@ def plane(images: np.ndarray, marks: np.ndarray, names: tuple[str, str], caption
     axes = figure.add_axes((0, 0, 1, 1))
     _draw(axes, whole)
     axes.set_axis_on()
-    shown = np.unique(np.linspace(0, steps - 1, 5 if steps % 2 else 4).round().astype(int))  # as many on either side
+    shown = np.unique(np.linspace(0, steps - 1, 5 if steps % 2 else 4).round().astype(int))  # symmetric
     axes.set_xticks((shown + 0.5) * width - 0.5, [f"{marks[i]:.2f}" for i in shown], size=_TEXT - 1)
     axes.set_yticks((steps - 1 - shown + 0.5) * height - 0.5, [f"{marks[i]:.2f}" for i in shown], size=_TEXT - 1)
     axes.set_xlabel(names[0], size=_TEXT)
@@ -64,7 +82,17 @@ def plane(images: np.ndarray, marks: np.ndarray, names: tuple[str, str], caption
 
 
 def points(places: np.ndarray, labels: np.ndarray, names: tuple[str, str], caption: str = "") -> bytes:
-    """A PNG of points `[n, 2]` in colours by their labels `[n]`, whole numbers, with a legend where these differ."""
+    """Draw points in a plane.
+
+    Args:
+        places: `[n, 2]`.
+        labels: A whole number for each point, `[n]`, which gives its colour; a legend if they differ.
+        names: The names of the horizontal and the vertical axis.
+        caption: Above the figure.
+
+    Returns:
+        The bytes of a PNG.
+    """
     import matplotlib
 
     figure = _figure(_COLUMN, _COLUMN)
@@ -87,24 +115,24 @@ def points(places: np.ndarray, labels: np.ndarray, names: tuple[str, str], capti
 
 
 def enlarged(columns: int, width: int) -> int:
-    """By how much images are enlarged, of which so many in a row are `width` dots wide."""
+    """Compute the factor that enlarges a row of `columns` images, `width` dots wide, to a column or a page."""
     return max(1, (_COLUMN if columns <= _FEW else _PAGE) // width)
 
 
 def packed(figure: Any) -> bytes:
-    """The figure as a PNG."""
+    """Convert a matplotlib figure to the bytes of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=_MARGIN / _DPI)
     return buffer.getvalue()
 
 
 def _figure(width: int, height: int) -> Any:
-    from matplotlib.figure import Figure  # not pyplot, whose state is the process's and whose backend wants a display
+    from matplotlib.figure import Figure  # pyplot has global state and a backend that needs a display
 
     return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
 
 
 def _draw(axes: Any, picture: np.ndarray) -> None:
-    # As colour, even if grey: matplotlib would map grey levels to a palette's, and some of them to their neighbour.
+    # As colour, even if grey: matplotlib's colour map would change some grey levels to their neighbours.
     axes.imshow(np.broadcast_to(picture, (*picture.shape[:2], 3)), aspect="auto", interpolation="nearest")
     axes.set_axis_off()

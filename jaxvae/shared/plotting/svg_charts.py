@@ -1,4 +1,4 @@
-"""Learning curves as SVG that takes a page's own colours, drawn to be the same each time."""
+"""Learning curves as SVG, in the colours of the page, the same bytes each time."""
 
 import html
 import math
@@ -9,8 +9,8 @@ import numpy as np
 
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 36
-_TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # shares of what is drawn, and of a number: what a flat line is drawn in
-_DRAWN = 1e200  # numbers beyond are drawn at this
+_TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # ticks; padding as a share of the range, and of a constant curve's value
+_DRAWN = 1e200  # larger numbers are drawn here
 _MOST = 300  # points of a line; of more, means of neighbours are drawn
 _FEW = 40  # points up to which each has its dot
 
@@ -24,9 +24,17 @@ class Line(NamedTuple):
 
 
 def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> dict[str, str]:
-    """A chart of each term by its name, from a run's records: training and test images' nats per image by step."""
+    """Draw a chart of each term of the loss.
+
+    Args:
+        records: A run's lines of metrics.
+        terms: The names of the terms, nats per image.
+
+    Returns:
+        An `svg` element for each term by its name: training and test images by step.
+    """
     splits = {split: [record for record in records if record["split"] == split] for split in ("train", "test")}
-    found = {}
+    charts = {}
     for term in terms:
         lines = [
             Line(split, *np.array([(record["step"], record[term]) for record in some]).T)
@@ -34,12 +42,18 @@ def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> 
             if some
         ]
         if lines:
-            found[term] = chart(lines, term, "nats per image")
-    return found
+            charts[term] = chart(lines, term, "nats per image")
+    return charts
 
 
 def chart(lines: Sequence[Line], what: str, unit: str) -> str:
-    """An `svg` element of `what` by step; line i has the class `line-i`."""
+    """Draw an `svg` element of a quantity by step.
+
+    Args:
+        lines: The curves; curve i has the class `line-i`.
+        what: The name of the quantity.
+        unit: Its unit.
+    """
     lines = [line._replace(y=line.y.clip(-_DRAWN, _DRAWN)) for line in lines]
     x, y = (np.concatenate([line[i] for line in lines]) for i in (1, 2))
     left, right = 0.0, max(float(x.max()), 1.0)
@@ -58,10 +72,10 @@ def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     for value in _ticks(low, high):
         _, at = place(left, value)
         parts.append(f'<path class="grid" d="M{_LEFT} {at}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at}" dy=".35em" text-anchor="end">{_told(value)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{at}" dy=".35em" text-anchor="end">{_label(value)}</text>')
     for value in _ticks(left, right):
         at, _ = place(value, low)
-        parts.append(f'<text x="{at}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{_told(value)}</text>')
+        parts.append(f'<text x="{at}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{_label(value)}</text>')
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">step</text>')
     ends = []
     for i, line in enumerate(lines):
@@ -89,7 +103,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _told(value: float) -> str:
+def _label(value: float) -> str:
     if abs(value) >= 1e4:
         return f"{value / 1000:.6g}k"
     return f"{0.0 if abs(value) < 1e-12 else value:.6g}"

@@ -1,7 +1,7 @@
-"""A run's checkpoints: where they are, which is the last good one, and how many are kept.
+"""A run's checkpoints: where they are, which is the last valid one, and how many are kept.
 
-A listing beside them says which there should be, so that one that is gone is missed. It is written after a checkpoint
-is and before older ones are removed: whatever stops in between, what it lists is there."""
+An index beside them, steps.json, lists them, so that a missing one is noticed. It is written after a checkpoint and
+before older ones are removed: whenever the process is killed, what the index lists exists."""
 
 import json
 import re
@@ -18,85 +18,109 @@ from jaxvae.shared.text import shown
 
 
 def path(run: Run, step: int) -> Path:
+    """The file of a step's checkpoint."""
     return run.checkpoints / f"step-{step:09}.safetensors"
 
 
 def present(run: Run) -> list[int]:
-    """The steps whose checkpoints are there, good or not, in ascending order."""
+    """List the steps whose checkpoint files exist, valid or not, in ascending order."""
     names = [re.fullmatch(r"step-([0-9]{9,10})\.safetensors", file.name) for file in run.checkpoints.glob("step-*")]
     return sorted(int(name[1]) for name in names if name)
 
 
-def written(run: Run, step: int, keep: int) -> None:
-    """Takes note of a checkpoint that has been written, and removes all but the last `keep`, and any of later steps:
-    those are not whole, or of another try."""
-    gone_on_from(run, step, keep)
+def index_written(run: Run, step: int, keep: int) -> None:
+    """Add a checkpoint to the index and remove others.
+
+    Args:
+        run: The run.
+        step: The step of the checkpoint, which has been written.
+        keep: How many checkpoints up to this one are kept. All of later steps are removed: they are not whole, or from
+            before the run was resumed.
+    """
+    index_resumed(run, step, keep)
     for other in present(run):
         if other > step:
             path(run, other).unlink()
 
 
-def begun(run: Run) -> None:
-    """Lists a new run's checkpoints, of which there are none yet."""
-    _list(run, [])
+def create_index(run: Run) -> None:
+    """Write the empty index of a new run."""
+    _write_index(run, [])
 
 
-def gone_on_from(run: Run, step: int, keep: int) -> None:
-    """Lists the checkpoint gone on from and those before it, and removes all but the last `keep` of these. Later ones
-    stay until another is written: they may have been unreadable for the moment only."""
+def index_resumed(run: Run, step: int, keep: int) -> None:
+    """Write the index of a run that is resumed.
+
+    Args:
+        run: The run.
+        step: The step of the checkpoint it is resumed from.
+        keep: How many checkpoints up to this one are kept. Later ones stay until another is written, since they may
+            become readable again.
+    """
     steps = [other for other in present(run) if other <= step]
-    _list(run, steps[-keep:])
+    _write_index(run, steps[-keep:])
     for other in steps[:-keep]:
         path(run, other).unlink()
 
 
 def latest(run: Run) -> tuple[Path | None, list[str]]:
-    """The last checkpoint that is whole, and what is wrong with those after it, in sentences. None if the run was
-    stopped before its first. Raises InputError, saying why, if there were checkpoints and none is left."""
-    listed, wrong = _listed(run)
+    """Find the last valid checkpoint.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The file, None if the run was stopped before its first checkpoint; and what is wrong with later checkpoints,
+        in sentences.
+
+    Raises:
+        InputError: If there were checkpoints and none is valid; the message says why.
+    """
+    listed, wrong = _read_index(run)
     for step in sorted({*listed, *present(run)}, reverse=True):
         file = path(run, step)
         try:
             if not file.exists():
                 raise InputError(f"The checkpoint {file} is gone.")
-            found = weight_file.load_checkpoint(file)
-            if found.step != step:
-                raise InputError(f"The checkpoint {file} is of step {found.step}.")
-            if not same_run(found.spec, run.spec):
-                raise InputError(f"The checkpoint {file} is of another configuration than the run's.")
+            checkpoint = weight_file.load_checkpoint(file)
+            if checkpoint.step != step:
+                raise InputError(f"The checkpoint {file} is of step {checkpoint.step}.")
+            if not same_run(checkpoint.spec, run.spec):
+                raise InputError(f"The checkpoint {file} has another configuration than the run.")
         except InputError as error:
             wrong.append(str(error))
         else:
             return file, _few(wrong)
     if not wrong and ((run.checkpoints / "steps.json").exists() or _unwritten(run.metrics)):
         return None, []
-    why = " ".join(_few(wrong)) or f"{run.checkpoints} holds none."
-    raise InputError(f"{why} No checkpoint is left that {run.path} could go on from; restore one or train again.")
+    why = " ".join(_few(wrong)) or f"{run.checkpoints} has none."
+    raise InputError(f"{why} {run.path} has no checkpoint left to resume from; restore one or train again.")
 
 
 def _unwritten(file: Path) -> bool:
+    """Whether a file is there and empty."""
     return file.is_file() and not file.stat().st_size
 
 
-def _list(run: Run, steps: Sequence[int]) -> None:
+def _write_index(run: Run, steps: Sequence[int]) -> None:
     write_atomically(run.checkpoints / "steps.json", json.dumps(steps).encode() + b"\n")
 
 
-def _listed(run: Run) -> tuple[list[int], list[str]]:
-    """The steps that the listing names, and what is wrong with it."""
+def _read_index(run: Run) -> tuple[list[int], list[str]]:
+    """The steps in the index, and what is wrong with it."""
     file = run.checkpoints / "steps.json"
-    found = safe_io.instead_of_file(file)
-    if found == "nothing":
-        return [], [f"The listing {file} is gone."] if present(run) else []
-    if found is not None:
-        raise InputError(f"The listing {file} must be a file, found {found}; remove it.")
+    kind = safe_io.instead_of_file(file)
+    if kind == "nothing":
+        return [], [f"The checkpoint index {file} is gone."] if present(run) else []
+    if kind is not None:
+        raise InputError(f"The checkpoint index {file} must be a file, found {kind}; remove it.")
     try:
         steps = safe_io.read_json(file)
     except ValueError as error:
-        return [], [f"The listing {file} is spoilt ({error})."]
+        return [], [f"The checkpoint index {file} is corrupt ({error})."]
     if isinstance(steps, list) and all(type(step) is int and 0 <= step < 2**31 for step in steps):
         return steps, []
-    return [], [f"The listing {file} is spoilt (a list of steps is called for, found {shown(steps)})."]
+    return [], [f"The checkpoint index {file} is corrupt (expected a list of steps, found {shown(steps)})."]
 
 
 def _few(wrong: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command that gives a run again: its preset, and a flag for all that its configuration has otherwise."""
+"""The command line that reproduces a run: its preset, and a flag for each option that differs from it."""
 
 import dataclasses
 import shlex
@@ -10,22 +10,22 @@ from jaxvae.shared.runs.run_folder import Run
 
 
 def command(run: Run) -> str | None:
-    """As a shell takes it; None for a run that was imported."""
+    """Format the command line for a shell; None for an imported run, which no command trains."""
     return None if "imported" in run.config else shlex.join([run.config["framework"], *arguments(run)])
 
 
 def arguments(run: Run) -> list[str]:
-    """What follows the program's name."""
+    """List the arguments after the program's name."""
     name = run.config["preset"]
-    found = ["train", *(["--preset", name] if name in PRESETS else [])]
+    flags = ["train", *(["--preset", name] if name in PRESETS else [])]
     base, log_every = PRESETS.get(name, Spec()), run.config["log_every"]
-    found += _flag("data", run.spec.data) if run.spec.data != base.data else []
+    flags += _flag("data", run.spec.data) if run.spec.data != base.data else []
     for part in ("model", "objective", "training", "images"):
         before, after = getattr(base, part), getattr(run.spec, part)
         for field in dataclasses.fields(after):
             value = getattr(after, field.name)
-            found += _flag(field.name, value) if value != getattr(before, field.name) else []
-    return found if log_every is None else [*found, *_flag("log_every", log_every)]
+            flags += _flag(field.name, value) if value != getattr(before, field.name) else []
+    return flags if log_every is None else [*flags, *_flag("log_every", log_every)]
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -22,44 +22,64 @@ _FIGURES: dict[str, dict[str, type]] = {
     "mutual-information": {"mutual_information": float, "standard_error": float, "at_most": float},
     "squared-error": {"squared_error": float},
     "quadrature": {**_ESTIMATE, "last_change": float},
-}  # of each measure beside the terms, with what it was taken of
+}  # the fields of each measure but the terms, beside _ABOUT
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def kept(run: run_folder.Run) -> dict[str, dict[str, Any]]:
-    """The measures that are kept in the run's folder. Raises InputError if what is there is none."""
+def read(run: run_folder.Run) -> dict[str, dict[str, Any]]:
+    """Read the measures in a run's folder.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The fields of each measure by its name; empty if no measure was taken.
+
+    Raises:
+        InputError: If measures.json is not valid.
+    """
     file = run.path / "measures.json"
     try:
         if safe_io.instead_of_file(file) == "nothing":
             return {}
-        found = safe_io.read_json(file)
-        if not isinstance(found, dict) or not set(found) <= {"terms", *_FIGURES}:
-            raise ValueError("measures by their names are called for")
-        for name, figures in found.items():
+        measures = safe_io.read_json(file)
+        if not isinstance(measures, dict) or not set(measures) <= {"terms", *_FIGURES}:
+            raise ValueError("expected measures by their names")
+        for name, figures in measures.items():
             _require_figures(run.spec, name, figures)
     except ValueError as error:
-        raise InputError(f"{file} doesn't hold measures ({error}); remove it.") from None
-    return found
+        raise InputError(f"{file} is not a valid record of measures ({error}); remove it.") from None
+    return measures
 
 
-def keep(name: str, run: run_folder.Run, taken: dict[str, Any]) -> None:
-    """Beside the run's other measures, if the folder can be written to. Raises InputError if what is there is none."""
-    before = kept(run)
+def update(program: str, run: run_folder.Run, measures: dict[str, Any]) -> None:
+    """Add measures to those in a run's folder; print a warning if the folder is read-only.
+
+    Args:
+        program: The name of the program, for the warning.
+        run: The run.
+        measures: The fields of each measure by its name.
+
+    Raises:
+        InputError: If measures.json is not valid.
+        OSError: If it can't be written for another reason.
+    """
+    before = read(run)
     try:
-        safe_io.write_atomically(run.path / "measures.json", packed(before | taken))
+        safe_io.write_atomically(run.path / "measures.json", to_bytes(before | measures))
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise
-        print(f"{name}: WARNING: {run.path} is read-only, so that the measures are not kept there.", file=sys.stderr)
+        print(f"{program}: WARNING: {run.path} is read-only; the measures were not written there.", file=sys.stderr)
 
 
-def packed(taken: dict[str, Any]) -> bytes:
-    """For a file."""
-    return (json.dumps(taken, indent=2, allow_nan=False) + "\n").encode()
+def to_bytes(measures: dict[str, Any]) -> bytes:
+    """Convert measures to the bytes of a JSON file."""
+    return (json.dumps(measures, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _require_figures(spec: Spec, name: str, figures: object) -> None:
-    """Raises ValueError unless these are a measure's figures, as `take` gives them."""
+    """Raises ValueError unless these are the fields of a measure, as `analysis.evaluation.take` returns them."""
     fields = {**_ABOUT, **(dict.fromkeys(spec.terms, float) if name == "terms" else _FIGURES[name])}
     if not isinstance(figures, dict) or set(figures) != set(fields):
         raise ValueError(f"{name} should have {', '.join(fields)}")

@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl, made from the terms of single steps, which `Spec.terms` names. Nats per image."""
+"""The records of metrics.jsonl, from the terms of single steps, which `Spec.terms` names. Nats per image."""
 
 import json
 import math
@@ -20,8 +20,15 @@ from jaxvae.shared.text import shown
 
 
 def train_records(terms: np.ndarray, done: int, images: int, spec: Spec, log_every: int | None) -> list[dict[str, Any]]:
-    """Lines for the steps after step `done`, all of one epoch, whose mean terms are `terms` `[steps, terms]`: one for
-    every `log_every`-th step, or one with the mean over the images seen if `log_every` is None."""
+    """Make the records of training steps of one epoch.
+
+    Args:
+        terms: The mean terms of each step, `[steps, terms]`.
+        done: Steps taken before these.
+        images: The number of training images.
+        spec: The configuration.
+        log_every: A record for every `log_every`-th step; if None, one with the mean over the images of these steps.
+    """
     per_epoch = spec.training.epoch_steps(images)
     steps = np.arange(done + 1, done + 1 + len(terms))
     epoch = done // per_epoch + 1
@@ -32,31 +39,58 @@ def train_records(terms: np.ndarray, done: int, images: int, spec: Spec, log_eve
 
 
 def mean(terms: np.ndarray, done: int, images: int, spec: TrainingSpec) -> np.ndarray:
-    """The mean over the images seen, float64 `[terms]`: an epoch's last batch holds fewer, and counts for less."""
+    """Average terms over images: an epoch's last batch has fewer, and a smaller weight.
+
+    Args:
+        terms: The mean terms of each step, `[steps, terms]`.
+        done: Steps taken before these.
+        images: The number of training images.
+        spec: The batch size.
+
+    Returns:
+        float64 `[terms]`.
+    """
     steps, per_epoch = np.arange(done + 1, done + 1 + len(terms)), spec.epoch_steps(images)
     sizes = np.where(steps % per_epoch == 0, images - (per_epoch - 1) * spec.batch_size, spec.batch_size)
     return np.average(terms.astype(np.float64), axis=0, weights=sizes)
 
 
 def record(spec: Spec, step: int, epoch: int, split: str, terms: np.ndarray) -> dict[str, Any]:
-    """One line: after `step` steps, in epoch `epoch` (from 1), the terms."""
+    """Make one record.
+
+    Args:
+        spec: The configuration.
+        step: Steps taken.
+        epoch: The epoch, from 1.
+        split: `train` or `test`.
+        terms: `[terms]`.
+    """
     values = {name: float(value) for name, value in zip(spec.terms, terms, strict=True)}
     return {"step": int(step), "epoch": int(epoch), "split": split, **values}
 
 
 def sentence(spec: Spec, record: dict[str, Any]) -> str:
-    """A line's terms in words."""
-    loss, *parts = spec.terms
-    told = ", ".join(f"{name} {record[name]:.3f}" for name in parts)
-    return f"loss {record[loss]:.3f} nats per image ({told})"
+    """Format the terms of a record for a message."""
+    loss, *names = spec.terms
+    parts = ", ".join(f"{name} {record[name]:.3f}" for name in names)
+    return f"loss {record[loss]:.3f} nats per image ({parts})"
 
 
 def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -> str | None:
-    """What of a step's terms `[terms]`, or else of the weights and moments after it, is not finite, in words; None if
-    all is. Weights and moments leave the finite numbers by their gradient."""
+    """Find a value that is NaN or infinite after a step.
+
+    Args:
+        spec: The configuration.
+        terms: The step's terms, `[terms]`.
+        arrays: The weights and the moments of Adam after the step, by name.
+
+    Returns:
+        What became NaN or infinite, for a message: a term, or else a statistic or a gradient, which is the cause of a
+        weight or a moment that is not finite. None if all are finite.
+    """
     wrong = {name: value for name, value in zip(spec.terms, terms, strict=True) if not np.isfinite(value)}
     if wrong:
-        # The loss is the sum of the others, so that one of them says more.
+        # The loss is the sum of the others, so one of them is more specific.
         name = next((name for name in wrong if name != spec.terms[0]), spec.terms[0])
         return f"the {name} became {wrong[name]}"
     for name, array in arrays.items():
@@ -69,23 +103,30 @@ def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -
 
 
 def require_finite(spec: Spec, evaluated: np.ndarray, step: int) -> None:
-    """Raises NonFiniteError unless the terms `[terms]` of an evaluation after `step` steps are finite."""
+    """Raises NonFiniteError unless the terms of an evaluation, `[terms]`, after `step` steps are finite."""
     if (bad := first_bad(spec, evaluated, {})) is not None:
         raise stopped(f"in the evaluation {bad}", step, step - 1, step)
 
 
 def stopped(bad: str, step: int, since: int, until: int) -> NonFiniteError:
-    """Says what went wrong in `step`, of the steps after `since` to `until` that were looked at together."""
+    """Make the error of a diverged run.
+
+    Args:
+        bad: What became NaN or infinite.
+        step: The step it happened in.
+        since: The step before those that were checked together.
+        until: The last of them.
+    """
     return NonFiniteError(
         f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; try a smaller --learning-rate."
     )
 
 
-_RECORD = {"step": int, "epoch": int, "split": str}  # and the terms of the configuration, floats
+_RECORD = {"step": int, "epoch": int, "split": str}  # beside the terms of the configuration, floats
 
 
 def append(run: Run, records: Iterable[dict[str, Any]]) -> None:
-    """Adds one line a record, all or none. Floats are written with as many digits as bring them back exactly."""
+    """Append records to metrics.jsonl, all or none. Floats are written with enough digits to be read back exactly."""
     lines = _lines(records)
     before = run.metrics.stat().st_size
     try:
@@ -99,14 +140,22 @@ def append(run: Run, records: Iterable[dict[str, Any]]) -> None:
 
 
 def cut(run: Run, epoch: int, step: int) -> None:
-    """Leaves the records of the epochs before `epoch`, which `step` steps ended, as they were before it began. Raises
-    InputError if they are not all there."""
+    """Remove the records of an epoch and of later ones, before it is trained again.
+
+    Args:
+        run: The run.
+        epoch: The first epoch to remove, from 1.
+        step: Steps taken before it.
+
+    Raises:
+        InputError: If a record of the epochs before it is missing.
+    """
     kept, lines = [], run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
     for line in lines:
         try:
             record = _parsed(run, line)
         except ValueError:
-            break  # cut short, it is the last, of the epoch to be taken again
+            break  # the last line, cut short when the process was killed
         if record["epoch"] >= epoch:
             break
         kept.append(record)
@@ -120,7 +169,7 @@ def cut(run: Run, epoch: int, step: int) -> None:
 
 
 def read(run: Run) -> list[dict[str, Any]]:
-    """The run's records so far. Raises InputError naming the first line that is not one."""
+    """Read the records of a run. Raises InputError, which names the first line that is not a valid record."""
     if not run.metrics.is_file():
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
     records = []
@@ -128,16 +177,16 @@ def read(run: Run) -> list[dict[str, Any]]:
         try:
             records.append(_parsed(run, line))
         except ValueError as error:
-            found = shown(line.decode(errors="replace"))
-            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {found}.") from None
+            text = shown(line.decode(errors="replace"))
+            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {text}.") from None
     return records
 
 
 def _parsed(run: Run, line: bytes) -> dict[str, Any]:
-    """A line of metrics. Raises ValueError, which says what is wrong with it."""
+    """The record in a line. Raises ValueError, which says what is wrong with it."""
     fields, record = _RECORD | dict.fromkeys(run.spec.terms, float), safe_io.parse_json(line)
     if not isinstance(record, dict) or set(record) != set(fields):
-        raise ValueError(f"the fields {', '.join(fields)} are called for")
+        raise ValueError(f"expected the fields {', '.join(fields)}")
     for name, kind in fields.items():
         value = record[name]
         if kind is int and not (type(value) is int and 0 < value < 2**31):
@@ -154,6 +203,7 @@ def _lines(records: Iterable[dict[str, Any]]) -> bytes:
 
 
 def steps_and_epochs(run: run_folder.Run) -> tuple[int, int]:
-    """The steps and epochs that the run's metrics tell of; those of a run without any are not known."""
+    """The steps and epochs that a run has records of; 0 steps and all epochs for one without any, such as an imported
+    run."""
     records = read(run)
     return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)

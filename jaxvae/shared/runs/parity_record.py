@@ -1,9 +1,10 @@
-"""A run's agreement.json: whether the two packages agree on its configuration, level by level, as scripts/parity.py
---run found."""
+"""A run's agreement.json: whether the two packages agree on its configuration, level by level. scripts/parity.py --run
+writes it."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.config import choices
@@ -13,7 +14,7 @@ from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 
-VERSION = 1
+VERSION = 2  # of version 1 a level's tolerance is called owed
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,22 @@ class Level:
     level: str
     dtype: Stored
     size: float | None
-    """In `unit`; None where a side gave no number."""
-    owed: float
-    """What two right implementations may differ by."""
+    """In `unit`; None if a package returned NaN or infinity."""
+    tolerance: float
+    """The largest difference of two correct implementations, in `unit`."""
     unit: str
     passed: bool
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What was found, and by which versions; as JSON the content of the file."""
+    """The content of the file: the verdict, the levels and the versions that were compared."""
 
     version: int
     spec: Spec
     """The configuration that was compared."""
     steps: int
-    """Of the runs that were compared."""
+    """Length of the runs that were compared."""
     verdict: str
     passed: bool
     versions: dict[str, str]
@@ -51,41 +52,63 @@ class Agreement:
         choices.require(self.passed == passed, "passed", "that of all levels", self.passed)
 
 
-def write(run: run_folder.Run, found: Agreement) -> None:
-    """Keeps it in the run's folder."""
-    content = json.dumps(asdict(found), indent=1, allow_nan=False) + "\n"
+def write(run: run_folder.Run, agreement: Agreement) -> None:
+    """Write agreement.json in a run's folder."""
+    content = json.dumps(asdict(agreement), indent=1, allow_nan=False) + "\n"
     safe_io.write_atomically(run.path / "agreement.json", content.encode())
 
 
 def read(run: run_folder.Run) -> Agreement | None:
-    """What is kept in the run's folder; None if nothing is. Raises InputError for what is no such file, and for another
-    configuration's."""
+    """Read agreement.json in a run's folder.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Its content; None if there is no such file.
+
+    Raises:
+        InputError: If the file is not valid, or of another configuration.
+    """
     file = run.path / "agreement.json"
     if safe_io.instead_of_file(file) == "nothing":
         return None
     try:
-        found = build(Agreement, safe_io.read_json(file), f"{file}")
+        agreement = build(Agreement, _upgraded(safe_io.read_json(file)), f"{file}")
     except ValueError as error:
         raise InputError(f"{file} can't be read as JSON ({error}); remove it or measure it again.") from None
-    if not same_run(found.spec, run.spec):
+    if not same_run(agreement.spec, run.spec):
         raise InputError(f"{file} is of another configuration than {run.path}; remove it or measure it again.")
-    return found
+    return agreement
+
+
+def _upgraded(content: Any) -> Any:
+    """The content of a file of version 1 as one of version 2; any other unchanged."""
+    if not isinstance(content, dict) or content.get("version") != 1 or not isinstance(content.get("levels"), list):
+        return content
+    levels = [
+        {"tolerance" if name == "owed" else name: value for name, value in level.items()}
+        if isinstance(level, dict)
+        else level
+        for level in content["levels"]
+    ]
+    return {**content, "version": VERSION, "levels": levels}
 
 
 def brief(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of a table: one row a level, in each precision its worst difference and what is owed."""
+    """Make the head and the rows of a table: for each level, in each precision, its worst difference and tolerance."""
     by = {(level.level, level.dtype): level for level in levels}
     names, dtypes = (list(dict.fromkeys(key[i] for key in by)) for i in (0, 1))
     rows = []
     for name in names:
-        found = [by.get((name, dtype)) for dtype in dtypes]
-        cells = [(number(level.size), number(level.owed)) if level else ("", "") for level in found]
+        of_name = [by.get((name, dtype)) for dtype in dtypes]
+        cells = [(number(level.size), number(level.tolerance)) if level else ("", "") for level in of_name]
         rows.append([name, *(cell for pair in cells for cell in pair)])
-    return ["largest difference in", *(cell for dtype in dtypes for cell in (dtype, "owed"))], rows
+    return ["largest difference in", *(cell for dtype in dtypes for cell in (dtype, "tolerance"))], rows
 
 
 def number(value: float | None) -> str:
-    """Counts whole, all else to two digits."""
+    """Format a number: counts in full, others with two digits; None as "no number"."""
     if value is None:
         return "no number"
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:.1e}"

@@ -23,11 +23,14 @@ VERSION = 3
 
 
 class Run(NamedTuple):
+    """A run: its folder and its configuration."""
+
     path: Path
     spec: Spec
     config: dict[str, Any]
-    """config.json as it stands: version, the framework that began it, preset, log_every, checkpoint_every, keep, data,
-    spec, and the sessions: who trained from which step on, and where; of an imported run what it was imported from."""
+    """The content of config.json: version, the framework that started the run, preset, log_every, checkpoint_every,
+    keep, data, spec, and the sessions: which package trained from which step on, and on which device; for an imported
+    run what it was imported from."""
 
     @property
     def weights(self) -> Path:
@@ -48,7 +51,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class _Data:
-    """What config.json says of the images."""
+    """The images in config.json."""
 
     asked: str
     name: str
@@ -67,7 +70,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Session:
-    """What it says of each time the run was begun or gone on with."""
+    """An entry of config.json for each time the run was started or resumed."""
 
     framework: Literal["jaxvae", "torchvae"]
     from_step: int
@@ -103,7 +106,7 @@ class _Config:
 
 @dataclass(frozen=True)
 class _AnyData:
-    """What it says of the images of an imported run: which ones to evaluate it on."""
+    """The images in the config.json of an imported run: those to evaluate it on."""
 
     asked: str
     name: str
@@ -115,11 +118,11 @@ class _Imported(_Config):
     """config.json of an imported run."""
 
     data: _AnyData  # type: ignore[assignment]
-    imported: dict  # what was imported; `importing` knows it
+    imported: dict  # what was imported, see `commands.import_`
 
 
 def free_path(folder: Path, prefix: str) -> Path:
-    """`folder/prefix-N` with the first N that is free."""
+    """Find `folder/prefix-N` with the first N that does not exist."""
     n = 1
     while (folder / f"{prefix}-{n}").exists():
         n += 1
@@ -127,21 +130,29 @@ def free_path(folder: Path, prefix: str) -> Path:
 
 
 def require_free(path: Path) -> None:
-    """Raises InputError if a run can't start at `path` because something is there."""
+    """Raises InputError if something exists at `path`, where a run is to start."""
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists already; give another --out, or remove it to train there.")
 
 
 def create(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
-    """Makes the folder of a new run and its config.json. Raises InputError if `path` exists or can't be made."""
+    """Make the folder of a new run with its config.json, as `make` and `write_config` do."""
     run = make(path, spec, config)
     write_config(run)
     return run
 
 
 def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
-    """Makes the folder of a new run, which it is not yet, without its config.json. Raises InputError if `path` exists
-    or can't be made."""
+    """Make the folder of a new run without its config.json; until that is written it is not a run folder.
+
+    Args:
+        path: The folder.
+        spec: The configuration.
+        config: The other fields of config.json, but for the version.
+
+    Raises:
+        InputError: If `path` exists or can't be made.
+    """
     require_free(path)
     run = Run(path, spec, {"version": VERSION, **config, "spec": to_json(spec)})
     try:
@@ -155,22 +166,30 @@ def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
 
 
 def write_config(run: Run) -> None:
-    """Writes the run's config.json. The last thing a new run folder gets: with it, it is one."""
+    """Write the run's config.json: the last file of a new run folder, which it makes one."""
     content = {**run.config, "spec": to_json(run.spec)}
     write_atomically(run.path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def locked(run: Run) -> contextlib.AbstractContextManager[None]:
-    """Keeps every other process from training in the run's folder, as `held` does."""
+    """Lock a run's folder, as `held` does."""
     return held(run.path, run.checkpoints, run.images)
 
 
 @contextlib.contextmanager
 def held(path: Path, *inner: Path) -> Iterator[None]:
-    """Keeps every other process from training in the folder, and clears away what one that was killed in the middle of
-    writing has left there and in the `inner` folders. The lock is the kernel's and goes with its process, however that
-    ends. Raises InputError naming the process that has it."""
-    import fcntl  # not everywhere, as all else here is
+    """Lock a folder, so that no other process trains in it, and remove files that a killed process left unfinished.
+
+    The lock is the kernel's and ends with the process, however that ends.
+
+    Args:
+        path: The folder.
+        inner: Folders in it that are made if they are missing, and cleared of unfinished files too.
+
+    Raises:
+        InputError: If another process has the lock; the message names it.
+    """
+    import fcntl  # not on every system
 
     file = path / ".lock"
     while True:
@@ -180,7 +199,7 @@ def held(path: Path, *inner: Path) -> Iterator[None]:
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(handle).st_ino == file.stat().st_ino:
                     break
-            # The process before has removed it between the lines above.
+            # The process that had the lock removed the file between open and flock.
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace")
             os.close(handle)
@@ -191,7 +210,7 @@ def held(path: Path, *inner: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
         for folder in (path, *inner):
-            folder.mkdir(exist_ok=True)  # not every copy keeps empty ones
+            folder.mkdir(exist_ok=True)  # some copies leave out empty folders
             for part in folder.glob(f".*{PART_SUFFIX}"):
                 if part.is_file():
                     part.unlink()
@@ -202,7 +221,17 @@ def held(path: Path, *inner: Path) -> Iterator[None]:
 
 
 def read(path: Path) -> Run:
-    """The run at `path`. Raises InputError if that is no run folder, or its config.json is not one."""
+    """Open a run folder.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The run, its config.json validated.
+
+    Raises:
+        InputError: If it is not a run folder, or its config.json is invalid.
+    """
     file = path / "config.json"
     try:
         if safe_io.instead_of_file(file) == "nothing":

@@ -168,7 +168,7 @@ def save_part(backend: Backend, session: Session, part: Part[State], now: bool) 
     interval = run.config["checkpoint_every"] or run.spec.training.epoch_steps(len(session.dataset.train))
     if backend.first() and (now or step % interval == 0 or step == session.total):
         backend.save_checkpoint(checkpoints.path(run, step), run.spec, part.state, part.train)
-        checkpoints.written(run, step, run.config["keep"])
+        checkpoints.index_written(run, step, run.config["keep"])
 
 
 def mean_so_far(session: Session, progress: Part[State] | Progress[State]) -> np.ndarray:

@@ -23,7 +23,6 @@ from parity_tests.support.backends import FLOAT64, SIDES, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
 
-__all__ = ["package"]
 RNG = np.random.default_rng(0)
 KINDS = ("pytorch-examples", "conditional", "autoencoder", "conv", "tanh-mse")
 

@@ -166,9 +166,9 @@ def figures(name: str, **changed: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "measures by their names are called for"),
+        ("[]", "expected measures by their names"),
         ("{", "Expecting property name"),
-        ('{"nope": 1}', "measures by their names are called for"),
+        ('{"nope": 1}', "expected measures by their names"),
         ('{"terms": []}', "terms should have step, epoch, seed, images, by, dtype, loss, reconstruction, kl"),
         (figures("terms", kl="none"), "terms should have step, epoch"),
         (figures("terms", other=1.0), "terms should have step, epoch"),
@@ -176,7 +176,7 @@ def figures(name: str, **changed: Any) -> str:
         (figures("terms", kl=True), "the kl of terms can't be True"),
         (figures("terms", kl=[1.0]), r"the kl of terms can't be \[1.0\]"),
         (figures("terms").replace("1.0", "1e999"), "the loss of terms can't be inf"),
-        (figures("terms").replace("1.0", "NaN"), "NaN is no number of JSON"),
+        (figures("terms").replace("1.0", "NaN"), "NaN is not a JSON number"),
         (figures("terms", by=None), "the by of terms can't be None"),
         (figures("terms", step=1.5), "the step of terms can't be 1.5"),
         (figures("active-units", active=[True]), r"the active of active-units can't be \[True\]"),
@@ -187,7 +187,7 @@ def figures(name: str, **changed: Any) -> str:
 )
 def test_measures_are_read_with_distrust(capsys, run, content: str, says: str) -> None:
     (run / "measures.json").write_text(content)
-    refused(capsys, f"measures.json doesn't hold measures .*{says}.*; remove it", run)
+    refused(capsys, f"measures.json is not a valid record of measures .*{says}.*; remove it", run)
     (run / "measures.json").write_text(figures("terms"))
     assert "test loss 1.00" in text(page(capsys, run))
 
@@ -206,7 +206,8 @@ def refused(capsys, says: str, *arguments: object, out: object = None) -> None:
 
 def found_by(run: Path, **changed: Any) -> dict[str, Any]:
     versions = {"jax": "0.10.2", "torch": "2.15.0"}
-    made = Agreement(1, run_folder.read(run).spec, 100, "jaxvae and torchvae agree: all.", True, versions, LEVELS)
+    spec, verdict = run_folder.read(run).spec, "jaxvae and torchvae agree: all."
+    made = Agreement(parity_record.VERSION, spec, 100, verdict, True, versions, LEVELS)
     return {**json.loads(json.dumps(asdict(made))), **changed}
 
 
@@ -215,7 +216,7 @@ def test_agreement_that_was_measured_is_shown(capsys, run) -> None:
     (run / "agreement.json").write_text(json.dumps(found_by(run)))
     told = text(page(capsys, run))
     assert "jaxvae and torchvae agree: all. Runs of 100 steps from the same seed; jax 0.10.2, torch 2.15.0." in told
-    assert "largest difference in float64 owed float32 owed every gradient 3.0e-16 1.0e-12 4.0e-07 5.0e-06" in told
+    assert "in float64 tolerance float32 tolerance every gradient 3.0e-16 1.0e-12 4.0e-07 5.0e-06" in told
     assert "the run's weights 2.5e-13 1.0e-10" in told
     assert "was not measured" not in told
     differs = json.loads(json.dumps(asdict(replace(LEVELS[0], size=None, passed=False))))
@@ -235,7 +236,7 @@ def changed_level(**changed: Any) -> Callable[[Path], dict[str, Any]]:
         (lambda run: [], "must be an object of named fields"),
         (lambda run: found_by(run, more=1), "has an unknown field 'more'"),
         (lambda run: {}, "lacks the field 'version'"),
-        (lambda run: found_by(run, version=2), "version must be 1, found 2"),
+        (lambda run: found_by(run, version=3), "version must be 2, found 3"),
         (lambda run: found_by(run, steps=0), "steps must be positive"),
         (lambda run: found_by(run, verdict=["x"]), "verdict must be text"),
         (lambda run: found_by(run, passed=False), "passed must be that of all levels, found False"),
@@ -243,7 +244,7 @@ def changed_level(**changed: Any) -> Callable[[Path], dict[str, Any]]:
         (lambda run: found_by(run, versions={"jax": 1}), "'jax' must be text"),
         (changed_level(size="0"), "size must be a"),
         (changed_level(dtype="float16"), "dtype must be one of"),
-        (changed_level(owed=None), "owed must be a number"),
+        (changed_level(tolerance=None), "tolerance must be a number"),
         (changed_level(passed=1), "passed must be true or false"),
         (lambda run: found_by(run, spec=asdict(Spec("digits"))), "is of another configuration"),
         (lambda run: found_by(run, spec=None), "spec must be an object"),
@@ -252,6 +253,15 @@ def changed_level(**changed: Any) -> Callable[[Path], dict[str, Any]]:
 def test_agreement_is_read_with_distrust(capsys, run, make: Callable[[Path], Any], says: str) -> None:
     (run / "agreement.json").write_text(json.dumps(make(run)))
     refused(capsys, f"agreement.json.*{says}", run)
+
+
+def test_agreement_of_version_1_is_read(run) -> None:
+    made = found_by(run)
+    levels = [{"owed" if name == "tolerance" else name: value for name, value in x.items()} for x in made["levels"]]
+    (run / "agreement.json").write_text(json.dumps({**made, "version": 1, "levels": levels}))
+    kept = parity_record.read(run_folder.read(run))
+    assert kept is not None
+    assert kept.levels == tuple(LEVELS)
 
 
 @pytest.mark.parametrize("content", ["{", '{"version": NaN}', '{"version": 1, "version": 1}', "\ufeff{}"])
@@ -283,7 +293,7 @@ def test_the_script_keeps_what_it_found_in_the_run(script, capsys, run) -> None:
     told = text(page(capsys, run))
     for level in kept.levels:
         assert f"{level.level} " in told
-        assert parity_record.number(level.owed) in told
+        assert parity_record.number(level.tolerance) in told
     assert kept.verdict in told
 
 

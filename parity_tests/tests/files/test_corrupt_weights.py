@@ -91,7 +91,7 @@ def test_a_file_that_may_not_be_read_is_told(reader: str) -> None:
             except PermissionError:
                 pytest.skip("root without the right to become another user may read every file")
         try:
-            refused(load, path, "can't be read (Permission denied); see who may read it")
+            refused(load, path, "can't be read (Permission denied); check its permissions")
         finally:
             os.seteuid(me)
 

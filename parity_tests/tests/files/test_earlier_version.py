@@ -52,7 +52,7 @@ def test_a_weight_file_is_read_as_it_was_written(package) -> None:
 
 def test_a_runs_records_are_read() -> None:
     jax, torch = (run_folder.read(EARLIER / name) for name in ("stopped-jaxvae", "stopped-torchvae"))
-    measures = measures_record.kept(jax)
+    measures = measures_record.read(jax)
     assert set(measures) == {
         *("terms", "active-units", "kl-by-latent", "squared-error"),
         *("log-likelihood", "mutual-information", "quadrature"),

@@ -24,7 +24,7 @@ from parity_tests.support.backends import (
     tiny,
 )
 
-REFUSED = "The configuration makes no sense: "
+REFUSED = "Invalid configuration: "
 PARTS = {
     ("model", "posterior"): choices.PosteriorName,
     ("model", "likelihood"): likelihoods.LikelihoodName,
@@ -81,7 +81,7 @@ def test_what_is_refused_is_refused_in_one_sentence_that_names_the_part() -> Non
     other = {name: likelihood.title for name, likelihood in likelihoods.LIKELIHOODS.items()}
     other |= {"relu-point": "code that is never negative", "capacity": "capacity_steps"}
     # Where it is what was there before that asks for another part.
-    asked = ("glorot-data", "only the gaussian likelihood", "discriminator", "beta weighs", "several samples", "mixed")
+    asked = ("glorot-data", "only the gaussian likelihood", "discriminator", "uses beta", "all samples", "mixed")
     for field, value, message in REASONS:
         assert message.startswith(REFUSED), message
         assert message.endswith(".")
@@ -123,11 +123,11 @@ POINT, JUDGED = M(posterior="point"), M(posterior="point", discriminator=(5,))
 GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
 # One configuration for each sentence of `senseless`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
-    (M(), O(), I(range="signed"), "a Bernoulli likelihood is of pixels in [0, 1]"),
+    (M(), O(), I(range="signed"), "a Bernoulli likelihood needs pixels in [0, 1]"),
     (M(output="linear"), O(), I(), "give --output bounded"),
     (M(variance=0.5), O(), I(), "give --variance 1"),
-    (dataclasses.replace(GAUSSIAN, init="glorot-data"), O(), I(), "glorot-data starts the last bias at log-odds"),
-    (M(network="conv", init="glorot-data"), O(), I(), "glorot-data starts a bias for each pixel"),
+    (dataclasses.replace(GAUSSIAN, init="glorot-data"), O(), I(), "glorot-data sets the last bias to log-odds"),
+    (M(network="conv", init="glorot-data"), O(), I(), "glorot-data sets one bias per pixel"),
     (M(network="conv", hidden=()), O(), I(), "at least one convolution in hidden"),
     (POINT, O(), I(), "elbo needs a distribution of latents, which a point code is not"),
     (POINT, O(form="capacity"), I(), "capacity needs a distribution of latents"),
@@ -136,23 +136,23 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(posterior="relu-sigma"), O(form="iwae"), I(), "iwae needs the posterior's density"),
     (M(posterior="relu-point", discriminator=(5,)), ADVERSARIAL, I(), "adversarial matches codes to N(0, I)"),
     (POINT, ADVERSARIAL, I(), "adversarial needs a discriminator"),
-    (M(discriminator=(5,)), O(), I(), "a discriminator judges for the adversarial objective alone, and elbo"),
-    (POINT, O(form="reconstruction", samples=2), I(), "several samples of a point code are all the same"),
-    (JUDGED, O(form="adversarial", samples=2), I(), "adversarial judges one latent of each image"),
-    (M(), O(form="iwae", beta=2.0), I(), "beta weighs the KL divergence of the elbo, and iwae has none"),
-    (M(), O(form="capacity", warmup=5), I(), "warmup raises beta, which capacity doesn't have"),
-    (M(), O(gamma=2.0), I(), "belong to the capacity objective, and elbo"),
-    (M(), O(capacity=2.0), I(), "belong to the capacity objective, and elbo"),
-    (M(), O(capacity_steps=2), I(), "belong to the capacity objective, and elbo"),
-    (M(), O(form="iwae", units="mixed"), I(), "mixed units weigh a KL divergence"),
+    (M(discriminator=(5,)), O(), I(), "only the adversarial objective uses a discriminator, and elbo"),
+    (POINT, O(form="reconstruction", samples=2), I(), "all samples of a point code are the same"),
+    (JUDGED, O(form="adversarial", samples=2), I(), "adversarial uses one latent per image"),
+    (M(), O(form="iwae", beta=2.0), I(), "only the elbo uses beta, and iwae does not"),
+    (M(), O(form="capacity", warmup=5), I(), "warmup raises beta, which capacity does not use"),
+    (M(), O(gamma=2.0), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
+    (M(), O(capacity=2.0), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
+    (M(), O(capacity_steps=2), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
+    (M(), O(form="iwae", units="mixed"), I(), "mixed units need a KL divergence"),
     (M(), O(beta=0.0), I(), "a beta of 0 would shrink a gaussian posterior to a point; give a --beta"),
     (
         M(likelihood="squared-error"),
         O(),
         I("signed", corruption="dropout", corruption_level=0.5),
-        "dropout makes pixels 0",
+        "dropout sets pixels to 0",
     ),
-    (M(hidden=(), activation="tanh"), O(), I(), "tanh follows hidden layers, and hidden is empty"),
+    (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
     (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
 ]
 

@@ -436,7 +436,7 @@ def test_a_run_that_is_read_only_is_measured_all_the_same(trained, capsys, monke
     assert status == 0
     assert "active units" in out
     assert err.count("\n") == 1
-    assert "is read-only, so that the measures are not kept there" in err
+    assert "is read-only; the measures were not written there" in err
     assert (trained / "vae" / "measures.json").exists() == kept
 
 
@@ -446,7 +446,7 @@ def test_measures_that_are_none_are_not_written_over(trained, capsys, tmp_path, 
     (run / "measures.json").write_text(content)
     status, _, err = ask(torchvae, capsys, run, "--measures", "terms")
     assert status == 2
-    assert "measures.json doesn't hold measures" in err
+    assert "measures.json is not a valid record of measures" in err
     assert err.count("\n") == 1
     assert (run / "measures.json").read_text() == content
 

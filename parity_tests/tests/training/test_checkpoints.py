@@ -230,7 +230,7 @@ def test_without_a_good_checkpoint_a_run_does_not_go_on(unbroken, tmp_path, caps
     told = capsys.readouterr().err
     assert "step-000000035" in told
     assert "step-000000036" in told
-    assert f"No checkpoint is left that {run} could go on from" in told
+    assert f"{run} has no checkpoint left to resume from" in told
     assert contents(run) == before
 
 
@@ -262,7 +262,7 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
         file.write_bytes(listing)
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
     assert re.search(
-        r"WARNING: The listing .* is (gone|spoilt \(.*\))\. Resuming from step 36\.", capsys.readouterr().err
+        r"WARNING: The checkpoint index .* is (gone|corrupt \(.*\))\. Resuming from step 36\.", capsys.readouterr().err
     )
     assert json.loads(file.read_bytes()) == [35, 36]
 
@@ -281,7 +281,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
-    assert "holds none. No checkpoint is left" in capsys.readouterr().err
+    assert f"{run / 'checkpoints'} has none. {run} has no checkpoint left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -281,9 +281,7 @@ def test_a_file_that_changes_stops_the_run(package, tmp_path, change: str) -> No
         if part.step == 1:
             {"cut": lambda: os.truncate(file, 200), "gone": file.unlink, "written to": lambda: file.touch()}[change]()
 
-    what = (
-        "can't be read any longer (No such file" if change == "gone" else "has changed since its images were counted;"
-    )
+    what = "can no longer be read (No such file" if change == "gone" else "changed on disk since it was opened;"
     with pytest.raises(InputError, match=re.escape(f"{file} {what}")):
         package.fit(spec, mapped, on_part=on_part, stream=17 * spec.model.pixels)
 

@@ -196,7 +196,7 @@ def test_an_optimizers_arrays_are_all_placed() -> None:
     for change, says in (
         (lambda a: a.pop("step"), "lacks its step"),
         (lambda a: a.pop("exp_avg.encoder.mean.bias"), "exp_avg lacks the tensor encoder.mean.bias"),
-        (lambda a: a.update({"max_exp_avg_sq.encoder.mean.bias": np.zeros(3)}), "without a place"),
+        (lambda a: a.update({"max_exp_avg_sq.encoder.mean.bias": np.zeros(3)}), "unexpected entries"),
     ):
         changed = dict(arrays)
         change(changed)
