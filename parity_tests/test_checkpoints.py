@@ -19,6 +19,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.model import weight_file
@@ -30,7 +31,7 @@ from parity_tests.kills import unbroken as unbroken_files
 from parity_tests.numpy_side import POINTS, SIDE, contents, copy
 from parity_tests.test_family_parity import small, some
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "3", "--hidden", "5", "--latent", "2", "--checkpoint-every", "5"]
 QUICK = [
     "--data",

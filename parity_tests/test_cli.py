@@ -14,11 +14,12 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import idx
 from jaxvae.shared.runs import metrics
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = ["--data", "digits", "--epochs", "2", "--hidden", "16", "--latent", "3"]
 ABSENT = "tpu" if torch.cuda.is_available() else "gpu"
 

@@ -29,7 +29,7 @@ from jaxvae.shared.model import layout
 
 Named = dict[str, np.ndarray]
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 ROOT = Path(__file__).parent.parent
 
 CONV = ModelSpec((5, 7, 2), (3, 4), 3, network="conv", activation="leaky-relu", likelihood="gaussian-pixel", classes=3)

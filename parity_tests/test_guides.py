@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
 from parity_tests.foreign_models import torch_model
 from parity_tests.guides import GUIDES, PAGES, ROOT, blocks, commands
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 NOT_RUN = {
     "--coordinator": "test_parallel starts several processes",

@@ -19,6 +19,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import open_images
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
@@ -31,7 +32,7 @@ from parity_tests.test_checkpoints import at_step
 from parity_tests.test_family_parity import small, some
 from parity_tests.together import ended, started
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 
 
 @pytest.fixture(params=PACKAGES)

@@ -11,6 +11,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests import targets
@@ -18,7 +19,7 @@ from parity_tests.malformed import Kind
 from parity_tests.malformed_runs import CONFIG, LISTING, METRICS
 from parity_tests.test_trust import in_time, refused
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 COMMANDS = {
     "evaluate": ["evaluate", "RUN"],
     "sample": ["sample", "RUN", "--out", "OUT"],

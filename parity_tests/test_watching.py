@@ -24,6 +24,7 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
@@ -34,7 +35,7 @@ from parity_tests.numpy_side import SIDE, contents, copy
 from parity_tests.test_checkpoints import at_step
 from parity_tests.test_house import modules_after
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "3", "--hidden", "5", "--latent", "2"]
 OFTEN = ["--log-every", "4", "--checkpoint-every", "5", "--keep", "9"]
 PACE = r"[0-9][0-9,.]* images/s, [0-9:]+ left"
