@@ -14,6 +14,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.support.numpy_backend import copy
@@ -29,7 +30,7 @@ def at_step(run: Path, to: Path, step: int) -> Path:
     return to
 
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 
 
 def run(package, capsys, *arguments: object) -> tuple[int, str, str]:

@@ -14,12 +14,13 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import curves
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.numpy_backend import SIDE, copy
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "2", "--hidden", "5", "--latent", "2"]
 
 

@@ -13,6 +13,7 @@ from scipy.stats import norm
 
 from jaxvae.shared import cli
 from jaxvae.shared.analysis import latent_paths, latents
+from jaxvae.shared.backend import Latents
 from jaxvae.shared.commands import embed
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
@@ -172,22 +173,18 @@ def test_components_are_those_of_the_covariance() -> None:
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:
-    class Codes:
-        mean = np.array([[1.0, 3.0, 0.0], [-1.0, -5.0, 0.0]])
-        logvar = np.zeros((2, 3))
-
-    found = latents.space(Spec(model=ModelSpec(latent=3)), Codes, "run")
+    codes = Latents(np.array([[1.0, 3.0, 0.0], [-1.0, -5.0, 0.0]]), np.zeros((2, 3)), None)
+    found = latents.space(Spec(model=ModelSpec(latent=3)), codes, "run")
     np.testing.assert_array_equal(found.order, [1, 0, 2])
     np.testing.assert_array_equal(found.activity, [0.5, 8.5, 0])
     np.testing.assert_array_equal([found.low, found.centre, found.high], [[-3, -5, -3], [0, 0, 0], [3, 5, 3]])
-    Codes.logvar = None  # type: ignore[assignment]
+    codes = codes._replace(logvar=None)
     free = Spec(model=ModelSpec(latent=3, posterior="relu-point"), objective=PRESETS["autoencoder"].objective)
-    found = latents.space(free, Codes, "run")
+    found = latents.space(free, codes, "run")
     np.testing.assert_array_equal(found.activity, [1, 16, 0])
     np.testing.assert_array_equal([found.low, found.centre, found.high], [[-1, -5, 0], [0, -1, 0], [1, 3, 0]])
-    Codes.mean = Codes.mean * np.nan
     with pytest.raises(InputError, match="run encodes to numbers that are not finite"):
-        latents.space(free, Codes, "run")
+        latents.space(free, codes._replace(mean=codes.mean * np.nan), "run")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from jaxvae.shared.data import datasets
 from jaxvae.shared.report.explorer import STOPS
 from parity_tests.support import backends
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUICK = "--data digits --resize --image 8 8 1 --max-steps 30 --batch-size 250"
 MODELS = {

@@ -21,6 +21,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.analysis import latents
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import report as report_command
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.presets import PRESETS
@@ -34,7 +35,7 @@ from parity_tests.support import backends
 from parity_tests.support.external_models import torch_model
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = "--data digits --resize --image 6 5 1 --max-steps 12 --epochs 2 --batch-size 250 --hidden 5 --latent 2"
 LEVELS = (
     Level("every gradient", "float64", 3e-16, 1e-12, "of the tensor's largest", True),

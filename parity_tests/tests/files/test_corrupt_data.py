@@ -11,6 +11,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
 from parity_tests.corrupt import readers, transforms
@@ -19,7 +20,7 @@ from parity_tests.corrupt.transforms import Kind
 from parity_tests.support.cli import in_time
 
 __all__ = ["in_time"]
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 GROUPS = {"npy": (NPY, "npy"), "npz": (NPZ, "npz"), "images": (PICTURES, "png")}
 EVERY = [(name, kind) for name, (kinds, _) in GROUPS.items() for kind in kinds]
 IMAGE = ["--image", "4", "6", "1", "--hidden", "5", "--latent", "2"]

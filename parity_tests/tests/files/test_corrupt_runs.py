@@ -11,6 +11,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests.corrupt import readers
@@ -18,7 +19,7 @@ from parity_tests.corrupt.run_folder import CONFIG, LISTING, METRICS
 from parity_tests.corrupt.transforms import Kind
 from parity_tests.support.cli import in_time, refused
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 COMMANDS = {
     "evaluate": ["evaluate", "RUN"],
     "sample": ["sample", "RUN", "--out", "OUT"],

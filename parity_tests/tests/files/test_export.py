@@ -30,7 +30,7 @@ from parity_tests.support.backends import lean
 
 Named = dict[str, np.ndarray]
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 ROOT = Path(__file__).parents[3]
 
 CONV = ModelSpec((5, 7, 2), (3, 4), 3, network="conv", activation="leaky-relu", likelihood="gaussian-pixel", classes=3)

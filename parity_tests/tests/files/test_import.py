@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -30,7 +31,7 @@ from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.external_models import KNOWN, answers, flax_file, flax_params, torch_model
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 both = pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
 
 _lean = pytest.fixture(scope="module", autouse=True)(lean)

@@ -12,6 +12,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import weight_file
@@ -75,7 +76,8 @@ def test_all_but_training_is_float32s(package) -> None:
 
 def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
     """To the bit in its own; in the other its own roundings follow."""
-    for package, other in ((jaxvae, torchvae), (torchvae, jaxvae)):
+    pairs: tuple[tuple[Backend, Backend], ...] = ((jaxvae, torchvae), (torchvae, jaxvae))
+    for package, other in pairs:
         whole, parts, moved = (tmp_path / f"{package.__name__}-{name}" for name in ("whole", "parts", "moved"))
         cli.main(package, [*TINY, "--max-steps", "9", "--out", str(whole)])
         for path, then in ((parts, package), (moved, other)):

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae.command import Parity
@@ -28,7 +29,7 @@ from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands
 from parity_tests.support.external_models import torch_model
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 TRIALS = ("fuzz", "kill", "switch", "distributed")
 NOT_RUN = {

@@ -17,6 +17,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.model import weight_file
@@ -30,7 +31,7 @@ from parity_tests.support.numpy_backend import POINTS, SIDE, SIZES, Ended, conte
 from parity_tests.support.switch_frameworks import handed_over
 from parity_tests.support.tiny import small, some
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "3", "--hidden", "5", "--latent", "2", "--checkpoint-every", "5"]
 QUICK = [*SIZES, "--epochs", "2", "--checkpoint-every", "5", "--keep", "9"]
 LAST = "checkpoints/step-000000036.safetensors"

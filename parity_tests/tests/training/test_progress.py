@@ -24,6 +24,7 @@ from PIL import Image
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
@@ -33,7 +34,7 @@ from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step, modules_after
 from parity_tests.support.numpy_backend import SIDE, SIZES, contents, copy
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = [*SIZES, "--epochs", "3"]
 OFTEN = ["--log-every", "4", "--checkpoint-every", "5", "--keep", "9"]
 PACE = r"[0-9][0-9,.]* images/s, [0-9:]+ left"

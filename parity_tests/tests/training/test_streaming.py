@@ -19,6 +19,7 @@ import pytest
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import open_images
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
@@ -32,7 +33,7 @@ from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.numpy_backend import SIDE, contents, fit
 from parity_tests.support.tiny import small, some
 
-PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
+PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 
 _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
