@@ -11,6 +11,10 @@ from jax import Array, random
 from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 
+# Series in y^2 up to 4, the highest power first and all positive, so that nothing cancels near y = 0:
+# sinh(y) = y + y^3 * the first, y cosh(y) - sinh(y) = y^3 * the second.
+_SINH = tuple(1 / math.factorial(2 * k + 3) for k in reversed(range(11)))
+_COSH = tuple((2 * k + 2) / math.factorial(2 * k + 3) for k in reversed(range(11)))
 _LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 
 
@@ -116,6 +120,45 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     return (_softplus(logits) - logits * x).sum(-1)
 
 
+def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
+    """Compute -log p(x | z) of continuous Bernoulli pixels, summed over pixels.
+
+    log p(x) = x log λ + (1 - x) log(1 - λ) + log C(λ), with λ the sigmoid of the logit, and C such that p has an
+    integral of 1 over [0, 1].
+
+    Args:
+        logits: The decoder's logits, `[batch, pixels]`.
+        x: Pixels in [0, 1], `[batch, pixels]`.
+
+    Returns:
+        Nats per image, `[batch]`; below 0 where the density is above 1.
+
+    References:
+        Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
+        NeurIPS 2019.
+    """
+    # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
+    return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
+
+
+def continuous_bernoulli_mean(logits: Array) -> Array:
+    """Compute the mean of a continuous Bernoulli pixel from its logit l.
+
+    It is 1 / (1 - e^-l) - 1 / l, by a form that does not cancel at l = 0.
+
+    Args:
+        logits: Logits of any shape.
+
+    Returns:
+        Means in (0, 1), of the same shape.
+
+    References:
+        Loaiza-Ganem & Cunningham 2019.
+    """
+    low = jnp.clip(-logits, min=4.0)
+    return jnp.where(logits < -4.0, 1.0 / low - 1.0 / jnp.expm1(low), 0.5 + _log_sinhc_slope(logits))
+
+
 def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
     """-log N(x; mean, exp(logvar)) summed over pixels, nats per image. mean, x: `[batch, pixels]`; logvar: the same, or
     `[]`. `[batch]`"""
@@ -156,8 +199,37 @@ def _softplus(x: Array) -> Array:
 _softplus.defjvps(lambda tangent, value, x: tangent * jax.nn.sigmoid(x))
 
 
+@jax.custom_jvp
+def _log_sinhc(logits: Array) -> Array:
+    """log(sinh(l / 2) / (l / 2)) of the logit l: even, and 0 at 0."""
+    square = jnp.clip(0.25 * logits * logits, max=4.0)
+    size = jnp.clip(jnp.abs(logits), min=4.0)
+    far = 0.5 * size + jnp.log((1.0 - jnp.exp(-size)) / size)
+    return jnp.where(jnp.abs(logits) < 4.0, jnp.log1p(square * _polynomial(_SINH, square)), far)
+
+
+_log_sinhc.defjvps(lambda tangent, value, logits: tangent * _log_sinhc_slope(logits))
+
+
+def _log_sinhc_slope(logits: Array) -> Array:
+    """(coth(l / 2) - 2 / l) / 2 of the logit l: the pixel's mean less 1/2."""
+    square = jnp.clip(0.25 * logits * logits, max=4.0)
+    size = jnp.clip(jnp.abs(logits), min=4.0)
+    near = 0.25 * logits * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
+    far = jnp.sign(logits) * (0.5 - 1.0 / size + 1.0 / jnp.expm1(size))
+    return jnp.where(jnp.abs(logits) < 4.0, near, far)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    total = jnp.zeros_like(x)
+    for coefficient in coefficients:
+        total = total * x + coefficient
+    return total
+
+
 NLL: dict[LikelihoodName, Callable[[Spec, Decoded, Array], Array]] = {
     "bernoulli": lambda spec, decoded, x: bernoulli_nll(decoded.logits, x),
+    "continuous-bernoulli": lambda spec, decoded, x: continuous_bernoulli_nll(decoded.logits, x),
     "squared-error": _squared_error,
     "gaussian": _gaussian,
     "gaussian-learned": _gaussian,
@@ -168,5 +240,6 @@ MEANS: dict[Mean, Callable[[Array], Array]] = {
     "identity": lambda logits: logits,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
+    "continuous-bernoulli": continuous_bernoulli_mean,
 }
 """The mean of a pixel from its logit."""
