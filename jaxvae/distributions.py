@@ -26,14 +26,14 @@ class Posterior(NamedTuple):
 
 
 class ScalePosterior(NamedTuple):
-    """The same by its standard deviation, which may be 0. Each `[batch, latent]`."""
+    """Diagonal Gaussian q(z | x) by its standard deviation, which may be 0; each `[batch, latent]`."""
 
     mean: Array
     scale: Array
 
 
 class PointPosterior(NamedTuple):
-    """A code and nothing else: `[batch, latent]`."""
+    """A code, which is not a distribution: `[batch, latent]`."""
 
     mean: Array
 
@@ -42,7 +42,7 @@ AnyPosterior = Posterior | ScalePosterior | PointPosterior
 
 
 class Decoded(NamedTuple):
-    """What the decoder says of the pixels."""
+    """The decoder's outputs for each pixel."""
 
     logits: Array
     """Of each pixel's mean, before it is bounded: `[batch, pixels]`."""
@@ -51,12 +51,34 @@ class Decoded(NamedTuple):
 
 
 def reparameterize(key: Array, posterior: AnyPosterior) -> Array:
-    """Draws z ~ q(z | x) from `key`, differentiable in the posterior. `[batch, latent]`"""
+    """Draw a latent for each image, differentiably in the posterior.
+
+    Args:
+        key: The key that the standard normals are drawn from; use it once.
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        z ~ q(z | x), `[batch, latent]`; the code itself where there is no distribution.
+
+    References:
+        Kingma & Welling 2014, section 2.4.
+    """
     return locate(posterior, random.normal(key, posterior.mean.shape, posterior.mean.dtype))
 
 
 def locate(posterior: AnyPosterior, eps: Array) -> Array:
-    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4), or the code itself. `[batch, latent]`"""
+    """Compute z = mean + sigma * eps.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+        eps: Standard normals, `[batch, latent]`.
+
+    Returns:
+        Latents, `[batch, latent]`; the code itself where there is no distribution.
+
+    References:
+        Kingma & Welling 2014, section 2.4.
+    """
     match posterior:
         case Posterior(mean, logvar):
             return mean + jnp.exp(0.5 * logvar) * eps
@@ -67,7 +89,17 @@ def locate(posterior: AnyPosterior, eps: Array) -> Array:
 
 
 def kl(posterior: AnyPosterior) -> Array:
-    """KL(q(z | x) || N(0, I)) summed over latents, nats per image; 0 for a code, which has none. `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)), summed over latents.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`; 0 for a code, which has no divergence.
+
+    References:
+        Kingma & Welling 2014, appendix B.
+    """
     match posterior:
         case Posterior():
             return gaussian_kl(posterior)
@@ -78,21 +110,49 @@ def kl(posterior: AnyPosterior) -> Array:
 
 
 def gaussian_kl(posterior: Posterior) -> Array:
-    """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)) from mean and log-variance, summed over latents.
+
+    Args:
+        posterior: Mean and log-variance, each `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+
+    References:
+        Kingma & Welling 2014, appendix B.
+    """
     mean, logvar = posterior
     # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
     return 0.5 * (mean**2 + jnp.expm1(logvar) - logvar).sum(-1)
 
 
 def scale_kl(posterior: ScalePosterior) -> Array:
-    """The same from the standard deviation, with log(1e-8 + sigma^2) so that sigma may be 0. `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)) from mean and standard deviation, summed over latents.
+
+    The logarithm is log(1e-8 + sigma^2), so that sigma may be 0.
+
+    Args:
+        posterior: Mean and standard deviation, each `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+    """
     mean, variance = posterior.mean, posterior.scale**2
     return 0.5 * (mean**2 + variance - 1.0 - jnp.log(1e-8 + variance)).sum(-1)
 
 
 def density(posterior: AnyPosterior) -> Posterior:
-    """The posterior as one with a density everywhere: a standard deviation that may be 0 gives the variance that
-    `scale_kl` takes the logarithm of. Raises TypeError for a code."""
+    """Convert a posterior to one with a density everywhere.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        Mean and log-variance. A standard deviation that may be 0 gives log(1e-8 + sigma^2), as in `scale_kl`.
+
+    Raises:
+        TypeError: If the posterior is a code, which has no density.
+    """
     match posterior:
         case Posterior():
             return posterior
@@ -103,19 +163,44 @@ def density(posterior: AnyPosterior) -> Posterior:
 
 
 def log_ratio(posterior: Posterior, eps: Array) -> Array:
-    """log q(z | x) - log p(z) at z = mean + sigma * eps, nats. `[batch]`"""
+    """Compute log q(z | x) - log p(z) at z = mean + sigma * eps.
+
+    Args:
+        posterior: Mean and log-variance, each `[batch, latent]`.
+        eps: Standard normals, `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+    """
     z = locate(posterior, eps)
     # z^2 - eps^2 in factors: as a difference it loses the digits of a new model's, whose z is next to eps.
     return 0.5 * ((z - eps) * (z + eps) - posterior.logvar).sum(-1)
 
 
 def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
-    """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
+    """Compute -log p(x | z) under the configuration's likelihood, summed over pixels.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+
+    Returns:
+        Nats per image, `[batch]`. squared-error omits its constant, see `Likelihood.omitted`.
+    """
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-log p(x | logits) summed over pixels, nats per image; x in [0, 1]. `[batch, pixels]` to `[batch]`"""
+    """Compute the cross-entropy of pixels and logits, summed over pixels.
+
+    Args:
+        logits: The log-odds of each pixel, `[batch, pixels]`.
+        x: Pixels in [0, 1], `[batch, pixels]`.
+
+    Returns:
+        -log p(x | z), nats per image, `[batch]`.
+    """
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return (_softplus(logits) - logits * x).sum(-1)
 
@@ -160,19 +245,43 @@ def continuous_bernoulli_mean(logits: Array) -> Array:
 
 
 def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
-    """-log N(x; mean, exp(logvar)) summed over pixels, nats per image. mean, x: `[batch, pixels]`; logvar: the same, or
-    `[]`. `[batch]`"""
+    """Compute -log N(x; mean, exp(logvar)), summed over pixels.
+
+    Args:
+        mean: `[batch, pixels]`.
+        logvar: `[batch, pixels]`, or `[]` where all pixels share it.
+        x: Pixels, `[batch, pixels]`.
+
+    Returns:
+        Nats per image with the Gaussian's constant, `[batch]`.
+    """
     return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Array:
-    """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
+    """Compute the mean of each pixel from the decoder's logits.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        Means in the configuration's pixel range, `[batch, pixels]`; unbounded for a linear output.
+    """
     return MEANS[mean_of(spec.model.likelihood, spec.model.output, spec.images.range)](decoded.logits)
 
 
 def pixel_logvar(spec: Spec, decoded: Decoded) -> Array | None:
-    """The log-variance of each pixel under a Gaussian likelihood, squared-error being one of variance 1/2: `[batch,
-    pixels]`, or `[]` where all pixels share it; None under a likelihood without a variance."""
+    """Compute the log-variance of each pixel.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        `[batch, pixels]`, or `[]` where all pixels share it; log(1/2) for squared-error. None for a likelihood without
+        a variance.
+    """
     variance = variance_of(spec.model.likelihood, spec.model.variance)
     if variance is not None:
         return jnp.full((), math.log(variance), decoded.logits.dtype)
