@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 
-from jaxvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
-from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, with_labels
+from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
+from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.networks import NetworkName
@@ -233,20 +233,6 @@ def combine(params: Params, others: Params) -> Params:
     if not isinstance(params, dict):
         return params if others is None else others
     return {name: combine(value, others[name]) if name in others else value for name, value in params.items()}
-
-
-def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
-    """Build the posterior from the outputs of the encoder's heads, each `[batch, latent]`."""
-    parts = [full(part) for part in parts]
-    match spec.posterior:
-        case "gaussian":
-            return Posterior(*parts)
-        case "relu-sigma":
-            return ScalePosterior(*map(nnx.relu, parts))
-        case "point":
-            return PointPosterior(*parts)
-        case "relu-point":
-            return PointPosterior(*map(nnx.relu, parts))
 
 
 def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:

@@ -11,8 +11,8 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from torchvae import random
-from torchvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
-from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, with_labels
+from torchvae.distributions import AnyPosterior, Decoded, reparameterize
+from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 
 
 class Encoder(nn.Module):
@@ -222,20 +222,6 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
         model = VAE(spec)
     model.load_state_dict(params, assign=True)
     return model.requires_grad_()
-
-
-def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
-    """Build the posterior from the outputs of the encoder's heads, each `[batch, latent]`."""
-    parts = [full(part) for part in parts]
-    match spec.posterior:
-        case "gaussian":
-            return Posterior(*parts)
-        case "relu-sigma":
-            return ScalePosterior(*map(torch.relu, parts))
-        case "point":
-            return PointPosterior(*parts)
-        case "relu-point":
-            return PointPosterior(*map(torch.relu, parts))
 
 
 def decoded(decoder: Decoder | ConvDecoder, h: Tensor) -> Decoded:
