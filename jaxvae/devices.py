@@ -17,9 +17,19 @@ _WORTH = 0.1  # seconds of compiling from which on a program is kept; JAX keeps 
 
 
 def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> Device:
-    """The device called `auto` (the first there is), `cpu`, `gpu` or `tpu`, ready for computing in `dtype`, and from
-    now on for training together with others of its kind, as `parallel.share` has it. Call it before the first array is
-    made. Raises InputError where there is no such device, or fewer."""
+    """Choose a device and prepare the framework for it. Call it before the first array is made.
+
+    Args:
+        name: `auto` (the first one that is available), `cpu`, `gpu` or `tpu`.
+        dtype: The precision to compute in.
+        devices: How many devices of each process share a batch, as in `parallel.share`.
+
+    Returns:
+        The process's first device.
+
+    Raises:
+        InputError: If there is no such device, or fewer.
+    """
     jax.config.update("jax_enable_x64", dtype == "float64")
     _keep_programs()
     kind = None if name == "auto" else name
@@ -37,7 +47,7 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
 
 
 def device_label(device: Device) -> str:
-    """For the run's record: platform and model."""
+    """Return the device's platform and model, for the run's record."""
     return f"{device.platform} ({device.device_kind})"
 
 

@@ -11,6 +11,10 @@ from jax import Array, random
 from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 
+# Series in y^2 up to 4, the highest power first and all positive, so that nothing cancels near y = 0:
+# sinh(y) = y + y^3 * the first, y cosh(y) - sinh(y) = y^3 * the second.
+_SINH = tuple(1 / math.factorial(2 * k + 3) for k in reversed(range(11)))
+_COSH = tuple((2 * k + 2) / math.factorial(2 * k + 3) for k in reversed(range(11)))
 _LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 
 
@@ -22,14 +26,14 @@ class Posterior(NamedTuple):
 
 
 class ScalePosterior(NamedTuple):
-    """The same by its standard deviation, which may be 0. Each `[batch, latent]`."""
+    """Diagonal Gaussian q(z | x) by its standard deviation, which may be 0; each `[batch, latent]`."""
 
     mean: Array
     scale: Array
 
 
 class PointPosterior(NamedTuple):
-    """A code and nothing else: `[batch, latent]`."""
+    """A code, which is not a distribution: `[batch, latent]`."""
 
     mean: Array
 
@@ -38,7 +42,7 @@ AnyPosterior = Posterior | ScalePosterior | PointPosterior
 
 
 class Decoded(NamedTuple):
-    """What the decoder says of the pixels."""
+    """The decoder's outputs for each pixel."""
 
     logits: Array
     """Of each pixel's mean, before it is bounded: `[batch, pixels]`."""
@@ -47,12 +51,34 @@ class Decoded(NamedTuple):
 
 
 def reparameterize(key: Array, posterior: AnyPosterior) -> Array:
-    """Draws z ~ q(z | x) from `key`, differentiable in the posterior. `[batch, latent]`"""
+    """Draw a latent for each image, differentiably in the posterior.
+
+    Args:
+        key: The key that the standard normals are drawn from; use it once.
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        z ~ q(z | x), `[batch, latent]`; the code itself where there is no distribution.
+
+    References:
+        Kingma & Welling 2014, section 2.4.
+    """
     return locate(posterior, random.normal(key, posterior.mean.shape, posterior.mean.dtype))
 
 
 def locate(posterior: AnyPosterior, eps: Array) -> Array:
-    """z = mean + sigma * eps (Kingma & Welling 2014, section 2.4), or the code itself. `[batch, latent]`"""
+    """Compute z = mean + sigma * eps.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+        eps: Standard normals, `[batch, latent]`.
+
+    Returns:
+        Latents, `[batch, latent]`; the code itself where there is no distribution.
+
+    References:
+        Kingma & Welling 2014, section 2.4.
+    """
     match posterior:
         case Posterior(mean, logvar):
             return mean + jnp.exp(0.5 * logvar) * eps
@@ -63,7 +89,17 @@ def locate(posterior: AnyPosterior, eps: Array) -> Array:
 
 
 def kl(posterior: AnyPosterior) -> Array:
-    """KL(q(z | x) || N(0, I)) summed over latents, nats per image; 0 for a code, which has none. `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)), summed over latents.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`; 0 for a code, which has no divergence.
+
+    References:
+        Kingma & Welling 2014, appendix B.
+    """
     match posterior:
         case Posterior():
             return gaussian_kl(posterior)
@@ -74,21 +110,49 @@ def kl(posterior: AnyPosterior) -> Array:
 
 
 def gaussian_kl(posterior: Posterior) -> Array:
-    """KL(q(z | x) || N(0, I)) summed over latents, nats per image (Kingma & Welling 2014, appendix B). `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)) from mean and log-variance, summed over latents.
+
+    Args:
+        posterior: Mean and log-variance, each `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+
+    References:
+        Kingma & Welling 2014, appendix B.
+    """
     mean, logvar = posterior
     # By expm1, since exp(logvar) - 1 loses the digits of a small KL: a new float32 model's would have five.
     return 0.5 * (mean**2 + jnp.expm1(logvar) - logvar).sum(-1)
 
 
 def scale_kl(posterior: ScalePosterior) -> Array:
-    """The same from the standard deviation, with log(1e-8 + sigma^2) so that sigma may be 0. `[batch]`"""
+    """Compute KL(q(z | x) || N(0, I)) from mean and standard deviation, summed over latents.
+
+    The logarithm is log(1e-8 + sigma^2), so that sigma may be 0.
+
+    Args:
+        posterior: Mean and standard deviation, each `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+    """
     mean, variance = posterior.mean, posterior.scale**2
     return 0.5 * (mean**2 + variance - 1.0 - jnp.log(1e-8 + variance)).sum(-1)
 
 
 def density(posterior: AnyPosterior) -> Posterior:
-    """The posterior as one with a density everywhere: a standard deviation that may be 0 gives the variance that
-    `scale_kl` takes the logarithm of. Raises TypeError for a code."""
+    """Convert a posterior to one with a density everywhere.
+
+    Args:
+        posterior: q(z | x), each part `[batch, latent]`.
+
+    Returns:
+        Mean and log-variance. A standard deviation that may be 0 gives log(1e-8 + sigma^2), as in `scale_kl`.
+
+    Raises:
+        TypeError: If the posterior is a code, which has no density.
+    """
     match posterior:
         case Posterior():
             return posterior
@@ -99,37 +163,125 @@ def density(posterior: AnyPosterior) -> Posterior:
 
 
 def log_ratio(posterior: Posterior, eps: Array) -> Array:
-    """log q(z | x) - log p(z) at z = mean + sigma * eps, nats. `[batch]`"""
+    """Compute log q(z | x) - log p(z) at z = mean + sigma * eps.
+
+    Args:
+        posterior: Mean and log-variance, each `[batch, latent]`.
+        eps: Standard normals, `[batch, latent]`.
+
+    Returns:
+        Nats per image, `[batch]`.
+    """
     z = locate(posterior, eps)
     # z^2 - eps^2 in factors: as a difference it loses the digits of a new model's, whose z is next to eps.
     return 0.5 * ((z - eps) * (z + eps) - posterior.logvar).sum(-1)
 
 
 def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
-    """-log p(x | z) summed over pixels, nats per image. `[batch]`"""
+    """Compute -log p(x | z) under the configuration's likelihood, summed over pixels.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+
+    Returns:
+        Nats per image, `[batch]`. squared-error omits its constant, see `Likelihood.omitted`.
+    """
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-log p(x | logits) summed over pixels, nats per image; x in [0, 1]. `[batch, pixels]` to `[batch]`"""
+    """Compute the cross-entropy of pixels and logits, summed over pixels.
+
+    Args:
+        logits: The log-odds of each pixel, `[batch, pixels]`.
+        x: Pixels in [0, 1], `[batch, pixels]`.
+
+    Returns:
+        -log p(x | z), nats per image, `[batch]`.
+    """
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return (_softplus(logits) - logits * x).sum(-1)
 
 
+def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
+    """Compute -log p(x | z) of continuous Bernoulli pixels, summed over pixels.
+
+    log p(x) = x log λ + (1 - x) log(1 - λ) + log C(λ), with λ the sigmoid of the logit, and C such that p has an
+    integral of 1 over [0, 1].
+
+    Args:
+        logits: The decoder's logits, `[batch, pixels]`.
+        x: Pixels in [0, 1], `[batch, pixels]`.
+
+    Returns:
+        Nats per image, `[batch]`; below 0 where the density is above 1.
+
+    References:
+        Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
+        NeurIPS 2019.
+    """
+    # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
+    return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
+
+
+def continuous_bernoulli_mean(logits: Array) -> Array:
+    """Compute the mean of a continuous Bernoulli pixel from its logit l.
+
+    It is 1 / (1 - e^-l) - 1 / l, by a form that does not cancel at l = 0.
+
+    Args:
+        logits: Logits of any shape.
+
+    Returns:
+        Means in (0, 1), of the same shape.
+
+    References:
+        Loaiza-Ganem & Cunningham 2019.
+    """
+    low = jnp.clip(-logits, min=4.0)
+    return jnp.where(logits < -4.0, 1.0 / low - 1.0 / jnp.expm1(low), 0.5 + _log_sinhc_slope(logits))
+
+
 def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
-    """-log N(x; mean, exp(logvar)) summed over pixels, nats per image. mean, x: `[batch, pixels]`; logvar: the same, or
-    `[]`. `[batch]`"""
+    """Compute -log N(x; mean, exp(logvar)), summed over pixels.
+
+    Args:
+        mean: `[batch, pixels]`.
+        logvar: `[batch, pixels]`, or `[]` where all pixels share it.
+        x: Pixels, `[batch, pixels]`.
+
+    Returns:
+        Nats per image with the Gaussian's constant, `[batch]`.
+    """
     return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Array:
-    """The mean of each pixel, in the units that pixels have. `[batch, pixels]`"""
+    """Compute the mean of each pixel from the decoder's logits.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        Means in the configuration's pixel range, `[batch, pixels]`; unbounded for a linear output.
+    """
     return MEANS[mean_of(spec.model.likelihood, spec.model.output, spec.images.range)](decoded.logits)
 
 
 def pixel_logvar(spec: Spec, decoded: Decoded) -> Array | None:
-    """The log-variance of each pixel under a Gaussian likelihood, squared-error being one of variance 1/2: `[batch,
-    pixels]`, or `[]` where all pixels share it; None under a likelihood without a variance."""
+    """Compute the log-variance of each pixel.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        `[batch, pixels]`, or `[]` where all pixels share it; log(1/2) for squared-error. None for a likelihood without
+        a variance.
+    """
     variance = variance_of(spec.model.likelihood, spec.model.variance)
     if variance is not None:
         return jnp.full((), math.log(variance), decoded.logits.dtype)
@@ -156,8 +308,37 @@ def _softplus(x: Array) -> Array:
 _softplus.defjvps(lambda tangent, value, x: tangent * jax.nn.sigmoid(x))
 
 
+@jax.custom_jvp
+def _log_sinhc(logits: Array) -> Array:
+    """log(sinh(l / 2) / (l / 2)) of the logit l: even, and 0 at 0."""
+    square = jnp.clip(0.25 * logits * logits, max=4.0)
+    size = jnp.clip(jnp.abs(logits), min=4.0)
+    far = 0.5 * size + jnp.log((1.0 - jnp.exp(-size)) / size)
+    return jnp.where(jnp.abs(logits) < 4.0, jnp.log1p(square * _polynomial(_SINH, square)), far)
+
+
+_log_sinhc.defjvps(lambda tangent, value, logits: tangent * _log_sinhc_slope(logits))
+
+
+def _log_sinhc_slope(logits: Array) -> Array:
+    """(coth(l / 2) - 2 / l) / 2 of the logit l: the pixel's mean less 1/2."""
+    square = jnp.clip(0.25 * logits * logits, max=4.0)
+    size = jnp.clip(jnp.abs(logits), min=4.0)
+    near = 0.25 * logits * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
+    far = jnp.sign(logits) * (0.5 - 1.0 / size + 1.0 / jnp.expm1(size))
+    return jnp.where(jnp.abs(logits) < 4.0, near, far)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    total = jnp.zeros_like(x)
+    for coefficient in coefficients:
+        total = total * x + coefficient
+    return total
+
+
 NLL: dict[LikelihoodName, Callable[[Spec, Decoded, Array], Array]] = {
     "bernoulli": lambda spec, decoded, x: bernoulli_nll(decoded.logits, x),
+    "continuous-bernoulli": lambda spec, decoded, x: continuous_bernoulli_nll(decoded.logits, x),
     "squared-error": _squared_error,
     "gaussian": _gaussian,
     "gaussian-learned": _gaussian,
@@ -168,5 +349,6 @@ MEANS: dict[Mean, Callable[[Array], Array]] = {
     "identity": lambda logits: logits,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
+    "continuous-bernoulli": continuous_bernoulli_mean,
 }
 """The mean of a pixel from its logit."""

@@ -30,9 +30,20 @@ _PART = 20  # images between two looks at the progress
 def average_terms(
     spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
 ) -> np.ndarray:
-    """The mean of each term of the objective over uint8 test images `[n, height, width, channels]`, their labels `[n]`
-    for a model with classes: `[terms]`, float64. What is drawn for each image is drawn from `key`; beta and capacity
-    are those that training ends with, and nothing is corrupted."""
+    """Average the objective's terms over test images.
+
+    Beta and capacity are those that training ends with, and nothing is corrupted.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        The mean terms, `[terms]`, float64, nats per image.
+    """
     told = None if labels is None else jnp.asarray(labels)
     terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, told)).astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
@@ -49,12 +60,29 @@ def log_likelihood(
     samples: int = 5000,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> Likelihood:
-    """log 1/k sum p(x, z) / q(z | x) over k samples z of q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8) for
-    uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them under this key. Memory does not
-    grow with `samples`. squared-error counts as what it stands for, a Gaussian of variance 1/2 with its constant;
-    relu-sigma's posterior has the variance of its KL, 1e-8 + sigma^2. `on_images` is told how many more are done.
+    """Estimate log p(x) by importance sampling: log 1/k sum p(x, z) / q(z | x) over k samples z of q(z | x).
 
-    Raises InputError for a posterior without a density."""
+    squared-error counts as a Gaussian of variance 1/2 with its constant; relu-sigma's posterior has the variance of its
+    KL, 1e-8 + sigma^2. Memory does not grow with `samples`.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        images: uint8, `[n, height, width, channels]`, binarised as `average_terms` does under this key.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+        samples: Latents for each image.
+        on_images: Called with the number of images that were finished.
+
+    Returns:
+        The estimates and the effective samples of each image.
+
+    Raises:
+        InputError: If the posterior has no density.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, equation 8.
+    """
     require_density(spec)
     images, told = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
     n, found = len(images), []
@@ -68,14 +96,34 @@ def log_likelihood(
 
 
 def see_images(spec: Spec, images: Array | np.ndarray, key: Array) -> np.ndarray:
-    """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
+    """Prepare test images as `average_terms` does.
+
+    Args:
+        spec: The configuration.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that binarised pixels are drawn from.
+
+    Returns:
+        Pixels, `[n, pixels]`, float64.
+    """
     return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
 
 
 def encode_images(
     spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
 ) -> Latents:
-    """The posteriors of uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them."""
+    """Encode test images, prepared as `average_terms` does.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        The posteriors, and a draw from each, `[n, latent]`, float64.
+    """
     told = None if labels is None else jnp.asarray(labels)
     mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, told)
     if logvar is None:
@@ -84,7 +132,18 @@ def encode_images(
 
 
 def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np.ndarray | None = None) -> Pixels:
-    """What is said of the pixels at latents `[n, latent]`, in the configuration's precision."""
+    """Decode latents to the parameters of the pixels' distribution.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        z: Latents, `[n, latent]`.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        Logits or means, see `Likelihood.located_by`, and log-variances, computed in the configuration's precision and
+        given as float64.
+    """
     told = None if labels is None else jnp.asarray(labels)
     location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.stored), told)
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))

@@ -18,8 +18,17 @@ from jaxvae.shared.interop.export_files import Format
 
 
 def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -> None:
-    """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
-    is there already, for a format that takes the other package, and where what the format needs isn't installed."""
+    """Export the model to a file or a folder, whole or not at all.
+
+    Args:
+        path: The file or folder; the format says which.
+        spec: The configuration.
+        params: The model's parameters.
+        format: What to write.
+
+    Raises:
+        InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
+    """
     export_files.require("jaxvae", format)
     with safe_io.written_whole(Path(path)) as made:
         match format:
@@ -34,9 +43,18 @@ def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -
 
 
 def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Array]]]:
-    """encode, decode and reconstruct as they are exported: of arrays in the order of `exporting.signature`, and giving
-    them by its names. They take and give images `[batch, height, width, channels]` in [0, 1], whatever range the model
-    has, and binarise at half for a model of binarised images."""
+    """Build the programs that are exported: encode, decode and reconstruct.
+
+    They take arrays in the order of `export_files.signature` and return them by its names. Images are `[batch, height,
+    width, channels]` in [0, 1] whatever the model's range, binarised at half for a model of binarised images.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+
+    Returns:
+        The programs by name.
+    """
 
     def encoded(images: Array, labels: Array | None = None) -> dict[str, Array]:
         x = images.reshape(images.shape[0], -1)

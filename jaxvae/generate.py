@@ -20,28 +20,68 @@ from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 def sample(
     spec: Spec, params: Params, key: Array, n: int, labels: np.ndarray | None = None, temperature: float = 1.0
 ) -> np.ndarray:
-    """`n` images from the prior: `[n, height, width, channels]`. A model with classes draws them of these labels `[n]`,
-    or of each class in turn. Latents have the deviation `temperature`: below 1 images are likelier and more
-    alike. Raises InputError for a model without a prior."""
+    """Draw images from the prior.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        key: The key that the latents are drawn from; use it once.
+        n: Number of images.
+        labels: Classes, `[n]`, for a model with classes; each class in turn by default.
+        temperature: The latents' standard deviation; below 1 images are likelier and more alike.
+
+    Returns:
+        Pixel means in [0, 1], `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If the model has no prior.
+    """
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     return np.asarray(_sampled(spec, n, params, key, temperature, _told(spec, labels)))
 
 
 def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """uint8 test images `[n, height, width, channels]`, with their labels `[n]` for a model with classes, through the
-    posterior's mean and back, in the same shape."""
+    """Reconstruct images through the posterior's mean.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        images: uint8 test images, `[n, height, width, channels]`.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        Pixel means in [0, 1], of the same shape.
+    """
     return np.asarray(_reconstructed(spec, params, jnp.asarray(images), _told(spec, labels)))
 
 
 def draw_latents(spec: Spec, key: Array, n: int) -> np.ndarray:
-    """`n` latents from the prior, `[n, latent]`: those of `sample`."""
+    """Draw the latents that `sample` draws.
+
+    Args:
+        spec: The configuration.
+        key: The key; use it once.
+        n: Number of latents.
+
+    Returns:
+        `[n, latent]`.
+    """
     return np.asarray(random.normal(key, (n, spec.model.latent), spec.training.stored))
 
 
 def decode_images(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-    """The images of latents `[n, latent]`, of these labels `[n]` for a model with classes:
-    `[n, height, width, channels]`."""
+    """Decode latents to images.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        z: Latents, `[n, latent]`.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        Pixel means in [0, 1], `[n, height, width, channels]`.
+    """
     return np.asarray(_decoded(spec, params, jnp.asarray(z, spec.training.stored), _told(spec, labels)))
 
 
@@ -54,8 +94,20 @@ def interpolate(
     labels: np.ndarray | None = None,
     spherical: bool = False,
 ) -> np.ndarray:
-    """From each latent of `start` to that of `end`, both `[n, latent]`, in so many images, of these labels `[n]` for a
-    model with classes: `[n, steps, height, width, channels]`. By a line, or `spherical` by an arc about the origin."""
+    """Decode interpolations between pairs of latents.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        start: First latents, `[n, latent]`.
+        end: Last latents, `[n, latent]`.
+        steps: Images in each interpolation.
+        labels: Classes, `[n]`, for a model with classes.
+        spherical: Interpolate along an arc about the origin instead of a line.
+
+    Returns:
+        Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+    """
     z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, params, z, None if labels is None else np.repeat(labels, steps))
 
@@ -68,29 +120,69 @@ def traverse(
     values: np.ndarray,
     label: int | None = None,
 ) -> np.ndarray:
-    """The latent `z` `[latent]` with one of the `dimensions` `[n]` at a time at each of its `values` `[n, steps]`, of
-    this label for a model with classes: `[n, steps, height, width, channels]`."""
+    """Decode a latent with one dimension at a time set to other values.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        z: The latent, `[latent]`.
+        dimensions: Which dimensions to change, `[n]`.
+        values: Their values, `[n, steps]`.
+        label: The class, for a model with classes.
+
+    Returns:
+        Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+    """
     return _each(
         spec, params, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
     )
 
 
 def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -> np.ndarray:
-    """The plane of two latents through the quantiles of N(0, I), the first rising to the right and the second upwards,
-    of this label for a model with classes: `[steps, steps, height, width, channels]`. Raises InputError for a model of
-    other than two latents, or without a prior."""
+    """Decode a grid over two latents at the quantiles of N(0, I), the first rising to the right and the second upwards.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        steps: Points of the grid along each latent.
+        label: The class, for a model with classes.
+
+    Returns:
+        Pixel means in [0, 1], `[steps, steps, height, width, channels]`.
+
+    Raises:
+        InputError: If the model has other than two latents, or no prior.
+    """
     require_2d_latent(spec)
     return _each(spec, params, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
 def seen(spec: Spec, images: Array | np.ndarray) -> Array:
-    """The pixels of uint8 test images as evaluation has them, dynamically binarised ones at half: `[n, pixels]`."""
+    """Prepare test images as evaluation does, except that dynamic binarisation is at half.
+
+    Args:
+        spec: The configuration.
+        images: uint8, `[n, height, width, channels]`.
+
+    Returns:
+        Pixels, `[n, pixels]`.
+    """
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), jnp.arange(len(images)))
     return prepare_pixels(spec, jnp.asarray(images), keys, None)
 
 
 def images_of(spec: Spec, params: Params, z: Array, labels: Array | None = None) -> Array:
-    """What is said of latents `[n, latent]`, as images `[n, height, width, channels]`."""
+    """Decode latents to images, inside a compiled program or without one.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        z: Latents, `[n, latent]`.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        Pixel means in [0, 1], `[n, height, width, channels]`.
+    """
     means = pixel_means(spec, decode(spec, params, z, labels))
     if spec.images.range == "signed":
         means = (means + 1.0) / 2.0

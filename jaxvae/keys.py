@@ -23,9 +23,20 @@ class Streams(NamedTuple):
 
 
 def root_key(seed: int) -> Array:
-    """The root key of a run. `jax.random.key(seed)`, but all 64 bits of the seed count with and without x64, and the
-    generator is threefry2x32 in its partitionable form, whatever the defaults. Raises InputError where that is off, and
-    for a seed of more than 64 bits."""
+    """Make the root key of a run.
+
+    It is `jax.random.key(seed)`, except that all 64 bits of the seed count with and without x64, and that the generator
+    is threefry2x32 in its partitionable form whatever the defaults.
+
+    Args:
+        seed: From 0 to 2^64 - 1.
+
+    Returns:
+        The key that all of a run's randomness is derived from.
+
+    Raises:
+        InputError: If the seed has more than 64 bits, or if JAX's partitionable form is switched off.
+    """
     require_seed(seed)
     if not jax.config.jax_threefry_partitionable:  # type: ignore[attr-defined]
         raise InputError(
@@ -36,15 +47,32 @@ def root_key(seed: int) -> Array:
 
 
 def streams(key: Array) -> Streams:
-    """The streams of a root key."""
+    """Derive the streams of a run from its root key."""
     return Streams(*(random.fold_in(key, i) for i in range(len(Streams._fields))))
 
 
 def stream_key(key: Array, stream: str, t: int) -> Array:
-    """The key of step or epoch `t` in the named stream of a root key."""
+    """Derive the key of one step or epoch.
+
+    Args:
+        key: The run's root key.
+        stream: A field of `Streams`.
+        t: The step, or the epoch.
+
+    Returns:
+        fold_in(stream, t).
+    """
     return random.fold_in(getattr(streams(key), stream), t)
 
 
 def static_key(key: Array, split: str) -> Array:
-    """The key of a root key from which the images of a split, `train` or `test`, are binarised once and for all."""
+    """Derive the key from which the images of a split are binarised once.
+
+    Args:
+        key: The run's root key.
+        split: `train` or `test`.
+
+    Returns:
+        The key of the data set.
+    """
     return stream_key(key, "binarization", ("train", "test").index(split))

@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, each from its entry in `layout.layers`."""
+"""The layers that the networks are made of, each from its entry in `layout.layers`, and what stands between them."""
 
 import math
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array, random
 
 from jaxvae.convolution import convolve, transposed
+from jaxvae.distributions import AnyPosterior, PointPosterior, Posterior, ScalePosterior
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.model import layout
 
@@ -122,6 +123,20 @@ def with_labels(spec: ModelSpec, x: Array, labels: Array | None) -> Array:
 def dropped(x: Array, training: Training | None, layer: int) -> Array:
     """Apply the mask of a hidden layer, counted through encoder and decoder, where there is dropout."""
     return x if training is None or not training.masks else x * training.masks[layer].astype(x.dtype)
+
+
+def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
+    """Build the posterior from the outputs of the encoder's heads, each `[batch, latent]`."""
+    parts = [full(part) for part in parts]
+    match spec.posterior:
+        case "gaussian":
+            return Posterior(*parts)
+        case "relu-sigma":
+            return ScalePosterior(*map(nnx.relu, parts))
+        case "point":
+            return PointPosterior(*parts)
+        case "relu-point":
+            return PointPosterior(*map(nnx.relu, parts))
 
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:

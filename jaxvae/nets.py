@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 
-from jaxvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
-from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, with_labels
+from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
+from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.networks import NetworkName
@@ -24,7 +24,7 @@ Params = dict  # nested, by layout.Parameter.path
 
 
 class Encoder(nnx.Module):
-    """`[batch, pixels]` to the posterior, each part `[batch, latent]`."""
+    """Linear layers from pixels `[batch, pixels]` to the posterior, each part `[batch, latent]`."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, depth = layout.by_path(spec), range(len(spec.hidden))
@@ -41,7 +41,7 @@ class Encoder(nnx.Module):
 
 
 class ConvEncoder(nnx.Module):
-    """The same by strided convolutions, each followed by batch norm."""
+    """Strided convolutions with batch norm from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, depth = layout.by_path(spec), range(len(spec.hidden))
@@ -63,7 +63,7 @@ class ConvEncoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """`[batch, latent]` to what is said of the pixels: logits, never probabilities."""
+    """Linear layers from latents `[batch, latent]` to the decoder's outputs: logits, never probabilities."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, depth = layout.by_path(spec), range(len(spec.hidden))
@@ -80,7 +80,7 @@ class Decoder(nnx.Module):
 
 
 class ConvDecoder(nnx.Module):
-    """The same by transposed convolutions, each followed by batch norm, and a last convolution."""
+    """Transposed convolutions with batch norm, and a last convolution, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, depth = layout.by_path(spec), range(len(spec.hidden))
@@ -99,7 +99,7 @@ class ConvDecoder(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """Latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
+    """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, depth = layout.by_path(spec), range(len(spec.discriminator))
@@ -117,8 +117,11 @@ NETWORKS: dict[NetworkName, tuple[type, type]] = {"mlp": (Encoder, Decoder), "co
 
 
 class VAE(nnx.Module):
-    """The autoencoder alone. Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]`
-    are for models with classes."""
+    """An encoder and a decoder, and a discriminator for the adversarial objective.
+
+    Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
+    classes.
+    """
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         encoder, decoder = NETWORKS[spec.network]
@@ -136,14 +139,24 @@ class VAE(nnx.Module):
         return self.discriminator(z)
 
     def __call__(self, x: Array, key: Array, labels: Array | None = None) -> tuple[Decoded, AnyPosterior]:
-        """What is said of the pixels at a latent drawn from `key`, and the posterior it was drawn from."""
+        """Decode a latent drawn from `key`: the decoder's outputs, and the posterior of the draw."""
         posterior = self.encode(x, labels)
         return self.decode(reparameterize(key, posterior), labels), posterior
 
 
 def init(spec: Spec, key: Array, last_bias: Array | None = None) -> Params:
-    """The initial parameters of a run, from its initialization key. Array i of `layout.table` is drawn from
-    fold_in(key, i), in PyTorch's layout; the decoder's last bias is `last_bias` `[pixels]`, if that is given."""
+    """Draw the initial parameters of a run.
+
+    Array i of `layout.table` is drawn from fold_in(key, i), in PyTorch's layout.
+
+    Args:
+        spec: The configuration.
+        key: The key of the stream `init`.
+        last_bias: The decoder's last bias, `[pixels]`, if it is not drawn.
+
+    Returns:
+        The parameters, nested by `layout.Parameter.path`.
+    """
     params = _init(spec, key)
     if last_bias is not None:
         params["decoder"]["logits"]["bias"] = last_bias
@@ -151,17 +164,52 @@ def init(spec: Spec, key: Array, last_bias: Array | None = None) -> Params:
 
 
 def encode(spec: Spec, params: Params, x: Array, labels: Array | None = None) -> AnyPosterior:
-    """The posterior of images `[batch, pixels]` in the range of the configuration."""
+    """Encode images.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+        labels: Classes, `[batch]`, for a model with classes.
+
+    Returns:
+        The posterior, each part `[batch, latent]`.
+
+    Raises:
+        ValueError: If the model has classes and there are no labels.
+    """
     return bind(spec.model, params).encode(x, labels)
 
 
 def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) -> Decoded:
-    """What is said of the pixels `[batch, pixels]` of latents `[batch, latent]`."""
+    """Decode latents.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        z: Latents, `[batch, latent]`.
+        labels: Classes, `[batch]`, for a model with classes.
+
+    Returns:
+        Logits, and log-variances where they are learned, `[batch, pixels]`.
+
+    Raises:
+        ValueError: If the model has classes and there are no labels.
+    """
     return bind(spec.model, params).decode(z, labels)
 
 
 def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
-    """The module over a nested dict of arrays. Its layers compute in bfloat16 for that dtype, else in the arrays'."""
+    """Bind parameters to the Flax module.
+
+    Args:
+        spec: The model.
+        params: The parameters, nested by `layout.Parameter.path`.
+        dtype: bfloat16 has the layers compute in it; otherwise they compute in the parameters' dtype.
+
+    Returns:
+        The module, for use inside one function; what it does to its state stays in it.
+    """
     return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
 
 
@@ -187,22 +235,8 @@ def combine(params: Params, others: Params) -> Params:
     return {name: combine(value, others[name]) if name in others else value for name, value in params.items()}
 
 
-def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
-    """The posterior of what the encoder's heads give."""
-    parts = [full(part) for part in parts]
-    match spec.posterior:
-        case "gaussian":
-            return Posterior(*parts)
-        case "relu-sigma":
-            return ScalePosterior(*map(nnx.relu, parts))
-        case "point":
-            return PointPosterior(*parts)
-        case "relu-point":
-            return PointPosterior(*map(nnx.relu, parts))
-
-
 def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:
-    """What the decoder's last layers make of what its hidden ones gave."""
+    """Apply the decoder's last layers to its last hidden one."""
     logits = full(decoder.logits(h).reshape(h.shape[0], -1))  # type: ignore[attr-defined]
     match LIKELIHOODS[decoder.spec.likelihood].logvar:
         case "shared":

@@ -21,9 +21,16 @@ _mesh: Mesh | None = None
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Makes this process one of `processes` that train together, number `process` from 0. coordinator: where the first
-    of them listens, `host:port`. What isn't given is what the cluster tells. Call it before anything is computed.
-    Raises InputError where they don't come together."""
+    """Join the processes that train together. Call it before anything is computed.
+
+    Args:
+        coordinator: Where the first process listens, `host:port`.
+        processes: Number of processes.
+        process: This one's number, from 0. What is not given is taken from the cluster.
+
+    Raises:
+        InputError: If they can't be joined.
+    """
     try:
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_SILENCE)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -35,17 +42,17 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return jax.process_count()
 
 
 def first() -> bool:
-    """Whether this is the process that writes and speaks for all."""
+    """Return whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
 def agreed(number: int) -> int:
-    """The largest of the processes' numbers, of at most 31 bits. All of them have to ask."""
+    """Return the largest of the processes' numbers, of at most 31 bits. All processes have to call it."""
     if processes() == 1:
         return number
     from jax.experimental import multihost_utils  # slow to import
@@ -72,7 +79,7 @@ def share(found: Sequence[Any], devices: int | None) -> None:
 
 
 def shares() -> int:
-    """How many devices share a batch."""
+    """Return how many devices share a batch."""
     return 1 if _mesh is None else _mesh.size
 
 

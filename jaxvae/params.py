@@ -21,20 +21,45 @@ from jaxvae.train import TrainState
 
 
 def save(path: Path | str, spec: Spec, params: Params) -> None:
-    """Writes the weight file, which either package reads."""
+    """Write the weight file, which either package reads.
+
+    Args:
+        path: The file.
+        spec: The configuration.
+        params: The model's parameters.
+
+    Raises:
+        InputError: If the file can't be written.
+    """
     weight_file.save(Path(path), spec, to_arrays(spec, params))
 
 
 def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
-    """A weight file's configuration and parameters, whichever package wrote it. Raises InputError for a file that is
-    damaged or doesn't hold exactly its model's tensors."""
+    """Read a weight file, whichever package wrote it.
+
+    Args:
+        path: The file.
+        device: Where the parameters go.
+
+    Returns:
+        The configuration, and the parameters.
+
+    Raises:
+        InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
+    """
     spec, arrays = weight_file.load(Path(path))
     return spec, jax.device_put(from_arrays(spec, arrays), device)
 
 
 def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.ndarray) -> None:
-    """Writes a checkpoint, from which either package goes on: the state, with the terms of its epoch's steps so far,
-    `[steps, terms]`, as a Part has them."""
+    """Write a checkpoint, from which either package resumes.
+
+    Args:
+        path: The file.
+        spec: The configuration.
+        state: The training state.
+        train: The mean terms of the epoch's steps so far, `[steps, terms]`, nats per image.
+    """
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
@@ -42,8 +67,18 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
 
 
 def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spec, TrainState, np.ndarray]:
-    """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
-    damaged or doesn't hold exactly what its run needs."""
+    """Read a checkpoint, whichever package wrote it.
+
+    Args:
+        path: The file.
+        device: Where the state goes.
+
+    Returns:
+        The configuration, the state, and the mean terms of the epoch's steps so far, `[steps, terms]`.
+
+    Raises:
+        InputError: If the file is corrupt or doesn't hold exactly what its run needs.
+    """
     found = weight_file.load_checkpoint(Path(path))
     params = from_arrays(found.spec, found.weights)
     optimizer = optimizer_from_arrays(found.spec, found.optimizer)
@@ -53,19 +88,49 @@ def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spe
 
 
 def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
-    """Named arrays in the order of `layout.table`."""
+    """Convert the parameters to named arrays.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+
+    Returns:
+        NumPy arrays in PyTorch's names and layout, in the order of `layout.table`.
+
+    Raises:
+        InputError: If an entry is missing or unexpected.
+    """
     return _named(layout.table(spec.model), params)
 
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
-    """The nested dict of named arrays. Raises InputError unless they are exactly the model's."""
+    """Convert named arrays to parameters.
+
+    Args:
+        spec: The configuration.
+        arrays: The arrays in PyTorch's names and layout, as `to_arrays` of either package gives them.
+
+    Returns:
+        The nested dict.
+
+    Raises:
+        InputError: If they are not exactly the model's arrays.
+    """
     weight_file.check(arrays, spec, "The arrays")
     return _nest(spec, arrays)
 
 
 def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dict[str, np.ndarray]:
-    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`; that of one of several phases
-    behind the phase's name and a dot."""
+    """Convert Adam's state to named arrays.
+
+    Args:
+        spec: The configuration.
+        opt_state: The optimizer state of each phase.
+
+    Returns:
+        `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
+        phase's name and a dot.
+    """
     arrays = {}
     for phase, networks in spec.phases.items():
         state, table, prefix = opt_state[phase], weight_file.trained(spec, networks), phase and f"{phase}."
@@ -77,8 +142,18 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
 
 
 def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[str, optax.OptState]:
-    """Adam's state from what `optimizer_to_arrays` of either package gave. Raises InputError unless that is what they
-    are."""
+    """Convert named arrays to Adam's state.
+
+    Args:
+        spec: The configuration.
+        arrays: What `optimizer_to_arrays` of either package gave.
+
+    Returns:
+        The optimizer state of each phase.
+
+    Raises:
+        InputError: If the arrays are not exactly those.
+    """
     return {
         phase: optax.ScaleByAdamState(jnp.int32(found.step), _nest(spec, found.exp_avg), _nest(spec, found.exp_avg_sq))
         for phase, found in weight_file.moments(arrays, spec).items()

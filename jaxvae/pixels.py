@@ -8,8 +8,15 @@ from jaxvae.shared.config.spec import Spec
 
 
 def scale(images: Array, dtype: str) -> Array:
-    """uint8 images `[batch, height, width, channels]` as floats in [0, 1], flattened: `[batch, pixels]`, equal to
-    torchvision's ToTensor to the bit."""
+    """Scale bytes to floats in [0, 1], equal to torchvision's ToTensor to the bit.
+
+    Args:
+        images: uint8, `[batch, height, width, channels]`.
+        dtype: The dtype of the result.
+
+    Returns:
+        `[batch, pixels]`, flattened in height, width, channel order.
+    """
     # 1 / 255 = 257 / 65536 + 1 / (255 * 65536), of which the first product is exact; the sum is rounded as the quotient
     # for every byte. XLA would turn a division by 255 into one product, which misses 126 of the 256 values by an ulp.
     x = images.reshape(len(images), -1).astype(dtype)
@@ -17,10 +24,17 @@ def scale(images: Array, dtype: str) -> Array:
 
 
 def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Array | None) -> Array:
-    """uint8 images as the configuration wants their pixels: scaled, binarised, in its range. `[batch, pixels]`.
+    """Convert bytes to the configuration's pixels: scaled, binarised, in its range.
 
-    `static` and `dynamic` are keys, one for each image, from which it is binarised if the configuration says so: those
-    of the image, and those of the step. Without the latter dynamic binarisation is at half."""
+    Args:
+        spec: The configuration.
+        images: uint8, `[batch, height, width, channels]`.
+        static: Keys of the images, `[batch]`, for static binarisation.
+        dynamic: Keys of the step, `[batch]`, for dynamic binarisation; without them it is at half.
+
+    Returns:
+        `[batch, pixels]`.
+    """
     dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
@@ -35,15 +49,31 @@ def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Arr
 
 
 def binarize(images: Array, keys: Array) -> Array:
-    """Each pixel 1 with its grey level for probability, else 0, an image from each key: bool `[batch, pixels]`."""
+    """Draw each pixel as 1 with its grey level as probability, else 0.
+
+    Args:
+        images: uint8, `[batch, height, width, channels]`.
+        keys: A key for each image, `[batch]`.
+
+    Returns:
+        bool, `[batch, pixels]`.
+    """
     grey = scale(images, "float32")
     # In float32 always, so that a float64 run sees the same images.
     return jax.vmap(lambda key: random.uniform(key, grey.shape[1:], "float32"))(keys) < grey
 
 
 def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
-    """Pixels `[batch, pixels]` as the encoder sees them in training: with the noise added, which is of deviation 1, or
-    times the factors of dropout."""
+    """Corrupt pixels as the encoder sees them in training.
+
+    Args:
+        spec: The configuration.
+        x: Pixels, `[batch, pixels]`.
+        corruption: Noise of standard deviation 1, or the factors of dropout, `[batch, pixels]`.
+
+    Returns:
+        `[batch, pixels]`; `x` itself without a corruption of pixels.
+    """
     match spec.images.corruption:
         case "gaussian":
             assert corruption is not None

@@ -30,13 +30,23 @@ def fit_together(
     on_part: Callable[[dict[int, Part[TrainState]]], None] | None = None,
     every: Sequence[int] = (),
 ) -> dict[int, TrainState]:
-    """Trains runs whose specs differ in seed, beta and learning rate alone, each as `fit` trains it but for rounding.
-    The final states by their place in `specs`, without those of runs that left the finite numbers: these are given up,
-    for `fit` to say what happened.
+    """Train runs that differ only in seed, beta and learning rate, as one program.
 
-    starts: for each a state to go on from with the terms of its epoch's steps, as `fit` has it; those behind catch up
-    first. on_epoch, on_part: called as by `fit`, the one with a member's place, the other with all that took the
-    part."""
+    Each is trained as `fit` trains it, except for rounding.
+
+    Args:
+        specs: The configurations.
+        data: The images.
+        on_epoch: Called as by `fit`, with the run's place in `specs`.
+        device: Where to train.
+        starts: For each run a state to resume from, with the terms of its epoch's steps; those behind catch up first.
+        on_part: Called as by `fit`, with all runs that took the part.
+        every: Steps at whose multiples `on_part` is called.
+
+    Returns:
+        The final states by their place in `specs`. Diverged runs (NaN or infinite) are left out; `fit` says what
+        happened.
+    """
     with jax.default_device(device):
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
         told = [jnp.asarray(a) if specs[0].model.classes else None for a in (data.train_labels, data.test_labels)]

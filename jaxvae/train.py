@@ -23,8 +23,11 @@ from jaxvae.shared.model.requirements import require_batches
 
 
 class TrainState(NamedTuple):
-    """All that a resumed run needs. `key` is the run's root key and never changes: step t draws from fold_in of its
-    noise stream with t, epoch e shuffles by fold_in of its order stream with e."""
+    """All that resuming a run needs.
+
+    `key` is the run's root key and never changes: step t draws from fold_in(noise stream, t), epoch e shuffles by
+    fold_in(order stream, e).
+    """
 
     params: Params
     opt_state: dict[str, optax.OptState]
@@ -34,9 +37,20 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) with eps outside the root, state and updates as `optax.adam`'s inner transformation has
-    them, at the first epoch's learning rate unless one is given. Its own because `optax.adam` takes 1 - 0.999^t in
-    float32, where it is off by 1e-5 at the first steps."""
+    """Make Adam with eps outside the root, whose state is that of `optax.adam`'s inner transformation.
+
+    `optax.adam` itself computes 1 - 0.999^t in float32, where it is off by 1e-5 at the first steps.
+
+    Args:
+        spec: The configuration.
+        learning_rate: The step size; by default the first epoch's.
+
+    Returns:
+        The gradient transformation.
+
+    References:
+        Kingma & Ba 2015, algorithm 1.
+    """
     b1, b2, eps = spec.training.beta1, spec.training.beta2, spec.training.eps
     rate = spec.training.learning_rates()[0] if learning_rate is None else learning_rate
 
@@ -61,14 +75,32 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
 
 @functools.partial(jax.jit, static_argnums=0)
 def init_optimizers(spec: Spec, params: Params) -> dict[str, optax.OptState]:
-    """The optimizer of each phase of a step, before the first."""
+    """Make the optimizer state of each phase of a step.
+
+    Args:
+        spec: The configuration.
+        params: The parameters.
+
+    Returns:
+        The states by the names of `Spec.phases`.
+    """
     adam = make_optimizer(spec)
     return {name: adam.init(partition(spec.model, params, networks)[0]) for name, networks in spec.phases.items()}
 
 
 def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
-    """The state before the first step. The training images are needed for `glorot-data` alone. Raises InputError for
-    float64 without JAX's 64-bit mode, and where the images are needed and not given."""
+    """Make the state before the first step.
+
+    Args:
+        spec: The configuration.
+        images: The training images, uint8 `[n, height, width, channels]`; only `glorot-data` needs them.
+
+    Returns:
+        The state.
+
+    Raises:
+        InputError: If the images are needed and missing, or for float64 without JAX's 64-bit mode.
+    """
     require(spec.training.dtype)
     key = root_key(spec.training.seed)
     bias = last_bias(spec, images)
@@ -80,9 +112,18 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
 def train_step(
     spec: Spec, state: TrainState, x: Array, labels: Array | None = None, epoch: Array | int = 0
 ) -> tuple[TrainState, AnyTerms]:
-    """One step on images `[batch, pixels]` in the range of the configuration, for loops of your own: the new state and
-    the mean terms. labels: `[batch]` for a model with classes; epoch: from 0, for the learning rate. `state` is
-    donated: do not use the argument again."""
+    """Take one training step.
+
+    Args:
+        spec: The configuration.
+        state: The state, which is donated; do not use the argument again.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+        labels: Classes, `[batch]`, for a model with classes.
+        epoch: From 0, for the learning rate.
+
+    Returns:
+        The new state, and the mean terms, nats per image.
+    """
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
     return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), _learning_rate(spec, epoch))
@@ -90,8 +131,18 @@ def train_step(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
-    """Which of `n` images each step of an epoch, from 0, is given: `[steps, batch]`, shuffled by a run's root key. The
-    last batch is filled up with the first image, which then counts for nothing."""
+    """Shuffle the images of an epoch.
+
+    Args:
+        spec: The configuration.
+        key: The run's root key.
+        epoch: From 0.
+        n: Number of training images.
+
+    Returns:
+        The images' indices step by step, `[steps, batch]`. The last batch is filled up with the first image, whose
+        weight is 0 there.
+    """
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     order = random.permutation(random.fold_in(streams(key).order, epoch), n)
     return jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
@@ -108,11 +159,27 @@ def train_epoch(
     n: int | None = None,
     places: Array | None = None,
 ) -> tuple[TrainState, Array]:
-    """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
-    with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
-    order: `epoch_order`'s, made anew unless it is given; n: of how many images, where `parallel.placed` has filled them
-    up, or there are only some; places: where among these are those of `order`, `[steps, batch]`. The new state, and the
-    mean terms of the epoch's steps, `[steps, terms]`, zeros for those not taken here."""
+    """Train from `state` to the end of its epoch.
+
+    It stops earlier at step `last` or at the configuration's `max_steps`.
+
+    Args:
+        spec: The configuration.
+        state: The state to start from; its step says where in the epoch it is.
+        images: uint8, `[n, height, width, channels]`.
+        labels: Classes, `[n]`, for a model with classes.
+        last: Stop after this step, counted from the run's beginning.
+        order: The epoch's `epoch_order`, if it is known.
+        n: Number of training images, where `images` holds more or fewer.
+        places: Where among `images` those of `order` are, `[steps, batch]`, where it holds only some.
+
+    Returns:
+        The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not
+        taken here are 0.
+
+    Raises:
+        InputError: If batch norm would see a batch of one number.
+    """
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)

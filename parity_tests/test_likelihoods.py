@@ -4,8 +4,15 @@ import ast
 import importlib.resources
 import inspect
 import typing
+from dataclasses import replace
+from types import ModuleType
 
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
 import pytest
+import torch
 
 import jaxvae.distributions
 import jaxvae.layers
@@ -15,9 +22,13 @@ import torchvae.layers
 import torchvae.nets
 from benchmarks import limit
 from jaxvae.shared.config import likelihoods, networks
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.choices import Stored
+from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import description, layout
-from parity_tests.harness import oracle
+from parity_tests.harness import oracle, parity, report
+from parity_tests.harness.batch import Batch
+from parity_tests.test_family_parity import STEPS, small, some
 
 
 def test_every_table_of_likelihoods_has_the_same_keys() -> None:
@@ -62,3 +73,100 @@ def test_who_walks_the_layers_names_every_kind(module) -> None:
     assert matches
     for node in matches:
         assert "assert_never" in ast.unparse(node.cases[-1])
+
+
+BOTH = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+NEAR_0 = [s * m * 10.0**-k for k in range(1, 9) for m in (1, 3.3) for s in (-1, 1)]
+LOGITS = np.array([0.0, *NEAR_0, *np.linspace(-100, 100, 201), *np.linspace(-3, 3, 101)])
+HIGH = mpmath.mp
+HIGH.dps = 120
+
+
+def log_normalizer(logit: float):
+    """log C by the definition, 2 artanh(1 - 2λ) / (1 - 2λ) with λ the sigmoid of the logit, in 120 digits."""
+    if logit == 0:
+        return HIGH.log(2)
+    inner = 1 - 2 / (1 + HIGH.exp(-HIGH.mpf(logit)))
+    return HIGH.log(2 * HIGH.atanh(inner) / inner)
+
+
+def mean(logit: float):
+    """λ / (2λ - 1) + 1 / (2 artanh(1 - 2λ)), in 120 digits."""
+    if logit == 0:
+        return HIGH.mpf(0.5)
+    share = 1 / (1 + HIGH.exp(-HIGH.mpf(logit)))
+    return share / (2 * share - 1) + 1 / (2 * HIGH.atanh(1 - 2 * share))
+
+
+def assert_within_ulps(values: np.ndarray, exact: list, ulps: int) -> None:
+    for value, expected in zip(values, exact, strict=True):
+        spacing = np.spacing(np.abs(np.asarray(float(expected), values.dtype)))
+        assert abs(HIGH.mpf(float(value)) - expected) <= ulps * float(spacing), (value, float(expected))
+
+
+def value_and_slope(package: ModuleType, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if package is jaxvae:
+        function = jaxvae.distributions._log_sinhc
+        slope = jax.jit(jax.vmap(jax.grad(function)))(jnp.asarray(logits))
+        return np.asarray(jax.jit(function)(jnp.asarray(logits))), np.asarray(slope)
+    leaf = torch.tensor(logits, requires_grad=True)
+    value = torchvae.distributions._log_sinhc(leaf)
+    value.sum().backward()
+    assert leaf.grad is not None
+    return value.detach().numpy(), leaf.grad.numpy()
+
+
+@pytest.mark.usefixtures("x64")
+@BOTH
+@DTYPES
+def test_the_continuous_bernoullis_value_slope_and_mean_to_a_few_ulp(package: ModuleType, dtype: str) -> None:
+    """What log C leaves of the cross-entropy at x = 1/2, log(1 + e^l) - l/2 - log C; its slope; and the mean."""
+    logits = LOGITS.astype(dtype)
+    value, slope = value_and_slope(package, logits)
+    exact = [float(logit) for logit in logits]
+    left = [HIGH.log1p(HIGH.exp(logit)) - HIGH.mpf(logit) / 2 - log_normalizer(logit) for logit in exact]
+    assert_within_ulps(value, left, 6)
+    assert_within_ulps(slope, [mean(logit) - 0.5 for logit in exact], 6)
+    to_mean = package.distributions.continuous_bernoulli_mean
+    means = to_mean(jnp.asarray(logits) if package is jaxvae else torch.tensor(logits))
+    assert_within_ulps(np.asarray(means), [mean(logit) for logit in exact], 5)
+
+
+@pytest.mark.usefixtures("x64")
+@BOTH
+def test_the_continuous_bernoulli_is_a_density(package: ModuleType) -> None:
+    """Its integral over [0, 1] is 1 and that of x its mean, by Gauss and Legendre's sums."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    x, weights = (nodes + 1) / 2, weights / 2
+    logits, pixels = (a[..., None] for a in np.meshgrid([-30.0, -1.0, 0.0, 1e-5, 3.0, 30.0], x, indexing="ij"))
+    array = jnp.asarray if package is jaxvae else torch.tensor
+    density = np.exp(-np.asarray(package.distributions.continuous_bernoulli_nll(array(logits), array(pixels))))
+    np.testing.assert_allclose(density @ weights, 1, rtol=1e-12)
+    means = np.asarray(package.distributions.continuous_bernoulli_mean(array(logits[:, 0, 0])))
+    np.testing.assert_allclose(density @ (weights * x), means, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", likelihoods.LIKELIHOODS)
+def test_the_log_density_of_numpy_is_the_loss_of_both_packages(name: likelihoods.LikelihoodName) -> None:
+    """With what the loss omits, and from what evaluation keeps of a pixel."""
+    rng = np.random.default_rng(0)
+    spec = Spec(model=ModelSpec((3, 2, 1), (4,), 2, likelihood=name), training=TrainingSpec(dtype="float64"))
+    entry, x, z = likelihoods.LIKELIHOODS[name], rng.uniform(size=(1, 6)).repeat(5, 0), rng.normal(size=(5, 2))
+    arrays = {p.name: rng.normal(size=p.shape) for p in layout.table(spec.model)}
+    expected = oracle.NLL[name](spec, oracle.forward(spec, arrays, Batch(np.zeros((5, 6)), z), z=z), x, np)[0]
+    for package, array in ((jaxvae, jnp.asarray), (torchvae, torch.tensor)):
+        weights = package.from_arrays(spec, arrays)
+        loss = np.asarray(package.nll(spec, package.decode(spec, weights, array(z)), array(x)).tolist())
+        np.testing.assert_allclose(loss, expected, rtol=1e-12)
+        log_density = entry.log_density(x[:1], *package.decode_latents(spec, weights, z))[0]
+        np.testing.assert_allclose(log_density, -loss - 6 * entry.omitted, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+def test_the_continuous_bernoulli_passes_every_level(dtype: Stored) -> None:
+    spec = small("pytorch-examples")
+    spec = replace(spec, model=replace(spec.model, likelihood="continuous-bernoulli"))
+    result = parity.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
+    assert result.passed, report.verdict(result)

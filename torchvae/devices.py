@@ -8,8 +8,19 @@ from jaxvae.shared.errors import InputError
 
 
 def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> torch.device:
-    """The device called `auto` (a GPU if there is one), `cpu` or `gpu`, ready for computing in `dtype`. Raises
-    InputError where there is no such device, or where more than one is asked for: each process has its own."""
+    """Choose a device and prepare the framework for it. Call it before the first tensor is made.
+
+    Args:
+        name: `auto` (a gpu if there is one), `cpu` or `gpu`.
+        dtype: The precision to compute in.
+        devices: Must be 1 or None, since each of torchvae's processes has one device.
+
+    Returns:
+        The device.
+
+    Raises:
+        InputError: If there is no such device.
+    """
     if devices not in (None, 1):
         raise InputError(
             f"--devices must be 1, as each of torchvae's processes has one, found {devices}; start as many processes: "
@@ -30,5 +41,5 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def device_label(device: torch.device) -> str:
-    """For the run's record: platform and model."""
+    """Return the device's platform and model, for the run's record."""
     return f"gpu ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu (cpu)"

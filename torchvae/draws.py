@@ -11,7 +11,7 @@ from torchvae import random
 
 
 class Draws(NamedTuple):
-    """Of `rows` images."""
+    """The random numbers of one step, for `rows` images."""
 
     eps: Tensor
     """Standard normals of the latents: `[rows, latent]`, or `[samples, rows, latent]` for several samples."""
@@ -24,7 +24,16 @@ class Draws(NamedTuple):
 
 
 def draw(spec: Spec, key: random.Key, rows: int) -> Draws:
-    """What the configuration draws for so many images, from the key of the step; from a batch of keys, for each."""
+    """Draw all the random numbers of a step.
+
+    Args:
+        spec: The configuration.
+        key: The key of the step; use it once.
+        rows: Number of images.
+
+    Returns:
+        The draws that the configuration needs; None or empty for the others.
+    """
     dtype, latent, level = getattr(torch, spec.training.stored), spec.model.latent, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     eps = random.normal(key, (*samples, rows, latent), dtype)
@@ -44,8 +53,15 @@ def draw(spec: Spec, key: random.Key, rows: int) -> Draws:
 
 
 def image_keys(key: random.Key, places: Tensor) -> random.Key:
-    """A key for each of these places `[n]`, from which an image is binarised: those of a step, or for static
-    binarisation those of the data set."""
+    """Derive a key for each image, from which it is binarised.
+
+    Args:
+        key: The key of a step, or of a data set for static binarisation.
+        places: The images' indices, `[n]`.
+
+    Returns:
+        Keys, `[n]`.
+    """
     return random.fold_in(key, places)
 
 

@@ -30,9 +30,20 @@ _DRAWN = 10  # blocks drawn in one go, since a draw costs hundreds of calls
 def average_terms(
     spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key, labels: Tensor | np.ndarray | None = None
 ) -> np.ndarray:
-    """The mean of each term of the objective over uint8 test images `[n, height, width, channels]`, their labels `[n]`
-    for a model with classes: `[terms]`, float64. What is drawn for each image is drawn from `key`; beta and capacity
-    are those that training ends with, and nothing is corrupted."""
+    """Average the objective's terms over test images.
+
+    Beta and capacity are those that training ends with, and nothing is corrupted.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        The mean terms, `[terms]`, float64, nats per image.
+    """
     device = device_of(model)
     told = None if labels is None else torch.as_tensor(labels, device=device)
     found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), told)
@@ -53,12 +64,29 @@ def log_likelihood(
     samples: int = 5000,
     on_images: Callable[[int], None] = lambda images: None,
 ) -> Likelihood:
-    """log 1/k sum p(x, z) / q(z | x) over k samples z of q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8) for
-    uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them under this key. Memory does not
-    grow with `samples`. squared-error counts as what it stands for, a Gaussian of variance 1/2 with its constant;
-    relu-sigma's posterior has the variance of its KL, 1e-8 + sigma^2. `on_images` is told how many more are done.
+    """Estimate log p(x) by importance sampling: log 1/k sum p(x, z) / q(z | x) over k samples z of q(z | x).
 
-    Raises InputError for a posterior without a density."""
+    squared-error counts as a Gaussian of variance 1/2 with its constant; relu-sigma's posterior has the variance of its
+    KL, 1e-8 + sigma^2. Memory does not grow with `samples`.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        images: uint8, `[n, height, width, channels]`, binarised as `average_terms` does under this key.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+        samples: Latents for each image.
+        on_images: Called with the number of images that were finished.
+
+    Returns:
+        The estimates and the effective samples of each image.
+
+    Raises:
+        InputError: If the posterior has no density.
+
+    References:
+        Burda, Grosse & Salakhutdinov 2016, equation 8.
+    """
     require_density(spec)
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
@@ -73,7 +101,16 @@ def log_likelihood(
 
 
 def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.ndarray:
-    """uint8 test images `[n, height, width, channels]` as `average_terms` sees them: `[n, pixels]`, float64."""
+    """Prepare test images as `average_terms` does.
+
+    Args:
+        spec: The configuration.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that binarised pixels are drawn from.
+
+    Returns:
+        Pixels, `[n, pixels]`, float64.
+    """
     places = torch.arange(len(images), device=key.device)
     return _pixels(spec, torch.as_tensor(images, device=key.device), key, places).cpu().numpy().astype(np.float64)
 
@@ -82,7 +119,18 @@ def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.n
 def encode_images(
     spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key, labels: Tensor | np.ndarray | None = None
 ) -> Latents:
-    """The posteriors of uint8 test images `[n, height, width, channels]`, seen as `average_terms` sees them."""
+    """Encode test images, prepared as `average_terms` does.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        images: uint8, `[n, height, width, channels]`.
+        key: The key that latents and binarised pixels are drawn from.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        The posteriors, and a draw from each, `[n, latent]`, float64.
+    """
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
     told = None if labels is None else torch.as_tensor(labels, device=device)
@@ -100,7 +148,18 @@ def encode_images(
 
 @torch.no_grad()
 def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.ndarray | None = None) -> Pixels:
-    """What is said of the pixels at latents `[n, latent]`, in the configuration's precision."""
+    """Decode latents to the parameters of the pixels' distribution.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        z: Latents, `[n, latent]`.
+        labels: Classes, `[n]`, for a model with classes.
+
+    Returns:
+        Logits or means, see `Likelihood.located_by`, and log-variances, computed in the configuration's precision and
+        given as float64.
+    """
     device = device_of(model)
     told = None if labels is None else torch.as_tensor(labels, device=device)
     decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), told)

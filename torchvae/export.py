@@ -19,8 +19,17 @@ from torchvae.params import to_arrays
 
 
 def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> None:
-    """Writes the model as `path`, a file or a folder by its format, whole or not at all. Raises InputError if something
-    is there already, for a format that takes the other package, and where what the format needs isn't installed."""
+    """Export the model to a file or a folder, whole or not at all.
+
+    Args:
+        path: The file or folder; the format says which.
+        spec: The configuration.
+        model: The model.
+        format: What to write.
+
+    Raises:
+        InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
+    """
     export_files.require("torchvae", format)
     # A model of its own: on the CPU, without gradients, so that its programs' results have none.
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -39,9 +48,18 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
 
 
 def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor]]]:
-    """encode, decode and reconstruct as they are exported: of arrays in the order of `exporting.signature`, and giving
-    them by its names. They take and give images `[batch, height, width, channels]` in [0, 1], whatever range the model
-    has, and binarise at half for a model of binarised images."""
+    """Build the programs that are exported: encode, decode and reconstruct.
+
+    They take arrays in the order of `export_files.signature` and return them by its names. Images are `[batch, height,
+    width, channels]` in [0, 1] whatever the model's range, binarised at half for a model of binarised images.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+
+    Returns:
+        The programs by name.
+    """
 
     def encoded(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         x = images.reshape(images.shape[0], -1)

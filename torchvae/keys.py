@@ -21,22 +21,49 @@ class Streams(NamedTuple):
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
-    """The root key of a run; what is drawn from it is drawn on `device`. Raises InputError for a seed of more than 64
-    bits."""
+    """Make the root key of a run.
+
+    Args:
+        seed: From 0 to 2^64 - 1.
+        device: Where the numbers are drawn.
+
+    Returns:
+        The key that all of a run's randomness is derived from.
+
+    Raises:
+        InputError: If the seed has more than 64 bits.
+    """
     require_seed(seed)
     return random.key(seed, device)
 
 
 def streams(key: Key) -> Streams:
-    """The streams of a root key."""
+    """Derive the streams of a run from its root key."""
     return Streams(*random.fold_in(key, torch.arange(len(Streams._fields))))
 
 
 def stream_key(key: Key, stream: str, t: int) -> Key:
-    """The key of step or epoch `t` in the named stream of a root key."""
+    """Derive the key of one step or epoch.
+
+    Args:
+        key: The run's root key.
+        stream: A field of `Streams`.
+        t: The step, or the epoch.
+
+    Returns:
+        fold_in(stream, t).
+    """
     return random.fold_in(getattr(streams(key), stream), t)
 
 
 def static_key(key: Key, split: str) -> Key:
-    """The key of a root key from which the images of a split, `train` or `test`, are binarised once and for all."""
+    """Derive the key from which the images of a split are binarised once.
+
+    Args:
+        key: The run's root key.
+        split: `train` or `test`.
+
+    Returns:
+        The key of the data set.
+    """
     return stream_key(key, "binarization", ("train", "test").index(split))

@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, each from its entry in `layout.layers`."""
+"""The layers that the networks are made of, each from its entry in `layout.layers`, and what stands between them."""
 
 from typing import Any, NamedTuple, assert_never
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.model import layout
+from torchvae.distributions import AnyPosterior, PointPosterior, Posterior, ScalePosterior
 from torchvae.parallel import processes, summed
 
 _MOMENTUM, _EPS = 0.1, 1e-5
@@ -126,6 +127,20 @@ def dropped(x: Tensor, training: Training | None, layer: int) -> Tensor:
     mask = training.masks[layer]
     mask = mask.to(x.dtype)
     return x * (mask if mask.ndim == 2 else mask.permute(0, 3, 1, 2))  # drawn in height, width, channel order
+
+
+def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
+    """Build the posterior from the outputs of the encoder's heads, each `[batch, latent]`."""
+    parts = [full(part) for part in parts]
+    match spec.posterior:
+        case "gaussian":
+            return Posterior(*parts)
+        case "relu-sigma":
+            return ScalePosterior(*map(torch.relu, parts))
+        case "point":
+            return PointPosterior(*parts)
+        case "relu-point":
+            return PointPosterior(*map(torch.relu, parts))
 
 
 class _Last(nn.Conv2d):

@@ -33,15 +33,27 @@ def fit(
     every: Sequence[int] = (),
     stream: int | None = None,
 ) -> TrainState:
-    """Trains for the configured epochs or steps and returns the final state. After each epoch the model is evaluated on
-    the test images and `on_epoch` is called. Raises NonFiniteError when a term, a gradient or what comes of it leaves
-    the finite numbers.
+    """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
-    start: a state to go on from, with the terms of its epoch's steps, as a Part has them; else the run's start.
-    on_part: called about once a second, at every multiple of the steps in `every`, and at an epoch's end before its
-    evaluation; how an epoch is cut changes none of its numbers. stream: have the training images come in blocks of so
-    many bytes, or of one batch if that is more, from memory or, if they are a `Mapped`, from their file; there is room
-    for two. Raises InputError where the file has changed."""
+    How an epoch is cut into parts or blocks changes none of its numbers.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        on_epoch: Called after each epoch and its evaluation.
+        device: Where to train.
+        start: A state to resume from, with the terms of its epoch's steps so far as in `Part`.
+        on_part: Called about once a second, at the multiples of `every`, and at an epoch's end before its evaluation.
+        every: Numbers of steps at whose multiples `on_part` is called.
+        stream: Bytes of a block, to load the training images in blocks of at least one batch; two are held at a time.
+
+    Returns:
+        The final state.
+
+    Raises:
+        NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
+        InputError: If a streamed file has changed.
+    """
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
     test = torch.tensor(data.test, device=device)
     labels = (data.train_labels, data.test_labels)

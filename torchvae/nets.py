@@ -11,12 +11,12 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from torchvae import random
-from torchvae.distributions import AnyPosterior, Decoded, PointPosterior, Posterior, ScalePosterior, reparameterize
-from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, with_labels
+from torchvae.distributions import AnyPosterior, Decoded, reparameterize
+from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 
 
 class Encoder(nn.Module):
-    """`[batch, pixels]` to the posterior, each part `[batch, latent]`."""
+    """Linear layers from pixels `[batch, pixels]` to the posterior, each part `[batch, latent]`."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """The same by strided convolutions, each followed by batch norm."""
+    """Strided convolutions with batch norm from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -60,7 +60,7 @@ class ConvEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`[batch, latent]` to what is said of the pixels: logits, never probabilities."""
+    """Linear layers from latents `[batch, latent]` to the decoder's outputs: logits, never probabilities."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -78,7 +78,7 @@ class Decoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The same by transposed convolutions, each followed by batch norm, and a last convolution."""
+    """Transposed convolutions with batch norm, and a last convolution, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -98,7 +98,7 @@ class ConvDecoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
+    """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -117,8 +117,11 @@ NETWORKS: dict[NetworkName, tuple[type, type]] = {"mlp": (Encoder, Decoder), "co
 
 
 class VAE(nn.Module):
-    """The autoencoder alone. Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]`
-    are for models with classes."""
+    """An encoder and a decoder, and a discriminator for the adversarial objective.
+
+    Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
+    classes.
+    """
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
@@ -137,14 +140,24 @@ class VAE(nn.Module):
         return self.discriminator(z)
 
     def forward(self, x: Tensor, key: random.Key, labels: Tensor | None = None) -> tuple[Decoded, AnyPosterior]:
-        """What is said of the pixels at a latent drawn from `key`, and the posterior it was drawn from."""
+        """Decode a latent drawn from `key`: the decoder's outputs, and the posterior of the draw."""
         posterior = self.encode(x, labels)
         return self.decode(reparameterize(key, posterior), labels), posterior
 
 
 def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
-    """The model at the start of a run, from its initialization key. Array i of `layout.table` is drawn from
-    fold_in(key, i); the decoder's last bias is `last_bias` `[pixels]`, if that is given."""
+    """Draw the initial parameters of a run.
+
+    Array i of `layout.table` is drawn from fold_in(key, i), in PyTorch's layout.
+
+    Args:
+        spec: The configuration.
+        key: The key of the stream `init`.
+        last_bias: The decoder's last bias, `[pixels]`, if it is not drawn.
+
+    Returns:
+        The model, on the key's device.
+    """
     dtype = getattr(torch, spec.training.stored)
     params = {}
     for i, parameter in enumerate(layout.table(spec.model)):
@@ -160,39 +173,59 @@ def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
 
 
 def encode(spec: Spec, model: VAE, x: Tensor, labels: Tensor | None = None) -> AnyPosterior:
-    """The posterior of images `[batch, pixels]` in the range of the configuration."""
+    """Encode images.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+        labels: Classes, `[batch]`, for a model with classes.
+
+    Returns:
+        The posterior, each part `[batch, latent]`.
+
+    Raises:
+        ValueError: If the model has classes and there are no labels.
+    """
     return model.eval().encode(x, labels)
 
 
 def decode(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> Decoded:
-    """What is said of the pixels `[batch, pixels]` of latents `[batch, latent]`."""
+    """Decode latents.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        z: Latents, `[batch, latent]`.
+        labels: Classes, `[batch]`, for a model with classes.
+
+    Returns:
+        Logits, and log-variances where they are learned, `[batch, pixels]`.
+
+    Raises:
+        ValueError: If the model has classes and there are no labels.
+    """
     return model.eval().decode(z, labels)
 
 
 def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
-    """The module over a state_dict, which it takes as its own."""
+    """Build the module on a state_dict.
+
+    Args:
+        spec: The model.
+        params: The tensors by name; the module takes them as its own.
+
+    Returns:
+        The module, whose tensors require gradients.
+    """
     with torch.device("meta"):  # no numbers drawn that are not used
         model = VAE(spec)
     model.load_state_dict(params, assign=True)
     return model.requires_grad_()
 
 
-def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
-    """The posterior of what the encoder's heads give."""
-    parts = [full(part) for part in parts]
-    match spec.posterior:
-        case "gaussian":
-            return Posterior(*parts)
-        case "relu-sigma":
-            return ScalePosterior(*map(torch.relu, parts))
-        case "point":
-            return PointPosterior(*parts)
-        case "relu-point":
-            return PointPosterior(*map(torch.relu, parts))
-
-
 def decoded(decoder: Decoder | ConvDecoder, h: Tensor) -> Decoded:
-    """What the decoder's last layers make of what its hidden ones gave."""
+    """Apply the decoder's last layers to its last hidden one."""
     logits = full(_flat(decoder.logits(h)))  # type: ignore[operator]
     match LIKELIHOODS[decoder.spec.likelihood].logvar:
         case "shared":

@@ -17,7 +17,7 @@ from torchvae.pixels import corrupt
 
 
 class Terms(NamedTuple):
-    """Each of shape `[batch]`, or scalars once averaged; nats per image. What makes the loss is the objective's."""
+    """The terms of a loss, nats per image: each `[batch]`, or a scalar once averaged."""
 
     loss: Tensor
     reconstruction: Tensor
@@ -25,7 +25,7 @@ class Terms(NamedTuple):
 
 
 class AdversarialTerms(NamedTuple):
-    """The same of an adversarial autoencoder: loss = reconstruction + generator."""
+    """The terms of an adversarial autoencoder's loss, which is reconstruction + generator."""
 
     loss: Tensor
     reconstruction: Tensor
@@ -37,7 +37,7 @@ AnyTerms = Terms | AdversarialTerms
 
 
 class Inputs(NamedTuple):
-    """What an objective is given of a batch."""
+    """A batch as an objective takes it."""
 
     x: Tensor
     """The pixels to be reconstructed `[batch, pixels]`."""
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One update of a step."""
+    """One update of a training step."""
 
     name: str
     """Its optimizer's; empty where a step has but one."""
@@ -68,15 +68,37 @@ class Phase(NamedTuple):
 def inputs(
     spec: Spec, x: Tensor, draws: Draws, labels: Tensor | None = None, weights: Tensor | None = None, step=None
 ) -> Inputs:
-    """A batch for an objective; for evaluation unless `weights` `[batch]`, each image's share, are given."""
+    """Build a batch for an objective.
+
+    Args:
+        spec: The configuration.
+        x: Pixels in its range, `[batch, pixels]`.
+        draws: The random numbers of the step.
+        labels: Classes, `[batch]`, for a model with classes.
+        weights: Each image's share of the batch, `[batch]`, for training; None for evaluation.
+        step: Training steps taken before.
+
+    Returns:
+        The batch; in evaluation nothing is corrupted or dropped.
+    """
     if weights is None:
         return Inputs(x, x, labels, draws, None, step)
     return Inputs(x, corrupt(spec, x, draws.corruption), labels, draws, Training(weights, draws.masks), step)
 
 
 def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor | None = None) -> AnyTerms:
-    """The objective's terms of each image, as evaluation has them. x: `[batch, pixels]` in the configuration's range;
-    draws: of `draw`; labels: `[batch]` for a model with classes."""
+    """Compute the objective's terms of each image, as evaluation does.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        x: Pixels in the configuration's range, `[batch, pixels]`.
+        draws: The random numbers, of `draw`.
+        labels: Classes, `[batch]`, for a model with classes.
+
+    Returns:
+        The terms, each `[batch]`, nats per image.
+    """
     batch, found = inputs(spec, x, draws, labels), {}
     model.eval()
     for phase in phases(spec):
@@ -85,7 +107,14 @@ def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor 
 
 
 def phases(spec: Spec) -> tuple[Phase, ...]:
-    """The updates of a training step, in their order."""
+    """List the updates of a training step, in their order.
+
+    Args:
+        spec: The configuration.
+
+    Returns:
+        The phases, under the names that `Spec.phases` gives them.
+    """
     share = spec.minimized
     terms = {
         "elbo": [(negative_elbo, share)],

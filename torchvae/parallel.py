@@ -15,9 +15,16 @@ from jaxvae.shared.errors import InputError
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Makes this process one of `processes` that train together, number `process` from 0. coordinator: where the first
-    of them listens, `host:port`. What isn't given is what the cluster tells. Call it before anything is computed.
-    Raises InputError where they don't come together."""
+    """Join the processes that train together. Call it before anything is computed.
+
+    Args:
+        coordinator: Where the first process listens, `host:port`.
+        processes: Number of processes.
+        process: This one's number, from 0. What is not given is taken from the cluster.
+
+    Raises:
+        InputError: If they can't be joined.
+    """
     method = "env://" if coordinator is None else f"tcp://{coordinator}"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -37,17 +44,17 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def first() -> bool:
-    """Whether this is the process that writes and speaks for all."""
+    """Return whether this is the process that writes files and prints."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def agreed(number: int) -> int:
-    """The largest of the processes' numbers, of at most 31 bits. All of them have to ask."""
+    """Return the largest of the processes' numbers, of at most 31 bits. All processes have to call it."""
     if processes() == 1:
         return number
     told = torch.tensor(number)
@@ -56,7 +63,7 @@ def agreed(number: int) -> int:
 
 
 def shares() -> int:
-    """How many devices share a batch."""
+    """Return how many devices share a batch."""
     return processes()
 
 

@@ -16,20 +16,45 @@ from torchvae.train import TrainState, init_optimizers
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
-    """Writes the weight file, which either package reads."""
+    """Write the weight file, which either package reads.
+
+    Args:
+        path: The file.
+        spec: The configuration.
+        model: The model.
+
+    Raises:
+        InputError: If the file can't be written.
+    """
     weight_file.save(Path(path), spec, to_arrays(spec, model))
 
 
 def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VAE]:
-    """A weight file's configuration and model, whichever package wrote it. Raises InputError for a file that is damaged
-    or doesn't hold exactly its model's tensors."""
+    """Read a weight file, whichever package wrote it.
+
+    Args:
+        path: The file.
+        device: Where the parameters go.
+
+    Returns:
+        The configuration, and the model.
+
+    Raises:
+        InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
+    """
     spec, arrays = weight_file.load(Path(path))
     return spec, from_arrays(spec, arrays).to(device)
 
 
 def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.ndarray) -> None:
-    """Writes a checkpoint, from which either package goes on: the state, with the terms of its epoch's steps so far,
-    `[steps, terms]`, as a Part has them."""
+    """Write a checkpoint, from which either package resumes.
+
+    Args:
+        path: The file.
+        spec: The configuration.
+        state: The training state.
+        train: The mean terms of the epoch's steps so far, `[steps, terms]`, nats per image.
+    """
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
@@ -37,8 +62,18 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str | None = None) -> tuple[Spec, TrainState, np.ndarray]:
-    """A checkpoint's configuration, state and terms, whichever package wrote it. Raises InputError for a file that is
-    damaged or doesn't hold exactly what its run needs."""
+    """Read a checkpoint, whichever package wrote it.
+
+    Args:
+        path: The file.
+        device: Where the state goes.
+
+    Returns:
+        The configuration, the state, and the mean terms of the epoch's steps so far, `[steps, terms]`.
+
+    Raises:
+        InputError: If the file is corrupt or doesn't hold exactly what its run needs.
+    """
     found = weight_file.load_checkpoint(Path(path))
     model = from_arrays(found.spec, found.weights).to(device)
     optimizer = optimizer_from_arrays(found.spec, found.optimizer, model)
@@ -47,7 +82,18 @@ def load_checkpoint(path: Path | str, device: torch.device | str | None = None) 
 
 
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
-    """Named arrays in the order of `layout.table`."""
+    """Convert the parameters to named arrays.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+
+    Returns:
+        NumPy arrays in PyTorch's names and layout, in the order of `layout.table`.
+
+    Raises:
+        InputError: If an entry is missing or unexpected.
+    """
     leaves = {name: tensor.numpy(force=True).copy() for name, tensor in model.state_dict().items()}
     # PyTorch's batch norm counts the batches it saw, which nothing asks for at a fixed momentum.
     leaves = {name: array for name, array in leaves.items() if not name.endswith("num_batches_tracked")}
@@ -60,14 +106,33 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
 
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
-    """The model of named arrays. Raises InputError unless they are exactly the model's."""
+    """Convert named arrays to a model.
+
+    Args:
+        spec: The configuration.
+        arrays: The arrays in PyTorch's names and layout, as `to_arrays` of either package gives them.
+
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        InputError: If they are not exactly the model's arrays.
+    """
     weight_file.check(arrays, spec, "The arrays")
     return bind(spec.model, {name: torch.tensor(array) for name, array in arrays.items()})
 
 
 def optimizer_to_arrays(spec: Spec, optimizer: dict[str, torch.optim.Optimizer]) -> dict[str, np.ndarray]:
-    """Adam's state under PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`; that of one of several phases
-    behind the phase's name and a dot."""
+    """Convert Adam's state to named arrays.
+
+    Args:
+        spec: The configuration.
+        optimizer: The optimizer state of each phase.
+
+    Returns:
+        `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
+        phase's name and a dot.
+    """
     arrays = {}
     for phase, networks in spec.phases.items():
         adam, prefix = optimizer[phase], phase and f"{phase}."
@@ -86,8 +151,19 @@ def optimizer_to_arrays(spec: Spec, optimizer: dict[str, torch.optim.Optimizer])
 
 
 def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: VAE) -> dict[str, torch.optim.Optimizer]:
-    """Adam's state from what `optimizer_to_arrays` of either package gave, over the model's parameters. Raises
-    InputError unless that is what they are."""
+    """Convert named arrays to Adam's state.
+
+    Args:
+        spec: The configuration.
+        arrays: What `optimizer_to_arrays` of either package gave.
+        model: The model whose parameters the optimizers update.
+
+    Returns:
+        The optimizer of each phase.
+
+    Raises:
+        InputError: If the arrays are not exactly those.
+    """
     optimizer = init_optimizers(spec, model)
     for phase, found in weight_file.moments(arrays, spec).items():
         adam = optimizer[phase]

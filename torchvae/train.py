@@ -23,8 +23,11 @@ from torchvae.pixels import prepare_pixels
 
 
 class TrainState(NamedTuple):
-    """All that a resumed run needs. `key` is the run's root key and never changes: step t draws from fold_in of its
-    noise stream with t, epoch e shuffles by fold_in of its order stream with e."""
+    """All that resuming a run needs.
+
+    `key` is the run's root key and never changes: step t draws from fold_in(noise stream, t), epoch e shuffles by
+    fold_in(order stream, e).
+    """
 
     model: VAE
     optimizer: dict[str, torch.optim.Optimizer]
@@ -34,14 +37,33 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Adam (Kingma & Ba 2015) with eps outside the root, over these parameters, at the first epoch's learning rate."""
+    """Make Adam with eps outside the root, at the first epoch's learning rate.
+
+    Args:
+        spec: The configuration.
+        parameters: The tensors that it updates.
+
+    Returns:
+        The optimizer.
+
+    References:
+        Kingma & Ba 2015, algorithm 1.
+    """
     training = spec.training
     betas = (training.beta1, training.beta2)
     return torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, fused=True)
 
 
 def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
-    """The optimizer of each phase of a step, before the first, each with its parameters in the order of the table."""
+    """Make the optimizer of each phase of a step.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+
+    Returns:
+        The optimizers by the names of `Spec.phases`, each with its parameters in the order of `layout.table`.
+    """
     tensors = dict(model.named_parameters())
     return {
         phase: make_optimizer(spec, [tensors[parameter.name] for parameter in trained(spec, networks)])
@@ -50,8 +72,19 @@ def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
 
 
 def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.device | str = "cpu") -> TrainState:
-    """The state before the first step. The training images are needed for `glorot-data` alone. Raises InputError where
-    they are needed and not given."""
+    """Make the state before the first step.
+
+    Args:
+        spec: The configuration.
+        images: The training images, uint8 `[n, height, width, channels]`; only `glorot-data` needs them.
+        device: Where the model goes.
+
+    Returns:
+        The state.
+
+    Raises:
+        InputError: If the images are needed and missing.
+    """
     key = root_key(spec.training.seed, device)
     bias = last_bias(spec, images)
     model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
@@ -61,9 +94,18 @@ def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.devic
 def train_step(
     spec: Spec, state: TrainState, x: Tensor, labels: Tensor | None = None, epoch: int = 0
 ) -> tuple[TrainState, AnyTerms]:
-    """One step on images `[batch, pixels]` in the range of the configuration, for loops of your own: the new state and
-    the mean terms. labels: `[batch]` for a model with classes; epoch: from 0, for the learning rate. The model and the
-    optimizer are updated in place: do not use the argument again. Several processes are each given the whole batch."""
+    """Take one training step.
+
+    Args:
+        spec: The configuration.
+        state: The state, whose model and optimizers are updated in place; do not use the argument again.
+        x: Pixels in the configuration's range, `[batch, pixels]`; each of several processes gets all of it.
+        labels: Classes, `[batch]`, for a model with classes.
+        epoch: From 0, for the learning rate.
+
+    Returns:
+        The new state, and the mean terms, nats per image.
+    """
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     told = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), told, split(_shares(x, x.dtype)), state.step)
@@ -74,8 +116,17 @@ def train_step(
 
 
 def epoch_order(spec: Spec, key: random.Key, epoch: int, n: int) -> Tensor:
-    """Which of `n` images the steps of an epoch, from 0, are given, one step's after another's: `[n]`, shuffled by a
-    run's root key."""
+    """Shuffle the images of an epoch.
+
+    Args:
+        spec: The configuration.
+        key: The run's root key.
+        epoch: From 0.
+        n: Number of training images.
+
+    Returns:
+        The images' indices, one step's after another's, `[n]`.
+    """
     return random.permutation(random.fold_in(streams(key).order, epoch), n)
 
 
@@ -89,11 +140,28 @@ def train_epoch(
     n: int | None = None,
     places: Tensor | None = None,
 ) -> tuple[TrainState, Tensor]:
-    """What is left of an epoch over uint8 images `[n, height, width, channels]`, and their labels `[n]` for a model
-    with classes, from where `state` stands: to the epoch's end, or to step `last` or `max_steps` if that comes before.
-    order: `epoch_order`'s, made anew unless it is given; n: of how many images, where there are only some; places:
-    where among these are those of `order`, `[n]`. The new state, and the mean terms of the epoch's steps, `[steps,
-    terms]`, zeros for those not taken here. The model and the optimizer are updated in place."""
+    """Train from `state` to the end of its epoch.
+
+    It stops earlier at step `last` or at the configuration's `max_steps`.
+
+    Args:
+        spec: The configuration.
+        state: The state to start from; its step says where in the epoch it is. Its model and optimizers
+            are updated in place.
+        images: uint8, `[n, height, width, channels]`.
+        labels: Classes, `[n]`, for a model with classes.
+        last: Stop after this step, counted from the run's beginning.
+        order: The epoch's `epoch_order`, if it is known.
+        n: Number of training images, where `images` holds more or fewer.
+        places: Where among `images` those of `order` are, `[n]`, where it holds only some.
+
+    Returns:
+        The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not
+        taken here are 0.
+
+    Raises:
+        InputError: If batch norm would see a batch of one number.
+    """
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)

@@ -13,8 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-LikelihoodName = Literal["bernoulli", "squared-error", "gaussian", "gaussian-learned", "gaussian-pixel"]
-Mean = Literal["identity", "sigmoid", "tanh"]
+LikelihoodName = Literal[
+    "bernoulli", "continuous-bernoulli", "squared-error", "gaussian", "gaussian-learned", "gaussian-pixel"
+]
+Mean = Literal["identity", "sigmoid", "tanh", "continuous-bernoulli"]
 """How a pixel's mean follows from the decoder's logit."""
 Logvar = Literal["none", "fixed", "shared", "pixel"]
 """Where a pixel's log-variance comes from: nowhere; the configuration; one parameter of the decoder that all pixels
@@ -66,6 +68,14 @@ def bernoulli_log_density(x: np.ndarray, logits: np.ndarray, logvar: np.ndarray 
     return x @ logits.T - np.logaddexp(0.0, logits).sum(1)
 
 
+def continuous_bernoulli_log_density(x: np.ndarray, logits: np.ndarray, logvar: np.ndarray | None = None) -> np.ndarray:
+    """Return log p(x | z) of continuous Bernoulli pixels at their logits, `[n, points]`."""
+    near = np.abs(logits) < 1e-4
+    safe = np.where(near, 1.0, logits)
+    log_normalizer = np.where(near, math.log(2) + logits**2 / 12, np.log(safe / np.tanh(safe / 2)))
+    return bernoulli_log_density(x, logits) + log_normalizer.sum(1)
+
+
 def gaussian_log_density(x: np.ndarray, means: np.ndarray, logvar: np.ndarray | None) -> np.ndarray:
     """Return log p(x | z) of Gaussian pixels, `[n, points]`; logvar: `[points, pixels]`, or `[]`."""
     assert logvar is not None
@@ -86,6 +96,15 @@ LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
         log_density=bernoulli_log_density,
         located_by="logits",
         log_odds=True,
+    ),
+    "continuous-bernoulli": Likelihood(
+        title="continuous Bernoulli",
+        help="a density on [0, 1], for grey pixels",
+        description="continuous Bernoulli from logits, a density on [0, 1] with its constant; mean: 1/(1 - e^-l) - 1/l "
+        "of the logit l",
+        means={"unit": "continuous-bernoulli"},
+        log_density=continuous_bernoulli_log_density,
+        located_by="logits",
     ),
     "squared-error": Likelihood(
         title="squared-error",

@@ -233,6 +233,10 @@ def judge(spec: Spec, arrays: Arrays, z: Any, record: dict[str, Any] | None = No
 def pixel_means(spec: Spec, logits: Any, xp: Any) -> Any:
     if spec.model.output == "linear":
         return logits
+    if spec.model.likelihood == "continuous-bernoulli":  # the slope of log((e^l - 1) / l)
+        half, near = logits / 2, xp.abs(logits) < 0.5
+        far = xp.where(near, 1.0, half)
+        return 0.5 + xp.where(near, _langevin_near_0(half), 1 / xp.tanh(far) - 1 / far) / 2
     return xp.tanh(logits) if spec.images.range == "signed" else 0.5 * (1 + xp.tanh(logits / 2))
 
 
@@ -256,6 +260,24 @@ def learned_variance(spec: Spec, out: Outputs, x: Any, xp: Any) -> Any:
     return gaussian(pixel_means(spec, out.logits, xp), variance, x, xp)
 
 
+def continuous_bernoulli(spec: Spec, out: Outputs, x: Any, xp: Any) -> Any:
+    """log((e^l - 1) / l) - l x = log(sinh(h) / h) + (1/2 - x) l with h = l / 2, near 0 by its Taylor series."""
+    half = xp.abs(out.logits) / 2
+    near = half < 0.25
+    far = xp.where(near, 1.0, half)
+    square = half * half
+    series = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575)
+    log_sinhc = sum(c * square ** (i + 1) for i, c in enumerate(series))
+    log_sinhc = xp.where(near, log_sinhc, far + xp.log1p(-xp.exp(-2 * far)) - xp.log(2 * far))
+    return (log_sinhc + (0.5 - x) * out.logits).sum(-1)
+
+
+def _langevin_near_0(h: Any) -> Any:
+    """coth(h) - 1 / h for |h| < 1/4."""
+    series = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875, 4 / 18243225)
+    return sum(c * h ** (2 * i + 1) for i, c in enumerate(series))
+
+
 def gaussian(means: Any, variance: Any, x: Any, xp: Any) -> Any:
     variance = variance + xp.zeros_like(means)
     return (xp.log(2 * math.pi * variance) / 2 + (means - x) ** 2 / (2 * variance)).sum(-1)
@@ -263,6 +285,7 @@ def gaussian(means: Any, variance: Any, x: Any, xp: Any) -> Any:
 
 NLL: dict[LikelihoodName, Callable] = {
     "bernoulli": lambda spec, out, x, xp: bernoulli(out.logits, x, xp),
+    "continuous-bernoulli": continuous_bernoulli,
     "squared-error": squared_error,
     "gaussian": given_variance,
     "gaussian-learned": learned_variance,

@@ -257,7 +257,13 @@ def test_the_two_sides_of_a_file_mirror_each_other(file: str) -> None:
             mine, other = ([WORDS.get(n, n) for n in arguments(f) if n not in allowed] for f in (a, b))
             assert mine == other, f"{file}.{name}"
         if name not in TOLD_APART:
-            assert ast.get_docstring(a) == ast.get_docstring(b), f"{file}.{name}"
+            assert _in_torchs_words(ast.get_docstring(a)) == ast.get_docstring(b), f"{file}.{name}"
+
+
+def _in_torchs_words(text: str | None) -> str | None:
+    """A docstring with the arguments that a torch model takes the place of."""
+    text = text and text.replace("    params: The model's parameters.", "    model: The model.")
+    return text and text.replace("    opt_state: The", "    optimizer: The")
 
 
 def arguments(function: ast.FunctionDef) -> list[str]:

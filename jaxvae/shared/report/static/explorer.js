@@ -5,7 +5,14 @@
   const SHOWN = 10; // sliders outside the disclosure
   const NEAR = 24; // CSS pixels at most from a click to the point it selects
   const ACTIVATIONS = { relu: (x) => (x > 0 ? x : 0), tanh: Math.tanh, "leaky-relu": (x) => (x > 0 ? x : 0.01 * x) };
-  const OUTPUTS = { sigmoid: (x) => 1 / (1 + Math.exp(-x)), tanh: Math.tanh, identity: (x) => x };
+  const OUTPUTS = {
+    sigmoid: (x) => 1 / (1 + Math.exp(-x)),
+    tanh: Math.tanh,
+    identity: (x) => x,
+    // A Taylor series where the difference would cancel.
+    "continuous-bernoulli": (x) =>
+      Math.abs(x) < 0.02 ? 0.5 + x / 12 - x ** 3 / 720 : 1 / (1 - Math.exp(-x)) - 1 / x,
+  };
   const COLOURS = [
     "#4e8fd0", "#f28e2b", "#e15759", "#3fb3a6", "#59a14f", "#c9a11b", "#b07aa1", "#ff8fa3", "#9c755f", "#8a97a3",
   ];
