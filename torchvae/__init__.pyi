@@ -20,6 +20,8 @@ from .distributions import PointPosterior as PointPosterior
 from .distributions import Posterior as Posterior
 from .distributions import ScalePosterior as ScalePosterior
 from .distributions import bernoulli_nll as bernoulli_nll
+from .distributions import continuous_bernoulli_mean as continuous_bernoulli_mean
+from .distributions import continuous_bernoulli_nll as continuous_bernoulli_nll
 from .distributions import density as density
 from .distributions import gaussian_kl as gaussian_kl
 from .distributions import gaussian_nll as gaussian_nll

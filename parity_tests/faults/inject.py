@@ -130,7 +130,7 @@ def _forget_compiled() -> None:
     modules = [jax_backend, *(module for name, module in sys.modules.items() if name.partition(".")[0] == "jaxvae")]
     for value in {id(value): value for module in modules for value in vars(module).values()}.values():
         if isinstance(value, _Jitted):
-            value.clear_cache()
+            value.clear_cache()  # type: ignore[attr-defined]
 
 
 @functools.cache

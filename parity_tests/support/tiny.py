@@ -8,6 +8,8 @@ from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 
+STEPS = 12  # in epochs of five, the last of two images
+
 
 def small(name: str) -> Spec:
     """The preset with the same parts in few numbers."""

@@ -6,10 +6,7 @@ from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import PRESETS
 from parity_tests.harness import report
 from parity_tests.harness.vae import prove, trajectory
-from parity_tests.support.tiny import small, some
-
-STEPS = 12  # in epochs of five, the last of two images
-
+from parity_tests.support.tiny import STEPS, small, some
 
 # One of each kind; the others differ from these in numbers or in parts that have tests of their own.
 IN_THE_SUITE = {
