@@ -50,6 +50,11 @@ def test_the_packages_docstring_names_every_module_and_folder() -> None:
     assert all(f"{folder}/" in layout for folder in folders)
 
 
+def test_its_loops_are_the_examples() -> None:
+    for program, name in zip(PROGRAMS, ("train_jax", "train_torch"), strict=False):
+        assert (ROOT / "scripts" / "examples" / f"{name}.py").read_text().endswith(f'"""\n\n{program}')
+
+
 def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 160
 
