@@ -64,9 +64,9 @@ def main(options: Reproduce) -> None:
         print(tables.listing())
         return
     _require(options)
-    side = importlib.import_module(options.package)
-    how = How(side, options.out, options.data, options.data_root, options.device, options.samples)
-    asked = chosen(options, _on_cpu(side, options.device)) if options.names else {}
+    backend = importlib.import_module(options.package)
+    how = How(backend, options.out, options.data, options.data_root, options.device, options.samples)
+    asked = chosen(options, _on_cpu(backend, options.device)) if options.names else {}
     seeds = {name: dict.fromkeys(options.seeds or PROTOCOLS[name].seeds) for name in asked}
     runs = [(name, seed, epochs) for name, epochs in asked.items() for seed in seeds[name]]
     for i, (name, seed, epochs) in enumerate(runs, 1):
@@ -127,8 +127,8 @@ def _require(options: Reproduce) -> None:
         require_seed(seed)
 
 
-def _on_cpu(side: Any, device: DeviceName) -> bool:
-    return side.device_label(side.prepare(device)).startswith("cpu")
+def _on_cpu(backend: Any, device: DeviceName) -> bool:
+    return backend.device_label(backend.prepare(device)).startswith("cpu")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _PICTURED = 16
 class Finished(NamedTuple):
     """A run, and by what it is read."""
 
-    side: Any
+    backend: Any
     run: run_folder.Run
     records: list[dict[str, Any]]
     dataset: Dataset
@@ -33,7 +33,7 @@ class Finished(NamedTuple):
     @property
     def weights(self) -> Any:
         """jaxvae's params, torchvae's model."""
-        return self.side.load(self.run.weights, self.side.prepare(self.device, self.run.spec.training.dtype))[1]
+        return self.backend.load(self.run.weights, self.backend.prepare(self.device, self.run.spec.training.dtype))[1]
 
     @property
     def epochs(self) -> int:
@@ -66,21 +66,21 @@ def likelihood(finished: Finished) -> dict[str, float]:
     """Taken once: the run's measures.json keeps it."""
     run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
     found = measures_record.read(run).get("log-likelihood")
-    if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
-        seen = trained_model(finished.side, run, finished.weights, finished.dataset, samples)
+    if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.backend.__name__):
+        seen = trained_model(finished.backend, run, finished.weights, finished.dataset, samples)
         taken = take(seen, ["log-likelihood"])
         print(text_table(evaluation.rows("log-likelihood", taken["log-likelihood"])))
-        measures_record.update(finished.side.__name__, run, taken)
+        measures_record.update(finished.backend.__name__, run, taken)
         found = taken["log-likelihood"]
     return {nll(samples, finished.epochs): -found["log_likelihood"]}
 
 
 def beside_pca(finished: Finished) -> dict[str, float]:
     """Squared errors per image, and a picture of both."""
-    side, run, test = finished.side, finished.run, finished.dataset.test
+    backend, run, test = finished.backend, finished.run, finished.dataset.test
     weights, latent = finished.weights, run.spec.model.latent
     rows = [
-        pca.row("autoencoder", latent, test, lambda p: side.reconstruct(run.spec, weights, test[p]), _PICTURED),
+        pca.row("autoencoder", latent, test, lambda p: backend.reconstruct(run.spec, weights, test[p]), _PICTURED),
         pca.pca(finished.dataset.train, test, latent, _PICTURED),
     ]
     picture = run.images / "beside-pca.png"
@@ -92,10 +92,10 @@ def beside_pca(finished: Finished) -> dict[str, float]:
 
 def by_class(finished: Finished) -> dict[str, float]:
     """The terms, and a picture with a column of samples for each class."""
-    side, spec = finished.side, finished.run.spec
-    key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
+    backend, spec = finished.backend, finished.run.spec
+    key = backend.stream_key(backend.root_key(spec.training.seed), "pictures", 0)
     picture = finished.run.images / "classes.png"
-    samples = side.sample(spec, finished.weights, key, 8 * spec.model.classes)
+    samples = backend.sample(spec, finished.weights, key, 8 * spec.model.classes)
     image_grid.save(image_grid.grid(samples, spec.model.classes), picture)
     print(f"samples, a column for each class, in {picture}")
     return terms(finished)

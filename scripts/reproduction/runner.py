@@ -24,7 +24,7 @@ MNIST = "mnist"
 class How(NamedTuple):
     """By what, of which images, and where to."""
 
-    side: Any
+    backend: Any
     out: Path
     data: str
     data_root: Path | None
@@ -50,7 +50,7 @@ class Kept:
 def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
     """Trains the protocol for so many epochs, unless that has been done, and reads its figures. Raises StoppedError for
     a signal, NonFiniteError when a number leaves the finite ones, and InputError for what can't be done as asked."""
-    protocol, package = PROTOCOLS[name], how.side.__name__
+    protocol, package = PROTOCOLS[name], how.backend.__name__
     path, spec = how.out / f"{name}-{package}-{seed}", _configured(protocol, how.data, seed, epochs)
     dataset = datasets.load(spec, how.data_root)[0]
     _train(how, path, protocol.preset, replace(spec, data=dataset.name))
@@ -58,7 +58,7 @@ def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
     if {session["framework"] for session in run.config["sessions"]} != {package}:
         raise InputError(f"{path} is not by {package} alone; remove it or give another --out.")
     records = metrics.read(run)
-    finished = Finished(how.side, run, records, dataset, how.device, how.samples, protocol.expected)
+    finished = Finished(how.backend, run, records, dataset, how.device, how.samples, protocol.expected)
     session = run.config["sessions"][-1]
     about = (name, package, dataset.name, seed, finished.epochs, session["device"], session["versions"])
     kept = Kept(*about, protocol.read(finished))
@@ -91,11 +91,13 @@ def _configured(protocol: Protocol, images: str, seed: int, epochs: int) -> Spec
 def _train(how: How, path: Path, preset: str, spec: Spec) -> None:
     """Begins the run, goes on with it, or leaves it as it is: it may have been trained for longer than is asked."""
     if not path.exists():
-        train.run(how.side, train.Train(spec, preset, how.data_root, how.device, out=path))
+        train.run(how.backend, train.Train(spec, preset, how.data_root, how.device, out=path))
         return
     run = run_folder.read(path)
     if not same_run(run.spec, spec):
         raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
     tested = [record["epoch"] for record in metrics.read(run) if record["split"] == "test"]
     if not tested or tested[-1] < spec.training.epochs:
-        train.run(how.side, replace(train.resume_command(path), spec=spec, data_root=how.data_root, device=how.device))
+        train.run(
+            how.backend, replace(train.resume_command(path), spec=spec, data_root=how.data_root, device=how.device)
+        )

@@ -15,7 +15,7 @@ from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.vae.hypotheses import networks, randomness, training, variants
-from parity_tests.harness.vae.levels import SIDES, Arrays, Case, Level
+from parity_tests.harness.vae.levels import BACKENDS, Arrays, Case, Level
 
 # How near an answer must come to count as reproduced, as a share of the tensor's largest, where it isn't to the bit. It
 # must also come twenty times nearer than the plain formula does.
@@ -67,38 +67,40 @@ def diagnose(
     level: Level,
     case: Case,
     answers: tuple[Arrays, Arrays],
-    owed: float,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    tolerance: float,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
 ) -> Diagnosis:
-    """The first place of a level that is over what is owed, and the cause if one is known that reproduces it."""
+    """The first place of a level that is over its tolerance, and the cause if one is known that reproduces it."""
     ours, theirs = answers
     if list(ours) != list(theirs):
         odd = sorted(set(ours) ^ set(theirs))
-        return Diagnosis(level.name, f"only one side answers for {', '.join(odd) or 'these names in this order'}", None)
-    name = first_over(level, answers, owed)
+        return Diagnosis(
+            level.name, f"only one backend answers for {', '.join(odd) or 'these names in this order'}", None
+        )
+    name = first_over(level, answers, tolerance)
     here = (ours[name], theirs[name])
-    names = tuple(side.NAME for side in sides)
+    names = tuple(backend.NAME for backend in backends)
     explain = EXPLAIN[level.name]
     if not is_plain(case.spec):
         explain = FAMILY.get(level.name, explain)
     whole = explain in (randomness.keys, networks.layers)
-    # What hangs on no side's answers is computed once for both.
-    suspects = [explain(case, name, side) for side in answers] if whole else list(tee(explain(case, name)))
-    cause, culprit, plain = name_cause(here, suspects, case.dtype, owed)
+    # What hangs on no backend's answers is computed once for both.
+    suspects = [explain(case, name, backend) for backend in answers] if whole else list(tee(explain(case, name)))
+    cause, culprit, plain = name_cause(here, suspects, case.dtype, tolerance)
     where = f"{level.name} ({case.dtype}): {name}"
     return Diagnosis(where, _numbers(here, plain, names), cause, None if culprit is None else names[culprit])
 
 
-def first_over(level: Level, answers: tuple[Arrays, Arrays], owed: float) -> str:
-    """The first name, in the order of the computation, whose answers differ by more than is owed."""
+def first_over(level: Level, answers: tuple[Arrays, Arrays], tolerance: float) -> str:
+    """The first name, in the order of the computation, whose answers differ by more than the tolerance."""
     ours, theirs = answers
     for name in ours:
         try:
-            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= owed:
+            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= tolerance:
                 return name
         except ValueError:
             return name
-    raise ValueError(f"No name of {level.name} is over what is owed.")
+    raise ValueError(f"No name of {level.name} is over its tolerance.")
 
 
 @contextlib.contextmanager
@@ -109,16 +111,16 @@ def relaxed() -> Iterator[None]:
 
 
 def name_cause(
-    here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, owed: float
+    here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, tolerance: float
 ) -> tuple[str | None, int | None, np.ndarray]:
-    """The cause that reproduces the answer of a side that departs from the plain formula; which side departs, if only
+    """The cause that reproduces the answer of a backend that departs from the plain formula; which backend departs, if only
     one does; and what the plain formula gives."""
     departs: list[int] = []
     cause, plain = None, np.zeros(())
     with relaxed():
         for i, (found, candidates) in enumerate(zip(here, suspects, strict=True)):
             plain = np.asarray(next(candidates)[1])
-            if not (off := _apart(found, plain)) <= owed:
+            if not (off := _apart(found, plain)) <= tolerance:
                 departs.append(i)
                 cause = cause or _reproduces(found, plain, candidates, min(REPRODUCED[dtype], off / 20))
     return cause, departs[0] if len(departs) == 1 else None, plain

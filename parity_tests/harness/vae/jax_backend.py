@@ -1,5 +1,5 @@
 """jaxvae on named arrays: numpy in, numpy out. Every function asks the package one question; the same function of
-`torch_side` asks the other."""
+`torch_backend` asks the other."""
 
 import functools
 from collections import OrderedDict
@@ -19,7 +19,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import jax_layers
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 Arrays = dict[str, np.ndarray]
 NAME = "jaxvae"

@@ -1,7 +1,7 @@
-"""The levels of agreement: at each, one question to both packages, how far apart the answers are, and what is owed.
+"""The levels of agreement: at each, one question to both packages, how far apart the answers are, and the tolerance.
 
 They stand in the order in which one depends on another, so that the first to fail is where to look. All but the key
-streams and the initial weights start from the same named arrays on both sides."""
+streams and the initial weights start from the same named arrays on both backends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,10 +15,11 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import Gap, count, gap, shares, worst
 from parity_tests.harness.findings import Finding
 from parity_tests.harness.vae import jax_backend, reference, torch_backend
-from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 
 Arrays = dict[str, np.ndarray]
-SIDES = (jax_backend, torch_backend)
+BACKENDS = (jax_backend, torch_backend)
 
 WARM = 20
 """Steps before the one that is compared: Adam's first steps are of size lr * sign(gradient), and the sign of a gradient
@@ -53,12 +54,12 @@ class Case(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One question and what is owed."""
+    """One question and the tolerance."""
 
     name: str
     ask: Callable[[ModuleType, Case], Arrays]
     measure: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Gap]
-    owed: dict[str, float]
+    tolerance: dict[str, float]
     unit: str
     reason: str
 
@@ -116,31 +117,33 @@ def _weighted_otherwise(spec: Spec) -> tuple[str, Spec] | None:
 
 
 def compare(
-    level: Level, case: Case, sides: tuple[ModuleType, ModuleType] = SIDES
+    level: Level, case: Case, backends: tuple[ModuleType, ModuleType] = BACKENDS
 ) -> tuple[Finding, tuple[Arrays, Arrays]]:
     """The level's finding, and both answers."""
-    ours, theirs = (level.ask(side, case) for side in sides)
-    return judge(level, case, (ours, theirs), sides[0]), (ours, theirs)
+    ours, theirs = (level.ask(backend, case) for backend in backends)
+    return judge(level, case, (ours, theirs), backends[0]), (ours, theirs)
 
 
-def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], side: ModuleType) -> Finding:
-    """What two answers to the level's question amount to, `side` having given the first. An answer of another shape is
+def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], backend: ModuleType) -> Finding:
+    """What two answers to the level's question amount to, `backend` having given the first. An answer of another shape is
     infinitely far off."""
     finding = _measured(level, case.dtype, answers)
-    if finding.passed or finding.owed == 0 or not np.isfinite(finding.size):
+    if finding.passed or finding.tolerance == 0 or not np.isfinite(finding.size):
         return finding
     # Some numbers are worse conditioned than a sum: a new model's KL, a difference of near equals, or a gradient that
     # comes through ten batch norms from saturated pixels.
     most = 0.0
     for draw in range(_NUDGES):
-        size = _measured(level, case.dtype, (answers[0], level.ask(side, _nudged(case, draw)))).size
+        size = _measured(level, case.dtype, (answers[0], level.ask(backend, _nudged(case, draw)))).size
         most = max(most, size if np.isfinite(size) else 0.0)
         # Draws move the same numbers by an ulp with other signs, so that their effects differ by a small factor, or in
         # float32, where one meets a kink, by a few thousand. A difference far beyond that no other draw explains.
         if finding.size > _GROSS * TIMES_ULP * most > 0:
             break
     reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {most:.1e}"
-    return finding._replace(owed=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.owed else finding
+    return (
+        finding._replace(tolerance=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.tolerance else finding
+    )
 
 
 def nudge(arrays: Arrays, draw: int) -> Arrays:
@@ -159,28 +162,28 @@ def _nudged(case: Case, draw: int) -> Case:
 
 def _measured(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> Finding:
     found = worst(level.measure, answers[1], answers[0])
-    return Finding(level.name, dtype, found.size, str(found), level.owed[dtype], level.unit, level.reason)
+    return Finding(level.name, dtype, found.size, str(found), level.tolerance[dtype], level.unit, level.reason)
 
 
-def _keys(side: ModuleType, case: Case) -> Arrays:
-    return side.keys(case.spec, len(case.data.train))
+def _keys(backend: ModuleType, case: Case) -> Arrays:
+    return backend.keys(case.spec, len(case.data.train))
 
 
-def _normals(side: ModuleType, case: Case) -> Arrays:
-    return side.normals(case.spec, 200_000)
+def _normals(backend: ModuleType, case: Case) -> Arrays:
+    return backend.normals(case.spec, 200_000)
 
 
-def _draws(side: ModuleType, case: Case) -> Arrays:
-    return side.draws(case.spec, 50, WARM)
+def _draws(backend: ModuleType, case: Case) -> Arrays:
+    return backend.draws(case.spec, 50, WARM)
 
 
-def _initial(side: ModuleType, case: Case) -> Arrays:
-    return side.initial(case.spec, case.data.train)
+def _initial(backend: ModuleType, case: Case) -> Arrays:
+    return backend.initial(case.spec, case.data.train)
 
 
-def _pixels(side: ModuleType, case: Case) -> Arrays:
-    named = {name: side.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
-    return named | side.prepared(case.spec, case.data.train[:100])
+def _pixels(backend: ModuleType, case: Case) -> Arrays:
+    named = {name: backend.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
+    return named | backend.prepared(case.spec, case.data.train[:100])
 
 
 def pictured(case: Case) -> dict[str, np.ndarray]:
@@ -193,20 +196,20 @@ def pictured(case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def _layers(side: ModuleType, case: Case) -> Arrays:
-    return side.layers(case.spec, case.start, case.batch)
+def _layers(backend: ModuleType, case: Case) -> Arrays:
+    return backend.layers(case.spec, case.start, case.batch)
 
 
-def _losses(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.losses, case)
+def _losses(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.losses, case)
 
 
-def _training(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.training, case)
+def _training(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.training, case)
 
 
-def _gradients(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.gradients, case)
+def _gradients(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.gradients, case)
 
 
 def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
@@ -217,13 +220,13 @@ def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
     }
 
 
-def _optimizer(side: ModuleType, case: Case) -> Arrays:
-    weights, optimizer = side.optimize(case.spec, case.start, given_gradients(case))
+def _optimizer(backend: ModuleType, case: Case) -> Arrays:
+    weights, optimizer = backend.optimize(case.spec, case.start, given_gradients(case))
     return weights | optimizer
 
 
 def given_gradients(case: Case) -> list[Arrays]:
-    """Three gradients of training's own sizes, the same for both sides."""
+    """Three gradients of training's own sizes, the same for both backends."""
     rng = np.random.default_rng(1)
     scale = {name.replace("exp_avg.", ""): a * 0.3 for name, a in case.warm[1].items() if "exp_avg." in name}
     return [
@@ -232,14 +235,14 @@ def given_gradients(case: Case) -> list[Arrays]:
     ]
 
 
-def _steps(side: ModuleType, case: Case) -> Arrays:
-    weights, optimizer, terms = side.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
+def _steps(backend: ModuleType, case: Case) -> Arrays:
+    weights, optimizer, terms = backend.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
     return {**by_term(case.spec, terms), **weights, **optimizer}
 
 
-def _order(side: ModuleType, case: Case) -> Arrays:
+def _order(backend: ModuleType, case: Case) -> Arrays:
     spec, data = held_still(case)
-    return by_term(spec, side.train(spec, case.start, data)[2])
+    return by_term(spec, backend.train(spec, case.start, data)[2])
 
 
 def by_term(spec: Spec, terms: np.ndarray) -> Arrays:
@@ -247,13 +250,13 @@ def by_term(spec: Spec, terms: np.ndarray) -> Arrays:
     return dict(zip(spec.terms, np.ascontiguousarray(terms.T), strict=True))
 
 
-def _evaluation(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.data, 1)
+def _evaluation(backend: ModuleType, case: Case) -> Arrays:
+    answers = backend.evaluate(case.spec, case.start, case.data, 1)
     return {name: np.asarray(answers[name]) for name in case.spec.terms}
 
 
-def _pictures(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.data, 1)
+def _pictures(backend: ModuleType, case: Case) -> Arrays:
+    answers = backend.evaluate(case.spec, case.start, case.data, 1)
     return {name: answers[name] for name in ("samples", "reconstructions") if name in answers}
 
 
@@ -315,7 +318,9 @@ def _clear(spec: Spec, weights: list[Arrays], data: Dataset, spare: np.ndarray, 
         key = stream(spec, "noise", own.step)
         labels = data.train_labels[rows] if spec.model.classes else None
         batch = own._replace(x=prepared(spec, data.train[rows], rows, "train", key), labels=labels)
-        if spec.model.network == "conv":  # a million units always have some: an ulp's effect then tells what is owed
+        if (
+            spec.model.network == "conv"
+        ):  # a million units always have some: an ulp's effect then tells what is tolerance
             break
         near = np.min([reference.forward(spec, w, batch, training=True).margins for w in weights], axis=0)
         bad = np.flatnonzero(near < _MARGIN[spec.training.dtype])

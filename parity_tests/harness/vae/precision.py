@@ -14,7 +14,7 @@ import torchvae
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.compare import gap
 from parity_tests.harness.vae import reference, torch_backend
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 from parity_tests.harness.vae.levels import Arrays
 
 MODES = ("float32, highest", "TF32", "bfloat16")

@@ -24,7 +24,7 @@ from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.vae import jax_backend, levels, precision, trajectory
 from parity_tests.harness.vae.batches import prepared, stream
 from parity_tests.harness.vae.diagnose import diagnose
-from parity_tests.harness.vae.levels import LEVELS, SIDES
+from parity_tests.harness.vae.levels import BACKENDS, LEVELS
 from parity_tests.harness.vae.steps import bounded
 
 BOTH: tuple[Stored, ...] = ("float64", "float32")
@@ -39,11 +39,11 @@ def prove(
     dtypes: Sequence[Stored] = BOTH,
     steps: int = 100,
     bisect: bool = True,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
     on_level: Callable[[str], None] = lambda name: None,
 ) -> Report:
     """Compares both packages on a configuration at every level and over a run of so many steps, in each dtype. With
-    `bisect` the first level that fails is walked to the place where the sides part. A side that raises an error fails
+    `bisect` the first level that fails is walked to the place where the backends part. A backend that raises an error fails
     the level."""
     findings: list[Finding] = []
     trajectories: list[Trajectory] = []
@@ -62,9 +62,9 @@ def prove(
             for level in LEVELS:
                 on_level(f"{dtype}: {level.name}")
                 try:
-                    finding, answers = levels.compare(level, case, sides)
+                    finding, answers = levels.compare(level, case, backends)
                     if not finding.passed and wanted():
-                        diagnoses.append(diagnose(level, case, answers, finding.owed, sides))
+                        diagnoses.append(diagnose(level, case, answers, finding.tolerance, backends))
                 except Exception as error:
                     finding = _raised(level.name, dtype, error)
                 findings.append(finding)
@@ -72,7 +72,7 @@ def prove(
             try:
                 right = all(finding.passed for finding in findings if finding.dtype == dtype)
                 found, curve, diagnosis = trajectory.follow(
-                    whole, data, case.start, sides, settle=right, bisect=wanted()
+                    whole, data, case.start, backends, settle=right, bisect=wanted()
                 )
             except Exception as error:
                 findings.append(_raised(trajectory.LOSSES, dtype, error))
@@ -85,16 +85,16 @@ def prove(
 
 
 def _raised(level: str, dtype: str, error: Exception) -> Finding:
-    """A side that gives no answer is as far from the other as can be."""
+    """A backend that gives no answer is as far from the other as can be."""
     reason = " ".join(str(error).split())
-    return Finding(level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both sides answer")
+    return Finding(level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both backends answer")
 
 
 def use(device: str) -> str:
-    """Both sides compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
+    """Both backends compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
     where there is none."""
     try:
-        labels = dict.fromkeys(side.use(device) for side in SIDES)
+        labels = dict.fromkeys(backend.use(device) for backend in BACKENDS)
     except InputError:
         raise InputError(f"There is no {device} here that both frameworks can use; compare on --device cpu.") from None
     return f"{' and '.join(labels)}; jax {jax.__version__}, torch {torch.__version__}"
@@ -134,7 +134,7 @@ def about(
         "steps": steps,
         "data": {"name": data.name, "train": len(data.train), "test": len(data.test), "sha256": images},
         "initial weights (sha256)": digests,
-        "devices": {side.NAME: side.device() for side in SIDES},
+        "devices": {backend.NAME: backend.device() for backend in BACKENDS},
         "precision": {
             "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
             "jaxvae's layers": str(vars(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder)["logits"].precision),

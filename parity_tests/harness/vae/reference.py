@@ -1,6 +1,6 @@
 """The plain formulas, written out once more and independently of both packages, on named arrays in PyTorch's layout.
 
-A third opinion: it tells which of two sides departs. Each function takes the part that a known fault gets wrong as an
+A third opinion: it tells which of two backends departs. Each function takes the part that a known fault gets wrong as an
 argument, so that what a faulty program would answer can be computed as well. `xp` is numpy or jax.numpy, the latter for
 gradients.
 """
@@ -18,7 +18,7 @@ from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 Arrays = Mapping[str, Any]
 
@@ -67,7 +67,7 @@ def linear(arrays: Arrays, name: str, x: Any) -> Any:
 
 
 def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple[int, int] = (1, 1)) -> Any:
-    """A 3x3 convolution, place by place of its kernel, padded by 1 on both sides, or less before: x `[batch, height,
+    """A 3x3 convolution, place by place of its kernel, padded by 1 on both backends, or less before: x `[batch, height,
     width, in]`, weight `[out, in, 3, 3]`."""
     _, height, width, _ = x.shape
     x = xp.pad(x, ((0, 0), (before[0], 1), (before[1], 1), (0, 0)))

@@ -40,18 +40,18 @@ def explain(
     before: tuple[Arrays, Arrays],
     t: int,
     answers: tuple[Arrays, Arrays],
-    owed: float,
+    tolerance: float,
     names: tuple[str, ...],
 ) -> Diagnosis | None:
-    """What was done otherwise in step `t`, which both sides took from the weights and Adam's state `before`. The
+    """What was done otherwise in step `t`, which both backends took from the weights and Adam's state `before`. The
     answers are the mean loss, as `loss`, and the weights after; None where they agree."""
     ours, theirs = answers
-    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= owed), None)
+    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= tolerance), None)
     if name is None:
         return None
     here = (ours[name], theirs[name])
     suspects = tee(step_causes(spec, data, before, t, name))
-    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
+    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, tolerance)
     if cause is None and name != "loss":
         with relaxed():
             cause, culprit = _by_ratio(spec, data, before, t, name, here)

@@ -1,5 +1,5 @@
 """torchvae on named arrays: numpy in, numpy out. Every function asks the package one question; the same function of
-`jax_side` asks the other."""
+`jax_backend` asks the other."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import torch_layers
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 from torchvae import objectives, random
 
 Arrays = dict[str, np.ndarray]
@@ -223,7 +223,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
-    """The model of these arrays, where this side computes."""
+    """The model of these arrays, where this backend computes."""
     return torchvae.from_arrays(spec, arrays).to(_device)
 
 

@@ -12,12 +12,12 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.vae import noise_floor
-from parity_tests.harness.vae.levels import SIDES, Arrays, nudge
+from parity_tests.harness.vae.levels import BACKENDS, Arrays, nudge
 from parity_tests.harness.vae.steps import explain, untrained
 
 LOSSES, WEIGHTS, EVALUATIONS = noise_floor.LOSSES, "the run's weights", "the run's evaluations"
 OPTIMIZER = "the run's optimizer state"
-OWED = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
+TOLERANCES = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
 # As for float32's noise floor: two programs round at every operation, where a run moved by an ulp is disturbed once.
 _TIMES_GROWTH, _DRAWS = 10.0, 2
 _LARGEST = "of the tensor's largest"
@@ -38,7 +38,7 @@ def follow(
     spec: Spec,
     data: Dataset,
     start: Arrays,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
     *,
     settle: bool = True,
     bisect: bool = True,
@@ -46,22 +46,22 @@ def follow(
     """Both runs of a bounded spec, compared, in float32 beside the noise floor; and with `bisect` where they part if
     they do. Both begin at weights equal to `start`. Without `settle` runs that differ by more than the tolerance are
     not examined further: where an earlier level has failed, neither chaos nor growth can excuse them."""
-    runs = tuple(Run(*side.run(spec, data)) for side in sides)
+    runs = tuple(Run(*backend.run(spec, data)) for backend in backends)
     ours, theirs = runs
     gaps = noise_floor.worst_term(spec, ours.terms, theirs.terms)
-    losses = {side.NAME: run.terms[:, 0] for side, run in zip(sides, runs, strict=True)}
+    losses = {backend.NAME: run.terms[:, 0] for backend, run in zip(backends, runs, strict=True)}
     if spec.training.dtype == "float32":
         evaluations = tuple((run.weights, run.test[-1]) for run in runs)
         findings, floor, diagnosis = noise_floor.judge(
-            spec, data, start, (ours.terms, theirs.terms), evaluations, sides, settle=settle, bisect=bisect
+            spec, data, start, (ours.terms, theirs.terms), evaluations, backends, settle=settle, bisect=bisect
         )
         return findings, Trajectory("float32", losses, gaps, floor), diagnosis
     findings = _exact(spec, ours, theirs, gaps)
     if settle and not all(finding.passed for finding in findings):
-        grows = growth(spec, data, start, sides)
+        grows = growth(spec, data, start, backends)
         findings = [_beside(finding, grows[finding.level]) for finding in findings]
     passed = all(finding.passed for finding in findings)
-    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), sides)
+    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), backends)
     return findings, Trajectory("float64", losses, gaps, None), diagnosis
 
 
@@ -73,38 +73,42 @@ def _exact(spec: Spec, ours: Run, theirs: Run, gaps: np.ndarray) -> list[Finding
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
     return [
-        Finding(LOSSES, "float64", float(gaps[at]), f"step {at}", OWED[LOSSES], "of the term", grown),
-        Finding(WEIGHTS, "float64", weights.size, str(weights), OWED[WEIGHTS], _LARGEST, slow),
-        Finding(OPTIMIZER, "float64", state.size, str(state), OWED[OPTIMIZER], _LARGEST, slow),
-        Finding(EVALUATIONS, "float64", tests.size, str(tests), OWED[EVALUATIONS], "of the term", grown),
+        Finding(LOSSES, "float64", float(gaps[at]), f"step {at}", TOLERANCES[LOSSES], "of the term", grown),
+        Finding(WEIGHTS, "float64", weights.size, str(weights), TOLERANCES[WEIGHTS], _LARGEST, slow),
+        Finding(OPTIMIZER, "float64", state.size, str(state), TOLERANCES[OPTIMIZER], _LARGEST, slow),
+        Finding(EVALUATIONS, "float64", tests.size, str(tests), TOLERANCES[EVALUATIONS], "of the term", grown),
     ]
 
 
 def _beside(finding: Finding, grows: float) -> Finding:
-    """A finding that is over what is owed, beside what training itself makes of an ulp."""
-    if finding.passed or not _TIMES_GROWTH * grows > finding.owed:
+    """A finding that is over its tolerance, beside what training itself makes of an ulp."""
+    if finding.passed or not _TIMES_GROWTH * grows > finding.tolerance:
         return finding
     reason = f"{_TIMES_GROWTH:g} times what becomes of an ulp in this run, either package against itself: {grows:.1e}"
-    return finding._replace(owed=_TIMES_GROWTH * grows, reason=reason)
+    return finding._replace(tolerance=_TIMES_GROWTH * grows, reason=reason)
 
 
-def growth(spec: Spec, data: Dataset, start: Arrays, sides: tuple[ModuleType, ModuleType] = SIDES) -> dict[str, float]:
+def growth(
+    spec: Spec, data: Dataset, start: Arrays, backends: tuple[ModuleType, ModuleType] = BACKENDS
+) -> dict[str, float]:
     """What becomes of an ulp of the weights in the course of a run, by the names of the findings: the most of some
     draws, in the package that makes less of it, so that a fault can't excuse itself."""
     data = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
     found: list[dict[str, float]] = []
-    for side in sides:
+    for backend in backends:
         alone, *moved = (
-            side.train(spec, weights, data) for weights in (start, *(nudge(start, draw) for draw in range(_DRAWS)))
+            backend.train(spec, weights, data) for weights in (start, *(nudge(start, draw) for draw in range(_DRAWS)))
         )
-        apart = [_apart(spec, data, side, alone, other) for other in moved]
+        apart = [_apart(spec, data, backend, alone, other) for other in moved]
         found.append({name: max(one[name] for one in apart) for name in apart[0]})
     return {name: min(one[name] for one in found) for name in found[0]}
 
 
-def _apart(spec: Spec, data: Dataset, side: ModuleType, *runs: tuple[Arrays, Arrays, np.ndarray]) -> dict[str, float]:
+def _apart(
+    spec: Spec, data: Dataset, backend: ModuleType, *runs: tuple[Arrays, Arrays, np.ndarray]
+) -> dict[str, float]:
     """How far two runs of one package are apart."""
-    tests = [side.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
+    tests = [backend.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
     evaluated = [{name: np.asarray(test[name]) for name in spec.terms} for test in tests]
     return {
         LOSSES: float(noise_floor.worst_term(spec, *(terms for _, _, terms in runs)).max()),
@@ -115,13 +119,13 @@ def _apart(spec: Spec, data: Dataset, side: ModuleType, *runs: tuple[Arrays, Arr
 
 
 def first_parting(
-    spec: Spec, data: Dataset, start: Arrays, runs: tuple[Run, Run], sides: tuple[ModuleType, ModuleType] = SIDES
+    spec: Spec, data: Dataset, start: Arrays, runs: tuple[Run, Run], backends: tuple[ModuleType, ModuleType] = BACKENDS
 ) -> Diagnosis:
     """The first step of two float64 runs after which their states differ, and what was done otherwise in it."""
-    names = tuple(side.NAME for side in sides)
+    names = tuple(backend.NAME for backend in backends)
     length = min(len(run.terms) for run in runs)
     over = np.flatnonzero(
-        ~(noise_floor.worst_term(spec, runs[0].terms[:length], runs[1].terms[:length]) <= OWED[LOSSES])
+        ~(noise_floor.worst_term(spec, runs[0].terms[:length], runs[1].terms[:length]) <= TOLERANCES[LOSSES])
     )
     if not len(over) and len(runs[0].terms) != len(runs[1].terms):
         found = " and ".join(f"{len(run.terms)} steps by {name}" for run, name in zip(runs, names, strict=True))
@@ -129,10 +133,13 @@ def first_parting(
     last = int(over[0]) + 1 if len(over) else length
 
     low, high = 0, last  # states agree after `low` steps; after `high` they or the terms before them don't
-    before = [(start, untrained(spec, start))] * 2  # each side's own, after `low` steps
+    before = [(start, untrained(spec, start))] * 2  # each backend's own, after `low` steps
 
     def after(steps: int) -> list[tuple[Arrays, Arrays]]:
-        return [side.train(spec, mine[0], data, mine[1], steps)[:2] for side, mine in zip(sides, before, strict=True)]
+        return [
+            backend.train(spec, mine[0], data, mine[1], steps)[:2]
+            for backend, mine in zip(backends, before, strict=True)
+        ]
 
     while high - low > 1:
         middle = (low + high) // 2
@@ -140,10 +147,10 @@ def first_parting(
         low, high, before = (middle, high, states) if _agree(ours, theirs) else (low, middle, before)
     both = after(high)
     answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
-    found = explain(spec, data, before[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
+    found = explain(spec, data, before[0], low, (answers[0], answers[1]), TOLERANCES[WEIGHTS], names)
     return found or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
 
 
 def _agree(ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
     """Whether two states, weights and optimizer, are the same but for rounding."""
-    return all(gap(b, a).size <= OWED[WEIGHTS] for a, b in zip(ours, theirs, strict=True))
+    return all(gap(b, a).size <= TOLERANCES[WEIGHTS] for a, b in zip(ours, theirs, strict=True))

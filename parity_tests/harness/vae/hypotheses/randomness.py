@@ -23,7 +23,7 @@ def words(key: jax.Array) -> np.ndarray:
 
 
 def keys(case: Case, name: str, answers: Arrays) -> Causes:
-    """With all that the side answered, since one key may be the right one of another place."""
+    """With all that the backend answered, since one key may be the right one of another place."""
     root = jaxvae.root_key(case.spec.training.seed)
     if name.startswith("root"):
         seed = case.spec.training.seed if name == "root" else 2**63 + 12345

@@ -12,7 +12,8 @@ from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae import reference
-from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.vae.hypotheses import training
 from parity_tests.harness.vae.hypotheses.randomness import Causes
 from parity_tests.harness.vae.levels import WARM, Case, given_gradients, held_still, noise
@@ -266,7 +267,7 @@ def pictures(case: Case, name: str) -> Causes:
 
 
 def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
-    """Configurations and batches that a side may have taken for the right ones."""
+    """Configurations and batches that a backend may have taken for the right ones."""
     model, objective, images = spec.model, spec.objective, spec.images
     found: dict[str, tuple[Spec, Batch]] = {}
 
