@@ -123,7 +123,7 @@ def main(options: Parity) -> int:
 
 
 def images(options: Parity, spec: Spec) -> tuple[Dataset, str | None]:
-    """Load the images of a configuration, as many of its training images as there are, and why others are substituted."""
+    """Load the images of a configuration, and the reason if others are substituted."""
     few = spec.images.train_images
     whole = replace(spec, data=options.data, images=replace(spec.images, train_images=None))
     dataset, missing = datasets.load(whole, options.data_root)

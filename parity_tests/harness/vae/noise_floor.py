@@ -1,9 +1,9 @@
-"""What two float32 runs owe each other.
+"""Noise floor of float32 runs.
 
-Float32 training is chaotic: a difference of one rounding grows. How fast is measured on the spot, each framework
-against itself with its weights moved by one ulp, and the packages may be apart by ten times so much. A run beyond that
-may still have met a kink of ReLU that no draw of the floor met; then it is taken apart: every step on its own must
-agree, from the same state and in the packages' own epochs."""
+Float32 training is chaotic: a difference of one rounding grows. Its growth is measured in the same comparison, each
+framework against itself with its weights moved by one ulp, and the tolerance of the packages' difference is ten times
+that. A run beyond it may have met a kink of ReLU that no draw of the floor met; then its steps are compared one by one:
+each must agree, from the same state and in the packages' own epochs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,9 +26,9 @@ OWN, STILL, SHADOW = (
     "each step of the run from the same state",
 )
 EVALUATED = "the run's evaluation of its own weights"
-# Two float32 programs round differently at every operation, where a run moved by an ulp is disturbed once; and one draw
-# of a chaotic quantity is no bound on another. Ten times the largest of four draws covers both with room to spare:
-# honest pairs stay within four. A step's own rounding is tolerance in any case.
+# Two float32 programs round differently at every operation, while a run moved by an ulp is disturbed once; and one draw
+# of a chaotic quantity is no bound on another. Ten times the largest of four draws covers both: correct pairs stay
+# within four. The tolerance is at least a step's own rounding.
 TIMES_FLOOR, STEP = 10.0, 2e-6
 _DRAWS, _CLOSE = 2, 32
 _LARGEST = "of the tensor's largest"
@@ -45,9 +45,21 @@ def judge(
     settle: bool = True,
     bisect: bool = True,
 ) -> tuple[list[Finding], np.ndarray, Diagnosis | None]:
-    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, computed again by
-    the other backend from the same weights; the noise floor `[steps]`; and with `bisect` where they part, if a step does.
-    With `settle` runs beyond the noise floor are taken apart."""
+    """Compare two float32 runs and measure their noise floor.
+
+    Args:
+        spec: The configuration of the runs.
+        data: The images.
+        start: The initial weights of both.
+        terms: The terms of each run, `[steps, terms]`.
+        evaluated: For each run its final weights and its last evaluation, `[terms]`, which the other backend repeats.
+        backends: The backends of the runs.
+        settle: Whether to compare the steps of runs beyond the noise floor one by one.
+        bisect: Whether to explain the first step that differs.
+
+    Returns:
+        The findings; the noise floor `[steps]`; the diagnosis, if a step differs.
+    """
     alone = [backend.train(spec, start, data)[2] for backend in backends]
     floor = np.max(
         [
@@ -74,7 +86,7 @@ def judge(
 def _against(gaps: np.ndarray, floor: np.ndarray) -> Finding:
     if len(gaps) != len(floor):
         return Finding(LOSSES, "float32", float("inf"), "their number", STEP, "of the term", "runs are equally long")
-    # As far apart as they have come, since chaotic differences shrink by chance as well as grow.
+    # The largest differences so far, since chaotic differences also shrink by chance.
     sofar, noise = np.maximum.accumulate(gaps), np.maximum.accumulate(floor)
     allowed = np.maximum(STEP, TIMES_FLOOR * noise)
     at = int(np.argmax(sofar / allowed))
@@ -94,21 +106,21 @@ def _taken_apart(
     backends: tuple[ModuleType, ModuleType],
     bisect: bool = True,
 ) -> tuple[list[Finding], Diagnosis | None]:
-    """Whether a run is its own epochs and nothing else; whether its steps are given the same images and noise, which
-    the terms tell as long as no weight moves; and whether each step agrees from the same state."""
+    """Compare each run with its own epochs; the images and the noise of the steps, on which alone the terms depend if no
+    weight moves; and each step from the same state."""
     own = [worst_term(spec, run, epochs) for run, epochs in zip(terms, alone, strict=True)]
     backend, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
     still = replace(spec, training=replace(spec.training, learning_rate=HELD))
     given = worst_term(spec, *(s.train(still, start, data)[2] for s in backends))
     same = "the same program on the same numbers"
     shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), backends, bisect)
-    found = [
+    findings = [
         Finding(OWN, "float32", float(own[backend][at]), f"{backends[backend].NAME}, step {at}", STEP, "of the term", same),
         Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
                 "a sum's rounding; a new model's KL is a difference of near equals"),
         shadowed,
     ]  # fmt: skip
-    return found, diagnosis
+    return findings, diagnosis
 
 
 def shadow(
@@ -119,10 +131,22 @@ def shadow(
     backends: tuple[ModuleType, ModuleType],
     bisect: bool = True,
 ) -> tuple[Finding, Diagnosis | None]:
-    """The steps of a float32 run one by one, each backend from the state the first backend had before it: the step in which
-    they differ most for what is tolerance there, or the first in which they differ by more. Owed is a step's rounding, or,
-    where a hidden unit comes so near to ReLU's kink or a gradient so near to zero that an ulp decides, as much as a
-    step from weights moved by an ulp differs."""
+    """Compare the steps of a float32 run one by one, both backends starting from the first one's state.
+
+    The tolerance is a step's rounding, or, where a hidden unit is so near to ReLU's kink or a gradient so near to zero
+    that an ulp decides, the effect of moving the weights by an ulp on the step.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        start: The initial weights.
+        steps: Number of steps.
+        backends: The two backends.
+        bisect: Whether to explain the first step beyond its tolerance.
+
+    Returns:
+        The finding on the first step beyond its tolerance, else on the step nearest to it; and the diagnosis, if any.
+    """
     weights, optimizer = start, untrained(spec, start)
     worst = Finding(SHADOW, "float32", 0.0, "", STEP, _LARGEST, "a step's own rounding")
     for t in range(steps):
@@ -153,20 +177,28 @@ def shadow(
 def _evaluated(
     spec: Spec, data: Dataset, evaluated: Sequence[tuple[Arrays, np.ndarray]], backends: tuple[ModuleType, ModuleType]
 ) -> Finding:
-    """Each backend's last evaluation against the other backend's of the same weights."""
+    """Compare each run's last evaluation with the other backend's of the same weights."""
     worst, where = 0.0, ""
-    for (weights, found), backend, other in zip(evaluated, backends, backends[::-1], strict=True):
+    for (weights, measured), backend, other in zip(evaluated, backends, backends[::-1], strict=True):
         again = other.evaluate(spec, weights, data, spec.training.epochs)
         terms = np.array([again[name] for name in spec.terms])
-        apart = gap({"evaluation": found}, {"evaluation": terms})
+        apart = gap({"evaluation": measured}, {"evaluation": terms})
         if not apart.size <= worst:
             worst, where = apart.size, f"{backend.NAME}'s weights"
     return Finding(EVALUATED, "float32", worst, where, STEP, "of the loss", "a sum's rounding, from the same weights")
 
 
 def worst_term(spec: Spec, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The largest difference of any term at each step, as a share of itself: `[steps]`; infinite where it is not a
-    number, and everywhere if the lengths differ."""
+    """Compute the largest relative difference of any term at each step.
+
+    Args:
+        spec: The configuration.
+        ours: Terms `[steps, terms]`.
+        theirs: Terms `[steps, terms]`.
+
+    Returns:
+        `[steps]`; infinite where a term is NaN or infinite, and everywhere if the lengths differ.
+    """
     if len(ours) != len(theirs):
         return np.full(max(len(ours), len(theirs)), np.inf)
     scale = np.abs(ours)

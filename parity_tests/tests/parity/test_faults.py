@@ -28,9 +28,8 @@ def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
     level, named, backend = outcome
     assert level != "none"
     assert named == fault.cause
-    assert backend == fault.side or (
-        named == UNKNOWN and backend is None
-    )  # a run may tell no backend where it tells no cause
+    # Without a cause a run may name no backend.
+    assert backend == fault.side or (named == UNKNOWN and backend is None)
     assert package_row(fault, level, named) in LINES, ANEW
 
 

@@ -93,7 +93,7 @@ def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
 
 
 def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a tolerance of almost nothing correct runs are beyond the noise floor; then each of their steps is compared."""
+    """With almost no tolerance correct runs are beyond the noise floor; then each of their steps is compared."""
     monkeypatch.setattr(noise_floor, "TIMES_FLOOR", 1e-3)
     monkeypatch.setattr(noise_floor, "STEP", 1e-9)
     spec, data = bounded(in_float32(SPEC), 4, 700), few(SPEC)

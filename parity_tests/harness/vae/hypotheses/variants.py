@@ -1,5 +1,4 @@
-"""What the plain formulas answer for any configuration, and what is known to go wrong in the parts that the plain VAE
-doesn't have."""
+"""Results of the plain formulas for any configuration, and known faults of the parts that the plain VAE does not have."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,7 +36,7 @@ def draws(case: Case, name: str) -> Causes:
 
 
 def layers(case: Case, name: str) -> Causes:
-    """What every layer is given and gives in training."""
+    """Compute the inputs and outputs of every layer in training."""
     found: dict[str, np.ndarray] = {}
     out = reference.forward(case.spec, case.start, case.batch, training=True, record=found)
     if case.spec.model.discriminator:
@@ -72,7 +71,7 @@ def layers(case: Case, name: str) -> Causes:
 
 
 def losses(case: Case, name: str) -> Causes:
-    """For `TERM STATE`, in evaluation."""
+    """Compute hypotheses for a name `TERM STATE`, in evaluation."""
     term, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     yield None, reference.losses(spec, arrays, case.batch)[term]
@@ -82,7 +81,7 @@ def losses(case: Case, name: str) -> Causes:
 
 
 def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
-    """What is known to be put in place of an objective's own arithmetic."""
+    """List known replacements of an objective's arithmetic."""
     if spec.objective.form == "iwae" and term == "loss":
         yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
         yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
@@ -92,7 +91,7 @@ def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
 
 
 def in_training(case: Case, name: str) -> Causes:
-    """For `TERM STATE` and the running statistics."""
+    """Compute hypotheses for a name `TERM STATE` or a running statistic."""
     label, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     if label.startswith("["):
@@ -116,7 +115,7 @@ def in_training(case: Case, name: str) -> Causes:
 
 
 def statistics(case: Case, label: str, state: str) -> Causes:
-    """Batch norm's running mean or variance after one step."""
+    """Compute batch norm's running mean or variance after one step."""
     spec, arrays = case.states[state]
     path = tuple(int(p) if p.isdigit() else p.strip("'") for p in label.strip("[]").split("]["))
     parameter = next(p for p in layout.table(spec.model) if p.path == path)
@@ -135,7 +134,7 @@ def statistics(case: Case, label: str, state: str) -> Causes:
 
 
 def gradients(case: Case, name: str) -> Causes:
-    """For `ARRAY STATE`."""
+    """Compute hypotheses for a name `ARRAY STATE`."""
     array, _, state = name.partition(" ")
     spec, arrays = case.states[state]
 
@@ -180,7 +179,7 @@ def optimizer(case: Case, name: str) -> Causes:
 
 
 def steps(case: Case, name: str) -> Causes:
-    """Two steps from a warm state."""
+    """Compute two steps from a warm state."""
 
     def answer(how: reference.Adam, shift: int = 0) -> np.ndarray:
         (weights, state), terms = case.warm, []
@@ -203,7 +202,7 @@ def steps(case: Case, name: str) -> Causes:
 
 
 def order(case: Case, name: str) -> Causes:
-    """Two epochs with the weights held still."""
+    """Compute two epochs with the weights held still."""
     spec, data = held_still(case)
     n, size = len(data.train), spec.training.batch_size
     per_epoch = spec.training.epoch_steps(n)
@@ -267,7 +266,7 @@ def pictures(case: Case, name: str) -> Causes:
 
 
 def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
-    """Configurations and batches that a backend may have taken for the right ones."""
+    """List configurations and batches that a backend may have used instead of the correct ones."""
     model, objective, images = spec.model, spec.objective, spec.images
     found: dict[str, tuple[Spec, Batch]] = {}
 
@@ -308,7 +307,7 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
 
 
 def _unchecked(spec: Spec, **parts: Any) -> Spec:
-    """The configuration with other parts, whether they make sense together or not."""
+    """Make the configuration with other parts, even if they are incompatible."""
     new = object.__new__(Spec)
     for name in ("data", "model", "objective", "training", "images"):
         object.__setattr__(new, name, parts.get(name, getattr(spec, name)))
