@@ -1,4 +1,4 @@
-"""The command `parity`: prove, or refute, that jaxvae and torchvae agree."""
+"""The command `parity`: compare jaxvae and torchvae level by level."""
 
 import os
 

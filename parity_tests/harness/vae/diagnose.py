@@ -19,8 +19,8 @@ from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.vae.hypotheses import networks, randomness, training, variants
 from parity_tests.harness.vae.levels import BACKENDS, Arrays, Case, Level
 
-# Largest difference of a reproduced answer, as a share of the tensor's largest. It must also be twenty times smaller than
-# the difference from the plain formula.
+# Largest difference of a reproduced answer, as a share of the tensor's largest. It must also be twenty times smaller
+# than the difference from the plain formula.
 REPRODUCED = {"float32": 1e-5, "float64": 1e-9}
 
 EXPLAIN: dict[str, Callable[..., randomness.Causes]] = {

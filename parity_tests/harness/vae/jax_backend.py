@@ -27,15 +27,15 @@ SPLITS = ("train", "test")
 
 def use(device: str) -> str:
     """Select `cpu` or `gpu` and return its label. Raises InputError if there is no such device."""
-    found = jaxvae.prepare(device, "float64" if jax.config.jax_enable_x64 else "float32")  # type: ignore[attr-defined]
-    jax.config.update("jax_default_device", found)
-    return jaxvae.device_label(found)
+    selected = jaxvae.prepare(device, "float64" if jax.config.jax_enable_x64 else "float32")  # type: ignore[attr-defined]
+    jax.config.update("jax_default_device", selected)
+    return jaxvae.device_label(selected)
 
 
 def device() -> str:
     """Return the label of the device."""
-    found = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
-    return jaxvae.device_label(found)
+    selected = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
+    return jaxvae.device_label(selected)
 
 
 def keys(spec: Spec, places: int) -> Arrays:
@@ -86,14 +86,14 @@ def prepared(spec: Spec, images: np.ndarray) -> Arrays:
 def draws(spec: Spec, rows: int, t: int) -> Arrays:
     """Draw the random numbers of step `t` for `rows` images."""
     key = jaxvae.stream_key(jaxvae.root_key(spec.training.seed), "noise", t)
-    found = jaxvae.draw(spec, key, rows)
-    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
-    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+    drawn = jaxvae.draw(spec, key, rows)
+    named = {name: value for name, value in drawn._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(drawn.masks)})
 
 
 def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent. Images
-    have the order height, width, channel."""
+    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent.
+    Images have the order height, width, channel."""
     return _numpy(_layers(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
 
 
@@ -120,11 +120,11 @@ def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute the gradients of each phase, by the parameters it trains; `PHASE.NAME` where there are several phases."""
-    found = _gradients(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch))
+    by_phase = _gradients(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch))
     return {
         f"{phase}.{name}" if phase else name: array
         for phase, networks in spec.phases.items()
-        for name, array in _named(weight_file.trained(spec, networks), found[phase]).items()
+        for name, array in _named(weight_file.trained(spec, networks), by_phase[phase]).items()
     }
 
 
@@ -219,18 +219,18 @@ def _terms(spec: Spec, params: Params, x: jax.Array, draws: jaxvae.Draws, labels
 
 @functools.partial(jax.jit, static_argnums=0)
 def _training(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
-    found, model = {}, jaxvae.bind(spec.model, params)
+    terms, model = {}, jaxvae.bind(spec.model, params)
     assert batch.training is not None
     for phase in jaxvae.phases(spec):
-        found |= objectives.average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+        terms |= objectives.average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
     running = dict(jax.tree_util.tree_leaves_with_path(statistics(model)))
-    return OrderedDict(found, **{jax.tree_util.keystr(path): value for path, value in running.items()})
+    return OrderedDict(terms, **{jax.tree_util.keystr(path): value for path, value in running.items()})
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Params]:
     assert batch.training is not None
-    shares, found = batch.training.weights, {}
+    shares, gradients = batch.training.weights, {}
     for phase in jaxvae.phases(spec):
         trained, rest = partition(spec.model, params, phase.networks)
 
@@ -239,8 +239,8 @@ def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Pa
             terms = objectives.average(spec, phase.terms(spec, model, batch), shares, batch.step)
             return next(iter(terms.values())) * phase.share
 
-        found[phase.name] = jax.grad(loss)(trained)
-    return found
+        gradients[phase.name] = jax.grad(loss)(trained)
+    return gradients
 
 
 @functools.partial(jax.jit, static_argnums=0)

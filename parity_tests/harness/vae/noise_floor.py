@@ -106,16 +106,16 @@ def _taken_apart(
     backends: tuple[ModuleType, ModuleType],
     bisect: bool = True,
 ) -> tuple[list[Finding], Diagnosis | None]:
-    """Compare each run with its own epochs; the images and the noise of the steps, on which alone the terms depend if no
+    """Compare each run with its own epochs; the images and noise of the steps, on which alone the terms depend if no
     weight moves; and each step from the same state."""
     own = [worst_term(spec, run, epochs) for run, epochs in zip(terms, alone, strict=True)]
-    backend, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
+    i, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
     still = replace(spec, training=replace(spec.training, learning_rate=HELD))
     given = worst_term(spec, *(s.train(still, start, data)[2] for s in backends))
     same = "the same program on the same numbers"
     shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), backends, bisect)
     findings = [
-        Finding(OWN, "float32", float(own[backend][at]), f"{backends[backend].NAME}, step {at}", STEP, "of the term", same),
+        Finding(OWN, "float32", float(own[i][at]), f"{backends[i].NAME}, step {at}", STEP, "of the term", same),
         Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
                 "a sum's rounding; a new model's KL is a difference of near equals"),
         shadowed,

@@ -81,7 +81,7 @@ def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple
 
 
 def convolve_back(x: Any, weight: Any, bias: Any, size: tuple[int, int], xp: Any) -> Any:
-    """Apply a transposed 3x3 convolution of stride 2 and padding 1, to `size`: a convolution of the dilated input by the
+    """Apply a transposed 3x3 convolution of stride 2 and padding 1, to `size`: the dilated input is convolved by the
     flipped kernel. x `[batch, height, width, in]`, weight `[in, out, 3, 3]`."""
     n, height, width, channels = x.shape
     apart = xp.stack([x, xp.zeros_like(x)], 3).reshape(n, height, 2 * width, channels)
@@ -142,7 +142,7 @@ def forward(
         mask = next(masks, None)
         return h if mask is None else (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
 
-    def told(h: Any) -> Any:
+    def conditioned(h: Any) -> Any:
         return h if hot is None else xp.concatenate([h, xp.tile(hot, (len(h) // len(hot), 1))], -1)
 
     def noted(name: str, given: Any, gave: Any) -> Any:
@@ -184,7 +184,7 @@ def forward(
             h = xp.concatenate([h, xp.broadcast_to(hot[:, None, None], (*h.shape[:3], model.classes))], -1)
         h = network("encoder", h).transpose(0, 3, 1, 2).reshape(len(seen), -1)  # channels first, as PyTorch's weights
     else:
-        h = network("encoder", told(seen))
+        h = network("encoder", conditioned(seen))
     parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
     if record is not None and spatial:
         record |= {f"encoder.{name}, given": _channels_last(h, model) for name in layout.heads(model)}
@@ -199,7 +199,7 @@ def forward(
         z = xp.stack([locate(*parts, e, xp) for e in eps])
     else:
         z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])
-    h = told((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
+    h = conditioned((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
     if spatial:
         flat = run(layers["decoder", "input"], h)
         if record is not None:
@@ -313,11 +313,11 @@ def losses(
     if objective.form == "adversarial":
         real, fake = judge(spec, arrays, batch.prior), judge(spec, arrays, out.z[0])
         deceived = xp.logaddexp(xp.zeros_like(fake), -fake).sum(-1)
-        told = (xp.logaddexp(xp.zeros_like(real), -real) + xp.logaddexp(xp.zeros_like(fake), fake)).sum(-1)
+        discriminated = (xp.logaddexp(xp.zeros_like(real), -real) + xp.logaddexp(xp.zeros_like(fake), fake)).sum(-1)
         return {
             "loss": error[0] + deceived,
             "reconstruction": error[0],
-            "discriminator": told,
+            "discriminator": discriminated,
             "generator": deceived,
         }
     if spec.model.posterior == "gaussian":
@@ -367,7 +367,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[st
 
 def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, jax.Array]:
     given = jax.tree.map(jnp.asarray, batch)
-    found: dict[str, jax.Array] = {}
+    gradients: dict[str, jax.Array] = {}
     for phase, networks in spec.phases.items():
 
         def loss(arrays: Arrays, phase: str = phase) -> jax.Array:
@@ -376,16 +376,16 @@ def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[s
 
         grads = jax.grad(loss)({name: jnp.asarray(array) for name, array in arrays.items()})
         names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
-        found |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
-    return found
+        gradients |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
+    return gradients
 
 
 def plain_gradients(spec: Spec, arrays: Arrays, batch: Batch) -> dict[str, np.ndarray]:
     """Compute the same in a compiled program, for the hypotheses that use one gradient."""
     if spec.model.network == "conv":  # its many slices take longer to compile than to add up
         return gradients(spec, arrays, batch)
-    found = _plain_gradients(spec, dict(arrays), batch)
-    return {name: np.asarray(grad) for name, grad in found.items()}
+    compiled = _plain_gradients(spec, dict(arrays), batch)
+    return {name: np.asarray(grad) for name, grad in compiled.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -75,15 +75,15 @@ def prepared(spec: Spec, images: np.ndarray) -> Arrays:
 def draws(spec: Spec, rows: int, t: int) -> Arrays:
     """Draw the random numbers of step `t` for `rows` images."""
     key = torchvae.stream_key(torchvae.root_key(spec.training.seed, _device), "noise", t)
-    found = torchvae.draw(spec, key, rows)
-    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
-    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+    drawn = torchvae.draw(spec, key, rows)
+    named = {name: value for name, value in drawn._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(drawn.masks)})
 
 
 @torch.no_grad()
 def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent. Images
-    have the order height, width, channel."""
+    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent.
+    Images have the order height, width, channel."""
     model, given = model_of(spec, arrays).train(), _inputs(spec, batch)
     with torch_layers.record(model) as calls:
         posterior = model.encode(given.seen, given.labels, given.training)
@@ -120,19 +120,19 @@ def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute every term of the batch in training, and the running statistics after it."""
-    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    model, given, terms = model_of(spec, arrays).train(), _inputs(spec, batch), {}
     assert given.training is not None
     for phase in torchvae.phases(spec):
-        found |= objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+        terms |= objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
     now = torchvae.to_arrays(spec, model)
     # Names and order as in jaxvae's tree.
     running = sorted((p for p in layout.table(spec.model) if "running" in p.name), key=lambda p: p.path)
-    return _numpy(found) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
+    return _numpy(terms) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
 
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute the gradients of each phase, by the parameters it trains; `PHASE.NAME` where there are several phases."""
-    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    model, given, by_name = model_of(spec, arrays).train(), _inputs(spec, batch), {}
     assert given.training is not None
     named = dict(model.named_parameters())
     for phase in torchvae.phases(spec):
@@ -142,8 +142,8 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
         for parameter in weight_file.trained(spec, phase.networks):
             tensor = named[parameter.name]
             name = f"{phase.name}.{parameter.name}" if phase.name else parameter.name
-            found[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
-    return _numpy(found)
+            by_name[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
+    return _numpy(by_name)
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:

@@ -39,7 +39,7 @@ def test_the_table_holds_these_faults_and_no_others() -> None:
 
 
 def test_nine_in_ten_are_named() -> None:
-    """Of the plain VAE's. Each name is held to by the tests above; a fault that no hypothesis reproduces must be reported as
+    """Of the plain VAE's. The tests above check each name; a fault that no hypothesis reproduces must be reported as
     unknown, not guessed."""
     unnamed = [fault for fault in plain_vae.FAULTS if fault.cause == UNKNOWN]
     assert len(plain_vae.FAULTS) >= 30

@@ -192,7 +192,7 @@ def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)
     found = processes.memory(setting, "pytorch-examples", None, in_torch.package)
     assert 2**26 < found["before"] <= found["peak"] < 2**34
-    with pytest.raises(InputError, match=r"-c .* ended with status 1 and said: why"):
+    with pytest.raises(InputError, match=r"-c .* failed with status 1: why"):
         processes._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
 
