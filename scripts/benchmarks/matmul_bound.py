@@ -77,9 +77,9 @@ def by_jax(spec: Spec, steps: int) -> Callable[[], None]:
 
 
 def jax_steps(chain: list[Product]) -> Callable:
-    """Make a function of the number of steps, the inputs that are no product's output, and the weights. The compiler can
-    drop nothing: each step's input holds a number from the step before, and each product is another's operand or has a
-    number read from it, at almost no cost."""
+    """Make a function of the number of steps, the inputs that are no product's output, and the weights. The compiler
+    can drop nothing: each step's input holds a number from the step before, and each product is another's operand or
+    has a number read from it, at almost no cost."""
     import jax
     import jax.numpy as jnp
     from jax import lax

@@ -219,7 +219,7 @@ def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> N
     result = script(*flags, "--json", str(told), "--out", str(out))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| --- | ---: |") == 2
-    for words in ("batch 32", "Sampling", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
+    for words in ("batch 32", "Sampling", "| jaxvae |", "Repeat with: python scripts/benchmark.py --dev"):
         assert words in result.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
     found = json.loads(told.read_text())
