@@ -18,7 +18,7 @@ from jaxvae.shared.text import markdown_table
 from parity_tests.harness import plot
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 
-VERSION = 2  # version 1 had other keys: owed for tolerance, side for backend
+VERSION = 2
 _COLUMNS = ("level", "dtype", "worst difference", "where", "tolerance", "verdict")
 _ILLEGAL = re.compile(
     "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
