@@ -1,5 +1,4 @@
-"""Times the packages beside the loops that PyTorch users write, and beside what the machine can do at all:
-scripts/benchmark.py --help"""
+"""Time the packages, the loops that PyTorch users write, and the limit of the machine: scripts/benchmark.py --help"""
 
 import os
 
@@ -29,44 +28,46 @@ _SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start",
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time both packages, in float32, beside the loops that PyTorch users write and beside the model's matrix products
-    alone: training, evaluation, sampling, start-up, memory, and how the cost grows. In each round every contestant has
-    its turn; tables show medians, with the least and the most, after a round to warm up.
+    """Time both packages in float32, and compare them with the loops that PyTorch users write and with the matrix
+    products of the model alone: training, evaluation, sampling, start-up, memory, and how the cost grows. Every round
+    times each program once; tables show medians with minimum and maximum, after a warm-up round.
 
-    Example, of ten minutes; --quick makes it one:
+    Example (ten minutes; one with --quick):
               python scripts/benchmark.py --json benchmark.json --out benchmark.png"""
 
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to compute; auto is the first accelerator JAX finds. On a TPU jaxvae is alone."""
+    """Device; auto is the first accelerator that JAX finds. On a TPU only jaxvae is timed."""
     preset: Literal["pytorch-examples", "conv"] = "pytorch-examples"
     """The model: 784-400-20, or convolutions."""
     batch: tuple[int, ...] = ()
-    """Images per step, several to train with each; 128 and 2048 if not given. The first is start-up's and memory's."""
+    """Images per step; training is timed with each of several. By default 128 and 2048. Start-up and memory use the
+    first."""
     rounds: int | None = None
-    """How often each contestant has its turn; 5 if not given, with --quick 2."""
+    """Number of times that each program is timed; by default 5, with --quick 2."""
     images: int | None = None
-    """Training images of an epoch; all of them, or on a CPU what takes seconds. More than there are come again."""
+    """Number of training images in an epoch; by default all of them, or on a CPU as many as take seconds. More than
+    there are repeat them."""
     quick: bool = False
-    """A minute's look at everything: fewer rounds, images and places."""
+    """Measure everything in a minute, with fewer rounds, images and sizes."""
     only: tuple[Section, ...] = _SECTIONS
-    """What to measure."""
+    """The sections to measure."""
     data: str = "auto"
     """The images: MNIST, else scikit-learn's digits."""
     data_root: Path | None = None
     """The folder that holds MNIST/raw."""
     json: Path | None = None
-    """Write every time here, with the machine."""
+    """File to write every time to, with the machine."""
     out: Path | None = None
-    """Draw training and scaling here: .png, .pdf or .svg."""
+    """File for a figure of training and scaling: .png, .pdf or .svg."""
 
 
 def main(options: Benchmark) -> None:
     for name in ("rounds", "images"):
-        if (found := getattr(options, name)) is not None and found < 1:
-            raise InputError(f"--{name} must be at least 1, found {found}.")
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1, found {value}.")
     for path in (options.json, options.out):
         if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
-            raise InputError(f"{path} can't be written: give --json and --out a file in a folder that is there.")
+            raise InputError(f"{path} can't be written: give --json and --out a file in an existing folder.")
     if not options.only:
         raise InputError(f"There is nothing to measure: give --only some of {', '.join(_SECTIONS)}, or leave it out.")
     if options.out is not None:
@@ -93,21 +94,21 @@ def main(options: Benchmark) -> None:
     for section in _SECTIONS:
         if section not in options.only:
             continue
-        found = list(measured(section, setting, how, images))
-        print(f"\n{tables.to_markdown(found)}", flush=True)
-        times += found
+        section_times = list(measured(section, setting, how, images))
+        print(f"\n{tables.to_markdown(section_times)}", flush=True)
+        times += section_times
         if options.json is not None:  # again after each, since a later one may fail
-            told = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
-            write(options.json, json.dumps(told, indent=1, default=str).encode())
+            content = {"machine": about, "options": asdict(options), "times": [timed._asdict() for timed in times]}
+            write(options.json, json.dumps(content, indent=1, default=str).encode())
     if options.out is not None:
         from benchmarks import plot
 
         plot.save(times, options.out)
-    print(f"\nAgain: {shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}")
+    print(f"\nRepeat with: {shlex.join(['python', 'scripts/benchmark.py', *sys.argv[1:]])}")
 
 
 def measured(section: Section, setting: Setting, how: sections.How, images: int) -> Iterator[Timed]:
-    """The times of a section, which may decide by itself of how many images."""
+    """Measure one section; evaluation, sampling and scaling choose their own number of images."""
     epoch = changed(setting, images=images, batch=how.batches[0])
     match section:
         case "training":
@@ -128,7 +129,7 @@ def write(path: Path, content: bytes) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise InputError(f"{path} can't be written ({error.strerror}); choose another place.") from None
+        raise InputError(f"{path} can't be written ({error.strerror}); choose another path.") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prove, or refute, that jaxvae and torchvae agree: scripts/parity.py --help. The installed command is `parity`."""
+"""Compare jaxvae and torchvae: scripts/parity.py --help. The installed command is `parity`."""
 
 from parity_tests.harness.vae.command import run
 

@@ -1,4 +1,4 @@
-"""Make the golden files that test each package where the other framework is not installed.
+"""Record the golden files, which test each package without the other framework.
 
 scripts/record_golden.py --help"""
 
@@ -28,35 +28,35 @@ _PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "numpy", "safe
 @dataclass(frozen=True)
 class Golden:
     """Record what both packages compute, in float64 and on the CPU: keys, normals, weights, outputs, losses, gradients,
-    training and pictures of five small models. Every array is computed on both sides; the files hold jaxvae's, and
-    nothing is written unless torchvae's agree to what the tests owe.
+    training and pictures of five small models. Every array is computed by both packages; the files hold jaxvae's, and
+    nothing is written unless torchvae's agree to the tolerances of the tests.
 
-    Run it after a change that is meant to change numbers, say so in the commit, and look at what `git diff --stat`
-    lists: a file that changes without such a reason is a fault. The same versions on the same processor make
+    Run it after a change that is meant to change numbers, say so in the commit, and check what `git diff --stat`
+    lists: a file that changes without such a reason shows a fault. The same versions on the same processor give
     the same bytes.
 
     Example: python scripts/record_golden.py --out parity_tests/golden"""
 
     out: Path = golden_files.FOLDER
-    """The folder to write to. The tests read the default one."""
+    """Folder to write to. The tests read the default one."""
 
 
 def main(options: Golden) -> None:
     if not options.out.is_dir():
-        raise InputError(f"There is no folder {options.out} to write to; make it, or give another --out.")
+        raise InputError(f"There is no folder {options.out} to write to; create it, or choose another --out.")
     versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
-    for side in (jax_backend, torch_backend):
-        side.use("cpu")
+    for backend in (jax_backend, torch_backend):
+        backend.use("cpu")
     files = {}
     for name, spec in tqdm(recording.SPECS.items(), unit=" files", disable=None):
         arrays, findings = recording.make(jax_backend, torch_backend, spec)
-        found = Report({}, findings)
-        if not found.passed:
-            raise InputError(f"Nothing was written, for the specification {name}: {report.verdict(found)}")
-        files[options.out / f"{name}.safetensors"] = golden_files.pack(spec, versions, arrays), len(arrays), found
-    for path, (content, arrays, found) in files.items():
+        compared = Report({}, findings)
+        if not compared.passed:
+            raise InputError(f"Nothing was written, for the specification {name}: {report.verdict(compared)}")
+        files[options.out / f"{name}.safetensors"] = golden_files.pack(spec, versions, arrays), len(arrays), compared
+    for path, (content, arrays, compared) in files.items():
         write_atomically(path, content)
-        print(f"{path}: {arrays} arrays, {len(content):,} bytes; {report.verdict(found)}")
+        print(f"{path}: {arrays} arrays, {len(content):,} bytes; {report.verdict(compared)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Carries out the protocols of well-known results anew, and says whether they come to the same: scripts/reproduce.py
---help"""
+"""Reproduce published results: scripts/reproduce.py --help"""
 
 import importlib
 import sys
@@ -15,7 +14,7 @@ from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
 from reproduction import tables
 from reproduction.protocols import PROTOCOLS, SAMPLES, STAGES, epochs_of
-from reproduction.runner import MNIST, How, carried_out, everything_kept
+from reproduction.runner import MNIST, How, read_all, run_protocol
 
 RESULTS = Path(__file__).parent / "docs" / "results.md"
 ALL = "all"
@@ -24,39 +23,39 @@ _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Carry out protocols of known results on MNIST, and table what they come to beside what others have found and
-    whether it lies within that. Each run is a folder under --out: stopped, it goes on where it was when the same is
-    asked again; finished, it is only read. The table has all that is kept there, of both packages.
+    """Reproduce published results on MNIST, and print a table of the results, the expected ranges, and whether the
+    results are within them. Each run is a folder under --out: the same command resumes a stopped run and only reads a
+    finished one. The table has all results in that folder, of both packages.
 
-    On a CPU, `all` leaves out what would take days and says what that is; named, a protocol is carried out in full.
+    On a CPU, `all` leaves out protocols that take days and lists them; a protocol given by name is run in full.
 
     Example: python scripts/reproduce.py iwae-paper-1 --stages 5 --package torchvae"""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which protocols, or all; a preset's name means all that are of it."""
+    """The protocols to run, or all; the name of a preset means all of its protocols."""
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False
-    """Say which there are, what is expected of each, where that is from, and what it costs; then end."""
+    """List the protocols with their expected results, the sources and the cost, and exit."""
     package: Literal["jaxvae", "torchvae"] = "jaxvae"
-    """Which one trains and evaluates."""
+    """The package that trains and evaluates."""
     out: Path = Path("runs/reproduce")
-    """Where the runs are kept. In each one's figures.json is what it came to, by which versions and from which seed."""
+    """Folder of the runs. Each has a figures.json with its results, versions and seed."""
     seeds: tuple[int, ...] = ()
-    """Other seeds than a protocol's own."""
+    """Seeds to use instead of the protocol's."""
     stages: int | None = None
-    """Of the IWAE paper's protocols: the first so many of 8 stages of learning rates, the i-th of which, from 0, has
-    3^i epochs. More may be asked for later."""
+    """For the IWAE paper's protocols: train only the first of 8 stages of learning rates; stage i, from 0, has 3^i
+    epochs. A later command can add more."""
     epochs: int | None = None
-    """The first so many epochs only. More may be asked for later."""
+    """Train only this number of epochs. A later command can add more."""
     samples: int = SAMPLES
-    """Of the IWAE paper's protocols: latents drawn for each test image's log-likelihood."""
+    """For the IWAE paper's protocols: latent samples per test image for the log-likelihood."""
     data: str = MNIST
-    """Other images; nothing is known of what they come to."""
+    """The data set; other data sets than MNIST have no expected results."""
     data_root: Path | None = None
-    """The folder that holds MNIST/raw. Else $JAXVAE_DATA, the user's cache, or a download."""
+    """The folder that holds MNIST/raw; by default $JAXVAE_DATA, the user's cache, or a download."""
     device: DeviceName = "auto"
-    """Where to compute."""
+    """The device."""
     readme: bool = False
-    """Write the table into scripts/docs/results.md, between its marks; with no names, the results that are kept."""
+    """Write the table into scripts/docs/results.md, between its marks; without names, from the existing results."""
 
 
 def main(options: Reproduce) -> None:
@@ -64,17 +63,17 @@ def main(options: Reproduce) -> None:
         print(tables.listing())
         return
     _require(options)
-    side = importlib.import_module(options.package)
-    how = How(side, options.out, options.data, options.data_root, options.device, options.samples)
-    asked = chosen(options, _on_cpu(side, options.device)) if options.names else {}
-    seeds = {name: dict.fromkeys(options.seeds or PROTOCOLS[name].seeds) for name in asked}
-    runs = [(name, seed, epochs) for name, epochs in asked.items() for seed in seeds[name]]
+    backend = importlib.import_module(options.package)
+    how = How(backend, options.out, options.data, options.data_root, options.device, options.samples)
+    requested = chosen(options, _on_cpu(backend, options.device)) if options.names else {}
+    seeds = {name: dict.fromkeys(options.seeds or PROTOCOLS[name].seeds) for name in requested}
+    runs = [(name, seed, epochs) for name, epochs in requested.items() for seed in seeds[name]]
     for i, (name, seed, epochs) in enumerate(runs, 1):
         print(f"{i} of {len(runs)}: {name} by {options.package}, seed {seed}, {epochs:,} epochs", flush=True)
-        carried_out(how, name, seed, epochs)
-    kept = [one for one in everything_kept(options.out) if one.data == options.data]
+        run_protocol(how, name, seed, epochs)
+    kept = [one for one in read_all(options.out) if one.data == options.data]
     if not kept:
-        raise InputError(f"Nothing of {options.data} is kept in {options.out}; name a protocol, or give another --out.")
+        raise InputError(f"{options.out} has no results on {options.data}; name a protocol, or choose another --out.")
     content = f"{tables.table(kept)}\n\n{tables.caption(kept)}"
     print(content)
     if options.readme:
@@ -82,8 +81,8 @@ def main(options: Reproduce) -> None:
 
 
 def chosen(options: Reproduce, on_cpu: bool) -> dict[str, int]:
-    """The protocols asked for, and how many epochs of each; says which of all are left out."""
-    found, left = {}, []
+    """Select the requested protocols and their number of epochs; print those of `all` that are left out."""
+    selected, left = {}, []
     for name, protocol in PROTOCOLS.items():
         named = bool({name, protocol.preset} & set(options.names))
         if not named and ALL not in options.names:
@@ -94,25 +93,25 @@ def chosen(options: Reproduce, on_cpu: bool) -> dict[str, int]:
             left.append(f"{name} {f'after {share:,} of {protocol.epochs:,} epochs' if share else ''}".strip())
         if options.stages is not None and protocol.staged:
             share = min(share, epochs_of(options.stages))
-        found[name] = min(share, options.epochs or share)
+        selected[name] = min(share, options.epochs or share)
     if left:
-        print(f"On a CPU all leaves out {', '.join(left)}; by name each is carried out in full: {tables.COMMAND} NAME")
-    return {name: epochs for name, epochs in found.items() if epochs}
+        print(f"On a CPU all leaves out {', '.join(left)}; by name each is run in full: {tables.COMMAND} NAME")
+    return {name: epochs for name, epochs in selected.items() if epochs}
 
 
 def _require(options: Reproduce) -> None:
-    """Raises InputError unless what is asked for makes sense."""
+    """Check the options. Raises InputError if they are invalid or incompatible."""
     presets = {protocol.preset for protocol in PROTOCOLS.values()}
     for name in options.names:
         if name not in {*PROTOCOLS, *presets, ALL}:
-            raise InputError(f"There is no protocol {name!r}; choose of {', '.join(PROTOCOLS)}, or all.")
+            raise InputError(f"There is no protocol {name!r}; choose one of {', '.join(PROTOCOLS)}, or all.")
     if options.data == "auto":
-        raise InputError("--data auto may be either of two; name the images.")
+        raise InputError("--data auto is ambiguous; name the data set.")
     if not options.names and not options.readme:
-        raise InputError("Name a protocol, or all; --list says which there are.")
+        raise InputError("Name a protocol, or all; --list shows them.")
     staged = {called for name, protocol in PROTOCOLS.items() if protocol.staged for called in (name, protocol.preset)}
     if options.stages is not None and not {*staged, ALL} & set(options.names):
-        raise InputError("--stages are those of the IWAE paper's protocols; leave it out, or give --epochs.")
+        raise InputError("--stages applies to the IWAE paper's protocols only; leave it out, or use --epochs.")
     if options.stages is not None and not 1 <= options.stages <= STAGES:
         raise InputError(f"--stages must be from 1 to {STAGES}, found {options.stages}.")
     if options.epochs is not None and options.epochs < 1:
@@ -120,15 +119,15 @@ def _require(options: Reproduce) -> None:
     if options.samples < 1:
         raise InputError(f"--samples must be at least 1, found {options.samples}.")
     if options.readme and options.data != MNIST:
-        raise InputError(f"The table in results.md is of {MNIST}; leave out --readme or --data.")
+        raise InputError(f"The table in results.md is for {MNIST}; leave out --readme or --data.")
     if options.readme:
         tables.around_table(RESULTS)  # before hours of training
     for seed in options.seeds:
         require_seed(seed)
 
 
-def _on_cpu(side: Any, device: DeviceName) -> bool:
-    return side.device_label(side.prepare(device)).startswith("cpu")
+def _on_cpu(backend: Any, device: DeviceName) -> bool:
+    return backend.device_label(backend.prepare(device)).startswith("cpu")
 
 
 if __name__ == "__main__":
@@ -141,8 +140,8 @@ if __name__ == "__main__":
         print(f"reproduce: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         sys.exit(InputError.status)
     except StoppedError as stop:
-        print(f"reproduce: {stop}, or by this script, run again", file=sys.stderr)
+        print(f"reproduce: {stop}, or run this script again", file=sys.stderr)
         sys.exit(stop.status)
     except KeyboardInterrupt:
-        print("reproduce: stopped from the keyboard; run again, it goes on where it was", file=sys.stderr)
+        print("reproduce: interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(_INTERRUPTED)

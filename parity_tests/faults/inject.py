@@ -171,12 +171,12 @@ def tried(fault: Fault, at: str | None = None) -> tuple[str, str, str | None]:
                 answers = (both[jax_backend], both[torch_backend])
                 finding = levels.judge(level, case, answers, jax_backend)
                 if not finding.passed:
-                    found = diagnose(level, case, answers, finding.owed)
-                    return level.name, found.cause or UNKNOWN, found.side
+                    found = diagnose(level, case, answers, finding.tolerance)
+                    return level.name, found.cause or UNKNOWN, found.backend
             if at in names:
                 return "none", UNKNOWN, None
             findings, _, found = trajectory.follow(spec, data, case.start)
             failed = [finding.level for finding in findings if not finding.passed]
             if not failed:
                 return "none", UNKNOWN, None
-            return failed[0], (found and found.cause) or UNKNOWN, found and found.side
+            return failed[0], (found and found.cause) or UNKNOWN, found and found.backend

@@ -1,4 +1,4 @@
-"""What a comparison found: one figure a level, what is owed there, and why."""
+"""Results of a comparison: a difference and a tolerance for each level, trajectories and a diagnosis."""
 
 import math
 from typing import NamedTuple
@@ -15,17 +15,17 @@ class Finding(NamedTuple):
     size: float
     """The worst difference, in `unit`."""
     where: str
-    """Where it sits: the tensor's name, the image, the step."""
-    owed: float
-    """What two right implementations may differ by."""
+    """Its position: the tensor's name, the image or the step."""
+    tolerance: float
+    """The largest difference of two correct implementations, in `unit`."""
     unit: str
     """e.g. `of the tensor's largest`."""
     reason: str
-    """Why `owed` is what it is."""
+    """How `tolerance` is chosen."""
 
     @property
     def passed(self) -> bool:
-        return math.isfinite(self.size) and self.size <= self.owed
+        return math.isfinite(self.size) and self.size <= self.tolerance
 
 
 class Trajectory(NamedTuple):
@@ -35,28 +35,29 @@ class Trajectory(NamedTuple):
     losses: dict[str, np.ndarray]
     """The mean loss of each step `[steps]`, nats per image, by package."""
     gaps: np.ndarray
-    """How far the two are apart at each step, the worst of the terms as a share of itself: `[steps]`."""
+    """The difference of the two at each step, relative, of the worst term: `[steps]`."""
     floor: np.ndarray | None
-    """The same of each framework against itself with its weights moved by one ulp, the larger; float32 only."""
+    """The noise floor `[steps]`: the larger difference of either framework from itself with weights moved by one ulp;
+    float32 only."""
     name: str = ""
-    """Which run it is, where there are several."""
+    """The name of the configuration, if there are several."""
 
 
 class Diagnosis(NamedTuple):
-    """Where two programs first part, and the likely cause."""
+    """The first tensor that differs, and the likely cause."""
 
     where: str
-    """The first place over its tolerance, e.g. `decoder.logits, its bias`."""
+    """The first tensor over its tolerance, e.g. `decoder.logits, its bias`."""
     found: str
-    """What stands there on either side, in numbers."""
+    """The numbers that both programs have there."""
     cause: str | None
     """The known fault that reproduces the numbers, or None where none does."""
-    side: str | None = None
-    """The one that departs from the plain formula, where it is one."""
+    backend: str | None = None
+    """The backend that departs from the plain formula, if it is only one."""
 
 
 class Report(NamedTuple):
-    """All that one comparison found."""
+    """The results of one comparison."""
 
     about: dict[str, object]
     """Versions, devices, precision flags, seeds, digests of data and weights: plain JSON values."""

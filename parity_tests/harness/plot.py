@@ -1,4 +1,4 @@
-"""A trajectory as a plot: the losses above, their difference below."""
+"""Plot of a trajectory: the losses above, their difference below."""
 
 import html
 import io
@@ -8,38 +8,45 @@ import numpy as np
 
 from parity_tests.harness.findings import Trajectory
 
-_COLOURS = ("#3b82c4", "#d9730d")  # either reads on white and on black, and by the colour-blind
-_STYLES = ("solid", (0, (4, 3)))  # so that one run shows through the other
+_COLOURS = ("#3b82c4", "#d9730d")  # legible on white and on black, and to the colour-blind
+_STYLES = ("solid", (0, (4, 3)))  # both runs stay visible where they coincide
 _FLOOR = "#888888"
-_DRAWN = (1e-30, 1e30)  # differences beyond are drawn at these: the axis' ticks would overflow
-_FEW = 40  # steps up to which each has its dot: a line of one step would not show
+_DRAWN = (1e-30, 1e30)  # differences are clipped to these: the ticks of the axis would overflow
+_FEW = 40  # up to this number of steps each has a dot: a line of one step would be invisible
 
 
 def caption(trajectory: Trajectory) -> str:
-    """What the plot shows, in words; also for those who can't see it."""
+    """Describe the plot in words, for its caption and for screen readers."""
     gaps, steps = trajectory.gaps, len(trajectory.gaps)
     if not steps:
         return f"{trajectory.dtype}: no steps were taken."
     ends = ", ".join(f"{name} {loss[-1]:.6g}" for name, loss in trajectory.losses.items() if len(loss))
     finite = gaps[np.isfinite(gaps)]
     run = ", ".join(filter(None, (trajectory.name, trajectory.dtype)))
-    told = [
+    sentences = [
         f"{run}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
         "Below, the difference of their terms, the worst as a share of itself"
         + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere finite."),
     ]
     if trajectory.floor is not None:
-        told.append("Dotted, how far either framework parts from itself when its weights move by one ulp.")
+        sentences.append("Dotted, the difference of either framework from itself when its weights move by one ulp.")
     if zeros := int((gaps == 0).sum()):
-        told.append(f"{zeros:,} steps do not differ at all; a logarithm has no zero, so the line marked 0 stands in.")
+        sentences.append(f"{zeros:,} steps do not differ at all and are drawn on the line marked 0.")
     if missing := steps - len(finite):
-        told.append(f"{missing:,} steps have no finite difference and are left out.")
-    return " ".join(told)
+        sentences.append(f"{missing:,} steps have no finite difference and are left out.")
+    return " ".join(sentences)
 
 
 def to_svg(trajectory: Trajectory, name: str) -> str:
-    """An `svg` element for a page of HTML, in the page's own text colour; nothing if there are no steps. `name` must be
-    the page's only one, since ids are made of it."""
+    """Draw a trajectory as an `svg` element of an HTML page, in the text colour of the page.
+
+    Args:
+        trajectory: The two runs.
+        name: The prefix of all ids, unique on the page.
+
+    Returns:
+        The element; empty if there are no steps.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -101,8 +108,8 @@ def _draw(axes, y: np.ndarray, **style) -> None:
 
 
 def _inline(svg: str, name: str, label: str) -> str:
-    """Without what only a file of its own needs (prologue, namespaces, size); ids begin with `name`, black is the
-    page's text colour."""
+    """The SVG without what only a separate file needs (prologue, namespaces, size), ids prefixed with `name`, and black
+    replaced by the text colour of the page."""
     head, body = svg[svg.index("<svg") :].split(">", 1)
     head = re.sub(r'\s(xmlns[:\w]*|width|height|version)="[^"]*"', "", head)
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("#000000", "currentColor")

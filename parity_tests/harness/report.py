@@ -1,4 +1,4 @@
-"""What a parity run writes: a verdict in words, a table, JSON, JUnit XML, and one self-contained page."""
+"""Formats of a parity report: a verdict in words, a table, JSON, JUnit XML and a self-contained HTML page."""
 
 import html
 import json
@@ -18,9 +18,11 @@ from jaxvae.shared.text import markdown_table
 from parity_tests.harness import plot
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 
-VERSION = 1
-_COLUMNS = ("level", "dtype", "worst difference", "where", "owed", "verdict")
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 has no place for
+VERSION = 2
+_COLUMNS = ("level", "dtype", "worst difference", "where", "tolerance", "verdict")
+_ILLEGAL = re.compile(
+    "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # characters that XML 1.0 does not allow
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --pass: #1a7f37; --fail: #cf222e; }
 @media (prefers-color-scheme: dark) { :root { --pass: #4ac26b; --fail: #ff7b72; } }
@@ -34,32 +36,48 @@ figure { margin: 1rem 0; max-width: 42rem; } svg { width: 100%; height: auto; }
 
 
 def verdict(report: Report) -> str:
-    """Agreement and the level nearest its limit, or the first level that fails and its diagnosis."""
+    """Summarize a report in words.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Agreement and the level nearest to its tolerance, or the first level that fails and its diagnosis.
+    """
     if not report.findings:
         return "Nothing was compared."
     levels = dict.fromkeys(finding.level for finding in report.findings)
     failed = [finding for finding in report.findings if not finding.passed]
     good = f"{len(levels) - len({finding.level for finding in failed})} of {len(levels)} levels"
     if failed:
-        text = f"jaxvae and torchvae differ: {good} agree; the first that fails is {_told(failed[0])}."
+        text = f"jaxvae and torchvae differ: {good} agree; the first that fails is {_summary(failed[0])}."
     else:
-        nearest = max(report.findings, key=lambda finding: finding.size / finding.owed if finding.owed else 0)
-        text = f"jaxvae and torchvae agree: {good}, the nearest to its limit {_told(nearest)}."
+        nearest = max(report.findings, key=lambda finding: finding.size / finding.tolerance if finding.tolerance else 0)
+        text = f"jaxvae and torchvae agree: {good}, the nearest to its tolerance {_summary(nearest)}."
     return text if report.diagnosis is None else f"{text} {_cause(report.diagnosis)}"
 
 
 def to_markdown(report: Report) -> str:
-    """The findings as a table."""
+    """Format the findings as a Markdown table, one row for each."""
     return _table(_COLUMNS, [_cells(finding) for finding in report.findings])
 
 
 def to_brief(report: Report) -> str:
-    """One row a level: in each dtype its worst difference and what is owed."""
+    """Format the findings as a Markdown table, one row for each level: its worst difference and tolerance by dtype."""
     return _table(*brief(_levels(report)))
 
 
 def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
-    """What a run's folder keeps of the comparison of its configuration over runs of so many steps."""
+    """Make the record of a comparison that a run's folder keeps.
+
+    Args:
+        report: The report on the run's configuration.
+        spec: The configuration that was compared.
+        steps: Length of the compared runs.
+
+    Returns:
+        The content of agreement.json.
+    """
     versions = {name: str(version) for name, version in dict(cast(Mapping, report.about["versions"])).items()}
     levels = tuple(
         level if np.isfinite(cast(float, level.size)) else replace(level, size=None) for level in _levels(report)
@@ -68,14 +86,21 @@ def to_agreement(report: Report, spec: Spec, steps: int) -> Agreement:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of texts, which may hold anything."""
+    """A Markdown table of any texts, escaped."""
     head, *body = ([_markdown(cell) for cell in row] for row in (columns, *rows))
     return markdown_table(head, body, numbers=False) + "\n"
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """All of the report for `json.dumps(.., allow_nan=False)`: a float that JSON has no word for is one of the texts
-    `NaN`, `Infinity` and `-Infinity`, which `float` reads; null is what there is none of."""
+    """Convert a report to plain JSON values.
+
+    Args:
+        report: The report.
+
+    Returns:
+        A dict for `json.dumps(.., allow_nan=False)`. Floats that are not finite are the strings `NaN`, `Infinity` and
+        `-Infinity`, which `float` reads; a missing value is null.
+    """
     return _plain(
         {
             "version": VERSION,
@@ -90,7 +115,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def to_junit(report: Report) -> bytes:
-    """The findings as JUnit XML, UTF-8: a test case for each level and dtype."""
+    """Format the findings as JUnit XML, UTF-8, with a test case for each level and dtype."""
     failed = sum(not finding.passed for finding in report.findings)
     counts = {"tests": str(len(report.findings)), "failures": str(failed), "errors": "0", "skipped": "0"}
     root = ElementTree.Element("testsuites", counts)
@@ -99,7 +124,9 @@ def to_junit(report: Report) -> bytes:
         about = {"classname": f"parity.{finding.dtype}", "name": _legal(finding.level)}
         case = ElementTree.SubElement(suite, "testcase", about)
         if not finding.passed:
-            failure = ElementTree.SubElement(case, "failure", {"message": _legal(_told(finding)), "type": "difference"})
+            failure = ElementTree.SubElement(
+                case, "failure", {"message": _legal(_summary(finding)), "type": "difference"}
+            )
             failure.text = _legal(finding.reason)
     ElementTree.SubElement(suite, "system-out").text = _legal(verdict(report))
     ElementTree.indent(root)
@@ -107,7 +134,7 @@ def to_junit(report: Report) -> bytes:
 
 
 def to_html(report: Report) -> str:
-    """All of the report as one page that asks nothing of the network."""
+    """Format the report as one HTML page that loads nothing from the network."""
     passed = bool(report.findings) and report.passed
     title = "jaxvae and torchvae " + ("agree" if passed else "differ" if report.findings else "were not compared")
     head = "".join(f'<th scope="col">{column}</th>' for column in _COLUMNS)
@@ -137,7 +164,7 @@ def to_html(report: Report) -> str:
 </div>
 {"<h2>Runs from the same seed</h2>" if figures else ""}
 {figures}
-{"" if report.diagnosis is None else f"<h2>Where they first part</h2><p>{_html(_cause(report.diagnosis))}</p>"}
+{"" if report.diagnosis is None else f"<h2>First difference</h2><p>{_html(_cause(report.diagnosis))}</p>"}
 <h2>About this comparison</h2>
 <div class="wide" role="region" aria-label="About" tabindex="0"><table><tbody>{about}</tbody></table></div>
 </main>
@@ -146,40 +173,41 @@ def to_html(report: Report) -> str:
 """
 
 
-def _told(finding: Finding) -> str:
+def _summary(finding: Finding) -> str:
     there = f" in {finding.where}" if finding.where else ""
     return (
         f"{finding.level} ({finding.dtype}), {number(finding.size)} {finding.unit}{there}, "
-        f"where {number(finding.owed)} is owed"
+        f"tolerance {number(finding.tolerance)}"
     )
 
 
 def _cause(diagnosis: Diagnosis) -> str:
     known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else "no known fault reproduces it"
-    side = f", where {diagnosis.side} departs from the plain formula" if diagnosis.side else ""
-    return f"They first part at {diagnosis.where} ({diagnosis.found}){side}; {known.removesuffix('.')}."
+    backend = f", where {diagnosis.backend} departs from the plain formula" if diagnosis.backend else ""
+    return f"They first differ at {diagnosis.where} ({diagnosis.found}){backend}; {known.removesuffix('.')}."
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
     size = f"{number(finding.size)} {finding.unit}"
     return (
         *(finding.level, finding.dtype, size, finding.where),
-        *(number(finding.owed), "pass" if finding.passed else "FAIL"),
+        *(number(finding.tolerance), "pass" if finding.passed else "FAIL"),
     )
 
 
 def _row(finding: Finding) -> str:
-    level, *cells, owed, passed = map(_html, _cells(finding))
+    level, *cells, tolerance, passed = map(_html, _cells(finding))
     cells = "".join(f"<td>{cell}</td>" for cell in cells)
     return (
-        f'<tr><th scope="row">{level}</th>{cells}<td>{owed}<small>{_html(finding.reason)}</small></td>'
+        f'<tr><th scope="row">{level}</th>{cells}<td>{tolerance}<small>{_html(finding.reason)}</small></td>'
         f'<td class="{passed.lower()}">{passed}</td></tr>\n'
     )
 
 
 def _levels(report: Report) -> tuple[Level, ...]:
     return tuple(
-        Level(f.level, cast(Stored, f.dtype), float(f.size), float(f.owed), f.unit, f.passed) for f in report.findings
+        Level(f.level, cast(Stored, f.dtype), float(f.size), float(f.tolerance), f.unit, f.passed)
+        for f in report.findings
     )
 
 

@@ -1,4 +1,4 @@
-"""The models and loops that PyTorch users write: what the packages are measured against. They know nothing of either.
+"""The models and loops that PyTorch users write, as baselines; they use neither package.
 
 Losses are what their sources minimize: nats summed over the batch, or for the convolutions mean squared error and a
 weighted KL."""
@@ -85,7 +85,7 @@ def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def tutorial_loss(model: nn.Module, x: Tensor, eps: Tensor | None = None) -> Tensor:
-    """pytorch/examples': by way of probabilities."""
+    """The loss of pytorch/examples, computed from probabilities."""
     logits, mean, logvar = model(x, eps)
     return F.binary_cross_entropy(torch.sigmoid(logits), x, reduction="sum") + divergence(mean, logvar)
 
@@ -105,7 +105,7 @@ def iwae_loss(model: PlainVAE, x: Tensor, eps: Tensor | None = None, samples: in
 
 
 def conv_loss(model: nn.Module, x: Tensor, eps: Tensor | None = None) -> Tensor:
-    """AntixK's."""
+    """The loss of AntixK/PyTorch-VAE."""
     image, mean, logvar = model(x, eps)
     return F.mse_loss(image, x) + KLD_WEIGHT * divergence(mean, logvar) / len(x)
 
@@ -120,12 +120,12 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def squared_nll(image: Tensor, x: Tensor) -> Tensor:
-    """Of a Gaussian of variance 1/2."""
+    """Negative log-likelihood of a Gaussian of variance 1/2."""
     return ((image - x) ** 2).sum((-1, -2, -3)) + x[0].numel() / 2 * math.log(math.pi)
 
 
 class Pictures(Dataset):
-    """What torchvision's MNIST is: each image by way of PIL."""
+    """A data set like torchvision's MNIST: each image passes through PIL."""
 
     def __init__(self, images: np.ndarray, transform: Callable[[Image.Image], Tensor]):
         self.images, self.transform = images, transform
@@ -138,7 +138,7 @@ class Pictures(Dataset):
 
 
 def loader(images: np.ndarray, batch: int, signed: bool, cuda: bool) -> DataLoader:
-    """As the tutorials make it. images: uint8 `[n, height, width]`."""
+    """Make the loader of the tutorials. images: uint8 `[n, height, width]`."""
     from torchvision import transforms
 
     steps = [transforms.ToTensor(), *([transforms.Normalize((0.5,), (0.5,))] if signed else [])]
@@ -162,7 +162,7 @@ def tutorial_epoch(loss: Loss, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def memory_epoch(loss: Loss, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, batch: int) -> float:
-    """The same on images in memory, without a look at the loss before the end; the sum of the losses."""
+    """The same on images in memory, reading the loss only at the end; the sum of the losses."""
     model.train()
     total = torch.zeros((), device=images.device)
     for rows in torch.randperm(len(images), device=images.device).split(batch):
@@ -185,7 +185,7 @@ def log_likelihood(
 ) -> Tensor:
     """The importance-weighted estimate for each image, a batch of images and a chunk of samples at a time: `[n]`."""
     model.eval()
-    found = []
+    estimates = []
     for x in images.split(batch):
         mean, logvar = model.encode(x)
         log_w = []
@@ -194,13 +194,13 @@ def log_likelihood(
             z = drawn(mean, logvar, eps)
             decoded = model.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
             log_w.append(log_weights(z, eps, logvar) - nll(decoded, x))
-        found.append(torch.cat(log_w).logsumexp(0) - math.log(samples))
-    return torch.cat(found)
+        estimates.append(torch.cat(log_w).logsumexp(0) - math.log(samples))
+    return torch.cat(estimates)
 
 
 @torch.no_grad()
 def sample(model: PlainVAE | ConvVAE, n: int, latent: int) -> np.ndarray:
-    """`n` images from the prior, as numpy has them."""
+    """Sample `n` images from the prior, as numpy arrays."""
     model.eval()
     decoded = model.decode(torch.randn(n, latent, device=next(model.parameters()).device))
     return (torch.sigmoid(decoded) if isinstance(model, PlainVAE) else (decoded + 1) / 2).cpu().numpy()

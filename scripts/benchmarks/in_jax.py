@@ -1,4 +1,4 @@
-"""jaxvae's ways to train, and the products alone. Each makes ready, and returns what runs one epoch."""
+"""jaxvae's training loops, and the products alone. Each function prepares one and returns a function of one epoch."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def start(device: str) -> None:
 
 
 def per_epoch(setting: Setting) -> Epoch:
-    """As `jaxvae.fit` trains."""
+    """Train as `jaxvae.fit` does."""
     spec, n = setting.spec, len(setting.train)
     state, images, done = everywhere(jaxvae.init_state(spec, setting.train)), placed(setting.train), 0
 
@@ -37,7 +37,7 @@ def per_epoch(setting: Setting) -> Epoch:
 
 
 def per_step(setting: Setting) -> Epoch:
-    """By `jaxvae.train_step` in a loop of one's own, over images on the device."""
+    """Train by `jaxvae.train_step` in a user's loop, over images on the device."""
     spec, n, batch = setting.spec, len(setting.train), setting.spec.training.batch_size
     state, images, epochs = jaxvae.init_state(spec, setting.train), placed(setting.train), 0
 
@@ -72,6 +72,6 @@ def sample(setting: Setting, n: int) -> Epoch:
 
 
 def peak_bytes() -> int | None:
-    """Of the device's own memory, if it has any."""
+    """Read the maximum of the device's memory, if it has its own."""
     stats = jax.devices()[0].memory_stats()
     return None if not stats or jax.devices()[0].platform == "cpu" else int(stats["peak_bytes_in_use"])

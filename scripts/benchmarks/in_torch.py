@@ -1,4 +1,5 @@
-"""torchvae's way to train, and those of PyTorch's users. Each makes ready, and returns what runs one epoch."""
+"""torchvae's training loop, and those of PyTorch's users. Each function prepares one and returns a function of one
+epoch."""
 
 import functools
 import sys
@@ -35,14 +36,14 @@ def in_memory(setting: Setting) -> Epoch:
 
 
 def compiled(setting: Setting, mode: str = "default") -> Epoch | None:
-    """The same with the loss compiled for the sizes there are; nothing where it can't be, which is told."""
+    """Prepare `in_memory` with a compiled loss; None, with a warning, if torch.compile fails."""
     model, loss = plain(setting)
     loss = torch.compile(loss, dynamic=False, mode=mode)
     try:
         loss(model, pixels(setting)[: setting.spec.training.batch_size]).backward()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        print(f"WARNING: torch.compile can't compile here, and is left out ({reason}).", file=sys.stderr)
+        print(f"WARNING: torch.compile fails here and is left out ({reason}).", file=sys.stderr)
         return None
     return _in_memory(setting, model, loss)
 
@@ -56,7 +57,7 @@ def tuned(setting: Setting) -> Epoch | None:
 
 
 def package(setting: Setting) -> Epoch:
-    """As `torchvae.fit` trains."""
+    """Train as `torchvae.fit` does."""
     spec, n = setting.spec, len(setting.train)
     state = torchvae.init_state(spec, setting.train, setting.torch_device)
     images = torch.tensor(setting.train, device=setting.torch_device)
@@ -97,7 +98,7 @@ def plain_sample(setting: Setting, n: int) -> Epoch:
 
 
 def plain(setting: Setting) -> tuple[baselines.PlainVAE | baselines.ConvVAE, baselines.Loss]:
-    """The model and the loss that a torch user writes for the configuration."""
+    """Make the model and the loss that a PyTorch user writes for the configuration."""
     torch.manual_seed(setting.spec.training.seed)
     model, samples = setting.spec.model, setting.spec.objective.samples
     if model.network == "conv":
@@ -117,7 +118,7 @@ def pixels(setting: Setting) -> Tensor:
 
 
 def synchronized(setting: Setting, run: Callable[[], object], search: bool = True) -> Epoch:
-    """With the wait for a GPU's last kernel; search: and with cuDNN's search for its fastest convolutions."""
+    """Wait for the GPU after `run`; search: let cuDNN search for its fastest convolutions."""
 
     def epoch() -> None:
         torch.backends.cudnn.benchmark = search
@@ -129,7 +130,7 @@ def synchronized(setting: Setting, run: Callable[[], object], search: bool = Tru
 
 
 def peak_bytes() -> int | None:
-    """Of the device's own memory, if it has any."""
+    """Read the maximum of the device's memory, if it has its own."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 

@@ -1,4 +1,4 @@
-"""On what all this was measured, in words and for the record."""
+"""Describe the machine in words and for the record."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ _PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "torchvision",
 
 
 def described(device: str) -> dict[str, Any]:
-    """device: `cpu`, `gpu` or `tpu`."""
+    """Collect processor, devices, threads, load and versions. device: `cpu`, `gpu` or `tpu`."""
     usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     theirs = torch.device("cuda" if device == "gpu" else "cpu")
@@ -35,7 +35,7 @@ def described(device: str) -> dict[str, Any]:
 
 
 def sentence(machine: dict[str, Any]) -> str:
-    """The same in words."""
+    """Describe the machine in a sentence."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     asked = machine["omp_num_threads"]
     many = machine["torch_threads"]
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 
 def _installed(name: str) -> bool:
-    """Modules may also be found by PYTHONPATH alone."""
+    """False for modules that are importable by PYTHONPATH only."""
     try:
         return bool(importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""The products that a training step can't do without: how many operations they are, and how fast they are alone.
+"""The matrix products of a training step: their number of operations, and their speed alone.
 
 Of every layer there is one product forward and two backward, the weights' gradient and the input's; but the encoder's
-first layers see images, whose gradient nobody asks for. A convolution counts as the product that it is of the patches
+first layers see images, whose gradient is not needed. A convolution counts as the product that it is of the patches
 its outputs see, zeros beyond the edge included, laid out as `jaxvae.convolution` does on CPUs."""
 
 from collections.abc import Callable
@@ -34,8 +34,8 @@ class Product(NamedTuple):
 
 
 def products(spec: Spec, batch: int = 1) -> list[Product]:
-    """Those of a training step on so many images, in the order of the computation."""
-    area, found = layout.KERNEL**2, []
+    """List the products of a training step on `batch` images, in the order of the computation."""
+    area, result = layout.KERNEL**2, []
     for layer in layout.layers(spec.model):
         rows = batch * (spec.objective.samples if layer.path[0] == "decoder" else 1)
         height, width = layer.size
@@ -54,17 +54,17 @@ def products(spec: Spec, batch: int = 1) -> list[Product]:
             case kind:
                 assert_never(kind)
         first = layer.path[:3] == ("encoder", "hidden", 0) or (layer.path[0] == "encoder" and not spec.model.hidden)
-        found.append(Product(*shape, network=str(layer.path[0]), inputs=not first))
-    return found
+        result.append(Product(*shape, network=str(layer.path[0]), inputs=not first))
+    return result
 
 
 def flops(spec: Spec, images: int = 1) -> int:
-    """Floating-point operations of the products that training needs for so many images."""
+    """Count the floating-point operations of the products in training on `images` images."""
     return sum(product.flops for product in products(spec, images))
 
 
 def by_jax(spec: Spec, steps: int) -> Callable[[], None]:
-    """So many steps of nothing but the products, in one program."""
+    """Compile `steps` steps of the products alone, in one XLA program."""
     import jax
 
     program, operands = jax.jit(jax_steps(products(spec, spec.training.batch_size))), _operands(spec)
@@ -77,9 +77,9 @@ def by_jax(spec: Spec, steps: int) -> Callable[[], None]:
 
 
 def jax_steps(chain: list[Product]) -> Callable:
-    """A function of the number of steps, the inputs that no product gives, and the weights. Nothing can be left out of
-    it: each step's input holds a number from the step before, and each product is another's operand or has a number
-    read from it, which costs next to nothing."""
+    """Make a function of the number of steps, the inputs that are no product's output, and the weights. The compiler
+    can drop nothing: each step's input holds a number from the step before, and each product is another's operand or
+    has a number read from it, at almost no cost."""
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -108,7 +108,7 @@ def jax_steps(chain: list[Product]) -> Callable:
 
 
 def by_torch(spec: Spec, steps: int, device: str) -> Callable[[], None]:
-    """The same by PyTorch, one call a product, into memory that is there."""
+    """Make the same in PyTorch, one call for each product, into allocated memory."""
     import torch
 
     chain, (own, weights) = products(spec, spec.training.batch_size), _operands(spec)

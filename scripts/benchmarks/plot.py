@@ -1,4 +1,4 @@
-"""The figure: the training loops beside their limit, and how their cost grows."""
+"""The figure of the benchmark: training loops with their limit, and how their cost grows."""
 
 import io
 import math
@@ -24,13 +24,13 @@ _WIDTH = 3.4  # inches: a column of a paper's two
 
 
 def require(path: Path) -> None:
-    """Raises InputError unless a figure can be written there."""
+    """Check the name of the file. Raises InputError for another kind than .png, .pdf or .svg."""
     if path.suffix.lower() not in _KINDS:
         raise InputError(f"The figure is written as one of {', '.join(_KINDS)}, found --out {path}.")
 
 
 def save(times: list[Timed], path: Path) -> None:
-    """Draws what there is of training and scaling. Raises InputError if it can't be written."""
+    """Draw the times of training and scaling. Raises InputError if the file can't be written."""
     training = [timed for timed in times if timed.section == "training"]
     curves = [timed for timed in times if timed.section == "scaling"]
     axes = list(dict.fromkeys(timed.where["axis"] for timed in curves))
@@ -95,9 +95,9 @@ def _curve(plot, axis: str, curves: list[Timed]) -> None:
     places = sorted({timed.where[axis] for timed in curves})
     plot.set_xticks([*dict.fromkeys([places[0], places[len(places) // 2], places[-1]])])
     plot.set_yticks(_ticks([1e6 / timed.rate for timed in curves]))
-    for side in (plot.xaxis, plot.yaxis):
-        side.set_minor_locator(NullLocator())
-        side.set_major_formatter(lambda x, _: f"{x:,g}" if x < 1e4 else f"{x / 1e3:,g}k")
+    for each in (plot.xaxis, plot.yaxis):
+        each.set_minor_locator(NullLocator())
+        each.set_major_formatter(lambda x, _: f"{x:,g}" if x < 1e4 else f"{x / 1e3:,g}k")
 
 
 def _ticks(costs: list[float]) -> list[float]:

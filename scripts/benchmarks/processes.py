@@ -1,5 +1,5 @@
-"""What is measured in processes of their own: start-up and memory. As a program, `python -m benchmarks.cold` trains by
-one contestant and prints what memory that took."""
+"""Measure start-up and memory in separate processes. `python -m benchmarks.processes` trains with one program and
+prints the memory that it used."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ _SCRIPTS = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def starts(setting: Setting, preset: str, root: Path | None) -> Iterator[dict[str, Callable[[], object]]]:
-    """The commands that train for one epoch: jaxvae's where nothing has been compiled before, and where all has."""
+    """Make the commands that train for one epoch: jaxvae with an empty and a full compilation cache, and torchvae."""
     arguments = ["train", "--preset", preset, "--data", setting.spec.data, "--device", setting.device, "--epochs", "1"]
     arguments += ["--train-images", str(len(setting.train)), "--batch-size", str(setting.spec.training.batch_size)]
     arguments += [] if root is None else ["--data-root", str(root)]
@@ -44,26 +44,28 @@ def starts(setting: Setting, preset: str, root: Path | None) -> Iterator[dict[st
 
 
 def memory(setting: Setting, preset: str, root: Path | None, make: Callable) -> dict[str, int]:
-    """The bytes that a process held at most which trains by the contestant: `peak`, of them `before` it made ready,
-    with its modules and all images, and at most on the `device`, where that has memory of its own."""
+    """Measure the memory in bytes of a process that trains: its maximum `peak`, `before` training with the modules and
+    all images loaded, and the maximum of the `device`, if that has separate memory."""
     size = len(setting.train), setting.spec.training.batch_size
-    told = [preset, setting.spec.data, root and str(root), setting.device, *size, make.__module__, make.__name__]
+    arguments = [preset, setting.spec.data, root and str(root), setting.device, *size, make.__module__, make.__name__]
     path = os.pathsep.join(filter(None, [str(_SCRIPTS), os.environ.get("PYTHONPATH")]))
-    return json.loads(_ended([sys.executable, "-m", "benchmarks.cold", json.dumps(told)], {"PYTHONPATH": path}))
+    return json.loads(
+        _ended([sys.executable, "-m", "benchmarks.processes", json.dumps(arguments)], {"PYTHONPATH": path})
+    )
 
 
 def _keeping(folder: Path) -> dict[str, str]:
-    """The environment in which JAX keeps all that it compiles."""
+    """The environment in which JAX caches all programs in this folder."""
     always = {"JAX_ENABLE_COMPILATION_CACHE": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return {"JAX_COMPILATION_CACHE_DIR": str(folder), **always}
 
 
 def _ended(command: list[str], environment: dict[str, str]) -> str:
-    """What a command says. Raises InputError if it fails."""
+    """The output of a command. Raises InputError if it fails."""
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     if result.returncode:
-        said = (result.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise InputError(f"{' '.join(command[1:4])} ended with status {result.returncode} and said: {said}")
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"{' '.join(command[1:4])} failed with status {result.returncode}: {last}")
     return result.stdout
 
 
@@ -71,13 +73,13 @@ def _resident(peak: bool) -> int:
     """Bytes of this process in memory, now or at most."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
-        # Not getrusage's, where there is this one: that of a new process begins with its parent's.
+        # Preferred to getrusage, whose maximum in a new process includes its parent's.
         return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:" if peak else "VmRSS:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def main(told: str) -> None:
-    preset, images, root, device, n, batch, module, name = json.loads(told)
+def main(arguments: str) -> None:
+    preset, images, root, device, n, batch, module, name = json.loads(arguments)
     setting = changed(load(preset, images, root and Path(root), device)[0], images=n, batch=batch)
     contestants = importlib.import_module(module)
     contestants.start(device)
@@ -85,8 +87,8 @@ def main(told: str) -> None:
     epoch = getattr(contestants, name)(setting)
     for _ in range(2 if epoch else 0):
         epoch()
-    found = {"before": before, "peak": _resident(peak=True), "device": contestants.peak_bytes()}
-    print(json.dumps(found))
+    memory_used = {"before": before, "peak": _resident(peak=True), "device": contestants.peak_bytes()}
+    print(json.dumps(memory_used))
 
 
 if __name__ == "__main__":

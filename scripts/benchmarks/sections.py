@@ -1,4 +1,4 @@
-"""What is measured, section by section: each makes its contestants ready and has them take turns."""
+"""The sections of the benchmark: each prepares its programs and times them in turn."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,14 +26,14 @@ _SCALED = 10e9  # floating-point operations on a CPU, for each point of a curve:
 _LONGEST = 200e9  # the same for its costliest
 _EVALUATED = 150e9  # the same for an evaluation
 _TESTED = 1_000  # images, and no more
-_PART = 20  # jaxvae.evaluate's: it computes a part of so many as a whole
+_PART = 20  # jaxvae.evaluate computes in parts of this number of images
 _LOTS = 2_000  # times as many on an accelerator
 _LEAST = 2  # steps
 _FULL = 2048  # images, which are whole batches of most sizes
 
 
 class How(NamedTuple):
-    """How much is measured."""
+    """How much to measure."""
 
     preset: str
     rounds: int
@@ -43,7 +43,7 @@ class How(NamedTuple):
 
 
 def contestants(device: str) -> dict[str, Make]:
-    """The ways to train that there are on a device."""
+    """List the training loops for a device."""
     jax: dict[str, Make] = {STEPS: in_jax.per_step, JAXVAE: in_jax.per_epoch, LIMIT: in_jax.products}
     if device == "tpu":
         return jax
@@ -60,7 +60,7 @@ def contestants(device: str) -> dict[str, Make]:
 
 
 def training(setting: Setting, how: How) -> Iterator[Timed]:
-    """Epochs of every contestant, for each batch."""
+    """Time epochs of every training loop, for each batch."""
     for batch in how.batches:
         this = changed(setting, batch=batch)
         work = {name: run for name, make in contestants(setting.device).items() if (run := make(this)) is not None}
@@ -71,7 +71,7 @@ def training(setting: Setting, how: How) -> Iterator[Timed]:
 
 
 def scaling(setting: Setting, how: How) -> Iterator[Timed]:
-    """Epochs of three, as one thing grows."""
+    """Time epochs of three training loops as one size grows."""
     mlp, most = setting.spec.model.network == "mlp", _within(_LONGEST, matmul_bound.flops(setting.spec), setting.device)
     axes = {
         "hidden": _WIDTHS if mlp else (),
@@ -91,7 +91,7 @@ def scaling(setting: Setting, how: How) -> Iterator[Timed]:
 
 
 def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
-    """The importance-weighted log-likelihood of test images."""
+    """Time the importance-weighted log-likelihood of test images."""
     samples = 500 if how.quick else 5_000
     decoding = sum(p.forward for p in matmul_bound.products(setting.spec) if p.network == "decoder") * samples
     n = _within(_EVALUATED * (0.1 if how.quick else 1), decoding, setting.device)
@@ -107,7 +107,7 @@ def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
 
 
 def sampling(setting: Setting, how: How) -> Iterator[Timed]:
-    """Images out of the prior."""
+    """Time sampling from the prior."""
     n = 1_000 if how.quick or setting.spec.model.network == "conv" else 10_000
     work: Work = {JAXVAE: in_jax.sample(setting, n)}
     if setting.device != "tpu":
@@ -119,7 +119,7 @@ def sampling(setting: Setting, how: How) -> Iterator[Timed]:
 
 
 def start(setting: Setting, how: How) -> Iterator[Timed]:
-    """From the start of a process to the end of its first epoch."""
+    """Time a process from its start to the end of its first epoch."""
     this = changed(setting, batch=how.batches[0])
     with processes.starts(this, how.preset, how.data_root) as work:
         if setting.device == "tpu":
@@ -129,18 +129,18 @@ def start(setting: Setting, how: How) -> Iterator[Timed]:
 
 
 def memory(setting: Setting, how: How) -> Iterator[Timed]:
-    """The most bytes that a process held which trains for two epochs, one process for each contestant."""
+    """Measure the maximum memory of a process that trains for two epochs, one process for each training loop."""
     this = changed(setting, batch=how.batches[0])
     for name, make in tqdm(contestants(setting.device).items(), "memory", unit=" runs", leave=False, disable=None):
         if name in (LIMIT, LIMIT_TORCH) or (how.quick and name not in (TORCHVAE, JAXVAE)):
             continue
-        found = processes.memory(this, how.preset, how.data_root, make)
+        used = processes.memory(this, how.preset, how.data_root, make)
         where = {"batch": how.batches[0], "images": len(this.train)}
-        yield Timed("memory", name, {**where, **found}, [found["peak"]], len(this.train))
+        yield Timed("memory", name, {**where, **used}, [used["peak"]], len(this.train))
 
 
 def default_images(setting: Setting, quick: bool) -> int:
-    """How many images an epoch has unless it is told: all, or on a CPU as many as it sees in seconds."""
+    """Choose the number of images in an epoch: all, or on a CPU as many as take seconds."""
     most = _within(_EPOCH * (0.1 if quick else 1), matmul_bound.flops(setting.spec), setting.device)
     return min(len(setting.train), max(1, most // _FULL) * _FULL)
 
@@ -156,5 +156,5 @@ def _at(setting: Setting, axis: str, place: int, quick: bool) -> Setting:
 
 
 def _within(most: float, each: int, device: str) -> int:
-    """How many of so many operations each are no more than these."""
+    """The number of images, of `each` operations, that fit in `most`."""
     return int(most * (1 if device == "cpu" else _LOTS)) // each

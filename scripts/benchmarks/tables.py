@@ -1,4 +1,4 @@
-"""The times as Markdown, medians with the least and the most."""
+"""Format the times as Markdown: medians with minimum and maximum."""
 
 from benchmarks import sections
 from benchmarks.timing import Timed
@@ -15,7 +15,7 @@ _AXES = {"hidden": "hidden units", "batch": "batch", "images": "images", "sample
 
 
 def to_markdown(times: list[Timed]) -> str:
-    """All of them, section by section."""
+    """Format all times, section by section."""
     parts = []
     for section in dict.fromkeys(timed.section for timed in times):
         mine = [timed for timed in times if timed.section == section]

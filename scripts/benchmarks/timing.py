@@ -1,4 +1,4 @@
-"""Times of work done in turn, and what is read from them."""
+"""Interleaved timing, and statistics of the times."""
 
 import statistics
 import time
@@ -11,16 +11,16 @@ Work = dict[str, Callable[[], Any]]
 
 
 class Timed(NamedTuple):
-    """One contestant at one thing."""
+    """The times of one program at one task."""
 
     section: str
     name: str
     where: dict[str, Any]
-    """What else is to be known of it: the preset, the batch, the axis and the place on it."""
+    """Other properties: the preset, the batch, the axis and the position on it."""
     seconds: list[float]
-    """Of each round; those of another unit in `memory`, which is bytes."""
+    """The time of each round; in the section `memory` bytes instead."""
     images: int = 0
-    """How many a round treats."""
+    """Number of images in a round."""
     flops: int = 0
     """Floating-point operations of the products that a round needs."""
 
@@ -40,8 +40,17 @@ class Timed(NamedTuple):
 
 
 def interleaved(work: Work, rounds: int, title: str, warm: bool = True) -> dict[str, list[float]]:
-    """Seconds of each piece of work, in turn, so that a machine's moods fall on all alike. The first round is dropped,
-    unless they are already warm."""
+    """Time several pieces of work in turn, so that a change of the machine's speed affects all of them.
+
+    Args:
+        work: The functions to time, by name.
+        rounds: Number of timed rounds.
+        title: The label of the progress bar.
+        warm: Whether to begin with a round that is not counted.
+
+    Returns:
+        The seconds of each round, by name.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     turns = rounds + warm
     with tqdm(total=turns * len(work), desc=title, unit=" runs", leave=False, disable=None) as bar:

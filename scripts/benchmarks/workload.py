@@ -1,4 +1,4 @@
-"""What is trained, on what: the same for every contestant."""
+"""The configuration and the images, the same for every program."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """In an epoch."""
+        """Number of steps in an epoch."""
         return self.spec.training.epoch_steps(len(self.train))
 
     @property
@@ -34,7 +34,8 @@ class Setting(NamedTuple):
 
 
 def load(name: str, images: str, root: Path | None, device: str) -> tuple[Setting, str | None]:
-    """A preset on all of the images, and why they are not MNIST's, if so. Raises InputError where they can't be had."""
+    """Load a preset and all of its images, and the reason if they are not MNIST. Raises InputError if they are not
+    available."""
     spec = replace(preset(name), data=images)
     dataset, missing = datasets.load(spec, root)
     return Setting(replace(spec, data=dataset.name), dataset.train, dataset.test, device), missing
@@ -47,8 +48,8 @@ def changed(
     hidden: int | None = None,
     samples: int | None = None,
 ) -> Setting:
-    """Another size of the same. More images than there are come by repeating them. Raises InputError for a batch of
-    more images than an epoch."""
+    """Change sizes of a setting. More images than there are repeat them. Raises InputError for a batch of more images
+    than an epoch."""
     spec = setting.spec
     if hidden is not None:
         spec = replace(spec, model=replace(spec.model, hidden=(hidden,)))

@@ -1,26 +1,26 @@
-"""Where a figure should lie, and whether it does."""
+"""Expected ranges of results."""
 
 import math
 from typing import NamedTuple
 
-_DIGITS = 2  # after the point: of every figure that is shown, and so of what a band is held to
+_DIGITS = 2  # decimals of every printed figure, which are compared with the band
 WITHIN, NOT_BELOW = "within", "not below"
 
 
 class Band(NamedTuple):
-    """From the lowest to the highest that a figure may be, both included."""
+    """The range of a figure, both ends included."""
 
     low: float
     high: float
     source: str
-    """Who found it, and why it is as wide as it is."""
-    told: str = ""
-    """The band in words, where its ends would say too little."""
+    """The source of the range and the reason of its width."""
+    label: str = ""
+    """The range in words; by default made from its ends."""
 
     @property
     def words(self) -> str:
-        if self.told:
-            return self.told
+        if self.label:
+            return self.label
         if math.isinf(self.low):
             return f"at most {self.high:g}"
         if math.isinf(self.high):
@@ -29,17 +29,17 @@ class Band(NamedTuple):
 
 
 def around(value: float, width: float, source: str) -> Band:
-    """A band of that half-width."""
+    """Make a band around a value, with `width` on both sides."""
     return Band(round(value - width, _DIGITS), round(value + width, _DIGITS), source, f"{value:g} ± {width:g}")
 
 
 def verdict(value: float, band: Band) -> str:
-    """WITHIN, or by how much it is off; no more than that it is not below, where nothing is above a band."""
-    found = round(value, _DIGITS)
-    if found < band.low:
-        return f"{shown(band.low - found)} below"
-    if found > band.high:
-        return f"{shown(found - band.high)} above"
+    """Return WITHIN, NOT_BELOW for a band without an upper end, or the distance from the band in words."""
+    rounded = round(value, _DIGITS)
+    if rounded < band.low:
+        return f"{shown(band.low - rounded)} below"
+    if rounded > band.high:
+        return f"{shown(rounded - band.high)} above"
     return WITHIN if math.isfinite(band.high) else NOT_BELOW
 
 

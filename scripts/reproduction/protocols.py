@@ -1,4 +1,4 @@
-"""The protocols: what is trained, what others or we before have found, and what it costs."""
+"""The protocols: configuration, expected results with sources, and cost."""
 
 import math
 from collections.abc import Callable
@@ -28,28 +28,28 @@ _FLAX = (
 )
 _PAPER = (
     "the higher one by Burda, Grosse & Salakhutdinov 2016, with an Adam of their own, the lower one a published "
-    "reproduction's with ordinary Adam; ±0.15, three standard deviations of binarising the test images anew"
+    "reproduction's with ordinary Adam; ±0.15, three standard deviations of binarising the test images again"
 )
-_PART = "of a part of its schedule nothing is published; all of it comes to less"
+_PART = "nothing is published for a part of the schedule; the whole schedule gives less"
 _BEYOND = 0.15
 
 
 class Protocol(NamedTuple):
-    """What is trained and what it should come to."""
+    """A configuration and its expected results."""
 
     title: str
     preset: str
-    """What several that share it are called together."""
+    """The preset, whose name selects all of its protocols."""
     spec: Spec
-    """With the seed of whoever asks."""
+    """The configuration; the seed is replaced by the requested one."""
     expected: dict[str, Band]
-    """By the figures' names."""
+    """The expected range of each figure, by its name."""
     cost: str
-    """Of one seed, roughly."""
+    """The approximate time of one seed."""
     read: Callable[[Finished], dict[str, float]] = terms
     seeds: tuple[int, ...] = (0,)
     on_cpu: int | None = None
-    """The epochs of it that are a CPU's share of `all`; all of them if None."""
+    """Number of epochs on a CPU with `all`; every epoch if None."""
 
     @property
     def epochs(self) -> int:
@@ -62,7 +62,7 @@ class Protocol(NamedTuple):
 
 
 def epochs_of(stages: int) -> int:
-    """How many epochs the first stages of the IWAE paper have: 3^i each, i = 0, 1, ..."""
+    """Count the epochs of the first stages of the IWAE paper: 3^i each, i = 0, 1, ..."""
     return sum(3**i for i in range(stages))
 
 
@@ -72,8 +72,8 @@ def _of(name: str, epochs: int) -> Spec:
 
 
 def _paper(form: Form, k: int, title: str, paper: float, adam: float, cost: str, on_cpu: int = 0) -> Protocol:
-    epochs, told = epochs_of(STAGES), f"{adam:.2f} to {paper:.2f}"
-    whole = Band(round(adam - _BEYOND, 2), round(paper + _BEYOND, 2), _PAPER, f"{told}, ± {_BEYOND:g}")
+    epochs, ends = epochs_of(STAGES), f"{adam:.2f} to {paper:.2f}"
+    whole = Band(round(adam - _BEYOND, 2), round(paper + _BEYOND, 2), _PAPER, f"{ends}, ± {_BEYOND:g}")
     part = Band(whole.low, math.inf, _PART, f"at least the {whole.low:g} of all {epochs:,} epochs")
     expected = ({nll(SAMPLES, on_cpu): part} if on_cpu else {}) | {nll(SAMPLES, epochs): whole}
     spec = replace(_of("iwae-paper", epochs), objective=ObjectiveSpec(form=form, samples=k))
@@ -128,7 +128,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "784-256-64-20 without a prior, beside principal component analysis",
         "autoencoder",
         _of("autoencoder", 10),
-        {SHARE: Band(-math.inf, 1, "PCA with as many components is the best linear autoencoder there is")},
+        {SHARE: Band(-math.inf, 1, "PCA with as many components is the best linear autoencoder")},
         "a minute on two cores",
         beside_pca,
     ),
@@ -136,7 +136,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "784-400-20, conditioned on the class label",
         "conditional",
         _of("conditional", 10),
-        {at("test", "loss", 10): Band(-math.inf, 105.3, "what pytorch/examples' VAE, without the label, comes to")},
+        {at("test", "loss", 10): Band(-math.inf, 105.3, "the result of pytorch/examples' VAE, without the label")},
         "half a minute on two cores",
         by_class,
     ),

@@ -1,4 +1,4 @@
-"""What is read from a run that is through: figures by their names, nats per image unless the name says otherwise."""
+"""The figures of a finished run by their names, in nats per image unless the name says otherwise."""
 
 from collections.abc import Container
 from typing import Any, NamedTuple
@@ -18,69 +18,73 @@ _PICTURED = 16
 
 
 class Finished(NamedTuple):
-    """A run, and by what it is read."""
+    """A finished run and how to read it."""
 
-    side: Any
+    backend: Any
     run: run_folder.Run
     records: list[dict[str, Any]]
     dataset: Dataset
     device: DeviceName
     samples: int
-    """Of a log-likelihood."""
+    """Latent samples per image for the log-likelihood."""
     expected: Container[str]
-    """The names of the figures that are known."""
+    """The names of the figures with an expected range."""
 
     @property
     def weights(self) -> Any:
-        """jaxvae's params, torchvae's model."""
-        return self.side.load(self.run.weights, self.side.prepare(self.device, self.run.spec.training.dtype))[1]
+        """The parameters in jaxvae, the model in torchvae."""
+        return self.backend.load(self.run.weights, self.backend.prepare(self.device, self.run.spec.training.dtype))[1]
 
     @property
     def epochs(self) -> int:
-        """How many have been trained."""
+        """Number of trained epochs."""
         return self.records[-1]["epoch"]
 
 
 def at(split: str, term: str, epoch: int) -> str:
-    """The name of a term's mean over an epoch, or over the test images after it."""
+    """Name a term's mean over an epoch, or over the test images after it."""
     return f"{split} {term}, epoch {epoch:,}"
 
 
 def nll(samples: int, epoch: int) -> str:
-    """The name of the negative log-likelihood of the test images."""
+    """Name the negative log-likelihood of the test images."""
     return f"test NLL by {samples:,} samples, epoch {epoch:,}"
 
 
 def terms(finished: Finished) -> dict[str, float]:
-    """Those terms of all epochs that are known, and the last test loss."""
-    found = {
+    """Read the terms with an expected range, and the last test loss."""
+    every = {
         at(record["split"], term, record["epoch"]): record[term]
         for record in finished.records
         for term in finished.run.spec.terms
     }
     last = at("test", "loss", finished.epochs)
-    return {name: value for name, value in found.items() if name in finished.expected or name == last}
+    return {name: value for name, value in every.items() if name in finished.expected or name == last}
 
 
 def likelihood(finished: Finished) -> dict[str, float]:
-    """Taken once: the run's measures.json keeps it."""
+    """Measure the negative log-likelihood once; the run's measures.json stores it."""
     run, samples, step = finished.run, finished.samples, finished.records[-1]["step"]
-    found = measures_record.read(run).get("log-likelihood")
-    if found is None or (found["step"], found["samples"], found["by"]) != (step, samples, finished.side.__name__):
-        seen = trained_model(finished.side, run, finished.weights, finished.dataset, samples)
+    stored = measures_record.read(run).get("log-likelihood")
+    if stored is None or (stored["step"], stored["samples"], stored["by"]) != (
+        step,
+        samples,
+        finished.backend.__name__,
+    ):
+        seen = trained_model(finished.backend, run, finished.weights, finished.dataset, samples)
         taken = take(seen, ["log-likelihood"])
         print(text_table(evaluation.rows("log-likelihood", taken["log-likelihood"])))
-        measures_record.update(finished.side.__name__, run, taken)
-        found = taken["log-likelihood"]
-    return {nll(samples, finished.epochs): -found["log_likelihood"]}
+        measures_record.update(finished.backend.__name__, run, taken)
+        stored = taken["log-likelihood"]
+    return {nll(samples, finished.epochs): -stored["log_likelihood"]}
 
 
 def beside_pca(finished: Finished) -> dict[str, float]:
-    """Squared errors per image, and a picture of both."""
-    side, run, test = finished.side, finished.run, finished.dataset.test
+    """Measure squared errors per image of the autoencoder and of PCA, and draw both."""
+    backend, run, test = finished.backend, finished.run, finished.dataset.test
     weights, latent = finished.weights, run.spec.model.latent
     rows = [
-        pca.row("autoencoder", latent, test, lambda p: side.reconstruct(run.spec, weights, test[p]), _PICTURED),
+        pca.row("autoencoder", latent, test, lambda p: backend.reconstruct(run.spec, weights, test[p]), _PICTURED),
         pca.pca(finished.dataset.train, test, latent, _PICTURED),
     ]
     picture = run.images / "beside-pca.png"
@@ -91,11 +95,11 @@ def beside_pca(finished: Finished) -> dict[str, float]:
 
 
 def by_class(finished: Finished) -> dict[str, float]:
-    """The terms, and a picture with a column of samples for each class."""
-    side, spec = finished.side, finished.run.spec
-    key = side.stream_key(side.root_key(spec.training.seed), "pictures", 0)
+    """Read the terms, and draw a column of samples for each class."""
+    backend, spec = finished.backend, finished.run.spec
+    key = backend.stream_key(backend.root_key(spec.training.seed), "pictures", 0)
     picture = finished.run.images / "classes.png"
-    samples = side.sample(spec, finished.weights, key, 8 * spec.model.classes)
+    samples = backend.sample(spec, finished.weights, key, 8 * spec.model.classes)
     image_grid.save(image_grid.grid(samples, spec.model.classes), picture)
     print(f"samples, a column for each class, in {picture}")
     return terms(finished)

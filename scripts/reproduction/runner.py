@@ -1,4 +1,4 @@
-"""A protocol carried out: trained from its beginning or from where it was stopped, read, and what was read kept."""
+"""Run a protocol: train or resume it, read its figures and store them."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -22,9 +22,9 @@ MNIST = "mnist"
 
 
 class How(NamedTuple):
-    """By what, of which images, and where to."""
+    """The package, the data set, the device and the folder."""
 
-    side: Any
+    backend: Any
     out: Path
     data: str
     data_root: Path | None
@@ -34,23 +34,37 @@ class How(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """What a run came to: its folder's figures.json."""
+    """The results of a run: the figures.json in its folder."""
 
     protocol: str
     package: str
     data: str
     seed: int
     epochs: int
-    """Trained."""
+    """Number of trained epochs."""
     device: str
     versions: dict[str, str]
     figures: dict[str, float]
 
 
-def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
-    """Trains the protocol for so many epochs, unless that has been done, and reads its figures. Raises StoppedError for
-    a signal, NonFiniteError when a number leaves the finite ones, and InputError for what can't be done as asked."""
-    protocol, package = PROTOCOLS[name], how.side.__name__
+def run_protocol(how: How, name: str, seed: int, epochs: int) -> Kept:
+    """Train a protocol, unless that is done, read its figures and store them.
+
+    Args:
+        how: The package, the data set, the device and the folder.
+        name: The protocol.
+        seed: The seed of the run.
+        epochs: Number of epochs.
+
+    Returns:
+        The results.
+
+    Raises:
+        StoppedError: If a signal stopped the training.
+        NonFiniteError: If a loss or a gradient became NaN or infinite.
+        InputError: If the run can't be made or resumed.
+    """
+    protocol, package = PROTOCOLS[name], how.backend.__name__
     path, spec = how.out / f"{name}-{package}-{seed}", _configured(protocol, how.data, seed, epochs)
     dataset = datasets.load(spec, how.data_root)[0]
     _train(how, path, protocol.preset, replace(spec, data=dataset.name))
@@ -58,7 +72,7 @@ def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
     if {session["framework"] for session in run.config["sessions"]} != {package}:
         raise InputError(f"{path} is not by {package} alone; remove it or give another --out.")
     records = metrics.read(run)
-    finished = Finished(how.side, run, records, dataset, how.device, how.samples, protocol.expected)
+    finished = Finished(how.backend, run, records, dataset, how.device, how.samples, protocol.expected)
     session = run.config["sessions"][-1]
     about = (name, package, dataset.name, seed, finished.epochs, session["device"], session["versions"])
     kept = Kept(*about, protocol.read(finished))
@@ -66,36 +80,38 @@ def carried_out(how: How, name: str, seed: int, epochs: int) -> Kept:
     return kept
 
 
-def everything_kept(out: Path) -> list[Kept]:
-    """What the runs under `out` came to. Raises InputError naming a file that holds no figures."""
-    found = []
+def read_all(out: Path) -> list[Kept]:
+    """Read the results of all runs under `out`. Raises InputError naming a file that is not valid."""
+    results = []
     for path in sorted(out.glob(f"*/{_FILE}")):
         try:
             content = safe_io.read_json(path)
         except (ValueError, OSError) as error:
             raise InputError(f"{path} can't be read as JSON ({error}); remove it and run its protocol again.") from None
-        kept = build(Kept, content, f"What is kept in {path}")
+        kept = build(Kept, content, f"The content of {path}")
         if kept.protocol not in PROTOCOLS:
             raise InputError(f"{path} is of {shown(kept.protocol)}, which is no protocol; remove it.")
-        found.append(kept)
-    return found
+        results.append(kept)
+    return results
 
 
 def _configured(protocol: Protocol, images: str, seed: int, epochs: int) -> Spec:
     spec = replace(protocol.spec, data=images)
-    if images != MNIST:  # which alone has as many as its protocols train on
+    if images != MNIST:  # protocols use as many images as MNIST has
         spec = replace(spec, images=replace(spec.images, train_images=None))
     return replace(spec, training=replace(spec.training, epochs=epochs, seed=seed))
 
 
 def _train(how: How, path: Path, preset: str, spec: Spec) -> None:
-    """Begins the run, goes on with it, or leaves it as it is: it may have been trained for longer than is asked."""
+    """Start or resume the run; a run that is long enough is left as it is."""
     if not path.exists():
-        train.run(how.side, train.Train(spec, preset, how.data_root, how.device, out=path))
+        train.run(how.backend, train.Train(spec, preset, how.data_root, how.device, out=path))
         return
     run = run_folder.read(path)
     if not same_run(run.spec, spec):
         raise InputError(f"{path} is a run of another configuration; remove it or give another --out.")
     tested = [record["epoch"] for record in metrics.read(run) if record["split"] == "test"]
     if not tested or tested[-1] < spec.training.epochs:
-        train.run(how.side, replace(train.resume_command(path), spec=spec, data_root=how.data_root, device=how.device))
+        train.run(
+            how.backend, replace(train.resume_command(path), spec=spec, data_root=how.data_root, device=how.device)
+        )

@@ -1,4 +1,4 @@
-"""The results of all runs beside the expected ones, as Markdown; and into the page of results."""
+"""Format the results of all runs and the expected ones as Markdown, and write them into the page of results."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ COMMAND = "python scripts/reproduce.py"
 
 
 def listing() -> str:
-    """Every protocol: what it is and costs, what is expected of it, and where that is from."""
+    """List every protocol with its cost, its expected results and their sources."""
     lines = []
     for name, protocol in PROTOCOLS.items():
         seeds = f", seeds {_listed(protocol.seeds)}" if len(protocol.seeds) > 1 else ""
@@ -25,8 +25,8 @@ def listing() -> str:
 
 
 def table(kept: Sequence[Kept]) -> str:
-    """A row for each figure and a column for each package, whose cells have the figures of all seeds and whether they
-    lie where they should."""
+    """Format the results, a row for each figure and a column for each package, with the figures of all seeds and
+    whether they are in their range."""
     packages = sorted({one.package for one in kept})
     lines = [f"| {' | '.join(['protocol', 'figure', 'expected', *packages])} |", f"|{' --- |' * (3 + len(packages))}"]
     order = list(PROTOCOLS)
@@ -37,15 +37,15 @@ def table(kept: Sequence[Kept]) -> str:
         first = f"`{_arguments(name, epochs)}`: {PROTOCOLS[name].title}{of}"
         for figure in dict.fromkeys(figure for one in group for figure in one.figures):
             band = PROTOCOLS[name].expected.get(figure) if {one.data for one in group} == {MNIST} else None
-            found = [{one.seed: one.figures.get(figure) for one in group if one.package == p} for p in packages]
-            cells = [first, figure, band.words if band else "", *(_cell(mine, seeds, band) for mine in found)]
+            by_package = [{one.seed: one.figures.get(figure) for one in group if one.package == p} for p in packages]
+            cells = [first, figure, band.words if band else "", *(_cell(mine, seeds, band) for mine in by_package)]
             lines.append(f"| {' | '.join(cells)} |")
             first = ""
     return "\n".join(lines)
 
 
 def caption(kept: Sequence[Kept]) -> str:
-    """What the table is of, by what, and how to have a row again."""
+    """Describe the table: the data, the packages and how to reproduce a row."""
     by = []
     for package in sorted({one.package for one in kept}):
         mine = [one for one in kept if one.package == package]
@@ -55,15 +55,15 @@ def caption(kept: Sequence[Kept]) -> str:
         devices = " and ".join(sorted({one.device for one in mine}))
         by.append(f"{package} on {devices} with {', '.join(' '.join(pair) for pair in versions.items())}")
     return (
-        f"Nats per image of {_listed(sorted({one.data for one in kept}))}; by {'; by '.join(by)}. Seed 0 where none is "
-        f"named. `{COMMAND} NAME` does a row again, `--package torchvae` by torchvae, `--list` says where what is "
-        "expected is from."
+        f"Nats per image of {_listed(sorted({one.data for one in kept}))}; by {'; by '.join(by)}. Seed 0 unless "
+        f"stated. `{COMMAND} NAME` reproduces a row, `--package torchvae` with torchvae; `--list` shows the sources of "
+        "the expected results."
     )
 
 
 def write(path: Path, content: str) -> None:
-    """Puts it between the page's two marks, and leaves the rest as it is. Raises InputError as `around_table` does,
-    and where it can't be written."""
+    """Replace the text between the page's two marks. Raises InputError as `around_table` does, and if the page can't be
+    written."""
     before, after = around_table(path)
     try:
         write_atomically(path, before + f"{BEGIN}\n\n{content}\n\n{END}".encode() + after)
@@ -72,8 +72,7 @@ def write(path: Path, content: str) -> None:
 
 
 def around_table(path: Path) -> tuple[bytes, bytes]:
-    """What stands before the page's first mark and after its last. Raises InputError unless each is there once, in
-    their order."""
+    """Read the page before its first mark and after its last. Raises InputError unless each is there once, in order."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -87,7 +86,7 @@ def around_table(path: Path) -> tuple[bytes, bytes]:
 
 
 def _arguments(name: str, epochs: int) -> str:
-    """What asks for so many epochs of a protocol."""
+    """The arguments for this number of epochs of a protocol."""
     protocol = PROTOCOLS[name]
     stages = next((n for n in range(1, STAGES) if protocol.staged and epochs_of(n) == epochs), None)
     if epochs >= protocol.epochs:
@@ -95,17 +94,17 @@ def _arguments(name: str, epochs: int) -> str:
     return f"{name} --epochs {epochs}" if stages is None else f"{name} --stages {stages}"
 
 
-def _cell(found: dict[int, float | None], seeds: Sequence[int], band: Band | None) -> str:
-    """The figures of the seeds, and whether they lie in the band."""
-    values = [found.get(seed) for seed in seeds]
+def _cell(figures: dict[int, float | None], seeds: Sequence[int], band: Band | None) -> str:
+    """The figures of the seeds, and whether they are in the band."""
+    values = [figures.get(seed) for seed in seeds]
     if all(value is None for value in values):
         return ""
-    told = ", ".join("-" if value is None else shown(value) for value in values)
+    listed = ", ".join("-" if value is None else shown(value) for value in values)
     if band is None:
-        return told
+        return listed
     verdicts = {seed: verdict(v, band) for seed, v in zip(seeds, values, strict=True) if v is not None}
     off = [f"{word} (seed {seed})" for seed, word in verdicts.items() if word not in (WITHIN, NOT_BELOW)]
-    return f"{told}: {', '.join(off) or next(iter(verdicts.values()))}"
+    return f"{listed}: {', '.join(off) or next(iter(verdicts.values()))}"
 
 
 def _listed(items: Iterable[object]) -> str:

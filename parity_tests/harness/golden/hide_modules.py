@@ -1,19 +1,25 @@
-"""Modules as if they were not installed, for the rest of a process."""
+"""Hide installed modules for the rest of a process."""
 
 import sys
 from typing import Any
 
 
 def hide(*names: str) -> None:
-    """From now on nothing imports these modules, nor what is inside them. Raises RuntimeError if one is imported
-    already."""
-    if there := [name for name in names if name in sys.modules]:
-        raise RuntimeError(f"Imported before it could be hidden: {', '.join(there)}; hide it first.")
+    """Make modules and their submodules impossible to import.
+
+    Args:
+        *names: The modules.
+
+    Raises:
+        RuntimeError: If one is already imported.
+    """
+    if imported := [name for name in names if name in sys.modules]:
+        raise RuntimeError(f"Imported before it could be hidden: {', '.join(imported)}; hide it first.")
     sys.meta_path[:] = [_Without(finder, names) for finder in sys.meta_path]
 
 
 class _Without:
-    """A finder that doesn't find them: what a finder raises would look different to `importlib.util.find_spec`."""
+    """A finder without these modules. It returns None, since `importlib.util.find_spec` would not expect an error."""
 
     def __init__(self, finder: Any, names: tuple[str, ...]) -> None:
         self._finder, self._names = finder, names

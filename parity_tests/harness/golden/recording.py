@@ -1,7 +1,7 @@
-"""What the golden files record: the arrays either package must meet, also where the other framework is not installed.
+"""The arrays of the golden files, which each package must reproduce, also without the other framework.
 
-A level is computed from the recorded arrays of the levels before it, so that a fault shows where it sits and not in all
-that follows. A `side` is `jax_side` or `torch_side`; neither framework is imported here.
+A level is computed from the recorded arrays of the levels before it, so that a fault shows in its own level and not in
+those that follow. A `backend` is `jax_backend` or `torch_backend`; neither framework is imported here.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness import compare
 from parity_tests.harness.findings import Finding
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 Arrays = dict[str, np.ndarray]
 Record = Callable[[Any, Spec, Arrays], Arrays]
@@ -54,15 +54,22 @@ _MOST_PIXELS = 128
 class Level(NamedTuple):
     name: str
     record: Record
-    """Of the side, the specification, and the arrays recorded so far as `LEVEL/NAME`."""
+    """Computes the arrays from the backend, the specification and the arrays recorded so far, `LEVEL/NAME`."""
     measure: Callable[..., compare.Gap]
-    owed: float
+    tolerance: float
     reason: str
 
 
 def images(spec: Spec, known: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images to train and to test on, `[n, height, width, channels]`: bytes of the key stream, a quarter of them
-    made black and a quarter white, as digits are."""
+    """Make images from the recorded bytes of the key stream; a quarter of the pixels is black and a quarter white.
+
+    Args:
+        spec: The configuration.
+        known: The recorded arrays.
+
+    Returns:
+        Training and test images, uint8 `[n, height, width, channels]`.
+    """
     count = (_TRAIN + _TEST) * spec.model.pixels
     drawn = known["keys/wide bits"].astype("<u8").view(np.uint8)[:count].astype(int)
     every = (2 * drawn - 128).clip(0, 255).astype(np.uint8).reshape(-1, *spec.model.image)
@@ -70,89 +77,91 @@ def images(spec: Spec, known: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.
 
 
 def part(known: Mapping[str, np.ndarray], level: str) -> Arrays:
-    """The recorded arrays of one level, by their own names."""
+    """Select the recorded arrays of one level, by their names in the level."""
     return {name.removeprefix(f"{level}/"): a for name, a in known.items() if name.startswith(f"{level}/")}
 
 
 def make(ours: Any, theirs: Any, spec: Spec) -> tuple[Arrays, tuple[Finding, ...]]:
-    """The arrays of the first side, and how far the other is from them."""
+    """Record the arrays of the first backend and compare the second with them."""
     known: Arrays = {}
     for level in LEVELS:
         known |= {f"{level.name}/{name}": array for name, array in level.record(ours, spec, known).items()}
     return known, findings(theirs, spec, known)
 
 
-def findings(side: Any, spec: Spec, recorded: Arrays) -> tuple[Finding, ...]:
-    """How far the side is from the record, level by level."""
-    return tuple(finding(level, side, spec, recorded) for level in LEVELS)
+def findings(backend: Any, spec: Spec, recorded: Arrays) -> tuple[Finding, ...]:
+    """Compare a backend with the record at every level."""
+    return tuple(finding(level, backend, spec, recorded) for level in LEVELS)
 
 
-def finding(level: Level, side: Any, spec: Spec, recorded: Arrays) -> Finding:
-    """How far the side is from the record in one level. What the side has come to tell since is not looked at."""
-    found, expected = level.record(side, spec, recorded), part(recorded, level.name)
-    worst = level.measure({name: found[name] for name in expected if name in found}, expected)
+def finding(level: Level, backend: Any, spec: Spec, recorded: Arrays) -> Finding:
+    """Compare a backend with the record at one level; arrays that are not recorded are ignored."""
+    actual, expected = level.record(backend, spec, recorded), part(recorded, level.name)
+    worst = level.measure({name: actual[name] for name in expected if name in actual}, expected)
     where = str(worst) if worst.size else ""
-    return Finding(level.name, spec.training.dtype, worst.size, where, level.owed, _UNITS[level.measure], level.reason)
+    return Finding(
+        level.name, spec.training.dtype, worst.size, where, level.tolerance, _UNITS[level.measure], level.reason
+    )
 
 
-def _keys(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    return side.keys(spec, _TRAIN) | side.wide_bits(spec, (_TRAIN + _TEST) * _MOST_PIXELS // 8)
+def _keys(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    return backend.keys(spec, _TRAIN) | backend.wide_bits(spec, (_TRAIN + _TEST) * _MOST_PIXELS // 8)
 
 
-def _pixels(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    return side.pixels(spec, np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1))
+def _pixels(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    return backend.pixels(spec, np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1))
 
 
 def _of_a_batch(question: str) -> Record:
-    """What the side answers to the question about the first batch, at the initial weights."""
+    """The result of this function of the backend for the first batch, at the initial weights."""
 
-    def record(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    def record(backend: Any, spec: Spec, known: Arrays) -> Arrays:
         drawn, size = part(known, "draws"), spec.training.batch_size
         masks = tuple(array for name, array in drawn.items() if name.startswith("mask"))
         optional = (drawn.get("prior"), drawn.get("corruption"))
         labels = _labels(spec, size)
         batch = Batch(_floats(spec, known)[:size], drawn["eps"], labels, *optional, masks, 2)
-        return getattr(side, question)(spec, part(known, "weights"), batch)
+        return getattr(backend, question)(spec, part(known, "weights"), batch)
 
     return record
 
 
 def _after(steps: int) -> Record:
-    """The parameters, Adam's state and the terms after so many steps from the initial weights."""
+    """The parameters, Adam's state and the terms after this number of steps from the initial weights."""
 
-    def record(side: Any, spec: Spec, known: Arrays) -> Arrays:
+    def record(backend: Any, spec: Spec, known: Arrays) -> Arrays:
         size, pixels = spec.training.batch_size, _floats(spec, known)
         labels, nothing = _labels(spec, size), np.zeros(0)
         batches = [Batch(np.roll(pixels, -i * size, axis=0)[:size], nothing, labels) for i in range(steps)]
-        parameters, adam, terms = side.steps(spec, part(known, "weights"), batches)
+        parameters, adam, terms = backend.steps(spec, part(known, "weights"), batches)
         return parameters | adam | {"terms": terms}
 
     return record
 
 
-def _run(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    parameters, _, terms, evaluations = side.run(spec, _dataset(spec, known))
+def _run(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    parameters, _, terms, evaluations = backend.run(spec, _dataset(spec, known))
     return parameters | {"terms": terms, "evaluations": evaluations}
 
 
-def _evaluation(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    """Of the run's last epoch, with as many samples as test images."""
+def _evaluation(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    """The evaluation of the run's last epoch, with as many samples as test images."""
     run = part(known, "run")
     trained = {name: run[name] for name in part(known, "weights")}
-    found = side.evaluate(spec, trained, _dataset(spec, known), spec.training.epochs)
-    return found | {"samples": found["samples"][:_TEST]}
+    evaluated = backend.evaluate(spec, trained, _dataset(spec, known), spec.training.epochs)
+    return evaluated | {"samples": evaluated["samples"][:_TEST]}
 
 
-def _initial(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    return side.initial(spec, images(spec, known)[0])
+def _initial(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    return backend.initial(spec, images(spec, known)[0])
 
 
-def _draws(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    return side.draws(spec, spec.training.batch_size, 2)
+def _draws(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    return backend.draws(spec, spec.training.batch_size, 2)
 
 
-def _prepared(side: Any, spec: Spec, known: Arrays) -> Arrays:
-    return side.prepared(spec, images(spec, known)[0])
+def _prepared(backend: Any, spec: Spec, known: Arrays) -> Arrays:
+    return backend.prepared(spec, images(spec, known)[0])
 
 
 def _dataset(spec: Spec, known: Arrays) -> Dataset:
@@ -175,7 +184,7 @@ _SUMS = "sums of a hundred products, each rounded at 1.1e-16, in each framework'
 _ADAM = "the same sums; Adam divides by the gradient's own size, and step follows step"
 LEVELS = (
     Level("keys", _keys, compare.count, 0, _EXACT),
-    Level("normals", lambda side, spec, known: side.normals(spec, 2000), compare.shares, 4e-15, _LOGARITHM),
+    Level("normals", lambda backend, spec, known: backend.normals(spec, 2000), compare.shares, 4e-15, _LOGARITHM),
     Level("pixels", _pixels, compare.count, 0, _EXACT),
     Level("prepared", _prepared, compare.count, 0, _EXACT),
     Level("weights", _initial, compare.count, 0, _EXACT),

@@ -116,7 +116,7 @@ def sentence(report: Report) -> str:
     lines = ["The JAX model and the torch module " + ("differ." if failed else "agree.")]
     width = max((len(finding.level) for finding in report.findings), default=0)
     for finding in report.findings:
-        figure = f"  {finding.level:{width}}  {finding.size:7.1e} {finding.unit}, tolerance {finding.owed:.0e}"
+        figure = f"  {finding.level:{width}}  {finding.size:7.1e} {finding.unit}, tolerance {finding.tolerance:.0e}"
         lines.append(figure if finding.passed else f"{figure}: FAILS, worst in {finding.where}")
     if failed:
         lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")

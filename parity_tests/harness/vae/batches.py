@@ -1,6 +1,4 @@
-"""What a step is given: pixels, labels and the numbers drawn beside them, drawn here by jax.random itself."""
-
-from typing import NamedTuple
+"""Inputs of a step: pixels, labels and random numbers, drawn here by jax.random directly."""
 
 import jax
 import jax.numpy as jnp
@@ -10,35 +8,19 @@ import jaxvae
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
-
-
-class Batch(NamedTuple):
-    """Pixels and everything drawn beside them."""
-
-    x: np.ndarray
-    """What is to be reconstructed, `[batch, pixels]`."""
-    eps: np.ndarray
-    """Standard normals `[batch, latent]`, or `[samples, batch, latent]`."""
-    labels: np.ndarray | None = None
-    """`[batch]`, of a model with classes."""
-    prior: np.ndarray | None = None
-    corruption: np.ndarray | None = None
-    masks: tuple[np.ndarray, ...] = ()
-    step: int = 0
-    """Steps taken before."""
-
+from parity_tests.harness.vae.batch import Batch
 
 STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")
 
 
 def stream(spec: Spec, name: str, *t: int) -> jax.Array:
-    """A stream's key, or its key of step or epoch t."""
+    """Derive the key of a stream, or its key for step or epoch `t`."""
     key = jax.random.fold_in(jaxvae.root_key(spec.training.seed), STREAMS.index(name))
     return jax.random.fold_in(key, *t) if t else key
 
 
 def drawn(spec: Spec, key: jax.Array, rows: int) -> Batch:
-    """What a step draws from its key, drawn by jax.random itself, around no pixels."""
+    """Draw the random numbers of a step from its key by jax.random directly; the batch has no pixels."""
     dtype, latent, level = spec.training.dtype, spec.model.latent, spec.images.corruption_level
     samples = spec.objective.samples
 
@@ -62,15 +44,25 @@ def drawn(spec: Spec, key: jax.Array, rows: int) -> Batch:
 
 
 def cut(batch: Batch, rows: int) -> Batch:
-    """The first images of a batch."""
-    found = batch._replace(x=batch.x[:rows], eps=batch.eps[..., :rows, :], masks=tuple(m[:rows] for m in batch.masks))
+    """Take the first `rows` images of a batch."""
+    shorter = batch._replace(x=batch.x[:rows], eps=batch.eps[..., :rows, :], masks=tuple(m[:rows] for m in batch.masks))
     optional = {name: getattr(batch, name) for name in ("labels", "prior", "corruption")}
-    return found._replace(**{name: array[:rows] for name, array in optional.items() if array is not None})
+    return shorter._replace(**{name: array[:rows] for name, array in optional.items() if array is not None})
 
 
 def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key: jax.Array | None) -> np.ndarray:
-    """uint8 images as pixels, plainly: scaled, binarised, in their range. `places` are those of the data set; `key` is
-    the step's."""
+    """Convert uint8 images to pixels by the plain formulas: scaled, binarised and in their range.
+
+    Args:
+        spec: The configuration.
+        images: uint8 `[n, height, width, channels]`.
+        places: The index of each image in its split, `[n]`.
+        split: `train` or `test`.
+        key: The key of the step; needed for dynamic binarisation only.
+
+    Returns:
+        `[n, pixels]` in the configuration's dtype.
+    """
     flat, dtype = images.reshape(len(images), -1), np.dtype(spec.training.dtype).type
     match spec.images.binarization:
         case "none":
@@ -90,19 +82,19 @@ def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key
 
 
 def places(spec: Spec, images: int, t: int) -> np.ndarray:
-    """Which training images step `t` is given."""
+    """Compute the indices of the training images of step `t`."""
     epoch, i = divmod(t, spec.training.epoch_steps(images))
     order = np.asarray(jax.random.permutation(stream(spec, "order", epoch), images))
     return order[i * spec.training.batch_size :][: spec.training.batch_size]
 
 
 def step_batch(spec: Spec, data: Dataset, t: int) -> Batch:
-    """What training step `t` is given."""
+    """Make the inputs of training step `t`."""
     return rows_batch(spec, data, places(spec, len(data.train), t), t)
 
 
 def rows_batch(spec: Spec, data: Dataset, rows: np.ndarray, t: int) -> Batch:
-    """These training images with what step `t` draws."""
+    """Make a batch of these training images with the random numbers of step `t`."""
     key = stream(spec, "noise", t)
     batch = cut(drawn(spec, key, min(spec.training.batch_size, len(data.train))), len(rows))
     labels = data.train_labels[rows] if spec.model.classes else None

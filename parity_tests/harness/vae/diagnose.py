@@ -1,5 +1,7 @@
-"""Where two programs first part, and why: the place by walking a level in the order of the computation, the cause by
-computing what each known fault would answer and seeing which answer it is."""
+"""Localize a difference and name its cause.
+
+The tensor is the first one of the level, in the order of the computation, that is over its tolerance. The cause is the
+known fault whose numbers, computed from the plain formulas, equal the numbers of a backend."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,10 +17,10 @@ from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.vae.hypotheses import networks, randomness, training, variants
-from parity_tests.harness.vae.levels import SIDES, Arrays, Case, Level
+from parity_tests.harness.vae.levels import BACKENDS, Arrays, Case, Level
 
-# How near an answer must come to count as reproduced, as a share of the tensor's largest, where it isn't to the bit. It
-# must also come twenty times nearer than the plain formula does.
+# Largest difference of a reproduced answer, as a share of the tensor's largest. It must also be twenty times smaller
+# than the difference from the plain formula.
 REPRODUCED = {"float32": 1e-5, "float64": 1e-9}
 
 EXPLAIN: dict[str, Callable[..., randomness.Causes]] = {
@@ -52,7 +54,7 @@ FAMILY: dict[str, Callable[..., randomness.Causes]] = {
 
 
 def is_plain(spec: Spec) -> bool:
-    """Whether a configuration is of the plain VAE, whatever its sizes, beta, batches and steps."""
+    """Check whether a configuration is of the plain VAE, with any sizes, beta, batches and steps."""
     model, images, training = spec.model, replace(spec.images, train_images=None, resize=False), spec.training
     own = replace(training, epochs=1, max_steps=None, batch_size=1, learning_rate=1.0, seed=0, dtype="float32")
     return (
@@ -67,84 +69,104 @@ def diagnose(
     level: Level,
     case: Case,
     answers: tuple[Arrays, Arrays],
-    owed: float,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    tolerance: float,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
 ) -> Diagnosis:
-    """The first place of a level that is over what is owed, and the cause if one is known that reproduces it."""
+    """Find the first tensor of a level that is over its tolerance, and a known cause that reproduces it.
+
+    Args:
+        level: The level that failed.
+        case: The inputs of the level.
+        answers: The arrays of both backends.
+        tolerance: The tolerance of the level.
+        backends: The backends that computed them.
+
+    Returns:
+        The tensor, its numbers, the cause and the backend that departs, if they are known.
+    """
     ours, theirs = answers
     if list(ours) != list(theirs):
         odd = sorted(set(ours) ^ set(theirs))
-        return Diagnosis(level.name, f"only one side answers for {', '.join(odd) or 'these names in this order'}", None)
-    name = first_over(level, answers, owed)
+        return Diagnosis(level.name, f"only one backend has {', '.join(odd) or 'these names in this order'}", None)
+    name = first_over(level, answers, tolerance)
     here = (ours[name], theirs[name])
-    names = tuple(side.NAME for side in sides)
+    names = tuple(backend.NAME for backend in backends)
     explain = EXPLAIN[level.name]
     if not is_plain(case.spec):
         explain = FAMILY.get(level.name, explain)
     whole = explain in (randomness.keys, networks.layers)
-    # What hangs on no side's answers is computed once for both.
-    suspects = [explain(case, name, side) for side in answers] if whole else list(tee(explain(case, name)))
-    cause, culprit, plain = name_cause(here, suspects, case.dtype, owed)
+    # Hypotheses that do not depend on the answers are computed once for both backends.
+    suspects = [explain(case, name, backend) for backend in answers] if whole else list(tee(explain(case, name)))
+    cause, culprit, plain = name_cause(here, suspects, case.dtype, tolerance)
     where = f"{level.name} ({case.dtype}): {name}"
     return Diagnosis(where, _numbers(here, plain, names), cause, None if culprit is None else names[culprit])
 
 
-def first_over(level: Level, answers: tuple[Arrays, Arrays], owed: float) -> str:
-    """The first name, in the order of the computation, whose answers differ by more than is owed."""
+def first_over(level: Level, answers: tuple[Arrays, Arrays], tolerance: float) -> str:
+    """Find the first name, in the order of the computation, whose arrays differ by more than the tolerance."""
     ours, theirs = answers
     for name in ours:
         try:
-            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= owed:
+            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= tolerance:
                 return name
         except ValueError:
             return name
-    raise ValueError(f"No name of {level.name} is over what is owed.")
+    raise ValueError(f"No name of {level.name} is over its tolerance.")
 
 
 @contextlib.contextmanager
 def relaxed() -> Iterator[None]:
-    """A suspect may well draw twice from one key, and the formulas are written as on paper."""
+    """Allow the reuse of keys, which some hypotheses need, and the rank and dtype promotion of the plain formulas."""
     with jax.debug_key_reuse(False), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
 
 def name_cause(
-    here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, owed: float
+    here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, tolerance: float
 ) -> tuple[str | None, int | None, np.ndarray]:
-    """The cause that reproduces the answer of a side that departs from the plain formula; which side departs, if only
-    one does; and what the plain formula gives."""
+    """Name the cause that reproduces the array of a backend that departs from the plain formula.
+
+    Args:
+        here: The arrays of both backends.
+        suspects: For each backend the plain result, with cause None, and then the result of each known fault.
+        dtype: The dtype of the comparison.
+        tolerance: The tolerance of the level.
+
+    Returns:
+        The cause, if one is known; the index of the backend that departs, if only one does; the plain result.
+    """
     departs: list[int] = []
     cause, plain = None, np.zeros(())
     with relaxed():
-        for i, (found, candidates) in enumerate(zip(here, suspects, strict=True)):
+        for i, (actual, candidates) in enumerate(zip(here, suspects, strict=True)):
             plain = np.asarray(next(candidates)[1])
-            if not (off := _apart(found, plain)) <= owed:
+            if not (off := _apart(actual, plain)) <= tolerance:
                 departs.append(i)
-                cause = cause or _reproduces(found, plain, candidates, min(REPRODUCED[dtype], off / 20))
+                cause = cause or _reproduces(actual, plain, candidates, min(REPRODUCED[dtype], off / 20))
     return cause, departs[0] if len(departs) == 1 else None, plain
 
 
 def _reproduces(
-    found: np.ndarray, plain: np.ndarray, candidates: Iterable[tuple[str | None, np.ndarray]], near: float
+    actual: np.ndarray, plain: np.ndarray, candidates: Iterable[tuple[str | None, np.ndarray]], near: float
 ) -> str | None:
-    known = next((cause for cause, answer in candidates if _apart(found, np.asarray(answer)) <= near), None)
-    narrow = plain.dtype == np.float64 and found.any() and _fits_float32(found) and not _fits_float32(plain)
-    return known or ("float32 slipped into float64" if narrow and _apart(found, plain) <= 1e-5 else None)
+    known = next((cause for cause, answer in candidates if _apart(actual, np.asarray(answer)) <= near), None)
+    narrow = plain.dtype == np.float64 and actual.any() and _fits_float32(actual) and not _fits_float32(plain)
+    return known or ("float32 slipped into float64" if narrow and _apart(actual, plain) <= 1e-5 else None)
 
 
 def _fits_float32(array: np.ndarray) -> bool:
     return np.array_equal(array.astype(np.float32), array)
 
 
-def _apart(found: np.ndarray, expected: np.ndarray) -> float:
-    """As a share of the largest; infinite for other shapes, and zero only for equal numbers."""
-    if found.shape != expected.shape:
+def _apart(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The difference as a share of the largest; infinite for other shapes, and zero only for equal numbers."""
+    if actual.shape != expected.shape:
         return float("inf")
-    return gap({"": found.astype(np.float64)}, {"": expected.astype(np.float64)}).size
+    return gap({"": actual.astype(np.float64)}, {"": expected.astype(np.float64)}).size
 
 
 def _numbers(here: tuple[np.ndarray, np.ndarray], plain: np.ndarray, names: tuple[str, ...]) -> str:
-    """Both answers, and the plain formula's, where they are furthest apart."""
+    """Both numbers and the plain formula's, at the largest difference."""
     ours, theirs = here
     if ours.shape != theirs.shape:
         return f"{names[0]} gives {list(ours.shape)} numbers, {names[1]} {list(theirs.shape)}"

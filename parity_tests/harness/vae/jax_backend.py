@@ -1,5 +1,4 @@
-"""jaxvae on named arrays: numpy in, numpy out. Every function asks the package one question; the same function of
-`torch_side` asks the other."""
+"""jaxvae on named arrays: numpy in, numpy out. `torch_backend` has the same functions for the other package."""
 
 import functools
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import jax_layers
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 Arrays = dict[str, np.ndarray]
 NAME = "jaxvae"
@@ -27,25 +26,25 @@ SPLITS = ("train", "test")
 
 
 def use(device: str) -> str:
-    """Computes on `cpu` or `gpu` from now on, and says what that is. Raises InputError where there is none."""
-    found = jaxvae.prepare(device, "float64" if jax.config.jax_enable_x64 else "float32")  # type: ignore[attr-defined]
-    jax.config.update("jax_default_device", found)
-    return jaxvae.device_label(found)
+    """Select `cpu` or `gpu` and return its label. Raises InputError if there is no such device."""
+    selected = jaxvae.prepare(device, "float64" if jax.config.jax_enable_x64 else "float32")  # type: ignore[attr-defined]
+    jax.config.update("jax_default_device", selected)
+    return jaxvae.device_label(selected)
 
 
 def device() -> str:
-    """What it computes on."""
-    found = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
-    return jaxvae.device_label(found)
+    """Return the label of the device."""
+    selected = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
+    return jaxvae.device_label(selected)
 
 
 def keys(spec: Spec, places: int) -> Arrays:
-    """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
+    """Compute the run's keys as words, draws from them as bits, and an order of `places` images."""
     root = jaxvae.root_key(spec.training.seed)
     named = {"root": root, "root of a 64-bit seed": jaxvae.root_key(2**63 + 12345), **jaxvae.streams(root)._asdict()}
     named |= {f"{s}, {t}": jaxvae.stream_key(root, s, t) for s in named if s in root_streams() for t in (1000, 0, 1)}
 
-    def again() -> jax.Array:  # a key is used once, here too
+    def again() -> jax.Array:  # a key is used once
         return jaxvae.root_key(spec.training.seed)
 
     drawn = {
@@ -56,28 +55,28 @@ def keys(spec: Spec, places: int) -> Arrays:
         "shuffled": random.permutation(again(), places),
     }
     words = {name: np.asarray(random.key_data(key)) for name, key in named.items()}
-    # Without x64 JAX counts places in int32.
+    # Without x64 JAX has int32 indices.
     static = {f"static {split}": np.asarray(random.key_data(jaxvae.static_key(root, split))) for split in SPLITS}
     return words | static | _numpy(drawn) | {"shuffled": np.asarray(drawn["shuffled"], np.int64)}
 
 
 def normals(spec: Spec, size: int) -> Arrays:
-    """Standard normals from the run's root key."""
+    """Draw standard normals from the run's root key."""
     return {"normals": np.asarray(random.normal(jaxvae.root_key(spec.training.seed), (size,), spec.training.dtype))}
 
 
 def initial(spec: Spec, images: np.ndarray | None = None) -> Arrays:
-    """The parameters a run starts from; the training images are for those that start from them."""
+    """Compute the initial parameters of a run; some depend on the training images."""
     return jaxvae.to_arrays(spec, jaxvae.init_state(spec, images).params)
 
 
 def pixels(spec: Spec, images: np.ndarray) -> Arrays:
-    """uint8 images as floats: `[n, pixels]`."""
+    """Convert uint8 images to floats, `[n, pixels]`."""
     return _numpy({"pixels": jaxvae.scale(jnp.asarray(images), spec.training.dtype)})
 
 
 def prepared(spec: Spec, images: np.ndarray) -> Arrays:
-    """The same as a step of the configuration prepares them, of these places in the training images."""
+    """Prepare the first training images as a step of the configuration does."""
     root, places = jaxvae.root_key(spec.training.seed), np.arange(len(images))
     keys = (jaxvae.static_key(root, "train"), random.fold_in(jaxvae.stream_key(root, "noise", 3), 0))
     static, dynamic = (jaxvae.image_keys(key, jnp.asarray(places)) for key in keys)
@@ -85,21 +84,21 @@ def prepared(spec: Spec, images: np.ndarray) -> Arrays:
 
 
 def draws(spec: Spec, rows: int, t: int) -> Arrays:
-    """What step `t` draws for so many images."""
+    """Draw the random numbers of step `t` for `rows` images."""
     key = jaxvae.stream_key(jaxvae.root_key(spec.training.seed), "noise", t)
-    found = jaxvae.draw(spec, key, rows)
-    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
-    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+    drawn = jaxvae.draw(spec, key, rows)
+    named = {name: value for name, value in drawn._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(drawn.masks)})
 
 
 def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """What every layer is given and gives in training, in the order of the computation, and the latent between the
-    networks. Images stand in height, width, channel order."""
+    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent.
+    Images have the order height, width, channel."""
     return _numpy(_layers(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
 
 
 def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
+    """Compute the outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
     params, labels = jaxvae.from_arrays(spec, arrays), _optional(batch.labels)
     posterior = jaxvae.encode(spec, params, jnp.asarray(batch.x), labels)
     z = jaxvae.locate(posterior, jnp.asarray(batch.eps).reshape(-1, *posterior.mean.shape)[0])
@@ -107,7 +106,7 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Every term for each image, `[batch]`, as evaluation has them."""
+    """Compute every term of each image in evaluation, `[batch]`."""
     params = jaxvae.from_arrays(spec, arrays)
     draws = _inputs(spec, batch).draws
     terms = _terms(spec, params, jnp.asarray(batch.x), draws, _optional(batch.labels))
@@ -115,23 +114,22 @@ def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 
 def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Every term of the batch as training has them, and the running statistics after it."""
+    """Compute every term of the batch in training, and the running statistics after it."""
     return _numpy(_training(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
 
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """What each phase's optimizer is given: the gradient by every parameter it trains, `PHASE.NAME` where there are
-    several."""
-    found = _gradients(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch))
+    """Compute the gradients of each phase, by the parameters it trains; `PHASE.NAME` where there are several phases."""
+    by_phase = _gradients(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch))
     return {
         f"{phase}.{name}" if phase else name: array
         for phase, networks in spec.phases.items()
-        for name, array in _named(weight_file.trained(spec, networks), found[phase]).items()
+        for name, array in _named(weight_file.trained(spec, networks), by_phase[phase]).items()
     }
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters and Adam's state after one update by each of the gradients, named as above."""
+    """Compute the parameters and Adam's state after one update by each of the gradients, named as in `gradients`."""
     params = jaxvae.from_arrays(spec, arrays)
     opt_state = jaxvae.init_optimizers(spec, params)
     for gradient in gradients:
@@ -147,8 +145,8 @@ def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Array
 def steps(
     spec: Spec, arrays: Arrays, batches: list[Batch], optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After one step of training on each batch's pixels and labels, from Adam's state as given or at its start: the
-    parameters, Adam's state, and the terms of each step."""
+    """Take one training step on the pixels and labels of each batch, from the given or the initial state of Adam, and
+    return the parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     for batch in batches:
         state, step = jaxvae.train_step(spec, state, jnp.asarray(batch.x), _optional(batch.labels))
@@ -159,8 +157,8 @@ def steps(
 def train(
     spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None, last: int | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After the epochs or steps of the configuration over the training images, or up to step `last`, from these
-    parameters: the parameters, Adam's state, and the terms of each step."""
+    """Train from these parameters for the epochs or steps of the configuration, or up to step `last`, and return the
+    parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     on_device, labels = jnp.asarray(data.train), jnp.asarray(data.train_labels) if spec.model.classes else None
     end = spec.training.total_steps(len(data.train))
@@ -171,8 +169,7 @@ def train(
 
 
 def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
-    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples where there is a prior,
-    and reconstructions."""
+    """Evaluate the test images as after epoch `t`: the terms, samples if there is a prior, and reconstructions."""
     params, root = jaxvae.from_arrays(spec, arrays), jaxvae.root_key(spec.training.seed)
     key = jaxvae.stream_key(root, "evaluation", t)
     named = dict(zip(spec.terms, jaxvae.average_terms(spec, params, data.test, key, data.test_labels), strict=True))
@@ -183,8 +180,8 @@ def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
 
 
 def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
-    """A whole run: the final parameters, Adam's state, the terms of each step `[steps, terms]` and of each evaluation
-    `[epochs, terms]`."""
+    """Train a whole run and return the final parameters, Adam's state, the terms of each step `[steps, terms]` and of
+    each evaluation `[epochs, terms]`."""
     seen: list[jaxvae.Progress] = []
     state = jaxvae.fit(spec, data, seen.append)
     train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
@@ -192,12 +189,12 @@ def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarr
 
 
 def root_streams() -> tuple[str, ...]:
-    """The names of the key streams."""
+    """Return the names of the key streams."""
     return jaxvae.Streams._fields
 
 
 def wide_bits(spec: Spec, size: int) -> Arrays:
-    """64-bit words from the run's root key."""
+    """Draw 64-bit words from the run's root key."""
     return {"wide bits": np.asarray(random.bits(jaxvae.root_key(spec.training.seed), (size,), "uint64"))}
 
 
@@ -222,18 +219,18 @@ def _terms(spec: Spec, params: Params, x: jax.Array, draws: jaxvae.Draws, labels
 
 @functools.partial(jax.jit, static_argnums=0)
 def _training(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
-    found, model = {}, jaxvae.bind(spec.model, params)
+    terms, model = {}, jaxvae.bind(spec.model, params)
     assert batch.training is not None
     for phase in jaxvae.phases(spec):
-        found |= objectives.average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+        terms |= objectives.average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
     running = dict(jax.tree_util.tree_leaves_with_path(statistics(model)))
-    return OrderedDict(found, **{jax.tree_util.keystr(path): value for path, value in running.items()})
+    return OrderedDict(terms, **{jax.tree_util.keystr(path): value for path, value in running.items()})
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Params]:
     assert batch.training is not None
-    shares, found = batch.training.weights, {}
+    shares, gradients = batch.training.weights, {}
     for phase in jaxvae.phases(spec):
         trained, rest = partition(spec.model, params, phase.networks)
 
@@ -242,8 +239,8 @@ def _gradients(spec: Spec, params: Params, batch: jaxvae.Inputs) -> dict[str, Pa
             terms = objectives.average(spec, phase.terms(spec, model, batch), shares, batch.step)
             return next(iter(terms.values())) * phase.share
 
-        found[phase.name] = jax.grad(loss)(trained)
-    return found
+        gradients[phase.name] = jax.grad(loss)(trained)
+    return gradients
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -253,7 +250,7 @@ def _update(spec: Spec, params: Params, opt_state: optax.OptState, gradient: Par
 
 
 def _inputs(spec: Spec, batch: Batch) -> jaxvae.Inputs:
-    """The batch as training has it."""
+    """The batch as training inputs."""
     x, prior, corruption = jnp.asarray(batch.x), _optional(batch.prior), _optional(batch.corruption)
     draws = jaxvae.Draws(jnp.asarray(batch.eps), prior, corruption, tuple(map(jnp.asarray, batch.masks)))
     shares = jnp.full(len(x), 1 / len(x), x.dtype)

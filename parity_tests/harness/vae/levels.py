@@ -1,7 +1,7 @@
-"""The levels of agreement: at each, one question to both packages, how far apart the answers are, and what is owed.
+"""The levels of agreement: at each both packages compute the same arrays, whose difference has a tolerance.
 
-They stand in the order in which one depends on another, so that the first to fail is where to look. All but the key
-streams and the initial weights start from the same named arrays on both sides."""
+They are in the order of their dependence, so that the first to fail contains the fault. All except the key streams and
+the initial weights start from the same named arrays in both backends."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,14 +15,15 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import Gap, count, gap, shares, worst
 from parity_tests.harness.findings import Finding
 from parity_tests.harness.vae import jax_backend, reference, torch_backend
-from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 
 Arrays = dict[str, np.ndarray]
-SIDES = (jax_backend, torch_backend)
+BACKENDS = (jax_backend, torch_backend)
 
 WARM = 20
-"""Steps before the one that is compared: Adam's first steps are of size lr * sign(gradient), and the sign of a gradient
-that is zero but for rounding is nobody's fault."""
+"""Number of steps before the one that is compared: Adam's first steps are of size lr * sign(gradient), and the sign of
+a gradient that is zero up to rounding differs between correct implementations."""
 HELD = 1e-30  # a learning rate too small to move a weight
 # A framework rounds at every operation, where a nudge of the weights disturbs once.
 TIMES_ULP = 10.0
@@ -31,21 +32,21 @@ _MARGIN = {"float32": 4e-6, "float64": 1e-14}
 
 
 class Case(NamedTuple):
-    """What both packages are asked about."""
+    """The inputs of all levels."""
 
     spec: Spec
     data: Dataset
-    """The images, of which few are for testing, and a ragged number."""
+    """The images; the number of test images is small and not a multiple of a batch."""
     start: Arrays
     """The weights."""
     batch: Batch
-    """Pixels and what is drawn beside them."""
+    """Pixels and random numbers."""
     states: dict[str, tuple[Spec, Arrays]]
-    """Where losses and gradients are asked for, each with its spec and weights."""
+    """The points at which losses and gradients are compared, each with its spec and weights."""
     warm: tuple[Arrays, Arrays]
-    """Weights and Adam's state some steps into training."""
+    """Weights and Adam's state after `WARM` steps."""
     batches: tuple[Batch, ...]
-    """What the steps that follow are given."""
+    """The inputs of the next steps."""
 
     @property
     def dtype(self) -> str:
@@ -53,18 +54,26 @@ class Case(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One question and what is owed."""
+    """A function of the backends, a measure of the difference, and the tolerance by dtype."""
 
     name: str
     ask: Callable[[ModuleType, Case], Arrays]
     measure: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], Gap]
-    owed: dict[str, float]
+    tolerance: dict[str, float]
     unit: str
     reason: str
 
 
 def case(spec: Spec, data: Dataset) -> Case:
-    """The questions' common ground. `spec` has the dtype that JAX's 64-bit mode is set for."""
+    """Make the inputs of all levels.
+
+    Args:
+        spec: The configuration, of the dtype that JAX's 64-bit mode is set for.
+        data: The images.
+
+    Returns:
+        The inputs.
+    """
     size, n = min(spec.training.batch_size, len(data.train)), len(data.train)
     start = jax_backend.initial(spec, data.train)
     few = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
@@ -90,22 +99,22 @@ def case(spec: Spec, data: Dataset) -> Case:
 
 
 def noise(spec: Spec, t: int, rows: int) -> Batch:
-    """What training step `t` draws, drawn by jax.random itself, around no pixels."""
+    """Draw the random numbers of training step `t` by jax.random directly; the batch has no pixels."""
     return drawn(spec, stream(spec, "noise", t), rows)._replace(step=t)
 
 
 def held_still(case: Case) -> tuple[Spec, Dataset]:
-    """Two short epochs with a ragged last batch and a learning rate too small to move a weight, so that the terms of
-    each step tell which images and which noise it was given."""
+    """Make two short epochs with a smaller last batch and a learning rate too small to move a weight, so that the terms
+    of each step depend only on its images and noise."""
     size = min(5 * case.spec.training.batch_size + case.spec.training.batch_size // 3 + 1, len(case.data.train))
-    size += size % case.spec.training.batch_size == 1  # batch norm has no use for a single image
+    size += size % case.spec.training.batch_size == 1  # batch norm needs more than one image
     training = replace(case.spec.training, learning_rate=HELD, epochs=2, max_steps=None)
     few = case.data._replace(train=case.data.train[:size], train_labels=case.data.train_labels[:size])
     return replace(case.spec, training=training), few
 
 
 def _weighted_otherwise(spec: Spec) -> tuple[str, Spec] | None:
-    """The same with another weight of the divergence, and what to call it; None where there is none to weigh."""
+    """The spec with another weight of the divergence, and its name; None if the objective has no such weight."""
     if spec.objective.form == "elbo":
         other = replace(spec.objective, beta=spec.objective.beta + 1)
         return f"with beta {other.beta:g}", replace(spec, objective=other)
@@ -116,35 +125,55 @@ def _weighted_otherwise(spec: Spec) -> tuple[str, Spec] | None:
 
 
 def compare(
-    level: Level, case: Case, sides: tuple[ModuleType, ModuleType] = SIDES
+    level: Level, case: Case, backends: tuple[ModuleType, ModuleType] = BACKENDS
 ) -> tuple[Finding, tuple[Arrays, Arrays]]:
-    """The level's finding, and both answers."""
-    ours, theirs = (level.ask(side, case) for side in sides)
-    return judge(level, case, (ours, theirs), sides[0]), (ours, theirs)
+    """Compare both backends at one level.
+
+    Args:
+        level: The level.
+        case: Its inputs.
+        backends: The two backends.
+
+    Returns:
+        The finding, and the arrays of both backends.
+    """
+    ours, theirs = (level.ask(backend, case) for backend in backends)
+    return judge(level, case, (ours, theirs), backends[0]), (ours, theirs)
 
 
-def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], side: ModuleType) -> Finding:
-    """What two answers to the level's question amount to, `side` having given the first. An answer of another shape is
-    infinitely far off."""
+def judge(level: Level, case: Case, answers: tuple[Arrays, Arrays], backend: ModuleType) -> Finding:
+    """Make the finding of a level from the arrays of two backends.
+
+    Args:
+        level: The level.
+        case: Its inputs.
+        answers: The arrays of both backends. Arrays of different shapes are infinitely far apart.
+        backend: The backend of the first, which measures the effect of an ulp where the tolerance is exceeded.
+
+    Returns:
+        The finding.
+    """
     finding = _measured(level, case.dtype, answers)
-    if finding.passed or finding.owed == 0 or not np.isfinite(finding.size):
+    if finding.passed or finding.tolerance == 0 or not np.isfinite(finding.size):
         return finding
     # Some numbers are worse conditioned than a sum: a new model's KL, a difference of near equals, or a gradient that
     # comes through ten batch norms from saturated pixels.
     most = 0.0
     for draw in range(_NUDGES):
-        size = _measured(level, case.dtype, (answers[0], level.ask(side, _nudged(case, draw)))).size
+        size = _measured(level, case.dtype, (answers[0], level.ask(backend, _nudged(case, draw)))).size
         most = max(most, size if np.isfinite(size) else 0.0)
         # Draws move the same numbers by an ulp with other signs, so that their effects differ by a small factor, or in
-        # float32, where one meets a kink, by a few thousand. A difference far beyond that no other draw explains.
+        # float32 at a kink by a few thousand. No other draw explains a difference far beyond that.
         if finding.size > _GROSS * TIMES_ULP * most > 0:
             break
     reason = f"{TIMES_ULP:g} times what moving the weights by an ulp does here, {most:.1e}"
-    return finding._replace(owed=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.owed else finding
+    return (
+        finding._replace(tolerance=TIMES_ULP * most, reason=reason) if TIMES_ULP * most > finding.tolerance else finding
+    )
 
 
 def nudge(arrays: Arrays, draw: int) -> Arrays:
-    """Every float moved by one ulp, up or down by chance."""
+    """Move every float by one ulp, up or down at random."""
     rng = np.random.default_rng(draw)
     return {
         name: np.nextafter(array, rng.choice(np.array([-np.inf, np.inf], array.dtype), array.shape))
@@ -158,33 +187,35 @@ def _nudged(case: Case, draw: int) -> Case:
 
 
 def _measured(level: Level, dtype: str, answers: tuple[Arrays, Arrays]) -> Finding:
-    found = worst(level.measure, answers[1], answers[0])
-    return Finding(level.name, dtype, found.size, str(found), level.owed[dtype], level.unit, level.reason)
+    difference = worst(level.measure, answers[1], answers[0])
+    return Finding(
+        level.name, dtype, difference.size, str(difference), level.tolerance[dtype], level.unit, level.reason
+    )
 
 
-def _keys(side: ModuleType, case: Case) -> Arrays:
-    return side.keys(case.spec, len(case.data.train))
+def _keys(backend: ModuleType, case: Case) -> Arrays:
+    return backend.keys(case.spec, len(case.data.train))
 
 
-def _normals(side: ModuleType, case: Case) -> Arrays:
-    return side.normals(case.spec, 200_000)
+def _normals(backend: ModuleType, case: Case) -> Arrays:
+    return backend.normals(case.spec, 200_000)
 
 
-def _draws(side: ModuleType, case: Case) -> Arrays:
-    return side.draws(case.spec, 50, WARM)
+def _draws(backend: ModuleType, case: Case) -> Arrays:
+    return backend.draws(case.spec, 50, WARM)
 
 
-def _initial(side: ModuleType, case: Case) -> Arrays:
-    return side.initial(case.spec, case.data.train)
+def _initial(backend: ModuleType, case: Case) -> Arrays:
+    return backend.initial(case.spec, case.data.train)
 
 
-def _pixels(side: ModuleType, case: Case) -> Arrays:
-    named = {name: side.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
-    return named | side.prepared(case.spec, case.data.train[:100])
+def _pixels(backend: ModuleType, case: Case) -> Arrays:
+    named = {name: backend.pixels(case.spec, images)["pixels"] for name, images in pictured(case).items()}
+    return named | backend.prepared(case.spec, case.data.train[:100])
 
 
 def pictured(case: Case) -> dict[str, np.ndarray]:
-    """uint8 images of every kind."""
+    """Collect uint8 images: every byte, colour, and the data set's."""
     grey, colour = np.arange(256, dtype=np.uint8), np.arange(210, dtype=np.uint8)
     return {
         "every byte": grey.reshape(1, 16, 16, 1),
@@ -193,20 +224,20 @@ def pictured(case: Case) -> dict[str, np.ndarray]:
     }
 
 
-def _layers(side: ModuleType, case: Case) -> Arrays:
-    return side.layers(case.spec, case.start, case.batch)
+def _layers(backend: ModuleType, case: Case) -> Arrays:
+    return backend.layers(case.spec, case.start, case.batch)
 
 
-def _losses(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.losses, case)
+def _losses(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.losses, case)
 
 
-def _training(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.training, case)
+def _training(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.training, case)
 
 
-def _gradients(side: ModuleType, case: Case) -> Arrays:
-    return _everywhere(side.gradients, case)
+def _gradients(backend: ModuleType, case: Case) -> Arrays:
+    return _everywhere(backend.gradients, case)
 
 
 def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
@@ -217,13 +248,13 @@ def _everywhere(ask: Callable[..., Arrays], case: Case) -> Arrays:
     }
 
 
-def _optimizer(side: ModuleType, case: Case) -> Arrays:
-    weights, optimizer = side.optimize(case.spec, case.start, given_gradients(case))
+def _optimizer(backend: ModuleType, case: Case) -> Arrays:
+    weights, optimizer = backend.optimize(case.spec, case.start, given_gradients(case))
     return weights | optimizer
 
 
 def given_gradients(case: Case) -> list[Arrays]:
-    """Three gradients of training's own sizes, the same for both sides."""
+    """Make three gradients of the sizes in training, the same for both backends."""
     rng = np.random.default_rng(1)
     scale = {name.replace("exp_avg.", ""): a * 0.3 for name, a in case.warm[1].items() if "exp_avg." in name}
     return [
@@ -232,28 +263,28 @@ def given_gradients(case: Case) -> list[Arrays]:
     ]
 
 
-def _steps(side: ModuleType, case: Case) -> Arrays:
-    weights, optimizer, terms = side.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
+def _steps(backend: ModuleType, case: Case) -> Arrays:
+    weights, optimizer, terms = backend.steps(case.spec, case.warm[0], list(case.batches), case.warm[1])
     return {**by_term(case.spec, terms), **weights, **optimizer}
 
 
-def _order(side: ModuleType, case: Case) -> Arrays:
+def _order(backend: ModuleType, case: Case) -> Arrays:
     spec, data = held_still(case)
-    return by_term(spec, side.train(spec, case.start, data)[2])
+    return by_term(spec, backend.train(spec, case.start, data)[2])
 
 
 def by_term(spec: Spec, terms: np.ndarray) -> Arrays:
-    """Terms `[steps, terms]` by their names."""
+    """Split terms `[steps, terms]` by their names."""
     return dict(zip(spec.terms, np.ascontiguousarray(terms.T), strict=True))
 
 
-def _evaluation(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.data, 1)
+def _evaluation(backend: ModuleType, case: Case) -> Arrays:
+    answers = backend.evaluate(case.spec, case.start, case.data, 1)
     return {name: np.asarray(answers[name]) for name in case.spec.terms}
 
 
-def _pictures(side: ModuleType, case: Case) -> Arrays:
-    answers = side.evaluate(case.spec, case.start, case.data, 1)
+def _pictures(backend: ModuleType, case: Case) -> Arrays:
+    answers = backend.evaluate(case.spec, case.start, case.data, 1)
     return {name: answers[name] for name in ("samples", "reconstructions") if name in answers}
 
 
@@ -300,22 +331,22 @@ LEVELS = (
 
 
 def _far_out(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """The weights with the last layer's made so large that logits reach 60 either way: where probabilities saturate."""
+    """The weights with the last layer scaled so that logits reach 60, where probabilities saturate."""
     logits = np.abs(reference.forward(spec, arrays, batch).logits).max()
     factor = batch.x.dtype.type(60 / logits)
     return {n: a * factor if n.startswith("decoder.logits") else a for n, a in arrays.items()}
 
 
 def _clear(spec: Spec, weights: list[Arrays], data: Dataset, spare: np.ndarray, own: Batch) -> Batch:
-    """A batch of the images at these places, with what was drawn beside them, in which no hidden unit is within
-    rounding of its kink, where the gradient jumps and two right answers differ."""
+    """A batch of the images of these indices, with the random numbers of `own`, in which no hidden unit is within
+    rounding of its kink, where the gradient jumps and two correct results differ."""
     size = own.eps.shape[-2]
     rows, used = spare[:size].copy(), size
     for _ in range(100):
         key = stream(spec, "noise", own.step)
         labels = data.train_labels[rows] if spec.model.classes else None
         batch = own._replace(x=prepared(spec, data.train[rows], rows, "train", key), labels=labels)
-        if spec.model.network == "conv":  # a million units always have some: an ulp's effect then tells what is owed
+        if spec.model.network == "conv":  # some of a million units always are: an ulp's effect sets the tolerance
             break
         near = np.min([reference.forward(spec, w, batch, training=True).margins for w in weights], axis=0)
         bad = np.flatnonzero(near < _MARGIN[spec.training.dtype])

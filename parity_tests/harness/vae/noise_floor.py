@@ -1,9 +1,9 @@
-"""What two float32 runs owe each other.
+"""Noise floor of float32 runs.
 
-Float32 training is chaotic: a difference of one rounding grows. How fast is measured on the spot, each framework
-against itself with its weights moved by one ulp, and the packages may be apart by ten times so much. A run beyond that
-may still have met a kink of ReLU that no draw of the floor met; then it is taken apart: every step on its own must
-agree, from the same state and in the packages' own epochs."""
+Float32 training is chaotic: a difference of one rounding grows. Its growth is measured in the same comparison, each
+framework against itself with its weights moved by one ulp, and the tolerance of the packages' difference is ten times
+that. A run beyond it may have met a kink of ReLU that no draw of the floor met; then its steps are compared one by one:
+each must agree, from the same state and in the packages' own epochs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,9 +26,9 @@ OWN, STILL, SHADOW = (
     "each step of the run from the same state",
 )
 EVALUATED = "the run's evaluation of its own weights"
-# Two float32 programs round differently at every operation, where a run moved by an ulp is disturbed once; and one draw
-# of a chaotic quantity is no bound on another. Ten times the largest of four draws covers both with room to spare:
-# honest pairs stay within four. A step's own rounding is owed in any case.
+# Two float32 programs round differently at every operation, while a run moved by an ulp is disturbed once; and one draw
+# of a chaotic quantity is no bound on another. Ten times the largest of four draws covers both: correct pairs stay
+# within four. The tolerance is at least a step's own rounding.
 TIMES_FLOOR, STEP = 10.0, 2e-6
 _DRAWS, _CLOSE = 2, 32
 _LARGEST = "of the tensor's largest"
@@ -40,19 +40,31 @@ def judge(
     start: Arrays,
     terms: tuple[np.ndarray, np.ndarray],
     evaluated: Sequence[tuple[Arrays, np.ndarray]],
-    sides: tuple[ModuleType, ModuleType],
+    backends: tuple[ModuleType, ModuleType],
     *,
     settle: bool = True,
     bisect: bool = True,
 ) -> tuple[list[Finding], np.ndarray, Diagnosis | None]:
-    """The findings on two runs' terms `[steps, terms]`, and on the last evaluation `[terms]` of each, computed again by
-    the other side from the same weights; the noise floor `[steps]`; and with `bisect` where they part, if a step does.
-    With `settle` runs beyond the noise floor are taken apart."""
-    alone = [side.train(spec, start, data)[2] for side in sides]
+    """Compare two float32 runs and measure their noise floor.
+
+    Args:
+        spec: The configuration of the runs.
+        data: The images.
+        start: The initial weights of both.
+        terms: The terms of each run, `[steps, terms]`.
+        evaluated: For each run its final weights and its last evaluation, `[terms]`, which the other backend repeats.
+        backends: The backends of the runs.
+        settle: Whether to compare the steps of runs beyond the noise floor one by one.
+        bisect: Whether to explain the first step that differs.
+
+    Returns:
+        The findings; the noise floor `[steps]`; the diagnosis, if a step differs.
+    """
+    alone = [backend.train(spec, start, data)[2] for backend in backends]
     floor = np.max(
         [
-            worst_term(spec, own, side.train(spec, nudge(start, draw), data)[2])
-            for side, own in zip(sides, alone, strict=True)
+            worst_term(spec, own, backend.train(spec, nudge(start, draw), data)[2])
+            for backend, own in zip(backends, alone, strict=True)
             for draw in range(_DRAWS)
         ],
         axis=0,
@@ -61,18 +73,20 @@ def judge(
     gaps = worst_term(spec, *terms)
     findings, diagnosis = [_against(gaps, floor)], None
     if settle and not findings[0].passed and np.isfinite(gaps).all():
-        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, sides, bisect)
+        taken, diagnosis = _taken_apart(spec, data, start, terms, alone, backends, bisect)
         if all(finding.passed for finding in taken):
-            why = f"beyond the noise floor ({findings[0].owed:.1e} allowed), yet every step on its own agrees: chaos"
-            findings = [findings[0]._replace(owed=float("inf"), reason=why)]
+            why = (
+                f"beyond the noise floor ({findings[0].tolerance:.1e} allowed), yet every step on its own agrees: chaos"
+            )
+            findings = [findings[0]._replace(tolerance=float("inf"), reason=why)]
         findings += taken
-    return [*findings, _evaluated(spec, data, evaluated, sides)], floor, diagnosis
+    return [*findings, _evaluated(spec, data, evaluated, backends)], floor, diagnosis
 
 
 def _against(gaps: np.ndarray, floor: np.ndarray) -> Finding:
     if len(gaps) != len(floor):
         return Finding(LOSSES, "float32", float("inf"), "their number", STEP, "of the term", "runs are equally long")
-    # As far apart as they have come, since chaotic differences shrink by chance as well as grow.
+    # The largest differences so far, since chaotic differences also shrink by chance.
     sofar, noise = np.maximum.accumulate(gaps), np.maximum.accumulate(floor)
     allowed = np.maximum(STEP, TIMES_FLOOR * noise)
     at = int(np.argmax(sofar / allowed))
@@ -89,24 +103,24 @@ def _taken_apart(
     start: Arrays,
     terms: tuple[np.ndarray, np.ndarray],
     alone: list[np.ndarray],
-    sides: tuple[ModuleType, ModuleType],
+    backends: tuple[ModuleType, ModuleType],
     bisect: bool = True,
 ) -> tuple[list[Finding], Diagnosis | None]:
-    """Whether a run is its own epochs and nothing else; whether its steps are given the same images and noise, which
-    the terms tell as long as no weight moves; and whether each step agrees from the same state."""
+    """Compare each run with its own epochs; the images and noise of the steps, on which alone the terms depend if no
+    weight moves; and each step from the same state."""
     own = [worst_term(spec, run, epochs) for run, epochs in zip(terms, alone, strict=True)]
-    side, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
+    i, at = np.unravel_index(int(np.argmax(own)), np.shape(own))
     still = replace(spec, training=replace(spec.training, learning_rate=HELD))
-    given = worst_term(spec, *(s.train(still, start, data)[2] for s in sides))
+    given = worst_term(spec, *(s.train(still, start, data)[2] for s in backends))
     same = "the same program on the same numbers"
-    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), sides, bisect)
-    found = [
-        Finding(OWN, "float32", float(own[side][at]), f"{sides[side].NAME}, step {at}", STEP, "of the term", same),
+    shadowed, diagnosis = shadow(spec, data, start, len(terms[0]), backends, bisect)
+    findings = [
+        Finding(OWN, "float32", float(own[i][at]), f"{backends[i].NAME}, step {at}", STEP, "of the term", same),
         Finding(STILL, "float32", float(given.max()), f"step {given.argmax()}", 1e-5, "of the term",
                 "a sum's rounding; a new model's KL is a difference of near equals"),
         shadowed,
     ]  # fmt: skip
-    return found, diagnosis
+    return findings, diagnosis
 
 
 def shadow(
@@ -114,57 +128,77 @@ def shadow(
     data: Dataset,
     start: Arrays,
     steps: int,
-    sides: tuple[ModuleType, ModuleType],
+    backends: tuple[ModuleType, ModuleType],
     bisect: bool = True,
 ) -> tuple[Finding, Diagnosis | None]:
-    """The steps of a float32 run one by one, each side from the state the first side had before it: the step in which
-    they differ most for what is owed there, or the first in which they differ by more. Owed is a step's rounding, or,
-    where a hidden unit comes so near to ReLU's kink or a gradient so near to zero that an ulp decides, as much as a
-    step from weights moved by an ulp differs."""
+    """Compare the steps of a float32 run one by one, both backends starting from the first one's state.
+
+    The tolerance is a step's rounding, or, where a hidden unit is so near to ReLU's kink or a gradient so near to zero
+    that an ulp decides, the effect of moving the weights by an ulp on the step.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        start: The initial weights.
+        steps: Number of steps.
+        backends: The two backends.
+        bisect: Whether to explain the first step beyond its tolerance.
+
+    Returns:
+        The finding on the first step beyond its tolerance, else on the step nearest to it; and the diagnosis, if any.
+    """
     weights, optimizer = start, untrained(spec, start)
     worst = Finding(SHADOW, "float32", 0.0, "", STEP, _LARGEST, "a step's own rounding")
     for t in range(steps):
         given = step_batch(spec, data, t)
-        after = [side.steps(spec, weights, [given], optimizer) for side in sides]
+        after = [backend.steps(spec, weights, [given], optimizer) for backend in backends]
         apart = gap(after[1][0], after[0][0])
-        owed, reason = STEP, "a step's own rounding"
+        tolerance, reason = STEP, "a step's own rounding"
         if not apart.size <= STEP:
             for draw in range(_CLOSE):
-                moved = sides[1].steps(spec, nudge(weights, draw), [given], optimizer)[0]
-                owed = max(owed, TIMES_FLOOR * gap(moved, after[1][0]).size)
-                if apart.size <= owed:
+                moved = backends[1].steps(spec, nudge(weights, draw), [given], optimizer)[0]
+                tolerance = max(tolerance, TIMES_FLOOR * gap(moved, after[1][0]).size)
+                if apart.size <= tolerance:
                     break
             reason = f"{TIMES_FLOOR:g} times what a move by an ulp, of up to {_CLOSE} drawn, does to this step"
-        if not apart.size / owed <= worst.size / worst.owed:
-            worst = worst._replace(size=apart.size, where=f"step {t}, {apart}", owed=owed, reason=reason)
+        if not apart.size / tolerance <= worst.size / worst.tolerance:
+            worst = worst._replace(size=apart.size, where=f"step {t}, {apart}", tolerance=tolerance, reason=reason)
             answers = tuple({"loss": terms[:, 0], **state} for state, _, terms in after)
-            names = tuple(side.NAME for side in sides)
+            names = tuple(backend.NAME for backend in backends)
             if not worst.passed:
                 if not bisect:
                     return worst, None
                 before = (weights, optimizer)
-                return worst, explain(spec, data, before, t, answers, owed, names)  # type: ignore[arg-type]
+                return worst, explain(spec, data, before, t, answers, tolerance, names)  # type: ignore[arg-type]
         weights, optimizer = after[0][:2]
     return worst, None
 
 
 def _evaluated(
-    spec: Spec, data: Dataset, evaluated: Sequence[tuple[Arrays, np.ndarray]], sides: tuple[ModuleType, ModuleType]
+    spec: Spec, data: Dataset, evaluated: Sequence[tuple[Arrays, np.ndarray]], backends: tuple[ModuleType, ModuleType]
 ) -> Finding:
-    """Each side's last evaluation against the other side's of the same weights."""
+    """Compare each run's last evaluation with the other backend's of the same weights."""
     worst, where = 0.0, ""
-    for (weights, found), side, other in zip(evaluated, sides, sides[::-1], strict=True):
+    for (weights, measured), backend, other in zip(evaluated, backends, backends[::-1], strict=True):
         again = other.evaluate(spec, weights, data, spec.training.epochs)
         terms = np.array([again[name] for name in spec.terms])
-        apart = gap({"evaluation": found}, {"evaluation": terms})
+        apart = gap({"evaluation": measured}, {"evaluation": terms})
         if not apart.size <= worst:
-            worst, where = apart.size, f"{side.NAME}'s weights"
+            worst, where = apart.size, f"{backend.NAME}'s weights"
     return Finding(EVALUATED, "float32", worst, where, STEP, "of the loss", "a sum's rounding, from the same weights")
 
 
 def worst_term(spec: Spec, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The largest difference of any term at each step, as a share of itself: `[steps]`; infinite where it is not a
-    number, and everywhere if the lengths differ."""
+    """Compute the largest relative difference of any term at each step.
+
+    Args:
+        spec: The configuration.
+        ours: Terms `[steps, terms]`.
+        theirs: Terms `[steps, terms]`.
+
+    Returns:
+        `[steps]`; infinite where a term is NaN or infinite, and everywhere if the lengths differ.
+    """
     if len(ours) != len(theirs):
         return np.full(max(len(ours), len(theirs)), np.inf)
     scale = np.abs(ours)

@@ -1,5 +1,5 @@
-"""What a lower precision does to the loss: each package with float32 products, with TF32, with bfloat16, against the
-plain formulas in float64."""
+"""Effect of lower precision on the loss: each package with float32, TF32 and bfloat16 products, compared with the plain
+formulas in float64."""
 
 from typing import NamedTuple
 
@@ -14,25 +14,34 @@ import torchvae
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.compare import gap
 from parity_tests.harness.vae import reference, torch_backend
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 from parity_tests.harness.vae.levels import Arrays
 
 MODES = ("float32, highest", "TF32", "bfloat16")
 
 
 class Effect(NamedTuple):
-    """One package in one precision, on the batch."""
+    """The errors of one package in one precision."""
 
     package: str
     mode: str
     logits: float
-    """How far the logits are from float64's, as a share of their largest."""
+    """Largest difference of the logits from float64's, as a share of their largest."""
     nats: float
-    """How far the mean loss is from float64's, nats per image."""
+    """Difference of the mean loss from float64's, in nats per image."""
 
 
 def effects(spec: Spec, arrays: Arrays, batch: Batch) -> list[Effect]:
-    """What each precision costs, on float32 weights and a float32 batch, in reconstruction + beta * kl."""
+    """Measure the errors of each precision in the logits and in reconstruction + beta * kl.
+
+    Args:
+        spec: The configuration.
+        arrays: float32 weights.
+        batch: A float32 batch.
+
+    Returns:
+        The errors of each package in each precision of the device.
+    """
     wide = {name: array.astype(np.float64) for name, array in arrays.items()}
     exact = reference.forward(
         spec, wide, batch._replace(x=batch.x.astype(np.float64), eps=batch.eps.astype(np.float64))
@@ -41,22 +50,22 @@ def effects(spec: Spec, arrays: Arrays, batch: Batch) -> list[Effect]:
     if spec.model.posterior == "gaussian":
         mean, logvar = exact.posterior
         exact_loss += spec.effective_beta * reference.kl(mean, logvar, np).mean()
-    found = []
+    measured = []
     for mode in MODES if torch_backend.device().startswith("gpu") else (MODES[0], MODES[2]):  # a CPU has no TF32
         for package, ask in (("jaxvae", _jax), ("torchvae", _torch)):
             logits, losses = ask(spec, arrays, batch, mode)
             apart = gap({"": logits.astype(np.float64)}, {"": exact.logits[0]}).size
-            found.append(Effect(package, mode, apart, float(losses.astype(np.float64).mean() - exact_loss)))
-    return found
+            measured.append(Effect(package, mode, apart, float(losses.astype(np.float64).mean() - exact_loss)))
+    return measured
 
 
-def to_markdown(found: list[Effect]) -> str:
-    """The effects as a table."""
+def to_markdown(effects: list[Effect]) -> str:
+    """Format the effects as a Markdown table."""
     rows = [
         "| products in | package | logits, of their largest | mean loss, nats per image |",
         "| --- | --- | --- | --- |",
     ]
-    rows += [f"| {e.mode} | {e.package} | {e.logits:.1e} | {e.nats:+.1e} |" for e in found]
+    rows += [f"| {e.mode} | {e.package} | {e.logits:.1e} | {e.nats:+.1e} |" for e in effects]
     return "\n".join(rows) + "\n"
 
 

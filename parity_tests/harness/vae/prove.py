@@ -1,4 +1,4 @@
-"""The whole proof: every level, the trajectories, and the diagnosis of what fails."""
+"""The whole comparison: every level, the trajectories, and the diagnosis of a failure."""
 
 import hashlib
 import platform
@@ -24,12 +24,12 @@ from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.vae import jax_backend, levels, precision, trajectory
 from parity_tests.harness.vae.batches import prepared, stream
 from parity_tests.harness.vae.diagnose import diagnose
-from parity_tests.harness.vae.levels import LEVELS, SIDES
+from parity_tests.harness.vae.levels import BACKENDS, LEVELS
 from parity_tests.harness.vae.steps import bounded
 
 BOTH: tuple[Stored, ...] = ("float64", "float32")
 PLACES = len(LEVELS) + 1
-"""How often `prove` calls `on_level` for each dtype."""
+"""Number of calls of `on_level` by `prove` for each dtype."""
 
 
 def prove(
@@ -39,19 +39,30 @@ def prove(
     dtypes: Sequence[Stored] = BOTH,
     steps: int = 100,
     bisect: bool = True,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
     on_level: Callable[[str], None] = lambda name: None,
 ) -> Report:
-    """Compares both packages on a configuration at every level and over a run of so many steps, in each dtype. With
-    `bisect` the first level that fails is walked to the place where the sides part. A side that raises an error fails
-    the level."""
+    """Compare both packages on a configuration at every level and over a run, in each dtype.
+
+    Args:
+        spec: The configuration; its own dtype, epochs and last step are replaced.
+        data: The images.
+        dtypes: The dtypes to compare in.
+        steps: Length of the run.
+        bisect: Whether to localize and explain the first difference.
+        backends: The two backends.
+        on_level: Progress callback, called with the dtype and the name of each level before it is compared.
+
+    Returns:
+        The report. A level in which a backend raises an error fails.
+    """
     findings: list[Finding] = []
     trajectories: list[Trajectory] = []
     diagnoses: list[Diagnosis | None] = []
     digests: dict[str, object] = {}
 
     def wanted() -> bool:
-        """Whether a difference is to be explained: the first one is, and those that follow may come of it."""
+        """Whether to explain a difference: only the first, since the others may follow from it."""
         return bisect and not any(diagnoses)
 
     for dtype in dtypes:
@@ -62,46 +73,57 @@ def prove(
             for level in LEVELS:
                 on_level(f"{dtype}: {level.name}")
                 try:
-                    finding, answers = levels.compare(level, case, sides)
+                    finding, answers = levels.compare(level, case, backends)
                     if not finding.passed and wanted():
-                        diagnoses.append(diagnose(level, case, answers, finding.owed, sides))
+                        diagnoses.append(diagnose(level, case, answers, finding.tolerance, backends))
                 except Exception as error:
                     finding = _raised(level.name, dtype, error)
                 findings.append(finding)
             on_level(f"{dtype}: a run of {steps} steps")
             try:
                 right = all(finding.passed for finding in findings if finding.dtype == dtype)
-                found, curve, diagnosis = trajectory.follow(
-                    whole, data, case.start, sides, settle=right, bisect=wanted()
+                of_run, curve, diagnosis = trajectory.follow(
+                    whole, data, case.start, backends, settle=right, bisect=wanted()
                 )
             except Exception as error:
                 findings.append(_raised(trajectory.LOSSES, dtype, error))
                 continue
-            findings += found
+            findings += of_run
             trajectories.append(curve)
             diagnoses.append(diagnosis)
-    told = next(filter(None, diagnoses), None)
-    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), told)
+    first = next(filter(None, diagnoses), None)
+    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), first)
 
 
 def _raised(level: str, dtype: str, error: Exception) -> Finding:
-    """A side that gives no answer is as far from the other as can be."""
+    """The finding of a level in which a backend raised an error: an infinite difference."""
     reason = " ".join(str(error).split())
-    return Finding(level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both sides answer")
+    return Finding(
+        level, dtype, float("inf"), f"{type(error).__name__}: {reason}", 0.0, "", "both backends must compute the level"
+    )
 
 
 def use(device: str) -> str:
-    """Both sides compute on `cpu` or `gpu` from now on; what that is, and the frameworks, in words. Raises InputError
-    where there is none."""
+    """Select the device of both backends.
+
+    Args:
+        device: `cpu` or `gpu`.
+
+    Returns:
+        The devices and the frameworks' versions in words.
+
+    Raises:
+        InputError: If a framework has no such device.
+    """
     try:
-        labels = dict.fromkeys(side.use(device) for side in SIDES)
+        labels = dict.fromkeys(backend.use(device) for backend in BACKENDS)
     except InputError:
         raise InputError(f"There is no {device} here that both frameworks can use; compare on --device cpu.") from None
     return f"{' and '.join(labels)}; jax {jax.__version__}, torch {torch.__version__}"
 
 
 def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
-    """What lower precisions do to the loss, on a thousand test images and the weights after ten steps."""
+    """Measure the effect of lower precision on a thousand test images, with the weights after ten steps."""
     few = bounded(_in(spec, "float32"), 10, len(data.train))
     weights = jax_backend.train(few, jax_backend.initial(few, data.train), data)[0]
     shown = data.test[:1000]
@@ -111,7 +133,7 @@ def precisions(spec: Spec, data: Dataset) -> list[precision.Effect]:
 
 
 def merged(reports: Mapping[str, Report]) -> Report:
-    """Several configurations' reports as one, whose levels say which they belong to."""
+    """Merge the reports of several configurations; levels are prefixed with the configuration's name."""
     if len(reports) == 1:
         return next(iter(reports.values()))
     return Report(
@@ -125,7 +147,7 @@ def merged(reports: Mapping[str, Report]) -> Report:
 def about(
     spec: Spec, data: Dataset, dtypes: Sequence[Stored], steps: int, digests: dict[str, object]
 ) -> dict[str, object]:
-    """What was compared, on what, and how: plain JSON values."""
+    """Describe the comparison, its data, devices, precision and versions in plain JSON values."""
     images = hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
     return {
         "spec": to_json(bounded(spec, steps, len(data.train))),
@@ -134,7 +156,7 @@ def about(
         "steps": steps,
         "data": {"name": data.name, "train": len(data.train), "test": len(data.test), "sha256": images},
         "initial weights (sha256)": digests,
-        "devices": {side.NAME: side.device() for side in SIDES},
+        "devices": {backend.NAME: backend.device() for backend in BACKENDS},
         "precision": {
             "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
             "jaxvae's layers": str(vars(jaxvae.VAE(spec.model, rngs=nnx.Rngs(0)).decoder)["logits"].precision),

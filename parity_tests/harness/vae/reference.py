@@ -1,8 +1,7 @@
-"""The plain formulas, written out once more and independently of both packages, on named arrays in PyTorch's layout.
+"""The plain formulas, written independently of both packages, on named arrays in PyTorch's layout.
 
-A third opinion: it tells which of two sides departs. Each function takes the part that a known fault gets wrong as an
-argument, so that what a faulty program would answer can be computed as well. `xp` is numpy or jax.numpy, the latter for
-gradients.
+They decide which of two backends departs. Each function takes the parts that known faults change as arguments, so that
+the result of a faulty program can be computed too. `xp` is numpy or jax.numpy, the latter for gradients.
 """
 
 import functools
@@ -18,13 +17,13 @@ from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 Arrays = Mapping[str, Any]
 
 
 class Outputs(NamedTuple):
-    """What the two networks make of a batch."""
+    """The outputs of the networks for a batch."""
 
     posterior: tuple[Any, ...]
     """mean and logvar, mean and scale, or mean: each `[batch, latent]`."""
@@ -34,7 +33,7 @@ class Outputs(NamedTuple):
     """`[samples, batch, pixels]`."""
     logvar: Any
     margins: Any
-    """How near any hidden unit of an image comes to its kink, as a share of its layer's largest: `[batch]`."""
+    """The smallest distance of a hidden unit from its kink, as a share of its layer's largest: `[batch]`."""
 
 
 Terms = dict[str, Any]
@@ -67,8 +66,8 @@ def linear(arrays: Arrays, name: str, x: Any) -> Any:
 
 
 def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple[int, int] = (1, 1)) -> Any:
-    """A 3x3 convolution, place by place of its kernel, padded by 1 on both sides, or less before: x `[batch, height,
-    width, in]`, weight `[out, in, 3, 3]`."""
+    """Convolve by a 3x3 kernel, entry by entry, padded by 1 before and after, or less before: x `[batch, height, width,
+    in]`, weight `[out, in, 3, 3]`."""
     _, height, width, _ = x.shape
     x = xp.pad(x, ((0, 0), (before[0], 1), (before[1], 1), (0, 0)))
     rows, columns = -(-height // stride), -(-width // stride)
@@ -82,8 +81,8 @@ def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple
 
 
 def convolve_back(x: Any, weight: Any, bias: Any, size: tuple[int, int], xp: Any) -> Any:
-    """A transposed 3x3 convolution of stride 2 and padding 1, to `size`: every input, two apart, through the kernel
-    turned round. x `[batch, height, width, in]`, weight `[in, out, 3, 3]`."""
+    """Apply a transposed 3x3 convolution of stride 2 and padding 1, to `size`: the dilated input is convolved by the
+    flipped kernel. x `[batch, height, width, in]`, weight `[in, out, 3, 3]`."""
     n, height, width, channels = x.shape
     apart = xp.stack([x, xp.zeros_like(x)], 3).reshape(n, height, 2 * width, channels)
     apart = xp.stack([apart, xp.zeros_like(apart)], 2).reshape(n, 2 * height, 2 * width, channels)
@@ -115,8 +114,8 @@ def forward(
     z: Any = None,
     record: dict[str, Any] | None = None,
 ) -> Outputs:
-    """The networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` takes its place, and `record` is
-    told what every layer is given and gives, under `NAME, given` and `NAME, gave`."""
+    """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, and `record`
+    receives the inputs and outputs of every layer as `NAME, given` and `NAME, gave`."""
     model, kinked = spec.model, spec.model.activation != "tanh"
     activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
     seen: Any = batch.x
@@ -143,7 +142,7 @@ def forward(
         mask = next(masks, None)
         return h if mask is None else (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
 
-    def told(h: Any) -> Any:
+    def conditioned(h: Any) -> Any:
         return h if hot is None else xp.concatenate([h, xp.tile(hot, (len(h) // len(hot), 1))], -1)
 
     def noted(name: str, given: Any, gave: Any) -> Any:
@@ -185,7 +184,7 @@ def forward(
             h = xp.concatenate([h, xp.broadcast_to(hot[:, None, None], (*h.shape[:3], model.classes))], -1)
         h = network("encoder", h).transpose(0, 3, 1, 2).reshape(len(seen), -1)  # channels first, as PyTorch's weights
     else:
-        h = network("encoder", told(seen))
+        h = network("encoder", conditioned(seen))
     parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
     if record is not None and spatial:
         record |= {f"encoder.{name}, given": _channels_last(h, model) for name in layout.heads(model)}
@@ -200,7 +199,7 @@ def forward(
         z = xp.stack([locate(*parts, e, xp) for e in eps])
     else:
         z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])
-    h = told((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
+    h = conditioned((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
     if spatial:
         flat = run(layers["decoder", "input"], h)
         if record is not None:
@@ -214,13 +213,13 @@ def forward(
 
 
 def _channels_last(h: Any, model: ModelSpec) -> Any:
-    """Flattened channels, height, width as height, width, channels."""
+    """Reorder flattened channels, height, width to height, width, channels."""
     apart = h.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1])
     return apart.transpose(0, 2, 3, 1).reshape(len(h), -1)
 
 
 def judge(spec: Spec, arrays: Arrays, z: Any, record: dict[str, Any] | None = None) -> Any:
-    """The discriminator's logit `[batch, 1]`."""
+    """Compute the discriminator's logit, `[batch, 1]`."""
     names = [f"discriminator.hidden.{i}" for i in range(len(spec.model.discriminator))]
     for name in [*names, "discriminator.logit"]:
         gave = linear(arrays, name, z)
@@ -306,7 +305,7 @@ def losses(
     kl: Callable = kl,
     combine: Callable = combine,
 ) -> Terms:
-    """The objective of each image and its parts, in evaluation or training."""
+    """Compute the objective of each image and its terms, in evaluation or training."""
     out = forward(spec, arrays, batch, xp=xp, training=training, locate=locate, detach=detach)
     error = nll(spec, out, batch.x, xp, bernoulli)
     mean, *scale = out.posterior
@@ -314,11 +313,11 @@ def losses(
     if objective.form == "adversarial":
         real, fake = judge(spec, arrays, batch.prior), judge(spec, arrays, out.z[0])
         deceived = xp.logaddexp(xp.zeros_like(fake), -fake).sum(-1)
-        told = (xp.logaddexp(xp.zeros_like(real), -real) + xp.logaddexp(xp.zeros_like(fake), fake)).sum(-1)
+        discriminated = (xp.logaddexp(xp.zeros_like(real), -real) + xp.logaddexp(xp.zeros_like(fake), fake)).sum(-1)
         return {
             "loss": error[0] + deceived,
             "reconstruction": error[0],
-            "discriminator": told,
+            "discriminator": discriminated,
             "generator": deceived,
         }
     if spec.model.posterior == "gaussian":
@@ -354,7 +353,7 @@ def _at_most_one(share: Any, xp: Any) -> Any:
 
 
 def averaged(spec: Spec, terms: Terms, batch: Batch, xp: Any = np) -> Terms:
-    """The terms of a training batch."""
+    """Average the terms over a training batch."""
     means = {name: term.mean() for name, term in terms.items()}
     if spec.objective.form == "capacity":
         means["loss"] = distance(spec, means["reconstruction"], means["kl"], batch.step + 1, xp)
@@ -362,13 +361,13 @@ def averaged(spec: Spec, terms: Terms, batch: Batch, xp: Any = np) -> Terms:
 
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, np.ndarray]:
-    """What each optimizer is given: the gradient by every array it trains, `PHASE.NAME` where there are several."""
+    """Compute the gradients of each optimizer, by the arrays it trains; `PHASE.NAME` where there are several phases."""
     return {name: np.asarray(grad) for name, grad in _gradients(spec, arrays, batch, **parts).items()}
 
 
 def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, jax.Array]:
     given = jax.tree.map(jnp.asarray, batch)
-    found: dict[str, jax.Array] = {}
+    gradients: dict[str, jax.Array] = {}
     for phase, networks in spec.phases.items():
 
         def loss(arrays: Arrays, phase: str = phase) -> jax.Array:
@@ -377,16 +376,16 @@ def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[s
 
         grads = jax.grad(loss)({name: jnp.asarray(array) for name, array in arrays.items()})
         names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
-        found |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
-    return found
+        gradients |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
+    return gradients
 
 
 def plain_gradients(spec: Spec, arrays: Arrays, batch: Batch) -> dict[str, np.ndarray]:
-    """The same, compiled: for the many suspects that differ in what is done with a gradient."""
-    if spec.model.network == "conv":  # whose many slices take longer to compile than to add up one by one
+    """Compute the same in a compiled program, for the hypotheses that use one gradient."""
+    if spec.model.network == "conv":  # its many slices take longer to compile than to add up
         return gradients(spec, arrays, batch)
-    found = _plain_gradients(spec, dict(arrays), batch)
-    return {name: np.asarray(grad) for name, grad in found.items()}
+    compiled = _plain_gradients(spec, dict(arrays), batch)
+    return {name: np.asarray(grad) for name, grad in compiled.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -395,7 +394,7 @@ def _plain_gradients(spec: Spec, arrays: dict[str, jax.Array], batch: Batch) -> 
 
 
 class Adam(NamedTuple):
-    """Adam as Kingma & Ba have it (algorithm 1), and what is known to be done otherwise."""
+    """Adam by Kingma & Ba (algorithm 1), and known variants of it."""
 
     b1: float = 0.9
     b2: float = 0.999
@@ -404,9 +403,9 @@ class Adam(NamedTuple):
     correct: bool = True
     """Whether the moments' bias is corrected."""
     second: bool = True
-    """Whether the second moment's bias is corrected, where the first's is."""
+    """Whether the second moment's bias is corrected, if the first's is."""
     ahead: int = 0
-    """Steps the bias correction counts too many."""
+    """Number of extra steps in the bias correction."""
     decay: float = 0.0
     """Decoupled weight decay, as AdamW."""
     l2: float = 0.0
@@ -424,7 +423,7 @@ def adam(
     state: Arrays | None = None,
     how: Adam = Adam(),  # noqa: B008 (it is immutable)
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The arrays and Adam's state, under PyTorch's names, after one update by each of the gradients."""
+    """Compute the arrays and Adam's state, under PyTorch's names, after one update by each of the gradients."""
     new = {name: np.array(array) for name, array in arrays.items()}
     m, v = (
         {name: np.zeros_like(a) if state is None else np.array(state[f"{moment}.{name}"]) for name, a in arrays.items()}
@@ -450,7 +449,7 @@ def adam(
 
 
 def usual(spec: Spec) -> Adam:
-    """Adam as the configuration has it."""
+    """Make Adam's settings from the configuration."""
     return Adam(spec.training.beta1, spec.training.beta2, spec.training.eps)
 
 
@@ -464,8 +463,8 @@ def step(
     change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda grads: grads,
     **parts: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The arrays and the optimizers' state after one training step, phase by phase; `change` is done to each phase's
-    gradients. Running statistics stay as they were."""
+    """Compute the arrays and the optimizers' state after one training step, phase by phase; `change` is applied to the
+    gradients of each phase. Running statistics are not updated."""
     new, moments = dict(arrays), dict(state)
     for phase in spec.phases:
         prefix = phase and f"{phase}."

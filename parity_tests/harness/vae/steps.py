@@ -1,4 +1,4 @@
-"""One step of a run: what it is given, what it would give plainly and under faults that come with time."""
+"""One step of a run: its inputs, and its result by the plain formulas and under faults that depend on the step."""
 
 from dataclasses import replace
 from itertools import tee
@@ -18,20 +18,20 @@ from parity_tests.harness.vae.levels import Arrays
 
 
 def bounded(spec: Spec, steps: int, images: int) -> Spec:
-    """The configuration of a run of so many steps."""
+    """Make the configuration of a run of `steps` steps."""
     epochs = -(-steps // spec.training.epoch_steps(images))
     return replace(spec, training=replace(spec.training, epochs=epochs, max_steps=steps))
 
 
 def untrained(spec: Spec, arrays: Arrays) -> Arrays:
-    """Adam's state before the first step."""
-    found: Arrays = {}
+    """Make Adam's state before the first step."""
+    state: Arrays = {}
     for phase, networks in spec.phases.items():
         prefix = phase and f"{phase}."
         names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
-        found |= {f"{prefix}{m}.{n}": np.zeros_like(arrays[n]) for m in ("exp_avg", "exp_avg_sq") for n in names}
-        found[f"{prefix}step"] = np.asarray(0, np.int32)
-    return found
+        state |= {f"{prefix}{m}.{n}": np.zeros_like(arrays[n]) for m in ("exp_avg", "exp_avg_sq") for n in names}
+        state[f"{prefix}step"] = np.asarray(0, np.int32)
+    return state
 
 
 def explain(
@@ -40,18 +40,30 @@ def explain(
     before: tuple[Arrays, Arrays],
     t: int,
     answers: tuple[Arrays, Arrays],
-    owed: float,
+    tolerance: float,
     names: tuple[str, ...],
 ) -> Diagnosis | None:
-    """What was done otherwise in step `t`, which both sides took from the weights and Adam's state `before`. The
-    answers are the mean loss, as `loss`, and the weights after; None where they agree."""
+    """Explain the difference of two backends after one step from the same state.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        before: The weights and Adam's state before the step.
+        t: The step, from 0.
+        answers: For each backend the mean loss, as `loss`, and the weights after the step.
+        tolerance: The tolerance of the step.
+        names: The backends' names.
+
+    Returns:
+        The diagnosis; None if the answers agree.
+    """
     ours, theirs = answers
-    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= owed), None)
+    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= tolerance), None)
     if name is None:
         return None
     here = (ours[name], theirs[name])
     suspects = tee(step_causes(spec, data, before, t, name))
-    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, owed)
+    cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, tolerance)
     if cause is None and name != "loss":
         with relaxed():
             cause, culprit = _by_ratio(spec, data, before, t, name, here)
@@ -62,7 +74,7 @@ def explain(
 
 
 def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str) -> randomness.Causes:
-    """What step `t` would give from the state before it, plainly and under faults that come with time."""
+    """Compute the result of step `t` from the state before it, by the plain formulas and under each known fault."""
     per_epoch = spec.training.epoch_steps(len(data.train))
     rates = spec.training.learning_rates()
     rate = rates[min(t // per_epoch, len(rates) - 1)]
@@ -95,12 +107,12 @@ def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int
 def _by_ratio(
     spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
 ) -> tuple[str | None, int | None]:
-    """A learning rate of its own, told by every weight's step being the same multiple of the right one."""
+    """Name another learning rate if every weight's step is the same multiple of the correct one."""
     plain = np.asarray(next(step_causes(spec, data, before, t, name))[1]) - before[0][name]
     moving = np.abs(plain) > 1e-2 * np.abs(plain).max()
     exact = {"float32": 1e-2, "float64": 1e-6}[spec.training.dtype]  # float32 weights keep few digits of their step
-    for i, found in enumerate(here):
-        ratios = (found - before[0][name])[moving] / plain[moving]
+    for i, moved in enumerate(here):
+        ratios = (moved - before[0][name])[moving] / plain[moving]
         if ratios.size and np.ptp(ratios) < exact * abs(ratios.mean()) and abs(ratios.mean() - 1) > 10 * exact:
             return f"learning rate {ratios.mean():.4g} times as large from step {t} on", i
     return None, None

@@ -1,5 +1,4 @@
-"""torchvae on named arrays: numpy in, numpy out. Every function asks the package one question; the same function of
-`jax_side` asks the other."""
+"""torchvae on named arrays: numpy in, numpy out. `jax_backend` has the same functions for the other package."""
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import torch_layers
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 from torchvae import objectives, random
 
 Arrays = dict[str, np.ndarray]
@@ -20,19 +19,19 @@ _device = torch.device("cpu")
 
 
 def use(device: str) -> str:
-    """Computes on `cpu` or `gpu` from now on, and says what that is. Raises InputError where there is none."""
+    """Select `cpu` or `gpu` and return its label. Raises InputError if there is no such device."""
     global _device
     _device = torchvae.prepare(device)
     return torchvae.device_label(_device)
 
 
 def device() -> str:
-    """What it computes on."""
+    """Return the label of the device."""
     return torchvae.device_label(_device)
 
 
 def keys(spec: Spec, places: int) -> Arrays:
-    """The run's keys as words, what is drawn from them as bits, and an order of so many places."""
+    """Compute the run's keys as words, draws from them as bits, and an order of `places` images."""
     root = torchvae.root_key(spec.training.seed, _device)
     kind = getattr(torch, spec.training.dtype)
     named = {"root": root, "root of a 64-bit seed": torchvae.root_key(2**63 + 12345)}
@@ -50,23 +49,23 @@ def keys(spec: Spec, places: int) -> Arrays:
 
 
 def normals(spec: Spec, size: int) -> Arrays:
-    """Standard normals from the run's root key."""
+    """Draw standard normals from the run's root key."""
     root = torchvae.root_key(spec.training.seed, _device)
     return _numpy({"normals": random.normal(root, (size,), getattr(torch, spec.training.dtype))})
 
 
 def initial(spec: Spec, images: np.ndarray | None = None) -> Arrays:
-    """The parameters a run starts from; the training images are for those that start from them."""
+    """Compute the initial parameters of a run; some depend on the training images."""
     return torchvae.to_arrays(spec, torchvae.init_state(spec, images, _device).model)
 
 
 def pixels(spec: Spec, images: np.ndarray) -> Arrays:
-    """uint8 images as floats: `[n, pixels]`."""
+    """Convert uint8 images to floats, `[n, pixels]`."""
     return _numpy({"pixels": torchvae.scale(_tensor(images), spec.training.dtype)})
 
 
 def prepared(spec: Spec, images: np.ndarray) -> Arrays:
-    """The same as a step of the configuration prepares them, of these places in the training images."""
+    """Prepare the first training images as a step of the configuration does."""
     root, places = torchvae.root_key(spec.training.seed, _device), np.arange(len(images))
     keys = (torchvae.static_key(root, "train"), random.fold_in(torchvae.stream_key(root, "noise", 3), 0))
     static, dynamic = (torchvae.image_keys(key, _tensor(places)) for key in keys)
@@ -74,17 +73,17 @@ def prepared(spec: Spec, images: np.ndarray) -> Arrays:
 
 
 def draws(spec: Spec, rows: int, t: int) -> Arrays:
-    """What step `t` draws for so many images."""
+    """Draw the random numbers of step `t` for `rows` images."""
     key = torchvae.stream_key(torchvae.root_key(spec.training.seed, _device), "noise", t)
-    found = torchvae.draw(spec, key, rows)
-    named = {name: value for name, value in found._asdict().items() if name != "masks" and value is not None}
-    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(found.masks)})
+    drawn = torchvae.draw(spec, key, rows)
+    named = {name: value for name, value in drawn._asdict().items() if name != "masks" and value is not None}
+    return _numpy(named | {f"mask {i}": mask for i, mask in enumerate(drawn.masks)})
 
 
 @torch.no_grad()
 def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """What every layer is given and gives in training, in the order of the computation, and the latent between the
-    networks. Images stand in height, width, channel order."""
+    """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent.
+    Images have the order height, width, channel."""
     model, given = model_of(spec, arrays).train(), _inputs(spec, batch)
     with torch_layers.record(model) as calls:
         posterior = model.encode(given.seen, given.labels, given.training)
@@ -106,7 +105,7 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 
 def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """The outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
+    """Compute the outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
     model, labels = model_of(spec, arrays), _optional(batch.labels)
     posterior = torchvae.encode(spec, model, _tensor(batch.x), labels)
     z = torchvae.locate(posterior, _tensor(batch.eps).reshape(-1, *posterior.mean.shape)[0])
@@ -114,27 +113,26 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Every term for each image, `[batch]`, as evaluation has them."""
+    """Compute every term of each image in evaluation, `[batch]`."""
     model, draws = model_of(spec, arrays), _inputs(spec, batch).draws
     return _numpy(torchvae.image_terms(spec, model, _tensor(batch.x), draws, _optional(batch.labels))._asdict())
 
 
 def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """Every term of the batch as training has them, and the running statistics after it."""
-    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    """Compute every term of the batch in training, and the running statistics after it."""
+    model, given, terms = model_of(spec, arrays).train(), _inputs(spec, batch), {}
     assert given.training is not None
     for phase in torchvae.phases(spec):
-        found |= objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
+        terms |= objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
     now = torchvae.to_arrays(spec, model)
-    # Named and ordered as the other package's tree of them is.
+    # Names and order as in jaxvae's tree.
     running = sorted((p for p in layout.table(spec.model) if "running" in p.name), key=lambda p: p.path)
-    return _numpy(found) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
+    return _numpy(terms) | {"".join(f"[{step!r}]" for step in p.path): now[p.name] for p in running}
 
 
 def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
-    """What each phase's optimizer is given: the gradient by every parameter it trains, `PHASE.NAME` where there are
-    several."""
-    model, given, found = model_of(spec, arrays).train(), _inputs(spec, batch), {}
+    """Compute the gradients of each phase, by the parameters it trains; `PHASE.NAME` where there are several phases."""
+    model, given, by_name = model_of(spec, arrays).train(), _inputs(spec, batch), {}
     assert given.training is not None
     named = dict(model.named_parameters())
     for phase in torchvae.phases(spec):
@@ -144,12 +142,12 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
         for parameter in weight_file.trained(spec, phase.networks):
             tensor = named[parameter.name]
             name = f"{phase.name}.{parameter.name}" if phase.name else parameter.name
-            found[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
-    return _numpy(found)
+            by_name[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
+    return _numpy(by_name)
 
 
 def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Arrays, Arrays]:
-    """The parameters and Adam's state after one update by each of the gradients, named as above."""
+    """Compute the parameters and Adam's state after one update by each of the gradients, named as in `gradients`."""
     model = model_of(spec, arrays)
     optimizer, named = torchvae.init_optimizers(spec, model), dict(model.named_parameters())
     for gradient in gradients:
@@ -164,8 +162,8 @@ def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Array
 def steps(
     spec: Spec, arrays: Arrays, batches: list[Batch], optimizer: Arrays | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After one step of training on each batch's pixels and labels, from Adam's state as given or at its start: the
-    parameters, Adam's state, and the terms of each step."""
+    """Take one training step on the pixels and labels of each batch, from the given or the initial state of Adam, and
+    return the parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     for batch in batches:
         state, step = torchvae.train_step(spec, state, _tensor(batch.x), _optional(batch.labels))
@@ -176,8 +174,8 @@ def steps(
 def train(
     spec: Spec, arrays: Arrays, data: Dataset, optimizer: Arrays | None = None, last: int | None = None
 ) -> tuple[Arrays, Arrays, np.ndarray]:
-    """After the epochs or steps of the configuration over the training images, or up to step `last`, from these
-    parameters: the parameters, Adam's state, and the terms of each step."""
+    """Train from these parameters for the epochs or steps of the configuration, or up to step `last`, and return the
+    parameters, Adam's state, and the terms of each step."""
     state, terms = _state(spec, arrays, optimizer), []
     on_device, labels = _tensor(data.train), _tensor(data.train_labels) if spec.model.classes else None
     end = spec.training.total_steps(len(data.train))
@@ -188,8 +186,7 @@ def train(
 
 
 def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
-    """The terms over test images as epoch `t` measures them, and that epoch's pictures: samples where there is a prior,
-    and reconstructions."""
+    """Evaluate the test images as after epoch `t`: the terms, samples if there is a prior, and reconstructions."""
     model, root = model_of(spec, arrays), torchvae.root_key(spec.training.seed, _device)
     key = torchvae.stream_key(root, "evaluation", t)
     named = dict(zip(spec.terms, torchvae.average_terms(spec, model, data.test, key, data.test_labels), strict=True))
@@ -200,8 +197,8 @@ def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
 
 
 def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
-    """A whole run: the final parameters, Adam's state, the terms of each step `[steps, terms]` and of each evaluation
-    `[epochs, terms]`."""
+    """Train a whole run and return the final parameters, Adam's state, the terms of each step `[steps, terms]` and of
+    each evaluation `[epochs, terms]`."""
     seen: list[torchvae.Progress] = []
     state = torchvae.fit(spec, data, seen.append, _device)
     train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
@@ -209,12 +206,12 @@ def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarr
 
 
 def root_streams() -> tuple[str, ...]:
-    """The names of the key streams."""
+    """Return the names of the key streams."""
     return torchvae.Streams._fields
 
 
 def wide_bits(spec: Spec, size: int) -> Arrays:
-    """64-bit words from the run's root key."""
+    """Draw 64-bit words from the run's root key."""
     return _numpy({"wide bits": random.bits(torchvae.root_key(spec.training.seed, _device), (size,), torch.uint64)})
 
 
@@ -223,7 +220,7 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def model_of(spec: Spec, arrays: Arrays) -> torchvae.VAE:
-    """The model of these arrays, where this side computes."""
+    """Make the model of these arrays, on the selected device."""
     return torchvae.from_arrays(spec, arrays).to(_device)
 
 

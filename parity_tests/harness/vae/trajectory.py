@@ -1,6 +1,7 @@
 """Whole runs from the same seed with nothing carried across, step by step.
 
-In float64 they must agree, and the first step in which they don't is found. What float32 runs owe is in `chaos`."""
+In float64 they must agree, and the first step in which they don't is found. The tolerance of float32 runs is in
+`noise_floor`."""
 
 from types import ModuleType
 from typing import NamedTuple
@@ -12,13 +13,13 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.vae import noise_floor
-from parity_tests.harness.vae.levels import SIDES, Arrays, nudge
+from parity_tests.harness.vae.levels import BACKENDS, Arrays, nudge
 from parity_tests.harness.vae.steps import explain, untrained
 
 LOSSES, WEIGHTS, EVALUATIONS = noise_floor.LOSSES, "the run's weights", "the run's evaluations"
 OPTIMIZER = "the run's optimizer state"
-OWED = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
-# As for float32's noise floor: two programs round at every operation, where a run moved by an ulp is disturbed once.
+TOLERANCES = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
+# As for float32's noise floor: two programs round at every operation, while a run moved by an ulp is disturbed once.
 _TIMES_GROWTH, _DRAWS = 10.0, 2
 _LARGEST = "of the tensor's largest"
 
@@ -29,82 +30,107 @@ class Run(NamedTuple):
     weights: Arrays
     optimizer: Arrays
     terms: np.ndarray
-    """Of each step `[steps, terms]`."""
+    """The terms of each step, `[steps, terms]`."""
     test: np.ndarray
-    """Of each evaluation `[epochs, terms]`."""
+    """The terms of each evaluation, `[epochs, terms]`."""
 
 
 def follow(
     spec: Spec,
     data: Dataset,
     start: Arrays,
-    sides: tuple[ModuleType, ModuleType] = SIDES,
+    backends: tuple[ModuleType, ModuleType] = BACKENDS,
     *,
     settle: bool = True,
     bisect: bool = True,
 ) -> tuple[list[Finding], Trajectory, Diagnosis | None]:
-    """Both runs of a bounded spec, compared, in float32 beside the noise floor; and with `bisect` where they part if
-    they do. Both begin at weights equal to `start`. Without `settle` runs that differ by more than the tolerance are
-    not examined further: where an earlier level has failed, neither chaos nor growth can excuse them."""
-    runs = tuple(Run(*side.run(spec, data)) for side in sides)
+    """Run both packages and compare the runs, in float32 with their noise floor.
+
+    Args:
+        spec: The configuration, with a bounded number of steps.
+        data: The images.
+        start: The weights that both runs start from.
+        backends: The two backends.
+        settle: Whether to examine runs that differ by more than the tolerance. False where an earlier level has failed,
+            which neither chaos nor growth can excuse.
+        bisect: Whether to explain the first step that differs.
+
+    Returns:
+        The findings; the losses and differences of each step; the diagnosis, if there is one.
+    """
+    runs = tuple(Run(*backend.run(spec, data)) for backend in backends)
     ours, theirs = runs
     gaps = noise_floor.worst_term(spec, ours.terms, theirs.terms)
-    losses = {side.NAME: run.terms[:, 0] for side, run in zip(sides, runs, strict=True)}
+    losses = {backend.NAME: run.terms[:, 0] for backend, run in zip(backends, runs, strict=True)}
     if spec.training.dtype == "float32":
         evaluations = tuple((run.weights, run.test[-1]) for run in runs)
         findings, floor, diagnosis = noise_floor.judge(
-            spec, data, start, (ours.terms, theirs.terms), evaluations, sides, settle=settle, bisect=bisect
+            spec, data, start, (ours.terms, theirs.terms), evaluations, backends, settle=settle, bisect=bisect
         )
         return findings, Trajectory("float32", losses, gaps, floor), diagnosis
     findings = _exact(spec, ours, theirs, gaps)
     if settle and not all(finding.passed for finding in findings):
-        grows = growth(spec, data, start, sides)
+        grows = growth(spec, data, start, backends)
         findings = [_beside(finding, grows[finding.level]) for finding in findings]
     passed = all(finding.passed for finding in findings)
-    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), sides)
+    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), backends)
     return findings, Trajectory("float64", losses, gaps, None), diagnosis
 
 
 def _exact(spec: Spec, ours: Run, theirs: Run, gaps: np.ndarray) -> list[Finding]:
-    """What two float64 runs owe each other."""
+    """The findings on two float64 runs."""
     at = int(np.argmax(gaps))
     weights, state = (worst(gap, getattr(theirs, kind), getattr(ours, kind)) for kind in ("weights", "optimizer"))
     tests = worst(shares, {"evaluation": theirs.test}, {"evaluation": ours.test})
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
     return [
-        Finding(LOSSES, "float64", float(gaps[at]), f"step {at}", OWED[LOSSES], "of the term", grown),
-        Finding(WEIGHTS, "float64", weights.size, str(weights), OWED[WEIGHTS], _LARGEST, slow),
-        Finding(OPTIMIZER, "float64", state.size, str(state), OWED[OPTIMIZER], _LARGEST, slow),
-        Finding(EVALUATIONS, "float64", tests.size, str(tests), OWED[EVALUATIONS], "of the term", grown),
+        Finding(LOSSES, "float64", float(gaps[at]), f"step {at}", TOLERANCES[LOSSES], "of the term", grown),
+        Finding(WEIGHTS, "float64", weights.size, str(weights), TOLERANCES[WEIGHTS], _LARGEST, slow),
+        Finding(OPTIMIZER, "float64", state.size, str(state), TOLERANCES[OPTIMIZER], _LARGEST, slow),
+        Finding(EVALUATIONS, "float64", tests.size, str(tests), TOLERANCES[EVALUATIONS], "of the term", grown),
     ]
 
 
 def _beside(finding: Finding, grows: float) -> Finding:
-    """A finding that is over what is owed, beside what training itself makes of an ulp."""
-    if finding.passed or not _TIMES_GROWTH * grows > finding.owed:
+    """The finding with a tolerance of at least the growth of an ulp in this run."""
+    if finding.passed or not _TIMES_GROWTH * grows > finding.tolerance:
         return finding
     reason = f"{_TIMES_GROWTH:g} times what becomes of an ulp in this run, either package against itself: {grows:.1e}"
-    return finding._replace(owed=_TIMES_GROWTH * grows, reason=reason)
+    return finding._replace(tolerance=_TIMES_GROWTH * grows, reason=reason)
 
 
-def growth(spec: Spec, data: Dataset, start: Arrays, sides: tuple[ModuleType, ModuleType] = SIDES) -> dict[str, float]:
-    """What becomes of an ulp of the weights in the course of a run, by the names of the findings: the most of some
-    draws, in the package that makes less of it, so that a fault can't excuse itself."""
+def growth(
+    spec: Spec, data: Dataset, start: Arrays, backends: tuple[ModuleType, ModuleType] = BACKENDS
+) -> dict[str, float]:
+    """Measure the growth of an ulp of the weights in the course of a run.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        start: The initial weights.
+        backends: The two backends.
+
+    Returns:
+        The largest difference of some draws by the names of the findings, in the package where it is smaller, so that a
+        fault can't excuse itself.
+    """
     data = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
-    found: list[dict[str, float]] = []
-    for side in sides:
+    grown: list[dict[str, float]] = []
+    for backend in backends:
         alone, *moved = (
-            side.train(spec, weights, data) for weights in (start, *(nudge(start, draw) for draw in range(_DRAWS)))
+            backend.train(spec, weights, data) for weights in (start, *(nudge(start, draw) for draw in range(_DRAWS)))
         )
-        apart = [_apart(spec, data, side, alone, other) for other in moved]
-        found.append({name: max(one[name] for one in apart) for name in apart[0]})
-    return {name: min(one[name] for one in found) for name in found[0]}
+        apart = [_apart(spec, data, backend, alone, other) for other in moved]
+        grown.append({name: max(one[name] for one in apart) for name in apart[0]})
+    return {name: min(one[name] for one in grown) for name in grown[0]}
 
 
-def _apart(spec: Spec, data: Dataset, side: ModuleType, *runs: tuple[Arrays, Arrays, np.ndarray]) -> dict[str, float]:
-    """How far two runs of one package are apart."""
-    tests = [side.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
+def _apart(
+    spec: Spec, data: Dataset, backend: ModuleType, *runs: tuple[Arrays, Arrays, np.ndarray]
+) -> dict[str, float]:
+    """The differences of two runs of one package."""
+    tests = [backend.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
     evaluated = [{name: np.asarray(test[name]) for name in spec.terms} for test in tests]
     return {
         LOSSES: float(noise_floor.worst_term(spec, *(terms for _, _, terms in runs)).max()),
@@ -115,24 +141,38 @@ def _apart(spec: Spec, data: Dataset, side: ModuleType, *runs: tuple[Arrays, Arr
 
 
 def first_parting(
-    spec: Spec, data: Dataset, start: Arrays, runs: tuple[Run, Run], sides: tuple[ModuleType, ModuleType] = SIDES
+    spec: Spec, data: Dataset, start: Arrays, runs: tuple[Run, Run], backends: tuple[ModuleType, ModuleType] = BACKENDS
 ) -> Diagnosis:
-    """The first step of two float64 runs after which their states differ, and what was done otherwise in it."""
-    names = tuple(side.NAME for side in sides)
+    """Find and explain the first step of two float64 runs after which their states differ.
+
+    Args:
+        spec: The configuration.
+        data: The images.
+        start: The initial weights.
+        runs: The two runs.
+        backends: The backends of the runs.
+
+    Returns:
+        The step, its first tensor that differs, and the cause if it is known.
+    """
+    names = tuple(backend.NAME for backend in backends)
     length = min(len(run.terms) for run in runs)
     over = np.flatnonzero(
-        ~(noise_floor.worst_term(spec, runs[0].terms[:length], runs[1].terms[:length]) <= OWED[LOSSES])
+        ~(noise_floor.worst_term(spec, runs[0].terms[:length], runs[1].terms[:length]) <= TOLERANCES[LOSSES])
     )
     if not len(over) and len(runs[0].terms) != len(runs[1].terms):
-        found = " and ".join(f"{len(run.terms)} steps by {name}" for run, name in zip(runs, names, strict=True))
-        return Diagnosis("the run's length (float64)", found, None)
+        lengths = " and ".join(f"{len(run.terms)} steps by {name}" for run, name in zip(runs, names, strict=True))
+        return Diagnosis("the run's length (float64)", lengths, None)
     last = int(over[0]) + 1 if len(over) else length
 
     low, high = 0, last  # states agree after `low` steps; after `high` they or the terms before them don't
-    before = [(start, untrained(spec, start))] * 2  # each side's own, after `low` steps
+    before = [(start, untrained(spec, start))] * 2  # each backend's own, after `low` steps
 
     def after(steps: int) -> list[tuple[Arrays, Arrays]]:
-        return [side.train(spec, mine[0], data, mine[1], steps)[:2] for side, mine in zip(sides, before, strict=True)]
+        return [
+            backend.train(spec, mine[0], data, mine[1], steps)[:2]
+            for backend, mine in zip(backends, before, strict=True)
+        ]
 
     while high - low > 1:
         middle = (low + high) // 2
@@ -140,10 +180,10 @@ def first_parting(
         low, high, before = (middle, high, states) if _agree(ours, theirs) else (low, middle, before)
     both = after(high)
     answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
-    found = explain(spec, data, before[0], low, (answers[0], answers[1]), OWED[WEIGHTS], names)
-    return found or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
+    diagnosis = explain(spec, data, before[0], low, (answers[0], answers[1]), TOLERANCES[WEIGHTS], names)
+    return diagnosis or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
 
 
 def _agree(ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
-    """Whether two states, weights and optimizer, are the same but for rounding."""
-    return all(gap(b, a).size <= OWED[WEIGHTS] for a, b in zip(ours, theirs, strict=True))
+    """Check whether two states, weights and optimizer, agree up to rounding."""
+    return all(gap(b, a).size <= TOLERANCES[WEIGHTS] for a, b in zip(ours, theirs, strict=True))

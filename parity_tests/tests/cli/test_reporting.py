@@ -275,7 +275,7 @@ def test_agreement_that_is_no_json(capsys, run, content: str) -> None:
 def script(monkeypatch):
     """The command `parity`, with torchvae as both packages: jaxvae takes its time to compile."""
     monkeypatch.setattr(
-        command.prove, "prove", functools.partial(command.prove.prove, sides=(torch_backend, torch_backend))
+        command.prove, "prove", functools.partial(command.prove.prove, backends=(torch_backend, torch_backend))
     )
     return command
 

@@ -153,8 +153,8 @@ def test_malformed_metrics_are_refused_in_a_sentence(run, capsys, kind: Kind) ->
 def test_no_run_goes_on_from_malformed_metrics(run, kind: Kind) -> None:
     """Which a run cuts back to where it goes on from, and finds that they don't reach there."""
     put(kind, run / "metrics.jsonl")
-    owed = "should hold the records of the first 1 epochs, to step 3; restore it or train again"
-    refused(lambda path: metrics.cut(run_folder.read(path), 2, 3), run, owed)
+    tolerance = "should hold the records of the first 1 epochs, to step 3; restore it or train again"
+    refused(lambda path: metrics.cut(run_folder.read(path), 2, 3), run, tolerance)
 
 
 @pytest.mark.parametrize("kind", LISTING, ids=lambda kind: kind.name)

@@ -131,7 +131,7 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
     files = {f"{name}.{suffix}" for name in ("encode", "decode", "reconstruct")}
     assert {path.name for path in folder.iterdir()} == {*files, "signature.json"}
     # A dot product of 70 numbers at most, added in another order, by a library or for a batch of another size.
-    owed = 1e-5 if spec.training.dtype == "float32" else 1e-13
+    tolerance = 1e-5 if spec.training.dtype == "float32" else 1e-13
     for name, (takes, gives) in signature(spec).items():
         file = folder / f"{name}.{suffix}"
         assert str(ROOT).encode() not in file.read_bytes(), "paths of this machine have no place in it"
@@ -147,7 +147,7 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
                 assert array.shape == (rows, *port.shape)
                 assert array.dtype == port.dtype
                 assert np.ptp(wanted) > 0
-                np.testing.assert_allclose(array, wanted, rtol=0, atol=owed * np.abs(wanted).max())
+                np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
                 if rows == 7 and format != "onnx":  # the same program, and the same kernels
                     np.testing.assert_array_equal(array, wanted)
 

@@ -17,7 +17,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, weight_file
 from parity_tests.harness.vae import jax_backend, torch_backend
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 from parity_tests.support.backends import lean
 
 SPEC = Spec("digits", ModelSpec((4, 5, 1), (7, 6), 3))

@@ -14,7 +14,7 @@ import torchvae
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae import jax_backend, torch_backend
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
 pytestmark = pytest.mark.usefixtures("x64")
 SIDES = [(jaxvae, jnp.asarray, np.asarray), (torchvae, torch.tensor, lambda t: t.numpy())]

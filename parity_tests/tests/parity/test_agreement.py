@@ -11,9 +11,9 @@ from jaxvae.shared.model import layout
 from jaxvae.train import make_optimizer
 from parity_tests.harness.compare import gap
 from parity_tests.harness.vae import jax_backend, torch_backend
-from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.batch import Batch
 
-# What is owed, as a share of each array's largest magnitude. A float32 sum over 784 products rounds at 784^0.5 * 6e-8
+# Tolerances, as shares of each array's largest magnitude. A float32 sum over 784 products rounds at 784^0.5 * 6e-8
 # = 2e-6 of its terms' size, and the two frameworks add in different orders; gradients and one Adam step stay below the
 # same rounding because their sums are shorter. In float64 the same sums round at 6e-15.
 OUTPUTS = {"float32": 1e-5, "float64": 1e-13}
@@ -88,7 +88,7 @@ def test_losses(spec: Spec) -> None:
 
 def test_every_gradient(spec: Spec) -> None:
     arrays, given = jax_backend.initial(spec), batch(spec)
-    found, expected = (side.gradients(spec, arrays, given) for side in (jax_backend, torch_backend))
+    found, expected = (backend.gradients(spec, arrays, given) for backend in (jax_backend, torch_backend))
     assert gap(found, expected) < (GRADIENTS[spec.training.dtype],)
 
 
@@ -97,17 +97,17 @@ def test_adam_on_the_same_gradients(spec: Spec) -> None:
     gradients = [jax_backend.gradients(spec, arrays, batch(spec, seed)) for seed in range(3)]
     # All of the first's sign: a moment in which they cancel is but their roundings.
     gradients = [{name: np.copysign(g, gradients[0][name]) for name, g in each.items()} for each in gradients]
-    ours, theirs = (side.optimize(spec, arrays, gradients) for side in (jax_backend, torch_backend))
+    ours, theirs = (backend.optimize(spec, arrays, gradients) for backend in (jax_backend, torch_backend))
     for found, expected in zip(ours, theirs, strict=True):
         assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
 
 
 def test_one_step_of_training(spec: Spec) -> None:
     """From a state twenty steps into training: Adam's first steps are of size lr * sign(gradient), and the sign of a
-    gradient that is zero but for rounding is nobody's fault."""
+    gradient that is zero but for rounding depends on rounding."""
     batches = [batch(spec, seed) for seed in range(21)]
     arrays, optimizer, _ = jax_backend.steps(spec, jax_backend.initial(spec), batches[:20])
-    ours, theirs = (side.steps(spec, arrays, batches[20:], optimizer) for side in (jax_backend, torch_backend))
+    ours, theirs = (backend.steps(spec, arrays, batches[20:], optimizer) for backend in (jax_backend, torch_backend))
     for found, expected in zip(ours[:2], theirs[:2], strict=True):
         assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
 
@@ -117,7 +117,7 @@ def test_steps_from_the_start_in_float64(steps: int, digits, x64: None) -> None:
     spec = Spec("digits", training=TrainingSpec(dtype="float64"))
     images = [digits.train.reshape(-1, 784)[i % 11 * 128 :][:128] / 255 for i in range(steps)]
     batches = [Batch(x, np.zeros((128, 20))) for x in images]  # a step draws its own eps
-    ours, theirs = (side.steps(spec, side.initial(spec), batches) for side in (jax_backend, torch_backend))
+    ours, theirs = (backend.steps(spec, backend.initial(spec), batches) for backend in (jax_backend, torch_backend))
     for found, expected in zip(ours[:2], theirs[:2], strict=True):
         assert gap(found, expected) < (1e-12,)
     np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-13)
@@ -143,7 +143,7 @@ def test_adam_is_optaxs(x64: None) -> None:
 def test_an_epoch_with_a_ragged_last_batch(digits, dtype: str) -> None:
     """1,500 images in batches of 128 leave 92 for the twelfth step."""
     spec = Spec("digits", training=TrainingSpec(epochs=1, dtype=dtype))  # type: ignore[arg-type]
-    trained = (side.train(spec, side.initial(spec), digits) for side in (jax_backend, torch_backend))
+    trained = (backend.train(spec, backend.initial(spec), digits) for backend in (jax_backend, torch_backend))
     (ours, _, our_terms), (theirs, _, their_terms) = trained
     assert our_terms.shape == (12, 3)
     # Twelve steps of a growing float32 difference: a step's rounding, 1e-6, can double three times.
@@ -154,12 +154,12 @@ def test_an_epoch_with_a_ragged_last_batch(digits, dtype: str) -> None:
         assert gap(ours, theirs) < (3e-11,)
 
 
-@pytest.mark.parametrize("side", [jax_backend, torch_backend], ids=["jaxvae", "torchvae"])
-def test_a_run_may_end_within_an_epoch(side, digits, x64: None) -> None:
+@pytest.mark.parametrize("backend", [jax_backend, torch_backend], ids=["jaxvae", "torchvae"])
+def test_a_run_may_end_within_an_epoch(backend, digits, x64: None) -> None:
     whole = Spec("digits", training=TrainingSpec(epochs=1, dtype="float64"))
     cut = Spec("digits", training=TrainingSpec(epochs=1, dtype="float64", max_steps=5))
-    *_, terms = side.train(whole, side.initial(whole), digits)
-    arrays, _, some = side.train(cut, side.initial(cut), digits)
+    *_, terms = backend.train(whole, backend.initial(whole), digits)
+    arrays, _, some = backend.train(cut, backend.initial(cut), digits)
     assert len(some) == 5
     np.testing.assert_allclose(some, terms[:5], rtol=1e-14)
-    assert gap(arrays, side.initial(cut)).size > 0.01
+    assert gap(arrays, backend.initial(cut)).size > 0.01

@@ -1,4 +1,4 @@
-"""Faults put into one package on purpose: every one is caught, and named by what it is."""
+"""Every injected fault is caught, and its cause is named."""
 
 import pytest
 
@@ -25,10 +25,11 @@ def test_no_earlier_level_catches_a_fault(fault: Fault) -> None:
 
 
 def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
-    level, named, side = outcome
+    level, named, backend = outcome
     assert level != "none"
     assert named == fault.cause
-    assert side == fault.side or (named == UNKNOWN and side is None)  # a run may tell no side where it tells no cause
+    # Without a cause a run may name no backend.
+    assert backend == fault.side or (named == UNKNOWN and backend is None)
     assert package_row(fault, level, named) in LINES, ANEW
 
 
@@ -38,8 +39,8 @@ def test_the_table_holds_these_faults_and_no_others() -> None:
 
 
 def test_nine_in_ten_are_named() -> None:
-    """Of the plain VAE's. Each name is held to by the tests above; what no hypothesis reproduces must be told so, not
-    guessed."""
+    """Of the plain VAE's. The tests above check each name; a fault that no hypothesis reproduces must be reported as
+    unknown, not guessed."""
     unnamed = [fault for fault in plain_vae.FAULTS if fault.cause == UNKNOWN]
     assert len(plain_vae.FAULTS) >= 30
     assert len(unnamed) <= len(plain_vae.FAULTS) / 10

@@ -1,4 +1,4 @@
-"""Every preset passes every level of the proof: small here, at full size by scripts/parity.py --preset all."""
+"""Every preset passes every level: small here, at full size with `parity --preset all`."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""The proof itself: it passes where it should, whatever the configuration; says where and why where it shouldn't; and
-its command tells the outcome in words, files and exit status."""
+"""The comparison passes for any correct configuration, localizes and names a fault, and its command reports the result
+in words, files and exit status."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ from parity_tests.harness.vae.steps import bounded
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "parity.py"
 RANDOM = 50
-IN_THE_SUITE = 0  # the presets that pass in test_family_parity are as many alarms that must not be
+IN_THE_SUITE = 0  # test_presets_parity also tests for false alarms: every preset must pass
 
 
 def random_spec(seed: int) -> Spec:
@@ -73,7 +73,7 @@ def test_a_fault_fails_the_proof_and_is_named_in_its_verdict() -> None:
         unnamed = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"], bisect=False)
     assert not found.passed
     assert found.diagnosis is not None
-    assert found.diagnosis.side == "torchvae"
+    assert found.diagnosis.backend == "torchvae"
     assert "the likely cause: KL averaged over latents, not summed" in report.verdict(found)
     assert "every loss term" in report.verdict(found)
     assert unnamed.diagnosis is None
@@ -93,7 +93,7 @@ def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
 
 
 def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a floor of nothing is allowed nothing, honest runs are beyond it: their steps, taken apart, tell."""
+    """With almost no tolerance correct runs are beyond the noise floor; then each of their steps is compared."""
     monkeypatch.setattr(noise_floor, "TIMES_FLOOR", 1e-3)
     monkeypatch.setattr(noise_floor, "STEP", 1e-9)
     spec, data = bounded(in_float32(SPEC), 4, 700), few(SPEC)
@@ -112,7 +112,7 @@ def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: py
     assert {noise_floor.OWN, noise_floor.STILL, noise_floor.SHADOW} <= {f.level for f in findings}
 
 
-def test_a_side_that_raises_fails_the_level() -> None:
+def test_a_backend_that_raises_fails_the_level() -> None:
     wrong = Fault(plain_vae.dist.gaussian_kl, "0.5 * (", "posterior.nothing * (", "")
     with inject.injected(wrong):
         found = prove.prove(SPEC, few(SPEC), steps=2, dtypes=["float64"])
@@ -200,15 +200,15 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
 
 BROKEN = """
 import runpy, sys
-from parity_tests import injection, vae_faults
-fault = next(fault for fault in vae_faults.FAULTS if fault.cause == "mean and logvar swapped")
+from parity_tests.faults import inject, plain_vae
+fault = next(fault for fault in plain_vae.FAULTS if fault.cause == "mean and logvar swapped")
 sys.argv = sys.argv[1:]
-with injection.injected(fault):
+with inject.injected(fault):
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_command_fails_with_words_and_status_where_the_sides_differ(tmp_path) -> None:
+def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_differ(tmp_path) -> None:
     arguments = ["--data", "digits", "--steps", "2", "--dtype", "float64", "--junit", str(tmp_path / "a.xml")]
     result = subprocess.run(
         [sys.executable, "-c", BROKEN, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=ROOT
@@ -231,7 +231,7 @@ def test_the_command_fails_with_words_and_status_where_the_sides_differ(tmp_path
         (["--steps", "0"], "parity: --steps must be at least 1, found 0."),
         (["--batch", "0"], "parity: The configuration's batch_size must be positive and below 2^31, found 0."),
         (["--html", "/no/such/folder/a.html"], "can't be written"),
-        (["--json", "a.out", "--junit", "a.out"], "give each of --json, --junit and --html a file of its own."),
+        (["--json", "a.out", "--junit", "a.out"], "give each of --json, --junit and --html a separate file."),
         pytest.param(
             ["--device", "gpu"],
             "There is no gpu here that both frameworks can use; compare on --device cpu.",

@@ -1,4 +1,4 @@
-"""What a parity run writes is true to what it found, and is what its readers take."""
+"""The formats of a parity report hold what the report holds, and their parsers accept them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ ODD = "a<b>&\"c\"|'d'\x00\x1b\ud800\n*e*"
 GOOD = Finding("every gradient", "float64", 3e-16, "decoder.logits.bias", 1e-12, "of the tensor's largest", "Rounding.")
 NEAR = Finding("every output", "float32", 4e-06, "z", 1e-05, "of the tensor's largest", "A sum of 784 products.")
 EXACT = Finding("every key", "float32", 0, "", 0, "words", "Integers have one answer.")
-BAD = GOOD._replace(dtype="float32", size=2e-3, owed=5e-06)
+BAD = GOOD._replace(dtype="float32", size=2e-3, tolerance=5e-06)
 LOSS = np.linspace(500, 100, 50)
 RUN = Trajectory("float32", {"jaxvae": LOSS, "torchvae": LOSS * 1.001}, np.geomspace(1e-7, 1e-3, 50), np.full(50, 1e-6))
 CAUSE = Diagnosis("decoder.logits, its bias", "0.1 and 0.2", "the bias is added twice")
@@ -57,7 +57,7 @@ def found(request: pytest.FixtureRequest) -> Report:
 
 
 class Page(HTMLParser):
-    """The elements of a page, with whether each was closed in its turn, and all its text."""
+    """The elements and the text of a page; elements must be closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -84,19 +84,21 @@ class Page(HTMLParser):
 
 def test_verdicts() -> None:
     assert report.verdict(PASSING) == (
-        "jaxvae and torchvae agree: 3 of 3 levels, the nearest to its limit every output (float32), 4.0e-06 of the "
-        "tensor's largest in z, where 1.0e-05 is owed."
+        "jaxvae and torchvae agree: 3 of 3 levels, the nearest to its tolerance every output (float32), 4.0e-06 of the "
+        "tensor's largest in z, tolerance 1.0e-05."
     )
     failing = REPORTS["failing"]
     assert report.verdict(failing) == (
         "jaxvae and torchvae differ: 1 of 2 levels agree; the first that fails is every gradient (float32), 2.0e-03 of "
-        "the tensor's largest in decoder.logits.bias, where 5.0e-06 is owed. They first part at decoder.logits, its "
+        "the tensor's largest in decoder.logits.bias, tolerance 5.0e-06. They first differ at decoder.logits, its "
         "bias (0.1 and 0.2); the likely cause: the bias is added twice."
     )
     unknown = failing._replace(diagnosis=CAUSE._replace(cause=None))
     assert report.verdict(unknown).endswith("(0.1 and 0.2); no known fault reproduces it.")
-    sided = failing._replace(diagnosis=CAUSE._replace(side="torchvae"))
-    assert "(0.1 and 0.2), where torchvae departs from the plain formula; the likely cause" in report.verdict(sided)
+    one_backend = failing._replace(diagnosis=CAUSE._replace(backend="torchvae"))
+    assert "(0.1 and 0.2), where torchvae departs from the plain formula; the likely cause" in report.verdict(
+        one_backend
+    )
     assert "nan of the tensor's largest" in report.verdict(REPORTS["not a number"])
     assert report.verdict(REPORTS["nothing"]) == "Nothing was compared."
 
@@ -118,7 +120,7 @@ def test_the_brief_table_has_a_row_for_each_level(found: Report) -> None:
         assert any(report.number(finding.size) in row for row in rows)
 
 
-def test_json_is_strict_and_comes_back(found: Report) -> None:
+def test_json_is_strict_and_can_be_read_back(found: Report) -> None:
     def forbid(constant: str) -> None:
         raise AssertionError(constant)
 
@@ -138,7 +140,7 @@ def test_json_is_strict_and_comes_back(found: Report) -> None:
         assert (here["floor"] is None) == (there.floor is None)
 
 
-def test_json_has_words_for_what_json_has_not() -> None:
+def test_json_has_strings_for_nan_and_infinity() -> None:
     plain = report.to_json(REPORTS["not a number"])
     assert plain["about"] == {"learning_rate": "NaN", "floats": ["Infinity", "-Infinity"], "counted": 3}
     assert [finding["size"] for finding in plain["findings"]] == ["NaN", "Infinity"]
@@ -163,7 +165,7 @@ def test_junit_keeps_odd_names_but_for_what_xml_forbids() -> None:
     assert case.get("name") == re.sub("[\x00\x1b\ud800]", "\N{REPLACEMENT CHARACTER}", ODD)
 
 
-def test_the_page_is_whole_and_asks_nothing_of_the_network(found: Report) -> None:
+def test_the_page_is_complete_and_loads_nothing_from_the_network(found: Report) -> None:
     text = report.to_html(found)
     page = Page(text)
     assert not page.open
@@ -182,10 +184,10 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(found: Report) -> Non
     assert text.encode()
 
 
-def test_the_page_says_what_was_found() -> None:
+def test_the_page_shows_the_verdict_and_the_findings() -> None:
     page = Page(report.to_html(REPORTS["failing"]))
-    for said in ("jaxvae and torchvae differ", "every gradient", "2.0e-03", "the bias is added twice", "versions.jax"):
-        assert said in page.text
+    for text in ("jaxvae and torchvae differ", "every gradient", "2.0e-03", "the bias is added twice", "versions.jax"):
+        assert text in page.text
     assert page.text.index(report.verdict(REPORTS["failing"])) < page.text.index("Levels")
     odd = Page(report.to_html(REPORTS["odd names"])).text
     assert "a<b>&\"c\"|'d'" in odd
@@ -194,7 +196,7 @@ def test_the_page_says_what_was_found() -> None:
     assert Page(report.to_html(REPORTS["nothing"])).text.count("were not compared") == 2
 
 
-def test_captions_own_up_to_what_a_plot_cannot_show() -> None:
+def test_captions_name_what_a_plot_cannot_show() -> None:
     assert "50 steps do not differ at all" in plot.caption(REPORTS["no difference"].trajectories[0])
     assert "25 steps have no finite difference" in plot.caption(REPORTS["not a number"].trajectories[0])
     assert plot.caption(REPORTS["no steps"].trajectories[0]) == "float64: no steps were taken."

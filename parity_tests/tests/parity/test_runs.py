@@ -1,4 +1,4 @@
-"""The claim itself: two processes, two frameworks, the same flags, the same run on real MNIST."""
+"""The same flags give the same run on MNIST in two processes of two frameworks."""
 
 import json
 import subprocess
@@ -15,14 +15,14 @@ TERMS = ("loss", "reconstruction", "kl")
 
 
 def start(package: str, out: Path, *flags: str) -> subprocess.Popen:
-    """`package train` in a process of its own."""
+    """Start `package train` in a separate process."""
     command = [sys.executable, "-m", package, "train", "--data", "mnist", "--log-every", "1", "--out", str(out), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture
 def both(mnist_root: Path, tmp_path: Path):
-    """Trains both packages with the same flags; their metrics and their final weights."""
+    """Train both packages with the same flags and return their metrics and final weights."""
 
     def train(*flags: str) -> tuple[list, list, dict, dict]:
         paths = {name: tmp_path / name for name in ("jaxvae", "torchvae")}
@@ -75,8 +75,8 @@ def test_300_steps_of_a_deep_model_with_beta_and_a_64_bit_seed(both) -> None:
 
 def test_100_steps_in_float32(both) -> None:
     """Float32 training is chaotic: a hidden unit within a rounding of ReLU's kink moves a later loss by 1e-5 of itself,
-    and whether one is met hangs on how many threads a sum is cut among. So only the beginning is held to a step's own
-    rounding, and the rest to the 1e-3 that a whole epoch was measured to drift."""
+    and whether one is met depends on the number of threads of a sum. So only the beginning has the tolerance of a
+    step's rounding, and the rest 1e-3, the measured drift of a whole epoch."""
     ours, theirs, _, _ = both("--max-steps", "100")
     losses = np.array([[r["loss"] for r in lines if r["split"] == "train"] for lines in (ours, theirs)])
     np.testing.assert_allclose(losses[0][:20], losses[1][:20], rtol=2e-6)

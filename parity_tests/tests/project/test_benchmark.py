@@ -151,7 +151,7 @@ def test_nothing_is_left_out_of_the_limit(name: str, samples: int | None) -> Non
 
 @pytest.mark.usefixtures("lean")
 def test_the_packages_contestants_take_an_epoch_at_a_time() -> None:
-    """Each goes on where it was: the second epoch is another."""
+    """Each continues: the second epoch is another."""
     setting = small("pytorch-examples")
     for make in (in_jax.per_epoch, in_jax.per_step, in_torch.package):
         epoch = make(setting)
@@ -192,7 +192,7 @@ def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)
     found = processes.memory(setting, "pytorch-examples", None, in_torch.package)
     assert 2**26 < found["before"] <= found["peak"] < 2**34
-    with pytest.raises(InputError, match=r"-c .* ended with status 1 and said: why"):
+    with pytest.raises(InputError, match=r"-c .* failed with status 1: why"):
         processes._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
 
@@ -213,16 +213,16 @@ def script(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("lean")
 def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> None:
-    out, told = tmp_path / "figure.png", tmp_path / "times.json"
+    out, times_file = tmp_path / "figure.png", tmp_path / "times.json"
     flags = ["--quick", "--data", "digits", "--images", "64", "--batch", "32"]
     flags += ["--only", "training", "sampling"]
-    result = script(*flags, "--json", str(told), "--out", str(out))
+    result = script(*flags, "--json", str(times_file), "--out", str(out))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("| --- | ---: |") == 2
-    for words in ("batch 32", "Sampling", "| jaxvae |", "Again: python scripts/benchmark.py --dev"):
+    for words in ("batch 32", "Sampling", "| jaxvae |", "Repeat with: python scripts/benchmark.py --dev"):
         assert words in result.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(told.read_text())
+    found = json.loads(times_file.read_text())
     assert found["machine"]["cores"] >= 1
     assert found["options"]["batch"] == [32]
     names = [timed["name"] for timed in found["times"] if timed["section"] == "training"]

@@ -39,14 +39,14 @@ def kept(package: str = "jaxvae", seed: int = 0, protocol: str = "yunjey", epoch
 
 @pytest.mark.usefixtures("lean")
 def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys, monkeypatch) -> None:
-    asked = {"jaxvae": (3,), "torchvae": (3, 4)}  # another seed is compiled anew by JAX
+    asked = {"jaxvae": (3,), "torchvae": (3, 4)}  # another seed is compiled again by JAX
     for package, seeds in asked.items():
         reproduce.main(on_digits(tmp_path, IWAE, package, 1, seeds=seeds))
     table = capsys.readouterr().out.split("| protocol |")[-1]
     assert table.splitlines()[0] == " figure | expected | jaxvae | torchvae |"
     assert f"| `{IWAE} --stages 1`" in table
     assert ", seeds 3, 4 |" in table
-    found = {(one.package, one.seed): one for one in runner.everything_kept(tmp_path)}
+    found = {(one.package, one.seed): one for one in runner.read_all(tmp_path)}
     assert set(found) == {(package, seed) for package, seeds in asked.items() for seed in seeds}
     for (package, seed), one in found.items():
         run = run_folder.read(tmp_path / f"{IWAE}-{package}-{seed}")
@@ -71,15 +71,15 @@ def test_the_log_likelihood_is_taken_again_of_more_samples_or_epochs(tmp_path) -
     found: dict[str, float] = {}
     for epochs, samples in ((1, 10), (1, 20), (2, 20)):
         reproduce.main(replace(on_digits(tmp_path, IWAE, "torchvae", epochs), samples=samples))
-        found |= runner.everything_kept(tmp_path)[0].figures
+        found |= runner.read_all(tmp_path)[0].figures
     assert list(found) == [results.nll(10, 1), results.nll(20, 1), results.nll(20, 2)]
     fewer, more, longer = found.values()
     assert fewer > more > longer  # a tighter bound, a better model
-    assert len(runner.everything_kept(tmp_path)[0].figures) == 1
+    assert len(runner.read_all(tmp_path)[0].figures) == 1
 
 
 @pytest.mark.usefixtures("lean")
-def test_a_stopped_protocol_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
+def test_a_stopped_protocol_is_resumed(tmp_path, monkeypatch) -> None:
     saved = session.save_epoch
 
     def save_and_stop(*arguments):
@@ -90,10 +90,10 @@ def test_a_stopped_protocol_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
         patch.setattr(session, "save_epoch", save_and_stop)
         with pytest.raises(session.StoppedError, match="stopped by SIGTERM"):
             reproduce.main(on_digits(tmp_path / "stopped", "yunjey", "torchvae", 3))
-    assert runner.everything_kept(tmp_path / "stopped") == []
+    assert runner.read_all(tmp_path / "stopped") == []
     for name in ("stopped", "whole"):
         reproduce.main(on_digits(tmp_path / name, "yunjey", "torchvae", 3))
-    stopped, whole = (runner.everything_kept(tmp_path / name)[0] for name in ("stopped", "whole"))
+    stopped, whole = (runner.read_all(tmp_path / name)[0] for name in ("stopped", "whole"))
     assert stopped == whole
     assert len(run_folder.read(tmp_path / "stopped" / "yunjey-torchvae-0").config["sessions"]) == 2
 
@@ -101,7 +101,7 @@ def test_a_stopped_protocol_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("lean")
 def test_the_autoencoder_is_read_beside_pca(tmp_path, capsys) -> None:
     reproduce.main(on_digits(tmp_path, "autoencoder", "torchvae", 1))
-    ours, linear, share = runner.everything_kept(tmp_path)[0].figures.values()
+    ours, linear, share = runner.read_all(tmp_path)[0].figures.values()
     assert share == ours / linear
     assert "beside-pca.png" in capsys.readouterr().out
     assert (tmp_path / "autoencoder-torchvae-0" / "images" / "beside-pca.png").stat().st_size > 1000
@@ -110,7 +110,7 @@ def test_the_autoencoder_is_read_beside_pca(tmp_path, capsys) -> None:
 @pytest.mark.usefixtures("lean")
 def test_the_conditional_model_is_pictured_by_class(tmp_path) -> None:
     reproduce.main(on_digits(tmp_path, "conditional", "torchvae", 1))
-    assert list(runner.everything_kept(tmp_path)[0].figures) == ["test loss, epoch 1"]
+    assert list(runner.read_all(tmp_path)[0].figures) == ["test loss, epoch 1"]
     assert (tmp_path / "conditional-torchvae-0" / "images" / "classes.png").stat().st_size > 1000
 
 
@@ -266,24 +266,24 @@ def test_the_list_says_all_that_is_expected_and_where_it_is_from() -> None:
 
 
 REFUSED = [
-    (Reproduce(("vae",)), "There is no protocol 'vae'; choose of pytorch-examples, yunjey,"),
+    (Reproduce(("vae",)), "There is no protocol 'vae'; choose one of pytorch-examples, yunjey,"),
     (Reproduce(), "Name a protocol, or all; --list"),
-    (Reproduce(("yunjey",), stages=5), "--stages are those of the IWAE paper's protocols"),
+    (Reproduce(("yunjey",), stages=5), "--stages applies to the IWAE paper's protocols"),
     (Reproduce((IWAE,), stages=9), "--stages must be from 1 to 8, found 9"),
     (Reproduce(("yunjey",), epochs=0), "--epochs must be at least 1, found 0"),
     (Reproduce((IWAE,), samples=0), "--samples must be at least 1, found 0"),
     (Reproduce(("yunjey",), seeds=(-1,)), "seed must be an integer from 0"),
-    (Reproduce(("yunjey",), data="digits", readme=True), r"The table in results\.md is of mnist"),
+    (Reproduce(("yunjey",), data="digits", readme=True), r"The table in results\.md is for mnist"),
 ]
 
 
 @pytest.mark.parametrize(("options", "words"), REFUSED)
-def test_what_makes_no_sense_is_refused(options, words) -> None:
+def test_invalid_options_are_rejected(options, words) -> None:
     with pytest.raises(InputError, match=words):
         reproduce.main(options)
 
 
-def test_a_readme_without_marks_is_told_before_anything_is_trained(tmp_path, monkeypatch) -> None:
+def test_a_readme_without_marks_is_an_error_before_training(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
     (tmp_path / "results.md").write_text("# A\n")
     with pytest.raises(InputError, match=r"results\.md must hold"):
@@ -294,7 +294,7 @@ def test_a_readme_without_marks_is_told_before_anything_is_trained(tmp_path, mon
 def test_nothing_kept_makes_no_table(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
     (tmp_path / "results.md").write_text(BOTH)
-    with pytest.raises(InputError, match=r"Nothing of mnist is kept in .*; name a protocol"):
+    with pytest.raises(InputError, match=r"has no results on mnist; name a protocol"):
         reproduce.main(Reproduce(readme=True, out=tmp_path))
 
 
@@ -318,7 +318,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path) -> None:
         (json.dumps({**asdict(kept(test=1.0)), "protocol": "x"}), "is of 'x', which is no protocol; remove it"),
     ],
 )
-def test_spoiled_figures_are_named(tmp_path, content, words, monkeypatch) -> None:
+def test_corrupt_figures_are_named(tmp_path, content, words, monkeypatch) -> None:
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results.md")
     (tmp_path / "results.md").write_text(BOTH)
     (tmp_path / "run").mkdir()
@@ -330,5 +330,5 @@ def test_spoiled_figures_are_named(tmp_path, content, words, monkeypatch) -> Non
 def test_the_command_says_what_is_wrong_in_a_sentence(capsys) -> None:
     assert run_script("reproduce.py", "nothing") == 2
     said = capsys.readouterr().err
-    assert said.startswith("reproduce: There is no protocol 'nothing'; choose of")
+    assert said.startswith("reproduce: There is no protocol 'nothing'; choose one of")
     assert len(said.splitlines()) == 1

@@ -15,7 +15,7 @@ from parity_tests.harness.vae.levels import Arrays, Case
 
 
 def layers(case: Case, name: str, answers: Arrays) -> Causes:
-    """From what the layers before gave, in `answers`."""
+    """Compute hypotheses from the outputs of the layers before, in `answers`."""
     names = list(answers)
     layer, _, kind = name.partition(", ")
     if name in ("mean", "logvar"):
@@ -53,7 +53,7 @@ def layers(case: Case, name: str, answers: Arrays) -> Causes:
 
 
 def products(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Causes:
-    """What is known to go wrong within x @ weight.T + bias."""
+    """Compute the known faults of x @ weight.T + bias."""
     yield "bias missing", x @ weight.T
     yield "bias added twice", x @ weight.T + 2 * bias
     if weight.shape[0] == weight.shape[1]:
@@ -76,14 +76,14 @@ def products(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Causes:
 
 
 def mantissa(x: np.ndarray, drop: int) -> np.ndarray:
-    """Rounded to nearest in float32 with its last bits dropped: 13 leave TF32's ten, 16 bfloat16's seven."""
+    """Round to nearest in float32 without its last `drop` bits: 13 leave TF32's ten, 16 bfloat16's seven."""
     bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
     rounded = (bits + (1 << (drop - 1)) - 1 + (bits >> drop & 1)) >> drop << drop
     return rounded.astype(np.uint32).view(np.float32).astype(x.dtype)
 
 
 def losses(case: Case, name: str) -> Causes:
-    """For `TERM STATE`."""
+    """Compute hypotheses for a name `TERM STATE`."""
     term, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     yield None, reference.losses(spec, arrays, case.batch)[term]
@@ -94,7 +94,7 @@ def losses(case: Case, name: str) -> Causes:
 
 
 def gradients(case: Case, name: str) -> Causes:
-    """For `ARRAY STATE`."""
+    """Compute hypotheses for a name `ARRAY STATE`."""
     array, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     ask = partial(reference.gradients, spec, arrays, case.batch)
@@ -149,7 +149,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ReLU6 for ReLU": lambda h: np.clip(h, 0, 6),
 }
 
-# What is known to be put in place of z = mean + exp(logvar / 2) * eps.
+# Known replacements of z = mean + exp(logvar / 2) * eps.
 LOCATIONS: dict[str, Callable[..., Any]] = {
     "variance for sigma in the latent": lambda mean, logvar, eps, xp: mean + xp.exp(logvar) * eps,
     "logvar taken for log sigma in the latent, both halved": lambda mean, logvar, eps, xp: (

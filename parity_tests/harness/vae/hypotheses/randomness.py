@@ -1,4 +1,4 @@
-"""Faults of what is drawn and read: keys, normals, initial weights, pixels."""
+"""Faults of keys, normals, initial weights and pixels."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def words(key: jax.Array) -> np.ndarray:
 
 
 def keys(case: Case, name: str, answers: Arrays) -> Causes:
-    """With all that the side answered, since one key may be the right one of another place."""
+    """Compute hypotheses from all keys of the backend, since a wrong key may be the correct one of another name."""
     root = jaxvae.root_key(case.spec.training.seed)
     if name.startswith("root"):
         seed = case.spec.training.seed if name == "root" else 2**63 + 12345

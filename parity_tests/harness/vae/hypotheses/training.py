@@ -1,4 +1,4 @@
-"""Faults of training and what is made of its results: the optimizer, a step, an epoch, evaluation, pictures."""
+"""Faults of the optimizer, a step, an epoch, evaluation and pictures."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,7 @@ ADAMS = {
 
 
 def adams(spec: Spec) -> dict[str, Adam]:
-    """What is known to be done otherwise than the configuration's Adam does it."""
+    """List the known variants of the configuration's Adam."""
     usual = reference.usual(spec)
     own = usual._replace
     if usual == Adam():
@@ -64,7 +64,7 @@ def optimizer(case: Case, name: str) -> Causes:
 
 
 def steps(case: Case, name: str) -> Causes:
-    """Two steps from a warm state: the noise, the loss, the gradient, the update."""
+    """Compute two steps from a warm state under faults of the noise, the loss, the gradient and the update."""
     noises = {
         None: (0, "noise"),
         "wrong fold-in: the step is counted from 1": (1, "noise"),
@@ -105,7 +105,7 @@ def two_steps(
     detach: bool = False,
     keeps: tuple[str, ...] | None = None,
 ) -> Arrays:
-    """What the level's question would give with this noise and this optimizer."""
+    """Compute the level's arrays with this noise and this optimizer."""
     weights, state = case.warm
     if keeps is not None:
         state = {name: array if name in keeps else np.zeros_like(array) for name, array in state.items()}
@@ -123,7 +123,7 @@ def two_steps(
 
 
 def order(case: Case, name: str) -> Causes:
-    """Two epochs with the weights held still."""
+    """Compute two epochs with the weights held still."""
     spec, data = held_still(case)
     pixels, n = (data.train.reshape(len(data.train), -1) / 255).astype(case.dtype), len(data.train)
     batch = min(spec.training.batch_size, n)

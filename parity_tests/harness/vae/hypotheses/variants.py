@@ -1,5 +1,4 @@
-"""What the plain formulas answer for any configuration, and what is known to go wrong in the parts that the plain VAE
-doesn't have."""
+"""Results of the plain formulas for any configuration, and known faults of what the plain VAE does not have."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,8 @@ from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae import reference
-from parity_tests.harness.vae.batches import Batch, drawn, prepared, rows_batch, stream
+from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.vae.hypotheses import training
 from parity_tests.harness.vae.hypotheses.randomness import Causes
 from parity_tests.harness.vae.levels import WARM, Case, given_gradients, held_still, noise
@@ -36,13 +36,13 @@ def draws(case: Case, name: str) -> Causes:
 
 
 def layers(case: Case, name: str) -> Causes:
-    """What every layer is given and gives in training."""
-    found: dict[str, np.ndarray] = {}
-    out = reference.forward(case.spec, case.start, case.batch, training=True, record=found)
+    """Compute the inputs and outputs of every layer in training."""
+    calls: dict[str, np.ndarray] = {}
+    out = reference.forward(case.spec, case.start, case.batch, training=True, record=calls)
     if case.spec.model.discriminator:
-        reference.judge(case.spec, case.start, out.z[0], found)
-    found |= dict(zip(layout.heads(case.spec.model), out.posterior, strict=True)) | {"z": out.z[0]}
-    yield None, found[name]
+        reference.judge(case.spec, case.start, out.z[0], calls)
+    calls |= dict(zip(layout.heads(case.spec.model), out.posterior, strict=True)) | {"z": out.z[0]}
+    yield None, calls[name]
     for cause, (other, batch) in otherwise(case.spec, case.batch).items():
         again: dict[str, np.ndarray] = {}
         out = reference.forward(other, case.start, batch, training=True, record=again)
@@ -51,14 +51,14 @@ def layers(case: Case, name: str) -> Causes:
     layer, _, kind = name.partition(", ")
     if f"{layer}.weight" not in case.start or kind != "gave":
         return
-    x, weight, bias = found[f"{layer}, given"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
-    yield "bias missing", found[name] - bias if found[name].shape[-1:] == bias.shape else found[name]
+    x, weight, bias = calls[f"{layer}, given"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
+    yield "bias missing", calls[name] - bias if calls[name].shape[-1:] == bias.shape else calls[name]
     if f"{layer}.running_mean" in case.start:
         by_running = reference.batch_norm(case.start, layer, x, True, np)
         yield "batch norm by its running statistics in training", by_running
-        yield "batch norm by the unbiased variance", (found[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
+        yield "batch norm by the unbiased variance", (calls[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
         eps = np.sqrt((x.var((0, 1, 2)) + 1e-5) / (x.var((0, 1, 2)) + 1e-3))
-        yield "batch norm's eps 1e-3 for 1e-5", (found[name] - bias) * eps + bias
+        yield "batch norm's eps 1e-3 for 1e-5", (calls[name] - bias) * eps + bias
     elif weight.ndim == 4 and layer.startswith("encoder"):
         same = (x.shape[1] % 2, x.shape[2] % 2)  # at stride 2 'SAME' pads an even size at its end alone
         yield "'SAME' padding: at the end only", reference.convolve(x, weight, bias, 2, np, same)
@@ -66,12 +66,12 @@ def layers(case: Case, name: str) -> Causes:
         yield "kernel's rows and columns exchanged", reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, 2, np)
     elif weight.ndim == 4 and layer != "decoder.logits":
         turned = weight[:, :, ::-1, ::-1]
-        size = found[name].shape[1:3]
+        size = calls[name].shape[1:3]
         yield "transposed convolution's kernel not turned round", reference.convolve_back(x, turned, bias, size, np)
 
 
 def losses(case: Case, name: str) -> Causes:
-    """For `TERM STATE`, in evaluation."""
+    """Compute hypotheses for a name `TERM STATE`, in evaluation."""
     term, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     yield None, reference.losses(spec, arrays, case.batch)[term]
@@ -81,7 +81,7 @@ def losses(case: Case, name: str) -> Causes:
 
 
 def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
-    """What is known to be put in place of an objective's own arithmetic."""
+    """List known replacements of an objective's arithmetic."""
     if spec.objective.form == "iwae" and term == "loss":
         yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
         yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
@@ -91,7 +91,7 @@ def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
 
 
 def in_training(case: Case, name: str) -> Causes:
-    """For `TERM STATE` and the running statistics."""
+    """Compute hypotheses for a name `TERM STATE` or a running statistic."""
     label, _, state = name.partition(" ")
     spec, arrays = case.states[state]
     if label.startswith("["):
@@ -115,7 +115,7 @@ def in_training(case: Case, name: str) -> Causes:
 
 
 def statistics(case: Case, label: str, state: str) -> Causes:
-    """Batch norm's running mean or variance after one step."""
+    """Compute batch norm's running mean or variance after one step."""
     spec, arrays = case.states[state]
     path = tuple(int(p) if p.isdigit() else p.strip("'") for p in label.strip("[]").split("]["))
     parameter = next(p for p in layout.table(spec.model) if p.path == path)
@@ -134,7 +134,7 @@ def statistics(case: Case, label: str, state: str) -> Causes:
 
 
 def gradients(case: Case, name: str) -> Causes:
-    """For `ARRAY STATE`."""
+    """Compute hypotheses for a name `ARRAY STATE`."""
     array, _, state = name.partition(" ")
     spec, arrays = case.states[state]
 
@@ -179,15 +179,15 @@ def optimizer(case: Case, name: str) -> Causes:
 
 
 def steps(case: Case, name: str) -> Causes:
-    """Two steps from a warm state."""
+    """Compute two steps from a warm state."""
 
     def answer(how: reference.Adam, shift: int = 0) -> np.ndarray:
         (weights, state), terms = case.warm, []
         for i, given in enumerate(case.batches):
             batch = noise(case.spec, WARM + i + shift, len(given.x))._replace(x=given.x, labels=given.labels)
             batch = batch._replace(step=WARM + i)
-            found = reference.averaged(case.spec, reference.losses(case.spec, weights, batch, training=True), batch)
-            terms.append(list(found.values()))
+            means = reference.averaged(case.spec, reference.losses(case.spec, weights, batch, training=True), batch)
+            terms.append(list(means.values()))
             rate = case.spec.training.learning_rates()[0]
             weights, state = reference.step(case.spec, weights, batch, rate, state, how)
         named = dict(zip(case.spec.terms, np.array(terms, case.dtype).T, strict=True))
@@ -202,18 +202,18 @@ def steps(case: Case, name: str) -> Causes:
 
 
 def order(case: Case, name: str) -> Causes:
-    """Two epochs with the weights held still."""
+    """Compute two epochs with the weights held still."""
     spec, data = held_still(case)
     n, size = len(data.train), spec.training.batch_size
     per_epoch = spec.training.epoch_steps(n)
 
     def answer(places: Callable[[int, int], np.ndarray], t: Callable[[int], int] = lambda t: t) -> np.ndarray:
-        found = []
+        values = []
         for step in range(2 * per_epoch):
             batch = rows_batch(spec, data, places(*divmod(step, per_epoch)), t(step))
             losses = reference.losses(spec, case.start, batch, training=True)
-            found.append(reference.averaged(spec, losses, batch._replace(step=step))[name])
-        return np.array(found, case.dtype)
+            values.append(reference.averaged(spec, losses, batch._replace(step=step))[name])
+        return np.array(values, case.dtype)
 
     def shuffled(epoch: int, i: int) -> np.ndarray:
         order = np.asarray(jax.random.permutation(stream(spec, "order", epoch), n))
@@ -266,12 +266,12 @@ def pictures(case: Case, name: str) -> Causes:
 
 
 def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
-    """Configurations and batches that a side may have taken for the right ones."""
+    """List configurations and batches that a backend may have used instead of the correct ones."""
     model, objective, images = spec.model, spec.objective, spec.images
-    found: dict[str, tuple[Spec, Batch]] = {}
+    variants: dict[str, tuple[Spec, Batch]] = {}
 
     def other(cause: str, batch: Batch = batch, **parts: Any) -> None:
-        found[cause] = (_unchecked(spec, **parts), batch)
+        variants[cause] = (_unchecked(spec, **parts), batch)
 
     for kind, likelihood in LIKELIHOODS.items():  # those that the decoder's logits suffice for
         if kind != model.likelihood and likelihood.logvar in ("none", "fixed"):
@@ -303,11 +303,11 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
         other("several samples' mean bound for the bound of their mean", objective=replace(objective, form="elbo"))
     if objective.form == "capacity":
         other("the elbo for the capacity", objective=replace(objective, form="elbo", beta=objective.gamma))
-    return found
+    return variants
 
 
 def _unchecked(spec: Spec, **parts: Any) -> Spec:
-    """The configuration with other parts, whether they make sense together or not."""
+    """Make the configuration with other parts, even if they are incompatible."""
     new = object.__new__(Spec)
     for name in ("data", "model", "objective", "training", "images"):
         object.__setattr__(new, name, parts.get(name, getattr(spec, name)))
