@@ -187,7 +187,7 @@ def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
     owed = OWED[both.dtype]
     if both.net.watch is None:
         cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), owed)
-        why = "the layers of a bare function can't be recorded; pass a Flax module to find the first that differs"
+        why = "a bare function has no layers to record, so only outputs and gradients can be compared"
         return Diagnosis("the output", f"It differs: {localize.worst_difference(ours, theirs)}; {why}.", cause)
     ends = LayerCall(both.inputs[0], ours), LayerCall(both.inputs[0], theirs)
     diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, owed)
