@@ -117,9 +117,7 @@ def injected(fault: Fault) -> Iterator[None]:
             _forget_compiled()
             stack.enter_context(jax.numpy_dtype_promotion("standard"))  # an edit may mix precisions
         owners = (
-            [fault.owner]
-            if fault.owner
-            else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.package]
+            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.split(".")[0] == fault.package]
         )
         for owner in owners:
             for name, value in list(vars(owner).items()):

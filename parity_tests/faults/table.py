@@ -11,8 +11,8 @@ from parity_tests.faults import modules as module_faults
 TABLE = Path(__file__).parent / "FAULTS.md"
 HEAD = """# Injected faults and the causes that the comparison names
 
-Each fault is a small edit of one package or of one framework's module. The comparison must detect it, and name the cause
-by reproducing its numbers. `python -m parity_tests.faults.table` writes this table, and the tests check every row of it.
+Each fault is a small edit of one package or of one framework's module. The comparison must detect it, and name the
+cause by reproducing its numbers. `python -m parity_tests.faults.table` writes this table, and the tests check all rows.
 
 """
 COLUMNS = "| fault | caught at | named |\n| --- | --- | --- |"

@@ -28,9 +28,7 @@ def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
     level, named, side = outcome
     assert level != "none"
     assert named == fault.cause
-    assert side == fault.package or (
-        named == UNKNOWN and side is None
-    )  # a run may tell no side where it tells no cause
+    assert side == fault.package or (named == UNKNOWN and side is None)  # no cause, so perhaps no package
     assert package_row(fault, level, named) in LINES, REGENERATE
 
 

@@ -25,7 +25,7 @@ from parity_tests.harness.vae.steps import bounded
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "parity.py"
 RANDOM = 50
-IN_THE_SUITE = 0  # the presets that pass in test_family_parity are as many alarms that must not be
+IN_THE_SUITE = 0  # test_presets_parity also tests for false alarms: every preset must pass
 
 
 def random_spec(seed: int) -> Spec:
