@@ -1,7 +1,7 @@
 """What the golden files record: the arrays either package must meet, also where the other framework is not installed.
 
 A level is computed from the recorded arrays of the levels before it, so that a fault shows where it sits and not in all
-that follows. A `side` is `jax_side` or `torch_side`; neither framework is imported here.
+that follows. A `side` is `jax_backend` or `torch_backend`; neither framework is imported here.
 """
 
 from collections.abc import Callable, Mapping

@@ -30,14 +30,14 @@ WITHOUT = {
         *(f"jaxvae.{path.stem}" for path in sorted((ROOT / "jaxvae").glob("*.py")) if path.stem != "__init__"),
     ),
 }
-SIDES = {"jaxvae": "jax_side", "torchvae": "torch_side"}
+BACKENDS = {"jaxvae": "jax_backend", "torchvae": "torch_backend"}
 
 _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def alone(package: str, program: str, cwd: Path = ROOT) -> str:
     """What the program prints in a fresh process that has this package and not the other framework."""
-    code = f"from parity_tests.harness.absent import hide\nhide(*{WITHOUT[package]!r})\n{program}"
+    code = f"from parity_tests.harness.golden.hide_modules import hide\nhide(*{WITHOUT[package]!r})\n{program}"
     # One thread: for models so small more would only wait for each other.
     environment = {**os.environ, "JAX_ENABLE_X64": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
@@ -46,16 +46,19 @@ def alone(package: str, program: str, cwd: Path = ROOT) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module", params=SIDES)
+@pytest.fixture(scope="module", params=BACKENDS)
 def found(request: pytest.FixtureRequest) -> dict[tuple[str, str], dict]:
     """What one package alone finds, by specification and level."""
     program = f"""
 import json
-from parity_tests.harness import golden, golden_files, report, {SIDES[request.param]} as side
+from parity_tests.harness import report
 from parity_tests.harness.findings import Report
-for name in golden.SPECS:
+from parity_tests.harness.golden import files as golden_files
+from parity_tests.harness.golden import recording
+from parity_tests.harness.vae import {BACKENDS[request.param]} as backend
+for name in recording.SPECS:
     spec, _, arrays = golden_files.read(golden_files.FOLDER / f"{{name}}.safetensors")
-    print(json.dumps([name, report.to_json(Report({{}}, golden.findings(side, spec, arrays)))]))
+    print(json.dumps([name, report.to_json(Report({{}}, recording.findings(backend, spec, arrays)))]))
 """
     found = dict(json.loads(line) for line in alone(request.param, program).splitlines())
     return {(name, finding["level"]): finding for name, told in found.items() for finding in told["findings"]}
@@ -68,7 +71,7 @@ def test_a_package_alone_meets_the_record(found, name: str, level: str) -> None:
     assert finding["passed"], {key: finding[key] for key in ("size", "unit", "where", "owed", "reason")}
 
 
-@pytest.mark.parametrize("package", SIDES)
+@pytest.mark.parametrize("package", BACKENDS)
 def test_the_command_line_alone(package: str, tmp_path) -> None:
     program = f"""
 import {package} as side
@@ -180,7 +183,7 @@ def script(monkeypatch):
     assert location.loader is not None
     module = importlib.util.module_from_spec(location)
     location.loader.exec_module(module)
-    monkeypatch.setattr(module, "jax_side", torch_backend)
+    monkeypatch.setattr(module, "jax_backend", torch_backend)
     return module
 
 
@@ -199,7 +202,7 @@ def test_the_script_writes_nothing_of_sides_that_differ(script, tmp_path, monkey
     def losses(*arguments):
         return {name: value * (1 + 1e-12) for name, value in torch_backend.losses(*arguments).items()}
 
-    monkeypatch.setattr(script, "torch_side", types.SimpleNamespace(**{**vars(torch_backend), "losses": losses}))
+    monkeypatch.setattr(script, "torch_backend", types.SimpleNamespace(**{**vars(torch_backend), "losses": losses}))
     with pytest.raises(InputError) as error:
         script.main(script.Golden(tmp_path))
     assert str(error.value).startswith("Nothing was written, for the specification grey: jaxvae and torchvae differ")

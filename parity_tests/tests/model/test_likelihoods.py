@@ -20,20 +20,23 @@ import jaxvae.nets
 import torchvae.distributions
 import torchvae.layers
 import torchvae.nets
-from benchmarks import limit
+from benchmarks import matmul_bound
 from jaxvae.shared.config import likelihoods, networks
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import description, layout
-from parity_tests.harness import oracle, parity, report
-from parity_tests.harness.batch import Batch
-from parity_tests.test_family_parity import STEPS, small, some
+from parity_tests.harness import report
+from parity_tests.harness.vae import prove, reference
+from parity_tests.harness.vae.batches import Batch
+from parity_tests.support.tiny import small, some
+
+STEPS = 12  # in epochs of five, the last of two images
 
 
 def test_every_table_of_likelihoods_has_the_same_keys() -> None:
     names = set(typing.get_args(likelihoods.LikelihoodName))
-    for table in (likelihoods.LIKELIHOODS, jaxvae.distributions.NLL, torchvae.distributions.NLL, oracle.NLL):
+    for table in (likelihoods.LIKELIHOODS, jaxvae.distributions.NLL, torchvae.distributions.NLL, reference.NLL):
         assert set(table) == names
     means = set(typing.get_args(likelihoods.Mean))
     assert set(jaxvae.distributions.MEANS) == set(torchvae.distributions.MEANS) == means
@@ -62,7 +65,7 @@ def test_an_unknown_kind_of_layer_is_an_error(reader) -> None:
         reader(**{name: arguments[name] for name in inspect.signature(reader).parameters})
 
 
-@pytest.mark.parametrize("module", [layout, description, oracle, limit, jaxvae.layers, torchvae.layers])
+@pytest.mark.parametrize("module", [layout, description, reference, matmul_bound, jaxvae.layers, torchvae.layers])
 def test_who_walks_the_layers_names_every_kind(module) -> None:
     """A `match` of a kind of layer ends with assert_never."""
     matches = [
@@ -155,7 +158,7 @@ def test_the_log_density_of_numpy_is_the_loss_of_both_packages(name: likelihoods
     spec = Spec(model=ModelSpec((3, 2, 1), (4,), 2, likelihood=name), training=TrainingSpec(dtype="float64"))
     entry, x, z = likelihoods.LIKELIHOODS[name], rng.uniform(size=(1, 6)).repeat(5, 0), rng.normal(size=(5, 2))
     arrays = {p.name: rng.normal(size=p.shape) for p in layout.table(spec.model)}
-    expected = oracle.NLL[name](spec, oracle.forward(spec, arrays, Batch(np.zeros((5, 6)), z), z=z), x, np)[0]
+    expected = reference.NLL[name](spec, reference.forward(spec, arrays, Batch(np.zeros((5, 6)), z), z=z), x, np)[0]
     for package, array in ((jaxvae, jnp.asarray), (torchvae, torch.tensor)):
         weights = package.from_arrays(spec, arrays)
         loss = np.asarray(package.nll(spec, package.decode(spec, weights, array(z)), array(x)).tolist())
@@ -168,5 +171,5 @@ def test_the_log_density_of_numpy_is_the_loss_of_both_packages(name: likelihoods
 def test_the_continuous_bernoulli_passes_every_level(dtype: Stored) -> None:
     spec = small("pytorch-examples")
     spec = replace(spec, model=replace(spec.model, likelihood="continuous-bernoulli"))
-    result = parity.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
+    result = prove.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
     assert result.passed, report.verdict(result)
