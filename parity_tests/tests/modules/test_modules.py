@@ -422,7 +422,7 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         (
             (linear, PARAMS, LINEAR, None, ROWS),
             {"optimizers": ADAM},
-            "optimizers: a step needs a gradient and losses is",
+            "optimizers: a step needs a gradient, but losses is",
         ),
         (
             (linear, PARAMS, LINEAR, None, ROWS),
