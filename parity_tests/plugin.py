@@ -1,4 +1,7 @@
-"""For pytest: the fixture `assert_parity`. Plugins load in every run, so the frameworks wait until it is asked for."""
+"""The pytest fixture `assert_parity`.
+
+pytest loads its plugins in every run, so the frameworks are imported only when a test uses the fixture.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +11,7 @@ import pytest
 
 @pytest.fixture(name="assert_parity", scope="session")
 def _assert_parity() -> Callable[..., Any]:
-    """`parity_tests.assert_parity`: fails with every level's figure and the likely cause."""
+    """Return `parity_tests.assert_parity`, which fails with every level's difference and the likely cause."""
     from parity_tests import assert_parity
 
     return assert_parity

@@ -25,7 +25,7 @@ from parity_tests.corrupt.readers import TARGETS, place
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.kill_and_resume import killed, unbroken
 from parity_tests.support.numpy_backend import contents
-from parity_tests.support.switch_frameworks import apart, handed_over
+from parity_tests.support.switch_frameworks import difference, switch
 
 Package = Literal["both", "jaxvae", "torchvae"]
 
@@ -145,7 +145,7 @@ def run_fuzz(options: Fuzz) -> int:
     return min(wrong, 1)
 
 
-def fuzz_table(name: str, result: fuzz.Found, seconds: float) -> str:
+def fuzz_table(name: str, result: fuzz.FuzzResult, seconds: float) -> str:
     """How the changed files were read, by kind of change and by sentence."""
     kinds, sentences = sorted({kind for kind, _ in result.outcomes}), Counter[str]()
     rows = []
@@ -188,7 +188,7 @@ def run_switch(options: Switch) -> int:
     flags = ["--preset", options.preset, "--data", options.data, "--dtype", "float64"]
     with tempfile.TemporaryDirectory() as name:
         try:
-            gaps = handed_over((first, second, first), flags, options.stops, Path(name))
+            gaps = switch((first, second, first), flags, options.stops, Path(name))
         except RuntimeError as error:  # the command has said why
             raise InputError(str(error)) from None
         spec = run_folder.read(Path(name) / "run").spec
@@ -216,7 +216,7 @@ def run_distributed(options: Distributed) -> int:
                     if status:
                         print(output, file=sys.stderr)
                         return status
-            gaps = apart(two, one, options.steps)
+            gaps = difference(two, one, options.steps)
             agree &= max(gaps).size < DISTRIBUTED_TOLERANCE
             where = run_folder.read(two).config["sessions"][0]["device"]
             rows.append(f"| {package} | {where} | " + " | ".join(f"{gap.size:.1e}" for gap in gaps) + " |")

@@ -1,5 +1,4 @@
-"""Kinds of malformed files of images, and what must be said of each. A picture lies beside a whole one, with which it
-would make a set."""
+"""Malformed files of images, and the error message of each. A picture lies in a folder with an intact one."""
 
 import io
 import os
@@ -28,7 +27,7 @@ def of(array: np.ndarray) -> Callable[[Path, bytes], Any]:
 
 
 def head(text: str, numbers: bytes = b"", version: tuple[int, int] = (1, 0)) -> Callable[[Path, bytes], Any]:
-    """An .npy with this header."""
+    """Write an .npy with this header."""
     start = b"\x93NUMPY" + bytes(version) + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
     return lambda path, whole: path.write_bytes(start + numbers)
 
@@ -38,7 +37,7 @@ def shaped(shape: str, descr: str = "'|u1'") -> Callable[[Path, bytes], Any]:
 
 
 def objects(path: Path, whole: bytes) -> None:
-    """An .npy of Python objects that run code as they are read."""
+    """Write an .npy of Python objects that run code when they are read."""
     text = "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"
     head(text, pickle.dumps(np.array([Code(marker(path))], object)))(path, whole)
 
@@ -61,14 +60,14 @@ def packed_objects(path: Path, whole: bytes) -> None:
 
 
 def bomb(path: Path, whole: bytes) -> None:
-    """200 MB in 200 kB."""
+    """Write an archive of 200 kB that unpacks to 200 MB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made, made.open("images.npy", "w") as file:
         for _ in range(100):
             file.write(bytes(2 * 10**6))
 
 
 def directory(place: int, value: bytes) -> Callable[[Path, bytes], Any]:
-    """Another value at a place of what the archive's directory says of its first file."""
+    """Change a value at an offset of the first file's entry in the archive's directory."""
 
     def change(whole: bytes) -> bytes:
         start = whole.rindex(b"PK\1\2") + place
@@ -78,24 +77,24 @@ def directory(place: int, value: bytes) -> Callable[[Path, bytes], Any]:
 
 
 def png(width: int, height: int, rest: bytes = b"", kind: bytes = b"\x08\0\0\0\0") -> Callable[[Path, bytes], Any]:
-    """A PNG of this size by its header, with no pixels after it."""
+    """Write a PNG whose header declares this size, without pixels."""
     chunk = b"IHDR" + struct.pack(">2I", width, height) + kind
     start = b"\x89PNG\r\n\x1a\n\0\0\0\r" + chunk + struct.pack(">I", zlib.crc32(chunk))
     return lambda path, whole: path.write_bytes(start + rest)
 
 
 def exif(path: Path, whole: bytes) -> None:
-    """A JPEG whose EXIF says nonsense, of another size than the model's."""
+    """Write a JPEG with invalid EXIF, of another size than the model's images."""
     Image.fromarray(PIXELS[0][:3]).save(path, "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + b"\xff" * 40)
 
 
 def looped(path: Path, whole: bytes) -> None:
-    """Two links back, of which a walk would make as many as there are numbers of 40 bits."""
+    """Make two links to the parent folder, which a naive walk would follow 2^40 times."""
     for name in "ab":
         (path.parent / name).symlink_to(path.parent)
 
 
-EMPTY = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))  # the pixels of a PNG, none
+EMPTY = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))  # an empty chunk of pixels
 
 NPY = [
     Kind("nothing", lambda path, whole: None, f"{READ}No such file or directory); give another file by --data"),

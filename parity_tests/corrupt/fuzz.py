@@ -1,5 +1,7 @@
-"""Random mutations of whole files, each a function of nothing but its number, and what may become of them: refused in a
-sentence, or read as what was written."""
+"""Mutate intact files at random, and check that each is rejected by a sentence or read as it was written.
+
+A mutation depends only on its seed.
+"""
 
 import contextlib
 import json
@@ -15,11 +17,12 @@ from jaxvae.shared.errors import InputError
 from parity_tests.corrupt import transforms
 
 Read = Callable[[Path], str]
-"""Reads the file and says what came of it: SAME or OTHER, to the last bit. Raises InputError where it is refused."""
+"""Reads the file and returns SAME or OTHER, compared bit by bit. Raises InputError if it rejects the file."""
 Mutate = Callable[[Random, bytearray], None]
 
 _JSON = (None, True, False, 0, 1, -1, 2, 2.0, 7, 2**31, 2**63, 2**64, 10**30, 0.5, 1e308, "", "0", "F32", "NaN", [], {})
-IMPOSSIBLE = ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError  # after another
+# What a mutation may raise after another one has changed the file.
+IMPOSSIBLE = ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError
 _TEXTS = (b"null", b"NaN", b"1e999", b"-1", b"0", b'"', b"[", b"}", b"\\ud800", b"\xff", b"\0", b"9" * 30, b",", b":")
 
 
@@ -70,7 +73,7 @@ def moved(random: Random, content: bytearray) -> None:
 
 
 def swapped(random: Random, content: bytearray) -> None:
-    """Two blocks of a length, or words of four bytes."""
+    """Exchange two blocks of the same length."""
     (start, end), other = block(random, content), random.randrange(len(content))
     length = min(end - start, len(content) - other, abs(other - start) or 1)
     one, two = bytes(content[start : start + length]), bytes(content[other : other + length])
@@ -87,16 +90,16 @@ def cut(random: Random, content: bytearray) -> None:
 
 
 def text(random: Random, content: bytearray) -> None:
-    """A word of JSON's in place of a few bytes."""
+    """Replace a few bytes by a word of JSON."""
     place = random.randrange(len(content))
     content[place : place + random.randint(0, 4)] = random.choice(_TEXTS)
 
 
 def number(random: Random, content: bytearray) -> None:
-    """A number in the text by another."""
-    found = list(re.finditer(rb"\d+", bytes(content[:8192])))
-    if found:
-        one = random.choice(found)
+    """Replace a number in the text by another."""
+    matches = list(re.finditer(rb"\d+", bytes(content[:8192])))
+    if matches:
+        one = random.choice(matches)
         content[one.start() : one.end()] = str(random.choice((0, 1, 2, 9, int(one[0][:18]) + 1, 2**31, 2**64))).encode()
 
 
@@ -106,7 +109,7 @@ PLAIN: tuple[Mutate, ...] = (
 
 
 def fields(random: Random, value: Any) -> None:
-    """One field somewhere in a JSON value changed, removed, added or exchanged with another."""
+    """Change, remove, add or exchange one field somewhere in a JSON value."""
     places = [(value, key) for key in (value if isinstance(value, dict) else range(len(value)))]
     for node, key in places:  # grows as it goes
         inner = node[key]
@@ -123,49 +126,49 @@ def fields(random: Random, value: Any) -> None:
         case 3 if isinstance(node, dict):
             node[random.choice((f"{key} ", "more", str(theirs)))] = node[key]
         case _:
-            found = node[key]
-            node[key] = found + random.choice((1, -1, 8)) if type(found) is int else [found]
+            old = node[key]
+            node[key] = old + random.choice((1, -1, 8)) if type(old) is int else [old]
 
 
 def header(random: Random, content: bytearray) -> None:
-    """A field of a weight file's header."""
-    found, tensors = transforms.split(bytes(content))
-    fields(random, found)
-    content[:] = transforms.joined(found, tensors)
+    """Change a field of a weight file's header."""
+    header, tensors = transforms.split(bytes(content))
+    fields(random, header)
+    content[:] = transforms.joined(header, tensors)
 
 
-def said(random: Random, content: bytearray) -> None:
-    """A field of what a weight file says of itself, digests too."""
-    found, tensors = transforms.split(bytes(content))
+def metadata_field(random: Random, content: bytearray) -> None:
+    """Change a field of a weight file's metadata, which hold the digests."""
+    header, tensors = transforms.split(bytes(content))
     about = transforms.about(bytes(content))
     fields(random, about)
-    found["__metadata__"]["jaxvae"] = json.dumps(about)
-    content[:] = transforms.joined(found, tensors)
+    header["__metadata__"]["jaxvae"] = json.dumps(about)
+    content[:] = transforms.joined(header, tensors)
 
 
-def sealed(random: Random, content: bytearray) -> None:
-    """The same, with the digest of what it says made anew."""
-    found, tensors = transforms.split(bytes(content))
+def resealed(random: Random, content: bytearray) -> None:
+    """Change a field of the metadata and recompute their digest."""
+    header, tensors = transforms.split(bytes(content))
     about = transforms.about(bytes(content))
     fields(random, about)
-    found["__metadata__"]["jaxvae"] = json.dumps(transforms.sealed(about))
-    content[:] = transforms.joined(found, tensors)
+    header["__metadata__"]["jaxvae"] = json.dumps(transforms.sealed(about))
+    content[:] = transforms.joined(header, tensors)
 
 
 def numbers(random: Random, content: bytearray) -> None:
-    """A byte of the tensors."""
+    """Change a byte of the tensors."""
     length = struct.unpack("<Q", content[:8])[0]
     place = random.randrange(8 + length, len(content))
     content[place] ^= random.randint(1, 255)
 
 
-IN_WEIGHTS: tuple[Mutate, ...] = (*PLAIN, header, said, sealed, numbers)
+IN_WEIGHTS: tuple[Mutate, ...] = (*PLAIN, header, metadata_field, resealed, numbers)
 
 
 def json_field(random: Random, content: bytearray) -> None:
-    found = json.loads(content)
-    fields(random, found)
-    content[:] = json.dumps(found).encode()
+    value = json.loads(content)
+    fields(random, value)
+    content[:] = json.dumps(value).encode()
 
 
 IN_JSON: tuple[Mutate, ...] = (*PLAIN, json_field, json_field, json_field)
@@ -175,24 +178,26 @@ SAME, OTHER = "the same", "another, as whole"
 
 
 class Target(NamedTuple):
-    """Something that reads a file."""
+    """An intact file, its mutations and its reader."""
 
     whole: bytes
     mutations: tuple[Mutate, ...]
     read: Read
     others: bool | Mutate = False
-    """Whether another content may be as good: nothing vouches for it; or after which mutation, which makes that up."""
+    """Whether OTHER is accepted, since the file has no digest; or the mutation after which it is."""
 
 
-class Found(NamedTuple):
+class FuzzResult(NamedTuple):
+    """The outcomes of many mutations."""
+
     outcomes: Counter[tuple[str, str]]
-    """How often which kind of mutation ended in what: SAME, OTHER or the beginning of a sentence."""
+    """Counts by mutation and outcome: SAME, OTHER or the beginning of the message."""
     wrong: list[str]
-    """What must not have been, with the number that makes it again."""
+    """The outcomes that are errors of the reader, with the seed that reproduces each."""
 
 
 def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
-    """The mutations of this number, one or two or three in a row, and what they make of the file."""
+    """Return the names of this seed's one to three mutations, and the mutated file."""
     random, content, names = Random(seed), bytearray(target.whole), []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         mutate = random.choice(target.mutations)
@@ -202,9 +207,9 @@ def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
     return names, bytes(content)
 
 
-def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> Found:
-    """Puts the mutations of these numbers at the path, one after the other, and reads each."""
-    found = Found(Counter(), [])
+def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> FuzzResult:
+    """Write the mutation of each seed to the path in turn, and read it."""
+    result = FuzzResult(Counter(), [])
     for seed in seeds:
         names, content = mutated(target, seed)
         name = names[0] if len(names) == 1 else "several in a row"
@@ -213,19 +218,20 @@ def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> Found:
             outcome = target.read(path)
             good = outcome == SAME or target.others is True or getattr(target.others, "__name__", "") in names
         except InputError as error:
-            told = str(error)
-            outcome, good = _beginning(told, path), told.isprintable() and str(path.parent) in told and len(told) < 2000
-            outcome = outcome if good else told
+            message = str(error)
+            good = message.isprintable() and str(path.parent) in message and len(message) < 2000
+            outcome = _beginning(message, path) if good else message
         except Exception as error:  # whatever it is, it should have been an InputError
             outcome, good = f"{type(error).__name__}: {error}", False
         if not good:
-            found.wrong.append(f"seed {seed}, {' and '.join(names)}: {outcome}")
-        found.outcomes[name, outcome] += 1
-    return found
+            result.wrong.append(f"seed {seed}, {' and '.join(names)}: {outcome}")
+        result.outcomes[name, outcome] += 1
+    return result
 
 
-def _beginning(told: str, path: Path) -> str:
-    """What of a sentence is the same for others of its kind."""
-    told = told.replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
-    told = re.split(r"; |, found| should | must be |: tensor | unknown | the field | doesn't call| that its", told)[0]
-    return " ".join(re.sub(r"'[^']*'|tensor [^ ]+|\d[\d,.]*", "..", told).split())[:70]
+def _beginning(message: str, path: Path) -> str:
+    """Return the part of a message that all messages of its kind share."""
+    message = message.replace(str(path), "FILE").replace(str(path.parent), "FOLDER")
+    ends = r"; |, found| should | must be |: tensor | unknown | the field | doesn't call| that its"
+    message = re.split(ends, message)[0]
+    return " ".join(re.sub(r"'[^']*'|tensor [^ ]+|\d[\d,.]*", "..", message).split())[:70]

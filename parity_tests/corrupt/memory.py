@@ -1,4 +1,4 @@
-"""How much memory each malformed weight file takes to be refused: python -m parity_tests.corrupt.memory"""
+"""Measure the memory that rejecting each malformed weight file takes: python -m parity_tests.corrupt.memory"""
 
 import json
 import resource
@@ -15,11 +15,11 @@ from parity_tests.corrupt.transforms import Kind
 from parity_tests.corrupt.weights import CHECKPOINT, WEIGHTS
 
 LARGEST = Kind("4 MB of empty lists", transforms.text(transforms.empty_lists(MAX_JSON_BYTES)), "")
-ROOM = 2**30  # bytes, of all kinds, for the interpreter too
+ROOM = 2**30  # bytes of address space, the interpreter included
 
 
 def peak(kind: Kind, whole: bytes) -> tuple[int, int, int]:
-    """The bytes that are stored on disk, those that the header is said to have, and those taken to refuse them."""
+    """Return numbers of bytes: stored on disk, declared as the header's length, and allocated to reject the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         kind.put(path, whole)
@@ -35,15 +35,15 @@ def peak(kind: Kind, whole: bytes) -> tuple[int, int, int]:
             return stored, header, tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-    raise AssertionError(f"{kind.name} was read")
+    raise AssertionError(f"{kind.name} was accepted")
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
-    ours, theirs = transforms.whole_weights(), transforms.whole_checkpoint()
-    found = {f"weights: {kind.name}": peak(kind, ours) for kind in [*WEIGHTS, LARGEST]}
-    found |= {f"checkpoint: {kind.name}": peak(kind, theirs) for kind in CHECKPOINT}
-    print(json.dumps(found))
+    weights, checkpoint = transforms.whole_weights(), transforms.whole_checkpoint()
+    peaks = {f"weights: {kind.name}": peak(kind, weights) for kind in [*WEIGHTS, LARGEST]}
+    peaks |= {f"checkpoint: {kind.name}": peak(kind, checkpoint) for kind in CHECKPOINT}
+    print(json.dumps(peaks))
 
 
 if __name__ == "__main__":

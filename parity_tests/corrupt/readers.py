@@ -1,4 +1,4 @@
-"""What reads a file that may have been changed: weights, checkpoints, configurations, metrics, listings and data."""
+"""Read files that may be malformed: weights, checkpoints, configurations, metrics, indexes and data."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from jaxvae.shared.runs import metrics as run_metrics
 from parity_tests.corrupt import transforms
-from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, sealed
+from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, resealed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 6), np.uint8)
 IMAGES = Spec("digits", ModelSpec((4, 6, 1), (5,), 2))
@@ -25,7 +25,7 @@ SESSION = {"framework": "jaxvae", "from_step": 0, "device": "cpu", "versions": {
 
 
 def config() -> dict[str, Any]:
-    """A run's config.json."""
+    """Return the config.json of a run."""
     about = {"asked": "digits", "name": "digits", "source": "scikit-learn", "instead_of_mnist": None}
     return {
         "version": run_folder.VERSION,
@@ -41,7 +41,7 @@ def config() -> dict[str, Any]:
 
 
 def metrics() -> bytes:
-    """A run's metrics.jsonl of three steps."""
+    """Return the metrics.jsonl of a run of three steps."""
     records = [(1, "train", 3.5), (2, "train", 2.25), (3, "train", 1.125), (3, "test", 1.0)]
     keys = ("step", "epoch", "split", "loss", "reconstruction", "kl")
     return "".join(
@@ -50,7 +50,7 @@ def metrics() -> bytes:
 
 
 def run(folder: Path) -> Path:
-    """A run folder, whole: as if trained for three steps."""
+    """Write an intact run folder, as if trained for three steps."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config()))
     (folder / "metrics.jsonl").write_bytes(metrics())
@@ -66,26 +66,26 @@ def weights_and_spec(path: Path) -> str:
 
 
 def checkpoint(path: Path) -> str:
-    found = weight_file.load_checkpoint(path)
-    arrays = {**found.weights, **found.optimizer, "step": found.step, "key": found.key, "train": found.train}
-    return _word(arrays, _CHECKPOINT, found.spec == transforms.SPEC)
+    loaded = weight_file.load_checkpoint(path)
+    arrays = {**loaded.weights, **loaded.optimizer, "step": loaded.step, "key": loaded.key, "train": loaded.train}
+    return _word(arrays, _CHECKPOINT, loaded.spec == transforms.SPEC)
 
 
 def configuration(path: Path) -> str:
-    """One that is read can be described, and written again."""
-    found = run_folder.read(path.parent)
-    assert from_json(json.loads(json.dumps(to_json(found.spec))), "again") == found.spec
-    assert description.text(found.spec, found.config["preset"])
-    return SAME if found.config == config() else OTHER
+    """Read a config.json, describe it and write it again."""
+    loaded = run_folder.read(path.parent)
+    assert from_json(json.loads(json.dumps(to_json(loaded.spec))), "again") == loaded.spec
+    assert description.text(loaded.spec, loaded.config["preset"])
+    return SAME if loaded.config == config() else OTHER
 
 
 def records(path: Path) -> str:
-    found = run_metrics.read(run_folder.read(path.parent))
-    return SAME if found == [json.loads(line) for line in metrics().splitlines()] else OTHER
+    rows = run_metrics.read(run_folder.read(path.parent))
+    return SAME if rows == [json.loads(line) for line in metrics().splitlines()] else OTHER
 
 
 def listing(path: Path) -> str:
-    """What the listing says is checked against the checkpoints that are there."""
+    """Read the index of checkpoints, which is checked against the checkpoints in the folder."""
     file, wrong = checkpoints.latest(run_folder.read(path.parent.parent))
     assert file is not None
     assert file.stem == "step-000000003"
@@ -93,15 +93,15 @@ def listing(path: Path) -> str:
 
 
 def images(prefix: str, folder: bool = False) -> Callable[[Path], str]:
-    """Whatever is read is images and labels of the right type and size."""
+    """Make a reader that checks the type and size of the images and labels."""
 
     def read(path: Path) -> str:
         spec = Spec(f"{prefix}:{path.parent if folder else path}", IMAGES.model)
-        found = datasets.load(spec, None)[0]
-        for part, labels in ((found.train, found.train_labels), (found.test, found.test_labels)):
+        data = datasets.load(spec, None)[0]
+        for part, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
             assert part.shape == (len(labels), 4, 6, 1)
             assert part.dtype == labels.dtype == np.uint8
-        both = np.concatenate([found.train, found.test])
+        both = np.concatenate([data.train, data.test])
         return SAME if {p.tobytes() for p in both} <= {p.tobytes() for p in PIXELS} else OTHER
 
     return read
@@ -121,11 +121,11 @@ def picture(kind: str) -> bytes:
     return saved(lambda file: Image.fromarray(PIXELS[0]).save(file, kind))
 
 
-def _word(found: dict[str, Any], expected: dict[str, Any], same: bool) -> str:
-    """Numbers are never other than they were."""
-    assert set(found) == set(expected)
+def _word(actual: dict[str, Any], expected: dict[str, Any], same: bool) -> str:
+    """Check that every number is the original one."""
+    assert set(actual) == set(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], strict=not np.isscalar(found[name]))
+        np.testing.assert_array_equal(actual[name], expected[name], strict=not np.isscalar(actual[name]))
     return SAME if same else OTHER
 
 
@@ -139,10 +139,10 @@ _RUN = "step", "key", "train"
 _CHECKPOINT = _checkpoint()
 _TEXT = json.dumps(config()).encode()
 
-# By name: the file's place in a folder that `run` and `pictures` have made, and what reads it.
+# By name: the file's path in the folder that `place` fills, and its reader.
 TARGETS: dict[str, tuple[str, Target]] = {
-    "weights": ("run/model.safetensors", Target(transforms.whole_weights(), IN_WEIGHTS, weights_and_spec, sealed)),
-    "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), IN_WEIGHTS, checkpoint, sealed)),
+    "weights": ("run/model.safetensors", Target(transforms.whole_weights(), IN_WEIGHTS, weights_and_spec, resealed)),
+    "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), IN_WEIGHTS, checkpoint, resealed)),
     "config": ("run/config.json", Target(_TEXT, IN_JSON, configuration, True)),
     "metrics": ("run/metrics.jsonl", Target(metrics(), PLAIN, records, True)),
     "listing": ("run/checkpoints/steps.json", Target(b"[1, 2, 3]", PLAIN, listing, True)),
@@ -158,7 +158,7 @@ TARGETS: dict[str, tuple[str, Target]] = {
 
 
 def place(folder: Path, name: str) -> Path:
-    """Where the target's file goes in a folder, with what it needs beside it."""
+    """Write what the target needs beside its file into a folder, and return the file's path."""
     path = folder / TARGETS[name][0]
     if path.parts[len(folder.parts)] == "run":
         run(folder / "run")

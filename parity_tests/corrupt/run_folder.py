@@ -1,4 +1,4 @@
-"""Kinds of malformed files of a run folder, beside its weights and checkpoints, and what must be said of each."""
+"""Malformed files of a run folder other than weights and checkpoints, and the error message of each."""
 
 import json
 import os
@@ -11,27 +11,27 @@ from parity_tests.corrupt.transforms import Kind, content
 JSON = "can't be read as JSON ("
 VERSION = "must be the configuration of a run, version 3, found "
 RECORD = "is not a record of metrics"
-SPOILT = " is corrupt ("
+CORRUPT = " is corrupt ("
 
 
 def changed(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, bytes], Any]:
-    """The configuration changed in place, or another returned."""
+    """Change the configuration in place, or replace it by the returned one."""
 
     def make(whole: bytes) -> bytes:
-        found = json.loads(whole)
-        return json.dumps(change(found) or found).encode()
+        fields = json.loads(whole)
+        return json.dumps(change(fields) or fields).encode()
 
     return content(make)
 
 
 def field(where: str, value: Any) -> Callable[[Path, bytes], Any]:
-    """A field, found by its dotted path, of another value."""
+    """Set the field at a dotted path to another value."""
     *above, name = where.split(".")
 
-    def change(found: Any) -> None:
+    def change(fields: Any) -> None:
         for key in above:
-            found = found[int(key) if isinstance(found, list) else key]
-        found[name] = value
+            fields = fields[int(key) if isinstance(fields, list) else key]
+        fields[name] = value
 
     return changed(change)
 
@@ -39,16 +39,16 @@ def field(where: str, value: Any) -> Callable[[Path, bytes], Any]:
 def dropped(where: str) -> Callable[[Path, bytes], Any]:
     *above, name = where.split(".")
 
-    def change(found: Any) -> None:
+    def change(fields: Any) -> None:
         for key in above:
-            found = found[int(key) if isinstance(found, list) else key]
-        del found[name]
+            fields = fields[int(key) if isinstance(fields, list) else key]
+        del fields[name]
 
     return changed(change)
 
 
 def line(text: str | bytes) -> Callable[[Path, bytes], Any]:
-    """Another second line."""
+    """Replace the second line."""
 
     def change(whole: bytes) -> bytes:
         first, _, *rest = whole.splitlines(keepends=True)
@@ -63,13 +63,13 @@ def record(**fields: Any) -> Callable[[Path, bytes], Any]:
 
 
 def updated(where: str, **fields: Any) -> Callable[[Path, bytes], Any]:
-    """Several fields of a part of the spec."""
+    """Change several fields of a part of the spec."""
     return changed(lambda c: c["spec"][where].update(fields))
 
 
 def other_data(name: str) -> Callable[[Path, bytes], Any]:
-    def change(found: dict[str, Any]) -> None:
-        found["data"]["name"] = found["spec"]["data"] = name
+    def change(config: dict[str, Any]) -> None:
+        config["data"]["name"] = config["spec"]["data"] = name
 
     return changed(change)
 
@@ -201,19 +201,19 @@ LISTING = [
     Kind("nothing", lambda path, whole: None, " is gone"),
     Kind("a folder", lambda path, whole: path.mkdir(), "must be a file, found a folder; remove it"),
     Kind("a FIFO", lambda path, whole: os.mkfifo(path), "must be a file, found a FIFO; remove it"),
-    Kind("empty", content(lambda w: b""), f"{SPOILT}Expecting value"),
-    Kind("cut", content(lambda w: b"[3"), f"{SPOILT}Expecting ',' delimiter"),
-    Kind("not UTF-8", content(lambda w: b"[\xff]"), f"{SPOILT}not UTF-8 at byte 1)"),
-    Kind("nested 100,000 deep", content(lambda w: b"[" * 100_000), f"{SPOILT}nested too deep)"),
+    Kind("empty", content(lambda w: b""), f"{CORRUPT}Expecting value"),
+    Kind("cut", content(lambda w: b"[3"), f"{CORRUPT}Expecting ',' delimiter"),
+    Kind("not UTF-8", content(lambda w: b"[\xff]"), f"{CORRUPT}not UTF-8 at byte 1)"),
+    Kind("nested 100,000 deep", content(lambda w: b"[" * 100_000), f"{CORRUPT}nested too deep)"),
     Kind("100 MB", lambda path, w: (path.write_bytes(w), os.truncate(path, 10**8)),
-         f"{SPOILT}more than 4,194,304 bytes)"),
-    Kind("an object", content(lambda w: b"{}"), f"{SPOILT}expected a list of steps, found {{}})"),
-    Kind("a negative step", content(lambda w: b"[-3]"), f"{SPOILT}expected a list of steps, found [-3])"),
-    Kind("a step of true", content(lambda w: b"[true, 3]"), f"{SPOILT}expected a list of steps, found [True, 3])"),
-    Kind("a step of 3.0", content(lambda w: b"[3.0]"), f"{SPOILT}expected a list of steps, found [3.0])"),
-    Kind("a step of null", content(lambda w: b"[null]"), f"{SPOILT}expected a list of steps, found [None])"),
-    Kind("a step of 10^90", content(lambda w: b"[1" + b"0" * 90 + b"]"), f"{SPOILT}expected a list of steps"),
-    Kind("NaN", content(lambda w: b"[NaN]"), f"{SPOILT}NaN is not a JSON number)"),
+         f"{CORRUPT}more than 4,194,304 bytes)"),
+    Kind("an object", content(lambda w: b"{}"), f"{CORRUPT}expected a list of steps, found {{}})"),
+    Kind("a negative step", content(lambda w: b"[-3]"), f"{CORRUPT}expected a list of steps, found [-3])"),
+    Kind("a step of true", content(lambda w: b"[true, 3]"), f"{CORRUPT}expected a list of steps, found [True, 3])"),
+    Kind("a step of 3.0", content(lambda w: b"[3.0]"), f"{CORRUPT}expected a list of steps, found [3.0])"),
+    Kind("a step of null", content(lambda w: b"[null]"), f"{CORRUPT}expected a list of steps, found [None])"),
+    Kind("a step of 10^90", content(lambda w: b"[1" + b"0" * 90 + b"]"), f"{CORRUPT}expected a list of steps"),
+    Kind("NaN", content(lambda w: b"[NaN]"), f"{CORRUPT}NaN is not a JSON number)"),
     Kind("100,000 steps never taken", content(lambda w: json.dumps([*range(3, 100_003)]).encode()),
          "And 99,994 more like these"),
 ]  # fmt: skip

@@ -1,5 +1,4 @@
-"""Writes trust.md, the table of every malformed file that was tried and what was said of it:
-python -m parity_tests.corrupt.table"""
+"""Write CORRUPT_FILES.md, the table of malformed files and their messages: python -m parity_tests.corrupt.table"""
 
 import re
 import tempfile
@@ -21,23 +20,26 @@ from parity_tests.corrupt.transforms import Kind
 from parity_tests.corrupt.weights import CHECKPOINT, WEIGHTS
 
 TABLE = Path(__file__).parent / "CORRUPT_FILES.md"
-HEAD = """# Malformed files that were tried, and what is said of them
+HEAD = """# Malformed files and their error messages
 
-Each is refused by one sentence that names the file, and nothing of it is loaded, run, waited for or made room for; but
-a corrupt index of checkpoints is reported and written again. FILE is the file's name, FOLDER its folder's.
-`python -m parity_tests.corrupt.table` writes this table, and the tests hold every row of it, for both packages.
+Each file is rejected by one sentence that names it, and nothing of it is loaded or run, waited for or allocated; only a
+corrupt index of checkpoints is reported and written again. FILE is the file's name, FOLDER its folder's.
+`python -m parity_tests.corrupt.table` writes this table, and the tests check every row of it, for both packages.
 
-Tried beside these: a bit flipped in each tensor in turn, a file that may not be read and one that shrinks as it is read
-(test_trust.py), every field of a configuration missing and of 15 other values (test_trust_runs.py), MNIST's files
-(test_trust_data.py, test_data.py), and files changed at random (test_fuzz.py, `python scripts/stress.py fuzz`).
+Tested elsewhere: a bit flipped in each tensor in turn, a file without read permission and one that shrinks as it is
+read (test_corrupt_weights.py), every field of a configuration missing and of 15 other values (test_corrupt_runs.py),
+MNIST's files (test_corrupt_data.py, test_data.py), and files changed at random (test_fuzz.py,
+`python scripts/stress.py fuzz`).
 
 """
 
 
 class Group(NamedTuple):
+    """Malformed files of one kind, a section of the table."""
+
     title: str
     target: str
-    """Of targets.py: where the file goes, and what a whole one is."""
+    """The key in readers.TARGETS, which has the file's path and an intact file."""
     kinds: Sequence[Kind]
     read: Callable[[Path], Any]
 
@@ -63,35 +65,35 @@ GROUPS = [
 ]
 
 
-def said(group: Group, kind: Kind) -> str:
-    """What is said of a kind, in a table's cell."""
+def message_cell(group: Group, kind: Kind) -> str:
+    """Return the message about a malformed file, as a cell of the table."""
     with tempfile.TemporaryDirectory() as folder:
         path = readers.place(Path(folder), group.target)
         path.unlink(missing_ok=True)
         kind.put(path, readers.TARGETS[group.target][1].whole)
         try:
-            told = " ".join(group.read(path)[1])
+            message = " ".join(group.read(path)[1])
         except InputError as error:
-            told = re.sub(" at 0x[0-9a-f]+", "", str(error))
-    return cell(told.replace(str(path), "FILE").replace(str(path.parent), "FOLDER").replace(folder, ""))
+            message = re.sub(" at 0x[0-9a-f]+", "", str(error))
+    return cell(message.replace(str(path), "FILE").replace(str(path.parent), "FOLDER").replace(folder, ""))
 
 
 def cell(text: str) -> str:
-    """Text as a table shows it to the letter."""
+    """Escape text for a cell of a Markdown table."""
     for letter in "\\|*_<[`":
         text = text.replace(letter, f"\\{letter}")
     return text
 
 
-def row(kind: Kind, told: str) -> str:
-    return f"| {cell(kind.name)} | {told} |"
+def row(kind: Kind, message: str) -> str:
+    return f"| {cell(kind.name)} | {message} |"
 
 
 def main() -> None:
     parts = [HEAD]
     for group in tqdm(GROUPS):
-        rows = [row(kind, said(group, kind)) for kind in group.kinds]
-        parts.append(f"## {group.title}\n\n| what it was | what was said |\n| --- | --- |\n" + "\n".join(rows) + "\n\n")
+        rows = [row(kind, message_cell(group, kind)) for kind in group.kinds]
+        parts.append(f"## {group.title}\n\n| file | message |\n| --- | --- |\n" + "\n".join(rows) + "\n\n")
     TABLE.write_text("".join(parts).rstrip() + "\n")
 
 

@@ -1,4 +1,4 @@
-"""How a whole weight file or checkpoint is made into a malformed one."""
+"""Turn an intact weight file or checkpoint into a malformed one."""
 
 import hashlib
 import io
@@ -23,15 +23,17 @@ NAME, TWIN = "encoder.mean.weight", "encoder.logvar.weight"  # [2, 5], both
 
 
 class Kind(NamedTuple):
+    """One kind of malformed file and the message it must cause."""
+
     name: str
     put: Callable[[Path, bytes], Any]
-    """Puts it at a path, made from a whole file."""
+    """Writes the malformed file to a path, from the bytes of an intact file."""
     says: str
-    """What is said of it, among other things, after the path."""
+    """A part of the error message, after the path."""
 
 
 def plain_weights() -> dict[str, np.ndarray]:
-    """Numbers of which no two tensors have the same."""
+    """Return weights that differ between any two tensors."""
     tables = enumerate(layout.table(SPEC.model))
     return {p.name: (np.linspace(-1, 1, np.prod(p.shape)) + i).astype("f").reshape(p.shape) for i, p in tables}
 
@@ -41,7 +43,7 @@ def whole_weights() -> bytes:
 
 
 def whole_checkpoint() -> bytes:
-    """Of step 3, the last of its epoch's first three."""
+    """Return a checkpoint of step 3, with the terms of the three steps of its epoch so far."""
     arrays = plain_weights()
     moments = {f"optimizer.{m}.{n}": np.abs(a) for m in ("exp_avg", "exp_avg_sq") for n, a in arrays.items()}
     return weight_file.pack(
@@ -58,7 +60,7 @@ def whole_checkpoint() -> bytes:
 
 
 def split(whole: bytes) -> tuple[dict[str, Any], bytes]:
-    """A file's header and its tensors' bytes."""
+    """Return a file's header and the bytes of its tensors."""
     (length,) = struct.unpack("<Q", whole[:8])
     return json.loads(whole[8 : 8 + length]), whole[8 + length :]
 
@@ -73,7 +75,7 @@ def about(whole: bytes) -> dict[str, Any]:
 
 
 def sealed(about: dict[str, Any]) -> dict[str, Any]:
-    """With its own digest made anew."""
+    """Return the metadata with its digest recomputed."""
     about.pop("digest", None)
     return {**about, "digest": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
 
@@ -83,45 +85,45 @@ def content(change: Callable[[bytes], bytes]) -> Callable[[Path, bytes], Any]:
 
 
 def header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path, bytes], Any]:
-    """The header changed in place, or another returned; the tensors' bytes as they are."""
+    """Change the header in place, or replace it by the returned one; keep the tensors' bytes."""
 
     def changed(whole: bytes) -> bytes:
-        found, tensors = split(whole)
-        return joined(change(found) or found, tensors)
+        entries, tensors = split(whole)
+        return joined(change(entries) or entries, tensors)
 
     return content(changed)
 
 
 def entry(**fields: Any) -> Callable[[Path, bytes], Any]:
-    """One tensor's entry in the header with other fields."""
+    """Change fields of one tensor's entry in the header."""
     return header(lambda h: h[NAME].update(fields))
 
 
 def text(change: Callable[[bytes], bytes]) -> Callable[[Path, bytes], Any]:
-    """The header's text changed."""
+    """Change the text of the header."""
     return header(lambda h: change(json.dumps(h).encode()))
 
 
 def metadata(change: Callable[[dict[str, Any]], Any], seal: bool = True) -> Callable[[Path, bytes], Any]:
-    """What the file says of itself changed in place, with its digest made anew or not."""
+    """Change the metadata in place, and recompute its digest if `seal`."""
 
     def changed(whole: bytes) -> bytes:
-        found, tensors = split(whole)
-        said = about(whole)
-        said = change(said) or said
-        found["__metadata__"]["jaxvae"] = json.dumps(sealed(said) if seal else said)
-        return joined(found, tensors)
+        entries, tensors = split(whole)
+        fields = about(whole)
+        fields = change(fields) or fields
+        entries["__metadata__"]["jaxvae"] = json.dumps(sealed(fields) if seal else fields)
+        return joined(entries, tensors)
 
     return content(changed)
 
 
-def told(text: str) -> Callable[[Path, bytes], Any]:
-    """Another text in place of the configuration."""
+def config(text: str) -> Callable[[Path, bytes], Any]:
+    """Replace the configuration by another text."""
     return header(lambda h: h["__metadata__"].update(jaxvae=text))
 
 
 def forged(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path, bytes], Any]:
-    """The arrays changed in place, with every digest made anew: whole, but not the model's."""
+    """Change the arrays in place and recompute every digest: an intact file that does not fit the model."""
 
     def changed(whole: bytes) -> bytes:
         arrays = from_bytes(whole)
@@ -139,29 +141,29 @@ def renamed(arrays: dict[str, Any]) -> None:
     arrays["encoder.mu.weight"] = arrays.pop(NAME)
 
 
-def exchanged(found: dict[str, Any]) -> None:
-    found[NAME], found[TWIN] = found[TWIN], found[NAME]
+def exchanged(entries: dict[str, Any]) -> None:
+    entries[NAME], entries[TWIN] = entries[TWIN], entries[NAME]
 
 
 def bytes_exchanged(whole: bytes) -> bytes:
-    found, tensors = split(whole)
-    (a, b), (c, d) = (found[name]["data_offsets"] for name in (NAME, TWIN))
+    entries, tensors = split(whole)
+    (a, b), (c, d) = (entries[name]["data_offsets"] for name in (NAME, TWIN))
     moved = bytearray(tensors)
     moved[a:b], moved[c:d] = tensors[c:d], tensors[a:b]
-    return joined(found, bytes(moved))
+    return joined(entries, bytes(moved))
 
 
 def zeroed(whole: bytes) -> bytes:
-    found, tensors = split(whole)
-    a, b = found[NAME]["data_offsets"]
-    return joined(found, tensors[:a] + bytes(b - a) + tensors[b:])
+    entries, tensors = split(whole)
+    a, b = entries[NAME]["data_offsets"]
+    return joined(entries, tensors[:a] + bytes(b - a) + tensors[b:])
 
 
 def spread(by: int) -> Callable[[dict[str, Any]], None]:
-    """Every tensor after the first so many bytes on."""
+    """Shift every tensor after the first by a number of bytes."""
 
-    def change(found: dict[str, Any]) -> None:
-        for value in found.values():
+    def change(entries: dict[str, Any]) -> None:
+        for value in entries.values():
             if "data_offsets" in value and value["data_offsets"][0]:
                 value["data_offsets"] = [place + by for place in value["data_offsets"]]
 
@@ -173,16 +175,16 @@ def at(name: str, value: Any) -> Callable[[Path, bytes], Any]:
 
 
 def poked(place: float, value: Any) -> Callable[[np.ndarray], np.ndarray]:
-    def change(found: np.ndarray) -> np.ndarray:
-        found = found.copy()
-        found.flat[int(place)] = value
-        return found
+    def change(changed: np.ndarray) -> np.ndarray:
+        changed = changed.copy()
+        changed.flat[int(place)] = value
+        return changed
 
     return change
 
 
 class Code:
-    """What a pickle that runs code when it is read is made of: the code makes a folder."""
+    """An object whose pickle runs code when it is read: the code makes a folder."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -192,27 +194,27 @@ class Code:
 
 
 def marker(path: Path) -> Path:
-    """What is there if code was run."""
+    """Return the path of the folder that exists if the code was run."""
     return path.with_name("code was run")
 
 
 def bomb(path: Path, length: int) -> None:
-    """A file whose header has so many bytes, none of which is stored."""
+    """Write a sparse file that declares a header of `length` bytes."""
     with path.open("wb") as file:
         file.write(struct.pack("<Q", length) + b"{")
         file.truncate(8 + length)
 
 
 def many(count: int) -> Callable[[dict[str, Any]], None]:
-    def change(found: dict[str, Any]) -> None:
-        end = max(value["data_offsets"][1] for value in found.values() if "data_offsets" in value)
-        found.update({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for i in range(count)})
+    def change(entries: dict[str, Any]) -> None:
+        end = max(value["data_offsets"][1] for value in entries.values() if "data_offsets" in value)
+        entries.update({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [end, end]} for i in range(count)})
 
     return change
 
 
 def empty_lists(length: int) -> Callable[[bytes], bytes]:
-    """JSON of which Python makes the most for its length."""
+    """Return JSON that takes Python the most memory for its length."""
     return lambda text: b"[" + b"[]," * (length // 3 - 1) + b"0]"
 
 

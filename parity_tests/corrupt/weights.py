@@ -1,4 +1,4 @@
-"""Kinds of malformed weight files and checkpoints, and what must be said of each."""
+"""Malformed weight files and checkpoints, and the error message of each."""
 
 import gzip
 import os
@@ -17,6 +17,7 @@ from parity_tests.corrupt.transforms import (
     at,
     bomb,
     bytes_exchanged,
+    config,
     content,
     empty_lists,
     entry,
@@ -32,7 +33,6 @@ from parity_tests.corrupt.transforms import (
     split,
     spread,
     text,
-    told,
     whole_weights,
     zeroed,  # fmt: skip
 )
@@ -180,10 +180,10 @@ METADATA = [
     Kind("metadata of null", header(lambda h: h.update(__metadata__=None)), f"{FOUND}none"),
     Kind("metadata of others", header(lambda h: h.update(__metadata__={"format": "pt"})), f"{FOUND}none"),
     Kind("a configuration that is a number", header(lambda h: h["__metadata__"].update(jaxvae=2)), f"{FOUND}none"),
-    Kind("a configuration that is no JSON", told("{"), WHOLE + "its configuration should be JSON: Expecting prop"),
-    Kind("a configuration nested deep", told("[" * 10**5), "its configuration should be JSON: nested too deep"),
-    Kind("a configuration with NaN", told('{"version": NaN}'), "JSON: NaN is not a JSON number"),
-    Kind("a configuration's field twice", told('{"version": 2, "version": 2}'), "'version' given twice"),
+    Kind("a configuration that is no JSON", config("{"), WHOLE + "its configuration should be JSON: Expecting prop"),
+    Kind("a configuration nested deep", config("[" * 10**5), "its configuration should be JSON: nested too deep"),
+    Kind("a configuration with NaN", config('{"version": NaN}'), "JSON: NaN is not a JSON number"),
+    Kind("a configuration's field twice", config('{"version": 2, "version": 2}'), "'version' given twice"),
     Kind("no version", metadata(lambda m: m.pop("version") and None), f"{FOUND}none"),
     Kind("a future version", metadata(lambda m: m.update(version=3)), f"{FOUND}version 3"),
     Kind("a past version", metadata(lambda m: m.update(version=1)), f"{FOUND}version 1"),

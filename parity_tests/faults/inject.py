@@ -1,7 +1,8 @@
-"""Faults put on purpose into one of the two packages, and what the comparison makes of them.
+"""Inject faults into one of the two packages, and record whether the comparison detects and names them.
 
-A fault is an edit of a function's source, as a slip of the hand would be: the function is compiled anew with it and
-takes the place of the old one in every file of its package."""
+A fault is a small edit of a function's source. The edited function is compiled and replaces the original in every
+module of its package.
+"""
 
 import contextlib
 import functools
@@ -74,22 +75,24 @@ _Jitted = type(jaxvae.train_step)
 
 
 class Fault(NamedTuple):
+    """An edit of a function, and the cause that the comparison should name."""
+
     function: Any
-    """Of the package at fault."""
+    """The function with the fault, of jaxvae or torchvae."""
     old: str
-    """What stands in its source,"""
+    """The part of its source that is replaced."""
     new: str
-    """and what takes its place."""
+    """The replacement."""
     cause: str
-    """The name it should be given."""
+    """The cause that the comparison should name."""
     dtype: str = "float64"
     owner: Any = None
-    """The class, for a method."""
+    """The class, if the function is a method."""
     ground: str = "plain"
-    """What it is tried on: the plain VAE, or one of FAMILY."""
+    """The model that it is tested on: the plain VAE, or a key of FAMILY."""
 
     @property
-    def side(self) -> str:
+    def package(self) -> str:
         return self.function.__module__.partition(".")[0]
 
     @property
@@ -99,22 +102,22 @@ class Fault(NamedTuple):
 
 @contextlib.contextmanager
 def injected(fault: Fault) -> Iterator[None]:
-    """The fault is in its package while the context lasts."""
+    """Inject the fault inside the context."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(fault.function)))
     assert source.count(fault.old), f"{fault.place} no longer says {fault.old!r}"
     namespace = dict(vars(sys.modules[fault.function.__module__]))
     exec(compile(source.replace(fault.old, fault.new), f"<{fault.place}>", "exec"), namespace)
     wrong = namespace[fault.function.__name__]
-    for package in (jaxvae, torchvae):  # a name that is first looked up with the fault in would keep it
+    for package in (jaxvae, torchvae):  # lazy names that are first resolved with the fault would keep it
         for name in dir(package):
             getattr(package, name)
     with contextlib.ExitStack() as stack:
-        if fault.side == "jaxvae":  # what was compiled without the fault is forgotten, and what with it
+        if fault.package == "jaxvae":  # drop compiled functions before and after
             stack.callback(_forget_compiled)
             _forget_compiled()
-            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # a slip may mix precisions in silence
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # an edit may mix precisions
         owners = (
-            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.partition(".")[0] == fault.side]
+            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.split(".")[0] == fault.package]
         )
         for owner in owners:
             for name, value in list(vars(owner).items()):
@@ -124,8 +127,7 @@ def injected(fault: Fault) -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    """Whatever may hold jaxvae's functions compiled: jaxvae's own jitted and cached functions, and jax_side's. JAX's
-    own operations, of which every program that runs eagerly is made, stay compiled."""
+    """Clear the jitted and cached functions of jaxvae and of jax_backend. JAX's own operations stay compiled."""
     jaxvae.nets._graphdef.cache_clear()
     modules = [jax_backend, *(module for name, module in sys.modules.items() if name.partition(".")[0] == "jaxvae")]
     for value in {id(value): value for module in modules for value in vars(module).values()}.values():
@@ -135,7 +137,7 @@ def _forget_compiled() -> None:
 
 @functools.cache
 def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case]:
-    """What every fault is tried on."""
+    """Return the configuration, data and case on which faults are tested."""
     spec = FAMILY.get(name, SPEC)
     data = digits((*spec.model.image[:2], 1))
     many = np.resize(data.test, (1100, *data.test.shape[1:])), np.resize(data.test_labels, 1100)
@@ -150,18 +152,25 @@ def ground(dtype: str, name: str = "plain") -> tuple[Spec, Dataset, Case]:
 
 
 @functools.cache
-def right(side: ModuleType, level: str, dtype: str, name: str) -> Arrays:
-    """What a package answers without a fault."""
-    return next(asked for asked in LEVELS if asked.name == level).ask(side, ground(dtype, name)[2])
+def right(backend: ModuleType, level: str, dtype: str, name: str) -> Arrays:
+    """Return a package's answer at a level without a fault."""
+    return next(asked for asked in LEVELS if asked.name == level).ask(backend, ground(dtype, name)[2])
 
 
 def tried(fault: Fault, at: str | None = None) -> tuple[str, str, str | None]:
-    """The level that caught the fault, the cause that was named, and the side that was said to depart. All levels are
-    asked, up to the one that catches it; or `at` alone, after the one before it, which should not."""
+    """Inject the fault and run the comparison.
+
+    Args:
+        fault: The fault.
+        at: Run only this level and the one before it, which should pass; None runs all levels up to the one that fails.
+
+    Returns:
+        The level that failed, the cause that was named, and the package that was said to depart from the plain formula.
+    """
     names = [level.name for level in LEVELS]
-    place = names.index(at) if at in names else len(names)  # what is no level is a name of the trajectory's
+    place = names.index(at) if at in names else len(names)  # otherwise a name of the trajectory's
     asked = LEVELS if at is None else LEVELS[max(0, place - 1) : place + 1]
-    wrong, other = (jax_backend, torch_backend) if fault.side == "jaxvae" else (torch_backend, jax_backend)
+    wrong, other = (jax_backend, torch_backend) if fault.package == "jaxvae" else (torch_backend, jax_backend)
     with jax.enable_x64(fault.dtype == "float64"):
         spec, data, case = ground(fault.dtype, fault.ground)
         without = [right(other, level.name, fault.dtype, fault.ground) for level in asked]
@@ -171,12 +180,12 @@ def tried(fault: Fault, at: str | None = None) -> tuple[str, str, str | None]:
                 answers = (both[jax_backend], both[torch_backend])
                 finding = levels.judge(level, case, answers, jax_backend)
                 if not finding.passed:
-                    found = diagnose(level, case, answers, finding.tolerance)
-                    return level.name, found.cause or UNKNOWN, found.backend
+                    diagnosis = diagnose(level, case, answers, finding.tolerance)
+                    return level.name, diagnosis.cause or UNKNOWN, diagnosis.backend
             if at in names:
                 return "none", UNKNOWN, None
-            findings, _, found = trajectory.follow(spec, data, case.start)
+            findings, _, diagnosis = trajectory.follow(spec, data, case.start)
             failed = [finding.level for finding in findings if not finding.passed]
             if not failed:
                 return "none", UNKNOWN, None
-            return failed[0], (found and found.cause) or UNKNOWN, found and found.backend
+            return failed[0], (diagnosis and diagnosis.cause) or UNKNOWN, diagnosis and diagnosis.backend

@@ -1,4 +1,4 @@
-"""Faults put on purpose into one side of a small network, and the cause the comparison should give for each."""
+"""Faults in one framework's version of a small network, and the cause the comparison should name for each."""
 
 from collections.abc import Callable
 from functools import partial
@@ -53,18 +53,20 @@ LOSS, GRADIENTS, STEPS = "the loss", "every gradient", "weights after 5 optimize
 
 
 class Fault(NamedTuple):
+    """A fault in a small network, and the level and cause that the comparison should report."""
+
     name: str
-    side: str
-    """The one that is not as it should be."""
+    framework: str
+    """The framework with the fault: JAX or PyTorch."""
     level: str
-    """The first that must fail."""
+    """The first level that must fail."""
     cause: str
     compare: Callable[[], Report]
 
 
 def tried(fault: Fault) -> tuple[str, str, bool]:
-    """The level that caught the fault, the cause that was named, and whether both are the right ones."""
-    torch.manual_seed(0)  # the weights, and what a dropout left on drops
+    """Return the level that failed, the cause that was named, and whether both are correct."""
+    torch.manual_seed(0)  # for the weights and for dropout
     report = fault.compare()
     caught = next((finding.level for finding in report.findings if not finding.passed), "none")
     named = (report.diagnosis and report.diagnosis.cause) or "none known"
@@ -79,7 +81,7 @@ late = optax.piecewise_constant_schedule(0.1, {2: 0.5, 3: 0.5, 4: 0.5})
 
 
 def branching(activation: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the layer called last is not the one the next is given the output of."""
+    """Make a network in which a layer's input does not come from the previous call."""
 
     def forward(net: Any, x: Any) -> Any:
         a, b = net.a(x), net.b(x)
@@ -89,7 +91,7 @@ def branching(activation: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def residual(activation: Callable[..., Any]) -> Callable[..., Any]:
-    """Where two outputs are added before the next layer."""
+    """Make a network that adds two outputs before the next layer."""
 
     def forward(net: Any, x: Any) -> Any:
         a = net.a(x)

@@ -1,4 +1,4 @@
-"""One fault after another in jaxvae or torchvae, and the cause the comparison should give for it."""
+"""Faults in jaxvae or torchvae that a plain VAE shows, and the cause the comparison should name for each."""
 
 import jaxvae.distributions
 import jaxvae.layers
@@ -32,7 +32,7 @@ CLIPPED = f"""{BACKWARD}
 
 
 def rounded(bits: int) -> str:
-    """A product whose factors have mantissas of so many bits."""
+    """Multiply with factors rounded to a number of mantissa bits."""
     low = [f"jax.lax.reduce_precision({name}, 8, {bits})" for name in "ab"]
     return f"dot_general=lambda a, b, *rest, **more: jax.lax.dot_general({', '.join(low)}, *rest, **more)"
 

@@ -1,4 +1,4 @@
-"""Writes faults.md, the table of every fault put on purpose, what caught it and how it was named:
+"""Write FAULTS.md, the table of injected faults, the levels that detect them and the causes named:
 python -m parity_tests.faults.table"""
 
 from pathlib import Path
@@ -9,36 +9,36 @@ from parity_tests.faults import inject, plain_vae, variants
 from parity_tests.faults import modules as module_faults
 
 TABLE = Path(__file__).parent / "FAULTS.md"
-HEAD = """# Faults put on purpose, and what is made of them
+HEAD = """# Injected faults and the causes that the comparison names
 
-Each is put into one side, as a slip of the hand would be; the comparison must catch it, and name it by reproducing its
-numbers. `python -m parity_tests.faults.table` writes this table, and the tests hold every row of it.
+Each fault is a small edit of one package or of one framework's module. The comparison must detect it, and name the
+cause by reproducing its numbers. `python -m parity_tests.faults.table` writes this table, and the tests check all rows.
 
 """
 COLUMNS = "| fault | caught at | named |\n| --- | --- | --- |"
 
 
 def package_row(fault: inject.Fault, level: str, named: str) -> str:
-    """A fault in one of the two packages."""
+    """Return the row of a fault in one of the two packages."""
     return _row(_edit(fault), level, named, fault.cause)
 
 
 def caught_at(fault: inject.Fault, lines: list[str]) -> str:
-    """The level that catches it by the table's lines, or "" where none is about it."""
+    """Return the level that detects a fault according to the table's lines, or "" if it has no row."""
     mine = f"| {_edit(fault)} | "
     return next((line.removeprefix(mine).partition(" | ")[0] for line in lines if line.startswith(mine)), "")
 
 
 def _edit(fault: inject.Fault) -> str:
-    edit = f"{fault.side}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
+    edit = f"{fault.package}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
     where = " (in float32)" if fault.dtype == "float32" else ""
     where += f" ({fault.ground})" if fault.ground != "plain" else ""
     return edit.replace("|", "\\|") + where
 
 
 def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) -> str:
-    """A fault in a port of somebody's module."""
-    return _row(f"{fault.side}: {fault.name}", level, named, named if right else fault.cause)
+    """Return the row of a fault in a port of a module."""
+    return _row(f"{fault.framework}: {fault.name}", level, named, named if right else fault.cause)
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def main() -> None:
     modules = [module_row(fault, *module_faults.tried(fault)) for fault in tqdm(module_faults.FAULTS)]
     TABLE.write_text(
         f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
-        + f"\n\n## In the parts of the family\n\n{COLUMNS}\n" + "\n".join(family)
-        + f"\n\n## In ports of people's own modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"
+        + f"\n\n## In the other models\n\n{COLUMNS}\n" + "\n".join(family)
+        + f"\n\n## In ports of other modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"
     )  # fmt: skip
 
 
@@ -67,4 +67,4 @@ if __name__ == "__main__":
 
 
 LINES = TABLE.read_text().splitlines()
-ANEW = "python -m parity_tests.faults.table writes the table anew"
+REGENERATE = "python -m parity_tests.faults.table regenerates the table"

@@ -1,4 +1,4 @@
-"""Faults in the parts of the family that the plain VAE doesn't have, and the cause they should be given."""
+"""Faults in parts that the plain VAE does not have, and the cause the comparison should name for each."""
 
 import jaxvae.distributions
 import jaxvae.draws

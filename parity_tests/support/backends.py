@@ -1,4 +1,4 @@
-"""Both packages by the parts a configuration chooses: numpy in, numpy out, the draws given rather than drawn."""
+"""Losses, gradients and terms of both packages as functions from numpy to numpy, with the draws as arguments."""
 
 import dataclasses
 import functools
@@ -27,30 +27,30 @@ FLOAT64 = TrainingSpec(dtype="float64")
 
 
 class Batch(NamedTuple):
-    """Images and all that a step draws for them."""
+    """Images and all the draws of a step."""
 
     x: np.ndarray
-    """`[batch, pixels]` in the configuration's range."""
+    """`[batch, pixels]`, in the configuration's range."""
     eps: np.ndarray
     prior: np.ndarray | None = None
     corruption: np.ndarray | None = None
     masks: tuple[np.ndarray, ...] = ()
     labels: np.ndarray | None = None
     weights: np.ndarray | None = None
-    """Each image's share; equal ones if none are given."""
+    """Weight of each image in the mean, `[batch]`; None: equal weights."""
 
 
 class Minimized(NamedTuple):
-    """What a training step gives its optimizers, each phase's at the same parameters."""
+    """Losses and gradients of a training step, each phase at the same parameters."""
 
     losses: dict[str, float]
     gradients: dict[str, Arrays]
     statistics: Arrays
-    """Batch norm's after the first phase."""
+    """Running statistics of batch norm after the first phase."""
 
 
-class Side(NamedTuple):
-    """One package."""
+class Implementation(NamedTuple):
+    """One package, with functions from numpy to numpy."""
 
     package: ModuleType
     array: Callable[[Any], Any]
@@ -59,8 +59,8 @@ class Side(NamedTuple):
 
 
 def lean() -> Iterator[None]:
-    """For a fixture: settings for tensors as small as these, here and in the processes that a test starts. Torch has
-    one thread; JAX compiles in a hurry, since each program runs once or twice."""
+    """Set up small tensors, here and in the processes that a test starts: one thread for torch, and little
+    optimization by JAX's compiler, since each program runs once or twice. For a fixture."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)
@@ -71,7 +71,7 @@ def lean() -> Iterator[None]:
 
 
 def tiny(spec: Spec, model: ModelSpec) -> Spec:
-    """The configuration with this model's sizes, in float64, on all images."""
+    """Return the configuration with this model's sizes, in float64, on all images."""
     sizes = {"image": model.image, "hidden": model.hidden, "latent": model.latent}
     judge = model.discriminator if spec.model.discriminator else ()
     return dataclasses.replace(
@@ -83,7 +83,7 @@ def tiny(spec: Spec, model: ModelSpec) -> Spec:
 
 
 def some_arrays(spec: Spec, seed: int = 0) -> Arrays:
-    """Parameters with nothing left at 0 or 1, in the weight file's names and layout."""
+    """Draw parameters, none of them 0 or 1, in the weight file's names and layout."""
     rng, arrays = np.random.default_rng(seed), {}
     for parameter in layout.table(spec.model):
         scale = 1.5 * parameter.bound or 0.3
@@ -92,7 +92,7 @@ def some_arrays(spec: Spec, seed: int = 0) -> Arrays:
 
 
 def some_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
-    """Images, labels, and draws from numpy's own generator."""
+    """Draw images, labels and noise with numpy."""
     rng, model, level = np.random.default_rng(seed), spec.model, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     x = rng.uniform(size=(rows, model.pixels))
@@ -123,20 +123,20 @@ def _inputs(package: ModuleType, array: Callable, spec: Spec, batch: Batch, step
 
 def _jax_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) -> Minimized:
     given = _inputs(jaxvae, jnp.asarray, spec, batch, jnp.int32(step))
-    found = _losses_and_gradients(spec, jaxvae.from_arrays(spec, arrays), given)
+    phases = _losses_and_gradients(spec, jaxvae.from_arrays(spec, arrays), given)
     table = layout.table(spec.model)
-    losses = {name: float(value) for name, ((value, _), _) in found.items()}
-    gradients = {n: {p.name: _leaf(tree, p) for p in table if p.trained} for n, (_, tree) in found.items()}
-    statistics = next(iter(found.values()))[0][1]
+    losses = {name: float(value) for name, ((value, _), _) in phases.items()}
+    gradients = {n: {p.name: _leaf(tree, p) for p in table if p.trained} for n, (_, tree) in phases.items()}
+    statistics = next(iter(phases.values()))[0][1]
     return Minimized(losses, gradients, {p.name: _leaf(statistics, p) for p in table if "running" in p.name})
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _losses_and_gradients(spec: Spec, params: nets.Params, given: jaxvae.Inputs) -> OrderedDict:
-    """By phase, in their order, which a dict would lose in jit."""
+    """Return losses and gradients by phase; an OrderedDict keeps their order in jit."""
     trained, rest = nets.partition(spec.model, params, ("encoder", "decoder", "discriminator"))
     assert given.training is not None
-    shares, found = given.training.weights, OrderedDict()
+    shares, phases = given.training.weights, OrderedDict()
     for phase in jaxvae.phases(spec):
 
         def loss(trained: nets.Params, phase: jaxvae.Phase = phase) -> tuple[jax.Array, nets.Params]:
@@ -144,8 +144,8 @@ def _losses_and_gradients(spec: Spec, params: nets.Params, given: jaxvae.Inputs)
             means = objectives.average(spec, phase.terms(spec, model, given), shares, given.step)
             return next(iter(means.values())) * phase.share, nets.statistics(model)
 
-        found[phase.name] = jax.value_and_grad(loss, has_aux=True)(trained)
-    return found
+        phases[phase.name] = jax.value_and_grad(loss, has_aux=True)(trained)
+    return phases
 
 
 def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) -> Minimized:
@@ -169,15 +169,15 @@ def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) ->
 
 def _jax_terms(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     given = _inputs(jaxvae, jnp.asarray, spec, batch, train=False)
-    found = jaxvae.image_terms(spec, jaxvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
-    return {name: np.asarray(term) for name, term in found._asdict().items()}
+    terms = jaxvae.image_terms(spec, jaxvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
+    return {name: np.asarray(term) for name, term in terms._asdict().items()}
 
 
 @torch.no_grad()
 def _torch_terms(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     given = _inputs(torchvae, torch.as_tensor, spec, batch, train=False)
-    found = torchvae.image_terms(spec, torchvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
-    return {name: term.numpy() for name, term in found._asdict().items()}
+    terms = torchvae.image_terms(spec, torchvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
+    return {name: term.numpy() for name, term in terms._asdict().items()}
 
 
 def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
@@ -187,8 +187,10 @@ def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
 
 
 def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: float, where: str = "") -> None:
-    """To this share of each tensor's largest. What a source trains and the packages don't, a bias that batch norm takes
-    away, must have nothing but rounding for its gradient."""
+    """Compare gradients relative to each tensor's largest entry.
+
+    A bias that only the source trains, because batch norm cancels it, must have a gradient that is zero up to rounding.
+    """
     held = theirs.keys() - ours.keys()
     assert ours.keys() | held == theirs.keys()
     for name in held:
@@ -203,6 +205,6 @@ def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: 
         assert gap <= tolerance * scale, f"{where} {name}: {gap:.3g} beside {scale:.3g}"
 
 
-JAX = Side(jaxvae, jnp.asarray, _jax_minimized, _jax_terms)
-TORCH = Side(torchvae, torch.as_tensor, _torch_minimized, _torch_terms)
-SIDES = {"jaxvae": JAX, "torchvae": TORCH}
+JAX = Implementation(jaxvae, jnp.asarray, _jax_minimized, _jax_terms)
+TORCH = Implementation(torchvae, torch.as_tensor, _torch_minimized, _torch_terms)
+IMPLEMENTATIONS = {"jaxvae": JAX, "torchvae": TORCH}

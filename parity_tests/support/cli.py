@@ -1,4 +1,4 @@
-"""Commands run in this process or another, and what their failures must look like."""
+"""Run commands in this process or another, and check how they fail."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from parity_tests.support.numpy_backend import copy
 
 
 def at_step(run: Path, to: Path, step: int) -> Path:
-    """The run as it was when it had saved a step and no more, and was killed some time after."""
+    """Copy a run as it was after the checkpoint of a step, when it was killed before the next."""
     copy(run, to)
     for other in checkpoints.present(run_folder.read(to)):
         if other > step:
@@ -34,18 +34,18 @@ PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 
 
 def run(package, capsys, *arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error."""
+    """Run a command; return its exit status, standard output and standard error."""
     capsys.readouterr()
     try:
         status = cli.main(package, [str(argument) for argument in arguments])
-    except SystemExit as stop:  # the parser's own way out
+    except SystemExit as stop:  # the parser exits so
         status = stop.code
     out, err = capsys.readouterr()
     return int(status or 0), out, err
 
 
 def fails(package, capsys, says: str, *arguments: object) -> None:
-    """One sentence on standard error, status 2, and nothing on standard output."""
+    """Check that a command fails with status 2, one sentence on standard error and no standard output."""
     status, out, err = run(package, capsys, *arguments)
     assert status == 2
     assert out == ""
@@ -56,7 +56,7 @@ def fails(package, capsys, says: str, *arguments: object) -> None:
 
 
 def modules_after(statement: str) -> set[str]:
-    """The top-level modules a fresh process holds after the statement."""
+    """Return the top-level modules that a new process has imported after the statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(result.stdout.splitlines()[-1].split())
@@ -67,9 +67,9 @@ Load = Callable[[Path], Any]
 
 @pytest.fixture(autouse=True)
 def in_time() -> Iterator[None]:
-    """Nothing takes half a minute, least of all a FIFO that nobody writes to."""
+    """Fail a test that takes half a minute, as one that waits for a FIFO would."""
 
-    def late(*of: Any) -> None:
+    def late(*arguments: Any) -> None:
         raise TimeoutError("waited for")
 
     before = signal.signal(signal.SIGALRM, late)
@@ -80,12 +80,12 @@ def in_time() -> Iterator[None]:
 
 
 def refused(load: Load, path: Path, says: str) -> None:
-    """By one sentence of a length that can be read, which names the file."""
+    """Check that `load` rejects the file with one sentence of readable length that names it."""
     with pytest.raises(InputError) as caught:
         load(path)
-    told = str(caught.value)
-    assert str(path) in told
-    assert says in told
-    assert told.isprintable()
-    assert told.endswith(".")
-    assert len(told) - len(str(path)) < 700
+    message = str(caught.value)
+    assert str(path) in message
+    assert says in message
+    assert message.isprintable()
+    assert message.endswith(".")
+    assert len(message) - len(str(path)) < 700

@@ -1,7 +1,7 @@
-"""Runs that several devices or processes share, for tests and scripts/stress.py distributed.
+"""Runs on several devices or processes, for tests and `scripts/stress.py distributed`.
 
 `python -m parity_tests.support.distributed_runs PACKAGE OUT DEVICES NAME...` trains the small runs of these names on
-each of these numbers of devices, of which the first is the largest (8,1,2), and writes every number that comes out to
+each of these numbers of devices, the largest first (8,1,2), and writes all results to
 OUT/NAME-DEVICES.npz. Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the environment, it is one of
 several processes."""
 
@@ -24,11 +24,11 @@ from jaxvae.shared.data import streaming
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.support.tiny import small, some
 
-STEPS, IMAGES = 7, 65  # in epochs of five, the last of one image, which leaves all but one without
+STEPS, IMAGES = 7, 65  # in epochs of five steps; the last has one image, so all devices but one have none
 
 
 def shared(name: str) -> Spec:
-    """The small preset in float64, in batches that 2, 4 and 8 divide; `everything` has what presets don't."""
+    """The small preset in float64, with batch sizes divisible by 8; `everything` adds options of no preset."""
     spec = small("conditional" if name == "everything" else name)
     if name == "everything":
         model = replace(spec.model, likelihood="gaussian-learned")
@@ -39,7 +39,7 @@ def shared(name: str) -> Spec:
 
 
 def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
-    """Every number that comes out of the run of that name; of NAME@BYTES, with its images in blocks of these."""
+    """Train the run of that name and return all its numbers; NAME@BYTES streams the images in blocks of that size."""
     name, _, size = name.partition("@")
     spec, seen = shared(name), []
     data = some(spec)
@@ -57,38 +57,40 @@ def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
     }
 
 
-def apart(found: Path, expected: Path) -> Gap:
-    """How far two of these runs are apart, as shares of each tensor's largest."""
-    return gap(*(dict(np.load(path)) for path in (found, expected)))
+def difference(actual: Path, expected: Path) -> Gap:
+    """Return the largest difference of two of these runs, relative to each tensor's largest entry."""
+    return gap(*(dict(np.load(path)) for path in (actual, expected)))
 
 
 def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[subprocess.Popen]:
-    """So many processes of this module that train together, told of each other by flags or by the environment; one
-    alone is told nothing by flags."""
+    """Start processes of a module that train together.
+
+    They get the coordinator by flags (`flags`), unless there is only one, or by the environment.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         at = f"localhost:{free.getsockname()[1]}"
-    found = []
+    children = []
     for i in map(str, range(processes)):
-        told = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
+        options = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
         named = {} if flags else {"COORDINATOR": at, "PROCESSES": str(processes), "PROCESS": i}
-        command = [sys.executable, "-m", module, *arguments, *(told if processes > 1 else [])]
-        found.append(
+        command = [sys.executable, "-m", module, *arguments, *(options if processes > 1 else [])]
+        children.append(
             subprocess.Popen(
                 command, env={**os.environ, **named}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
         )
-    return found
+    return children
 
 
 def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """The status, the output and the errors of each."""
-    said = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *words) for process, words in zip(processes, said, strict=True)]
+    """Wait for the processes and return the status, standard output and standard error of each."""
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
 class Compiled(logging.Handler):
-    """Counts what JAX says it compiles."""
+    """Counts the compilations of an epoch that JAX logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,9 +116,9 @@ def main(package_name: str, out: str, devices: str, *names: str) -> None:
         for name in names:
             compiled = Compiled()
             logging.getLogger("jax").handlers = [compiled]
-            found = trained(package, name, device)
+            numbers = trained(package, name, device)
             if package.first():
-                np.savez(Path(out) / f"{name}-{count}.npz", compiled=np.array(compiled.epochs), **found)  # type: ignore[arg-type]
+                np.savez(Path(out) / f"{name}-{count}.npz", compiled=np.array(compiled.epochs), **numbers)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The programs on the pages: README.md and scripts/docs. Run as a module with the pages' names, it writes what their
-programs print into the blocks of text below them: python -m parity_tests.support.docs scripts/docs/*.md"""
+"""Run the Python blocks of README.md and scripts/docs.
+
+`python -m parity_tests.support.docs scripts/docs/*.md` writes what they print into the text blocks below them.
+"""
 
 import contextlib
 import io
@@ -25,14 +27,14 @@ class Block(NamedTuple):
     language: str
     content: str
     shown: str | None
-    """The block of text right after it, which says what it prints."""
+    """The text block right after it, which shows its output."""
 
 
 def blocks(page: str) -> list[Block]:
-    """The page's blocks in their order, but for the text that belongs to one."""
-    found, kept = list(_BLOCK.finditer(page)), []
-    for i, match in enumerate(found):
-        if match[1] == "text" and i and not page[found[i - 1].end() : match.start()].strip():
+    """Return the page's blocks in order; a text block right after another one becomes its `shown`."""
+    matches, kept = list(_BLOCK.finditer(page)), []
+    for i, match in enumerate(matches):
+        if match[1] == "text" and i and not page[matches[i - 1].end() : match.start()].strip():
             kept[-1] = kept[-1]._replace(shown=match[2])
         else:
             kept.append(Block(match[1], match[2], None))
@@ -40,8 +42,11 @@ def blocks(page: str) -> list[Block]:
 
 
 def play(page: Path) -> list[str]:
-    """What each python block prints, run in their order in one namespace; the guide's tests, with the fixture that they
-    ask for, are run in the end."""
+    """Run a page's Python blocks in order in one namespace, then the tests that they define.
+
+    Returns:
+        The output of each block.
+    """
     namespace: dict[str, Any] = {"__name__": page.stem}
     printed = []
     for block in blocks(page.read_text()):
@@ -56,8 +61,11 @@ def play(page: Path) -> list[str]:
 
 
 def run_script(name: str, *arguments: object) -> int | str | None:
-    """Runs a script of the folder scripts as a program, in this process. What it exits with: a status, or the sentence
-    that the interpreter would print to standard error before it ends with status 1."""
+    """Run a script of the folder scripts as a program, in this process.
+
+    Returns:
+        Its exit status, or the message with which it exited (status 1, the message on standard error).
+    """
     path = str(ROOT / "scripts" / name)
     with mock.patch.object(sys, "argv", [path, *map(str, arguments)]), mock.patch.dict(os.environ):
         try:
@@ -68,7 +76,7 @@ def run_script(name: str, *arguments: object) -> int | str | None:
 
 
 def commands(page: str) -> list[str]:
-    """Every command line that the page shows, in blocks and within sentences, without its comment."""
+    """Return every command line on the page, in blocks and within sentences, without comments."""
     lines = [line for block in blocks(page) if block.language == "bash" for line in block.content.splitlines()]
     spans = re.findall(r"`([^`]+)`", _BLOCK.sub("", page))
     starts = r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/[\w/]+\.(py|sh)|parity --)|pip install"
@@ -77,7 +85,7 @@ def commands(page: str) -> list[str]:
 
 
 def write(page: Path) -> None:
-    """Brings the blocks of text below python blocks up to date."""
+    """Update the text blocks below the Python blocks of a page."""
     printed = iter(play(page))
 
     def updated(match: re.Match[str]) -> str:

@@ -1,6 +1,7 @@
-"""The programs that `import` knows, each written out as its own file's names have it. Nothing here calls the packages.
+"""The models that `import` knows, written with their original parameter names. Nothing here calls the packages.
 
-`encode` takes images flattened as the program flattens them, `decode` gives the mean of each pixel so."""
+`encode` takes flattened images, `decode` returns the mean of each pixel, both in the program's own order.
+"""
 
 import itertools
 from typing import Any, NamedTuple
@@ -46,14 +47,14 @@ class Yunjey(nn.Module):
 
 
 class Pair(nn.Module):
-    """An nn.Sequential each way; with `halves` the first of the code is the mean, the second sigma."""
+    """An nn.Sequential as encoder and one as decoder; with `halves`, the code is the mean followed by sigma."""
 
     def __init__(self, pixels: int, hidden: tuple[int, ...], latent: int, halves: bool = False):
         super().__init__()
 
         def chain(widths: tuple[int, ...], last: nn.Module) -> nn.Sequential:
-            found = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())]
-            return nn.Sequential(*found[:-1], last)
+            layers = [m for i, o in itertools.pairwise(widths) for m in (nn.Linear(i, o), nn.ReLU())]
+            return nn.Sequential(*layers[:-1], last)
 
         self.halves = halves
         self.encoder = chain((pixels, *hidden, latent * (2 if halves else 1)), nn.ReLU())
@@ -84,7 +85,7 @@ class PythaeHalf(nn.Module):
 
 
 class Pythae(nn.Module):
-    """pythae's VAE, which makes its decoder first."""
+    """pythae's VAE, which creates its decoder first."""
 
     def __init__(self, pixels: int, hidden: tuple[int, ...], latent: int):
         super().__init__()
@@ -131,10 +132,10 @@ class FlaxDecoder(linen.Module):
 
 
 class Known(NamedTuple):
-    """A program's model of some size, none of them its default."""
+    """A program's model at sizes other than its defaults."""
 
     build: Any
-    """Makes the torch module; Flax's has parameters apart."""
+    """Makes the torch module; None for Flax, whose parameters are separate."""
     preset: str
     image: tuple[int, int, int]
     hidden: tuple[int, ...]
@@ -157,7 +158,7 @@ KNOWN = {
 
 
 def torch_model(name: str, dtype: str = "float32") -> Any:
-    """A known program's module with every tensor drawn anew, batch norm's running ones too."""
+    """Make a known program's module with random tensors, running statistics included."""
     model = KNOWN[name].build().to(getattr(torch, dtype)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -174,7 +175,7 @@ def torch_model(name: str, dtype: str = "float32") -> Any:
 
 
 def flax_params(dtype: str = "float32") -> dict[str, Any]:
-    """Flax's, nested as `VAE.init(...)["params"]` nests them."""
+    """Return random Flax parameters, nested as in `VAE.init(...)["params"]`."""
     known, rng = KNOWN["flax-example"], np.random.default_rng(3)
     (hidden,), pixels, latent = known.hidden, int(np.prod(known.image)), known.latent
     shapes = {
@@ -194,8 +195,17 @@ def flax_file(params: dict[str, Any]) -> bytes:
 
 
 def answers(name: str, dtype: str, x: np.ndarray, z: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """What the program itself makes of images `[n, height, width, channels]` and latents: its posterior's parts, and
-    the mean of each pixel as images."""
+    """Run the program's own model.
+
+    Args:
+        name: A key of `KNOWN`.
+        dtype: "float32" or "float64".
+        x: Images `[n, height, width, channels]`.
+        z: Latents `[n, latent]`.
+
+    Returns:
+        The parts of its posterior, and its pixel means as images `[n, height, width, channels]`.
+    """
     known = KNOWN[name]
     if name == "flax-example":
         params = flax_params(dtype)

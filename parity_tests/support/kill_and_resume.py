@@ -1,4 +1,4 @@
-"""Runs of either package that are killed, at random moments, until they are through."""
+"""Runs that are killed at random moments and resumed until they finish."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ FLAGS = [*SIZES, "--epochs", "80", "--checkpoint-every", "3", "--log-every", "7"
 
 
 def unbroken(package: str, folder: Path, flags: Sequence[str] = FLAGS) -> dict[str, bytes]:
-    """What the files of a run hold that nothing stops."""
+    """Return the contents of the files of an uninterrupted run."""
     run = folder / f"{package}-unbroken"
     subprocess.run([sys.executable, "-m", package, "train", *flags, "--out", run], check=True, capture_output=True)
     return contents(run)
@@ -30,9 +30,23 @@ def killed(
     flags: Sequence[str] = FLAGS,
     within: float = 0.5,
 ) -> int:
-    """Trains in `run`, kills it with SIGKILL `within` so many seconds of its first checkpoint, goes on, kills it again,
-    up to `kills` times, and then lets it end. How often it was killed. Raises AssertionError where going on fails, or
-    where files that were being written stay."""
+    """Train in the folder `run`, kill the process and resume, until the run finishes.
+
+    Args:
+        package: "jaxvae" or "torchvae".
+        run: The run folder.
+        rng: Draws the moment of each kill.
+        kills: Kill at most this often with SIGKILL; then let the run finish.
+        on_kill: Called after each kill with the step of the last checkpoint.
+        flags: Flags of `train` for the start of the run.
+        within: Each kill comes at most this many seconds after a new checkpoint.
+
+    Returns:
+        The number of kills.
+
+    Raises:
+        AssertionError: If resuming fails, or if a partly written file is left.
+    """
     for n in range(kills + 1):
         process = _started(package, run, flags)
         before = _steps(run)
@@ -41,13 +55,13 @@ def killed(
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, within))
             process.kill()
-        _, said = process.communicate()
+        _, stderr = process.communicate()
         if process.returncode == 0:
-            assert not list(run.rglob(".*")), "a file that was being written stays"
+            assert not list(run.rglob(".*")), "a partly written file is left"
             return n
-        assert process.returncode == -9, said.decode()
+        assert process.returncode == -9, stderr.decode()
         on_kill(max(_steps(run), default=0))
-    raise AssertionError("a run that nothing stopped did not end")
+    raise AssertionError("a run that was not killed did not finish")
 
 
 def _started(package: str, run: Path, flags: Sequence[str]) -> subprocess.Popen:

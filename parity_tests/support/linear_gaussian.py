@@ -9,8 +9,13 @@ LINEAR = ModelSpec((2, 3, 1), (), 2, likelihood="gaussian", variance=0.3, output
 
 
 def linear_gaussian(seed: int = 5) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray]:
-    """x = W z + b + noise, with an encoder that gives the exact posterior, which is diagonal since W's columns are
-    orthogonal; images, and their log-likelihood under N(b, W W^T + variance I)."""
+    """Return a model x = W z + b + noise with the exact posterior as its encoder.
+
+    The posterior is diagonal because W's columns are orthogonal.
+
+    Returns:
+        The weights, images `[5, 6]`, their log-likelihood under N(b, W W^T + variance I) in nats `[5]`, and W `[6, 2]`.
+    """
     rng, variance = np.random.default_rng(seed), LINEAR.variance
     w = np.linalg.qr(rng.normal(size=(6, 2)))[0] * np.array([1.3, 0.6])
     b = rng.normal(size=6)

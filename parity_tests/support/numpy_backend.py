@@ -1,9 +1,9 @@
-"""A package of neither framework, which "trains" in microseconds: what the command line does around training, saving
-and stopping is the same for it.
+"""A backend in numpy that "trains" in microseconds, to test what commands do around training, saving and stopping.
 
 `python -m parity_tests.support.numpy_backend [--die POINT:N] [--limit KB] COMMAND...` is its command line. With --die
-it kills itself with SIGKILL at the N-th time it comes to a named point of writing a file; with --limit no file can
-become larger. `forks()` runs such command lines without starting an interpreter for each."""
+it kills itself with SIGKILL when it reaches a named point of writing a file for the N-th time; --limit is the largest
+size of a file. `forks()` runs such command lines without starting an interpreter for each.
+"""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ POINTS = (
     "before pruning",
     "while pruning",
 )
-# The small runs by command have these sizes, so that JAX compiles their programs once for a session of tests.
+# All small runs by command have these sizes, so that JAX compiles their programs once per test session.
 SIZES = ["--data", "digits", "--hidden", "16", "--latent", "3"]
 
 
@@ -52,7 +52,7 @@ class State(NamedTuple):
 
 
 def step(state: State) -> tuple[State, np.ndarray]:
-    """Any function of everything that was before, to the last bit."""
+    """Take a step that depends on every bit of the state."""
     t = np.float32(state.step + 1)
     moved = {
         n: a * np.float32(0.9) + np.sin(t + np.arange(a.size, dtype=np.float32)).reshape(a.shape) / np.float32(8)
@@ -87,20 +87,20 @@ def fit(spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: 
 
 
 def load_checkpoint(path: Path, device: Any) -> tuple[Spec, State, np.ndarray]:
-    found = weight_file.load_checkpoint(path)
-    return found.spec, State(found.weights, found.optimizer, found.step, found.key), found.train
+    loaded = weight_file.load_checkpoint(path)
+    return loaded.spec, State(loaded.weights, loaded.optimizer, loaded.step, loaded.key), loaded.train
 
 
 def save_checkpoint(path: Path, spec: Spec, state: State, train: np.ndarray) -> None:
     weight_file.save_checkpoint(path, weight_file.Checkpoint(spec, *state[:2], state.step, state.key, train))
 
 
-def encode_images(spec: Spec, found: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Latents:
+def encode_images(spec: Spec, weights: dict[str, np.ndarray], images: np.ndarray, *of: Any) -> Latents:
     return Latents(images.reshape(len(images), -1)[:, : spec.model.latent] / 255, None, None)
 
 
-def pictures(spec: Spec, found: dict[str, np.ndarray], *of: Any) -> np.ndarray:
-    return np.full((4, *spec.model.image), found["encoder.mean.bias"][0] % 1)
+def pictures(spec: Spec, weights: dict[str, np.ndarray], *of: Any) -> np.ndarray:
+    return np.full((4, *spec.model.image), weights["encoder.mean.bias"][0] % 1)
 
 
 def not_offered(*arguments: Any) -> Any:
@@ -108,7 +108,7 @@ def not_offered(*arguments: Any) -> Any:
 
 
 class NumpyBackend:
-    """Trains, saves and draws; the protocol's other functions are not offered."""
+    """Trains, saves and draws; the other functions of the protocol raise NotImplementedError."""
 
     __name__ = "jaxvae"
     fit = staticmethod(fit)
@@ -147,11 +147,11 @@ class NumpyBackend:
         return pictures(spec, weights)[:1].repeat(len(images), 0)
 
 
-SIDE: Backend = NumpyBackend()
+NUMPY_BACKEND: Backend = NumpyBackend()
 
 
 def dying(point: str, times: int) -> Any:
-    """Replaces what writing a file is made of with what kills the process at the point."""
+    """Patch a function that writes files so that it kills the process at the point."""
     left = [times]
 
     def arrive() -> None:
@@ -163,10 +163,10 @@ def dying(point: str, times: int) -> Any:
         def called(*arguments: Any, **options: Any) -> Any:
             if before:
                 arrive()
-            found = function(*arguments, **options)
+            value = function(*arguments, **options)
             if not before:
                 arrive()
-            return found
+            return value
 
         return called
 
@@ -209,12 +209,12 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--die"]:
         point, _, times = arguments[1].partition(":")
         with dying(point, int(times)):
-            return cli.main(SIDE, arguments[2:])
-    return cli.main(SIDE, arguments)
+            return cli.main(NUMPY_BACKEND, arguments[2:])
+    return cli.main(NUMPY_BACKEND, arguments)
 
 
 class Ended(NamedTuple):
-    """How a process ended: its exit status, or the negative number of the signal that killed it."""
+    """The exit status of a process, or minus the signal that killed it, and its standard error."""
 
     returncode: int
     stderr: str
@@ -222,8 +222,7 @@ class Ended(NamedTuple):
 
 @contextlib.contextmanager
 def forks() -> Iterator[Callable[[list[str]], Ended]]:
-    """A function that runs a command line in a process of its own: a fork of one process that has imported all that a
-    command needs."""
+    """Yield a function that runs a command line in a fork of a process that has imported what commands need."""
     command = [sys.executable, "-c", "from parity_tests.support import numpy_backend; numpy_backend._serve()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         asked, answers = server.stdin, server.stdout
@@ -239,19 +238,19 @@ def forks() -> Iterator[Callable[[list[str]], Ended]]:
 
 
 def _serve() -> None:
-    """Forks for each command line on standard input, a JSON list, and answers with an `Ended` as JSON."""
+    """Fork for each command line on standard input, a JSON list, and write an `Ended` as JSON to standard output."""
     answers, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    with tempfile.TemporaryDirectory() as folder:  # the first command imports what the others then have
+    with tempfile.TemporaryDirectory() as folder:  # the first command imports what the others need
         assert not main(["train", "--data", "digits", "--max-steps", "1", "--hidden", "1", "--out", f"{folder}/run"])
     for line in sys.stdin:
-        with tempfile.TemporaryFile() as said:
+        with tempfile.TemporaryFile() as stderr:
             if not (child := os.fork()):
-                os.dup2(said.fileno(), 2)
+                os.dup2(stderr.fileno(), 2)
                 _child(json.loads(line))
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            said.seek(0)
-            os.write(answers, json.dumps([status, said.read().decode()]).encode() + b"\n")
+            stderr.seek(0)
+            os.write(answers, json.dumps([status, stderr.read().decode()]).encode() + b"\n")
 
 
 def _child(arguments: list[str]) -> None:
@@ -266,7 +265,7 @@ def _child(arguments: list[str]) -> None:
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """What a run's files hold, but for when and where it was trained."""
+    """Return the contents of a run's files, except config.json, which says when and where it was trained."""
     files = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
     del files["config.json"]
     return files

@@ -1,5 +1,7 @@
-"""Every preset's source, written out in torch.nn and torch.distributions as its own program has it: its layers, and its
-loss in its own units. Nothing here calls the packages."""
+"""The original program of every preset, in torch.nn and torch.distributions: its layers, and its loss in its own units.
+
+Nothing here calls the packages.
+"""
 
 import itertools
 import math
@@ -21,11 +23,11 @@ class Given(NamedTuple):
     corruption: Any = None
     labels: Any = None
     num_iter: int = 1
-    """Training steps so far, this one counted."""
+    """Number of training steps, this one included."""
 
 
 class Sizes(NamedTuple):
-    """Those of a model of any size; `image` is height, width, channels."""
+    """Sizes of a model; `image` is (height, width, channels)."""
 
     image: tuple[int, int, int]
     hidden: tuple[int, ...]
@@ -34,21 +36,21 @@ class Sizes(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One program."""
+    """One original program."""
 
     sizes: Sizes
-    """Its own."""
+    """The sizes of the program."""
     build: Callable[[Sizes], nn.Module]
     losses: Callable[[Any, Given], tuple[Tensor, ...]]
-    """What each of its backward passes starts from, in its units."""
+    """The losses from which its backward passes start, in its units."""
     per: str = ""
-    """`batch`, where its loss is that many times the one a preset gives its optimizer, since it sums over images."""
+    """`batch` if its loss is a sum over images, so the batch size times the preset's mean."""
     dropped: float = 0.0
-    """What it drops of a preset's loss for each pixel: a constant."""
+    """The constant per pixel that its loss omits."""
     settings: tuple[float, int] = (1e-3, 128)
     """Learning rate and batch size."""
     epochs: int | None = None
-    """Where the preset trains as long as its program; the others train on other images, or say nothing."""
+    """Number of epochs, where the preset takes the program's; None for programs with other images or no number."""
     decay: float = 1.0
     eps: float = 1e-8
 
@@ -58,14 +60,14 @@ def body(widths: tuple[int, ...], activation: Callable[[], nn.Module]) -> nn.Seq
 
 
 class Perceptron(nn.Module):
-    """Linear layers each way; its parameters in the order of the computation."""
+    """Linear layers as encoder and decoder; the parameters are in the order of the computation."""
 
-    def __init__(self, sizes: Sizes, heads=2, tails=1, told=0, activation: type[nn.Module] = nn.ReLU, scalar=False):
+    def __init__(self, sizes: Sizes, heads=2, tails=1, classes=0, activation: type[nn.Module] = nn.ReLU, scalar=False):
         super().__init__()
         pixels, hidden, latent = math.prod(sizes.image), sizes.hidden, sizes.latent
-        self.encoder = body((pixels + told, *hidden), activation)
+        self.encoder = body((pixels + classes, *hidden), activation)
         self.heads = nn.ModuleList(nn.Linear(hidden[-1], latent) for _ in range(heads))
-        self.decoder = body((latent + told, *reversed(hidden)), activation)
+        self.decoder = body((latent + classes, *reversed(hidden)), activation)
         self.tails = nn.ModuleList(nn.Linear(hidden[0], pixels) for _ in range(tails))
         self.logvar = nn.ParameterList([torch.zeros(())] if scalar else [])
         if judge := sizes.discriminator:
@@ -102,7 +104,7 @@ class AntixK(nn.Module):
         self.final_layer = nn.Sequential(*up(hidden[0], hidden[0]), last, nn.Tanh())
 
     def terms(self, given: Given) -> tuple[Tensor, Tensor]:
-        """recons_loss and kld_loss, as both programs have them."""
+        """Return recons_loss and kld_loss, as in both programs."""
         height, width, channels = self.image
         images = given.x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
         result = torch.flatten(self.encoder(images), start_dim=1)
@@ -115,7 +117,7 @@ class AntixK(nn.Module):
 
 
 def latent(model: Perceptron, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """z, and the KL divergence summed over the batch, as pytorch/examples and yunjey write it."""
+    """Return z and the KL divergence summed over the batch, as in pytorch/examples and yunjey."""
     mu, log_var = model.encode(x)
     return mu + eps * torch.exp(log_var / 2), -0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp())
 
@@ -126,10 +128,10 @@ def yunjey(model: Perceptron, given: Given) -> tuple[Tensor]:
 
 
 def conditional(model: Perceptron, given: Given) -> tuple[Tensor]:
-    """The label beside the encoder's input and the decoder's."""
-    told = F.one_hot(given.labels.long(), 10).double()
-    z, kl_div = latent(model, torch.cat([given.x, told], 1), given.eps)
-    probabilities = torch.sigmoid(model.decode(torch.cat([z, told], 1)))
+    """Append the one-hot label to the inputs of the encoder and the decoder."""
+    one_hot = F.one_hot(given.labels.long(), 10).double()
+    z, kl_div = latent(model, torch.cat([given.x, one_hot], 1), given.eps)
+    probabilities = torch.sigmoid(model.decode(torch.cat([z, one_hot], 1)))
     return (F.binary_cross_entropy(probabilities, given.x, reduction="sum") + kl_div,)
 
 
@@ -156,7 +158,7 @@ def denoising(model: Perceptron, given: Given) -> tuple[Tensor]:
 
 
 def dropout(model: Perceptron, given: Given) -> tuple[Tensor]:
-    """As nn.Dropout(0.2) does: what is kept is divided by 0.8."""
+    """Apply a mask as nn.Dropout(0.2) does: kept values are divided by 0.8."""
     return autoencoder(model, given, torch.where(given.corruption > 0, given.x / (1 - 0.2), 0.0))
 
 
@@ -199,7 +201,7 @@ def pythae(model: Perceptron, given: Given) -> tuple[Tensor]:
 
 
 def learned(model: Perceptron, given: Given) -> tuple[Tensor]:
-    """A Gaussian's whole log-density; its log-variance softly kept above -12, which is our own choice of a bound."""
+    """Return a Gaussian's full log-density; a soft bound of our choice keeps the log-variance above -12."""
     mu, log_var = model.encode(given.x)
     posterior = distributions.Normal(mu, torch.exp(0.5 * log_var))
     h = model.decoder(mu + given.eps * posterior.stddev)
@@ -250,7 +252,7 @@ SOURCES: dict[str, Source] = {
     "conv": Source(CELEBA, AntixK, vanilla, settings=ANTIXK, decay=0.95),
     "beta-h": Source(CELEBA, AntixK, beta_h, settings=ANTIXK, decay=0.95),
     "beta-b": Source(CELEBA, AntixK, beta_b, settings=ANTIXK, decay=0.95),
-    "conditional": Source(VAE, lambda sizes: Perceptron(sizes, told=10), conditional, per="batch"),
+    "conditional": Source(VAE, lambda sizes: Perceptron(sizes, classes=10), conditional, per="batch"),
     "gaussian": Source(VAE, Perceptron, pythae, dropped=HALF_LOG_2PI),
     "gaussian-learned": Source(VAE, lambda sizes: Perceptron(sizes, scalar=True), learned),
     "gaussian-pixel": Source(VAE, lambda sizes: Perceptron(sizes, tails=2), learned),
@@ -260,8 +262,11 @@ SOURCES: dict[str, Source] = {
 
 
 def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> dict[str, str]:
-    """Fills a source's model, in its order, with the arrays of a weight file, in theirs; the weight file's name of each
-    of the source's parameters."""
+    """Copy the arrays of a weight file into a source's model, in order.
+
+    Returns:
+        The weight file's name of each of the source's parameters.
+    """
     model.double()
     mine = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
     renamed = dict(zip(mine, arrays, strict=True))

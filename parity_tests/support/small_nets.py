@@ -21,7 +21,7 @@ ROWS, IMAGES, LABELS = RNG.normal(size=(6, 8)), RNG.normal(size=(3, 4, 8, 8)), n
 
 
 class JaxNet(nnx.Module):
-    """Named layers, and what is done with them."""
+    """Named layers and a function that applies them."""
 
     def __init__(self, forward: Callable[..., Any], **named: nnx.Module):
         self.forward = forward
@@ -33,7 +33,7 @@ class JaxNet(nnx.Module):
 
 
 class TorchNet(nn.Module):
-    """The same."""
+    """The torch counterpart of JaxNet, with random weights."""
 
     def __init__(self, forward: Callable[..., Any], **named: nn.Module):
         super().__init__()
@@ -42,7 +42,7 @@ class TorchNet(nn.Module):
             setattr(self, name, layer)
         generator = torch.Generator().manual_seed(0)
         for name, tensor in self.state_dict().items():
-            if tensor.is_floating_point():  # running variances among them, so positive
+            if tensor.is_floating_point():  # running variances must be positive
                 positive = "var" in name
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 if positive else
                              torch.randn(tensor.shape, generator=generator) * 0.3)  # fmt: skip
@@ -56,13 +56,13 @@ def compare(jax_net: Any, torch_net: nn.Module, x: np.ndarray, mapping: Any = No
 
 
 def layer(ours: Callable[..., Any], theirs: nn.Module, x: np.ndarray = IMAGES, **options: Any) -> Report:
-    """One layer, made here by `ours(rngs=..)`, and there."""
+    """Compare a Flax layer, made by `ours(rngs=..)`, with a torch layer."""
     there = TorchNet(lambda net, x: net.layer(x), layer=theirs)
     return compare(JaxNet(lambda net, x: net.layer(x), layer=ours(rngs=nnx.Rngs(0))), there, x, **options)
 
 
 def steps_between(ours: Callable[..., Any], theirs: Callable[..., Any], **options: Any) -> Report:
-    """Something between two linear layers."""
+    """Compare operations between two linear layers."""
     here = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in ("a", "b")}
     there = {name: nn.Linear(8, 8) for name in ("a", "b")}
     torch_net = TorchNet(lambda net, x: net.b(theirs(net.a(x))), **there)
@@ -70,7 +70,7 @@ def steps_between(ours: Callable[..., Any], theirs: Callable[..., Any], **option
 
 
 def after_conv(ours: Callable[..., Any], theirs: Callable[..., Any], features: int) -> Report:
-    """Something between a convolution and, of its flattened image, a linear layer."""
+    """Compare operations between a convolution and a linear layer that reads its flattened image."""
     here = {"a": nnx.Conv(4, 3, (3, 3), padding=1, rngs=nnx.Rngs(0)), "b": nnx.Linear(features, 2, rngs=nnx.Rngs(0))}
     there = {"a": nn.Conv2d(4, 3, 3, padding=1), "b": nn.Linear(features, 2)}
     jax_net = JaxNet(lambda net, x: net.b(ours(net.a(x))), **here)
@@ -82,7 +82,7 @@ def channels_first(x: jax.Array) -> jax.Array:
 
 
 def decoder(ours: Callable[[jax.Array], jax.Array], mapping: Any = None) -> Report:
-    """A linear layer that writes an image, and a convolution that reads it."""
+    """Compare a linear layer that writes an image, and a convolution that reads it."""
     here = {"a": nnx.Linear(8, 36, rngs=nnx.Rngs(0)), "b": nnx.Conv(4, 2, (3, 3), padding=1, rngs=nnx.Rngs(0))}
     there = {"a": nn.Linear(8, 36), "b": nn.Conv2d(4, 2, 3, padding=1)}
     torch_net = TorchNet(lambda net, x: net.b(net.a(x).unflatten(1, (4, 3, 3))), **there)
@@ -90,7 +90,7 @@ def decoder(ours: Callable[[jax.Array], jax.Array], mapping: Any = None) -> Repo
 
 
 def losses(ours: Callable[..., Any], theirs: Callable[..., Any], **options: Any) -> Report:
-    """A linear layer's outputs, [6, 5], to a number."""
+    """Compare losses of a linear layer's outputs `[6, 5]`."""
     return layer(partial(nnx.Linear, 8, 5), nn.Linear(8, 5), ROWS, losses=(ours, theirs), **options)
 
 
@@ -102,7 +102,7 @@ def steps(ours: Any, theirs: Callable[..., Any], **options: Any) -> Report:
 
 
 def ported(ours: Callable[..., Any], theirs: nn.Module, x: np.ndarray, carry: Callable[..., Any], leaf: str) -> Report:
-    """A layer whose weights were carried by hand."""
+    """Compare a layer whose weights were ported by hand."""
     there, here = TorchNet(lambda net, x: net.layer(x), layer=theirs), ours(rngs=nnx.Rngs(0))
     for name, tensor in theirs.named_parameters():
         array = tensor.numpy(force=True)
@@ -188,7 +188,7 @@ def halving(optimizer: torch.optim.Optimizer) -> Any:
 
 
 def uncorrected() -> optax.GradientTransformation:
-    """Adam from its moments as they are."""
+    """Adam without bias correction."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state[0], updates)

@@ -1,4 +1,4 @@
-"""A run that goes from one package to the other and back, beside one that never stops."""
+"""Compare a run that switches between the packages with an uninterrupted run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,40 +12,52 @@ from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from parity_tests.harness.compare import Gap, gap, shares
 
 
-class Apart(NamedTuple):
-    """How far two runs end from each other: tensors as shares of their largest, metrics as shares of themselves."""
+class Differences(NamedTuple):
+    """The largest differences of two runs: tensors relative to their largest entry, metrics to themselves."""
 
     weights: Gap
     optimizer: Gap
     metrics: Gap
 
 
-def handed_over(sides: Sequence[Any], flags: Sequence[str], stops: Sequence[int], folder: Path) -> Apart:
-    """Trains by each of these packages up to its stop, each going on with what the one before left, in `folder`/run;
-    and by the first alone up to the last stop, in `folder`/whole. Raises RuntimeError where training fails."""
+def switch(backends: Sequence[Any], flags: Sequence[str], stops: Sequence[int], folder: Path) -> Differences:
+    """Train one run with several packages in turn, and another with the first alone.
+
+    Args:
+        backends: The packages; each resumes the run of the one before it, in `folder`/run.
+        flags: Flags of `train`.
+        stops: The step at which each package stops. The first alone trains to the last of them, in `folder`/whole.
+        folder: Where the two runs are written.
+
+    Returns:
+        The differences between the two runs.
+
+    Raises:
+        RuntimeError: If a command fails.
+    """
     run, whole = folder / "run", folder / "whole"
-    _command(sides[0], ["train", *flags, "--max-steps", str(stops[0]), "--out", str(run)])
-    for side, stop in zip(sides[1:], stops[1:], strict=True):
-        _command(side, ["train", "--resume", str(run), "--max-steps", str(stop)])
-    _command(sides[0], ["train", *flags, "--max-steps", str(stops[-1]), "--out", str(whole)])
-    return apart(run, whole, stops[-1])
+    _command(backends[0], ["train", *flags, "--max-steps", str(stops[0]), "--out", str(run)])
+    for backend, stop in zip(backends[1:], stops[1:], strict=True):
+        _command(backend, ["train", "--resume", str(run), "--max-steps", str(stop)])
+    _command(backends[0], ["train", *flags, "--max-steps", str(stops[-1]), "--out", str(whole)])
+    return difference(run, whole, stops[-1])
 
 
-def apart(run: Path, whole: Path, step: int) -> Apart:
-    """How far the one ends from the other, both with a checkpoint of that step."""
-    found, expected = (
+def difference(run: Path, whole: Path, step: int) -> Differences:
+    """Compare two runs, both with a checkpoint of that step."""
+    actual, expected = (
         weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), step)) for path in (run, whole)
     )
-    return Apart(
-        gap(found.weights, expected.weights),
-        gap(found.optimizer, expected.optimizer),
+    return Differences(
+        gap(actual.weights, expected.weights),
+        gap(actual.optimizer, expected.optimizer),
         shares(*(_metrics(path) for path in (run, whole))),
     )
 
 
-def _command(side: Any, arguments: list[str]) -> None:
-    if status := cli.main(side, arguments):
-        raise RuntimeError(f"{side.__name__} {' '.join(arguments)} ended with status {status}")
+def _command(backend: Any, arguments: list[str]) -> None:
+    if status := cli.main(backend, arguments):
+        raise RuntimeError(f"{backend.__name__} {' '.join(arguments)} ended with status {status}")
 
 
 def _metrics(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ STEPS = 12  # in epochs of five, the last of two images
 
 
 def small(name: str) -> Spec:
-    """The preset with the same parts in few numbers."""
+    """Return the preset with small sizes."""
     spec = PRESETS[name]
     model, objective, images = spec.model, spec.objective, spec.images
     hidden = {1: (12,), 2: (12, 9), 5: (4, 6)}[len(model.hidden)]
@@ -26,7 +26,7 @@ def small(name: str) -> Spec:
 
 
 def some(spec: Spec) -> Dataset:
-    """Images of its size and labels, five batches of which the last has two."""
+    """Return random images and labels: five training batches, the last with two images."""
     rng = np.random.default_rng(0)
     sizes = (70, 45)
     images = [rng.integers(-128, 384, (n, *spec.model.image)).clip(0, 255).astype(np.uint8) for n in sizes]

@@ -1,4 +1,4 @@
-"""What every layer of a Flax NNX module is given and gives."""
+"""Record the inputs and outputs of every layer of a Flax NNX module."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,17 +10,20 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from parity_tests.harness.hooks.record import Layer, add
+from parity_tests.harness.hooks.record import LayerCall, add
 
 
 @contextlib.contextmanager
-def record(module: nnx.Module) -> Iterator[dict[str, Layer]]:
-    """The calls of the module's leaves while the context lasts, by dotted path, in the order they are made; a second
-    call of the same layer is `NAME#2`. Under jit they are tracers, for the traced function to return."""
+def record(module: nnx.Module) -> Iterator[dict[str, LayerCall]]:
+    """Record the calls of the module's leaf layers inside the context.
+
+    The dict maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`. Under jit the values are
+    tracers, which the traced function has to return.
+    """
     modules = dict(nnx.iter_modules(module))
     parents = {path[:i] for path in modules for i in range(len(path))}
     leaves = {id(m): ".".join(map(str, path)) for path, m in modules.items() if path not in parents}
-    calls: dict[str, Layer] = {}
+    calls: dict[str, LayerCall] = {}
 
     def recording(call):
         def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every layer of a Flax Linen module is given and gives."""
+"""Record the inputs and outputs of every layer of a Flax Linen module."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from parity_tests.harness.hooks.record import Layer, add
+from parity_tests.harness.hooks.record import LayerCall, add
 
 
 @contextlib.contextmanager
-def record() -> Iterator[dict[str, Layer]]:
-    """The calls of every module's leaves while the context lasts, by dotted path, in the order they are made; a second
-    call of the same layer is `NAME#2`. Not under jit, where there are no numbers to see."""
-    calls: dict[str, Layer] = {}
+def record() -> Iterator[dict[str, LayerCall]]:
+    """Record the calls of every module's leaf layers inside the context.
+
+    The dict maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`. It does not work under
+    jit, where there are no values to copy.
+    """
+    calls: dict[str, LayerCall] = {}
     parents: set[tuple[str, ...]] = set()
 
     def recording(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

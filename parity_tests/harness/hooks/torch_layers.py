@@ -1,22 +1,24 @@
-"""What every layer of a torch module is given and gives."""
+"""Record the inputs and outputs of every layer of a torch module."""
 
 import contextlib
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from parity_tests.harness.hooks.record import Layer, add
+from parity_tests.harness.hooks.record import LayerCall, add
 
 
 @contextlib.contextmanager
-def record(module: nn.Module) -> Iterator[dict[str, Layer]]:
-    """The calls of the module's leaves while the context lasts, by dotted name, in the order they are made; a second
-    call of the same layer is `NAME#2`."""
-    calls: dict[str, Layer] = {}
+def record(module: nn.Module) -> Iterator[dict[str, LayerCall]]:
+    """Record the calls of the module's leaf layers inside the context.
+
+    The dict maps dotted names to calls, in order; a second call of the same layer is `NAME#2`.
+    """
+    calls: dict[str, LayerCall] = {}
 
     def recorder(name: str):
         def hook(layer, inputs, output) -> None:
-            if inputs and isinstance(output, Tensor):  # not a recurrent layer's pair, nor a layer of keywords
+            if inputs and isinstance(output, Tensor):  # not a recurrent layer's tuple, nor a call with keywords only
                 add(calls, name, inputs[0].numpy(force=True).copy(), output.numpy(force=True).copy())
 
         return hook

@@ -1,4 +1,4 @@
-"""A JAX model of whichever make as pure functions of plain trees."""
+"""Express a JAX model of any kind as pure functions of plain trees."""
 
 import contextlib
 import inspect
@@ -13,29 +13,31 @@ from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_layers, linen_layers
-from parity_tests.harness.hooks.record import Layer
+from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.mapping import canonical
 from parity_tests.harness.modules.validation import kind
 
 
 class Network(NamedTuple):
+    """A JAX model as pure functions of its parameters."""
+
     params: Any
-    """What is trained, as the model's user holds it."""
+    """The trainable parameters, in the structure that the caller passed."""
     statistics: Any
-    """What a training-mode call updates: batch normalization's running mean and variance."""
+    """The running mean and variance of batch normalization, which a call in training mode updates."""
     apply: Callable[..., tuple[Any, Any]]
-    """`(params, statistics, *inputs)` to the outputs and the statistics after."""
-    watch: Callable[..., dict[str, Layer]] | None
-    """The same arguments to the calls of every layer, until one fails; None where a bare function has none to show."""
+    """Maps `(params, statistics, *inputs)` to the outputs and the updated statistics."""
+    watch: Callable[..., dict[str, LayerCall]] | None
+    """Maps the same arguments to the calls of every layer, until one fails; None for a bare function."""
 
 
 def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
-    """A Flax NNX module (`params` None, or its state), a Linen module (its variables) or a function
+    """Adapt a Flax NNX module (`params` None, or its state), a Linen module (its variables) or a function
     `f(params, *inputs)`, with its floats in `dtype`."""
     if isinstance(model, nnx.Module):
         return _nnx(model, params, dtype, train)
     if params is None:
-        raise InputError(f"params: {kind(model)} needs its parameters; found None: pass what its init gave.")
+        raise InputError(f"params: {kind(model)} needs its parameters; found None: pass the result of its init.")
     if isinstance(model, nn.Module):
         return _linen(model, params, dtype, train)
     flags = _mode(model, train)
@@ -43,7 +45,7 @@ def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """The tree with its floats in `dtype`, all as new arrays."""
+    """Copy the tree, with its floats in `dtype`."""
 
     def one(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -54,7 +56,7 @@ def cast(tree: Any, dtype: str) -> Any:
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """The tree's arrays by path, `conv1/kernel`, without the collection's name."""
+    """Return the tree's arrays by path, `conv1/kernel`, without the collection's name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         canonical(jax.tree_util.keystr(path, simple=True, separator="/")): np.asarray(leaf) for path, leaf in leaves
@@ -62,7 +64,7 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The tree with the arrays in the places of its own."""
+    """Return a tree of the same structure with the leaves in `arrays`, by path."""
     paths = flatten(tree)
     return jax.tree.unflatten(jax.tree.structure(tree), [jnp.asarray(arrays[path]) for path in paths])
 
@@ -85,7 +87,7 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
         outputs = module(*inputs)
         return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    def watch(params: Any, statistics: Any, *inputs: Any) -> dict[str, Layer]:
+    def watch(params: Any, statistics: Any, *inputs: Any) -> dict[str, LayerCall]:
         module = merged(params, statistics)
         with jax_layers.record(module) as calls, contextlib.suppress(Exception):
             module(*inputs)
@@ -105,7 +107,7 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
         rngs = {"dropout": jax.random.key(0)}
         return model.apply(every, *inputs, **flags, rngs=rngs, mutable=list(statistics))  # type: ignore[return-value]
 
-    def watch(*args: Any) -> dict[str, Layer]:
+    def watch(*args: Any) -> dict[str, LayerCall]:
         with linen_layers.record() as calls, contextlib.suppress(Exception):
             apply(*args)
         return calls
@@ -114,7 +116,7 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
 
 
 def _mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """The flags by which the field tells a model its mode, where the model's signature has them."""
+    """Return the keyword arguments of the call's signature that set its mode."""
     flags = {"train": train, "training": train, "is_training": train, "deterministic": not train}
     flags["use_running_average"] = not train
     try:

@@ -1,4 +1,4 @@
-"""The levels at which a JAX model is compared with a torch module, and what to say where one fails."""
+"""The levels at which a JAX model is compared with a torch module, and the diagnosis of a level that fails."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ import torch
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.hooks import torch_layers
-from parity_tests.harness.hooks.record import Layer
+from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.hypotheses import localize
 from parity_tests.harness.modules.hypotheses.base import distance
@@ -29,14 +29,14 @@ Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Opt
 
 OWED = {"float32": 1e-5, "float64": 1e-12}
 REASONS = {
-    "float32": "a rounding is 6e-08, and the two frameworks add in other orders",
-    "float64": "a rounding is 1e-16, and the two frameworks add in other orders",
+    "float32": "one rounding is 6e-08, and the frameworks sum in different orders",
+    "float64": "one rounding is 1e-16, and the frameworks sum in different orders",
 }
-# optax has 1 - 0.999 in float32, right to 3e-05: so is Adam's second moment once corrected, and a step to half of that.
+# optax computes 1 - 0.999 in float32, to 3e-05: Adam's corrected second moment has that error, a step half of it.
 STEPS_OWED = {"float32": 1e-4, "float64": 1e-12}
 STEPS_REASON = {
     **REASONS,
-    "float32": "1 - 0.999, by which Adam's first steps are divided, is right to 3e-05 in float32",
+    "float32": "Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
 }
 OF_LARGEST = "of the tensor's largest"
 
@@ -52,10 +52,11 @@ def levels(
     scheduler: Callable[[torch.optim.Optimizer], Any] | None,
     steps: int,
 ) -> Iterator[Level]:
+    """Yield the finding of each level, with a function that diagnoses it if it fails; see `compare_modules`."""
     net, owed = both.net, OWED[both.dtype]
     if compare_weights:
         ours, theirs = both.named(both.arrays()), both.tensors(both.module)
-        finding = _finding("every weight", both, ours, theirs, 0.0, "both are said to hold the same numbers")
+        finding = _finding("every weight", both, ours, theirs, 0.0, "both should hold the same numbers")
         yield finding, lambda: _in_weights(ours, theirs)
 
     module = copy.deepcopy(both.module)
@@ -70,11 +71,13 @@ def levels(
         return
     ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
     if not any(array.size for array in (*ours.values(), *theirs.values())):
-        raise InputError("outputs: neither model gives a number, so there is nothing to compare: make both give some.")
+        raise InputError(
+            "outputs: neither model returns a number, so there is nothing to compare: make both return some."
+        )
     if len(ours) != len(theirs):
         raise InputError(
-            f"outputs: the JAX model gives {len(ours)} arrays and the torch module {len(theirs)}: "
-            "make both give the same."
+            f"outputs: the JAX model returns {len(ours)} arrays and the torch module {len(theirs)}: "
+            "make both return the same number."
         )
     ours = dict(zip(theirs, ours.values(), strict=True))
     finding = _finding("every output", both, ours, theirs, owed)
@@ -84,7 +87,7 @@ def levels(
     if statistics and norms:
         named = {name for pair in norms.values() for name in pair}
         held, updated = both.tensors(module), both.named(flatten(after))
-        ours_after, theirs_after = ({name: side[name] for name in sorted(named)} for side in (updated, held))
+        ours_after, theirs_after = ({name: arrays[name] for name in sorted(named)} for arrays in (updated, held))
         finding = _finding("running statistics after a training step", both, ours_after, theirs_after, owed)
         yield finding, lambda: _in_statistics(both, norms, ours_after, theirs_after)
 
@@ -92,10 +95,12 @@ def levels(
         return
     loss, torch_loss = losses[0](jax_outputs), losses[1](torch_outputs)
     if not isinstance(torch_loss, torch.Tensor):
-        raise InputError(f"losses: the torch loss gives {kind(torch_loss)}, expected a tensor: leave out its item().")
-    for side, shape in (("JAX", jnp.shape(loss)), ("torch", tuple(torch_loss.shape))):
+        raise InputError(f"losses: the torch loss returns {kind(torch_loss)}, expected a tensor: remove its item().")
+    for framework, shape in (("JAX", jnp.shape(loss)), ("torch", tuple(torch_loss.shape))):
         if shape:
-            raise InputError(f"losses: the {side} loss gives {list(shape)}, expected one number: take its mean.")
+            raise InputError(
+                f"losses: the {framework} loss has the shape {list(shape)}, expected one number: take its mean."
+            )
     pair = ({"the loss": np.asarray(loss)}, {"the loss": torch_loss.numpy(force=True)})
     yield _finding("the loss", both, *pair, owed, unit="of itself"), lambda: _in_losses(both, losses)
 
@@ -105,9 +110,9 @@ def levels(
     gradient = jax.jit(jax.grad(jax_loss))
     if torch_loss.requires_grad:  # not where every tensor is frozen
         torch_loss.backward()
-    found, tensors = both.named(flatten(gradient(net.params))), module.state_dict(keep_vars=True)
+    jax_gradients, tensors = both.named(flatten(gradient(net.params))), module.state_dict(keep_vars=True)
     expected = {pair.name: _gradient(tensors[pair.name]) for pair in both.pairs}
-    every = {name: found.get(name, np.zeros_like(array)) for name, array in expected.items()}
+    every = {name: jax_gradients.get(name, np.zeros_like(array)) for name, array in expected.items()}
     ours_grad, theirs_grad = _without_noise(every, expected, both.dtype)
     frozen = {name for name in expected if not tensors[name].requires_grad}
     finding = _finding("every gradient", both, ours_grad, theirs_grad, owed)
@@ -140,14 +145,14 @@ def _finding(
 
 
 def _without_noise(ours: Arrays, theirs: Arrays, dtype: str) -> tuple[Arrays, Arrays]:
-    """Without the gradients that are zero but for rounding, such as a bias's just before batch normalization: their
-    largest entry is noise, and a share of it says nothing."""
+    """Drop the gradients that are zero up to rounding, such as that of a bias just before batch normalization: a
+    difference relative to their largest entry means nothing."""
     every = [*ours.values(), *theirs.values()]
     largest = max((np.abs(array[np.isfinite(array)]).max(initial=0) for array in every), default=0)
     noise = 100 * np.finfo(dtype).eps * largest
 
     def is_noise(name: str) -> bool:
-        return all(np.abs(side[name]).max(initial=0) <= noise for side in (ours, theirs))  # which NaN is not
+        return all(np.abs(arrays[name]).max(initial=0) <= noise for arrays in (ours, theirs))  # NaN is not
 
     kept = [name for name in theirs if not is_noise(name)]
     return {name: ours[name] for name in kept}, {name: theirs[name] for name in kept}
@@ -157,7 +162,7 @@ def _gradient(tensor: torch.Tensor) -> np.ndarray:
     return np.zeros(tensor.shape) if tensor.grad is None else tensor.grad.numpy(force=True)
 
 
-def _recorded(both: Both) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
+def _recorded(both: Both) -> tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]]:
     net, module = both.net, copy.deepcopy(both.module)
     assert net.watch is not None
     with torch_layers.record(module) as calls, torch.no_grad():
@@ -166,25 +171,25 @@ def _recorded(both: Both) -> tuple[Mapping[str, Layer], Mapping[str, Layer]]:
 
 
 def _before(error: Exception, both: Both) -> Diagnosis | None:
-    """Where the networks parted before the JAX one failed on it, as a layer does that is given another shape."""
+    """Find the first difference before the JAX model raised, as a layer does whose input has another shape."""
     if both.net.watch is None:
         return None
     ours, theirs = _recorded(both)
-    end = Layer(both.inputs[0], np.empty(0))
+    end = LayerCall(both.inputs[0], np.empty(0))
     diagnosis = localize.walk(both.pairs, both.module, (ours, theirs), (end, end), OWED[both.dtype])
     if diagnosis is None or diagnosis.found == localize.NOT_CALLED:
-        return None  # it failed in the first layer that differs, and says itself why
-    found = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return diagnosis._replace(found=found)
+        return None  # the first layer that differs raised, and its own message says why
+    text = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return diagnosis._replace(found=text)
 
 
 def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
     owed = OWED[both.dtype]
     if both.net.watch is None:
         cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), owed)
-        why = "a bare function shows no layers, so only outputs and gradients can be compared; a Flax module is walked"
-        return Diagnosis("the output", f"It differs: {localize.apart(ours, theirs)}; {why}.", cause)
-    ends = Layer(both.inputs[0], ours), Layer(both.inputs[0], theirs)
+        why = "a bare function has no layers to record, so only outputs and gradients can be compared"
+        return Diagnosis("the output", f"It differs: {localize.worst_difference(ours, theirs)}; {why}.", cause)
+    ends = LayerCall(both.inputs[0], ours), LayerCall(both.inputs[0], theirs)
     diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, owed)
     assert diagnosis is not None
     return diagnosis
@@ -193,19 +198,19 @@ def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
 def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:
     name = next(name for name in theirs if distance(ours[name], theirs[name]) > 0)
     cause = localize.cause_in_weight(ours[name], theirs[name], 0.0)
-    return Diagnosis(name, f"It differs: {localize.apart(ours[name], theirs[name])}.", cause)
+    return Diagnosis(name, f"It differs: {localize.worst_difference(ours[name], theirs[name])}.", cause)
 
 
 def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Arrays, theirs: Arrays) -> Diagnosis:
     owed = OWED[both.dtype]
     norm = next(n for n, names in norms.items() if any(distance(ours[x], theirs[x]) > owed for x in names))
-    mine, other = (np.stack([side[name] for name in norms[norm]]) for side in (ours, theirs))
+    mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (ours, theirs))
     module = copy.deepcopy(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
         module(*both.torch_inputs)
-    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].given, mine, other, owed)
+    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, owed)
     worst = max(norms[norm], key=lambda name: distance(ours[name], theirs[name]))
-    return Diagnosis(worst, f"It differs: {localize.apart(ours[worst], theirs[worst])}.", cause)
+    return Diagnosis(worst, f"It differs: {localize.worst_difference(ours[worst], theirs[worst])}.", cause)
 
 
 def _in_losses(both: Both, losses: Losses) -> Diagnosis:
@@ -213,11 +218,10 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     outputs, _ = net.apply(net.params, net.statistics, *both.jax_inputs)
     torch_outputs = copy.deepcopy(both.module)(*both.torch_inputs)
     value = losses[0](outputs)
-    found = f"The outputs agree and it is {float(value):.6g} in JAX"
+    text = f"The outputs agree and the loss is {float(value):.6g} in JAX"
     if not (isinstance(torch_outputs, torch.Tensor) and torch_outputs.is_floating_point()):
-        return Diagnosis(
-            "the loss", f"{found}, of several outputs or whole numbers: no loss known here takes them.", None
-        )
+        why = "a loss of several outputs, or of integers, can't be diagnosed"
+        return Diagnosis("the loss", f"{text}; {why}.", None)
     leaf = torch_outputs.detach().requires_grad_()
     torch_value = losses[1](leaf)
     if torch_value.requires_grad:
@@ -226,15 +230,16 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     ours = float(value), gradient
     theirs = torch_value.item(), _gradient(leaf)
     cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, OWED[both.dtype])
-    return Diagnosis("the loss", f"{found} and {torch_value.item():.6g} in PyTorch.", cause)
+    return Diagnosis("the loss", f"{text} and {torch_value.item():.6g} in PyTorch.", cause)
 
 
 def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], owed: float) -> Diagnosis:
     name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > owed)
-    found = f"The loss agrees and the gradient, last layer first, differs: {localize.apart(ours[name], theirs[name])}."
-    return Diagnosis(name, found, localize.cause_in_gradient(ours[name], theirs[name], name in frozen))
+    worst = localize.worst_difference(ours[name], theirs[name])
+    text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
+    return Diagnosis(name, text, localize.cause_in_gradient(ours[name], theirs[name], name in frozen))
 
 
 def _after_steps(name: str, ours: Arrays, theirs: Arrays, cause: str | None) -> Diagnosis:
-    found = f"The gradients are the same and it differs: {localize.apart(ours[name], theirs[name])}."
-    return Diagnosis(name, found, cause)
+    text = f"The gradients are the same and it differs: {localize.worst_difference(ours[name], theirs[name])}."
+    return Diagnosis(name, text, cause)

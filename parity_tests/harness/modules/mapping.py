@@ -1,4 +1,4 @@
-"""Which array of a JAX model is which tensor of a torch module, and how the layout of either becomes the other's."""
+"""Pair the arrays of a JAX model with the tensors of a torch module, and convert the layout of each."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,45 +13,64 @@ Array: TypeAlias = np.ndarray
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
-def _same(array: Array) -> Array:
+def _identity(array: Array) -> Array:
     return array
 
 
 class Transform(NamedTuple):
-    """How one array's layout becomes the other framework's, each the other's inverse."""
+    """Conversions between the JAX layout and the torch layout of one array.
 
-    to_torch: Callable[[Array], Array] = _same
-    to_jax: Callable[[Array], Array] = _same
-    given: Callable[[Array], Array] = _same
-    """How what the JAX layer is given is ordered as the torch layer's is, where this transform reorders it."""
-    gave: Callable[[Array], Array] = _same
-    """The same of what it gives."""
+    `to_torch` and `to_jax` are inverses of each other. The other two are needed only where a transform reorders the
+    features that a layer reads or writes, so that the layer's inputs and outputs can be compared.
+    """
+
+    to_torch: Callable[[Array], Array] = _identity
+    """Converts an array in the JAX layout to the torch layout."""
+    to_jax: Callable[[Array], Array] = _identity
+    """Converts an array in the torch layout to the JAX layout."""
+    input_to_torch: Callable[[Array], Array] = _identity
+    """Orders the input of the JAX layer as the input of the torch layer."""
+    output_to_torch: Callable[[Array], Array] = _identity
+    """Orders the output of the JAX layer as the output of the torch layer."""
 
 
 class Pair(NamedTuple):
+    """One array of the JAX model and the torch tensor that holds the same numbers."""
+
     path: str
-    """In the JAX model, without its collection: `conv1/kernel`."""
+    """The path in the JAX model, without its collection: `conv1/kernel`."""
     name: str
-    """In the torch module: `conv1.weight`."""
+    """The name in the torch module: `conv1.weight`."""
     transform: Transform
+    """The conversion between their layouts."""
 
 
 Target: TypeAlias = str | tuple[str, Transform]
 MappingLike: TypeAlias = Mapping[str, Target] | Sequence[tuple[str, str] | tuple[str, str, Transform]] | None
 
 as_is = Transform()
-"""For an array that is held in torch's layout on the JAX side too."""
+"""The transform of an array that the JAX model holds in torch's layout."""
 
-flipped_kernel = Transform(  # a true convolution's kernel against the gradient's: turned by half a turn
+flipped_kernel = Transform(  # the kernel rotated by 180 degrees
     to_torch=lambda kernel: np.flip(kernel, tuple(range(kernel.ndim - 2))).transpose(-2, -1, *range(kernel.ndim - 2)),
     to_jax=lambda weight: np.flip(weight, tuple(range(2, weight.ndim))).transpose(*range(2, weight.ndim), 0, 1),
 )
-"""For the kernel of a Flax ConvTranspose without `transpose_kernel=True`."""
+"""The transform of the kernel of a Flax ConvTranspose without `transpose_kernel=True`."""
 
 
 def flattened(rows: tuple[int, int, int] | None = None, columns: tuple[int, int, int] | None = None) -> Transform:
-    """For the kernel of a Linear whose rows read a flattened image, or whose columns (and then its bias too) write
-    one: in H,W,C order in JAX and C,H,W in torch. The image is given as torch has it, `(channels, height, width)`."""
+    """Make the transform of a Linear layer that reads or writes a flattened image.
+
+    JAX flattens an image as H,W,C and torch as C,H,W, so the rows or the columns of the kernel are permuted. A layer
+    that writes an image needs the transform for its bias too.
+
+    Args:
+        rows: The image that the layer reads, `(channels, height, width)`; None if it reads no image.
+        columns: The image that the layer writes, `(channels, height, width)`; None if it writes no image.
+
+    Returns:
+        The transform for the pair of the kernel `[inputs, outputs]`, or of the bias `[outputs]`.
+    """
     row, column = (_channels_first(image) if image else slice(None) for image in (rows, columns))
 
     def to_torch(array: Array) -> Array:
@@ -65,34 +84,46 @@ def flattened(rows: tuple[int, int, int] | None = None, columns: tuple[int, int,
             back[np.arange(len(back))[row][:, None], np.arange(back.shape[1])[column]] = array.T
         return back
 
-    return Transform(to_torch, to_jax, given=lambda x: x[..., row], gave=lambda y: y[..., column])
+    return Transform(to_torch, to_jax, input_to_torch=lambda x: x[..., row], output_to_torch=lambda y: y[..., column])
 
 
 def _channels_first(image: tuple[int, int, int]) -> Array:
-    """Where each entry of a C,H,W image lies in the same image flattened as H,W,C."""
+    """Return the index of each entry of a C,H,W image in the same image flattened as H,W,C."""
     channels, height, width = image
     return np.arange(channels * height * width).reshape(height, width, channels).transpose(2, 0, 1).ravel()
 
 
 def canonical(path: str) -> str:
-    """`params.conv1.kernel`, `params/conv1/kernel` and `conv1/kernel` are one array."""
+    """Return one spelling of a path: `params.conv1.kernel`, `params/conv1/kernel` and `conv1/kernel` are one array."""
     return re.sub(r"^(params|batch_stats)/", "", path.replace(".", "/"))
 
 
 def tensors(module: nn.Module) -> dict[str, nn.Module]:
-    """The module's parameters and running statistics by name, each with the layer that holds it."""
+    """Return the layer that holds each parameter and running statistic of the module, by the tensor's name."""
     saved = module.state_dict(keep_vars=True)
     names = dict.fromkeys([*(n for n, _ in module.named_parameters()), *(n for n, _ in module.named_buffers())])
-    # Flax counts no batches, and nothing is computed from the count while torch's momentum is a number.
+    # Flax does not count batches, and torch uses the count only where momentum is None.
     kept = [name for name in names if name in saved and not name.endswith("num_batches_tracked")]
     return {name: module.get_submodule(name.rpartition(".")[0]) for name in kept}
 
 
 def resolve(shapes: Shapes, module: nn.Module, mapping: MappingLike = None) -> tuple[Pair, ...]:
-    """Every array of the JAX model with its tensor of the torch module, in the module's order. `shapes` are the JAX
-    arrays', by path. `mapping` is pairs `{path: name}`, rules `[(regex, replacement)]` of which the first that matches
-    the whole path gives the name, or None: by names, then by kind and shape. A pair or a rule may end in a
-    Transform, which then stands in the place of the layout that follows from the torch layer's kind."""
+    """Pair every array of the JAX model with a tensor of the torch module.
+
+    Args:
+        shapes: The shapes of the JAX arrays, by path.
+        module: The torch module.
+        mapping: Pairs `{path: name}`; or rules `[(regex, replacement)]`, of which the first that matches the whole path
+            gives the name; or None, to pair by name and then by kind of layer and shape. A pair or a rule may end in a
+            `Transform`, which replaces the transform that the kind of the torch layer implies.
+
+    Returns:
+        The pairs, in the order of the torch module. Every array and every tensor is in exactly one pair.
+
+    Raises:
+        InputError: If an array or a tensor is left over, is paired twice, is unknown or has another shape, or if
+            several pairs are possible.
+    """
     layers = tensors(module)
     if mapping is None:
         chosen: dict[str, Target] = dict(_infer(shapes, module, layers))
@@ -107,7 +138,7 @@ def resolve(shapes: Shapes, module: nn.Module, mapping: MappingLike = None) -> t
             raise InputError(f"mapping: the JAX model has no array {path!r}; it has {_list(shapes)}: correct the pair.")
         if name not in layers:
             raise InputError(
-                f"mapping: {path!r} is given to {name!r}, which the torch module has not; it has {_list(layers)}: "
+                f"mapping: {path!r} is paired with {name!r}, but the torch module has only {_list(layers)}: "
                 "correct the pair."
             )
         pairs.append(Pair(path, name, transform or layout(layers[name], name)))
@@ -118,12 +149,22 @@ def resolve(shapes: Shapes, module: nn.Module, mapping: MappingLike = None) -> t
 
 
 def layout(layer: nn.Module, name: str) -> Transform:
-    """The transform of the tensor `name` by its layer's kind, for by its shape a square kernel could be either."""
+    """Return the transform of a tensor that the kind of its layer implies.
+
+    The shape does not decide it: a square kernel has the same shape in both layouts.
+
+    Args:
+        layer: The torch layer that holds the tensor.
+        name: The tensor's name, `conv1.weight`.
+
+    Returns:
+        The transform between Flax's layout and torch's.
+    """
     if name.rpartition(".")[2] != "weight":
         return as_is
     if isinstance(layer, nn.Linear):
         return Transform(np.transpose, np.transpose)
-    if isinstance(layer, nn.modules.conv._ConvNd):  # [out, in, ..], and [in, out, ..] where it is transposed
+    if isinstance(layer, nn.modules.conv._ConvNd):  # [out, in, ..], [in, out, ..] for a transposed convolution
         return Transform(
             to_torch=lambda kernel: kernel.transpose(-1, -2, *range(kernel.ndim - 2)),
             to_jax=lambda weight: weight.transpose(*range(2, weight.ndim), 1, 0),
@@ -137,9 +178,10 @@ def _ruled(shapes: Shapes, rules: Sequence[tuple]):
             try:
                 match = re.fullmatch(pattern, path)
                 name = match and match.expand(replacement)
-            except (re.error, IndexError) as error:  # IndexError for a group of a name that the pattern has not
+            except (re.error, IndexError) as error:  # IndexError: the replacement names an unknown group
                 raise InputError(
-                    f"mapping: the rule {(pattern, replacement)!r} is no regex and replacement: {error}: correct it."
+                    f"mapping: the rule {(pattern, replacement)!r} is not a valid regex and replacement: {error}: "
+                    "correct it."
                 ) from None
             if name is not None:
                 yield path, (name, *transform) if transform else name
@@ -157,7 +199,7 @@ _LEAVES = {
 
 def _infer(shapes: Shapes, module: nn.Module, layers: Mapping[str, nn.Module]):
     left = dict.fromkeys(layers)
-    unnamed: dict[str, dict[str, tuple[int, ...]]] = {}  # JAX layers no name fits, with their arrays' shapes
+    unnamed: dict[str, dict[str, tuple[int, ...]]] = {}  # JAX layers without a match by name: shapes by leaf
     for path, shape in shapes.items():
         layer, _, leaf = path.rpartition("/")
         parent = layer.replace("/", ".")
@@ -167,12 +209,12 @@ def _infer(shapes: Shapes, module: nn.Module, layers: Mapping[str, nn.Module]):
             yield path, name
         else:
             unnamed.setdefault(layer, {})[leaf] = shape
-    unfilled: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}  # torch layers, in Flax's words and layout
+    unfilled: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}  # torch layers: names and shapes by Flax leaf
     for name in left:
         parent, _, leaf = name.rpartition(".")
         shape = layout(layers[name], name).to_jax(np.empty(_tensor(module, name).shape)).shape
         unfilled.setdefault(parent, {})[_flax_leaf(layers[name], leaf)] = name, shape
-    kinds = {parent: {leaf: shape for leaf, (_, shape) in found.items()} for parent, found in unfilled.items()}
+    kinds = {parent: {leaf: shape for leaf, (_, shape) in leaves.items()} for parent, leaves in unfilled.items()}
     for layer, arrays in unnamed.items():
         candidates = [parent for parent, kind in kinds.items() if kind == arrays]
         rivals = [other for other, kind in unnamed.items() if kind == arrays]
@@ -199,31 +241,33 @@ def _check_total(shapes: Shapes, layers: Mapping[str, nn.Module], pairs: Sequenc
     for name in names:
         if names.count(name) > 1:
             rivals = [pair.path for pair in pairs if pair.name == name]
-            raise InputError(f"mapping: {_list(rivals)} are all given to {name!r}; give each a tensor of its own.")
+            raise InputError(f"mapping: {_list(rivals)} are all paired with {name!r}; pair each with another tensor.")
     if sources := [path for path in shapes if path not in {pair.path for pair in pairs}]:
-        raise InputError(f"mapping: nothing in the torch module takes {_list(sources)} of the JAX model: give pairs.")
+        raise InputError(f"mapping: no torch tensor is paired with {_list(sources)} of the JAX model: give pairs.")
     if targets := [name for name in layers if name not in names]:
-        raise InputError(f"mapping: nothing in the JAX model fills {_list(targets)} of the torch module: give pairs.")
+        raise InputError(f"mapping: no JAX array is paired with {_list(targets)} of the torch module: give pairs.")
 
 
-def _check_shape(found: tuple[int, ...], pair: Pair, layer: nn.Module, module: nn.Module) -> None:
+def _check_shape(jax_shape: tuple[int, ...], pair: Pair, layer: nn.Module, module: nn.Module) -> None:
     shape = tuple(_tensor(module, pair.name).shape)
     try:
         expected = pair.transform.to_jax(np.empty(shape)).shape
     except (ValueError, IndexError):
         raise InputError(
-            f"mapping: the transform of {pair.path!r} can't take {pair.name!r}, which is {list(shape)}: correct it."
+            f"mapping: the transform of {pair.path!r} can't convert {pair.name!r}, which is {list(shape)}: correct it."
         ) from None
-    if found == expected:
+    if jax_shape == expected:
         return
-    unlike = f"mapping: {pair.path!r} is {list(found)}, and {pair.name!r}, {list(shape)} of a {type(layer).__name__}"
-    if found == shape:
+    problem = (
+        f"mapping: {pair.path!r} is {list(jax_shape)}, and {pair.name!r}, {list(shape)} of a {type(layer).__name__}"
+    )
+    if jax_shape == shape:
         advice = "it is held in torch's layout, so give the pair the transform `as_is`"
-    elif getattr(layer, "transposed", False) and found == flipped_kernel.to_jax(np.empty(shape)).shape:
+    elif getattr(layer, "transposed", False) and jax_shape == flipped_kernel.to_jax(np.empty(shape)).shape:
         advice = "pass transpose_kernel=True to the Flax layer, or give the pair the transform `flipped_kernel`"
     else:
         advice = "correct the pair or the layer"
-    raise InputError(f"{unlike}, needs {list(expected)}: {advice}.")
+    raise InputError(f"{problem}, needs {list(expected)}: {advice}.")
 
 
 def _tensor(module: nn.Module, name: str):

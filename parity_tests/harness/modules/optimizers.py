@@ -1,4 +1,4 @@
-"""The same gradients through two optimizers."""
+"""Run an optax optimizer and a torch optimizer on the same gradients."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -20,23 +20,23 @@ Arrays = dict[str, np.ndarray]
 
 
 class Run(NamedTuple):
-    """Where both optimizers led."""
+    """The weights after the steps of both optimizers, and what a diagnosis needs."""
 
     ours: Arrays
     theirs: Arrays
     moments: tuple[Arrays, Arrays] | None
-    """Adam's, where both keep them."""
+    """Adam's moments, where both optimizers keep them."""
     kind: str
     options: dict[str, Any]
     steps: Steps
     trained: tuple[str, ...]
-    """What torch's optimizer was given."""
+    """The names of the tensors that torch's optimizer trains."""
 
     def cause(self, name: str, owed: float) -> str | None:
-        """Why they led apart, and `name` to two places."""
+        """Return why the two optimizers gave `name` different values."""
         if name not in self.trained:
             return FROZEN
-        ours, theirs = (_flat({name: side[name] for name in self.trained}) for side in (self.ours, self.theirs))
+        ours, theirs = (_flat({name: arrays[name] for name in self.trained}) for arrays in (self.ours, self.theirs))
         return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, owed)
 
 
@@ -49,18 +49,23 @@ def train_both(
     scheduler: Callable[[torch.optim.Optimizer], Any] | None,
     steps: int,
 ) -> Run:
-    """Some steps of either optimizer. Each step's gradient is JAX's at its own weights and handed to both, since Adam
-    makes whole steps of a gradient that is zero but for rounding, and two right optimizers would part there."""
+    """Take `steps` steps with both optimizers from the same gradients.
+
+    Both get JAX's gradient at JAX's weights. With gradients of their own, two correct optimizers would diverge, because
+    Adam takes full steps even where a gradient is zero up to rounding.
+    """
     module = copy.deepcopy(module)
     tensors, stepped = module.state_dict(keep_vars=True), named(flatten(params))
     trained = {name: tensors[name] for name in stepped if tensors[name].requires_grad}
     if not trained:
-        raise InputError("optimizers: every tensor of the torch module is frozen, so it has no step: leave them out.")
+        raise InputError(
+            "optimizers: every tensor of the torch module is frozen, so there is nothing to train: pass no optimizers."
+        )
     before = {name: p.numpy(force=True).copy() for name, p in trained.items()}
     optax_optimizer, make = optimizers
     optimizer = make(trained.values())
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise InputError(f"optimizers: the second gives {kind(optimizer)}, expected one of torch.optim.")
+        raise InputError(f"optimizers: the second returns {kind(optimizer)}, expected a torch.optim.Optimizer.")
     options = dict(optimizer.param_groups[0])  # before a scheduler changes them
     schedule = scheduler(optimizer) if scheduler else None
     state = optax_optimizer.init(params)
@@ -69,12 +74,12 @@ def train_both(
         grads = gradient(params)
         updates, state = optax_optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        handed = named(flatten(grads))
+        shared = named(flatten(grads))
         for name, parameter in trained.items():
-            parameter.grad = torch.tensor(np.ascontiguousarray(handed[name]), device=parameter.device)
+            parameter.grad = torch.tensor(np.ascontiguousarray(shared[name]), device=parameter.device)
         rates.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
-        gradients.append(_flat({name: handed[name] for name in trained}))
+        gradients.append(_flat({name: shared[name] for name in trained}))
         clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in trained.items() if p.grad is not None}))
         if schedule is not None:
             schedule.step()
@@ -104,10 +109,10 @@ def _moments(
         return None
     ours, theirs = {}, {}
     for moment, tree in {"exp_avg": adams[0].mu, "exp_avg_sq": adams[0].nu}.items():
-        found = named(flatten(tree))
-        if not found.keys() >= trained.keys():  # optax masks some
+        arrays = named(flatten(tree))
+        if not arrays.keys() >= trained.keys():  # optax may mask some
             return None
         for name, parameter in trained.items():
-            ours[f"{name}.{moment}"] = found[name]
+            ours[f"{name}.{moment}"] = arrays[name]
             theirs[f"{name}.{moment}"] = optimizer.state[parameter][moment].numpy(force=True)
     return ours, theirs

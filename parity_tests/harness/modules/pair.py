@@ -18,7 +18,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Both(NamedTuple):
-    """The two networks with their pairs, in one precision, and what both are given."""
+    """The two networks in one precision, their pairs, and the inputs of both."""
 
     net: Network
     module: nn.Module
@@ -38,11 +38,11 @@ class Both(NamedTuple):
         return [torch.tensor(x, device=device) for x in self.inputs]
 
     def arrays(self) -> Arrays:
-        """JAX's, by path."""
+        """Return the arrays of the JAX model, by path."""
         return flatten(self.net.params) | flatten(self.net.statistics)
 
     def named(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
-        """Those of JAX's arrays that are there, under torch's names and in its layout."""
+        """Return those of the JAX arrays that are in `arrays`, by torch's names and in torch's layout."""
         return {pair.name: pair.transform.to_torch(arrays[pair.path]) for pair in self.pairs if pair.path in arrays}
 
     def tensors(self, module: nn.Module) -> Arrays:
@@ -62,14 +62,14 @@ class Both(NamedTuple):
         return net._replace(params=replaced(net.params, arrays), statistics=replaced(net.statistics, arrays))
 
     def outputs(self, tree: Any) -> Arrays:
-        """A model's outputs by name, in torch's layout."""
+        """Return a model's outputs by name, in torch's layout."""
         named = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(tree)):
             array = numbers(leaf)
             if array is None:
                 raise InputError(
                     "outputs: expected arrays of real numbers, alone or in tuples, lists and dicts, found "
-                    f"{kind(leaf)}: make both models give those."
+                    f"{kind(leaf)}: make both models return those."
                 )
             last = self.channels_last and array.ndim == 4 and not isinstance(leaf, torch.Tensor)
             named[f"output{jax.tree_util.keystr(path)}"] = np.moveaxis(array, -1, 1) if last else array
@@ -77,7 +77,7 @@ class Both(NamedTuple):
 
 
 def _plain(tree: Any) -> Any:
-    """With dicts and lists for mappings and tuples of any class, such as a ModelOutput: JAX takes them for leaves."""
+    """Convert mappings and sequences of any class, such as ModelOutput, to dicts and lists; to JAX they are leaves."""
     if isinstance(tree, Mapping):
         return {name: _plain(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,4 +1,4 @@
-"""Both frameworks as a comparison needs them, for as long as it lasts."""
+"""The settings of both frameworks during a comparison."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,10 +13,13 @@ _OPERATIONS = (_cuda.matmul, _cudnn.conv, _cudnn.rnn, _mkldnn.matmul, _mkldnn.co
 
 @contextlib.contextmanager
 def settings(dtype: str) -> Iterator[None]:
-    """64 bits in JAX for float64, products at full precision in both, and the promotion that optax's and Flax's own
-    code relies on. Keys may be used again, since each level replays the one before."""
+    """Set both frameworks up for a comparison in `dtype`, and restore them afterwards.
+
+    JAX gets 64 bits for float64 and the dtype promotion that optax and Flax rely on; matrix products have full
+    precision in both. Reuse of keys is allowed, since each level repeats the previous one.
+    """
     with contextlib.ExitStack() as stack:
-        # JAX's own contexts: inside another of them a change of jax.config has no effect, and would stay behind.
+        # JAX's own contexts: inside one of them a change of jax.config has no effect, and would persist.
         stack.enter_context(jax.enable_x64(dtype == "float64"))
         stack.enter_context(jax.default_matmul_precision("highest"))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
@@ -26,7 +29,7 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
-        # Torch's older switches say the same, and reading them raises where the two disagree.
+        # Torch's older switches set the same, and reading them raises where the two disagree.
         older: list[tuple[Callable[[], Any], Callable[[Any], None]]] = [
             (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
             (lambda: torch.backends.cudnn.allow_tf32, _allow_tf32),

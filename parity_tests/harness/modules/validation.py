@@ -1,4 +1,4 @@
-"""What `compare_modules` is given, looked at before anything is computed."""
+"""Check the arguments of `compare_modules` before anything is computed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +24,14 @@ def check(
     dtype: Any,
     weights: Any,
 ) -> None:
-    """Raises InputError for the first argument that is not what it should be."""
+    """Raise InputError for the first invalid argument of `compare_modules`."""
     if isinstance(jax_model, type | nn.Module) or not callable(jax_model):
         raise InputError(
             f"jax_model: expected a Flax module or a function f(params, *inputs), found {kind(jax_model)}: "
             "pass one that can be called."
         )
     if not isinstance(torch_module, nn.Module):
-        raise InputError(f"torch_module: expected a torch.nn.Module, found {kind(torch_module)}: pass one of them.")
+        raise InputError(f"torch_module: expected a torch.nn.Module, found {kind(torch_module)}: pass a module.")
     if mapping is not None and not _is_mapping(mapping):
         raise InputError(
             "mapping: expected pairs {path: name}, rules [(regex, replacement)], either with a Transform after the "
@@ -42,10 +42,10 @@ def check(
     if optimizers is not None:
         _check_optimizers(optimizers, losses, steps)
     elif scheduler is not None:
-        raise InputError("scheduler: it sets the learning rate of a step and optimizers is None: pass both or neither.")
+        raise InputError("scheduler: expected None where optimizers is None: pass both or neither.")
     if not (scheduler is None or callable(scheduler)):
         raise InputError(
-            f"scheduler: expected a function that makes torch's of its optimizer, found {kind(scheduler)}."
+            f"scheduler: expected a function that makes a scheduler from torch's optimizer, found {kind(scheduler)}."
         )
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype: expected float32 or float64, found {dtype!r}.")
@@ -54,7 +54,7 @@ def check(
 
 
 def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
-    """The inputs, one or several, with their floats in `dtype`."""
+    """Return the inputs as numpy arrays, with their floats in `dtype`."""
     several = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if not several:
         raise InputError("inputs: expected one array or more in torch's layout, found none.")
@@ -63,7 +63,7 @@ def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
 
 
 def numbers(leaf: Any) -> np.ndarray | None:
-    """An array of either framework, or a number, for numpy; None of anything else, complex numbers among them."""
+    """Convert an array of either framework, or a real number, to numpy; return None for anything else."""
     if isinstance(leaf, torch.Tensor):
         leaf = (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -75,6 +75,7 @@ def numbers(leaf: Any) -> np.ndarray | None:
 
 
 def kind(value: Any) -> str:
+    """Return the value's type with its article, as in "a dict"."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     name = type(value).__name__
@@ -87,24 +88,24 @@ def _array(x: Any, where: str, dtype: str) -> np.ndarray:
         raise InputError(f"{where}: expected an array of real numbers, or several in a list, found {kind(x)}.")
     if not array.size:
         raise InputError(
-            f"{where}: expected numbers to compare by, found the empty shape {list(array.shape)}: pass a batch of some."
+            f"{where}: expected at least one number, found the empty shape {list(array.shape)}: pass a batch."
         )
-    # torch takes no array that runs backwards
+    # torch rejects arrays with negative strides
     return np.array(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype, order="C")
 
 
 def _check_optimizers(optimizers: Any, losses: Any, steps: Any) -> None:
     if losses is None:
-        raise InputError("optimizers: a step needs a gradient and losses is None: pass (jax_loss, torch_loss).")
+        raise InputError("optimizers: a step needs a gradient, but losses is None: pass (jax_loss, torch_loss).")
     if not _two(optimizers) or not (hasattr(optimizers[0], "init") and hasattr(optimizers[0], "update")):
         raise InputError(f"optimizers: expected (optax's, parameters -> torch's), found {kind(optimizers)}.")
     if isinstance(optimizers[1], torch.optim.Optimizer) or not callable(optimizers[1]):
         raise InputError(
-            "optimizers: the second is expected to make torch's from the parameters, as partial(torch.optim.Adam, "
-            f"lr=1e-3) does, found {kind(optimizers[1])}."
+            "optimizers: expected a function of the parameters that returns torch's optimizer, as "
+            f"partial(torch.optim.Adam, lr=1e-3) does, found {kind(optimizers[1])}."
         )
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise InputError(f"steps: expected a whole number from 1 on, found {steps!r}.")
+        raise InputError(f"steps: expected a positive integer, found {steps!r}.")
 
 
 def _is_mapping(mapping: Any) -> bool:

@@ -18,7 +18,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import curves
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
-from parity_tests.support.numpy_backend import SIDE, copy
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, copy
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "2", "--hidden", "5", "--latent", "2"]
@@ -39,9 +39,9 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     """A run with every epoch's metrics, one with every step's, one with other batches, one with other terms."""
     folder = tmp_path_factory.mktemp("curves")
     wanted = {
-        "jaxvae": (SIDE, []),
+        "jaxvae": (NUMPY_BACKEND, []),
         "torchvae": (torchvae, ["--log-every", "1"]),
-        "batches": (SIDE, ["--batch-size", "50"]),
+        "batches": (NUMPY_BACKEND, ["--batch-size", "50"]),
         "adversarial": (torchvae, ["--posterior", "point", "--form", "adversarial", "--discriminator", "5"]),
     }
     for name, (side, flags) in wanted.items():
@@ -122,7 +122,7 @@ def test_every_kind_is_the_same_each_time(trained, suffix: str, tmp_path) -> Non
     begin = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[suffix.lower()]
     for name in "ab":
         out = tmp_path / f"{name}.{suffix}"
-        assert cli.main(SIDE, ["curves", str(trained["jaxvae"]), "--out", str(out)]) == 0
+        assert cli.main(NUMPY_BACKEND, ["curves", str(trained["jaxvae"]), "--out", str(out)]) == 0
     assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
     assert (tmp_path / f"a.{suffix}").read_bytes().startswith(begin)
 
@@ -146,9 +146,9 @@ def test_runs_of_one_name_are_told_apart(trained, drawn, tmp_path) -> None:
 
 def test_logarithmic_axes_but_where_there_is_no_logarithm(trained, drawn, tmp_path) -> None:
     run = edited(trained["jaxvae"], tmp_path / "run", kl=-0.25)
-    assert cli.main(SIDE, ["curves", str(run), "--log", "--out", str(tmp_path / "a.png")]) == 0
+    assert cli.main(NUMPY_BACKEND, ["curves", str(run), "--log", "--out", str(tmp_path / "a.png")]) == 0
     wide = edited(trained["jaxvae"], tmp_path / "wide", loss=1e6)
-    assert cli.main(SIDE, ["curves", str(wide), "--log", "--out", str(tmp_path / "b.png")]) == 0
+    assert cli.main(NUMPY_BACKEND, ["curves", str(wide), "--log", "--out", str(tmp_path / "b.png")]) == 0
     assert [axes.get_yscale() for figure in drawn for axes in figure.axes] == [
         "log",
         "log",
@@ -164,7 +164,7 @@ def test_logarithmic_axes_but_where_there_is_no_logarithm(trained, drawn, tmp_pa
 
 
 def test_one_epochs_line_is_a_dot(drawn, tmp_path) -> None:
-    assert cli.main(SIDE, ["train", *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     curves.picture([run_folder.read(tmp_path / "run")])
     assert drawn[0].axes[0].lines[0].get_marker() == "s"
 

@@ -20,7 +20,7 @@ from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import labelled_figure
-from parity_tests.support.backends import FLOAT64, SIDES, lean, some_arrays
+from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
 
@@ -72,7 +72,7 @@ def test_the_plane_goes_through_the_normals_quantiles() -> None:
 def test_both_packages_draw_the_same(name: str, x64) -> None:
     """In float64 to the rounding of sums, whatever the way to the images is."""
     found = {}
-    for which, side in SIDES.items():
+    for which, side in IMPLEMENTATIONS.items():
         spec, weights = opened(side, name)
         latent, package = spec.model.latent, side.package
         start, end = np.random.default_rng(1).normal(size=(2, 3, latent))
@@ -98,7 +98,7 @@ def test_both_packages_draw_the_same(name: str, x64) -> None:
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+@pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 def test_temperature_scales_the_latents(side, x64) -> None:
     spec, weights = opened(side, "pytorch-examples")
     key = side.package.root_key(5)
@@ -110,7 +110,7 @@ def test_temperature_scales_the_latents(side, x64) -> None:
         np.testing.assert_allclose(images, again, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+@pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 def test_a_manifold_is_of_two_latents_with_a_prior(side, x64) -> None:
     spec = replace(small("pytorch-examples"), training=FLOAT64)
     spec = replace(spec, model=replace(spec.model, latent=2))

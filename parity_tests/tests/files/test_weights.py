@@ -1,4 +1,4 @@
-"""The weight file: one for both packages, and read by others too. What is refused is in test_trust.py."""
+"""The weight file of both packages, also read by other programs. Rejected files: test_corrupt_weights.py."""
 
 import itertools
 import math

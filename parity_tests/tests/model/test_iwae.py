@@ -10,11 +10,11 @@ from scipy.stats import norm
 from jaxvae.shared.config.choices import Form
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.spec import Spec
-from parity_tests.support.backends import FLOAT64, SIDES, Arrays, Batch, Side, lean, some_arrays
+from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, Arrays, Batch, Implementation, lean, some_arrays
 from parity_tests.support.linear_gaussian import LINEAR, linear_gaussian
 
 pytestmark = pytest.mark.usefixtures("x64")
-both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+both = pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 
 RNG = np.random.default_rng(0)
 SMALL = ModelSpec((2, 3, 1), (5,), 2, activation="tanh")
@@ -30,7 +30,7 @@ def of_samples(k: int, model: ModelSpec = SMALL, form: Form = "iwae") -> Spec:
     return Spec(model=model, objective=ObjectiveSpec(form=form, samples=k), training=FLOAT64)
 
 
-def terms(side: Side, spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
+def terms(side: Implementation, spec: Spec, arrays: Arrays, x: np.ndarray, eps: np.ndarray) -> Arrays:
     """By image, from standard normals `[k, images, latent]`."""
     return side.image_terms(spec, arrays, Batch(x, eps[0] if len(eps) == 1 else eps))
 
@@ -43,7 +43,7 @@ def encoded(arrays: Arrays, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @both
-def test_one_sample_is_the_monte_carlo_elbo(side: Side) -> None:
+def test_one_sample_is_the_monte_carlo_elbo(side: Implementation) -> None:
     """-log p(x | z) + log q(z | x) - log p(z), with scipy's densities."""
     arrays, eps = some_arrays(of_samples(1)), RNG.normal(size=(1, 4, 2))
     found, elbo = (terms(side, of_samples(1, form=form), arrays, X, eps) for form in ("iwae", "elbo"))
@@ -57,7 +57,7 @@ def test_one_sample_is_the_monte_carlo_elbo(side: Side) -> None:
 
 
 @both
-def test_one_samples_mean_is_the_analytic_elbo(side: Side) -> None:
+def test_one_samples_mean_is_the_analytic_elbo(side: Implementation) -> None:
     """Within five standard errors of 20,000 draws."""
     n, arrays = 20_000, some_arrays(of_samples(1))
     x, eps = np.tile(X[:1], (n, 1)), np.random.default_rng(1).normal(size=(1, n, 2))
@@ -70,7 +70,7 @@ def test_one_samples_mean_is_the_analytic_elbo(side: Side) -> None:
 
 
 @both
-def test_the_bound_rises_with_the_samples(side: Side) -> None:
+def test_the_bound_rises_with_the_samples(side: Implementation) -> None:
     """The paper's theorem 1, in common random numbers: the bound of k is met with the mean of 50/k bounds of k from the
     same 50 draws."""
     n, arrays = 400, some_arrays(of_samples(1), seed=3)
@@ -87,7 +87,7 @@ def test_the_bound_rises_with_the_samples(side: Side) -> None:
 
 
 @both
-def test_many_samples_are_the_log_mean_of_single_ones(side: Side) -> None:
+def test_many_samples_are_the_log_mean_of_single_ones(side: Implementation) -> None:
     arrays, eps = some_arrays(of_samples(1)), RNG.normal(size=(7, 4, 2))
     single = np.stack([-terms(side, of_samples(1), arrays, X, e[None])["loss"] for e in eps])
     found = terms(side, of_samples(7), arrays, X, eps)["loss"]
@@ -95,7 +95,7 @@ def test_many_samples_are_the_log_mean_of_single_ones(side: Side) -> None:
 
 
 @both
-def test_the_bound_stands_where_every_weight_underflows(side: Side) -> None:
+def test_the_bound_stands_where_every_weight_underflows(side: Implementation) -> None:
     """log p(x | z) of -40,000 nats, whose exponential is 0."""
     arrays = some_arrays(of_samples(3))
     arrays["decoder.logits.bias"] = np.where(X[0] > 0, -1e4, 1e4)
@@ -104,7 +104,7 @@ def test_the_bound_stands_where_every_weight_underflows(side: Side) -> None:
 
 
 @both
-def test_the_gradient_goes_through_the_normalized_weights(side: Side) -> None:
+def test_the_gradient_goes_through_the_normalized_weights(side: Implementation) -> None:
     """Equation 13 of the paper: the sum over samples of w_i / sum(w) times the gradient of log w_i, each of a single
     sample's bound, image by image."""
     k, one, many = 4, of_samples(1), of_samples(4)
@@ -124,14 +124,14 @@ def test_the_gradient_goes_through_the_normalized_weights(side: Side) -> None:
 
 @both
 @pytest.mark.parametrize("k", [1, 3, 20])
-def test_with_the_exact_posterior_the_bound_is_the_likelihood(side: Side, k: int) -> None:
+def test_with_the_exact_posterior_the_bound_is_the_likelihood(side: Implementation, k: int) -> None:
     arrays, x, exact, _ = linear_gaussian()
     found = terms(side, of_samples(k, LINEAR), arrays, x, RNG.normal(size=(k, 5, 2)))
     np.testing.assert_allclose(-found["loss"], exact, rtol=1e-10)  # every draw has the same weight, up to rounding
 
 
 @both
-def test_with_another_posterior_it_comes_to_the_likelihood_from_below(side: Side) -> None:
+def test_with_another_posterior_it_comes_to_the_likelihood_from_below(side: Implementation) -> None:
     """A posterior that is wider, and beside the true one, so that the weights are bounded and have a variance."""
     arrays, x, exact, _ = linear_gaussian()
     arrays["encoder.logvar.bias"] = arrays["encoder.logvar.bias"] + 0.8
@@ -166,7 +166,7 @@ def test_the_exact_likelihood_is_the_integral_over_latents() -> None:
 
 @both
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian-learned"])
-def test_several_samples_of_the_elbo_are_their_mean(side: Side, likelihood) -> None:
+def test_several_samples_of_the_elbo_are_their_mean(side: Implementation, likelihood) -> None:
     """The reconstruction is the mean over samples; the KL has none."""
     model = dataclasses.replace(SMALL, likelihood=likelihood)
     arrays, eps = some_arrays(of_samples(1, model)), RNG.normal(size=(3, 4, 2))
@@ -177,7 +177,7 @@ def test_several_samples_of_the_elbo_are_their_mean(side: Side, likelihood) -> N
 
 
 @both
-def test_beta_rises_in_a_line_with_the_steps(side: Side) -> None:
+def test_beta_rises_in_a_line_with_the_steps(side: Implementation) -> None:
     """At the first step it is above 0, at the last of the warm-up and ever after it is beta; evaluation has beta."""
     objective = ObjectiveSpec(beta=3.0, warmup=4)
     spec = Spec(model=SMALL, objective=objective, training=FLOAT64)
@@ -191,7 +191,7 @@ def test_beta_rises_in_a_line_with_the_steps(side: Side) -> None:
 
 
 @both
-def test_the_capacity_rises_in_a_line_and_holds_the_mean_divergence(side: Side) -> None:
+def test_the_capacity_rises_in_a_line_and_holds_the_mean_divergence(side: Implementation) -> None:
     """|mean KL - C|, not the mean of |KL - C|: the two differ where images lie on both sides of C."""
     objective = ObjectiveSpec(form="capacity", gamma=7.0, capacity=2.0, capacity_steps=4)
     spec = Spec(model=SMALL, objective=objective, training=FLOAT64)

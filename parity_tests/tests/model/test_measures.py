@@ -21,10 +21,10 @@ from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from parity_tests.support.backends import FLOAT64, SIDES, Side, lean, some_arrays
+from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, Implementation, lean, some_arrays
 from parity_tests.support.linear_gaussian import LINEAR, linear_gaussian
 
-both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+both = pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 packages = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
 
 RNG = np.random.default_rng(0)
@@ -59,12 +59,12 @@ def spec_of(name: str) -> Spec:
     return Spec(model=model, images=images, training=replace(FLOAT64, seed=7))
 
 
-def given(side: Side, spec: Spec, seed: int = 1) -> tuple:
+def given(side: Implementation, spec: Spec, seed: int = 1) -> tuple:
     """Weights and a key."""
     return side.package.from_arrays(spec, some_arrays(spec, seed)), side.package.root_key(3)
 
 
-def by_hand(side: Side, spec: Spec, samples: int) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(side: Implementation, spec: Spec, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """The estimates and effective samples, from scipy's densities at latents drawn by jax.random itself."""
     weights, key = given(side, spec)
     x = side.package.see_images(spec, IMAGES, key)
@@ -92,7 +92,7 @@ def by_hand(side: Side, spec: Spec, samples: int) -> tuple[np.ndarray, np.ndarra
 def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> None:
     """To 1e-10 of the figures."""
     spec, found = spec_of(name), {}
-    for side_name, side in SIDES.items():
+    for side_name, side in IMPLEMENTATIONS.items():
         weights, key = given(side, spec)
         labels = LABELS if spec.model.classes else None
         found[side_name] = side.package.log_likelihood(spec, weights, IMAGES, key, labels, SAMPLES)
@@ -106,7 +106,7 @@ def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> 
 @pytest.mark.usefixtures("_x64")
 @both
 @pytest.mark.parametrize("samples", [1, 1100])
-def test_any_number_of_samples_is_cut_where_it_ends(side: Side, samples: int) -> None:
+def test_any_number_of_samples_is_cut_where_it_ends(side: Implementation, samples: int) -> None:
     """1,100 are more than torch draws in one go."""
     spec = spec_of("bernoulli")
     found = side.package.log_likelihood(spec, *_of(side, spec), samples=samples)
@@ -114,14 +114,14 @@ def test_any_number_of_samples_is_cut_where_it_ends(side: Side, samples: int) ->
         np.testing.assert_allclose(part, expected, rtol=1e-10)
 
 
-def _of(side: Side, spec: Spec) -> tuple:
+def _of(side: Implementation, spec: Spec) -> tuple:
     weights, key = given(side, spec)
     return weights, IMAGES, key
 
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_how_many_images_are_taken_at_once_changes_no_figure(side: Side, monkeypatch) -> None:
+def test_how_many_images_are_taken_at_once_changes_no_figure(side: Implementation, monkeypatch) -> None:
     spec = spec_of("conv")
     whole = side.package.log_likelihood(spec, *_of(side, spec), samples=150)
     for number in (1, 3):
@@ -140,7 +140,7 @@ def test_jaxs_memory_does_not_grow_with_the_samples() -> None:
     from jaxvae.evaluate import _weigh
 
     spec = spec_of("bernoulli")
-    weights, key = given(SIDES["jaxvae"], spec)
+    weights, key = given(IMPLEMENTATIONS["jaxvae"], spec)
 
     def temporary(samples: int) -> int:
         program = _weigh.lower(spec, samples, weights, jax.numpy.asarray(IMAGES), key, None, jax.numpy.arange(7))
@@ -153,7 +153,7 @@ def test_jaxs_memory_does_not_grow_with_the_samples() -> None:
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_float32_comes_to_the_same(side: Side) -> None:
+def test_float32_comes_to_the_same(side: Implementation) -> None:
     """A hundred and some nats with 24 bits: to 1e-4."""
     spec, found = spec_of("bernoulli"), {}
     for dtype in ("float32", "float64"):
@@ -169,7 +169,7 @@ def test_float32_comes_to_the_same(side: Side) -> None:
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_with_the_exact_posterior_every_sample_has_the_likelihood_for_its_weight(side: Side) -> None:
+def test_with_the_exact_posterior_every_sample_has_the_likelihood_for_its_weight(side: Implementation) -> None:
     spec, weights, images, exact = linear(side)
     found = side.package.log_likelihood(spec, weights, images, side.package.root_key(0), samples=130)
     np.testing.assert_allclose(found.nats, exact, rtol=1e-10)
@@ -178,7 +178,7 @@ def test_with_the_exact_posterior_every_sample_has_the_likelihood_for_its_weight
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_with_another_posterior_it_meets_the_likelihood_within_its_error(side: Side) -> None:
+def test_with_another_posterior_it_meets_the_likelihood_within_its_error(side: Implementation) -> None:
     """Five of the errors that the effective samples stand for."""
     spec, weights, images, exact = linear(side, wider=0.8, beside=0.3)
     k = 20_000
@@ -188,7 +188,7 @@ def test_with_another_posterior_it_meets_the_likelihood_within_its_error(side: S
     assert (np.abs(found.nats - exact) < 5 * error).all()
 
 
-def linear(side: Side, wider: float = 0.0, beside: float = 0.0) -> tuple:
+def linear(side: Implementation, wider: float = 0.0, beside: float = 0.0) -> tuple:
     """A linear Gaussian model of images with bytes for pixels, whose likelihood is known."""
     arrays = linear_gaussian()[0]
     arrays["encoder.logvar.bias"] = arrays["encoder.logvar.bias"] + wider
@@ -203,7 +203,7 @@ def linear(side: Side, wider: float = 0.0, beside: float = 0.0) -> tuple:
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_a_standard_deviation_of_zero_leaves_the_estimate_finite(side: Side) -> None:
+def test_a_standard_deviation_of_zero_leaves_the_estimate_finite(side: Implementation) -> None:
     spec = spec_of("relu-sigma")
     arrays = some_arrays(spec)
     arrays["encoder.scale.bias"] = np.array([-1e3, 0.5])
@@ -216,7 +216,7 @@ def test_a_standard_deviation_of_zero_leaves_the_estimate_finite(side: Side) -> 
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_a_code_has_no_log_likelihood(side: Side) -> None:
+def test_a_code_has_no_log_likelihood(side: Implementation) -> None:
     spec = Spec(model=replace(MLP, posterior="point"), objective=ObjectiveSpec(form="reconstruction"), training=FLOAT64)
     with pytest.raises(InputError, match=r"point posterior has no density.*evaluate such a model by other measures"):
         side.package.log_likelihood(spec, *_of(side, spec))
@@ -227,7 +227,7 @@ def test_a_code_has_no_log_likelihood(side: Side) -> None:
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Side) -> None:
+def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Implementation) -> None:
     """To 1e-10 of it, with a posterior two steps of the first grid wide."""
     spec, weights, images, exact = linear(side)
     x = side.package.see_images(spec, images, side.package.root_key(0))
@@ -238,7 +238,7 @@ def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Side) -> Non
 
 @pytest.mark.usefixtures("_x64")
 @both
-def test_quadrature_and_samples_meet_where_nothing_is_linear(side: Side) -> None:
+def test_quadrature_and_samples_meet_where_nothing_is_linear(side: Implementation) -> None:
     spec = spec_of("two layers, dynamic")
     weights, images, key = _of(side, spec)
     x = side.package.see_images(spec, images, key)
@@ -248,7 +248,7 @@ def test_quadrature_and_samples_meet_where_nothing_is_linear(side: Side) -> None
     assert (np.abs(sampled.nats - exact) < 5 * error).all()
 
 
-def of(side: Side, spec: Spec, weights, x: np.ndarray):
+def of(side: Implementation, spec: Spec, weights, x: np.ndarray):
     """log p(x | z) as quadrature asks for it."""
     log_density = LIKELIHOODS[spec.model.likelihood].log_density
     return lambda images, z: log_density(x[images], *side.package.decode_latents(spec, weights, z))

@@ -18,10 +18,20 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description
-from parity_tests.support.backends import FLOAT64, SIDES, TORCH, Batch, Side, lean, some_arrays, some_batch, tiny
+from parity_tests.support.backends import (
+    FLOAT64,
+    IMPLEMENTATIONS,
+    TORCH,
+    Batch,
+    Implementation,
+    lean,
+    some_arrays,
+    some_batch,
+    tiny,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
-both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+both = pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 GREY, CELEBA = (28, 28, 1), (64, 64, 3)
 
 
@@ -135,13 +145,13 @@ def test_the_share_given_to_the_optimizer_is_said(name: str) -> None:
         assert f"mean squared error + {weight:g} times the divergence's part" in minimized
 
 
-def loss(side: Side, spec: Spec, arrays, batch: Batch) -> float:
+def loss(side: Implementation, spec: Spec, arrays, batch: Batch) -> float:
     """Of training, in nats per image, from what the optimizer is given."""
     return side.minimized(spec, arrays, batch, 5).losses[""] / spec.minimized
 
 
 @both
-def test_relu_sigmas_loss_times_its_pixels_is_tanh_mses_objective(side: Side) -> None:
+def test_relu_sigmas_loss_times_its_pixels_is_tanh_mses_objective(side: Implementation) -> None:
     pixelwise = tiny(PRESETS["relu-sigma"], ModelSpec((2, 3, 1), (4, 5), 2))
     imagewise = dataclasses.replace(pixelwise, objective=PRESETS["tanh-mse"].objective)
     arrays, batch = some_arrays(pixelwise), some_batch(pixelwise, 5)
@@ -211,7 +221,7 @@ def test_binarisation_by_steps_is_the_same_in_both(how) -> None:
     for dtype in ("float32", "float64"):
         training = TrainingSpec(dtype=dtype, seed=3)
         spec = Spec(model=ModelSpec((3, 2, 1)), images=ImagesSpec(binarization=how), training=training)
-        for package, array in ((jaxvae, SIDES["jaxvae"].array), (torchvae, torch.tensor)):
+        for package, array in ((jaxvae, IMPLEMENTATIONS["jaxvae"].array), (torchvae, torch.tensor)):
             for step in (0, 1, 70):
                 x = drawn(package, spec, IMAGES, step, array)
                 assert x.dtype == dtype
@@ -223,7 +233,7 @@ def test_binarisation_by_steps_is_the_same_in_both(how) -> None:
 
 
 @both
-def test_binarised_pixels_have_their_grey_level_for_mean(side: Side) -> None:
+def test_binarised_pixels_have_their_grey_level_for_mean(side: Implementation) -> None:
     """Within five standard errors, at every one of 256 levels."""
     n, array = 4000, side.array
     levels = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (n, 1, 1, 1))
@@ -236,7 +246,7 @@ def test_binarised_pixels_have_their_grey_level_for_mean(side: Side) -> None:
 
 
 @both
-def test_corruptions_have_their_moments_and_keep_the_target(side: Side) -> None:
+def test_corruptions_have_their_moments_and_keep_the_target(side: Implementation) -> None:
     """Noise of the given deviation; dropout of the given share, what is kept divided by the rest."""
     n, pixels = 3000, 6
     levels: list[tuple[Corruption, float]] = [("gaussian", 0.5), ("dropout", 0.2), ("hidden-dropout", 0.2)]

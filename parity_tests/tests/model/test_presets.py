@@ -15,7 +15,7 @@ from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.support.backends import (
-    SIDES,
+    IMPLEMENTATIONS,
     Arrays,
     Batch,
     assert_gradients_equal,
@@ -28,7 +28,7 @@ from parity_tests.support.reference_models import SOURCES, Given, Sizes, load
 
 pytestmark = pytest.mark.usefixtures("x64")
 every = pytest.mark.parametrize("name", PRESETS)
-both = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
+both = pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 
 
 @pytest.fixture(scope="module", autouse=True)

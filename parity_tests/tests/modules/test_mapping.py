@@ -1,4 +1,4 @@
-"""Which array is which tensor: by pairs, by rules, by inference, and every way of being wrong about it."""
+"""Which array is which tensor: by pairs, by rules, by inference, and the errors of each."""
 
 from typing import Any
 
@@ -73,8 +73,8 @@ def test_inference_by_names() -> None:
 def test_inference_by_kind_and_shape_where_names_differ() -> None:
     renamed = {"conv": "Conv_0", "norm": "BatchNorm_0", "fc": "Dense_0"}
     shapes = {f"{renamed[p.partition('/')[0]]}/{p.partition('/')[2]}": shape for p, shape in SHAPES.items()}
-    found = names(None, shapes)
-    assert [found[path] for path in shapes] == list(NAMES.values())
+    inferred = names(None, shapes)
+    assert [inferred[path] for path in shapes] == list(NAMES.values())
 
 
 def test_an_ambiguity_lists_the_candidates() -> None:
@@ -84,7 +84,7 @@ def test_an_ambiguity_lists_the_candidates() -> None:
         resolve(shapes, twins)
 
 
-def test_a_bare_parameter_is_found_by_its_name() -> None:
+def test_a_bare_parameter_is_paired_by_its_name() -> None:
     net = nn.Module()
     net.register_parameter("token", nn.Parameter(torch.zeros(2, 3)))
     (pair,) = resolve({"token": (2, 3)}, net)
@@ -104,18 +104,21 @@ def without(path: str, **more):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        (without("fc/bias"), "nothing in the torch module takes 'fc/bias' of the JAX model: give pairs"),
-        ({**NAMES, "fc/bias": "fc.weight"}, "'fc/kernel', 'fc/bias' are all given to 'fc.weight'; give each"),
+        (without("fc/bias"), "no torch tensor is paired with 'fc/bias' of the JAX model: give pairs"),
+        ({**NAMES, "fc/bias": "fc.weight"}, "'fc/kernel', 'fc/bias' are all paired with 'fc.weight'; pair each"),
         (
             {**NAMES, "head/bias": "fc.bias"},
             "the JAX model has no array 'head/bias'; it has 'conv/kernel', .*: correct",
         ),
-        ({**NAMES, "fc/bias": "head.bias"}, "'fc/bias' is given to 'head.bias', which the torch module has not; it ha"),
+        (
+            {**NAMES, "fc/bias": "head.bias"},
+            "'fc/bias' is paired with 'head.bias', but the torch module has only",
+        ),
         (
             {**NAMES, "fc/bias": "fc.weight", "fc/kernel": "fc.bias"},
             r"'fc/kernel' is \[4, 4\], and 'fc.bias', \[4\] of a Linear, needs \[4\]: correct",
         ),
-        ({**NAMES, "fc/bias": ("fc.bias", flattened(columns=(4, 3, 3)))}, "the transform of 'fc/bias' can't take"),
+        ({**NAMES, "fc/bias": ("fc.bias", flattened(columns=(4, 3, 3)))}, "the transform of 'fc/bias' can't convert"),
     ],
 )
 def test_errors(mapping, message: str) -> None:
@@ -125,7 +128,7 @@ def test_errors(mapping, message: str) -> None:
 
 def test_an_unfilled_tensor_is_an_error() -> None:
     shapes = {path: shape for path, shape in SHAPES.items() if path != "fc/bias"}
-    with pytest.raises(InputError, match=r"nothing in the JAX model fills 'fc.bias' of the torch module: give pairs"):
+    with pytest.raises(InputError, match=r"no JAX array is paired with 'fc.bias' of the torch module: give pairs"):
         resolve(shapes, NET, without("fc/bias"))
 
 
@@ -159,7 +162,7 @@ def applied(layer: Any, kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
     ],
 )
 def test_a_square_kernel_computes_the_same_in_flax(x64, layer: nn.Module, x: tuple[int, ...]) -> None:
-    """By kind: no shape tells the axes of these apart."""
+    """The kind of the layer decides: the shapes of these kernels do not distinguish their axes."""
     layer, given = layer.double(), RNG.normal(size=x)
     kernel = layout(layer, "weight").to_jax(layer.weight.numpy(force=True))  # type: ignore[union-attr]
     options = {"use_bias": False, "padding": "VALID", "rngs": nnx.Rngs(0)}
@@ -186,7 +189,7 @@ def test_flattened_reorders_rows_columns_and_bias() -> None:
     rows, columns = (2, 3, 4), (3, 2, 2)
     transform = flattened(rows, columns)
     kernel, bias, image = RNG.normal(size=(24, 12)), RNG.normal(size=12), RNG.normal(size=(5, 3, 4, 2))
-    ours = image.reshape(5, -1) @ kernel + bias  # H,W,C on both sides
+    ours = image.reshape(5, -1) @ kernel + bias  # H,W,C in and out
     weight, torch_bias = transform.to_torch(kernel), transform.to_torch(bias)
     theirs = F.linear(
         *(
@@ -198,4 +201,6 @@ def test_flattened_reorders_rows_columns_and_bias() -> None:
     np.testing.assert_allclose(theirs.numpy().reshape(5, 3, 2, 2), expected, atol=1e-13)
     np.testing.assert_array_equal(transform.to_jax(weight), kernel)
     np.testing.assert_array_equal(transform.to_jax(torch_bias), bias)
-    np.testing.assert_array_equal(transform.given(image.reshape(5, -1)), image.transpose(0, 3, 1, 2).reshape(5, -1))
+    np.testing.assert_array_equal(
+        transform.input_to_torch(image.reshape(5, -1)), image.transpose(0, 3, 1, 2).reshape(5, -1)
+    )

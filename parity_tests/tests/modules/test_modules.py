@@ -168,7 +168,7 @@ def test_several_inputs_whole_numbers_among_them_and_several_outputs() -> None:
     report = assert_parity(tokens, params, Tokens(), None, [np.arange(6) % 9, ROWS])
     assert report.findings[0].where.startswith("output[")
     with pytest.raises(
-        InputError, match="the JAX model gives 1 arrays and the torch module 3: make both give the same"
+        InputError, match="the JAX model returns 1 arrays and the torch module 3: make both return the same"
     ):
         compare_modules(lambda *args: tokens(*args)["logits"], params, Tokens(), None, [np.arange(6) % 9, ROWS])
 
@@ -387,8 +387,8 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         "The JAX model and the torch module differ.",
         "  every output ",
         "  the loss ",
-        "(float64: a rounding is 1e-16, and the two frameworks add in other orders)",
-        "the loss: The outputs agree and it is ",
+        "(float64: one rounding is 1e-16, and the frameworks sum in different orders)",
+        "the loss: The outputs agree and the loss is ",
         "Likely cause: the loss is a sum where the other side takes the mean: by a factor of 30 in JAX.",
     ]
     with pytest.raises(ParityError) as caught:
@@ -422,12 +422,12 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         (
             (linear, PARAMS, LINEAR, None, ROWS),
             {"optimizers": ADAM},
-            "optimizers: a step needs a gradient and losses is",
+            "optimizers: a step needs a gradient, but losses is",
         ),
         (
             (linear, PARAMS, LINEAR, None, ROWS),
             {"losses": (lambda y: y**2, lambda y: (y**2).mean())},
-            r"losses: the JAX loss gives \[6, 5\], expected one number: take its mean",
+            r"losses: the JAX loss has the shape \[6, 5\], expected one number: take its mean",
         ),
     ],
 )
@@ -451,42 +451,45 @@ def gives(output: Any) -> TorchNet:
         ({"mapping": "auto"}, "mapping: expected pairs .* or None to go by names and shapes, found 'auto'"),
         ({"mapping": [("a/kernel",)]}, "mapping: expected pairs .*, found"),
         ({"mapping": {"a/kernel": ("a.weight", "flipped")}}, "mapping: expected pairs .*, found"),
-        ({"mapping": [("(a", "a")]}, r"mapping: the rule \('\(a', 'a'\) is no regex .*: missing \)"),
-        ({"mapping": [("(a).*", r"\2")]}, r"mapping: the rule .* is no regex .*: invalid group reference"),
-        ({"mapping": [("(a).*", r"\g<b>")]}, r"mapping: the rule .* is no regex .*: unknown group name"),
+        ({"mapping": [("(a", "a")]}, r"mapping: the rule \('\(a', 'a'\) is not a valid regex .*: missing \)"),
+        ({"mapping": [("(a).*", r"\2")]}, r"mapping: the rule .* is not a valid regex .*: invalid group reference"),
+        ({"mapping": [("(a).*", r"\g<b>")]}, r"mapping: the rule .* is not a valid regex .*: unknown group name"),
         ({"inputs": {"x": ROWS}}, "inputs: expected an array of real numbers, or several in a list, found a dict"),
         (
             {"inputs": ROWS.tolist()},
             r"inputs\[0\]: expected an array of real numbers, or several in a list, found a list",
         ),
         ({"inputs": "rows"}, "inputs: expected an array of real numbers, or several in a list, found a str"),
-        ({"inputs": ROWS[:0]}, r"inputs: expected numbers to compare by, found the empty shape \[0, 8\]"),
+        ({"inputs": ROWS[:0]}, r"inputs: expected at least one number, found the empty shape \[0, 8\]"),
         ({"inputs": ROWS * 1j}, "inputs: expected an array of real numbers, or several in a list, found an? ndarray"),
         ({"jax_model": lambda params, x: linear(params, x) * 1j}, "outputs: expected arrays of real numbers"),
         ({"torch_module": gives(torch.ones(6, 5) * 1j)}, "outputs: expected arrays of real numbers"),
         ({**MORE, "scheduler": 3}, "scheduler: expected a function .*, found an int"),
         ({"losses": SQUARES[0]}, r"losses: expected the two functions \(jax_loss, torch_loss\), found a function"),
-        ({"losses": (SQUARES[0], lambda y: 1.0)}, "losses: the torch loss gives a float, expected a tensor"),
-        ({"scheduler": ADAM[1]}, "scheduler: it sets the learning rate of a step and optimizers is None"),
+        ({"losses": (SQUARES[0], lambda y: 1.0)}, "losses: the torch loss returns a float, expected a tensor"),
+        ({"scheduler": ADAM[1]}, "scheduler: expected None where optimizers is None"),
         ({**MORE, "optimizers": ADAM[0]}, "optimizers: expected .*, found a GradientTransformation"),
         (
             {**MORE, "optimizers": (ADAM[0], torch.optim.Adam(LINEAR.parameters()))},
-            "optimizers: the second is expected to make torch's from the parameters, .*, found an Adam",
+            "optimizers: expected a function of the parameters that returns torch's optimizer, .*, found an Adam",
         ),
-        ({**MORE, "optimizers": (ADAM[0], list)}, "optimizers: the second gives a list, expected one of torch.optim"),
-        ({**MORE, "steps": 0}, "steps: expected a whole number from 1 on, found 0"),
+        (
+            {**MORE, "optimizers": (ADAM[0], list)},
+            "optimizers: the second returns a list, expected a torch.optim",
+        ),
+        ({**MORE, "steps": 0}, "steps: expected a positive integer, found 0"),
         ({"torch_module": gives(object())}, "outputs: expected arrays of real numbers, .*, found an object"),
         (
             {"jax_model": lambda params, x: x[:0], "torch_module": gives(torch.ones(0, 8))},
-            "outputs: neither model gives a number",
+            "outputs: neither model returns a number",
         ),
         (
             {"jax_model": lambda params, x: None, "torch_module": gives(None)},
-            "outputs: neither model gives a number",
+            "outputs: neither model returns a number",
         ),
     ],
 )
-def test_a_wrong_argument_is_told_in_a_sentence(changed: dict[str, Any], message: str) -> None:
+def test_an_invalid_argument_is_reported_in_one_sentence(changed: dict[str, Any], message: str) -> None:
     right = {"jax_model": linear, "params": PARAMS, "torch_module": LINEAR, "inputs": ROWS}
     with pytest.raises(InputError, match=message) as caught:
         compare_modules(**{**right, **changed})
@@ -633,7 +636,7 @@ def test_a_factor_of_several_readings_is_given_all_of_them(batch: int, features:
 
 
 @pytest.mark.parametrize(("size", "stride"), [(2, 1), (4, 1), (3, 2), (5, 3)])
-def test_what_same_pads_is_told_with_the_layers_own_stride(size: int, stride: int) -> None:
+def test_the_message_about_same_padding_names_the_stride_of_the_layer(size: int, stride: int) -> None:
     model = JaxNet(lambda net, x: net.a(x), a=nnx.Conv(4, 3, (size, size), stride, rngs=nnx.Rngs(0)))
     module = TorchNet(lambda net, x: net.a(x), a=nn.Conv2d(4, 3, size, stride, size // 2))
     report = compare_modules(model, None, module, None, IMAGES)

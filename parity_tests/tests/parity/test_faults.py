@@ -4,7 +4,7 @@ import pytest
 
 from parity_tests.faults import modules, plain_vae, variants
 from parity_tests.faults.inject import UNKNOWN, Fault, tried
-from parity_tests.faults.table import ANEW, LINES, caught_at, package_row
+from parity_tests.faults.table import LINES, REGENERATE, caught_at, package_row
 
 EVERY = [*plain_vae.FAULTS, *variants.FAULTS]
 
@@ -29,8 +29,8 @@ def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
     assert level != "none"
     assert named == fault.cause
     # Without a cause a run may name no backend.
-    assert backend == fault.side or (named == UNKNOWN and backend is None)
-    assert package_row(fault, level, named) in LINES, ANEW
+    assert backend == fault.package or (named == UNKNOWN and backend is None)
+    assert package_row(fault, level, named) in LINES, REGENERATE
 
 
 def test_the_table_holds_these_faults_and_no_others() -> None:

@@ -27,8 +27,8 @@ from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step
 from parity_tests.support.kill_and_resume import FLAGS, killed
 from parity_tests.support.kill_and_resume import unbroken as unbroken_files
-from parity_tests.support.numpy_backend import POINTS, SIDE, SIZES, Ended, contents, copy, forks
-from parity_tests.support.switch_frameworks import handed_over
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, POINTS, SIZES, Ended, contents, copy, forks
+from parity_tests.support.switch_frameworks import switch
 from parity_tests.support.tiny import small, some
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -56,7 +56,7 @@ def package(request: pytest.FixtureRequest):
 def unbroken(tmp_path_factory) -> Path:
     """A run of the package that is neither, and takes no time."""
     path = tmp_path_factory.mktemp("unbroken") / "run"
-    assert cli.main(SIDE, ["train", *TINY, "--out", str(path)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(path)]) == 0
     return path
 
 
@@ -119,7 +119,7 @@ def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
     for ours, theirs in ((jaxvae, torchvae), (torchvae, jaxvae)):
         folder = tmp_path / ours.__name__
         folder.mkdir()
-        assert max(handed_over((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
+        assert max(switch((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
         assert [(s["framework"], s["from_step"]) for s in run_folder.read(folder / "run").config["sessions"]] == [
             (ours.__name__, 0), (theirs.__name__, 5), (ours.__name__, 16)]  # fmt: skip
         found.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
@@ -192,9 +192,9 @@ def test_a_kill_at_any_point_of_a_save_loses_nothing(forked, unbroken, tmp_path,
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     if not (run / "config.json").exists():  # killed while the folder was being made: there is no run yet
         assert times == 1
-        assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+        assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
         return
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert contents(run) == contents(unbroken)
 
 
@@ -213,7 +213,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
 def test_a_damaged_checkpoint_is_passed_over_with_one_warning(unbroken, tmp_path, capsys, damage: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     spoil(run / LAST, damage)
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(warnings) == 1
     assert LAST in warnings[0]
@@ -227,7 +227,7 @@ def test_without_a_good_checkpoint_a_run_does_not_go_on(unbroken, tmp_path, caps
     for file in (run / "checkpoints").glob("step-*"):
         spoil(file, damage)
     before = contents(run)
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
     told = capsys.readouterr().err
     assert "step-000000035" in told
     assert "step-000000036" in told
@@ -261,7 +261,7 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
     file.unlink()
     if listing is not None:
         file.write_bytes(listing)
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert re.search(
         r"WARNING: The checkpoint index .* is (gone|corrupt \(.*\))\. Resuming from step 36\.", capsys.readouterr().err
     )
@@ -273,7 +273,7 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew(unbroken, tmp_pat
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     (run / "metrics.jsonl").write_bytes(b"")
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert contents(run) == contents(unbroken)
 
 
@@ -281,7 +281,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
     run = copy(unbroken, tmp_path / "run")
     for file in (run / "checkpoints").iterdir():
         file.unlink()
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
     assert f"{run / 'checkpoints'} has none. {run} has no checkpoint left" in capsys.readouterr().err
 
 
@@ -300,7 +300,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
 def test_what_a_run_is_can_not_be_changed_by_going_on(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
-    assert cli.main(SIDE, ["train", "--resume", str(run), *flags]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), *flags]) == 2
     assert re.search(says, capsys.readouterr().err)
     assert {**contents(run), "config": (run / "config.json").read_bytes()} == before
 
@@ -310,7 +310,7 @@ def test_other_images_are_refused(unbroken, tmp_path, capsys) -> None:
     config = json.loads((run / "config.json").read_text())
     config["data"]["digest"] = "0" * 64
     (run / "config.json").write_text(json.dumps(config))
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
     assert "are not those that" in capsys.readouterr().err
 
 
@@ -319,7 +319,7 @@ def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
     run = copy(unbroken, tmp_path / "run")
     kept = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:lines]
     (run / "metrics.jsonl").write_bytes(b"".join(kept))
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
     assert "should hold the records of the first 2 epochs, to step 24" in capsys.readouterr().err
 
 
@@ -327,7 +327,7 @@ def test_a_line_of_metrics_that_was_cut_short_is_written_anew(unbroken, tmp_path
     run = copy(unbroken, tmp_path / "run")
     content = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(content[:-30])
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert contents(run) == contents(unbroken)
 
 
@@ -335,12 +335,12 @@ def test_a_run_is_one_processs_at_a_time(unbroken, tmp_path, capsys) -> None:
     run = copy(unbroken, tmp_path / "run")
     before = contents(run)
     with run_folder.locked(run_folder.read(run)):
-        assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+        assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
         told = capsys.readouterr().err
         assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", told)
     assert contents(run) == before
     (run / ".lock").write_text("process 1 on another since long ago")  # of a process that was killed
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert contents(run) == before
     assert not (run / ".lock").exists()
 
@@ -356,7 +356,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, capsys, monkeypatch, at: in
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(run)]) == 2
     assert "No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     stays_whole(run)
@@ -380,7 +380,7 @@ def stays_whole(run: Path) -> None:
     for step in checkpoints.present(run_folder.read(run)):
         assert weight_file.load_checkpoint(checkpoints.path(run_folder.read(run), step)).step == step
     metrics.read(run_folder.read(run))
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
 
 
 def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> None:
@@ -434,7 +434,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(forked, unbroken, 
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert metrics.read(run_folder.read(run))
     assert not checkpoints.present(run_folder.read(run))
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert (run / "metrics.jsonl").read_bytes() == (unbroken / "metrics.jsonl").read_bytes()
     assert (run / LAST).read_bytes() == (unbroken / LAST).read_bytes()
 
@@ -454,11 +454,11 @@ def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_pa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(weight_file, "load_checkpoint", troubled)
-    monkeypatch.setattr(SIDE, "fit", fit)
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 130
+    monkeypatch.setattr(NUMPY_BACKEND, "fit", fit)
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 130
     assert seen == [35, 36]
     monkeypatch.undo()
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert contents(run) == contents(unbroken)
 
 
@@ -473,34 +473,34 @@ def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -
         write_config(made)
 
     monkeypatch.setattr(run_folder, "write_config", watched)
-    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(run)]) == 0
 
 
 def test_a_signal_that_comes_too_late_is_told(unbroken, tmp_path, capsys, monkeypatch) -> None:
     """In the last epoch's evaluation or pictures: the run is whole, and the status the signal's."""
-    run, fit = tmp_path / "run", SIDE.fit
+    run, fit = tmp_path / "run", NUMPY_BACKEND.fit
 
     def then_signalled(*arguments: Any) -> None:
         fit(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(SIDE, "fit", then_signalled)
-    assert cli.main(SIDE, ["train", *TINY, "--out", str(run)]) == 143
+    monkeypatch.setattr(NUMPY_BACKEND, "fit", then_signalled)
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(run)]) == 143
     assert "finished all 36 steps before SIGTERM took effect" in capsys.readouterr().err
     assert contents(run) == contents(unbroken)
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
     """As a shell has it for what runs in its background."""
-    before, fit, seen = signal.signal(signal.SIGINT, signal.SIG_IGN), SIDE.fit, []
+    before, fit, seen = signal.signal(signal.SIGINT, signal.SIG_IGN), NUMPY_BACKEND.fit, []
 
     def watched(*arguments: Any) -> None:
         seen.append(signal.getsignal(signal.SIGINT))
         fit(*arguments)
 
-    monkeypatch.setattr(SIDE, "fit", watched)
+    monkeypatch.setattr(NUMPY_BACKEND, "fit", watched)
     try:
-        assert cli.main(SIDE, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
+        assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
         assert seen == [signal.SIG_IGN] == [signal.getsignal(signal.SIGINT)]
     finally:
         signal.signal(signal.SIGINT, before)
@@ -509,9 +509,9 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(("first", "then"), [("--max-steps 5", "--epochs 9"), ("--epochs 1", "--max-steps 30")])
 def test_going_on_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
     run = tmp_path / "run"
-    assert cli.main(SIDE, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
-    assert cli.main(SIDE, ["train", "--resume", str(run), *then.split()]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), *then.split()]) == 2
     assert re.search(r"would still end after \d+ steps: .* give both", capsys.readouterr().err)
     assert {**contents(run), "config": (run / "config.json").read_bytes()} == before
 
@@ -523,7 +523,7 @@ def test_what_others_left_in_the_folder_is_no_hindrance(unbroken, tmp_path) -> N
     for picture in (run / "images").iterdir():
         picture.unlink()
     (run / "images").rmdir()
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
     assert sorted(path.name for path in (run / "images").iterdir()) == ["reconstructions-003.png", "samples-003.png"]
 
 
@@ -531,7 +531,7 @@ def test_a_lost_epochs_metrics_are_told(unbroken, tmp_path, capsys) -> None:
     run = copy(unbroken, tmp_path / "run")
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([*lines[:1], *lines[2:]]))
-    assert cli.main(SIDE, ["train", "--resume", str(run)]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
     assert "should hold the records of the first 2 epochs" in capsys.readouterr().err
 
 

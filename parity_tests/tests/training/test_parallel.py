@@ -20,8 +20,8 @@ from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
 from parity_tests.support.backends import lean
-from parity_tests.support.distributed_runs import apart, ended, started, trained
-from parity_tests.support.numpy_backend import SIDE
+from parity_tests.support.distributed_runs import difference, ended, started, trained
+from parity_tests.support.numpy_backend import NUMPY_BACKEND
 
 NEAR = (1e-12,)
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
@@ -34,7 +34,7 @@ def on_devices(out: Path, name: str, counts: str) -> Path:
     command = [sys.executable, "-m", "parity_tests.support.distributed_runs", "jaxvae", str(out), counts, name]
     subprocess.run(command, check=True, capture_output=True)
     for count in counts.split(",")[:-1]:
-        assert apart(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
+        assert difference(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
         assert np.load(out / f"{name}-{count}.npz")["compiled"] == 1
     return out / f"{name}-1.npz"
 
@@ -66,7 +66,7 @@ def test_two_processes_of_jax_train_the_run_of_one(alone, tmp_path) -> None:
         )
     ]
     assert statuses == [0, 0]
-    assert apart(tmp_path / "everything-2.npz", alone) < NEAR
+    assert difference(tmp_path / "everything-2.npz", alone) < NEAR
 
 
 def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:
@@ -119,11 +119,11 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
             "--devices must be 1, as each of torchvae's processes has one, found 2; start as many",
         ),
         (
-            SIDE,
+            NUMPY_BACKEND,
             "--processes 2",
             "--processes and --process require --coordinator HOST:PORT; give it too, or leave them",
         ),
-        (SIDE, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
+        (NUMPY_BACKEND, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
         (jaxvae, "--distributed", "The processes can't be joined ("),
         (torchvae, "--distributed", "The processes can't be joined ("),
     ],
@@ -149,7 +149,7 @@ def test_what_can_not_be_shared_is_refused(side, flags: str, says: str, tmp_path
     ],
 )
 def test_shares_and_processes_have_to_fit(change: dict, says: str, tmp_path, capsys) -> None:
-    side = SimpleNamespace(**{**vars(SIDE), **change})
+    side = SimpleNamespace(**{**vars(NUMPY_BACKEND), **change})
     assert cli.main(side, [*TINY, "--out", str(tmp_path / "run")]) == 2  # type: ignore[arg-type]
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

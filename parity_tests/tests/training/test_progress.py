@@ -32,7 +32,7 @@ from jaxvae.shared.training import projector, tensorboard
 from jaxvae.shared.training.progress import Bar, short_terms, time
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step, modules_after
-from parity_tests.support.numpy_backend import SIDE, SIZES, contents, copy
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents, copy
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = [*SIZES, "--epochs", "3"]
@@ -182,16 +182,16 @@ def test_the_pace_is_of_what_was_seen_since_it_was_last_asked(monkeypatch) -> No
 
 
 def test_one_process_speaks_and_writes(capsys, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(SIDE, "first", lambda: False)
+    monkeypatch.setattr(NUMPY_BACKEND, "first", lambda: False)
     with terminal(80, monkeypatch) as lines:
-        assert cli.main(SIDE, ["train", *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 0
+        assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 0
     assert (lines, capsys.readouterr()[0], list(tmp_path.iterdir())) == ([], "", [])
 
 
 def test_a_sweep_tells_of_its_runs(capsys, tmp_path, monkeypatch) -> None:
     flags = [*TINY, "--seeds", "0:3", "--tensorboard"]
     with terminal(100, monkeypatch) as lines:
-        assert cli.main(SIDE, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
+        assert cli.main(NUMPY_BACKEND, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     assert re.match(r"run 3/3, epoch 3/3 .* img/s 00:00 left, loss [0-9.]+ reconstruction [0-9.]+ kl ", lines[-1])
     told = [line for line in capsys.readouterr()[0].splitlines() if line.startswith("seed-")]
     assert all(re.fullmatch(rf"seed-\d-.*: test loss .* nats per image \(.*\)  {PACE}", line) for line in told)
@@ -206,15 +206,15 @@ def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
     def fit_together(specs, data, on_epoch, device, starts, on_part, every) -> None:
         parts, ends = [[] for _ in specs], [[] for _ in specs]
         for i, spec in enumerate(specs):
-            SIDE.fit(spec, data, ends[i].append, device, starts[i], parts[i].append, every, None)
+            NUMPY_BACKEND.fit(spec, data, ends[i].append, device, starts[i], parts[i].append, every, None)
         on_part({i: part[-1] for i, part in enumerate(parts)})
         for i, (end,) in enumerate(ends):
             on_epoch(i, end)
 
-    monkeypatch.setattr(SIDE, "fit_together", fit_together, raising=False)
+    monkeypatch.setattr(NUMPY_BACKEND, "fit_together", fit_together, raising=False)
     flags = [*TINY, "--epochs", "1", "--seeds", "0:2", "--how", "together", "--tensorboard"]
     with terminal(100, monkeypatch) as lines:
-        assert cli.main(SIDE, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
+        assert cli.main(NUMPY_BACKEND, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     folders = sorted((tmp_path / "sweep").glob("seed-*"))
     least, most = sorted(metrics.read(run_folder.read(run))[-2]["loss"] for run in folders)
     assert f" left, loss {least:.1f} to {most:.1f}" in lines[-1]
@@ -267,23 +267,23 @@ def test_tensorboard_is_begun_left_off_and_taken_up_at_any_time(boards, tmp_path
     run = at_step(boards["jaxvae"], tmp_path / "run", 10)
     before = {path: path.read_bytes() for path in (run / "tensorboard").iterdir()}
     resume = ["train", "--resume", str(run)]
-    assert cli.main(SIDE, [*resume, "--no-tensorboard"]) == 0
+    assert cli.main(NUMPY_BACKEND, [*resume, "--no-tensorboard"]) == 0
     assert {path: path.read_bytes() for path in (run / "tensorboard").iterdir()} == before
-    assert cli.main(SIDE, resume) == 0
+    assert cli.main(NUMPY_BACKEND, resume) == 0
     assert shown(events(files(run)[0])) == expected(run)
     for path in (run / "tensorboard").iterdir():
         path.unlink()
     (run / "tensorboard").rmdir()
-    assert cli.main(SIDE, resume) == 0
+    assert cli.main(NUMPY_BACKEND, resume) == 0
     assert not (run / "tensorboard").exists()
-    assert cli.main(SIDE, [*resume, "--tensorboard"]) == 0
+    assert cli.main(NUMPY_BACKEND, [*resume, "--tensorboard"]) == 0
     assert shown(events(files(run)[0])) == expected(run)
 
 
 @pytest.mark.parametrize("broken", ["events", "projector"])
 def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tmp_path, monkeypatch) -> None:
     """In the second of three epochs. The run is that of one without TensorBoard."""
-    assert cli.main(SIDE, ["train", *TINY, "--out", str(tmp_path / "whole")]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(tmp_path / "whole")]) == 0
     place, name = {"events": (tensorboard, "_append"), "projector": (projector, "update")}[broken]
     real, calls = getattr(place, name), []
 
@@ -296,7 +296,7 @@ def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tm
     monkeypatch.setattr(place, name, full)
     run = tmp_path / "run"
     capsys.readouterr()
-    assert cli.main(SIDE, ["train", *TINY, "--tensorboard", "--out", str(run)]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--tensorboard", "--out", str(run)]) == 0
     err = capsys.readouterr()[1]
     assert err == (
         f"jaxvae: WARNING: {run / 'tensorboard'} can't be written (No space left on device); training continues, and "
@@ -328,7 +328,7 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards
     (run / "tensorboard").write_text("mine")
     before = contents(run)
     capsys.readouterr()
-    assert cli.main(SIDE, ["train", "--resume", str(run), "--tensorboard"]) == 2
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), "--tensorboard"]) == 2
     told = "must be a writable folder; remove it, or give --no-tensorboard."
     assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {told}\n")
     after = contents(run)
@@ -422,5 +422,5 @@ def test_a_thousand_images_at_most(tmp_path, digits: Dataset) -> None:
     np.save(tmp_path / "test.npy", many.test[..., 0])
     np.save(tmp_path / "train.npy", digits.train[..., 0])
     flags = ["--data", f"npy:{tmp_path}", "--tensorboard", "--out", str(tmp_path / "run")]
-    assert cli.main(SIDE, ["train", *TINY[2:], *flags]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY[2:], *flags]) == 0
     assert len((tmp_path / "run" / "tensorboard" / "tensors.tsv").read_text().splitlines()) == 1000

@@ -30,7 +30,7 @@ from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step
 from parity_tests.support.distributed_runs import ended, started
-from parity_tests.support.numpy_backend import SIDE, contents, fit
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents, fit
 from parity_tests.support.tiny import small, some
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -314,9 +314,9 @@ def test_a_stopped_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
         fit(*arguments)
 
-    monkeypatch.setattr(SIDE, "fit", interrupted)
+    monkeypatch.setattr(NUMPY_BACKEND, "fit", interrupted)
     flags = ["--data", "digits", *FLAGS, "--stream", "3", "--out", str(tmp_path / "run")]
-    assert cli.main(SIDE, ["train", *flags]) == 143
+    assert cli.main(NUMPY_BACKEND, ["train", *flags]) == 143
     assert capsys.readouterr().err.endswith(f"resume with jaxvae train --resume {tmp_path / 'run'} --stream 3\n")
 
 
@@ -347,7 +347,7 @@ def test_what_can_not_be_streamed_is_refused(tmp_path, capsys) -> None:
     ):
         kind, _, file = name.partition(":")
         given = ["train", "--data", f"{kind}:{tmp_path / file}", "--stream", "1", *flags, *FLAGS]
-        assert cli.main(SIDE, [*given, "--out", str(tmp_path / "run")]) == 2
+        assert cli.main(NUMPY_BACKEND, [*given, "--out", str(tmp_path / "run")]) == 2
         err = capsys.readouterr().err
         assert says in err, err
         assert err.count("\n") == 1
@@ -360,7 +360,7 @@ def test_what_can_not_be_streamed_is_refused(tmp_path, capsys) -> None:
 def test_other_commands_read_what_can_not_be_left_in_its_file(tmp_path) -> None:
     np.save(tmp_path / "a.npy", IMAGES / 255)
     train = ["train", "--data", f"npy:{tmp_path / 'a.npy'}", "--image", "4", "6", "1", *FLAGS]
-    assert cli.main(SIDE, [*train, "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(NUMPY_BACKEND, [*train, "--out", str(tmp_path / "run")]) == 0
     assert isinstance(open_images(run_folder.read(tmp_path / "run"), None).train, np.ndarray)
 
 

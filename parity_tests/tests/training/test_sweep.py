@@ -21,7 +21,7 @@ from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
-from parity_tests.support.numpy_backend import SIDE, contents
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents
 from parity_tests.support.tiny import small, some
 
 TINY = ["--data", "digits", "--image", "6", "6", "1", "--hidden", "5", "--latent", "2", "--batch-size", "500"]
@@ -66,7 +66,7 @@ def terms_of(run: Path) -> np.ndarray:
 def whole(tmp_path_factory) -> Path:
     """A sweep of the package that is neither, which nothing stopped."""
     out = tmp_path_factory.mktemp("whole") / "sweep"
-    assert sweep(SIDE, out, *GRID) == 0
+    assert sweep(NUMPY_BACKEND, out, *GRID) == 0
     return out
 
 
@@ -74,7 +74,7 @@ def test_each_member_is_what_train_writes(whole, tmp_path) -> None:
     """Every file to the bit, but for the time it was begun."""
     assert sorted(p.name for p in whole.iterdir()) == sorted([*NAMES, "sweep.json", "sweep.md", "sweep.png"])
     flags = ["--seed", "1", "--beta", "2", "--learning-rate", "3e-4", "--epochs", "2"]
-    assert cli.main(SIDE, ["train", *TINY, *flags, "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, *flags, "--out", str(tmp_path / "run")]) == 0
     member = whole / "seed-1-beta-2-learning-rate-0.0003"
     assert contents(member) == contents(tmp_path / "run")
     configs = [json.loads((path / "config.json").read_text()) for path in (member, tmp_path / "run")]
@@ -165,7 +165,7 @@ def test_a_run_that_leaves_the_finite_numbers_is_told_and_the_others_go_on(tmp_p
 @pytest.mark.parametrize("when", [1, 5])
 def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsys, monkeypatch, when: int) -> None:
     """SIGTERM while a member trains; what the sweep comes to is to the bit what it would have been."""
-    out, fit, calls = tmp_path / "sweep", SIDE.fit, []
+    out, fit, calls = tmp_path / "sweep", NUMPY_BACKEND.fit, []
 
     def counted(
         spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, stream: Any
@@ -179,13 +179,13 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
 
         fit(spec, data, on_epoch, device, start, part, [4], stream)
 
-    monkeypatch.setattr(SIDE, "fit", counted)
-    assert sweep(SIDE, out, *GRID) == 143
+    monkeypatch.setattr(NUMPY_BACKEND, "fit", counted)
+    assert sweep(NUMPY_BACKEND, out, *GRID) == 143
     assert re.search(r"stopped by SIGTERM at step 4, .* the same command and --out", capsys.readouterr().err)
     assert len(calls) == when
-    assert sweep(SIDE, out, *GRID) == 0
+    assert sweep(NUMPY_BACKEND, out, *GRID) == 0
     assert len(calls) == len(NAMES) + 1
-    assert sweep(SIDE, out, *GRID) == 0
+    assert sweep(NUMPY_BACKEND, out, *GRID) == 0
     assert len(calls) == len(NAMES) + 1, "all were through"
     assert "8 of them finished already" in capsys.readouterr().out
     for name in NAMES:
@@ -196,19 +196,19 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
 
 def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
-    assert sweep(SIDE, out, *GRID[:2], *GRID[-2:]) == 0
+    assert sweep(NUMPY_BACKEND, out, *GRID[:2], *GRID[-2:]) == 0
     half = out / "seed-2-beta-1-learning-rate-0.001"
     (half / "checkpoints").mkdir(parents=True)
     (half / "checkpoints" / "steps.json").write_text("[]")
     (half / "metrics.jsonl").touch()
     (half / ".lock").write_text("process 1")
-    assert sweep(SIDE, out, "--seeds", "0:3", *GRID[-2:]) == 0
+    assert sweep(NUMPY_BACKEND, out, "--seeds", "0:3", *GRID[-2:]) == 0
     assert len(results(out)["runs"]) == 3, "it has grown"
     other = out / "seed-3-beta-1-learning-rate-0.001"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     capsys.readouterr()
-    assert sweep(SIDE, out, "--seeds", "0:4", *GRID[-2:]) == 2
+    assert sweep(NUMPY_BACKEND, out, "--seeds", "0:4", *GRID[-2:]) == 2
     assert "exists but is not a run folder; choose another --out" in capsys.readouterr().err
     assert (other / "notes.txt").read_text() == "mine"
 
@@ -241,7 +241,7 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
     ],
 )
 def test_a_sweep_that_can_not_be_is_refused_and_nothing_is_written(tmp_path, capsys, flags: str, says: str) -> None:
-    assert cli.main(SIDE, ["sweep", "--data", "digits", *flags.split(), "--out", str(tmp_path / "sweep")]) == 2
+    assert cli.main(NUMPY_BACKEND, ["sweep", "--data", "digits", *flags.split(), "--out", str(tmp_path / "sweep")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -251,16 +251,16 @@ def test_a_sweep_that_can_not_be_is_refused_and_nothing_is_written(tmp_path, cap
 
 def test_another_configuration_is_refused_and_the_sweep_kept(whole, tmp_path, capsys) -> None:
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
-    assert sweep(SIDE, whole, *GRID, "--hidden", "7", "--epochs", "3") == 2
+    assert sweep(NUMPY_BACKEND, whole, *GRID, "--hidden", "7", "--epochs", "3") == 2
     says = (
         r"sweep has another configuration: its --hidden is \[5\], not \[7\], its --epochs is 2, not 3; leave that out"
     )
     assert re.search(says, capsys.readouterr().err)
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
-    assert sweep(SIDE, whole / NAMES[0], *GRID) == 2
+    assert sweep(NUMPY_BACKEND, whole / NAMES[0], *GRID) == 2
     assert "exists but is not a sweep; give another --out" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text("{}")
-    assert sweep(SIDE, tmp_path, *GRID) == 2
+    assert sweep(NUMPY_BACKEND, tmp_path, *GRID) == 2
     assert "is not a sweep's" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""How a suspected fault is confirmed: it must give the very numbers that were found, and no other way counts."""
+"""Confirm a suspected fault: it must reproduce the numbers that were observed."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -7,42 +7,47 @@ import numpy as np
 
 
 class Hypothesis(NamedTuple):
+    """A possible fault and the numbers it would give."""
+
     cause: str
     """The fault in one short sentence."""
     numbers: np.ndarray
-    """What would stand where the numbers were found."""
+    """The numbers that the fault would give."""
     owed: float = 0.0
-    """How near they can come at best, where the fault itself rounds."""
+    """The smallest distance that can be expected, where the fault itself rounds."""
 
 
-def confirmed(hypotheses: Iterable[Hypothesis], found: np.ndarray, plain: np.ndarray, owed: float) -> str | None:
-    """The first cause whose numbers are the ones found, to `owed`, and ten times nearer than the plain formula's."""
-    apart = distance(found, plain)
+def confirmed(hypotheses: Iterable[Hypothesis], actual: np.ndarray, plain: np.ndarray, owed: float) -> str | None:
+    """Return the first cause whose numbers match the observed ones within the tolerance and are at least ten times
+    closer to them than those of the plain formula."""
+    plain_distance = distance(actual, plain)
     for hypothesis in hypotheses:
-        size = distance(found, hypothesis.numbers)
-        if size <= max(owed, hypothesis.owed) and size * 10 <= apart:
+        size = distance(actual, hypothesis.numbers)
+        if size <= max(owed, hypothesis.owed) and size * 10 <= plain_distance:
             return hypothesis.cause
     return None
 
 
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference as a share of the largest magnitude expected; infinite where shapes differ or a number is
-    none."""
-    if found.shape != expected.shape:
+def distance(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference as a share of the largest expected magnitude; infinite if the shapes differ or a
+    number is not finite."""
+    if actual.shape != expected.shape:
         return np.inf
     if not expected.size:
         return 0.0
-    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
+        difference, scale = np.abs(actual - expected).max(), np.abs(expected).max()
     if difference == 0:
         return 0.0
     return float(difference / scale) if scale and np.isfinite(difference) else np.inf
 
 
 def fitted(predict: Callable[[float], np.ndarray], target: np.ndarray, guess: float) -> float:
-    """The number whose prediction comes nearest to the target, by Gauss and Newton's steps, halved while they lead
-    away. One number is fitted to a whole tensor, so that a fault without it can't pass for one with it."""
+    """Fit one number so that its prediction is closest to the target, by damped Gauss-Newton steps.
+
+    A single number is fitted to a whole tensor, so a fault of another kind can't be mistaken for this one.
+    """
 
     def error(numbers: np.ndarray) -> float:
         return float(((numbers - target) ** 2).sum())
@@ -57,17 +62,17 @@ def fitted(predict: Callable[[float], np.ndarray], target: np.ndarray, guess: fl
             step = float((slope * (target - numbers)).sum() / (slope * slope).sum())
             while not error(nearer := predict(value + step)) < error(numbers):
                 step /= 2
-                if not abs(step) > 1e-16 * abs(value):  # nor where it is not a number
+                if not abs(step) > 1e-16 * abs(value):  # nor if the step is NaN
                     return value
             value, numbers = value + step, nearer
     return value
 
 
 def in_single(numbers: np.ndarray) -> bool:
-    """Whether the numbers have passed through float32: none needs more than its 24 bits."""
+    """Return whether float32 represents every number exactly."""
     return bool(numbers.size and (numbers == numbers.astype(np.float32)).all())
 
 
 def in_bfloat16(numbers: np.ndarray) -> bool:
-    """Whether the numbers have passed through bfloat16: none needs more than its 8 bits."""
+    """Return whether bfloat16 represents every number exactly."""
     return in_single(numbers) and not (numbers.astype(np.float32).view(np.uint32) & 0xFFFF).any()

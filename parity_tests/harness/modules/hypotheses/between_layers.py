@@ -1,5 +1,8 @@
-"""What stands between two layers, told from its numbers alone: each side's activation, pooling, order of flattening
-and dropout are those that lead from what the one layer gave to what the next was given."""
+"""Identify the operations between two layers from numbers alone.
+
+For each framework, the activation, pooling, order of flattening and dropout are those that map the output of one layer
+to the input of the next.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -44,7 +47,7 @@ _ACTIVATIONS = {
 
 
 class Between(NamedTuple):
-    """What leads from one layer to the next."""
+    """The operations between two layers."""
 
     activation: str
     pool: str
@@ -58,19 +61,21 @@ class Between(NamedTuple):
 def cause_between(
     ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], owed: float
 ) -> str | None:
-    """Why what JAX's next layer is given is not what torch's is, each side as (what the last layer gave, what the next
-    is given) in torch's layout. Of several readings of the numbers those count that differ least; None where they
-    disagree."""
+    """Return why the inputs of a layer differ in JAX and torch.
+
+    `ours` and `theirs` are (the output of the previous layer, the input of the next) in torch's layout. If several
+    explanations reproduce the numbers, those with the fewest differences count; None if these name different causes.
+    """
     if not all(array.ndim for array in (*ours, *theirs)):
-        return None  # a number is no evidence
-    if not (torch_readings := list(_readings(*theirs, owed))):
+        return None  # a single number proves nothing
+    if not (torch_explanations := list(_explanations(*theirs, owed))):
         return None
-    if not (pairs := list(itertools.product(_readings(*ours, owed), torch_readings))):
+    if not (pairs := list(itertools.product(_explanations(*ours, owed), torch_explanations))):
         return None
     fewest = min(_differences(*pair) for pair in pairs)
     causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
     kinds = {cause.partition(":")[0] for cause in causes}
-    return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the one more in use
+    return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the more common one
 
 
 def _differences(ours: Between, theirs: Between) -> int:
@@ -80,11 +85,11 @@ def _differences(ours: Between, theirs: Between) -> int:
 def _cause(ours: Between, theirs: Between) -> str:
     causes = []
     if ours.dropout != theirs.dropout:
-        causes.append(f"{DROPOUT}: {' and '.join(_side('dropout', ours, theirs))}")
+        causes.append(f"{DROPOUT}: {' and '.join(_by_framework('dropout', ours, theirs))}")
     elif ours.dropout:  # and the numbers differ
         causes.append(f"{OTHER_MASK}: {ours.dropout} in both")
     if ours.scale != theirs.scale:
-        causes.append(f"{SCALE}: {' and '.join(_side('scale', ours, theirs))}")
+        causes.append(f"{SCALE}: {' and '.join(_by_framework('scale', ours, theirs))}")
     if ours.flatten != theirs.flatten and "to" in ours.flatten:
         advice = "or give the pairs of kernel and bias the transform flattened(columns=(C, H, W))"
         causes.append(f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}")
@@ -106,33 +111,35 @@ def _cause(ours: Between, theirs: Between) -> str:
     return "; ".join(causes)
 
 
-def _side(field: str, ours: Between, theirs: Between) -> list[str]:
-    sides = {"JAX": getattr(ours, field), "PyTorch": getattr(theirs, field)}
-    return [f"{value} in {side}" for side, value in sides.items() if value]
+def _by_framework(field: str, ours: Between, theirs: Between) -> list[str]:
+    values = {"JAX": getattr(ours, field), "PyTorch": getattr(theirs, field)}
+    return [f"{value} in {framework}" for framework, value in values.items() if value]
 
 
-def _readings(gave: np.ndarray, given: np.ndarray, owed: float) -> Iterator[Between]:
-    """Every way known from the one to the other; with dropout only where there is none without."""
-    few = slice(max(1, 2**16 // max(1, gave[0].size)))  # images: what stands between is nearly always each one's own
-    x, target = torch.tensor(gave[few].astype(np.float64)), given[few].astype(np.float64)
+def _explanations(output: np.ndarray, following: np.ndarray, owed: float) -> Iterator[Between]:
+    """Yield the known operations from an output to the following input; with dropout only if none without fits."""
+    few = slice(max(1, 2**16 // max(1, output[0].size)))  # images: these operations nearly always act on each alone
+    x, target = torch.tensor(output[few].astype(np.float64)), following[few].astype(np.float64)
     steps = list(_steps(x, target))
-    plain = [reading for reading, numbers in steps if distance(target, numbers) <= owed]
+    plain = [operations for operations, numbers in steps if distance(target, numbers) <= owed]
     yield from plain
     if plain:
         return
-    for reading, numbers in steps:
+    for operations, numbers in steps:
         if numbers.shape != target.shape or not numbers.any():
             continue
         scale = float((numbers * target).sum() / (numbers * numbers).sum())
         if scale and distance(target, scale * numbers) <= owed:
-            yield reading._replace(scale=f"{scale:.4g}")
+            yield operations._replace(scale=f"{scale:.4g}")
         elif rate := _dropped(numbers, target, owed):
-            yield reading._replace(dropout=f"rate {rate:.2g}")
+            yield operations._replace(dropout=f"rate {rate:.2g}")
 
 
 def _dropped(numbers: np.ndarray, target: np.ndarray, owed: float) -> float:
-    """The rate of the dropout that made the target of the numbers: some are zero, of either sign, for a ReLU leaves
-    zeros too, and the rest are all larger by one factor."""
+    """Return the rate of the dropout that turns the numbers into the target, or 0.
+
+    Some numbers of either sign become zero, since ReLU makes zeros too; the others are scaled by one factor.
+    """
     kept, scale = target != 0, 0.0
     if kept.all():
         return 0.0
@@ -163,12 +170,12 @@ def _activated(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, Tensor]]:
     for softmax in (F.softmax, F.log_softmax):
         yield f"{softmax.__name__}(axis=0)", softmax(x, 0)
     for name, function, guess in (("LeakyReLU", F.leaky_relu, 0.01), ("ELU", F.elu, 1.0)):
-        for _, ordered in _reordered(x, target):  # the slope is fitted in the order the numbers come in
+        for _, ordered in _reordered(x, target):  # the slope is fitted in the target's order
             positive = ordered > 0
             if ordered.shape != target.shape or not np.allclose(ordered[positive], target[positive], atol=1e-4):
                 continue
-            given = torch.tensor(ordered)
-            number = fitted(lambda number, f=function, x=given: f(x, number).numpy(), target, guess)
+            inputs = torch.tensor(ordered)
+            number = fitted(lambda number, f=function, x=inputs: f(x, number).numpy(), target, guess)
             if abs(number) > 1e-9 and (name == "ELU" or abs(number - 1) > 1e-9):  # else ReLU, or no activation
                 yield f"{name}({number:.4g})", function(x, number)
         if not target.size:
@@ -178,7 +185,7 @@ def _activated(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, Tensor]]:
 
 
 def _reordered(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """As the target's shape asks: as it is, flattened or unflattened, in either order of the image's axes."""
+    """Yield x in the target's shape: unchanged, or flattened or unflattened in either order of the image's axes."""
     if x.ndim == target.ndim:
         yield "", x.numpy()
     elif x.numel() == target.size and x.ndim > target.ndim == 2:
@@ -191,7 +198,7 @@ def _reordered(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, np.ndarray]
 
 
 def _pooled(x: Tensor, target: np.ndarray) -> Iterator[tuple[tuple[str, str], Tensor]]:
-    """Every pooling of an image that can lead to the target's shape, and none."""
+    """Yield every pooling that gives the shape of the target, and no pooling."""
     if x.numel() == target.size or not target.size:
         yield ("", ""), x
     if x.ndim < 3:

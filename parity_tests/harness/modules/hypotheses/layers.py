@@ -1,5 +1,4 @@
-"""What a torch layer would give under each known fault, from what it was given: the fault that gives JAX's numbers is
-the cause."""
+"""Compute the output of a torch layer under each known fault; the fault that reproduces JAX's output is the cause."""
 
 import copy
 import itertools
@@ -41,36 +40,36 @@ _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
 def cause_in_layer(layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
-    """Why a JAX layer gives `ours` where the torch layer gives `theirs` for `x`, all in torch's layout."""
+    """Return why a JAX layer's output is `ours` and the torch layer's `theirs` for the input `x`, in torch's layout."""
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
         return rounded(ours, theirs)
     layer = copy.deepcopy(layer).cpu()
-    given = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
+    inputs = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
-        plain = _numbers(_changed(layer)(given))
-        at_fault = distance(ours, plain) <= owed  # torch's own numbers are not its layer's
-        found, where = (theirs, " in PyTorch") if at_fault else (ours, "")
-        if cause := rounded(ours, theirs) or confirmed(_hypotheses(layer, given, plain, found), found, plain, owed):
+        plain = _numbers(_changed(layer)(inputs))
+        at_fault = distance(ours, plain) <= owed  # torch's output is not that of its layer
+        actual, where = (theirs, " in PyTorch") if at_fault else (ours, "")
+        if cause := rounded(ours, theirs) or confirmed(_hypotheses(layer, inputs, plain, actual), actual, plain, owed):
             return cause if cause.endswith(where) else cause + where
     return None
 
 
 def rounded(ours: np.ndarray, theirs: np.ndarray) -> str | None:
-    """The lower precision one side's numbers have passed through, where that is all that keeps the sides apart."""
-    for found, plain, side in ((ours, theirs, "JAX"), (theirs, ours, "PyTorch")):
+    """Return the lower precision that one framework rounds to, if that explains the whole difference."""
+    for actual, plain, framework in ((ours, theirs, "JAX"), (theirs, ours, "PyTorch")):
         for coarse, nearness, cause in ((in_bfloat16, 3e-2, BFLOAT16), (in_single, 1e-5, FLOAT32)):
-            if coarse(found) and not coarse(plain) and distance(found, plain) <= nearness:
-                return f"{cause} in {side}"
+            if coarse(actual) and not coarse(plain) and distance(actual, plain) <= nearness:
+                return f"{cause} in {framework}"
     return None
 
 
-def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, found: np.ndarray) -> Iterator[Hypothesis]:
+def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
     if isinstance(layer, nn.Linear):
-        yield from _linear(layer, x, plain, found)
+        yield from _linear(layer, x, plain, actual)
     elif isinstance(layer, nn.modules.conv._ConvNd):
-        yield from (_transposed if layer.transposed else _convolution)(layer, x, found)
+        yield from (_transposed if layer.transposed else _convolution)(layer, x, actual)
     elif isinstance(layer, _NORMS):
-        yield from _norm(layer, x, found)
+        yield from _norm(layer, x, actual)
     if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
         for cause, coarse in {TF32: _tf32, BFLOAT16: _bfloat16}.items():
             yield Hypothesis(cause, _numbers(_changed(layer, weight=coarse(layer.weight))(coarse(x))), _ROUNDED)
@@ -78,10 +77,10 @@ def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, found: np.ndarra
         yield Hypothesis(BIAS_MISSING, _numbers(_changed(layer, bias=torch.zeros_like(bias))(x)))
 
 
-def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, found: np.ndarray) -> Iterator[Hypothesis]:
+def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
     if layer.in_features == layer.out_features:
         yield Hypothesis(TRANSPOSED, _numbers(_changed(layer, weight=layer.weight.T)(x)))
-    if layer.bias is not None and found.shape == plain.shape:
+    if layer.bias is not None and actual.shape == plain.shape:
         bias = _numbers(layer.bias)
         for order in orders(layer.out_features):
             for permuted in (bias[order], bias[np.argsort(order)]):
@@ -89,13 +88,13 @@ def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, found: np.ndarray) -
 
 
 def orders(size: int) -> Iterator[np.ndarray]:
-    """Every way from an image of so many numbers flattened as H,W,C to C,H,W."""
+    """Yield the permutation from H,W,C to C,H,W order for every image with `size` numbers."""
     for channels, height in itertools.product(range(2, size // 2 + 1), range(1, size // 2 + 1)):
         if size % (channels * height) == 0:
             yield np.arange(size).reshape(height, -1, channels).transpose(2, 0, 1).ravel()
 
 
-def _convolution(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
+def _convolution(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
     sizes, weight = layer.kernel_size, layer.weight
     same = []
     for length, size, stride, dilation in zip(x.shape[2:], sizes, layer.stride, layer.dilation, strict=True):
@@ -112,23 +111,23 @@ def _convolution(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesi
     yield Hypothesis(FLIPPED, _numbers(_changed(layer, weight=weight.flip(tuple(range(2, weight.ndim))))(x)))
     for start, end in itertools.product(range(max(sizes) + 1), repeat=2):
         pads = start, end
-        if _fits(x, sizes, layer.stride, layer.dilation, pads, found):
+        if _fits(x, sizes, layer.stride, layer.dilation, pads, actual):
             every = [pads] * len(sizes)
             yield Hypothesis(_pads(PADDING, layer, every), _convolved(layer, x, every))
     for dilation in range(1, 4):  # with padding that keeps the shape
         pads = dilation * (sizes[0] - 1) // 2
         if dilation != layer.dilation[0] and _fits(
-            x, sizes, layer.stride, (dilation,) * len(sizes), (pads,) * 2, found
+            x, sizes, layer.stride, (dilation,) * len(sizes), (pads,) * 2, actual
         ):
             dilated = _changed(layer, dilation=(dilation,) * len(sizes), padding=(pads,) * len(sizes))
             yield Hypothesis(f"{DILATION}: {dilation} in JAX, {layer.dilation[0]} in PyTorch", _numbers(dilated(x)))
 
 
-def _fits(x: Tensor, sizes: Any, strides: Any, dilations: Any, pads: tuple[int, int], found: np.ndarray) -> bool:
-    """Whether the padding leads to the shape found."""
+def _fits(x: Tensor, sizes: Any, strides: Any, dilations: Any, pads: tuple[int, int], actual: np.ndarray) -> bool:
+    """Return whether the padding gives the actual output shape."""
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
     lengths = [length + sum(pads) - span for length, span in zip(x.shape[2:], spans, strict=True)]
-    return min(lengths) >= 0 and found.shape[2:] == tuple(n // s + 1 for n, s in zip(lengths, strides, strict=True))
+    return min(lengths) >= 0 and actual.shape[2:] == tuple(n // s + 1 for n, s in zip(lengths, strides, strict=True))
 
 
 def _pads(cause: str, layer: Any, pads: list[tuple[int, int]]) -> str:
@@ -140,7 +139,7 @@ def _convolved(layer: Any, x: Tensor, pads: list[tuple[int, int]]) -> np.ndarray
     return _numbers(_changed(layer, padding=(0,) * len(pads))(padded))
 
 
-def _transposed(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
+def _transposed(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
     """A transposed convolution is a convolution of the input spread out by the stride, with the flipped kernel."""
     if layer.groups != 1 or any(d != 1 for d in layer.dilation):
         return
@@ -165,7 +164,7 @@ def _transposed(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis
         yield Hypothesis(f"{TRANSPOSED_PADDING}: 'VALID' in JAX{suffix}", _spread(layer, x, kernel, valid))
     size, stride = settings[0][:2]
     for start in range(size + stride):
-        end = found.shape[2] - 1 - (x.shape[2] - 1) * stride - start + size - 1
+        end = actual.shape[2] - 1 - (x.shape[2] - 1) * stride - start + size - 1
         pads = [(start, end)] * len(settings)
         if end >= 0:
             cause = f"{TRANSPOSED_PADDING}: {tuple(pads)} in JAX, where PyTorch's {layer.padding} is {tuple(torchs)}"
@@ -183,8 +182,8 @@ def _spread(layer: Any, x: Tensor, weight: Tensor, pads: list[tuple[int, int]]) 
     return _numbers(convolve(padded, weight, None if layer.bias is None else layer.bias.double()))
 
 
-def _norm(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
-    eps = fitted(lambda eps: _numbers(_changed(layer, eps=eps)(x)), found, layer.eps)
+def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
+    eps = fitted(lambda eps: _numbers(_changed(layer, eps=eps)(x)), actual, layer.eps)
     yield Hypothesis(f"{EPS}: {eps:.3g} in JAX, {layer.eps:.3g} in PyTorch", _numbers(_changed(layer, eps=eps)(x)))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
@@ -197,11 +196,11 @@ def _norm(layer: Any, x: Tensor, found: np.ndarray) -> Iterator[Hypothesis]:
     if layer.weight is not None:
         yield Hypothesis(SCALE_MISSING, _numbers(_changed(layer, weight=torch.ones_like(layer.weight))(x)))
     if layer.training or not isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        yield Hypothesis(FAST_VARIANCE, _fast_variance(layer, _numbers(x), found.dtype))
+        yield Hypothesis(FAST_VARIANCE, _fast_variance(layer, _numbers(x), actual.dtype))
 
 
 def _fast_variance(layer: Any, x: np.ndarray, dtype: Any) -> np.ndarray:
-    """By Flax itself, for what is left after cancellation depends on the order of its sums."""
+    """Compute the output with Flax itself, since the result of a cancellation depends on the order of its sums."""
     channels_last = not isinstance(layer, nn.LayerNorm)
     x = np.moveaxis(x, 1, -1) if channels_last else x
     options: dict[str, Any] = {"epsilon": layer.eps, "rngs": nnx.Rngs(0), "param_dtype": dtype}
@@ -218,7 +217,7 @@ def _fast_variance(layer: Any, x: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _changed(layer: nn.Module, **attributes: Any) -> Any:
-    """A copy of the layer in float64 with some of it changed."""
+    """Return a copy of the layer in float64 with these attributes changed."""
     layer = copy.deepcopy(layer)
     for name, value in attributes.items():
         setattr(layer, name, nn.Parameter(value.detach()) if isinstance(value, Tensor) else value)

@@ -1,4 +1,4 @@
-"""Where two networks first part, and the fault that reproduces the numbers there."""
+"""Find the first place where two networks differ, and the fault that reproduces the numbers there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from parity_tests.harness.findings import Diagnosis
-from parity_tests.harness.hooks.record import Layer
+from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN, cause_between
 from parity_tests.harness.modules.hypotheses.layers import (
@@ -24,7 +24,7 @@ from parity_tests.harness.modules.mapping import Pair, tensors
 BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
 BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
 NOT_UPDATED = "the running statistics are not updated in JAX"
-NOT_CALLED = "PyTorch calls it, and no call of it was seen in JAX."
+NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
 NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
 NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
 FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
@@ -33,60 +33,64 @@ _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.
 
 
 class Stage(NamedTuple):
-    """One call of a layer on both sides, in torch's layout."""
+    """One call of a layer in both frameworks, in torch's layout."""
 
     name: str
     layer: nn.Module
-    ours: Layer
-    theirs: Layer
+    ours: LayerCall
+    theirs: LayerCall
 
 
 def walk(
     pairs: Sequence[Pair],
     module: nn.Module,
-    calls: tuple[Mapping[str, Layer], Mapping[str, Layer]],
-    ends: tuple[Layer, Layer],
+    calls: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
+    ends: tuple[LayerCall, LayerCall],
     owed: float,
 ) -> Diagnosis | None:
-    """The first place over tolerance, or None where no layer and no output is. `calls` are JAX's and torch's layers;
-    `ends` are what either network is given and gives, in torch's layout; `module` is as it was before its calls."""
-    earlier = [("the input", ends[0].given, ends[1].given)]
+    """Diagnose the first layer whose input or output differs by more than its tolerance; None if all agree.
+
+    `calls` and `ends` are those of JAX and of torch: the recorded layers, and the input and output of the whole network
+    in torch's layout. `module` has the state from before the calls.
+    """
+    earlier = [("the input", ends[0].input, ends[1].input)]
     for stage in _stages(pairs, module, *calls):
         if isinstance(stage, str):
             return Diagnosis(stage, NOT_CALLED, None)
         name, layer, ours, theirs = stage
-        if distance(ours.given, theirs.given) > owed:
-            return _between(earlier, name, ours.given, theirs.given, owed)
-        if distance(ours.gave, theirs.gave) > owed:
-            found = f"Its input agrees and its output differs: {apart(ours.gave, theirs.gave)}."
-            return Diagnosis(name, found, cause_in_layer(layer, ours.given, ours.gave, theirs.gave, owed))
-        earlier += [(f"the input of {name}", ours.given, theirs.given), (name, ours.gave, theirs.gave)]
-    if distance(ends[0].gave, ends[1].gave) <= owed:
+        if distance(ours.input, theirs.input) > owed:
+            return _between(earlier, name, ours.input, theirs.input, owed)
+        if distance(ours.output, theirs.output) > owed:
+            text = f"Its input agrees and its output differs: {worst_difference(ours.output, theirs.output)}."
+            return Diagnosis(name, text, cause_in_layer(layer, ours.input, ours.output, theirs.output, owed))
+        earlier += [(f"the input of {name}", ours.input, theirs.input), (name, ours.output, theirs.output)]
+    if distance(ends[0].output, ends[1].output) <= owed:
         return None
-    return _between(earlier, "the output", ends[0].gave, ends[1].gave, owed)
+    return _between(earlier, "the output", ends[0].output, ends[1].output, owed)
 
 
 def _between(
     earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str, ours: np.ndarray, theirs: np.ndarray, owed: float
 ) -> Diagnosis:
-    """What leads to `name` from the call before it or, where the network branches, from another not long before, or
-    from the sum of the two."""
-    found = f"Every layer before it agrees and what it is given differs: {apart(ours, theirs)}."
+    """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
+    of the calls before it, or after the sum of the two."""
+    target = name if name == "the output" else f"the input of {name}"
+    text = f"Every earlier layer agrees and {target} differs: {worst_difference(ours, theirs)}."
     if cause := rounded(ours, theirs):
-        return Diagnosis(f"between {earlier[-1][0]} and {name}", found, cause)
+        return Diagnosis(f"between {earlier[-1][0]} and {name}", text, cause)
     last, recent = earlier[-1], earlier[-2:-10:-1]
     sums = [(f"{last[0]} + {n}", last[1] + a, last[2] + b) for n, a, b in recent if a.shape == last[1].shape]
     for source, our_source, their_source in (last, *recent, *sums):
         if cause := cause_between((our_source, ours), (their_source, theirs), owed):
-            return Diagnosis(f"between {source} and {name}", found, cause)
-    return Diagnosis(f"between {last[0]} and {name}", found, None)
+            return Diagnosis(f"between {source} and {name}", text, cause)
+    return Diagnosis(f"between {last[0]} and {name}", text, None)
 
 
 def _stages(
-    pairs: Sequence[Pair], module: nn.Module, ours: Mapping[str, Layer], theirs: Mapping[str, Layer]
+    pairs: Sequence[Pair], module: nn.Module, ours: Mapping[str, LayerCall], theirs: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
-    """The calls of the layers that hold a pair, in torch's order; a name alone for a call that JAX doesn't make."""
-    layers = {pair.name.rpartition(".")[0]: pair for pair in reversed(pairs)}  # the first pair, its weight, tells
+    """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
+    layers = {pair.name.rpartition(".")[0]: pair for pair in reversed(pairs)}  # by the first pair, its weight
     for label, torchs in theirs.items():
         name, _, nth = label.partition("#")
         if (pair := layers.get(name)) is None:
@@ -99,17 +103,22 @@ def _stages(
             yield shown
             continue
         layer = module.get_submodule(name)
-        given = pair.transform.given(channels_second(jaxs.given, layer))
-        yield Stage(shown, layer, Layer(given, pair.transform.gave(channels_second(jaxs.gave, layer))), torchs)
+        jax_input = pair.transform.input_to_torch(channels_second(jaxs.input, layer))
+        yield Stage(
+            shown,
+            layer,
+            LayerCall(jax_input, pair.transform.output_to_torch(channels_second(jaxs.output, layer))),
+            torchs,
+        )
 
 
 def channels_second(x: np.ndarray, layer: nn.Module) -> np.ndarray:
-    """What a Flax layer is given or gives, as the torch layer of its kind has it."""
+    """Convert the input or output of a Flax layer to the layout of the torch layer of its kind."""
     return np.moveaxis(x, -1, 1) if isinstance(layer, _CHANNELS_SECOND) and x.ndim > 2 else x
 
 
-def apart(ours: np.ndarray, theirs: np.ndarray) -> str:
-    """The worst difference in words."""
+def worst_difference(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Describe the largest difference: its size, its index and both values."""
     if ours.shape != theirs.shape:
         return f"its shape is {list(ours.shape)} in JAX and {list(theirs.shape)} in PyTorch"
     difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
@@ -120,7 +129,7 @@ def apart(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def cause_in_weight(ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
-    """Why a weight ported by hand is not the torch module's, both in its layout."""
+    """Return why a weight that was ported by hand differs from the torch module's, both in torch's layout."""
     return confirmed(_misported(theirs), ours, theirs, owed)
 
 
@@ -133,7 +142,7 @@ def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
             yield Hypothesis(UNFLIPPED, kernel)
     if weight.ndim == 4 and weight.shape[2] == weight.shape[3]:
         yield Hypothesis(SWAPPED, weight.swapaxes(2, 3))
-    if weight.ndim <= 2:  # a bias, or the side of a kernel that reads or writes a flattened image
+    if weight.ndim <= 2:  # a bias, or a kernel that reads or writes a flattened image
         for order in orders(weight.shape[-1]):
             for way in (order, np.argsort(order)):
                 yield Hypothesis(FLATTEN if weight.ndim == 2 else OUTPUT_BIAS, weight[..., way])
@@ -144,8 +153,10 @@ def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
 
 
 def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
-    """Why a batch normalization's running mean and variance after one training step on `x` are `ours` and `theirs`,
-    each `[2, channels]`. `layer` is torch's as it was before."""
+    """Return why a batch normalization's running mean and variance differ after one training step on `x`.
+
+    `ours` and `theirs` are `[2, channels]`, the mean and the variance; `layer` is torch's before the step.
+    """
     x = np.moveaxis(x.astype(np.float64), 1, -1)
     x = x.reshape(-1, x.shape[-1])
     before = np.stack([layer.running_mean.numpy(force=True), layer.running_var.numpy(force=True)])
@@ -169,7 +180,7 @@ def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.
 
 
 def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray, frozen: bool) -> str | None:
-    """Why a gradient differs where every output agrees; `frozen` where torch's tensor has none."""
+    """Return why a gradient differs where every output agrees; `frozen`: torch's tensor requires no gradient."""
     if frozen:
         return FROZEN
     if not theirs.any():
@@ -178,7 +189,7 @@ def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray, frozen: bool) -> str
 
 
 def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:
-    """The names of the running mean and variance of each batch normalization that is paired."""
+    """Return the names of the running mean and variance of each batch normalization that is paired."""
     names = {pair.name for pair in pairs} & set(tensors(module))
     norms = [name.rpartition(".")[0] for name in sorted(names) if name.endswith("running_mean")]
     return {norm: (f"{norm}.running_mean".lstrip("."), f"{norm}.running_var".lstrip(".")) for norm in norms}

@@ -1,5 +1,7 @@
-"""Which known difference between two losses of the same outputs gives the numbers found: in the loss and in every
-entry of its gradient by the outputs, since a loss alone is one number and any one factor would explain it."""
+"""Find the known difference between two losses of the same outputs that reproduces their values and gradients.
+
+The gradient with respect to the outputs is needed because a loss is one number, which any factor would explain.
+"""
 
 import itertools
 import math
@@ -20,17 +22,20 @@ LABEL_SMOOTHING = "the labels are smoothed on one side"
 def cause_in_loss(
     outputs: np.ndarray, ours: tuple[float, np.ndarray], theirs: tuple[float, np.ndarray], owed: float
 ) -> str | None:
-    """Why the losses differ for the same outputs `[batch, ..]`, in torch's layout; each side as (the loss, its
-    gradient by the outputs). Where several known differences give the same numbers, all of them, joined by ` or `."""
+    """Return why two losses of the same outputs `[batch, ..]` differ.
+
+    `ours` and `theirs` are (the loss, its gradient with respect to the outputs), in torch's layout. If several known
+    differences give the same numbers, all are returned, joined by ` or `.
+    """
     causes = []
-    for where, found, plain in (("JAX", ours, theirs), ("PyTorch", theirs, ours)):
-        target, right = _stacked(*found), _stacked(*plain)
+    for where, actual, plain in (("JAX", ours, theirs), ("PyTorch", theirs, ours)):
+        target, right = _stacked(*actual), _stacked(*plain)
         hypotheses = _hypotheses(outputs, right, target, where)
         causes += [h.cause for h in hypotheses if confirmed([h], target, right, owed)]
     return " or ".join(dict.fromkeys(causes)) or None
 
 
-def _hypotheses(outputs: np.ndarray, plain: np.ndarray, found: np.ndarray, where: str) -> Iterator[Hypothesis]:
+def _hypotheses(outputs: np.ndarray, plain: np.ndarray, actual: np.ndarray, where: str) -> Iterator[Hypothesis]:
     axes = range(outputs.ndim)
     factors: list[tuple[str, float]] = [(HALF, 0.5)]
     for summed in (some for count in axes for some in itertools.combinations(axes, count + 1)):
@@ -41,12 +46,12 @@ def _hypotheses(outputs: np.ndarray, plain: np.ndarray, found: np.ndarray, where
             yield Hypothesis(f"{cause}: by a factor of {factor:g} in {where}", plain * factor)
     for axis in {1, outputs.ndim - 1} if outputs.ndim > 1 else ():
         if outputs.shape[axis] == 1:
-            continue  # its softmax is 1 whatever the output
+            continue  # its softmax is always 1
         logits = torch.tensor(outputs, dtype=torch.float64, requires_grad=True)
         uniform = -F.log_softmax(logits, axis).mean()
         uniform.backward()
         even = _stacked(uniform.item(), logits.grad.numpy())  # type: ignore[union-attr]
-        share = fitted(lambda share, even=even: (1 - share) * plain + share * even, found, 0.1)
+        share = fitted(lambda share, even=even: (1 - share) * plain + share * even, actual, 0.1)
         if 0 < share < 1:
             smoothed = (1 - share) * plain + share * even
             yield Hypothesis(f"{LABEL_SMOOTHING}: by {share:.4g} in {where}", smoothed)

@@ -1,5 +1,7 @@
-"""The optimizers as formulas over one flat vector of weights, and which known difference between torch's and optax's
-leads from the same gradients to the weights found."""
+"""Optimizers as formulas over one flat vector of weights, and the known differences between torch's and optax's.
+
+The difference that leads from the same gradients to the observed weights is the cause.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,18 +31,18 @@ CENTERED = "RMSprop is centered on one side"
 
 
 class Steps(NamedTuple):
-    """What an optimizer was given, everything as float64."""
+    """The inputs of an optimizer, in float64."""
 
     weights: np.ndarray
-    """Before, `[size]`."""
+    """The weights before the first step, `[size]`."""
     gradients: np.ndarray
-    """`[steps, size]`, as they reached both sides."""
+    """`[steps, size]`, as passed to both optimizers."""
     clipped: np.ndarray
-    """`[steps, size]`, as torch's optimizer used them: its hooks may have scaled them."""
+    """`[steps, size]`, as torch's optimizer used them; its hooks may scale them."""
     rates: np.ndarray
     """Torch's learning rate of each step, `[steps]`."""
     scales: np.ndarray
-    """The largest magnitude in each weight's own tensor, `[size]`: what its difference is a share of."""
+    """The largest magnitude in the tensor of each weight, `[size]`; differences are relative to it."""
 
 
 def adam(
@@ -114,8 +116,11 @@ def rmsprop(
 def cause_in_optimizer(
     kind: str, options: dict[str, Any], steps: Steps, ours: np.ndarray, theirs: np.ndarray, owed: float
 ) -> str | None:
-    """Why optax leads to the weights `ours` `[size]` and torch's optimizer to `theirs`, by its class's name and its
-    options as in `param_groups`. None where its formula is not one of these, or does not give its numbers."""
+    """Return why optax gives the weights `ours` and torch's optimizer `theirs`, both `[size]`.
+
+    `kind` is the class name of torch's optimizer, and `options` are those of its `param_groups`. The result is None if
+    the optimizer has no formula here, or if its formula does not reproduce torch's weights.
+    """
     formula = {"Adam": adam, "AdamW": adam, "SGD": sgd, "RMSprop": rmsprop}.get(kind)
     if formula is None:
         return None
@@ -125,7 +130,7 @@ def cause_in_optimizer(
         return None
     hypotheses = _hypotheses(formula, bound, steps, ours)
     scaled = (Hypothesis(h.cause, h.numbers / steps.scales) for h in hypotheses)
-    with np.errstate(all="ignore"):  # of a fault tried in vain
+    with np.errstate(all="ignore"):  # a hypothesis may overflow
         return confirmed(scaled, ours / steps.scales, plain / steps.scales, owed)
 
 
@@ -138,7 +143,7 @@ def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any
 
 
 def _hypotheses(
-    formula: Callable[..., np.ndarray], options: dict[str, Any], steps: Steps, found: np.ndarray
+    formula: Callable[..., np.ndarray], options: dict[str, Any], steps: Steps, actual: np.ndarray
 ) -> Iterator[Hypothesis]:
     weights, gradients, clipped, rates, _ = steps
 
@@ -149,10 +154,10 @@ def _hypotheses(
         def changed(value: float) -> np.ndarray:
             return formula(weights, clipped, rates, **{**options, name: value})
 
-        value = fitted(changed, found, guess)
+        value = fitted(changed, actual, guess)
         return Hypothesis(f"{cause}: {value:.4g} in JAX, {options[name]:.4g} in PyTorch", changed(value))
 
-    def side(option: str) -> str:
+    def where(option: str) -> str:
         return "PyTorch" if options.get(option) else "JAX"
 
     if distance(clipped, gradients) > 0:
@@ -165,20 +170,20 @@ def _hypotheses(
         yield Hypothesis(EPS_IN_ROOT, run(eps=0.0, eps_root=options["eps"]))
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
-        yield Hypothesis(f"{AMSGRAD}: in {side('amsgrad')}", run(amsgrad=not options["amsgrad"]))
+        yield Hypothesis(f"{AMSGRAD}: in {where('amsgrad')}", run(amsgrad=not options["amsgrad"]))
     elif formula is rmsprop:
         yield Hypothesis(EPS_IN_ROOT, run(eps_in_sqrt=True))
-        yield Hypothesis(f"{CENTERED}: in {side('centered')}", run(centered=not options["centered"]))
+        yield Hypothesis(f"{CENTERED}: in {where('centered')}", run(centered=not options["centered"]))
     else:
-        yield Hypothesis(f"{NESTEROV}: in {side('nesterov')}", run(nesterov=not options["nesterov"], dampening=0.0))
+        yield Hypothesis(f"{NESTEROV}: in {where('nesterov')}", run(nesterov=not options["nesterov"], dampening=0.0))
         yield Hypothesis(DAMPENING, run(dampening=0.0))
     if formula is not rmsprop and options["weight_decay"]:
         yield Hypothesis(
-            f"{DECOUPLED}: decoupled in {side('decoupled')}", run(decoupled=not options.get("decoupled", False))
+            f"{DECOUPLED}: decoupled in {where('decoupled')}", run(decoupled=not options.get("decoupled", False))
         )
     for shifted in (np.append(rates[1:], rates[-1:]), np.insert(rates[:-1], 0, rates[0])):
         yield Hypothesis(SCHEDULE, run(rates=shifted))
-    yield from _fits(formula, options, steps, run, fit, found)
+    yield from _fits(formula, options, steps, run, fit, actual)
 
 
 def _fits(
@@ -187,20 +192,20 @@ def _fits(
     steps: Steps,
     run: Callable[..., np.ndarray],
     fit: Callable[[str, str, float], Hypothesis],
-    found: np.ndarray,
+    actual: np.ndarray,
 ) -> Iterator[Hypothesis]:
-    """The faults that are a number: whatever number fits all the weights."""
+    """Yield the faults in one number, with the number that fits all weights best."""
     gradients, rates = steps.gradients, steps.rates
-    scale = fitted(lambda scale: run(rates=rates * scale), found, 1.0)
+    scale = fitted(lambda scale: run(rates=rates * scale), actual, 1.0)
     cause = f"{LEARNING_RATE}: {rates[0] * scale:.4g} in JAX, {rates[0]:.4g} in PyTorch"
     yield Hypothesis(cause, run(rates=rates * scale))
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
-    norm = fitted(lambda norm: run(gradients * np.minimum(1, norm / norms)), found, norms.min() / 2)
+    norm = fitted(lambda norm: run(gradients * np.minimum(1, norm / norms)), actual, norms.min() / 2)
     yield Hypothesis(f"{CLIPPED}: to a norm of {norm:.4g}", run(gradients * np.minimum(1, norm / norms)))
     yield fit("weight_decay", DECAY, options["weight_decay"])
     if formula is not rmsprop:
         other = partial(run, decoupled=not options.get("decoupled", False))
-        value = fitted(lambda value: other(weight_decay=value), found, options["weight_decay"])
+        value = fitted(lambda value: other(weight_decay=value), actual, options["weight_decay"])
         cause = f"{DECOUPLED}, at {value:.4g} in JAX and {options['weight_decay']:.4g} in PyTorch"
         yield Hypothesis(cause, other(weight_decay=value))
     if formula is adam:
@@ -209,7 +214,7 @@ def _fits(
             def betas(value: float, i: int = i) -> list[float]:
                 return [value if i == j else options["betas"][j] for j in (0, 1)]
 
-            value = fitted(lambda value, b=betas: run(betas=b(value)), found, options["betas"][i])
+            value = fitted(lambda value, b=betas: run(betas=b(value)), actual, options["betas"][i])
             shown, torchs = (", ".join(f"{beta:.4g}" for beta in pair) for pair in (betas(value), options["betas"]))
             yield Hypothesis(f"{BETAS}: {shown} in JAX, {torchs} in PyTorch", run(betas=betas(value)))
     else:
