@@ -15,7 +15,6 @@ from jaxvae.shared.backend import Backend, Part, Progress, State, fits_together
 from jaxvae.shared.commands import sweep_folder
 from jaxvae.shared.commands.common import LoadedData, preset_spec
 from jaxvae.shared.commands.open_session import load_images, open_session, require_positive_flags
-from jaxvae.shared.commands.sweep_grid import SharedSpec, grid, shared_spec
 from jaxvae.shared.commands.train import Train
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
@@ -31,6 +30,7 @@ from jaxvae.shared.training.session import (
     save_epoch,
     save_part,
 )
+from jaxvae.shared.training.sweep_grid import SharedSpec, grid, shared_spec
 
 How = Literal["auto", "together", "one-by-one"]
 
