@@ -27,13 +27,13 @@ from parity_tests.harness.modules.validation import kind
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
 
-OWED = {"float32": 1e-5, "float64": 1e-12}
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 REASONS = {
     "float32": "one rounding is 6e-08, and the frameworks sum in different orders",
     "float64": "one rounding is 1e-16, and the frameworks sum in different orders",
 }
 # optax computes 1 - 0.999 in float32, to 3e-05: Adam's corrected second moment has that error, a step half of it.
-STEPS_OWED = {"float32": 1e-4, "float64": 1e-12}
+STEPS_TOLERANCES = {"float32": 1e-4, "float64": 1e-12}
 STEPS_REASON = {
     **REASONS,
     "float32": "Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
@@ -53,7 +53,7 @@ def levels(
     steps: int,
 ) -> Iterator[Level]:
     """Yield the finding of each level, with a function that diagnoses it if it fails; see `compare_modules`."""
-    net, owed = both.net, OWED[both.dtype]
+    net, tolerance = both.net, TOLERANCES[both.dtype]
     if compare_weights:
         ours, theirs = both.named(both.arrays()), both.tensors(both.module)
         finding = _finding("every weight", both, ours, theirs, 0.0, "both should hold the same numbers")
@@ -66,7 +66,7 @@ def levels(
     except Exception as error:
         if (diagnosis := _before(error, both)) is None:
             raise
-        finding = Finding("every output", both.dtype, np.inf, "output", owed, OF_LARGEST, REASONS[both.dtype])
+        finding = Finding("every output", both.dtype, np.inf, "output", tolerance, OF_LARGEST, REASONS[both.dtype])
         yield finding, lambda: diagnosis
         return
     ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
@@ -80,7 +80,7 @@ def levels(
             "make both return the same number."
         )
     ours = dict(zip(theirs, ours.values(), strict=True))
-    finding = _finding("every output", both, ours, theirs, owed)
+    finding = _finding("every output", both, ours, theirs, tolerance)
     yield finding, lambda: _in_outputs(both, ours[finding.where], theirs[finding.where])
 
     norms = localize.statistics(both.pairs, both.module)
@@ -88,7 +88,7 @@ def levels(
         named = {name for pair in norms.values() for name in pair}
         held, updated = both.tensors(module), both.named(flatten(after))
         ours_after, theirs_after = ({name: arrays[name] for name in sorted(named)} for arrays in (updated, held))
-        finding = _finding("running statistics after a training step", both, ours_after, theirs_after, owed)
+        finding = _finding("running statistics after a training step", both, ours_after, theirs_after, tolerance)
         yield finding, lambda: _in_statistics(both, norms, ours_after, theirs_after)
 
     if losses is None:
@@ -102,7 +102,7 @@ def levels(
                 f"losses: the {framework} loss has the shape {list(shape)}, expected one number: take its mean."
             )
     pair = ({"the loss": np.asarray(loss)}, {"the loss": torch_loss.numpy(force=True)})
-    yield _finding("the loss", both, *pair, owed, unit="of itself"), lambda: _in_losses(both, losses)
+    yield _finding("the loss", both, *pair, tolerance, unit="of itself"), lambda: _in_losses(both, losses)
 
     def jax_loss(params: Any) -> jax.Array:
         return losses[0](net.apply(params, net.statistics, *both.jax_inputs)[0])
@@ -115,19 +115,19 @@ def levels(
     every = {name: jax_gradients.get(name, np.zeros_like(array)) for name, array in expected.items()}
     ours_grad, theirs_grad = _without_noise(every, expected, both.dtype)
     frozen = {name for name in expected if not tensors[name].requires_grad}
-    finding = _finding("every gradient", both, ours_grad, theirs_grad, owed)
-    yield finding, lambda: _in_gradients(ours_grad, theirs_grad, frozen, owed)
+    finding = _finding("every gradient", both, ours_grad, theirs_grad, tolerance)
+    yield finding, lambda: _in_gradients(ours_grad, theirs_grad, frozen, tolerance)
 
     if optimizers is None:
         return
     run = train_both(net.params, gradient, both.named, both.module, optimizers, scheduler, steps)
     level = f"weights after {steps} optimizer steps from the same gradients"
-    owed, reason = STEPS_OWED[both.dtype], STEPS_REASON[both.dtype]
-    finding = _finding(level, both, run.ours, run.theirs, owed, reason)
-    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(finding.where, owed))
+    tolerance, reason = STEPS_TOLERANCES[both.dtype], STEPS_REASON[both.dtype]
+    finding = _finding(level, both, run.ours, run.theirs, tolerance, reason)
+    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(finding.where, tolerance))
     if run.moments is not None:
         mine, other = run.moments
-        finding = _finding(f"optimizer moments after {steps} steps", both, mine, other, owed, reason)
+        finding = _finding(f"optimizer moments after {steps} steps", both, mine, other, tolerance, reason)
         yield finding, lambda: _after_steps(finding.where, mine, other, None)
 
 
@@ -136,12 +136,12 @@ def _finding(
     both: Both,
     ours: Arrays,
     theirs: Arrays,
-    owed: float,
+    tolerance: float,
     reason: str | None = None,
     unit: str = OF_LARGEST,
 ) -> Finding:
     size, where = max(((distance(ours[name], theirs[name]), name) for name in theirs), default=(0.0, ""))
-    return Finding(level, both.dtype, size, where, owed, unit, reason or REASONS[both.dtype])
+    return Finding(level, both.dtype, size, where, tolerance, unit, reason or REASONS[both.dtype])
 
 
 def _without_noise(ours: Arrays, theirs: Arrays, dtype: str) -> tuple[Arrays, Arrays]:
@@ -176,7 +176,7 @@ def _before(error: Exception, both: Both) -> Diagnosis | None:
         return None
     ours, theirs = _recorded(both)
     end = LayerCall(both.inputs[0], np.empty(0))
-    diagnosis = localize.walk(both.pairs, both.module, (ours, theirs), (end, end), OWED[both.dtype])
+    diagnosis = localize.walk(both.pairs, both.module, (ours, theirs), (end, end), TOLERANCES[both.dtype])
     if diagnosis is None or diagnosis.found == localize.NOT_CALLED:
         return None  # the first layer that differs raised, and its own message says why
     text = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
@@ -184,13 +184,13 @@ def _before(error: Exception, both: Both) -> Diagnosis | None:
 
 
 def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
-    owed = OWED[both.dtype]
+    tolerance = TOLERANCES[both.dtype]
     if both.net.watch is None:
-        cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), owed)
+        cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
         return Diagnosis("the output", f"It differs: {localize.worst_difference(ours, theirs)}; {why}.", cause)
     ends = LayerCall(both.inputs[0], ours), LayerCall(both.inputs[0], theirs)
-    diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, owed)
+    diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, tolerance)
     assert diagnosis is not None
     return diagnosis
 
@@ -202,13 +202,13 @@ def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:
 
 
 def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Arrays, theirs: Arrays) -> Diagnosis:
-    owed = OWED[both.dtype]
-    norm = next(n for n, names in norms.items() if any(distance(ours[x], theirs[x]) > owed for x in names))
+    tolerance = TOLERANCES[both.dtype]
+    norm = next(n for n, names in norms.items() if any(distance(ours[x], theirs[x]) > tolerance for x in names))
     mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (ours, theirs))
     module = copy.deepcopy(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
         module(*both.torch_inputs)
-    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, owed)
+    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
     worst = max(norms[norm], key=lambda name: distance(ours[name], theirs[name]))
     return Diagnosis(worst, f"It differs: {localize.worst_difference(ours[worst], theirs[worst])}.", cause)
 
@@ -229,12 +229,12 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     (gradient,) = both.outputs(jax.grad(losses[0])(outputs)).values()
     ours = float(value), gradient
     theirs = torch_value.item(), _gradient(leaf)
-    cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, OWED[both.dtype])
+    cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, TOLERANCES[both.dtype])
     return Diagnosis("the loss", f"{text} and {torch_value.item():.6g} in PyTorch.", cause)
 
 
-def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], owed: float) -> Diagnosis:
-    name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > owed)
+def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], tolerance: float) -> Diagnosis:
+    name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > tolerance)
     worst = localize.worst_difference(ours[name], theirs[name])
     text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
     return Diagnosis(name, text, localize.cause_in_gradient(ours[name], theirs[name], name in frozen))

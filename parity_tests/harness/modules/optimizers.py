@@ -32,12 +32,12 @@ class Run(NamedTuple):
     trained: tuple[str, ...]
     """The names of the tensors that torch's optimizer trains."""
 
-    def cause(self, name: str, owed: float) -> str | None:
+    def cause(self, name: str, tolerance: float) -> str | None:
         """Return why the two optimizers gave `name` different values."""
         if name not in self.trained:
             return FROZEN
         ours, theirs = (_flat({name: arrays[name] for name in self.trained}) for arrays in (self.ours, self.theirs))
-        return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, owed)
+        return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, tolerance)
 
 
 def train_both(

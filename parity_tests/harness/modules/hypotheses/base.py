@@ -13,17 +13,17 @@ class Hypothesis(NamedTuple):
     """The fault in one short sentence."""
     numbers: np.ndarray
     """The numbers that the fault would give."""
-    owed: float = 0.0
+    tolerance: float = 0.0
     """The smallest distance that can be expected, where the fault itself rounds."""
 
 
-def confirmed(hypotheses: Iterable[Hypothesis], actual: np.ndarray, plain: np.ndarray, owed: float) -> str | None:
+def confirmed(hypotheses: Iterable[Hypothesis], actual: np.ndarray, plain: np.ndarray, tolerance: float) -> str | None:
     """Return the first cause whose numbers match the observed ones within the tolerance and are at least ten times
     closer to them than those of the plain formula."""
     plain_distance = distance(actual, plain)
     for hypothesis in hypotheses:
         size = distance(actual, hypothesis.numbers)
-        if size <= max(owed, hypothesis.owed) and size * 10 <= plain_distance:
+        if size <= max(tolerance, hypothesis.tolerance) and size * 10 <= plain_distance:
             return hypothesis.cause
     return None
 

@@ -59,7 +59,7 @@ class Between(NamedTuple):
 
 
 def cause_between(
-    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], owed: float
+    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], tolerance: float
 ) -> str | None:
     """Return why the inputs of a layer differ in JAX and torch.
 
@@ -68,9 +68,9 @@ def cause_between(
     """
     if not all(array.ndim for array in (*ours, *theirs)):
         return None  # a single number proves nothing
-    if not (torch_explanations := list(_explanations(*theirs, owed))):
+    if not (torch_explanations := list(_explanations(*theirs, tolerance))):
         return None
-    if not (pairs := list(itertools.product(_explanations(*ours, owed), torch_explanations))):
+    if not (pairs := list(itertools.product(_explanations(*ours, tolerance), torch_explanations))):
         return None
     fewest = min(_differences(*pair) for pair in pairs)
     causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
@@ -116,12 +116,12 @@ def _by_framework(field: str, ours: Between, theirs: Between) -> list[str]:
     return [f"{value} in {framework}" for framework, value in values.items() if value]
 
 
-def _explanations(output: np.ndarray, following: np.ndarray, owed: float) -> Iterator[Between]:
+def _explanations(output: np.ndarray, following: np.ndarray, tolerance: float) -> Iterator[Between]:
     """Yield the known operations from an output to the following input; with dropout only if none without fits."""
     few = slice(max(1, 2**16 // max(1, output[0].size)))  # images: these operations nearly always act on each alone
     x, target = torch.tensor(output[few].astype(np.float64)), following[few].astype(np.float64)
     steps = list(_steps(x, target))
-    plain = [operations for operations, numbers in steps if distance(target, numbers) <= owed]
+    plain = [operations for operations, numbers in steps if distance(target, numbers) <= tolerance]
     yield from plain
     if plain:
         return
@@ -129,13 +129,13 @@ def _explanations(output: np.ndarray, following: np.ndarray, owed: float) -> Ite
         if numbers.shape != target.shape or not numbers.any():
             continue
         scale = float((numbers * target).sum() / (numbers * numbers).sum())
-        if scale and distance(target, scale * numbers) <= owed:
+        if scale and distance(target, scale * numbers) <= tolerance:
             yield operations._replace(scale=f"{scale:.4g}")
-        elif rate := _dropped(numbers, target, owed):
+        elif rate := _dropped(numbers, target, tolerance):
             yield operations._replace(dropout=f"rate {rate:.2g}")
 
 
-def _dropped(numbers: np.ndarray, target: np.ndarray, owed: float) -> float:
+def _dropped(numbers: np.ndarray, target: np.ndarray, tolerance: float) -> float:
     """Return the rate of the dropout that turns the numbers into the target, or 0.
 
     Some numbers of either sign become zero, since ReLU makes zeros too; the others are scaled by one factor.
@@ -148,7 +148,7 @@ def _dropped(numbers: np.ndarray, target: np.ndarray, owed: float) -> float:
             return 0.0
     if kept.any() and (numbers[kept] != 0).all():
         scale = float(np.median(target[kept] / numbers[kept]))
-    return 1 - 1 / scale if scale >= 1 and distance(target[kept], scale * numbers[kept]) <= owed else 0.0
+    return 1 - 1 / scale if scale >= 1 and distance(target[kept], scale * numbers[kept]) <= tolerance else 0.0
 
 
 def _steps(x: Tensor, target: np.ndarray) -> Iterator[tuple[Between, np.ndarray]]:

@@ -39,7 +39,9 @@ _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
-def cause_in_layer(layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+def cause_in_layer(
+    layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+) -> str | None:
     """Return why a JAX layer's output is `ours` and the torch layer's `theirs` for the input `x`, in torch's layout."""
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
         return rounded(ours, theirs)
@@ -47,9 +49,11 @@ def cause_in_layer(layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np
     inputs = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
         plain = _numbers(_changed(layer)(inputs))
-        at_fault = distance(ours, plain) <= owed  # torch's output is not that of its layer
+        at_fault = distance(ours, plain) <= tolerance  # torch's output is not that of its layer
         actual, where = (theirs, " in PyTorch") if at_fault else (ours, "")
-        if cause := rounded(ours, theirs) or confirmed(_hypotheses(layer, inputs, plain, actual), actual, plain, owed):
+        if cause := rounded(ours, theirs) or confirmed(
+            _hypotheses(layer, inputs, plain, actual), actual, plain, tolerance
+        ):
             return cause if cause.endswith(where) else cause + where
     return None
 

@@ -46,7 +46,7 @@ def walk(
     module: nn.Module,
     calls: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
     ends: tuple[LayerCall, LayerCall],
-    owed: float,
+    tolerance: float,
 ) -> Diagnosis | None:
     """Diagnose the first layer whose input or output differs by more than its tolerance; None if all agree.
 
@@ -58,19 +58,23 @@ def walk(
         if isinstance(stage, str):
             return Diagnosis(stage, NOT_CALLED, None)
         name, layer, ours, theirs = stage
-        if distance(ours.input, theirs.input) > owed:
-            return _between(earlier, name, ours.input, theirs.input, owed)
-        if distance(ours.output, theirs.output) > owed:
+        if distance(ours.input, theirs.input) > tolerance:
+            return _between(earlier, name, ours.input, theirs.input, tolerance)
+        if distance(ours.output, theirs.output) > tolerance:
             text = f"Its input agrees and its output differs: {worst_difference(ours.output, theirs.output)}."
-            return Diagnosis(name, text, cause_in_layer(layer, ours.input, ours.output, theirs.output, owed))
+            return Diagnosis(name, text, cause_in_layer(layer, ours.input, ours.output, theirs.output, tolerance))
         earlier += [(f"the input of {name}", ours.input, theirs.input), (name, ours.output, theirs.output)]
-    if distance(ends[0].output, ends[1].output) <= owed:
+    if distance(ends[0].output, ends[1].output) <= tolerance:
         return None
-    return _between(earlier, "the output", ends[0].output, ends[1].output, owed)
+    return _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
 
 
 def _between(
-    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], name: str, ours: np.ndarray, theirs: np.ndarray, owed: float
+    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    name: str,
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    tolerance: float,
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two."""
@@ -81,7 +85,7 @@ def _between(
     last, recent = earlier[-1], earlier[-2:-10:-1]
     sums = [(f"{last[0]} + {n}", last[1] + a, last[2] + b) for n, a, b in recent if a.shape == last[1].shape]
     for source, our_source, their_source in (last, *recent, *sums):
-        if cause := cause_between((our_source, ours), (their_source, theirs), owed):
+        if cause := cause_between((our_source, ours), (their_source, theirs), tolerance):
             return Diagnosis(f"between {source} and {name}", text, cause)
     return Diagnosis(f"between {last[0]} and {name}", text, None)
 
@@ -128,9 +132,9 @@ def worst_difference(ours: np.ndarray, theirs: np.ndarray) -> str:
     return f"by {size:.1e} of its largest, {place}{ours[at]:.6g} in JAX and {theirs[at]:.6g} in PyTorch"
 
 
-def cause_in_weight(ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+def cause_in_weight(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> str | None:
     """Return why a weight that was ported by hand differs from the torch module's, both in torch's layout."""
-    return confirmed(_misported(theirs), ours, theirs, owed)
+    return confirmed(_misported(theirs), ours, theirs, tolerance)
 
 
 def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
@@ -152,7 +156,9 @@ def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
                 yield Hypothesis(FLATTEN, weight[way])
 
 
-def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, owed: float) -> str | None:
+def cause_in_statistics(
+    layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+) -> str | None:
     """Return why a batch normalization's running mean and variance differ after one training step on `x`.
 
     `ours` and `theirs` are `[2, channels]`, the mean and the variance; `layer` is torch's before the step.
@@ -166,7 +172,7 @@ def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.
         return before + momentum * (batch - before)
 
     momentum = layer.momentum
-    if momentum is None or distance(theirs, after(momentum, unbiased)) > owed:
+    if momentum is None or distance(theirs, after(momentum, unbiased)) > tolerance:
         return None
     fit = fitted(lambda momentum: after(momentum, unbiased)[0], ours[0], momentum)
     differs = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
@@ -176,7 +182,7 @@ def cause_in_statistics(layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.
         Hypothesis(differs, after(fit, unbiased)),
         Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
     ]
-    return confirmed(hypotheses, ours, theirs, owed)
+    return confirmed(hypotheses, ours, theirs, tolerance)
 
 
 def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray, frozen: bool) -> str | None:

@@ -20,7 +20,7 @@ LABEL_SMOOTHING = "the labels are smoothed on one side"
 
 
 def cause_in_loss(
-    outputs: np.ndarray, ours: tuple[float, np.ndarray], theirs: tuple[float, np.ndarray], owed: float
+    outputs: np.ndarray, ours: tuple[float, np.ndarray], theirs: tuple[float, np.ndarray], tolerance: float
 ) -> str | None:
     """Return why two losses of the same outputs `[batch, ..]` differ.
 
@@ -31,7 +31,7 @@ def cause_in_loss(
     for where, actual, plain in (("JAX", ours, theirs), ("PyTorch", theirs, ours)):
         target, right = _stacked(*actual), _stacked(*plain)
         hypotheses = _hypotheses(outputs, right, target, where)
-        causes += [h.cause for h in hypotheses if confirmed([h], target, right, owed)]
+        causes += [h.cause for h in hypotheses if confirmed([h], target, right, tolerance)]
     return " or ".join(dict.fromkeys(causes)) or None
 
 

@@ -114,7 +114,7 @@ def rmsprop(
 
 
 def cause_in_optimizer(
-    kind: str, options: dict[str, Any], steps: Steps, ours: np.ndarray, theirs: np.ndarray, owed: float
+    kind: str, options: dict[str, Any], steps: Steps, ours: np.ndarray, theirs: np.ndarray, tolerance: float
 ) -> str | None:
     """Return why optax gives the weights `ours` and torch's optimizer `theirs`, both `[size]`.
 
@@ -126,12 +126,12 @@ def cause_in_optimizer(
         return None
     bound = _bound(formula, kind, options)
     plain = formula(steps.weights, steps.clipped, steps.rates, **bound)
-    if distance(theirs / steps.scales, plain / steps.scales) > owed:
+    if distance(theirs / steps.scales, plain / steps.scales) > tolerance:
         return None
     hypotheses = _hypotheses(formula, bound, steps, ours)
     scaled = (Hypothesis(h.cause, h.numbers / steps.scales) for h in hypotheses)
     with np.errstate(all="ignore"):  # a hypothesis may overflow
-        return confirmed(scaled, ours / steps.scales, plain / steps.scales, owed)
+        return confirmed(scaled, ours / steps.scales, plain / steps.scales, tolerance)
 
 
 def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any]) -> dict[str, Any]:
