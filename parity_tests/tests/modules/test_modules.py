@@ -238,7 +238,7 @@ def test_the_settings_win_inside_a_context_and_leave_nothing_behind(context, dty
 
 TORCH_FLAGS = """
 import numpy as np, torch
-from parity_tests.harness.modules import assert_parity
+from parity_tests import assert_parity
 {set}
 def read(get):
     try: return get()
