@@ -21,7 +21,9 @@ from jaxvae.shared.safe_io import MAX_JSON_BYTES
 from parity_tests.corrupt import transforms
 from parity_tests.corrupt.transforms import Kind
 from parity_tests.corrupt.weights import CHECKPOINT, WEIGHTS
-from parity_tests.support.cli import Load, refused
+from parity_tests.support.cli import Load, in_time, refused
+
+__all__ = ["in_time"]
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 READERS: dict[str, tuple[Load, bytes]] = {
