@@ -115,7 +115,7 @@ def forward(
     record: dict[str, Any] | None = None,
 ) -> Outputs:
     """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, and `record`
-    receives the inputs and outputs of every layer as `NAME, given` and `NAME, gave`."""
+    receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`."""
     model, kinked = spec.model, spec.model.activation != "tanh"
     activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
     seen: Any = batch.x
@@ -147,7 +147,7 @@ def forward(
 
     def noted(name: str, given: Any, gave: Any) -> Any:
         if record is not None:
-            record[f"{name}, given"], record[f"{name}, gave"] = given, gave
+            record[f"{name}, input"], record[f"{name}, output"] = given, gave
         return gave
 
     def run(layer: layout.Layer, h: Any) -> Any:
@@ -187,7 +187,7 @@ def forward(
         h = network("encoder", conditioned(seen))
     parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
     if record is not None and spatial:
-        record |= {f"encoder.{name}, given": _channels_last(h, model) for name in layout.heads(model)}
+        record |= {f"encoder.{name}, input": _channels_last(h, model) for name in layout.heads(model)}
     if model.posterior.startswith("relu-"):
         for part in parts:
             near(part)
@@ -203,7 +203,7 @@ def forward(
     if spatial:
         flat = run(layers["decoder", "input"], h)
         if record is not None:
-            record["decoder.input, gave"] = _channels_last(flat, model)
+            record["decoder.input, output"] = _channels_last(flat, model)
         h = flat.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1]).transpose(0, 2, 3, 1)
     h = network("decoder", h)
     last = [run(layers["decoder", name], h) for name in layout.tails(model)]
@@ -224,7 +224,7 @@ def judge(spec: Spec, arrays: Arrays, z: Any, record: dict[str, Any] | None = No
     for name in [*names, "discriminator.logit"]:
         gave = linear(arrays, name, z)
         if record is not None:
-            record[f"{name}, given"], record[f"{name}, gave"] = z, gave
+            record[f"{name}, input"], record[f"{name}, output"] = z, gave
         z = relu(gave)
     return gave
 

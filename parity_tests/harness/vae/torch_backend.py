@@ -95,7 +95,7 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
     def ordered(name: str, kind: str, value: np.ndarray) -> np.ndarray:
         shape = flat[name]
-        if shape is not None and kind == ("given" if name.startswith("encoder") else "gave"):
+        if shape is not None and kind == ("input" if name.startswith("encoder") else "output"):
             value = value.reshape(len(value), *shape)
             return value.transpose(0, 2, 3, 1).reshape(len(value), -1)
         return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value

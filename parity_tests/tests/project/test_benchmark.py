@@ -247,7 +247,7 @@ def test_a_mistake_is_one_sentence(capsys) -> None:
         (Benchmark(only=()), "nothing to measure"),
         (Benchmark(out=Path("figure.gif")), "one of .png, .pdf, .svg, found --out figure.gif"),
         (Benchmark(out=Path("f.png"), only=("memory",)), "draws training and scaling"),
-        (Benchmark(json=Path("/no/such/folder/times.json")), "a folder that is there"),
+        (Benchmark(json=Path("/no/such/folder/times.json")), "a file in an existing folder"),
         (Benchmark(data="digits", batch=(0,)), "batch_size must be positive"),
         (Benchmark(data="digits", batch=(2000,)), "A batch of 2,000 is more than the 1,500 training images"),
     ],

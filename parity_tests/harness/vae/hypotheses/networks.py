@@ -20,16 +20,16 @@ def layers(case: Case, name: str, answers: Arrays) -> Causes:
     layer, _, kind = name.partition(", ")
     if name in ("mean", "logvar"):
         other = {"mean": "logvar", "logvar": "mean"}[name]
-        yield None, answers[f"encoder.{name}, gave"]
-        yield "mean and logvar swapped", answers[f"encoder.{other}, gave"]
+        yield None, answers[f"encoder.{name}, output"]
+        yield "mean and logvar swapped", answers[f"encoder.{other}, output"]
     elif name == "z" or name == next(n for n in names if n.startswith("decoder")):
-        mean, logvar = answers["encoder.mean, gave"], answers["encoder.logvar, gave"]
+        mean, logvar = answers["encoder.mean, output"], answers["encoder.logvar, output"]
         yield None, reference.locate(mean, logvar, case.batch.eps, np)
         yield from ((cause, at(mean, logvar, case.batch.eps, np)) for cause, at in LOCATIONS.items())
-    elif kind == "given":
+    elif kind == "input":
         before = answers[names[names.index(name) - 1]]
         if layer == "encoder.logvar":
-            before = answers["encoder.mean, given"]
+            before = answers["encoder.mean, input"]
         if names.index(name) == 0:
             yield None, case.batch.x
             yield "pixels in [-1, 1], not [0, 1]", 2 * case.batch.x - 1
@@ -40,7 +40,7 @@ def layers(case: Case, name: str, answers: Arrays) -> Causes:
         if low.size and (slope := float(np.median(answers[name][before < 0] / low))):
             yield f"LeakyReLU with slope {slope:.4g} for ReLU", np.where(before > 0, before, before * slope)
     else:
-        x = answers[f"{layer}, given"]
+        x = answers[f"{layer}, input"]
         weight, bias = case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
         yield None, x @ weight.T + bias
         yield from products(x, weight, bias)

@@ -49,9 +49,9 @@ def layers(case: Case, name: str) -> Causes:
         if name in (again := again | {"z": out.z[0]}):
             yield cause, again[name]
     layer, _, kind = name.partition(", ")
-    if f"{layer}.weight" not in case.start or kind != "gave":
+    if f"{layer}.weight" not in case.start or kind != "output":
         return
-    x, weight, bias = calls[f"{layer}, given"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
+    x, weight, bias = calls[f"{layer}, input"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
     yield "bias missing", calls[name] - bias if calls[name].shape[-1:] == bias.shape else calls[name]
     if f"{layer}.running_mean" in case.start:
         by_running = reference.batch_norm(case.start, layer, x, True, np)
@@ -122,7 +122,7 @@ def statistics(case: Case, label: str, state: str) -> Causes:
     layer = parameter.name.rpartition(".norm.")[0]
     given: dict[str, np.ndarray] = {}
     reference.forward(spec, arrays, case.batch, training=True, record=given)
-    x = given[f"{layer}.norm, given"]
+    x = given[f"{layer}.norm, input"]
     axes, count = (0, 1, 2), x.size // x.shape[-1]
     new, old = (x.mean(axes) if "mean" in path else x.var(axes, ddof=1)), arrays[parameter.name]
     yield None, 0.9 * old + 0.1 * new
