@@ -228,7 +228,7 @@ def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(
         ("--beta 1 1.0", "--beta must name each value once, found 1 twice"),
         ("--learning-rate 0.1 0", "learning_rate must be positive"),
         ("--seeds 0:900 --beta 1 2", "A sweep has at most 1,000 runs, found 900 seeds, 2 betas and 1 learning rates"),
-        ("--preset autoencoder --beta 1 2", "beta weighs the KL divergence of the elbo, and reconstruction has none"),
+        ("--preset autoencoder --beta 1 2", "only the elbo uses beta, and reconstruction does not; give --beta 1"),
         ("--preset beta-b --beta 4", "and capacity does not; give --beta 1"),
         ("--resume runs/1", "To resume a sweep, give its own command again with its --out; leave out --resume"),
         ("--keep 0", "--keep must be at least 1, found 0"),
