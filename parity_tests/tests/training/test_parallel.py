@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,7 +20,7 @@ from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
 from parity_tests.support.backends import lean
 from parity_tests.support.distributed_runs import difference, ended, started, trained
-from parity_tests.support.numpy_backend import NUMPY_BACKEND
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, NumpyBackend
 
 NEAR = (1e-12,)
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
@@ -149,7 +148,8 @@ def test_what_can_not_be_shared_is_refused(side, flags: str, says: str, tmp_path
     ],
 )
 def test_shares_and_processes_have_to_fit(change: dict, says: str, tmp_path, capsys) -> None:
-    side = SimpleNamespace(**{**vars(NUMPY_BACKEND), **change})
-    assert cli.main(side, [*TINY, "--out", str(tmp_path / "run")]) == 2  # type: ignore[arg-type]
+    side = NumpyBackend()
+    vars(side).update(change)
+    assert cli.main(side, [*TINY, "--out", str(tmp_path / "run")]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
