@@ -1,6 +1,7 @@
 """What every test runs under: JAX at its strictest, either precision on request, MNIST where it is."""
 
 import atexit
+import gc
 import importlib.util
 import mmap
 import os
@@ -45,6 +46,13 @@ pytest.register_assert_rewrite("parity_tests.support", "parity_tests.faults", "p
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_collection_finish() -> None:
+    """A million objects of the frameworks are not searched for garbage again and again; a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)

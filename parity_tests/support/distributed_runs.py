@@ -8,7 +8,6 @@ several processes."""
 import logging
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.support.tiny import small, some
+from parity_tests.support.warm import Process
 
 STEPS, IMAGES = 7, 65  # in epochs of five steps; the last has one image, so all devices but one have none
 
@@ -62,7 +62,7 @@ def difference(actual: Path, expected: Path) -> Gap:
     return gap(*(dict(np.load(path)) for path in (actual, expected)))
 
 
-def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[subprocess.Popen]:
+def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[Process]:
     """Start processes of a module that train together.
 
     They get the coordinator by flags (`flags`), unless there is only one, or by the environment.
@@ -74,19 +74,15 @@ def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bo
     for i in map(str, range(processes)):
         options = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []
         named = {} if flags else {"COORDINATOR": at, "PROCESSES": str(processes), "PROCESS": i}
-        command = [sys.executable, "-m", module, *arguments, *(options if processes > 1 else [])]
-        children.append(
-            subprocess.Popen(
-                command, env={**os.environ, **named}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
+        command = ["-m", module, *arguments, *(options if processes > 1 else [])]
+        children.append(Process(*command, env={**os.environ, **named}))
     return children
 
 
-def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def ended(processes: Sequence[Process]) -> list[tuple[int, str, str]]:
     """Wait for the processes and return the status, standard output and standard error of each."""
-    outputs = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    outputs = [process.communicate() for process in processes]
+    return [(process.poll() or 0, *output) for process, output in zip(processes, outputs, strict=True)]
 
 
 class Compiled(logging.Handler):

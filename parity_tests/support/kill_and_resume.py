@@ -1,7 +1,5 @@
 """Runs that are killed at random moments and resumed until they finish."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.support.numpy_backend import SIZES, contents
+from parity_tests.support.warm import Process, python
 
 FLAGS = [*SIZES, "--epochs", "80", "--checkpoint-every", "3", "--log-every", "7"]
 
@@ -17,7 +16,8 @@ FLAGS = [*SIZES, "--epochs", "80", "--checkpoint-every", "3", "--log-every", "7"
 def unbroken(package: str, folder: Path, flags: Sequence[str] = FLAGS) -> dict[str, bytes]:
     """Return the contents of the files of an uninterrupted run."""
     run = folder / f"{package}-unbroken"
-    subprocess.run([sys.executable, "-m", package, "train", *flags, "--out", run], check=True, capture_output=True)
+    result = python("-m", package, "train", *flags, "--out", run)
+    assert result.returncode == 0, result.stderr
     return contents(run)
 
 
@@ -59,15 +59,14 @@ def killed(
         if process.returncode == 0:
             assert not list(run.rglob(".*")), "a partly written file is left"
             return n
-        assert process.returncode == -9, stderr.decode()
+        assert process.returncode == -9, stderr
         on_kill(max(_steps(run), default=0))
     raise AssertionError("a run that was not killed did not finish")
 
 
-def _started(package: str, run: Path, flags: Sequence[str]) -> subprocess.Popen:
+def _started(package: str, run: Path, flags: Sequence[str]) -> Process:
     which = ["--resume", run] if (run / "config.json").exists() else [*flags, "--out", run]
-    command = [sys.executable, "-m", package, "train", *which]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return Process("-m", package, "train", *which)
 
 
 def _steps(run: Path) -> list[int]:

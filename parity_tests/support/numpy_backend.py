@@ -2,11 +2,9 @@
 
 `python -m parity_tests.support.numpy_backend [--die POINT:N] [--limit KB] COMMAND...` is its command line. With --die
 it kills itself with SIGKILL when it reaches a named point of writing a file for the N-th time; --limit is the largest
-size of a file. `forks()` runs such command lines without starting an interpreter for each.
+size of a file.
 """
 
-import contextlib
-import json
 import os
 import resource
 import shutil
@@ -14,8 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -28,6 +24,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.runs import checkpoints
 from jaxvae.shared.training.interval import Pace
+from parity_tests.support.warm import python
 
 POINTS = (
     "before",
@@ -213,55 +210,9 @@ def main(arguments: list[str]) -> int:
     return cli.main(NUMPY_BACKEND, arguments)
 
 
-class Ended(NamedTuple):
-    """The exit status of a process, or minus the signal that killed it, and its standard error."""
-
-    returncode: int
-    stderr: str
-
-
-@contextlib.contextmanager
-def forks() -> Iterator[Callable[[list[str]], Ended]]:
-    """Yield a function that runs a command line in a fork of a process that has imported what commands need."""
-    command = [sys.executable, "-c", "from parity_tests.support import numpy_backend; numpy_backend._serve()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        asked, answers = server.stdin, server.stdout
-        assert asked is not None
-        assert answers is not None
-
-        def run(arguments: list[str]) -> Ended:
-            asked.write(json.dumps(arguments) + "\n")
-            asked.flush()
-            return Ended(*json.loads(answers.readline()))
-
-        yield run
-
-
-def _serve() -> None:
-    """Fork for each command line on standard input, a JSON list, and write an `Ended` as JSON to standard output."""
-    answers, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    with tempfile.TemporaryDirectory() as folder:  # the first command imports what the others need
-        assert not main(["train", "--data", "digits", "--max-steps", "1", "--hidden", "1", "--out", f"{folder}/run"])
-    for line in sys.stdin:
-        with tempfile.TemporaryFile() as stderr:
-            if not (child := os.fork()):
-                os.dup2(stderr.fileno(), 2)
-                _child(json.loads(line))
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            stderr.seek(0)
-            os.write(answers, json.dumps([status, stderr.read().decode()]).encode() + b"\n")
-
-
-def _child(arguments: list[str]) -> None:
-    status = 1
-    try:
-        status = main(arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
+def numpy_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command line of this module in a process of its own."""
+    return python("-m", "parity_tests.support.numpy_backend", *arguments)
 
 
 def contents(run: Path) -> dict[str, bytes]:

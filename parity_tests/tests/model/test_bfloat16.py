@@ -1,8 +1,6 @@
 """Training in bfloat16: in the layers alone, and there in both packages. Rounding to its numbers is off by 2^-8 at
 most."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
 from parity_tests.support.tiny import small, some
+from parity_tests.support.warm import python
 
 PACKAGES = pytest.mark.parametrize("package", [jaxvae, torchvae], ids=["jaxvae", "torchvae"])
 # Each layer rounds what it is given, its weights and its sums, on the way there and back.
@@ -92,7 +91,6 @@ def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
 
 
 def test_the_parity_command_compares_what_is_the_same_in_both() -> None:
-    command = [sys.executable, "scripts/parity.py", "--dtype", "bfloat16"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = python("scripts/parity.py", "--dtype", "bfloat16")
     assert found.returncode == 2
     assert "bfloat16" in found.stderr

@@ -158,6 +158,11 @@ def test_these_are_the_convolutions_in_use() -> None:
     assert (layout.KERNEL, layout.STRIDE, layout.PADDING) == (3, 2, 1)
 
 
+@nnx.jit
+def applied(layer, x: jax.Array) -> jax.Array:
+    return layer(x)
+
+
 @pytest.mark.parametrize(("kind", "stride", "more"), IN_USE)
 def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tuple[int, int]) -> None:
     """At sizes 1 to 12, each beside another. The kernel's axes are moved here by hand."""
@@ -177,7 +182,7 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
         wanted = expected(torch.tensor(x), torch.tensor(weight), torch.tensor(bias)).numpy()
         with torch.no_grad():
             np.testing.assert_allclose(theirs(torch.tensor(x)).numpy(), wanted, rtol=0, atol=1e-14)
-        found = np.asarray(ours(jnp.asarray(x.transpose(0, 2, 3, 1))))
+        found = np.asarray(applied(ours, jnp.asarray(x.transpose(0, 2, 3, 1))))
         # Sums of 18 products of numbers of about 1, in another order.
         np.testing.assert_allclose(found.transpose(0, 3, 1, 2), wanted, rtol=0, atol=1e-13)
 
@@ -193,10 +198,10 @@ def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tup
             y = convolve(x, kernel, stride) if kind == "conv" else transposed(x, kernel, stride, more)
             return jnp.sin(y).sum()
 
-        found = jax.vmap(jax.value_and_grad(applied, (0, 1)))(x, kernel)
+        found = jax.jit(jax.vmap(jax.value_and_grad(applied, (0, 1))))(x, kernel)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lax, "platform_dependent", lambda *x, cpu, default: default(*x))
-            expected = jax.vmap(jax.value_and_grad(applied, (0, 1)))(x, kernel)
+            expected = jax.jit(jax.vmap(jax.value_and_grad(lambda *x: applied(*x), (0, 1))))(x, kernel)
         for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 

@@ -26,7 +26,7 @@ FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 
 many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
-pytestmark = pytest.mark.usefixtures("optimized", "x64")  # to the bit, with XLA's fused multiply-adds
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def jax_key(seed: int) -> jax.Array:
@@ -73,13 +73,6 @@ def test_bits(seed: int, shape: tuple[int, ...], kind: str) -> None:
 
 
 @many
-@given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, bounds=RANGES)
-def test_uniform(seed: int, shape: tuple[int, ...], dtype: str, bounds: tuple[float, float]) -> None:
-    found = random.uniform(random.key(seed), shape, getattr(torch, dtype), *bounds)
-    same(found, jax.random.uniform(jax_key(seed), shape, dtype, *bounds))
-
-
-@many
 @given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, p=st.floats(0, 1))
 def test_bernoulli(seed: int, shape: tuple[int, ...], dtype: str, p: float) -> None:
     found = random.bernoulli(random.key(seed), torch.tensor(p, dtype=getattr(torch, dtype)), shape)
@@ -98,6 +91,16 @@ def test_permutation_of_rows() -> None:
     same(random.permutation(random.key(5), torch.tensor(rows)), jax.random.permutation(jax_key(5), rows))
 
 
+# From here on to the bit, with XLA's fused multiply-adds.
+@pytest.mark.usefixtures("optimized")
+@many
+@given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, bounds=RANGES)
+def test_uniform(seed: int, shape: tuple[int, ...], dtype: str, bounds: tuple[float, float]) -> None:
+    found = random.uniform(random.key(seed), shape, getattr(torch, dtype), *bounds)
+    same(found, jax.random.uniform(jax_key(seed), shape, dtype, *bounds))
+
+
+@pytest.mark.usefixtures("optimized")
 @many
 @given(seed=SEEDS, shape=SHAPES, dtype=FLOATS)
 def test_normal(seed: int, shape: tuple[int, ...], dtype: str) -> None:
@@ -111,6 +114,7 @@ def test_normal(seed: int, shape: tuple[int, ...], dtype: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_a_million_normals(seed: int, device: str) -> None:
     key, shape = random.key(seed, device), (1000, 1000)
@@ -123,6 +127,7 @@ def test_a_million_normals(seed: int, device: str) -> None:
     np.testing.assert_allclose(found, np.asarray(jax.random.normal(jax_key(seed), shape, np.float64)), rtol=1e-14)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_inverse_error_function_to_its_ends(dtype: str) -> None:
     """Where no draw of a test would come by chance: next to 0, next to +-1, and on both sides of each range's end."""

@@ -24,6 +24,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules, sentence
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
+from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]
 IMAGES = np.concatenate([IMAGES, -IMAGES / 2])
@@ -270,7 +271,7 @@ assert flags() == before, (flags(), before)
 def test_torchs_precision_is_left_as_it_was_set_by_either_of_its_interfaces(change: str) -> None:
     """In a process of its own, since no test can set some of them back."""
     code = TORCH_FLAGS.format(set=change)
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    result = python("-c", code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
 
 
@@ -707,13 +708,8 @@ def test_the_plugins_fixture(tmp_path: Path) -> None:
         "def test_wrong(assert_parity):\n"
         "    assert_parity(lambda p, x: port(p, x) + 1, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "parity_tests.plugin", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    result = python("-m", "pytest", "-q", "-p", "parity_tests.plugin", tmp_path, cwd=tmp_path, env=env)
     assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
     assert "ParityError: The JAX model and the torch module differ." in result.stdout
 

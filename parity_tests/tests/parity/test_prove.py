@@ -3,7 +3,6 @@ in words, files and exit status."""
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,6 +20,7 @@ from parity_tests.faults.inject import SPEC, Fault
 from parity_tests.harness import report
 from parity_tests.harness.vae import jax_backend, levels, noise_floor, precision, prove, torch_backend, trajectory
 from parity_tests.harness.vae.steps import bounded
+from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "parity.py"
@@ -161,7 +161,7 @@ def test_what_lower_precision_does_to_the_loss() -> None:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+    return python(SCRIPT, *arguments)
 
 
 def test_the_command_writes_what_it_measured(tmp_path) -> None:
@@ -210,9 +210,7 @@ with inject.injected(fault):
 
 def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_differ(tmp_path) -> None:
     arguments = ["--data", "digits", "--steps", "2", "--dtype", "float64", "--junit", str(tmp_path / "a.xml")]
-    result = subprocess.run(
-        [sys.executable, "-c", BROKEN, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=ROOT
-    )
+    result = python("-c", BROKEN, SCRIPT, *arguments, cwd=ROOT)
     assert result.returncode == 1, result.stderr
     assert "the first that fails is every layer's output" in result.stdout
     assert "torchvae departs from the plain formula; the likely cause: mean and logvar swapped." in result.stdout

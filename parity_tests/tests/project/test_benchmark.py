@@ -27,6 +27,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from parity_tests.support import backends
 from parity_tests.support.docs import run_script
+from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]
 IMAGES = np.random.default_rng(0).integers(0, 64, (48, 7, 7, 1), dtype=np.uint8)
@@ -207,8 +208,7 @@ def test_start_up_is_that_of_the_commands() -> None:
 def script(*arguments: str) -> subprocess.CompletedProcess[str]:
     # torch.compile leaves the loss as it is: its compiler is not what is tested, nor everywhere.
     environment = os.environ | {"TORCHDYNAMO_DISABLE": "1"}
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "--device", "cpu", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return python(ROOT / "scripts" / "benchmark.py", "--device", "cpu", *arguments, env=environment)
 
 
 @pytest.mark.usefixtures("lean")

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -28,6 +27,7 @@ from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands
 from parity_tests.support.external_models import torch_model
+from parity_tests.support.warm import python
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
@@ -81,9 +81,7 @@ def test_a_guides_programs_print_what_it_shows(guide: Path, tmp_path: Path) -> N
     programs = [block for block in blocks(guide.read_text()) if block.language == "python"]
     code = f"import json, parity_tests.support.docs as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    result = python("-c", code, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr
     printed = json.loads(result.stdout)
     assert len(printed) == len(programs)

@@ -2,14 +2,13 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import jaxvae
 from parity_tests.support.backends import lean
+from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
@@ -28,9 +27,7 @@ def test_its_programs_run(tmp_path, mnist_root) -> None:
     for program in PROGRAMS:
         short = program.replace("range(10)", "range(1)").replace("mnist().train", "mnist().train[:500]")
         assert (short != program) == ("mnist()" in program)
-        result = subprocess.run(
-            [sys.executable, "-c", short], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+        result = python("-c", short, cwd=tmp_path, env=environment)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "model.safetensors").is_file()
 
@@ -67,7 +64,7 @@ from parity_tests.support.docs import run_script
 statuses = run_script("{name}"), print("====="), run_script("{name}", "--fixed")
 assert statuses == (1, None, 0), statuses
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    result = python("-c", code, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     shown, _, fixed = result.stdout.partition("=====\n")
     assert "\n".join(shown.splitlines()[-2:]) in README

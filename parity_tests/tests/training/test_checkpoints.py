@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step
 from parity_tests.support.kill_and_resume import FLAGS, killed
 from parity_tests.support.kill_and_resume import unbroken as unbroken_files
-from parity_tests.support.numpy_backend import NUMPY_BACKEND, POINTS, SIZES, Ended, contents, copy, forks
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, POINTS, SIZES, contents, copy, numpy_command
 from parity_tests.support.switch_frameworks import switch
 from parity_tests.support.tiny import small, some
 
@@ -37,13 +37,6 @@ QUICK = [*SIZES, "--epochs", "2", "--checkpoint-every", "5", "--keep", "9"]
 LAST = "checkpoints/step-000000036.safetensors"
 
 _lean = pytest.fixture(scope="module", autouse=True)(lean)
-
-
-@pytest.fixture(scope="module")
-def forked() -> Iterator[Callable[[list[str]], Ended]]:
-    """Runs a command line of the package that is neither in a process of its own."""
-    with forks() as run:
-        yield run
 
 
 @pytest.fixture(params=PACKAGES)
@@ -185,10 +178,10 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
 
 @pytest.mark.parametrize("times", [1, 4, 7])
 @pytest.mark.parametrize("point", POINTS)
-def test_a_kill_at_any_point_of_a_save_loses_nothing(forked, unbroken, tmp_path, point: str, times: int) -> None:
+def test_a_kill_at_any_point_of_a_save_loses_nothing(unbroken, tmp_path, point: str, times: int) -> None:
     """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after going on."""
     run = tmp_path / "run"
-    ended = forked(["--die", f"{point}:{times}", "train", *TINY, "--out", str(run)])
+    ended = numpy_command("--die", f"{point}:{times}", "train", *TINY, "--out", str(run))
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     if not (run / "config.json").exists():  # killed while the folder was being made: there is no run yet
         assert times == 1
@@ -363,9 +356,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, capsys, monkeypatch, at: in
 
 
 @pytest.mark.parametrize("limit", [1, 20, 60], ids=lambda limit: f"{limit} kB")
-def test_a_limit_on_file_sizes_leaves_what_was_there(forked, tmp_path, limit: int) -> None:
+def test_a_limit_on_file_sizes_leaves_what_was_there(tmp_path, limit: int) -> None:
     run = tmp_path / "run"
-    ended = forked(["--limit", str(limit), "train", *TINY, "--out", str(run)])
+    ended = numpy_command("--limit", str(limit), "train", *TINY, "--out", str(run))
     assert ended.returncode == 2, ended.stderr
     assert "File too large" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -419,18 +412,18 @@ def test_a_gradient_that_is_not_finite_is_named(package, tmp_path) -> None:
 
 def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -> None:
     """A separate process, kill -9; scripts/stress.py kill does it a hundred times for each package, in longer runs."""
-    flags = [*FLAGS, "--epochs", "16"]
+    flags = [*FLAGS, "--epochs", "8"]
     expected = unbroken_files(package.__name__, tmp_path, flags)
     run = tmp_path / "run"
     assert killed(package.__name__, run, np.random.default_rng(0), 1, flags=flags, within=0.2) >= 1
     assert contents(run) == expected
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(forked, unbroken, tmp_path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
     """Though it has metrics of an epoch already, where checkpoints are rarer than epochs."""
     run = tmp_path / "run"
     rare = [*TINY[:-1], "30"]
-    ended = forked(["--die", "before:9", "train", *rare, "--out", str(run)])  # in the second epoch
+    ended = numpy_command("--die", "before:9", "train", *rare, "--out", str(run))  # in the second epoch
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert metrics.read(run_folder.read(run))
     assert not checkpoints.present(run_folder.read(run))

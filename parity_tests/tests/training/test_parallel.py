@@ -30,8 +30,8 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 def on_devices(out: Path, name: str, counts: str) -> Path:
     """JAX's run of that name on each of these numbers of devices, in one process of eight."""
-    command = [sys.executable, "-m", "parity_tests.support.distributed_runs", "jaxvae", str(out), counts, name]
-    subprocess.run(command, check=True, capture_output=True)
+    result = python("-m", "parity_tests.support.distributed_runs", "jaxvae", out, counts, name)
+    assert result.returncode == 0, result.stderr
     for count in counts.split(",")[:-1]:
         assert difference(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
         assert np.load(out / f"{name}-{count}.npz")["compiled"] == 1
@@ -88,7 +88,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
     while not list(run.glob("checkpoints/step-*")):
         assert two[0].poll() is None, two[0].communicate()
         time.sleep(0.02)
-    two[1].send_signal(signal.SIGKILL)
+    two[1].kill()
     (status, _, said), (killed, silent, _) = ended(two)
     assert (status, killed, silent) == (2, -signal.SIGKILL, "")
     assert re.fullmatch(

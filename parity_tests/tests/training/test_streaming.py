@@ -146,20 +146,9 @@ def test_one_program_trains_all_blocks(caplog) -> None:
 def test_processes_stream_the_run_of_all_images(side: str, tmp_path) -> None:
     """Two of them, JAX's of two devices each, which each read their own rows: with the last batch of one image."""
     names = ["everything", "everything@1200"]  # blocks of two batches of 16 images of 30 bytes, and 240 to spare
-    if side == "jaxvae":
-        found = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), "2", *names], 2, False))
-        assert [(status, error) for status, _, error in found] == [(0, "")] * 2
-    else:
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "parity_tests.support.distributed_runs",
-        ]
-        subprocess.run([*launch, side, str(tmp_path), "1", *names], check=True, capture_output=True)
+    devices = {"jaxvae": "2", "torchvae": "1"}[side]
+    found = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), devices, *names], 2, False))
+    assert [(status, error) for status, _, error in found] == [(0, "")] * 2
     whole, blocks = (dict(np.load(next(tmp_path.glob(f"{name}-*.npz")))) for name in names)
     same({**blocks, "compiled": whole["compiled"]}, whole)
 
