@@ -65,7 +65,7 @@ def _neighbours(x: Array, axis: int, stride: int) -> tuple[Array, Array, Array]:
     """The pixels before, at and after each output along an axis."""
     if stride == 1:
         return _shifted(x, axis, 1), x, _shifted(x, axis, -1)
-    # Split, and not strided slices, because a split's transpose is a concatenation, and theirs a sum of dilated arrays.
+    # A split, since its transpose is a concatenation; that of strided slices is a sum of dilated arrays.
     half = (x.shape[axis] + 1) // 2
     pairs = _padded(x, axis, 0, 2 * half - x.shape[axis]).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
     at, after = (part.squeeze(axis + 1) for part in lax.split(pairs, (1, 1), axis + 1))

@@ -224,8 +224,8 @@ def partition(spec: ModelSpec, params: Params, networks: tuple[str, ...]) -> tup
     chosen: Params = {}
     for parameter in layout.table(spec):
         _put(chosen, parameter.path, parameter.trained and parameter.network in networks)
-    theirs = jax.tree.map(lambda mine, array: array if mine else None, chosen, params)
-    return theirs, jax.tree.map(lambda mine, array: None if mine else array, chosen, params)
+    chosen_arrays = jax.tree.map(lambda mine, array: array if mine else None, chosen, params)
+    return chosen_arrays, jax.tree.map(lambda mine, array: None if mine else array, chosen, params)
 
 
 def combine(params: Params, others: Params) -> Params:

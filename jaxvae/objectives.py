@@ -99,10 +99,10 @@ def image_terms(spec: Spec, params: Params, x: Array, draws: Draws, labels: Arra
     Returns:
         The terms, each `[batch]`, nats per image.
     """
-    model, batch, found = bind(spec.model, params), inputs(spec, x, draws, labels), {}
+    model, batch, terms = bind(spec.model, params), inputs(spec, x, draws, labels), {}
     for phase in phases(spec):
-        found |= phase.terms(spec, model, batch)
-    return collect(spec, found)
+        terms |= phase.terms(spec, model, batch)
+    return collect(spec, terms)
 
 
 def phases(spec: Spec) -> tuple[Phase, ...]:
@@ -122,19 +122,19 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "reconstruction": [(reconstruction, share)],
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
-    return tuple(Phase(*phase, *found) for phase, found in zip(spec.phases.items(), terms, strict=True))
+    return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
 
 
-def collect(spec: Spec, found: dict[str, Array]) -> AnyTerms:
-    """The terms of what the phases reported."""
+def collect(spec: Spec, terms: dict[str, Array]) -> AnyTerms:
+    """Collect the terms that all phases give."""
     if spec.objective.form == "adversarial":
-        return AdversarialTerms(loss=found["reconstruction"] + found["generator"], **found)
-    return Terms(**found)
+        return AdversarialTerms(loss=terms["reconstruction"] + terms["generator"], **terms)
+    return Terms(**terms)
 
 
-def average(spec: Spec, found: dict[str, Array], weights: Array, step: Array | None) -> dict[str, Array]:
-    """What a phase reports of the batch, from what it reports of each image."""
-    means = {name: (term * weights).sum() for name, term in found.items()}
+def average(spec: Spec, terms: dict[str, Array], weights: Array, step: Array | None) -> dict[str, Array]:
+    """Average the terms of a phase over the batch."""
+    means = {name: (term * weights).sum() for name, term in terms.items()}
     if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another
         means["loss"] = capacity_loss(spec, means["reconstruction"], means["kl"], step)
     return means

@@ -60,12 +60,12 @@ def agreed(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def share(found: Sequence[Any], devices: int | None) -> None:
+def share(all_devices: Sequence[Any], devices: int | None) -> None:
     """Has every batch from now on shared by these devices of all processes, or by the first `devices` of each: without
     a number by one, or, where there are several processes, by all. Raises InputError where there are fewer."""
     global _mesh
     own: dict[int, list[Any]] = {}
-    for device in found:
+    for device in all_devices:
         own.setdefault(device.process_index, []).append(device)
     fewest = min(map(len, own.values()))
     if devices is not None and not 1 <= devices <= fewest:

@@ -79,12 +79,12 @@ def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spe
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    found = weight_file.load_checkpoint(Path(path))
-    params = from_arrays(found.spec, found.weights)
-    optimizer = optimizer_from_arrays(found.spec, found.optimizer)
-    key = random.wrap_key_data(jnp.asarray(found.key), impl="threefry2x32")
-    state = TrainState(params, optimizer, jnp.int32(found.step), key)
-    return found.spec, jax.device_put(state, device), found.train
+    checkpoint = weight_file.load_checkpoint(Path(path))
+    params = from_arrays(checkpoint.spec, checkpoint.weights)
+    optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
+    key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
+    state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key)
+    return checkpoint.spec, jax.device_put(state, device), checkpoint.train
 
 
 def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
@@ -155,8 +155,8 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[
         InputError: If the arrays are not exactly those.
     """
     return {
-        phase: optax.ScaleByAdamState(jnp.int32(found.step), _nest(spec, found.exp_avg), _nest(spec, found.exp_avg_sq))
-        for phase, found in weight_file.moments(arrays, spec).items()
+        phase: optax.ScaleByAdamState(jnp.int32(adam.step), _nest(spec, adam.exp_avg), _nest(spec, adam.exp_avg_sq))
+        for phase, adam in weight_file.moments(arrays, spec).items()
     }
 
 

@@ -99,11 +99,11 @@ def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor 
     Returns:
         The terms, each `[batch]`, nats per image.
     """
-    batch, found = inputs(spec, x, draws, labels), {}
+    batch, terms = inputs(spec, x, draws, labels), {}
     model.eval()
     for phase in phases(spec):
-        found |= phase.terms(spec, model, batch)
-    return collect(spec, found)
+        terms |= phase.terms(spec, model, batch)
+    return collect(spec, terms)
 
 
 def phases(spec: Spec) -> tuple[Phase, ...]:
@@ -123,19 +123,19 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "reconstruction": [(reconstruction, share)],
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
-    return tuple(Phase(*phase, *found) for phase, found in zip(spec.phases.items(), terms, strict=True))
+    return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
 
 
-def collect(spec: Spec, found: dict[str, Tensor]) -> AnyTerms:
-    """The terms of what the phases reported."""
+def collect(spec: Spec, terms: dict[str, Tensor]) -> AnyTerms:
+    """Collect the terms that all phases give."""
     if spec.objective.form == "adversarial":
-        return AdversarialTerms(loss=found["reconstruction"] + found["generator"], **found)
-    return Terms(**found)
+        return AdversarialTerms(loss=terms["reconstruction"] + terms["generator"], **terms)
+    return Terms(**terms)
 
 
-def average(spec: Spec, found: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
-    """What a phase reports of the batch, from what it reports of each image."""
-    means = {name: (term * weights).sum() for name, term in found.items()}
+def average(spec: Spec, terms: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
+    """Average the terms of a phase over the batch."""
+    means = {name: (term * weights).sum() for name, term in terms.items()}
     if processes() > 1:  # in one message
         means = dict(zip(means, summed(torch.stack(list(means.values()))), strict=True))
     if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another

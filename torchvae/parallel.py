@@ -57,9 +57,9 @@ def agreed(number: int) -> int:
     """Return the largest of the processes' numbers, of at most 31 bits. All processes have to call it."""
     if processes() == 1:
         return number
-    told = torch.tensor(number)
-    distributed.all_reduce(told, distributed.ReduceOp.MAX)
-    return int(told)
+    largest = torch.tensor(number)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def shares() -> int:

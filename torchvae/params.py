@@ -74,11 +74,11 @@ def load_checkpoint(path: Path | str, device: torch.device | str | None = None) 
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    found = weight_file.load_checkpoint(Path(path))
-    model = from_arrays(found.spec, found.weights).to(device)
-    optimizer = optimizer_from_arrays(found.spec, found.optimizer, model)
-    key = torch.tensor(found.key, device=device)
-    return found.spec, TrainState(model, optimizer, found.step, key), found.train
+    checkpoint = weight_file.load_checkpoint(Path(path))
+    model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
+    optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
+    key = torch.tensor(checkpoint.key, device=device)
+    return checkpoint.spec, TrainState(model, optimizer, checkpoint.step, key), checkpoint.train
 
 
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
@@ -165,13 +165,13 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
         InputError: If the arrays are not exactly those.
     """
     optimizer = init_optimizers(spec, model)
-    for phase, found in weight_file.moments(arrays, spec).items():
+    for phase, moments in weight_file.moments(arrays, spec).items():
         adam = optimizer[phase]
         for name, tensor in _ordered(spec, spec.phases[phase], adam).items():
             adam.state[tensor] = {
-                "step": torch.tensor(float(found.step), device=tensor.device),
-                "exp_avg": torch.tensor(found.exp_avg[name], device=tensor.device),
-                "exp_avg_sq": torch.tensor(found.exp_avg_sq[name], device=tensor.device),
+                "step": torch.tensor(float(moments.step), device=tensor.device),
+                "exp_avg": torch.tensor(moments.exp_avg[name], device=tensor.device),
+                "exp_avg_sq": torch.tensor(moments.exp_avg_sq[name], device=tensor.device),
             }
     return optimizer
 

@@ -94,10 +94,10 @@ def require_comparable(runs: Sequence[Run]) -> None:
     if not runs:
         raise InputError("There is nothing to compare; give one run folder or more.")
     images = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
-    for run, theirs in zip(runs, images, strict=True):
-        if theirs != images[0]:
+    for run, shown in zip(runs, images, strict=True):
+        if shown != images[0]:
             raise InputError(
-                f"The images of {run.path} ({theirs}) are not those of {runs[0].path} ({images[0]}); squared errors "
+                f"The images of {run.path} ({shown}) are not those of {runs[0].path} ({images[0]}); squared errors "
                 "can only be compared on the same images: give runs of the same data and shape."
             )
 

@@ -92,13 +92,13 @@ def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image:
     hidden = _depth(source, shapes)
     axes = {}
     for entry in entries(_dummy(model, hidden), source.rules):
-        shape, expected = shapes[entry.theirs], entry.ours[0].shape
+        shape, expected = shapes[entry.source], entry.parameters[0].shape
         if len(shape) != len(expected) or 0 in shape:
             raise InputError(
-                f"{where} has the names of {source.title}, but {entry.theirs} should have {len(expected)} axes, none "
+                f"{where} has the names of {source.title}, but {entry.source} should have {len(expected)} axes, none "
                 f"of length 0, found {list(shape)}."
             )
-        axes[entry.ours[0].name] = shape[::-1] if entry.laid == "flax" else shape
+        axes[entry.parameters[0].name] = shape[::-1] if entry.laid == "flax" else shape
     kind = ".conv" if model.network == "conv" else ""
     widths = tuple(axes[f"encoder.hidden.{i}{kind}.weight"][0] for i in range(hidden))
     inputs = (axes[f"encoder.hidden.0{kind}.weight"] if hidden else axes["encoder.mean.weight"])[1] - model.classes
@@ -159,7 +159,7 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The tensor names that the source would write, with the number of hidden layers of these shapes."""
     model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
-    return {entry.theirs for entry in entries(model, source.rules)}
+    return {entry.source for entry in entries(model, source.rules)}
 
 
 def _layers(spec: Spec) -> list[str]:

@@ -28,8 +28,8 @@ def text(spec: Spec, title: str) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
     lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
     in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
-    told = [f"{name:<12}{value}" for name, value in facts(spec).items()]
-    return "\n".join([title, "", "layers", *lines, in_all, "", *told])
+    about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    return "\n".join([title, "", "layers", *lines, in_all, "", *about])
 
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:

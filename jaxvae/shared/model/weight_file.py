@@ -149,8 +149,8 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
     """The configuration, the weights, and a checkpoint's other tensors; none for a weight file."""
     try:
         if (kind := safe_io.instead_of_file(path)) is not None:
-            found = "" if kind == "nothing" else f", found {kind}"
-            raise InputError(f"There is no weight file {path}{found}; give a run folder that has a model.safetensors.")
+            other = "" if kind == "nothing" else f", found {kind}"
+            raise InputError(f"There is no weight file {path}{other}; give a run folder that has a model.safetensors.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = safetensors_reader.header(file, size)
@@ -180,8 +180,8 @@ def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
         raise ValueError(f"its configuration should be JSON: {error}") from None
     version = about.get("version") if isinstance(about, dict) else None
     if not isinstance(about, dict) or type(version) is not int or version != VERSION:
-        found = "none" if version is None else f"version {shown(version)}"
-        raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {found}.")
+        other = "none" if version is None else f"version {shown(version)}"
+        raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {other}.")
     if about.pop("digest", None) != _digest_of(about):
         raise InputError(f"{path} was changed since it was written: its metadata doesn't match its digest; {_RETRAIN}.")
     digests = about.get("digests")
@@ -189,11 +189,11 @@ def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
 
 
 def _verified(array: np.ndarray, name: str, digests: Mapping[str, Any], path: Path) -> np.ndarray:
-    found, expected = digest(array), digests.get(name)
-    if found != expected:
+    actual, expected = digest(array), digests.get(name)
+    if actual != expected:
         known = f"the SHA-256 digest {expected[:12]}..." if isinstance(expected, str) else "a digest in its metadata"
         raise InputError(
-            f"{path} was changed since it was written: tensor {name} should have {known}, found {found[:12]}...; "
+            f"{path} was changed since it was written: tensor {name} should have {known}, found {actual[:12]}...; "
             f"{_RETRAIN}."
         )
     return array
@@ -226,8 +226,8 @@ def _resumable(
         raise InputError(f"{where}: run.train should hold the terms of steps before step {step}, found {len(train)}.")
     optimizer = {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
     for prefix, _ in _phases(spec):
-        if (found := int(optimizer[f"{prefix}step"])) != step:
-            raise InputError(f"{where}: optimizer.{prefix}step should be {step}, found {found}.")
+        if (adam_step := int(optimizer[f"{prefix}step"])) != step:
+            raise InputError(f"{where}: optimizer.{prefix}step should be {step}, found {adam_step}.")
     return optimizer, step, arrays["run.key"], train
 
 
@@ -249,25 +249,25 @@ def check(
     finite(arrays, where)
 
 
-def fit(found: Mapping[str, Shaped], expected: Mapping[str, Expected], where: str) -> None:
+def fit(tensors: Mapping[str, Shaped], expected: Mapping[str, Expected], where: str) -> None:
     """Check the names, dtypes and shapes of tensors.
 
     Args:
-        found: The tensors by name.
+        tensors: The tensors by name.
         expected: Their dtypes and shapes, by the same names.
         where: What they are called in a message.
 
     Raises:
         InputError: If a name is missing or extra, or a dtype or a shape is wrong; the message names it.
     """
-    missing = [name for name in expected if name not in found]
-    extra = sorted(name for name in found if name not in expected)
+    missing = [name for name in expected if name not in tensors]
+    extra = sorted(name for name in tensors if name not in expected)
     if missing:
         raise InputError(f"{where} lacks the tensor {named(missing)} that its configuration needs.")
     if extra:
         raise InputError(f"{where} has the tensor {named(extra)} that its configuration doesn't have.")
     for name, (dtype, shape) in expected.items():
-        tensor = found[name]
+        tensor = tensors[name]
         same = len(shape) == len(tensor.shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
         if not same:
             sizes = ", ".join("steps" if size is None else str(size) for size in shape)

@@ -517,10 +517,10 @@ def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
     cases: list[tuple[Laid, np.ndarray]] = [("torch", expected), ("torch-hwc", np.arange(12))]
     for laid, order in cases:
         rules = [Rule(theirs, ours, laid) for theirs, ours in names.items()]
-        found = name_mapping.to_ours(spec, rules, arrays, "It")
+        found = name_mapping.from_source(spec, rules, arrays, "It")
         np.testing.assert_array_equal(found["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
         np.testing.assert_array_equal(found["decoder.logits.bias"], order)
-        back = name_mapping.to_theirs(spec, rules, found)
+        back = name_mapping.to_source(spec, rules, found)
         for name, array in arrays.items():
             np.testing.assert_array_equal(back[name], array)
 
