@@ -359,7 +359,7 @@ def test_a_fault_that_makes_a_later_layer_fail_is_still_found() -> None:
     report = compare_modules(JaxNet(lambda net, x: net.b(x_flat(net.a(x))), **here), None, torch_net, None, IMAGES)
     assert report.diagnosis is not None
     assert report.diagnosis.cause == "the padding differs: ((0, 0), (0, 0)) in JAX, (1, 1) in PyTorch"
-    assert "The JAX model then failed: TypeError: " in report.diagnosis.found
+    assert "The JAX model then failed: TypeError: " in report.diagnosis.difference
     right = {**here, "a": nnx.Conv(4, 2, (3, 3), rngs=nnx.Rngs(0))}
     with pytest.raises(ZeroDivisionError):  # where nothing differs before it the error is the user's own
         compare_modules(JaxNet(lambda net, x: net.a(x) * (1 / 0), **right), None, torch_net, None, IMAGES)
@@ -529,7 +529,7 @@ def test_a_gradient_that_is_no_number_fails_on_either_side(ours, theirs) -> None
     if not report.passed:
         assert report.diagnosis is not None
         assert report.diagnosis.where == "a.bias"
-        assert "nan in" in report.diagnosis.found
+        assert "nan in" in report.diagnosis.difference
 
 
 @pytest.mark.parametrize("train", [False, True])
