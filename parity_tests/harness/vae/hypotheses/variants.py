@@ -106,7 +106,7 @@ def in_training(case: Case, name: str) -> Causes:
         yield cause, answer(other, batch)
     terms = reference.losses(spec, arrays, case.batch, training=True)
     yield "the mean of the distances from the capacity, not the distance of the mean", terms[label].mean()
-    if spec.model.network == "conv":
+    if any(layer.kind == "norm" for layer in layout.layers(spec.model)):
         with_running = reference.losses(spec, arrays, case.batch, training=False)
         yield (
             "batch norm by its running statistics in training",
