@@ -16,7 +16,7 @@ from jaxvae.devices import Device, require
 from jaxvae.nets import Params
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from jaxvae.train import TrainState
 
 
@@ -116,7 +116,7 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
     Raises:
         InputError: If they are not exactly the model's arrays.
     """
-    weight_file.check(arrays, spec, "The arrays")
+    tensor_checks.check(arrays, spec, "The arrays")
     return _nest(spec, arrays)
 
 
@@ -133,7 +133,7 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
     """
     arrays = {}
     for phase, networks in spec.phases.items():
-        state, table, prefix = opt_state[phase], weight_file.trained(spec, networks), phase and f"{phase}."
+        state, table, prefix = opt_state[phase], optimizer_state.trained(spec, networks), phase and f"{phase}."
         assert isinstance(state, optax.ScaleByAdamState)
         for moment, tree in {"exp_avg": state.mu, "exp_avg_sq": state.nu}.items():
             arrays |= {f"{prefix}{moment}.{name}": a for name, a in _named(table, tree).items()}
@@ -156,7 +156,7 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[
     """
     return {
         phase: optax.ScaleByAdamState(jnp.int32(adam.step), _nest(spec, adam.exp_avg), _nest(spec, adam.exp_avg_sq))
-        for phase, adam in weight_file.moments(arrays, spec).items()
+        for phase, adam in optimizer_state.moments(arrays, spec).items()
     }
 
 

@@ -10,7 +10,7 @@ import torch
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.nets import VAE, bind
 from torchvae.train import TrainState, init_optimizers
 
@@ -118,7 +118,7 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
     Raises:
         InputError: If they are not exactly the model's arrays.
     """
-    weight_file.check(arrays, spec, "The arrays")
+    tensor_checks.check(arrays, spec, "The arrays")
     return bind(spec.model, {name: torch.tensor(array) for name, array in arrays.items()})
 
 
@@ -165,7 +165,7 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
         InputError: If the arrays are not exactly those.
     """
     optimizer = init_optimizers(spec, model)
-    for phase, moments in weight_file.moments(arrays, spec).items():
+    for phase, moments in optimizer_state.moments(arrays, spec).items():
         adam = optimizer[phase]
         for name, tensor in _ordered(spec, spec.phases[phase], adam).items():
             adam.state[tensor] = {
@@ -179,4 +179,4 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
 def _ordered(spec: Spec, networks: tuple[str, ...], adam: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors by name."""
     tensors = [tensor for group in adam.param_groups for tensor in group["params"]]
-    return dict(zip([parameter.name for parameter in weight_file.trained(spec, networks)], tensors, strict=True))
+    return dict(zip([parameter.name for parameter in optimizer_state.trained(spec, networks)], tensors, strict=True))

@@ -11,8 +11,8 @@ from torch import Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.noise_blocks import steps_at_once
+from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches
-from jaxvae.shared.model.weight_file import trained
 from torchvae import random
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams

@@ -19,7 +19,7 @@ import torchvae
 from jaxvae import nets, objectives
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state
 from torchvae import objectives as torch_objectives
 
 Arrays = dict[str, np.ndarray]
@@ -163,7 +163,7 @@ def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) ->
         statistics = statistics or torchvae.to_arrays(spec, model)
     assert statistics is not None
     running = {p.name: statistics[p.name] for p in layout.table(spec.model) if "running" in p.name}
-    order = [p.name for p in weight_file.trained(spec, ("encoder", "decoder", "discriminator"))]
+    order = [p.name for p in optimizer_state.trained(spec, ("encoder", "decoder", "discriminator"))]
     return Minimized(losses, {phase: {n: g[n] for n in order} for phase, g in gradients.items()}, running)
 
 
