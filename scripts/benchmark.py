@@ -19,6 +19,7 @@ import torchvae
 from benchmarks import machine, sections, tables
 from benchmarks.timing import Timed
 from benchmarks.workload import Setting, changed, load
+from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 
@@ -53,8 +54,7 @@ class Benchmark:
     """The sections to measure."""
     data: str = "auto"
     """The images: MNIST, else scikit-learn's digits."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw."""
+    data_root: DataRoot = None
     json: Path | None = None
     """File to write every time to, with the machine."""
     out: Path | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxvae.shared.backend import DeviceName
+from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
@@ -50,8 +51,7 @@ class Reproduce:
     """For the IWAE paper's protocols: latent samples per test image for the log-likelihood."""
     data: str = MNIST
     """The data set; other data sets than MNIST have no expected results."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw; by default $JAXVAE_DATA, the user's cache, or a download."""
+    data_root: DataRoot = None
     device: DeviceName = "auto"
     """The device."""
     readme: bool = False

@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
@@ -35,8 +35,7 @@ class Compare:
     """Number of components of the baseline. By default each run's number of latents."""
     n: int = 16
     """Number of images to draw, from the first of the test split."""
-    data_root: Path | None = None
-    """The folder that contains the data. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

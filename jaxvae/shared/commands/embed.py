@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxvae.shared.analysis.latents import flat
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
@@ -41,8 +41,7 @@ class Embed:
     """Seed for t-SNE."""
     projector: Path | None = None
     """A folder to write the latents, labels and images to, in the format of TensorBoard's projector."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

@@ -10,7 +10,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.evaluation import ALL, CHEAP, reason_not_applicable, rows, take
 from jaxvae.shared.analysis.trained_model import trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
@@ -37,8 +37,7 @@ class Evaluate:
     """Latent samples per image for the log-likelihood."""
     json: Path | None = None
     """A file to write the results to as well."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

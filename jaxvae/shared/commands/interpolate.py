@@ -10,6 +10,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    RunDataRoot,
     RunPath,
     encode_first,
     open_images,
@@ -47,8 +48,7 @@ class Interpolate:
     a straight line."""
     seed: int = 0
     """Seed for the draws; both packages draw the same latents from it."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -75,9 +75,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
         ends = backend.draw_latents(spec, key, 2 * command.n).reshape(command.n, 2, -1)
         labels = np.arange(command.n) % spec.model.classes if spec.model.classes else None
-        images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
+        originals = None
         names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(command.n)]
-        heads = _fractions(command.steps)
     else:
         dataset = open_images(run, command.data_root)
         pairs = np.array(command.images or range(2 * command.n))
@@ -88,16 +87,14 @@ def run(backend: Backend, command: Interpolate) -> None:
         ends = encode_first(backend, run, weights, dataset, pairs.max() + 1).mean[pairs]
         pair_labels = dataset.test_labels[pairs]
         labels = pair_labels[:, 0] if spec.model.classes else None
-        between = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
         originals = dataset.test[pairs] / 255
-        images = np.concatenate([originals[:, :1], between, originals[:, 1:]], axis=1)
         names = [f"{a} to {b}" for a, b in (pair_labels if dataset.labelled else pairs)]
-        heads = ["from", *_fractions(command.steps), "to"]
+    images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
+    heads = [f"{fraction:.2f}" for fraction in np.linspace(0, 1, command.steps)]
+    if originals is not None:
+        images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
+        heads = ["from", *heads, "to"]
     kind = "along an arc" if command.spherical else "in a straight line"
     caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
     image_grid.write(labelled_figure.rows(images, names, caption, heads), command.out)
     print(f"{len(images)} interpolations of {command.steps} steps in {command.out}")
-
-
-def _fractions(steps: int) -> list[str]:
-    return [f"{fraction:.2f}" for fraction in np.linspace(0, 1, steps)]

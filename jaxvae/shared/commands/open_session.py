@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 from jaxvae.shared.backend import Backend, Device, DeviceName
-from jaxvae.shared.commands.common import LoadedData, changed_flags, flags_of, images_root, require_same_images
+from jaxvae.shared.commands.common import (
+    DataRoot,
+    LoadedData,
+    changed_flags,
+    flags_of,
+    images_root,
+    require_same_images,
+)
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec, same_run
@@ -35,8 +42,7 @@ class SessionFlags:
 
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw and its siblings. By default $JAXVAE_DATA, the user's cache, or a download."""
+    data_root: DataRoot = None
     device: DeviceName = "auto"
     """Where to compute; auto is the first accelerator, or else the CPU."""
     devices: int | None = None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 
@@ -21,8 +21,7 @@ class Reconstruct:
     """The PNG to write."""
     n: int = 32
     """Number of images, from the first of the test split."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

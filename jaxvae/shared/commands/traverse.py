@@ -10,6 +10,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    RunDataRoot,
     RunPath,
     class_to_draw,
     encode_first,
@@ -44,8 +45,7 @@ class Traverse:
     the least to the largest value that test images have."""
     label: int | None = None
     """The class to draw, for a model with classes. By default that of the image, or 0."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared.commands.common import images_root, require_same_images
+from jaxvae.shared.commands.common import DataRoot, images_root, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.spec import Spec
@@ -53,8 +53,7 @@ class Parity:
     """Seed of both runs."""
     data: str = "auto"
     """The data set."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw."""
+    data_root: DataRoot = None
     device: Literal["cpu", "gpu"] = "cpu"
     """The device of both backends. On a GPU the effect of TF32 and bfloat16 on the loss is measured too."""
     precisions: bool = False

@@ -237,7 +237,7 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
             "There is no gpu here that both frameworks can use; compare on --device cpu.",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
-        (["--data-root", "/no/such/folder"], "give one that holds MNIST/raw, or leave it out."),
+        (["--data-root", "/no/such/folder"], "give the published data sets' folder, or leave it out."),
     ],
 )
 def test_the_command_says_what_is_wrong_with_its_arguments(arguments: list[str], sentence: str) -> None:

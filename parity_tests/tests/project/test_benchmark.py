@@ -235,7 +235,7 @@ def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> N
 def test_a_mistake_is_one_sentence(capsys) -> None:
     assert run_script("benchmark.py", "--device", "cpu", "--data-root", "/no/such/folder") == 2
     said = capsys.readouterr().err
-    assert said.splitlines()[-1].endswith("give one that holds MNIST/raw, or leave it out.")
+    assert said.splitlines()[-1].endswith("give the published data sets' folder, or leave it out.")
     assert "Traceback" not in said
 
 
