@@ -33,10 +33,11 @@ class Embed:
     out: Path
     """The PNG to write."""
     by: By = "auto"
-    """How to project: auto shows two latents as they are and more by their first two principal components; t-SNE takes
-    a minute for thousands of images, and only neighbourhoods, not coordinates, are the same in both packages."""
+    """How to project to two dimensions. auto: two latents as they are, more by their first two principal components.
+    tsne takes a minute for thousands of images; both packages find the same neighbourhoods, but not the same
+    coordinates."""
     n: int = 2000
-    """Number of images at most, from the first of the test split."""
+    """Use at most this many test images, the first ones."""
     seed: int = 0
     """Seed for t-SNE."""
     projector: Path | None = None

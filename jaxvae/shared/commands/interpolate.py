@@ -24,27 +24,26 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Interpolate between latents: from that of a test image to that of the next one, or between two draws from the
-    prior. For example:
+    """Draw interpolations: between the latents of two test images, or between two draws from the prior. For example:
 
-        interpolate runs/jaxvae-1 --out between.png --images 0 1 2 3
-        interpolate runs/jaxvae-1 --out between.png --between latents --spherical"""
+    interpolate runs/jaxvae-1 --out between.png --images 0 1 2 3
+    interpolate runs/jaxvae-1 --out between.png --between latents --spherical"""
 
     run: RunPath
     """The run folder, written by either package."""
     out: Path
     """The PNG to write."""
     n: int = 8
-    """Number of interpolations (rows); between images, they use the first ones of the test split."""
+    """Number of interpolations (rows). Those between images take the first test images in pairs."""
     steps: int = 10
-    """Images of an interpolation, both ends included."""
+    """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
     """The means that the encoder gives test images, or draws from the prior."""
     images: tuple[int, ...] = ()
-    """Numbers of the test images, from 0: start and end of the first interpolation, of the second and so on. A model
-    with classes draws a whole interpolation in the class of its first image."""
+    """Test images to use instead, by their numbers from 0: start and end of each interpolation in turn. A model with
+    classes draws a whole interpolation in the class of its first image."""
     spherical: bool = False
-    """Interpolate along an arc about the origin, which keeps the norm that draws from the prior have; by default along
+    """Interpolate along an arc about the origin, which keeps the typical norm of draws from the prior; by default along
     a straight line."""
     seed: int = 0
     """Seed for the draws; both packages draw the same latents from it."""

@@ -11,7 +11,7 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Draw test images above their reconstructions by a run. For example:
+    """Draw test images, each above its reconstruction by a run. For example:
 
     reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
 
@@ -20,7 +20,7 @@ class Reconstruct:
     out: Path
     """The PNG to write."""
     n: int = 32
-    """Number of images, from the first of the test split."""
+    """Number of test images, the first ones."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""

@@ -27,7 +27,7 @@ _HIGHLIGHTS = ("terms", "squared-error", "active-units")  # measures in large ty
 class Report:
     """Write a web page about runs: learning curves, samples, reconstructions, latent traversals, measures, and an
     explorer in which sliders move the latents and the decoder redraws the image. It is one file, which any browser
-    opens without a network.
+    opens offline.
 
     It includes the results that evaluate and scripts/parity.py --run stored in the run folders. For example, two runs
     side by side:

@@ -25,8 +25,8 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Traverse:
-    """Draw latent traversals, one row per latent, the latent with the largest KL first: it runs from end to end while
-    the others stay fixed. For example:
+    """Draw latent traversals. Each row varies one latent and keeps the others fixed; the latent with the largest KL
+    comes first. For example:
 
         traverse runs/jaxvae-1 --out latents.png --image 7 --reach 2.5"""
 
@@ -37,12 +37,12 @@ class Traverse:
     image: int | None = None
     """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
     latents: int = 10
-    """Number of latents at most, those with the largest KL."""
+    """Draw at most this many latents (rows)."""
     steps: int = 11
-    """Images of a row."""
+    """Images in a row."""
     reach: float = 3.0
-    """Distance from the centre in each direction, in standard deviations of the prior. A code without a prior runs from
-    the least to the largest value that test images have."""
+    """How far a latent varies in each direction, in standard deviations of the prior. Without a prior it varies from
+    the smallest to the largest value over the test images."""
     label: int | None = None
     """The class to draw, for a model with classes. By default that of the image, or 0."""
     data_root: RunDataRoot = None

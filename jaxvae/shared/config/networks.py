@@ -27,7 +27,7 @@ NETWORKS: dict[NetworkName, Network] = {
     "mlp": Network("", "linear layers", spatial=False),
     "conv": Network(
         "convolutional ",
-        "3x3 convolutions of stride 2 with batch norm, and transposed ones back",
+        "3x3 convolutions of stride 2 with batch norm, and transposed convolutions in the decoder",
         spatial=True,
     ),
 }
