@@ -48,8 +48,8 @@ class ModelSpec:
     activation: Activation = "relu"
     """Activation after every hidden layer; `leaky-relu` has slope 0.01 below 0."""
     posterior: PosteriorName = "gaussian"
-    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each the output of a ReLU; `point`: a
-    code, not a distribution; `relu-point`: a code, the output of a ReLU."""
+    """The encoder's output. `gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each after a ReLU;
+    `point`: a code, not a distribution; `relu-point`: a code after a ReLU."""
     likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
@@ -99,7 +99,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """What is minimized. `elbo`: reconstruction + beta * kl."""
+    """The loss that training minimizes."""
 
     beta: float = 1.0
     """Weight of the KL divergence; 1 is the evidence lower bound."""
