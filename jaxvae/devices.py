@@ -62,7 +62,7 @@ def _keep_programs() -> None:
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     folder = published.cache() / "programs"
-    with contextlib.suppress(OSError):  # without a place for them, all is compiled anew
+    with contextlib.suppress(OSError):  # without a folder for them all is compiled again
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

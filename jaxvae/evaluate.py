@@ -87,7 +87,7 @@ def log_likelihood(
     images, labels = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
     n, parts = len(images), []
     for start in range(0, n, _PART):
-        # The last part is filled up with its last image, or it would be compiled anew.
+        # The last part is filled up with its last image, or it would be compiled again.
         places = jnp.minimum(jnp.arange(start, start + min(_PART, n)), n - 1)
         part = _weigh(spec, samples, params, images, key, labels, places)
         parts.append([np.asarray(figures, np.float64)[: n - start] for figures in part])

@@ -111,7 +111,7 @@ class _Block(NamedTuple):
 
 
 def _whole(spec: Spec, images: np.ndarray, key: Array, first: int, done: int) -> Iterator[_Block]:
-    """All images at once, for each epoch."""
+    """One block of all images for each epoch."""
     train, n = placed(images), len(images)
     for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
         yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)
@@ -130,7 +130,7 @@ def _streamed(
             rows, where = streaming.blocks(own.ravel(), per * batch)
             order, places = everywhere((jnp.asarray(own), jnp.asarray(where.reshape(own.shape))))
         for span in spans:
-            # Blocks of one size, or the epoch would be compiled anew for the last.
+            # Blocks of one size, or the epoch would be compiled again for the last.
             filled = np.pad(rows[span.block], (0, per * batch - len(rows[span.block])), "edge")
             with jax.default_device(device):
                 block_images = placed(images[filled])

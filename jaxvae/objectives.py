@@ -223,7 +223,7 @@ def encoded(model: VAE, batch: Inputs) -> Array:
 
 
 def ramp(step: Array | None, steps: int, dtype: jnp.dtype) -> Array | float:
-    """How far a weight has risen after `step` of so many steps: from above 0 at the first to 1."""
+    """How far a weight that rises over a number of steps has come after `step`: from above 0 at the first to 1."""
     if step is None or steps == 0:
         return 1.0
     return jnp.minimum((step + 1).astype(dtype) / steps, 1.0)

@@ -193,7 +193,7 @@ def train_epoch(
         end = end if sooner is None else jnp.minimum(end, sooner)
 
     def block(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        """So many steps as draw their numbers in one go."""
+        """The steps that draw their numbers together."""
         first = carry[0].step
         steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
         drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)

@@ -109,7 +109,7 @@ class _Block(NamedTuple):
 
 
 def _whole(spec: Spec, images: np.ndarray, key: random.Key, first: int, done: int) -> Iterator[_Block]:
-    """All images at once, for each epoch."""
+    """One block of all images for each epoch."""
     train, n = torch.tensor(np.asarray(images), device=key.device), len(images)
     for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
         yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)

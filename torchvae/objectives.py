@@ -225,7 +225,7 @@ def encoded(model: VAE, batch: Inputs) -> Tensor:
 
 
 def ramp(step: int | None, steps: int, dtype: torch.dtype) -> float:
-    """How far a weight has risen after `step` of so many steps: from above 0 at the first to 1."""
+    """How far a weight that rises over a number of steps has come after `step`: from above 0 at the first to 1."""
     if step is None or steps == 0:
         return 1.0
     return min((step + 1) / steps, 1.0)

@@ -231,5 +231,5 @@ def _horner(coefficients: Sequence[float], x: Tensor) -> Tensor:
 
 @functools.cache
 def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A constant as a tensor; making one anew costs as much as adding ten thousand numbers."""
+    """A constant as a tensor; making a new one costs as much as adding ten thousand numbers."""
     return torch.tensor(value, dtype=dtype, device=device)

@@ -91,7 +91,7 @@ def join_help(flags: type) -> None:
     Args:
         flags: The dataclass; those of its fields are included.
     """
-    for cls in filter(dataclasses.is_dataclass, flags.__mro__):
+    for cls in (kind for kind in flags.__mro__ if "__dataclass_fields__" in vars(kind)):
         definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
         assert isinstance(definition, ast.ClassDef)
         for field, text in itertools.pairwise(definition.body):

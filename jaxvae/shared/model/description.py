@@ -120,7 +120,7 @@ def _data(spec: Spec) -> str:
         "none": "",
         "threshold": ", binarised at half",
         "static": ", binarised once from the run's key",
-        "dynamic": ", binarised anew at every step from the run's key",
+        "dynamic": ", binarised again at every step from the run's key",
     }[spec.images.binarization]
     some = f", the first {spec.images.train_images:,} for training" if spec.images.train_images else ""
     return f"{spec.data}: images of {height}x{width}x{channels}, pixels in {pixels}{binarised}{some}"

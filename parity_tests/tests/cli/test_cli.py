@@ -398,12 +398,12 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("fault", CONFIGS)
-def test_a_spoilt_configuration_is_named(package, capsys, tmp_path, fault: str) -> None:
+def test_a_corrupt_configuration_is_named(package, capsys, tmp_path, fault: str) -> None:
     (tmp_path / "config.json").write_text(CONFIGS[fault][0])
     fails(package, capsys, CONFIGS[fault][1], "evaluate", tmp_path)
 
 
-def test_spoilt_or_foreign_weights_are_named(package, capsys, trained, tmp_path) -> None:
+def test_corrupt_or_foreign_weights_are_named(package, capsys, trained, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained["torchvae"], path)
     weights = path / "model.safetensors"
@@ -470,7 +470,7 @@ def test_files_that_can_not_be_used_are_named(package, capsys, tmp_path, monkeyp
     assert err.startswith(f"{package.__name__}: metrics.jsonl can't be used (No space left on device)")
 
 
-def test_a_spoilt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
+def test_a_corrupt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained["jaxvae"], path)
     record = {"step": 1, "epoch": 2.5, "split": "test", "loss": 1.0, "reconstruction": 1.0, "kl": 1.0}
@@ -511,15 +511,15 @@ def test_a_run_on_a_file_knows_it_again_from_anywhere(package, capsys, tmp_path,
         "../run",
     ]
     assert run(package, capsys, "train", *flags)[0] == 0
-    told = run(package, capsys, "evaluate", "../run")[1]
+    printed = run(package, capsys, "evaluate", "../run")[1]
     monkeypatch.chdir(tmp_path / "there")
-    assert run(package, capsys, "evaluate", "../run")[1] == told
+    assert run(package, capsys, "evaluate", "../run")[1] == printed
     np.save(tmp_path / "here" / "a.npy", images + np.uint8(2))
     fails(package, capsys, "are not those that ../run was trained on: their digest should be", "evaluate", "../run")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")])
-def test_what_does_not_fit_into_memory_is_told_and_leaves_nothing(
+def test_what_does_not_fit_into_memory_is_reported_and_leaves_nothing(
     package, capsys, tmp_path, monkeypatch, error
 ) -> None:
     def fit(*arguments: object) -> None:

@@ -90,8 +90,8 @@ def test_both_packages_draw_the_same(name: str, x64) -> None:
             np.testing.assert_allclose(way[:, -1], ends[1], rtol=0, atol=1e-14)
         moved = start[0].copy()
         moved[1] = values[0, 3]
-        told = None if label is None else np.array([label])
-        np.testing.assert_allclose(rows[0, 3], package.decode_images(spec, weights, moved[None], told)[0], atol=1e-14)
+        one = None if label is None else np.array([label])
+        np.testing.assert_allclose(rows[0, 3], package.decode_images(spec, weights, moved[None], one)[0], atol=1e-14)
         assert np.ptp(rows, axis=1).max() > 1e-3, "nothing moves"
         found[which] = ways, arcs, rows
     for a, b in zip(*found.values(), strict=True):
@@ -153,7 +153,7 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     coloured = found[np.ptp(found, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
     other = labelled_figure.points(places, labels + 7, ("a", "b"), "caption")
-    assert np.array_equal(read(other), found) == (kinds == 1), "one label says nothing, and is not told"
+    assert np.array_equal(read(other), found) == (kinds == 1), "a single label says nothing, and is not shown"
     if kinds > 1:
         assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
             places, labels[::-1], ("a", "b"), "x"

@@ -164,8 +164,8 @@ def generated(package: str, path: Path, z: np.ndarray, labels: np.ndarray | None
     z, labels = z.astype(spec.training.stored), labels if spec.model.classes else None
     array = jnp.asarray if package == "jaxvae" else torch.tensor
     with torch.no_grad():
-        told = None if labels is None else array(labels)
-        found = np.asarray(PACKAGES[package].images_of(spec, weights, array(z), told))
+        given_labels = None if labels is None else array(labels)
+        found = np.asarray(PACKAGES[package].images_of(spec, weights, array(z), given_labels))
     jax.config.update("jax_enable_x64", False)
     return found
 
@@ -195,8 +195,8 @@ def test_a_slider_moved_by_the_keyboard_changes_the_picture(view, name: str) -> 
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     assert state(page, run)["z"][latent] > first
-    told = state(page, run)["z"][latent]
-    assert float(slider.get_attribute("aria-valuetext") or "") == pytest.approx(told, abs=0.0051)  # two digits
+    value = state(page, run)["z"][latent]
+    assert float(slider.get_attribute("aria-valuetext") or "") == pytest.approx(value, abs=0.0051)  # two digits
     page.keyboard.press("End")
     assert (pixels(page, run) != shown).any()
 

@@ -62,7 +62,7 @@ def test_the_whole_files_are_read(tmp_path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_one_flipped_bit_in_any_tensor_is_told_of_it(tmp_path, reader: str) -> None:
+def test_one_flipped_bit_in_any_tensor_is_reported(tmp_path, reader: str) -> None:
     """safetensors itself loads every one of these without a word."""
     load, whole = READERS[reader]
     path, (header, tensors) = tmp_path / "flipped", transforms.split(whole)
@@ -77,7 +77,7 @@ def test_one_flipped_bit_in_any_tensor_is_told_of_it(tmp_path, reader: str) -> N
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_may_not_be_read_is_told(reader: str) -> None:
+def test_a_file_that_may_not_be_read_is_reported(reader: str) -> None:
     """By whoever runs this; root, who may read everything, becomes nobody for the while."""
     load, whole = READERS[reader]
     with tempfile.TemporaryDirectory() as folder:

@@ -82,7 +82,7 @@ def test_auto_goes_on_with_digits_and_says_why() -> None:
             datasets.load(named(name), None)
 
 
-def test_auto_never_passes_over_a_spoilt_file(copy) -> None:
+def test_auto_never_passes_over_a_corrupt_file(copy) -> None:
     spoil(copy, TEST, content(copy, TEST)[:-1])
     with pytest.raises(InputError, match="is not the published file"):
         datasets.load(named("auto"), copy)
@@ -104,7 +104,7 @@ def test_load_data_is_load_by_name_and_warns_of_another_data_set(mnist_root, tmp
 
 @pytest.mark.parametrize("name", idx.MNIST)
 @pytest.mark.parametrize("fault", ["cut", "empty", "one bit", "longer"])
-def test_a_spoilt_file_is_named(copy, name: str, fault: str) -> None:
+def test_a_corrupt_file_is_named(copy, name: str, fault: str) -> None:
     whole = content(copy, name)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4

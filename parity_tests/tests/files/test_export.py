@@ -136,8 +136,8 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
         file = folder / f"{name}.{suffix}"
         assert str(ROOT).encode() not in file.read_bytes(), "paths of this machine have no place in it"
         program, inputs = load(file), given(spec, name)
-        told = [(port.name, port.dtype, port.shape) for port in takes]
-        assert told == [(key, array.dtype.name, array.shape[1:]) for key, array in inputs.items()]
+        ports = [(port.name, port.dtype, port.shape) for port in takes]
+        assert ports == [(key, array.dtype.name, array.shape[1:]) for key, array in inputs.items()]
         expected = computed(package, spec, name, inputs)
         for rows in (1, 2, 7):
             found = program({key: array[:rows] for key, array in inputs.items()})
@@ -228,8 +228,8 @@ def test_the_signature_says_what_the_programs_are(format: Format, tmp_path) -> N
     assert from_json(found["spec"], "signature.json") == spec
     encode = found["programs"]["encode"]
     assert encode["file"] == f"encode.{suffix}"
-    told = [(port["name"], port["dtype"], port["shape"]) for port in encode["inputs"]]
-    assert told == [("images", "float32", ["batch", 4, 5, 1]), ("labels", "int32", ["batch"])]
+    ports = [(port["name"], port["dtype"], port["shape"]) for port in encode["inputs"]]
+    assert ports == [("images", "float32", ["batch", 4, 5, 1]), ("labels", "int32", ["batch"])]
     assert encode["inputs"][0]["meaning"].endswith("grey levels from 0 to 1; the model sees 1 where they are above half"
                                                    ", else 0")  # fmt: skip
     assert [port["name"] for port in encode["outputs"]] == ["mean", "logvar"]
@@ -330,8 +330,8 @@ def refused(package: str, capsys, says: str, run: Path, format: str, out: Path) 
     before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert cli.main(PACKAGES[package], ["export", str(run), "--format", format, "--out", str(out)]) == 2
-    told, err = capsys.readouterr()
-    assert told == ""
+    printed, err = capsys.readouterr()
+    assert printed == ""
     assert err.startswith(f"{package}: ")
     assert err.count("\n") == 1
     assert re.search(says, err), err

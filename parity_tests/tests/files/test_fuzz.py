@@ -17,7 +17,7 @@ def test_whatever_is_changed_is_refused_or_read_as_it_was(tmp_path, name: str) -
     assert sum(n for (_, end), n in found.outcomes.items() if end != SAME) > number / 5
 
 
-def test_what_is_taken_though_it_was_changed_is_told(tmp_path) -> None:
+def test_a_changed_file_that_is_read_is_reported(tmp_path) -> None:
     """A reader that believes everything is found out, and the number makes the same file again."""
     believer = TARGETS["weights"][1]._replace(read=lambda path: OTHER)
     found = fuzz(believer, tmp_path / "file", range(50))
@@ -27,7 +27,7 @@ def test_what_is_taken_though_it_was_changed_is_told(tmp_path) -> None:
     assert fuzz(believer, tmp_path / "file", [seed]).wrong == [found.wrong[0]]
 
 
-def test_what_falls_over_is_told(tmp_path) -> None:
+def test_an_unexpected_exception_is_reported(tmp_path) -> None:
     def falls(path: object) -> str:
         raise KeyError("spec")
 

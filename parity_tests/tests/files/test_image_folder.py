@@ -229,8 +229,8 @@ def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
     np.save(tmp_path / "a.npy", GREY)
     np.savez_compressed(tmp_path / "a.npz", images=GREY)
     one, many = ((tmp_path / name).read_bytes() for name in ("a.npy", "a.npz"))
-    spoilt = many[:200] + bytes(50) + many[250:]
-    for wrong in (b"", b"text", b"\x80\x04N.", one[:50], one[:-1], many[:-30], spoilt, b"\x93NUMPY\x01\x00v\x00{"):
+    corrupt = many[:200] + bytes(50) + many[250:]
+    for wrong in (b"", b"text", b"\x80\x04N.", one[:50], one[:-1], many[:-30], corrupt, b"\x93NUMPY\x01\x00v\x00{"):
         path.write_bytes(wrong)
         assert str(path) in refused("found one that is damaged or holds Python objects", f"npz:{path}")
 

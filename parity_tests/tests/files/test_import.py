@@ -266,7 +266,7 @@ def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
 def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> None:
     """Of the other package; and the report says what was recognised."""
     path, out = saved("sequential-halves", tmp_path / "file", "safetensors"), tmp_path / "run"
-    status, told, _ = run(PACKAGES[writer], capsys, "import", path, "--out", out, "--data", "digits")
+    status, printed, _ = run(PACKAGES[writer], capsys, "import", path, "--out", out, "--data", "digits")
     assert status == 0
     for words in (
         "a pair of nn.Sequential, whose encoder gives twice the latents, 16 tensors of float32 (safetensors)",
@@ -276,11 +276,11 @@ def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> Non
         "\nlikelihood  summed squared error",
         f"weights in {out / 'model.safetensors'}",
     ):
-        assert words in told
+        assert words in printed
     other = next(package for name, package in PACKAGES.items() if name != writer)
-    status, told, err = run(other, capsys, "evaluate", out)
+    status, printed, err = run(other, capsys, "evaluate", out)
     assert status == 0, err
-    assert "over 297 images of digits" in told
+    assert "over 297 images of digits" in printed
     for command in ("sample", "reconstruct"):
         assert run(other, capsys, command, out, "--out", tmp_path / "x.png", "--n", "4")[0] == 0
     assert f"preset relu-sigma, by {writer}" in run(other, capsys, "describe", out)[1]
@@ -321,9 +321,9 @@ def test_pythaes_configuration_beside_the_file_is_heard(tmp_path, capsys) -> Non
     assert (ours.spec.model.image, ours.spec.model.likelihood) == ((3, 3, 4), "bernoulli")
     assert ours.config["preset"] == "pytorch-examples"
     (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "BetaVAEConfig", "input_dim": [6, 6]}))
-    status, told, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
+    status, printed, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
     assert status == 0
-    assert "model_config.json is a BetaVAEConfig, whose loss is not that of pythae's VAE" in told
+    assert "model_config.json is a BetaVAEConfig, whose loss is not that of pythae's VAE" in printed
     (tmp_path / "model_config.json").write_text("[")
     refused(torchvae, capsys, tmp_path, "is not a pythae configuration", tmp_path / "model.pt")
 
@@ -468,7 +468,7 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
     trained = ours._replace(config={k: v for k, v in ours.config.items() if k != "imported"})
     with pytest.raises(InputError, match="was trained, not imported"):
         import_.export_source(jaxvae, trained, tmp_path / "back")
-    for spoilt in (
+    for corrupt in (
         {},
         [],
         {**ours.config["imported"], "source": "x"},
@@ -476,7 +476,7 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
         {**ours.config["imported"], "header": "{}"},
     ):
         with pytest.raises(InputError, match="is corrupt"):
-            import_.export_source(jaxvae, ours._replace(config={"imported": spoilt}), tmp_path / "back")
+            import_.export_source(jaxvae, ours._replace(config={"imported": corrupt}), tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -507,7 +507,7 @@ def test_a_table_of_your_own_goes_both_ways(package) -> None:
         np.testing.assert_array_equal(back[name], array, strict=True)
 
 
-def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
+def test_images_flattened_by_channel_are_distinguished_from_those_that_are_not() -> None:
     spec = Spec(model=ModelSpec((2, 3, 2), (), 1, classes=4))
     names = {"m.*": "encoder.mean.*", "v.*": "encoder.logvar.*", "d.*": "decoder.logits.*"}
     columns = np.arange(12.0).reshape(2, 2, 3)  # channel, height, width

@@ -86,8 +86,8 @@ def test_what_is_refused_is_refused_in_one_sentence_that_names_the_part() -> Non
         assert message.startswith(REFUSED), message
         assert message.endswith(".")
         assert "\n" not in message
-        told = value in message or other.get(value, value) in message
-        assert told or any(part in message for part in asked), (field, value, message)
+        named = value in message or other.get(value, value) in message
+        assert named or any(part in message for part in asked), (field, value, message)
 
 
 @pytest.mark.usefixtures("x64")
@@ -121,7 +121,7 @@ def compare_training(spec: Spec, ours, theirs) -> None:
 M, O, I = ModelSpec, ObjectiveSpec, ImagesSpec  # noqa: E741
 POINT, JUDGED = M(posterior="point"), M(posterior="point", discriminator=(5,))
 GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
-# One configuration for each sentence of `senseless`, and the words it has to hold.
+# One configuration for each sentence of `conflicts`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(), I(range="signed"), "a Bernoulli likelihood needs pixels in [0, 1]"),
     (M(output="linear"), O(), I(), "give --output bounded"),
@@ -167,7 +167,7 @@ def test_every_sentence_can_be_met(model: ModelSpec, objective: ObjectiveSpec, i
 
 
 def test_every_sentence_is_listed_here() -> None:
-    """As many as `senseless` has; no two configurations above share one unless their words differ by a part's name."""
+    """As many as `conflicts` has; no two configurations above share one unless their words differ by a part's name."""
     import inspect
 
     sentences = inspect.getsource(compatibility.conflicts).count("yield ")

@@ -28,7 +28,7 @@ from parity_tests.support.backends import FLOAT64, JAX, TORCH, assert_gradients_
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
-# Even and odd, square and oblong, one channel to three, told the class, or down to a single pixel.
+# Even and odd, square and oblong, one channel to three, conditioned on the class, or down to a single pixel.
 CASES = [
     ModelSpec((4, 4, 1), (3, 4), 2, network="conv", activation="leaky-relu"),
     ModelSpec((5, 5, 2), (2, 3), 3, network="conv", activation="leaky-relu"),
@@ -48,9 +48,9 @@ def jax_outputs(spec: Spec, params: nets.Params, x: jax.Array, z: jax.Array, lab
     """In training and in evaluation."""
     model = jaxvae.bind(spec.model, params)
     found = {}
-    for mode, told in {"eval": None, "train": jaxvae.Training(jnp.full(len(x), 1 / len(x)))}.items():
-        found |= {f"{mode} {name}": part for name, part in model.encode(x, labels, told)._asdict().items()}
-        found[f"{mode} logits"] = model.decode(z, labels, told).logits
+    for mode, training in {"eval": None, "train": jaxvae.Training(jnp.full(len(x), 1 / len(x)))}.items():
+        found |= {f"{mode} {name}": part for name, part in model.encode(x, labels, training)._asdict().items()}
+        found[f"{mode} logits"] = model.decode(z, labels, training).logits
     return found
 
 
@@ -184,7 +184,7 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
 
 @pytest.mark.parametrize(("kind", "stride", "more"), IN_USE)
 def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tuple[int, int]) -> None:
-    """Values and gradients, of several models at once; with more channels than outputs, and fewer."""
+    """Values and gradients, of several models together; with more channels than outputs, and fewer."""
     for inputs, outputs, height in ((3, 2, 4), (2, 3, 5)):
         x, kernel = jnp.asarray(RNG.normal(size=(2, 2, height, 3, inputs))), RNG.normal(size=(2, 3, 3, inputs, outputs))
         kernel = jnp.asarray(kernel if kind == "conv" else kernel.swapaxes(3, 4))

@@ -128,10 +128,10 @@ def test_how_many_images_are_taken_at_once_changes_no_figure(side: Implementatio
         for name in ("_IMAGES", "_PART", "_DRAWN"):
             monkeypatch.setattr(f"{side.package.__name__}.evaluate.{name}", number, raising=False)
         jax.clear_caches()
-        told = []
-        part = side.package.log_likelihood(spec, *_of(side, spec), samples=150, on_images=told.append)
-        assert sum(told) == len(IMAGES)
-        assert len(told) > 1
+        progress = []
+        part = side.package.log_likelihood(spec, *_of(side, spec), samples=150, on_images=progress.append)
+        assert sum(progress) == len(IMAGES)
+        assert len(progress) > 1
         np.testing.assert_allclose(part.nats, whole.nats, rtol=1e-13)  # products of other sizes add in other orders
 
 
@@ -297,7 +297,7 @@ def test_the_kl_of_each_latent_sums_to_the_kl() -> None:
 
 
 def test_mutual_information_is_its_formula() -> None:
-    """By scipy's densities, over 40 images: more than are set side by side at once."""
+    """By scipy's densities, over 40 images: more than are compared in one block."""
     means, logvars, eps = np.random.default_rng(2).normal(size=(3, 40, 2))
     z = means + np.exp(0.5 * logvars) * eps
     log_q = norm.logpdf(z[:, None], means, np.exp(0.5 * logvars)).sum(-1)

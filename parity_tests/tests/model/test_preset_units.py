@@ -67,9 +67,9 @@ def test_the_effective_weight_is_the_sources(name: str, image, weight: float, er
     said = re.search(rf"{words} ([\d.e+-]*\d)", description.text(spec, name))
     assert said is not None
     assert said[1] == f"{effective:g}"
-    told = re.search(rf"{words} ([\d.e+-]*\d)", description.summary(spec))
-    assert told is not None
-    assert told[1] == f"{effective:g}"
+    number = re.search(rf"{words} ([\d.e+-]*\d)", description.summary(spec))
+    assert number is not None
+    assert number[1] == f"{effective:g}"
 
 
 def test_the_known_effective_weights() -> None:

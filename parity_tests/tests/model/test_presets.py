@@ -129,9 +129,9 @@ def one_step(package: str, spec: Spec, arrays: Arrays, batch: Batch, step: int) 
     if package == "torchvae":
         model = torchvae.from_arrays(spec, arrays)
         state = torchvae.TrainState(model, torchvae.init_optimizers(spec, model), step, key)
-        told = None if batch.labels is None else torch.tensor(batch.labels)
+        labels = None if batch.labels is None else torch.tensor(batch.labels)
         return torchvae.optimizer_to_arrays(
-            spec, torchvae.train_step(spec, state, torch.tensor(batch.x), told)[0].optimizer
+            spec, torchvae.train_step(spec, state, torch.tensor(batch.x), labels)[0].optimizer
         ), draws
     params = jaxvae.from_arrays(spec, arrays)
     root = jaxvae.root_key(spec.training.seed)

@@ -60,7 +60,7 @@ EXCEPTIONS = {
     ("torchvae.parallel", "sum_gradients"): "the same",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
     ("jaxvae.nets", "statistics"): "a torch module keeps them by itself",
-    ("jaxvae.nets", "partition"): "a torch optimizer is told its tensors",
+    ("jaxvae.nets", "partition"): "a torch optimizer is given its tensors",
     ("jaxvae.nets", "combine"): "the same",
 }
 ARGUMENTS = {
@@ -72,9 +72,9 @@ ARGUMENTS = {
     ("nets", "Discriminator.__init__"): ({"rngs"}, "the same"),
     ("layers", "make"): ({"rngs"}, "the same"),
     ("layers", "Block.__init__"): ({"rngs"}, "the same"),
-    ("layers", "Block.forward"): ({"training"}, "torch's batch norm is told by train() and eval()"),
+    ("layers", "Block.forward"): ({"training"}, "torch's batch norm follows train() and eval()"),
     ("layers", "BatchNorm.forward"): ({"training"}, "the same"),
-    ("nets", "bind"): ({"dtype"}, "torch.autocast tells its layers"),
+    ("nets", "bind"): ({"dtype"}, "torch.autocast sets it"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
@@ -83,8 +83,8 @@ ARGUMENTS = {
 }
 # The same thing in each framework's word: parameters are a dict there and a module here.
 WORDS = {"params": "model", "opt_state": "optimizer"}
-# Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
-TOLD_APART = {
+# Docstrings that say where the state lives, what is donated or updated in place, and which devices there are.
+DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
     *("train_step", "train_epoch", "epoch_order"),
@@ -256,7 +256,7 @@ def test_the_two_sides_of_a_file_mirror_each_other(file: str) -> None:
             allowed = ARGUMENTS.get((file, name), (set(), ""))[0]
             mine, other = ([WORDS.get(n, n) for n in arguments(f) if n not in allowed] for f in (a, b))
             assert mine == other, f"{file}.{name}"
-        if name not in TOLD_APART:
+        if name not in DESCRIBED_DIFFERENTLY:
             assert _in_torchs_words(ast.get_docstring(a)) == ast.get_docstring(b), f"{file}.{name}"
 
 

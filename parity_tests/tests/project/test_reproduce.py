@@ -1,4 +1,4 @@
-"""Protocols of known results are carried out as they say, go on where they were stopped, and are tabled honestly."""
+"""Protocols of published results are run as written, resume where they were stopped, and are tabled honestly."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Runs that stop and go on: exactly, in either package, from whatever state they were stopped in."""
+"""Runs that stop and resume: exactly, in either package, from whatever state they were stopped in."""
 
 import errno
 import json
@@ -172,8 +172,8 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
         status = cli.main(package, ["train", *QUICK, "--log-every", "3", "--out", str(run)])
         assert signal.signal(number, before) is usual
     assert status == 128 + number
-    told = capsys.readouterr().err
-    assert f"stopped by {number.name} at step 17, which is saved; resume with {package.__name__} train --resume" in told
+    err = capsys.readouterr().err
+    assert f"stopped by {number.name} at step 17, which is saved; resume with {package.__name__} train --resume" in err
     assert checkpoints.present(run_folder.read(run))[-1] == 17
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
@@ -186,7 +186,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
 @pytest.mark.parametrize("times", [1, 4, 7])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_of_a_save_loses_nothing(forked, unbroken, tmp_path, point: str, times: int) -> None:
-    """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after going on."""
+    """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after resuming."""
     run = tmp_path / "run"
     ended = forked(["--die", f"{point}:{times}", "train", *TINY, "--out", str(run)])
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -222,16 +222,16 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(unbroken, tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_without_a_good_checkpoint_a_run_does_not_go_on(unbroken, tmp_path, capsys, damage: str) -> None:
+def test_without_a_good_checkpoint_a_run_does_not_resume(unbroken, tmp_path, capsys, damage: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     for file in (run / "checkpoints").glob("step-*"):
         spoil(file, damage)
     before = contents(run)
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
-    told = capsys.readouterr().err
-    assert "step-000000035" in told
-    assert "step-000000036" in told
-    assert f"{run} has no checkpoint left to resume from" in told
+    err = capsys.readouterr().err
+    assert "step-000000035" in err
+    assert "step-000000036" in err
+    assert f"{run} has no checkpoint left to resume from" in err
     assert contents(run) == before
 
 
@@ -255,7 +255,7 @@ def test_every_byte_counts(unbroken, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("listing", [None, b"", b"{}", b"[1, -2]", b"[3"])
-def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, listing: bytes | None) -> None:
+def test_a_corrupt_index_is_reported_and_made_again(unbroken, tmp_path, capsys, listing: bytes | None) -> None:
     run = copy(unbroken, tmp_path / "run")
     file = run / "checkpoints" / "steps.json"
     file.unlink()
@@ -268,7 +268,7 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
     assert json.loads(file.read_bytes()) == [35, 36]
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(unbroken, tmp_path) -> None:
     run = copy(unbroken, tmp_path / "run")
     for file in (run / "checkpoints").iterdir():
         file.unlink()
@@ -297,7 +297,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
         (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1"),
     ],
 )
-def test_what_a_run_is_can_not_be_changed_by_going_on(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
+def test_what_a_run_is_can_not_be_changed_by_resuming(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), *flags]) == 2
@@ -315,7 +315,7 @@ def test_other_images_are_refused(unbroken, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 2])
-def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
+def test_lost_metrics_are_reported(unbroken, tmp_path, capsys, lines: int) -> None:
     run = copy(unbroken, tmp_path / "run")
     kept = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:lines]
     (run / "metrics.jsonl").write_bytes(b"".join(kept))
@@ -323,7 +323,7 @@ def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
     assert "should hold the records of the first 2 epochs, to step 24" in capsys.readouterr().err
 
 
-def test_a_line_of_metrics_that_was_cut_short_is_written_anew(unbroken, tmp_path) -> None:
+def test_a_line_of_metrics_that_was_cut_short_is_written_again(unbroken, tmp_path) -> None:
     run = copy(unbroken, tmp_path / "run")
     content = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(content[:-30])
@@ -336,8 +336,8 @@ def test_a_run_is_one_processs_at_a_time(unbroken, tmp_path, capsys) -> None:
     before = contents(run)
     with run_folder.locked(run_folder.read(run)):
         assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
-        told = capsys.readouterr().err
-        assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", told)
+        err = capsys.readouterr().err
+        assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", err)
     assert contents(run) == before
     (run / ".lock").write_text("process 1 on another since long ago")  # of a process that was killed
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
@@ -373,7 +373,7 @@ def test_a_limit_on_file_sizes_leaves_what_was_there(forked, tmp_path, limit: in
 
 
 def stays_whole(run: Path) -> None:
-    """No file that is half written and no debris; where there is a run, it goes on."""
+    """No file that is half written and no debris; where there is a run, it resumes."""
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
     if not (run / "config.json").exists():
         return
@@ -388,11 +388,11 @@ def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> N
     run = tmp_path / "run"
     flags = [*QUICK, "--log-every", "4", "--checkpoint-every", "1", "--learning-rate", "1e18"]
     assert cli.main(package, ["train", *flags, "--out", str(run)]) == 3
-    told = capsys.readouterr().err
+    err = capsys.readouterr().err
     found = re.search(
-        r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", told
+        r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", err
     )
-    assert found, told
+    assert found, err
     step, since, until = map(int, found.group(3, 4, 5))
     assert since <= step <= until < since + 4
     kept = weight_file.load_checkpoint(Path(found.group(6)))
@@ -426,7 +426,7 @@ def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -
     assert contents(run) == expected
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(forked, unbroken, tmp_path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_begins_again(forked, unbroken, tmp_path) -> None:
     """Though it has metrics of an epoch already, where checkpoints are rarer than epochs."""
     run = tmp_path / "run"
     rare = [*TINY[:-1], "30"]
@@ -463,7 +463,7 @@ def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_pa
 
 
 def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -> None:
-    """There is no moment in which another process could go on with it, or its maker remove it from under that one."""
+    """There is no moment in which another process could resume it, or its maker remove it from under that one."""
     run = tmp_path / "run"
     write_config = run_folder.write_config
 
@@ -476,7 +476,7 @@ def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(run)]) == 0
 
 
-def test_a_signal_that_comes_too_late_is_told(unbroken, tmp_path, capsys, monkeypatch) -> None:
+def test_a_signal_that_comes_too_late_is_reported(unbroken, tmp_path, capsys, monkeypatch) -> None:
     """In the last epoch's evaluation or pictures: the run is whole, and the status the signal's."""
     run, fit = tmp_path / "run", NUMPY_BACKEND.fit
 
@@ -507,7 +507,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [("--max-steps 5", "--epochs 9"), ("--epochs 1", "--max-steps 30")])
-def test_going_on_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
+def test_resuming_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
     run = tmp_path / "run"
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
@@ -527,7 +527,7 @@ def test_what_others_left_in_the_folder_is_no_hindrance(unbroken, tmp_path) -> N
     assert sorted(path.name for path in (run / "images").iterdir()) == ["reconstructions-003.png", "samples-003.png"]
 
 
-def test_a_lost_epochs_metrics_are_told(unbroken, tmp_path, capsys) -> None:
+def test_a_lost_epochs_metrics_are_reported(unbroken, tmp_path, capsys) -> None:
     run = copy(unbroken, tmp_path / "run")
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([*lines[:1], *lines[2:]]))

@@ -45,6 +45,6 @@ def test_the_users_own_choice_holds(tmp_path: Path, name: str) -> None:
     assert other.exists() == (name == "elsewhere")
 
 
-def test_without_a_place_for_them_all_is_compiled_anew(tmp_path: Path) -> None:
+def test_without_a_folder_for_them_all_is_compiled_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert not kept(tmp_path / "file" / "cache")

@@ -80,7 +80,7 @@ def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:
         assert gap(found, trained(torchvae, name, None)) < NEAR, name
 
 
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> None:
+def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> None:
     """In two processes again, to the end of a run of one that was never stopped."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     flags = [*TINY, "--checkpoint-every", "5", "--epochs", "100000"]
@@ -95,9 +95,9 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
         r"torchvae: Another process has ended \(.*\); start all processes again with --resume\.\n", said
     )
     stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
-    (status, told, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
+    (status, out, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
     assert (status, *other) == (0, 0, "", "")
-    assert "test loss" in told
+    assert "test loss" in out
     assert run_folder.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
     assert cli.main(torchvae, [*flags, "--max-steps", stop, "--out", str(whole)]) == 0
     ours, theirs = (

@@ -1,4 +1,4 @@
-"""What is told of a run as it trains: the bar of a terminal, the lines of a pipe, and what TensorBoard shows."""
+"""What a run prints as it trains: the bar of a terminal, the lines of a pipe, and what TensorBoard shows."""
 
 import contextlib
 import fcntl
@@ -62,7 +62,7 @@ def boards(tmp_path_factory) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def terminal(columns: int, monkeypatch) -> Iterator[list[str]]:
-    """Standard error is a terminal of so many columns; what it was sent, once it is closed, as its redrawn lines."""
+    """Standard error is a terminal of this many columns; what it was sent, once it is closed, as its redrawn lines."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     sent, lines = bytearray(), []
@@ -161,8 +161,8 @@ def test_a_terminal_gets_a_bar_with_as_many_terms_as_it_has_room_for(
         assert cli.main(package, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
     train = [r for r in metrics.read(run_folder.read(tmp_path / "run")) if r["split"] == "train"][-1]
     names = ("loss", "reconstruction", "kl")[:terms]
-    told = " ".join(short_terms(names, [train[name] for name in names]))
-    assert re.fullmatch(rf"epoch 3/3 .* *[0-9.]+[kM]? img/s 00:00 left{', ' + told if told else ''} *", lines[-1])
+    words = " ".join(short_terms(names, [train[name] for name in names]))
+    assert re.fullmatch(rf"epoch 3/3 .* *[0-9.]+[kM]? img/s 00:00 left{', ' + words if words else ''} *", lines[-1])
     assert all(len(line) <= columns for line in lines)
     assert len([line for line in capsys.readouterr()[0].splitlines() if line.startswith("epoch ")]) == 3
 
@@ -193,9 +193,9 @@ def test_a_sweep_tells_of_its_runs(capsys, tmp_path, monkeypatch) -> None:
     with terminal(100, monkeypatch) as lines:
         assert cli.main(NUMPY_BACKEND, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     assert re.match(r"run 3/3, epoch 3/3 .* img/s 00:00 left, loss [0-9.]+ reconstruction [0-9.]+ kl ", lines[-1])
-    told = [line for line in capsys.readouterr()[0].splitlines() if line.startswith("seed-")]
-    assert all(re.fullmatch(rf"seed-\d-.*: test loss .* nats per image \(.*\)  {PACE}", line) for line in told)
-    assert len(told) == 3
+    lines = [line for line in capsys.readouterr()[0].splitlines() if line.startswith("seed-")]
+    assert all(re.fullmatch(rf"seed-\d-.*: test loss .* nats per image \(.*\)  {PACE}", line) for line in lines)
+    assert len(lines) == 3
     for run in (tmp_path / "sweep").glob("seed-*"):
         assert shown(events(files(run)[0])) == expected(run)
 
@@ -281,7 +281,7 @@ def test_tensorboard_is_begun_left_off_and_taken_up_at_any_time(boards, tmp_path
 
 
 @pytest.mark.parametrize("broken", ["events", "projector"])
-def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tmp_path, monkeypatch) -> None:
+def test_what_can_not_be_written_is_reported_and_made_up_for(broken: str, capsys, tmp_path, monkeypatch) -> None:
     """In the second of three epochs. The run is that of one without TensorBoard."""
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(tmp_path / "whole")]) == 0
     place, name = {"events": (tensorboard, "_append"), "projector": (projector, "update")}[broken]
@@ -320,7 +320,7 @@ def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path) -> None
     assert file.read_bytes() == b"before"
 
 
-def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards, capsys, tmp_path) -> None:
+def test_a_folder_that_can_not_be_made_is_reported_before_anything_is_written(boards, capsys, tmp_path) -> None:
     run = copy(boards["jaxvae"], tmp_path / "run")
     for path in (run / "tensorboard").iterdir():
         path.unlink()
@@ -329,8 +329,8 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards
     before = contents(run)
     capsys.readouterr()
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), "--tensorboard"]) == 2
-    told = "must be a writable folder; remove it, or give --no-tensorboard."
-    assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {told}\n")
+    message = "must be a writable folder; remove it, or give --no-tensorboard."
+    assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {message}\n")
     after = contents(run)
     assert [name for name in before | after if before.get(name) != after.get(name)] == []
 
@@ -342,8 +342,8 @@ def test_without_the_extra_it_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
     tensorboard._library.cache_clear()
     assert cli.main(package, [command, *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    told = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
-    assert capsys.readouterr() == ("", f"{package.__name__}: {told}\n")
+    message = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+    assert capsys.readouterr() == ("", f"{package.__name__}: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -411,7 +411,7 @@ def test_the_projector_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_model_with_classes_is_told_its_labels(tmp_path) -> None:
+def test_a_model_with_classes_gets_its_labels(tmp_path) -> None:
     flags = ["--classes", "10", "--max-steps", "2", "--tensorboard", "--out", str(tmp_path / "run")]
     assert cli.main(torchvae, ["train", *TINY, *flags]) == 0
     assert len((tmp_path / "run" / "tensorboard" / "tensors.tsv").read_text().splitlines()) == 297

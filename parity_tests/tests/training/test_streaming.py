@@ -309,7 +309,7 @@ def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, c
     assert isinstance(dataset.train, streaming.Mapped)
 
 
-def test_a_stopped_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch) -> None:
+def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch) -> None:
     def interrupted(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         fit(*arguments)

@@ -150,12 +150,12 @@ def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, mon
     assert len(terms_of(second)) == 6
 
 
-def test_a_run_that_leaves_the_finite_numbers_is_told_and_the_others_go_on(tmp_path, capsys) -> None:
+def test_a_run_that_diverges_is_reported_and_the_others_continue(tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(jaxvae, out, "--learning-rate", "1e-3", "1e30", "--epochs", "1", "--how", "together") == 3
-    told, err = capsys.readouterr()
+    printed, err = capsys.readouterr()
     assert re.search(r"jaxvae: 1 of 2 runs diverged, the first: .*-1e\+30: Training stopped: the .* step 2", err)
-    assert re.search(r"\| 1 +\| +1e\+30 \| 0 of 1 \| +- ± - \|", told)
+    assert re.search(r"\| 1 +\| +1e\+30 \| 0 of 1 \| +- ± - \|", printed)
     good, bad = results(out)["settings"]
     assert good["runs"] == 1
     assert good["standard_error"] == {"loss": None, "reconstruction": None, "kl": None}
@@ -194,7 +194,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
         assert (out / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
+def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(NUMPY_BACKEND, out, *GRID[:2], *GRID[-2:]) == 0
     half = out / "seed-2-beta-1-learning-rate-0.001"
