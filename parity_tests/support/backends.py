@@ -186,22 +186,22 @@ def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
     return layout.to_torch(parameter, np.asarray(tree))
 
 
-def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: float, where: str = "") -> None:
+def assert_gradients_equal(spec: Spec, actual: Arrays, expected: Arrays, tolerance: float, where: str = "") -> None:
     """Compare gradients relative to each tensor's largest entry.
 
     A bias that only the source trains, because batch norm cancels it, must have a gradient that is zero up to rounding.
     """
-    held = theirs.keys() - ours.keys()
-    assert ours.keys() | held == theirs.keys()
+    held = expected.keys() - actual.keys()
+    assert actual.keys() | held == expected.keys()
     for name in held:
-        scale = np.abs(theirs[name.replace("bias", "weight")]).max()
-        assert np.abs(theirs[name]).max() <= 1e-12 * scale, f"{where} {name} has a gradient"
+        scale = np.abs(expected[name.replace("bias", "weight")]).max()
+        assert np.abs(expected[name]).max() <= 1e-12 * scale, f"{where} {name} has a gradient"
     for parameter in layout.table(spec.model):
         if not parameter.trained:
             continue
         name = parameter.name
-        scale = np.abs(theirs[name]).max()
-        gap = np.abs(ours[name] - theirs[name]).max()
+        scale = np.abs(expected[name]).max()
+        gap = np.abs(actual[name] - expected[name]).max()
         assert gap <= tolerance * scale, f"{where} {name}: {gap:.3g} beside {scale:.3g}"
 
 

@@ -63,17 +63,19 @@ def test_a_run_folder(trained) -> None:
             *((step, 2, "train") for step in (15, 20)),
             (24, 2, "test"),
         ]
-    for ours, theirs in zip(*records.values(), strict=True):
-        assert list(ours) == ["step", "epoch", "split", "loss", "reconstruction", "kl"]
+    for in_jax, in_torch in zip(*records.values(), strict=True):
+        assert list(in_jax) == ["step", "epoch", "split", "loss", "reconstruction", "kl"]
         # Float32, from the same start: a few tens of steps' growth of a rounding of 1e-7.
-        np.testing.assert_allclose([ours[k] for k in ("loss", "kl")], [theirs[k] for k in ("loss", "kl")], rtol=1e-4)
+        np.testing.assert_allclose(
+            [in_jax[k] for k in ("loss", "kl")], [in_torch[k] for k in ("loss", "kl")], rtol=1e-4
+        )
 
 
 def test_pictures_are_the_same_from_both(trained) -> None:
     for kind in ("samples", "reconstructions"):
-        ours, theirs = (pixels(path / "images" / f"{kind}-001.png") for path in trained.values())
-        assert ours.std() > 10
-        assert np.abs(ours - theirs).max() <= 2  # of 255
+        in_jax, in_torch = (pixels(path / "images" / f"{kind}-001.png") for path in trained.values())
+        assert in_jax.std() > 10
+        assert np.abs(in_jax - in_torch).max() <= 2  # of 255
 
 
 def test_the_epochs_mean_without_log_every(package, capsys, tmp_path) -> None:
@@ -287,12 +289,12 @@ def test_a_run_of_each_relative_is_the_same_by_both(relatives, name: str) -> Non
         assert sorted(p.name for p in (path / "images").iterdir()) == [f"{kind}-001.png" for kind in kinds]
         records.append([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()])
         assert [list(r) for r in records[-1]] == [["step", "epoch", "split", *PRESETS[name].terms]] * 2
-    for ours, theirs in zip(*records, strict=True):
-        terms = [[r[term] for term in PRESETS[name].terms] for r in (ours, theirs)]
+    for in_jax, in_torch in zip(*records, strict=True):
+        terms = [[r[term] for term in PRESETS[name].terms] for r in (in_jax, in_torch)]
         np.testing.assert_allclose(*terms, rtol=1e-4)
     for kind in kinds:
-        ours, theirs = (pixels(relatives[name, p] / "images" / f"{kind}-001.png") for p in PACKAGES)
-        assert np.abs(ours - theirs).max() <= 2  # of 255
+        in_jax, in_torch = (pixels(relatives[name, p] / "images" / f"{kind}-001.png") for p in PACKAGES)
+        assert np.abs(in_jax - in_torch).max() <= 2  # of 255
 
 
 @family

@@ -94,9 +94,9 @@ def test_images_and_labels_are_torchvisions(forged, monkeypatch) -> None:
     monkeypatch.setattr(CIFAR10, "test_list", [test])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta[1]})
     for of, pixels, numbers in ((True, found.train, found.train_labels), (False, found.test, found.test_labels)):
-        theirs = CIFAR10(str(root), train=of)
-        np.testing.assert_array_equal(pixels, theirs.data, strict=True)
-        np.testing.assert_array_equal(numbers, theirs.targets)
+        reference = CIFAR10(str(root), train=of)
+        np.testing.assert_array_equal(pixels, reference.data, strict=True)
+        np.testing.assert_array_equal(numbers, reference.targets)
         assert numbers.dtype == np.uint8
         assert pixels.flags.c_contiguous
     np.testing.assert_array_equal(np.concatenate([found.train, found.test]), images.transpose(0, 2, 3, 1))

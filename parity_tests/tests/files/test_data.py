@@ -55,9 +55,9 @@ def test_mnist_is_torchvisions(mnist, mnist_root) -> None:
     from torchvision.datasets import MNIST
 
     for train, images, labels in ((True, mnist.train, mnist.train_labels), (False, mnist.test, mnist.test_labels)):
-        theirs = MNIST(str(mnist_root), train=train, download=False)
-        np.testing.assert_array_equal(images[..., 0], theirs.data.numpy(), strict=True)
-        np.testing.assert_array_equal(labels, theirs.targets.numpy())
+        reference = MNIST(str(mnist_root), train=train, download=False)
+        np.testing.assert_array_equal(images[..., 0], reference.data.numpy(), strict=True)
+        np.testing.assert_array_equal(labels, reference.targets.numpy())
 
 
 def test_mnist_is_looked_for_in_order(copy, mnist_root, monkeypatch, tmp_path) -> None:
@@ -246,9 +246,9 @@ def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
     this = idx.IDX_SETS[name]
     found, why = datasets.load(named(name), root)
     assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
-    theirs = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
-    np.testing.assert_array_equal(found.train_labels, theirs.targets.numpy() - this.first_label)
-    stored = theirs.data.numpy()
+    reference = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
+    np.testing.assert_array_equal(found.train_labels, reference.targets.numpy() - this.first_label)
+    stored = reference.data.numpy()
     np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
     upright = np.swapaxes(images, 1, 2) if name.startswith("emnist") else images
     np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], upright)

@@ -104,9 +104,9 @@ def test_the_familys_arrays_mean_the_same() -> None:
     spec = member("conditional conv")
     small = {name: array * np.float32(0.1) for name, array in trained_arrays(spec).items()}
     given = batch_of(spec)
-    ours, theirs = (side.forward(spec, small, given) for side in (jax_backend, torch_backend))
-    assert list(ours) == list(theirs)
-    for found, expected in zip(ours.values(), theirs.values(), strict=True):
+    in_jax, in_torch = (side.forward(spec, small, given) for side in (jax_backend, torch_backend))
+    assert list(in_jax) == list(in_torch)
+    for found, expected in zip(in_jax.values(), in_torch.values(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -199,10 +199,10 @@ def test_optimizers_of_wrong_or_missing_phases_are_refused(name: str, fault: str
 def test_optimizers_of_one_phase_are_not_those_of_several() -> None:
     spec, arrays, moments = phased()
     plain = Spec("digits", SPEC.model)
-    ours = torchvae.optimizer_to_arrays(plain, torchvae.init_state(plain).optimizer)
+    state = torchvae.optimizer_to_arrays(plain, torchvae.init_state(plain).optimizer)
     for name in PACKAGES:
         with pytest.raises(InputError, match=r"lacks its reconstruction\.step"):
-            restored(name, spec, arrays, ours)
+            restored(name, spec, arrays, state)
         with pytest.raises(InputError, match="lacks its step"):
             restored(name, plain, torch_backend.initial(plain), moments)
 

@@ -42,8 +42,8 @@ def first_step(package, name: str, dtype: Dtype) -> tuple[np.ndarray, dict[str, 
 def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
     """Of all together, as a share of the others' length: of one tensor, a unit that ReLU cuts off here and not there
     may be most."""
-    ours, theirs = (np.concatenate([found[name].ravel() for name in others]) for found in (arrays, others))
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    actual, expected = (np.concatenate([found[name].ravel() for name in others]) for found in (arrays, others))
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def evaluated(package, spec: Spec) -> tuple:
 def test_all_but_training_is_float32s(package) -> None:
     spec = small("beta-b")
     rounded = replace(spec, training=replace(spec.training, dtype="bfloat16"))
-    ours, theirs = (evaluated(package, s) for s in (spec, rounded))
-    for one, other in zip(ours, theirs, strict=True):
+    in_float32, in_bfloat16 = (evaluated(package, s) for s in (spec, rounded))
+    for one, other in zip(in_float32, in_bfloat16, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 

@@ -69,12 +69,12 @@ def test_outputs_gradients_and_statistics_are_equal(model: ModelSpec) -> None:
     spec = Spec(model=model, training=FLOAT64)
     arrays, batch = some_arrays(spec), some_batch(spec, 5)
     given = batch.x, batch.eps, batch.labels
-    ours = jax_outputs(spec, jaxvae.from_arrays(spec, arrays), *(a if a is None else jnp.asarray(a) for a in given))
+    in_jax = jax_outputs(spec, jaxvae.from_arrays(spec, arrays), *(a if a is None else jnp.asarray(a) for a in given))
     on_torch: Any = (a if a is None else torch.tensor(a) for a in given)
-    theirs = torch_outputs(spec, torchvae.from_arrays(spec, arrays), *on_torch)
-    assert ours.keys() == theirs.keys()
-    for name, found in ours.items():
-        expected = theirs[name].numpy()
+    in_torch = torch_outputs(spec, torchvae.from_arrays(spec, arrays), *on_torch)
+    assert in_jax.keys() == in_torch.keys()
+    for name, found in in_jax.items():
+        expected = in_torch[name].numpy()
         assert found.shape == (5, model.pixels if name.endswith("logits") else model.latent)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max(), err_msg=name)
     mine, other = JAX.minimized(spec, arrays, batch, 0), TORCH.minimized(spec, arrays, batch, 0)
@@ -169,15 +169,15 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
     else:
         weight = RNG.normal(size=(2, 3, 3, 3))
         expected = functools.partial(F.conv_transpose2d, stride=stride, padding=1, output_padding=more)
-    ours, theirs = nets.Block(layer, rngs=nnx.Rngs(0)).conv, torchvae.nets.Block(layer).conv.double()
-    ours.kernel, ours.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
-    theirs.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+    in_jax, in_torch = nets.Block(layer, rngs=nnx.Rngs(0)).conv, torchvae.nets.Block(layer).conv.double()
+    in_jax.kernel, in_jax.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
+    in_torch.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     for height in (1, 11, 3, 9, 5, 7):
         x = RNG.normal(size=(2, 2, height, 13 - height))
         wanted = expected(torch.tensor(x), torch.tensor(weight), torch.tensor(bias)).numpy()
         with torch.no_grad():
-            np.testing.assert_allclose(theirs(torch.tensor(x)).numpy(), wanted, rtol=0, atol=1e-14)
-        found = np.asarray(ours(jnp.asarray(x.transpose(0, 2, 3, 1))))
+            np.testing.assert_allclose(in_torch(torch.tensor(x)).numpy(), wanted, rtol=0, atol=1e-14)
+        found = np.asarray(in_jax(jnp.asarray(x.transpose(0, 2, 3, 1))))
         # Sums of 18 products of numbers of about 1, in another order.
         np.testing.assert_allclose(found.transpose(0, 3, 1, 2), wanted, rtol=0, atol=1e-13)
 

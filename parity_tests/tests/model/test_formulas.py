@@ -185,6 +185,8 @@ def test_pixels_are_totensors_inside_a_compiled_epoch() -> None:
 
 def test_images_of_several_channels_are_flattened_alike() -> None:
     images = RNG.integers(0, 256, (3, 4, 5, 2), dtype=np.uint8)
-    for ours, theirs in itertools.pairwise([package.scale(array(images), "float32") for package, array, _ in SIDES]):
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-        np.testing.assert_array_equal(np.asarray(ours), images.reshape(3, -1).astype("float32") / np.float32(255))
+    for in_jax, in_torch in itertools.pairwise(
+        [package.scale(array(images), "float32") for package, array, _ in SIDES]
+    ):
+        np.testing.assert_array_equal(np.asarray(in_jax), np.asarray(in_torch))
+        np.testing.assert_array_equal(np.asarray(in_jax), images.reshape(3, -1).astype("float32") / np.float32(255))

@@ -64,9 +64,7 @@ def test_an_unknown_kind_of_layer_is_an_error(reader) -> None:
         reader(**{name: arguments[name] for name in inspect.signature(reader).parameters})
 
 
-@pytest.mark.parametrize(
-    "module", [layout, description, plain_networks, matmul_bound, jaxvae.layers, torchvae.layers]
-)
+@pytest.mark.parametrize("module", [layout, description, plain_networks, matmul_bound, jaxvae.layers, torchvae.layers])
 def test_who_walks_the_layers_names_every_kind(module) -> None:
     """A `match` of a kind of layer ends with assert_never."""
     matches = [

@@ -99,8 +99,8 @@ def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> 
         for part, expected in zip(found[side_name], by_hand(side, spec, SAMPLES), strict=True):
             assert part.dtype == np.float64
             np.testing.assert_allclose(part, expected, rtol=1e-10, err_msg=side_name)
-    for ours, theirs in zip(*found.values(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    for in_jax, in_torch in zip(*found.values(), strict=True):
+        np.testing.assert_allclose(in_jax, in_torch, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("_x64")
@@ -346,17 +346,17 @@ def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys)
         found.append(json.loads(file.read_text()))
         assert json.loads((trained / "vae" / "measures.json").read_text()) == found[-1]
     assert tuple(found[0]) == evaluation.ALL
-    for name, ours in found[0].items():
-        theirs = found[1][name]
-        assert (ours.pop("by"), theirs.pop("by")) == ("jaxvae", "torchvae")
-        assert ours["step"] == 30
-        assert ours["epoch"] == 5
-        assert ours["images"] == 297
-        assert ours.keys() == theirs.keys()
-        for part, value in ours.items():
+    for name, in_jax in found[0].items():
+        in_torch = found[1][name]
+        assert (in_jax.pop("by"), in_torch.pop("by")) == ("jaxvae", "torchvae")
+        assert in_jax["step"] == 30
+        assert in_jax["epoch"] == 5
+        assert in_jax["images"] == 297
+        assert in_jax.keys() == in_torch.keys()
+        for part, value in in_jax.items():
             # How far the last refinement moved is a difference of figures: of their digits.
             near = 1e-10 if part == "last_change" else 0
-            assert theirs[part] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-10, abs=near)), (
+            assert in_torch[part] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-10, abs=near)), (
                 part
             )
     sampled, exact = (found[0][name]["log_likelihood"] for name in ("log-likelihood", "quadrature"))

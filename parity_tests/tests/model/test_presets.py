@@ -82,9 +82,9 @@ def test_the_loss_and_its_gradient_are_the_sources(side, name: str) -> None:
         found = side.minimized(spec, arrays, batch, step)
         # The sources take probabilities, and sums in other orders: some ulps of 1e-16.
         np.testing.assert_allclose(list(found.losses.values()), losses, rtol=1e-12, err_msg=f"step {step}")
-        for phase, theirs in zip(found.gradients, gradients, strict=True):
+        for phase, expected in zip(found.gradients, gradients, strict=True):
             # A gradient is a sum of terms that cancel, and batch norm's layers lose digits of it.
-            assert_gradients_equal(spec, found.gradients[phase], theirs, 1e-11, f"{name} {phase}")
+            assert_gradients_equal(spec, found.gradients[phase], expected, 1e-11, f"{name} {phase}")
 
 
 # Those whose optimizer is given another share of the nats, several phases, or a step that counts.

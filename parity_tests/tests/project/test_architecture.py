@@ -175,8 +175,8 @@ def test_imports_between_files_run_one_way() -> None:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
-                ours = name.partition(".")[0] in ("jaxvae", "torchvae", "parity_tests", "scripts")
-                assert not ours or name.startswith(allowed), f"{path}: {name}"
+                internal = name.partition(".")[0] in ("jaxvae", "torchvae", "parity_tests", "scripts")
+                assert not internal or name.startswith(allowed), f"{path}: {name}"
 
 
 ORDER = (
@@ -238,18 +238,18 @@ def public(tree: ast.Module) -> dict[str, ast.AST]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_two_sides_of_a_file_mirror_each_other(file: str) -> None:
-    ours, theirs = (public(ast.parse((ROOT / side / f"{file}.py").read_text())) for side in ("jaxvae", "torchvae"))
-    ours = {name.replace("__call__", "forward"): node for name, node in ours.items()}
+    in_jax, in_torch = (public(ast.parse((ROOT / side / f"{file}.py").read_text())) for side in ("jaxvae", "torchvae"))
+    in_jax = {name.replace("__call__", "forward"): node for name, node in in_jax.items()}
     keep = {
         side: [name for name in names if (f"{side}.{file}", name) not in EXCEPTIONS]
-        for side, names in (("jaxvae", ours), ("torchvae", theirs))
+        for side, names in (("jaxvae", in_jax), ("torchvae", in_torch))
     }
     assert keep["jaxvae"] == keep["torchvae"]
     excepted = {(side, name) for side, name in EXCEPTIONS if side.endswith(f".{file}")}
-    there = {(f"{side}.{file}", name) for side, names in (("jaxvae", ours), ("torchvae", theirs)) for name in names}
+    there = {(f"{side}.{file}", name) for side, names in (("jaxvae", in_jax), ("torchvae", in_torch)) for name in names}
     assert excepted <= there, "an exception that is no longer needed"
     for name in keep["jaxvae"]:
-        a, b = ours[name], theirs[name]
+        a, b = in_jax[name], in_torch[name]
         if not isinstance(a, ast.FunctionDef | ast.ClassDef) or not isinstance(b, ast.FunctionDef | ast.ClassDef):
             continue
         if isinstance(a, ast.FunctionDef) and isinstance(b, ast.FunctionDef):
@@ -271,10 +271,10 @@ def arguments(function: ast.FunctionDef) -> list[str]:
 
 
 def test_every_file_is_mirrored_or_excepted() -> None:
-    ours, theirs = ({p.stem for p in (ROOT / side).glob("*.py")} for side in ("jaxvae", "torchvae"))
-    for package, only in (("torchvae", theirs - ours), ("jaxvae", ours - theirs)):
+    in_jax, in_torch = ({p.stem for p in (ROOT / side).glob("*.py")} for side in ("jaxvae", "torchvae"))
+    for package, only in (("torchvae", in_torch - in_jax), ("jaxvae", in_jax - in_torch)):
         assert only == {name for side, name in EXCEPTIONS if side == package}
-    assert (ours & theirs) - {"__init__", "__main__"} == set(FILES)
+    assert (in_jax & in_torch) - {"__init__", "__main__"} == set(FILES)
 
 
 def test_the_two_packages_offer_the_same_names() -> None:

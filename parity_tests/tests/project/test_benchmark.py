@@ -53,8 +53,8 @@ def test_a_plain_loss_is_the_packages(name: str, samples: int | None) -> None:
     setting = small(name, samples)
     spec, state = setting.spec, torchvae.init_state(setting.spec)
     model, loss = in_torch.plain(setting)
-    mine, theirs = model.state_dict(), state.model.state_dict().values()
-    model.load_state_dict(dict(zip(mine, theirs, strict=True)))
+    mine, tensors = model.state_dict(), state.model.state_dict().values()
+    model.load_state_dict(dict(zip(mine, tensors, strict=True)))
     key = torchvae.random.fold_in(torchvae.streams(state.key).noise, 0)
     x, eps = in_torch.pixels(setting)[:16], torchvae.draw(spec, key, 16).eps
     values = [loss(model, x, eps)] + ([baselines.tutorial_loss(model, x, eps)] if loss is baselines.elbo_loss else [])
@@ -98,9 +98,9 @@ def test_the_plain_evaluation_estimates_what_the_packages_do(name: str) -> None:
     nll = baselines.bernoulli_nll if name == "pytorch-examples" else baselines.squared_nll
     x = in_torch.pixels(setting._replace(train=setting.test[:3]))
     found = baselines.log_likelihood(nll, model, x, 20_050, batch=2)
-    theirs = torchvae.log_likelihood(spec, state.model, setting.test[:3], state.key, samples=20_050)
+    expected = torchvae.log_likelihood(spec, state.model, setting.test[:3], state.key, samples=20_050)
     # A tenth of the samples is effective, so that a mean of their weights is known to 2 %.
-    assert found.numpy() == pytest.approx(theirs.nats, abs=0.15)
+    assert found.numpy() == pytest.approx(expected.nats, abs=0.15)
     assert baselines.sample(model, 3, 5).reshape(3, -1).shape == (3, 49)
 
 

@@ -101,8 +101,8 @@ def test_a_stopped_protocol_is_resumed(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("lean")
 def test_the_autoencoder_is_read_beside_pca(tmp_path, capsys) -> None:
     reproduce.main(on_digits(tmp_path, "autoencoder", "torchvae", 1))
-    ours, linear, share = runner.read_all(tmp_path)[0].figures.values()
-    assert share == ours / linear
+    error, linear, share = runner.read_all(tmp_path)[0].figures.values()
+    assert share == error / linear
     assert "beside-pca.png" in capsys.readouterr().out
     assert (tmp_path / "autoencoder-torchvae-0" / "images" / "beside-pca.png").stat().st_size > 1000
 

@@ -99,10 +99,10 @@ def test_every_kind_of_model_goes_on_within_an_epoch(package, tmp_path, name: st
             package.fit(spec, data, cut.append, None, start, on_part, [stop])
         start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     end = package.fit(spec, data, cut.append, None, start)
-    for ours, theirs in zip(cut, whole, strict=True):
-        assert (ours.epoch, ours.step) == (theirs.epoch, theirs.step)
-        np.testing.assert_array_equal(ours.train, theirs.train)
-        np.testing.assert_array_equal(ours.test, theirs.test)
+    for actual, expected in zip(cut, whole, strict=True):
+        assert (actual.epoch, actual.step) == (expected.epoch, expected.step)
+        np.testing.assert_array_equal(actual.train, expected.train)
+        np.testing.assert_array_equal(actual.test, expected.test)
     for to_arrays, place in ((package.to_arrays, 0), (package.optimizer_to_arrays, 1)):
         found, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
         for key in expected:
@@ -116,12 +116,12 @@ def bounded(spec: Spec) -> Any:
 def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
     """JAX to torch to JAX in float64, at steps 5 and 16 of epochs of 12, and the other way round: equal to 1e-10."""
     flags, found = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
-    for ours, theirs in ((jaxvae, torchvae), (torchvae, jaxvae)):
-        folder = tmp_path / ours.__name__
+    for first, second in ((jaxvae, torchvae), (torchvae, jaxvae)):
+        folder = tmp_path / first.__name__
         folder.mkdir()
-        assert max(switch((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
+        assert max(switch((first, second, first), flags, (5, 16, 36), folder)) < (1e-10,)
         assert [(s["framework"], s["from_step"]) for s in run_folder.read(folder / "run").config["sessions"]] == [
-            (ours.__name__, 0), (theirs.__name__, 5), (ours.__name__, 16)]  # fmt: skip
+            (first.__name__, 0), (second.__name__, 5), (first.__name__, 16)]  # fmt: skip
         found.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
     assert gap(*found) < (1e-10,)
     jax.config.update("jax_enable_x64", False)
@@ -132,9 +132,9 @@ def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
     assert cli.main(package, ["train", *QUICK, "--epochs", "3", "--log-every", "3", "--out", str(longer)]) == 0
     run = copy(trained[package.__name__], tmp_path / "run")
     assert cli.main(package, ["train", "--resume", str(run), "--epochs", "3"]) == 0
-    ours, theirs = (weight_file.load_checkpoint(path / LAST) for path in (run, longer))
-    for name in theirs.weights:
-        np.testing.assert_array_equal(ours.weights[name], theirs.weights[name])
+    actual, expected = (weight_file.load_checkpoint(path / LAST) for path in (run, longer))
+    for name in expected.weights:
+        np.testing.assert_array_equal(actual.weights[name], expected.weights[name])
     assert (run / "metrics.jsonl").read_bytes() == (longer / "metrics.jsonl").read_bytes()
     assert run_folder.read(run).spec.training.epochs == 3
 

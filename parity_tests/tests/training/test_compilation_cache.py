@@ -18,10 +18,10 @@ print(jax.jit(lambda x: x + 1)(1))
 
 def kept(cache: Path, **environment: str) -> list[Path]:
     """The files under the user's cache folder after a process."""
-    ours = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
+    variables = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
     of_the_tests = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(of_the_tests)}
-    asked = {**inherited, **ours, **environment}
+    asked = {**inherited, **variables, **environment}
     result = subprocess.run([sys.executable, "-c", PROGRAM], env=asked, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
     return [path for path in cache.rglob("*") if path.is_file()] if cache.is_dir() else []

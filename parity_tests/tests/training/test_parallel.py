@@ -100,11 +100,11 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> No
     assert "test loss" in out
     assert run_folder.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
     assert cli.main(torchvae, [*flags, "--max-steps", stop, "--out", str(whole)]) == 0
-    ours, theirs = (
+    actual, expected = (
         weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), int(stop))) for path in (run, whole)
     )
-    assert gap(ours.weights, theirs.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
-    assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
+    assert gap(actual.weights, expected.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
+    assert gap(actual.optimizer, expected.optimizer) < (1e-10,)
 
 
 @pytest.mark.parametrize(

@@ -63,22 +63,22 @@ def boards(tmp_path_factory) -> dict[str, Path]:
 @contextlib.contextmanager
 def terminal(columns: int, monkeypatch) -> Iterator[list[str]]:
     """Standard error is a terminal of this many columns; what it was sent, once it is closed, as its redrawn lines."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    near_end, far_end = pty.openpty()
+    fcntl.ioctl(far_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     sent, lines = bytearray(), []
 
     def read() -> None:
         with contextlib.suppress(OSError):  # EIO once nobody has the other end
-            while part := os.read(ours, 4096):
+            while part := os.read(near_end, 4096):
                 sent.extend(part)
 
     reader = threading.Thread(target=read)
     reader.start()
-    with monkeypatch.context() as patch, os.fdopen(theirs, "w") as file:
+    with monkeypatch.context() as patch, os.fdopen(far_end, "w") as file:
         patch.setattr(sys, "stderr", file)
         yield lines
     reader.join()
-    os.close(ours)
+    os.close(near_end)
     lines += [line for line in re.split(r"[\r\n]+|\x1b\[[A-Z]", sent.decode()) if line.strip()]
 
 

@@ -123,9 +123,9 @@ def test_a_streamed_run_goes_on_within_a_block_and_after_an_epoch(package, tmp_p
         start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     end = package.fit(spec, mapped, cut.append, None, start, None, (), size)
     assert [(p.epoch, p.step) for p in cut] == [(1, 5), (2, 9)]
-    for ours, theirs in zip(cut, whole, strict=True):
-        np.testing.assert_array_equal(ours.train, theirs.train)
-        np.testing.assert_array_equal(ours.test, theirs.test)
+    for actual, expected in zip(cut, whole, strict=True):
+        np.testing.assert_array_equal(actual.train, expected.train)
+        np.testing.assert_array_equal(actual.test, expected.test)
     same(package.to_arrays(spec, end[0]), package.to_arrays(spec, last[0]))
     same(package.optimizer_to_arrays(spec, end[1]), package.optimizer_to_arrays(spec, last[1]))
 

@@ -110,10 +110,10 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
     together = jaxvae.fit_together(specs, data, lambda i, progress: found[i].append(progress), None, [None, *ahead])
     assert [[p.epoch for p in progress] for progress in found] == [[1, 2], [2]]
     for i in range(2):
-        for ours, theirs in zip(found[i], alone[i][-len(found[i]) :], strict=True):
-            assert (ours.epoch, ours.step) == (theirs.epoch, theirs.step)
-            np.testing.assert_allclose(ours.train, theirs.train, rtol=1e-12)
-            np.testing.assert_allclose(ours.test, theirs.test, rtol=1e-12)
+        for actual, expected in zip(found[i], alone[i][-len(found[i]) :], strict=True):
+            assert (actual.epoch, actual.step) == (expected.epoch, expected.step)
+            np.testing.assert_allclose(actual.train, expected.train, rtol=1e-12)
+            np.testing.assert_allclose(actual.test, expected.test, rtol=1e-12)
         for a, b in zip(jax.tree.leaves(together[i][:2]), jax.tree.leaves(finals[i][:2]), strict=True):
             assert np.abs(a - b).max() <= 1e-12 * np.abs(b).max()
 

@@ -41,8 +41,8 @@ def test_one_compilation_of_each_function_per_run(digits, caplog, max_steps: int
     compiled = Counter(
         record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling ")
     )
-    ours = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_init)")
-    assert {name: n for name, n in compiled.items() if name in ours} == dict.fromkeys(ours, 1), compiled
+    programs = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_init)")
+    assert {name: n for name, n in compiled.items() if name in programs} == dict.fromkeys(programs, 1), compiled
 
 
 def test_nothing_is_compiled_after_the_first_epoch(digits, caplog) -> None:
