@@ -171,9 +171,9 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
     status, _, err = run(torchvae, capsys, "train", *f"{flags} {more}".split(), "--out", tmp_path / "run")
     assert status == 0, err
     spec = json.loads((tmp_path / "run" / "config.json").read_text())["spec"]
-    found = {name: value for part in spec.values() if isinstance(part, dict) for name, value in part.items()}
+    results = {name: value for part in spec.values() if isinstance(part, dict) for name, value in part.items()}
     for name, value in given:
-        reached = found[name.replace("-", "_")]
+        reached = results[name.replace("-", "_")]
         assert reached == type(reached)(value), name
 
 
@@ -304,8 +304,8 @@ def test_each_package_reads_the_others_relative(package, relatives, name: str, c
     status, out, _ = run(package, capsys, "evaluate", path)
     assert status == 0
     for term in PRESETS[name].terms:
-        (found,) = re.findall(rf"{term} (-?[\d.]+)", out)
-        assert float(found) == pytest.approx(last[term], rel=1e-5, abs=1e-3), term
+        (result,) = re.findall(rf"{term} (-?[\d.]+)", out)
+        assert float(result) == pytest.approx(last[term], rel=1e-5, abs=1e-3), term
     target = tmp_path / "r.png"
     assert run(package, capsys, "reconstruct", path, "--out", target, "--n", "5")[0] == 0
     assert pixels(target).shape[1] > 5 * 16

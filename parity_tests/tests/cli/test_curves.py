@@ -52,9 +52,9 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def drawn(monkeypatch) -> list[Any]:
     """The figures that are saved."""
-    found, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *of, **how: [found.append(self), save(self, *of, **how)])
-    return found
+    results, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *of, **how: [results.append(self), save(self, *of, **how)])
+    return results
 
 
 def edited(run: Path, to: Path, **values: float) -> Path:

@@ -74,11 +74,11 @@ def page(capsys, run: Path, package=torchvae) -> str:
 
 def text(html: str) -> str:
     """The page's text, without its script and style, each run of spaces as one."""
-    found: list[str] = []
+    results: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.handle_data = results.append  # type: ignore[method-assign]
     parser.feed(re.sub(r"<(script|style|template)\b.*?</\1>", "", html, flags=re.S))
-    return " ".join(" ".join(found).split())
+    return " ".join(" ".join(results).split())
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
@@ -127,9 +127,9 @@ def test_the_command_of_a_run_is_its_configuration(name: str, preset: str | None
 
 
 def test_a_run_is_given_again_by_the_command_on_its_page(capsys, run) -> None:
-    found = re.search(r"<pre><code>(torchvae train .*?)</code></pre>", page(capsys, run))
-    assert found is not None
-    _, *arguments = shlex.split(found[1])
+    result = re.search(r"<pre><code>(torchvae train .*?)</code></pre>", page(capsys, run))
+    assert result is not None
+    _, *arguments = shlex.split(result[1])
     assert cli.main(torchvae, [*arguments, "--out", str(run.parent / "again")]) == 0
     assert (run.parent / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     assert (run.parent / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
@@ -154,13 +154,13 @@ def test_measures_that_evaluate_has_kept_are_shown_and_those_of_other_steps_are_
 
 def figures(name: str, **changed: Any) -> str:
     about = {"step": 12, "epoch": 2, "seed": 0, "images": 297, "by": "jaxvae", "dtype": "float32"}
-    found = {
+    results = {
         "squared-error": {"squared_error": 1.0},
         "active-units": {"active_units": 1, "active": [True, False]},
         "kl-by-latent": {"kl_by_latent": [1.0, 2.0]},
         "terms": {"loss": 1.0, "reconstruction": 0.5, "kl": 0.5},
     }
-    whole = {**about, **found[name], **changed}
+    whole = {**about, **results[name], **changed}
     return json.dumps({name: {key: value for key, value in whole.items() if value != "none"}})
 
 
@@ -365,10 +365,10 @@ def test_frames_have_the_centre_in_the_middle() -> None:
     """Of codes, whose mean is not halfway from the least to the largest."""
     low, high, centre = np.array([-1.0, 0.0]), np.array([5.0, 2.0]), np.array([0.5, 1.5])
     space = latents.Space(np.zeros((1, 2)), low, "variance", np.array([1, 0]), low, high, centre)
-    found = explorer.along(space, 0)
-    np.testing.assert_array_equal(found[[0, explorer.STOPS // 2, -1], 0], [-1, 0.5, 5])
-    np.testing.assert_array_equal(found[:, 1], 1.5)
-    assert (np.diff(found[:, 0]) > 0).all()
+    result = explorer.along(space, 0)
+    np.testing.assert_array_equal(result[[0, explorer.STOPS // 2, -1], 0], [-1, 0.5, 5])
+    np.testing.assert_array_equal(result[:, 1], 1.5)
+    assert (np.diff(result[:, 0]) > 0).all()
 
 
 def test_a_map_shows_the_directions_in_which_codes_differ_most() -> None:

@@ -120,8 +120,8 @@ def test_every_field_is_held_to_its_type_and_none_may_be_missing(run) -> None:
     tried = 0
     for path, before in leaves(whole):
         for value in ("gone", *BAD):
-            found = copy.deepcopy(whole)
-            node = found
+            result = copy.deepcopy(whole)
+            node = result
             for key in path[:-1]:
                 node = node[key]
             if value != "gone":
@@ -130,7 +130,7 @@ def test_every_field_is_held_to_its_type_and_none_may_be_missing(run) -> None:
                 continue  # a list of one less
             else:
                 del node[path[-1]]
-            file.write_text(json.dumps(found))
+            file.write_text(json.dumps(result))
             tried += 1
             message, name = refusal(run), [key for key in path if isinstance(key, str)][-1]
             if message is not None:

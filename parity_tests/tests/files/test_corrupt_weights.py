@@ -118,8 +118,8 @@ def test_memory_is_bounded_by_what_a_file_holds() -> None:
     signal.alarm(300)
     result = subprocess.run([sys.executable, "-m", "parity_tests.corrupt.memory"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert len(found) > len(WEIGHTS) + len(CHECKPOINT)
-    for name, (stored, header, peak) in found.items():
+    actual = json.loads(result.stdout)
+    assert len(actual) > len(WEIGHTS) + len(CHECKPOINT)
+    for name, (stored, header, peak) in actual.items():
         assert peak < 2**20 + stored + 40 * min(header, MAX_JSON_BYTES), name
-    assert max(peak for _, _, peak in found.values()) < 160 * 2**20
+    assert max(peak for _, _, peak in actual.values()) < 160 * 2**20

@@ -244,16 +244,18 @@ def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
 
     name, root, images = sibling
     this = idx.IDX_SETS[name]
-    found, why = datasets.load(named(name), root)
-    assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
+    result, why = datasets.load(named(name), root)
+    assert (result.name, result.source, result.labelled, why) == (name, str(root.resolve()), True, None)
     reference = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
-    np.testing.assert_array_equal(found.train_labels, reference.targets.numpy() - this.first_label)
+    np.testing.assert_array_equal(result.train_labels, reference.targets.numpy() - this.first_label)
     stored = reference.data.numpy()
-    np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
+    np.testing.assert_array_equal(
+        result.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True
+    )
     upright = np.swapaxes(images, 1, 2) if name.startswith("emnist") else images
-    np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], upright)
-    np.testing.assert_array_equal(found.test_labels, np.arange(30, 40) % this.classes)
-    for array in (found.train, found.train_labels, found.test, found.test_labels):
+    np.testing.assert_array_equal(np.concatenate([result.train, result.test])[..., 0], upright)
+    np.testing.assert_array_equal(result.test_labels, np.arange(30, 40) % this.classes)
+    for array in (result.train, result.train_labels, result.test, result.test_labels):
         assert array.flags.writeable
         assert array.flags.c_contiguous
 

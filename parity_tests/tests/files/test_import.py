@@ -98,11 +98,11 @@ def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str,
     parts, means = answers(name, dtype, x, z)
     array = torch.tensor if package is torchvae else jax.numpy.asarray
     posterior = package.encode(spec, params, array(x.reshape(4, -1)))
-    found = package.pixel_means(spec, package.decode(spec, params, array(z)))
+    actual = package.pixel_means(spec, package.decode(spec, params, array(z)))
     assert len(posterior) == len(parts)
     for part, expected in zip(posterior, parts, strict=True):
         np.testing.assert_allclose(_array(part), expected, rtol=0, atol=CLOSE[dtype])
-    np.testing.assert_allclose(_array(found).reshape(means.shape), means, rtol=0, atol=CLOSE[dtype])
+    np.testing.assert_allclose(_array(actual).reshape(means.shape), means, rtol=0, atol=CLOSE[dtype])
 
 
 def _array(value) -> np.ndarray:
@@ -211,9 +211,9 @@ def test_flaxs_nesting_is_seen_through(package, nest: list[str], tmp_path) -> No
     state = {"step": np.int32(4), **tree, "opt_state": {"0": {"mu": flax_params()}}}
     (tmp_path / "file").write_bytes(serialization.to_bytes(state))
     (tmp_path / "plain").write_bytes(flax_file(flax_params()))
-    found, expected = (package.load_foreign(tmp_path / name) for name in ("file", "plain"))
-    assert found[0] == expected[0]
-    arrays, others = (package.to_arrays(*pair) for pair in (found, expected))
+    actual, expected = (package.load_foreign(tmp_path / name) for name in ("file", "plain"))
+    assert actual[0] == expected[0]
+    arrays, others = (package.to_arrays(*pair) for pair in (actual, expected))
     for name, array in others.items():
         np.testing.assert_array_equal(arrays[name], array, strict=True)
 
@@ -249,8 +249,8 @@ def test_flaxs_bfloat16_comes_back(package, tmp_path, capsys) -> None:
     half = jax.tree.map(lambda array: array.astype(ml_dtypes.bfloat16), flax_params())
     (tmp_path / "file").write_bytes(flax_file(half))
     adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run")
-    found = weight_file.load(adopted.weights)[1]["encoder.mean.weight"]
-    np.testing.assert_array_equal(found.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
+    result = weight_file.load(adopted.weights)[1]["encoder.mean.weight"]
+    np.testing.assert_array_equal(result.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
     import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
@@ -258,8 +258,8 @@ def test_flaxs_bfloat16_comes_back(package, tmp_path, capsys) -> None:
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     numbers = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     numbers[:3] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, -0.0  # the ties to even
-    found = readers.narrowed(("x",), "bfloat16", numbers).array
-    np.testing.assert_array_equal(found, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
+    result = readers.narrowed(("x",), "bfloat16", numbers).array
+    np.testing.assert_array_equal(result, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
 
 
 @pytest.mark.parametrize("writer", PACKAGES)
@@ -519,10 +519,10 @@ def test_images_flattened_by_channel_are_distinguished_from_those_that_are_not()
     cases: list[tuple[Laid, np.ndarray]] = [("torch", expected), ("torch-hwc", np.arange(12))]
     for laid, order in cases:
         rules = [Rule(source, target, laid) for source, target in names.items()]
-        found = name_mapping.from_source(spec, rules, arrays, "It")
-        np.testing.assert_array_equal(found["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
-        np.testing.assert_array_equal(found["decoder.logits.bias"], order)
-        back = name_mapping.to_source(spec, rules, found)
+        actual = name_mapping.from_source(spec, rules, arrays, "It")
+        np.testing.assert_array_equal(actual["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
+        np.testing.assert_array_equal(actual["decoder.logits.bias"], order)
+        back = name_mapping.to_source(spec, rules, actual)
         for name, array in arrays.items():
             np.testing.assert_array_equal(back[name], array)
 

@@ -43,10 +43,10 @@ def test_either_package_reads_what_either_wrote(writer: str, reader: str, tmp_pa
     spec = Spec("digits", SPEC.model, training=TrainingSpec(dtype=dtype, seed=3))  # type: ignore[arg-type]
     path = written_by(writer, tmp_path / "model.safetensors", spec)
     package, side = PACKAGES[reader]
-    found_spec, found = package.load(path)
+    found_spec, actual = package.load(path)
     assert found_spec == spec
     expected = side.initial(spec)
-    for name, array in package.to_arrays(spec, found).items():
+    for name, array in package.to_arrays(spec, actual).items():
         np.testing.assert_array_equal(array, expected[name], strict=True)
 
 
@@ -85,9 +85,9 @@ def test_the_familys_files_are_read_by_either_package(name: str, writer: str, re
     spec, path = member(name), tmp_path / "model.safetensors"
     arrays, package = trained_arrays(spec), PACKAGES[writer][0]
     package.save(path, spec, package.from_arrays(spec, arrays))
-    found_spec, found = PACKAGES[reader][0].load(path)
+    found_spec, actual = PACKAGES[reader][0].load(path)
     assert found_spec == spec
-    back = PACKAGES[reader][0].to_arrays(spec, found)
+    back = PACKAGES[reader][0].to_arrays(spec, actual)
     assert list(back) == list(arrays)
     for array, expected in zip(back.values(), arrays.values(), strict=True):
         np.testing.assert_array_equal(array, expected, strict=True)
@@ -106,8 +106,8 @@ def test_the_familys_arrays_mean_the_same() -> None:
     given = batch_of(spec)
     in_jax, in_torch = (side.forward(spec, small, given) for side in (jax_backend, torch_backend))
     assert list(in_jax) == list(in_torch)
-    for found, expected in zip(in_jax.values(), in_torch.values(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(in_jax.values(), in_torch.values(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @family
@@ -128,9 +128,9 @@ def test_torchs_own_load_state_dict_takes_the_familys_files(name: str, writer: s
 def test_a_learned_variance_is_an_array_without_axes(tmp_path) -> None:
     spec = member("gaussian-learned")
     for name in PACKAGES:
-        found = load_file(written_by(name, tmp_path / name, spec))["decoder.logvar"]
-        assert found.shape == ()
-        assert found.dtype == np.float32
+        result = load_file(written_by(name, tmp_path / name, spec))["decoder.logvar"]
+        assert result.shape == ()
+        assert result.dtype == np.float32
 
 
 def phased() -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -159,12 +159,12 @@ def test_optimizers_of_several_phases_come_back_by_way_of_either(tmp_path) -> No
     encoders = [n for n in moments if n.endswith("exp_avg.encoder.mean.bias")]
     assert encoders == ["reconstruction.exp_avg.encoder.mean.bias", "generator.exp_avg.encoder.mean.bias"]
     for route in (("jaxvae", "torchvae"), ("torchvae", "jaxvae")):
-        found = moments
+        result = moments
         for name in route:
-            found = restored(name, spec, arrays, found)
-        assert list(found) == list(moments)
+            result = restored(name, spec, arrays, result)
+        assert list(result) == list(moments)
         for name in moments:
-            np.testing.assert_array_equal(found[name], moments[name], strict=True)
+            np.testing.assert_array_equal(result[name], moments[name], strict=True)
 
 
 LOST = "generator.exp_avg_sq.encoder.mean.bias"

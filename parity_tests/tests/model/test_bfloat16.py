@@ -42,7 +42,7 @@ def first_step(package, name: str, dtype: Dtype) -> tuple[np.ndarray, dict[str, 
 def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
     """Of all together, as a share of the others' length: of one tensor, a unit that ReLU cuts off here and not there
     may be most."""
-    actual, expected = (np.concatenate([found[name].ravel() for name in others]) for found in (arrays, others))
+    actual, expected = (np.concatenate([result[name].ravel() for name in others]) for result in (arrays, others))
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
@@ -50,13 +50,13 @@ def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> fl
     "name", ["beta-b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conditional", "dropout"))]
 )
 def test_a_step_is_that_of_float32_but_for_roundings(name: str) -> None:
-    found = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
+    results = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
     for package in (jaxvae, torchvae):
-        (terms, running, grads), (exact, still, slopes) = found[package, "bfloat16"], found[package, "float32"]
+        (terms, running, grads), (exact, still, slopes) = results[package, "bfloat16"], results[package, "float32"]
         assert 1e-6 < abs(terms[0] / exact[0] - 1) < 2.0**-8, "the loss, which float32 rounds to 1e-7"
         assert gap(running, still).size < NEAR
         assert 1e-4 < distance(grads, slopes) < NEAR
-    assert distance(found[jaxvae, "bfloat16"][2], found[torchvae, "bfloat16"][2]) < NEAR
+    assert distance(results[jaxvae, "bfloat16"][2], results[torchvae, "bfloat16"][2]) < NEAR
 
 
 def evaluated(package, spec: Spec) -> tuple:
@@ -93,6 +93,6 @@ def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
 
 def test_the_parity_command_compares_what_is_the_same_in_both() -> None:
     command = [sys.executable, "scripts/parity.py", "--dtype", "bfloat16"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    assert found.returncode == 2
-    assert "bfloat16" in found.stderr
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "bfloat16" in result.stderr

@@ -185,6 +185,6 @@ def test_evaluation_corrupts_and_drops_nothing(side) -> None:
         plain, arrays = shrunk(Spec()), some_arrays(spec)
         batch = some_batch(spec, 3)
         clean = Batch(batch.x, batch.eps)
-        found, expected = side.image_terms(spec, arrays, batch), side.image_terms(plain, arrays, clean)
-        for name, term in found.items():
+        actual, expected = side.image_terms(spec, arrays, batch), side.image_terms(plain, arrays, clean)
+        for name, term in actual.items():
             np.testing.assert_array_equal(term, expected[name], err_msg=f"{corruption}, {name}")

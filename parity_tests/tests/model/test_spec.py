@@ -168,9 +168,9 @@ def test_parts_that_make_no_sense_together_are_refused(changes: str) -> None:
     for change in changes.split():
         (part, name), value = change.split("=")[0].split("."), change.split("=")[1]
         default = getattr(parts[part](), name)
-        found = value if isinstance(default, str) else ast.literal_eval(value)
-        given[part][name] = found
-        config[part][name] = list(found) if isinstance(found, tuple) else found  # type: ignore[index]
+        result = value if isinstance(default, str) else ast.literal_eval(value)
+        given[part][name] = result
+        config[part][name] = list(result) if isinstance(result, tuple) else result  # type: ignore[index]
     with pytest.raises(InputError, match=INVALID[changes]):
         Spec(**{name: kind(**given[name]) for name, kind in parts.items()})
     with pytest.raises(InputError, match=f"^config.json.*{INVALID[changes]}"):

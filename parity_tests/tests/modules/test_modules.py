@@ -396,11 +396,11 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
             *(linear, PARAMS, LINEAR, None, ROWS), losses=(lambda y: jnp.abs(y).sum(), lambda y: y.abs().mean())
         )
     assert isinstance(caught.value, AssertionError)
-    found = str(caught.value).splitlines()
-    assert len(found) == len(lines)
-    for line, start in zip(found, lines, strict=True):
+    result = str(caught.value).splitlines()
+    assert len(result) == len(lines)
+    for line, start in zip(result, lines, strict=True):
         assert line.strip().startswith(start.strip())
-    assert found[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
+    assert result[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,10 @@ def batch(spec: Spec, seed: int = 0, size: int = 128) -> Batch:
 
 
 def test_initial_weights_are_identical(spec: Spec) -> None:
-    found, expected = jax_backend.initial(spec), torch_backend.initial(spec)
-    assert list(found) == list(expected)
+    actual, expected = jax_backend.initial(spec), torch_backend.initial(spec)
+    assert list(actual) == list(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
 def test_initial_weights_fill_pytorchs_range(dtype: str) -> None:
@@ -88,8 +88,8 @@ def test_losses(spec: Spec) -> None:
 
 def test_every_gradient(spec: Spec) -> None:
     arrays, given = jax_backend.initial(spec), batch(spec)
-    found, expected = (backend.gradients(spec, arrays, given) for backend in (jax_backend, torch_backend))
-    assert gap(found, expected) < (GRADIENTS[spec.training.dtype],)
+    actual, expected = (backend.gradients(spec, arrays, given) for backend in (jax_backend, torch_backend))
+    assert gap(actual, expected) < (GRADIENTS[spec.training.dtype],)
 
 
 def test_adam_on_the_same_gradients(spec: Spec) -> None:
@@ -98,8 +98,8 @@ def test_adam_on_the_same_gradients(spec: Spec) -> None:
     # All of the first's sign: a moment in which they cancel is but their roundings.
     gradients = [{name: np.copysign(g, gradients[0][name]) for name, g in each.items()} for each in gradients]
     in_jax, in_torch = (backend.optimize(spec, arrays, gradients) for backend in (jax_backend, torch_backend))
-    for found, expected in zip(in_jax, in_torch, strict=True):
-        assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
+    for actual, expected in zip(in_jax, in_torch, strict=True):
+        assert gap(actual, expected) < (ONE_STEP[spec.training.dtype],)
 
 
 def test_one_step_of_training(spec: Spec) -> None:
@@ -110,8 +110,8 @@ def test_one_step_of_training(spec: Spec) -> None:
     in_jax, in_torch = (
         backend.steps(spec, arrays, batches[20:], optimizer) for backend in (jax_backend, torch_backend)
     )
-    for found, expected in zip(in_jax[:2], in_torch[:2], strict=True):
-        assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
+    for actual, expected in zip(in_jax[:2], in_torch[:2], strict=True):
+        assert gap(actual, expected) < (ONE_STEP[spec.training.dtype],)
 
 
 @pytest.mark.parametrize("steps", [1, 100])
@@ -120,8 +120,8 @@ def test_steps_from_the_start_in_float64(steps: int, digits, x64: None) -> None:
     images = [digits.train.reshape(-1, 784)[i % 11 * 128 :][:128] / 255 for i in range(steps)]
     batches = [Batch(x, np.zeros((128, 20))) for x in images]  # a step draws its own eps
     in_jax, in_torch = (backend.steps(spec, backend.initial(spec), batches) for backend in (jax_backend, torch_backend))
-    for found, expected in zip(in_jax[:2], in_torch[:2], strict=True):
-        assert gap(found, expected) < (1e-12,)
+    for actual, expected in zip(in_jax[:2], in_torch[:2], strict=True):
+        assert gap(actual, expected) < (1e-12,)
     np.testing.assert_allclose(in_jax[2], in_torch[2], rtol=1e-13)
 
 
@@ -133,10 +133,10 @@ def test_adam_is_optaxs(x64: None) -> None:
     state, other = in_jax.init(params), in_torch.init(params)
     for _ in range(100):
         gradients = jax.tree.map(lambda p: rng.normal(size=p.shape) * 1e-3, params)
-        found, state = in_jax.update(gradients, state, params)
+        actual, state = in_jax.update(gradients, state, params)
         with jax.numpy_dtype_promotion("standard"):  # optax's own bias correction needs it
             expected, other = in_torch.update(gradients, other, params)
-        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), found, expected)
+        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), actual, expected)
     assert isinstance(state, optax.ScaleByAdamState)
     assert isinstance(other, tuple)
     jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), state, other[0])

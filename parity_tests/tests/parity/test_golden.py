@@ -168,9 +168,9 @@ def test_a_wrong_number_is_found_where_it_is(level: str, name: str, factor: floa
     wrong = {**arrays, f"{level}/{name}": arrays[f"{level}/{name}"] * factor}
     (tested,) = (each for each in recording.LEVELS if each.name == level)
     assert recording.finding(tested, torch_backend, spec, arrays).passed
-    found = recording.finding(tested, torch_backend, spec, wrong)
-    assert not found.passed
-    assert found.where.startswith(name)
+    result = recording.finding(tested, torch_backend, spec, wrong)
+    assert not result.passed
+    assert result.where.startswith(name)
 
 
 @pytest.fixture

@@ -42,8 +42,8 @@ def worst(in_jax: list[dict], in_torch: list[dict]) -> float:
     assert [(r["step"], r["epoch"], r["split"]) for r in in_jax] == [
         (r["step"], r["epoch"], r["split"]) for r in in_torch
     ]
-    found, expected = (np.array([[r[name] for name in TERMS] for r in lines]) for lines in (in_jax, in_torch))
-    return float((np.abs(found - expected) / np.abs(expected)).max())
+    actual, expected = (np.array([[r[name] for name in TERMS] for r in lines]) for lines in (in_jax, in_torch))
+    return float((np.abs(actual - expected) / np.abs(expected)).max())
 
 
 def test_an_epoch_and_the_next_ones_beginning_in_float64(both) -> None:

@@ -104,9 +104,9 @@ def test_every_kind_of_model_goes_on_within_an_epoch(package, tmp_path, name: st
         np.testing.assert_array_equal(actual.train, expected.train)
         np.testing.assert_array_equal(actual.test, expected.test)
     for to_arrays, place in ((package.to_arrays, 0), (package.optimizer_to_arrays, 1)):
-        found, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
+        result, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
         for key in expected:
-            np.testing.assert_array_equal(found[key], expected[key], key)
+            np.testing.assert_array_equal(result[key], expected[key], key)
 
 
 def bounded(spec: Spec) -> Any:
@@ -115,15 +115,15 @@ def bounded(spec: Spec) -> Any:
 
 def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
     """JAX to torch to JAX in float64, at steps 5 and 16 of epochs of 12, and the other way round: equal to 1e-10."""
-    flags, found = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
+    flags, results = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
     for first, second in ((jaxvae, torchvae), (torchvae, jaxvae)):
         folder = tmp_path / first.__name__
         folder.mkdir()
         assert max(switch((first, second, first), flags, (5, 16, 36), folder)) < (1e-10,)
         assert [(s["framework"], s["from_step"]) for s in run_folder.read(folder / "run").config["sessions"]] == [
             (first.__name__, 0), (second.__name__, 5), (first.__name__, 16)]  # fmt: skip
-        found.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
-    assert gap(*found) < (1e-10,)
+        results.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
+    assert gap(*results) < (1e-10,)
     jax.config.update("jax_enable_x64", False)
 
 
@@ -142,8 +142,8 @@ def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
 def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
     """Its weights load by the same function, from either package's checkpoint."""
     for name, path in trained.items():
-        spec, found = package.load(path / "checkpoints" / "step-000000024.safetensors")
-        arrays = package.to_arrays(spec, found)
+        spec, actual = package.load(path / "checkpoints" / "step-000000024.safetensors")
+        arrays = package.to_arrays(spec, actual)
         for tensor, expected in weight_file.load(path / "model.safetensors")[1].items():
             np.testing.assert_array_equal(arrays[tensor], expected, name)
 
@@ -177,10 +177,10 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
     assert checkpoints.present(run_folder.read(run))[-1] == 17
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
-    found, expected = contents(run), contents(whole)
-    for listing in (found, expected):
+    actual, expected = contents(run), contents(whole)
+    for listing in (actual, expected):
         del listing["checkpoints/steps.json"]
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.parametrize("times", [1, 4, 7])
@@ -389,13 +389,13 @@ def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> N
     flags = [*QUICK, "--log-every", "4", "--checkpoint-every", "1", "--learning-rate", "1e18"]
     assert cli.main(package, ["train", *flags, "--out", str(run)]) == 3
     err = capsys.readouterr().err
-    found = re.search(
+    result = re.search(
         r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", err
     )
-    assert found, err
-    step, since, until = map(int, found.group(3, 4, 5))
+    assert result, err
+    step, since, until = map(int, result.group(3, 4, 5))
     assert since <= step <= until < since + 4
-    kept = weight_file.load_checkpoint(Path(found.group(6)))
+    kept = weight_file.load_checkpoint(Path(result.group(6)))
     assert kept.step == step - 1
     assert cli.main(package, ["train", "--resume", str(run)]) == 3  # and it is the same step again
     assert f"at step {step}" in capsys.readouterr().err

@@ -28,10 +28,10 @@ def kept(cache: Path, **environment: str) -> list[Path]:
 
 
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path: Path) -> None:
-    found = kept(tmp_path)
-    assert found
-    assert {path.parent for path in found} == {tmp_path / "jaxvae" / "programs"}
-    assert kept(tmp_path) == found
+    result = kept(tmp_path)
+    assert result
+    assert {path.parent for path in result} == {tmp_path / "jaxvae" / "programs"}
+    assert kept(tmp_path) == result
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "nowhere"])

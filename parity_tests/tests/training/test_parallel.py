@@ -75,9 +75,9 @@ def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:
     command = [*launch, "-m", "parity_tests.support.distributed_runs", "torchvae", str(tmp_path), "1", *names]
     subprocess.run(command, check=True, capture_output=True)
     for name in names:
-        found = dict(np.load(tmp_path / f"{name}-1.npz"))
-        del found["compiled"]
-        assert gap(found, trained(torchvae, name, None)) < NEAR, name
+        result = dict(np.load(tmp_path / f"{name}-1.npz"))
+        del result["compiled"]
+        assert gap(result, trained(torchvae, name, None)) < NEAR, name
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> None:

@@ -84,22 +84,22 @@ def terminal(columns: int, monkeypatch) -> Iterator[list[str]]:
 
 def events(file: Path) -> list[Any]:
     """The records of an event file, each with its checksums."""
-    lib, content, found = tensorboard._library(), file.read_bytes(), []
+    lib, content, results = tensorboard._library(), file.read_bytes(), []
     while content:
         length, check = struct.unpack("<QI", content[:12])
         body, (after,) = content[12 : 12 + length], struct.unpack("<I", content[12 + length : 16 + length])
         assert (check, after) == (lib.crc(content[:8]), lib.crc(body))
-        found.append(lib.events.Event.FromString(body))
+        results.append(lib.events.Event.FromString(body))
         content = content[16 + length :]
-    return found
+    return results
 
 
-def shown(found: list[Any]) -> dict[str, list[tuple[int, Any]]]:
+def shown(result: list[Any]) -> dict[str, list[tuple[int, Any]]]:
     """What TensorBoard makes of events in their order: by tag, each step with its number or its picture. A second start
     of a session clears away what was there from its step on."""
     tags: dict[str, list[tuple[int, Any]]] = {}
-    for i, event in enumerate(found):
-        if event.session_log.status == 1 and any(e.session_log.status == 1 for e in found[:i]):
+    for i, event in enumerate(result):
+        if event.session_log.status == 1 and any(e.session_log.status == 1 for e in result[:i]):
             tags = {tag: [point for point in points if point[0] < event.step] for tag, points in tags.items()}
         for value in event.summary.value:
             number = value.simple_value if value.HasField("simple_value") else value.image.encoded_image_string
@@ -224,13 +224,13 @@ def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
 
 def test_tensorboard_shows_every_record_and_picture(package, boards, digits) -> None:
     run = boards[package.__name__]
-    found = events(files(run)[0])
-    assert found[0].file_version == "brain.Event:2"
-    times = [event.wall_time for event in found]
+    actual = events(files(run)[0])
+    assert actual[0].file_version == "brain.Event:2"
+    times = [event.wall_time for event in actual]
     assert times == sorted(times)
-    assert shown(found) == expected(run)
-    assert len(shown(found)["loss/train"]) == 9
-    sizes = {v.tag: (v.image.width, v.image.height, v.image.colorspace) for e in found for v in e.summary.value}
+    assert shown(actual) == expected(run)
+    assert len(shown(actual)["loss/train"]) == 9
+    sizes = {v.tag: (v.image.width, v.image.height, v.image.colorspace) for e in actual for v in e.summary.value}
     with Image.open(run / "images" / "samples-001.png") as image:
         assert sizes["samples"] == (*image.size, 1)
 
@@ -303,8 +303,8 @@ def test_what_can_not_be_written_is_reported_and_made_up_for(broken: str, capsys
         "the next epoch or --resume writes it again.\n"
     )
     assert shown(events(files(run)[0])) == expected(run)
-    found = {name: content for name, content in contents(run).items() if not name.startswith("tensorboard/")}
-    assert found == contents(tmp_path / "whole")
+    results = {name: content for name, content in contents(run).items() if not name.startswith("tensorboard/")}
+    assert results == contents(tmp_path / "whole")
 
 
 def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path) -> None:
@@ -364,14 +364,14 @@ def numbered(n: int, height: int, width: int, channels: int) -> np.ndarray:
 def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> None:
     latents = np.random.default_rng(0).normal(size=(n, 3))
     projector.write(tmp_path / "new", latents, np.arange(n) % 3, numbered(n, 4, 6, channels))
-    found = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
-    assert sorted(found) == ["metadata.tsv", "projector_config.pbtxt", "sprite.png", "tensors.tsv"]
-    assert found["metadata.tsv"] == "".join(f"{i % 3}\n" for i in range(n)).encode()
-    rows = [[float(number) for number in line.split("\t")] for line in found["tensors.tsv"].decode().splitlines()]
+    results = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    assert sorted(results) == ["metadata.tsv", "projector_config.pbtxt", "sprite.png", "tensors.tsv"]
+    assert results["metadata.tsv"] == "".join(f"{i % 3}\n" for i in range(n)).encode()
+    rows = [[float(number) for number in line.split("\t")] for line in results["tensors.tsv"].decode().splitlines()]
     np.testing.assert_allclose(rows, latents, rtol=1e-5)
     for line in ('tensor_path: "tensors.tsv"', 'metadata_path: "metadata.tsv"', 'image_path: "sprite.png"'):
-        assert line in found["projector_config.pbtxt"].decode()
-    assert found["projector_config.pbtxt"].decode().count("single_image_dim: 6\n") == 2
+        assert line in results["projector_config.pbtxt"].decode()
+    assert results["projector_config.pbtxt"].decode().count("single_image_dim: 6\n") == 2
     with Image.open(tmp_path / "new" / "sprite.png") as image:
         assert (image.size, image.mode) == ((side * 6, side * 6), {1: "L", 3: "RGB"}[channels])
         tiles = np.asarray(image).reshape(side, 6, side, 6, channels).swapaxes(1, 2).reshape(-1, 6, 6, channels)

@@ -68,10 +68,10 @@ def everything(package: Any, spec: Spec, dataset: Dataset, **options: Any) -> di
     }
 
 
-def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert list(found) == list(expected)
+def same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(actual) == list(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], name)
+        np.testing.assert_array_equal(actual[name], expected[name], name)
 
 
 def shortened(name: str) -> Spec:
@@ -147,8 +147,8 @@ def test_processes_stream_the_run_of_all_images(side: str, tmp_path) -> None:
     """Two of them, JAX's of two devices each, which each read their own rows: with the last batch of one image."""
     names = ["everything", "everything@1200"]  # blocks of two batches of 16 images of 30 bytes, and 240 to spare
     if side == "jaxvae":
-        found = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), "2", *names], 2, False))
-        assert [(status, error) for status, _, error in found] == [(0, "")] * 2
+        result = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), "2", *names], 2, False))
+        assert [(status, error) for status, _, error in result] == [(0, "")] * 2
     else:
         launch = [
             sys.executable,
@@ -207,8 +207,8 @@ def test_images_left_in_their_file_are_those_that_are_read(tmp_path, monkeypatch
         np.uint8,
         len(whole.train),
     )
-    for found, expected in zip(mapped[2:6], whole[2:6], strict=True):
-        np.testing.assert_array_equal(np.asarray(found), expected)
+    for actual, expected in zip(mapped[2:6], whole[2:6], strict=True):
+        np.testing.assert_array_equal(np.asarray(actual), expected)
     assert digest(mapped) == digest(whole)
     assert len(list(streaming.pieces(mapped.train))) > 4
     some_rows = np.array([3, 0, 3])
@@ -222,9 +222,9 @@ def test_the_mean_image_is_taken_in_pieces(tmp_path, monkeypatch, binarization: 
     spec = Spec("digits", ModelSpec((4, 6, 1), init="glorot-data"), images=ImagesSpec(binarization=binarization))
     expected = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", False).train)
     monkeypatch.setattr(streaming, "_PIECE", 100)
-    found = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
+    actual = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
     assert expected is not None
-    np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 def test_a_block_has_whole_batches_in_the_steps_that_draw_at_once() -> None:

@@ -97,7 +97,7 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
             training=replace(base.training, dtype="float64", epochs=2, decay=0.5, seed=2, learning_rate=3e-3),
         ),
     ]
-    data, alone, found, ahead = some(base), ([], []), ([], []), []
+    data, alone, result, ahead = some(base), ([], []), ([], []), []
 
     def on_part(part: jaxvae.Part) -> None:
         if part.step == 7:
@@ -107,10 +107,10 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
         jaxvae.fit(specs[0], data, alone[0].append),
         jaxvae.fit(specs[1], data, alone[1].append, None, None, on_part, [7]),
     ]
-    together = jaxvae.fit_together(specs, data, lambda i, progress: found[i].append(progress), None, [None, *ahead])
-    assert [[p.epoch for p in progress] for progress in found] == [[1, 2], [2]]
+    together = jaxvae.fit_together(specs, data, lambda i, progress: result[i].append(progress), None, [None, *ahead])
+    assert [[p.epoch for p in progress] for progress in result] == [[1, 2], [2]]
     for i in range(2):
-        for actual, expected in zip(found[i], alone[i][-len(found[i]) :], strict=True):
+        for actual, expected in zip(result[i], alone[i][-len(result[i]) :], strict=True):
             assert (actual.epoch, actual.step) == (expected.epoch, expected.step)
             np.testing.assert_allclose(actual.train, expected.train, rtol=1e-12)
             np.testing.assert_allclose(actual.test, expected.test, rtol=1e-12)
@@ -281,14 +281,14 @@ def outcome(seed: int, beta: float, loss: float | None) -> sweep_summary.RunResu
 
 def test_the_table_has_means_and_standard_errors() -> None:
     """Of 100, 102, 104: a sample standard deviation of 2, by the root of 3."""
-    found = [
+    result = [
         outcome(0, 1, 100.0),
         outcome(1, 1, 102.0),
         outcome(2, 1, 104.0),
         outcome(0, 4, 120.0),
         outcome(1, 4, None),
     ]
-    lines = sweep_summary.table(found, 297, "digits").splitlines()
+    lines = sweep_summary.table(result, 297, "digits").splitlines()
     assert "297 test images of digits" in lines[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert rows[0] == ["beta", "learning rate", "runs", "loss", "reconstruction", "kl"]
