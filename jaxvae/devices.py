@@ -52,7 +52,7 @@ def device_label(device: Device) -> str:
 
 
 def require(dtype: Dtype) -> None:
-    """Raises InputError if JAX would quietly compute in float32 what was asked for in float64."""
+    """Raise InputError if JAX would silently compute in float32 what was requested in float64."""
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise InputError("float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
 

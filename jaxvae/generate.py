@@ -1,4 +1,4 @@
-"""Images out of the model: each pixel is its mean, in [0, 1]."""
+"""Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
 import functools
 

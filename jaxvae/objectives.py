@@ -1,4 +1,4 @@
-"""What is minimized. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
+"""The objectives. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
 the batch size or the image size."""
 
 import math
@@ -151,7 +151,7 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
 
 
 def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
+    """reconstruction + gamma * |kl - C|, with C rising linearly to the capacity (Burgess et al. 2018, equation 8)."""
     posterior, errors = encode_decode(spec, model, batch)
     error, divergence = errors.mean(0), kl(posterior)
     loss = capacity_loss(spec, error, divergence, batch.step)
@@ -159,7 +159,7 @@ def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
 
 
 def capacity_loss(spec: Spec, reconstruction: Array, kl: Array, step: Array | None) -> Array:
-    """Of the means over a batch, or of each image alone."""
+    """Compute the capacity objective from means over a batch, or from the terms of each image."""
     reached = spec.objective.capacity * ramp(step, spec.objective.capacity_steps, kl.dtype)
     # max(d, -d) is |d| with slope 0 at 0.
     return reconstruction + spec.effective_beta * jnp.maximum(kl - reached, reached - kl)
@@ -177,7 +177,7 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Arra
 
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """What an autoencoder without a prior minimizes; its kl is 0."""
+    """The reconstruction error alone, for an autoencoder without a prior; its kl is 0."""
     posterior, errors = encode_decode(spec, model, batch)
     error = errors.mean(0)
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
@@ -189,14 +189,15 @@ def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[st
 
 
 def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """Its regularization phase, first half: telling latents drawn from N(0, I) from the encoder's, nats per image."""
+    """The first half of the regularization phase, nats per image: the discriminator's error in telling draws of N(0, I)
+    from the encoder's latents."""
     assert batch.draws.prior is not None
     real, fake = model.discriminate(batch.draws.prior), model.discriminate(encoded(model, batch))
     return {"discriminator": bernoulli_nll(real, jnp.ones_like(real)) + bernoulli_nll(fake, jnp.zeros_like(fake))}
 
 
 def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """Its second half: the encoder's latents passing for drawn ones, nats per image."""
+    """The second half, nats per image: the encoder's loss for making its latents pass for draws of N(0, I)."""
     fake = model.discriminate(encoded(model, batch))
     return {"generator": bernoulli_nll(fake, jnp.ones_like(fake))}
 
@@ -223,7 +224,7 @@ def encoded(model: VAE, batch: Inputs) -> Array:
 
 
 def ramp(step: Array | None, steps: int, dtype: jnp.dtype) -> Array | float:
-    """How far a weight that rises over a number of steps has come after `step`: from above 0 at the first to 1."""
+    """The share of its final value that a weight rising over `steps` steps has at `step`: from 1 / steps to 1."""
     if step is None or steps == 0:
         return 1.0
     return jnp.minimum((step + 1).astype(dtype) / steps, 1.0)

@@ -1,6 +1,6 @@
 """This framework's parameters and optimizer state, to and from named arrays in the weight file's layout.
 
-The mapping is total: an array without a place and a place without an array are both errors."""
+The mapping is total: an unexpected array and a missing one are both errors."""
 
 from collections.abc import Mapping
 from pathlib import Path

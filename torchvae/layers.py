@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, each from its entry in `layout.layers`, and what stands between them."""
+"""The layers that the networks are made of, each from its entry in `layout.layers`, and the operations between them."""
 
 from typing import Any, NamedTuple, assert_never
 

@@ -1,4 +1,4 @@
-"""A run: its epochs, in parts that are looked at as they end."""
+"""Train a run epoch by epoch, in parts; callbacks get the state after each part and each epoch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

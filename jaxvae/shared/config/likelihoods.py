@@ -1,4 +1,4 @@
-"""The likelihoods of a pixel: all that is known of one without a framework.
+"""The likelihoods of a pixel: everything about them that needs no framework.
 
 The parser, the rules of compatibility, the parameter table, `describe`, the page's explorer and the evaluation read
 this table. A new likelihood is one entry here, one function in `NLL` of each package's distributions.py (and in

@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a reader of data sets is asked for."""
+    """The request to a reader of data sets."""
 
     kind: str
     """The data set's name, before the colon."""

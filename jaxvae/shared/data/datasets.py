@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[Request], Dataset]] = {
 
 
 def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, str | None]:
-    """Load the images that a configuration names, as its model takes them.
+    """Load the images that a configuration names, in its model's size.
 
     Published data sets are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded.
 

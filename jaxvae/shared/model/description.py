@@ -1,4 +1,4 @@
-"""What a configuration is, in words and units."""
+"""Describe a configuration in words and units."""
 
 from typing import assert_never
 

@@ -83,7 +83,7 @@ def layers(spec: ModelSpec) -> list[Layer]:
 
 
 def by_path(spec: ModelSpec) -> dict[Path, Layer]:
-    """The same layers by their paths."""
+    """Every layer by its path."""
     return {layer.path: layer for layer in layers(spec)}
 
 
@@ -116,7 +116,7 @@ def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
 
 
 def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
-    """The shapes of what the hidden layers of encoder and decoder give for one image: `[width]`, or `[height, width,
+    """The shapes of the outputs of encoder's and decoder's hidden layers for one image: `[width]`, or `[height, width,
     channels]`."""
     hidden = [layer for layer in layers(spec) if layer.path[:2] in (("encoder", "hidden"), ("decoder", "hidden"))]
     return tuple(
