@@ -213,8 +213,8 @@ def _weigh(
 
 
 def _nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
-    """-log p(x | z) of `_BLOCK` latents of each image, from what is said of all of them `[n * _BLOCK, pixels]`, whose
-    logits it overwrites: `[n, _BLOCK]`."""
+    """-log p(x | z) of `_BLOCK` latents of each image, `[n, _BLOCK]`, from the decoder's outputs for all of them,
+    `[n * _BLOCK, pixels]`, whose logits it overwrites."""
     if spec.model.likelihood in _FASTER:
         return _FASTER[spec.model.likelihood](decoded.logits.unflatten(0, (len(x), _BLOCK)), x)
     constant = spec.model.pixels * LIKELIHOODS[spec.model.likelihood].omitted
