@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import typing
 from pathlib import Path
 
 import jax
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typing_extensions import Doc
 
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.commands.open_session import SessionFlags
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import published
 from jaxvae.shared.runs import metrics
@@ -129,6 +133,17 @@ def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0
     assert len(out) > 300
+
+
+def test_help_has_no_line_breaks_of_its_own() -> None:
+    cli.join_help(SessionFlags)
+    for flags in (SessionFlags, ModelSpec):
+        kinds = typing.get_type_hints(flags, include_extras=True).values()
+        texts = [
+            doc.documentation for kind in kinds for doc in getattr(kind, "__metadata__", ()) if isinstance(doc, Doc)
+        ]
+        assert len(texts) > 5
+        assert not [text for text in texts if "\n" in text]
 
 
 def test_flags_reach_the_configuration(package, capsys, tmp_path) -> None:
