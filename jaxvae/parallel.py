@@ -37,7 +37,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
             f"The processes can't be joined ({reason}); start each with --coordinator HOST:PORT, --processes N and its "
-            "own --process, or with --distributed where the cluster tells JAX these."
+            "own --process, or with --distributed where the cluster gives JAX these."
         ) from None
 
 

@@ -168,7 +168,7 @@ def _named(table: tuple[layout.Parameter, ...], tree: Any) -> dict[str, np.ndarr
     strays = [path for path in leaves if path not in {parameter.path for parameter in table}]
     missing = [parameter.path for parameter in table if parameter.path not in leaves]
     if strays or missing:
-        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+        raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
     return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
 
 

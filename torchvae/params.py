@@ -101,7 +101,7 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
     strays = [name for name in leaves if name not in {parameter.name for parameter in table}]
     missing = [parameter.name for parameter in table if parameter.name not in leaves]
     if strays or missing:
-        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+        raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
     return {parameter.name: leaves[parameter.name] for parameter in table}
 
 

@@ -67,9 +67,9 @@ def chosen(spec: Spec, command: Evaluate) -> list[str]:
         ]
     for name in command.measures:
         if name == "all":
-            raise InputError("The measure all stands alone; leave out either it or the others.")
+            raise InputError("--measures all includes the others; give it alone, or leave it out.")
         if name not in ALL:
-            raise InputError(f"There is no measure {name!r}; choose of {', '.join(ALL)}, or all.")
+            raise InputError(f"There is no measure {name!r}; choose from {', '.join(ALL)}, or all.")
         if (reason := reason_not_applicable(spec, name)) is not None:
             raise InputError(f"The measure {name} {reason}; leave it out.")
     return list(dict.fromkeys(command.measures))

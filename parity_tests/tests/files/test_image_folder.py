@@ -142,7 +142,7 @@ def test_what_is_no_picture_is_named(tmp_path) -> None:
     refused("The folder of pictures .*none is not a folder", f"images:{tmp_path / 'none'}")
     refused("has no pictures", f"images:{tmp_path}")
     whole = save(tmp_path / "0.png", GREY[0])
-    refused("has 1 image, and it takes one to train and one to test", f"images:{tmp_path}")
+    refused("has 1 image, but one to train and one to test are needed", f"images:{tmp_path}")
     content, broken = whole.read_bytes(), tmp_path / "1.png"
     for wrong in (b"", b"no picture", content[:40], content[:-30], content[:20] + b"\xff" * 20):
         broken.write_bytes(wrong)
@@ -205,7 +205,7 @@ BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
     "no images": (GREY[:0], r"found \[0, 4, 6\]"),
     "no floats": (GREY[:0] / 255, r"found \[0, 4, 6\]"),
     "no width": (GREY[:, :, :0], r"found \[25, 4, 0\]"),
-    "one image": (GREY[:1], "has 1 image, and it takes one to train"),
+    "one image": (GREY[:1], "has 1 image, but one to train"),
     "objects": (np.array([None, {}]), "damaged or holds Python objects"),
     "colour": (COLOUR, "has images of 4 6 3, the model's images 4 6 1; give --image 4 6 3 or --resize"),
     "another size": (GREY[:, 1:], "has images of 3 6 1, the model's images 4 6 1; give --image 3 6 1 or --resize"),

@@ -292,7 +292,7 @@ def test_weights_that_are_not_the_models_are_not_written(name: str, tmp_path) ->
     path = written_by(name, tmp_path / "model.safetensors")
     before = path.read_bytes()
     other = package.init(Spec("digits", ModelSpec((4, 5, 1), (7,), 3)), package.root_key(0))
-    with pytest.raises(InputError, match=r"without a place|unexpected entries|lacks"):
+    with pytest.raises(InputError, match=r"unexpected entries|lacks"):
         package.save(path, SPEC, other)
     diverged = package.to_arrays(SPEC, package.load(path)[1])
     diverged["encoder.mean.bias"] = np.full(3, np.nan, "float32")

@@ -258,7 +258,7 @@ BATCHES = Spec(model=CASES[0], training=TrainingSpec(batch_size=3, dtype="float6
 
 def test_a_last_batch_of_one_number_is_refused() -> None:
     sentence = (
-        "Batch norm needs more than one number to take a variance of, and the last batch of 7 images in batches of 3 "
+        "Batch norm needs more than one number for a variance, but the last batch of 7 images in batches of 3 "
         "is one image, which the convolutions make one pixel; choose another --batch-size."
     )
     images = RNG.integers(0, 256, (7, 4, 4, 1)).astype(np.uint8)

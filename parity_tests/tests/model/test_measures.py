@@ -400,7 +400,7 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
         ),
         ("code", "--measures active-units", "active-units needs a prior"),
         ("code", "--measures quadrature", "quadrature needs a prior"),
-        ("vae", "--measures nope", "no measure 'nope'; choose of terms, active-units"),
+        ("vae", "--measures nope", "no measure 'nope'; choose from terms, active-units"),
         ("vae", "--samples 0", "--samples must be from 1 to 10,000,000, found 0"),
         ("vae", "--json /no/such/f.json", "/no/such is not a folder; give another --json"),
     ],
