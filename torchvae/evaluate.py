@@ -24,7 +24,7 @@ from torchvae.pixels import prepare_pixels
 _BATCH = 500
 _BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together
 _IMAGES = 5  # whose blocks are decoded together, which changes none: the logits should fit a core's cache
-_DRAWN = 10  # blocks drawn in one go, since a draw costs hundreds of calls
+_DRAWN = 10  # blocks drawn together, since a draw costs hundreds of calls
 
 
 def average_terms(

@@ -228,7 +228,7 @@ def _learning_rate(spec: Spec, epoch: int) -> float:
 
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:
-    """What each of these steps' keys draws, many of them in one go."""
+    """Yield the numbers that each of these keys draws, many steps drawn together."""
     for block in keys.split(steps_at_once(spec, rows)):
         draws = draw(spec, block, rows)
         yield from (_each(draws, lambda t, i=i: t[i]) for i in range(len(block)))

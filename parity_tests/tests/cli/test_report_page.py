@@ -66,7 +66,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to be had
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox
         made = driver.chromium.launch(executable_path=program, args=arguments)
         yield made
         made.close()

@@ -1,4 +1,4 @@
-"""Configurations, metrics and listings that nobody vouches for, in every command of either package."""
+"""Configurations, metrics and listings that are untrusted, in every command of either package."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: whatever is wrong with weights or a checkpoint is said in a sentence, and nothing of
+"""Untrusted files: whatever is wrong with weights or a checkpoint is said in a sentence, and nothing of
 them is loaded, run, waited for or made room for."""
 
 import json

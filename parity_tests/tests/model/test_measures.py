@@ -107,7 +107,7 @@ def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> 
 @both
 @pytest.mark.parametrize("samples", [1, 1100])
 def test_any_number_of_samples_is_cut_where_it_ends(side: Implementation, samples: int) -> None:
-    """1,100 are more than torch draws in one go."""
+    """1,100 are more than torch draws in one call."""
     spec = spec_of("bernoulli")
     actual = side.package.log_likelihood(spec, *_of(side, spec), samples=samples)
     for part, expected in zip(actual, by_hand(side, spec, samples), strict=True):
