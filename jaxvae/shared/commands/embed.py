@@ -21,7 +21,9 @@ _MIN_TSNE = 5  # images
 
 @dataclass(frozen=True)
 class Embed:
-    """Draw the latents of test images as points, coloured by label. For example:
+    """Draw the latents of test images as points, coloured by label.
+
+    For example:
 
         embed runs/jaxvae-1 --out latents.png --by tsne --n 2000
         embed runs/jaxvae-1 --out latents.png --projector runs/jaxvae-1/projector

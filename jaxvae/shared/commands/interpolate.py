@@ -24,10 +24,12 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Draw interpolations: between the latents of two test images, or between two draws from the prior. For example:
+    """Draw interpolations: between the latents of two test images, or between two draws from the prior.
 
-    interpolate runs/jaxvae-1 --out between.png --images 0 1 2 3
-    interpolate runs/jaxvae-1 --out between.png --between latents --spherical"""
+    For example:
+
+        interpolate runs/jaxvae-1 --out between.png --images 0 1 2 3
+        interpolate runs/jaxvae-1 --out between.png --between latents --spherical"""
 
     run: RunPath
     """The run folder, written by either package."""

@@ -11,9 +11,11 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Draw test images, each above its reconstruction by a run. For example:
+    """Draw test images, each above its reconstruction by a run.
 
-    reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
+    For example:
+
+        reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
 
     run: RunPath
     """The run folder, written by either package."""

@@ -26,7 +26,9 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 @dataclass(frozen=True)
 class Traverse:
     """Draw latent traversals. Each row varies one latent and keeps the others fixed; the latent with the largest KL
-    comes first. For example:
+    comes first.
+
+    For example:
 
         traverse runs/jaxvae-1 --out latents.png --image 7 --reach 2.5"""
 
