@@ -1,9 +1,9 @@
 """Convolutions with 3x3 kernels and a padding of 1, strided and transposed, over images `[batch, height, width,
 channels]`.
 
-XLA has fast convolutions for accelerators. For CPUs it has fast matrix products, and slow loops for what the gradients
-of strided convolutions and transposed ones are: 40 times slower for a whole training step. There all of it is products,
-with the patches that each output sees laid out as rows."""
+XLA has fast convolutions for accelerators. On CPUs its matrix products are fast, but the gradients of strided and
+transposed convolutions are slow loops, which make a training step 40 times slower. On CPUs everything here is
+therefore a matrix product, in which the patch of pixels that an output sees is a row."""
 
 import functools
 
@@ -15,15 +15,15 @@ from jaxvae.shared.model.layout import KERNEL, PADDING
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
-    """kernel: `[3, 3, inputs, outputs]`; stride: 1 or 2. Heights and widths become ceil(n / stride)."""
+    """Convolve images, to heights and widths of ceil(n / stride). kernel: `[3, 3, inputs, outputs]`; stride: 1 or 2."""
     return lax.platform_dependent(
         x, kernel, cpu=functools.partial(_by_products, stride), default=functools.partial(_by_xla, stride)
     )
 
 
 def transposed(x: Array, kernel: Array, stride: int, more: tuple[int, int]) -> Array:
-    """The transpose of `convolve`. kernel: `[3, 3, outputs, inputs]`; more: rows and columns beyond the least that
-    `convolve` makes into those of `x`."""
+    """Apply the transpose of `convolve`. kernel: `[3, 3, outputs, inputs]`; more: rows and columns to add to the
+    smallest output, since several sizes have the same convolution."""
     size = ((n - 1) * stride - 2 * PADDING + KERNEL + rows for n, rows in zip(x.shape[1:3], more, strict=True))
     shape = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[2]), x.dtype)
     return lax.platform_dependent(
@@ -65,7 +65,7 @@ def _neighbours(x: Array, axis: int, stride: int) -> tuple[Array, Array, Array]:
     """The pixels before, at and after each output along an axis."""
     if stride == 1:
         return _shifted(x, axis, 1), x, _shifted(x, axis, -1)
-    # Split, and not strided slices, because a split's transpose is a concatenation, and theirs a sum of dilated arrays.
+    # A split, since its transpose is a concatenation; that of strided slices is a sum of dilated arrays.
     half = (x.shape[axis] + 1) // 2
     pairs = _padded(x, axis, 0, 2 * half - x.shape[axis]).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
     at, after = (part.squeeze(axis + 1) for part in lax.split(pairs, (1, 1), axis + 1))

@@ -52,7 +52,7 @@ def device_label(device: Device) -> str:
 
 
 def require(dtype: Dtype) -> None:
-    """Raises InputError if JAX would quietly compute in float32 what was asked for in float64."""
+    """Raise InputError if JAX would silently compute in float32 what was requested in float64."""
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise InputError("float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
 
@@ -62,7 +62,7 @@ def _keep_programs() -> None:
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     folder = published.cache() / "programs"
-    with contextlib.suppress(OSError):  # without a place for them, all is compiled anew
+    with contextlib.suppress(OSError):  # without a folder for them all is compiled again
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

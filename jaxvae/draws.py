@@ -66,7 +66,7 @@ def image_keys(key: Array, places: Array) -> Array:
 
 
 def keep(key: Array, shape: tuple[int, ...], level: float, dtype: str) -> Array:
-    """The factors of dropout: 0 for a share `level`, else 1 / (1 - level), so that the mean stays."""
+    """Draw the factors of dropout: 0 with probability `level`, else 1 / (1 - level), so that the mean is 1."""
     # The uniforms are float32 always, so that a float64 run drops the same ones.
     kept = random.uniform(key, shape, "float32") >= jnp.float32(level)
     return kept.astype(dtype) * (1.0 / (1.0 - level))

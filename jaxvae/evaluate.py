@@ -44,8 +44,8 @@ def average_terms(
     Returns:
         The mean terms, `[terms]`, float64, nats per image.
     """
-    told = None if labels is None else jnp.asarray(labels)
-    terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, told)).astype(np.float64).mean(0)
+    labels = None if labels is None else jnp.asarray(labels)
+    terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, labels)).astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         terms[0] = np.float64(capacity_loss(spec, terms[1], terms[2], None))
     return terms
@@ -84,15 +84,15 @@ def log_likelihood(
         Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     require_density(spec)
-    images, told = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
-    n, found = len(images), []
+    images, labels = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
+    n, parts = len(images), []
     for start in range(0, n, _PART):
-        # The last part is filled up with its last image, or it would be compiled anew.
+        # The last part is filled up with its last image, or it would be compiled again.
         places = jnp.minimum(jnp.arange(start, start + min(_PART, n)), n - 1)
-        parts = _weigh(spec, samples, params, images, key, told, places)
-        found.append([np.asarray(part, np.float64)[: n - start] for part in parts])
-        on_images(len(found[-1][0]))
-    return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
+        part = _weigh(spec, samples, params, images, key, labels, places)
+        parts.append([np.asarray(figures, np.float64)[: n - start] for figures in part])
+        on_images(len(parts[-1][0]))
+    return Likelihood(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def see_images(spec: Spec, images: Array | np.ndarray, key: Array) -> np.ndarray:
@@ -124,8 +124,8 @@ def encode_images(
     Returns:
         The posteriors, and a draw from each, `[n, latent]`, float64.
     """
-    told = None if labels is None else jnp.asarray(labels)
-    mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, told)
+    labels = None if labels is None else jnp.asarray(labels)
+    mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, labels)
     if logvar is None:
         return Latents(np.asarray(mean, np.float64), None, None)
     return Latents(*(np.asarray(part, np.float64) for part in (mean, logvar, z)))
@@ -144,8 +144,8 @@ def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np
         Logits or means, see `Likelihood.located_by`, and log-variances, computed in the configuration's precision and
         given as float64.
     """
-    told = None if labels is None else jnp.asarray(labels)
-    location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.stored), told)
+    labels = None if labels is None else jnp.asarray(labels)
+    location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.stored), labels)
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))
 
 
@@ -162,8 +162,7 @@ def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array 
         image, eps, prior, label, keys = given
         x = prepare_pixels(spec, image[None], *(key[None] for key in keys))
         mine = draws._replace(eps=eps[..., None, :], prior=None if prior is None else prior[None])
-        told = None if label is None else label[None]
-        return jnp.concatenate(image_terms(spec, params, x, mine, told))
+        return jnp.concatenate(image_terms(spec, params, x, mine, None if label is None else label[None]))
 
     eps = jnp.moveaxis(draws.eps, -2, 0)
     return lax.map(one, (images, eps, draws.prior, labels, (static, dynamic)), batch_size=_BATCH)
@@ -179,12 +178,12 @@ def _weigh(
 
     def one(given: tuple) -> tuple[Array, Array]:
         x, label, noise = given
-        told = None if label is None else jnp.broadcast_to(label, _BLOCK)
+        block_labels = None if label is None else jnp.broadcast_to(label, _BLOCK)
         posterior = density(encode(spec, params, x[None], None if label is None else label[None]))
 
         def block(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             eps = random.normal(random.fold_in(noise, i), (_BLOCK, spec.model.latent), dtype)
-            error = nll(spec, decode(spec, params, locate(posterior, eps), told), x[None])
+            error = nll(spec, decode(spec, params, locate(posterior, eps), block_labels), x[None])
             log_w = -(error + constant + log_ratio(posterior, eps))
             log_w = jnp.where(i * _BLOCK + jnp.arange(_BLOCK) < samples, log_w, -jnp.inf)
             return _add(carry, log_w)
@@ -193,9 +192,9 @@ def _weigh(
         most, total, squares = lax.fori_loop(0, -(-samples // _BLOCK), block, start)
         return most + jnp.log(total) - math.log(samples), total**2 / squares
 
-    told = None if labels is None else labels[places]
+    labels = None if labels is None else labels[places]
     noise = image_keys(random.fold_in(key, 1), places)
-    return lax.map(one, (_pixels(spec, images[places], key, places), told, noise), batch_size=_IMAGES)
+    return lax.map(one, (_pixels(spec, images[places], key, places), labels, noise), batch_size=_IMAGES)
 
 
 def _add(carry: tuple[Array, Array, Array], log_w: Array) -> tuple[Array, Array, Array]:
@@ -213,8 +212,8 @@ def _encode(spec: Spec, params: Params, images: Array, key: Array, labels: Array
     def one(given: tuple) -> tuple:
         image, label, place = given
         x = _pixels(spec, image[None], key, place[None])
-        found = encode(spec, params, x, None if label is None else label[None])
-        return found.mean[0], density(found).logvar[0] if spec.model.samples_latents else None
+        posterior = encode(spec, params, x, None if label is None else label[None])
+        return posterior.mean[0], density(posterior).logvar[0] if spec.model.samples_latents else None
 
     mean, logvar = lax.map(one, (images, labels, places), batch_size=_BATCH)
     if logvar is None:

@@ -1,4 +1,4 @@
-"""The model for other programs: its weights in their files, and what it computes as programs of its own."""
+"""Export a model: its weights in the files of other software, and its functions as programs."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Models of other programs, known ones and your own: from their files and tensors, and back."""
+"""Convert models of other programs, known ones and your own, from their files and tensors and back."""
 
 from pathlib import Path
 from typing import Any, NoReturn

@@ -1,4 +1,4 @@
-"""Images out of the model: each pixel is its mean, in [0, 1]."""
+"""Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
 import functools
 
@@ -38,7 +38,7 @@ def sample(
     """
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
-    return np.asarray(_sampled(spec, n, params, key, temperature, _told(spec, labels)))
+    return np.asarray(_sampled(spec, n, params, key, temperature, _labels_for(spec, labels)))
 
 
 def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
@@ -53,7 +53,7 @@ def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarr
     Returns:
         Pixel means in [0, 1], of the same shape.
     """
-    return np.asarray(_reconstructed(spec, params, jnp.asarray(images), _told(spec, labels)))
+    return np.asarray(_reconstructed(spec, params, jnp.asarray(images), _labels_for(spec, labels)))
 
 
 def draw_latents(spec: Spec, key: Array, n: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def decode_images(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray 
     Returns:
         Pixel means in [0, 1], `[n, height, width, channels]`.
     """
-    return np.asarray(_decoded(spec, params, jnp.asarray(z, spec.training.stored), _told(spec, labels)))
+    return np.asarray(_decoded(spec, params, jnp.asarray(z, spec.training.stored), _labels_for(spec, labels)))
 
 
 def interpolate(
@@ -208,9 +208,9 @@ def _reconstructed(spec: Spec, params: Params, images: Array, labels: Array | No
 
 def _each(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """The images of latents `[.., .., latent]`."""
-    found = decode_images(spec, params, z.reshape(-1, z.shape[-1]), labels)
-    return found.reshape(*z.shape[:-1], *found.shape[1:])
+    images = decode_images(spec, params, z.reshape(-1, z.shape[-1]), labels)
+    return images.reshape(*z.shape[:-1], *images.shape[1:])
 
 
-def _told(spec: Spec, labels: np.ndarray | None) -> Array | None:
+def _labels_for(spec: Spec, labels: np.ndarray | None) -> Array | None:
     return None if labels is None or not spec.model.classes else jnp.asarray(labels)

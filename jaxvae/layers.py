@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, each from its entry in `layout.layers`, and what stands between them."""
+"""The layers that the networks are made of, each from its entry in `layout.layers`, and the operations between them."""
 
 import math
 from collections.abc import Callable
@@ -160,7 +160,7 @@ class _Conv(nnx.Conv):
 
 
 class _ConvTranspose(nnx.ConvTranspose):
-    """The transpose of such a one."""
+    """The transpose of `_Conv`."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
         draw = _uniform(1.0 / math.sqrt(layer.outputs * layout.KERNEL**2))

@@ -1,4 +1,4 @@
-"""A run: its epochs, in parts that are looked at as they end."""
+"""Train a run epoch by epoch, in parts; callbacks get the state after each part and each epoch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +60,8 @@ def fit(
         now, n = everywhere(now), len(data.train)
         require_divisible_batch(spec, n, shares())
         test = jnp.asarray(data.test)
-        told = (placed(data.train_labels), jnp.asarray(data.test_labels)) if spec.model.classes else (None, None)
+        train_labels = placed(data.train_labels) if spec.model.classes else None
+        test_labels = jnp.asarray(data.test_labels) if spec.model.classes else None
         steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
         done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.stored)
         begun = 0 if before is None else len(before)
@@ -77,19 +78,19 @@ def fit(
                 while done < block.end:
                     was, since = now, done
                     done = agreed(pace.next_stop(since, block.end))
-                    now, log = train_epoch(spec, was, block.images, told[0], done, block.order, n, block.places)
+                    now, log = train_epoch(spec, was, block.images, train_labels, done, block.order, n, block.places)
                     part = slice(since - first, done - first)
                     terms[part] = np.asarray(log)[part]
                     pace.took(done - since)
                     if not np.isfinite(terms[part]).all() or not _finite(now):
-                        _stop(spec, was, block, told[0], done, n)
+                        _stop(spec, was, block, train_labels, done, n)
                     if on_part is not None:
                         on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
                 if done < min(first + steps, total):
                     continue
                 own = local(now)
                 key = stream_key(own.key, "evaluation", epoch)
-                evaluated = average_terms(spec, own.params, test, key, told[1])
+                evaluated = average_terms(spec, own.params, test, key, test_labels)
                 require_finite(spec, evaluated, done)
                 on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated))
         return local(now)
@@ -110,7 +111,7 @@ class _Block(NamedTuple):
 
 
 def _whole(spec: Spec, images: np.ndarray, key: Array, first: int, done: int) -> Iterator[_Block]:
-    """All images at once, for each epoch."""
+    """One block of all images for each epoch."""
     train, n = placed(images), len(images)
     for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
         yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)
@@ -129,11 +130,11 @@ def _streamed(
             rows, where = streaming.blocks(own.ravel(), per * batch)
             order, places = everywhere((jnp.asarray(own), jnp.asarray(where.reshape(own.shape))))
         for span in spans:
-            # Blocks of one size, or the epoch would be compiled anew for the last.
+            # Blocks of one size, or the epoch would be compiled again for the last.
             filled = np.pad(rows[span.block], (0, per * batch - len(rows[span.block])), "edge")
             with jax.default_device(device):
-                found = placed(images[filled])
-            yield _Block(epoch, span.end, found, order, places)
+                block_images = placed(images[filled])
+            yield _Block(epoch, span.end, block_images, order, places)
 
 
 def _stop(spec: Spec, state: TrainState, block: _Block, labels: Array | None, until: int, n: int) -> NoReturn:

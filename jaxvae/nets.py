@@ -1,6 +1,6 @@
 """The networks as ordinary Flax NNX modules, and their binding to a plain nested dict of arrays.
 
-Every network takes and gives images flattened in height, width, channel order."""
+Every network takes and returns images flattened in height, width, channel order."""
 
 import functools
 import math
@@ -219,17 +219,17 @@ def statistics(model: VAE) -> Params:
 
 
 def partition(spec: ModelSpec, params: Params, networks: tuple[str, ...]) -> tuple[Params, Params]:
-    """The arrays that these networks train, and all others: both nested as the parameters are, with None in place of
-    the other's."""
+    """Split the parameters into those that the optimizer of these networks trains, and all others; both are nested as
+    the parameters are, with None in place of each other's."""
     chosen: Params = {}
     for parameter in layout.table(spec):
         _put(chosen, parameter.path, parameter.trained and parameter.network in networks)
-    theirs = jax.tree.map(lambda mine, array: array if mine else None, chosen, params)
-    return theirs, jax.tree.map(lambda mine, array: None if mine else array, chosen, params)
+    chosen_arrays = jax.tree.map(lambda mine, array: array if mine else None, chosen, params)
+    return chosen_arrays, jax.tree.map(lambda mine, array: None if mine else array, chosen, params)
 
 
 def combine(params: Params, others: Params) -> Params:
-    """The parameters with those of `others`, which may be fewer, in their place."""
+    """Replace those parameters that `others` has."""
     if not isinstance(params, dict):
         return params if others is None else others
     return {name: combine(value, others[name]) if name in others else value for name, value in params.items()}

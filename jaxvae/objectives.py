@@ -1,4 +1,4 @@
-"""What is minimized. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
+"""The objectives. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
 the batch size or the image size."""
 
 import math
@@ -99,10 +99,10 @@ def image_terms(spec: Spec, params: Params, x: Array, draws: Draws, labels: Arra
     Returns:
         The terms, each `[batch]`, nats per image.
     """
-    model, batch, found = bind(spec.model, params), inputs(spec, x, draws, labels), {}
+    model, batch, terms = bind(spec.model, params), inputs(spec, x, draws, labels), {}
     for phase in phases(spec):
-        found |= phase.terms(spec, model, batch)
-    return collect(spec, found)
+        terms |= phase.terms(spec, model, batch)
+    return collect(spec, terms)
 
 
 def phases(spec: Spec) -> tuple[Phase, ...]:
@@ -122,19 +122,19 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "reconstruction": [(reconstruction, share)],
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
-    return tuple(Phase(*phase, *found) for phase, found in zip(spec.phases.items(), terms, strict=True))
+    return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
 
 
-def collect(spec: Spec, found: dict[str, Array]) -> AnyTerms:
-    """The terms of what the phases reported."""
+def collect(spec: Spec, terms: dict[str, Array]) -> AnyTerms:
+    """Collect the terms that all phases give."""
     if spec.objective.form == "adversarial":
-        return AdversarialTerms(loss=found["reconstruction"] + found["generator"], **found)
-    return Terms(**found)
+        return AdversarialTerms(loss=terms["reconstruction"] + terms["generator"], **terms)
+    return Terms(**terms)
 
 
-def average(spec: Spec, found: dict[str, Array], weights: Array, step: Array | None) -> dict[str, Array]:
-    """What a phase reports of the batch, from what it reports of each image."""
-    means = {name: (term * weights).sum() for name, term in found.items()}
+def average(spec: Spec, terms: dict[str, Array], weights: Array, step: Array | None) -> dict[str, Array]:
+    """Average the terms of a phase over the batch."""
+    means = {name: (term * weights).sum() for name, term in terms.items()}
     if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another
         means["loss"] = capacity_loss(spec, means["reconstruction"], means["kl"], step)
     return means
@@ -151,7 +151,7 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
 
 
 def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
+    """reconstruction + gamma * |kl - C|, with C rising linearly to the capacity (Burgess et al. 2018, equation 8)."""
     posterior, errors = encode_decode(spec, model, batch)
     error, divergence = errors.mean(0), kl(posterior)
     loss = capacity_loss(spec, error, divergence, batch.step)
@@ -159,7 +159,7 @@ def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
 
 
 def capacity_loss(spec: Spec, reconstruction: Array, kl: Array, step: Array | None) -> Array:
-    """Of the means over a batch, or of each image alone."""
+    """Compute the capacity objective from means over a batch, or from the terms of each image."""
     reached = spec.objective.capacity * ramp(step, spec.objective.capacity_steps, kl.dtype)
     # max(d, -d) is |d| with slope 0 at 0.
     return reconstruction + spec.effective_beta * jnp.maximum(kl - reached, reached - kl)
@@ -177,7 +177,7 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Arra
 
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """What an autoencoder without a prior minimizes; its kl is 0."""
+    """The reconstruction error alone, for an autoencoder without a prior; its kl is 0."""
     posterior, errors = encode_decode(spec, model, batch)
     error = errors.mean(0)
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
@@ -189,14 +189,15 @@ def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[st
 
 
 def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """Its regularization phase, first half: telling latents drawn from N(0, I) from the encoder's, nats per image."""
+    """The first half of the regularization phase, nats per image: the discriminator's error in telling draws of N(0, I)
+    from the encoder's latents."""
     assert batch.draws.prior is not None
     real, fake = model.discriminate(batch.draws.prior), model.discriminate(encoded(model, batch))
     return {"discriminator": bernoulli_nll(real, jnp.ones_like(real)) + bernoulli_nll(fake, jnp.zeros_like(fake))}
 
 
 def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
-    """Its second half: the encoder's latents passing for drawn ones, nats per image."""
+    """The second half, nats per image: the encoder's loss for making its latents pass for draws of N(0, I)."""
     fake = model.discriminate(encoded(model, batch))
     return {"generator": bernoulli_nll(fake, jnp.ones_like(fake))}
 
@@ -223,7 +224,7 @@ def encoded(model: VAE, batch: Inputs) -> Array:
 
 
 def ramp(step: Array | None, steps: int, dtype: jnp.dtype) -> Array | float:
-    """How far a weight has risen after `step` of so many steps: from above 0 at the first to 1."""
+    """The share of its final value that a weight rising over `steps` steps has at `step`: from 1 / steps to 1."""
     if step is None or steps == 0:
         return 1.0
     return jnp.minimum((step + 1).astype(dtype) / steps, 1.0)

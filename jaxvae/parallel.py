@@ -1,7 +1,7 @@
 """One batch shared by several devices, of one process or of many: each computes its rows, and XLA adds up the rest.
 
-Nothing in training asks who shares: arrays that lie on a mesh of devices carry it in their types, jit compiles for it,
-and `split` and `whole` only pin down what XLA could choose otherwise."""
+No code of the training depends on the sharing: arrays on a mesh of devices carry it in their types, jit compiles for
+it, and `split` and `whole` only fix what XLA could choose otherwise."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
             f"The processes can't be joined ({reason}); start each with --coordinator HOST:PORT, --processes N and its "
-            "own --process, or with --distributed where the cluster tells JAX these."
+            "own --process, or with --distributed where the cluster gives JAX these."
         ) from None
 
 
@@ -60,12 +60,12 @@ def agreed(number: int) -> int:
     return int(multihost_utils.process_allgather(np.int32(number)).max())
 
 
-def share(found: Sequence[Any], devices: int | None) -> None:
-    """Has every batch from now on shared by these devices of all processes, or by the first `devices` of each: without
-    a number by one, or, where there are several processes, by all. Raises InputError where there are fewer."""
+def share(all_devices: Sequence[Any], devices: int | None) -> None:
+    """Share all later batches among the first `devices` of each process's devices. Without a number that is one device,
+    or all of them if there are several processes. Raises InputError if a process has fewer."""
     global _mesh
     own: dict[int, list[Any]] = {}
-    for device in found:
+    for device in all_devices:
         own.setdefault(device.process_index, []).append(device)
     fewest = min(map(len, own.values()))
     if devices is not None and not 1 <= devices <= fewest:

@@ -1,6 +1,6 @@
 """This framework's parameters and optimizer state, to and from named arrays in the weight file's layout.
 
-The mapping is total: an array without a place and a place without an array are both errors."""
+The mapping is total: an unexpected array and a missing one are both errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from jaxvae.devices import Device, require
 from jaxvae.nets import Params
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from jaxvae.train import TrainState
 
 
@@ -79,12 +79,12 @@ def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spe
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    found = weight_file.load_checkpoint(Path(path))
-    params = from_arrays(found.spec, found.weights)
-    optimizer = optimizer_from_arrays(found.spec, found.optimizer)
-    key = random.wrap_key_data(jnp.asarray(found.key), impl="threefry2x32")
-    state = TrainState(params, optimizer, jnp.int32(found.step), key)
-    return found.spec, jax.device_put(state, device), found.train
+    checkpoint = weight_file.load_checkpoint(Path(path))
+    params = from_arrays(checkpoint.spec, checkpoint.weights)
+    optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
+    key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
+    state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key)
+    return checkpoint.spec, jax.device_put(state, device), checkpoint.train
 
 
 def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> Params:
     Raises:
         InputError: If they are not exactly the model's arrays.
     """
-    weight_file.check(arrays, spec, "The arrays")
+    tensor_checks.check(arrays, spec, "The arrays")
     return _nest(spec, arrays)
 
 
@@ -133,7 +133,7 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
     """
     arrays = {}
     for phase, networks in spec.phases.items():
-        state, table, prefix = opt_state[phase], weight_file.trained(spec, networks), phase and f"{phase}."
+        state, table, prefix = opt_state[phase], optimizer_state.trained(spec, networks), phase and f"{phase}."
         assert isinstance(state, optax.ScaleByAdamState)
         for moment, tree in {"exp_avg": state.mu, "exp_avg_sq": state.nu}.items():
             arrays |= {f"{prefix}{moment}.{name}": a for name, a in _named(table, tree).items()}
@@ -155,8 +155,8 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> dict[
         InputError: If the arrays are not exactly those.
     """
     return {
-        phase: optax.ScaleByAdamState(jnp.int32(found.step), _nest(spec, found.exp_avg), _nest(spec, found.exp_avg_sq))
-        for phase, found in weight_file.moments(arrays, spec).items()
+        phase: optax.ScaleByAdamState(jnp.int32(adam.step), _nest(spec, adam.exp_avg), _nest(spec, adam.exp_avg_sq))
+        for phase, adam in optimizer_state.moments(arrays, spec).items()
     }
 
 
@@ -168,7 +168,7 @@ def _named(table: tuple[layout.Parameter, ...], tree: Any) -> dict[str, np.ndarr
     strays = [path for path in leaves if path not in {parameter.path for parameter in table}]
     missing = [parameter.path for parameter in table if parameter.path not in leaves]
     if strays or missing:
-        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+        raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
     return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
 
 

@@ -49,7 +49,9 @@ def fit_together(
     """
     with jax.default_device(device):
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
-        told = [jnp.asarray(a) if specs[0].model.classes else None for a in (data.train_labels, data.test_labels)]
+        train_labels, test_labels = (
+            jnp.asarray(labels) if specs[0].model.classes else None for labels in (data.train_labels, data.test_labels)
+        )
         training, steps, total = (t := specs[0].training), t.epoch_steps(len(train)), t.total_steps(len(train))
         betas = np.array([spec.objective.beta for spec in specs], training.stored)
         rates = np.array([spec.training.learning_rates() for spec in specs], training.stored)
@@ -64,7 +66,7 @@ def fit_together(
                 if len(part.train) and (part.step % steps == 0 or part.step == total):
                     epoch = -(-part.step // steps)
                     key = stream_key(part.state.key, "evaluation", epoch)
-                    evaluated = average_terms(_tested(specs[i]), part.state.params, test, key, told[1])
+                    evaluated = average_terms(_tested(specs[i]), part.state.params, test, key, test_labels)
                     if not np.isfinite(evaluated).all():
                         del standing[i]
                         continue
@@ -80,7 +82,7 @@ def fit_together(
             ahead = [part.step for part in standing.values() if part.step > done]
             until = pace.next_stop(done, min(first + steps, total, *ahead))
             states = tuple(standing[i].state for i in group)
-            states, log, finite = _train(specs[0], states, train, told[0], until, betas[group], rates[group])
+            states, log, finite = _train(specs[0], states, train, train_labels, until, betas[group], rates[group])
             log, finite = np.asarray(log), np.asarray(finite)
             pace.took(until - done)
             for i, state, terms, good in zip(group, states, log[:, done - first : until - first], finite, strict=True):

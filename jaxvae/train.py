@@ -193,7 +193,7 @@ def train_epoch(
         end = end if sooner is None else jnp.minimum(end, sooner)
 
     def block(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-        """So many steps as draw their numbers in one go."""
+        """The steps that draw their numbers together."""
         first = carry[0].step
         steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
         drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)
@@ -207,8 +207,8 @@ def train_epoch(
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         given = images[rows if places is None else places[at]]
         x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
-        told = None if labels is None else labels[rows]
-        state, terms = _update(spec, state, inputs(spec, x, mine, told, weights[at], state.step), rate)
+        row_labels = None if labels is None else labels[rows]
+        state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate)
         return state, log.at[at].set(jnp.stack(terms))
 
     # A bound that is no constant: one program for any part of an epoch, so that a run in parts is the run in one.

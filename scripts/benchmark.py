@@ -19,6 +19,8 @@ import torchvae
 from benchmarks import machine, sections, tables
 from benchmarks.timing import Timed
 from benchmarks.workload import Setting, changed, load
+from jaxvae.shared.cli import join_help
+from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 
@@ -28,37 +30,36 @@ _SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start",
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time both packages in float32, and compare them with the loops that PyTorch users write and with the matrix
-    products of the model alone: training, evaluation, sampling, start-up, memory, and how the cost grows. Every round
-    times each program once; tables show medians with minimum and maximum, after a warm-up round.
+    """Time both packages in float32 beside the loops that PyTorch users write, and beside the model's matrix products
+    alone. The sections are training, evaluation, sampling, start-up, memory, and how the cost scales. Each program is
+    timed once per round, after a warm-up round; tables show the median, the minimum and the maximum.
 
     Example (ten minutes; one with --quick):
               python scripts/benchmark.py --json benchmark.json --out benchmark.png"""
 
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Device; auto is the first accelerator that JAX finds. On a TPU only jaxvae is timed."""
+    """Where to compute; auto is the first accelerator that JAX finds. On a TPU only jaxvae is timed."""
     preset: Literal["pytorch-examples", "conv"] = "pytorch-examples"
-    """The model: 784-400-20, or convolutions."""
+    """The model: 784-400-20 with linear layers, or convolutions."""
     batch: tuple[int, ...] = ()
-    """Images per step; training is timed with each of several. By default 128 and 2048. Start-up and memory use the
-    first."""
+    """Images per step; training is timed with each of the given numbers, start-up and memory with the first. By default
+    128 and 2048."""
     rounds: int | None = None
     """Number of times that each program is timed; by default 5, with --quick 2."""
     images: int | None = None
-    """Number of training images in an epoch; by default all of them, or on a CPU as many as take seconds. More than
-    there are repeat them."""
+    """Number of training images in an epoch: by default all, or on a CPU as many as take a few seconds. If there are
+    fewer, they are repeated."""
     quick: bool = False
     """Measure everything in a minute, with fewer rounds, images and sizes."""
     only: tuple[Section, ...] = _SECTIONS
     """The sections to measure."""
     data: str = "auto"
-    """The images: MNIST, else scikit-learn's digits."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw."""
+    """The images, as in train. auto: MNIST, or digits where MNIST is not available."""
+    data_root: DataRoot = None
     json: Path | None = None
-    """File to write every time to, with the machine."""
+    """Write all times to this file, with a description of the machine."""
     out: Path | None = None
-    """File for a figure of training and scaling: .png, .pdf or .svg."""
+    """Draw training and scaling to this file, a .png, .pdf or .svg."""
 
 
 def main(options: Benchmark) -> None:
@@ -134,6 +135,7 @@ def write(path: Path, content: bytes) -> None:
 
 if __name__ == "__main__":
     try:
+        join_help(Benchmark)
         main(tyro.cli(Benchmark))
     except InputError as error:
         print(f"benchmark: {error}", file=sys.stderr)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxvae.shared.backend import DeviceName
+from jaxvae.shared.cli import join_help
+from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
@@ -23,18 +25,18 @@ _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Reproduce published results on MNIST, and print a table of the results, the expected ranges, and whether the
-    results are within them. Each run is a folder under --out: the same command resumes a stopped run and only reads a
-    finished one. The table has all results in that folder, of both packages.
+    """Reproduce published results on MNIST, and print a table of the results and the expected ranges. Each run has a
+    folder under --out: the same command resumes a stopped run and only reads a finished one. The table shows all
+    results in that folder, from both packages.
 
-    On a CPU, `all` leaves out protocols that take days and lists them; a protocol given by name is run in full.
+    On a CPU, `all` leaves out protocols that take days, and lists them; a protocol given by name is run in full.
 
     Example: python scripts/reproduce.py iwae-paper-1 --stages 5 --package torchvae"""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The protocols to run, or all; the name of a preset means all of its protocols."""
+    """The protocols to run, or all. The name of a preset stands for all of its protocols."""
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False
-    """List the protocols with their expected results, the sources and the cost, and exit."""
+    """List the protocols with their expected results, sources and cost, and exit."""
     package: Literal["jaxvae", "torchvae"] = "jaxvae"
     """The package that trains and evaluates."""
     out: Path = Path("runs/reproduce")
@@ -42,20 +44,19 @@ class Reproduce:
     seeds: tuple[int, ...] = ()
     """Seeds to use instead of the protocol's."""
     stages: int | None = None
-    """For the IWAE paper's protocols: train only the first of 8 stages of learning rates; stage i, from 0, has 3^i
+    """For the IWAE paper's protocols: train only this many of the 8 stages of learning rates; stage i, from 0, has 3^i
     epochs. A later command can add more."""
     epochs: int | None = None
     """Train only this number of epochs. A later command can add more."""
     samples: int = SAMPLES
     """For the IWAE paper's protocols: latent samples per test image for the log-likelihood."""
     data: str = MNIST
-    """The data set; other data sets than MNIST have no expected results."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw; by default $JAXVAE_DATA, the user's cache, or a download."""
+    """The data set, as in train; only MNIST has expected results."""
+    data_root: DataRoot = None
     device: DeviceName = "auto"
-    """The device."""
+    """Where to compute."""
     readme: bool = False
-    """Write the table into scripts/docs/results.md, between its marks; without names, from the existing results."""
+    """Write the table into scripts/docs/results.md. Without names it is made from the existing results."""
 
 
 def main(options: Reproduce) -> None:
@@ -132,6 +133,7 @@ def _on_cpu(backend: Any, device: DeviceName) -> bool:
 
 if __name__ == "__main__":
     try:
+        join_help(Reproduce)
         main(tyro.cli(Reproduce))
     except (InputError, NonFiniteError) as error:
         print(f"reproduce: {error}", file=sys.stderr)

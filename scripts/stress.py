@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import jaxvae
 import torchvae
+from jaxvae.shared.cli import join_help
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
@@ -41,19 +42,19 @@ DISTRIBUTED_TOLERANCE = 1e-12  # float64: sums in another order, carried through
 
 @dataclass(frozen=True)
 class Fuzz:
-    """Change a small valid file at random, read it, and repeat: bits, bytes and blocks are flipped, moved, deleted and
-    inserted, and fields of its JSON changed.
+    """Damage small valid files at random and read them: bits, bytes and blocks are flipped, moved, deleted or inserted,
+    and fields of their JSON changed.
 
-    A weight file or a checkpoint must be rejected in a sentence that names it, or be read as what was written, to the
-    last bit. A configuration, metrics or images have no digest and may also be read as other valid ones. Anything else
-    is printed with its seed, and the exit status is then 1. The readers are jaxvae.shared's, which both packages use.
+    A damaged weight file or checkpoint must be rejected in a sentence that names it, unless it still reads as what was
+    written, to the last bit. A configuration, metrics or images have no digest and may also be read as other valid
+    ones. Anything else is printed with its seed, and the exit status is then 1. Both packages share these readers.
 
     Example: python scripts/stress.py fuzz --kind weights --mutations 1000"""
 
     mutations: int = 100_000
     """Number of changed files of each kind."""
     seed: int = 0
-    """Seed of the first file. `--seed N --mutations 1` makes a printed one again."""
+    """Seed of the first file. `--seed N --mutations 1` repeats the file whose seed N was printed."""
     kind: Literal["weights", "checkpoint", "config", "data", "all"] = "all"
     """Weight files, checkpoints, the other files of a run folder, or files of images."""
 
@@ -66,28 +67,28 @@ class Kill:
     Example: python scripts/stress.py kill --kills 100"""
 
     kills: int = 100
-    """Number of kills for each package; several hit the same run (about 5 s each)."""
+    """Number of kills for each package, about 5 s each. A run is killed several times."""
     package: Package = "both"
-    """Which package to kill."""
+    """The package to kill."""
     seed: int = 0
-    """Seed of the moments."""
+    """Seed of the moments at which runs are killed."""
 
 
 @dataclass(frozen=True)
 class Switch:
     """Train in float64 in one package, resume in the other, then in the first again, and compare the result with a run
-    of the first package alone. Exit status 0 if all of it is within 1e-10, else 1.
+    of the first package alone. Exit status 0 if everything agrees to 1e-10, else 1.
 
     Example: python scripts/stress.py switch --preset yunjey --stops 100 200 300"""
 
     preset: str = DEFAULT_PRESET
-    """What to train."""
+    """The preset to train."""
     stops: tuple[int, int, int] = (300, 800, 1200)
     """The step at which each of the three parts ends."""
     first: Literal["jaxvae", "torchvae"] = "jaxvae"
     """The package that starts and finishes."""
     data: str = "mnist"
-    """The images."""
+    """The data set, as in train."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ class Distributed:
     Example: python scripts/stress.py distributed --steps 200 --preset conv"""
 
     package: Package = "both"
-    """Which package trains."""
+    """The package that trains."""
     preset: str = DEFAULT_PRESET
-    """What to train."""
+    """The preset to train."""
     steps: int = 30
     """Number of steps; an epoch has 12."""
     devices: int = 2
@@ -226,6 +227,8 @@ def run_distributed(options: Distributed) -> int:
 
 if __name__ == "__main__":
     try:
+        for trial in (Fuzz, Kill, Switch, Distributed):
+            join_help(trial)
         sys.exit(main(tyro.cli(Trial)))  # type: ignore[arg-type]
     except InputError as error:
         print(f"stress: {error}", file=sys.stderr)

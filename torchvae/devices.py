@@ -36,7 +36,7 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are."""
+    """Return the device of the model's parameters."""
     return next(model.parameters()).device
 
 

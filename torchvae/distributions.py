@@ -1,4 +1,8 @@
-"""The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image."""
+"""The posterior, its reparameterization, the likelihoods of pixels and the divergences, each per image.
+
+The file is long, since every formula of the bound stands here with its shapes, units and reference; half of it is
+docstrings.
+"""
 
 import math
 from collections.abc import Callable

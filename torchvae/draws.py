@@ -66,6 +66,6 @@ def image_keys(key: random.Key, places: Tensor) -> random.Key:
 
 
 def keep(key: random.Key, shape: tuple[int, ...], level: float, dtype: torch.dtype) -> Tensor:
-    """The factors of dropout: 0 for a share `level`, else 1 / (1 - level), so that the mean stays."""
+    """Draw the factors of dropout: 0 with probability `level`, else 1 / (1 - level), so that the mean is 1."""
     # The uniforms are float32 always, so that a float64 run drops the same ones.
     return (random.uniform(key, shape, torch.float32) >= level).to(dtype) * (1.0 / (1.0 - level))

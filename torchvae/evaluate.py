@@ -24,7 +24,7 @@ from torchvae.pixels import prepare_pixels
 _BATCH = 500
 _BLOCK = 100  # samples of an image that are drawn from one key, which decides the figures, and decoded together
 _IMAGES = 5  # whose blocks are decoded together, which changes none: the logits should fit a core's cache
-_DRAWN = 10  # blocks drawn in one go, since a draw costs hundreds of calls
+_DRAWN = 10  # blocks drawn together, since a draw costs hundreds of calls
 
 
 def average_terms(
@@ -45,8 +45,8 @@ def average_terms(
         The mean terms, `[terms]`, float64, nats per image.
     """
     device = device_of(model)
-    told = None if labels is None else torch.as_tensor(labels, device=device)
-    found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), told)
+    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), labels)
     terms = found.cpu().numpy().astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         reconstruction, kl = torch.tensor(terms[1:])
@@ -90,14 +90,14 @@ def log_likelihood(
     require_density(spec)
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
-    told = None if labels is None else torch.as_tensor(labels, device=device)
-    found = []
+    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    parts = []
     for places in torch.arange(len(images), device=device).split(_IMAGES):
-        some = None if told is None else told[places]
-        parts = _weigh(spec, samples, model, _pixels(spec, images[places], key, places), some, key, places)
-        found.append([part.cpu().numpy().astype(np.float64) for part in parts])
+        part_labels = None if labels is None else labels[places]
+        part = _weigh(spec, samples, model, _pixels(spec, images[places], key, places), part_labels, key, places)
+        parts.append([figures.cpu().numpy().astype(np.float64) for figures in part])
         on_images(len(places))
-    return Likelihood(*map(np.concatenate, zip(*found, strict=True)))
+    return Likelihood(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.ndarray:
@@ -133,15 +133,15 @@ def encode_images(
     """
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
-    told = None if labels is None else torch.as_tensor(labels, device=device)
-    found = [
-        encode(spec, model, _pixels(spec, images[places], key, places), None if told is None else told[places])
+    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    posteriors = [
+        encode(spec, model, _pixels(spec, images[places], key, places), None if labels is None else labels[places])
         for places in torch.arange(len(images), device=device).split(_BATCH)
     ]
-    mean = torch.cat([posterior.mean for posterior in found])
+    mean = torch.cat([posterior.mean for posterior in posteriors])
     if not spec.model.samples_latents:
         return Latents(mean.cpu().numpy().astype(np.float64), None, None)
-    logvar = torch.cat([density(posterior).logvar for posterior in found])
+    logvar = torch.cat([density(posterior).logvar for posterior in posteriors])
     z = locate(Posterior(mean, logvar), random.normal(random.fold_in(key, 2), mean.shape, mean.dtype))
     return Latents(*(part.cpu().numpy().astype(np.float64) for part in (mean, logvar, z)))
 
@@ -161,8 +161,8 @@ def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.nd
         given as float64.
     """
     device = device_of(model)
-    told = None if labels is None else torch.as_tensor(labels, device=device)
-    decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), told)
+    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), labels)
     location = _location(spec, decoded)
     logvar = pixel_logvar(spec, decoded)
     return Pixels(
@@ -182,8 +182,8 @@ def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key, labels: Tens
         dynamic = image_keys(random.fold_in(key, 0), rows)
         x = prepare_pixels(spec, images[rows], image_keys(static, rows), dynamic)
         mine = draws._replace(eps=draws.eps[..., rows, :], prior=None if draws.prior is None else draws.prior[rows])
-        told = None if labels is None else labels[rows]
-        return torch.stack(image_terms(spec, model, x, mine, told), dim=-1)
+        row_labels = None if labels is None else labels[rows]
+        return torch.stack(image_terms(spec, model, x, mine, row_labels), dim=-1)
 
     return torch.cat([some(rows) for rows in places.split(_BATCH)])
 
@@ -194,7 +194,7 @@ def _weigh(
     """The estimate and the effective samples of the images `[n, pixels]` at these places, each `[n]`."""
     posterior = density(encode(spec, model, x, labels))
     posterior = Posterior(*(part[:, None] for part in posterior))
-    told = None if labels is None else labels.repeat_interleave(_BLOCK)
+    block_labels = None if labels is None else labels.repeat_interleave(_BLOCK)
     noise = image_keys(random.fold_in(key, 1), places)
     blocks = torch.arange(-(-samples // _BLOCK), device=x.device)
     most, total = torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device), x.new_zeros(len(x))
@@ -202,7 +202,7 @@ def _weigh(
     for some in blocks.split(_DRAWN):
         draws = random.normal(random.fold_in(noise, some), (_BLOCK, spec.model.latent), x.dtype)
         for i, eps in zip(some.tolist(), draws.unbind(1), strict=True):
-            decoded = decode(spec, model, locate(posterior, eps).flatten(0, 1), told)
+            decoded = decode(spec, model, locate(posterior, eps).flatten(0, 1), block_labels)
             log_w = -(_nll(spec, decoded, x) + log_ratio(posterior, eps))
             log_w[:, max(0, samples - i * _BLOCK) :] = -math.inf
             # The largest of the logarithms so far, the sum of the weights and that of their squares over the largest.
@@ -213,8 +213,8 @@ def _weigh(
 
 
 def _nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
-    """-log p(x | z) of `_BLOCK` latents of each image, from what is said of all of them `[n * _BLOCK, pixels]`, whose
-    logits it overwrites: `[n, _BLOCK]`."""
+    """-log p(x | z) of `_BLOCK` latents of each image, `[n, _BLOCK]`, from the decoder's outputs for all of them,
+    `[n * _BLOCK, pixels]`, whose logits it overwrites."""
     if spec.model.likelihood in _FASTER:
         return _FASTER[spec.model.likelihood](decoded.logits.unflatten(0, (len(x), _BLOCK)), x)
     constant = spec.model.pixels * LIKELIHOODS[spec.model.likelihood].omitted

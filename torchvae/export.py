@@ -1,4 +1,4 @@
-"""The model for other programs: its weights in their files, and what it computes as programs of its own."""
+"""Export a model: its weights in the files of other software, and its functions as programs."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
             case "safetensors":
                 export_files.write_hub(made, spec, to_arrays(spec, model))
             case "torch":
-                with made.open("wb") as file:  # told a path, torch would write its name into the file
+                with made.open("wb") as file:  # if given the path, torch would write its name into the file
                     torch.save({name: tensor.clone() for name, tensor in state.items()}, file)
             case "torch-export":
                 _write_torch_export(made, spec, model)

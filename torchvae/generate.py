@@ -1,4 +1,4 @@
-"""Images out of the model: each pixel is its mean, in [0, 1]."""
+"""Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def sample(
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     key = key.to(device_of(model))
     z = temperature * random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored))
-    return images_of(spec, model, z, _told(spec, labels, key.device)).cpu().numpy()
+    return images_of(spec, model, z, _labels_for(spec, labels, key.device)).cpu().numpy()
 
 
 @torch.no_grad()
@@ -56,9 +56,9 @@ def reconstruct(spec: Spec, model: VAE, images: np.ndarray, labels: np.ndarray |
     Returns:
         Pixel means in [0, 1], of the same shape.
     """
-    told = _told(spec, labels, device_of(model))
-    posterior = encode(spec, model, seen(spec, images).to(device_of(model)), told)
-    return images_of(spec, model, posterior.mean, told).cpu().numpy()
+    classes = _labels_for(spec, labels, device_of(model))
+    posterior = encode(spec, model, seen(spec, images).to(device_of(model)), classes)
+    return images_of(spec, model, posterior.mean, classes).cpu().numpy()
 
 
 def draw_latents(spec: Spec, key: random.Key, n: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def decode_images(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | No
     """
     device = device_of(model)
     latents = torch.tensor(z, dtype=getattr(torch, spec.training.stored), device=device)
-    return images_of(spec, model, latents, _told(spec, labels, device)).cpu().numpy()
+    return images_of(spec, model, latents, _labels_for(spec, labels, device)).cpu().numpy()
 
 
 def interpolate(
@@ -199,9 +199,9 @@ def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -
 
 def _each(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """The images of latents `[.., .., latent]`."""
-    found = decode_images(spec, model, z.reshape(-1, z.shape[-1]), labels)
-    return found.reshape(*z.shape[:-1], *found.shape[1:])
+    images = decode_images(spec, model, z.reshape(-1, z.shape[-1]), labels)
+    return images.reshape(*z.shape[:-1], *images.shape[1:])
 
 
-def _told(spec: Spec, labels: np.ndarray | None, device: torch.device) -> Tensor | None:
+def _labels_for(spec: Spec, labels: np.ndarray | None, device: torch.device) -> Tensor | None:
     return None if labels is None or not spec.model.classes else torch.tensor(labels, device=device)

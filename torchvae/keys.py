@@ -1,4 +1,4 @@
-"""The key streams of a run: one root key, a stream of it for each use, in a stream a key for each step or epoch."""
+"""The keys of a run: a root key, a stream for each use of randomness, and in a stream a key for each step or epoch."""
 
 from typing import NamedTuple
 

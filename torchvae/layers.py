@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, each from its entry in `layout.layers`, and what stands between them."""
+"""The layers that the networks are made of, each from its entry in `layout.layers`, and the operations between them."""
 
 from typing import Any, NamedTuple, assert_never
 
@@ -35,9 +35,9 @@ class Block(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """PyTorch's own, but for float64 in training, and for batches that several processes share. PyTorch adds float32
-    numbers up in float64, and float64 ones too, one after another: equal ones, of which a dark border has thousands,
-    round the same way each time, and 2e-13 of a mean was lost. `torch.var_mean` adds in a tree."""
+    """PyTorch's batch norm, except in float64 training and for batches that several processes share. PyTorch adds the
+    numbers one after another in float64. If they are float64 themselves, equal ones, of which a dark border has
+    thousands, round the same way each time, and 2e-13 of a mean is lost. `torch.var_mean` adds in a tree."""
 
     def __init__(self, features: int):
         super().__init__(features, eps=_EPS, momentum=_MOMENTUM)
@@ -144,8 +144,8 @@ def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
 
 
 class _Last(nn.Conv2d):
-    """A convolution to pixels that adds its bias by itself: for a convolution's own gradient of it a CPU adds float32
-    numbers one after another, and lost 8e-5 over a batch of 100,000 pixels."""
+    """A convolution to pixels that adds its bias separately: in the gradient of a convolution's own bias a CPU adds
+    float32 numbers one after another, which lost 8e-5 over a batch of 100,000 pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
         y = self._conv_forward(input, self.weight, None)

@@ -1,4 +1,4 @@
-"""A run: its epochs, in parts that are looked at as they end."""
+"""Train a run epoch by epoch, in parts; callbacks get the state after each part and each epoch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -56,8 +56,10 @@ def fit(
     """
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
     test = torch.tensor(data.test, device=device)
-    labels = (data.train_labels, data.test_labels)
-    told = [torch.tensor(a, device=device) if spec.model.classes else None for a in labels]
+    train_labels, test_labels = (
+        torch.tensor(labels, device=device) if spec.model.classes else None
+        for labels in (data.train_labels, data.test_labels)
+    )
     n = len(data.train)
     steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
     require_divisible_batch(spec, n, shares())
@@ -75,18 +77,18 @@ def fit(
             while done < block.end:
                 was, since = copied(spec, now), done
                 done = agreed(pace.next_stop(since, block.end))
-                now, log = train_epoch(spec, now, block.images, told[0], done, block.order, n, block.places)
+                now, log = train_epoch(spec, now, block.images, train_labels, done, block.order, n, block.places)
                 part = slice(since - first, done - first)
                 terms[part] = log[part].cpu().numpy()
                 pace.took(done - since)
                 if not np.isfinite(terms[part]).all() or not _finite(now):
-                    _stop(spec, was, block, told[0], done, n)
+                    _stop(spec, was, block, train_labels, done, n)
                 if on_part is not None:
                     on_part(Part(now, epoch, done, terms[: done - first].copy()))
             if done < min(first + steps, total):
                 continue
             key = stream_key(now.key, "evaluation", epoch)
-            evaluated = average_terms(spec, now.model, test, key, told[1])
+            evaluated = average_terms(spec, now.model, test, key, test_labels)
             require_finite(spec, evaluated, done)
             on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
     return now
@@ -107,7 +109,7 @@ class _Block(NamedTuple):
 
 
 def _whole(spec: Spec, images: np.ndarray, key: random.Key, first: int, done: int) -> Iterator[_Block]:
-    """All images at once, for each epoch."""
+    """One block of all images for each epoch."""
     train, n = torch.tensor(np.asarray(images), device=key.device), len(images)
     for epoch, spans in streaming.spans(spec.training, n, spec.training.epoch_steps(n), first, done):
         yield _Block(epoch, spans[-1].end, train, epoch_order(spec, key, epoch, n), None)
@@ -123,20 +125,20 @@ def _streamed(spec: Spec, images: np.ndarray, key: random.Key, first: int, done:
         rows, where = streaming.blocks(order.numpy(), per * batch, own)
         order, places = _on(key.device, order), _on(key.device, torch.from_numpy(where))
         for span in spans:
-            found = torch.from_numpy(np.asarray(images[rows[span.block]]))
-            yield _Block(epoch, span.end, _on(key.device, found), order, places)
+            block_images = torch.from_numpy(np.asarray(images[rows[span.block]]))
+            yield _Block(epoch, span.end, _on(key.device, block_images), order, places)
 
 
 def _on(device: torch.device, tensor: Tensor) -> Tensor:
-    """The tensor on the device, copied beside what that computes."""
+    """Copy a tensor to the device while that computes."""
     if device.type != "cuda":
         return tensor
     beside = torch.cuda.Stream(device)
     with torch.cuda.stream(beside):
-        found = tensor.pin_memory().to(device, non_blocking=True)
+        copy = tensor.pin_memory().to(device, non_blocking=True)
     beside.synchronize()
-    # When nobody holds it its memory is used again at once: the run has waited for all steps that were taken on it.
-    return found
+    # Its memory is used again once nobody holds it, and the run has then waited for all steps that were taken on it.
+    return copy
 
 
 def _stop(spec: Spec, state: TrainState, block: _Block, labels: Tensor | None, until: int, n: int) -> NoReturn:

@@ -1,6 +1,6 @@
 """The networks as ordinary `torch.nn` modules.
 
-Every network takes and gives images flattened in height, width, channel order."""
+Every network takes and returns images flattened in height, width, channel order."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What is minimized. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
+"""The objectives. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
 the batch size or the image size."""
 
 import math
@@ -99,11 +99,11 @@ def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor 
     Returns:
         The terms, each `[batch]`, nats per image.
     """
-    batch, found = inputs(spec, x, draws, labels), {}
+    batch, terms = inputs(spec, x, draws, labels), {}
     model.eval()
     for phase in phases(spec):
-        found |= phase.terms(spec, model, batch)
-    return collect(spec, found)
+        terms |= phase.terms(spec, model, batch)
+    return collect(spec, terms)
 
 
 def phases(spec: Spec) -> tuple[Phase, ...]:
@@ -123,19 +123,19 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "reconstruction": [(reconstruction, share)],
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
-    return tuple(Phase(*phase, *found) for phase, found in zip(spec.phases.items(), terms, strict=True))
+    return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
 
 
-def collect(spec: Spec, found: dict[str, Tensor]) -> AnyTerms:
-    """The terms of what the phases reported."""
+def collect(spec: Spec, terms: dict[str, Tensor]) -> AnyTerms:
+    """Collect the terms that all phases give."""
     if spec.objective.form == "adversarial":
-        return AdversarialTerms(loss=found["reconstruction"] + found["generator"], **found)
-    return Terms(**found)
+        return AdversarialTerms(loss=terms["reconstruction"] + terms["generator"], **terms)
+    return Terms(**terms)
 
 
-def average(spec: Spec, found: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
-    """What a phase reports of the batch, from what it reports of each image."""
-    means = {name: (term * weights).sum() for name, term in found.items()}
+def average(spec: Spec, terms: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
+    """Average the terms of a phase over the batch."""
+    means = {name: (term * weights).sum() for name, term in terms.items()}
     if processes() > 1:  # in one message
         means = dict(zip(means, summed(torch.stack(list(means.values()))), strict=True))
     if spec.objective.form == "capacity":  # of the mean divergence: the mean of the distances is another
@@ -154,7 +154,7 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 
 
 def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
-    """reconstruction + gamma * |kl - C|, C rising in a line to the capacity (Burgess et al. 2018, equation 8)."""
+    """reconstruction + gamma * |kl - C|, with C rising linearly to the capacity (Burgess et al. 2018, equation 8)."""
     posterior, errors = encode_decode(spec, model, batch)
     error, divergence = errors.mean(0), kl(posterior)
     loss = capacity_loss(spec, error, divergence, batch.step)
@@ -162,7 +162,7 @@ def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 
 
 def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | None) -> Tensor:
-    """Of the means over a batch, or of each image alone."""
+    """Compute the capacity objective from means over a batch, or from the terms of each image."""
     reached = spec.objective.capacity * ramp(step, spec.objective.capacity_steps, kl.dtype)
     return reconstruction + spec.effective_beta * torch.abs(kl - reached)
 
@@ -179,7 +179,7 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tens
 
 
 def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
-    """What an autoencoder without a prior minimizes; its kl is 0."""
+    """The reconstruction error alone, for an autoencoder without a prior; its kl is 0."""
     posterior, errors = encode_decode(spec, model, batch)
     error = errors.mean(0)
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
@@ -191,14 +191,15 @@ def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[st
 
 
 def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
-    """Its regularization phase, first half: telling latents drawn from N(0, I) from the encoder's, nats per image."""
+    """The first half of the regularization phase, nats per image: the discriminator's error in telling draws of N(0, I)
+    from the encoder's latents."""
     assert batch.draws.prior is not None
     real, fake = model.discriminate(batch.draws.prior), model.discriminate(encoded(model, batch))
     return {"discriminator": bernoulli_nll(real, torch.ones_like(real)) + bernoulli_nll(fake, torch.zeros_like(fake))}
 
 
 def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
-    """Its second half: the encoder's latents passing for drawn ones, nats per image."""
+    """The second half, nats per image: the encoder's loss for making its latents pass for draws of N(0, I)."""
     fake = model.discriminate(encoded(model, batch))
     return {"generator": bernoulli_nll(fake, torch.ones_like(fake))}
 
@@ -225,7 +226,7 @@ def encoded(model: VAE, batch: Inputs) -> Tensor:
 
 
 def ramp(step: int | None, steps: int, dtype: torch.dtype) -> float:
-    """How far a weight has risen after `step` of so many steps: from above 0 at the first to 1."""
+    """The share of its final value that a weight rising over `steps` steps has at `step`: from 1 / steps to 1."""
     if step is None or steps == 0:
         return 1.0
     return min((step + 1) / steps, 1.0)

@@ -1,8 +1,8 @@
-"""One batch shared by several processes, each of which computes its rows on its own device and adds up with the rest.
+"""One batch shared by several processes: each computes its rows on its own device, and sums over rows are added up.
 
-Every process draws the whole batch's noise from the run's key, and takes its rows of that too: the run is the same.
-Every process has the loss of the whole batch and gives back an equal part of it, so that `summed` is its own
-derivative, and what batch norm and the capacity make of means has the right one."""
+Every process draws the whole batch's noise from the run's key and takes its own rows of it, so that the run stays the
+same. Every process has the loss of the whole batch and differentiates an equal share of it. The derivative of `summed`
+is then `summed` again, and functions of means, as in batch norm and the capacity, get the right gradients."""
 
 import atexit
 import os
@@ -57,9 +57,9 @@ def agreed(number: int) -> int:
     """Return the largest of the processes' numbers, of at most 31 bits. All processes have to call it."""
     if processes() == 1:
         return number
-    told = torch.tensor(number)
-    distributed.all_reduce(told, distributed.ReduceOp.MAX)
-    return int(told)
+    largest = torch.tensor(number)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
 
 
 def shares() -> int:

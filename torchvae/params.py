@@ -1,6 +1,6 @@
 """This framework's parameters and optimizer state, to and from named arrays in the weight file's layout.
 
-The mapping is total: an array without a place and a place without an array are both errors."""
+The mapping is total: an unexpected array and a missing one are both errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.nets import VAE, bind
 from torchvae.train import TrainState, init_optimizers
 
@@ -74,11 +74,11 @@ def load_checkpoint(path: Path | str, device: torch.device | str | None = None) 
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    found = weight_file.load_checkpoint(Path(path))
-    model = from_arrays(found.spec, found.weights).to(device)
-    optimizer = optimizer_from_arrays(found.spec, found.optimizer, model)
-    key = torch.tensor(found.key, device=device)
-    return found.spec, TrainState(model, optimizer, found.step, key), found.train
+    checkpoint = weight_file.load_checkpoint(Path(path))
+    model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
+    optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
+    key = torch.tensor(checkpoint.key, device=device)
+    return checkpoint.spec, TrainState(model, optimizer, checkpoint.step, key), checkpoint.train
 
 
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
@@ -101,7 +101,7 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
     strays = [name for name in leaves if name not in {parameter.name for parameter in table}]
     missing = [parameter.name for parameter in table if parameter.name not in leaves]
     if strays or missing:
-        raise InputError(f"The parameters don't fit the model: without a place {strays}, without an array {missing}.")
+        raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
     return {parameter.name: leaves[parameter.name] for parameter in table}
 
 
@@ -118,7 +118,7 @@ def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:
     Raises:
         InputError: If they are not exactly the model's arrays.
     """
-    weight_file.check(arrays, spec, "The arrays")
+    tensor_checks.check(arrays, spec, "The arrays")
     return bind(spec.model, {name: torch.tensor(array) for name, array in arrays.items()})
 
 
@@ -165,13 +165,13 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
         InputError: If the arrays are not exactly those.
     """
     optimizer = init_optimizers(spec, model)
-    for phase, found in weight_file.moments(arrays, spec).items():
+    for phase, moments in optimizer_state.moments(arrays, spec).items():
         adam = optimizer[phase]
         for name, tensor in _ordered(spec, spec.phases[phase], adam).items():
             adam.state[tensor] = {
-                "step": torch.tensor(float(found.step), device=tensor.device),
-                "exp_avg": torch.tensor(found.exp_avg[name], device=tensor.device),
-                "exp_avg_sq": torch.tensor(found.exp_avg_sq[name], device=tensor.device),
+                "step": torch.tensor(float(moments.step), device=tensor.device),
+                "exp_avg": torch.tensor(moments.exp_avg[name], device=tensor.device),
+                "exp_avg_sq": torch.tensor(moments.exp_avg_sq[name], device=tensor.device),
             }
     return optimizer
 
@@ -179,4 +179,4 @@ def optimizer_from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray], model: V
 def _ordered(spec: Spec, networks: tuple[str, ...], adam: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's tensors by name."""
     tensors = [tensor for group in adam.param_groups for tensor in group["params"]]
-    return dict(zip([parameter.name for parameter in weight_file.trained(spec, networks)], tensors, strict=True))
+    return dict(zip([parameter.name for parameter in optimizer_state.trained(spec, networks)], tensors, strict=True))

@@ -1,4 +1,4 @@
-"""Bytes to pixels, and what is done to pixels before the encoder sees them."""
+"""Convert bytes to pixels, and corrupt them for the encoder."""
 
 import torch
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 A key is a uint32 tensor `[..., 2]`, laid out as `jax.random.key_data`; numbers are drawn on the key's device.
 To bits, uniforms and normals, leading dimensions of a key are a batch: `normal(keys, shape)` is
-`jax.vmap(lambda k: jax.random.normal(k, shape))(keys)` drawn in one go, so that many steps' noise costs one call.
+`jax.vmap(lambda k: jax.random.normal(k, shape))(keys)` drawn in one call, so that many steps' noise costs one call.
 Keys, bits, uniforms, masks and permutations equal JAX's to the bit; normals to the last digits. As in JAX, a key must
 be used once.
 
@@ -231,5 +231,5 @@ def _horner(coefficients: Sequence[float], x: Tensor) -> Tensor:
 
 @functools.cache
 def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A constant as a tensor; making one anew costs as much as adding ten thousand numbers."""
+    """A constant as a tensor; making a new one costs as much as adding ten thousand numbers."""
     return torch.tensor(value, dtype=dtype, device=device)

@@ -11,8 +11,8 @@ from torch import Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.noise_blocks import steps_at_once
+from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches
-from jaxvae.shared.model.weight_file import trained
 from torchvae import random
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
@@ -107,8 +107,8 @@ def train_step(
         The new state, and the mean terms, nats per image.
     """
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
-    told = None if labels is None else split(labels)
-    batch = inputs(spec, split(x), _split(draws), told, split(_shares(x, x.dtype)), state.step)
+    own_labels = None if labels is None else split(labels)
+    batch = inputs(spec, split(x), _split(draws), own_labels, split(_shares(x, x.dtype)), state.step)
     state.model.train()
     state, terms = _update(spec, state, batch, _learning_rate(spec, epoch))
     state.model.eval()
@@ -187,9 +187,9 @@ def train_epoch(
         # Not images[rows]: that copies byte by byte, for ten times as long.
         given = images.index_select(0, rows if places is None else split(places[these]))
         x = prepare_pixels(spec, given, own, dynamic)
-        told = None if labels is None else labels[rows]
+        row_labels = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))
-        batch_inputs = inputs(spec, x, draws, told, split(_shares(whole, x.dtype)), state.step)
+        batch_inputs = inputs(spec, x, draws, row_labels, split(_shares(whole, x.dtype)), state.step)
         state, terms = _update(spec, state, batch_inputs, rate)
         torch.stack(terms, out=log[place])
     state.model.eval()
@@ -228,7 +228,7 @@ def _learning_rate(spec: Spec, epoch: int) -> float:
 
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:
-    """What each of these steps' keys draws, many of them in one go."""
+    """Yield the numbers that each of these keys draws, many steps drawn together."""
     for block in keys.split(steps_at_once(spec, rows)):
         draws = draw(spec, block, rows)
         yield from (_each(draws, lambda t, i=i: t[i]) for i in range(len(block)))

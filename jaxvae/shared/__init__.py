@@ -1,1 +1,1 @@
-"""The ground floor both packages stand on: numpy and small libraries, neither JAX nor PyTorch."""
+"""The code that both packages share. It imports numpy and small libraries, but neither JAX nor PyTorch."""

@@ -1,8 +1,7 @@
 """What the commands ask of a package: `Backend`.
 
-jaxvae and torchvae are backends, as modules. So is every object with these attributes: the command line runs with it as
-it runs with them. What a call returns is NumPy's, except for the opaque types below, which a command only hands on.
-"""
+jaxvae and torchvae are backends, as modules. Any object with these attributes is one too, and the command line runs
+with it. Calls take and return NumPy arrays, except for the opaque types below, which a command only passes on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,12 +1,19 @@
 """The command line of both packages: parse the arguments, run the command, turn errors into sentences."""
 
+import ast
+import dataclasses
+import functools
+import inspect
 import io
+import itertools
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import tyro
+from typing_extensions import Doc
 
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
@@ -77,6 +84,25 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@functools.cache
+def join_help(flags: type) -> None:
+    """Join the lines of the help of a dataclass's fields, which tyro would break where the source does.
+
+    Args:
+        flags: The dataclass; those of its fields are included.
+    """
+    for cls in (kind for kind in flags.__mro__ if "__dataclass_fields__" in vars(kind)):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in itertools.pairwise(definition.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                name, words = ast.unparse(field.target), str(ast.literal_eval(text.value)).split()
+                cls.__annotations__[name] = Annotated[cls.__annotations__[name], Doc(" ".join(words))]
+        for kind in cls.__annotations__.values():
+            if dataclasses.is_dataclass(kind):
+                join_help(kind)  # type: ignore[arg-type]
+
+
 def _explained(error: MemoryError | RuntimeError) -> str:
     """A sentence about an error of a framework; any other error is raised again."""
     reason = (str(error).splitlines() or ["out of memory"])[0]
@@ -92,6 +118,8 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     """The chosen command, an instance of its dataclass."""
     commands: Any = None
     for entry in COMMANDS:
+        if {"-h", "--help"} & set(arguments):
+            join_help(entry.flags)
         chosen = entry.defaults is not None and arguments[:1] == [entry.name]
         default = {"default": entry.defaults(arguments)} if chosen and entry.defaults else {}
         command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, **default)]

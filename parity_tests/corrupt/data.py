@@ -131,7 +131,7 @@ NPY = [
     Kind("no images", of(PIXELS[:0]), f"{SHAPE} [0, 4, 6]; reshape it"),
     Kind("no pixels", of(PIXELS[:, :, :0]), f"{SHAPE} [12, 4, 0]; reshape it"),
     Kind("five axes", of(PIXELS[..., None, None]), f"{SHAPE} [12, 4, 6, 1, 1]; reshape it"),
-    Kind("one image", of(PIXELS[:1]), "has 1 image, and it takes one to train and one to test; add more"),
+    Kind("one image", of(PIXELS[:1]), "has 1 image, but one to train and one to test are needed; add more"),
     Kind("images of another size", of(PIXELS[:, 1:]),
          "has images of 3 6 1, the model's images 4 6 1; give --image 3 6 1"),
     Kind("images in another order", of(PIXELS.transpose(0, 2, 1)),
@@ -191,6 +191,6 @@ PICTURES = [
     Kind("a link to nothing", lambda path, whole: path.symlink_to("gone"), f"{READ}No such file or directory)"),
     Kind("a link to itself", lambda path, whole: path.symlink_to(path), f"{READ}Too many levels of symbolic links)"),
     Kind("a folder", lambda path, whole: path.mkdir(),
-         "has 1 image, and it takes one to train and one to test; add more"),
+         "has 1 image, but one to train and one to test are needed; add more"),
     Kind("links back to their folder", looped, "is a link back to"),
 ]  # fmt: skip

@@ -227,7 +227,7 @@ METADATA = [
     Kind("a field of NaN", metadata(lambda m: m["spec"]["objective"].update(beta=float("nan"))), "NaN is not a JSON"),
     Kind("a field out of range", metadata(lambda m: m["spec"]["model"].update(latent=2**31)),
          "positive and below 2^31"),
-    Kind("parts that make no sense", metadata(lambda m: m["spec"]["objective"].update(form="reconstruction")),
+    Kind("incompatible parts", metadata(lambda m: m["spec"]["objective"].update(form="reconstruction")),
          "Invalid configuration: reconstruction alone would shrink a gaussian posterior"),
 ]  # fmt: skip
 WEIGHTS = [*NO_FILE, *OTHER, *CUT, *HEADER, *ENTRIES, *TENSORS, *METADATA]

@@ -48,8 +48,8 @@ class Diagnosis(NamedTuple):
 
     where: str
     """The first tensor over its tolerance, e.g. `decoder.logits, its bias`."""
-    found: str
-    """The numbers that both programs have there."""
+    difference: str
+    """How it differs, with the numbers of both."""
     cause: str | None
     """The known fault that reproduces the numbers, or None where none does."""
     backend: str | None = None

@@ -184,7 +184,7 @@ def _summary(finding: Finding) -> str:
 def _cause(diagnosis: Diagnosis) -> str:
     known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else "no known fault reproduces it"
     backend = f", where {diagnosis.backend} departs from the plain formula" if diagnosis.backend else ""
-    return f"They first differ at {diagnosis.where} ({diagnosis.found}){backend}; {known.removesuffix('.')}."
+    return f"They first differ at {diagnosis.where} ({diagnosis.difference}){backend}; {known.removesuffix('.')}."
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:

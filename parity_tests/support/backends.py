@@ -19,7 +19,7 @@ import torchvae
 from jaxvae import nets, objectives
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state
 from torchvae import objectives as torch_objectives
 
 Arrays = dict[str, np.ndarray]
@@ -163,7 +163,7 @@ def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) ->
         statistics = statistics or torchvae.to_arrays(spec, model)
     assert statistics is not None
     running = {p.name: statistics[p.name] for p in layout.table(spec.model) if "running" in p.name}
-    order = [p.name for p in weight_file.trained(spec, ("encoder", "decoder", "discriminator"))]
+    order = [p.name for p in optimizer_state.trained(spec, ("encoder", "decoder", "discriminator"))]
     return Minimized(losses, {phase: {n: g[n] for n in order} for phase, g in gradients.items()}, running)
 
 
@@ -186,22 +186,22 @@ def _leaf(tree: Any, parameter: layout.Parameter) -> np.ndarray:
     return layout.to_torch(parameter, np.asarray(tree))
 
 
-def assert_gradients_equal(spec: Spec, ours: Arrays, theirs: Arrays, tolerance: float, where: str = "") -> None:
+def assert_gradients_equal(spec: Spec, actual: Arrays, expected: Arrays, tolerance: float, where: str = "") -> None:
     """Compare gradients relative to each tensor's largest entry.
 
     A bias that only the source trains, because batch norm cancels it, must have a gradient that is zero up to rounding.
     """
-    held = theirs.keys() - ours.keys()
-    assert ours.keys() | held == theirs.keys()
+    held = expected.keys() - actual.keys()
+    assert actual.keys() | held == expected.keys()
     for name in held:
-        scale = np.abs(theirs[name.replace("bias", "weight")]).max()
-        assert np.abs(theirs[name]).max() <= 1e-12 * scale, f"{where} {name} has a gradient"
+        scale = np.abs(expected[name.replace("bias", "weight")]).max()
+        assert np.abs(expected[name]).max() <= 1e-12 * scale, f"{where} {name} has a gradient"
     for parameter in layout.table(spec.model):
         if not parameter.trained:
             continue
         name = parameter.name
-        scale = np.abs(theirs[name]).max()
-        gap = np.abs(ours[name] - theirs[name]).max()
+        scale = np.abs(expected[name]).max()
+        gap = np.abs(actual[name] - expected[name]).max()
         assert gap <= tolerance * scale, f"{where} {name}: {gap:.3g} beside {scale:.3g}"
 
 

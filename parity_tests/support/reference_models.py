@@ -270,7 +270,7 @@ def load(model: nn.Module, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     model.double()
     mine = [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
     renamed = dict(zip(mine, arrays, strict=True))
-    tensors = {name: torch.tensor(arrays[theirs]) for name, theirs in renamed.items()}
+    tensors = {name: torch.tensor(arrays[stored]) for name, stored in renamed.items()}
     assert all(model.state_dict()[name].shape == tensor.shape for name, tensor in tensors.items())
     model.load_state_dict(tensors, strict=False)
     return renamed

@@ -55,56 +55,58 @@ def compare(jax_net: Any, torch_net: nn.Module, x: np.ndarray, mapping: Any = No
     return compare_modules(jax_net, None, torch_net, mapping, x, **{"weights": "torch", **options})
 
 
-def layer(ours: Callable[..., Any], theirs: nn.Module, x: np.ndarray = IMAGES, **options: Any) -> Report:
-    """Compare a Flax layer, made by `ours(rngs=..)`, with a torch layer."""
-    there = TorchNet(lambda net, x: net.layer(x), layer=theirs)
-    return compare(JaxNet(lambda net, x: net.layer(x), layer=ours(rngs=nnx.Rngs(0))), there, x, **options)
+def layer(in_jax: Callable[..., Any], in_torch: nn.Module, x: np.ndarray = IMAGES, **options: Any) -> Report:
+    """Compare a Flax layer, made by `in_jax(rngs=..)`, with a torch layer."""
+    there = TorchNet(lambda net, x: net.layer(x), layer=in_torch)
+    return compare(JaxNet(lambda net, x: net.layer(x), layer=in_jax(rngs=nnx.Rngs(0))), there, x, **options)
 
 
-def steps_between(ours: Callable[..., Any], theirs: Callable[..., Any], **options: Any) -> Report:
+def steps_between(in_jax: Callable[..., Any], in_torch: Callable[..., Any], **options: Any) -> Report:
     """Compare operations between two linear layers."""
     here = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in ("a", "b")}
     there = {name: nn.Linear(8, 8) for name in ("a", "b")}
-    torch_net = TorchNet(lambda net, x: net.b(theirs(net.a(x))), **there)
-    return compare(JaxNet(lambda net, x: net.b(ours(net.a(x))), **here), torch_net, ROWS, **options)
+    torch_net = TorchNet(lambda net, x: net.b(in_torch(net.a(x))), **there)
+    return compare(JaxNet(lambda net, x: net.b(in_jax(net.a(x))), **here), torch_net, ROWS, **options)
 
 
-def after_conv(ours: Callable[..., Any], theirs: Callable[..., Any], features: int) -> Report:
+def after_conv(in_jax: Callable[..., Any], in_torch: Callable[..., Any], features: int) -> Report:
     """Compare operations between a convolution and a linear layer that reads its flattened image."""
     here = {"a": nnx.Conv(4, 3, (3, 3), padding=1, rngs=nnx.Rngs(0)), "b": nnx.Linear(features, 2, rngs=nnx.Rngs(0))}
     there = {"a": nn.Conv2d(4, 3, 3, padding=1), "b": nn.Linear(features, 2)}
-    jax_net = JaxNet(lambda net, x: net.b(ours(net.a(x))), **here)
-    return compare(jax_net, TorchNet(lambda net, x: net.b(theirs(net.a(x)).flatten(1)), **there), IMAGES)
+    jax_net = JaxNet(lambda net, x: net.b(in_jax(net.a(x))), **here)
+    return compare(jax_net, TorchNet(lambda net, x: net.b(in_torch(net.a(x)).flatten(1)), **there), IMAGES)
 
 
 def channels_first(x: jax.Array) -> jax.Array:
     return x.transpose(0, 3, 1, 2).reshape(len(x), -1)
 
 
-def decoder(ours: Callable[[jax.Array], jax.Array], mapping: Any = None) -> Report:
+def decoder(in_jax: Callable[[jax.Array], jax.Array], mapping: Any = None) -> Report:
     """Compare a linear layer that writes an image, and a convolution that reads it."""
     here = {"a": nnx.Linear(8, 36, rngs=nnx.Rngs(0)), "b": nnx.Conv(4, 2, (3, 3), padding=1, rngs=nnx.Rngs(0))}
     there = {"a": nn.Linear(8, 36), "b": nn.Conv2d(4, 2, 3, padding=1)}
     torch_net = TorchNet(lambda net, x: net.b(net.a(x).unflatten(1, (4, 3, 3))), **there)
-    return compare(JaxNet(lambda net, x: net.b(ours(net.a(x))), **here), torch_net, ROWS, mapping)
+    return compare(JaxNet(lambda net, x: net.b(in_jax(net.a(x))), **here), torch_net, ROWS, mapping)
 
 
-def losses(ours: Callable[..., Any], theirs: Callable[..., Any], **options: Any) -> Report:
+def losses(in_jax: Callable[..., Any], in_torch: Callable[..., Any], **options: Any) -> Report:
     """Compare losses of a linear layer's outputs `[6, 5]`."""
-    return layer(partial(nnx.Linear, 8, 5), nn.Linear(8, 5), ROWS, losses=(ours, theirs), **options)
+    return layer(partial(nnx.Linear, 8, 5), nn.Linear(8, 5), ROWS, losses=(in_jax, in_torch), **options)
 
 
-def steps(ours: Any, theirs: Callable[..., Any], **options: Any) -> Report:
+def steps(in_jax: Any, in_torch: Callable[..., Any], **options: Any) -> Report:
     def jax_loss(y: jax.Array) -> jax.Array:
         return (y**2).mean() + y.sum() / 10
 
-    return losses(jax_loss, lambda y: (y**2).mean() + y.sum() / 10, optimizers=(ours, theirs), **options)
+    return losses(jax_loss, lambda y: (y**2).mean() + y.sum() / 10, optimizers=(in_jax, in_torch), **options)
 
 
-def ported(ours: Callable[..., Any], theirs: nn.Module, x: np.ndarray, carry: Callable[..., Any], leaf: str) -> Report:
+def ported(
+    in_jax: Callable[..., Any], in_torch: nn.Module, x: np.ndarray, carry: Callable[..., Any], leaf: str
+) -> Report:
     """Compare a layer whose weights were ported by hand."""
-    there, here = TorchNet(lambda net, x: net.layer(x), layer=theirs), ours(rngs=nnx.Rngs(0))
-    for name, tensor in theirs.named_parameters():
+    there, here = TorchNet(lambda net, x: net.layer(x), layer=in_torch), in_jax(rngs=nnx.Rngs(0))
+    for name, tensor in in_torch.named_parameters():
         array = tensor.numpy(force=True)
         right = array.transpose(*range(2, array.ndim), 1, 0) if array.ndim > 1 else array
         variable = here.kernel if name == "weight" else here.bias
@@ -156,8 +158,8 @@ def linen_net(model: linen.Module, torch_net: nn.Module, x: np.ndarray) -> Repor
     return compare_modules(model, variables, torch_net, None, x)
 
 
-def fast_norm(layer_like: Callable[..., Any], theirs: nn.Module, **options: Any) -> Report:
-    return layer(layer_like, theirs, IMAGES + 1e3, dtype="float32", train=True, statistics=False, **options)
+def fast_norm(layer_like: Callable[..., Any], in_torch: nn.Module, **options: Any) -> Report:
+    return layer(layer_like, in_torch, IMAGES + 1e3, dtype="float32", train=True, statistics=False, **options)
 
 
 def frozen(y: jax.Array) -> jax.Array:

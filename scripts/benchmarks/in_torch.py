@@ -4,6 +4,7 @@ epoch."""
 import functools
 import sys
 from collections.abc import Callable
+from typing import assert_never
 
 import numpy as np
 import torch
@@ -100,21 +101,30 @@ def plain_sample(setting: Setting, n: int) -> Epoch:
 def plain(setting: Setting) -> tuple[baselines.PlainVAE | baselines.ConvVAE, baselines.Loss]:
     """Make the model and the loss that a PyTorch user writes for the configuration."""
     torch.manual_seed(setting.spec.training.seed)
-    model, samples = setting.spec.model, setting.spec.objective.samples
-    if model.network == "conv":
-        return baselines.ConvVAE(model.hidden, model.latent, model.image[0]).to(
-            setting.torch_device
-        ), baselines.conv_loss
-    plain = baselines.PlainVAE(model.pixels, model.hidden[0], model.latent).to(setting.torch_device)
-    if setting.spec.objective.form == "iwae":
-        return plain, functools.partial(baselines.iwae_loss, samples=samples)
-    return plain, baselines.elbo_loss
+    spec, objective = setting.spec.model, setting.spec.objective
+    match spec.network:
+        case "mlp":
+            model = baselines.PlainVAE(spec.pixels, spec.hidden[0], spec.latent)
+            loss = baselines.elbo_loss
+            if objective.form == "iwae":
+                loss = functools.partial(baselines.iwae_loss, samples=objective.samples)
+        case "conv":
+            model, loss = baselines.ConvVAE(spec.hidden, spec.latent, spec.image[0]), baselines.conv_loss
+        case kind:
+            assert_never(kind)
+    return model.to(setting.torch_device), loss
 
 
 def pixels(setting: Setting) -> Tensor:
     """The training images as float32 on the device: `[n, pixels]`, or `[n, 1, height, width]` in [-1, 1]."""
     x = torch.tensor(setting.train[..., 0], device=setting.torch_device).float() / 255
-    return x.flatten(1) if setting.spec.model.network == "mlp" else 2 * x[:, None] - 1
+    match setting.spec.model.network:
+        case "mlp":
+            return x.flatten(1)
+        case "conv":
+            return 2 * x[:, None] - 1
+        case kind:
+            assert_never(kind)
 
 
 def synchronized(setting: Setting, run: Callable[[], object], search: bool = True) -> Epoch:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from benchmarks import in_jax, in_torch, matmul_bound, processes
 from benchmarks.timing import Timed, Work, interleaved
 from benchmarks.workload import Setting, changed
+from jaxvae.shared.config.networks import NETWORKS
 
 TUTORIAL, MEMORY, COMPILED = "tutorial loop, PyTorch", "in memory, PyTorch", "torch.compile"
 GRAPHS, TUNED = "torch.compile, CUDA graphs", "torch.compile, max-autotune"
@@ -72,12 +73,13 @@ def training(setting: Setting, how: How) -> Iterator[Timed]:
 
 def scaling(setting: Setting, how: How) -> Iterator[Timed]:
     """Time epochs of three training loops as one size grows."""
-    mlp, most = setting.spec.model.network == "mlp", _within(_LONGEST, matmul_bound.flops(setting.spec), setting.device)
+    spatial = NETWORKS[setting.spec.model.network].spatial
+    most = _within(_LONGEST, matmul_bound.flops(setting.spec), setting.device)
     axes = {
-        "hidden": _WIDTHS if mlp else (),
+        "hidden": () if spatial else _WIDTHS,
         "batch": tuple(batch for batch in _BATCHES if _LEAST * batch <= most),
         "images": tuple(int(n * min(1.0, most / max(_IMAGES))) for n in _IMAGES),
-        "samples": _SAMPLES if mlp else (),
+        "samples": () if spatial else _SAMPLES,
     }
     chosen = {name: make for name, make in contestants(setting.device).items() if name in (MEMORY, TORCHVAE, JAXVAE)}
     for axis, places in axes.items():
@@ -108,7 +110,7 @@ def evaluation(setting: Setting, how: How) -> Iterator[Timed]:
 
 def sampling(setting: Setting, how: How) -> Iterator[Timed]:
     """Time sampling from the prior."""
-    n = 1_000 if how.quick or setting.spec.model.network == "conv" else 10_000
+    n = 1_000 if how.quick or NETWORKS[setting.spec.model.network].spatial else 10_000
     work: Work = {JAXVAE: in_jax.sample(setting, n)}
     if setting.device != "tpu":
         work = {"eager, PyTorch": in_torch.plain_sample(setting, n)} | work

@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
@@ -18,8 +18,8 @@ from jaxvae.shared.text import markdown_table
 
 @dataclass(frozen=True)
 class Compare:
-    """Draw test images beside their reconstructions by several runs, and print the squared error of each, always from
-    the grey images, even if a run was trained on binarised ones.
+    """Draw test images beside their reconstructions by several runs, and print the squared error of each run. The error
+    is that from the original image, even if a run was trained on binarised ones.
 
     For example, two runs and principal component analysis:
 
@@ -34,9 +34,8 @@ class Compare:
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
     n: int = 16
-    """Number of images to draw, from the first of the test split."""
-    data_root: Path | None = None
-    """The folder that contains the data. By default the one that training used."""
+    """Number of test images to draw, the first ones."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -94,10 +93,10 @@ def require_comparable(runs: Sequence[Run]) -> None:
     if not runs:
         raise InputError("There is nothing to compare; give one run folder or more.")
     images = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
-    for run, theirs in zip(runs, images, strict=True):
-        if theirs != images[0]:
+    for run, shown in zip(runs, images, strict=True):
+        if shown != images[0]:
             raise InputError(
-                f"The images of {run.path} ({theirs}) are not those of {runs[0].path} ({images[0]}); squared errors "
+                f"The images of {run.path} ({shown}) are not those of {runs[0].path} ({images[0]}); squared errors "
                 "can only be compared on the same images: give runs of the same data and shape."
             )
 

@@ -41,7 +41,7 @@ class Curves:
     out: Path
     """The PNG, PDF or SVG to write."""
     log: bool = False
-    """Logarithmic axes, except for a term that reaches 0 or less."""
+    """Draw logarithmic axes, except for a term that reaches 0 or less."""
 
 
 def run(backend: Backend, command: Curves) -> None:

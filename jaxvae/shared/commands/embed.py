@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxvae.shared.analysis.latents import flat
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
@@ -21,7 +21,9 @@ _MIN_TSNE = 5  # images
 
 @dataclass(frozen=True)
 class Embed:
-    """Draw the latents of test images as points, coloured by label. For example:
+    """Draw the latents of test images as points, coloured by label.
+
+    For example:
 
         embed runs/jaxvae-1 --out latents.png --by tsne --n 2000
         embed runs/jaxvae-1 --out latents.png --projector runs/jaxvae-1/projector
@@ -33,16 +35,16 @@ class Embed:
     out: Path
     """The PNG to write."""
     by: By = "auto"
-    """How to project: auto shows two latents as they are and more by their first two principal components; t-SNE takes
-    a minute for thousands of images, and only neighbourhoods, not coordinates, are the same in both packages."""
+    """How to project to two dimensions. auto: two latents as they are, more by their first two principal components.
+    tsne takes a minute for thousands of images; both packages find the same neighbourhoods, but not the same
+    coordinates."""
     n: int = 2000
-    """Number of images at most, from the first of the test split."""
+    """Use at most this many test images, the first ones."""
     seed: int = 0
     """Seed for t-SNE."""
     projector: Path | None = None
     """A folder to write the latents, labels and images to, in the format of TensorBoard's projector."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

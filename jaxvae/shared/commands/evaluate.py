@@ -10,7 +10,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.evaluation import ALL, CHEAP, reason_not_applicable, rows, take
 from jaxvae.shared.analysis.trained_model import trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
@@ -37,8 +37,7 @@ class Evaluate:
     """Latent samples per image for the log-likelihood."""
     json: Path | None = None
     """A file to write the results to as well."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -68,9 +67,9 @@ def chosen(spec: Spec, command: Evaluate) -> list[str]:
         ]
     for name in command.measures:
         if name == "all":
-            raise InputError("The measure all stands alone; leave out either it or the others.")
+            raise InputError("--measures all includes the others; give it alone, or leave it out.")
         if name not in ALL:
-            raise InputError(f"There is no measure {name!r}; choose of {', '.join(ALL)}, or all.")
+            raise InputError(f"There is no measure {name!r}; choose from {', '.join(ALL)}, or all.")
         if (reason := reason_not_applicable(spec, name)) is not None:
             raise InputError(f"The measure {name} {reason}; leave it out.")
     return list(dict.fromkeys(command.measures))

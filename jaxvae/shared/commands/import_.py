@@ -119,10 +119,10 @@ def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarra
     if record["kind"] not in kinds or not dtypes <= {"float16", "bfloat16", "float32", "float64", "int64"}:
         raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
     (source,) = (source for source in known_models.SOURCES if source.name == record["source"])
-    theirs, paths = name_mapping.to_theirs(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
+    named, paths = name_mapping.to_source(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
     names = recognition.strip_wrappers([".".join(path) for path in paths])
     tensors = [
-        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else theirs[name])
+        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else named[name])
         for path, entry, name in zip(paths, record["tensors"], names, strict=True)
     ]
     return File(record["kind"], tuple(tensors), record["header"])

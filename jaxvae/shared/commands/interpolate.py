@@ -10,6 +10,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    RunDataRoot,
     RunPath,
     encode_first,
     open_images,
@@ -23,8 +24,9 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Interpolate between latents: from that of a test image to that of the next one, or between two draws from the
-    prior. For example:
+    """Draw interpolations: between the latents of two test images, or between two draws from the prior.
+
+    For example:
 
         interpolate runs/jaxvae-1 --out between.png --images 0 1 2 3
         interpolate runs/jaxvae-1 --out between.png --between latents --spherical"""
@@ -34,21 +36,20 @@ class Interpolate:
     out: Path
     """The PNG to write."""
     n: int = 8
-    """Number of interpolations (rows); between images, they use the first ones of the test split."""
+    """Number of interpolations (rows). Those between images take the first test images in pairs."""
     steps: int = 10
-    """Images of an interpolation, both ends included."""
+    """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
     """The means that the encoder gives test images, or draws from the prior."""
     images: tuple[int, ...] = ()
-    """Numbers of the test images, from 0: start and end of the first interpolation, of the second and so on. A model
-    with classes draws a whole interpolation in the class of its first image."""
+    """Test images to use instead, by their numbers from 0: start and end of each interpolation in turn. A model with
+    classes draws a whole interpolation in the class of its first image."""
     spherical: bool = False
-    """Interpolate along an arc about the origin, which keeps the norm that draws from the prior have; by default along
+    """Interpolate along an arc about the origin, which keeps the typical norm of draws from the prior; by default along
     a straight line."""
     seed: int = 0
     """Seed for the draws; both packages draw the same latents from it."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -75,9 +76,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
         ends = backend.draw_latents(spec, key, 2 * command.n).reshape(command.n, 2, -1)
         labels = np.arange(command.n) % spec.model.classes if spec.model.classes else None
-        images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
+        originals = None
         names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(command.n)]
-        heads = _fractions(command.steps)
     else:
         dataset = open_images(run, command.data_root)
         pairs = np.array(command.images or range(2 * command.n))
@@ -88,16 +88,14 @@ def run(backend: Backend, command: Interpolate) -> None:
         ends = encode_first(backend, run, weights, dataset, pairs.max() + 1).mean[pairs]
         pair_labels = dataset.test_labels[pairs]
         labels = pair_labels[:, 0] if spec.model.classes else None
-        between = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
         originals = dataset.test[pairs] / 255
-        images = np.concatenate([originals[:, :1], between, originals[:, 1:]], axis=1)
         names = [f"{a} to {b}" for a, b in (pair_labels if dataset.labelled else pairs)]
-        heads = ["from", *_fractions(command.steps), "to"]
+    images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
+    heads = [f"{fraction:.2f}" for fraction in np.linspace(0, 1, command.steps)]
+    if originals is not None:
+        images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
+        heads = ["from", *heads, "to"]
     kind = "along an arc" if command.spherical else "in a straight line"
     caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
     image_grid.write(labelled_figure.rows(images, names, caption, heads), command.out)
     print(f"{len(images)} interpolations of {command.steps} steps in {command.out}")
-
-
-def _fractions(steps: int) -> list[str]:
-    return [f"{fraction:.2f}" for fraction in np.linspace(0, 1, steps)]

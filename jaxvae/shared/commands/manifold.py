@@ -11,8 +11,10 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Manifold:
-    """Draw the whole plane of a model with two latents, at the quantiles of the normal distribution: each image is as
-    likely as any other. For example:
+    """Draw the latent plane of a model with two latents, on a grid of the normal distribution's quantiles, so that
+    every image stands for the same probability.
+
+    For example:
 
         manifold runs/plane --out plane.png --steps 20
 

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 from jaxvae.shared.backend import Backend, Device, DeviceName
-from jaxvae.shared.commands.common import LoadedData, changed_flags, flags_of, images_root, require_same_images
+from jaxvae.shared.commands.common import (
+    DataRoot,
+    LoadedData,
+    changed_flags,
+    flags_of,
+    images_root,
+    require_same_images,
+)
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec, same_run
@@ -35,45 +42,45 @@ class SessionFlags:
 
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw and its siblings. By default $JAXVAE_DATA, the user's cache, or a download."""
+    data_root: DataRoot = None
     device: DeviceName = "auto"
     """Where to compute; auto is the first accelerator, or else the CPU."""
     devices: int | None = None
-    """Share every batch among this number of devices of each process, which must divide it; the run stays the same. By
-    default one, or all devices if several processes train together; a CPU counts as any number. jaxvae only: each
-    process of torchvae has one device."""
+    """Split every batch among this number of devices of each process, which must divide it; the run's numbers stay the
+    same. By default one device, or all if several processes train together; a CPU counts as any number of devices.
+    jaxvae only: each process of torchvae has one device."""
     distributed: bool = False
-    """This is one of several processes that train together, each started with the same command, in folders that all of
-    them see; the cluster tells the processes about each other: SLURM, Open MPI, Kubernetes and TPU pods for jaxvae, and
-    torchrun for torchvae, which needs no flag."""
+    """Train in several processes together. Start each with this same command, with folders that all of them see. The
+    cluster connects the processes: SLURM, Open MPI, Kubernetes or TPU pods for jaxvae, and torchrun for torchvae, which
+    needs no flag."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """The same without a cluster's help: a free port of the first process, which alone writes files and prints."""
+    """Train in several processes without a cluster: the address of the first process, and a free port on it. Only that
+    process prints and writes files."""
     processes: int | None = None
     """Number of processes; requires --coordinator."""
     process: int | None = None
     """Number of this process, from 0; requires --coordinator."""
     log_every: int | None = None
-    """Write a line of metrics after every N steps, at the epoch's end, instead of one with each epoch's mean."""
+    """Write the metrics of every Nth step, at the end of its epoch, instead of one line with each epoch's mean."""
     out: Path | None = None
     """The run folder to create. By default the next free one under runs/."""
     checkpoint_every: int | None = None
     """Write a checkpoint after every N steps instead of at each epoch's end."""
     keep: int = 2
-    """Number of checkpoints to keep, the latest ones."""
+    """Number of checkpoints to keep; older ones are removed."""
     stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
-    """For training images that do not fit into the memory of the device or of this machine: load them in blocks of this
-    many megabytes, say 256, while the model trains on the block before; there must be memory for two. The run stays the
-    same. Images of npy:FILE or npy:DIR, uint8 and in the model's size, stay in their files, which are read once at the
-    start to compute their digest; mnist and its siblings stay in this machine's memory. Pass it again when resuming."""
+    """Load the training images in blocks of this many megabytes, e.g. 256, if they do not fit into memory. Two blocks
+    are held at a time: one to train on while the next is loaded. The run's numbers stay the same. uint8 images of the
+    model's size in npy:FILE or npy:DIR stay in their files, which are read once at the start to compute their digest;
+    MNIST and other published data sets stay in this machine's memory. Pass the flag again when resuming."""
     tensorboard: bool = False
     """Write files for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
-    pictures, and the latents of up to 1,000 test images (the projector reads these when TensorBoard starts). View them
-    with `tensorboard --logdir RUN`. Needs pip install 'jaxvae[tensorboard]'. A resumed run that has the folder
-    continues it."""
+    pictures, and the latents of up to 1,000 test images, which the projector reads when TensorBoard starts. View them
+    with `tensorboard --logdir RUN`. Needs pip install 'jaxvae[tensorboard]'. A resumed run that has the folder adds to
+    it."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
-    --epochs or --max-steps it trains longer; the rest of its configuration cannot change."""
+    --epochs or --max-steps it trains longer; nothing else of its configuration can change."""
 
 
 @contextlib.contextmanager

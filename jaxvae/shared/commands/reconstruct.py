@@ -4,25 +4,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPath, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Draw test images above their reconstructions by a run. For example:
+    """Draw test images, each above its reconstruction by a run.
 
-    reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
+    For example:
+
+        reconstruct runs/jaxvae-1 --out reconstructions.png --n 16"""
 
     run: RunPath
     """The run folder, written by either package."""
     out: Path
     """The PNG to write."""
     n: int = 32
-    """Number of images, from the first of the test split."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    """Number of test images, the first ones."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

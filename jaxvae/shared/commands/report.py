@@ -10,7 +10,7 @@ from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
@@ -27,7 +27,7 @@ _HIGHLIGHTS = ("terms", "squared-error", "active-units")  # measures in large ty
 class Report:
     """Write a web page about runs: learning curves, samples, reconstructions, latent traversals, measures, and an
     explorer in which sliders move the latents and the decoder redraws the image. It is one file, which any browser
-    opens without a network.
+    opens offline.
 
     It includes the results that evaluate and scripts/parity.py --run stored in the run folders. For example, two runs
     side by side:
@@ -39,8 +39,7 @@ class Report:
     """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
-    data_root: Path | None = None
-    """The folder that contains the data. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

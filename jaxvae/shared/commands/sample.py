@@ -21,9 +21,11 @@ _MAX_SAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images from a run's prior; a model with classes gives each class a column. For example:
+    """Draw images that a run decodes from its prior; for a model with classes each class has a column.
 
-    sample runs/jaxvae-1 --out samples.png --n 100 --temperature 0.7"""
+    For example:
+
+        sample runs/jaxvae-1 --out samples.png --n 100 --temperature 0.7"""
 
     run: RunPath
     """The run folder, written by either package."""

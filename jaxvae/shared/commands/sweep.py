@@ -49,8 +49,8 @@ class Sweep(Train):
 
         sweep --seeds 0:4 --beta 0.5 1 2 4 --data digits --epochs 5 --out runs/betas
 
-    The same command resumes a stopped sweep, and extends one by more seeds, betas or learning rates. Diverged runs (NaN
-    or infinite loss) are excluded from the means; the exit status is then 3."""
+    The same command resumes a stopped sweep; with more seeds, betas or learning rates it adds their runs. Diverged runs
+    (NaN or infinite loss) are excluded from the means; the exit status is then 3."""
 
     spec: SharedSpec
     seeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A:B|SEED [SEED ...]")] = ("0",)

@@ -79,8 +79,8 @@ def is_finished(path: Path, spec: Spec) -> bool:
         shutil.rmtree(path)  # its process was killed before the folder became a run
         return False
     run = run_folder.read(path)
-    theirs, ours = ((s.training.seed, s.objective.beta, s.training.learning_rate) for s in (run.spec, spec))
-    if theirs != ours:
+    actual, expected = ((s.training.seed, s.objective.beta, s.training.learning_rate) for s in (run.spec, spec))
+    if actual != expected:
         raise InputError(f"{path} has another seed, beta or learning rate than its name says; rename it.")
     _require_same(path, _shared_flags(run.spec), _shared_flags(spec))
     last = metrics.read(run)[-1:]

@@ -18,7 +18,7 @@ from jaxvae.shared.training.session import run_session
 
 @dataclass(frozen=True)
 class Train(SessionFlags):
-    """Train a model: writes a run folder with its configuration, metrics, weights, checkpoints and pictures.
+    """Train a model, and write a run folder with its configuration, metrics, weights, checkpoints and pictures.
 
     Ctrl-C and SIGTERM save the current step. Exit status: 0 on success, 2 for an invalid request, 3 if a loss or a
     gradient became NaN or infinite, 130 or 143 after a signal.

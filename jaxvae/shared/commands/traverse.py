@@ -10,6 +10,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    RunDataRoot,
     RunPath,
     class_to_draw,
     encode_first,
@@ -24,8 +25,10 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Traverse:
-    """Draw latent traversals, one row per latent, the latent with the largest KL first: it runs from end to end while
-    the others stay fixed. For example:
+    """Draw latent traversals. Each row varies one latent and keeps the others fixed; the latent with the largest KL
+    comes first.
+
+    For example:
 
         traverse runs/jaxvae-1 --out latents.png --image 7 --reach 2.5"""
 
@@ -36,16 +39,15 @@ class Traverse:
     image: int | None = None
     """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
     latents: int = 10
-    """Number of latents at most, those with the largest KL."""
+    """Draw at most this many latents (rows)."""
     steps: int = 11
-    """Images of a row."""
+    """Images in a row."""
     reach: float = 3.0
-    """Distance from the centre in each direction, in standard deviations of the prior. A code without a prior runs from
-    the least to the largest value that test images have."""
+    """How far a latent varies in each direction, in standard deviations of the prior. Without a prior it varies from
+    the smallest to the largest value over the test images."""
     label: int | None = None
     """The class to draw, for a model with classes. By default that of the image, or 0."""
-    data_root: Path | None = None
-    """The folder that contains MNIST/raw. By default the one that training used."""
+    data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
 

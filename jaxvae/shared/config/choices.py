@@ -21,20 +21,20 @@ Binarization = Literal["none", "threshold", "static", "dynamic"]
 Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
 
 
-def require(ok: bool, name: str, expected: str, found: object) -> None:
+def require(ok: bool, name: str, expected: str, value: object) -> None:
     """Check a field of a configuration.
 
     Args:
         ok: Whether the field is valid.
         name: The name of the field.
         expected: What it must be, for the message.
-        found: Its value.
+        value: Its value.
 
     Raises:
         InputError: If it is not ok; the message names the field.
     """
     if not ok:
-        raise InputError(f"The configuration's {name} must be {expected}, found {shown(found)}.")
+        raise InputError(f"The configuration's {name} must be {expected}, found {shown(value)}.")
 
 
 def require_positive(name: str, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The likelihoods of a pixel: all that is known of one without a framework.
+"""The likelihoods of a pixel: everything about them that needs no framework.
 
 The parser, the rules of compatibility, the parameter table, `describe`, the page's explorer and the evaluation read
 this table. A new likelihood is one entry here, one function in `NLL` of each package's distributions.py (and in
@@ -9,6 +9,7 @@ the same keys.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -85,7 +86,13 @@ def gaussian_log_density(x: np.ndarray, means: np.ndarray, logvar: np.ndarray | 
     return -0.5 * (squares + (logvar + math.log(2 * math.pi)).sum(1))
 
 
-_ANY_RANGE: dict[str, Mean] = {"unit": "sigmoid", "signed": "tanh"}
+_gaussian = partial(
+    Likelihood,
+    title="Gaussian",
+    means={"unit": "sigmoid", "signed": "tanh"},
+    log_density=gaussian_log_density,
+    linear=True,
+)
 
 LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
     "bernoulli": Likelihood(
@@ -106,44 +113,29 @@ LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
         log_density=continuous_bernoulli_log_density,
         located_by="logits",
     ),
-    "squared-error": Likelihood(
+    "squared-error": _gaussian(
         title="squared-error",
         help="a Gaussian of variance 1/2 without its constant",
         description="summed squared error; mean: {mean}. Implied variance 0.5: a Gaussian's negative log-likelihood "
         "less its constant, {constant:.6g} nats per image",
-        means=_ANY_RANGE,
-        log_density=gaussian_log_density,
-        linear=True,
         logvar="fixed",
         variance=0.5,
         omitted=0.5 * math.log(math.pi),
         pixel_error="mean squared error",
     ),
-    "gaussian": Likelihood(
-        title="Gaussian",
+    "gaussian": _gaussian(
         help="of the given --variance",
         description="Gaussian of variance {variance:g}, with its constant; mean: {mean}",
-        means=_ANY_RANGE,
-        log_density=gaussian_log_density,
-        linear=True,
         logvar="fixed",
     ),
-    "gaussian-learned": Likelihood(
-        title="Gaussian",
+    "gaussian-learned": _gaussian(
         help="with one learned variance",
         description="Gaussian of one learned variance, with its constant; mean: {mean}",
-        means=_ANY_RANGE,
-        log_density=gaussian_log_density,
-        linear=True,
         logvar="shared",
     ),
-    "gaussian-pixel": Likelihood(
-        title="Gaussian",
+    "gaussian-pixel": _gaussian(
         help="with a variance for each pixel, from the decoder",
         description="Gaussian of a variance for each pixel from the decoder, with its constant; mean: {mean}",
-        means=_ANY_RANGE,
-        log_density=gaussian_log_density,
-        linear=True,
         logvar="pixel",
     ),
 }

@@ -1,7 +1,7 @@
-"""The kinds of encoder and decoder: all that is known of one beside its layers, which are in model/layout.py.
+"""The kinds of encoder and decoder: everything about them but their layers, which are in model/layout.py.
 
-A new kind is one entry here, one in `layout.layers` and one in `NETWORKS` of each package's nets.py. All else walks
-`layout.layers`, and only a new kind of layer has to be added there too.
+A new kind is one entry here, one in `layout.layers` and one in `NETWORKS` of each package's nets.py. All other code
+walks `layout.layers` or ends in an error; only a new kind of layer has to be added there too.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ NETWORKS: dict[NetworkName, Network] = {
     "mlp": Network("", "linear layers", spatial=False),
     "conv": Network(
         "convolutional ",
-        "3x3 convolutions of stride 2 with batch norm, and transposed ones back",
+        "3x3 convolutions of stride 2 with batch norm, and transposed convolutions in the decoder",
         spatial=True,
     ),
 }

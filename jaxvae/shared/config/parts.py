@@ -48,22 +48,23 @@ class ModelSpec:
     activation: Activation = "relu"
     """Activation after every hidden layer; `leaky-relu` has slope 0.01 below 0."""
     posterior: PosteriorName = "gaussian"
-    """`gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each the output of a ReLU; `point`: a
-    code, not a distribution; `relu-point`: a code, the output of a ReLU."""
+    """The encoder's output. `gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each after a ReLU;
+    `point`: a code, not a distribution; `relu-point`: a code after a ReLU."""
     likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
     output: Output = "bounded"
-    """A Gaussian's mean: `bounded` by a sigmoid to [0, 1] or by tanh to [-1, 1], or the last layer itself: `linear`."""
+    """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; or `linear`, the decoder's
+    output itself."""
     classes: int = 0
     """Number of classes; the one-hot label is appended to the encoder and decoder inputs. 0 for an unconditional
     model."""
     discriminator: tuple[int, ...] = ()
-    """Widths of the hidden layers, each followed by ReLU, of the adversarial objective's discriminator of latents."""
+    """Widths of the discriminator's hidden layers, each followed by ReLU, for the adversarial objective."""
     init: Init = "pytorch"
-    """Initial weights: `pytorch`: U(-a, a) with a = 1/sqrt(fan_in), biases too. Else biases are 0: `lecun`: a =
-    sqrt(3 / fan_in), the variance of Flax's default; `glorot`: a = sqrt(6 / (fan_in + fan_out)); `glorot-data`: the
-    same with the log-odds of the mean image for the decoder's last bias."""
+    """Initial weights, drawn from U(-a, a). `pytorch`: a = 1/sqrt(fan_in), biases too; with the others biases start at
+    0. `lecun`: a = sqrt(3 / fan_in), the variance of Flax's default; `glorot`: a = sqrt(6 / (fan_in + fan_out));
+    `glorot-data`: the same, but the decoder's last bias starts at the log-odds of the mean image."""
 
     def __post_init__(self) -> None:
         for name in ("image", "hidden", "discriminator"):  # hashable, if a list was given
@@ -98,24 +99,25 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """What is minimized. `elbo`: reconstruction + beta * kl."""
+    """The loss that training minimizes."""
 
     beta: float = 1.0
     """Weight of the KL divergence; 1 is the evidence lower bound."""
     form: Form = "elbo"
-    """`elbo`: reconstruction + beta * kl; `capacity`: reconstruction + gamma * |kl - C|, C rising to `capacity`;
-    `iwae`: the importance-weighted bound; `reconstruction` alone; `adversarial`: that, then a discriminator."""
+    """The objective. `elbo`: reconstruction + beta * kl; `capacity`: reconstruction + gamma * |kl - C|, with C rising
+    to `capacity`; `iwae`: the importance-weighted bound; `reconstruction`: that term alone; `adversarial`:
+    reconstruction, with a discriminator that tells latents from draws of the prior."""
     units: Units = "image"
-    """Units of the loss that the optimizer minimizes: nats per `image`; per `pixel`; or `mixed`: reconstruction per
-    pixel, kl per image, so that in nats per image beta and gamma are multiplied by the number of pixels."""
+    """Units of the loss that the optimizer minimizes: nats per `image`; nats per `pixel`; or `mixed`, reconstruction
+    per pixel and kl per image, which multiplies beta and gamma by the number of pixels."""
     samples: int = 1
-    """Latents drawn for each image."""
+    """Number of latents drawn for each image."""
     warmup: int = 0
     """Steps over which beta rises linearly from 0; 0 for none."""
     gamma: float = 10.0
-    """Weight of the distance of kl from the capacity C."""
+    """Weight of |kl - C| in the capacity objective."""
     capacity: float = 25.0
-    """The final C, nats per image."""
+    """The final value of C, nats per image."""
     capacity_steps: int = 10_000
     """Steps over which C rises linearly from 0."""
 
@@ -144,8 +146,8 @@ class TrainingSpec:
     seed: int = 0
     """The run's only source of randomness: weights, order, noise and pictures are all drawn from its key."""
     dtype: Dtype = "float32"
-    """Precision of the weights and of all computation. `bfloat16`: only the layers in training, forward and backward;
-    weights, Adam's moments, losses, all other sums and evaluation are float32."""
+    """Precision of the weights and of all computation. `bfloat16` is that of the layers in training, forward and
+    backward; weights, Adam's moments, losses, all other sums and evaluation are then float32."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.999
@@ -153,8 +155,8 @@ class TrainingSpec:
     eps: float = 1e-8
     """Adam's epsilon, added to the root of the second moment."""
     schedule: Schedule = "exponential"
-    """The learning rate of epoch e, from 0: `exponential`: times `decay`^e; `iwae`: times 10^(-i/7) for 3^i epochs,
-    i = 0, 1, ..., 7."""
+    """How the learning rate changes. `exponential`: it is multiplied by `decay` after each epoch; `iwae`: it is the
+    first one times 10^(-i/7) in stage i = 0, 1, ..., 7, which lasts 3^i epochs."""
     decay: float = 1.0
     """Factor of the learning rate from one epoch to the next; 1 for a constant rate."""
 
@@ -218,8 +220,8 @@ class ImagesSpec:
     range: Range = "unit"
     """Pixels in [0, 1] (`unit`) or [-1, 1] (`signed`)."""
     binarization: Binarization = "none"
-    """`threshold`: at half; `static`: each pixel drawn once, its grey level the probability; `dynamic`: drawn again at
-    every step. All are drawn from the run's key."""
+    """How pixels become 0 or 1. `threshold`: by comparison with one half; `static`: each pixel is drawn once, with its
+    grey level as the probability of 1; `dynamic`: it is drawn again at every step. All draws are from the run's key."""
     corruption: Corruption = "none"
     """Corruption of the encoder's input in training, never of the target: `gaussian` noise or `dropout` of pixels;
     `hidden-dropout` drops hidden units of both networks."""

@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a reader of data sets is asked for."""
+    """The request to a reader of data sets."""
 
     kind: str
     """The data set's name, before the colon."""
@@ -84,7 +84,8 @@ def tenths(n: int, where: str) -> tuple[np.ndarray, np.ndarray]:
         InputError: If there are fewer than two.
     """
     if n < 2:
-        raise InputError(f"{where} has {n} image{'s' * (n != 1)}, and it takes one to train and one to test; add more.")
+        images = f"{n} image{'s' * (n != 1)}"
+        raise InputError(f"{where} has {images}, but one to train and one to test are needed; add more.")
     test = np.arange(1, n + 1) % 10 == 0
     test[-1] |= n < 10
     return ~test, test

@@ -28,13 +28,13 @@ READERS: dict[str, Callable[[Request], Dataset]] = {
 
 
 def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, str | None]:
-    """Load the images that a configuration names, as its model takes them.
+    """Load the images that a configuration names, in its model's size.
 
     Published data sets are looked for under `root`, `$JAXVAE_DATA` and the user's cache, then downloaded.
 
     Args:
         spec: The configuration.
-        root: The folder of published data sets, such as one that holds MNIST/raw.
+        root: The folder of the published data sets, which holds MNIST/raw and the like; None for the default ones.
         mapped: Leave the user's own training images in their file, a `streaming.Mapped`.
 
     Returns:
@@ -46,7 +46,9 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
         streaming.UnmappableError: If `mapped` and the images have to be read whole.
     """
     if root is not None and not root.is_dir():
-        raise InputError(f"The data root {root} is not a folder; give one that holds MNIST/raw, or leave it out.")
+        raise InputError(
+            f"The data root {root} is not a folder; give the published data sets' folder, or leave it out."
+        )
     dataset, why = _read(spec, root, mapped)
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if limit is not None and limit > len(dataset.train):
@@ -86,7 +88,7 @@ def load_data(
     Args:
         name: `mnist`, `fashion-mnist`, `kmnist`, `emnist` or `emnist:SPLIT`, `cifar10`, `digits`, `images:DIR`,
             `npy:FILE`, `npy:DIR`, `npz:FILE`, or `auto`: MNIST, or the digits with a warning if it is not available.
-        root: The folder that holds MNIST/raw.
+        root: The folder of the published data sets, which holds MNIST/raw and the like.
         image: Height, width and channels of an image. Give the size of your own images for `images:`, `npy:` and
             `npz:`.
         resize: Resize images of another size to `image` instead of rejecting them.

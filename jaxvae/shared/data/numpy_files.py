@@ -17,7 +17,7 @@ from jaxvae.shared.text import named, shown
 _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
 _KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
 _MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
-_UNPACKED = 100  # an .npz may unpack to so many times its size: images pack to a tenth, a zip bomb to a thousandth
+_UNPACKED = 100  # an .npz may unpack to this many times its size: images pack to a tenth, a zip bomb to a thousandth
 
 
 def read(request: Request) -> Dataset:

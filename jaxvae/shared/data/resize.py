@@ -41,11 +41,11 @@ def fit(images: np.ndarray, image: Size, resize: bool, what: str) -> np.ndarray:
     return fitted
 
 
-def require_size(found: tuple[int, ...], image: Size, resize: bool, what: str) -> None:
+def require_size(size: tuple[int, ...], image: Size, resize: bool, what: str) -> None:
     """Check that images have the model's size, or may be resized to it.
 
     Args:
-        found: Height, width and channels of the images.
+        size: Height, width and channels of the images.
         image: Those of the model's images.
         resize: Whether another size is allowed.
         what: What a message begins with.
@@ -53,13 +53,13 @@ def require_size(found: tuple[int, ...], image: Size, resize: bool, what: str) -
     Raises:
         InputError: If the sizes differ and `resize` is false, or the channels can't be converted.
     """
-    sizes = f"{what} {words(found)}, the model's images {words(image)}"
-    if found != image and not resize:
-        raise InputError(f"{sizes}; give --image {words(found)} or --resize.")
-    if found[2] != image[2] and {found[2], image[2]} != {1, 3}:
+    sizes = f"{what} {words(size)}, the model's images {words(image)}"
+    if size != image and not resize:
+        raise InputError(f"{sizes}; give --image {words(size)} or --resize.")
+    if size[2] != image[2] and {size[2], image[2]} != {1, 3}:
         raise InputError(
             f"{sizes} (height, width, channels), and only grey (1 channel) and colour (3) can be converted to each "
-            f"other; give --image with {found[2]} channels or other images."
+            f"other; give --image with {size[2]} channels or other images."
         )
 
 

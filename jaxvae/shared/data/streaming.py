@@ -85,9 +85,9 @@ class Mapped:
 class UnmappableError(InputError):
     """Images that can't stay in their file, since they have to be converted."""
 
-    def __init__(self, where: str, found: str) -> None:
+    def __init__(self, where: str, kind: str) -> None:
         super().__init__(
-            f"{where} must be uint8 of the model's size in an .npy to be streamed, found {found}; save them so by "
+            f"{where} must be uint8 of the model's size in an .npy to be streamed, found {kind}; save them so by "
             "numpy.save, and give npy:FILE, or npy:DIR for a folder of train.npy, test.npy and their labels."
         )
 

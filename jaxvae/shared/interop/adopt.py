@@ -68,8 +68,8 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
     wide = any(tensor.dtype == "float64" for tensor in tensors.values())
     training = replace(match.spec.training, dtype="float64" if wide else "float32")
     spec = replace(match.spec, training=training)
-    theirs = {name: readers.widened(tensor) for name, tensor in tensors.items()}
-    arrays = name_mapping.to_ours(spec, source.rules, theirs, str(path))
+    wide_arrays = {name: readers.widened(tensor) for name, tensor in tensors.items()}
+    arrays = name_mapping.from_source(spec, source.rules, wide_arrays, str(path))
     entries = [
         {"path": t.path, "dtype": t.dtype, **({"value": t.array.item()} if is_counter(t) else {})} for t in file.tensors
     ]

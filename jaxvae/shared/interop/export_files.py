@@ -14,7 +14,7 @@ from jaxvae.shared.backend import Format
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, tensor_checks, weight_file
 
 _OTHER_PACKAGES = {  # formats that need the other package's framework
     "jaxvae": ("torch", "torch-export", "onnx"),
@@ -92,7 +92,7 @@ def write_hub(folder: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> Non
     Raises:
         InputError: If the arrays are not exactly the model's.
     """
-    weight_file.check(arrays, spec, f"The weights for {folder.name}")
+    tensor_checks.check(arrays, spec, f"The weights for {folder.name}")
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(_for_hubs(weight_file.pack(spec, arrays)))
     config = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.stored}

@@ -81,7 +81,7 @@ class Foreign(Generic[W]):
         [('enc.0.weight', (3, 4)), ('enc.0.bias', (3,)), ('enc.2.weight', (2, 3)), ('enc.2.bias', (2,))]
         """
         values = {name: self.to_numpy(array) for name, array in arrays.items()}
-        return self.from_arrays(spec, name_mapping.to_ours(spec, rules, values, "The source"))
+        return self.from_arrays(spec, name_mapping.from_source(spec, rules, values, "The source"))
 
     def to_foreign(self, spec: Spec, rules: Sequence[Rule], weights: W) -> dict[str, np.ndarray]:
         """Convert weights to the arrays that `from_foreign` takes.
@@ -94,7 +94,7 @@ class Foreign(Generic[W]):
         Returns:
             The arrays by name, in the order of the rules.
         """
-        return name_mapping.to_theirs(spec, rules, self.to_arrays(spec, weights))
+        return name_mapping.to_source(spec, rules, self.to_arrays(spec, weights))
 
     def read_foreign(self, path: Path | str) -> File:
         """Read the model's tensors from another program's file.

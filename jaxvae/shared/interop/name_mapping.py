@@ -25,13 +25,13 @@ class Rule(NamedTuple):
 
     `{i}` counts the hidden layers of a network from 0 and `{n}` is their number; either may be multiplied and shifted,
     as in `{2i+1}` and `{n-1}`. `*` stands for each tensor of the layer: weight and bias, or Flax's kernel and bias.
-    `first.* + second.*` in `ours` are the rows of one tensor in `theirs`. A later rule for the same tensor replaces an
-    earlier one.
+    `first.* + second.*` in `target` are the rows of one tensor in `source`. A later rule for the same tensor
+    replaces an earlier one.
     """
 
-    theirs: str
+    source: str
     """Names in the other program."""
-    ours: str
+    target: str
     """Names in `layout.table` and the weight file."""
     laid: Laid = "torch"
     """Layout of the other program's tensors. `torch`: weights are [out, in], and images and convolutions are flattened
@@ -42,8 +42,9 @@ class Rule(NamedTuple):
 class Entry(NamedTuple):
     """One tensor of the other program, and the arrays it contains."""
 
-    theirs: str
-    ours: tuple[layout.Parameter, ...]
+    source: str
+    """Its name in the other program."""
+    parameters: tuple[layout.Parameter, ...]
     """The arrays whose rows, in PyTorch's layout, stand in the tensor one after another."""
     laid: Laid
 
@@ -63,19 +64,19 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
     """
     table, n, result = layout.table(model), len(model.hidden), {}
     for rule in rules:
-        for i in range(n) if re.search(r"\{\d*i", rule.theirs + rule.ours) else [0]:
-            theirs, ours = (_fill(pattern, i, n) for pattern in (rule.theirs, rule.ours))
-            parts = [_matching(table, part) for part in ours.split(" + ")]
+        for i in range(n) if re.search(r"\{\d*i", rule.source + rule.target) else [0]:
+            source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
+            parts = [_matching(table, part) for part in target.split(" + ")]
             if not all(parts):
-                raise InputError(f"The rule for {rule.theirs} names {ours}, which the model doesn't have.")
+                raise InputError(f"The rule for {rule.source} names {target}, which the model doesn't have.")
             for parameters in zip(*parts, strict=True):
                 leaf = parameters[0].path[-1] if rule.laid == "flax" else parameters[0].name.rpartition(".")[2]
-                result[parameters[0].name] = Entry(theirs.replace("*", str(leaf)), parameters, rule.laid)
-    covered = {parameter.name for entry in result.values() for parameter in entry.ours}
+                result[parameters[0].name] = Entry(source.replace("*", str(leaf)), parameters, rule.laid)
+    covered = {parameter.name for entry in result.values() for parameter in entry.parameters}
     if missing := [parameter.name for parameter in table if parameter.name not in covered]:
         raise InputError(f"The table has no rule for {', '.join(missing)}; add one for each.")
-    theirs = [entry.theirs for entry in result.values()]
-    if twice := sorted({name for name in theirs if theirs.count(name) > 1}):
+    sources = [entry.source for entry in result.values()]
+    if twice := sorted({name for name in sources if sources.count(name) > 1}):
         raise InputError(f"The table has {', '.join(twice)} in two entries; map each tensor once.")
     return list(result.values())
 
@@ -88,7 +89,7 @@ def mismatches(model: ModelSpec, rules: Sequence[Rule], shapes: Mapping[str, Sha
         rules: The table.
         shapes: The tensors' shapes by name.
     """
-    expected = {entry.theirs: _their_shape(entry) for entry in entries(model, rules)}
+    expected = {entry.source: _source_shape(entry) for entry in entries(model, rules)}
     missing = [f"it lacks {name} {list(shape)}" for name, shape in expected.items() if name not in shapes]
     extra = [f"it has an unexpected {name} {list(shape)}" for name, shape in shapes.items() if name not in expected]
     misshapen = [
@@ -99,7 +100,9 @@ def mismatches(model: ModelSpec, rules: Sequence[Rule], shapes: Mapping[str, Sha
     return missing + extra + misshapen
 
 
-def to_ours(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+def from_source(
+    spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
     """Rename and lay out another program's arrays as in the weight file.
 
     Args:
@@ -119,11 +122,11 @@ def to_ours(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray],
         raise InputError(f"{where} doesn't fit the model: {'; '.join(problems)}.")
     result = {}
     for entry in entries(spec.model, rules):
-        array, start = arrays[entry.theirs], 0
+        array, start = arrays[entry.source], 0
         if entry.laid == "flax":
-            array = layout.to_torch(entry.ours[0], array)
-        for parameter in entry.ours:
-            rows = array[start : start + parameter.shape[0]] if len(entry.ours) > 1 else array
+            array = layout.to_torch(entry.parameters[0], array)
+        for parameter in entry.parameters:
+            rows = array[start : start + parameter.shape[0]] if len(entry.parameters) > 1 else array
             start += rows.shape[0] if rows.ndim else 0
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, order, axis)
@@ -131,7 +134,7 @@ def to_ours(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray],
     return {parameter.name: result[parameter.name] for parameter in layout.table(spec.model)}
 
 
-def to_theirs(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def to_source(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rename and lay out the model's arrays as the other program has them.
 
     Args:
@@ -145,13 +148,13 @@ def to_theirs(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray
     result = {}
     for entry in entries(spec.model, rules):
         parts = []
-        for parameter in entry.ours:
+        for parameter in entry.parameters:
             rows = arrays[parameter.name]
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, np.argsort(order), axis)
             parts.append(rows)
         array = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        result[entry.theirs] = layout.to_flax(entry.ours[0], array) if entry.laid == "flax" else array
+        result[entry.source] = layout.to_flax(entry.parameters[0], array) if entry.laid == "flax" else array
     return result
 
 
@@ -168,15 +171,15 @@ def _matching(table: tuple[layout.Parameter, ...], pattern: str) -> list[layout.
     return [p for p in table if (p.name.rpartition(".")[0] + "." == stem if star else p.name == pattern)]
 
 
-def _their_shape(entry: Entry) -> Shape:
-    first = entry.ours[0]
+def _source_shape(entry: Entry) -> Shape:
+    first = entry.parameters[0]
     if entry.laid == "flax":
         return first.flax_shape
-    return (sum(p.shape[0] for p in entry.ours), *first.shape[1:]) if len(entry.ours) > 1 else first.shape
+    return (sum(p.shape[0] for p in entry.parameters), *first.shape[1:]) if len(entry.parameters) > 1 else first.shape
 
 
 def _flattening(model: ModelSpec, parameter: layout.Parameter, laid: Laid) -> Iterator[tuple[int, np.ndarray]]:
-    """The axis that runs over flattened images, and for each of our indices on it the index in the other order."""
+    """The axis that runs over flattened images, and the other program's index for each of the weight file's on it."""
     height, width, channels = model.image
     if laid != "torch" or NETWORKS[model.network].spatial or channels == 1:
         return

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS, preset
@@ -92,23 +92,30 @@ def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image:
     hidden = _depth(source, shapes)
     axes = {}
     for entry in entries(_dummy(model, hidden), source.rules):
-        shape, expected = shapes[entry.theirs], entry.ours[0].shape
+        shape, expected = shapes[entry.source], entry.parameters[0].shape
         if len(shape) != len(expected) or 0 in shape:
             raise InputError(
-                f"{where} has the names of {source.title}, but {entry.theirs} should have {len(expected)} axes, none "
+                f"{where} has the names of {source.title}, but {entry.source} should have {len(expected)} axes, none "
                 f"of length 0, found {list(shape)}."
             )
-        axes[entry.ours[0].name] = shape[::-1] if entry.laid == "flax" else shape
-    kind = ".conv" if model.network == "conv" else ""
-    widths = tuple(axes[f"encoder.hidden.{i}{kind}.weight"][0] for i in range(hidden))
-    inputs = (axes[f"encoder.hidden.0{kind}.weight"] if hidden else axes["encoder.mean.weight"])[1] - model.classes
-    if model.network == "conv":
-        first = axes["decoder.input.weight"]
-        image = _conv_image(first[0] // widths[-1], hidden, inputs, image, where)
-    else:
-        first = axes["decoder.hidden.0.weight" if hidden else "decoder.logits.weight"]
-        image = _flat_image(inputs, image, where)
-    return replace(model, image=image, hidden=widths, latent=first[1] - model.classes)
+        axes[entry.parameters[0].name] = shape[::-1] if entry.laid == "flax" else shape
+    layers = [layer for layer in layout.layers(_dummy(model, hidden)) if layer.kind != "norm"]
+
+    def sizes(layer: layout.Layer) -> Shape:
+        """Outputs and inputs of a layer, and what else its weight has."""
+        return axes[".".join(map(str, (*layer.path, "weight")))]
+
+    widths = tuple(sizes(layer)[0] for layer in layers if layer.path[:2] == ("encoder", "hidden"))
+    inputs = sizes(layers[0])[1] - model.classes
+    outputs, latents, *_ = sizes(next(layer for layer in layers if layer.path[0] == "decoder"))
+    match model.network:
+        case "mlp":
+            image = _flat_image(inputs, image, where)
+        case "conv":
+            image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
+        case kind:
+            assert_never(kind)
+    return replace(model, image=image, hidden=widths, latent=latents - model.classes)
 
 
 def _flat_image(pixels: int, image: Size | None, where: str) -> Size:
@@ -159,7 +166,7 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The tensor names that the source would write, with the number of hidden layers of these shapes."""
     model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
-    return {entry.theirs for entry in entries(model, source.rules)}
+    return {entry.source for entry in entries(model, source.rules)}
 
 
 def _layers(spec: Spec) -> list[str]:

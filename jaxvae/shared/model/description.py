@@ -1,4 +1,4 @@
-"""What a configuration is, in words and units."""
+"""Describe a configuration in words and units."""
 
 from typing import assert_never
 
@@ -28,8 +28,8 @@ def text(spec: Spec, title: str) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
     lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
     in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
-    told = [f"{name:<12}{value}" for name, value in facts(spec).items()]
-    return "\n".join([title, "", "layers", *lines, in_all, "", *told])
+    about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    return "\n".join([title, "", "layers", *lines, in_all, "", *about])
 
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:
@@ -120,7 +120,7 @@ def _data(spec: Spec) -> str:
         "none": "",
         "threshold": ", binarised at half",
         "static": ", binarised once from the run's key",
-        "dynamic": ", binarised anew at every step from the run's key",
+        "dynamic": ", binarised again at every step from the run's key",
     }[spec.images.binarization]
     some = f", the first {spec.images.train_images:,} for training" if spec.images.train_images else ""
     return f"{spec.data}: images of {height}x{width}x{channels}, pixels in {pixels}{binarised}{some}"

@@ -83,7 +83,7 @@ def layers(spec: ModelSpec) -> list[Layer]:
 
 
 def by_path(spec: ModelSpec) -> dict[Path, Layer]:
-    """The same layers by their paths."""
+    """Every layer by its path."""
     return {layer.path: layer for layer in layers(spec)}
 
 
@@ -109,14 +109,14 @@ def scalar_parameters(spec: ModelSpec) -> tuple[str, ...]:
 
 def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
     """Heights and widths from the image down to the last convolution's: each a half, rounded up."""
-    found = [spec.image[:2]]
+    halved = [spec.image[:2]]
     for _ in spec.hidden:
-        found.append(((found[-1][0] + 1) // 2, (found[-1][1] + 1) // 2))
-    return found
+        halved.append(((halved[-1][0] + 1) // 2, (halved[-1][1] + 1) // 2))
+    return halved
 
 
 def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
-    """The shapes of what the hidden layers of encoder and decoder give for one image: `[width]`, or `[height, width,
+    """The shapes of the outputs of encoder's and decoder's hidden layers for one image: `[width]`, or `[height, width,
     channels]`."""
     hidden = [layer for layer in layers(spec) if layer.path[:2] in (("encoder", "hidden"), ("decoder", "hidden"))]
     return tuple(
@@ -153,19 +153,21 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
     down, size = (spec.image[2] + spec.classes, *spec.hidden), sizes(spec)
     up = (*reversed(spec.hidden), spec.hidden[0])
     flat = (spec.hidden[-1], *size[-1])
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for i in range(len(spec.hidden)):
         conv = Layer(("encoder", "hidden", i, "conv"), "conv", down[i], down[i + 1], size[i + 1], STRIDE, normed=True)
-        found += [conv, Layer(("encoder", "hidden", i, "norm"), "norm", down[i + 1], down[i + 1], size[i + 1])]
-    found += [_linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)]
-    found.append(_linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))._replace(flattened=flat))
+        layers += [conv, Layer(("encoder", "hidden", i, "norm"), "norm", down[i + 1], down[i + 1], size[i + 1])]
+    layers += [
+        _linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)
+    ]
+    layers.append(_linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))._replace(flattened=flat))
     for i, (small, large) in enumerate(zip(size[:0:-1], size[-2::-1], strict=True)):
         # A transposed convolution gives (n - 1) * stride - 2 * padding + kernel = 2n - 1, and what is added.
         more = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
         path = ("decoder", "hidden", i)
-        found.append(Layer((*path, "conv"), "conv-transpose", up[i], up[i + 1], large, STRIDE, more, normed=True))
-        found.append(Layer((*path, "norm"), "norm", up[i + 1], up[i + 1], large))
-    return [*found, *(Layer(("decoder", name), "conv", up[-1], spec.image[2], size[0]) for name in tails(spec))]
+        layers.append(Layer((*path, "conv"), "conv-transpose", up[i], up[i + 1], large, STRIDE, more, normed=True))
+        layers.append(Layer((*path, "norm"), "norm", up[i + 1], up[i + 1], large))
+    return [*layers, *(Layer(("decoder", name), "conv", up[-1], spec.image[2], size[0]) for name in tails(spec))]
 
 
 def _linear(path: Path, inputs: int, outputs: int) -> Layer:

@@ -20,7 +20,7 @@ def require_batches(spec: Spec, images: int) -> None:
     sizes = [layer.size for layer in layout.layers(spec.model) if layer.kind == "norm"]
     if smallest == 1 and (1, 1) in sizes:
         raise InputError(
-            f"Batch norm needs more than one number to take a variance of, and the last batch of {images:,} images in "
+            f"Batch norm needs more than one number for a variance, but the last batch of {images:,} images in "
             f"batches of {batch} is one image, which the convolutions make one pixel; choose another --batch-size."
         )
 
@@ -54,7 +54,8 @@ def require_prior(spec: Spec) -> None:
     if not has_prior(spec):
         raise InputError(
             f"A model with a {spec.model.posterior} posterior and the objective {spec.objective.form} has no prior to "
-            "draw from; reconstruct images by it, or train one with a gaussian posterior or the adversarial objective."
+            "draw from; reconstruct images with it, or train one with a gaussian posterior or the adversarial "
+            "objective."
         )
 
 
@@ -62,7 +63,8 @@ def require_2d_latent(spec: Spec) -> None:
     """Raises InputError unless the model has two latents and a prior."""
     require_prior(spec)
     if spec.model.latent != 2:
-        raise InputError(f"A plane needs two latents, and the model has {spec.model.latent}; train one --latent 2.")
+        latents = spec.model.latent
+        raise InputError(f"A plane needs two latents, but the model has {latents}; train one with --latent 2.")
 
 
 def require_density(spec: Spec) -> None:

@@ -12,7 +12,7 @@ number of steps taken, the root key, and the terms of the current epoch's steps.
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,18 +24,14 @@ from jaxvae.shared.config.serialization import from_json, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, safetensors_reader
+from jaxvae.shared.model.optimizer_state import MOMENTS, STEP, prefixed_phases
+from jaxvae.shared.model.tensor_checks import Expected, check, expected_weights, finite, fit
 from jaxvae.shared.safe_io import write_atomically
-from jaxvae.shared.text import named, shown
+from jaxvae.shared.text import shown
 
 VERSION = 2
 _RUN_STATE = "optimizer.", "run."  # prefixes of a checkpoint's tensors that are not weights
-_MOMENTS = "exp_avg", "exp_avg_sq"
-_STEP = "int32", ()
 _RETRAIN = "restore the file from a copy or train again"
-
-Expected = tuple[str, tuple[int | None, ...]]
-"""A tensor's dtype, and its shape with None where any size is valid."""
-Shaped = np.ndarray | safetensors_reader.Tensor
 
 
 def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
@@ -149,15 +145,15 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
     """The configuration, the weights, and a checkpoint's other tensors; none for a weight file."""
     try:
         if (kind := safe_io.instead_of_file(path)) is not None:
-            found = "" if kind == "nothing" else f", found {kind}"
-            raise InputError(f"There is no weight file {path}{found}; give a run folder that has a model.safetensors.")
+            other = "" if kind == "nothing" else f", found {kind}"
+            raise InputError(f"There is no weight file {path}{other}; give a run folder that has a model.safetensors.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = safetensors_reader.header(file, size)
             spec, digests = _about(header.get("__metadata__"), path)
             entries = safetensors_reader.tensors(header, file.tell(), size)
             is_checkpoint = any(name.startswith(_RUN_STATE) for name in entries)
-            fit(entries, {**_weights(spec), **(_run_state(spec) if is_checkpoint else {})}, str(path))
+            fit(entries, {**expected_weights(spec), **(_run_state(spec) if is_checkpoint else {})}, str(path))
             arrays = {
                 name: _verified(safetensors_reader.array(file, entry), name, digests, path)
                 for name, entry in entries.items()
@@ -180,8 +176,8 @@ def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
         raise ValueError(f"its configuration should be JSON: {error}") from None
     version = about.get("version") if isinstance(about, dict) else None
     if not isinstance(about, dict) or type(version) is not int or version != VERSION:
-        found = "none" if version is None else f"version {shown(version)}"
-        raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {found}.")
+        other = "none" if version is None else f"version {shown(version)}"
+        raise InputError(f"{path} must carry a configuration of version {VERSION}, as jaxvae writes it, found {other}.")
     if about.pop("digest", None) != _digest_of(about):
         raise InputError(f"{path} was changed since it was written: its metadata doesn't match its digest; {_RETRAIN}.")
     digests = about.get("digests")
@@ -189,30 +185,24 @@ def _about(metadata: object, path: Path) -> tuple[Spec, dict[str, Any]]:
 
 
 def _verified(array: np.ndarray, name: str, digests: Mapping[str, Any], path: Path) -> np.ndarray:
-    found, expected = digest(array), digests.get(name)
-    if found != expected:
+    actual, expected = digest(array), digests.get(name)
+    if actual != expected:
         known = f"the SHA-256 digest {expected[:12]}..." if isinstance(expected, str) else "a digest in its metadata"
         raise InputError(
-            f"{path} was changed since it was written: tensor {name} should have {known}, found {found[:12]}...; "
+            f"{path} was changed since it was written: tensor {name} should have {known}, found {actual[:12]}...; "
             f"{_RETRAIN}."
         )
     return array
-
-
-def _weights(spec: Spec, table: Sequence[layout.Parameter] | None = None) -> dict[str, Expected]:
-    """The expected tensors of the model, or of `table`."""
-    table = layout.table(spec.model) if table is None else table
-    return {parameter.name: (spec.training.stored, parameter.shape) for parameter in table}
 
 
 def _run_state(spec: Spec) -> dict[str, Expected]:
     """The expected tensors of a checkpoint that are not weights."""
     expected: dict[str, Expected] = {"run.step": ("int64", ()), "run.key": ("uint32", (2,))}
     expected["run.train"] = (spec.training.stored, (None, len(spec.terms)))
-    for prefix, table in _phases(spec):
-        expected[f"optimizer.{prefix}step"] = _STEP
-        for moment in _MOMENTS:
-            weights = _weights(spec, table)
+    for prefix, table in prefixed_phases(spec):
+        expected[f"optimizer.{prefix}step"] = STEP
+        for moment in MOMENTS:
+            weights = expected_weights(spec, table)
             expected |= {f"optimizer.{prefix}{moment}.{name}": weight for name, weight in weights.items()}
     return expected
 
@@ -225,116 +215,10 @@ def _resumable(
     if step < len(train):
         raise InputError(f"{where}: run.train should hold the terms of steps before step {step}, found {len(train)}.")
     optimizer = {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
-    for prefix, _ in _phases(spec):
-        if (found := int(optimizer[f"{prefix}step"])) != step:
-            raise InputError(f"{where}: optimizer.{prefix}step should be {step}, found {found}.")
+    for prefix, _ in prefixed_phases(spec):
+        if (adam_step := int(optimizer[f"{prefix}step"])) != step:
+            raise InputError(f"{where}: optimizer.{prefix}step should be {step}, found {adam_step}.")
     return optimizer, step, arrays["run.key"], train
-
-
-def check(
-    arrays: Mapping[str, np.ndarray], spec: Spec, where: str, table: Sequence[layout.Parameter] | None = None
-) -> None:
-    """Check that arrays are the weights of a configuration.
-
-    Args:
-        arrays: The arrays by name.
-        spec: The configuration.
-        where: What they are called in a message.
-        table: The parameters they should be, if not all of the model's.
-
-    Raises:
-        InputError: If a name is missing or extra, or a shape, a dtype or a value is wrong; the message names it.
-    """
-    fit(arrays, _weights(spec, table), where)
-    finite(arrays, where)
-
-
-def fit(found: Mapping[str, Shaped], expected: Mapping[str, Expected], where: str) -> None:
-    """Check the names, dtypes and shapes of tensors.
-
-    Args:
-        found: The tensors by name.
-        expected: Their dtypes and shapes, by the same names.
-        where: What they are called in a message.
-
-    Raises:
-        InputError: If a name is missing or extra, or a dtype or a shape is wrong; the message names it.
-    """
-    missing = [name for name in expected if name not in found]
-    extra = sorted(name for name in found if name not in expected)
-    if missing:
-        raise InputError(f"{where} lacks the tensor {named(missing)} that its configuration needs.")
-    if extra:
-        raise InputError(f"{where} has the tensor {named(extra)} that its configuration doesn't have.")
-    for name, (dtype, shape) in expected.items():
-        tensor = found[name]
-        same = len(shape) == len(tensor.shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
-        if not same:
-            sizes = ", ".join("steps" if size is None else str(size) for size in shape)
-            raise InputError(
-                f"{where}: tensor {name} should have the shape [{sizes}], found {list(map(int, tensor.shape))}."
-            )
-        if str(tensor.dtype) != dtype:
-            raise InputError(f"{where}: tensor {name} should be {dtype}, found {tensor.dtype}.")
-
-
-def finite(arrays: Mapping[str, np.ndarray], where: str) -> None:
-    """Raises InputError, which names the first place of a NaN or an infinity, unless all arrays are finite."""
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            index = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-            raise InputError(f"{where}: tensor {name} must be finite, found {array[tuple(index)]} at {index}.")
-
-
-class Moments(NamedTuple):
-    """The state of one Adam."""
-
-    step: int
-    exp_avg: dict[str, np.ndarray]
-    """By the name of the weight."""
-    exp_avg_sq: dict[str, np.ndarray]
-
-
-def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The optimizer") -> dict[str, Moments]:
-    """Split the arrays of an optimizer by phase.
-
-    Args:
-        arrays: `step`, and `exp_avg.NAME` and `exp_avg_sq.NAME` of each weight; with several phases their names begin
-            with the phase's and a dot.
-        spec: The configuration.
-        where: What they are called in a message.
-
-    Returns:
-        The state of each phase's Adam, by the phase.
-
-    Raises:
-        InputError: If an array is missing, extra or invalid.
-    """
-    by_phase, rest = {}, dict(arrays)
-    for phase, (prefix, table) in zip(spec.phases, _phases(spec), strict=True):
-        step = rest.pop(f"{prefix}step", None)
-        if step is None:
-            raise InputError(f"{where}'s state lacks its {prefix}step.")
-        fit({f"{prefix}step": step}, {f"{prefix}step": _STEP}, f"{where}'s state")
-        both = []
-        for moment in _MOMENTS:
-            names = [name for name in rest if name.startswith(f"{prefix}{moment}.")]
-            both.append({name.removeprefix(f"{prefix}{moment}."): rest.pop(name) for name in names})
-            check(both[-1], spec, f"{where}'s {prefix}{moment}", table)
-        by_phase[phase] = Moments(int(step), *both)
-    if rest:
-        raise InputError(f"{where}'s state has unexpected entries {', '.join(rest)}.")
-    return by_phase
-
-
-def _phases(spec: Spec) -> list[tuple[str, tuple[layout.Parameter, ...]]]:
-    """The prefix of each phase's arrays, and the parameters it trains."""
-    return [(phase and f"{phase}.", trained(spec, networks)) for phase, networks in spec.phases.items()]
-
-
-def trained(spec: Spec, networks: tuple[str, ...]) -> tuple[layout.Parameter, ...]:
-    """List the parameters that the optimizer of `networks` trains, in the order of `layout.table`."""
-    return tuple(p for p in layout.table(spec.model) if p.trained and p.network in networks)
 
 
 def digest(array: np.ndarray) -> str:

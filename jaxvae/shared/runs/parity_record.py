@@ -14,7 +14,7 @@ from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 
-VERSION = 2  # of version 1 a level's tolerance is called owed
+VERSION = 2  # version 1 calls a level's tolerance `owed`
 
 
 @dataclass(frozen=True)

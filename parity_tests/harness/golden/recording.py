@@ -81,12 +81,12 @@ def part(known: Mapping[str, np.ndarray], level: str) -> Arrays:
     return {name.removeprefix(f"{level}/"): a for name, a in known.items() if name.startswith(f"{level}/")}
 
 
-def make(ours: Any, theirs: Any, spec: Spec) -> tuple[Arrays, tuple[Finding, ...]]:
-    """Record the arrays of the first backend and compare the second with them."""
+def make(recorder: Any, other: Any, spec: Spec) -> tuple[Arrays, tuple[Finding, ...]]:
+    """Record the arrays of one backend and compare another with them."""
     known: Arrays = {}
     for level in LEVELS:
-        known |= {f"{level.name}/{name}": array for name, array in level.record(ours, spec, known).items()}
-    return known, findings(theirs, spec, known)
+        known |= {f"{level.name}/{name}": array for name, array in level.record(recorder, spec, known).items()}
+    return known, findings(other, spec, known)
 
 
 def findings(backend: Any, spec: Spec, recorded: Arrays) -> tuple[Finding, ...]:

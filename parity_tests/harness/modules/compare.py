@@ -173,6 +173,6 @@ def sentence(report: Report) -> str:
         lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
     if report.diagnosis is not None:
         cause = report.diagnosis.cause
-        lines.append(f"{report.diagnosis.where}: {report.diagnosis.found}")
+        lines.append(f"{report.diagnosis.where}: {report.diagnosis.difference}")
         lines.append(f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.")
     return "\n".join(lines)

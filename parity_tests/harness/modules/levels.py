@@ -55,9 +55,9 @@ def levels(
     """Yield the finding of each level, with a function that diagnoses it if it fails; see `compare_modules`."""
     net, tolerance = both.net, TOLERANCES[both.dtype]
     if compare_weights:
-        ours, theirs = both.named(both.arrays()), both.tensors(both.module)
-        finding = _finding("every weight", both, ours, theirs, 0.0, "both should hold the same numbers")
-        yield finding, lambda: _in_weights(ours, theirs)
+        in_jax, in_torch = both.named(both.arrays()), both.tensors(both.module)
+        finding = _finding("every weight", both, in_jax, in_torch, 0.0, "both should hold the same numbers")
+        yield finding, lambda: _in_weights(in_jax, in_torch)
 
     module = copy.deepcopy(both.module)
     torch_outputs = module(*both.torch_inputs)
@@ -69,19 +69,19 @@ def levels(
         finding = Finding("every output", both.dtype, np.inf, "output", tolerance, OF_LARGEST, REASONS[both.dtype])
         yield finding, lambda: diagnosis
         return
-    ours, theirs = both.outputs(jax_outputs), both.outputs(torch_outputs)
-    if not any(array.size for array in (*ours.values(), *theirs.values())):
+    in_jax, in_torch = both.outputs(jax_outputs), both.outputs(torch_outputs)
+    if not any(array.size for array in (*in_jax.values(), *in_torch.values())):
         raise InputError(
             "outputs: neither model returns a number, so there is nothing to compare: make both return some."
         )
-    if len(ours) != len(theirs):
+    if len(in_jax) != len(in_torch):
         raise InputError(
-            f"outputs: the JAX model returns {len(ours)} arrays and the torch module {len(theirs)}: "
+            f"outputs: the JAX model returns {len(in_jax)} arrays and the torch module {len(in_torch)}: "
             "make both return the same number."
         )
-    ours = dict(zip(theirs, ours.values(), strict=True))
-    finding = _finding("every output", both, ours, theirs, tolerance)
-    yield finding, lambda: _in_outputs(both, ours[finding.where], theirs[finding.where])
+    in_jax = dict(zip(in_torch, in_jax.values(), strict=True))
+    finding = _finding("every output", both, in_jax, in_torch, tolerance)
+    yield finding, lambda: _in_outputs(both, in_jax[finding.where], in_torch[finding.where])
 
     norms = localize.statistics(both.pairs, both.module)
     if statistics and norms:
@@ -123,8 +123,8 @@ def levels(
     run = train_both(net.params, gradient, both.named, both.module, optimizers, scheduler, steps)
     level = f"weights after {steps} optimizer steps from the same gradients"
     tolerance, reason = STEPS_TOLERANCES[both.dtype], STEPS_REASON[both.dtype]
-    finding = _finding(level, both, run.ours, run.theirs, tolerance, reason)
-    yield finding, lambda: _after_steps(finding.where, run.ours, run.theirs, run.cause(finding.where, tolerance))
+    finding = _finding(level, both, run.in_jax, run.in_torch, tolerance, reason)
+    yield finding, lambda: _after_steps(finding.where, run.in_jax, run.in_torch, run.cause(finding.where, tolerance))
     if run.moments is not None:
         mine, other = run.moments
         finding = _finding(f"optimizer moments after {steps} steps", both, mine, other, tolerance, reason)
@@ -134,28 +134,28 @@ def levels(
 def _finding(
     level: str,
     both: Both,
-    ours: Arrays,
-    theirs: Arrays,
+    in_jax: Arrays,
+    in_torch: Arrays,
     tolerance: float,
     reason: str | None = None,
     unit: str = OF_LARGEST,
 ) -> Finding:
-    size, where = max(((distance(ours[name], theirs[name]), name) for name in theirs), default=(0.0, ""))
+    size, where = max(((distance(in_jax[name], in_torch[name]), name) for name in in_torch), default=(0.0, ""))
     return Finding(level, both.dtype, size, where, tolerance, unit, reason or REASONS[both.dtype])
 
 
-def _without_noise(ours: Arrays, theirs: Arrays, dtype: str) -> tuple[Arrays, Arrays]:
+def _without_noise(in_jax: Arrays, in_torch: Arrays, dtype: str) -> tuple[Arrays, Arrays]:
     """Drop the gradients that are zero up to rounding, such as that of a bias just before batch normalization: a
     difference relative to their largest entry means nothing."""
-    every = [*ours.values(), *theirs.values()]
+    every = [*in_jax.values(), *in_torch.values()]
     largest = max((np.abs(array[np.isfinite(array)]).max(initial=0) for array in every), default=0)
     noise = 100 * np.finfo(dtype).eps * largest
 
     def is_noise(name: str) -> bool:
-        return all(np.abs(arrays[name]).max(initial=0) <= noise for arrays in (ours, theirs))  # NaN is not
+        return all(np.abs(arrays[name]).max(initial=0) <= noise for arrays in (in_jax, in_torch))  # NaN is not
 
-    kept = [name for name in theirs if not is_noise(name)]
-    return {name: ours[name] for name in kept}, {name: theirs[name] for name in kept}
+    kept = [name for name in in_torch if not is_noise(name)]
+    return {name: in_jax[name] for name in kept}, {name: in_torch[name] for name in kept}
 
 
 def _gradient(tensor: torch.Tensor) -> np.ndarray:
@@ -174,43 +174,43 @@ def _before(error: Exception, both: Both) -> Diagnosis | None:
     """Find the first difference before the JAX model raised, as a layer does whose input has another shape."""
     if both.net.watch is None:
         return None
-    ours, theirs = _recorded(both)
+    in_jax, in_torch = _recorded(both)
     end = LayerCall(both.inputs[0], np.empty(0))
-    diagnosis = localize.walk(both.pairs, both.module, (ours, theirs), (end, end), TOLERANCES[both.dtype])
-    if diagnosis is None or diagnosis.found == localize.NOT_CALLED:
+    diagnosis = localize.walk(both.pairs, both.module, (in_jax, in_torch), (end, end), TOLERANCES[both.dtype])
+    if diagnosis is None or diagnosis.difference == localize.NOT_CALLED:
         return None  # the first layer that differs raised, and its own message says why
-    text = f"{diagnosis.found} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
-    return diagnosis._replace(found=text)
+    text = f"{diagnosis.difference} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return diagnosis._replace(difference=text)
 
 
-def _in_outputs(both: Both, ours: np.ndarray, theirs: np.ndarray) -> Diagnosis:
+def _in_outputs(both: Both, in_jax: np.ndarray, in_torch: np.ndarray) -> Diagnosis:
     tolerance = TOLERANCES[both.dtype]
     if both.net.watch is None:
-        cause = rounded(ours, theirs) or cause_between((theirs, ours), (theirs, theirs), tolerance)
+        cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
-        return Diagnosis("the output", f"It differs: {localize.worst_difference(ours, theirs)}; {why}.", cause)
-    ends = LayerCall(both.inputs[0], ours), LayerCall(both.inputs[0], theirs)
+        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
+    ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
     diagnosis = localize.walk(both.pairs, both.module, _recorded(both), ends, tolerance)
     assert diagnosis is not None
     return diagnosis
 
 
-def _in_weights(ours: Arrays, theirs: Arrays) -> Diagnosis:
-    name = next(name for name in theirs if distance(ours[name], theirs[name]) > 0)
-    cause = localize.cause_in_weight(ours[name], theirs[name], 0.0)
-    return Diagnosis(name, f"It differs: {localize.worst_difference(ours[name], theirs[name])}.", cause)
+def _in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
+    name = next(name for name in in_torch if distance(in_jax[name], in_torch[name]) > 0)
+    cause = localize.cause_in_weight(in_jax[name], in_torch[name], 0.0)
+    return Diagnosis(name, f"It differs: {localize.worst_difference(in_jax[name], in_torch[name])}.", cause)
 
 
-def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], ours: Arrays, theirs: Arrays) -> Diagnosis:
+def _in_statistics(both: Both, norms: Mapping[str, tuple[str, str]], in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
     tolerance = TOLERANCES[both.dtype]
-    norm = next(n for n, names in norms.items() if any(distance(ours[x], theirs[x]) > tolerance for x in names))
-    mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (ours, theirs))
+    norm = next(n for n, names in norms.items() if any(distance(in_jax[x], in_torch[x]) > tolerance for x in names))
+    mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
     module = copy.deepcopy(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
         module(*both.torch_inputs)
     cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
-    worst = max(norms[norm], key=lambda name: distance(ours[name], theirs[name]))
-    return Diagnosis(worst, f"It differs: {localize.worst_difference(ours[worst], theirs[worst])}.", cause)
+    worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
+    return Diagnosis(worst, f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}.", cause)
 
 
 def _in_losses(both: Both, losses: Losses) -> Diagnosis:
@@ -227,19 +227,19 @@ def _in_losses(both: Both, losses: Losses) -> Diagnosis:
     if torch_value.requires_grad:
         torch_value.backward()
     (gradient,) = both.outputs(jax.grad(losses[0])(outputs)).values()
-    ours = float(value), gradient
-    theirs = torch_value.item(), _gradient(leaf)
-    cause = cause_in_loss(leaf.numpy(force=True), ours, theirs, TOLERANCES[both.dtype])
+    in_jax = float(value), gradient
+    in_torch = torch_value.item(), _gradient(leaf)
+    cause = cause_in_loss(leaf.numpy(force=True), in_jax, in_torch, TOLERANCES[both.dtype])
     return Diagnosis("the loss", f"{text} and {torch_value.item():.6g} in PyTorch.", cause)
 
 
-def _in_gradients(ours: Arrays, theirs: Arrays, frozen: set[str], tolerance: float) -> Diagnosis:
-    name = next(name for name in reversed(theirs) if distance(ours[name], theirs[name]) > tolerance)
-    worst = localize.worst_difference(ours[name], theirs[name])
+def _in_gradients(in_jax: Arrays, in_torch: Arrays, frozen: set[str], tolerance: float) -> Diagnosis:
+    name = next(name for name in reversed(in_torch) if distance(in_jax[name], in_torch[name]) > tolerance)
+    worst = localize.worst_difference(in_jax[name], in_torch[name])
     text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
-    return Diagnosis(name, text, localize.cause_in_gradient(ours[name], theirs[name], name in frozen))
+    return Diagnosis(name, text, localize.cause_in_gradient(in_jax[name], in_torch[name], name in frozen))
 
 
-def _after_steps(name: str, ours: Arrays, theirs: Arrays, cause: str | None) -> Diagnosis:
-    text = f"The gradients are the same and it differs: {localize.worst_difference(ours[name], theirs[name])}."
+def _after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:
+    text = f"The gradients are the same and it differs: {localize.worst_difference(in_jax[name], in_torch[name])}."
     return Diagnosis(name, text, cause)

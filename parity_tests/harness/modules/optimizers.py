@@ -22,8 +22,9 @@ Arrays = dict[str, np.ndarray]
 class Run(NamedTuple):
     """The weights after the steps of both optimizers, and what a diagnosis needs."""
 
-    ours: Arrays
-    theirs: Arrays
+    in_jax: Arrays
+    """The weights after the steps."""
+    in_torch: Arrays
     moments: tuple[Arrays, Arrays] | None
     """Adam's moments, where both optimizers keep them."""
     kind: str
@@ -36,8 +37,9 @@ class Run(NamedTuple):
         """Return why the two optimizers gave `name` different values."""
         if name not in self.trained:
             return FROZEN
-        ours, theirs = (_flat({name: arrays[name] for name in self.trained}) for arrays in (self.ours, self.theirs))
-        return cause_in_optimizer(self.kind, self.options, self.steps, ours, theirs, tolerance)
+        weights = ({name: arrays[name] for name in self.trained} for arrays in (self.in_jax, self.in_torch))
+        in_jax, in_torch = map(_flat, weights)
+        return cause_in_optimizer(self.kind, self.options, self.steps, in_jax, in_torch, tolerance)
 
 
 def train_both(
@@ -84,11 +86,11 @@ def train_both(
         if schedule is not None:
             schedule.step()
     after = named(flatten(params))
-    theirs = {name: tensors[name].numpy(force=True) for name in after}
-    scales = _flat({name: np.full(p.shape, np.abs(theirs[name]).max(initial=0) or 1) for name, p in trained.items()})
+    in_torch = {name: tensors[name].numpy(force=True) for name in after}
+    scales = _flat({name: np.full(p.shape, np.abs(in_torch[name]).max(initial=0) or 1) for name, p in trained.items()})
     given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
     moments = _moments(state, named, optimizer, trained)
-    return Run(after, theirs, moments, type(optimizer).__name__, options, given, tuple(trained))
+    return Run(after, in_torch, moments, type(optimizer).__name__, options, given, tuple(trained))
 
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -107,12 +109,12 @@ def _moments(
     adams = [node for node in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(node)]
     if len(adams) != 1 or any("exp_avg_sq" not in optimizer.state.get(p, {}) for p in trained.values()):
         return None
-    ours, theirs = {}, {}
+    in_jax, in_torch = {}, {}
     for moment, tree in {"exp_avg": adams[0].mu, "exp_avg_sq": adams[0].nu}.items():
         arrays = named(flatten(tree))
         if not arrays.keys() >= trained.keys():  # optax may mask some
             return None
         for name, parameter in trained.items():
-            ours[f"{name}.{moment}"] = arrays[name]
-            theirs[f"{name}.{moment}"] = optimizer.state[parameter][moment].numpy(force=True)
-    return ours, theirs
+            in_jax[f"{name}.{moment}"] = arrays[name]
+            in_torch[f"{name}.{moment}"] = optimizer.state[parameter][moment].numpy(force=True)
+    return in_jax, in_torch

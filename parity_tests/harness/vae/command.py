@@ -14,7 +14,8 @@ from typing import Literal, NoReturn
 import tyro
 from tqdm import tqdm
 
-from jaxvae.shared.commands.common import images_root, require_same_images
+from jaxvae.shared.cli import join_help
+from jaxvae.shared.commands.common import DataRoot, images_root, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.spec import Spec
@@ -30,8 +31,8 @@ from parity_tests.harness.vae import precision, prove
 
 @dataclass(frozen=True)
 class Parity:
-    """Compare jaxvae and torchvae level by level, from the bits of the keys to whole runs, and print
-    whether they agree. Exit status 0 if they do, 1 if they don't, 2 if it could not be measured.
+    """Compare jaxvae and torchvae level by level, from the bits of the keys to whole runs, and print whether they
+    agree. The exit status is 0 if they do, 1 if they don't, and 2 if that could not be measured.
 
     Examples: parity --html agreement.html
               parity --run runs/jaxvae-1
@@ -41,34 +42,33 @@ class Parity:
     """Compare the configuration of this run, on its images, and write the result to agreement.json in its folder, which
     `jaxvae report` shows. Excludes --preset, --batch, --seed and --data, which the run determines."""
     preset: str = DEFAULT_PRESET
-    """The configuration to compare; several are separated by commas; `all` compares every preset."""
+    """The preset to compare, or several separated by commas, or all."""
     dtype: Stored | Literal["both"] = "both"
-    """Precision. In float64 whole runs must agree to the last digits; in float32 each level must, and runs to within a
-    noise floor that is measured in the same comparison."""
+    """Precision. In float64 all levels must agree to the last digits, whole runs too. In float32 whole runs must only
+    agree to within a noise floor, which is measured in the same comparison."""
     steps: int = 100
-    """Number of steps of the runs. 4690 are the ten epochs of the default preset on MNIST (minutes)."""
+    """Number of steps of the runs. The ten epochs of the default preset on MNIST have 4690, which take minutes."""
     batch: int | None = None
     """Images per step; by default the preset's."""
     seed: int = 0
     """Seed of both runs."""
     data: str = "auto"
-    """The data set."""
-    data_root: Path | None = None
-    """The folder that holds MNIST/raw."""
+    """The data set, as in train."""
+    data_root: DataRoot = None
     device: Literal["cpu", "gpu"] = "cpu"
-    """The device of both backends. On a GPU the effect of TF32 and bfloat16 on the loss is measured too."""
+    """Where both backends compute. On a GPU the effect of TF32 and bfloat16 on the loss is measured too."""
     precisions: bool = False
-    """Measure the effect of TF32 and bfloat16 on the loss on any device."""
+    """Measure the effect of TF32 and bfloat16 on the loss on a CPU too."""
     bisect: bool = True
     """When a level fails, find the first tensor that differs and name the likely cause."""
     brief: bool = False
     """Print one row for each level, without the position of its difference."""
     json: Path | None = None
-    """File to write all measurements to: differences, tolerances, reasons, versions, digests."""
+    """Write all measurements to this file: differences, tolerances, reasons, versions, digests."""
     junit: Path | None = None
-    """File to write the levels to as JUnit XML, for CI."""
+    """Write the levels to this file as JUnit XML, for CI."""
     html: Path | None = None
-    """File to write a self-contained page to, with the table and plots of the runs."""
+    """Write a self-contained web page to this file, with the table and plots of the runs."""
 
 
 def main(options: Parity) -> int:
@@ -177,6 +177,7 @@ def configured(options: Parity, name: str) -> Spec:
 def run() -> NoReturn:
     """Run the command and exit with its status."""
     try:
+        join_help(Parity)
         sys.exit(main(tyro.cli(Parity, prog="parity")))
     except InputError as error:
         print(f"parity: {error}", file=sys.stderr)

@@ -84,12 +84,12 @@ def diagnose(
     Returns:
         The tensor, its numbers, the cause and the backend that departs, if they are known.
     """
-    ours, theirs = answers
-    if list(ours) != list(theirs):
-        odd = sorted(set(ours) ^ set(theirs))
+    left, right = answers
+    if list(left) != list(right):
+        odd = sorted(set(left) ^ set(right))
         return Diagnosis(level.name, f"only one backend has {', '.join(odd) or 'these names in this order'}", None)
     name = first_over(level, answers, tolerance)
-    here = (ours[name], theirs[name])
+    here = (left[name], right[name])
     names = tuple(backend.NAME for backend in backends)
     explain = EXPLAIN[level.name]
     if not is_plain(case.spec):
@@ -104,10 +104,10 @@ def diagnose(
 
 def first_over(level: Level, answers: tuple[Arrays, Arrays], tolerance: float) -> str:
     """Find the first name, in the order of the computation, whose arrays differ by more than the tolerance."""
-    ours, theirs = answers
-    for name in ours:
+    left, right = answers
+    for name in left:
         try:
-            if not level.measure({name: theirs[name]}, {name: ours[name]}).size <= tolerance:
+            if not level.measure({name: right[name]}, {name: left[name]}).size <= tolerance:
                 return name
         except ValueError:
             return name
@@ -167,11 +167,11 @@ def _apart(actual: np.ndarray, expected: np.ndarray) -> float:
 
 def _numbers(here: tuple[np.ndarray, np.ndarray], plain: np.ndarray, names: tuple[str, ...]) -> str:
     """Both numbers and the plain formula's, at the largest difference."""
-    ours, theirs = here
-    if ours.shape != theirs.shape:
-        return f"{names[0]} gives {list(ours.shape)} numbers, {names[1]} {list(theirs.shape)}"
-    apart = np.abs(np.nan_to_num(ours.astype(np.float64) - theirs.astype(np.float64), nan=np.inf))
+    left, right = here
+    if left.shape != right.shape:
+        return f"{names[0]} gives {list(left.shape)} numbers, {names[1]} {list(right.shape)}"
+    apart = np.abs(np.nan_to_num(left.astype(np.float64) - right.astype(np.float64), nan=np.inf))
     at = np.unravel_index(int(apart.argmax()), apart.shape)
     place = f" at [{', '.join(map(str, at))}]" if at else ""
-    formula = f", the plain formula {plain[at]:.9g}" if plain.shape == ours.shape else ""
-    return f"{names[0]} gives {ours[at]:.9g}{place}, {names[1]} {theirs[at]:.9g}{formula}"
+    formula = f", the plain formula {plain[at]:.9g}" if plain.shape == left.shape else ""
+    return f"{names[0]} gives {left[at]:.9g}{place}, {names[1]} {right[at]:.9g}{formula}"

@@ -15,7 +15,7 @@ from jaxvae.nets import Params, combine, partition, statistics
 from jaxvae.params import _named, _nest
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
-from jaxvae.shared.model import weight_file
+from jaxvae.shared.model import optimizer_state
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import jax_layers
 from parity_tests.harness.vae.batch import Batch
@@ -124,7 +124,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     return {
         f"{phase}.{name}" if phase else name: array
         for phase, networks in spec.phases.items()
-        for name, array in _named(weight_file.trained(spec, networks), by_phase[phase]).items()
+        for name, array in _named(optimizer_state.trained(spec, networks), by_phase[phase]).items()
     }
 
 

@@ -188,22 +188,22 @@ def _evaluated(
     return Finding(EVALUATED, "float32", worst, where, STEP, "of the loss", "a sum's rounding, from the same weights")
 
 
-def worst_term(spec: Spec, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+def worst_term(spec: Spec, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Compute the largest relative difference of any term at each step.
 
     Args:
         spec: The configuration.
-        ours: Terms `[steps, terms]`.
-        theirs: Terms `[steps, terms]`.
+        left: Terms of one run, `[steps, terms]`.
+        right: Those of the other.
 
     Returns:
         `[steps]`; infinite where a term is NaN or infinite, and everywhere if the lengths differ.
     """
-    if len(ours) != len(theirs):
-        return np.full(max(len(ours), len(theirs)), np.inf)
-    scale = np.abs(ours)
+    if len(left) != len(right):
+        return np.full(max(len(left), len(right)), np.inf)
+    scale = np.abs(left)
     if spec.objective.form == "iwae":  # its kl is a mean of samples of either sign, and may be next to nothing
         scale = np.maximum(scale, scale[:, :1] * (np.array(spec.terms) == "kl"))
     with np.errstate(all="ignore"):
-        size = np.where(ours == theirs, 0.0, np.abs(ours - theirs) / scale)
+        size = np.where(left == right, 0.0, np.abs(left - right) / scale)
     return np.where(np.isfinite(size), size, np.inf).max(-1).astype(np.float64)

@@ -57,11 +57,11 @@ def explain(
     Returns:
         The diagnosis; None if the answers agree.
     """
-    ours, theirs = answers
-    name = next((n for n in ours if not gap({n: theirs[n]}, {n: ours[n]}).size <= tolerance), None)
+    left, right = answers
+    name = next((n for n in left if not gap({n: right[n]}, {n: left[n]}).size <= tolerance), None)
     if name is None:
         return None
-    here = (ours[name], theirs[name])
+    here = (left[name], right[name])
     suspects = tee(step_causes(spec, data, before, t, name))
     cause, culprit, _ = name_cause(here, suspects, spec.training.dtype, tolerance)
     if cause is None and name != "loss":

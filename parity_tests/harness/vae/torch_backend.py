@@ -6,7 +6,7 @@ import torch
 import torchvae
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
-from jaxvae.shared.model import layout, weight_file
+from jaxvae.shared.model import layout, optimizer_state
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.vae.batch import Batch
@@ -139,7 +139,7 @@ def gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
         model.zero_grad(set_to_none=True)
         terms = objectives.average(spec, phase.terms(spec, model, given), given.training.weights, given.step)
         (next(iter(terms.values())) * phase.share).backward()
-        for parameter in weight_file.trained(spec, phase.networks):
+        for parameter in optimizer_state.trained(spec, phase.networks):
             tensor = named[parameter.name]
             name = f"{phase.name}.{parameter.name}" if phase.name else parameter.name
             by_name[name] = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
@@ -152,7 +152,7 @@ def optimize(spec: Spec, arrays: Arrays, gradients: list[Arrays]) -> tuple[Array
     optimizer, named = torchvae.init_optimizers(spec, model), dict(model.named_parameters())
     for gradient in gradients:
         for phase in spec.phases:
-            for parameter in weight_file.trained(spec, spec.phases[phase]):
+            for parameter in optimizer_state.trained(spec, spec.phases[phase]):
                 name = f"{phase}.{parameter.name}" if phase else parameter.name
                 named[parameter.name].grad = _tensor(gradient[name])
             optimizer[phase].step()

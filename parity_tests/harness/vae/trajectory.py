@@ -59,29 +59,29 @@ def follow(
         The findings; the losses and differences of each step; the diagnosis, if there is one.
     """
     runs = tuple(Run(*backend.run(spec, data)) for backend in backends)
-    ours, theirs = runs
-    gaps = noise_floor.worst_term(spec, ours.terms, theirs.terms)
+    left, right = runs
+    gaps = noise_floor.worst_term(spec, left.terms, right.terms)
     losses = {backend.NAME: run.terms[:, 0] for backend, run in zip(backends, runs, strict=True)}
     if spec.training.dtype == "float32":
         evaluations = tuple((run.weights, run.test[-1]) for run in runs)
         findings, floor, diagnosis = noise_floor.judge(
-            spec, data, start, (ours.terms, theirs.terms), evaluations, backends, settle=settle, bisect=bisect
+            spec, data, start, (left.terms, right.terms), evaluations, backends, settle=settle, bisect=bisect
         )
         return findings, Trajectory("float32", losses, gaps, floor), diagnosis
-    findings = _exact(spec, ours, theirs, gaps)
+    findings = _exact(spec, left, right, gaps)
     if settle and not all(finding.passed for finding in findings):
         grows = growth(spec, data, start, backends)
         findings = [_beside(finding, grows[finding.level]) for finding in findings]
     passed = all(finding.passed for finding in findings)
-    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (ours, theirs), backends)
+    diagnosis = None if passed or not bisect else first_parting(spec, data, start, (left, right), backends)
     return findings, Trajectory("float64", losses, gaps, None), diagnosis
 
 
-def _exact(spec: Spec, ours: Run, theirs: Run, gaps: np.ndarray) -> list[Finding]:
+def _exact(spec: Spec, left: Run, right: Run, gaps: np.ndarray) -> list[Finding]:
     """The findings on two float64 runs."""
     at = int(np.argmax(gaps))
-    weights, state = (worst(gap, getattr(theirs, kind), getattr(ours, kind)) for kind in ("weights", "optimizer"))
-    tests = worst(shares, {"evaluation": theirs.test}, {"evaluation": ours.test})
+    weights, state = (worst(gap, getattr(right, kind), getattr(left, kind)) for kind in ("weights", "optimizer"))
+    tests = worst(shares, {"evaluation": right.test}, {"evaluation": left.test})
     grown = "a rounding grows by training itself; measured 7e-15 over 4,690 steps"
     slow = "Adam's first steps turn a gradient's rounding below its eps into 1e-12 of a weight"
     return [
@@ -176,14 +176,14 @@ def first_parting(
 
     while high - low > 1:
         middle = (low + high) // 2
-        ours, theirs = states = after(middle)
-        low, high, before = (middle, high, states) if _agree(ours, theirs) else (low, middle, before)
+        left, right = states = after(middle)
+        low, high, before = (middle, high, states) if _agree(left, right) else (low, middle, before)
     both = after(high)
     answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
     diagnosis = explain(spec, data, before[0], low, (answers[0], answers[1]), TOLERANCES[WEIGHTS], names)
     return diagnosis or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
 
 
-def _agree(ours: tuple[Arrays, Arrays], theirs: tuple[Arrays, Arrays]) -> bool:
+def _agree(left: tuple[Arrays, Arrays], right: tuple[Arrays, Arrays]) -> bool:
     """Check whether two states, weights and optimizer, agree up to rounding."""
-    return all(gap(b, a).size <= TOLERANCES[WEIGHTS] for a, b in zip(ours, theirs, strict=True))
+    return all(gap(b, a).size <= TOLERANCES[WEIGHTS] for a, b in zip(left, right, strict=True))

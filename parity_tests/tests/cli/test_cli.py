@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import typing
 from pathlib import Path
 
 import jax
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typing_extensions import Doc
 
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.commands.open_session import SessionFlags
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import published
 from jaxvae.shared.runs import metrics
@@ -63,17 +67,19 @@ def test_a_run_folder(trained) -> None:
             *((step, 2, "train") for step in (15, 20)),
             (24, 2, "test"),
         ]
-    for ours, theirs in zip(*records.values(), strict=True):
-        assert list(ours) == ["step", "epoch", "split", "loss", "reconstruction", "kl"]
+    for in_jax, in_torch in zip(*records.values(), strict=True):
+        assert list(in_jax) == ["step", "epoch", "split", "loss", "reconstruction", "kl"]
         # Float32, from the same start: a few tens of steps' growth of a rounding of 1e-7.
-        np.testing.assert_allclose([ours[k] for k in ("loss", "kl")], [theirs[k] for k in ("loss", "kl")], rtol=1e-4)
+        np.testing.assert_allclose(
+            [in_jax[k] for k in ("loss", "kl")], [in_torch[k] for k in ("loss", "kl")], rtol=1e-4
+        )
 
 
 def test_pictures_are_the_same_from_both(trained) -> None:
     for kind in ("samples", "reconstructions"):
-        ours, theirs = (pixels(path / "images" / f"{kind}-001.png") for path in trained.values())
-        assert ours.std() > 10
-        assert np.abs(ours - theirs).max() <= 2  # of 255
+        in_jax, in_torch = (pixels(path / "images" / f"{kind}-001.png") for path in trained.values())
+        assert in_jax.std() > 10
+        assert np.abs(in_jax - in_torch).max() <= 2  # of 255
 
 
 def test_the_epochs_mean_without_log_every(package, capsys, tmp_path) -> None:
@@ -129,6 +135,17 @@ def test_help(package, capsys, command: str) -> None:
     assert len(out) > 300
 
 
+def test_help_has_no_line_breaks_of_its_own() -> None:
+    cli.join_help(SessionFlags)
+    for flags in (SessionFlags, ModelSpec):
+        kinds = typing.get_type_hints(flags, include_extras=True).values()
+        texts = [
+            doc.documentation for kind in kinds for doc in getattr(kind, "__metadata__", ()) if isinstance(doc, Doc)
+        ]
+        assert len(texts) > 5
+        assert not [text for text in texts if "\n" in text]
+
+
 def test_flags_reach_the_configuration(package, capsys, tmp_path) -> None:
     flags = "--image 9 12 1 --hidden 8 4 --latent 2 --beta 3.5 --epochs 3 --max-steps 5 --batch-size 700"
     more = "--learning-rate 0.01 --seed 9 --dtype float64 --device cpu --data digits --preset yunjey"
@@ -169,9 +186,9 @@ def test_flags_of_every_part_reach_the_configuration(capsys, tmp_path) -> None:
     status, _, err = run(torchvae, capsys, "train", *f"{flags} {more}".split(), "--out", tmp_path / "run")
     assert status == 0, err
     spec = json.loads((tmp_path / "run" / "config.json").read_text())["spec"]
-    found = {name: value for part in spec.values() if isinstance(part, dict) for name, value in part.items()}
+    results = {name: value for part in spec.values() if isinstance(part, dict) for name, value in part.items()}
     for name, value in given:
-        reached = found[name.replace("-", "_")]
+        reached = results[name.replace("-", "_")]
         assert reached == type(reached)(value), name
 
 
@@ -287,12 +304,12 @@ def test_a_run_of_each_relative_is_the_same_by_both(relatives, name: str) -> Non
         assert sorted(p.name for p in (path / "images").iterdir()) == [f"{kind}-001.png" for kind in kinds]
         records.append([json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()])
         assert [list(r) for r in records[-1]] == [["step", "epoch", "split", *PRESETS[name].terms]] * 2
-    for ours, theirs in zip(*records, strict=True):
-        terms = [[r[term] for term in PRESETS[name].terms] for r in (ours, theirs)]
+    for in_jax, in_torch in zip(*records, strict=True):
+        terms = [[r[term] for term in PRESETS[name].terms] for r in (in_jax, in_torch)]
         np.testing.assert_allclose(*terms, rtol=1e-4)
     for kind in kinds:
-        ours, theirs = (pixels(relatives[name, p] / "images" / f"{kind}-001.png") for p in PACKAGES)
-        assert np.abs(ours - theirs).max() <= 2  # of 255
+        in_jax, in_torch = (pixels(relatives[name, p] / "images" / f"{kind}-001.png") for p in PACKAGES)
+        assert np.abs(in_jax - in_torch).max() <= 2  # of 255
 
 
 @family
@@ -302,8 +319,8 @@ def test_each_package_reads_the_others_relative(package, relatives, name: str, c
     status, out, _ = run(package, capsys, "evaluate", path)
     assert status == 0
     for term in PRESETS[name].terms:
-        (found,) = re.findall(rf"{term} (-?[\d.]+)", out)
-        assert float(found) == pytest.approx(last[term], rel=1e-5, abs=1e-3), term
+        (result,) = re.findall(rf"{term} (-?[\d.]+)", out)
+        assert float(result) == pytest.approx(last[term], rel=1e-5, abs=1e-3), term
     target = tmp_path / "r.png"
     assert run(package, capsys, "reconstruct", path, "--out", target, "--n", "5")[0] == 0
     assert pixels(target).shape[1] > 5 * 16
@@ -398,12 +415,12 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("fault", CONFIGS)
-def test_a_spoilt_configuration_is_named(package, capsys, tmp_path, fault: str) -> None:
+def test_a_corrupt_configuration_is_named(package, capsys, tmp_path, fault: str) -> None:
     (tmp_path / "config.json").write_text(CONFIGS[fault][0])
     fails(package, capsys, CONFIGS[fault][1], "evaluate", tmp_path)
 
 
-def test_spoilt_or_foreign_weights_are_named(package, capsys, trained, tmp_path) -> None:
+def test_corrupt_or_foreign_weights_are_named(package, capsys, trained, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained["torchvae"], path)
     weights = path / "model.safetensors"
@@ -470,7 +487,7 @@ def test_files_that_can_not_be_used_are_named(package, capsys, tmp_path, monkeyp
     assert err.startswith(f"{package.__name__}: metrics.jsonl can't be used (No space left on device)")
 
 
-def test_a_spoilt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
+def test_a_corrupt_line_of_metrics_is_named(package, capsys, trained, tmp_path) -> None:
     path = tmp_path / "run"
     shutil.copytree(trained["jaxvae"], path)
     record = {"step": 1, "epoch": 2.5, "split": "test", "loss": 1.0, "reconstruction": 1.0, "kl": 1.0}
@@ -511,15 +528,15 @@ def test_a_run_on_a_file_knows_it_again_from_anywhere(package, capsys, tmp_path,
         "../run",
     ]
     assert run(package, capsys, "train", *flags)[0] == 0
-    told = run(package, capsys, "evaluate", "../run")[1]
+    printed = run(package, capsys, "evaluate", "../run")[1]
     monkeypatch.chdir(tmp_path / "there")
-    assert run(package, capsys, "evaluate", "../run")[1] == told
+    assert run(package, capsys, "evaluate", "../run")[1] == printed
     np.save(tmp_path / "here" / "a.npy", images + np.uint8(2))
     fails(package, capsys, "are not those that ../run was trained on: their digest should be", "evaluate", "../run")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")])
-def test_what_does_not_fit_into_memory_is_told_and_leaves_nothing(
+def test_what_does_not_fit_into_memory_is_reported_and_leaves_nothing(
     package, capsys, tmp_path, monkeypatch, error
 ) -> None:
     def fit(*arguments: object) -> None:

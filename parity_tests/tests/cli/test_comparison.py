@@ -39,13 +39,13 @@ def by_svd(train: np.ndarray, test: np.ndarray, components: int) -> tuple[float,
 @pytest.mark.parametrize("components", [1, 4, 15])
 def test_pca_is_the_projection_on_the_first_singular_vectors(components: int, channels: int) -> None:
     train, test = images(200, channels=channels), images(50, channels=channels, seed=1)
-    found = pca.pca(train, test, components, 6)
+    result = pca.pca(train, test, components, 6)
     error, projected = by_svd(train, test, components)
-    assert found[:2] == ("PCA", components)
-    assert found.baseline
-    np.testing.assert_allclose(found.error, error, rtol=1e-10)
-    np.testing.assert_allclose(found.per_pixel, error / (20 * channels), rtol=1e-10)
-    np.testing.assert_allclose(found.reconstructions, np.clip(projected[:6], 0, 1), atol=1e-10)
+    assert result[:2] == ("PCA", components)
+    assert result.baseline
+    np.testing.assert_allclose(result.error, error, rtol=1e-10)
+    np.testing.assert_allclose(result.per_pixel, error / (20 * channels), rtol=1e-10)
+    np.testing.assert_allclose(result.reconstructions, np.clip(projected[:6], 0, 1), atol=1e-10)
 
 
 def test_pca_of_digits_beats_their_mean_and_gains_with_every_component() -> None:
@@ -63,9 +63,9 @@ def test_pca_with_as_many_components_as_pixels_loses_nothing() -> None:
 def test_pca_of_many_pixels_is_close_to_exact_and_the_same_each_time() -> None:
     factors = np.random.default_rng(2).normal(size=(60, 4)) @ np.random.default_rng(3).normal(size=(4, 48 * 48))
     x = np.clip(factors * 30 + 128, 0, 255).astype(np.uint8).reshape(60, 48, 48, 1)
-    found = [pca.pca(x[:50], x[50:], 4, 1).error for _ in range(2)]
-    assert found[0] == found[1]
-    np.testing.assert_allclose(found[0], by_svd(x[:50], x[50:], 4)[0], rtol=1e-3)
+    results = [pca.pca(x[:50], x[50:], 4, 1).error for _ in range(2)]
+    assert results[0] == results[1]
+    np.testing.assert_allclose(results[0], by_svd(x[:50], x[50:], 4)[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("side", [4, 50])
@@ -95,12 +95,12 @@ def test_a_row_in_batches_is_the_row_at_once(batch: int) -> None:
         asked.append(output[part])
         return output[part]
 
-    found = pca.row("run", 3, test, reconstruct, 9, batch=batch)
+    result = pca.row("run", 3, test, reconstruct, 9, batch=batch)
     np.testing.assert_array_equal(np.concatenate(asked), output)
     assert max(map(len, asked)) <= batch
-    np.testing.assert_allclose(found.error, np.square(output - test / 255).sum(axis=(1, 2, 3)).mean(), rtol=1e-6)
-    np.testing.assert_array_equal(found.reconstructions, np.clip(output[:9], 0, 1))
-    assert (found.name, found.latent, found.baseline) == ("run", 3, False)
+    np.testing.assert_allclose(result.error, np.square(output - test / 255).sum(axis=(1, 2, 3)).mean(), rtol=1e-6)
+    np.testing.assert_array_equal(result.reconstructions, np.clip(output[:9], 0, 1))
+    assert (result.name, result.latent, result.baseline) == ("run", 3, False)
 
 
 @pytest.mark.parametrize(("n", "most"), [(0, 20), (-1, 20), (21, 20), (65, 64)])
@@ -162,23 +162,23 @@ def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, chann
     rows = [made(f"runs/$x_{i}", i, 1.0, i > 1, images(5, height, width, channels, i) / 255) for i in (1, 2, 3)]
     with Image.open(io.BytesIO(compare.picture(rows, test, "digits"))) as opened:
         assert opened.format == "PNG"
-        found = np.asarray(opened.convert("RGB")).astype(int)
+        actual = np.asarray(opened.convert("RGB")).astype(int)
     strips = [grid(shown, 5) for shown in (test[:5] / 255, *(row.reconstructions for row in rows))]
     scale = 780 // strips[0].shape[1]  # five images fit a paper's column
     tall, wide = strips[0].shape[0] * scale, strips[0].shape[1] * scale
     # A strip begins where the grey of its frame does, white above it.
-    frame = (found == 64).all(2)
+    frame = (actual == 64).all(2)
     left = int(np.flatnonzero(frame.sum(0) >= 4 * tall)[0])
-    tops = [y for y in range(1, len(found)) if frame[y, left : left + wide].all() and not frame[y - 1, left]]
+    tops = [y for y in range(1, len(actual)) if frame[y, left : left + wide].all() and not frame[y - 1, left]]
     assert len(tops) == 4
     for top, strip in zip(tops, strips, strict=True):
         expected = np.broadcast_to(strip.repeat(scale, 0).repeat(scale, 1), (tall, wide, 3))
-        np.testing.assert_array_equal(found[top : top + tall, left : left + wide], expected)
-        label = found[top - 6 : top + tall + 6, :left]
+        np.testing.assert_array_equal(actual[top : top + tall, left : left + wide], expected)
+        label = actual[top - 6 : top + tall + 6, :left]
         assert (label < 128).any(), "a row without its label"
     assert tops[0] - 6 > 12, "no room for the caption"
-    assert found.shape[0] < 4 * (max(tall, 72) + 12) + 150
-    assert found.shape[1] < 1.5 * 3.4 * 300, "much wider than a column"
+    assert actual.shape[0] < 4 * (max(tall, 72) + 12) + 150
+    assert actual.shape[1] < 1.5 * 3.4 * 300, "much wider than a column"
 
 
 def test_the_picture_is_saved(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def trained(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def drawn(monkeypatch) -> list[Any]:
     """The figures that are saved."""
-    found, save = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *of, **how: [found.append(self), save(self, *of, **how)])
-    return found
+    results, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *of, **how: [results.append(self), save(self, *of, **how)])
+    return results
 
 
 def edited(run: Path, to: Path, **values: float) -> Path:
@@ -138,7 +138,7 @@ def test_runs_that_differ_share_their_terms_and_steps(trained, drawn) -> None:
     assert [bool(axes.child_axes) for axes in whole.axes] == [True, True, False, False]
 
 
-def test_runs_of_one_name_are_told_apart(trained, drawn, tmp_path) -> None:
+def test_runs_of_one_name_get_different_labels(trained, drawn, tmp_path) -> None:
     paths = [copy(trained["jaxvae"], tmp_path / place / "run") for place in ("here", "there")]
     curves.picture([run_folder.read(path) for path in paths])
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()][:2] == ["here/run", "there/run"]
@@ -184,8 +184,8 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
     ):
         capsys.readouterr()
         assert cli.main(package, ["curves", *map(str, arguments)]) == 2
-        told, err = capsys.readouterr()
-        assert told == ""
+        printed, err = capsys.readouterr()
+        assert printed == ""
         assert err.startswith(f"{package.__name__}: ")
         assert err.count("\n") == 1
         assert re.search(says, err), err

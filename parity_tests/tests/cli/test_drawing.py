@@ -71,7 +71,7 @@ def test_the_plane_goes_through_the_normals_quantiles() -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_both_packages_draw_the_same(name: str, x64) -> None:
     """In float64 to the rounding of sums, whatever the way to the images is."""
-    found = {}
+    results = {}
     for which, side in IMPLEMENTATIONS.items():
         spec, weights = opened(side, name)
         latent, package = spec.model.latent, side.package
@@ -90,11 +90,11 @@ def test_both_packages_draw_the_same(name: str, x64) -> None:
             np.testing.assert_allclose(way[:, -1], ends[1], rtol=0, atol=1e-14)
         moved = start[0].copy()
         moved[1] = values[0, 3]
-        told = None if label is None else np.array([label])
-        np.testing.assert_allclose(rows[0, 3], package.decode_images(spec, weights, moved[None], told)[0], atol=1e-14)
+        one = None if label is None else np.array([label])
+        np.testing.assert_allclose(rows[0, 3], package.decode_images(spec, weights, moved[None], one)[0], atol=1e-14)
         assert np.ptp(rows, axis=1).max() > 1e-3, "nothing moves"
-        found[which] = ways, arcs, rows
-    for a, b in zip(*found.values(), strict=True):
+        results[which] = ways, arcs, rows
+    for a, b in zip(*results.values(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
 
 
@@ -115,9 +115,9 @@ def test_a_manifold_is_of_two_latents_with_a_prior(side, x64) -> None:
     spec = replace(small("pytorch-examples"), training=FLOAT64)
     spec = replace(spec, model=replace(spec.model, latent=2))
     weights = side.package.from_arrays(spec, some_arrays(spec, 1))
-    found = side.package.manifold(spec, weights, 3)
+    result = side.package.manifold(spec, weights, 3)
     corner = side.package.decode_images(spec, weights, np.array([[norm.ppf(1 / 6), norm.ppf(5 / 6)]]))
-    np.testing.assert_allclose(found[0, 0], corner[0], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result[0, 0], corner[0], rtol=0, atol=1e-13)
     wide, heavy = opened(side, "pytorch-examples")
     with pytest.raises(InputError, match="two latents, and the model has 4"):
         side.package.manifold(wide, heavy, 3)
@@ -135,8 +135,8 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
     """Of nine images in nine colours each is where it should be, and as large."""
     colours = np.array([[r, g, 1.0] for r in (0, 0.5, 1) for g in (0, 0.4, 0.8)])
     images = np.broadcast_to(colours.reshape(3, 3, 1, 1, 3), (3, 3, 5, 4, 3))
-    found = read(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption"))
-    places = [np.argwhere((np.abs(found - np.round(255 * colour)) <= 1).all(2)) for colour in colours]
+    result = read(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption"))
+    places = [np.argwhere((np.abs(result - np.round(255 * colour)) <= 1).all(2)) for colour in colours]
     middles = np.array([place.mean(0) for place in places]).reshape(3, 3, 2)
     scale = 780 // 12
     assert np.abs(np.diff(middles[..., 0], axis=0) - 5 * scale).max() < 4, "rows follow each other downwards"
@@ -149,11 +149,11 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
 def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     labels = np.arange(200) % kinds
     places = np.stack([np.cos(labels), np.sin(labels)], 1)
-    found = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
-    coloured = found[np.ptp(found, axis=2) > 60]
+    result = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
+    coloured = result[np.ptp(result, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
     other = labelled_figure.points(places, labels + 7, ("a", "b"), "caption")
-    assert np.array_equal(read(other), found) == (kinds == 1), "one label says nothing, and is not told"
+    assert np.array_equal(read(other), result) == (kinds == 1), "a single label says nothing, and is not shown"
     if kinds > 1:
         assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
             places, labels[::-1], ("a", "b"), "x"
@@ -162,27 +162,27 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
 
 def test_components_are_those_of_the_covariance() -> None:
     codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
-    found, names = embed.project(codes)
+    result, names = embed.project(codes)
     values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
-    np.testing.assert_allclose(found.var(0), values[:2], rtol=1e-12)
-    np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(result.var(0), values[:2], rtol=1e-12)
+    np.testing.assert_allclose(result.mean(0), 0, atol=1e-12)
     assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
-    np.testing.assert_allclose(embed.project(-codes)[0], -found, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(embed.project(-codes)[0], -result, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(embed.project(np.ones((5, 1)))[0], 0)
     np.testing.assert_array_equal(embed.project(np.ones((5, 3)))[0], 0)
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:
     codes = Latents(np.array([[1.0, 3.0, 0.0], [-1.0, -5.0, 0.0]]), np.zeros((2, 3)), None)
-    found = latents.space(Spec(model=ModelSpec(latent=3)), codes, "run")
-    np.testing.assert_array_equal(found.order, [1, 0, 2])
-    np.testing.assert_array_equal(found.activity, [0.5, 8.5, 0])
-    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-3, -5, -3], [0, 0, 0], [3, 5, 3]])
+    result = latents.space(Spec(model=ModelSpec(latent=3)), codes, "run")
+    np.testing.assert_array_equal(result.order, [1, 0, 2])
+    np.testing.assert_array_equal(result.activity, [0.5, 8.5, 0])
+    np.testing.assert_array_equal([result.low, result.centre, result.high], [[-3, -5, -3], [0, 0, 0], [3, 5, 3]])
     codes = codes._replace(logvar=None)
     free = Spec(model=ModelSpec(latent=3, posterior="relu-point"), objective=PRESETS["autoencoder"].objective)
-    found = latents.space(free, codes, "run")
-    np.testing.assert_array_equal(found.activity, [1, 16, 0])
-    np.testing.assert_array_equal([found.low, found.centre, found.high], [[-1, -5, 0], [0, -1, 0], [1, 3, 0]])
+    result = latents.space(free, codes, "run")
+    np.testing.assert_array_equal(result.activity, [1, 16, 0])
+    np.testing.assert_array_equal([result.low, result.centre, result.high], [[-1, -5, 0], [0, -1, 0], [1, 3, 0]])
     with pytest.raises(InputError, match="run encodes to numbers that are not finite"):
         latents.space(free, codes._replace(mean=codes.mean * np.nan), "run")
 

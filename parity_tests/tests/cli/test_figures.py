@@ -20,15 +20,15 @@ def numbered(n: int, channels: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (3, 2, 2), (64, 8, 8), (60, 8, 8)])
 def test_grid(n: int, rows: int, columns: int) -> None:
-    found = tiles(image_grid.grid(numbered(n, 3)), 4, 6)
-    assert found.shape == (rows, columns, 4, 6, 3)
-    np.testing.assert_array_equal(found.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
+    result = tiles(image_grid.grid(numbered(n, 3)), 4, 6)
+    assert result.shape == (rows, columns, 4, 6, 3)
+    np.testing.assert_array_equal(result.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (16, 1, 16), (17, 2, 9), (20, 2, 10), (32, 2, 16)])
 def test_pairs_shows_every_image_above_its_own(n: int, rows: int, columns: int) -> None:
-    found = tiles(image_grid.pairs(numbered(n), numbered(n) + 100 / 255), 4, 6)[:, :, 0, 0, 0].astype(int)
-    assert found.shape == (2 * rows, columns)
-    above, below = found[::2].ravel()[:n], found[1::2].ravel()[:n]
+    result = tiles(image_grid.pairs(numbered(n), numbered(n) + 100 / 255), 4, 6)[:, :, 0, 0, 0].astype(int)
+    assert result.shape == (2 * rows, columns)
+    above, below = result[::2].ravel()[:n], result[1::2].ravel()[:n]
     np.testing.assert_array_equal(above, np.arange(n) + 1)
     np.testing.assert_array_equal(below, above + 100)

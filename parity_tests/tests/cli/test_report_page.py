@@ -66,7 +66,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox to be had
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox
         made = driver.chromium.launch(executable_path=program, args=arguments)
         yield made
         made.close()
@@ -138,7 +138,7 @@ def state(page: Any, run: int) -> dict[str, Any]:
 def pixels(page: Any, run: int, figure: str = "decoded") -> np.ndarray:
     """What a canvas shows: `[height, width, 3]` of 255."""
     settle(page)
-    found = (
+    result = (
         explorer(page, run)
         .locator(f".{figure} canvas")
         .evaluate("""(shown) => {
@@ -149,7 +149,7 @@ def pixels(page: Any, run: int, figure: str = "decoded") -> np.ndarray:
       return [copy.height, copy.width, ...context.getImageData(0, 0, copy.width, copy.height).data];
     }""")
     )
-    return np.array(found[2:], int).reshape(found[0], found[1], 4)[..., :3]
+    return np.array(result[2:], int).reshape(result[0], result[1], 4)[..., :3]
 
 
 @functools.cache
@@ -164,10 +164,10 @@ def generated(package: str, path: Path, z: np.ndarray, labels: np.ndarray | None
     z, labels = z.astype(spec.training.stored), labels if spec.model.classes else None
     array = jnp.asarray if package == "jaxvae" else torch.tensor
     with torch.no_grad():
-        told = None if labels is None else array(labels)
-        found = np.asarray(PACKAGES[package].images_of(spec, weights, array(z), told))
+        given_labels = None if labels is None else array(labels)
+        result = np.asarray(PACKAGES[package].images_of(spec, weights, array(z), given_labels))
     jax.config.update("jax_enable_x64", False)
-    return found
+    return result
 
 
 @pytest.mark.parametrize(("package", "name"), PLACES)
@@ -179,9 +179,9 @@ def test_the_page_decodes_what_the_package_generates(view, trained, package: str
     labels = np.array([0, 3, 9, 1, 2])
     expected = generated(package, trained / name, z, labels)
     for latents, label, image in zip(z.tolist(), labels.tolist(), expected, strict=True):
-        found = page.evaluate("([run, z, label]) => jaxvae.decode(run, z, label)", [run, latents, label])
+        actual = page.evaluate("([run, z, label]) => jaxvae.decode(run, z, label)", [run, latents, label])
         # Sums of some ten products in float32; what the page adds up, it adds in float64.
-        np.testing.assert_allclose(found, image.ravel(), atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(actual, image.ravel(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -195,26 +195,26 @@ def test_a_slider_moved_by_the_keyboard_changes_the_picture(view, name: str) -> 
     for _ in range(6):
         page.keyboard.press("ArrowRight")
     assert state(page, run)["z"][latent] > first
-    told = state(page, run)["z"][latent]
-    assert float(slider.get_attribute("aria-valuetext") or "") == pytest.approx(told, abs=0.0051)  # two digits
+    value = state(page, run)["z"][latent]
+    assert float(slider.get_attribute("aria-valuetext") or "") == pytest.approx(value, abs=0.0051)  # two digits
     page.keyboard.press("End")
     assert (pixels(page, run) != shown).any()
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "conditional", "linear", "conv"])
 def test_a_draw_from_the_prior_is_new_each_time_and_the_same_again(view, name: str) -> None:
-    run, found = list(MODELS).index(name), []
+    run, results = list(MODELS).index(name), []
     for _ in range(2):
         page = view(new=True)
         button = explorer(page, run).get_by_role("button", name="Draw from the prior")
         for _ in range(3):
             button.click()
-            found.append(pixels(page, run))
+            results.append(pixels(page, run))
         assert explorer(page, run).get_by_role("status").text_content() == "Drawn from the prior."
         assert state(page, run)["point"] is None
     for i in range(3):
-        np.testing.assert_array_equal(found[i], found[i + 3])
-        assert (found[i] != found[(i + 1) % 3]).any()
+        np.testing.assert_array_equal(results[i], results[i + 3])
+        assert (results[i] != results[(i + 1) % 3]).any()
 
 
 def test_draws_are_standard_normals(view) -> None:
@@ -266,17 +266,17 @@ def test_a_click_on_the_map_starts_from_that_test_image(view, trained, name: str
     apart = [min(np.hypot(*np.subtract(p, q)) for q in places if q is not p) for p in places]
     point = int(np.argmax(apart))  # the one that a click can't miss
     canvas.click(position={"x": places[point][0], "y": places[point][1]})
-    found = state(page, run)
-    assert found["point"] == point
+    result = state(page, run)
+    assert result["point"] == point
     labels = dataset.test_labels[: point + 1]
     codes = torchvae.encode_images(spec, model, dataset.test[: point + 1], torchvae.root_key(0), labels).mean
-    np.testing.assert_allclose(found["z"], codes[point], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result["z"], codes[point], rtol=1e-4, atol=1e-5)
     shown = np.broadcast_to(dataset.test[point], (8, 8, 3))
     np.testing.assert_array_equal(pixels(page, run, "original"), shown)
     again = torchvae.reconstruct(spec, model, dataset.test[: point + 1], labels)[point]
     np.testing.assert_allclose(pixels(page, run), np.broadcast_to(255 * again.clip(0, 1), (8, 8, 3)), atol=0.51)
     if spec.model.classes:
-        assert found["label"] == labels[-1]
+        assert result["label"] == labels[-1]
     assert f"Test image {point + 1}, label {labels[-1]}." in explorer(page, run).get_by_role("status").text_content()
 
 
@@ -298,9 +298,9 @@ def test_reset_goes_to_the_middle_of_the_prior(view) -> None:
     page = view()
     explorer(page, 0).get_by_role("button", name="Draw from the prior").click()
     explorer(page, 0).get_by_role("button", name="Reset").click()
-    found = state(page, 0)
-    assert found["z"] == [0] * 12
-    assert found["point"] is None
+    result = state(page, 0)
+    assert result["z"] == [0] * 12
+    assert result["point"] is None
     assert explorer(page, 0).locator(".original figcaption").text_content() == "no test image"
 
 
@@ -347,8 +347,8 @@ def test_a_class_chosen_beside_frames_leaves_the_test_image(view, trained) -> No
         page.keyboard.press(key)
     assert state(page, run)["point"] is not None
     explorer(page, run).get_by_label("Class").select_option("7")
-    found = state(page, run)
-    assert (found["point"], found["label"], found["z"]) == (None, 7, [0.0] * 4)
+    actual = state(page, run)
+    assert (actual["point"], actual["label"], actual["z"]) == (None, 7, [0.0] * 4)
     expected = 255 * generated("torchvae", trained / "conv", np.zeros((1, 4)), np.array([7]))[0]
     np.testing.assert_allclose(pixels(page, run), np.broadcast_to(expected, (8, 8, 3)), atol=0.51)
 
@@ -380,10 +380,10 @@ def test_two_runs_stand_side_by_side_where_there_is_room(view) -> None:
 
 
 def test_the_page_is_dark_where_the_reader_is(view) -> None:
-    found = [
+    results = [
         view("jaxvae", 1400, s).evaluate("getComputedStyle(document.body).backgroundColor") for s in ("light", "dark")
     ]
-    light, dark = (sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) for colour in found)
+    light, dark = (sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) for colour in results)
     assert dark < 150 < 600 < light
 
 

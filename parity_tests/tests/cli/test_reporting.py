@@ -1,4 +1,4 @@
-"""What a report is made of: the command that gives a run again, its measures and agreement, read with distrust, and a
+"""What a report is made of: the command that reproduces a run, its measures and agreement, validated on read, and a
 page that is the same each time. What the page does in a browser is test_report_page.py's."""
 
 import functools
@@ -74,11 +74,11 @@ def page(capsys, run: Path, package=torchvae) -> str:
 
 def text(html: str) -> str:
     """The page's text, without its script and style, each run of spaces as one."""
-    found: list[str] = []
+    results: list[str] = []
     parser = HTMLParser()
-    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.handle_data = results.append  # type: ignore[method-assign]
     parser.feed(re.sub(r"<(script|style|template)\b.*?</\1>", "", html, flags=re.S))
-    return " ".join(" ".join(found).split())
+    return " ".join(" ".join(results).split())
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
@@ -86,9 +86,9 @@ def test_the_same_run_is_the_same_page(package, capsys, run) -> None:
     once = page(capsys, run, package)
     assert page(capsys, run, package) == once
     assert once.startswith("<!DOCTYPE html>")
-    told = text(once)
+    shown = text(once)
     for words in ("2 latents", "kl", "nats per image", "Model", "Bernoulli from logits", "Learning curves"):
-        assert words in told
+        assert words in shown
     assert not re.search(r"https?://|@import|url\(", once)
 
 
@@ -127,9 +127,9 @@ def test_the_command_of_a_run_is_its_configuration(name: str, preset: str | None
 
 
 def test_a_run_is_given_again_by_the_command_on_its_page(capsys, run) -> None:
-    found = re.search(r"<pre><code>(torchvae train .*?)</code></pre>", page(capsys, run))
-    assert found is not None
-    _, *arguments = shlex.split(found[1])
+    result = re.search(r"<pre><code>(torchvae train .*?)</code></pre>", page(capsys, run))
+    assert result is not None
+    _, *arguments = shlex.split(result[1])
     assert cli.main(torchvae, [*arguments, "--out", str(run.parent / "again")]) == 0
     assert (run.parent / "again" / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
     assert (run.parent / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
@@ -142,25 +142,25 @@ def test_measures_that_evaluate_has_kept_are_shown_and_those_of_other_steps_are_
     assert cli.main(torchvae, arguments) == 0
     kept = json.loads((run / "measures.json").read_text())
     value = kept["log-likelihood"]
-    told = text(page(capsys, run))
-    assert f"log-likelihood {value['log_likelihood']:.3f} ± {value['standard_error']:.3f} nats per image" in told
+    shown = text(page(capsys, run))
+    assert f"log-likelihood {value['log_likelihood']:.3f} ± {value['standard_error']:.3f} nats per image" in shown
     kept["squared-error"]["squared_error"] = 123.25  # so that it shows where it comes from
     kept["log-likelihood"]["step"] = 6
     (run / "measures.json").write_text(json.dumps(kept))
-    told = text(page(capsys, run))
-    assert "squared error 123.250" in told
-    assert "log-likelihood" not in told
+    shown = text(page(capsys, run))
+    assert "squared error 123.250" in shown
+    assert "log-likelihood" not in shown
 
 
 def figures(name: str, **changed: Any) -> str:
     about = {"step": 12, "epoch": 2, "seed": 0, "images": 297, "by": "jaxvae", "dtype": "float32"}
-    found = {
+    results = {
         "squared-error": {"squared_error": 1.0},
         "active-units": {"active_units": 1, "active": [True, False]},
         "kl-by-latent": {"kl_by_latent": [1.0, 2.0]},
         "terms": {"loss": 1.0, "reconstruction": 0.5, "kl": 0.5},
     }
-    whole = {**about, **found[name], **changed}
+    whole = {**about, **results[name], **changed}
     return json.dumps({name: {key: value for key, value in whole.items() if value != "none"}})
 
 
@@ -197,8 +197,8 @@ def refused(capsys, says: str, *arguments: object, out: object = None) -> None:
     """One sentence on standard error, status 2, and nothing written."""
     path = Path(str(arguments[0])).parent / "refused.html" if out is None else Path(str(out))
     before = path.read_bytes() if path.is_file() else None
-    status, told, err = report(torchvae, capsys, *arguments, "--out", path)
-    assert (status, told) == (2, "")
+    status, printed, err = report(torchvae, capsys, *arguments, "--out", path)
+    assert (status, printed) == (2, "")
     assert err.startswith("torchvae: ")
     assert err.count("\n") == 1
     assert re.search(says, err), err
@@ -215,11 +215,11 @@ def found_by(run: Path, **changed: Any) -> dict[str, Any]:
 def test_agreement_that_was_measured_is_shown(capsys, run) -> None:
     assert f"python scripts/parity.py --run {run}" in text(page(capsys, run))
     (run / "agreement.json").write_text(json.dumps(found_by(run)))
-    told = text(page(capsys, run))
-    assert "jaxvae and torchvae agree: all. Runs of 100 steps from the same seed; jax 0.10.2, torch 2.15.0." in told
-    assert "in float64 tolerance float32 tolerance every gradient 3.0e-16 1.0e-12 4.0e-07 5.0e-06" in told
-    assert "the run's weights 2.5e-13 1.0e-10" in told
-    assert "was not measured" not in told
+    shown = text(page(capsys, run))
+    assert "jaxvae and torchvae agree: all. Runs of 100 steps from the same seed; jax 0.10.2, torch 2.15.0." in shown
+    assert "in float64 tolerance float32 tolerance every gradient 3.0e-16 1.0e-12 4.0e-07 5.0e-06" in shown
+    assert "the run's weights 2.5e-13 1.0e-10" in shown
+    assert "was not measured" not in shown
     differs = json.loads(json.dumps(asdict(replace(LEVELS[0], size=None, passed=False))))
     (run / "agreement.json").write_text(json.dumps(found_by(run, passed=False, levels=[differs], verdict="No.")))
     html = page(capsys, run)
@@ -291,11 +291,11 @@ def test_the_script_keeps_what_it_found_in_the_run(script, capsys, run) -> None:
     assert kept.versions["torch"] == torch.__version__
     assert not re.search(r"\b20\d\d-\d\d", (run / "agreement.json").read_text())  # no date
     assert {level.dtype for level in kept.levels} == {"float64"}
-    told = text(page(capsys, run))
+    shown = text(page(capsys, run))
     for level in kept.levels:
-        assert f"{level.level} " in told
-        assert parity_record.number(level.tolerance) in told
-    assert kept.verdict in told
+        assert f"{level.level} " in shown
+        assert parity_record.number(level.tolerance) in shown
+    assert kept.verdict in shown
 
 
 @pytest.mark.parametrize("name", ["preset", "batch", "seed", "data"])
@@ -339,9 +339,9 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     out = tmp_path / "run"
     arguments = ["import", str(tmp_path / "vae.pt"), "--out", str(out), "--data", "digits", "--resize"]
     assert cli.main(torchvae, arguments) == 0
-    told = text(page(capsys, out))
-    assert "There are no metrics of its training: the run was imported." in told
-    assert "It was imported from vae.pt, not trained here." in told
+    shown = text(page(capsys, out))
+    assert "There are no metrics of its training: the run was imported." in shown
+    assert "It was imported from vae.pt, not trained here." in shown
     assert cli.main(torchvae, ["curves", str(out), "--out", str(tmp_path / "c.png")]) == 2
     assert capsys.readouterr().err == f"torchvae: {out} was imported, so its training was not recorded; leave it out.\n"
 
@@ -365,10 +365,10 @@ def test_frames_have_the_centre_in_the_middle() -> None:
     """Of codes, whose mean is not halfway from the least to the largest."""
     low, high, centre = np.array([-1.0, 0.0]), np.array([5.0, 2.0]), np.array([0.5, 1.5])
     space = latents.Space(np.zeros((1, 2)), low, "variance", np.array([1, 0]), low, high, centre)
-    found = explorer.along(space, 0)
-    np.testing.assert_array_equal(found[[0, explorer.STOPS // 2, -1], 0], [-1, 0.5, 5])
-    np.testing.assert_array_equal(found[:, 1], 1.5)
-    assert (np.diff(found[:, 0]) > 0).all()
+    result = explorer.along(space, 0)
+    np.testing.assert_array_equal(result[[0, explorer.STOPS // 2, -1], 0], [-1, 0.5, 5])
+    np.testing.assert_array_equal(result[:, 1], 1.5)
+    assert (np.diff(result[:, 0]) > 0).all()
 
 
 def test_a_map_shows_the_directions_in_which_codes_differ_most() -> None:

@@ -87,20 +87,20 @@ def test_images_and_labels_are_torchvisions(forged, monkeypatch) -> None:
     from torchvision.datasets import CIFAR10
 
     root, images, labels = forged
-    found, why = datasets.load(spec(), root)
-    assert (found.name, found.source, found.labelled, why) == ("cifar10", str(root.resolve()), True, None)
+    result, why = datasets.load(spec(), root)
+    assert (result.name, result.source, result.labelled, why) == ("cifar10", str(root.resolve()), True, None)
     *train, test, meta = [[name, cifar.DIGESTS[name]] for name in cifar.CIFAR10.files]
     monkeypatch.setattr(CIFAR10, "train_list", train)
     monkeypatch.setattr(CIFAR10, "test_list", [test])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": meta[1]})
-    for of, pixels, numbers in ((True, found.train, found.train_labels), (False, found.test, found.test_labels)):
-        theirs = CIFAR10(str(root), train=of)
-        np.testing.assert_array_equal(pixels, theirs.data, strict=True)
-        np.testing.assert_array_equal(numbers, theirs.targets)
+    for of, pixels, numbers in ((True, result.train, result.train_labels), (False, result.test, result.test_labels)):
+        reference = CIFAR10(str(root), train=of)
+        np.testing.assert_array_equal(pixels, reference.data, strict=True)
+        np.testing.assert_array_equal(numbers, reference.targets)
         assert numbers.dtype == np.uint8
         assert pixels.flags.c_contiguous
-    np.testing.assert_array_equal(np.concatenate([found.train, found.test]), images.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(np.concatenate([found.train_labels, found.test_labels]), labels)
+    np.testing.assert_array_equal(np.concatenate([result.train, result.test]), images.transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(np.concatenate([result.train_labels, result.test_labels]), labels)
 
 
 def test_it_is_fitted_to_the_model(forged) -> None:

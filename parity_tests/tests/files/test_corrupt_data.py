@@ -1,4 +1,4 @@
-"""Files of images that nobody vouches for: each is told in a sentence, and no run begun."""
+"""Untrusted files of images: each error is a sentence, and no run is begun."""
 
 import os
 import struct
@@ -40,8 +40,8 @@ def test_malformed_images_are_refused_in_a_sentence(tmp_path, capsys, package: s
     path, asked = put(name, kind, tmp_path)
     out = tmp_path / "run"
     assert cli.main(PACKAGES[package], ["train", "--data", asked, *IMAGE, "--out", str(out)]) == 2
-    told, err = capsys.readouterr()
-    assert told == ""
+    printed, err = capsys.readouterr()
+    assert printed == ""
     assert err.startswith(f"{package}: ")
     assert err.endswith(".\n")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Configurations, metrics and listings that nobody vouches for, in every command of either package."""
+"""Configurations, metrics and listings that are untrusted, in every command of either package."""
 
 import copy
 import json
@@ -120,8 +120,8 @@ def test_every_field_is_held_to_its_type_and_none_may_be_missing(run) -> None:
     tried = 0
     for path, before in leaves(whole):
         for value in ("gone", *BAD):
-            found = copy.deepcopy(whole)
-            node = found
+            result = copy.deepcopy(whole)
+            node = result
             for key in path[:-1]:
                 node = node[key]
             if value != "gone":
@@ -130,12 +130,12 @@ def test_every_field_is_held_to_its_type_and_none_may_be_missing(run) -> None:
                 continue  # a list of one less
             else:
                 del node[path[-1]]
-            file.write_text(json.dumps(found))
+            file.write_text(json.dumps(result))
             tried += 1
-            told, name = refusal(run), [key for key in path if isinstance(key, str)][-1]
-            if told is not None:
-                assert str(run) in told
-                assert name in told or "Invalid configuration" in told
+            message, name = refusal(run), [key for key in path if isinstance(key, str)][-1]
+            if message is not None:
+                assert str(run) in message
+                assert name in message or "Invalid configuration" in message
                 continue
             assert value != "gone"
             empty = value == {} and path[-1] == "versions"
@@ -151,25 +151,25 @@ def test_malformed_metrics_are_refused_in_a_sentence(run, capsys, kind: Kind) ->
 
 @pytest.mark.parametrize("kind", METRICS, ids=lambda kind: kind.name)
 def test_no_run_goes_on_from_malformed_metrics(run, kind: Kind) -> None:
-    """Which a run cuts back to where it goes on from, and finds that they don't reach there."""
+    """A resumed run cuts them back to its step, and finds that they don't reach it."""
     put(kind, run / "metrics.jsonl")
     tolerance = "should hold the records of the first 1 epochs, to step 3; restore it or train again"
     refused(lambda path: metrics.cut(run_folder.read(path), 2, 3), run, tolerance)
 
 
 @pytest.mark.parametrize("kind", LISTING, ids=lambda kind: kind.name)
-def test_a_malformed_listing_is_told(run, kind: Kind) -> None:
+def test_a_malformed_index_is_reported(run, kind: Kind) -> None:
     """And passed over, if a checkpoint is there for all that; what is no file can't be written over, and is refused."""
     put(kind, run / "checkpoints" / "steps.json")
     try:
         file, wrong = checkpoints.latest(run_folder.read(run))
     except InputError as error:
-        told, file = str(error), None
+        message, file = str(error), None
     else:
-        told = " ".join(wrong)
-    assert kind.says in told
-    assert told.isprintable()
-    assert len(told) < 2000
+        message = " ".join(wrong)
+    assert kind.says in message
+    assert message.isprintable()
+    assert len(message) < 2000
     assert (file is None) == (kind.name in ("a folder", "a FIFO"))
 
 

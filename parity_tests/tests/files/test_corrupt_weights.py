@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: whatever is wrong with weights or a checkpoint is said in a sentence, and nothing of
+"""Untrusted files: whatever is wrong with weights or a checkpoint is said in a sentence, and nothing of
 them is loaded, run, waited for or made room for."""
 
 import json
@@ -62,7 +62,7 @@ def test_the_whole_files_are_read(tmp_path, reader: str) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_one_flipped_bit_in_any_tensor_is_told_of_it(tmp_path, reader: str) -> None:
+def test_one_flipped_bit_in_any_tensor_is_reported(tmp_path, reader: str) -> None:
     """safetensors itself loads every one of these without a word."""
     load, whole = READERS[reader]
     path, (header, tensors) = tmp_path / "flipped", transforms.split(whole)
@@ -77,7 +77,7 @@ def test_one_flipped_bit_in_any_tensor_is_told_of_it(tmp_path, reader: str) -> N
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_file_that_may_not_be_read_is_told(reader: str) -> None:
+def test_a_file_that_may_not_be_read_is_reported(reader: str) -> None:
     """By whoever runs this; root, who may read everything, becomes nobody for the while."""
     load, whole = READERS[reader]
     with tempfile.TemporaryDirectory() as folder:
@@ -118,8 +118,8 @@ def test_memory_is_bounded_by_what_a_file_holds() -> None:
     signal.alarm(300)
     result = subprocess.run([sys.executable, "-m", "parity_tests.corrupt.memory"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert len(found) > len(WEIGHTS) + len(CHECKPOINT)
-    for name, (stored, header, peak) in found.items():
+    actual = json.loads(result.stdout)
+    assert len(actual) > len(WEIGHTS) + len(CHECKPOINT)
+    for name, (stored, header, peak) in actual.items():
         assert peak < 2**20 + stored + 40 * min(header, MAX_JSON_BYTES), name
-    assert max(peak for _, _, peak in found.values()) < 160 * 2**20
+    assert max(peak for _, _, peak in actual.values()) < 160 * 2**20

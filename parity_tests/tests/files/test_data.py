@@ -55,9 +55,9 @@ def test_mnist_is_torchvisions(mnist, mnist_root) -> None:
     from torchvision.datasets import MNIST
 
     for train, images, labels in ((True, mnist.train, mnist.train_labels), (False, mnist.test, mnist.test_labels)):
-        theirs = MNIST(str(mnist_root), train=train, download=False)
-        np.testing.assert_array_equal(images[..., 0], theirs.data.numpy(), strict=True)
-        np.testing.assert_array_equal(labels, theirs.targets.numpy())
+        reference = MNIST(str(mnist_root), train=train, download=False)
+        np.testing.assert_array_equal(images[..., 0], reference.data.numpy(), strict=True)
+        np.testing.assert_array_equal(labels, reference.targets.numpy())
 
 
 def test_mnist_is_looked_for_in_order(copy, mnist_root, monkeypatch, tmp_path) -> None:
@@ -82,7 +82,7 @@ def test_auto_goes_on_with_digits_and_says_why() -> None:
             datasets.load(named(name), None)
 
 
-def test_auto_never_passes_over_a_spoilt_file(copy) -> None:
+def test_auto_never_passes_over_a_corrupt_file(copy) -> None:
     spoil(copy, TEST, content(copy, TEST)[:-1])
     with pytest.raises(InputError, match="is not the published file"):
         datasets.load(named("auto"), copy)
@@ -104,7 +104,7 @@ def test_load_data_is_load_by_name_and_warns_of_another_data_set(mnist_root, tmp
 
 @pytest.mark.parametrize("name", idx.MNIST)
 @pytest.mark.parametrize("fault", ["cut", "empty", "one bit", "longer"])
-def test_a_spoilt_file_is_named(copy, name: str, fault: str) -> None:
+def test_a_corrupt_file_is_named(copy, name: str, fault: str) -> None:
     whole = content(copy, name)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
@@ -244,16 +244,18 @@ def test_siblings_are_torchvisions_but_upright_and_from_0(sibling) -> None:
 
     name, root, images = sibling
     this = idx.IDX_SETS[name]
-    found, why = datasets.load(named(name), root)
-    assert (found.name, found.source, found.labelled, why) == (name, str(root.resolve()), True, None)
-    theirs = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
-    np.testing.assert_array_equal(found.train_labels, theirs.targets.numpy() - this.first_label)
-    stored = theirs.data.numpy()
-    np.testing.assert_array_equal(found.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True)
+    result, why = datasets.load(named(name), root)
+    assert (result.name, result.source, result.labelled, why) == (name, str(root.resolve()), True, None)
+    reference = getattr(tv, this.torchvision)(str(root), **({"split": this.split} if this.split else {}))
+    np.testing.assert_array_equal(result.train_labels, reference.targets.numpy() - this.first_label)
+    stored = reference.data.numpy()
+    np.testing.assert_array_equal(
+        result.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored, strict=True
+    )
     upright = np.swapaxes(images, 1, 2) if name.startswith("emnist") else images
-    np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], upright)
-    np.testing.assert_array_equal(found.test_labels, np.arange(30, 40) % this.classes)
-    for array in (found.train, found.train_labels, found.test, found.test_labels):
+    np.testing.assert_array_equal(np.concatenate([result.train, result.test])[..., 0], upright)
+    np.testing.assert_array_equal(result.test_labels, np.arange(30, 40) % this.classes)
+    for array in (result.train, result.train_labels, result.test, result.test_labels):
         assert array.flags.writeable
         assert array.flags.c_contiguous
 

@@ -86,8 +86,8 @@ def computed(package: str, spec: Spec, program: str, inputs: Named) -> Named:
     model = built(package, spec)
     if package == "jaxvae":
         return jax.tree.map(np.asarray, jax.jit(jaxvae.programs(spec, model)[program])(**inputs))
-    found = torchvae.programs(spec, model.requires_grad_(False))[program](*map(torch.tensor, inputs.values()))
-    return {name: tensor.numpy() for name, tensor in found.items()}
+    result = torchvae.programs(spec, model.requires_grad_(False))[program](*map(torch.tensor, inputs.values()))
+    return {name: tensor.numpy() for name, tensor in result.items()}
 
 
 # The program in a file by its own runtime, to which jaxvae and torchvae are nothing.
@@ -136,14 +136,14 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
         file = folder / f"{name}.{suffix}"
         assert str(ROOT).encode() not in file.read_bytes(), "paths of this machine have no place in it"
         program, inputs = load(file), given(spec, name)
-        told = [(port.name, port.dtype, port.shape) for port in takes]
-        assert told == [(key, array.dtype.name, array.shape[1:]) for key, array in inputs.items()]
+        ports = [(port.name, port.dtype, port.shape) for port in takes]
+        assert ports == [(key, array.dtype.name, array.shape[1:]) for key, array in inputs.items()]
         expected = computed(package, spec, name, inputs)
         for rows in (1, 2, 7):
-            found = program({key: array[:rows] for key, array in inputs.items()})
-            assert set(found) == {port.name for port in gives}
+            actual = program({key: array[:rows] for key, array in inputs.items()})
+            assert set(actual) == {port.name for port in gives}
             for port in gives:
-                array, wanted = found[port.name], expected[port.name][:rows]
+                array, wanted = actual[port.name], expected[port.name][:rows]
                 assert array.shape == (rows, *port.shape)
                 assert array.dtype == port.dtype
                 assert np.ptp(wanted) > 0
@@ -192,18 +192,18 @@ def test_programs_compute_what_the_packages_functions_do(package: str, name: str
     images, labels = images_for(spec)
     again = side.reconstruct(spec, model, images, labels)
     inputs = {n: a if package == "jaxvae" else torch.tensor(a) for n, a in given(spec, "reconstruct").items()}
-    found = side.programs(spec, model)["reconstruct"](**inputs)["pixel_means"]
+    actual = side.programs(spec, model)["reconstruct"](**inputs)["pixel_means"]
     codes = side.programs(spec, model)["encode"](**inputs)
     expected = side.encode(spec, model, side.seen(spec, images), inputs.get("labels"))._asdict()
     # JAX's function is compiled as one program, and this one here op by op: a few roundings of numbers up to 1.
-    np.testing.assert_allclose(as_array(found), again, rtol=0, atol={"jaxvae": 1e-6, "torchvae": 0}[package])
+    np.testing.assert_allclose(as_array(actual), again, rtol=0, atol={"jaxvae": 1e-6, "torchvae": 0}[package])
     assert list(codes) == list(expected)
     for key, code in codes.items():
         np.testing.assert_array_equal(as_array(code), as_array(expected[key]))
 
 
-def as_array(found: Any) -> np.ndarray:
-    return found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
+def as_array(result: Any) -> np.ndarray:
+    return result.detach().numpy() if isinstance(result, torch.Tensor) else np.asarray(result)
 
 
 @packages
@@ -214,9 +214,9 @@ def test_statically_binarised_images_are_taken_as_they_are(package: str) -> None
     side, model, (images, labels) = PACKAGES[package], built(package, spec), images_for(spec)
     seen = as_array(side.seen(spec, images)).reshape(images.shape)
     again = side.reconstruct(spec, model, images, labels)
-    found = computed(package, spec, "reconstruct", {"images": seen, "labels": labels})["pixel_means"]
+    result = computed(package, spec, "reconstruct", {"images": seen, "labels": labels})["pixel_means"]
     # Compiled as one program in JAX: a few roundings of numbers up to 1.
-    np.testing.assert_allclose(found, again, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(result, again, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("format", ["stablehlo", "torch-export"])
@@ -224,17 +224,17 @@ def test_the_signature_says_what_the_programs_are(format: Format, tmp_path) -> N
     package, suffix, _ = PROGRAMS[format]
     spec = MODELS["binarised"]
     PACKAGES[package].export_model(tmp_path / "out", spec, built(package, spec), format)
-    found = json.loads((tmp_path / "out" / "signature.json").read_text())
-    assert from_json(found["spec"], "signature.json") == spec
-    encode = found["programs"]["encode"]
+    result = json.loads((tmp_path / "out" / "signature.json").read_text())
+    assert from_json(result["spec"], "signature.json") == spec
+    encode = result["programs"]["encode"]
     assert encode["file"] == f"encode.{suffix}"
-    told = [(port["name"], port["dtype"], port["shape"]) for port in encode["inputs"]]
-    assert told == [("images", "float32", ["batch", 4, 5, 1]), ("labels", "int32", ["batch"])]
+    ports = [(port["name"], port["dtype"], port["shape"]) for port in encode["inputs"]]
+    assert ports == [("images", "float32", ["batch", 4, 5, 1]), ("labels", "int32", ["batch"])]
     assert encode["inputs"][0]["meaning"].endswith("grey levels from 0 to 1; the model sees 1 where they are above half"
                                                    ", else 0")  # fmt: skip
     assert [port["name"] for port in encode["outputs"]] == ["mean", "logvar"]
-    assert found["programs"]["decode"]["inputs"][0]["shape"] == ["batch", 2]
-    assert found["programs"]["reconstruct"]["outputs"] == found["programs"]["decode"]["outputs"]
+    assert result["programs"]["decode"]["inputs"][0]["shape"] == ["batch", 2]
+    assert result["programs"]["reconstruct"]["outputs"] == result["programs"]["decode"]["outputs"]
 
 
 @models
@@ -246,9 +246,9 @@ def test_a_hub_folder(name: str, tmp_path) -> None:
     assert files["jaxvae"] == files["torchvae"]
     assert set(files["jaxvae"]) == {"config.json", "model.safetensors"}
     config, weights = (tmp_path / "jaxvae" / file for file in ("config.json", "model.safetensors"))
-    found = json.loads(config.read_text())
-    assert (found["model_type"], found["architectures"], found["torch_dtype"]) == ("vae", ["VAE"], "float32")
-    assert from_json(found["spec"], "config.json") == spec
+    result = json.loads(config.read_text())
+    assert (result["model_type"], result["architectures"], result["torch_dtype"]) == ("vae", ["VAE"], "float32")
+    assert from_json(result["spec"], "config.json") == spec
     with safe_open(weights, framework="np") as file:
         assert file.metadata()["format"] == "pt"
     state = load_file(weights)
@@ -261,10 +261,10 @@ def test_a_hub_folder(name: str, tmp_path) -> None:
         assert package in files
 
 
-def same(found: Named, expected: Named) -> None:
-    assert set(found) == set(expected)
+def same(actual: Named, expected: Named) -> None:
+    assert set(actual) == set(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], strict=True)
+        np.testing.assert_array_equal(actual[name], expected[name], strict=True)
 
 
 @models
@@ -291,9 +291,9 @@ def test_flax_and_orbax(name: str, tmp_path) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(tmp_path / "orbax")
     unpacked: Any = serialization.msgpack_restore(content)
-    for found in (unpacked, restored):
-        assert jax.tree.structure(found) == jax.tree.structure(serialization.to_state_dict(params))
-        again = serialization.from_state_dict(blank, found)
+    for result in (unpacked, restored):
+        assert jax.tree.structure(result) == jax.tree.structure(serialization.to_state_dict(params))
+        again = serialization.from_state_dict(blank, result)
         same(jaxvae.to_arrays(spec, again), arrays_of(spec))
     same(jaxvae.to_arrays(spec, serialization.from_bytes(blank, content)), arrays_of(spec))
 
@@ -330,8 +330,8 @@ def refused(package: str, capsys, says: str, run: Path, format: str, out: Path) 
     before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert cli.main(PACKAGES[package], ["export", str(run), "--format", format, "--out", str(out)]) == 2
-    told, err = capsys.readouterr()
-    assert told == ""
+    printed, err = capsys.readouterr()
+    assert printed == ""
     assert err.startswith(f"{package}: ")
     assert err.count("\n") == 1
     assert re.search(says, err), err

@@ -11,26 +11,26 @@ MANY = {"weights": 3000, "checkpoint": 2000, "config": 2000}
 @pytest.mark.parametrize("name", TARGETS)
 def test_whatever_is_changed_is_refused_or_read_as_it_was(tmp_path, name: str) -> None:
     number = MANY.get(name, 300)
-    found = fuzz(TARGETS[name][1], place(tmp_path, name), range(number))
-    assert found.wrong == []
-    assert found.outcomes.total() == number
-    assert sum(n for (_, end), n in found.outcomes.items() if end != SAME) > number / 5
+    result = fuzz(TARGETS[name][1], place(tmp_path, name), range(number))
+    assert result.wrong == []
+    assert result.outcomes.total() == number
+    assert sum(n for (_, end), n in result.outcomes.items() if end != SAME) > number / 5
 
 
-def test_what_is_taken_though_it_was_changed_is_told(tmp_path) -> None:
+def test_a_changed_file_that_is_read_is_reported(tmp_path) -> None:
     """A reader that believes everything is found out, and the number makes the same file again."""
     believer = TARGETS["weights"][1]._replace(read=lambda path: OTHER)
-    found = fuzz(believer, tmp_path / "file", range(50))
-    assert len(found.wrong) > 25
-    seed = int(found.wrong[0].split()[1].rstrip(","))
+    result = fuzz(believer, tmp_path / "file", range(50))
+    assert len(result.wrong) > 25
+    seed = int(result.wrong[0].split()[1].rstrip(","))
     assert (tmp_path / "file").read_bytes() == mutated(believer, 49)[1]
-    assert fuzz(believer, tmp_path / "file", [seed]).wrong == [found.wrong[0]]
+    assert fuzz(believer, tmp_path / "file", [seed]).wrong == [result.wrong[0]]
 
 
-def test_what_falls_over_is_told(tmp_path) -> None:
+def test_an_unexpected_exception_is_reported(tmp_path) -> None:
     def falls(path: object) -> str:
         raise KeyError("spec")
 
-    found = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, falls, True), tmp_path / "file", range(9))
-    assert len(found.wrong) == 9
-    assert "KeyError: 'spec'" in found.wrong[0]
+    result = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, falls, True), tmp_path / "file", range(9))
+    assert len(result.wrong) == 9
+    assert "KeyError: 'spec'" in result.wrong[0]

@@ -52,14 +52,14 @@ def test_a_folders_pictures_are_sorted_by_path_and_every_tenth_tests(tmp_path) -
         save(tmp_path / "pictures" / f"{i:02}.{('png', 'PNG', 'bmp')[i % 3]}", GREY[i])
     (tmp_path / "pictures" / "notes.txt").write_text("no picture")
     (tmp_path / "pictures" / "._00.png").write_bytes(b"hidden")
-    found = load(f"images:{tmp_path / 'pictures'}")
-    assert (found.source, found.labelled) == (str(tmp_path.resolve() / "pictures"), False)
-    np.testing.assert_array_equal(found.train[..., 0], GREY[REST])
-    np.testing.assert_array_equal(found.test[..., 0], GREY[TENTHS])
-    assert not found.train_labels.any()
-    again = load(found.name, train_images=5)
+    dataset = load(f"images:{tmp_path / 'pictures'}")
+    assert (dataset.source, dataset.labelled) == (str(tmp_path.resolve() / "pictures"), False)
+    np.testing.assert_array_equal(dataset.train[..., 0], GREY[REST])
+    np.testing.assert_array_equal(dataset.test[..., 0], GREY[TENTHS])
+    assert not dataset.train_labels.any()
+    again = load(dataset.name, train_images=5)
     np.testing.assert_array_equal(again.train[..., 0], GREY[REST][:5])
-    np.testing.assert_array_equal(again.test, found.test)
+    np.testing.assert_array_equal(again.test, dataset.test)
 
 
 def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
@@ -67,29 +67,29 @@ def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
         save(tmp_path / "one" / f"{name}.png", GREY[i])
     shutil.move(tmp_path / "one" / "c", tmp_path / "elsewhere")
     (tmp_path / "one" / "c").symlink_to(tmp_path / "elsewhere")
-    found = load(f"images:{tmp_path / 'one'}", classes=3)
-    assert found.labelled
-    np.testing.assert_array_equal(found.train[..., 0], GREY[[1, 2, 0]])
-    np.testing.assert_array_equal(found.train_labels, [0, 1, 1])
-    np.testing.assert_array_equal(found.test_labels, [2])
-    refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", found.name, classes=2)
+    dataset = load(f"images:{tmp_path / 'one'}", classes=3)
+    assert dataset.labelled
+    np.testing.assert_array_equal(dataset.train[..., 0], GREY[[1, 2, 0]])
+    np.testing.assert_array_equal(dataset.train_labels, [0, 1, 1])
+    np.testing.assert_array_equal(dataset.test_labels, [2])
+    refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", dataset.name, classes=2)
     save(tmp_path / "one" / "stray.png", GREY[9])
-    refused("has no labels, the model's classes are 3; give --classes 0", found.name, classes=3)
-    assert not load(found.name).labelled
+    refused("has no labels, the model's classes are 3; give --classes 0", dataset.name, classes=3)
+    assert not load(dataset.name).labelled
 
 
 @pytest.mark.parametrize("second", ["test", "val"])
 def test_folders_may_be_the_splits(tmp_path, second: str) -> None:
     for i, name in enumerate(["train/a/0", "train/c/1", f"{second}/b/0", f"{second}/c/0", "other/d/0"]):
         save(tmp_path / f"{name}.png", GREY[i])
-    found = load(f"images:{tmp_path}", train_images=2)
-    np.testing.assert_array_equal(np.concatenate([found.train, found.test])[..., 0], GREY[:4])
-    assert (found.train_labels.tolist(), found.test_labels.tolist()) == ([0, 2], [1, 2])
-    refused("has 2 training images, 3 are asked for", found.name, train_images=3)
+    dataset = load(f"images:{tmp_path}", train_images=2)
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], GREY[:4])
+    assert (dataset.train_labels.tolist(), dataset.test_labels.tolist()) == ([0, 2], [1, 2])
+    refused("has 2 training images, 3 are asked for", dataset.name, train_images=3)
     shutil.rmtree(tmp_path / second)
-    refused(f"has train without test or val; add one of them, or give --data images:{tmp_path}/train", found.name)
+    refused(f"has train without test or val; add one of them, or give --data images:{tmp_path}/train", dataset.name)
     (tmp_path / second).mkdir()
-    refused(f"The folder {tmp_path / second} has no pictures", found.name)
+    refused(f"The folder {tmp_path / second} has no pictures", dataset.name)
 
 
 def test_every_kind_of_picture_is_read(tmp_path) -> None:
@@ -101,11 +101,11 @@ def test_every_kind_of_picture_is_read(tmp_path) -> None:
     Image.fromarray(GREY[3]).save(tmp_path / "3.gif", save_all=True, append_images=[Image.fromarray(GREY[4])])
     Image.fromarray(np.repeat(GREY[5][..., None], 3, axis=2)).save(tmp_path / "rgb" / "1.webp", lossless=True)
     Image.fromarray(GREY[6] > 127).save(tmp_path / "4.png")
-    found = load(f"images:{tmp_path}", resize=True)
+    dataset = load(f"images:{tmp_path}", resize=True)
     plain = [GREY[0], GREY[1], GREY[2], GREY[3], np.where(GREY[6] > 127, 255, 0)]
-    np.testing.assert_array_equal(found.train[:5, ..., 0], plain)
-    np.testing.assert_array_equal(found.test[0, ..., 0], GREY[5])
-    np.testing.assert_array_equal(found.train[5, ..., 0], np.asarray(Image.fromarray(COLOUR[1]).convert("L")))
+    np.testing.assert_array_equal(dataset.train[:5, ..., 0], plain)
+    np.testing.assert_array_equal(dataset.test[0, ..., 0], GREY[5])
+    np.testing.assert_array_equal(dataset.train[5, ..., 0], np.asarray(Image.fromarray(COLOUR[1]).convert("L")))
     shutil.copy(tmp_path / "2.png", tmp_path / "rgb")  # a grey palette is colour enough
     colour = load(f"images:{tmp_path / 'rgb'}", 4, 6, 3)
     np.testing.assert_array_equal(colour.train[0], COLOUR[1])
@@ -119,10 +119,10 @@ def test_a_jpeg_and_a_transparent_palette_are_read(tmp_path) -> None:
     save(tmp_path / "0.jpg", flat)
     Image.fromarray(flat).quantize(4).save(tmp_path / "1.png", transparency=b"\x00\x80")
     save(tmp_path / "2.jpeg", flat, "CMYK")
-    found = load(f"images:{tmp_path}", 8, 8, 3)
-    assert np.abs(np.concatenate([found.train, found.test]).astype(int) - flat).max() <= 3
-    assert (found.train[1] == flat).all()
-    refused(f"The picture {tmp_path}/0.jpg is 8 8 3, the model's images 8 8 1", found.name, 8, 8, 1)
+    dataset = load(f"images:{tmp_path}", 8, 8, 3)
+    assert np.abs(np.concatenate([dataset.train, dataset.test]).astype(int) - flat).max() <= 3
+    assert (dataset.train[1] == flat).all()
+    refused(f"The picture {tmp_path}/0.jpg is 8 8 3, the model's images 8 8 1", dataset.name, 8, 8, 1)
 
 
 def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
@@ -132,17 +132,17 @@ def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
     name = f"images:{tmp_path}"
     refused(f"^The picture {other} is 2 3 3, the model's images 4 6 1; give --image 2 3 3 or --resize", name)
     refused("only grey", name, 4, 6, 4, resize=True)
-    found = load(name, 4, 6, 3, resize=True)
-    np.testing.assert_array_equal(found.train[0], np.repeat(GREY[0][..., None], 3, axis=2))
-    np.testing.assert_array_equal(found.train[1], Image.open(other).resize((6, 4), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(found.test[0], COLOUR[2])
+    dataset = load(name, 4, 6, 3, resize=True)
+    np.testing.assert_array_equal(dataset.train[0], np.repeat(GREY[0][..., None], 3, axis=2))
+    np.testing.assert_array_equal(dataset.train[1], Image.open(other).resize((6, 4), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(dataset.test[0], COLOUR[2])
 
 
 def test_what_is_no_picture_is_named(tmp_path) -> None:
     refused("The folder of pictures .*none is not a folder", f"images:{tmp_path / 'none'}")
     refused("has no pictures", f"images:{tmp_path}")
     whole = save(tmp_path / "0.png", GREY[0])
-    refused("has 1 image, and it takes one to train and one to test", f"images:{tmp_path}")
+    refused("has 1 image, but one to train and one to test are needed", f"images:{tmp_path}")
     content, broken = whole.read_bytes(), tmp_path / "1.png"
     for wrong in (b"", b"no picture", content[:40], content[:-30], content[:20] + b"\xff" * 20):
         broken.write_bytes(wrong)
@@ -177,16 +177,16 @@ ARRAYS = {
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_an_array_is_read_whatever_it_is_of(tmp_path, kind: str) -> None:
     np.save(tmp_path / "a.npy", ARRAYS[kind])
-    found = load(f"npy:{tmp_path / 'a.npy'}")
-    assert (found.name, found.source, found.labelled) == (f"npy:{tmp_path}/a.npy", str(tmp_path / "a.npy"), False)
-    np.testing.assert_array_equal(found.train[..., 0], GREY[REST])
-    np.testing.assert_array_equal(found.test[..., 0], GREY[TENTHS])
+    dataset = load(f"npy:{tmp_path / 'a.npy'}")
+    assert (dataset.name, dataset.source, dataset.labelled) == (f"npy:{tmp_path}/a.npy", str(tmp_path / "a.npy"), False)
+    np.testing.assert_array_equal(dataset.train[..., 0], GREY[REST])
+    np.testing.assert_array_equal(dataset.test[..., 0], GREY[TENTHS])
 
 
 def test_floats_are_rounded_and_truths_are_black_and_white(tmp_path) -> None:
     np.save(tmp_path / "a.npy", np.array([0, 0.001, 0.5, 1]).reshape(2, 1, 2))
-    found = load(f"npy:{tmp_path / 'a.npy'}", 1, 2, 1)
-    assert (found.train.ravel().tolist(), found.test.ravel().tolist()) == ([0, 0], [128, 255])
+    dataset = load(f"npy:{tmp_path / 'a.npy'}", 1, 2, 1)
+    assert (dataset.train.ravel().tolist(), dataset.test.ravel().tolist()) == ([0, 0], [128, 255])
     np.save(tmp_path / "a.npy", GREY > 127)
     np.testing.assert_array_equal(load(f"npy:{tmp_path / 'a.npy'}").train[..., 0], 255 * (GREY > 127)[REST])
 
@@ -205,7 +205,7 @@ BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
     "no images": (GREY[:0], r"found \[0, 4, 6\]"),
     "no floats": (GREY[:0] / 255, r"found \[0, 4, 6\]"),
     "no width": (GREY[:, :, :0], r"found \[25, 4, 0\]"),
-    "one image": (GREY[:1], "has 1 image, and it takes one to train"),
+    "one image": (GREY[:1], "has 1 image, but one to train"),
     "objects": (np.array([None, {}]), "damaged or holds Python objects"),
     "colour": (COLOUR, "has images of 4 6 3, the model's images 4 6 1; give --image 4 6 3 or --resize"),
     "another size": (GREY[:, 1:], "has images of 3 6 1, the model's images 4 6 1; give --image 3 6 1 or --resize"),
@@ -229,8 +229,8 @@ def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
     np.save(tmp_path / "a.npy", GREY)
     np.savez_compressed(tmp_path / "a.npz", images=GREY)
     one, many = ((tmp_path / name).read_bytes() for name in ("a.npy", "a.npz"))
-    spoilt = many[:200] + bytes(50) + many[250:]
-    for wrong in (b"", b"text", b"\x80\x04N.", one[:50], one[:-1], many[:-30], spoilt, b"\x93NUMPY\x01\x00v\x00{"):
+    corrupt = many[:200] + bytes(50) + many[250:]
+    for wrong in (b"", b"text", b"\x80\x04N.", one[:50], one[:-1], many[:-30], corrupt, b"\x93NUMPY\x01\x00v\x00{"):
         path.write_bytes(wrong)
         assert str(path) in refused("found one that is damaged or holds Python objects", f"npz:{path}")
 
@@ -243,10 +243,10 @@ def test_an_npz_has_its_splits(tmp_path, names) -> None:
     last: dict[str, Any] = {test_labels: labels[20:]}
     np.savez(tmp_path / "a.npz", **{**images, **last, train_labels: labels[:20]})
     name = f"npz:{tmp_path / 'a.npz'}"
-    found = load(name, 4, 6, 3, classes=25)
-    assert found.labelled
-    np.testing.assert_array_equal(np.concatenate([found.train, found.test]), COLOUR)
-    np.testing.assert_array_equal(np.concatenate([found.train_labels, found.test_labels]), np.arange(25))
+    dataset = load(name, 4, 6, 3, classes=25)
+    assert dataset.labelled
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test]), COLOUR)
+    np.testing.assert_array_equal(np.concatenate([dataset.train_labels, dataset.test_labels]), np.arange(25))
     refused("has labels up to 24, the model's 3 classes are 0 to 2; give --classes 25", name, 4, 6, 3, classes=3)
     np.savez(tmp_path / "a.npz", **images, **last)
     refused(f"has one of {train_labels} and {test_labels} only", name, 4, 6, 3)
@@ -257,11 +257,11 @@ def test_an_npz_has_its_splits(tmp_path, names) -> None:
 
 def test_an_npz_of_one_array_is_split_by_tenths(tmp_path) -> None:
     np.savez(tmp_path / "a.npz", images=GREY, labels=np.arange(25))
-    found = load(f"npz:{tmp_path / 'a.npz'}", train_images=20, classes=25)
-    np.testing.assert_array_equal(found.train[..., 0], GREY[REST][:20])
-    assert (found.train_labels.tolist(), found.test_labels.tolist()) == (REST[:20], TENTHS)
+    dataset = load(f"npz:{tmp_path / 'a.npz'}", train_images=20, classes=25)
+    np.testing.assert_array_equal(dataset.train[..., 0], GREY[REST][:20])
+    assert (dataset.train_labels.tolist(), dataset.test_labels.tolist()) == (REST[:20], TENTHS)
     np.savez(tmp_path / "a.npz", x_train=GREY, pictures=GREY)
-    refused("must hold the arrays train and test, .* of these it has x_train;", found.name)
+    refused("must hold the arrays train and test, .* of these it has x_train;", dataset.name)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_digits_may_turn_colour_and_be_cut() -> None:
     refused("The digits are grey.*give --image 8 8 1 or --resize", "digits", 8, 8, 3)
     np.testing.assert_array_equal(load("digits", 8, 8, 3, resize=True).train, np.repeat(whole.train, 3, axis=3))
     cut = load("digits", 8, 8, 1, train_images=7, classes=10)
-    for found, wanted in zip(cut[2:6], (whole.train[:7], whole.train_labels[:7], *whole[4:6]), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for dataset, wanted in zip(cut[2:6], (whole.train[:7], whole.train_labels[:7], *whole[4:6]), strict=True):
+        np.testing.assert_array_equal(dataset, wanted)
     assert len(load("digits", train_images=1500).train) == 1500
     refused("has 1,500 training images, 1,501 are asked for; give --train-images 1500", "digits", train_images=1501)

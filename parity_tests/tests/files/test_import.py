@@ -96,13 +96,13 @@ def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str,
     x = rng.uniform(size=(4, *known.image)).astype(dtype)
     z = rng.normal(size=(4, known.latent)).astype(dtype)
     parts, means = answers(name, dtype, x, z)
-    ours = torch.tensor if package is torchvae else jax.numpy.asarray
-    posterior = package.encode(spec, params, ours(x.reshape(4, -1)))
-    found = package.pixel_means(spec, package.decode(spec, params, ours(z)))
+    array = torch.tensor if package is torchvae else jax.numpy.asarray
+    posterior = package.encode(spec, params, array(x.reshape(4, -1)))
+    actual = package.pixel_means(spec, package.decode(spec, params, array(z)))
     assert len(posterior) == len(parts)
-    for part, theirs in zip(posterior, parts, strict=True):
-        np.testing.assert_allclose(_array(part), theirs, rtol=0, atol=CLOSE[dtype])
-    np.testing.assert_allclose(_array(found).reshape(means.shape), means, rtol=0, atol=CLOSE[dtype])
+    for part, expected in zip(posterior, parts, strict=True):
+        np.testing.assert_allclose(_array(part), expected, rtol=0, atol=CLOSE[dtype])
+    np.testing.assert_allclose(_array(actual).reshape(means.shape), means, rtol=0, atol=CLOSE[dtype])
 
 
 def _array(value) -> np.ndarray:
@@ -114,21 +114,21 @@ def _array(value) -> np.ndarray:
 def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsys) -> None:
     """Of safetensors and of Flax's msgpack: the whole file."""
     path = saved(name, tmp_path / "file", "safetensors")
-    ours = imported(package, capsys, path, tmp_path / "run")
-    import_.export_source(package, ours, tmp_path / "back")
+    adopted = imported(package, capsys, path, tmp_path / "run")
+    import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "flax-example"])
 def test_a_pickles_tensors_come_back_to_the_bit(name: str, tmp_path, capsys) -> None:
     path = saved(name, tmp_path / "file.pt", "pickle")
-    ours = imported(torchvae, capsys, path, tmp_path / "run")
-    import_.export_source(torchvae, ours, tmp_path / "back.pt")
+    adopted = imported(torchvae, capsys, path, tmp_path / "run")
+    import_.export_source(torchvae, adopted, tmp_path / "back.pt")
     same_pickles(tmp_path / "back.pt", path)
     model = KNOWN[name].build()
     assert str(model.load_state_dict(torch.load(tmp_path / "back.pt"))) == "<All keys matched successfully>"
     with pytest.raises(InputError, match="only torchvae writes; use torchvae"):
-        import_.export_source(jaxvae, ours, tmp_path / "other.pt")
+        import_.export_source(jaxvae, adopted, tmp_path / "other.pt")
     assert not (tmp_path / "other.pt").exists()
 
 
@@ -197,8 +197,8 @@ def test_wrappers_are_seen_through(name: str, wrapped: str, tmp_path, capsys) ->
 def test_prefixes_in_safetensors_are_seen_through(package, prefix: str, tmp_path, capsys) -> None:
     state = {f"{prefix}{key}": tensor for key, tensor in torch_model("yunjey").state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "file")
-    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
-    import_.export_source(package, ours, tmp_path / "back")
+    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
@@ -211,9 +211,9 @@ def test_flaxs_nesting_is_seen_through(package, nest: list[str], tmp_path) -> No
     state = {"step": np.int32(4), **tree, "opt_state": {"0": {"mu": flax_params()}}}
     (tmp_path / "file").write_bytes(serialization.to_bytes(state))
     (tmp_path / "plain").write_bytes(flax_file(flax_params()))
-    found, expected = (package.load_foreign(tmp_path / name) for name in ("file", "plain"))
-    assert found[0] == expected[0]
-    arrays, others = (package.to_arrays(*pair) for pair in (found, expected))
+    actual, expected = (package.load_foreign(tmp_path / name) for name in ("file", "plain"))
+    assert actual[0] == expected[0]
+    arrays, others = (package.to_arrays(*pair) for pair in (actual, expected))
     for name, array in others.items():
         np.testing.assert_array_equal(arrays[name], array, strict=True)
 
@@ -233,14 +233,14 @@ def test_other_types_are_widened_and_come_back(package, name: str, types: str, t
     state = torch_model(name).state_dict()
     state = {k: t.to(TYPES[types](k)) if t.is_floating_point() else t for k, t in state.items()}
     safetensors.torch.save_file(state, tmp_path / "file", {"format": "pt"})
-    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run")
     wide = any(tensor.dtype == torch.float64 for tensor in state.values())
-    assert ours.spec.training.dtype == ("float64" if wide else "float32")
-    arrays = weight_file.load(ours.weights)[1]
+    assert adopted.spec.training.dtype == ("float64" if wide else "float32")
+    arrays = weight_file.load(adopted.weights)[1]
     first = "encoder.hidden.0.conv.weight" if name == "antixk" else "encoder.hidden.0.weight"
-    theirs = state["encoder.0.0.weight" if name == "antixk" else "fc1.weight"]
-    np.testing.assert_array_equal(arrays[first].astype(np.float64), theirs.double().numpy())
-    import_.export_source(package, ours, tmp_path / "back")
+    expected = state["encoder.0.0.weight" if name == "antixk" else "fc1.weight"]
+    np.testing.assert_array_equal(arrays[first].astype(np.float64), expected.double().numpy())
+    import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
@@ -248,25 +248,25 @@ def test_other_types_are_widened_and_come_back(package, name: str, types: str, t
 def test_flaxs_bfloat16_comes_back(package, tmp_path, capsys) -> None:
     half = jax.tree.map(lambda array: array.astype(ml_dtypes.bfloat16), flax_params())
     (tmp_path / "file").write_bytes(flax_file(half))
-    ours = imported(package, capsys, tmp_path / "file", tmp_path / "run")
-    found = weight_file.load(ours.weights)[1]["encoder.mean.weight"]
-    np.testing.assert_array_equal(found.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
-    import_.export_source(package, ours, tmp_path / "back")
+    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    result = weight_file.load(adopted.weights)[1]["encoder.mean.weight"]
+    np.testing.assert_array_equal(result.T, half["encoder"]["fc2_mean"]["kernel"].astype(np.float32))
+    import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     numbers = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     numbers[:3] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, -0.0  # the ties to even
-    found = readers.narrowed(("x",), "bfloat16", numbers).array
-    np.testing.assert_array_equal(found, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
+    result = readers.narrowed(("x",), "bfloat16", numbers).array
+    np.testing.assert_array_equal(result, torch.tensor(numbers).bfloat16().view(torch.uint16).numpy())
 
 
 @pytest.mark.parametrize("writer", PACKAGES)
 def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> None:
     """Of the other package; and the report says what was recognised."""
     path, out = saved("sequential-halves", tmp_path / "file", "safetensors"), tmp_path / "run"
-    status, told, _ = run(PACKAGES[writer], capsys, "import", path, "--out", out, "--data", "digits")
+    status, printed, _ = run(PACKAGES[writer], capsys, "import", path, "--out", out, "--data", "digits")
     assert status == 0
     for words in (
         "a pair of nn.Sequential, whose encoder gives twice the latents, 16 tensors of float32 (safetensors)",
@@ -276,11 +276,11 @@ def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> Non
         "\nlikelihood  summed squared error",
         f"weights in {out / 'model.safetensors'}",
     ):
-        assert words in told
+        assert words in printed
     other = next(package for name, package in PACKAGES.items() if name != writer)
-    status, told, err = run(other, capsys, "evaluate", out)
+    status, printed, err = run(other, capsys, "evaluate", out)
     assert status == 0, err
-    assert "over 297 images of digits" in told
+    assert "over 297 images of digits" in printed
     for command in ("sample", "reconstruct"):
         assert run(other, capsys, command, out, "--out", tmp_path / "x.png", "--n", "4")[0] == 0
     assert f"preset relu-sigma, by {writer}" in run(other, capsys, "describe", out)[1]
@@ -292,9 +292,9 @@ def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> Non
 def test_the_preset_says_what_the_tensors_do_not(tmp_path, capsys) -> None:
     path = saved("antixk", tmp_path / "file", "safetensors")
     for preset in ("conv", "beta-h", "beta-b"):
-        ours = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset)
-        assert ours.config["preset"] == preset
-        assert ours.spec.objective == PRESETS[preset].objective
+        adopted = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset)
+        assert adopted.config["preset"] == preset
+        assert adopted.spec.objective == PRESETS[preset].objective
     assert "VanillaVAE's loss is taken" in run(jaxvae, capsys, "import", path, "--out", tmp_path / "unasked")[1]
     refused(jaxvae, capsys, tmp_path, "which the preset yunjey doesn't have; give --preset", path, "--preset", "yunjey")
     refused(jaxvae, capsys, tmp_path, "There is no preset 'x'", path, "--preset", "x")
@@ -317,13 +317,13 @@ def test_pythaes_configuration_beside_the_file_is_heard(tmp_path, capsys) -> Non
     torch.save({"model_state_dict": torch_model("pythae").state_dict()}, tmp_path / "model.pt")
     config = {"name": "VAEConfig", "input_dim": [4, 3, 3], "latent_dim": 3, "reconstruction_loss": "bce"}
     (tmp_path / "model_config.json").write_text(json.dumps(config))
-    ours = imported(torchvae, capsys, tmp_path / "model.pt", tmp_path / "run")
-    assert (ours.spec.model.image, ours.spec.model.likelihood) == ((3, 3, 4), "bernoulli")
-    assert ours.config["preset"] == "pytorch-examples"
+    adopted = imported(torchvae, capsys, tmp_path / "model.pt", tmp_path / "run")
+    assert (adopted.spec.model.image, adopted.spec.model.likelihood) == ((3, 3, 4), "bernoulli")
+    assert adopted.config["preset"] == "pytorch-examples"
     (tmp_path / "model_config.json").write_text(json.dumps({**config, "name": "BetaVAEConfig", "input_dim": [6, 6]}))
-    status, told, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
+    status, printed, _ = run(torchvae, capsys, "import", tmp_path / "model.pt", "--out", tmp_path / "other")
     assert status == 0
-    assert "model_config.json is a BetaVAEConfig, whose loss is not that of pythae's VAE" in told
+    assert "model_config.json is a BetaVAEConfig, whose loss is not that of pythae's VAE" in printed
     (tmp_path / "model_config.json").write_text("[")
     refused(torchvae, capsys, tmp_path, "is not a pythae configuration", tmp_path / "model.pt")
 
@@ -383,8 +383,10 @@ def test_a_conditional_model_of_the_same_names(tmp_path, capsys) -> None:
     state = torch_model("pytorch-examples").state_dict()
     state |= {"fc1.weight": torch.rand(7, 46), "fc3.weight": torch.rand(7, 13)}
     safetensors.torch.save_file(state, tmp_path / "file")
-    ours = imported(jaxvae, capsys, tmp_path / "file", tmp_path / "run", "--preset", "conditional", "--data", "digits")
-    assert (ours.spec.model.image, ours.spec.model.latent, ours.spec.model.classes) == ((6, 6, 1), 3, 10)
+    adopted = imported(
+        jaxvae, capsys, tmp_path / "file", tmp_path / "run", "--preset", "conditional", "--data", "digits"
+    )
+    assert (adopted.spec.model.image, adopted.spec.model.latent, adopted.spec.model.classes) == ((6, 6, 1), 3, 10)
     assert run(torchvae, capsys, "evaluate", tmp_path / "run")[0] == 0
 
 
@@ -464,19 +466,19 @@ def test_a_pickle_cut_short_is_refused(tmp_path, capsys) -> None:
 
 
 def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
-    ours = imported(jaxvae, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
-    trained = ours._replace(config={k: v for k, v in ours.config.items() if k != "imported"})
+    adopted = imported(jaxvae, capsys, saved("yunjey", tmp_path / "file", "safetensors"), tmp_path / "run")
+    trained = adopted._replace(config={k: v for k, v in adopted.config.items() if k != "imported"})
     with pytest.raises(InputError, match="was trained, not imported"):
         import_.export_source(jaxvae, trained, tmp_path / "back")
-    for spoilt in (
+    for corrupt in (
         {},
         [],
-        {**ours.config["imported"], "source": "x"},
-        {**ours.config["imported"], "tensors": [{}]},
-        {**ours.config["imported"], "header": "{}"},
+        {**adopted.config["imported"], "source": "x"},
+        {**adopted.config["imported"], "tensors": [{}]},
+        {**adopted.config["imported"], "header": "{}"},
     ):
         with pytest.raises(InputError, match="is corrupt"):
-            import_.export_source(jaxvae, ours._replace(config={"imported": spoilt}), tmp_path / "back")
+            import_.export_source(jaxvae, adopted._replace(config={"imported": corrupt}), tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
@@ -507,7 +509,7 @@ def test_a_table_of_your_own_goes_both_ways(package) -> None:
         np.testing.assert_array_equal(back[name], array, strict=True)
 
 
-def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
+def test_images_flattened_by_channel_are_distinguished_from_those_that_are_not() -> None:
     spec = Spec(model=ModelSpec((2, 3, 2), (), 1, classes=4))
     names = {"m.*": "encoder.mean.*", "v.*": "encoder.logvar.*", "d.*": "decoder.logits.*"}
     columns = np.arange(12.0).reshape(2, 2, 3)  # channel, height, width
@@ -516,11 +518,11 @@ def test_images_flattened_by_channel_are_told_from_those_that_are_not() -> None:
     expected = columns.transpose(1, 2, 0).ravel()
     cases: list[tuple[Laid, np.ndarray]] = [("torch", expected), ("torch-hwc", np.arange(12))]
     for laid, order in cases:
-        rules = [Rule(theirs, ours, laid) for theirs, ours in names.items()]
-        found = name_mapping.to_ours(spec, rules, arrays, "It")
-        np.testing.assert_array_equal(found["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
-        np.testing.assert_array_equal(found["decoder.logits.bias"], order)
-        back = name_mapping.to_theirs(spec, rules, found)
+        rules = [Rule(source, target, laid) for source, target in names.items()]
+        actual = name_mapping.from_source(spec, rules, arrays, "It")
+        np.testing.assert_array_equal(actual["encoder.mean.weight"][0], [*order, 12, 13, 14, 15])
+        np.testing.assert_array_equal(actual["decoder.logits.bias"], order)
+        back = name_mapping.to_source(spec, rules, actual)
         for name, array in arrays.items():
             np.testing.assert_array_equal(back[name], array)
 
@@ -538,8 +540,8 @@ WRONG_TABLES = {
 @both
 def test_a_table_that_is_not_right_says_so(package) -> None:
     spec = Spec(model=ModelSpec((2, 2, 1), (3,), 1))
-    ours = ("encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*", "decoder.hidden.0.*", "decoder.logits.*")
-    rules = [Rule(f"{letter}.*", name) for letter, name in zip("abcde", ours, strict=True)]
+    targets = ("encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*", "decoder.hidden.0.*", "decoder.logits.*")
+    rules = [Rule(f"{letter}.*", name) for letter, name in zip("abcde", targets, strict=True)]
     for says, change in WRONG_TABLES.items():
         with pytest.raises(InputError, match=says.replace("*", r"\*")):
             package.from_foreign(spec, change(rules), {})

@@ -43,10 +43,10 @@ def test_either_package_reads_what_either_wrote(writer: str, reader: str, tmp_pa
     spec = Spec("digits", SPEC.model, training=TrainingSpec(dtype=dtype, seed=3))  # type: ignore[arg-type]
     path = written_by(writer, tmp_path / "model.safetensors", spec)
     package, side = PACKAGES[reader]
-    found_spec, found = package.load(path)
+    found_spec, actual = package.load(path)
     assert found_spec == spec
     expected = side.initial(spec)
-    for name, array in package.to_arrays(spec, found).items():
+    for name, array in package.to_arrays(spec, actual).items():
         np.testing.assert_array_equal(array, expected[name], strict=True)
 
 
@@ -85,9 +85,9 @@ def test_the_familys_files_are_read_by_either_package(name: str, writer: str, re
     spec, path = member(name), tmp_path / "model.safetensors"
     arrays, package = trained_arrays(spec), PACKAGES[writer][0]
     package.save(path, spec, package.from_arrays(spec, arrays))
-    found_spec, found = PACKAGES[reader][0].load(path)
+    found_spec, actual = PACKAGES[reader][0].load(path)
     assert found_spec == spec
-    back = PACKAGES[reader][0].to_arrays(spec, found)
+    back = PACKAGES[reader][0].to_arrays(spec, actual)
     assert list(back) == list(arrays)
     for array, expected in zip(back.values(), arrays.values(), strict=True):
         np.testing.assert_array_equal(array, expected, strict=True)
@@ -104,10 +104,10 @@ def test_the_familys_arrays_mean_the_same() -> None:
     spec = member("conditional conv")
     small = {name: array * np.float32(0.1) for name, array in trained_arrays(spec).items()}
     given = batch_of(spec)
-    ours, theirs = (side.forward(spec, small, given) for side in (jax_backend, torch_backend))
-    assert list(ours) == list(theirs)
-    for found, expected in zip(ours.values(), theirs.values(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    in_jax, in_torch = (side.forward(spec, small, given) for side in (jax_backend, torch_backend))
+    assert list(in_jax) == list(in_torch)
+    for actual, expected in zip(in_jax.values(), in_torch.values(), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @family
@@ -128,9 +128,9 @@ def test_torchs_own_load_state_dict_takes_the_familys_files(name: str, writer: s
 def test_a_learned_variance_is_an_array_without_axes(tmp_path) -> None:
     spec = member("gaussian-learned")
     for name in PACKAGES:
-        found = load_file(written_by(name, tmp_path / name, spec))["decoder.logvar"]
-        assert found.shape == ()
-        assert found.dtype == np.float32
+        result = load_file(written_by(name, tmp_path / name, spec))["decoder.logvar"]
+        assert result.shape == ()
+        assert result.dtype == np.float32
 
 
 def phased() -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -159,12 +159,12 @@ def test_optimizers_of_several_phases_come_back_by_way_of_either(tmp_path) -> No
     encoders = [n for n in moments if n.endswith("exp_avg.encoder.mean.bias")]
     assert encoders == ["reconstruction.exp_avg.encoder.mean.bias", "generator.exp_avg.encoder.mean.bias"]
     for route in (("jaxvae", "torchvae"), ("torchvae", "jaxvae")):
-        found = moments
+        result = moments
         for name in route:
-            found = restored(name, spec, arrays, found)
-        assert list(found) == list(moments)
+            result = restored(name, spec, arrays, result)
+        assert list(result) == list(moments)
         for name in moments:
-            np.testing.assert_array_equal(found[name], moments[name], strict=True)
+            np.testing.assert_array_equal(result[name], moments[name], strict=True)
 
 
 LOST = "generator.exp_avg_sq.encoder.mean.bias"
@@ -199,10 +199,10 @@ def test_optimizers_of_wrong_or_missing_phases_are_refused(name: str, fault: str
 def test_optimizers_of_one_phase_are_not_those_of_several() -> None:
     spec, arrays, moments = phased()
     plain = Spec("digits", SPEC.model)
-    ours = torchvae.optimizer_to_arrays(plain, torchvae.init_state(plain).optimizer)
+    state = torchvae.optimizer_to_arrays(plain, torchvae.init_state(plain).optimizer)
     for name in PACKAGES:
         with pytest.raises(InputError, match=r"lacks its reconstruction\.step"):
-            restored(name, spec, arrays, ours)
+            restored(name, spec, arrays, state)
         with pytest.raises(InputError, match="lacks its step"):
             restored(name, plain, torch_backend.initial(plain), moments)
 
@@ -292,7 +292,7 @@ def test_weights_that_are_not_the_models_are_not_written(name: str, tmp_path) ->
     path = written_by(name, tmp_path / "model.safetensors")
     before = path.read_bytes()
     other = package.init(Spec("digits", ModelSpec((4, 5, 1), (7,), 3)), package.root_key(0))
-    with pytest.raises(InputError, match=r"without a place|unexpected entries|lacks"):
+    with pytest.raises(InputError, match=r"unexpected entries|lacks"):
         package.save(path, SPEC, other)
     diverged = package.to_arrays(SPEC, package.load(path)[1])
     diverged["encoder.mean.bias"] = np.full(3, np.nan, "float32")

@@ -86,8 +86,8 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
     filled = np.concatenate([X, 100 * RNG.normal(size=(3, 3, 2, 5))])
     weights = np.array([0.25] * 4 + [0.0] * 3)
     alone, padded = normalize("jaxvae", X), normalize("jaxvae", filled, weights=weights)
-    for found, expected in zip((padded[0][:4], *padded[1:]), alone, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-14)
+    for actual, expected in zip((padded[0][:4], *padded[1:]), alone, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-13, atol=1e-14)
     slopes = RNG.normal(size=X.shape)
 
     @jax.jit
@@ -97,10 +97,10 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
 
         return jax.grad(loss)(x)
 
-    found = np.asarray(gradient(jnp.asarray(filled), jnp.asarray(weights)))
+    actual = np.asarray(gradient(jnp.asarray(filled), jnp.asarray(weights)))
     expected = np.asarray(gradient(jnp.asarray(X), jnp.full(4, 0.25)))
-    np.testing.assert_allclose(found[:4], expected, rtol=1e-12, atol=1e-14)
-    np.testing.assert_array_equal(found[4:], 0)
+    np.testing.assert_allclose(actual[:4], expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(actual[4:], 0)
 
 
 @both

@@ -41,21 +41,21 @@ def first_step(package, name: str, dtype: Dtype) -> tuple[np.ndarray, dict[str, 
 def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> float:
     """Of all together, as a share of the others' length: of one tensor, a unit that ReLU cuts off here and not there
     may be most."""
-    ours, theirs = (np.concatenate([found[name].ravel() for name in others]) for found in (arrays, others))
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    actual, expected = (np.concatenate([result[name].ravel() for name in others]) for result in (arrays, others))
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(
     "name", ["beta-b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conditional", "dropout"))]
 )
 def test_a_step_is_that_of_float32_but_for_roundings(name: str) -> None:
-    found = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
+    results = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
     for package in (jaxvae, torchvae):
-        (terms, running, grads), (exact, still, slopes) = found[package, "bfloat16"], found[package, "float32"]
+        (terms, running, grads), (exact, still, slopes) = results[package, "bfloat16"], results[package, "float32"]
         assert 1e-6 < abs(terms[0] / exact[0] - 1) < 2.0**-8, "the loss, which float32 rounds to 1e-7"
         assert gap(running, still).size < NEAR
         assert 1e-4 < distance(grads, slopes) < NEAR
-    assert distance(found[jaxvae, "bfloat16"][2], found[torchvae, "bfloat16"][2]) < NEAR
+    assert distance(results[jaxvae, "bfloat16"][2], results[torchvae, "bfloat16"][2]) < NEAR
 
 
 def evaluated(package, spec: Spec) -> tuple:
@@ -68,8 +68,8 @@ def evaluated(package, spec: Spec) -> tuple:
 def test_all_but_training_is_float32s(package) -> None:
     spec = small("beta-b")
     rounded = replace(spec, training=replace(spec.training, dtype="bfloat16"))
-    ours, theirs = (evaluated(package, s) for s in (spec, rounded))
-    for one, other in zip(ours, theirs, strict=True):
+    in_float32, in_bfloat16 = (evaluated(package, s) for s in (spec, rounded))
+    for one, other in zip(in_float32, in_bfloat16, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
@@ -91,6 +91,6 @@ def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
 
 
 def test_the_parity_command_compares_what_is_the_same_in_both() -> None:
-    found = python("scripts/parity.py", "--dtype", "bfloat16")
-    assert found.returncode == 2
-    assert "bfloat16" in found.stderr
+    result = python("scripts/parity.py", "--dtype", "bfloat16")
+    assert result.returncode == 2
+    assert "bfloat16" in result.stderr

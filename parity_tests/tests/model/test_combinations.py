@@ -86,8 +86,8 @@ def test_what_is_refused_is_refused_in_one_sentence_that_names_the_part() -> Non
         assert message.startswith(REFUSED), message
         assert message.endswith(".")
         assert "\n" not in message
-        told = value in message or other.get(value, value) in message
-        assert told or any(part in message for part in asked), (field, value, message)
+        named = value in message or other.get(value, value) in message
+        assert named or any(part in message for part in asked), (field, value, message)
 
 
 @pytest.mark.usefixtures("x64")
@@ -96,12 +96,12 @@ def test_what_is_not_refused_is_computed_alike() -> None:
     in JAX, which compiles each, for every twentieth of either kind of network."""
     for i, spec in enumerate(sorted(FINE, key=lambda spec: spec.model.network)):
         arrays, batch = some_arrays(spec, i), some_batch(spec, 3, i)
-        ours, theirs = JAX.image_terms(spec, arrays, batch), TORCH.image_terms(spec, arrays, batch)
-        assert tuple(ours) == tuple(theirs) == spec.terms
-        for name, term in ours.items():
+        in_jax, in_torch = JAX.image_terms(spec, arrays, batch), TORCH.image_terms(spec, arrays, batch)
+        assert tuple(in_jax) == tuple(in_torch) == spec.terms
+        for name, term in in_jax.items():
             assert np.isfinite(term).all(), (spec, name)
             # Sums of twenty pixels, and of a KL that cancels: 1e-14 nats at most beside terms of one nat.
-            np.testing.assert_allclose(term, theirs[name], rtol=1e-12, atol=1e-14, err_msg=f"{name} of {spec}")
+            np.testing.assert_allclose(term, in_torch[name], rtol=1e-12, atol=1e-14, err_msg=f"{name} of {spec}")
         trained = TORCH.minimized(spec, arrays, batch, 3)
         for phase, gradients in trained.gradients.items():
             assert all(np.isfinite(gradient).all() for gradient in gradients.values()), (spec, phase)
@@ -109,19 +109,19 @@ def test_what_is_not_refused_is_computed_alike() -> None:
             compare_training(spec, JAX.minimized(spec, arrays, batch, 3), trained)
 
 
-def compare_training(spec: Spec, ours, theirs) -> None:
-    for phase, loss in ours.losses.items():
-        np.testing.assert_allclose(loss, theirs.losses[phase], rtol=1e-12, err_msg=f"{phase} of {spec}")
+def compare_training(spec: Spec, in_jax, in_torch) -> None:
+    for phase, loss in in_jax.losses.items():
+        np.testing.assert_allclose(loss, in_torch.losses[phase], rtol=1e-12, err_msg=f"{phase} of {spec}")
         # Sums over batch, pixels and places that cancel, through batch norm twice.
-        assert_gradients_equal(spec, ours.gradients[phase], theirs.gradients[phase], 1e-11, f"{phase} of {spec}")
-    for name, running in ours.statistics.items():
-        np.testing.assert_allclose(running, theirs.statistics[name], rtol=1e-12, err_msg=f"{name} of {spec}")
+        assert_gradients_equal(spec, in_jax.gradients[phase], in_torch.gradients[phase], 1e-11, f"{phase} of {spec}")
+    for name, running in in_jax.statistics.items():
+        np.testing.assert_allclose(running, in_torch.statistics[name], rtol=1e-12, err_msg=f"{name} of {spec}")
 
 
 M, O, I = ModelSpec, ObjectiveSpec, ImagesSpec  # noqa: E741
 POINT, JUDGED = M(posterior="point"), M(posterior="point", discriminator=(5,))
 GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
-# One configuration for each sentence of `senseless`, and the words it has to hold.
+# One configuration for each sentence of `conflicts`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(), I(range="signed"), "a Bernoulli likelihood needs pixels in [0, 1]"),
     (M(output="linear"), O(), I(), "give --output bounded"),
@@ -167,7 +167,7 @@ def test_every_sentence_can_be_met(model: ModelSpec, objective: ObjectiveSpec, i
 
 
 def test_every_sentence_is_listed_here() -> None:
-    """As many as `senseless` has; no two configurations above share one unless their words differ by a part's name."""
+    """As many as `conflicts` has; no two configurations above share one unless their words differ by a part's name."""
     import inspect
 
     sentences = inspect.getsource(compatibility.conflicts).count("yield ")
@@ -185,6 +185,6 @@ def test_evaluation_corrupts_and_drops_nothing(side) -> None:
         plain, arrays = shrunk(Spec()), some_arrays(spec)
         batch = some_batch(spec, 3)
         clean = Batch(batch.x, batch.eps)
-        found, expected = side.image_terms(spec, arrays, batch), side.image_terms(plain, arrays, clean)
-        for name, term in found.items():
+        actual, expected = side.image_terms(spec, arrays, batch), side.image_terms(plain, arrays, clean)
+        for name, term in actual.items():
             np.testing.assert_array_equal(term, expected[name], err_msg=f"{corruption}, {name}")

@@ -28,7 +28,7 @@ from parity_tests.support.backends import FLOAT64, JAX, TORCH, assert_gradients_
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(0)
-# Even and odd, square and oblong, one channel to three, told the class, or down to a single pixel.
+# Even and odd, square and oblong, one channel to three, conditioned on the class, or down to a single pixel.
 CASES = [
     ModelSpec((4, 4, 1), (3, 4), 2, network="conv", activation="leaky-relu"),
     ModelSpec((5, 5, 2), (2, 3), 3, network="conv", activation="leaky-relu"),
@@ -47,21 +47,21 @@ def _lean():
 def jax_outputs(spec: Spec, params: nets.Params, x: jax.Array, z: jax.Array, labels: jax.Array | None) -> dict:
     """In training and in evaluation."""
     model = jaxvae.bind(spec.model, params)
-    found = {}
-    for mode, told in {"eval": None, "train": jaxvae.Training(jnp.full(len(x), 1 / len(x)))}.items():
-        found |= {f"{mode} {name}": part for name, part in model.encode(x, labels, told)._asdict().items()}
-        found[f"{mode} logits"] = model.decode(z, labels, told).logits
-    return found
+    results = {}
+    for mode, training in {"eval": None, "train": jaxvae.Training(jnp.full(len(x), 1 / len(x)))}.items():
+        results |= {f"{mode} {name}": part for name, part in model.encode(x, labels, training)._asdict().items()}
+        results[f"{mode} logits"] = model.decode(z, labels, training).logits
+    return results
 
 
 @torch.no_grad()
 def torch_outputs(spec: Spec, model: torchvae.VAE, x: torch.Tensor, z: torch.Tensor, labels) -> dict:
-    found = {}
+    results = {}
     for mode in ("eval", "train"):
         model.train(mode == "train")
-        found |= {f"{mode} {name}": part for name, part in model.encode(x, labels)._asdict().items()}
-        found[f"{mode} logits"] = model.decode(z, labels).logits
-    return found
+        results |= {f"{mode} {name}": part for name, part in model.encode(x, labels)._asdict().items()}
+        results[f"{mode} logits"] = model.decode(z, labels).logits
+    return results
 
 
 @every
@@ -69,14 +69,14 @@ def test_outputs_gradients_and_statistics_are_equal(model: ModelSpec) -> None:
     spec = Spec(model=model, training=FLOAT64)
     arrays, batch = some_arrays(spec), some_batch(spec, 5)
     given = batch.x, batch.eps, batch.labels
-    ours = jax_outputs(spec, jaxvae.from_arrays(spec, arrays), *(a if a is None else jnp.asarray(a) for a in given))
+    in_jax = jax_outputs(spec, jaxvae.from_arrays(spec, arrays), *(a if a is None else jnp.asarray(a) for a in given))
     on_torch: Any = (a if a is None else torch.tensor(a) for a in given)
-    theirs = torch_outputs(spec, torchvae.from_arrays(spec, arrays), *on_torch)
-    assert ours.keys() == theirs.keys()
-    for name, found in ours.items():
-        expected = theirs[name].numpy()
-        assert found.shape == (5, model.pixels if name.endswith("logits") else model.latent)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max(), err_msg=name)
+    in_torch = torch_outputs(spec, torchvae.from_arrays(spec, arrays), *on_torch)
+    assert in_jax.keys() == in_torch.keys()
+    for name, actual in in_jax.items():
+        expected = in_torch[name].numpy()
+        assert actual.shape == (5, model.pixels if name.endswith("logits") else model.latent)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12 * np.abs(expected).max(), err_msg=name)
     mine, other = JAX.minimized(spec, arrays, batch, 0), TORCH.minimized(spec, arrays, batch, 0)
     np.testing.assert_allclose(mine.losses[""], other.losses[""], rtol=1e-12)
     assert_gradients_equal(spec, mine.gradients[""], other.gradients[""], 1e-12)
@@ -90,12 +90,12 @@ def test_outputs_gradients_and_statistics_are_equal(model: ModelSpec) -> None:
 def test_a_bias_in_front_of_batch_norm_changes_nothing_and_is_not_trained(model: ModelSpec) -> None:
     spec = Spec(model=model, training=FLOAT64)
     arrays, batch = some_arrays(spec), some_batch(spec, 5)
-    found = TORCH.minimized(spec, arrays, batch, 0)
+    result = TORCH.minimized(spec, arrays, batch, 0)
     held = [p.name for p in layout.table(model) if p.name.endswith("conv.bias")]
     assert len(held) == 2 * len(model.hidden)
-    assert not set(held) & set(found.gradients[""])
+    assert not set(held) & set(result.gradients[""])
     moved = {name: array + 3.0 if name in held else array for name, array in arrays.items()}
-    np.testing.assert_allclose(found.losses[""], TORCH.minimized(spec, moved, batch, 0).losses[""], rtol=1e-12)
+    np.testing.assert_allclose(result.losses[""], TORCH.minimized(spec, moved, batch, 0).losses[""], rtol=1e-12)
 
 
 def test_several_samples_in_a_filled_up_batch_are_those_of_the_batch_alone() -> None:
@@ -139,8 +139,8 @@ def there_and_back(model: ModelSpec) -> jax.Array:
 def kinds_in_use() -> set[tuple[str, int, tuple[int, int]]]:
     sizes = itertools.product(range(1, 13), repeat=2)
     models = [ModelSpec((height, width, 1), (2, 3), 2, network="conv") for height, width in sizes]
-    found = [layer for model in models for layer in layout.layers(model) if layer.kind.startswith("conv")]
-    return {(layer.kind, layer.stride, layer.output_padding) for layer in found}
+    results = [layer for model in models for layer in layout.layers(model) if layer.kind.startswith("conv")]
+    return {(layer.kind, layer.stride, layer.output_padding) for layer in results}
 
 
 IN_USE = [
@@ -174,22 +174,22 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
     else:
         weight = RNG.normal(size=(2, 3, 3, 3))
         expected = functools.partial(F.conv_transpose2d, stride=stride, padding=1, output_padding=more)
-    ours, theirs = nets.Block(layer, rngs=nnx.Rngs(0)).conv, torchvae.nets.Block(layer).conv.double()
-    ours.kernel, ours.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
-    theirs.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+    in_jax, in_torch = nets.Block(layer, rngs=nnx.Rngs(0)).conv, torchvae.nets.Block(layer).conv.double()
+    in_jax.kernel, in_jax.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
+    in_torch.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     for height in (1, 11, 3, 9, 5, 7):
         x = RNG.normal(size=(2, 2, height, 13 - height))
         wanted = expected(torch.tensor(x), torch.tensor(weight), torch.tensor(bias)).numpy()
         with torch.no_grad():
-            np.testing.assert_allclose(theirs(torch.tensor(x)).numpy(), wanted, rtol=0, atol=1e-14)
-        found = np.asarray(applied(ours, jnp.asarray(x.transpose(0, 2, 3, 1))))
+            np.testing.assert_allclose(in_torch(torch.tensor(x)).numpy(), wanted, rtol=0, atol=1e-14)
+        actual = np.asarray(applied(in_jax, jnp.asarray(x.transpose(0, 2, 3, 1))))
         # Sums of 18 products of numbers of about 1, in another order.
-        np.testing.assert_allclose(found.transpose(0, 3, 1, 2), wanted, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(actual.transpose(0, 3, 1, 2), wanted, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(("kind", "stride", "more"), IN_USE)
 def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tuple[int, int]) -> None:
-    """Values and gradients, of several models at once; with more channels than outputs, and fewer."""
+    """Values and gradients, of several models together; with more channels than outputs, and fewer."""
     for inputs, outputs, height in ((3, 2, 4), (2, 3, 5)):
         x, kernel = jnp.asarray(RNG.normal(size=(2, 2, height, 3, inputs))), RNG.normal(size=(2, 3, 3, inputs, outputs))
         kernel = jnp.asarray(kernel if kind == "conv" else kernel.swapaxes(3, 4))
@@ -198,11 +198,11 @@ def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tup
             y = convolve(x, kernel, stride) if kind == "conv" else transposed(x, kernel, stride, more)
             return jnp.sin(y).sum()
 
-        found = jax.jit(jax.vmap(jax.value_and_grad(applied, (0, 1))))(x, kernel)
+        actual = jax.jit(jax.vmap(jax.value_and_grad(applied, (0, 1))))(x, kernel)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lax, "platform_dependent", lambda *x, cpu, default: default(*x))
             expected = jax.jit(jax.vmap(jax.value_and_grad(lambda *x: applied(*x), (0, 1))))(x, kernel)
-        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
@@ -228,10 +228,10 @@ def test_arrays_come_back_from_either_package_bit_for_bit(model: ModelSpec) -> N
         jaxvae.to_arrays(spec, jaxvae.from_arrays(spec, arrays)),
         torchvae.to_arrays(spec, torchvae.from_arrays(spec, arrays)),
     ]
-    for found in returned:
-        assert list(found) == list(arrays)
+    for result in returned:
+        assert list(result) == list(arrays)
         for name, array in arrays.items():
-            np.testing.assert_array_equal(found[name], array, err_msg=name, strict=True)
+            np.testing.assert_array_equal(result[name], array, err_msg=name, strict=True)
 
 
 def test_the_flattened_axis_is_channels_first_in_the_file_and_last_in_flax() -> None:
@@ -263,7 +263,7 @@ BATCHES = Spec(model=CASES[0], training=TrainingSpec(batch_size=3, dtype="float6
 
 def test_a_last_batch_of_one_number_is_refused() -> None:
     sentence = (
-        "Batch norm needs more than one number to take a variance of, and the last batch of 7 images in batches of 3 "
+        "Batch norm needs more than one number for a variance, but the last batch of 7 images in batches of 3 "
         "is one image, which the convolutions make one pixel; choose another --batch-size."
     )
     images = RNG.integers(0, 256, (7, 4, 4, 1)).astype(np.uint8)

@@ -27,10 +27,10 @@ LOGITS = RNG.normal(size=(50, 30)) * 10
 
 @both
 def test_kl_is_torch_distributions_kl(package, array, numpy) -> None:
-    found = numpy(package.gaussian_kl(package.Posterior(array(MEAN), array(LOGVAR))))
+    actual = numpy(package.gaussian_kl(package.Posterior(array(MEAN), array(LOGVAR))))
     mean, sigma = torch.tensor(MEAN), torch.tensor(LOGVAR).mul(0.5).exp()
     expected = td.kl_divergence(td.Normal(mean, sigma), td.Normal(0.0, 1.0)).sum(-1)
-    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    np.testing.assert_allclose(actual, expected, rtol=1e-13)
 
 
 @both
@@ -52,8 +52,8 @@ def test_nll_and_its_gradient_at_logits_of_200(package, array, numpy, dtype: str
     x = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.25], dtype)[:, None]
     expected = np.array([200.0, 200.0, 0.0, 0.0, 17.0 + np.exp(-17.0), np.log(2)])
     slope = np.array([1.0, -1.0, 0.0, 0.0, 1.0, 0.25])[:, None]
-    found = numpy(package.bernoulli_nll(array(logits), array(x)))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-80)
+    actual = numpy(package.bernoulli_nll(array(logits), array(x)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-80)
     if package is torchvae:
         leaf = torch.tensor(logits, requires_grad=True)
         torchvae.bernoulli_nll(leaf, torch.tensor(x)).sum().backward()
@@ -74,11 +74,11 @@ def jaxvae_gradient(logits: np.ndarray, x: np.ndarray) -> np.ndarray:
 def test_kl_at_the_ends_of_logvar(package, array, numpy, dtype: str) -> None:
     """From a variance of 1e-38 to the last that float32 can hold; at 0 the KL is 0, near 0 it keeps its digits."""
     logvar = np.array([-87.0, -20.0, -1e-3, 0.0, 1e-3, 20.0, 88.0], dtype)[:, None]
-    found = numpy(package.gaussian_kl(package.Posterior(array(np.zeros_like(logvar)), array(logvar))))
+    result = numpy(package.gaussian_kl(package.Posterior(array(np.zeros_like(logvar)), array(logvar))))
     exact = logvar[:, 0].astype(np.longdouble)
     # At logvar = 1e-3 the KL is half of 5e-7, a difference of 1e-3s that expm1 gives to 2 ulp: 2e3 * 2 * 1e-7.
-    np.testing.assert_allclose(found, 0.5 * (np.expm1(exact) - exact), rtol={"float32": 5e-4, "float64": 1e-12}[dtype])
-    assert np.isfinite(found).all()
+    np.testing.assert_allclose(result, 0.5 * (np.expm1(exact) - exact), rtol={"float32": 5e-4, "float64": 1e-12}[dtype])
+    assert np.isfinite(result).all()
 
 
 @both
@@ -113,10 +113,10 @@ def test_the_elbo_is_the_difference_of_log_densities(package, array, numpy) -> N
     posterior = td.Normal(outputs["mean"], outputs["logvar"].mul(0.5).exp())
     kl = td.kl_divergence(posterior, td.Normal(0.0, 1.0)).sum(-1)
     nll = -td.Bernoulli(logits=outputs["logits"], validate_args=False).log_prob(torch.tensor(x)).sum(-1)
-    found = side.losses(SMALL, arrays, Batch(x, eps))
+    actual = side.losses(SMALL, arrays, Batch(x, eps))
     np.testing.assert_allclose(outputs["z"], outputs["mean"] + posterior.stddev * torch.tensor(eps), rtol=1e-13)
     for name, expected in {"reconstruction": nll, "kl": kl, "loss": nll + 1.7 * kl}.items():
-        np.testing.assert_allclose(found[name], expected, rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(actual[name], expected, rtol=1e-12, err_msg=name)
 
 
 def test_jaxvaes_gradients_are_finite_differences() -> None:
@@ -156,8 +156,8 @@ def test_beta_weighs_the_kl(beta: float) -> None:
     spec = Spec(model=SMALL.model, objective=ObjectiveSpec(beta), training=SMALL.training)
     x, eps = RNG.uniform(size=(9, 6)), RNG.normal(size=(9, 2))
     for side in (jax_backend, torch_backend):
-        found = side.losses(spec, side.initial(spec), Batch(x, eps))
-        np.testing.assert_allclose(found["loss"], found["reconstruction"] + beta * found["kl"], rtol=1e-15)
+        result = side.losses(spec, side.initial(spec), Batch(x, eps))
+        np.testing.assert_allclose(result["loss"], result["reconstruction"] + beta * result["kl"], rtol=1e-15)
 
 
 @both
@@ -179,12 +179,14 @@ def test_pixels_are_totensors_inside_a_compiled_epoch() -> None:
 
     every = np.arange(256, dtype=np.uint8).reshape(2, 8, 16, 1)
     for dtype in ("float32", "float64"):
-        found = jax.jit(lambda images, dtype=dtype: jaxvae.scale(images, dtype))(every)
-        np.testing.assert_array_equal(np.asarray(found).ravel(), np.arange(256, dtype=dtype) / np.asarray(255, dtype))
+        result = jax.jit(lambda images, dtype=dtype: jaxvae.scale(images, dtype))(every)
+        np.testing.assert_array_equal(np.asarray(result).ravel(), np.arange(256, dtype=dtype) / np.asarray(255, dtype))
 
 
 def test_images_of_several_channels_are_flattened_alike() -> None:
     images = RNG.integers(0, 256, (3, 4, 5, 2), dtype=np.uint8)
-    for ours, theirs in itertools.pairwise([package.scale(array(images), "float32") for package, array, _ in SIDES]):
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
-        np.testing.assert_array_equal(np.asarray(ours), images.reshape(3, -1).astype("float32") / np.float32(255))
+    for in_jax, in_torch in itertools.pairwise(
+        [package.scale(array(images), "float32") for package, array, _ in SIDES]
+    ):
+        np.testing.assert_array_equal(np.asarray(in_jax), np.asarray(in_torch))
+        np.testing.assert_array_equal(np.asarray(in_jax), images.reshape(3, -1).astype("float32") / np.float32(255))

@@ -46,14 +46,14 @@ def encoded(arrays: Arrays, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_one_sample_is_the_monte_carlo_elbo(side: Implementation) -> None:
     """-log p(x | z) + log q(z | x) - log p(z), with scipy's densities."""
     arrays, eps = some_arrays(of_samples(1)), RNG.normal(size=(1, 4, 2))
-    found, elbo = (terms(side, of_samples(1, form=form), arrays, X, eps) for form in ("iwae", "elbo"))
+    result, elbo = (terms(side, of_samples(1, form=form), arrays, X, eps) for form in ("iwae", "elbo"))
     mean, logvar = encoded(arrays, X)
     sigma = np.exp(0.5 * logvar)
     z = mean + sigma * eps[0]
     ratio = (norm.logpdf(z, mean, sigma) - norm.logpdf(z)).sum(-1)
-    np.testing.assert_allclose(found["kl"], ratio, rtol=1e-12, atol=1e-14)  # the ratio's terms cancel
-    np.testing.assert_allclose(found["loss"], elbo["reconstruction"] + ratio, rtol=1e-13)
-    np.testing.assert_array_equal(found["reconstruction"], elbo["reconstruction"])
+    np.testing.assert_allclose(result["kl"], ratio, rtol=1e-12, atol=1e-14)  # the ratio's terms cancel
+    np.testing.assert_allclose(result["loss"], elbo["reconstruction"] + ratio, rtol=1e-13)
+    np.testing.assert_array_equal(result["reconstruction"], elbo["reconstruction"])
 
 
 @both
@@ -61,10 +61,10 @@ def test_one_samples_mean_is_the_analytic_elbo(side: Implementation) -> None:
     """Within five standard errors of 20,000 draws."""
     n, arrays = 20_000, some_arrays(of_samples(1))
     x, eps = np.tile(X[:1], (n, 1)), np.random.default_rng(1).normal(size=(1, n, 2))
-    found, elbo = (terms(side, of_samples(1, form=form), arrays, x, eps) for form in ("iwae", "elbo"))
+    result, elbo = (terms(side, of_samples(1, form=form), arrays, x, eps) for form in ("iwae", "elbo"))
     np.testing.assert_allclose(elbo["kl"], elbo["kl"][0], rtol=1e-12)
     for name in ("kl", "loss"):
-        gaps = found[name] - elbo[name]
+        gaps = result[name] - elbo[name]
         assert abs(gaps.mean()) < 5 * gaps.std() / n**0.5, name
         assert gaps.std() > 0.1, name
 
@@ -90,8 +90,8 @@ def test_the_bound_rises_with_the_samples(side: Implementation) -> None:
 def test_many_samples_are_the_log_mean_of_single_ones(side: Implementation) -> None:
     arrays, eps = some_arrays(of_samples(1)), RNG.normal(size=(7, 4, 2))
     single = np.stack([-terms(side, of_samples(1), arrays, X, e[None])["loss"] for e in eps])
-    found = terms(side, of_samples(7), arrays, X, eps)["loss"]
-    np.testing.assert_allclose(found, -(np.logaddexp.reduce(single) - math.log(7)), rtol=1e-13)
+    result = terms(side, of_samples(7), arrays, X, eps)["loss"]
+    np.testing.assert_allclose(result, -(np.logaddexp.reduce(single) - math.log(7)), rtol=1e-13)
 
 
 @both
@@ -99,8 +99,8 @@ def test_the_bound_stands_where_every_weight_underflows(side: Implementation) ->
     """log p(x | z) of -40,000 nats, whose exponential is 0."""
     arrays = some_arrays(of_samples(3))
     arrays["decoder.logits.bias"] = np.where(X[0] > 0, -1e4, 1e4)
-    found = terms(side, of_samples(3), arrays, X[:1], RNG.normal(size=(3, 1, 2)))["loss"]
-    np.testing.assert_allclose(found, 6e4, rtol=1e-3)  # six pixels of 10,000 nats, beside logits of one
+    result = terms(side, of_samples(3), arrays, X[:1], RNG.normal(size=(3, 1, 2)))["loss"]
+    np.testing.assert_allclose(result, 6e4, rtol=1e-3)  # six pixels of 10,000 nats, beside logits of one
 
 
 @both
@@ -116,8 +116,8 @@ def test_the_gradient_goes_through_the_normalized_weights(side: Implementation) 
         batch = Batch(X, eps[i], weights=weights[i] / len(X))
         for name, gradient in side.minimized(one, arrays, batch, 0).gradients[""].items():
             expected[name] += gradient
-    found = side.minimized(many, arrays, Batch(X, eps), 0).gradients[""]
-    for name, gradient in found.items():
+    actual = side.minimized(many, arrays, Batch(X, eps), 0).gradients[""]
+    for name, gradient in actual.items():
         # A sum of 16 terms that cancel in part.
         np.testing.assert_allclose(gradient, expected[name], rtol=0, atol=1e-13 * np.abs(gradient).max(), err_msg=name)
 
@@ -126,8 +126,8 @@ def test_the_gradient_goes_through_the_normalized_weights(side: Implementation) 
 @pytest.mark.parametrize("k", [1, 3, 20])
 def test_with_the_exact_posterior_the_bound_is_the_likelihood(side: Implementation, k: int) -> None:
     arrays, x, exact, _ = linear_gaussian()
-    found = terms(side, of_samples(k, LINEAR), arrays, x, RNG.normal(size=(k, 5, 2)))
-    np.testing.assert_allclose(-found["loss"], exact, rtol=1e-10)  # every draw has the same weight, up to rounding
+    result = terms(side, of_samples(k, LINEAR), arrays, x, RNG.normal(size=(k, 5, 2)))
+    np.testing.assert_allclose(-result["loss"], exact, rtol=1e-10)  # every draw has the same weight, up to rounding
 
 
 @both
@@ -139,9 +139,9 @@ def test_with_another_posterior_it_comes_to_the_likelihood_from_below(side: Impl
     n, rng, gaps = 100, np.random.default_rng(6), {}
     for k in (1, 10, 100):
         draws = rng.normal(size=(k, n * len(x), 2))
-        found = -terms(side, of_samples(k, LINEAR), arrays, np.repeat(x, n, 0), draws)["loss"]
-        gap = exact - found.reshape(len(x), n).mean(1)
-        error = found.reshape(len(x), n).std(1) / n**0.5
+        result = -terms(side, of_samples(k, LINEAR), arrays, np.repeat(x, n, 0), draws)["loss"]
+        gap = exact - result.reshape(len(x), n).mean(1)
+        error = result.reshape(len(x), n).std(1) / n**0.5
         assert (gap > -5 * error).all(), k  # below, or within its Monte Carlo error
         gaps[k] = gap.mean()
     assert gaps[1] > 5 * gaps[10] > 25 * gaps[100] > 0  # the bias falls as 1 / k
@@ -171,9 +171,9 @@ def test_several_samples_of_the_elbo_are_their_mean(side: Implementation, likeli
     model = dataclasses.replace(SMALL, likelihood=likelihood)
     arrays, eps = some_arrays(of_samples(1, model)), RNG.normal(size=(3, 4, 2))
     single = [terms(side, of_samples(1, model, "elbo"), arrays, X, e[None]) for e in eps]
-    found = terms(side, of_samples(3, model, "elbo"), arrays, X, eps)
+    result = terms(side, of_samples(3, model, "elbo"), arrays, X, eps)
     for name in ("loss", "reconstruction", "kl"):
-        np.testing.assert_allclose(found[name], np.mean([s[name] for s in single], 0), rtol=1e-13, err_msg=name)
+        np.testing.assert_allclose(result[name], np.mean([s[name] for s in single], 0), rtol=1e-13, err_msg=name)
 
 
 @both
@@ -182,10 +182,10 @@ def test_beta_rises_in_a_line_with_the_steps(side: Implementation) -> None:
     objective = ObjectiveSpec(beta=3.0, warmup=4)
     spec = Spec(model=SMALL, objective=objective, training=FLOAT64)
     arrays, eps = some_arrays(spec), RNG.normal(size=(4, 2))
-    found = side.image_terms(spec, arrays, Batch(X, eps))
-    np.testing.assert_allclose(found["loss"], found["reconstruction"] + 3.0 * found["kl"], rtol=1e-13)
+    actual = side.image_terms(spec, arrays, Batch(X, eps))
+    np.testing.assert_allclose(actual["loss"], actual["reconstruction"] + 3.0 * actual["kl"], rtol=1e-13)
     for step, beta in {0: 0.75, 1: 1.5, 2: 2.25, 3: 3.0, 4: 3.0, 1000: 3.0}.items():
-        expected = (found["reconstruction"] + beta * found["kl"]).mean()
+        expected = (actual["reconstruction"] + beta * actual["kl"]).mean()
         loss = side.minimized(spec, arrays, Batch(X, eps), step).losses[""]
         np.testing.assert_allclose(loss, expected, rtol=1e-13, err_msg=f"step {step}")
 
@@ -196,9 +196,9 @@ def test_the_capacity_rises_in_a_line_and_holds_the_mean_divergence(side: Implem
     objective = ObjectiveSpec(form="capacity", gamma=7.0, capacity=2.0, capacity_steps=4)
     spec = Spec(model=SMALL, objective=objective, training=FLOAT64)
     arrays, eps = some_arrays(spec), RNG.normal(size=(4, 2))
-    found = side.image_terms(spec, arrays, Batch(X, eps))
-    kl, error = found["kl"], found["reconstruction"].mean()
-    np.testing.assert_allclose(found["loss"], found["reconstruction"] + 7.0 * np.abs(kl - 2.0), rtol=1e-13)
+    actual = side.image_terms(spec, arrays, Batch(X, eps))
+    kl, error = actual["kl"], actual["reconstruction"].mean()
+    np.testing.assert_allclose(actual["loss"], actual["reconstruction"] + 7.0 * np.abs(kl - 2.0), rtol=1e-13)
     between = (kl.min() + kl.max()) / 2  # where the capacity of the first step is put
     middle = dataclasses.replace(spec, objective=dataclasses.replace(objective, capacity=4 * between))
     assert abs(kl.mean() - between) < np.abs(kl - between).mean()

@@ -29,6 +29,7 @@ from jaxvae.shared.model import description, layout
 from parity_tests.harness import report
 from parity_tests.harness.vae import prove, reference
 from parity_tests.harness.vae.batches import Batch
+from parity_tests.harness.vae.reference import networks as plain_networks
 from parity_tests.support.tiny import STEPS, small, some
 
 
@@ -63,7 +64,7 @@ def test_an_unknown_kind_of_layer_is_an_error(reader) -> None:
         reader(**{name: arguments[name] for name in inspect.signature(reader).parameters})
 
 
-@pytest.mark.parametrize("module", [layout, description, reference, matmul_bound, jaxvae.layers, torchvae.layers])
+@pytest.mark.parametrize("module", [layout, description, plain_networks, matmul_bound, jaxvae.layers, torchvae.layers])
 def test_who_walks_the_layers_names_every_kind(module) -> None:
     """A `match` of a kind of layer ends with assert_never."""
     matches = [

@@ -70,7 +70,7 @@ def by_hand(side: Implementation, spec: Spec, samples: int) -> tuple[np.ndarray,
     x = side.package.see_images(spec, IMAGES, key)
     labels = LABELS if spec.model.classes else None
     latents = side.package.encode_images(spec, weights, IMAGES, key, labels)
-    noise, found = jax.random.fold_in(jaxvae.root_key(3), 1), []
+    noise, results = jax.random.fold_in(jaxvae.root_key(3), 1), []
     for i in range(len(IMAGES)):
         own, blocks = jax.random.fold_in(noise, i), range(-(-samples // 100))
         shape = (100, spec.model.latent)
@@ -83,34 +83,34 @@ def by_hand(side: Implementation, spec: Spec, samples: int) -> tuple[np.ndarray,
         else:
             log_p = norm.logpdf(x[i], said.location, np.exp(0.5 * said.logvar)).sum(1)
         log_w = log_p + norm.logpdf(z).sum(1) - norm.logpdf(z, latents.mean[i], scale).sum(1)
-        found.append((logsumexp(log_w) - math.log(samples), np.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))))
-    return tuple(np.array(found).T)
+        results.append((logsumexp(log_w) - math.log(samples), np.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))))
+    return tuple(np.array(results).T)
 
 
 @pytest.mark.usefixtures("_x64")
 @pytest.mark.parametrize("name", SPECS)
 def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> None:
     """To 1e-10 of the figures."""
-    spec, found = spec_of(name), {}
+    spec, results = spec_of(name), {}
     for side_name, side in IMPLEMENTATIONS.items():
         weights, key = given(side, spec)
         labels = LABELS if spec.model.classes else None
-        found[side_name] = side.package.log_likelihood(spec, weights, IMAGES, key, labels, SAMPLES)
-        for part, expected in zip(found[side_name], by_hand(side, spec, SAMPLES), strict=True):
+        results[side_name] = side.package.log_likelihood(spec, weights, IMAGES, key, labels, SAMPLES)
+        for part, expected in zip(results[side_name], by_hand(side, spec, SAMPLES), strict=True):
             assert part.dtype == np.float64
             np.testing.assert_allclose(part, expected, rtol=1e-10, err_msg=side_name)
-    for ours, theirs in zip(*found.values(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+    for in_jax, in_torch in zip(*results.values(), strict=True):
+        np.testing.assert_allclose(in_jax, in_torch, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("_x64")
 @both
 @pytest.mark.parametrize("samples", [1, 1100])
 def test_any_number_of_samples_is_cut_where_it_ends(side: Implementation, samples: int) -> None:
-    """1,100 are more than torch draws in one go."""
+    """1,100 are more than torch draws in one call."""
     spec = spec_of("bernoulli")
-    found = side.package.log_likelihood(spec, *_of(side, spec), samples=samples)
-    for part, expected in zip(found, by_hand(side, spec, samples), strict=True):
+    actual = side.package.log_likelihood(spec, *_of(side, spec), samples=samples)
+    for part, expected in zip(actual, by_hand(side, spec, samples), strict=True):
         np.testing.assert_allclose(part, expected, rtol=1e-10)
 
 
@@ -128,10 +128,10 @@ def test_how_many_images_are_taken_at_once_changes_no_figure(side: Implementatio
         for name in ("_IMAGES", "_PART", "_DRAWN"):
             monkeypatch.setattr(f"{side.package.__name__}.evaluate.{name}", number, raising=False)
         jax.clear_caches()
-        told = []
-        part = side.package.log_likelihood(spec, *_of(side, spec), samples=150, on_images=told.append)
-        assert sum(told) == len(IMAGES)
-        assert len(told) > 1
+        progress = []
+        part = side.package.log_likelihood(spec, *_of(side, spec), samples=150, on_images=progress.append)
+        assert sum(progress) == len(IMAGES)
+        assert len(progress) > 1
         np.testing.assert_allclose(part.nats, whole.nats, rtol=1e-13)  # products of other sizes add in other orders
 
 
@@ -144,9 +144,9 @@ def test_jaxs_memory_does_not_grow_with_the_samples() -> None:
 
     def temporary(samples: int) -> int:
         program = _weigh.lower(spec, samples, weights, jax.numpy.asarray(IMAGES), key, None, jax.numpy.arange(7))
-        found = program.compile().memory_analysis()
-        assert found is not None
-        return found.temp_size_in_bytes
+        result = program.compile().memory_analysis()
+        assert result is not None
+        return result.temp_size_in_bytes
 
     assert temporary(1000) == temporary(100_000) > 0
 
@@ -155,15 +155,15 @@ def test_jaxs_memory_does_not_grow_with_the_samples() -> None:
 @both
 def test_float32_comes_to_the_same(side: Implementation) -> None:
     """A hundred and some nats with 24 bits: to 1e-4."""
-    spec, found = spec_of("bernoulli"), {}
+    spec, results = spec_of("bernoulli"), {}
     for dtype in ("float32", "float64"):
         one = replace(spec, training=replace(spec.training, dtype=dtype))
         arrays = {name: array.astype(dtype) for name, array in some_arrays(spec, 1).items()}
         weights = side.package.from_arrays(one, arrays)
-        found[dtype] = side.package.log_likelihood(one, weights, IMAGES, side.package.root_key(3), samples=100)
+        results[dtype] = side.package.log_likelihood(one, weights, IMAGES, side.package.root_key(3), samples=100)
     # Float32's normals are other numbers, so that the estimates differ by chance: by five of their errors, not more.
-    errors = [np.sqrt(np.maximum(1 / f.effective - 1 / 100, 1e-8)) for f in found.values()]
-    gaps = np.abs(found["float32"].nats - found["float64"].nats)
+    errors = [np.sqrt(np.maximum(1 / f.effective - 1 / 100, 1e-8)) for f in results.values()]
+    gaps = np.abs(results["float32"].nats - results["float64"].nats)
     assert (gaps < 5 * np.hypot(*errors) + 1e-4).all()
 
 
@@ -171,9 +171,9 @@ def test_float32_comes_to_the_same(side: Implementation) -> None:
 @both
 def test_with_the_exact_posterior_every_sample_has_the_likelihood_for_its_weight(side: Implementation) -> None:
     spec, weights, images, exact = linear(side)
-    found = side.package.log_likelihood(spec, weights, images, side.package.root_key(0), samples=130)
-    np.testing.assert_allclose(found.nats, exact, rtol=1e-10)
-    np.testing.assert_allclose(found.effective, 130, rtol=1e-10)
+    result = side.package.log_likelihood(spec, weights, images, side.package.root_key(0), samples=130)
+    np.testing.assert_allclose(result.nats, exact, rtol=1e-10)
+    np.testing.assert_allclose(result.effective, 130, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("_x64")
@@ -182,10 +182,10 @@ def test_with_another_posterior_it_meets_the_likelihood_within_its_error(side: I
     """Five of the errors that the effective samples stand for."""
     spec, weights, images, exact = linear(side, wider=0.8, beside=0.3)
     k = 20_000
-    found = side.package.log_likelihood(spec, weights, images, side.package.root_key(0), samples=k)
-    error = np.sqrt(1 / found.effective - 1 / k)
+    result = side.package.log_likelihood(spec, weights, images, side.package.root_key(0), samples=k)
+    error = np.sqrt(1 / result.effective - 1 / k)
     assert (error > 1e-3).all()
-    assert (np.abs(found.nats - exact) < 5 * error).all()
+    assert (np.abs(result.nats - exact) < 5 * error).all()
 
 
 def linear(side: Implementation, wider: float = 0.0, beside: float = 0.0) -> tuple:
@@ -208,8 +208,8 @@ def test_a_standard_deviation_of_zero_leaves_the_estimate_finite(side: Implement
     arrays = some_arrays(spec)
     arrays["encoder.scale.bias"] = np.array([-1e3, 0.5])
     weights = side.package.from_arrays(spec, arrays)
-    found = side.package.log_likelihood(spec, weights, IMAGES, side.package.root_key(0), samples=100)
-    assert np.isfinite(found.nats).all()
+    result = side.package.log_likelihood(spec, weights, IMAGES, side.package.root_key(0), samples=100)
+    assert np.isfinite(result.nats).all()
     latents = side.package.encode_images(spec, weights, IMAGES, side.package.root_key(0))
     np.testing.assert_allclose(latents.logvar[:, 0], math.log(1e-8), rtol=1e-14)
 
@@ -231,9 +231,9 @@ def test_quadrature_meets_a_linear_gaussian_models_likelihood(side: Implementati
     """To 1e-10 of it, with a posterior two steps of the first grid wide."""
     spec, weights, images, exact = linear(side)
     x = side.package.see_images(spec, images, side.package.root_key(0))
-    found = measures.quadrature(of(side, spec, weights, x), len(x))
-    np.testing.assert_allclose(found.nats, exact, rtol=1e-10)
-    assert (found.change < 1e-4).all()
+    result = measures.quadrature(of(side, spec, weights, x), len(x))
+    np.testing.assert_allclose(result.nats, exact, rtol=1e-10)
+    assert (result.change < 1e-4).all()
 
 
 @pytest.mark.usefixtures("_x64")
@@ -263,11 +263,11 @@ def test_quadrature_is_refined_where_the_posterior_is_narrow_and_says_how_far_it
         asked.append(len(images))
         return norm.logpdf(z[None], [0.1, -0.3], deviations[images, None, None]).sum(-1)
 
-    found = measures.quadrature(log_p, 3, half=2)
+    result = measures.quadrature(log_p, 3, half=2)
     exact = norm.logpdf([0.1, -0.3], 0, np.sqrt(1 + deviations[:, None] ** 2)).sum(-1)
-    np.testing.assert_allclose(found.nats[:2], exact[:2], atol=1e-9)
-    assert (found.change[:2] < 1e-4).all()
-    assert found.change[2] > 1
+    np.testing.assert_allclose(result.nats[:2], exact[:2], atol=1e-9)
+    assert (result.change[:2] < 1e-4).all()
+    assert result.change[2] > 1
     assert asked[0] == 3
     assert asked[-1] == 1
 
@@ -297,21 +297,21 @@ def test_the_kl_of_each_latent_sums_to_the_kl() -> None:
 
 
 def test_mutual_information_is_its_formula() -> None:
-    """By scipy's densities, over 40 images: more than are set side by side at once."""
+    """By scipy's densities, over 40 images: more than are compared in one block."""
     means, logvars, eps = np.random.default_rng(2).normal(size=(3, 40, 2))
     z = means + np.exp(0.5 * logvars) * eps
     log_q = norm.logpdf(z[:, None], means, np.exp(0.5 * logvars)).sum(-1)
     gains = np.diag(log_q) - (logsumexp(log_q, 1) - math.log(40))
-    found = measures.mutual_information(means, logvars, z)
-    np.testing.assert_allclose(found, (gains.mean(), gains.std(ddof=1) / math.sqrt(40)), rtol=1e-12)
+    result = measures.mutual_information(means, logvars, z)
+    np.testing.assert_allclose(result, (gains.mean(), gains.std(ddof=1) / math.sqrt(40)), rtol=1e-12)
 
 
 def test_mutual_information_is_none_of_the_same_posteriors_and_log_n_of_posteriors_apart() -> None:
     same, logvars, eps = np.ones((50, 2)), np.full((50, 2), -3.0), np.random.default_rng(3).normal(size=(50, 2))
     assert measures.mutual_information(same, logvars, same + math.exp(-1.5) * eps).value == pytest.approx(0, abs=1e-12)
     apart = 100.0 * np.arange(100).reshape(50, 2)
-    found = measures.mutual_information(apart, logvars, apart + math.exp(-1.5) * eps)
-    assert found == pytest.approx((math.log(50), 0), abs=1e-12)
+    result = measures.mutual_information(apart, logvars, apart + math.exp(-1.5) * eps)
+    assert result == pytest.approx((math.log(50), 0), abs=1e-12)
 
 
 QUICK = "--data digits --max-steps 30 --hidden 8 --dtype float64 --image 6 5 1 --resize --batch-size 250"
@@ -334,7 +334,7 @@ def ask(package, capsys, *arguments: object) -> tuple[int, str, str]:
 
 def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys) -> None:
     """Every number of every measure to 1e-10."""
-    found = []
+    results = []
     for package in (jaxvae, torchvae):
         file = tmp_path / f"{package.__name__}.json"
         flags = ("--measures", "all", "--samples", 120, "--json", file)
@@ -343,23 +343,23 @@ def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys)
         assert "nats per image (reconstruction" in out
         assert "of 120, mean over images" in out
         assert "active units" in out
-        found.append(json.loads(file.read_text()))
-        assert json.loads((trained / "vae" / "measures.json").read_text()) == found[-1]
-    assert tuple(found[0]) == evaluation.ALL
-    for name, ours in found[0].items():
-        theirs = found[1][name]
-        assert (ours.pop("by"), theirs.pop("by")) == ("jaxvae", "torchvae")
-        assert ours["step"] == 30
-        assert ours["epoch"] == 5
-        assert ours["images"] == 297
-        assert ours.keys() == theirs.keys()
-        for part, value in ours.items():
+        results.append(json.loads(file.read_text()))
+        assert json.loads((trained / "vae" / "measures.json").read_text()) == results[-1]
+    assert tuple(results[0]) == evaluation.ALL
+    for name, in_jax in results[0].items():
+        in_torch = results[1][name]
+        assert (in_jax.pop("by"), in_torch.pop("by")) == ("jaxvae", "torchvae")
+        assert in_jax["step"] == 30
+        assert in_jax["epoch"] == 5
+        assert in_jax["images"] == 297
+        assert in_jax.keys() == in_torch.keys()
+        for part, value in in_jax.items():
             # How far the last refinement moved is a difference of figures: of their digits.
             near = 1e-10 if part == "last_change" else 0
-            assert theirs[part] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-10, abs=near)), (
+            assert in_torch[part] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-10, abs=near)), (
                 part
             )
-    sampled, exact = (found[0][name]["log_likelihood"] for name in ("log-likelihood", "quadrature"))
+    sampled, exact = (results[0][name]["log_likelihood"] for name in ("log-likelihood", "quadrature"))
     assert abs(sampled - exact) < 1  # of 120 samples, of some 15 nats
 
 
@@ -400,7 +400,7 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
         ),
         ("code", "--measures active-units", "active-units needs a prior"),
         ("code", "--measures quadrature", "quadrature needs a prior"),
-        ("vae", "--measures nope", "no measure 'nope'; choose of terms, active-units"),
+        ("vae", "--measures nope", "no measure 'nope'; choose from terms, active-units"),
         ("vae", "--samples 0", "--samples must be from 1 to 10,000,000, found 0"),
         ("vae", "--json /no/such/f.json", "/no/such is not a folder; give another --json"),
     ],

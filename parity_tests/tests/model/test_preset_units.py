@@ -67,9 +67,9 @@ def test_the_effective_weight_is_the_sources(name: str, image, weight: float, er
     said = re.search(rf"{words} ([\d.e+-]*\d)", description.text(spec, name))
     assert said is not None
     assert said[1] == f"{effective:g}"
-    told = re.search(rf"{words} ([\d.e+-]*\d)", description.summary(spec))
-    assert told is not None
-    assert told[1] == f"{effective:g}"
+    number = re.search(rf"{words} ([\d.e+-]*\d)", description.summary(spec))
+    assert number is not None
+    assert number[1] == f"{effective:g}"
 
 
 def test_the_known_effective_weights() -> None:
@@ -88,13 +88,13 @@ def test_the_implied_variance_is_that_of_the_sources_error() -> None:
     added = {"tanh-mse": d**2, "relu-sigma": d**2, "conv": d**2, "beta-h": d**2, "beta-b": d**2, "gaussian": d**2 / 2}
     added |= {"autoencoder": d**2, "denoising": d**2, "dropout": d**2, "adversarial": d**2}
     for name, spec in PRESETS.items():
-        found = description.implied_variance(spec)
+        result = description.implied_variance(spec)
         if name not in added:
-            assert found is None, name
+            assert result is None, name
             assert "mplied variance" not in description.text(spec, name)
             continue
         variance = d**2 / (2 * added[name])
-        assert found == variance == (1.0 if name == "gaussian" else 0.5)
+        assert result == variance == (1.0 if name == "gaussian" else 0.5)
         words = "Gaussian of variance 1," if name == "gaussian" else "Implied variance 0.5"
         assert words in description.text(spec, name)
 
@@ -173,8 +173,8 @@ def test_antixks_three_are_each_other_in_nats_per_image() -> None:
     expected = loss(TORCH, conv, arrays, batch)
     for same in (other(beta_h, beta=beta_h.objective.beta / 10), other(conv, beta=6 * 0.00025, units="image")):
         np.testing.assert_allclose(loss(TORCH, same, arrays, batch), expected, rtol=1e-13)
-    found = loss(TORCH, other(beta_b, capacity=0.0), arrays, batch)
-    np.testing.assert_allclose(found, loss(TORCH, beta_h, arrays, batch), rtol=1e-13)
+    actual = loss(TORCH, other(beta_b, capacity=0.0), arrays, batch)
+    np.testing.assert_allclose(actual, loss(TORCH, beta_h, arrays, batch), rtol=1e-13)
 
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 3, 2, 1)).astype(np.uint8)
@@ -197,11 +197,11 @@ def test_glorot_datas_last_bias_is_the_log_odds_of_the_mean_image() -> None:
     mean = np.clip((IMAGES / 255).mean(0).ravel(), 0.001, 0.999)
     states = jaxvae.init_state(spec, IMAGES), torchvae.init_state(spec, IMAGES)
     arrays = jaxvae.to_arrays(spec, states[0].params), torchvae.to_arrays(spec, states[1].model)
-    for found in arrays:
-        bias = found["decoder.logits.bias"]
+    for result in arrays:
+        bias = result["decoder.logits.bias"]
         np.testing.assert_allclose(bias, np.log(mean / (1 - mean)), rtol=1e-13, atol=1e-15)  # 0 at half
         np.testing.assert_allclose(1 / (1 + np.exp(-bias[[0, 3]])), [0.001, 0.999], rtol=1e-12)
-        for name, array in found.items():
+        for name, array in result.items():
             if name.endswith("bias") and name != "decoder.logits.bias":
                 np.testing.assert_array_equal(array, 0)
             elif name.endswith("weight"):
@@ -217,7 +217,7 @@ def test_glorot_datas_last_bias_is_the_log_odds_of_the_mean_image() -> None:
 @pytest.mark.parametrize("how", ["static", "dynamic"])
 def test_binarisation_by_steps_is_the_same_in_both(how) -> None:
     """Static: the same image in each epoch. Dynamic: another at every step. In either precision, in both packages."""
-    found = {}
+    results = {}
     for dtype in ("float32", "float64"):
         training = TrainingSpec(dtype=dtype, seed=3)
         spec = Spec(model=ModelSpec((3, 2, 1)), images=ImagesSpec(binarization=how), training=training)
@@ -227,9 +227,9 @@ def test_binarisation_by_steps_is_the_same_in_both(how) -> None:
                 assert x.dtype == dtype
                 assert set(np.unique(x)) == {0.0, 1.0}
                 np.testing.assert_array_equal(x[:, [0, 3]], np.tile([0, 1], (50, 1)))  # black stays, and white
-                first = found.setdefault(step, x)
+                first = results.setdefault(step, x)
                 np.testing.assert_array_equal(x, first.astype(dtype))
-    assert (found[0] == found[1]).all() == (found[0] == found[70]).all() == (how == "static")
+    assert (results[0] == results[1]).all() == (results[0] == results[70]).all() == (how == "static")
 
 
 @both
@@ -238,11 +238,11 @@ def test_binarised_pixels_have_their_grey_level_for_mean(side: Implementation) -
     n, array = 4000, side.array
     levels = np.tile(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (n, 1, 1, 1))
     keys = side.package.image_keys(side.package.root_key(1), array(np.arange(n)))
-    found = np.asarray(side.package.binarize(array(levels), keys)).mean(0)
+    result = np.asarray(side.package.binarize(array(levels), keys)).mean(0)
     p = np.arange(256) / 255
-    assert (np.abs(found - p) <= 5 * np.sqrt(p * (1 - p) / n)).all()
-    assert found[0] == 0
-    assert found[255] == 1
+    assert (np.abs(result - p) <= 5 * np.sqrt(p * (1 - p) / n)).all()
+    assert result[0] == 0
+    assert result[255] == 1
 
 
 @both

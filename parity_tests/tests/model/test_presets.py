@@ -79,12 +79,12 @@ def test_the_loss_and_its_gradient_are_the_sources(side, name: str) -> None:
     for seed, step in enumerate((0, 4321, 9999, 20_000) if spec.objective.form == "capacity" else (0, 3)):
         arrays, batch = some_arrays(spec, seed), some_batch(spec, 5, seed)
         losses, gradients = source(name, arrays, batch, step)
-        found = side.minimized(spec, arrays, batch, step)
+        actual = side.minimized(spec, arrays, batch, step)
         # The sources take probabilities, and sums in other orders: some ulps of 1e-16.
-        np.testing.assert_allclose(list(found.losses.values()), losses, rtol=1e-12, err_msg=f"step {step}")
-        for phase, theirs in zip(found.gradients, gradients, strict=True):
+        np.testing.assert_allclose(list(actual.losses.values()), losses, rtol=1e-12, err_msg=f"step {step}")
+        for phase, expected in zip(actual.gradients, gradients, strict=True):
             # A gradient is a sum of terms that cancel, and batch norm's layers lose digits of it.
-            assert_gradients_equal(spec, found.gradients[phase], theirs, 1e-11, f"{name} {phase}")
+            assert_gradients_equal(spec, actual.gradients[phase], expected, 1e-11, f"{name} {phase}")
 
 
 # Those whose optimizer is given another share of the nats, several phases, or a step that counts.
@@ -115,9 +115,9 @@ def test_a_training_step_gives_its_optimizers_these_losses_in_turn(package: str,
                 continue
             gradient = trained[parameter.name].grad
             assert gradient is not None
-            found, expected = moments[prefix + parameter.name], 0.1 * gradient.numpy()
+            actual, expected = moments[prefix + parameter.name], 0.1 * gradient.numpy()
             # As above; and Adam's first step is the gradient's sign, where 1e-8 in the quotient leaves 1e-8 of it.
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=phase)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10 * np.abs(expected).max(), err_msg=phase)
         adam.step()
 
 
@@ -129,9 +129,9 @@ def one_step(package: str, spec: Spec, arrays: Arrays, batch: Batch, step: int) 
     if package == "torchvae":
         model = torchvae.from_arrays(spec, arrays)
         state = torchvae.TrainState(model, torchvae.init_optimizers(spec, model), step, key)
-        told = None if batch.labels is None else torch.tensor(batch.labels)
+        labels = None if batch.labels is None else torch.tensor(batch.labels)
         return torchvae.optimizer_to_arrays(
-            spec, torchvae.train_step(spec, state, torch.tensor(batch.x), told)[0].optimizer
+            spec, torchvae.train_step(spec, state, torch.tensor(batch.x), labels)[0].optimizer
         ), draws
     params = jaxvae.from_arrays(spec, arrays)
     root = jaxvae.root_key(spec.training.seed)

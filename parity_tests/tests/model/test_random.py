@@ -37,8 +37,8 @@ def words(key: jax.Array) -> np.ndarray:
     return np.asarray(jax.random.key_data(key))
 
 
-def same(found: Tensor, expected) -> None:
-    np.testing.assert_array_equal(found.cpu().numpy(), np.asarray(expected), strict=True)
+def same(actual: Tensor, expected) -> None:
+    np.testing.assert_array_equal(actual.cpu().numpy(), np.asarray(expected), strict=True)
 
 
 @pytest.fixture(params=DEVICES)
@@ -75,8 +75,8 @@ def test_bits(seed: int, shape: tuple[int, ...], kind: str) -> None:
 @many
 @given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, p=st.floats(0, 1))
 def test_bernoulli(seed: int, shape: tuple[int, ...], dtype: str, p: float) -> None:
-    found = random.bernoulli(random.key(seed), torch.tensor(p, dtype=getattr(torch, dtype)), shape)
-    same(found, jax.random.bernoulli(jax_key(seed), np.asarray(p, dtype), shape))
+    result = random.bernoulli(random.key(seed), torch.tensor(p, dtype=getattr(torch, dtype)), shape)
+    same(result, jax.random.bernoulli(jax_key(seed), np.asarray(p, dtype), shape))
 
 
 @many
@@ -104,27 +104,27 @@ def test_uniform(seed: int, shape: tuple[int, ...], dtype: str, bounds: tuple[fl
 @many
 @given(seed=SEEDS, shape=SHAPES, dtype=FLOATS)
 def test_normal(seed: int, shape: tuple[int, ...], dtype: str) -> None:
-    found = random.normal(random.key(seed), shape, getattr(torch, dtype)).numpy()
+    actual = random.normal(random.key(seed), shape, getattr(torch, dtype)).numpy()
     expected = np.asarray(jax.random.normal(jax_key(seed), shape, dtype))
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
     if dtype == "float32":
-        assert (ulps(found, expected) <= 4).all()
+        assert (ulps(actual, expected) <= 4).all()
     else:
-        np.testing.assert_allclose(found, expected, rtol=1e-14)
+        np.testing.assert_allclose(actual, expected, rtol=1e-14)
 
 
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_a_million_normals(seed: int, device: str) -> None:
     key, shape = random.key(seed, device), (1000, 1000)
-    found = random.normal(key, shape).cpu().numpy()
+    actual = random.normal(key, shape).cpu().numpy()
     expected = np.asarray(jax.random.normal(jax_key(seed), shape, np.float32))
-    assert ulps(found, expected).max() <= 4
+    assert ulps(actual, expected).max() <= 4
     if device == "cpu":  # on a GPU both frameworks take the logarithm from CUDA's library, each its own way
-        assert (found == expected).mean() > 0.999
-    found = random.normal(key, shape, torch.float64).cpu().numpy()
-    np.testing.assert_allclose(found, np.asarray(jax.random.normal(jax_key(seed), shape, np.float64)), rtol=1e-14)
+        assert (actual == expected).mean() > 0.999
+    actual = random.normal(key, shape, torch.float64).cpu().numpy()
+    np.testing.assert_allclose(actual, np.asarray(jax.random.normal(jax_key(seed), shape, np.float64)), rtol=1e-14)
 
 
 @pytest.mark.usefixtures("optimized")
@@ -141,9 +141,9 @@ def test_the_inverse_error_function_to_its_ends(dtype: str) -> None:
     small = np.logspace(-30, -1, 200, dtype=dtype)
     u = np.concatenate([tails, around, small, [np.nextafter(one, 0 * one)]]).astype(dtype)
     u = np.concatenate([u[u < 1], -u[u < 1], [np.zeros((), dtype)]])
-    found, expected = random._erfinv(torch.tensor(u)).numpy(), np.asarray(jax.lax.erf_inv(u))
+    actual, expected = random._erfinv(torch.tensor(u)).numpy(), np.asarray(jax.lax.erf_inv(u))
     # Four units in the last place of float32; 1e-14 in float64.
-    np.testing.assert_allclose(found, expected, rtol={"float32": 4 * 2**-23, "float64": 1e-14}[dtype], atol=0)
+    np.testing.assert_allclose(actual, expected, rtol={"float32": 4 * 2**-23, "float64": 1e-14}[dtype], atol=0)
 
 
 def test_normals_are_normal() -> None:
@@ -159,15 +159,15 @@ def test_a_batch_of_keys_is_a_vmap(draw: str, device: str) -> None:
     keys = random.fold_in(random.key(2**33 + 1, device), torch.arange(5, 9))
     folded = jax.vmap(lambda t: jax.random.fold_in(key, t))(steps)
     same(keys, words(folded))
-    found = getattr(random, draw)(keys, (3, 4)).cpu().numpy()
+    actual = getattr(random, draw)(keys, (3, 4)).cpu().numpy()
     dtype = np.uint32 if draw == "bits" else np.float32
     expected = np.asarray(jax.vmap(lambda k: getattr(jax.random, draw)(k, (3, 4), dtype))(folded))
     if draw == "normal":
-        assert ulps(found, expected).max() <= 4
+        assert ulps(actual, expected).max() <= 4
     else:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(actual, expected)
     one_by_one = np.stack([getattr(random, draw)(k, (3, 4)).cpu().numpy() for k in keys])
-    np.testing.assert_array_equal(found, one_by_one)
+    np.testing.assert_array_equal(actual, one_by_one)
 
 
 def test_a_longer_draw_begins_with_the_shorter_one() -> None:

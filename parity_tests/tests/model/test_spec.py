@@ -132,7 +132,7 @@ def test_the_default_preset_is_pytorch_examples() -> None:
         preset("nope")
 
 
-SENSELESS = {
+INVALID = {
     "images.range=signed": r"a Bernoulli likelihood needs pixels in \[0, 1\]",
     "model.output=linear": "a Bernoulli likelihood's probability is always bounded",
     "model.variance=2.0": "only the gaussian likelihood has a given variance",
@@ -159,7 +159,7 @@ SENSELESS = {
 }
 
 
-@pytest.mark.parametrize("changes", SENSELESS)
+@pytest.mark.parametrize("changes", INVALID)
 def test_parts_that_make_no_sense_together_are_refused(changes: str) -> None:
     """However they come together: as dataclasses, and in a file."""
     config = to_json_lists(Spec())
@@ -168,12 +168,12 @@ def test_parts_that_make_no_sense_together_are_refused(changes: str) -> None:
     for change in changes.split():
         (part, name), value = change.split("=")[0].split("."), change.split("=")[1]
         default = getattr(parts[part](), name)
-        found = value if isinstance(default, str) else ast.literal_eval(value)
-        given[part][name] = found
-        config[part][name] = list(found) if isinstance(found, tuple) else found  # type: ignore[index]
-    with pytest.raises(InputError, match=SENSELESS[changes]):
+        result = value if isinstance(default, str) else ast.literal_eval(value)
+        given[part][name] = result
+        config[part][name] = list(result) if isinstance(result, tuple) else result  # type: ignore[index]
+    with pytest.raises(InputError, match=INVALID[changes]):
         Spec(**{name: kind(**given[name]) for name, kind in parts.items()})
-    with pytest.raises(InputError, match=f"^config.json.*{SENSELESS[changes]}"):
+    with pytest.raises(InputError, match=f"^config.json.*{INVALID[changes]}"):
         from_json(config, "config.json")
 
 
@@ -251,7 +251,7 @@ def test_describe_tells_counts_and_units(name: str) -> None:
         assert needed in text
 
 
-TOLD = {
+DESCRIBED = {
     "tanh-mse": ("pixels in [-1, 1]", "summed squared error; mean: tanh. Implied variance 0.5"),
     "flax-example": ("784 -> 500, relu", "binarised once", "the first 50,000 for training"),
     "autoencoder": (
@@ -270,7 +270,7 @@ TOLD = {
     "gaussian": ("Gaussian of variance 1, with its constant",),
     "gaussian-learned": ("Gaussian of one learned variance", "652,825 parameters"),
     "gaussian-pixel": ("a variance for each pixel from the decoder", "decoder.logvar"),
-    "iwae": ("784 -> 200, tanh", "importance-weighted bound of 5 samples", "binarised anew at every step"),
+    "iwae": ("784 -> 200, tanh", "importance-weighted bound of 5 samples", "binarised again at every step"),
     "iwae-paper": ("bound of 50 samples", "10^(-i/7) for 3^i epochs, i = 0..7", "eps 5e-06"),
 }
 
@@ -278,7 +278,7 @@ TOLD = {
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in (DEFAULT_PRESET, "yunjey")])
 def test_describe_tells_what_sets_a_preset_apart(name: str) -> None:
     text, spec = description.text(preset(name), name), preset(name)
-    for needed in (*TOLD[name], "nats per image"):
+    for needed in (*DESCRIBED[name], "nats per image"):
         assert needed in text
     trained = sum(math.prod(p.shape) for p in layout.table(spec.model) if "running" not in p.name)
     assert re.search(rf"in all +{trained:,} parameters", text)

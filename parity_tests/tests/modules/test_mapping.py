@@ -189,16 +189,16 @@ def test_flattened_reorders_rows_columns_and_bias() -> None:
     rows, columns = (2, 3, 4), (3, 2, 2)
     transform = flattened(rows, columns)
     kernel, bias, image = RNG.normal(size=(24, 12)), RNG.normal(size=12), RNG.normal(size=(5, 3, 4, 2))
-    ours = image.reshape(5, -1) @ kernel + bias  # H,W,C in and out
+    in_jax = image.reshape(5, -1) @ kernel + bias  # H,W,C in and out
     weight, torch_bias = transform.to_torch(kernel), transform.to_torch(bias)
-    theirs = F.linear(
+    in_torch = F.linear(
         *(
             torch.tensor(np.ascontiguousarray(a))
             for a in (image.transpose(0, 3, 1, 2).reshape(5, -1), weight, torch_bias)
         )
     )
-    expected = ours.reshape(5, 2, 2, 3).transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(theirs.numpy().reshape(5, 3, 2, 2), expected, atol=1e-13)
+    expected = in_jax.reshape(5, 2, 2, 3).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(in_torch.numpy().reshape(5, 3, 2, 2), expected, atol=1e-13)
     np.testing.assert_array_equal(transform.to_jax(weight), kernel)
     np.testing.assert_array_equal(transform.to_jax(torch_bias), bias)
     np.testing.assert_array_equal(

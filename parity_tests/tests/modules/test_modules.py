@@ -36,12 +36,12 @@ SQUARES = (lambda y: (y**2).mean(), lambda y: (y**2).mean())
 MORE = {"losses": SQUARES, "optimizers": (optax.adamw(0.1, weight_decay=0.01), partial(torch.optim.AdamW, lr=0.1))}
 
 
-def two_layers(ours: Any = lambda x: x, theirs: Any = lambda x: x) -> tuple[JaxNet, TorchNet]:
+def two_layers(in_jax: Any = lambda x: x, in_torch: Any = lambda x: x) -> tuple[JaxNet, TorchNet]:
     """Two linear layers in either framework, with something between them."""
     here = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in ("a", "b")}
     there = {name: nn.Linear(8, 8) for name in ("a", "b")}
-    return JaxNet(lambda net, x: net.b(ours(net.a(x))), **here), TorchNet(
-        lambda net, x: net.b(theirs(net.a(x))), **there
+    return JaxNet(lambda net, x: net.b(in_jax(net.a(x))), **here), TorchNet(
+        lambda net, x: net.b(in_torch(net.a(x))), **there
     )
 
 
@@ -122,9 +122,9 @@ def test_params_may_be_the_state_of_an_nnx_module_or_a_pure_dict() -> None:
     for params in (state, nnx.to_pure_dict(state)):
         reports = [compare_modules(NNX(nnx.Rngs(0)), params, module, None, IMAGES)]
         assert reports[0].passed
-    ours = compare_modules(NNX(nnx.Rngs(0)), state, module, None, IMAGES, weights="compare")
-    assert ours.findings[0].level == "every weight"
-    assert not ours.passed
+    report = compare_modules(NNX(nnx.Rngs(0)), state, module, None, IMAGES, weights="compare")
+    assert report.findings[0].level == "every weight"
+    assert not report.passed
 
 
 def test_weights_that_were_ported_by_hand_are_compared_first() -> None:
@@ -360,7 +360,7 @@ def test_a_fault_that_makes_a_later_layer_fail_is_still_found() -> None:
     report = compare_modules(JaxNet(lambda net, x: net.b(x_flat(net.a(x))), **here), None, torch_net, None, IMAGES)
     assert report.diagnosis is not None
     assert report.diagnosis.cause == "the padding differs: ((0, 0), (0, 0)) in JAX, (1, 1) in PyTorch"
-    assert "The JAX model then failed: TypeError: " in report.diagnosis.found
+    assert "The JAX model then failed: TypeError: " in report.diagnosis.difference
     right = {**here, "a": nnx.Conv(4, 2, (3, 3), rngs=nnx.Rngs(0))}
     with pytest.raises(ZeroDivisionError):  # where nothing differs before it the error is the user's own
         compare_modules(JaxNet(lambda net, x: net.a(x) * (1 / 0), **right), None, torch_net, None, IMAGES)
@@ -397,11 +397,11 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
             *(linear, PARAMS, LINEAR, None, ROWS), losses=(lambda y: jnp.abs(y).sum(), lambda y: y.abs().mean())
         )
     assert isinstance(caught.value, AssertionError)
-    found = str(caught.value).splitlines()
-    assert len(found) == len(lines)
-    for line, start in zip(found, lines, strict=True):
+    result = str(caught.value).splitlines()
+    assert len(result) == len(lines)
+    for line, start in zip(result, lines, strict=True):
         assert line.strip().startswith(start.strip())
-    assert found[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
+    assert result[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
 
 
 @pytest.mark.parametrize(
@@ -521,16 +521,16 @@ def safe(where: Any, sqrt: Any) -> Any:
     return lambda h: where(h > 0, sqrt(where(h > 0, h, 1.0)), 0.0)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(unsafe, safe), (safe, unsafe), (unsafe, unsafe), (safe, safe)])
-def test_a_gradient_that_is_no_number_fails_on_either_side(ours, theirs) -> None:
-    model, module = two_layers(ours(jnp.where, jnp.sqrt), theirs(torch.where, torch.sqrt))
+@pytest.mark.parametrize(("in_jax", "in_torch"), [(unsafe, safe), (safe, unsafe), (unsafe, unsafe), (safe, safe)])
+def test_a_gradient_that_is_no_number_fails_on_either_side(in_jax, in_torch) -> None:
+    model, module = two_layers(in_jax(jnp.where, jnp.sqrt), in_torch(torch.where, torch.sqrt))
     report = compare_modules(model, None, module, None, ROWS, weights="torch", losses=SQUARES)
-    assert report.passed == (ours is theirs is safe)
+    assert report.passed == (in_jax is in_torch is safe)
     assert report.findings[-1].level == "every gradient"
     if not report.passed:
         assert report.diagnosis is not None
         assert report.diagnosis.where == "a.bias"
-        assert "nan in" in report.diagnosis.found
+        assert "nan in" in report.diagnosis.difference
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -551,8 +551,8 @@ def test_a_frozen_normalization_first_is_no_noise(train: bool, dtype) -> None:
 @pytest.mark.parametrize("far", [np.inf, np.nan])
 @pytest.mark.parametrize("sides", [(True, True), (True, False), (False, True)])
 def test_an_output_that_is_not_finite_fails(far: float, sides: tuple[bool, bool]) -> None:
-    ours, theirs = (far if side else 1.0 for side in sides)
-    model, module = two_layers(lambda x: x * ours, lambda x: x * theirs)
+    in_jax, in_torch = (far if side else 1.0 for side in sides)
+    model, module = two_layers(lambda x: x * in_jax, lambda x: x * in_torch)
     report = compare_modules(model, None, module, None, ROWS)
     assert (report.passed, report.findings[-1].level) == (False, "every output")
 
@@ -583,7 +583,7 @@ def test_what_is_frozen_in_torch_and_trained_in_jax(names: list[str], as_buffers
 def test_what_no_gradient_reaches_on_either_side() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
     assert_parity(model, None, module, None, ROWS, losses=SQUARES)
-    model, module = two_layers(theirs=lambda x: x.detach())
+    model, module = two_layers(in_torch=lambda x: x.detach())
     report = compare_modules(model, None, module, None, ROWS, losses=SQUARES)
     assert report.diagnosis is not None
     assert report.diagnosis.cause == "no gradient reaches it in PyTorch (detach or no_grad)"

@@ -56,10 +56,10 @@ def batch(spec: Spec, seed: int = 0, size: int = 128) -> Batch:
 
 
 def test_initial_weights_are_identical(spec: Spec) -> None:
-    found, expected = jax_backend.initial(spec), torch_backend.initial(spec)
-    assert list(found) == list(expected)
+    actual, expected = jax_backend.initial(spec), torch_backend.initial(spec)
+    assert list(actual) == list(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
 def test_initial_weights_fill_pytorchs_range(dtype: str) -> None:
@@ -88,8 +88,8 @@ def test_losses(spec: Spec) -> None:
 
 def test_every_gradient(spec: Spec) -> None:
     arrays, given = jax_backend.initial(spec), batch(spec)
-    found, expected = (backend.gradients(spec, arrays, given) for backend in (jax_backend, torch_backend))
-    assert gap(found, expected) < (GRADIENTS[spec.training.dtype],)
+    actual, expected = (backend.gradients(spec, arrays, given) for backend in (jax_backend, torch_backend))
+    assert gap(actual, expected) < (GRADIENTS[spec.training.dtype],)
 
 
 def test_adam_on_the_same_gradients(spec: Spec) -> None:
@@ -97,9 +97,9 @@ def test_adam_on_the_same_gradients(spec: Spec) -> None:
     gradients = [jax_backend.gradients(spec, arrays, batch(spec, seed)) for seed in range(3)]
     # All of the first's sign: a moment in which they cancel is but their roundings.
     gradients = [{name: np.copysign(g, gradients[0][name]) for name, g in each.items()} for each in gradients]
-    ours, theirs = (backend.optimize(spec, arrays, gradients) for backend in (jax_backend, torch_backend))
-    for found, expected in zip(ours, theirs, strict=True):
-        assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
+    in_jax, in_torch = (backend.optimize(spec, arrays, gradients) for backend in (jax_backend, torch_backend))
+    for actual, expected in zip(in_jax, in_torch, strict=True):
+        assert gap(actual, expected) < (ONE_STEP[spec.training.dtype],)
 
 
 def test_one_step_of_training(spec: Spec) -> None:
@@ -107,9 +107,11 @@ def test_one_step_of_training(spec: Spec) -> None:
     gradient that is zero but for rounding depends on rounding."""
     batches = [batch(spec, seed) for seed in range(21)]
     arrays, optimizer, _ = jax_backend.steps(spec, jax_backend.initial(spec), batches[:20])
-    ours, theirs = (backend.steps(spec, arrays, batches[20:], optimizer) for backend in (jax_backend, torch_backend))
-    for found, expected in zip(ours[:2], theirs[:2], strict=True):
-        assert gap(found, expected) < (ONE_STEP[spec.training.dtype],)
+    in_jax, in_torch = (
+        backend.steps(spec, arrays, batches[20:], optimizer) for backend in (jax_backend, torch_backend)
+    )
+    for actual, expected in zip(in_jax[:2], in_torch[:2], strict=True):
+        assert gap(actual, expected) < (ONE_STEP[spec.training.dtype],)
 
 
 @pytest.mark.parametrize("steps", [1, 100])
@@ -117,24 +119,24 @@ def test_steps_from_the_start_in_float64(steps: int, digits, x64: None) -> None:
     spec = Spec("digits", training=TrainingSpec(dtype="float64"))
     images = [digits.train.reshape(-1, 784)[i % 11 * 128 :][:128] / 255 for i in range(steps)]
     batches = [Batch(x, np.zeros((128, 20))) for x in images]  # a step draws its own eps
-    ours, theirs = (backend.steps(spec, backend.initial(spec), batches) for backend in (jax_backend, torch_backend))
-    for found, expected in zip(ours[:2], theirs[:2], strict=True):
-        assert gap(found, expected) < (1e-12,)
-    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-13)
+    in_jax, in_torch = (backend.steps(spec, backend.initial(spec), batches) for backend in (jax_backend, torch_backend))
+    for actual, expected in zip(in_jax[:2], in_torch[:2], strict=True):
+        assert gap(actual, expected) < (1e-12,)
+    np.testing.assert_allclose(in_jax[2], in_torch[2], rtol=1e-13)
 
 
 def test_adam_is_optaxs(x64: None) -> None:
     """In float64, where optax's own float32 bias correction doesn't show."""
     spec, rng = Spec(training=TrainingSpec(dtype="float64")), np.random.default_rng(0)
     params = {"a": rng.normal(size=(5, 4)), "b": {"c": rng.normal(size=3)}}
-    ours, theirs = make_optimizer(spec), optax.adam(spec.training.learning_rate)
-    state, other = ours.init(params), theirs.init(params)
+    in_jax, in_torch = make_optimizer(spec), optax.adam(spec.training.learning_rate)
+    state, other = in_jax.init(params), in_torch.init(params)
     for _ in range(100):
         gradients = jax.tree.map(lambda p: rng.normal(size=p.shape) * 1e-3, params)
-        found, state = ours.update(gradients, state, params)
+        actual, state = in_jax.update(gradients, state, params)
         with jax.numpy_dtype_promotion("standard"):  # optax's own bias correction needs it
-            expected, other = theirs.update(gradients, other, params)
-        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), found, expected)
+            expected, other = in_torch.update(gradients, other, params)
+        jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), actual, expected)
     assert isinstance(state, optax.ScaleByAdamState)
     assert isinstance(other, tuple)
     jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, rtol=1e-12), state, other[0])
@@ -144,14 +146,14 @@ def test_an_epoch_with_a_ragged_last_batch(digits, dtype: str) -> None:
     """1,500 images in batches of 128 leave 92 for the twelfth step."""
     spec = Spec("digits", training=TrainingSpec(epochs=1, dtype=dtype))  # type: ignore[arg-type]
     trained = (backend.train(spec, backend.initial(spec), digits) for backend in (jax_backend, torch_backend))
-    (ours, _, our_terms), (theirs, _, their_terms) = trained
-    assert our_terms.shape == (12, 3)
+    (in_jax, _, jax_terms), (in_torch, _, torch_terms) = trained
+    assert jax_terms.shape == (12, 3)
     # Twelve steps of a growing float32 difference: a step's rounding, 1e-6, can double three times.
-    np.testing.assert_allclose(our_terms, their_terms, rtol={"float32": 1e-5, "float64": 1e-13}[dtype])
+    np.testing.assert_allclose(jax_terms, torch_terms, rtol={"float32": 1e-5, "float64": 1e-13}[dtype])
     if dtype == "float64":
         # Adam's first steps move a weight by lr * g / (|g| + eps): a rounding error of 1e-17 in a gradient below eps
         # = 1e-8 becomes 1e-3 * 1e-9 = 1e-12 in a weight, 3e-11 of the largest.
-        assert gap(ours, theirs) < (3e-11,)
+        assert gap(in_jax, in_torch) < (3e-11,)
 
 
 @pytest.mark.parametrize("backend", [jax_backend, torch_backend], ids=["jaxvae", "torchvae"])

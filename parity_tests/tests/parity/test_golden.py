@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import weight_file
+from jaxvae.shared.model import tensor_checks, weight_file
 from parity_tests.harness.golden import files as golden_files
 from parity_tests.harness.golden import recording
 from parity_tests.harness.vae import torch_backend
@@ -100,7 +100,7 @@ def test_a_file_matches_its_specification_and_names_its_versions(name: str) -> N
     assert spec == recording.SPECS[name]
     assert set(versions) >= {"python", "jax", "flax", "optax", "torch", "numpy"}
     assert golden_files.pack(spec, versions, arrays) == FILES[name].read_bytes()
-    weight_file.check(recording.part(arrays, "weights"), spec, name)
+    tensor_checks.check(recording.part(arrays, "weights"), spec, name)
     assert {array.dtype.name for array in arrays.values()} <= {"float64", "uint64", "uint32", "uint8", "int64", "int32"}
     train, test = recording.images(spec, arrays)
     assert len(train) % spec.training.batch_size
@@ -168,9 +168,9 @@ def test_a_wrong_number_is_found_where_it_is(level: str, name: str, factor: floa
     wrong = {**arrays, f"{level}/{name}": arrays[f"{level}/{name}"] * factor}
     (tested,) = (each for each in recording.LEVELS if each.name == level)
     assert recording.finding(tested, torch_backend, spec, arrays).passed
-    found = recording.finding(tested, torch_backend, spec, wrong)
-    assert not found.passed
-    assert found.where.startswith(name)
+    result = recording.finding(tested, torch_backend, spec, wrong)
+    assert not result.passed
+    assert result.where.startswith(name)
 
 
 @pytest.fixture

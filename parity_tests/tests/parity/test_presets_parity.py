@@ -21,8 +21,8 @@ def presets(dtype: Stored) -> list:
 
 @pytest.mark.parametrize("name", presets("float64"))
 def test_a_preset_passes_every_level_in_float64(name: str) -> None:
-    found = passes(name, "float64")
-    levels = {finding.level for finding in found.findings}
+    result = passes(name, "float64")
+    levels = {finding.level for finding in result.findings}
     assert {trajectory.LOSSES, trajectory.WEIGHTS, trajectory.OPTIMIZER, trajectory.EVALUATIONS} <= levels
 
 
@@ -33,7 +33,7 @@ def test_a_preset_passes_every_level_in_float32(name: str) -> None:
 
 def passes(name: str, dtype: Stored) -> report.Report:
     spec = small(name)
-    found = prove.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
-    assert found.passed, report.verdict(found)
-    assert found.diagnosis is None
-    return found
+    result = prove.prove(spec, some(spec), dtypes=[dtype], steps=STEPS)
+    assert result.passed, report.verdict(result)
+    assert result.diagnosis is None
+    return result

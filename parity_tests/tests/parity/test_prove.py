@@ -54,10 +54,10 @@ def few(spec: Spec) -> Dataset:
 def test_no_false_alarm(seed: int) -> None:
     """Every level, in both precisions, and a run of 30 steps."""
     spec = random_spec(seed)
-    found = prove.prove(spec, few(spec), steps=30)
-    assert found.passed, report.verdict(found)
-    assert {finding.dtype for finding in found.findings} == {"float32", "float64"}
-    assert found.diagnosis is None
+    result = prove.prove(spec, few(spec), steps=30)
+    assert result.passed, report.verdict(result)
+    assert {finding.dtype for finding in result.findings} == {"float32", "float64"}
+    assert result.diagnosis is None
     assert not jax.config.jax_enable_x64  # type: ignore[attr-defined]
     jax.clear_caches()  # or fifty specs' programs fill a process's memory maps
 
@@ -69,15 +69,15 @@ def fault(cause: str) -> Fault:
 @pytest.mark.slow
 def test_a_fault_fails_the_proof_and_is_named_in_its_verdict() -> None:
     with inject.injected(fault("KL averaged over latents, not summed")):
-        found = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"])
+        result = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"])
         unnamed = prove.prove(SPEC, few(SPEC), steps=3, dtypes=["float64"], bisect=False)
-    assert not found.passed
-    assert found.diagnosis is not None
-    assert found.diagnosis.backend == "torchvae"
-    assert "the likely cause: KL averaged over latents, not summed" in report.verdict(found)
-    assert "every loss term" in report.verdict(found)
+    assert not result.passed
+    assert result.diagnosis is not None
+    assert result.diagnosis.backend == "torchvae"
+    assert "the likely cause: KL averaged over latents, not summed" in report.verdict(result)
+    assert "every loss term" in report.verdict(result)
     assert unnamed.diagnosis is None
-    assert [f.passed for f in unnamed.findings] == [f.passed for f in found.findings]
+    assert [f.passed for f in unnamed.findings] == [f.passed for f in result.findings]
 
 
 @pytest.mark.slow
@@ -85,11 +85,11 @@ def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
     """In float32 alone: half the learning rate from step 23 on is beyond the noise floor, and step 23 is found."""
     spec, data = in_float32(SPEC), few(SPEC)
     with inject.injected(fault("learning rate 0.5 times as large from step 23 on")):
-        found = prove.prove(spec, data, steps=40, dtypes=["float32"])
-    assert [f.level for f in found.findings if not f.passed] == [noise_floor.LOSSES, noise_floor.SHADOW]
-    assert found.diagnosis is not None
-    assert "step 23" in found.diagnosis.where
-    assert found.diagnosis.cause == "learning rate 0.5 times as large from step 23 on"
+        result = prove.prove(spec, data, steps=40, dtypes=["float32"])
+    assert [f.level for f in result.findings if not f.passed] == [noise_floor.LOSSES, noise_floor.SHADOW]
+    assert result.diagnosis is not None
+    assert "step 23" in result.diagnosis.where
+    assert result.diagnosis.cause == "learning rate 0.5 times as large from step 23 on"
 
 
 def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,11 +115,11 @@ def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: py
 def test_a_backend_that_raises_fails_the_level() -> None:
     wrong = Fault(plain_vae.dist.gaussian_kl, "0.5 * (", "posterior.nothing * (", "")
     with inject.injected(wrong):
-        found = prove.prove(SPEC, few(SPEC), steps=2, dtypes=["float64"])
-    failed = next(f for f in found.findings if not f.passed)
+        result = prove.prove(SPEC, few(SPEC), steps=2, dtypes=["float64"])
+    failed = next(f for f in result.findings if not f.passed)
     assert failed.level == "every loss term"
     assert failed.where.startswith("AttributeError")
-    assert not found.passed
+    assert not result.passed
 
 
 def test_a_fault_leaves_with_its_context() -> None:
@@ -141,23 +141,23 @@ def test_the_noise_floor_is_what_an_ulp_does() -> None:
         assert moved[name].dtype == np.float32
         np.testing.assert_array_equal(np.abs(moved[name] - array) <= np.spacing(np.abs(array)), True)
         assert (moved[name] != array).all()
-    found = trajectory.follow(spec, few(SPEC), start)[1]
-    assert found.floor is not None
-    assert found.floor.shape == found.gaps.shape == (5,)
-    assert 0 < found.floor.max() < 1e-5
+    result = trajectory.follow(spec, few(SPEC), start)[1]
+    assert result.floor is not None
+    assert result.floor.shape == result.gaps.shape == (5,)
+    assert 0 < result.floor.max() < 1e-5
 
 
 def test_what_lower_precision_does_to_the_loss() -> None:
     """A CPU has no TF32; bfloat16 keeps eight bits, so that logits are off by about 2^-8 of their largest."""
-    found = prove.precisions(in_float32(SPEC), few(SPEC))
-    assert [(e.mode, e.package) for e in found] == [
+    result = prove.precisions(in_float32(SPEC), few(SPEC))
+    assert [(e.mode, e.package) for e in result] == [
         (mode, package) for mode in ("float32, highest", "bfloat16") for package in ("jaxvae", "torchvae")
     ]
-    for effect in found:
+    for effect in result:
         low, high, nats = (1e-4, 0.05, 1) if effect.mode == "bfloat16" else (0, 1e-5, 1e-3)
         assert low <= effect.logits < high
         assert abs(effect.nats) < nats
-    assert "| bfloat16 | torchvae |" in precision.to_markdown(found)
+    assert "| bfloat16 | torchvae |" in precision.to_markdown(result)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,18 +182,18 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "jaxvae and torchvae agree" in result.stdout.splitlines()[-1]
-    found = json.loads(files["json"].read_text())
-    assert found["passed"]
+    actual = json.loads(files["json"].read_text())
+    assert actual["passed"]
     for preset in ("pytorch-examples", "yunjey"):
-        about = found["about"][preset]
+        about = actual["about"][preset]
         assert about["spec"]["training"]["batch_size"] == 64
         assert set(about["versions"]) >= {"jax", "flax", "optax", "torch", "numpy", "python"}
         assert len(about["data"]["sha256"]) == len(about["initial weights (sha256)"]["float64"]) == 64
-        assert f"{preset}: every gradient" in {finding["level"] for finding in found["findings"]}
-    assert all(finding["reason"] and finding["where"] for finding in found["findings"])
+        assert f"{preset}: every gradient" in {finding["level"] for finding in actual["findings"]}
+    assert all(finding["reason"] and finding["where"] for finding in actual["findings"])
     suite = ElementTree.fromstring(files["junit"].read_bytes()).find("testsuite")
     assert suite is not None
-    assert int(suite.attrib["tests"]) == len(found["findings"])
+    assert int(suite.attrib["tests"]) == len(actual["findings"])
     assert suite.attrib["failures"] == "0"
     assert files["html"].read_text().count("<svg") == 2
 
@@ -235,7 +235,7 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
             "There is no gpu here that both frameworks can use; compare on --device cpu.",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
-        (["--data-root", "/no/such/folder"], "give one that holds MNIST/raw, or leave it out."),
+        (["--data-root", "/no/such/folder"], "give the published data sets' folder, or leave it out."),
     ],
 )
 def test_the_command_says_what_is_wrong_with_its_arguments(arguments: list[str], sentence: str) -> None:

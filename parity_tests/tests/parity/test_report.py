@@ -52,7 +52,7 @@ REPORTS = {
 
 
 @pytest.fixture(params=REPORTS)
-def found(request: pytest.FixtureRequest) -> Report:
+def result(request: pytest.FixtureRequest) -> Report:
     return REPORTS[request.param]
 
 
@@ -103,37 +103,37 @@ def test_verdicts() -> None:
     assert report.verdict(REPORTS["nothing"]) == "Nothing was compared."
 
 
-def test_the_table_has_a_row_for_each_finding(found: Report) -> None:
-    head, rule, *rows = report.to_markdown(found).splitlines()
-    assert len(rows) == len(found.findings)
+def test_the_table_has_a_row_for_each_finding(result: Report) -> None:
+    head, rule, *rows = report.to_markdown(result).splitlines()
+    assert len(rows) == len(result.findings)
     for row in (head, rule, *rows):
         assert len(re.findall(r"(?<!\\)\|", row)) == 7
-    assert [row.split()[-2] == "FAIL" for row in rows] == [not finding.passed for finding in found.findings]
+    assert [row.split()[-2] == "FAIL" for row in rows] == [not finding.passed for finding in result.findings]
     assert not any(re.search(r"(?<!\\)[<>&*]", row) for row in rows)
 
 
-def test_the_brief_table_has_a_row_for_each_level(found: Report) -> None:
-    head, _, *rows = report.to_brief(found).splitlines()
-    assert len(rows) == len({finding.level for finding in found.findings})
-    assert len(re.findall(r"(?<!\\)\|", head)) == 2 + 2 * len({finding.dtype for finding in found.findings})
-    for finding in found.findings:
+def test_the_brief_table_has_a_row_for_each_level(result: Report) -> None:
+    head, _, *rows = report.to_brief(result).splitlines()
+    assert len(rows) == len({finding.level for finding in result.findings})
+    assert len(re.findall(r"(?<!\\)\|", head)) == 2 + 2 * len({finding.dtype for finding in result.findings})
+    for finding in result.findings:
         assert any(report.number(finding.size) in row for row in rows)
 
 
-def test_json_is_strict_and_can_be_read_back(found: Report) -> None:
+def test_json_is_strict_and_can_be_read_back(result: Report) -> None:
     def forbid(constant: str) -> None:
         raise AssertionError(constant)
 
-    plain = report.to_json(found)
+    plain = report.to_json(result)
     back = json.loads(json.dumps(plain, allow_nan=False), parse_constant=forbid)
     assert back == plain
-    assert back["passed"] == found.passed
-    assert back["verdict"] == report.verdict(found)
-    assert [finding["level"] for finding in back["findings"]] == [finding.level for finding in found.findings]
-    for here, there in zip(back["findings"], found.findings, strict=True):
+    assert back["passed"] == result.passed
+    assert back["verdict"] == report.verdict(result)
+    assert [finding["level"] for finding in back["findings"]] == [finding.level for finding in result.findings]
+    for here, there in zip(back["findings"], result.findings, strict=True):
         np.testing.assert_equal(float(here["size"]), there.size)
         assert here["passed"] == there.passed
-    for here, there in zip(back["trajectories"], found.trajectories, strict=True):
+    for here, there in zip(back["trajectories"], result.trajectories, strict=True):
         np.testing.assert_array_equal(np.array(here["gaps"], float), there.gaps)
         for name, loss in there.losses.items():
             np.testing.assert_array_equal(np.array(here["losses"][name], float), loss)
@@ -147,13 +147,13 @@ def test_json_has_strings_for_nan_and_infinity() -> None:
     assert plain["diagnosis"] is None
 
 
-def test_junit_counts_its_failures(found: Report) -> None:
-    root = ElementTree.fromstring(report.to_junit(found))
-    failed = [finding for finding in found.findings if not finding.passed]
+def test_junit_counts_its_failures(result: Report) -> None:
+    root = ElementTree.fromstring(report.to_junit(result))
+    failed = [finding for finding in result.findings if not finding.passed]
     assert root.tag == "testsuites"
     for element in (root, *root.iter("testsuite")):
-        assert (element.get("tests"), element.get("failures")) == (str(len(found.findings)), str(len(failed)))
-    assert len(list(root.iter("testcase"))) == len(found.findings)
+        assert (element.get("tests"), element.get("failures")) == (str(len(result.findings)), str(len(failed)))
+    assert len(list(root.iter("testcase"))) == len(result.findings)
     failures = list(root.iter("failure"))
     assert len(failures) == len(failed)
     for failure, finding in zip(failures, failed, strict=True):
@@ -165,14 +165,14 @@ def test_junit_keeps_odd_names_but_for_what_xml_forbids() -> None:
     assert case.get("name") == re.sub("[\x00\x1b\ud800]", "\N{REPLACEMENT CHARACTER}", ODD)
 
 
-def test_the_page_is_complete_and_loads_nothing_from_the_network(found: Report) -> None:
-    text = report.to_html(found)
+def test_the_page_is_complete_and_loads_nothing_from_the_network(result: Report) -> None:
+    text = report.to_html(result)
     page = Page(text)
     assert not page.open
     tags = [tag for tag, _ in page.seen]
-    drawn = [trajectory for trajectory in found.trajectories if len(trajectory.gaps)]
+    drawn = [trajectory for trajectory in result.trajectories if len(trajectory.gaps)]
     assert tags.count("svg") == len(drawn)
-    assert tags.count("tr") == 1 + len(found.findings) + len(list(report._flat(found.about)))
+    assert tags.count("tr") == 1 + len(result.findings) + len(list(report._flat(result.about)))
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]

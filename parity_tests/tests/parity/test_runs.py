@@ -34,30 +34,32 @@ def both(mnist_root: Path, tmp_path: Path):
     return train
 
 
-def worst(ours: list[dict], theirs: list[dict]) -> float:
+def worst(in_jax: list[dict], in_torch: list[dict]) -> float:
     """The largest relative difference of any term of any line; everything else in the lines is equal."""
-    assert [(r["step"], r["epoch"], r["split"]) for r in ours] == [(r["step"], r["epoch"], r["split"]) for r in theirs]
-    found, expected = (np.array([[r[name] for name in TERMS] for r in lines]) for lines in (ours, theirs))
-    return float((np.abs(found - expected) / np.abs(expected)).max())
+    assert [(r["step"], r["epoch"], r["split"]) for r in in_jax] == [
+        (r["step"], r["epoch"], r["split"]) for r in in_torch
+    ]
+    actual, expected = (np.array([[r[name] for name in TERMS] for r in lines]) for lines in (in_jax, in_torch))
+    return float((np.abs(actual - expected) / np.abs(expected)).max())
 
 
 def test_an_epoch_and_the_next_ones_beginning_in_float64(both) -> None:
     """With a ragged last batch, of 98 images."""
     flags = "--dtype float64 --train-images 5090 --max-steps 60 --seed 3"
-    ours, theirs, our_weights, their_weights = both(*flags.split())
-    assert [r["step"] for r in ours if r["split"] == "train"] == list(range(1, 61))
-    assert [r["step"] for r in ours if r["split"] == "test"] == [40, 60]
-    assert worst(ours, theirs) < 1e-12
-    assert gap(our_weights, their_weights) < (1e-9,)
+    in_jax, in_torch, jax_weights, torch_weights = both(*flags.split())
+    assert [r["step"] for r in in_jax if r["split"] == "train"] == list(range(1, 61))
+    assert [r["step"] for r in in_jax if r["split"] == "test"] == [40, 60]
+    assert worst(in_jax, in_torch) < 1e-12
+    assert gap(jax_weights, torch_weights) < (1e-9,)
 
 
 @pytest.mark.slow
 def test_500_steps_in_float64(both) -> None:
-    ours, theirs, our_weights, their_weights = both("--dtype", "float64", "--max-steps", "500", "--seed", "3")
-    assert [r["step"] for r in ours if r["split"] == "train"] == list(range(1, 501))
-    assert [r["step"] for r in ours if r["split"] == "test"] == [469, 500]
-    assert worst(ours, theirs) < 1e-12
-    assert gap(our_weights, their_weights) < (1e-9,)
+    in_jax, in_torch, jax_weights, torch_weights = both("--dtype", "float64", "--max-steps", "500", "--seed", "3")
+    assert [r["step"] for r in in_jax if r["split"] == "train"] == list(range(1, 501))
+    assert [r["step"] for r in in_jax if r["split"] == "test"] == [469, 500]
+    assert worst(in_jax, in_torch) < 1e-12
+    assert gap(jax_weights, torch_weights) < (1e-9,)
 
 
 @pytest.mark.slow
@@ -65,27 +67,27 @@ def test_300_steps_of_a_deep_model_with_beta_and_a_64_bit_seed(both) -> None:
     flags = (
         "--dtype float64 --max-steps 300 --hidden 200 100 --latent 7 --beta 2.5 --batch-size 200 --seed 12345678901234"
     )
-    ours, theirs, our_weights, their_weights = both(*flags.split())
-    assert worst(ours, theirs) < 1e-12
-    assert gap(our_weights, their_weights) < (1e-9,)
+    in_jax, in_torch, jax_weights, torch_weights = both(*flags.split())
+    assert worst(in_jax, in_torch) < 1e-12
+    assert gap(jax_weights, torch_weights) < (1e-9,)
 
 
 def test_100_steps_in_float32(both) -> None:
     """Float32 training is chaotic: a hidden unit within a rounding of ReLU's kink moves a later loss by 1e-5 of itself,
     and whether one is met depends on the number of threads of a sum. So only the beginning has the tolerance of a
     step's rounding, and the rest 1e-3, the measured drift of a whole epoch."""
-    ours, theirs, _, _ = both("--max-steps", "100")
-    losses = np.array([[r["loss"] for r in lines if r["split"] == "train"] for lines in (ours, theirs)])
+    in_jax, in_torch, _, _ = both("--max-steps", "100")
+    losses = np.array([[r["loss"] for r in lines if r["split"] == "train"] for lines in (in_jax, in_torch)])
     np.testing.assert_allclose(losses[0][:20], losses[1][:20], rtol=2e-6)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_ten_epochs_in_float64(both) -> None:
-    ours, theirs, our_weights, their_weights = both("--dtype", "float64")
-    assert len(ours) == 4690 + 10
-    assert worst(ours, theirs) < 1e-10
-    assert gap(our_weights, their_weights) < (1e-9,)
+    in_jax, in_torch, jax_weights, torch_weights = both("--dtype", "float64")
+    assert len(in_jax) == 4690 + 10
+    assert worst(in_jax, in_torch) < 1e-10
+    assert gap(jax_weights, torch_weights) < (1e-9,)
 
 
 @pytest.mark.slow

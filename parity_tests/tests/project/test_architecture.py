@@ -60,7 +60,7 @@ EXCEPTIONS = {
     ("torchvae.parallel", "sum_gradients"): "the same",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
     ("jaxvae.nets", "statistics"): "a torch module keeps them by itself",
-    ("jaxvae.nets", "partition"): "a torch optimizer is told its tensors",
+    ("jaxvae.nets", "partition"): "a torch optimizer is given its tensors",
     ("jaxvae.nets", "combine"): "the same",
 }
 ARGUMENTS = {
@@ -72,9 +72,9 @@ ARGUMENTS = {
     ("nets", "Discriminator.__init__"): ({"rngs"}, "the same"),
     ("layers", "make"): ({"rngs"}, "the same"),
     ("layers", "Block.__init__"): ({"rngs"}, "the same"),
-    ("layers", "Block.forward"): ({"training"}, "torch's batch norm is told by train() and eval()"),
+    ("layers", "Block.forward"): ({"training"}, "torch's batch norm follows train() and eval()"),
     ("layers", "BatchNorm.forward"): ({"training"}, "the same"),
-    ("nets", "bind"): ({"dtype"}, "torch.autocast tells its layers"),
+    ("nets", "bind"): ({"dtype"}, "torch.autocast sets it"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
@@ -83,8 +83,8 @@ ARGUMENTS = {
 }
 # The same thing in each framework's word: parameters are a dict there and a module here.
 WORDS = {"params": "model", "opt_state": "optimizer"}
-# Docstrings that tell where the state lives, what is donated or updated in place, and which devices there are.
-TOLD_APART = {
+# Docstrings that say where the state lives, what is donated or updated in place, and which devices there are.
+DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
     *("train_step", "train_epoch", "epoch_order"),
@@ -175,8 +175,8 @@ def test_imports_between_files_run_one_way() -> None:
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
-                ours = name.partition(".")[0] in ("jaxvae", "torchvae", "parity_tests", "scripts")
-                assert not ours or name.startswith(allowed), f"{path}: {name}"
+                internal = name.partition(".")[0] in ("jaxvae", "torchvae", "parity_tests", "scripts")
+                assert not internal or name.startswith(allowed), f"{path}: {name}"
 
 
 ORDER = (
@@ -238,25 +238,25 @@ def public(tree: ast.Module) -> dict[str, ast.AST]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_two_sides_of_a_file_mirror_each_other(file: str) -> None:
-    ours, theirs = (public(ast.parse((ROOT / side / f"{file}.py").read_text())) for side in ("jaxvae", "torchvae"))
-    ours = {name.replace("__call__", "forward"): node for name, node in ours.items()}
+    in_jax, in_torch = (public(ast.parse((ROOT / side / f"{file}.py").read_text())) for side in ("jaxvae", "torchvae"))
+    in_jax = {name.replace("__call__", "forward"): node for name, node in in_jax.items()}
     keep = {
         side: [name for name in names if (f"{side}.{file}", name) not in EXCEPTIONS]
-        for side, names in (("jaxvae", ours), ("torchvae", theirs))
+        for side, names in (("jaxvae", in_jax), ("torchvae", in_torch))
     }
     assert keep["jaxvae"] == keep["torchvae"]
     excepted = {(side, name) for side, name in EXCEPTIONS if side.endswith(f".{file}")}
-    there = {(f"{side}.{file}", name) for side, names in (("jaxvae", ours), ("torchvae", theirs)) for name in names}
+    there = {(f"{side}.{file}", name) for side, names in (("jaxvae", in_jax), ("torchvae", in_torch)) for name in names}
     assert excepted <= there, "an exception that is no longer needed"
     for name in keep["jaxvae"]:
-        a, b = ours[name], theirs[name]
+        a, b = in_jax[name], in_torch[name]
         if not isinstance(a, ast.FunctionDef | ast.ClassDef) or not isinstance(b, ast.FunctionDef | ast.ClassDef):
             continue
         if isinstance(a, ast.FunctionDef) and isinstance(b, ast.FunctionDef):
             allowed = ARGUMENTS.get((file, name), (set(), ""))[0]
             mine, other = ([WORDS.get(n, n) for n in arguments(f) if n not in allowed] for f in (a, b))
             assert mine == other, f"{file}.{name}"
-        if name not in TOLD_APART:
+        if name not in DESCRIBED_DIFFERENTLY:
             assert _in_torchs_words(ast.get_docstring(a)) == ast.get_docstring(b), f"{file}.{name}"
 
 
@@ -271,10 +271,10 @@ def arguments(function: ast.FunctionDef) -> list[str]:
 
 
 def test_every_file_is_mirrored_or_excepted() -> None:
-    ours, theirs = ({p.stem for p in (ROOT / side).glob("*.py")} for side in ("jaxvae", "torchvae"))
-    for package, only in (("torchvae", theirs - ours), ("jaxvae", ours - theirs)):
+    in_jax, in_torch = ({p.stem for p in (ROOT / side).glob("*.py")} for side in ("jaxvae", "torchvae"))
+    for package, only in (("torchvae", in_torch - in_jax), ("jaxvae", in_jax - in_torch)):
         assert only == {name for side, name in EXCEPTIONS if side == package}
-    assert (ours & theirs) - {"__init__", "__main__"} == set(FILES)
+    assert (in_jax & in_torch) - {"__init__", "__main__"} == set(FILES)
 
 
 def test_the_two_packages_offer_the_same_names() -> None:

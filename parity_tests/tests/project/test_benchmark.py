@@ -54,8 +54,8 @@ def test_a_plain_loss_is_the_packages(name: str, samples: int | None) -> None:
     setting = small(name, samples)
     spec, state = setting.spec, torchvae.init_state(setting.spec)
     model, loss = in_torch.plain(setting)
-    mine, theirs = model.state_dict(), state.model.state_dict().values()
-    model.load_state_dict(dict(zip(mine, theirs, strict=True)))
+    mine, tensors = model.state_dict(), state.model.state_dict().values()
+    model.load_state_dict(dict(zip(mine, tensors, strict=True)))
     key = torchvae.random.fold_in(torchvae.streams(state.key).noise, 0)
     x, eps = in_torch.pixels(setting)[:16], torchvae.draw(spec, key, 16).eps
     values = [loss(model, x, eps)] + ([baselines.tutorial_loss(model, x, eps)] if loss is baselines.elbo_loss else [])
@@ -83,8 +83,8 @@ def test_the_plain_loops_learn(name: str, samples: int | None) -> None:
             loss = torch.compile(loss, dynamic=False, backend="eager") if kind == "compiled" else loss
             run = functools.partial(baselines.memory_epoch, loss, model, adam, x, 16)
         losses[kind] = [run() for _ in range(12)]
-    for found in losses.values():
-        assert found[-1] < 0.95 * found[0]
+    for result in losses.values():
+        assert result[-1] < 0.95 * result[0]
     # The same weights at the start, other orders and noise.
     assert losses["tutorial"][0] == pytest.approx(losses["in memory"][0], rel=0.1)
 
@@ -98,10 +98,10 @@ def test_the_plain_evaluation_estimates_what_the_packages_do(name: str) -> None:
     model.load_state_dict(dict(zip(model.state_dict(), state.model.state_dict().values(), strict=True)))
     nll = baselines.bernoulli_nll if name == "pytorch-examples" else baselines.squared_nll
     x = in_torch.pixels(setting._replace(train=setting.test[:3]))
-    found = baselines.log_likelihood(nll, model, x, 20_050, batch=2)
-    theirs = torchvae.log_likelihood(spec, state.model, setting.test[:3], state.key, samples=20_050)
+    actual = baselines.log_likelihood(nll, model, x, 20_050, batch=2)
+    expected = torchvae.log_likelihood(spec, state.model, setting.test[:3], state.key, samples=20_050)
     # A tenth of the samples is effective, so that a mean of their weights is known to 2 %.
-    assert found.numpy() == pytest.approx(theirs.nats, abs=0.15)
+    assert actual.numpy() == pytest.approx(expected.nats, abs=0.15)
     assert baselines.sample(model, 3, 5).reshape(3, -1).shape == (3, 49)
 
 
@@ -191,8 +191,8 @@ def test_an_evaluation_is_of_as_many_images_as_take_their_time(monkeypatch) -> N
 @pytest.mark.usefixtures("lean")
 def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)
-    found = processes.memory(setting, "pytorch-examples", None, in_torch.package)
-    assert 2**26 < found["before"] <= found["peak"] < 2**34
+    result = processes.memory(setting, "pytorch-examples", None, in_torch.package)
+    assert 2**26 < result["before"] <= result["peak"] < 2**34
     with pytest.raises(InputError, match=r"-c .* failed with status 1: why"):
         processes._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
@@ -222,12 +222,12 @@ def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> N
     for words in ("batch 32", "Sampling", "| jaxvae |", "Repeat with: python scripts/benchmark.py --dev"):
         assert words in result.stdout
     assert out.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(times_file.read_text())
-    assert found["machine"]["cores"] >= 1
-    assert found["options"]["batch"] == [32]
-    names = [timed["name"] for timed in found["times"] if timed["section"] == "training"]
+    actual = json.loads(times_file.read_text())
+    assert actual["machine"]["cores"] >= 1
+    assert actual["options"]["batch"] == [32]
+    names = [timed["name"] for timed in actual["times"] if timed["section"] == "training"]
     assert names == list(sections.contestants("cpu"))
-    for timed in found["times"]:
+    for timed in actual["times"]:
         assert len(timed["seconds"]) == 2
         assert min(timed["seconds"]) > 0
 
@@ -235,7 +235,7 @@ def test_it_prints_tables_and_writes_its_times_and_a_figure(tmp_path: Path) -> N
 def test_a_mistake_is_one_sentence(capsys) -> None:
     assert run_script("benchmark.py", "--device", "cpu", "--data-root", "/no/such/folder") == 2
     said = capsys.readouterr().err
-    assert said.splitlines()[-1].endswith("give one that holds MNIST/raw, or leave it out.")
+    assert said.splitlines()[-1].endswith("give the published data sets' folder, or leave it out.")
     assert "Traceback" not in said
 
 

@@ -184,9 +184,9 @@ def test_every_flag_and_link_on_a_page_is_one(page: Path) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_commands_help_holds_an_example_that_parses(package: str) -> None:
-    found = offered()
-    assert {"train", "sweep", "import"} <= set(found)
-    for command in found:
+    result = offered()
+    assert {"train", "sweep", "import"} <= set(result)
+    for command in result:
         text = helped(package, command)
         assert "example" in text.lower(), command
         lines = [line.split() for line in text.splitlines() if re.match(rf"\s*{command} .*(runs/|--)", line)]

@@ -1,4 +1,4 @@
-"""Protocols of known results are carried out as they say, go on where they were stopped, and are tabled honestly."""
+"""Protocols of published results are run as written, resume where they were stopped, and are tabled honestly."""
 
 import json
 import math
@@ -46,9 +46,9 @@ def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys
     assert table.splitlines()[0] == " figure | expected | jaxvae | torchvae |"
     assert f"| `{IWAE} --stages 1`" in table
     assert ", seeds 3, 4 |" in table
-    found = {(one.package, one.seed): one for one in runner.read_all(tmp_path)}
-    assert set(found) == {(package, seed) for package, seeds in asked.items() for seed in seeds}
-    for (package, seed), one in found.items():
+    result = {(one.package, one.seed): one for one in runner.read_all(tmp_path)}
+    assert set(result) == {(package, seed) for package, seeds in asked.items() for seed in seeds}
+    for (package, seed), one in result.items():
         run = run_folder.read(tmp_path / f"{IWAE}-{package}-{seed}")
         measured = json.loads((run.path / "measures.json").read_text())["log-likelihood"]
         assert (measured["by"], measured["samples"], measured["seed"]) == (package, 10, seed)
@@ -56,8 +56,8 @@ def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys
         assert one.versions == run.config["sessions"][0]["versions"]
         assert (one.data, one.epochs, run.config["preset"]) == ("digits", 1, "iwae-paper")
     # 75 float32 steps by two frameworks, each of which rounds otherwise.
-    assert found["jaxvae", 3].figures == pytest.approx(found["torchvae", 3].figures, rel=1e-4)
-    assert found["torchvae", 3].figures != found["torchvae", 4].figures
+    assert result["jaxvae", 3].figures == pytest.approx(result["torchvae", 3].figures, rel=1e-4)
+    assert result["torchvae", 3].figures != result["torchvae", 4].figures
 
     monkeypatch.setattr(results, "take", None)
     monkeypatch.setattr(runner, "train", None)
@@ -68,12 +68,12 @@ def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys
 
 @pytest.mark.usefixtures("lean")
 def test_the_log_likelihood_is_taken_again_of_more_samples_or_epochs(tmp_path) -> None:
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for epochs, samples in ((1, 10), (1, 20), (2, 20)):
         reproduce.main(replace(on_digits(tmp_path, IWAE, "torchvae", epochs), samples=samples))
-        found |= runner.read_all(tmp_path)[0].figures
-    assert list(found) == [results.nll(10, 1), results.nll(20, 1), results.nll(20, 2)]
-    fewer, more, longer = found.values()
+        result |= runner.read_all(tmp_path)[0].figures
+    assert list(result) == [results.nll(10, 1), results.nll(20, 1), results.nll(20, 2)]
+    fewer, more, longer = result.values()
     assert fewer > more > longer  # a tighter bound, a better model
     assert len(runner.read_all(tmp_path)[0].figures) == 1
 
@@ -101,8 +101,8 @@ def test_a_stopped_protocol_is_resumed(tmp_path, monkeypatch) -> None:
 @pytest.mark.usefixtures("lean")
 def test_the_autoencoder_is_read_beside_pca(tmp_path, capsys) -> None:
     reproduce.main(on_digits(tmp_path, "autoencoder", "torchvae", 1))
-    ours, linear, share = runner.read_all(tmp_path)[0].figures.values()
-    assert share == ours / linear
+    error, linear, share = runner.read_all(tmp_path)[0].figures.values()
+    assert share == error / linear
     assert "beside-pca.png" in capsys.readouterr().out
     assert (tmp_path / "autoencoder-torchvae-0" / "images" / "beside-pca.png").stat().st_size > 1000
 
@@ -145,8 +145,8 @@ def test_bands_in_words() -> None:
 
 
 def test_the_table_tells_what_is_off_and_of_which_seed() -> None:
-    found = [kept(train=104.5, test=105.0), kept("torchvae", train=103.0), kept("torchvae", 1, train=104.0)]
-    train, test = tables.table(found).splitlines()[2:]
+    result = [kept(train=104.5, test=105.0), kept("torchvae", train=103.0), kept("torchvae", 1, train=104.0)]
+    train, test = tables.table(result).splitlines()[2:]
     assert train.endswith(
         ", seeds 0, 1 | train loss, epoch 15 | 104.5 ± 0.6 | 104.50, -: within | 103.00, 104.00: 0.90 below (seed 0) |"
     )
@@ -154,8 +154,8 @@ def test_the_table_tells_what_is_off_and_of_which_seed() -> None:
 
 
 def test_the_table_has_the_catalogues_order_and_runs_of_other_lengths_apart() -> None:
-    found = [kept(protocol="yunjey"), kept(protocol="tanh-mse", epochs=20, train=66.4), kept(epochs=2, test=1.0)]
-    rows = [line.split(":")[0] for line in tables.table([*found, kept(test=104.0)]).splitlines()[2:]]
+    result = [kept(protocol="yunjey"), kept(protocol="tanh-mse", epochs=20, train=66.4), kept(epochs=2, test=1.0)]
+    rows = [line.split(":")[0] for line in tables.table([*result, kept(test=104.0)]).splitlines()[2:]]
     assert rows == ["| `yunjey --epochs 2`", "| `yunjey`", "| `tanh-mse --epochs 20`"]
 
 
@@ -231,10 +231,10 @@ def test_what_is_asked_for(capsys) -> None:
 
 
 def test_a_cpus_all_says_what_it_leaves_out(capsys) -> None:
-    found = reproduce.chosen(Reproduce(("all",)), on_cpu=True)
-    assert set(PROTOCOLS) - set(found) == {"beta-b", "vae-paper-5", "vae-paper-50", "iwae-paper-5", "iwae-paper-50"}
-    assert found.pop(IWAE) == 121
-    assert all(epochs == PROTOCOLS[name].epochs for name, epochs in found.items())
+    result = reproduce.chosen(Reproduce(("all",)), on_cpu=True)
+    assert set(PROTOCOLS) - set(result) == {"beta-b", "vae-paper-5", "vae-paper-50", "iwae-paper-5", "iwae-paper-50"}
+    assert result.pop(IWAE) == 121
+    assert all(epochs == PROTOCOLS[name].epochs for name, epochs in result.items())
     words = capsys.readouterr().out
     left = f"beta-b, {IWAE} after 121 of 3,280 epochs, vae-paper-5, vae-paper-50, iwae-paper-5, iwae-paper-50;"
     assert f"On a CPU all leaves out {left}" in words

@@ -1,4 +1,4 @@
-"""Runs that stop and go on: exactly, in either package, from whatever state they were stopped in."""
+"""Runs that stop and resume: exactly, in either package, from whatever state they were stopped in."""
 
 import errno
 import json
@@ -92,14 +92,14 @@ def test_every_kind_of_model_goes_on_within_an_epoch(package, tmp_path, name: st
             package.fit(spec, data, cut.append, None, start, on_part, [stop])
         start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     end = package.fit(spec, data, cut.append, None, start)
-    for ours, theirs in zip(cut, whole, strict=True):
-        assert (ours.epoch, ours.step) == (theirs.epoch, theirs.step)
-        np.testing.assert_array_equal(ours.train, theirs.train)
-        np.testing.assert_array_equal(ours.test, theirs.test)
+    for actual, expected in zip(cut, whole, strict=True):
+        assert (actual.epoch, actual.step) == (expected.epoch, expected.step)
+        np.testing.assert_array_equal(actual.train, expected.train)
+        np.testing.assert_array_equal(actual.test, expected.test)
     for to_arrays, place in ((package.to_arrays, 0), (package.optimizer_to_arrays, 1)):
-        found, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
+        result, expected = to_arrays(spec, end[place]), to_arrays(spec, last[place])
         for key in expected:
-            np.testing.assert_array_equal(found[key], expected[key], key)
+            np.testing.assert_array_equal(result[key], expected[key], key)
 
 
 def bounded(spec: Spec) -> Any:
@@ -108,15 +108,15 @@ def bounded(spec: Spec) -> Any:
 
 def test_handed_over_and_back_within_an_epoch(tmp_path) -> None:
     """JAX to torch to JAX in float64, at steps 5 and 16 of epochs of 12, and the other way round: equal to 1e-10."""
-    flags, found = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
-    for ours, theirs in ((jaxvae, torchvae), (torchvae, jaxvae)):
-        folder = tmp_path / ours.__name__
+    flags, results = [*QUICK, "--epochs", "3", "--dtype", "float64"], []
+    for first, second in ((jaxvae, torchvae), (torchvae, jaxvae)):
+        folder = tmp_path / first.__name__
         folder.mkdir()
-        assert max(switch((ours, theirs, ours), flags, (5, 16, 36), folder)) < (1e-10,)
+        assert max(switch((first, second, first), flags, (5, 16, 36), folder)) < (1e-10,)
         assert [(s["framework"], s["from_step"]) for s in run_folder.read(folder / "run").config["sessions"]] == [
-            (ours.__name__, 0), (theirs.__name__, 5), (ours.__name__, 16)]  # fmt: skip
-        found.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
-    assert gap(*found) < (1e-10,)
+            (first.__name__, 0), (second.__name__, 5), (first.__name__, 16)]  # fmt: skip
+        results.append(weight_file.load_checkpoint(folder / "whole" / LAST).weights)
+    assert gap(*results) < (1e-10,)
     jax.config.update("jax_enable_x64", False)
 
 
@@ -125,9 +125,9 @@ def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
     assert cli.main(package, ["train", *QUICK, "--epochs", "3", "--log-every", "3", "--out", str(longer)]) == 0
     run = copy(trained[package.__name__], tmp_path / "run")
     assert cli.main(package, ["train", "--resume", str(run), "--epochs", "3"]) == 0
-    ours, theirs = (weight_file.load_checkpoint(path / LAST) for path in (run, longer))
-    for name in theirs.weights:
-        np.testing.assert_array_equal(ours.weights[name], theirs.weights[name])
+    actual, expected = (weight_file.load_checkpoint(path / LAST) for path in (run, longer))
+    for name in expected.weights:
+        np.testing.assert_array_equal(actual.weights[name], expected.weights[name])
     assert (run / "metrics.jsonl").read_bytes() == (longer / "metrics.jsonl").read_bytes()
     assert run_folder.read(run).spec.training.epochs == 3
 
@@ -135,8 +135,8 @@ def test_a_finished_run_goes_on_for_longer(package, trained, tmp_path) -> None:
 def test_a_checkpoint_is_a_weight_file_too(package, trained) -> None:
     """Its weights load by the same function, from either package's checkpoint."""
     for name, path in trained.items():
-        spec, found = package.load(path / "checkpoints" / "step-000000024.safetensors")
-        arrays = package.to_arrays(spec, found)
+        spec, actual = package.load(path / "checkpoints" / "step-000000024.safetensors")
+        arrays = package.to_arrays(spec, actual)
         for tensor, expected in weight_file.load(path / "model.safetensors")[1].items():
             np.testing.assert_array_equal(arrays[tensor], expected, name)
 
@@ -165,21 +165,21 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
         status = cli.main(package, ["train", *QUICK, "--log-every", "3", "--out", str(run)])
         assert signal.signal(number, before) is usual
     assert status == 128 + number
-    told = capsys.readouterr().err
-    assert f"stopped by {number.name} at step 17, which is saved; resume with {package.__name__} train --resume" in told
+    err = capsys.readouterr().err
+    assert f"stopped by {number.name} at step 17, which is saved; resume with {package.__name__} train --resume" in err
     assert checkpoints.present(run_folder.read(run))[-1] == 17
     assert cli.main(package, ["train", "--resume", str(run)]) == 0
     (run / "checkpoints" / "step-000000017.safetensors").unlink()
-    found, expected = contents(run), contents(whole)
-    for listing in (found, expected):
+    actual, expected = contents(run), contents(whole)
+    for listing in (actual, expected):
         del listing["checkpoints/steps.json"]
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.parametrize("times", [1, 4, 7])
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_of_a_save_loses_nothing(unbroken, tmp_path, point: str, times: int) -> None:
-    """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after going on."""
+    """The save's own code, in a process that kills itself with SIGKILL; no stray file stays after resuming."""
     run = tmp_path / "run"
     ended = numpy_command("--die", f"{point}:{times}", "train", *TINY, "--out", str(run))
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -215,16 +215,16 @@ def test_a_damaged_checkpoint_is_passed_over_with_one_warning(unbroken, tmp_path
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_without_a_good_checkpoint_a_run_does_not_go_on(unbroken, tmp_path, capsys, damage: str) -> None:
+def test_without_a_good_checkpoint_a_run_does_not_resume(unbroken, tmp_path, capsys, damage: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     for file in (run / "checkpoints").glob("step-*"):
         spoil(file, damage)
     before = contents(run)
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
-    told = capsys.readouterr().err
-    assert "step-000000035" in told
-    assert "step-000000036" in told
-    assert f"{run} has no checkpoint left to resume from" in told
+    err = capsys.readouterr().err
+    assert "step-000000035" in err
+    assert "step-000000036" in err
+    assert f"{run} has no checkpoint left to resume from" in err
     assert contents(run) == before
 
 
@@ -248,7 +248,7 @@ def test_every_byte_counts(unbroken, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("listing", [None, b"", b"{}", b"[1, -2]", b"[3"])
-def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, listing: bytes | None) -> None:
+def test_a_corrupt_index_is_reported_and_made_again(unbroken, tmp_path, capsys, listing: bytes | None) -> None:
     run = copy(unbroken, tmp_path / "run")
     file = run / "checkpoints" / "steps.json"
     file.unlink()
@@ -261,7 +261,7 @@ def test_a_spoilt_listing_is_told_and_made_anew(unbroken, tmp_path, capsys, list
     assert json.loads(file.read_bytes()) == [35, 36]
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
+def test_a_run_stopped_before_its_first_checkpoint_begins_again(unbroken, tmp_path) -> None:
     run = copy(unbroken, tmp_path / "run")
     for file in (run / "checkpoints").iterdir():
         file.unlink()
@@ -290,7 +290,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_refused(unbroken, tmp_path, cap
         (["--checkpoint-every", "0"], "--checkpoint-every must be at least 1"),
     ],
 )
-def test_what_a_run_is_can_not_be_changed_by_going_on(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
+def test_what_a_run_is_can_not_be_changed_by_resuming(unbroken, tmp_path, capsys, flags: list[str], says: str) -> None:
     run = copy(unbroken, tmp_path / "run")
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), *flags]) == 2
@@ -308,7 +308,7 @@ def test_other_images_are_refused(unbroken, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("lines", [0, 2])
-def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
+def test_lost_metrics_are_reported(unbroken, tmp_path, capsys, lines: int) -> None:
     run = copy(unbroken, tmp_path / "run")
     kept = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:lines]
     (run / "metrics.jsonl").write_bytes(b"".join(kept))
@@ -316,7 +316,7 @@ def test_lost_metrics_are_told(unbroken, tmp_path, capsys, lines: int) -> None:
     assert "should hold the records of the first 2 epochs, to step 24" in capsys.readouterr().err
 
 
-def test_a_line_of_metrics_that_was_cut_short_is_written_anew(unbroken, tmp_path) -> None:
+def test_a_line_of_metrics_that_was_cut_short_is_written_again(unbroken, tmp_path) -> None:
     run = copy(unbroken, tmp_path / "run")
     content = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(content[:-30])
@@ -329,8 +329,8 @@ def test_a_run_is_one_processs_at_a_time(unbroken, tmp_path, capsys) -> None:
     before = contents(run)
     with run_folder.locked(run_folder.read(run)):
         assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 2
-        told = capsys.readouterr().err
-        assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", told)
+        err = capsys.readouterr().err
+        assert re.search(rf"is being trained by process {os.getpid()} on \S+ since ", err)
     assert contents(run) == before
     (run / ".lock").write_text("process 1 on another since long ago")  # of a process that was killed
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
@@ -366,7 +366,7 @@ def test_a_limit_on_file_sizes_leaves_what_was_there(tmp_path, limit: int) -> No
 
 
 def stays_whole(run: Path) -> None:
-    """No file that is half written and no debris; where there is a run, it goes on."""
+    """No file that is half written and no debris; where there is a run, it resumes."""
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
     if not (run / "config.json").exists():
         return
@@ -381,14 +381,14 @@ def test_numbers_that_are_not_finite_end_the_run(package, tmp_path, capsys) -> N
     run = tmp_path / "run"
     flags = [*QUICK, "--log-every", "4", "--checkpoint-every", "1", "--learning-rate", "1e18"]
     assert cli.main(package, ["train", *flags, "--out", str(run)]) == 3
-    told = capsys.readouterr().err
-    found = re.search(
-        r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", told
+    err = capsys.readouterr().err
+    result = re.search(
+        r"the (\w+) became (nan|inf) at step (\d+), of steps (\d+) to (\d+);.* Its last checkpoint is (.*)\.", err
     )
-    assert found, told
-    step, since, until = map(int, found.group(3, 4, 5))
+    assert result, err
+    step, since, until = map(int, result.group(3, 4, 5))
     assert since <= step <= until < since + 4
-    kept = weight_file.load_checkpoint(Path(found.group(6)))
+    kept = weight_file.load_checkpoint(Path(result.group(6)))
     assert kept.step == step - 1
     assert cli.main(package, ["train", "--resume", str(run)]) == 3  # and it is the same step again
     assert f"at step {step}" in capsys.readouterr().err
@@ -419,7 +419,7 @@ def test_a_run_killed_at_random_moments_is_the_unbroken_one(package, tmp_path) -
     assert contents(run) == expected
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(unbroken, tmp_path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_begins_again(unbroken, tmp_path) -> None:
     """Though it has metrics of an epoch already, where checkpoints are rarer than epochs."""
     run = tmp_path / "run"
     rare = [*TINY[:-1], "30"]
@@ -456,7 +456,7 @@ def test_a_checkpoint_that_can_not_be_read_for_the_moment_stays(unbroken, tmp_pa
 
 
 def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -> None:
-    """There is no moment in which another process could go on with it, or its maker remove it from under that one."""
+    """There is no moment in which another process could resume it, or its maker remove it from under that one."""
     run = tmp_path / "run"
     write_config = run_folder.write_config
 
@@ -469,7 +469,7 @@ def test_a_new_run_is_nobody_elses_before_it_is_its_own(tmp_path, monkeypatch) -
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(run)]) == 0
 
 
-def test_a_signal_that_comes_too_late_is_told(unbroken, tmp_path, capsys, monkeypatch) -> None:
+def test_a_signal_that_comes_too_late_is_reported(unbroken, tmp_path, capsys, monkeypatch) -> None:
     """In the last epoch's evaluation or pictures: the run is whole, and the status the signal's."""
     run, fit = tmp_path / "run", NUMPY_BACKEND.fit
 
@@ -500,7 +500,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(("first", "then"), [("--max-steps 5", "--epochs 9"), ("--epochs 1", "--max-steps 30")])
-def test_going_on_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
+def test_resuming_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
     run = tmp_path / "run"
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, *first.split(), "--out", str(run)]) == 0
     before = {**contents(run), "config": (run / "config.json").read_bytes()}
@@ -520,7 +520,7 @@ def test_what_others_left_in_the_folder_is_no_hindrance(unbroken, tmp_path) -> N
     assert sorted(path.name for path in (run / "images").iterdir()) == ["reconstructions-003.png", "samples-003.png"]
 
 
-def test_a_lost_epochs_metrics_are_told(unbroken, tmp_path, capsys) -> None:
+def test_a_lost_epochs_metrics_are_reported(unbroken, tmp_path, capsys) -> None:
     run = copy(unbroken, tmp_path / "run")
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(b"".join([*lines[:1], *lines[2:]]))

@@ -18,20 +18,20 @@ print(jax.jit(lambda x: x + 1)(1))
 
 def kept(cache: Path, **environment: str) -> list[Path]:
     """The files under the user's cache folder after a process."""
-    ours = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
+    variables = {"XDG_CACHE_HOME": str(cache), "JAX_ENABLE_COMPILATION_CACHE": "1"}
     of_the_tests = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(of_the_tests)}
-    asked = {**inherited, **ours, **environment}
+    asked = {**inherited, **variables, **environment}
     result = subprocess.run([sys.executable, "-c", PROGRAM], env=asked, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
     return [path for path in cache.rglob("*") if path.is_file()] if cache.is_dir() else []
 
 
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path: Path) -> None:
-    found = kept(tmp_path)
-    assert found
-    assert {path.parent for path in found} == {tmp_path / "jaxvae" / "programs"}
-    assert kept(tmp_path) == found
+    result = kept(tmp_path)
+    assert result
+    assert {path.parent for path in result} == {tmp_path / "jaxvae" / "programs"}
+    assert kept(tmp_path) == result
 
 
 @pytest.mark.parametrize("name", ["elsewhere", "nowhere"])
@@ -45,6 +45,6 @@ def test_the_users_own_choice_holds(tmp_path: Path, name: str) -> None:
     assert other.exists() == (name == "elsewhere")
 
 
-def test_without_a_place_for_them_all_is_compiled_anew(tmp_path: Path) -> None:
+def test_without_a_folder_for_them_all_is_compiled_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert not kept(tmp_path / "file" / "cache")

@@ -21,6 +21,7 @@ from parity_tests.harness.compare import gap
 from parity_tests.support.backends import lean
 from parity_tests.support.distributed_runs import difference, ended, started, trained
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, NumpyBackend
+from parity_tests.support.warm import python
 
 NEAR = (1e-12,)
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
@@ -75,12 +76,12 @@ def test_processes_of_torch_train_the_run_of_one(tmp_path) -> None:
     command = [*launch, "-m", "parity_tests.support.distributed_runs", "torchvae", str(tmp_path), "1", *names]
     subprocess.run(command, check=True, capture_output=True)
     for name in names:
-        found = dict(np.load(tmp_path / f"{name}-1.npz"))
-        del found["compiled"]
-        assert gap(found, trained(torchvae, name, None)) < NEAR, name
+        result = dict(np.load(tmp_path / f"{name}-1.npz"))
+        del result["compiled"]
+        assert gap(result, trained(torchvae, name, None)) < NEAR, name
 
 
-def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> None:
+def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> None:
     """In two processes again, to the end of a run of one that was never stopped."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     flags = [*TINY, "--checkpoint-every", "5", "--epochs", "100000"]
@@ -95,16 +96,16 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(tmp_path) -> No
         r"torchvae: Another process has ended \(.*\); start all processes again with --resume\.\n", said
     )
     stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
-    (status, told, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
+    (status, out, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
     assert (status, *other) == (0, 0, "", "")
-    assert "test loss" in told
+    assert "test loss" in out
     assert run_folder.read(run).config["sessions"][1]["device"] == "cpu (cpu), 2 of them in 2 processes"
     assert cli.main(torchvae, [*flags, "--max-steps", stop, "--out", str(whole)]) == 0
-    ours, theirs = (
+    actual, expected = (
         weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), int(stop))) for path in (run, whole)
     )
-    assert gap(ours.weights, theirs.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
-    assert gap(ours.optimizer, theirs.optimizer) < (1e-10,)
+    assert gap(actual.weights, expected.weights) < (1e-10,)  # a run of some hundred steps, if the machine is quick
+    assert gap(actual.optimizer, expected.optimizer) < (1e-10,)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is told of a run as it trains: the bar of a terminal, the lines of a pipe, and what TensorBoard shows."""
+"""What a run prints as it trains: the bar of a terminal, the lines of a pipe, and what TensorBoard shows."""
 
 import contextlib
 import fcntl
@@ -62,44 +62,44 @@ def boards(tmp_path_factory) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def terminal(columns: int, monkeypatch) -> Iterator[list[str]]:
-    """Standard error is a terminal of so many columns; what it was sent, once it is closed, as its redrawn lines."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    """Standard error is a terminal of this many columns; what it was sent, once it is closed, as its redrawn lines."""
+    near_end, far_end = pty.openpty()
+    fcntl.ioctl(far_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     sent, lines = bytearray(), []
 
     def read() -> None:
         with contextlib.suppress(OSError):  # EIO once nobody has the other end
-            while part := os.read(ours, 4096):
+            while part := os.read(near_end, 4096):
                 sent.extend(part)
 
     reader = threading.Thread(target=read)
     reader.start()
-    with monkeypatch.context() as patch, os.fdopen(theirs, "w") as file:
+    with monkeypatch.context() as patch, os.fdopen(far_end, "w") as file:
         patch.setattr(sys, "stderr", file)
         yield lines
     reader.join()
-    os.close(ours)
+    os.close(near_end)
     lines += [line for line in re.split(r"[\r\n]+|\x1b\[[A-Z]", sent.decode()) if line.strip()]
 
 
 def events(file: Path) -> list[Any]:
     """The records of an event file, each with its checksums."""
-    lib, content, found = tensorboard._library(), file.read_bytes(), []
+    lib, content, results = tensorboard._library(), file.read_bytes(), []
     while content:
         length, check = struct.unpack("<QI", content[:12])
         body, (after,) = content[12 : 12 + length], struct.unpack("<I", content[12 + length : 16 + length])
         assert (check, after) == (lib.crc(content[:8]), lib.crc(body))
-        found.append(lib.events.Event.FromString(body))
+        results.append(lib.events.Event.FromString(body))
         content = content[16 + length :]
-    return found
+    return results
 
 
-def shown(found: list[Any]) -> dict[str, list[tuple[int, Any]]]:
+def shown(result: list[Any]) -> dict[str, list[tuple[int, Any]]]:
     """What TensorBoard makes of events in their order: by tag, each step with its number or its picture. A second start
     of a session clears away what was there from its step on."""
     tags: dict[str, list[tuple[int, Any]]] = {}
-    for i, event in enumerate(found):
-        if event.session_log.status == 1 and any(e.session_log.status == 1 for e in found[:i]):
+    for i, event in enumerate(result):
+        if event.session_log.status == 1 and any(e.session_log.status == 1 for e in result[:i]):
             tags = {tag: [point for point in points if point[0] < event.step] for tag, points in tags.items()}
         for value in event.summary.value:
             number = value.simple_value if value.HasField("simple_value") else value.image.encoded_image_string
@@ -161,8 +161,8 @@ def test_a_terminal_gets_a_bar_with_as_many_terms_as_it_has_room_for(
         assert cli.main(package, ["train", *TINY, "--out", str(tmp_path / "run")]) == 0
     train = [r for r in metrics.read(run_folder.read(tmp_path / "run")) if r["split"] == "train"][-1]
     names = ("loss", "reconstruction", "kl")[:terms]
-    told = " ".join(short_terms(names, [train[name] for name in names]))
-    assert re.fullmatch(rf"epoch 3/3 .* *[0-9.]+[kM]? img/s 00:00 left{', ' + told if told else ''} *", lines[-1])
+    words = " ".join(short_terms(names, [train[name] for name in names]))
+    assert re.fullmatch(rf"epoch 3/3 .* *[0-9.]+[kM]? img/s 00:00 left{', ' + words if words else ''} *", lines[-1])
     assert all(len(line) <= columns for line in lines)
     assert len([line for line in capsys.readouterr()[0].splitlines() if line.startswith("epoch ")]) == 3
 
@@ -193,9 +193,9 @@ def test_a_sweep_tells_of_its_runs(capsys, tmp_path, monkeypatch) -> None:
     with terminal(100, monkeypatch) as lines:
         assert cli.main(NUMPY_BACKEND, ["sweep", *flags, "--out", str(tmp_path / "sweep")]) == 0
     assert re.match(r"run 3/3, epoch 3/3 .* img/s 00:00 left, loss [0-9.]+ reconstruction [0-9.]+ kl ", lines[-1])
-    told = [line for line in capsys.readouterr()[0].splitlines() if line.startswith("seed-")]
-    assert all(re.fullmatch(rf"seed-\d-.*: test loss .* nats per image \(.*\)  {PACE}", line) for line in told)
-    assert len(told) == 3
+    lines = [line for line in capsys.readouterr()[0].splitlines() if line.startswith("seed-")]
+    assert all(re.fullmatch(rf"seed-\d-.*: test loss .* nats per image \(.*\)  {PACE}", line) for line in lines)
+    assert len(lines) == 3
     for run in (tmp_path / "sweep").glob("seed-*"):
         assert shown(events(files(run)[0])) == expected(run)
 
@@ -224,13 +224,13 @@ def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
 
 def test_tensorboard_shows_every_record_and_picture(package, boards, digits) -> None:
     run = boards[package.__name__]
-    found = events(files(run)[0])
-    assert found[0].file_version == "brain.Event:2"
-    times = [event.wall_time for event in found]
+    actual = events(files(run)[0])
+    assert actual[0].file_version == "brain.Event:2"
+    times = [event.wall_time for event in actual]
     assert times == sorted(times)
-    assert shown(found) == expected(run)
-    assert len(shown(found)["loss/train"]) == 9
-    sizes = {v.tag: (v.image.width, v.image.height, v.image.colorspace) for e in found for v in e.summary.value}
+    assert shown(actual) == expected(run)
+    assert len(shown(actual)["loss/train"]) == 9
+    sizes = {v.tag: (v.image.width, v.image.height, v.image.colorspace) for e in actual for v in e.summary.value}
     with Image.open(run / "images" / "samples-001.png") as image:
         assert sizes["samples"] == (*image.size, 1)
 
@@ -281,7 +281,7 @@ def test_tensorboard_is_begun_left_off_and_taken_up_at_any_time(boards, tmp_path
 
 
 @pytest.mark.parametrize("broken", ["events", "projector"])
-def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tmp_path, monkeypatch) -> None:
+def test_what_can_not_be_written_is_reported_and_made_up_for(broken: str, capsys, tmp_path, monkeypatch) -> None:
     """In the second of three epochs. The run is that of one without TensorBoard."""
     assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--out", str(tmp_path / "whole")]) == 0
     place, name = {"events": (tensorboard, "_append"), "projector": (projector, "update")}[broken]
@@ -303,8 +303,8 @@ def test_what_can_not_be_written_is_told_and_made_up_for(broken: str, capsys, tm
         "the next epoch or --resume writes it again.\n"
     )
     assert shown(events(files(run)[0])) == expected(run)
-    found = {name: content for name, content in contents(run).items() if not name.startswith("tensorboard/")}
-    assert found == contents(tmp_path / "whole")
+    results = {name: content for name, content in contents(run).items() if not name.startswith("tensorboard/")}
+    assert results == contents(tmp_path / "whole")
 
 
 def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path) -> None:
@@ -320,7 +320,7 @@ def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(tmp_path) -> None
     assert file.read_bytes() == b"before"
 
 
-def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards, capsys, tmp_path) -> None:
+def test_a_folder_that_can_not_be_made_is_reported_before_anything_is_written(boards, capsys, tmp_path) -> None:
     run = copy(boards["jaxvae"], tmp_path / "run")
     for path in (run / "tensorboard").iterdir():
         path.unlink()
@@ -329,8 +329,8 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_written(boards
     before = contents(run)
     capsys.readouterr()
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run), "--tensorboard"]) == 2
-    told = "must be a writable folder; remove it, or give --no-tensorboard."
-    assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {told}\n")
+    message = "must be a writable folder; remove it, or give --no-tensorboard."
+    assert capsys.readouterr() == ("", f"jaxvae: {run / 'tensorboard'} {message}\n")
     after = contents(run)
     assert [name for name in before | after if before.get(name) != after.get(name)] == []
 
@@ -342,8 +342,8 @@ def test_without_the_extra_it_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
     tensorboard._library.cache_clear()
     assert cli.main(package, [command, *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    told = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
-    assert capsys.readouterr() == ("", f"{package.__name__}: {told}\n")
+    message = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+    assert capsys.readouterr() == ("", f"{package.__name__}: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -364,14 +364,14 @@ def numbered(n: int, height: int, width: int, channels: int) -> np.ndarray:
 def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> None:
     latents = np.random.default_rng(0).normal(size=(n, 3))
     projector.write(tmp_path / "new", latents, np.arange(n) % 3, numbered(n, 4, 6, channels))
-    found = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
-    assert sorted(found) == ["metadata.tsv", "projector_config.pbtxt", "sprite.png", "tensors.tsv"]
-    assert found["metadata.tsv"] == "".join(f"{i % 3}\n" for i in range(n)).encode()
-    rows = [[float(number) for number in line.split("\t")] for line in found["tensors.tsv"].decode().splitlines()]
+    results = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    assert sorted(results) == ["metadata.tsv", "projector_config.pbtxt", "sprite.png", "tensors.tsv"]
+    assert results["metadata.tsv"] == "".join(f"{i % 3}\n" for i in range(n)).encode()
+    rows = [[float(number) for number in line.split("\t")] for line in results["tensors.tsv"].decode().splitlines()]
     np.testing.assert_allclose(rows, latents, rtol=1e-5)
     for line in ('tensor_path: "tensors.tsv"', 'metadata_path: "metadata.tsv"', 'image_path: "sprite.png"'):
-        assert line in found["projector_config.pbtxt"].decode()
-    assert found["projector_config.pbtxt"].decode().count("single_image_dim: 6\n") == 2
+        assert line in results["projector_config.pbtxt"].decode()
+    assert results["projector_config.pbtxt"].decode().count("single_image_dim: 6\n") == 2
     with Image.open(tmp_path / "new" / "sprite.png") as image:
         assert (image.size, image.mode) == ((side * 6, side * 6), {1: "L", 3: "RGB"}[channels])
         tiles = np.asarray(image).reshape(side, 6, side, 6, channels).swapaxes(1, 2).reshape(-1, 6, 6, channels)
@@ -411,7 +411,7 @@ def test_the_projector_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_model_with_classes_is_told_its_labels(tmp_path) -> None:
+def test_a_model_with_classes_gets_its_labels(tmp_path) -> None:
     flags = ["--classes", "10", "--max-steps", "2", "--tensorboard", "--out", str(tmp_path / "run")]
     assert cli.main(torchvae, ["train", *TINY, *flags]) == 0
     assert len((tmp_path / "run" / "tensorboard" / "tensors.tsv").read_text().splitlines()) == 297

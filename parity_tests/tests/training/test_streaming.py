@@ -68,10 +68,10 @@ def everything(package: Any, spec: Spec, dataset: Dataset, **options: Any) -> di
     }
 
 
-def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert list(found) == list(expected)
+def same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(actual) == list(expected)
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name], name)
+        np.testing.assert_array_equal(actual[name], expected[name], name)
 
 
 def shortened(name: str) -> Spec:
@@ -123,9 +123,9 @@ def test_a_streamed_run_goes_on_within_a_block_and_after_an_epoch(package, tmp_p
         start = package.load_checkpoint(tmp_path / "c.safetensors")[1:]
     end = package.fit(spec, mapped, cut.append, None, start, None, (), size)
     assert [(p.epoch, p.step) for p in cut] == [(1, 5), (2, 9)]
-    for ours, theirs in zip(cut, whole, strict=True):
-        np.testing.assert_array_equal(ours.train, theirs.train)
-        np.testing.assert_array_equal(ours.test, theirs.test)
+    for actual, expected in zip(cut, whole, strict=True):
+        np.testing.assert_array_equal(actual.train, expected.train)
+        np.testing.assert_array_equal(actual.test, expected.test)
     same(package.to_arrays(spec, end[0]), package.to_arrays(spec, last[0]))
     same(package.optimizer_to_arrays(spec, end[1]), package.optimizer_to_arrays(spec, last[1]))
 
@@ -147,8 +147,8 @@ def test_processes_stream_the_run_of_all_images(side: str, tmp_path) -> None:
     """Two of them, JAX's of two devices each, which each read their own rows: with the last batch of one image."""
     names = ["everything", "everything@1200"]  # blocks of two batches of 16 images of 30 bytes, and 240 to spare
     devices = {"jaxvae": "2", "torchvae": "1"}[side]
-    found = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), devices, *names], 2, False))
-    assert [(status, error) for status, _, error in found] == [(0, "")] * 2
+    result = ended(started("parity_tests.support.distributed_runs", [side, str(tmp_path), devices, *names], 2, False))
+    assert [(status, error) for status, _, error in result] == [(0, "")] * 2
     whole, blocks = (dict(np.load(next(tmp_path.glob(f"{name}-*.npz")))) for name in names)
     same({**blocks, "compiled": whole["compiled"]}, whole)
 
@@ -196,8 +196,8 @@ def test_images_left_in_their_file_are_those_that_are_read(tmp_path, monkeypatch
         np.uint8,
         len(whole.train),
     )
-    for found, expected in zip(mapped[2:6], whole[2:6], strict=True):
-        np.testing.assert_array_equal(np.asarray(found), expected)
+    for actual, expected in zip(mapped[2:6], whole[2:6], strict=True):
+        np.testing.assert_array_equal(np.asarray(actual), expected)
     assert digest(mapped) == digest(whole)
     assert len(list(streaming.pieces(mapped.train))) > 4
     some_rows = np.array([3, 0, 3])
@@ -211,9 +211,9 @@ def test_the_mean_image_is_taken_in_pieces(tmp_path, monkeypatch, binarization: 
     spec = Spec("digits", ModelSpec((4, 6, 1), init="glorot-data"), images=ImagesSpec(binarization=binarization))
     expected = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", False).train)
     monkeypatch.setattr(streaming, "_PIECE", 100)
-    found = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
+    actual = mean_image.last_bias(spec, load(f"npy:{tmp_path}/a.npy", True).train)
     assert expected is not None
-    np.testing.assert_array_equal(found, expected, strict=True)
+    np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 def test_a_block_has_whole_batches_in_the_steps_that_draw_at_once() -> None:
@@ -298,7 +298,7 @@ def test_the_commands_run_is_the_same_and_goes_on_in_blocks(package, tmp_path, c
     assert isinstance(dataset.train, streaming.Mapped)
 
 
-def test_a_stopped_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch) -> None:
+def test_a_stopped_run_says_how_to_resume_it(tmp_path, capsys, monkeypatch) -> None:
     def interrupted(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         fit(*arguments)

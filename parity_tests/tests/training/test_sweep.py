@@ -97,7 +97,7 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
             training=replace(base.training, dtype="float64", epochs=2, decay=0.5, seed=2, learning_rate=3e-3),
         ),
     ]
-    data, alone, found, ahead = some(base), ([], []), ([], []), []
+    data, alone, result, ahead = some(base), ([], []), ([], []), []
 
     def on_part(part: jaxvae.Part) -> None:
         if part.step == 7:
@@ -107,13 +107,13 @@ def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> 
         jaxvae.fit(specs[0], data, alone[0].append),
         jaxvae.fit(specs[1], data, alone[1].append, None, None, on_part, [7]),
     ]
-    together = jaxvae.fit_together(specs, data, lambda i, progress: found[i].append(progress), None, [None, *ahead])
-    assert [[p.epoch for p in progress] for progress in found] == [[1, 2], [2]]
+    together = jaxvae.fit_together(specs, data, lambda i, progress: result[i].append(progress), None, [None, *ahead])
+    assert [[p.epoch for p in progress] for progress in result] == [[1, 2], [2]]
     for i in range(2):
-        for ours, theirs in zip(found[i], alone[i][-len(found[i]) :], strict=True):
-            assert (ours.epoch, ours.step) == (theirs.epoch, theirs.step)
-            np.testing.assert_allclose(ours.train, theirs.train, rtol=1e-12)
-            np.testing.assert_allclose(ours.test, theirs.test, rtol=1e-12)
+        for actual, expected in zip(result[i], alone[i][-len(result[i]) :], strict=True):
+            assert (actual.epoch, actual.step) == (expected.epoch, expected.step)
+            np.testing.assert_allclose(actual.train, expected.train, rtol=1e-12)
+            np.testing.assert_allclose(actual.test, expected.test, rtol=1e-12)
         for a, b in zip(jax.tree.leaves(together[i][:2]), jax.tree.leaves(finals[i][:2]), strict=True):
             assert np.abs(a - b).max() <= 1e-12 * np.abs(b).max()
 
@@ -150,12 +150,12 @@ def test_a_sweep_trained_together_stopped_and_gone_on_with(tmp_path, capsys, mon
     assert len(terms_of(second)) == 6
 
 
-def test_a_run_that_leaves_the_finite_numbers_is_told_and_the_others_go_on(tmp_path, capsys) -> None:
+def test_a_run_that_diverges_is_reported_and_the_others_continue(tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(jaxvae, out, "--learning-rate", "1e-3", "1e30", "--epochs", "1", "--how", "together") == 3
-    told, err = capsys.readouterr()
+    printed, err = capsys.readouterr()
     assert re.search(r"jaxvae: 1 of 2 runs diverged, the first: .*-1e\+30: Training stopped: the .* step 2", err)
-    assert re.search(r"\| 1 +\| +1e\+30 \| 0 of 1 \| +- ± - \|", told)
+    assert re.search(r"\| 1 +\| +1e\+30 \| 0 of 1 \| +- ± - \|", printed)
     good, bad = results(out)["settings"]
     assert good["runs"] == 1
     assert good["standard_error"] == {"loss": None, "reconstruction": None, "kl": None}
@@ -194,7 +194,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
         assert (out / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_a_member_killed_before_it_was_a_run_begins_anew_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
+def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(NUMPY_BACKEND, out, *GRID[:2], *GRID[-2:]) == 0
     half = out / "seed-2-beta-1-learning-rate-0.001"
@@ -281,14 +281,14 @@ def outcome(seed: int, beta: float, loss: float | None) -> sweep_summary.RunResu
 
 def test_the_table_has_means_and_standard_errors() -> None:
     """Of 100, 102, 104: a sample standard deviation of 2, by the root of 3."""
-    found = [
+    result = [
         outcome(0, 1, 100.0),
         outcome(1, 1, 102.0),
         outcome(2, 1, 104.0),
         outcome(0, 4, 120.0),
         outcome(1, 4, None),
     ]
-    lines = sweep_summary.table(found, 297, "digits").splitlines()
+    lines = sweep_summary.table(result, 297, "digits").splitlines()
     assert "297 test images of digits" in lines[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert rows[0] == ["beta", "learning rate", "runs", "loss", "reconstruction", "kl"]

@@ -41,8 +41,8 @@ def test_one_compilation_of_each_function_per_run(digits, caplog, max_steps: int
     compiled = Counter(
         record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling ")
     )
-    ours = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_init)")
-    assert {name: n for name, n in compiled.items() if name in ours} == dict.fromkeys(ours, 1), compiled
+    programs = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_init)")
+    assert {name: n for name, n in compiled.items() if name in programs} == dict.fromkeys(programs, 1), compiled
 
 
 def test_nothing_is_compiled_after_the_first_epoch(digits, caplog) -> None:
@@ -125,8 +125,8 @@ def test_the_streams_are_apart(package) -> None:
     for stream in torchvae.Streams._fields:
         keys += torchvae.random.fold_in(getattr(torchvae.streams(root), stream), torch.arange(1000)).tolist()
     assert len({tuple(key) for key in keys}) == 7 + 6 * 1000
-    found = package.stream_key(package.root_key(0), "noise", 7)
-    assert np.asarray(jax.random.key_data(found) if package is jaxvae else found).tolist() in keys
+    result = package.stream_key(package.root_key(0), "noise", 7)
+    assert np.asarray(jax.random.key_data(result) if package is jaxvae else result).tolist() in keys
 
 
 @PACKAGES
@@ -159,12 +159,12 @@ def test_an_epochs_steps_are_given_each_images_own_label_and_pixels(package, x64
     training = TrainingSpec(batch_size=64, learning_rate=1e-30, epochs=2, dtype="float64")
     spec = Spec("digits", model, training=training, images=ImagesSpec(binarization=binarization))
     few = digits._replace(train=digits.train[:150], train_labels=digits.train_labels[:150])
-    found = np.concatenate([progress.train for progress in progress_of(package, spec, few)])
+    actual = np.concatenate([progress.train for progress in progress_of(package, spec, few)])
     weights = package.to_arrays(spec, package.init_state(spec)[0])
     for t in range(6):
         batch = step_batch(spec, few, t)
         expected = reference.averaged(spec, reference.losses(spec, weights, batch, training=True), batch)
-        for name, value in zip(spec.terms, found[t], strict=True):
+        for name, value in zip(spec.terms, actual[t], strict=True):
             np.testing.assert_allclose(value, expected[name], rtol=1e-12, err_msg=f"{name} of step {t}")
 
 

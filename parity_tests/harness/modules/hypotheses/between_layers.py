@@ -59,18 +59,18 @@ class Between(NamedTuple):
 
 
 def cause_between(
-    ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray], tolerance: float
+    in_jax: tuple[np.ndarray, np.ndarray], in_torch: tuple[np.ndarray, np.ndarray], tolerance: float
 ) -> str | None:
     """Return why the inputs of a layer differ in JAX and torch.
 
-    `ours` and `theirs` are (the output of the previous layer, the input of the next) in torch's layout. If several
+    `in_jax` and `in_torch` are (the output of the previous layer, the input of the next) in torch's layout. If several
     explanations reproduce the numbers, those with the fewest differences count; None if these name different causes.
     """
-    if not all(array.ndim for array in (*ours, *theirs)):
+    if not all(array.ndim for array in (*in_jax, *in_torch)):
         return None  # a single number proves nothing
-    if not (torch_explanations := list(_explanations(*theirs, tolerance))):
+    if not (torch_explanations := list(_explanations(*in_torch, tolerance))):
         return None
-    if not (pairs := list(itertools.product(_explanations(*ours, tolerance), torch_explanations))):
+    if not (pairs := list(itertools.product(_explanations(*in_jax, tolerance), torch_explanations))):
         return None
     fewest = min(_differences(*pair) for pair in pairs)
     causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
@@ -78,41 +78,41 @@ def cause_between(
     return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the more common one
 
 
-def _differences(ours: Between, theirs: Between) -> int:
-    return sum(a != b for a, b in zip(ours, theirs, strict=True))
+def _differences(in_jax: Between, in_torch: Between) -> int:
+    return sum(a != b for a, b in zip(in_jax, in_torch, strict=True))
 
 
-def _cause(ours: Between, theirs: Between) -> str:
+def _cause(in_jax: Between, in_torch: Between) -> str:
     causes = []
-    if ours.dropout != theirs.dropout:
-        causes.append(f"{DROPOUT}: {' and '.join(_by_framework('dropout', ours, theirs))}")
-    elif ours.dropout:  # and the numbers differ
-        causes.append(f"{OTHER_MASK}: {ours.dropout} in both")
-    if ours.scale != theirs.scale:
-        causes.append(f"{SCALE}: {' and '.join(_by_framework('scale', ours, theirs))}")
-    if ours.flatten != theirs.flatten and "to" in ours.flatten:
+    if in_jax.dropout != in_torch.dropout:
+        causes.append(f"{DROPOUT}: {' and '.join(_by_framework('dropout', in_jax, in_torch))}")
+    elif in_jax.dropout:  # and the numbers differ
+        causes.append(f"{OTHER_MASK}: {in_jax.dropout} in both")
+    if in_jax.scale != in_torch.scale:
+        causes.append(f"{SCALE}: {' and '.join(_by_framework('scale', in_jax, in_torch))}")
+    if in_jax.flatten != in_torch.flatten and "to" in in_jax.flatten:
         advice = "or give the pairs of kernel and bias the transform flattened(columns=(C, H, W))"
         causes.append(f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}")
-    elif ours.flatten != theirs.flatten:
+    elif in_jax.flatten != in_torch.flatten:
         advice = "move the channels first, or give the kernel's pair the transform flattened(rows=(C, H, W))"
         causes.append(f"{FLATTEN}: {advice}")
-    if ours.pool != theirs.pool:
-        causes.append(f"{POOL_KIND}: {ours.pool} in JAX, {theirs.pool} in PyTorch")
-    elif ours.window != theirs.window:
-        causes.append(f"{POOL_PADDING}: {ours.window} in JAX, {theirs.window} in PyTorch")
-    if ours.activation != theirs.activation:
-        names = ours.activation, theirs.activation
+    if in_jax.pool != in_torch.pool:
+        causes.append(f"{POOL_KIND}: {in_jax.pool} in JAX, {in_torch.pool} in PyTorch")
+    elif in_jax.window != in_torch.window:
+        causes.append(f"{POOL_PADDING}: {in_jax.window} in JAX, {in_torch.window} in PyTorch")
+    if in_jax.activation != in_torch.activation:
+        names = in_jax.activation, in_torch.activation
         kinds = {name.partition("(")[0] for name in names}
         soft = any("softmax" in name for name in names)
         of = {"GELU ": GELU, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(*kinds) if len(kinds) == 1 else None
         causes.append(f"{SOFTMAX if soft else of or ACTIVATION}: {names[0]} in JAX, {names[1]} in PyTorch")
-    if ours.order != theirs.order and ours.pool == theirs.pool:
-        causes.append(f"{ORDER}: {ours.order} in JAX, {theirs.order} in PyTorch")
+    if in_jax.order != in_torch.order and in_jax.pool == in_torch.pool:
+        causes.append(f"{ORDER}: {in_jax.order} in JAX, {in_torch.order} in PyTorch")
     return "; ".join(causes)
 
 
-def _by_framework(field: str, ours: Between, theirs: Between) -> list[str]:
-    values = {"JAX": getattr(ours, field), "PyTorch": getattr(theirs, field)}
+def _by_framework(field: str, in_jax: Between, in_torch: Between) -> list[str]:
+    values = {"JAX": getattr(in_jax, field), "PyTorch": getattr(in_torch, field)}
     return [f"{value} in {framework}" for framework, value in values.items() if value]
 
 

@@ -40,27 +40,27 @@ _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
 def cause_in_layer(
-    layer: nn.Module, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+    layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
 ) -> str | None:
-    """Return why a JAX layer's output is `ours` and the torch layer's `theirs` for the input `x`, in torch's layout."""
+    """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout."""
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
-        return rounded(ours, theirs)
+        return rounded(in_jax, in_torch)
     layer = copy.deepcopy(layer).cpu()
     inputs = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
         plain = _numbers(_changed(layer)(inputs))
-        at_fault = distance(ours, plain) <= tolerance  # torch's output is not that of its layer
-        actual, where = (theirs, " in PyTorch") if at_fault else (ours, "")
-        if cause := rounded(ours, theirs) or confirmed(
+        at_fault = distance(in_jax, plain) <= tolerance  # torch's output is not that of its layer
+        actual, where = (in_torch, " in PyTorch") if at_fault else (in_jax, "")
+        if cause := rounded(in_jax, in_torch) or confirmed(
             _hypotheses(layer, inputs, plain, actual), actual, plain, tolerance
         ):
             return cause if cause.endswith(where) else cause + where
     return None
 
 
-def rounded(ours: np.ndarray, theirs: np.ndarray) -> str | None:
+def rounded(in_jax: np.ndarray, in_torch: np.ndarray) -> str | None:
     """Return the lower precision that one framework rounds to, if that explains the whole difference."""
-    for actual, plain, framework in ((ours, theirs, "JAX"), (theirs, ours, "PyTorch")):
+    for actual, plain, framework in ((in_jax, in_torch, "JAX"), (in_torch, in_jax, "PyTorch")):
         for coarse, nearness, cause in ((in_bfloat16, 3e-2, BFLOAT16), (in_single, 1e-5, FLOAT32)):
             if coarse(actual) and not coarse(plain) and distance(actual, plain) <= nearness:
                 return f"{cause} in {framework}"

@@ -37,8 +37,8 @@ class Stage(NamedTuple):
 
     name: str
     layer: nn.Module
-    ours: LayerCall
-    theirs: LayerCall
+    in_jax: LayerCall
+    in_torch: LayerCall
 
 
 def walk(
@@ -57,13 +57,13 @@ def walk(
     for stage in _stages(pairs, module, *calls):
         if isinstance(stage, str):
             return Diagnosis(stage, NOT_CALLED, None)
-        name, layer, ours, theirs = stage
-        if distance(ours.input, theirs.input) > tolerance:
-            return _between(earlier, name, ours.input, theirs.input, tolerance)
-        if distance(ours.output, theirs.output) > tolerance:
-            text = f"Its input agrees and its output differs: {worst_difference(ours.output, theirs.output)}."
-            return Diagnosis(name, text, cause_in_layer(layer, ours.input, ours.output, theirs.output, tolerance))
-        earlier += [(f"the input of {name}", ours.input, theirs.input), (name, ours.output, theirs.output)]
+        name, layer, in_jax, in_torch = stage
+        if distance(in_jax.input, in_torch.input) > tolerance:
+            return _between(earlier, name, in_jax.input, in_torch.input, tolerance)
+        if distance(in_jax.output, in_torch.output) > tolerance:
+            text = f"Its input agrees and its output differs: {worst_difference(in_jax.output, in_torch.output)}."
+            return Diagnosis(name, text, cause_in_layer(layer, in_jax.input, in_jax.output, in_torch.output, tolerance))
+        earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
     if distance(ends[0].output, ends[1].output) <= tolerance:
         return None
     return _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
@@ -72,37 +72,37 @@ def walk(
 def _between(
     earlier: Sequence[tuple[str, np.ndarray, np.ndarray]],
     name: str,
-    ours: np.ndarray,
-    theirs: np.ndarray,
+    in_jax: np.ndarray,
+    in_torch: np.ndarray,
     tolerance: float,
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two."""
     target = name if name == "the output" else f"the input of {name}"
-    text = f"Every earlier layer agrees and {target} differs: {worst_difference(ours, theirs)}."
-    if cause := rounded(ours, theirs):
+    text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
+    if cause := rounded(in_jax, in_torch):
         return Diagnosis(f"between {earlier[-1][0]} and {name}", text, cause)
     last, recent = earlier[-1], earlier[-2:-10:-1]
     sums = [(f"{last[0]} + {n}", last[1] + a, last[2] + b) for n, a, b in recent if a.shape == last[1].shape]
-    for source, our_source, their_source in (last, *recent, *sums):
-        if cause := cause_between((our_source, ours), (their_source, theirs), tolerance):
+    for source, jax_source, torch_source in (last, *recent, *sums):
+        if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
             return Diagnosis(f"between {source} and {name}", text, cause)
     return Diagnosis(f"between {last[0]} and {name}", text, None)
 
 
 def _stages(
-    pairs: Sequence[Pair], module: nn.Module, ours: Mapping[str, LayerCall], theirs: Mapping[str, LayerCall]
+    pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
     """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
     layers = {pair.name.rpartition(".")[0]: pair for pair in reversed(pairs)}  # by the first pair, its weight
-    for label, torchs in theirs.items():
+    for label, torchs in in_torch.items():
         name, _, nth = label.partition("#")
         if (pair := layers.get(name)) is None:
             continue
         jax_name = pair.path.rpartition("/")[0].replace("/", ".")
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
-        jaxs = ours.get(f"{jax_name}#{nth}" if nth else jax_name)
+        jaxs = in_jax.get(f"{jax_name}#{nth}" if nth else jax_name)
         if jaxs is None:
             yield shown
             continue
@@ -121,20 +121,20 @@ def channels_second(x: np.ndarray, layer: nn.Module) -> np.ndarray:
     return np.moveaxis(x, -1, 1) if isinstance(layer, _CHANNELS_SECOND) and x.ndim > 2 else x
 
 
-def worst_difference(ours: np.ndarray, theirs: np.ndarray) -> str:
+def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
     """Describe the largest difference: its size, its index and both values."""
-    if ours.shape != theirs.shape:
-        return f"its shape is {list(ours.shape)} in JAX and {list(theirs.shape)} in PyTorch"
-    difference = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-    at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), ours.shape))
-    size = distance(ours, theirs)
+    if in_jax.shape != in_torch.shape:
+        return f"its shape is {list(in_jax.shape)} in JAX and {list(in_torch.shape)} in PyTorch"
+    difference = np.abs(in_jax.astype(np.float64) - in_torch.astype(np.float64))
+    at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), in_jax.shape))
+    size = distance(in_jax, in_torch)
     place = f"at {list(at)} " if at else ""
-    return f"by {size:.1e} of its largest, {place}{ours[at]:.6g} in JAX and {theirs[at]:.6g} in PyTorch"
+    return f"by {size:.1e} of its largest, {place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
 
 
-def cause_in_weight(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> str | None:
+def cause_in_weight(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
     """Return why a weight that was ported by hand differs from the torch module's, both in torch's layout."""
-    return confirmed(_misported(theirs), ours, theirs, tolerance)
+    return confirmed(_misported(in_torch), in_jax, in_torch, tolerance)
 
 
 def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
@@ -157,11 +157,11 @@ def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
 
 
 def cause_in_statistics(
-    layer: Any, x: np.ndarray, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+    layer: Any, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
 ) -> str | None:
     """Return why a batch normalization's running mean and variance differ after one training step on `x`.
 
-    `ours` and `theirs` are `[2, channels]`, the mean and the variance; `layer` is torch's before the step.
+    `in_jax` and `in_torch` are `[2, channels]`, the mean and the variance; `layer` is torch's before the step.
     """
     x = np.moveaxis(x.astype(np.float64), 1, -1)
     x = x.reshape(-1, x.shape[-1])
@@ -172,9 +172,9 @@ def cause_in_statistics(
         return before + momentum * (batch - before)
 
     momentum = layer.momentum
-    if momentum is None or distance(theirs, after(momentum, unbiased)) > tolerance:
+    if momentum is None or distance(in_torch, after(momentum, unbiased)) > tolerance:
         return None
-    fit = fitted(lambda momentum: after(momentum, unbiased)[0], ours[0], momentum)
+    fit = fitted(lambda momentum: after(momentum, unbiased)[0], in_jax[0], momentum)
     differs = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
     hypotheses = [
         Hypothesis(NOT_UPDATED, before),
@@ -182,16 +182,16 @@ def cause_in_statistics(
         Hypothesis(differs, after(fit, unbiased)),
         Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
     ]
-    return confirmed(hypotheses, ours, theirs, tolerance)
+    return confirmed(hypotheses, in_jax, in_torch, tolerance)
 
 
-def cause_in_gradient(ours: np.ndarray, theirs: np.ndarray, frozen: bool) -> str | None:
+def cause_in_gradient(in_jax: np.ndarray, in_torch: np.ndarray, frozen: bool) -> str | None:
     """Return why a gradient differs where every output agrees; `frozen`: torch's tensor requires no gradient."""
     if frozen:
         return FROZEN
-    if not theirs.any():
+    if not in_torch.any():
         return NO_TORCH_GRADIENT
-    return None if ours.any() else NO_GRADIENT
+    return None if in_jax.any() else NO_GRADIENT
 
 
 def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:

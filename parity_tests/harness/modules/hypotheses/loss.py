@@ -20,15 +20,15 @@ LABEL_SMOOTHING = "the labels are smoothed on one side"
 
 
 def cause_in_loss(
-    outputs: np.ndarray, ours: tuple[float, np.ndarray], theirs: tuple[float, np.ndarray], tolerance: float
+    outputs: np.ndarray, in_jax: tuple[float, np.ndarray], in_torch: tuple[float, np.ndarray], tolerance: float
 ) -> str | None:
     """Return why two losses of the same outputs `[batch, ..]` differ.
 
-    `ours` and `theirs` are (the loss, its gradient with respect to the outputs), in torch's layout. If several known
-    differences give the same numbers, all are returned, joined by ` or `.
+    `in_jax` and `in_torch` are (the loss, its gradient with respect to the outputs), in torch's layout. If several
+    known differences give the same numbers, all are returned, joined by ` or `.
     """
     causes = []
-    for where, actual, plain in (("JAX", ours, theirs), ("PyTorch", theirs, ours)):
+    for where, actual, plain in (("JAX", in_jax, in_torch), ("PyTorch", in_torch, in_jax)):
         target, right = _stacked(*actual), _stacked(*plain)
         hypotheses = _hypotheses(outputs, right, target, where)
         causes += [h.cause for h in hypotheses if confirmed([h], target, right, tolerance)]

@@ -114,9 +114,9 @@ def rmsprop(
 
 
 def cause_in_optimizer(
-    kind: str, options: dict[str, Any], steps: Steps, ours: np.ndarray, theirs: np.ndarray, tolerance: float
+    kind: str, options: dict[str, Any], steps: Steps, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
 ) -> str | None:
-    """Return why optax gives the weights `ours` and torch's optimizer `theirs`, both `[size]`.
+    """Return why optax gives the weights `in_jax` and torch's optimizer `in_torch`, both `[size]`.
 
     `kind` is the class name of torch's optimizer, and `options` are those of its `param_groups`. The result is None if
     the optimizer has no formula here, or if its formula does not reproduce torch's weights.
@@ -126,12 +126,12 @@ def cause_in_optimizer(
         return None
     bound = _bound(formula, kind, options)
     plain = formula(steps.weights, steps.clipped, steps.rates, **bound)
-    if distance(theirs / steps.scales, plain / steps.scales) > tolerance:
+    if distance(in_torch / steps.scales, plain / steps.scales) > tolerance:
         return None
-    hypotheses = _hypotheses(formula, bound, steps, ours)
+    hypotheses = _hypotheses(formula, bound, steps, in_jax)
     scaled = (Hypothesis(h.cause, h.numbers / steps.scales) for h in hypotheses)
     with np.errstate(all="ignore"):  # a hypothesis may overflow
-        return confirmed(scaled, ours / steps.scales, plain / steps.scales, tolerance)
+        return confirmed(scaled, in_jax / steps.scales, plain / steps.scales, tolerance)
 
 
 def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any]) -> dict[str, Any]:

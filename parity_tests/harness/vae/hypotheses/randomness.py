@@ -81,8 +81,8 @@ def normals(case: Case, name: str) -> Causes:
         (torch.erfinv(torch.tensor(unit)).numpy() * np.array(math.sqrt(2), dtype)),
     )
     yield "another inverse error function than XLA's", (special.erfinv(unit) * math.sqrt(2)).astype(dtype)
-    theirs = torchvae.random.normal(torchvae.root_key(case.spec.training.seed), (size,)).numpy()
-    for single in (jax.random.normal(root, (size,), "float32"), theirs):  # they differ by an ulp
+    in_torch = torchvae.random.normal(torchvae.root_key(case.spec.training.seed), (size,)).numpy()
+    for single in (jax.random.normal(root, (size,), "float32"), in_torch):  # they differ by an ulp
         yield "float32 slipped into float64", np.asarray(single).astype(dtype)
     yield "uniforms in place of normals", unit
 

@@ -14,6 +14,7 @@ from parity_tests.harness.vae import reference
 from parity_tests.harness.vae.batch import Batch
 from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.vae.hypotheses import training
+from parity_tests.harness.vae.hypotheses.alternatives import otherwise
 from parity_tests.harness.vae.hypotheses.randomness import Causes
 from parity_tests.harness.vae.levels import WARM, Case, given_gradients, held_still, noise
 
@@ -106,7 +107,7 @@ def in_training(case: Case, name: str) -> Causes:
         yield cause, answer(other, batch)
     terms = reference.losses(spec, arrays, case.batch, training=True)
     yield "the mean of the distances from the capacity, not the distance of the mean", terms[label].mean()
-    if spec.model.network == "conv":
+    if any(layer.kind == "norm" for layer in layout.layers(spec.model)):
         with_running = reference.losses(spec, arrays, case.batch, training=False)
         yield (
             "batch norm by its running statistics in training",
@@ -263,52 +264,3 @@ def pictures(case: Case, name: str) -> Causes:
     yield None, ((means + 1) / 2 if signed else means).reshape(whole)
     yield "logits for means", logits.reshape(whole)
     yield "pictures in [-1, 1], not [0, 1]", (means if signed else 2 * means - 1).reshape(whole)
-
-
-def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
-    """List configurations and batches that a backend may have used instead of the correct ones."""
-    model, objective, images = spec.model, spec.objective, spec.images
-    variants: dict[str, tuple[Spec, Batch]] = {}
-
-    def other(cause: str, batch: Batch = batch, **parts: Any) -> None:
-        variants[cause] = (_unchecked(spec, **parts), batch)
-
-    for kind, likelihood in LIKELIHOODS.items():  # those that the decoder's logits suffice for
-        if kind != model.likelihood and likelihood.logvar in ("none", "fixed"):
-            other(f"the likelihood {kind} for {model.likelihood}", model=replace(model, likelihood=kind, variance=1.0))
-    for variance in (0.5, 2.0):
-        other(
-            f"variance {variance:g} times as large",
-            model=replace(model, likelihood="gaussian", variance=model.variance * variance),
-        )
-    for activation in ("relu", "tanh", "leaky-relu"):
-        if activation != model.activation:
-            other(f"{activation} for {model.activation}", model=replace(model, activation=activation))
-    signed = "unit" if images.range == "signed" else "signed"
-    other(f"means bounded for pixels that are {signed}", images=replace(images, range=signed))
-    other("the last layer itself for its bounded mean", model=replace(model, output="linear"))
-    for step in (batch.step - 1, batch.step + 1):
-        other(f"a weight that rises counted {step - batch.step:+d} steps", batch._replace(step=step))
-    for units in ("image", "pixel", "mixed"):
-        if units != objective.units:
-            other(f"weights per {objective.units} taken as {units}", objective=replace(objective, units=units))
-    if batch.labels is not None:
-        other("labels left out", batch._replace(labels=np.full_like(batch.labels, 255)))
-        other("labels counted one too high", batch._replace(labels=batch.labels + 1))
-        other("labels counted one too low", batch._replace(labels=batch.labels - 1))
-    if batch.corruption is not None:
-        for factor in (0.0, 2.0, 1 / max(images.corruption_level, 1e-9), images.corruption_level):
-            other(f"noise {factor:.4g} times as large", batch._replace(corruption=batch.corruption * factor))
-    if objective.form == "iwae":
-        other("several samples' mean bound for the bound of their mean", objective=replace(objective, form="elbo"))
-    if objective.form == "capacity":
-        other("the elbo for the capacity", objective=replace(objective, form="elbo", beta=objective.gamma))
-    return variants
-
-
-def _unchecked(spec: Spec, **parts: Any) -> Spec:
-    """Make the configuration with other parts, even if they are incompatible."""
-    new = object.__new__(Spec)
-    for name in ("data", "model", "objective", "training", "images"):
-        object.__setattr__(new, name, parts.get(name, getattr(spec, name)))
-    return new

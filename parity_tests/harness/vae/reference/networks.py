@@ -1,0 +1,205 @@
+"""The networks by their plain formulas: layers, encoder, decoder and discriminator."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, assert_never
+
+import jax
+import numpy as np
+
+from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model import layout
+from parity_tests.harness.vae.batch import Batch
+
+Arrays = Mapping[str, Any]
+"""The model's arrays by name, in PyTorch's layout."""
+
+
+class Outputs(NamedTuple):
+    """The outputs of the networks for a batch."""
+
+    posterior: tuple[Any, ...]
+    """mean and logvar, mean and scale, or mean: each `[batch, latent]`."""
+    z: Any
+    """`[samples, batch, latent]`."""
+    logits: Any
+    """`[samples, batch, pixels]`."""
+    logvar: Any
+    margins: Any
+    """The smallest distance of a hidden unit from its kink, as a share of its layer's largest: `[batch]`."""
+
+
+def relu(x: Any) -> Any:
+    return x * (x > 0)
+
+
+def locate(mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
+    return mean + xp.exp(logvar / 2) * eps
+
+
+def linear(arrays: Arrays, name: str, x: Any) -> Any:
+    return x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
+
+
+def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple[int, int] = (1, 1)) -> Any:
+    """Convolve by a 3x3 kernel, entry by entry, padded by 1 before and after, or less before: x `[batch, height, width,
+    in]`, weight `[out, in, 3, 3]`."""
+    _, height, width, _ = x.shape
+    x = xp.pad(x, ((0, 0), (before[0], 1), (before[1], 1), (0, 0)))
+    rows, columns = -(-height // stride), -(-width // stride)
+    parts = [
+        x[:, i : i + stride * rows : stride, j : j + stride * columns : stride][:, :rows, :columns]
+        @ weight[:, :, i, j].T
+        for i in range(3)
+        for j in range(3)
+    ]
+    return sum(parts[1:], parts[0]) + bias
+
+
+def convolve_back(x: Any, weight: Any, bias: Any, size: tuple[int, int], xp: Any) -> Any:
+    """Apply a transposed 3x3 convolution of stride 2 and padding 1, to `size`: the dilated input is convolved by the
+    flipped kernel. x `[batch, height, width, in]`, weight `[in, out, 3, 3]`."""
+    n, height, width, channels = x.shape
+    apart = xp.stack([x, xp.zeros_like(x)], 3).reshape(n, height, 2 * width, channels)
+    apart = xp.stack([apart, xp.zeros_like(apart)], 2).reshape(n, 2 * height, 2 * width, channels)
+    # Beyond 2n - 1 rows come those of the output padding, where there is one.
+    return convolve(apart[:, : size[0], : size[1]], weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), bias, 1, xp)
+
+
+def batch_norm(arrays: Arrays, name: str, x: Any, running: bool, xp: Any) -> Any:
+    mean, var = arrays[f"{name}.running_mean"], arrays[f"{name}.running_var"]
+    if not running:
+        mean, var = _mean(x, xp), _mean((x - _mean(x, xp)) ** 2, xp)
+    return (x - mean) / xp.sqrt(var + 1e-5) * arrays[f"{name}.weight"] + arrays[f"{name}.bias"]
+
+
+def _mean(x: Any, xp: Any) -> Any:
+    # numpy adds the rows of a float32 array one after another in float32, and is off by 3e-4 of batch norm's outputs.
+    return x.mean((0, 1, 2), np.float64).astype(x.dtype) if xp is np else x.mean((0, 1, 2))
+
+
+def forward(
+    spec: Spec,
+    arrays: Arrays,
+    batch: Batch,
+    *,
+    xp: Any = np,
+    training: bool = False,
+    locate: Callable = locate,
+    detach: bool = False,
+    z: Any = None,
+    record: dict[str, Any] | None = None,
+) -> Outputs:
+    """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, and `record`
+    receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`."""
+    model, kinked = spec.model, spec.model.activation != "tanh"
+    activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
+    seen: Any = batch.x
+    corruption: Any = batch.corruption
+    if training and spec.images.corruption == "gaussian":
+        seen = seen + spec.images.corruption_level * corruption
+    elif training and spec.images.corruption == "dropout":
+        seen = seen * corruption
+    margins = xp.full(len(batch.x), xp.inf, batch.x.dtype)
+    masks = iter(batch.masks if training else ())
+    hot = None
+    if model.classes:
+        hot = (xp.asarray(batch.labels)[:, None] == xp.arange(model.classes)).astype(batch.x.dtype)
+
+    def near(h: Any) -> None:
+        nonlocal margins
+        closest = xp.abs(h).reshape(len(h), -1).min(-1) / xp.maximum(xp.abs(h).max(), 1e-30)
+        margins = xp.minimum(margins, closest.reshape(-1, len(margins)).min(0))
+
+    def hidden(h: Any) -> Any:
+        if kinked:
+            near(h)
+        h = activation(h)
+        mask = next(masks, None)
+        return h if mask is None else (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
+
+    def conditioned(h: Any) -> Any:
+        return h if hot is None else xp.concatenate([h, xp.tile(hot, (len(h) // len(hot), 1))], -1)
+
+    def noted(name: str, given: Any, gave: Any) -> Any:
+        if record is not None:
+            record[f"{name}, input"], record[f"{name}, output"] = given, gave
+        return gave
+
+    def run(layer: layout.Layer, h: Any) -> Any:
+        name = ".".join(map(str, layer.path))
+        weight, bias = arrays.get(f"{name}.weight"), arrays.get(f"{name}.bias")
+        match layer.kind:
+            case "linear":
+                gave = linear(arrays, name, h)
+            case "conv":
+                gave = convolve(h, weight, bias, layer.stride, xp)
+            case "conv-transpose":
+                gave = convolve_back(h, weight, bias, layer.size, xp)
+            case "norm":
+                gave = batch_norm(arrays, name, h, not training, xp)
+            case "scalar":
+                gave = arrays[name]
+            case kind:
+                assert_never(kind)
+        return noted(name, h, gave)
+
+    def network(name: str, h: Any) -> Any:
+        layers = [layer for layer in layout.layers(model) if layer.path[:2] == (name, "hidden")]
+        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+            h = run(layer, h)
+            if after is None or after.kind != "norm":
+                h = hidden(h)
+        return h
+
+    layers = layout.by_path(model)
+    spatial = any(layer.path[0] == "encoder" and layer.kind != "linear" for layer in layers.values())
+    if spatial:
+        h = seen.reshape(len(seen), *model.image)
+        if hot is not None:
+            h = xp.concatenate([h, xp.broadcast_to(hot[:, None, None], (*h.shape[:3], model.classes))], -1)
+        h = network("encoder", h).transpose(0, 3, 1, 2).reshape(len(seen), -1)  # channels first, as PyTorch's weights
+    else:
+        h = network("encoder", conditioned(seen))
+    parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
+    if record is not None and spatial:
+        record |= {f"encoder.{name}, input": _channels_last(h, model) for name in layout.heads(model)}
+    if model.posterior.startswith("relu-"):
+        for part in parts:
+            near(part)
+        parts = [relu(part) for part in parts]
+    eps = batch.eps.reshape(-1, *batch.eps.shape[-2:])
+    if z is not None:
+        z = z[None]
+    elif model.posterior == "gaussian":
+        z = xp.stack([locate(*parts, e, xp) for e in eps])
+    else:
+        z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])
+    h = conditioned((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
+    if spatial:
+        flat = run(layers["decoder", "input"], h)
+        if record is not None:
+            record["decoder.input, output"] = _channels_last(flat, model)
+        h = flat.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1]).transpose(0, 2, 3, 1)
+    h = network("decoder", h)
+    last = [run(layers["decoder", name], h) for name in layout.tails(model)]
+    logits, *logvar = (part.reshape(len(eps), len(batch.x), -1) for part in last)
+    logvar += [arrays[f"decoder.{name}"] for name in layout.scalar_parameters(model)]
+    return Outputs(tuple(parts), z, logits, logvar[0] if logvar else None, margins)
+
+
+def _channels_last(h: Any, model: ModelSpec) -> Any:
+    """Reorder flattened channels, height, width to height, width, channels."""
+    apart = h.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1])
+    return apart.transpose(0, 2, 3, 1).reshape(len(h), -1)
+
+
+def judge(spec: Spec, arrays: Arrays, z: Any, record: dict[str, Any] | None = None) -> Any:
+    """Compute the discriminator's logit, `[batch, 1]`."""
+    names = [f"discriminator.hidden.{i}" for i in range(len(spec.model.discriminator))]
+    for name in [*names, "discriminator.logit"]:
+        gave = linear(arrays, name, z)
+        if record is not None:
+            record[f"{name}, input"], record[f"{name}, output"] = z, gave
+        z = relu(gave)
+    return gave
