@@ -112,7 +112,7 @@ def two_steps(
     for given, eps in zip(case.batches, noises, strict=True):
         batch = given._replace(eps=eps)
         terms.append([term.mean() for term in reference.losses(case.spec, weights, batch).values()])
-        parts = {"detach": True} if detach else {}
+        parts: dict[str, Any] = {"detach": True} if detach else {}
         grads = reference.gradients(case.spec, weights, batch, **parts)
         grad = {n: g * np.array(scale, g.dtype) for n, g in grads.items()}
         if keep:
