@@ -1,15 +1,12 @@
 """Inject faults into one of the two packages, and record whether the comparison detects and names them.
 
-A fault is a small edit of a function's source. The edited function is compiled and replaces the original in every
-module of its package.
+A fault replaces a function, in every module of its package that has imported it, or a method of a class.
 """
 
 import contextlib
 import functools
-import inspect
 import sys
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -75,53 +72,75 @@ _Jitted = type(jaxvae.train_step)
 
 
 class Fault(NamedTuple):
-    """An edit of a function, and the cause that the comparison should name."""
+    """A wrong function in place of a right one, and the cause that the comparison should name."""
 
-    function: Any
-    """The function with the fault, of jaxvae or torchvae."""
-    old: str
-    """The part of its source that is replaced."""
-    new: str
-    """The replacement."""
+    owner: Any
+    """The module or the class of jaxvae or torchvae that has the function."""
+    attribute: str
+    """The function's name there."""
+    name: str
+    """The mistake, as a program would make it."""
+    replacement: Callable[[Any], Any]
+    """Make the wrong function from the right one."""
     cause: str
     """The cause that the comparison should name."""
     dtype: str = "float64"
-    owner: Any = None
-    """The class, if the function is a method."""
     ground: str = "plain"
     """The model that it is tested on: the plain VAE, or a key of FAMILY."""
 
     @property
     def package(self) -> str:
-        return self.function.__module__.partition(".")[0]
+        return self.place.partition(".")[0]
 
     @property
     def place(self) -> str:
-        return f"{self.function.__module__.partition('.')[2]}.{self.function.__qualname__}"
+        owner = f"{self.owner.__module__}.{self.owner.__qualname__}" if isinstance(self.owner, type) else None
+        return f"{owner or self.owner.__name__}.{self.attribute}"
+
+
+def during(owner: Any, **changed: Any) -> Callable[[Any], Any]:
+    """Make the replacement of a function that changes attributes of a module or a class while the original runs."""
+
+    def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(*args: Any, **kwargs: Any) -> Any:
+            with mock.patch.multiple(owner, **changed):
+                return original(*args, **kwargs)
+
+        return wrong
+
+    return replacement
+
+
+def loss(combine: Callable[[Spec, Any, Any], Any]) -> Callable[[Any], Any]:
+    """Make the replacement of an objective that combines reconstruction and KL to another loss."""
+
+    def replacement(objective: Callable[..., Any]) -> Callable[..., Any]:
+        def wrong(spec: Spec, *args: Any) -> Any:
+            terms = objective(spec, *args)
+            return terms | {"loss": combine(spec, terms["reconstruction"], terms["kl"])}
+
+        return wrong
+
+    return replacement
 
 
 @contextlib.contextmanager
 def injected(fault: Fault) -> Iterator[None]:
     """Inject the fault inside the context."""
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(fault.function)))
-    assert source.count(fault.old), f"{fault.place} no longer says {fault.old!r}"
-    namespace = dict(vars(sys.modules[fault.function.__module__]))
-    exec(compile(source.replace(fault.old, fault.new), f"<{fault.place}>", "exec"), namespace)
-    wrong = namespace[fault.function.__name__]
     for package in (jaxvae, torchvae):  # lazy names that are first resolved with the fault would keep it
         for name in dir(package):
             getattr(package, name)
+    right = getattr(fault.owner, fault.attribute)
+    wrong = fault.replacement(right)
     with contextlib.ExitStack() as stack:
         if fault.package == "jaxvae":  # drop compiled functions before and after
             stack.callback(_forget_compiled)
             _forget_compiled()
-            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # an edit may mix precisions
-        owners = (
-            [fault.owner] if fault.owner else [m for n, m in sys.modules.items() if n.split(".")[0] == fault.package]
-        )
-        for owner in owners:
+            stack.enter_context(jax.numpy_dtype_promotion("standard"))  # a fault may mix precisions
+        modules = [module for name, module in sys.modules.items() if name.partition(".")[0] == fault.package]
+        for owner in [fault.owner] if isinstance(fault.owner, type) else modules:
             for name, value in list(vars(owner).items()):
-                if value is fault.function:
+                if value is right:
                     stack.enter_context(mock.patch.object(owner, name, wrong))
         yield
 

@@ -11,7 +11,7 @@ from parity_tests.faults import modules as module_faults
 TABLE = Path(__file__).parent / "FAULTS.md"
 HEAD = """# Injected faults and the causes that the comparison names
 
-Each fault is a small edit of one package or of one framework's module. The comparison must detect it, and name the
+Each fault is a mistake in one package or in one framework's module. The comparison must detect it, and name the
 cause by reproducing its numbers. `python -m parity_tests.faults.table` writes this table, and the tests check all rows.
 
 """
@@ -30,7 +30,7 @@ def caught_at(fault: inject.Fault, lines: list[str]) -> str:
 
 
 def _edit(fault: inject.Fault) -> str:
-    edit = f"{fault.package}.{fault.place}: `{_short(fault.old)}` becomes `{_short(fault.new)}`"
+    edit = f"{fault.place}: {fault.name}"
     where = " (in float32)" if fault.dtype == "float32" else ""
     where += f" ({fault.ground})" if fault.ground != "plain" else ""
     return edit.replace("|", "\\|") + where
@@ -55,11 +55,6 @@ def main() -> None:
 def _row(fault: str, level: str, named: str, cause: str) -> str:
     verdict = named if named == cause else f"{named} (rightly: {cause})"
     return f"| {fault} | {level} | {verdict if named != inject.UNKNOWN else 'no known fault reproduces it'} |"
-
-
-def _short(code: str) -> str:
-    code = " ".join(code.split())
-    return code if len(code) <= 100 else f"{code[:97]}..."
 
 
 if __name__ == "__main__":

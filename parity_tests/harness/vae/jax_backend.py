@@ -162,7 +162,8 @@ def train(
     state, terms = _state(spec, arrays, optimizer), []
     on_device, labels = jnp.asarray(data.train), jnp.asarray(data.train_labels) if spec.model.classes else None
     end = spec.training.total_steps(len(data.train))
-    while (done := int(state.step)) < (end if last is None else min(end, last)):
+    last = end if last is None else min(end, last)  # always given: a program without it would be another one
+    while (done := int(state.step)) < last:
         state, epoch = jaxvae.train_epoch(spec, state, on_device, labels, last)
         terms.append(np.asarray(epoch)[: int(state.step) - done])
     return *_trained(spec, state), np.concatenate(terms)

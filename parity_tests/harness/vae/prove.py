@@ -81,7 +81,7 @@ def prove(
                 findings.append(finding)
             on_level(f"{dtype}: a run of {steps} steps")
             try:
-                right = all(finding.passed for finding in findings if finding.dtype == dtype)
+                right = all(finding.passed for finding in findings)
                 of_run, curve, diagnosis = trajectory.follow(
                     whole, data, case.start, backends, settle=right, bisect=wanted()
                 )

@@ -79,29 +79,27 @@ def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int
     rates = spec.training.learning_rates()
     rate = rates[min(t // per_epoch, len(rates) - 1)]
 
-    def step(rows: np.ndarray, t: int, how: reference.Adam | None = None) -> np.ndarray:
+    def loss(rows: np.ndarray, t: int) -> np.ndarray:
         batch = rows_batch(spec, data, rows, t)
-        if name == "loss":
-            return reference.averaged(spec, reference.losses(spec, before[0], batch, training=True), batch)["loss"][
-                None
-            ]
-        return reference.step(spec, before[0], batch, rate, before[1], how or reference.usual(spec))[0][name]
+        return reference.averaged(spec, reference.losses(spec, before[0], batch, training=True), batch)["loss"][None]
 
     mine = places(spec, len(data.train), t)
-    yield None, step(mine, t)
     if name == "loss":
+        yield None, loss(mine, t)
         for other in [*range(t - 1, -1, -1), t + 1]:
-            yield f"key reused: step {t} draws the noise of step {other}", step(mine, other)
+            yield f"key reused: step {t} draws the noise of step {other}", loss(mine, other)
             yield (
                 f"step {t} is given the images of step {other}",
-                step(places(spec, len(data.train), other)[: len(mine)], t),
+                loss(places(spec, len(data.train), other)[: len(mine)], t),
             )
         if t >= per_epoch:
             early = places(spec, len(data.train), t % per_epoch)
-            yield "key reused: every epoch has the first one's order", step(early, t)
+            yield "key reused: every epoch has the first one's order", loss(early, t)
         return
-    for cause, how in training.adams(spec).items():
-        yield cause, step(mine, t, how)
+    batch = rows_batch(spec, data, mine, t)
+    grads = reference.first_gradients(spec, before[0], batch)
+    for cause, how in {None: reference.usual(spec), **training.adams(spec)}.items():
+        yield cause, reference.step(spec, before[0], batch, rate, before[1], how, grads)[0][name]
 
 
 def _by_ratio(

@@ -51,8 +51,8 @@ def follow(
         data: The images.
         start: The weights that both runs start from.
         backends: The two backends.
-        settle: Whether to examine runs that differ by more than the tolerance. False where an earlier level has failed,
-            which neither chaos nor growth can excuse.
+        settle: Whether to examine runs that differ by more than the tolerance. False where an earlier level or dtype
+            has failed, which neither chaos nor growth can excuse.
         bisect: Whether to explain the first step that differs.
 
     Returns:

@@ -113,7 +113,7 @@ def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: py
 
 
 def test_a_backend_that_raises_fails_the_level() -> None:
-    wrong = Fault(plain_vae.dist.gaussian_kl, "0.5 * (", "posterior.nothing * (", "")
+    wrong = Fault(plain_vae.dist, "gaussian_kl", "", lambda kl: lambda posterior: posterior.nothing, "")
     with inject.injected(wrong):
         result = prove.prove(SPEC, few(SPEC), steps=2, dtypes=["float64"])
     failed = next(f for f in result.findings if not f.passed)

@@ -108,7 +108,8 @@ def gradients(case: Case, name: str) -> Causes:
     yield "gradient's sign turned", -plain[array]
     for part in ("bernoulli", "kl"):
         for cause, formula in PARTS[part].items():
-            yield f"{cause}, in the gradient only", ask(**{part: formula})[array]
+            changed: dict[str, Any] = {part: formula}
+            yield f"{cause}, in the gradient only", ask(**changed)[array]
 
 
 def _sigmoid(logits: Any, xp: Any) -> Any:

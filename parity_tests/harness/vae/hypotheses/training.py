@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -113,8 +112,9 @@ def two_steps(
     for given, eps in zip(case.batches, noises, strict=True):
         batch = given._replace(eps=eps)
         terms.append([term.mean() for term in reference.losses(case.spec, weights, batch).values()])
-        gradients = partial(reference.gradients, detach=True) if detach else reference.plain_gradients
-        grad = {n: g * np.array(scale, g.dtype) for n, g in gradients(case.spec, weights, batch).items()}
+        parts: dict[str, Any] = {"detach": True} if detach else {}
+        grads = reference.gradients(case.spec, weights, batch, **parts)
+        grad = {n: g * np.array(scale, g.dtype) for n, g in grads.items()}
         if keep:
             grad = before = {n: g + before[n] for n, g in grad.items()}
         weights, state = reference.adam(weights, [grad], rate or case.spec.training.learning_rate, state, how)

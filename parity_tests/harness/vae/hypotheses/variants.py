@@ -135,21 +135,19 @@ def statistics(case: Case, label: str, state: str) -> Causes:
 
 
 def gradients(case: Case, name: str) -> Causes:
-    """Compute hypotheses for a name `ARRAY STATE`."""
+    """Compute hypotheses for a name `ARRAY STATE`.
+
+    No other configuration is one: the losses' levels come before, and where all losses agree, so do their gradients.
+    """
     array, _, state = name.partition(" ")
     spec, arrays = case.states[state]
-
-    def answer(spec: Spec, batch: Batch, **parts: Any) -> np.ndarray:
-        return reference.gradients(spec, arrays, batch, **parts)[array]
-
-    plain = answer(spec, case.batch)
+    phase = next(phase for phase in spec.phases if not phase or array.startswith(f"{phase}."))
+    plain = reference.gradients(spec, arrays, case.batch, phase)[array]
     yield None, plain
-    yield "gradient stopped at the latent", answer(spec, case.batch, detach=True)
-    for cause, (other, batch) in otherwise(spec, case.batch).items():
-        yield cause, answer(other, batch)
     yield "gradient summed over the batch, not averaged", plain * len(case.batch.x)
     yield "gradient averaged over pixels too", plain / spec.model.pixels
     yield "gradient summed over pixels, not averaged", plain * spec.model.pixels
+    yield "gradient stopped at the latent", reference.gradients(spec, arrays, case.batch, phase, detach=True)[array]
 
 
 def optimizer(case: Case, name: str) -> Causes:
@@ -181,24 +179,29 @@ def optimizer(case: Case, name: str) -> Causes:
 
 def steps(case: Case, name: str) -> Causes:
     """Compute two steps from a warm state."""
+    spec, rate = case.spec, case.spec.training.learning_rates()[0]
+    first: dict[int, Any] = {}  # the first gradients, which the variants of Adam share
 
     def answer(how: reference.Adam, shift: int = 0) -> np.ndarray:
         (weights, state), terms = case.warm, []
         for i, given in enumerate(case.batches):
-            batch = noise(case.spec, WARM + i + shift, len(given.x))._replace(x=given.x, labels=given.labels)
+            batch = noise(spec, WARM + i + shift, len(given.x))._replace(x=given.x, labels=given.labels)
             batch = batch._replace(step=WARM + i)
-            means = reference.averaged(case.spec, reference.losses(case.spec, weights, batch, training=True), batch)
+            means = reference.averaged(spec, reference.losses(spec, weights, batch, training=True), batch)
             terms.append(list(means.values()))
-            rate = case.spec.training.learning_rates()[0]
-            weights, state = reference.step(case.spec, weights, batch, rate, state, how)
-        named = dict(zip(case.spec.terms, np.array(terms, case.dtype).T, strict=True))
+            if i and name in spec.terms:  # which the last update comes after
+                break
+            if not i and shift not in first:
+                first[shift] = reference.first_gradients(spec, weights, batch)
+            weights, state = reference.step(spec, weights, batch, rate, state, how, None if i else first[shift])
+        named = dict(zip(spec.terms, np.array(terms, case.dtype).T, strict=True))
         return {**named, **weights, **state}[name]
 
     if "running" in name:  # of which the plain steps keep no account
         return
-    yield None, answer(reference.usual(case.spec))
-    yield "wrong fold-in: the step is counted from 1", answer(reference.usual(case.spec), 1)
-    for cause, how in training.adams(case.spec).items():
+    yield None, answer(reference.usual(spec))
+    yield "wrong fold-in: the step is counted from 1", answer(reference.usual(spec), 1)
+    for cause, how in training.adams(spec).items():
         yield cause, answer(how)
 
 

@@ -31,7 +31,7 @@ from parity_tests.harness.vae.reference.objectives import pixel_means as pixel_m
 from parity_tests.harness.vae.reference.objectives import squared_error as squared_error
 from parity_tests.harness.vae.reference.training import Adam as Adam
 from parity_tests.harness.vae.reference.training import adam as adam
+from parity_tests.harness.vae.reference.training import first_gradients as first_gradients
 from parity_tests.harness.vae.reference.training import gradients as gradients
-from parity_tests.harness.vae.reference.training import plain_gradients as plain_gradients
 from parity_tests.harness.vae.reference.training import step as step
 from parity_tests.harness.vae.reference.training import usual as usual

@@ -1,8 +1,6 @@
 """Training by its plain formulas: gradients, Adam and whole steps."""
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,37 +15,38 @@ from parity_tests.harness.vae.reference.networks import Arrays
 from parity_tests.harness.vae.reference.objectives import averaged, losses
 
 
-def gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, np.ndarray]:
-    """Compute the gradients of each optimizer, by the arrays it trains; `PHASE.NAME` where there are several phases."""
-    return {name: np.asarray(grad) for name, grad in _gradients(spec, arrays, batch, **parts).items()}
+def gradients(spec: Spec, arrays: Arrays, batch: Batch, phase: str | None = None, **parts: Any) -> Arrays:
+    """Compute the gradients of each optimizer, or of one phase's, by the arrays it trains; `PHASE.NAME` where there are
+    several phases."""
+    phases = tuple(spec.phases) if phase is None else (phase,)
+    # A formula that is tried once is not worth a compilation, unless a convolution's many slices are.
+    once = parts and not NETWORKS[spec.model.network].spatial
+    compute = _gradients if once else _compiled_gradients
+    grads = compute(spec, phases, tuple(parts.items()), dict(arrays), batch)
+    return {name: np.asarray(grad) for name, grad in grads.items()}
 
 
-def _gradients(spec: Spec, arrays: Arrays, batch: Batch, **parts: Any) -> dict[str, jax.Array]:
+def _gradients(
+    spec: Spec, phases: tuple[str, ...], parts: tuple[tuple[str, Any], ...], arrays: Arrays, batch: Batch
+) -> dict[str, jax.Array]:
     given = jax.tree.map(jnp.asarray, batch)
     gradients: dict[str, jax.Array] = {}
-    for phase, networks in spec.phases.items():
+    for phase in phases:
 
         def loss(arrays: Arrays, phase: str = phase) -> jax.Array:
-            terms = averaged(spec, losses(spec, arrays, given, xp=jnp, training=True, **parts), given, jnp)
+            terms = averaged(spec, losses(spec, arrays, given, xp=jnp, training=True, **dict(parts)), given, jnp)
             return terms[phase or "loss"] * (spec.minimized if phase in ("", "reconstruction") else 1.0)
 
         grads = jax.grad(loss)({name: jnp.asarray(array) for name, array in arrays.items()})
-        names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
+        names = [p.name for p in layout.table(spec.model) if p.trained and p.network in spec.phases[phase]]
         gradients |= {f"{phase}.{name}" if phase else name: grads[name] for name in names}
     return gradients
 
 
-def plain_gradients(spec: Spec, arrays: Arrays, batch: Batch) -> dict[str, np.ndarray]:
-    """Compute the same in a compiled program, for the hypotheses that use one gradient."""
-    if NETWORKS[spec.model.network].spatial:  # its many slices take longer to compile than to add up
-        return gradients(spec, arrays, batch)
-    compiled = _plain_gradients(spec, dict(arrays), batch)
-    return {name: np.asarray(grad) for name, grad in compiled.items()}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _plain_gradients(spec: Spec, arrays: dict[str, jax.Array], batch: Batch) -> dict[str, jax.Array]:
-    return _gradients(spec, arrays, batch)
+# LLVM's optimisation would take longer than all that is computed here.
+_compiled_gradients = jax.jit(
+    _gradients, static_argnums=(0, 1, 2), compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 class Adam(NamedTuple):
@@ -117,18 +116,23 @@ def step(
     learning_rate: float,
     state: Arrays,
     how: Adam,
-    change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda grads: grads,
-    **parts: Any,
+    first: Arrays | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Compute the arrays and the optimizers' state after one training step, phase by phase; `change` is applied to the
-    gradients of each phase. Running statistics are not updated."""
+    """Compute the arrays and the optimizers' state after one training step, phase by phase; `first` is `gradients` of
+    the first phase, where they are known. Running statistics are not updated."""
     new, moments = dict(arrays), dict(state)
     for phase in spec.phases:
         prefix = phase and f"{phase}."
-        grads = gradients(spec, new, batch, **parts) if parts else plain_gradients(spec, new, batch)
-        own = change({name.removeprefix(prefix): g for name, g in grads.items() if name.startswith(prefix)})
+        grads = gradients(spec, new, batch, phase) if first is None else first
+        own = {name.removeprefix(prefix): g for name, g in grads.items()}
         mine = {name.removeprefix(prefix): a for name, a in moments.items() if name.startswith(prefix)}
         moved, after = adam({name: new[name] for name in own}, [own], learning_rate, mine, how)
         new |= moved
         moments |= {f"{prefix}{name}": a for name, a in after.items()}
+        first = None
     return new, moments
+
+
+def first_gradients(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Compute the gradients of a step's first phase."""
+    return gradients(spec, arrays, batch, next(iter(spec.phases)))
