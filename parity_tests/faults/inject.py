@@ -90,12 +90,16 @@ class Fault(NamedTuple):
 
     @property
     def package(self) -> str:
-        return self.place.partition(".")[0]
+        return self._owner.partition(".")[0]
 
     @property
     def place(self) -> str:
-        owner = f"{self.owner.__module__}.{self.owner.__qualname__}" if isinstance(self.owner, type) else None
-        return f"{owner or self.owner.__name__}.{self.attribute}"
+        return f"{self._owner.partition('.')[2]}.{self.attribute}"
+
+    @property
+    def _owner(self) -> str:
+        method = isinstance(self.owner, type)
+        return f"{self.owner.__module__}.{self.owner.__qualname__}" if method else self.owner.__name__
 
 
 def during(owner: Any, **changed: Any) -> Callable[[Any], Any]:

@@ -30,7 +30,7 @@ def caught_at(fault: inject.Fault, lines: list[str]) -> str:
 
 
 def _edit(fault: inject.Fault) -> str:
-    edit = f"{fault.place}: {fault.name}"
+    edit = f"{fault.package}.{fault.place}: {fault.name}"
     where = " (in float32)" if fault.dtype == "float32" else ""
     where += f" ({fault.ground})" if fault.ground != "plain" else ""
     return edit.replace("|", "\\|") + where
