@@ -119,7 +119,7 @@ def test_a_manifold_is_of_two_latents_with_a_prior(side, x64) -> None:
     corner = side.package.decode_images(spec, weights, np.array([[norm.ppf(1 / 6), norm.ppf(5 / 6)]]))
     np.testing.assert_allclose(result[0, 0], corner[0], rtol=0, atol=1e-13)
     wide, heavy = opened(side, "pytorch-examples")
-    with pytest.raises(InputError, match="two latents, and the model has 4"):
+    with pytest.raises(InputError, match="two latents, but the model has 4"):
         side.package.manifold(wide, heavy, 3)
     plain, code = opened(side, "autoencoder")
     with pytest.raises(InputError, match="no prior to draw from"):
@@ -252,7 +252,7 @@ REFUSED = [
     ("pytorch-examples", "traverse --label 1", "--label must be left out"),
     ("pytorch-examples", "traverse --latents 0", "--latents must be from 1 to 100, found 0"),
     ("conditional", "traverse --label 10", "--label must be from 0 to 9, found 10"),
-    ("conditional", "manifold", "two latents, and the model has 3"),
+    ("conditional", "manifold", "two latents, but the model has 3"),
     ("pytorch-examples", "manifold --steps 61", "--steps must be from 2 to 60, found 61"),
     ("conditional", "embed --by latents", "the model has 3"),
     ("conditional", "embed --seed 99999999999999999999", "seed"),
