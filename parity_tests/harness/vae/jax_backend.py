@@ -100,9 +100,7 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute the outputs in evaluation, `[batch, ..]`: the posterior, the latent, the logits."""
     params, labels = jaxvae.from_arrays(spec, arrays), _optional(batch.labels)
-    posterior = jaxvae.encode(spec, params, jnp.asarray(batch.x), labels)
-    z = jaxvae.locate(posterior, jnp.asarray(batch.eps).reshape(-1, *posterior.mean.shape)[0])
-    return _numpy({**posterior._asdict(), "z": z, "logits": jaxvae.decode(spec, params, z, labels).logits})
+    return _numpy(_forward(spec, params, jnp.asarray(batch.x), jnp.asarray(batch.eps), labels))
 
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
@@ -211,6 +209,13 @@ def _layers(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
     named = {f"{name}, {kind}": value for name, call in calls.items() for kind, value in call._asdict().items()}
     # An OrderedDict, since jit returns a dict sorted by its keys.
     return OrderedDict(named, **posterior._asdict(), z=z)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(spec: Spec, params: Params, x: jax.Array, eps: jax.Array, labels: jax.Array | None) -> OrderedDict:
+    posterior = jaxvae.encode(spec, params, x, labels)
+    z = jaxvae.locate(posterior, eps.reshape(-1, *posterior.mean.shape)[0])
+    return OrderedDict(posterior._asdict(), z=z, logits=jaxvae.decode(spec, params, z, labels).logits)
 
 
 @functools.partial(jax.jit, static_argnums=0)
