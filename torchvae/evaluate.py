@@ -46,8 +46,8 @@ def average_terms(
     """
     device = device_of(model)
     labels = None if labels is None else torch.as_tensor(labels, device=device)
-    found = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), labels)
-    terms = found.cpu().numpy().astype(np.float64).mean(0)
+    per_image = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), labels)
+    terms = per_image.cpu().numpy().astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         reconstruction, kl = torch.tensor(terms[1:])
         terms[0] = capacity_loss(spec, reconstruction, kl, None).item()
