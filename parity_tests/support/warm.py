@@ -69,11 +69,11 @@ class Process:
 
 
 def python(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a `Process` to its end, as subprocess.run does."""
     process = Process(*arguments, cwd=cwd, env=env)
-    stdout, stderr = process.communicate()
+    stdout, stderr = process.communicate(timeout)
     assert process.returncode is not None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 

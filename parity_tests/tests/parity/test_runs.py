@@ -15,7 +15,7 @@ TERMS = ("loss", "reconstruction", "kl")
 
 def run(package: str, out: Path, *flags: str) -> None:
     """Run `package train` in a separate process."""
-    result = python("-m", package, "train", "--data", "mnist", "--log-every", "1", "--out", out, *flags)
+    result = python("-m", package, "train", "--data", "mnist", "--log-every", "1", "--out", out, *flags, timeout=3600)
     assert result.returncode == 0, result.stderr
 
 
