@@ -158,7 +158,7 @@ def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -
 
 
 def seen(spec: Spec, images: Array | np.ndarray) -> Array:
-    """Prepare test images as evaluation does, except that dynamic binarisation is at half.
+    """Prepare test images as evaluation does, except that dynamic binarisation has the threshold 0.5.
 
     Args:
         spec: The configuration.

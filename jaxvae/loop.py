@@ -107,7 +107,7 @@ class _Block(NamedTuple):
     order: Array
     """The epoch's, `[steps, batch]`."""
     places: Array | None
-    """Where among the images those of the order are, `[steps, batch]`; None if these are all."""
+    """The index in the images of each image of the order, `[steps, batch]`; None if they are all of the data."""
 
 
 def _whole(spec: Spec, images: np.ndarray, key: Array, first: int, done: int) -> Iterator[_Block]:

@@ -261,11 +261,12 @@ def _init(spec: Spec, key: Array) -> Params:
     params: Params = {}
     table, dtype = layout.table(spec.model), spec.training.stored
     # Number n of a draw depends on n alone. So sizes are rounded up to powers of two and those of one size drawn as a
-    # batch: a cipher for each array would take a deep network's program minutes to compile.
+    # batch: a cipher for each array would take a deep network's program minutes to compile. Drawing 4,096 numbers takes
+    # less time than compiling another cipher for fewer.
     groups: dict[int, list[int]] = {}
     for i, parameter in enumerate(table):
         if parameter.bound:
-            groups.setdefault((math.prod(parameter.shape) - 1).bit_length(), []).append(i)
+            groups.setdefault(max(12, (math.prod(parameter.shape) - 1).bit_length()), []).append(i)
     units = {
         i: unit
         for bits, places in groups.items()

@@ -35,7 +35,7 @@ if "PARITY_TESTS_XLA_FLAGS" not in os.environ:
 
 import jax
 import pytest
-from jax._src import compiler
+from jax._src import compiler, dispatch
 
 import jaxvae
 import torchvae
@@ -53,13 +53,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_programs():
-    """Each file forgets what it compiled: a process has room for some ten thousand programs' memory maps."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +75,25 @@ def optimized():
     jax.clear_caches()
 
 
+_compiled: list[str] = []  # since the last look
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def _compiles(event: str, *_: object, **__: object) -> None:
+    if event == dispatch.BACKEND_COMPILE_EVENT:
+        _compiled.append(event)
+
+
 @pytest.fixture(autouse=True)
 def _few_programs():
-    """What was compiled is forgotten before the process has no room for more memory maps, of which Linux gives 65,530:
-    a program takes a few, and another one would end the process."""
+    """What was compiled serves the files that follow, until the process nears the 65,530 memory maps that Linux gives
+    it: a program takes a few, and another one would end the process. Counting the maps takes time too."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
-        jax.clear_caches()
+    if len(_compiled) > 200:
+        _compiled.clear()
+        maps = Path("/proc/self/maps")
+        if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+            jax.clear_caches()
 
 
 @pytest.fixture(params=["jaxvae", "torchvae"])

@@ -30,9 +30,10 @@ _SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start",
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time both packages in float32 beside the loops that PyTorch users write, and beside the model's matrix products
-    alone. The sections are training, evaluation, sampling, start-up, memory, and how the cost scales. Each program is
-    timed once per round, after a warm-up round; tables show the median, the minimum and the maximum.
+    """Compare the speed of both packages in float32 with common PyTorch training loops, and with the time of the
+    model's matrix multiplications alone. The sections are training, evaluation, sampling, start-up, memory, and how the
+    cost scales. Each program is timed once per round, after a warm-up round; tables show the median, the minimum and
+    the maximum.
 
     Example (ten minutes; one with --quick):
               python scripts/benchmark.py --json benchmark.json --out benchmark.png"""

@@ -32,7 +32,7 @@ class Golden:
     nothing is written unless torchvae's agree to the tolerances of the tests.
 
     Run it after a change that is meant to change numbers, say so in the commit, and check what `git diff --stat`
-    lists: a file that changes without such a reason shows a fault. The same versions on the same processor give
+    lists: an unexpected change in a file indicates a bug. The same versions on the same processor give
     the same bytes.
 
     Example: python scripts/record_golden.py --out parity_tests/golden"""

@@ -25,9 +25,10 @@ _INTERRUPTED = 130  # the exit status by custom: 128 + SIGINT
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Reproduce published results on MNIST, and print a table of the results and the expected ranges. Each run has a
-    folder under --out: the same command resumes a stopped run and only reads a finished one. The table shows all
-    results in that folder, from both packages.
+    """Reproduce published results on MNIST, and print a table of the results and the expected ranges. A protocol is a
+    preset with its seeds, its epochs and the results that its source expects. Each run has a folder under --out:
+    repeating the command resumes unfinished runs and skips finished ones. The table shows all results in that folder,
+    from both packages.
 
     On a CPU, `all` leaves out protocols that take days, and lists them; a protocol given by name is run in full.
 

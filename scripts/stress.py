@@ -45,9 +45,9 @@ class Fuzz:
     """Damage small valid files at random and read them: bits, bytes and blocks are flipped, moved, deleted or inserted,
     and fields of their JSON changed.
 
-    A damaged weight file or checkpoint must be rejected in a sentence that names it, unless it still reads as what was
-    written, to the last bit. A configuration, metrics or images have no digest and may also be read as other valid
-    ones. Anything else is printed with its seed, and the exit status is then 1. Both packages share these readers.
+    A damaged weight file or checkpoint must be rejected with an error that names the file, unless its contents are
+    unchanged. A configuration, metrics or images have no digest and may also be read as other valid ones. Any violation
+    is printed with its seed, and the exit status is then 1. Both packages share these readers.
 
     Example: python scripts/stress.py fuzz --kind weights --mutations 1000"""
 
@@ -94,7 +94,7 @@ class Switch:
 @dataclass(frozen=True)
 class Distributed:
     """Train scikit-learn's digits in float64 in one process and in two on this machine's loopback, and compare every
-    loss, weight and number of Adam's state. Exit status 0 if they agree to 1e-12 of each tensor's largest, else 1.
+    loss, weight and moment of Adam. Exit status 0 if they agree to 1e-12 of each tensor's largest entry, else 1.
 
     Example: python scripts/stress.py distributed --steps 200 --preset conv"""
 

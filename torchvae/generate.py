@@ -166,7 +166,7 @@ def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np
 
 
 def seen(spec: Spec, images: np.ndarray) -> Tensor:
-    """Prepare test images as evaluation does, except that dynamic binarisation is at half.
+    """Prepare test images as evaluation does, except that dynamic binarisation has the threshold 0.5.
 
     Args:
         spec: The configuration.

@@ -105,7 +105,7 @@ class _Block(NamedTuple):
     order: Tensor
     """The epoch's, `[n]`."""
     places: Tensor | None
-    """Where among the images those of the order are, `[n]`; None if these are all."""
+    """The index in the images of each image of the order, `[n]`; None if they are all of the data."""
 
 
 def _whole(spec: Spec, images: np.ndarray, key: random.Key, first: int, done: int) -> Iterator[_Block]:

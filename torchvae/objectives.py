@@ -49,20 +49,20 @@ class Inputs(NamedTuple):
     training: Training | None
     """None in evaluation."""
     step: int | None
-    """Training steps taken before; None where beta and capacity have come to their last value."""
+    """Training steps taken before; None: beta and capacity have their final values."""
 
 
 class Phase(NamedTuple):
     """One update of a training step."""
 
     name: str
-    """Its optimizer's; empty where a step has but one."""
+    """The name of its optimizer; empty if a step has only one."""
     networks: tuple[str, ...]
-    """Which it trains."""
+    """The networks that it trains."""
     terms: Callable[[Spec, VAE, Inputs], dict[str, Tensor]]
-    """What it reports of each image, the first of which it minimizes."""
+    """Computes the terms of each image, `[batch]` each; the first is minimized."""
     share: float
-    """What it gives its optimizer, as a share of nats per image."""
+    """The factor by which the minimized term, in nats per image, is multiplied for the optimizer."""
 
 
 def inputs(

@@ -68,7 +68,7 @@ def shares() -> int:
 
 
 def split(x: Tensor, axis: int = 0) -> Tensor:
-    """This process's rows of what every process has of a batch, `[batch, ...]` unless another axis is the batch's."""
+    """Return this process's rows of a batch that every process holds in full. The batch is axis `axis`."""
     if processes() == 1:
         return x
     return x.tensor_split(processes(), axis)[distributed.get_rank()]

@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
 
     model: VAE
     optimizer: dict[str, torch.optim.Optimizer]
-    """By the name of `objectives.Phase`; an objective of one phase calls it by nothing."""
+    """The optimizer state of each `objectives.Phase`, by its name, which is empty if there is one phase."""
     step: int
     key: random.Key
 
@@ -153,7 +153,7 @@ def train_epoch(
         last: Stop after this step, counted from the run's beginning.
         order: The epoch's `epoch_order`, if it is known.
         n: Number of training images, where `images` holds more or fewer.
-        places: Where among `images` those of `order` are, `[n]`, where it holds only some.
+        places: If `images` holds only part of the data: the index in it of each image of `order`, `[n]`.
 
     Returns:
         The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not

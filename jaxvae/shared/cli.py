@@ -7,6 +7,7 @@ import inspect
 import io
 import itertools
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -86,7 +87,8 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
 
 @functools.cache
 def join_help(flags: type) -> None:
-    """Join the lines of the help of a dataclass's fields, which tyro would break where the source does.
+    """Join the lines of the help of a dataclass's fields, which tyro would break where the source does, and leave out
+    the defaults None and (), whose meaning the help says.
 
     Args:
         flags: The dataclass; those of its fields are included.
@@ -97,7 +99,10 @@ def join_help(flags: type) -> None:
         for field, text in itertools.pairwise(definition.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
                 name, words = ast.unparse(field.target), str(ast.literal_eval(text.value)).split()
-                cls.__annotations__[name] = Annotated[cls.__annotations__[name], Doc(" ".join(words))]
+                help_of: list[Any] = [Doc(" ".join(words))]
+                if getattr(cls, name, ...) in (None, ()):
+                    help_of.append(tyro.conf.arg(help_behavior_hint=""))
+                cls.__annotations__[name] = Annotated[cls.__annotations__[name], *help_of]
         for kind in cls.__annotations__.values():
             if dataclasses.is_dataclass(kind):
                 join_help(kind)  # type: ignore[arg-type]
@@ -120,9 +125,13 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
     for entry in COMMANDS:
         if {"-h", "--help"} & set(arguments):
             join_help(entry.flags)
-        chosen = entry.defaults is not None and arguments[:1] == [entry.name]
+        chosen = arguments[:1] == [entry.name]
         default = {"default": entry.defaults(arguments)} if chosen and entry.defaults else {}
-        command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, **default)]
+        text = inspect.getdoc(entry.flags) or ""
+        # The examples, which hold for both packages, begin with this one's name; the list of commands has no examples.
+        whole = re.sub(rf"\n( +)(?={entry.name} )", rf"\n\1{name} ", text)
+        text = whole if chosen else text.partition("\n\n")[0]
+        command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, description=text, **default)]
         commands = command if commands is None else commands | command
     return tyro.cli(
         commands,

@@ -1,1 +1,1 @@
-"""Measures agreement: runs either package on the same named arrays and says how far apart the answers are."""
+"""Measures agreement: compares jaxvae with torchvae, and any JAX model with a torch module."""

@@ -54,6 +54,8 @@ class Diagnosis(NamedTuple):
     """The known fault that reproduces the numbers, or None where none does."""
     backend: str | None = None
     """The backend that departs from the plain formula, if it is only one."""
+    complete: bool = True
+    """Whether every known fault was tried; False where the time was over first."""
 
 
 class Report(NamedTuple):

@@ -182,7 +182,8 @@ def _summary(finding: Finding) -> str:
 
 
 def _cause(diagnosis: Diagnosis) -> str:
-    known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else "no known fault reproduces it"
+    tried = "no known fault reproduces it" if diagnosis.complete else "no fault that was tried in time reproduces it"
+    known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else tried
     backend = f", where {diagnosis.backend} departs from the plain formula" if diagnosis.backend else ""
     return f"They first differ at {diagnosis.where} ({diagnosis.difference}){backend}; {known.removesuffix('.')}."
 

@@ -21,9 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
-import torch
-
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -151,6 +148,9 @@ def _child(words: list[str], cwd: str, env: dict[str, str], files: list[str]) ->
 
 def _read_settings_again() -> None:
     """Set what JAX and torch read from the environment as they are imported."""
+    import jax
+    import torch
+
     for name, default in list(jax.config.values.items()):
         if (value := os.environ.get(name.upper())) is not None:
             switch = isinstance(default, bool)

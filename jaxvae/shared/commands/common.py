@@ -26,12 +26,19 @@ MAX_COLUMNS, MAX_ROWS = 60, 100
 _MAX_DEVIATIONS = 1000
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-RunPaths = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+RunPaths = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+]
 _DATA_ROOT = "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc."
 DataRoot = Annotated[
-    Path | None, tyro.conf.arg(help=f"{_DATA_ROOT} By default $JAXVAE_DATA, the user's cache, or a download.")
+    Path | None,
+    tyro.conf.arg(
+        help=f"{_DATA_ROOT} By default $JAXVAE_DATA, the user's cache, or a download.", help_behavior_hint=""
+    ),
 ]
-RunDataRoot = Annotated[Path | None, tyro.conf.arg(help=f"{_DATA_ROOT} By default the one that training used.")]
+RunDataRoot = Annotated[
+    Path | None, tyro.conf.arg(help=f"{_DATA_ROOT} By default the one that training used.", help_behavior_hint="")
+]
 
 
 def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_folder.Run, Weights]:

@@ -18,8 +18,8 @@ from jaxvae.shared.text import markdown_table
 
 @dataclass(frozen=True)
 class Compare:
-    """Draw test images beside their reconstructions by several runs, and print the squared error of each run. The error
-    is that from the original image, even if a run was trained on binarised ones.
+    """Write a picture of test images beside their reconstructions by several runs, and print the squared error of
+    each run. The error is that from the original image, even if a run was trained on binarised ones.
 
     For example, two runs and principal component analysis:
 
@@ -34,7 +34,7 @@ class Compare:
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
     n: int = 16
-    """Number of test images to draw, the first ones."""
+    """Number of test images to show, the first ones."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""

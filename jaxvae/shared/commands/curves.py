@@ -29,7 +29,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 @dataclass(frozen=True)
 class Curves:
-    """Draw the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
+    """Plot the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
     with dots for the test images. Terms that not all of the runs have are left out.
 
     For example, two runs, on logarithmic axes:
@@ -41,7 +41,7 @@ class Curves:
     out: Path
     """The PNG, PDF or SVG to write."""
     log: bool = False
-    """Draw logarithmic axes, except for a term that reaches 0 or less."""
+    """Use logarithmic axes, except for a term that reaches 0 or less."""
 
 
 def run(backend: Backend, command: Curves) -> None:

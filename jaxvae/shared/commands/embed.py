@@ -21,7 +21,7 @@ _MIN_TSNE = 5  # images
 
 @dataclass(frozen=True)
 class Embed:
-    """Draw the latents of test images as points, coloured by label.
+    """Plot the latents of test images as points, coloured by label.
 
     For example:
 

@@ -17,6 +17,10 @@ from jaxvae.shared.runs import measures_record, metrics
 from jaxvae.shared.text import text_table
 
 _MAX_SAMPLES = 10_000_000
+_MEASURES_HELP = (
+    f"One or more of {', '.join(ALL)}, or all that apply. quadrature is the log-likelihood by numerical integration, "
+    "for models with two latents."
+)
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,7 @@ class Evaluate:
 
     run: RunPath
     """The run folder, written by either package."""
-    measures: Annotated[tuple[str, ...], tyro.conf.arg(help=f"One or more of {', '.join(ALL)}, or all that apply.")] = (
-        CHEAP
-    )
+    measures: Annotated[tuple[str, ...], tyro.conf.arg(help=_MEASURES_HELP)] = CHEAP
     samples: int = 5000
     """Latent samples per image for the log-likelihood."""
     json: Path | None = None

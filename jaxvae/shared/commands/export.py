@@ -12,7 +12,7 @@ from jaxvae.shared.runs import run_folder
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's model for other software: its weights, or its functions encode, decode and reconstruct as programs.
+    """Write a run's model for other software: its weights, or its encode, decode and reconstruct functions as programs.
 
     safetensors: a folder for model hubs, with config.json; torch: a state_dict; flax: msgpack; orbax: a checkpoint;
     stablehlo, torch-export, onnx: a folder with the three programs, for any batch size, and a signature.json that

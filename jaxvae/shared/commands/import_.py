@@ -18,7 +18,7 @@ from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
 
-_PRESET_HELP = f"The loss it was trained for, where the tensors leave that open; one of {', '.join(PRESETS)}."
+_PRESET_HELP = f"The preset to assume where the tensors do not show the loss; one of {', '.join(PRESETS)}."
 _MNIST = (28, 28, 1)
 _UNKNOWN_SOURCE = "unknown, since it was imported"
 
@@ -27,9 +27,9 @@ _UNKNOWN_SOURCE = "unknown, since it was imported"
 class Import:
     """Convert another program's checkpoint to a run. The program is recognised by its tensors' names and shapes.
 
-    Known programs are pytorch/examples, yunjey's tutorial, pairs of nn.Sequential, AntixK/PyTorch-VAE, pythae and
-    Flax's examples/vae; known files are safetensors, PyTorch pickles (torchvae only; their code is never executed) and
-    Flax's msgpack.
+    Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
+    nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's examples/vae; known files are safetensors, PyTorch pickles
+    (torchvae only; their code is never executed) and Flax's msgpack.
 
     For example:
 

@@ -24,7 +24,7 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Interpolate:
-    """Draw interpolations: between the latents of two test images, or between two draws from the prior.
+    """Write a picture of interpolations: between the latents of two test images, or between two samples from the prior.
 
     For example:
 
@@ -40,7 +40,7 @@ class Interpolate:
     steps: int = 10
     """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
-    """The means that the encoder gives test images, or draws from the prior."""
+    """The end points: `images`, the encoder's means of test images; `latents`, samples from the prior."""
     images: tuple[int, ...] = ()
     """Test images to use instead, by their numbers from 0: start and end of each interpolation in turn. A model with
     classes draws a whole interpolation in the class of its first image."""

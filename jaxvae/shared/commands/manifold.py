@@ -11,8 +11,8 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Manifold:
-    """Draw the latent plane of a model with two latents, on a grid of the normal distribution's quantiles, so that
-    every image stands for the same probability.
+    """Write a picture of the latent plane of a model with two latents, on a grid of the normal distribution's
+    quantiles, so that every image stands for the same probability.
 
     For example:
 
@@ -27,7 +27,7 @@ class Manifold:
     steps: int = 20
     """Number of rows and columns."""
     label: int | None = None
-    """The class to draw, for a model with classes. By default 0."""
+    """The class to generate, for a model with classes. By default 0."""
     device: DeviceName = "auto"
     """Where to compute."""
 

@@ -46,8 +46,9 @@ class SessionFlags:
     device: DeviceName = "auto"
     """Where to compute; auto is the first accelerator, or else the CPU."""
     devices: int | None = None
-    """Split every batch among this number of devices of each process, which must divide it; the run's numbers stay the
-    same. By default one device, or all if several processes train together; a CPU counts as any number of devices.
+    """Number of devices of each process among which every batch is split; their total must divide the batch size. The
+    results are the same up to rounding. By default one device, or all if several processes train together. On a CPU any
+    number of virtual devices can be used.
     jaxvae only: each process of torchvae has one device."""
     distributed: bool = False
     """Train in several processes together. Start each with this same command, with folders that all of them see. The
@@ -70,14 +71,14 @@ class SessionFlags:
     """Number of checkpoints to keep; older ones are removed."""
     stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
     """Load the training images in blocks of this many megabytes, e.g. 256, if they do not fit into memory. Two blocks
-    are held at a time: one to train on while the next is loaded. The run's numbers stay the same. uint8 images of the
-    model's size in npy:FILE or npy:DIR stay in their files, which are read once at the start to compute their digest;
-    MNIST and other published data sets stay in this machine's memory. Pass the flag again when resuming."""
+    are held at a time: one to train on while the next is loaded. The run's numbers stay the same. Only npy: images of
+    type uint8 and of the model's size stay on disk; MNIST and other published data sets are held in this machine's
+    memory. Pass the flag again when resuming."""
     tensorboard: bool = False
     """Write files for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
     pictures, and the latents of up to 1,000 test images, which the projector reads when TensorBoard starts. View them
-    with `tensorboard --logdir RUN`. Needs pip install 'jaxvae[tensorboard]'. A resumed run that has the folder adds to
-    it."""
+    with `tensorboard --logdir RUN`. Needs tensorboardX: pip install -e '.[tensorboard]' in the clone. A resumed run
+    that has the folder adds to it."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
     --epochs or --max-steps it trains longer; nothing else of its configuration can change."""

@@ -11,7 +11,7 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Reconstruct:
-    """Draw test images, each above its reconstruction by a run.
+    """Write a picture of test images, each above its reconstruction by the model.
 
     For example:
 

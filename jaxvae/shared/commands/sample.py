@@ -21,7 +21,8 @@ _MAX_SAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw images that a run decodes from its prior; for a model with classes each class has a column.
+    """Write a picture of images that the model generates from its prior; for a model with classes each class has a
+    column.
 
     For example:
 
@@ -38,7 +39,7 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents: below 1, images are more likely and more alike; above 1, less so."""
     label: int | None = None
-    """The class to draw, for a model with classes. By default each class in turn."""
+    """The class to generate, for a model with classes. By default each class in turn."""
     device: DeviceName = "auto"
     """Where to compute."""
 

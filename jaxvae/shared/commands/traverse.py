@@ -25,8 +25,8 @@ from jaxvae.shared.plotting import image_grid, labelled_figure
 
 @dataclass(frozen=True)
 class Traverse:
-    """Draw latent traversals. Each row varies one latent and keeps the others fixed; the latent with the largest KL
-    comes first.
+    """Write a picture of latent traversals. Each row varies one latent and keeps the others fixed; the latent with
+    the largest KL comes first.
 
     For example:
 
@@ -39,14 +39,14 @@ class Traverse:
     image: int | None = None
     """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
     latents: int = 10
-    """Draw at most this many latents (rows)."""
+    """Show at most this many latents, one in each row."""
     steps: int = 11
     """Images in a row."""
     reach: float = 3.0
     """How far a latent varies in each direction, in standard deviations of the prior. Without a prior it varies from
     the smallest to the largest value over the test images."""
     label: int | None = None
-    """The class to draw, for a model with classes. By default that of the image, or 0."""
+    """The class to generate, for a model with classes. By default that of the image, or 0."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""

@@ -31,7 +31,7 @@ DATA_SETS: dict[str, DataSet] = {
     "emnist": DataSet(
         "handwritten letters and digits", splits=("balanced", "byclass", "bymerge", "letters", "digits", "mnist")
     ),
-    "cifar10": DataSet("CIFAR-10, photographs of animals and vehicles in colour; --image 32 32 3"),
+    "cifar10": DataSet("CIFAR-10, photographs of animals and vehicles in colour (needs --image 32 32 3)"),
     "digits": DataSet("scikit-learn's handwritten digits, resized"),
     "images": DataSet("a folder of pictures", paths=("DIR",)),
     "npy": DataSet(

@@ -146,8 +146,8 @@ class TrainingSpec:
     seed: int = 0
     """The run's only source of randomness: weights, order, noise and pictures are all drawn from its key."""
     dtype: Dtype = "float32"
-    """Precision of the weights and of all computation. `bfloat16` is that of the layers in training, forward and
-    backward; weights, Adam's moments, losses, all other sums and evaluation are then float32."""
+    """Precision of the weights and of all computation. With `bfloat16` the layers compute in bfloat16 during training;
+    weights, Adam's moments, losses and evaluation are float32."""
     beta1: float = 0.9
     """Adam's decay of the first moment."""
     beta2: float = 0.999
@@ -155,8 +155,8 @@ class TrainingSpec:
     eps: float = 1e-8
     """Adam's epsilon, added to the root of the second moment."""
     schedule: Schedule = "exponential"
-    """How the learning rate changes. `exponential`: it is multiplied by `decay` after each epoch; `iwae`: it is the
-    first one times 10^(-i/7) in stage i = 0, 1, ..., 7, which lasts 3^i epochs."""
+    """How the learning rate changes. `exponential`: it is multiplied by `decay` after each epoch; `iwae`: in
+    stage i = 0, 1, ..., 7, of 3^i epochs, it is the initial rate times 10^(-i/7)."""
     decay: float = 1.0
     """Factor of the learning rate from one epoch to the next; 1 for a constant rate."""
 

@@ -32,7 +32,7 @@ class _Training(TrainingSpec):
 
 @dataclass(frozen=True)
 class SharedSpec(Spec):
-    """The configuration that all runs of a sweep share. It is validated with each run's beta, not here."""
+    """The configuration that all runs of a sweep share. Each run's configuration is checked with its own beta."""
 
     objective: _Objective = field(default_factory=_Objective)
     training: _Training = field(default_factory=_Training)

@@ -102,9 +102,10 @@ def compare_modules(
         losses: `(jax_loss, torch_loss)`; each maps its model's outputs to one number. With losses, every gradient is
             compared.
         optimizers: `(optax_optimizer, make_torch_optimizer)`; the second maps parameters to a torch optimizer. Both
-            take `steps` steps from the same gradients. Gradient clipping of torch's belongs in a pre-step hook of its
+            take `steps` steps from the same gradients. Put torch's gradient clipping in a pre-step hook of its
             optimizer. Requires `losses`.
-        scheduler: Maps the torch optimizer to a learning-rate scheduler. Requires `optimizers`.
+        scheduler: Maps the torch optimizer to a learning-rate scheduler; optax's schedule is part of its optimizer.
+            Requires `optimizers`.
         steps: Number of optimizer steps.
         train: Whether both models run in training mode. A Linen module or a function receives it as an argument
             `train`, `training`, `is_training`, `deterministic` or `use_running_average`, if its signature has one.

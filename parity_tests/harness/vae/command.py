@@ -31,8 +31,9 @@ from parity_tests.harness.vae import precision, prove
 
 @dataclass(frozen=True)
 class Parity:
-    """Compare jaxvae and torchvae level by level, from the bits of the keys to whole runs, and print whether they
-    agree. The exit status is 0 if they do, 1 if they don't, and 2 if that could not be measured.
+    """Compare jaxvae and torchvae level by level: random keys, initial weights, layer outputs, losses, gradients,
+    optimizer steps, whole training runs. Print whether they agree. The exit status is 0 if they do, 1 if they don't,
+    and 2 if the comparison could not be run.
 
     Examples: parity --html agreement.html
               parity --run runs/jaxvae-1
@@ -40,12 +41,12 @@ class Parity:
 
     run: Path | None = None
     """Compare the configuration of this run, on its images, and write the result to agreement.json in its folder, which
-    `jaxvae report` shows. Excludes --preset, --batch, --seed and --data, which the run determines."""
+    `jaxvae report` shows. Can't be combined with --preset, --batch, --seed or --data, which the run determines."""
     preset: str = DEFAULT_PRESET
     """The preset to compare, or several separated by commas, or all."""
     dtype: Stored | Literal["both"] = "both"
     """Precision. In float64 all levels must agree to the last digits, whole runs too. In float32 whole runs must only
-    agree to within a noise floor, which is measured in the same comparison."""
+    agree to within the noise floor: how far a run drifts from itself when its weights are moved by one ulp."""
     steps: int = 100
     """Number of steps of the runs. The ten epochs of the default preset on MNIST have 4690, which take minutes."""
     batch: int | None = None
@@ -89,7 +90,8 @@ def main(options: Parity) -> int:
         started: list[str] = []
 
         def show(level: str) -> None:
-            bar.update(min(1, len(started)))  # the previous level is finished
+            if started and bar.n < bar.total - 1:  # the explanation of a failure is none of the levels
+                bar.update()
             bar.set_description(level)
             started.append(level)
 

@@ -4,6 +4,8 @@ The tensor is the first one of the level, in the order of the computation, that 
 known fault whose numbers, computed from the plain formulas, equal the numbers of a backend."""
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import tee
@@ -71,6 +73,7 @@ def diagnose(
     answers: tuple[Arrays, Arrays],
     tolerance: float,
     backends: tuple[ModuleType, ModuleType] = BACKENDS,
+    deadline: float = math.inf,
 ) -> Diagnosis:
     """Find the first tensor of a level that is over its tolerance, and a known cause that reproduces it.
 
@@ -80,6 +83,7 @@ def diagnose(
         answers: The arrays of both backends.
         tolerance: The tolerance of the level.
         backends: The backends that computed them.
+        deadline: The time of `time.monotonic` after which no other known fault is tried.
 
     Returns:
         The tensor, its numbers, the cause and the backend that departs, if they are known.
@@ -97,9 +101,21 @@ def diagnose(
     whole = explain in (randomness.keys, networks.layers)
     # Hypotheses that do not depend on the answers are computed once for both backends.
     suspects = [explain(case, name, backend) for backend in answers] if whole else list(tee(explain(case, name)))
+    untried: list[str] = []
+    suspects = [_until(deadline, candidates, untried) for candidates in suspects]
     cause, culprit, plain = name_cause(here, suspects, case.dtype, tolerance)
-    where = f"{level.name} ({case.dtype}): {name}"
-    return Diagnosis(where, _numbers(here, plain, names), cause, None if culprit is None else names[culprit])
+    where, backend = f"{level.name} ({case.dtype}): {name}", None if culprit is None else names[culprit]
+    return Diagnosis(where, _numbers(here, plain, names), cause, backend, complete=not untried)
+
+
+def _until(deadline: float, candidates: randomness.Causes, untried: list[str]) -> randomness.Causes:
+    """The plain result, and the known faults' until the deadline; `untried` says whether it came first."""
+    yield next(candidates)
+    while time.monotonic() < deadline:
+        if (candidate := next(candidates, None)) is None:
+            return
+        yield candidate
+    untried.append("the rest")
 
 
 def first_over(level: Level, answers: tuple[Arrays, Arrays], tolerance: float) -> str:

@@ -1,7 +1,9 @@
 """The whole comparison: every level, the trajectories, and the diagnosis of a failure."""
 
+import functools
 import hashlib
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -49,7 +51,7 @@ def prove(
         data: The images.
         dtypes: The dtypes to compare in.
         steps: Length of the run.
-        bisect: Whether to localize and explain the first difference.
+        bisect: Whether to localize and explain the first difference, for at most as long as the comparison took.
         backends: The two backends.
         on_level: Progress callback, called with the dtype and the name of each level before it is compared.
 
@@ -58,12 +60,12 @@ def prove(
     """
     findings: list[Finding] = []
     trajectories: list[Trajectory] = []
-    diagnoses: list[Diagnosis | None] = []
+    # Only the first difference is explained, since the others may follow from it; that of a level at the end, when the
+    # time that the comparison took is known.
+    failed: tuple[Stored, functools.partial[Diagnosis]] | None = None
+    diagnosis: Diagnosis | None = None
     digests: dict[str, object] = {}
-
-    def wanted() -> bool:
-        """Whether to explain a difference: only the first, since the others may follow from it."""
-        return bisect and not any(diagnoses)
+    began = time.monotonic()
 
     for dtype in dtypes:
         with jax.enable_x64(dtype == "float64"):
@@ -74,25 +76,35 @@ def prove(
                 on_level(f"{dtype}: {level.name}")
                 try:
                     finding, answers = levels.compare(level, case, backends)
-                    if not finding.passed and wanted():
-                        diagnoses.append(diagnose(level, case, answers, finding.tolerance, backends))
+                    if not finding.passed and failed is None:
+                        explain = functools.partial(diagnose, level, case, answers, finding.tolerance, backends)
+                        failed = dtype, explain
                 except Exception as error:
                     finding = _raised(level.name, dtype, error)
                 findings.append(finding)
             on_level(f"{dtype}: a run of {steps} steps")
             try:
                 right = all(finding.passed for finding in findings)
-                of_run, curve, diagnosis = trajectory.follow(
-                    whole, data, case.start, backends, settle=right, bisect=wanted()
+                wanted = bisect and failed is None and diagnosis is None
+                of_run, curve, parting = trajectory.follow(
+                    whole, data, case.start, backends, settle=right, bisect=wanted
                 )
             except Exception as error:
                 findings.append(_raised(trajectory.LOSSES, dtype, error))
                 continue
             findings += of_run
             trajectories.append(curve)
-            diagnoses.append(diagnosis)
-    first = next(filter(None, diagnoses), None)
-    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), first)
+            diagnosis = diagnosis or parting
+    if bisect and failed is not None and diagnosis is None:
+        dtype, explain = failed
+        on_level(f"{dtype}: the cause of the first difference")
+        try:
+            with jax.enable_x64(dtype == "float64"):
+                diagnosis = explain(deadline=2 * time.monotonic() - began)
+        except Exception as error:
+            where = f"{explain.args[0].name} ({dtype})"
+            diagnosis = Diagnosis(where, f"the search for its cause ended with {type(error).__name__}: {error}", None)
+    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), diagnosis)
 
 
 def _raised(level: str, dtype: str, error: Exception) -> Finding:

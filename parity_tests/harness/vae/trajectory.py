@@ -20,7 +20,7 @@ LOSSES, WEIGHTS, EVALUATIONS = noise_floor.LOSSES, "the run's weights", "the run
 OPTIMIZER = "the run's optimizer state"
 TOLERANCES = {LOSSES: 1e-12, WEIGHTS: 1e-10, OPTIMIZER: 1e-10, EVALUATIONS: 1e-12}
 # As for float32's noise floor: two programs round at every operation, while a run moved by an ulp is disturbed once.
-_TIMES_GROWTH, _DRAWS = 10.0, 2
+_TIMES_GROWTH, _DRAWS, _GROSS = 10.0, 2, 1e4
 _LARGEST = "of the tensor's largest"
 
 
@@ -70,7 +70,8 @@ def follow(
         return findings, Trajectory("float32", losses, gaps, floor), diagnosis
     findings = _exact(spec, left, right, gaps)
     if settle and not all(finding.passed for finding in findings):
-        grows = growth(spec, data, start, backends)
+        sizes = {finding.level: finding.size for finding in findings if not finding.passed}
+        grows = growth(spec, data, start, backends, sizes)
         findings = [_beside(finding, grows[finding.level]) for finding in findings]
     passed = all(finding.passed for finding in findings)
     diagnosis = None if passed or not bisect else first_parting(spec, data, start, (left, right), backends)
@@ -101,7 +102,7 @@ def _beside(finding: Finding, grows: float) -> Finding:
 
 
 def growth(
-    spec: Spec, data: Dataset, start: Arrays, backends: tuple[ModuleType, ModuleType] = BACKENDS
+    spec: Spec, data: Dataset, start: Arrays, backends: tuple[ModuleType, ModuleType], sizes: dict[str, float]
 ) -> dict[str, float]:
     """Measure the growth of an ulp of the weights in the course of a run.
 
@@ -110,6 +111,8 @@ def growth(
         data: The images.
         start: The initial weights.
         backends: The two backends.
+        sizes: Differences by the names of the findings; the second package is not asked where the first shows that
+            they are far beyond any growth.
 
     Returns:
         The largest difference of some draws by the names of the findings, in the package where it is smaller, so that a
@@ -123,6 +126,8 @@ def growth(
         )
         apart = [_apart(spec, data, backend, alone, other) for other in moved]
         grown.append({name: max(one[name] for one in apart) for name in apart[0]})
+        if all(size > _GROSS * _TIMES_GROWTH * grown[-1][name] for name, size in sizes.items()):
+            break
     return {name: min(one[name] for one in grown) for name in grown[0]}
 
 

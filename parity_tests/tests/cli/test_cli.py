@@ -23,6 +23,7 @@ from jaxvae.shared.runs import metrics
 from parity_tests.support import backends
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.numpy_backend import SIZES
+from parity_tests.support.quick import quick
 
 QUICK = [*SIZES, "--epochs", "2"]
 ABSENT = "tpu" if torch.cuda.is_available() else "gpu"
@@ -269,7 +270,7 @@ FAMILY = {
 }
 TINY = ["--data", "digits", "--image", "8", "8", "1", "--latent", "3", "--epochs", "1", "--batch-size", "150"]
 OTHER = {"jaxvae": "torchvae", "torchvae": "jaxvae"}
-family = pytest.mark.parametrize("name", FAMILY)
+family = pytest.mark.parametrize("name", quick(FAMILY, ["conditional", "autoencoder"]))
 
 
 class Relatives:

@@ -16,6 +16,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.harness.compare import gap
+from parity_tests.support.quick import quick
 from parity_tests.support.tiny import small, some
 from parity_tests.support.warm import python
 
@@ -45,9 +46,7 @@ def distance(arrays: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> fl
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize(
-    "name", ["beta-b", *(pytest.param(n, marks=pytest.mark.slow) for n in ("conditional", "dropout"))]
-)
+@pytest.mark.parametrize("name", quick(["conditional", "beta-b", "dropout"], ["conditional"]))
 def test_a_step_is_that_of_float32_but_for_roundings(name: str) -> None:
     results = {(p, d): first_step(p, name, d) for p in (jaxvae, torchvae) for d in ("float32", "bfloat16")}
     for package in (jaxvae, torchvae):

@@ -2,6 +2,7 @@
 refused with a reason, or both packages compute it."""
 
 import dataclasses
+import itertools
 import typing
 
 import numpy as np
@@ -23,6 +24,7 @@ from parity_tests.support.backends import (
     some_batch,
     tiny,
 )
+from parity_tests.support.quick import quick
 
 REFUSED = "Invalid configuration: "
 PARTS = {
@@ -62,6 +64,7 @@ def walk() -> tuple[list[Spec], list[tuple[str, str, str]]]:
 
 
 FINE, REASONS = walk()
+SHARES = 4  # each a fourth of what is fine, of either kind of network and every preset
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,10 +94,12 @@ def test_what_is_refused_is_refused_in_one_sentence_that_names_the_part() -> Non
 
 
 @pytest.mark.usefixtures("x64")
-def test_what_is_not_refused_is_computed_alike() -> None:
+@pytest.mark.parametrize("share", quick(range(SHARES), [1]))
+def test_what_is_not_refused_is_computed_alike(share: int) -> None:
     """The terms of evaluation for all of them; what training gives its optimizer, and its gradients, in torch for all,
     in JAX, which compiles each, for every twentieth of either kind of network."""
-    for i, spec in enumerate(sorted(FINE, key=lambda spec: spec.model.network)):
+    every = enumerate(sorted(FINE, key=lambda spec: spec.model.network))
+    for i, spec in itertools.islice(every, share, None, SHARES):
         arrays, batch = some_arrays(spec, i), some_batch(spec, 3, i)
         in_jax, in_torch = JAX.image_terms(spec, arrays, batch), TORCH.image_terms(spec, arrays, batch)
         assert tuple(in_jax) == tuple(in_torch) == spec.terms
@@ -105,7 +110,7 @@ def test_what_is_not_refused_is_computed_alike() -> None:
         trained = TORCH.minimized(spec, arrays, batch, 3)
         for phase, gradients in trained.gradients.items():
             assert all(np.isfinite(gradient).all() for gradient in gradients.values()), (spec, phase)
-        if i % 20 == 0:
+        if i % 20 == share:
             compare_training(spec, JAX.minimized(spec, arrays, batch, 3), trained)
 
 

@@ -22,10 +22,12 @@ SEEDS = st.integers(0, 2**64 - 1) | st.integers(0, 2**32 + 5) | st.sampled_from(
 SHAPES = st.sampled_from(
     [(), (0,), (1,), (2,), (3,), (8,), (17,), (128, 20), (1000,), (2, 3, 5), (7, 0, 2), (1, 1, 1, 1), (33, 65)]
 )
+# The bits are those of any shape, and XLA takes half a second to compile the floats of one as a user has them.
+FLOAT_SHAPES = st.sampled_from([(), (0,), (17,), (128, 20), (2, 3, 5)])
 FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 
-many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -94,7 +96,7 @@ def test_permutation_of_rows() -> None:
 # From here on to the bit, with XLA's fused multiply-adds.
 @pytest.mark.usefixtures("optimized")
 @many
-@given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, bounds=RANGES)
+@given(seed=SEEDS, shape=FLOAT_SHAPES, dtype=FLOATS, bounds=RANGES)
 def test_uniform(seed: int, shape: tuple[int, ...], dtype: str, bounds: tuple[float, float]) -> None:
     found = random.uniform(random.key(seed), shape, getattr(torch, dtype), *bounds)
     same(found, jax.random.uniform(jax_key(seed), shape, dtype, *bounds))
@@ -102,7 +104,7 @@ def test_uniform(seed: int, shape: tuple[int, ...], dtype: str, bounds: tuple[fl
 
 @pytest.mark.usefixtures("optimized")
 @many
-@given(seed=SEEDS, shape=SHAPES, dtype=FLOATS)
+@given(seed=SEEDS, shape=FLOAT_SHAPES, dtype=FLOATS)
 def test_normal(seed: int, shape: tuple[int, ...], dtype: str) -> None:
     actual = random.normal(random.key(seed), shape, getattr(torch, dtype)).numpy()
     expected = np.asarray(jax.random.normal(jax_key(seed), shape, dtype))

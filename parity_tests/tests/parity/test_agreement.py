@@ -1,5 +1,7 @@
 """The two packages from the same state: outputs, losses, gradients and optimizer steps, in both precisions."""
 
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 import optax
@@ -12,6 +14,7 @@ from jaxvae.train import make_optimizer
 from parity_tests.harness.compare import gap
 from parity_tests.harness.vae import jax_backend, torch_backend
 from parity_tests.harness.vae.batch import Batch
+from parity_tests.support.quick import quick
 
 # Tolerances, as shares of each array's largest magnitude. A float32 sum over 784 products rounds at 784^0.5 * 6e-8
 # = 2e-6 of its terms' size, and the two frameworks add in different orders; gradients and one Adam step stay below the
@@ -33,14 +36,25 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS)
-def spec(request: pytest.FixtureRequest, dtype: str) -> Spec:
-    objective, images = ObjectiveSpec(1.0 if request.param == "784-400-20" else 2.5), ImagesSpec()
-    if request.param == "dropout, three samples":
+@pytest.fixture(
+    params=quick(
+        (f"{name}-{dtype}" for name in MODELS for dtype in ("float32", "float64")),
+        [
+            *("784-400-20-float64", "one-float64", "conv-float64", "dropout, three samples-float64"),
+            *("deep-float32", "conditional-float32"),
+        ],
+    )
+)
+def spec(request: pytest.FixtureRequest) -> Iterator[Spec]:
+    name, _, dtype = request.param.rpartition("-")
+    objective, images = ObjectiveSpec(1.0 if name == "784-400-20" else 2.5), ImagesSpec()
+    if name == "dropout, three samples":
         objective = ObjectiveSpec(form="iwae", samples=3)
         images = ImagesSpec(corruption="hidden-dropout", corruption_level=0.25)
     training = TrainingSpec(dtype=dtype, seed=2**40 + 3)  # type: ignore[arg-type]
-    return Spec("digits", MODELS[request.param], objective, training, images)
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    yield Spec("digits", MODELS[name], objective, training, images)
+    jax.config.update("jax_enable_x64", False)
 
 
 def batch(spec: Spec, seed: int = 0, size: int = 128) -> Batch:

@@ -6,27 +6,19 @@ from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import PRESETS
 from parity_tests.harness import report
 from parity_tests.harness.vae import prove, trajectory
+from parity_tests.support.quick import quick
 from parity_tests.support.tiny import STEPS, small, some
 
-# One of each kind; the others differ from these in numbers or in parts that have tests of their own.
-IN_THE_SUITE = {
-    "float64": ("adversarial", "relu-sigma", "beta-b"),
-    "float32": ("conditional",),
-}
 
-
-def presets(dtype: Stored) -> list:
-    return [pytest.param(n, marks=() if n in IN_THE_SUITE[dtype] else pytest.mark.slow) for n in PRESETS]
-
-
-@pytest.mark.parametrize("name", presets("float64"))
+# Convolutions pass every level in the golden files, and float32 in the command of test_prove.
+@pytest.mark.parametrize("name", quick(PRESETS, ["adversarial"]))
 def test_a_preset_passes_every_level_in_float64(name: str) -> None:
     result = passes(name, "float64")
     levels = {finding.level for finding in result.findings}
     assert {trajectory.LOSSES, trajectory.WEIGHTS, trajectory.OPTIMIZER, trajectory.EVALUATIONS} <= levels
 
 
-@pytest.mark.parametrize("name", presets("float32"))
+@pytest.mark.parametrize("name", quick(PRESETS, []))
 def test_a_preset_passes_every_level_in_float32(name: str) -> None:
     passes(name, "float32")
 

@@ -177,7 +177,7 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
         "--batch",
         "64",
         "--dtype",
-        "float64",
+        "float32",
         *options,
     )
     assert result.returncode == 0, result.stderr
@@ -188,7 +188,7 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
         about = actual["about"][preset]
         assert about["spec"]["training"]["batch_size"] == 64
         assert set(about["versions"]) >= {"jax", "flax", "optax", "torch", "numpy", "python"}
-        assert len(about["data"]["sha256"]) == len(about["initial weights (sha256)"]["float64"]) == 64
+        assert len(about["data"]["sha256"]) == len(about["initial weights (sha256)"]["float32"]) == 64
         assert f"{preset}: every gradient" in {finding["level"] for finding in actual["findings"]}
     assert all(finding["reason"] and finding["where"] for finding in actual["findings"])
     suite = ElementTree.fromstring(files["junit"].read_bytes()).find("testsuite")

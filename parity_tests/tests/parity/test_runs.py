@@ -45,7 +45,7 @@ def worst(in_jax: list[dict], in_torch: list[dict]) -> float:
 
 def test_an_epoch_and_the_next_ones_beginning_in_float64(both) -> None:
     """With a ragged last batch, of 98 images."""
-    flags = "--dtype float64 --train-images 5090 --max-steps 60 --seed 3"
+    flags = "--dtype float64 --train-images 5090 --max-steps 60 --seed 3 --hidden 50 --latent 5"
     in_jax, in_torch, jax_weights, torch_weights = both(*flags.split())
     assert [r["step"] for r in in_jax if r["split"] == "train"] == list(range(1, 61))
     assert [r["step"] for r in in_jax if r["split"] == "test"] == [40, 60]
@@ -76,7 +76,7 @@ def test_100_steps_in_float32(both) -> None:
     """Float32 training is chaotic: a hidden unit within a rounding of ReLU's kink moves a later loss by 1e-5 of itself,
     and whether one is met depends on the number of threads of a sum. So only the beginning has the tolerance of a
     step's rounding, and the rest 1e-3, the measured drift of a whole epoch."""
-    in_jax, in_torch, _, _ = both("--max-steps", "100")
+    in_jax, in_torch, _, _ = both("--max-steps", "100", "--hidden", "50", "--latent", "5")
     losses = np.array([[r["loss"] for r in lines if r["split"] == "train"] for lines in (in_jax, in_torch)])
     np.testing.assert_allclose(losses[0][:20], losses[1][:20], rtol=2e-6)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)

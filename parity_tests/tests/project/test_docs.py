@@ -189,10 +189,10 @@ def test_every_commands_help_holds_an_example_that_parses(package: str) -> None:
     for command in result:
         text = helped(package, command)
         assert "example" in text.lower(), command
-        lines = [line.split() for line in text.splitlines() if re.match(rf"\s*{command} .*(runs/|--)", line)]
+        lines = [line.split() for line in text.splitlines() if re.match(rf"\s*{package} {command} .*(runs/|--)", line)]
         assert lines, command
         for words in lines:
-            cli._parse(package, words)
+            cli._parse(package, words[1:])
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
