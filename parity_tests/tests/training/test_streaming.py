@@ -142,7 +142,7 @@ def test_one_program_trains_all_blocks(caplog) -> None:
     assert not [message for message in said[after_first[0] :] if message.startswith("Compiling")]
 
 
-@pytest.mark.parametrize("side", ["jaxvae", "torchvae"])
+@pytest.mark.parametrize("side", [pytest.param("jaxvae", marks=SLOW), "torchvae"])
 def test_processes_stream_the_run_of_all_images(side: str, tmp_path) -> None:
     """Two of them, JAX's of two devices each, which each read their own rows: with the last batch of one image."""
     names = ["everything", "everything@1200"]  # blocks of two batches of 16 images of 30 bytes, and 240 to spare
@@ -367,7 +367,7 @@ for i, flags in enumerate((["small", "--stream", "4"], ["large", "--stream", "4"
 """
 
 
-@pytest.mark.parametrize("side", [pytest.param("jaxvae", marks=SLOW), "torchvae"])
+@pytest.mark.parametrize("side", ["jaxvae", "torchvae"])
 @SLOW
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux alone tells a process's peak so")
 def test_the_file_is_never_in_memory(side: str, tmp_path) -> None:
