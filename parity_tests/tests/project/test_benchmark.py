@@ -197,6 +197,7 @@ def test_a_process_tells_its_memory() -> None:
         processes._ended([sys.executable, "-c", "import sys; sys.exit('why')"], {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lean")
 def test_start_up_is_that_of_the_commands() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=128)
