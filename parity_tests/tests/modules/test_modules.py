@@ -708,7 +708,7 @@ def test_the_plugins_fixture(tmp_path: Path) -> None:
         "def test_wrong(assert_parity):\n"
         "    assert_parity(lambda p, x: port(p, x) + 1, PARAMS, torch.nn.Linear(3, 2), None, np.eye(3))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     result = python("-m", "pytest", "-q", "-p", "parity_tests.plugin", tmp_path, cwd=tmp_path, env=env)
     assert "1 failed, 1 passed" in result.stdout, result.stdout + result.stderr
     assert "ParityError: The JAX model and the torch module differ." in result.stdout
