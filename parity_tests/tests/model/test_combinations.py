@@ -64,7 +64,7 @@ def walk() -> tuple[list[Spec], list[tuple[str, str, str]]]:
 
 
 FINE, REASONS = walk()
-SHARES = 12  # each a twelfth of what is fine, of either kind of network and every preset
+SHARES = 12  # each a twelfth of what is fine, sorted by the kind of network
 
 
 @pytest.fixture(scope="module", autouse=True)
