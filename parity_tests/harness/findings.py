@@ -56,6 +56,8 @@ class Diagnosis(NamedTuple):
     """The backend that departs from the plain formula, if it is only one."""
     complete: bool = True
     """Whether every known fault was tried; False where the time was over first."""
+    more: tuple["Diagnosis", ...] = ()
+    """Later places that differ too, each on the same input."""
 
 
 class Report(NamedTuple):
@@ -66,6 +68,10 @@ class Report(NamedTuple):
     findings: tuple[Finding, ...]
     trajectories: tuple[Trajectory, ...] = ()
     diagnosis: Diagnosis | None = None
+    drawn: tuple[str, ...] = ()
+    """The tensors whose numbers were drawn for the comparison, since they were constant."""
+    unexercised: tuple[str, ...] = ()
+    """The parameters, buffers and inputs that move no output, so that nothing about them was compared."""
 
     @property
     def passed(self) -> bool:

@@ -1,7 +1,7 @@
 """Record the inputs and outputs of every layer of a Flax NNX module."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -10,35 +10,65 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from parity_tests.harness.hooks.record import LayerCall, add
+from parity_tests.harness.hooks.record import LayerCall, add, first
+
+_PATH = "parity_path"  # a static attribute, which copies of the layer inside a transformation keep
 
 
 @contextlib.contextmanager
-def record(module: nnx.Module) -> Iterator[dict[str, LayerCall]]:
-    """Record the calls of the module's leaf layers inside the context.
+def record(module: nnx.Module, leaves: bool = False) -> Iterator[dict[str, LayerCall]]:
+    """Record the calls of the module and all its layers inside the context.
 
-    The dict maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`. Under jit the values are
-    tracers, which the traced function has to return.
+    Args:
+        module: The module; its layers are marked with their paths.
+        leaves: Whether only layers without parts are recorded, as tracers where they are traced: the traced function
+            has to return these. Otherwise traced values are recorded when they are computed, as under `remat`.
+
+    Yields:
+        A dict that maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`.
     """
     modules = dict(nnx.iter_modules(module))
-    parents = {path[:i] for path in modules for i in range(len(path))}
-    leaves = {id(m): ".".join(map(str, path)) for path, m in modules.items() if path not in parents}
+    if leaves:
+        parents = {path[:i] for path in modules for i in range(len(path))}
+        modules = {path: layer for path, layer in modules.items() if path not in parents}
+    names = {id(layer): ".".join(map(str, path)) for path, layer in modules.items()}
+    if not leaves:
+        for layer in modules.values():
+            with contextlib.suppress(Exception):  # a layer that allows no attributes
+                setattr(layer, _PATH, names[id(layer)])
+    inside: set[int] = set()  # a subclass may call the method that it overrides
     calls: dict[str, LayerCall] = {}
 
-    def recording(call):
+    def recording(call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
-            y = call(self, *args, **kwargs)
-            if id(self) in leaves and args and isinstance(y, jax.Array):
-                add(calls, leaves[id(self)], _numbers(args[0]), _numbers(y))
-            return y
+            if id(self) in inside:
+                return call(self, *args, **kwargs)
+            inside.add(id(self))
+            try:
+                outputs = call(self, *args, **kwargs)
+            finally:
+                inside.discard(id(self))
+            x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
+            path = names.get(id(self), vars(self).get(_PATH))
+            if path is not None and x is not None and y is not None:
+                keep(calls, path, x, y, leaves)
+            return outputs
 
         return recorded
 
     with contextlib.ExitStack() as stack:
-        for kind in {type(m) for m in modules.values() if id(m) in leaves}:
-            stack.enter_context(mock.patch.object(kind, "__call__", recording(kind.__call__)))
+        patched: set[Any] = set()
+        for kind in {type(m) for m in modules.values()}:
+            owner = next((base for base in kind.__mro__ if "__call__" in vars(base)), None)
+            if owner is not None and owner not in patched and issubclass(owner, nnx.Module):
+                patched.add(owner)
+                stack.enter_context(mock.patch.object(owner, "__call__", recording(owner.__call__)))
         yield calls
 
 
-def _numbers(x: Any) -> Any:
-    return x if isinstance(x, Tracer) else np.asarray(x)
+def keep(calls: dict[str, LayerCall], name: str, x: Any, y: Any, traced: bool = False) -> None:
+    """Record a call now, or where it is traced as its values are computed."""
+    if traced or not (isinstance(x, Tracer) or isinstance(y, Tracer)):
+        add(calls, name, x if isinstance(x, Tracer) else np.asarray(x), y if isinstance(y, Tracer) else np.asarray(y))
+    else:
+        jax.debug.callback(lambda x, y: add(calls, name, np.asarray(x), np.asarray(y)), x, y)

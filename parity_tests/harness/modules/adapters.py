@@ -1,7 +1,6 @@
 """Express a JAX model of any kind as pure functions of plain trees."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,11 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_layers, linen_layers
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.mapping import canonical
+from parity_tests.harness.modules.modes import applied, in_mode
+from parity_tests.harness.modules.recasting import recast_linen, recast_nnx
 from parity_tests.harness.modules.validation import kind
+
+_COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
 
 class Network(NamedTuple):
@@ -23,10 +26,10 @@ class Network(NamedTuple):
 
     params: Any
     """The trainable parameters, in the structure that the caller passed."""
-    statistics: Any
-    """The running mean and variance of batch normalization, which a call in training mode updates."""
+    state: Any
+    """Every other array, such as running statistics, which a call in training mode may update."""
     apply: Callable[..., tuple[Any, Any]]
-    """Maps `(params, statistics, *inputs)` to the outputs and the updated statistics."""
+    """Maps `(params, state, *inputs)` to the outputs and the updated state."""
     watch: Callable[..., dict[str, LayerCall]] | None
     """Maps the same arguments to the calls of every layer, until one fails; None for a bare function."""
 
@@ -38,19 +41,22 @@ def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
         return _nnx(model, params, dtype, train)
     if params is None:
         raise InputError(f"params: {kind(model)} needs its parameters; found None: pass the result of its init.")
+    params = nn.meta.unbox(params)
     if isinstance(model, nn.Module):
         return _linen(model, params, dtype, train)
-    flags = _mode(model, train)
-    return Network(cast(params, dtype), {}, lambda params, _, *inputs: (model(params, *inputs, **flags), {}), None)
+    return _function(model, params, dtype, train)
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Copy the tree, with its floats in `dtype`."""
+    """Copy the tree, with its floats in `dtype` and its complex numbers in the complex dtype of twice the size."""
 
     def one(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf  # a random key
-        return jnp.array(leaf, dtype if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None)
+        given = jnp.result_type(leaf)
+        if jnp.issubdtype(given, jnp.complexfloating):
+            return jnp.array(leaf, _COMPLEX[dtype])
+        return jnp.array(leaf, dtype if jnp.issubdtype(given, jnp.floating) else None)
 
     return jax.tree.map(one, tree)
 
@@ -64,9 +70,11 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Return a tree of the same structure with the leaves in `arrays`, by path."""
-    paths = flatten(tree)
-    return jax.tree.unflatten(jax.tree.structure(tree), [jnp.asarray(arrays[path]) for path in paths])
+    """Return a tree of the same structure with the leaves in `arrays`, by path; others stay."""
+    old = flatten(tree)
+    return jax.tree.unflatten(
+        jax.tree.structure(tree), [jnp.asarray(arrays.get(path, array), array.dtype) for path, array in old.items()]
+    )
 
 
 def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
@@ -77,50 +85,66 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
         module.train()
     else:
         module.eval()
-    graph, trained, statistics, rest = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    recast_nnx(module, dtype)
+    arguments = in_mode(module.__call__, train, lambda: nnx.Rngs(0))
+    graph, trained, state, rest = nnx.split(module, nnx.Param, _is_state, ...)
 
-    def merged(params: Any, statistics: Any) -> Any:
-        return nnx.merge(graph, params, statistics, rest, copy=True)
+    def merged(params: Any, state: Any) -> Any:
+        return nnx.merge(graph, params, state, rest, copy=True)
 
-    def apply(params: Any, statistics: Any, *inputs: Any) -> tuple[Any, Any]:
-        module = merged(params, statistics)
-        outputs = module(*inputs)
-        return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+    def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
+        module = merged(params, state)
+        outputs = applied(module, arguments(*inputs))
+        return outputs, nnx.to_pure_dict(nnx.state(module, _is_state))
 
-    def watch(params: Any, statistics: Any, *inputs: Any) -> dict[str, LayerCall]:
-        module = merged(params, statistics)
+    def watch(params: Any, state: Any, *inputs: Any) -> dict[str, LayerCall]:
+        module = merged(params, state)
         with jax_layers.record(module) as calls, contextlib.suppress(Exception):
-            module(*inputs)
+            applied(module, arguments(*inputs))
         return calls
 
-    return Network(cast(nnx.to_pure_dict(trained), dtype), cast(nnx.to_pure_dict(statistics), dtype), apply, watch)
+    return Network(cast(nnx.to_pure_dict(trained), dtype), cast(nnx.to_pure_dict(state), dtype), apply, watch)
+
+
+def _is_state(path: Any, value: Any) -> bool:
+    """Return whether an NNX leaf is an array that is neither trained nor part of a random stream."""
+    if isinstance(value, nnx.Param | nnx.RngState | nnx.Intermediate):
+        return False
+    held = value.get_value() if isinstance(value, nnx.Variable) else value
+    return isinstance(held, jax.Array | np.ndarray) and not jnp.issubdtype(held.dtype, jax.dtypes.extended)
 
 
 def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network:
-    variables = dict(cast(variables if "params" in variables else {"params": variables}, dtype))
-    params = variables.pop("params")
-    statistics = {name: variables.pop(name) for name in ("batch_stats",) if name in variables}
-    flags = _mode(model.__call__, train)
+    state = dict(cast(variables if "params" in variables else {"params": variables}, dtype))
+    params = state.pop("params")
+    arguments = in_mode(model.__call__, train, lambda: {"dropout": jax.random.key(0)})
+    mutable = list(state) if train else False
 
-    def apply(params: Any, statistics: Any, *inputs: Any) -> tuple[Any, Any]:
-        every = {"params": params, **statistics, **variables}
+    def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
+        positional, keywords = arguments(*inputs)
         rngs = {"dropout": jax.random.key(0)}
-        return model.apply(every, *inputs, **flags, rngs=rngs, mutable=list(statistics))  # type: ignore[return-value]
+        with recast_linen(dtype):
+            result = model.apply({"params": params, **state}, *positional, **keywords, rngs=rngs, mutable=mutable)
+        return result if mutable else (result, state)  # type: ignore[return-value]
 
     def watch(*args: Any) -> dict[str, LayerCall]:
         with linen_layers.record() as calls, contextlib.suppress(Exception):
             apply(*args)
         return calls
 
-    return Network(params, statistics, apply, watch)
+    return Network(params, state, apply, watch)
 
 
-def _mode(call: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """Return the keyword arguments of the call's signature that set its mode."""
-    flags = {"train": train, "training": train, "is_training": train, "deterministic": not train}
-    flags["use_running_average"] = not train
-    try:
-        accepted = inspect.signature(call).parameters
-    except ValueError:  # a builtin shows no signature
-        return {}
-    return {name: value for name, value in flags.items() if name in accepted}
+def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool) -> Network:
+    """Running statistics in a function's parameters are state: nothing trains them."""
+    arguments = in_mode(call, train, lambda: {"dropout": jax.random.key(0)}, first=1)
+    params = cast(params, dtype)
+    split = isinstance(params, Mapping) and "params" in params and len(params) > 1
+    state = {name: value for name, value in params.items() if name != "params"} if split else {}
+    trained = {"params": params["params"]} if split else params
+
+    def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
+        with recast_linen(dtype):
+            return applied(call, arguments(*inputs), {**params, **state} if split else params), state
+
+    return Network(trained, state, apply, None)

@@ -1,7 +1,8 @@
 """Compare a JAX model with a torch module level by level, and find the first layer that differs."""
 
-import copy
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax
@@ -11,10 +12,14 @@ import optax
 import torch
 from torch import nn
 
-from parity_tests.harness.findings import Finding, Report
-from parity_tests.harness.modules import validation
-from parity_tests.harness.modules.adapters import network
-from parity_tests.harness.modules.levels import Losses, Optimizers, levels
+from parity_tests.harness.findings import Diagnosis, Finding, Report
+from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.modules import layouts, torch_state, validation
+from parity_tests.harness.modules.adapters import flatten, network
+from parity_tests.harness.modules.drawn import drawn as draw
+from parity_tests.harness.modules.evaluation import Evaluation, Losses
+from parity_tests.harness.modules.layouts import Layouts
+from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, resolve
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.settings import settings
@@ -83,8 +88,12 @@ def compare_modules(
     dtype: Literal["float32", "float64"] = "float64",
     weights: Literal["jax", "torch", "compare"] = "jax",
     channels_last: bool = True,
+    input_layouts: Layouts = None,
+    output_layouts: Layouts = None,
+    outputs: Mapping[str, str] | None = None,
+    strict: bool = False,
 ) -> Report:
-    """Compare a JAX model with a torch module: outputs, statistics, loss, gradients, optimizer steps.
+    """Compare a JAX model with a torch module: outputs, state, loss, gradients, optimizer steps.
 
     The comparison ends at the first level that differs by more than its tolerance, since later levels depend on it.
     It works on copies; no argument is changed.
@@ -93,12 +102,11 @@ def compare_modules(
         jax_model: A Flax NNX module, a Flax Linen module, or a function `f(params, *inputs)`.
         params: None or the state of an NNX module; the variables of a Linen module; the parameters of a function.
         torch_module: The torch module.
-        mapping: Which JAX array is which torch tensor. None pairs by name, then by kind of layer and shape;
-            `{path: name}` lists pairs, as in `{"conv1/kernel": "conv1.weight"}`; `[(regex, replacement)]` lists rules,
-            of which the first that matches the whole path gives the name. A pair or a rule may end in a `Transform`.
-        inputs: One array or several, in torch's layout. Arrays of four axes are passed to JAX as `[batch, height,
-            width, channels]` instead of `[batch, channels, height, width]`; arrays of other ranks are passed as they
-            are. A model of Conv1d layers therefore needs a function that moves its channels.
+        mapping: Which JAX array is which torch tensor. None pairs by name, then by kind of layer and shape, then by the
+            order of calls; `{path: name}` lists pairs, as in `{"conv1/kernel": "conv1.weight"}`; `[(regex,
+            replacement)]` lists rules, of which the first that matches the whole path gives the name. A pair or a rule
+            may end in a `Transform`. A name may end in rows, as in `"rnn.weight_ih_l0[0:8]"`.
+        inputs: One array or several, in torch's layout.
         losses: `(jax_loss, torch_loss)`; each maps its model's outputs to one number. With losses, every gradient is
             compared.
         optimizers: `(optax_optimizer, make_torch_optimizer)`; the second maps parameters to a torch optimizer. Both
@@ -107,33 +115,67 @@ def compare_modules(
         scheduler: Maps the torch optimizer to a learning-rate scheduler; optax's schedule is part of its optimizer.
             Requires `optimizers`.
         steps: Number of optimizer steps.
-        train: Whether both models run in training mode. A Linen module or a function receives it as an argument
-            `train`, `training`, `is_training`, `deterministic` or `use_running_average`, if its signature has one.
-        statistics: Whether running statistics are compared after a step in training mode.
-        dtype: The precision of both models: "float64" (tolerance 1e-12) or "float32" (1e-5; 1e-4 after optimizer
-            steps), as a share of each tensor's largest magnitude.
-        weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse; "compare" copies
-            nothing and compares the weights first.
-        channels_last: Whether the JAX model takes and returns arrays of four axes with channels last.
+        train: Whether both models run in training mode. The JAX model receives it as an argument `train`, `training`,
+            `is_training`, `deterministic` or `use_running_average`, and random streams as `rngs`, if its signature has
+            one.
+        statistics: Whether running statistics, and any other state that a call changes, are compared after it.
+        dtype: The precision of both models. Each entry may differ by a number of its own rounding errors, which are
+            measured; the tolerance is this number.
+        weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
+            distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
+            hide what stands behind them. "compare" changes nothing and compares the weights first.
+        channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
+        input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
+            axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
+        output_layouts: How JAX holds each output, in a list or by its place in torch in a dict. By default it is the
+            one of the two usual layouts in which the numbers are nearer.
+        outputs: Which output of the JAX model is which of the torch module's, as in `{"output[0]": "output['mean']"}`.
+            By default they are paired by name where both have names and by position where both have positions.
+        strict: Whether a parameter, buffer or input that moves no output is a failure. It is listed in any case.
 
     Returns:
-        The report: one finding per level and, if a level fails, the diagnosis of the first difference.
+        The report: one finding per level and, if a level fails, the diagnosis of the first difference; the tensors that
+        were drawn; and the tensors that were not exercised.
 
     Raises:
         InputError: If an argument is invalid or the arrays of the two models can't be paired.
+        ModelError: If a model, a loss or an optimizer raises an exception, which is its cause.
     """
     validation.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
-    arrays = validation.arrays(inputs, dtype)
-    with settings(dtype):
+    layouts.check(input_layouts, "input_layouts")
+    layouts.check(output_layouts, "output_layouts")
+    torch_module = torch_state.plain(torch_module)
+    given = output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
+
+    def made(dtype: str) -> Both:
         net = network(jax_model, params, dtype, train)
-        module = copy.deepcopy(torch_module).to(dtype=getattr(torch, dtype)).train(train)
-        both = Both(net, module, (), arrays, dtype, channels_last)
+        module = torch_state.recast(torch_state.copied(torch_module), dtype).train(train)
+        placed = {place: layout for place, layout in given.items() if layout is not None}
+        arrays = validation.arrays(inputs, dtype)
+        return Both(net, module, (), arrays, dtype, channels_last, input_layouts, placed, outputs)
+
+    with settings(dtype):
+        both = made(dtype)
         shapes = {path: array.shape for path, array in both.arrays().items()}
-        both = both._replace(pairs=resolve(shapes, module, mapping))
+        state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
+        both = both._replace(pairs=resolve(shapes, both.module, mapping, state, lambda: orders(both)))
+        drawn: tuple[str, ...] = ()
         if weights == "jax":
             both.fill_torch()
         elif weights == "torch":
-            both = both._replace(net=both.filled_from_torch())
+            both = both.filled_from_torch()
+        if weights != "compare":
+            both, drawn = draw(both)
+
+        def in_double() -> Evaluation:
+            exact = made("float64")._replace(pairs=both.pairs)
+            wide = {name: array.astype(_wide(array)) for name, array in both.named(both.arrays()).items()}
+            exact = exact.filled(wide)
+            exact.fill_torch()
+            result = Evaluation(exact, losses)
+            result.trees = result.forward_jax(exact)[0], result.forward_torch(exact)[0]
+            return result
+
         about = {
             "jax": jax.__version__,
             "flax": flax.__version__,
@@ -144,14 +186,49 @@ def compare_modules(
             "weights": weights,
             "mode": "training" if train else "evaluation",
         }
+        evaluation = Evaluation(both, losses, in_double if dtype == "float32" else None)
+        options = {"losses": losses, "optimizers": optimizers, "scheduler": scheduler, "steps": steps}
+        compared = Levels(evaluation, {**options, "compare_weights": weights == "compare", "statistics": statistics})
         findings: list[Finding] = []
-        compared = levels(both, weights == "compare", train and statistics, losses, optimizers, scheduler, steps)
         for finding, diagnose in compared:
             findings.append(finding)
             if not finding.passed:
-                with np.errstate(all="ignore"):  # infinite values, or a hypothesis that overflows
-                    return Report(about, tuple(findings), diagnosis=diagnose())
-        return Report(about, tuple(findings))
+                return Report(about, tuple(findings), diagnosis=_diagnosed(finding, diagnose), drawn=drawn)
+        if strict:
+            findings.append(_strict(compared.unexercised, dtype))
+        return Report(about, tuple(findings), drawn=drawn, unexercised=compared.unexercised)
+
+
+def orders(both: Both) -> tuple[list[str], list[str]]:
+    """Return the layers of both models in the order in which their first calls return."""
+    module = torch_state.copied(both.module)
+    with torch_layers.record(module) as calls, torch.no_grad(), contextlib.suppress(Exception):
+        torch_state.called(module, both.torch_inputs)
+    if both.net.watch is None:
+        return [], []
+    in_jax = both.net.watch(both.net.params, both.net.state, *both.jax_inputs)
+    return [name for name in in_jax if "#" not in name], [name for name in calls if "#" not in name]
+
+
+def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Diagnosis | None:
+    """Diagnose a level; whatever goes wrong there, its figures stay."""
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # infinite values, or a hypothesis that overflows
+            warnings.simplefilter("ignore")
+            return diagnose()
+    except Exception as error:
+        text = f"It differs, and the diagnosis failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}."
+        return Diagnosis(finding.where, text, None)
+
+
+def _strict(unexercised: tuple[str, ...], dtype: str) -> Finding:
+    level, reason = "every tensor is exercised", "strict=True: a tensor that moves no output is not compared"
+    where = unexercised[0] if unexercised else ""
+    return Finding(level, dtype, float(len(unexercised)), where, 0.0, "tensors", reason)
+
+
+def _wide(array: np.ndarray) -> Any:
+    return {"f": np.float64, "c": np.complex128}.get(array.dtype.kind, array.dtype)
 
 
 def sentence(report: Report) -> str:
@@ -161,19 +238,30 @@ def sentence(report: Report) -> str:
         report: A report of `compare_modules`.
 
     Returns:
-        One line per level with its worst difference and its tolerance, then the first place that differs and its
-        likely cause.
+        One line per level with its worst difference and its tolerance, then each place that differs and its likely
+        cause; what was drawn and what was not exercised.
     """
     failed = sum(not finding.passed for finding in report.findings)
-    lines = ["The JAX model and the torch module " + ("differ." if failed else "agree.")]
+    missing = f"; not exercised: {', '.join(report.unexercised)}" if report.unexercised else ""
+    lines = ["The JAX model and the torch module " + ("differ." if failed else f"agree{missing}.")]
     width = max((len(finding.level) for finding in report.findings), default=0)
     for finding in report.findings:
-        line = f"  {finding.level:{width}}  {finding.size:7.1e} {finding.unit}, tolerance {finding.tolerance:.0e}"
+        line = f"  {finding.level:{width}}  {finding.size:7.2g} {finding.unit}, tolerance {finding.tolerance:.3g}"
         lines.append(line if finding.passed else f"{line}: FAILS, worst in {finding.where}")
+    if report.drawn:
+        lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(report.drawn)})")
     if failed:
         lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
     if report.diagnosis is not None:
-        cause = report.diagnosis.cause
-        lines.append(f"{report.diagnosis.where}: {report.diagnosis.difference}")
-        lines.append(f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.")
+        lines += _explained(report.diagnosis)
+        for more in report.diagnosis.more:
+            lines += ["Also:", *_explained(more)]
     return "\n".join(lines)
+
+
+def _explained(diagnosis: Diagnosis) -> list[str]:
+    cause = diagnosis.cause
+    return [
+        f"{diagnosis.where}: {diagnosis.difference}",
+        f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.",
+    ]

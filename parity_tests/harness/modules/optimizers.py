@@ -1,6 +1,5 @@
 """Run an optax optimizer and a torch optimizer on the same gradients."""
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,23 +7,29 @@ import jax
 import numpy as np
 import optax
 import torch
-from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.localize import FROZEN
 from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
+from parity_tests.harness.modules.pair import Arrays, Both, joined
+from parity_tests.harness.modules.torch_state import copied, entries
 from parity_tests.harness.modules.validation import kind
 
-Arrays = dict[str, np.ndarray]
+NEAR = {"float32": 1e-4, "float64": 1e-12}
+"""How near a formula must come to an optimizer's weights."""
 
 
 class Run(NamedTuple):
     """The weights after the steps of both optimizers, and what a diagnosis needs."""
 
-    in_jax: Arrays
-    """The weights after the steps."""
-    in_torch: Arrays
+    weights: tuple[Arrays, Arrays]
+    """The weights after the steps, in JAX and in torch."""
+    moved: Arrays
+    """How far each weight was moved, summed over the steps."""
+    largest: Arrays
+    """The largest gradient of each weight."""
     moments: tuple[Arrays, Arrays] | None
     """Adam's moments, where both optimizers keep them."""
     kind: str
@@ -33,20 +38,27 @@ class Run(NamedTuple):
     trained: tuple[str, ...]
     """The names of the tensors that torch's optimizer trains."""
 
-    def cause(self, name: str, tolerance: float) -> str | None:
+    def moment_floors(self, share: float) -> Arrays:
+        """Return the rounding error of each moment, which is a mean of gradients or of their squares."""
+        floors = {}
+        for name in self.trained:
+            floors[f"{name}.exp_avg"] = share * self.largest[name]
+            floors[f"{name}.exp_avg_sq"] = share * self.largest[name] ** 2
+        return floors
+
+    def cause(self, name: str) -> str | None:
         """Return why the two optimizers gave `name` different values."""
         if name not in self.trained:
             return FROZEN
-        weights = ({name: arrays[name] for name in self.trained} for arrays in (self.in_jax, self.in_torch))
+        tolerance = NEAR.get(str(self.weights[1][name].dtype), 1e-12)
+        weights = ({name: arrays[name] for name in self.trained} for arrays in self.weights)
         in_jax, in_torch = map(_flat, weights)
         return cause_in_optimizer(self.kind, self.options, self.steps, in_jax, in_torch, tolerance)
 
 
 def train_both(
-    params: Any,
+    both: Both,
     gradient: Callable[[Any], Any],
-    named: Callable[[Mapping[str, np.ndarray]], Arrays],
-    module: nn.Module,
     optimizers: tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]],
     scheduler: Callable[[torch.optim.Optimizer], Any] | None,
     steps: int,
@@ -56,8 +68,14 @@ def train_both(
     Both get JAX's gradient at JAX's weights. With gradients of their own, two correct optimizers would diverge, because
     Adam takes full steps even where a gradient is zero up to rounding.
     """
-    module = copy.deepcopy(module)
-    tensors, stepped = module.state_dict(keep_vars=True), named(flatten(params))
+    module, params = copied(both.module), both.net.params
+
+    def named(arrays: Mapping[str, np.ndarray]) -> Arrays:
+        return joined(both.named(arrays))
+
+    stepped = named(flatten(params))
+    every = entries(module)
+    tensors = {name: every[name].tensor for name in stepped}
     trained = {name: tensors[name] for name in stepped if tensors[name].requires_grad}
     if not trained:
         raise InputError(
@@ -72,29 +90,44 @@ def train_both(
     schedule = scheduler(optimizer) if scheduler else None
     state = optax_optimizer.init(params)
     gradients, clipped, rates = [], [], []
+    moved = {name: np.zeros(array.shape) for name, array in stepped.items()}
+    largest = {name: np.zeros(array.shape) for name, array in stepped.items()}
     for _ in range(steps):
         grads = gradient(params)
-        updates, state = optax_optimizer.update(grads, state, params)
+        with raised_by("The optax optimizer"):
+            updates, state = optax_optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        shared = named(flatten(grads))
+        for name, update in named(flatten(updates)).items():
+            moved[name] += np.abs(update)
+        # Torch's gradient of a complex number is the conjugate of JAX's.
+        shared = {name: np.conj(array) for name, array in named(flatten(grads)).items()}
+        largest = {name: np.maximum(array, np.abs(shared[name])) for name, array in largest.items()}
         for name, parameter in trained.items():
-            parameter.grad = torch.tensor(np.ascontiguousarray(shared[name]), device=parameter.device)
+            parameter.grad = torch.tensor(shared[name].copy(), device=parameter.device)
         rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
+        with raised_by("The torch optimizer"):
+            optimizer.step()
         gradients.append(_flat({name: shared[name] for name in trained}))
         clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in trained.items() if p.grad is not None}))
         if schedule is not None:
             schedule.step()
     after = named(flatten(params))
     in_torch = {name: tensors[name].numpy(force=True) for name in after}
-    scales = _flat({name: np.full(p.shape, np.abs(in_torch[name]).max(initial=0) or 1) for name, p in trained.items()})
+    scales = _flat(
+        {
+            name: np.full(p.shape, np.abs(in_torch[name]).max(initial=0) or 1, in_torch[name].dtype)
+            for name, p in trained.items()
+        }
+    )
     given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
     moments = _moments(state, named, optimizer, trained)
-    return Run(after, in_torch, moments, type(optimizer).__name__, options, given, tuple(trained))
+    return Run((after, in_torch), moved, largest, moments, type(optimizer).__name__, options, given, tuple(trained))
 
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([array.ravel().astype(np.float64) for array in arrays.values()])
+    flat = [array.ravel() for array in arrays.values()]
+    wide = [np.stack([a.real, a.imag], -1).ravel() if a.dtype.kind == "c" else a for a in flat]
+    return np.concatenate([array.astype(np.float64) for array in wide])
 
 
 def _moments(

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.adapters import Network, flatten, replaced
 from parity_tests.harness.modules.mapping import Pair
-from parity_tests.harness.modules.validation import kind, numbers
+from parity_tests.harness.modules.outputs import array, paired
+from parity_tests.harness.modules.torch_state import entries, entry, rows, whole
 
 Arrays = dict[str, np.ndarray]
 
@@ -25,62 +26,82 @@ class Both(NamedTuple):
     pairs: tuple[Pair, ...]
     inputs: list[np.ndarray]
     dtype: str
-    channels_last: bool
+    channels_last: bool = True
+    input_layouts: layouts.Layouts = None
+    output_layouts: dict[Any, layouts.Layout] = {}  # noqa: RUF012, it is filled as outputs are first seen
+    order: Mapping[str, str] | None = None
+    """Which output of the JAX model is which of the torch module's, where the caller says so."""
 
     @property
     def jax_inputs(self) -> list[jax.Array]:
-        moved = [np.moveaxis(x, 1, -1) if x.ndim == 4 and self.channels_last else x for x in self.inputs]
-        return [jnp.asarray(x) for x in moved]
+        return [jnp.asarray(x) for x in self.moved(self.inputs)]
 
     @property
     def torch_inputs(self) -> list[torch.Tensor]:
+        return self.on_device(self.inputs)
+
+    def moved(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the inputs in JAX's layout."""
+        return [
+            layouts.to_jax(x, layouts.of_input(self.input_layouts, i, x.ndim, self.channels_last))
+            for i, x in enumerate(inputs)
+        ]
+
+    def on_device(self, inputs: list[np.ndarray]) -> list[torch.Tensor]:
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
-        return [torch.tensor(x, device=device) for x in self.inputs]
+        return [torch.tensor(x, device=device) for x in inputs]
 
     def arrays(self) -> Arrays:
         """Return the arrays of the JAX model, by path."""
-        return flatten(self.net.params) | flatten(self.net.statistics)
+        return flatten(self.net.params) | flatten(self.net.state)
 
     def named(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
         """Return those of the JAX arrays that are in `arrays`, by torch's names and in torch's layout."""
         return {pair.name: pair.transform.to_torch(arrays[pair.path]) for pair in self.pairs if pair.path in arrays}
 
     def tensors(self, module: nn.Module) -> Arrays:
-        state = module.state_dict(keep_vars=True)
-        return {pair.name: state[pair.name].numpy(force=True) for pair in self.pairs}
+        every = entries(module)
+        return {pair.name: entry(module, pair.name, every).numpy() for pair in self.pairs}
+
+    def gradients(self, module: nn.Module) -> Arrays:
+        every, trained = entries(module), flatten(self.net.params)
+        return {p.name: entry(module, p.name, every).gradient() for p in self.pairs if p.path in trained}
 
     def fill_torch(self) -> None:
-        state = self.module.state_dict(keep_vars=True)
+        """Copy the JAX arrays into the torch module."""
+        every = entries(self.module)
         with torch.no_grad():
-            for name, array in self.named(self.arrays()).items():
-                state[name].copy_(torch.tensor(np.ascontiguousarray(array)))
+            for name, values in self.named(self.arrays()).items():
+                entry(self.module, name, every).value.copy_(torch.tensor(values.copy()))
 
-    def filled_from_torch(self) -> Network:
-        tensors = self.tensors(self.module)
-        arrays = {pair.path: pair.transform.to_jax(tensors[pair.name]) for pair in self.pairs}
+    def filled_from_torch(self) -> "Both":
+        """Return the two with the torch module's numbers in the JAX model."""
+        return self.filled(self.tensors(self.module))
+
+    def filled(self, tensors: Arrays) -> "Both":
+        """Return the two with these numbers, by torch's names, in the JAX model."""
+        arrays = {pair.path: pair.transform.to_jax(tensors[pair.name]) for pair in self.pairs if pair.name in tensors}
         net = self.net
-        return net._replace(params=replaced(net.params, arrays), statistics=replaced(net.statistics, arrays))
+        return self._replace(net=net._replace(params=replaced(net.params, arrays), state=replaced(net.state, arrays)))
 
-    def outputs(self, tree: Any) -> Arrays:
-        """Return a model's outputs by name, in torch's layout."""
-        named = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(tree)):
-            array = numbers(leaf)
-            if array is None:
-                raise InputError(
-                    "outputs: expected arrays of real numbers, alone or in tuples, lists and dicts, found "
-                    f"{kind(leaf)}: make both models return those."
+    def outputs(self, in_jax: Any, in_torch: Any) -> tuple[Arrays, Arrays]:
+        """Return the outputs of both models by their place in torch, in torch's layout."""
+        mine, other = {}, {}
+        for i, (place, (ours, theirs)) in enumerate(paired(in_jax, in_torch, self.order).items()):
+            left, right = array(ours), array(theirs)
+            if place not in self.output_layouts:
+                given = self.output_layouts.get(i)
+                self.output_layouts[place] = given or layouts.of_output(
+                    None, i, place, left, right, self.channels_last, self.dtype
                 )
-            last = self.channels_last and array.ndim == 4 and not isinstance(leaf, torch.Tensor)
-            named[f"output{jax.tree_util.keystr(path)}"] = np.moveaxis(array, -1, 1) if last else array
-        return named
+            mine[place], other[place] = layouts.to_torch(left, self.output_layouts[place]), right
+        return mine, other
 
 
-def _plain(tree: Any) -> Any:
-    """Convert mappings and sequences of any class, such as ModelOutput, to dicts and lists; to JAX they are leaves."""
-    if isinstance(tree, Mapping):
-        return {name: _plain(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        plain = [_plain(value) for value in tree]
-        return type(tree)(*plain) if hasattr(tree, "_fields") else plain
-    return tree
+def joined(arrays: Arrays) -> Arrays:
+    """Join the rows of a tensor that are in several pairs."""
+    parts: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for name, values in arrays.items():
+        parts.setdefault(whole(name), []).append((rows(name), values))
+    ordered = {name: [values for _, values in sorted(held, key=lambda part: part[0])] for name, held in parts.items()}
+    return {name: np.concatenate(held) if len(held) > 1 else held[0] for name, held in ordered.items()}

@@ -7,6 +7,8 @@ from typing import Any, cast
 import jax
 import torch
 
+from parity_tests.harness.modules.recasting import exact_attention
+
 _cuda, _cudnn, _mkldnn = cast(tuple[Any, ...], (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
 _OPERATIONS = (_cuda.matmul, _cudnn.conv, _cudnn.rnn, _mkldnn.matmul, _mkldnn.conv, _mkldnn.rnn)
 
@@ -27,6 +29,7 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(jax.debug_key_reuse(False))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(exact_attention(dtype))
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
         # Torch's older switches set the same, and reading them raises where the two disagree.

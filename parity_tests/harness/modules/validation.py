@@ -63,15 +63,16 @@ def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
 
 
 def numbers(leaf: Any) -> np.ndarray | None:
-    """Convert an array of either framework, or a real number, to numpy; return None for anything else."""
+    """Convert an array of either framework, or a number, to numpy; return None for anything else."""
     if isinstance(leaf, torch.Tensor):
-        leaf = (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy(force=True)
+        leaf = leaf.to_dense() if leaf.layout != torch.strided else leaf
+        leaf = (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).resolve_conj().resolve_neg().numpy(force=True)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return None  # a random key
-    if not isinstance(leaf, np.ndarray | np.generic | jax.Array | bool | int | float):
+    if not isinstance(leaf, np.ndarray | np.generic | jax.Array | bool | int | float | complex):
         return None
     array = np.asarray(leaf)
-    return array if any(jnp.issubdtype(array.dtype, real) for real in (jnp.floating, np.integer, bool)) else None
+    return array if any(jnp.issubdtype(array.dtype, real) for real in (jnp.inexact, np.integer, bool)) else None
 
 
 def kind(value: Any) -> str:
@@ -85,13 +86,16 @@ def kind(value: Any) -> str:
 def _array(x: Any, where: str, dtype: str) -> np.ndarray:
     array = numbers(x)
     if array is None:
-        raise InputError(f"{where}: expected an array of real numbers, or several in a list, found {kind(x)}.")
+        raise InputError(f"{where}: expected an array of numbers, or several in a list, found {kind(x)}.")
     if not array.size:
         raise InputError(
             f"{where}: expected at least one number, found the empty shape {list(array.shape)}: pass a batch."
         )
-    # torch rejects arrays with negative strides
-    return np.array(array, dtype if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype, order="C")
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        kept: Any = dtype
+    else:
+        kept = {"float32": np.complex64, "float64": np.complex128}[dtype] if array.dtype.kind == "c" else array.dtype
+    return np.array(array, kept, order="C")  # torch rejects arrays with negative strides
 
 
 def _check_optimizers(optimizers: Any, losses: Any, steps: Any) -> None:

@@ -200,7 +200,7 @@ def wide_bits(spec: Spec, size: int) -> Arrays:
 @functools.partial(jax.jit, static_argnums=0)
 def _layers(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
     model = jaxvae.bind(spec.model, params)
-    with jax_layers.record(model) as calls:
+    with jax_layers.record(model, leaves=True) as calls:
         posterior = model.encode(batch.seen, batch.labels, batch.training)
         z = jaxvae.locate(posterior, batch.draws.eps.reshape(-1, *posterior.mean.shape)[0])
         model.decode(z, batch.labels, batch.training)

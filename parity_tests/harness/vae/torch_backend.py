@@ -85,7 +85,7 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute the inputs and outputs of every layer in training, in the order of the computation, and the latent.
     Images have the order height, width, channel."""
     model, given = model_of(spec, arrays).train(), _inputs(spec, batch)
-    with torch_layers.record(model) as calls:
+    with torch_layers.record(model, leaves=True) as calls:
         posterior = model.encode(given.seen, given.labels, given.training)
         z = torchvae.locate(posterior, given.draws.eps.reshape(-1, *posterior.mean.shape)[0])
         model.decode(z, given.labels, given.training)

@@ -29,18 +29,28 @@ def confirmed(hypotheses: Iterable[Hypothesis], actual: np.ndarray, plain: np.nd
 
 
 def distance(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference as a share of the largest expected magnitude; infinite if the shapes differ or a
-    number is not finite."""
+    """Return the largest difference of an entry, as a share of itself and the tensor's usual size.
+
+    The usual size is the median of what is not zero, so that a mask of -1e9 does not hide the other entries. NaN and
+    infinities that are the same on both sides are equal; the distance is infinite if others differ, or the shapes do.
+    """
     if actual.shape != expected.shape:
         return np.inf
     if not expected.size:
         return 0.0
-    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference, scale = np.abs(actual - expected).max(), np.abs(expected).max()
-    if difference == 0:
-        return 0.0
-    return float(difference / scale) if scale and np.isfinite(difference) else np.inf
+    wide = np.complex128 if "c" in (actual.dtype.kind, expected.dtype.kind) else np.float64
+    actual, expected = actual.astype(wide), expected.astype(wide)
+    with np.errstate(all="ignore"):
+        same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+        difference = np.where(same, 0.0, np.abs(actual - expected))
+        if not difference.any():
+            return 0.0
+        size = np.abs(expected)
+        shown = size[np.isfinite(size) & (size > 0)]
+        scale = size + (np.median(shown) if shown.size else 0.0)
+        shares = np.where(difference == 0, 0.0, difference / scale)
+    worst = shares.max()
+    return float(worst) if np.isfinite(worst) else np.inf
 
 
 def fitted(predict: Callable[[float], np.ndarray], target: np.ndarray, guess: float) -> float:

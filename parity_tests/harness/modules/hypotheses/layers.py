@@ -34,6 +34,7 @@ TF32 = "the product's inputs are rounded to TF32's 10 bits"
 BFLOAT16 = "the numbers are rounded to bfloat16"
 FLOAT32 = "float32 slipped into float64"
 DILATION = "the dilation differs"
+SCALED = "the layer's output is multiplied by a constant"
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _ROUNDED = 2e-6  # float32 sums after rounded inputs
@@ -79,6 +80,9 @@ def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, actual: np.ndarr
             yield Hypothesis(cause, _numbers(_changed(layer, weight=coarse(layer.weight))(coarse(x))), _ROUNDED)
     if isinstance(bias := getattr(layer, "bias", None), Tensor):
         yield Hypothesis(BIAS_MISSING, _numbers(_changed(layer, bias=torch.zeros_like(bias))(x)))
+    if actual.shape == plain.shape and plain.any():
+        scale = float((plain * actual).sum() / (plain * plain).sum())
+        yield Hypothesis(f"{SCALED}: by {scale:.4g}", scale * plain)
 
 
 def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
@@ -187,7 +191,7 @@ def _spread(layer: Any, x: Tensor, weight: Tensor, pads: list[tuple[int, int]]) 
 
 
 def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
-    eps = fitted(lambda eps: _numbers(_changed(layer, eps=eps)(x)), actual, layer.eps)
+    eps = max(0.0, fitted(lambda eps: _numbers(_changed(layer, eps=max(0.0, eps))(x)), actual, layer.eps))
     yield Hypothesis(f"{EPS}: {eps:.3g} in JAX, {layer.eps:.3g} in PyTorch", _numbers(_changed(layer, eps=eps)(x)))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS

@@ -1,13 +1,17 @@
 """Find the first place where two networks differ, and the fault that reproduces the numbers there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules.hypotheses.arrangement import arranged
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN, cause_between
 from parity_tests.harness.modules.hypotheses.layers import (
@@ -20,6 +24,7 @@ from parity_tests.harness.modules.hypotheses.layers import (
     rounded,
 )
 from parity_tests.harness.modules.mapping import Pair, tensors
+from parity_tests.harness.modules.torch_state import copied, whole
 
 BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
 BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
@@ -32,10 +37,16 @@ FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
 
+Differs = Callable[[str, np.ndarray, np.ndarray], bool]
+"""Whether the arrays of JAX and torch differ by more than rounding can; the first argument is the place."""
+
+
 class Stage(NamedTuple):
     """One call of a layer in both frameworks, in torch's layout."""
 
     name: str
+    label: str
+    """The layer's name in the torch module, and the number of its call."""
     layer: nn.Module
     in_jax: LayerCall
     in_torch: LayerCall
@@ -47,26 +58,81 @@ def walk(
     calls: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
     ends: tuple[LayerCall, LayerCall],
     tolerance: float,
-) -> Diagnosis | None:
-    """Diagnose the first layer whose input or output differs by more than its tolerance; None if all agree.
+    differs: Differs | None = None,
+) -> list[Diagnosis]:
+    """Diagnose every layer that computes something else, and the first place between layers that does.
 
-    `calls` and `ends` are those of JAX and of torch: the recorded layers, and the input and output of the whole network
-    in torch's layout. `module` has the state from before the calls.
+    Outputs are compared before what lies between: an input that only lies otherwise in memory is no difference. Once a
+    layer's input differs, the layer is computed on the input of JAX, so that later faults are found too.
+
+    Args:
+        pairs: The pairs of arrays.
+        module: The torch module, with the state from before the calls.
+        calls: The recorded calls of JAX and of torch.
+        ends: The input and the output of the whole network in JAX and in torch, in torch's layout.
+        tolerance: How near the numbers of a cause must come.
+        differs: Whether two arrays differ; None to go by `tolerance`.
+
+    Returns:
+        The diagnoses in the order of the calls; empty if all agree.
     """
+    if differs is None:
+
+        def differs(_: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
+            return distance(in_jax, in_torch) > tolerance
+
     earlier = [("the input", ends[0].input, ends[1].input)]
+    found: list[Diagnosis] = []
     for stage in _stages(pairs, module, *calls):
         if isinstance(stage, str):
-            return Diagnosis(stage, NOT_CALLED, None)
-        name, layer, in_jax, in_torch = stage
-        if distance(in_jax.input, in_torch.input) > tolerance:
-            return _between(earlier, name, in_jax.input, in_torch.input, tolerance)
-        if distance(in_jax.output, in_torch.output) > tolerance:
-            text = f"Its input agrees and its output differs: {worst_difference(in_jax.output, in_torch.output)}."
-            return Diagnosis(name, text, cause_in_layer(layer, in_jax.input, in_jax.output, in_torch.output, tolerance))
+            if not found:
+                return [Diagnosis(stage, NOT_CALLED, None)]
+            continue
+        name, label, layer, in_jax, in_torch = stage
+        if not differs(label, in_jax.output, in_torch.output):
+            earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
+            continue
+        if not differs(f"{label}, input", in_jax.input, in_torch.input):
+            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
+        else:
+            if not found:
+                found.append(_between(earlier, name, in_jax.input, in_torch.input, tolerance))
+            elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance)).cause:
+                found.append(between)
+            plain = _computed(layer, in_jax.input, in_torch)
+            if plain is not None and differs(label, in_jax.output, plain):
+                found.append(_in_layer(name, layer, in_jax, plain, tolerance, "On the same input"))
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
-    if distance(ends[0].output, ends[1].output) <= tolerance:
+    last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
+    if not found and differs("", ends[0].output, ends[1].output):
+        return [last]
+    return [*found, last] if found and last.cause and _unlike(last, found) else found
+
+
+def _unlike(last: Diagnosis, found: Sequence[Diagnosis]) -> bool:
+    return all(last.where != diagnosis.where for diagnosis in found)
+
+
+def _in_layer(
+    name: str, layer: nn.Module, in_jax: LayerCall, in_torch: np.ndarray, tolerance: float, start: str
+) -> Diagnosis:
+    text = f"{start} and its output differs: {worst_difference(in_jax.output, in_torch)}."
+    text = text.replace("On the same input and", "On the same input")
+    cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
+    return Diagnosis(name, text, cause)
+
+
+def _computed(layer: nn.Module, x: np.ndarray, in_torch: LayerCall) -> np.ndarray | None:
+    """Compute the torch layer on the input that JAX's layer was given; None where the layer takes more than that."""
+    if x.shape != in_torch.input.shape:
         return None
-    return _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
+    with contextlib.suppress(Exception), torch.no_grad():
+        like = next((p for p in layer.parameters()), torch.empty(0))
+        again = copied(layer)(torch.as_tensor(in_torch.input.copy(), device=like.device))
+        if isinstance(again, torch.Tensor) and distance(again.numpy(force=True), in_torch.output) < 1e-6:
+            output = copied(layer)(torch.as_tensor(np.ascontiguousarray(x), device=like.device))
+            return output.numpy(force=True)
+    return None
 
 
 def _between(
@@ -83,7 +149,11 @@ def _between(
     if cause := rounded(in_jax, in_torch):
         return Diagnosis(f"between {earlier[-1][0]} and {name}", text, cause)
     last, recent = earlier[-1], earlier[-2:-10:-1]
-    sums = [(f"{last[0]} + {n}", last[1] + a, last[2] + b) for n, a, b in recent if a.shape == last[1].shape]
+    sums = [
+        (f"{last[0]} + {n}", last[1] + a, last[2] + b)
+        for n, a, b in recent
+        if a.shape == last[1].shape and b.shape == last[2].shape
+    ]
     for source, jax_source, torch_source in (last, *recent, *sums):
         if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
             return Diagnosis(f"between {source} and {name}", text, cause)
@@ -94,26 +164,31 @@ def _stages(
     pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
     """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
-    layers = {pair.name.rpartition(".")[0]: pair for pair in reversed(pairs)}  # by the first pair, its weight
+    layers: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
     for label, torchs in in_torch.items():
         name, _, nth = label.partition("#")
-        if (pair := layers.get(name)) is None:
+        if (held := layers.get(name)) is None:
             continue
-        jax_name = pair.path.rpartition("/")[0].replace("/", ".")
+        jax_name = _common([pair.path.rpartition("/")[0] for pair in held]).replace("/", ".")
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
         jaxs = in_jax.get(f"{jax_name}#{nth}" if nth else jax_name)
         if jaxs is None:
             yield shown
             continue
-        layer = module.get_submodule(name)
-        jax_input = pair.transform.input_to_torch(channels_second(jaxs.input, layer))
-        yield Stage(
-            shown,
-            layer,
-            LayerCall(jax_input, pair.transform.output_to_torch(channels_second(jaxs.output, layer))),
-            torchs,
-        )
+        layer, transform = module.get_submodule(name), held[0].transform
+        x = transform.input_to_torch(channels_second(jaxs.input, layer))
+        y = transform.output_to_torch(channels_second(jaxs.output, layer))
+        call = LayerCall(arranged(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y, merged=True))
+        yield Stage(shown, label, layer, call, torchs)
+
+
+def _common(paths: Sequence[str]) -> str:
+    """Return the innermost module that holds all paths."""
+    split = [path.split("/") if path else [] for path in dict.fromkeys(paths)]
+    return "/".join(part[0] for part in itertools.takewhile(lambda p: len(set(p)) == 1, zip(*split, strict=False)))
 
 
 def channels_second(x: np.ndarray, layer: nn.Module) -> np.ndarray:
@@ -125,11 +200,15 @@ def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
     """Describe the largest difference: its size, its index and both values."""
     if in_jax.shape != in_torch.shape:
         return f"its shape is {list(in_jax.shape)} in JAX and {list(in_torch.shape)} in PyTorch"
-    difference = np.abs(in_jax.astype(np.float64) - in_torch.astype(np.float64))
+    wide = np.complex128 if "c" in (in_jax.dtype.kind, in_torch.dtype.kind) else np.float64
+    with np.errstate(all="ignore"):
+        difference = np.abs(in_jax.astype(wide) - in_torch.astype(wide))
+    difference[(in_jax == in_torch) | (np.isnan(in_jax) & np.isnan(in_torch))] = 0
     at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), in_jax.shape))
-    size = distance(in_jax, in_torch)
     place = f"at {list(at)} " if at else ""
-    return f"by {size:.1e} of its largest, {place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
+    size = abs(complex(in_torch[at]))
+    share = f"{difference[at] / size:.1e} of itself, " if size and np.isfinite(difference[at]) else ""
+    return f"by {share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
 
 
 def cause_in_weight(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:

@@ -1,0 +1,164 @@
+"""Diagnose a level that fails: the place where the two networks first differ, and the cause."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import torch
+
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules import rounding, torch_state
+from parity_tests.harness.modules.evaluation import Evaluation
+from parity_tests.harness.modules.hypotheses import localize
+from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.hypotheses.between_layers import cause_between
+from parity_tests.harness.modules.hypotheses.layers import rounded
+from parity_tests.harness.modules.hypotheses.loss import cause_in_loss
+from parity_tests.harness.modules.outputs import parts
+from parity_tests.harness.modules.pair import Arrays
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+"""How near the numbers of a cause must come, as a share of a tensor's usual size."""
+
+
+_FLOORS = 3  # samples of what rounding does to each layer's output
+
+
+def _recorded(evaluation: Evaluation) -> tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]]:
+    both = evaluation.both
+    module = torch_state.copied(both.module)
+    with torch_layers.record(module) as calls, torch.no_grad():
+        torch_state.called(module, both.torch_inputs)
+    assert both.net.watch is not None
+    return both.net.watch(both.net.params, both.net.state, *both.jax_inputs), calls
+
+
+def _differs(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> localize.Differs:
+    """Return a function that compares arrays of a layer entry by entry with what rounding does to them."""
+    floors: Arrays = {}
+    both, scale = evaluation.both, 1.0
+    for seed in range(_FLOORS):
+        jittered = evaluation.jittered(seed)
+        with torch_layers.record(jittered.module) as moved, torch.no_grad():
+            torch_state.called(jittered.module, jittered.torch_inputs)
+        for label, call in calls.items():
+            if label in moved:
+                for name, kept, now in zip((f"{label}, input", label), call, moved[label], strict=True):
+                    spread = rounding.spread({"": now}, {"": kept})[""] * scale
+                    floors[name] = np.maximum(floors.get(name, 0.0), spread)
+    terms = max((a.size for a in both.arrays().values()), default=1)
+
+    def differs(name: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
+        if in_jax.shape != in_torch.shape:
+            return True
+        floor = {name: floors[name]} if name in floors and floors[name].shape == in_torch.shape else {}
+        worst = rounding.worst({name: in_jax}, {name: in_torch}, floor, both.dtype)
+        return worst.size > rounding.tolerance(terms)
+
+    return differs
+
+
+def before_failure(error: Exception, evaluation: Evaluation) -> Diagnosis | None:
+    """Find the first difference before the JAX model raised, as a layer does whose input has another shape."""
+    both = evaluation.both
+    if both.net.watch is None:
+        return None
+    calls = _recorded(evaluation)
+    end = LayerCall(both.inputs[0], np.empty(0))
+    found = localize.walk(both.pairs, both.module, calls, (end, end), TOLERANCES[both.dtype])
+    if not found or found[0].difference == localize.NOT_CALLED:
+        return None  # the first layer that differs raised, and its own message says why
+    text = f"{found[0].difference} The JAX model then failed: {type(error).__name__}: {str(error).splitlines()[0]}"
+    return found[0]._replace(difference=text)
+
+
+def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
+    """Diagnose outputs that differ, by every layer that does."""
+    both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
+    in_jax, in_torch = (numbers("outputs")[where] for numbers in (evaluation.jax_numbers, evaluation.torch_numbers))
+    if both.net.watch is None:
+        cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
+        why = "a bare function has no layers to record, so only outputs and gradients can be compared"
+        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
+    ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
+    calls = _recorded(evaluation)
+    found = localize.walk(both.pairs, both.module, calls, ends, tolerance, _differs(evaluation, calls[1]))
+    if not found:  # no layer alone is over the tolerance
+        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}.", None)
+    return found[0]._replace(more=tuple(found[1:]))
+
+
+def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
+    """Diagnose weights that were ported by hand."""
+    name = next(name for name in in_torch if not np.array_equal(in_jax[name], in_torch[name]))
+    cause = localize.cause_in_weight(in_jax[name], in_torch[name], 0.0)
+    return Diagnosis(name, f"It differs: {localize.worst_difference(in_jax[name], in_torch[name])}.", cause)
+
+
+def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
+    """Diagnose running statistics, or other state, that differ after a step."""
+    both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
+    in_jax, in_torch = evaluation.jax_numbers("state"), evaluation.torch_numbers("state")
+    norms = localize.statistics(both.pairs, both.module)
+    differing = [n for n, names in norms.items() if any(_far(in_jax, in_torch, x, tolerance) for x in names)]
+    if not differing or not any(where in names for names in norms.values()):
+        return Diagnosis(where, f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}.", None)
+    norm = differing[0]
+    mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
+    module = torch_state.copied(both.module)
+    with torch_layers.record(module) as calls, torch.no_grad():
+        torch_state.called(module, both.torch_inputs)
+    cause = localize.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
+    worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
+    return Diagnosis(worst, f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}.", cause)
+
+
+def _far(in_jax: Arrays, in_torch: Arrays, name: str, tolerance: float) -> bool:
+    return distance(in_jax[name], in_torch[name]) > tolerance
+
+
+def in_losses(evaluation: Evaluation) -> Diagnosis:
+    """Diagnose two losses of the same outputs."""
+    both, losses, (outputs, torch_outputs) = evaluation.both, evaluation.losses, evaluation.trees
+    assert losses is not None
+    value, torch_value = losses[0](outputs), losses[1](torch_outputs)
+    text = f"The outputs agree and the loss is {float(value):.6g} in JAX and {torch_value.item():.6g} in PyTorch."
+    single = torch_outputs
+    while (held := parts(single)) is not None and len(held.values) == 1:
+        single = held.values[0]
+    if single is not torch_outputs or not (isinstance(single, torch.Tensor) and single.is_floating_point()):
+        why = "A loss of several outputs, or of integers, can't be diagnosed."
+        return Diagnosis("the loss", f"{text} {why}", None)
+    leaf = single.detach().requires_grad_()
+    torch_value = losses[1](leaf)
+    if torch_value.requires_grad:
+        torch_value.backward()
+    gradient = both.outputs(jax.grad(losses[0])(outputs), torch_outputs)[0]
+    in_jax = float(value), next(iter(gradient.values()))
+    held_gradient = np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.numpy(force=True)
+    cause = cause_in_loss(leaf.numpy(force=True), in_jax, (torch_value.item(), held_gradient), TOLERANCES[both.dtype])
+    return Diagnosis("the loss", text, cause)
+
+
+def in_gradients(evaluation: Evaluation, floors: Arrays, tolerance: float) -> Diagnosis:
+    """Diagnose gradients that differ where every output agrees, from the last layer to the first."""
+    both = evaluation.both
+    in_jax, in_torch = evaluation.jax_numbers("gradients"), evaluation.torch_numbers("gradients")
+    every = torch_state.entries(both.module)
+
+    def size(name: str) -> float:
+        return rounding.worst({name: in_jax[name]}, {name: in_torch[name]}, floors, both.dtype).size
+
+    name = next(name for name in reversed(in_torch) if size(name) > tolerance)
+    worst = localize.worst_difference(in_jax[name], in_torch[name])
+    text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
+    frozen = not torch_state.entry(both.module, name, every).tensor.requires_grad
+    return Diagnosis(name, text, localize.cause_in_gradient(in_jax[name], in_torch[name], frozen))
+
+
+def after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:
+    """Diagnose weights or moments that differ after optimizer steps from the same gradients."""
+    text = f"The gradients are the same and it differs: {localize.worst_difference(in_jax[name], in_torch[name])}."
+    return Diagnosis(name, text, cause)

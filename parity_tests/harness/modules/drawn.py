@@ -1,0 +1,80 @@
+"""Replace weights that hide what stands behind them, the same in both networks."""
+
+import zlib
+
+import numpy as np
+import torch
+
+from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.outputs import leaves
+from parity_tests.harness.modules.pair import Arrays, Both
+
+_FEW = 4
+_SIZES = (0.01, 10.0)
+
+
+def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
+    """Replace every tensor of a few distinct values, as initial weights often are, by drawn numbers of a fitting size.
+
+    What stands behind a kernel of zeros, a scale of zero or a gate is otherwise never compared, nor is a bias that
+    starts at zero, nor which axis of an identity matrix is which.
+
+    Args:
+        both: Both networks, at the same numbers.
+
+    Returns:
+        Both networks at the same numbers, and the names of the tensors that were drawn. A draw that makes an output
+        NaN or infinite is tried with positive numbers, and is then left out.
+    """
+    constant = {name: array for name, array in both.tensors(both.module).items() if _hides(array)}
+    if not constant:
+        return both, ()
+    finite = _finite(both)
+    for positive in (False, True):
+        numbers = {name: _draw(name, array, positive) for name, array in constant.items()}
+        filled = _filled(both, numbers)
+        if not finite or _finite(filled):
+            return filled, tuple(numbers)
+    return _filled(both, constant), ()
+
+
+def _filled(both: Both, numbers: Arrays) -> Both:
+    every = torch_state.entries(both.module)
+    with torch.no_grad():
+        for name, array in numbers.items():
+            torch_state.entry(both.module, name, every).value.copy_(torch.as_tensor(array))
+    return both.filled(numbers)
+
+
+def _finite(both: Both) -> bool:
+    try:
+        outputs = torch_state.called(torch_state.copied(both.module), both.torch_inputs)
+        return all(np.isfinite(array).any() for array in leaves(outputs).values())
+    except Exception:
+        return False  # the comparison itself says what is wrong
+
+
+def _hides(array: np.ndarray) -> bool:
+    if array.dtype.kind not in "fc" or not array.size:
+        return False
+    some = np.unique(array.ravel()[:: max(1, array.size // 1000)])
+    if len(some) > _FEW or not np.isfinite(some).all():
+        return False
+    return len(some) == 1 == array.size or (2 * len(some) <= array.size and bool(np.isin(array, some).all()))
+
+
+def _draw(name: str, array: np.ndarray, positive: bool) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    sign = 1.0 if (array.real > 0).all() else -1.0 if (array.real < 0).all() else 0.0
+    if sign:  # a scale, a variance, a temperature
+        size = float(np.abs(array).mean())
+        size = size if _SIZES[0] <= size <= _SIZES[1] else 1.0
+        numbers = sign * size * rng.uniform(0.5, 1.5, array.shape)
+    elif array.ndim > 1:  # a kernel
+        numbers = rng.normal(size=array.shape) / np.sqrt(max(1, array.size // len(array)))
+    else:
+        numbers = rng.uniform(-0.5, 0.5, array.shape)
+    if array.dtype.kind == "c":
+        numbers = numbers + 1j * rng.uniform(-0.5, 0.5, array.shape)
+    numbers = np.abs(numbers) if positive else numbers
+    return numbers.astype(np.complex64 if array.dtype.kind == "c" else np.float32).astype(array.dtype)

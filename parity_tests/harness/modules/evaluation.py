@@ -1,0 +1,179 @@
+"""Compute what is compared in each framework, and how far rounding moves each of its entries."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.errors import raised_by
+from parity_tests.harness.modules.pair import Arrays, Both
+from parity_tests.harness.modules.rounding import SAMPLES, spread, unit
+from parity_tests.harness.modules.settings import settings
+from parity_tests.harness.modules.validation import kind
+
+Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
+Level = Literal["outputs", "state", "loss", "gradients"]
+
+
+class Evaluation:
+    """Both networks at the same numbers: their outputs, their state afterwards, their losses and gradients."""
+
+    def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[], Evaluation] | None" = None):
+        self.both, self.losses, self._in_double = both, losses, in_double
+        self._exact: Evaluation | None = None
+        self._gradient: Callable[..., Any] | None = None
+        self.trees: tuple[Any, Any] = (None, None)
+        """The outputs of both networks, once they were called; a sample is paired as they are."""
+        self._known: dict[tuple[str, Level], Arrays] = {}
+
+    def forward_torch(self, both: Both) -> tuple[Any, torch.nn.Module]:
+        """Return the outputs of the torch module and the module after the call."""
+        module = torch_state.copied(both.module)
+        with raised_by("The torch module"):
+            return torch_state.called(module, both.torch_inputs), module
+
+    def forward_jax(self, both: Both) -> tuple[Any, Any]:
+        """Return the outputs of the JAX model and its state after the call."""
+        return both.net.apply(both.net.params, both.net.state, *both.jax_inputs)
+
+    def gradient(self, params: Any, state: Any, *inputs: Any) -> Any:
+        """Return the gradient of JAX's loss with respect to its parameters, by a compiled function."""
+        assert self.losses is not None
+        loss, apply = self.losses[0], self.both.net.apply
+        if self._gradient is None:
+            self._gradient = jax.jit(jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0])))
+        with raised_by("The gradient of the JAX model or of its loss"):
+            return self._gradient(params, state, *inputs)
+
+    def jax_numbers(self, level: Level, both: Both | None = None) -> Arrays:
+        """Return a level's numbers in JAX by torch's names and in torch's layout; at these numbers unless others are
+        given."""
+        if both is None:
+            if ("jax", level) not in self._known:
+                self._known["jax", level] = self.jax_numbers(level, self.both)
+            return self._known["jax", level]
+        if level == "gradients":
+            gradients = self.gradient(both.net.params, both.net.state, *both.jax_inputs)
+            return {name: np.conj(array) for name, array in both.named(flatten(gradients)).items()}
+        outputs, after = self.forward_jax(both)
+        if level == "state":
+            return both.named(flatten(after))
+        if level == "outputs":
+            return both.outputs(outputs, self.trees[1])[0]
+        assert self.losses is not None
+        with raised_by("The JAX loss"):
+            return {"the loss": np.asarray(self.losses[0](outputs))}
+
+    def torch_numbers(self, level: Level, both: Both | None = None) -> Arrays:
+        """Return a level's numbers in torch, as `jax_numbers` does in JAX."""
+        if both is None:
+            if ("torch", level) not in self._known:
+                self._known["torch", level] = self.torch_numbers(level, self.both)
+            return self._known["torch", level]
+        outputs, module = self.forward_torch(both)
+        if level == "state":
+            state = flatten(both.net.state)
+            named = {pair.name for pair in both.pairs if pair.path in state}
+            return {name: array for name, array in both.tensors(module).items() if name in named}
+        if level == "outputs":
+            return both.outputs(self.trees[0], outputs)[1]
+        loss = self.torch_loss(outputs)
+        if level == "loss":
+            return {"the loss": loss.numpy(force=True)}
+        if loss.requires_grad:  # not where every tensor is frozen
+            with raised_by("The gradient of the torch module or of its loss"):
+                loss.backward()
+        return both.gradients(module)
+
+    def torch_loss(self, outputs: Any) -> torch.Tensor:
+        assert self.losses is not None
+        with raised_by("The torch loss"):
+            loss = self.losses[1](outputs)
+        if not isinstance(loss, torch.Tensor):
+            raise InputError(f"losses: the torch loss returns {kind(loss)}, expected a tensor: remove its item().")
+        return loss
+
+    def know(self, level: Level, in_jax: Arrays, in_torch: Arrays) -> None:
+        """Keep numbers that were computed already."""
+        self._known["jax", level], self._known["torch", level] = in_jax, in_torch
+
+    def jittered(self, seed: int) -> Both:
+        """Return both networks with each input and each weight of torch moved by a unit in the last place."""
+        return _jittered_torch(self.both, seed)
+
+    def samples(self, level: Level) -> Iterator[Arrays]:
+        """Yield how far rounding moved each entry of a level, in one sample after another.
+
+        A sample moves each input and weight by a unit in the last place, in one of the frameworks. It is drawn in
+        float64 also where float32 is compared: a layer that rounds to fewer bits than it should would otherwise hide
+        behind the jumps of its own rounding. In float64 the first sample is the error of torch's float32, which holds
+        the rounding within layers too; it is scaled to float64.
+        """
+        exact, scale = self._in_float64()
+        double = unit("float64")
+        with settings("float64"):
+            if exact is self:
+                with contextlib.suppress(Exception):  # a module that can't compute in float32
+                    single = exact.torch_numbers(level, _in_single(exact.both))
+                    factor = double / unit("float32")
+                    yield {n: a * factor for n, a in spread(single, exact.torch_numbers(level)).items()}
+            for seed in range(SAMPLES):
+                if seed % 2 == 0:
+                    sample = exact.jax_numbers(level, _jittered_jax(exact.both, seed))
+                    moved = spread(sample, exact.jax_numbers(level))
+                else:
+                    sample = exact.torch_numbers(level, _jittered_torch(exact.both, seed))
+                    moved = spread(sample, exact.torch_numbers(level))
+                yield {name: array * scale for name, array in moved.items()}
+
+    def _in_float64(self) -> "tuple[Evaluation, float]":
+        if self._in_double is None:
+            return self, 1.0
+        if self._exact is None:
+            with settings("float64"):
+                self._exact = self._in_double()
+        return self._exact, unit(self.both.dtype) / unit("float64")
+
+
+def _in_single(both: Both) -> Both:
+    module = torch_state.recast(torch_state.copied(both.module), "float32")
+    return both._replace(module=module, inputs=[_lowered(x) for x in both.inputs], dtype="float32")
+
+
+def _lowered(x: np.ndarray) -> np.ndarray:
+    return x.astype({"f": np.float32, "c": np.complex64}.get(x.dtype.kind, x.dtype))
+
+
+def _jittered_jax(both: Both, seed: int) -> Both:
+    change = _jitter(seed)
+
+    def one(leaf: Any) -> Any:
+        return jnp.asarray(change(np.asarray(leaf))) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    net = both.net
+    moved = net._replace(params=jax.tree.map(one, net.params), state=jax.tree.map(one, net.state))
+    return both._replace(net=moved, inputs=[change(x) for x in both.inputs])
+
+
+def _jittered_torch(both: Both, seed: int) -> Both:
+    change = _jitter(seed)
+    return both._replace(module=torch_state.perturbed(both.module, change), inputs=[change(x) for x in both.inputs])
+
+
+def _jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+
+    def change(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind not in "fc":
+            return array
+        signs = rng.integers(0, 2, array.shape, np.int8) * 2 - 1
+        return (array * (1 + signs * np.finfo(array.dtype).eps)).astype(array.dtype)
+
+    return change

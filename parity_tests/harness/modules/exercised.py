@@ -1,0 +1,221 @@
+"""Find out which parameters, buffers and inputs a comparison has exercised."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.adapters import flatten, replaced
+from parity_tests.harness.modules.evaluation import Evaluation
+from parity_tests.harness.modules.outputs import leaves
+from parity_tests.harness.modules.pair import Arrays, Both
+
+_ROUNDINGS = 1e4  # below so many roundings of the outputs a movement is rounding
+
+
+class Effect(NamedTuple):
+    """What moving each parameter, buffer and input does."""
+
+    nothing: tuple[str, ...]
+    """Those that move no output in either framework."""
+    one: tuple[str, ...]
+    """Those that move an output in one framework only."""
+
+
+def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
+    """Find the parameters, buffers and inputs that move no output.
+
+    A gradient of random weights of the outputs finds most that do; the others are moved one by one.
+
+    Args:
+        evaluation: Both networks, whose outputs agree.
+        compared: Names of the state that was compared after a step, which therefore counts as exercised.
+
+    Returns:
+        The names of those that move nothing, or something in one framework only.
+    """
+    both = evaluation.both
+    in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
+    in_jax = _by_gradient(lambda: _jax_slopes(evaluation))
+    names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
+    nothing, one = [], []
+    for name in names:
+        if name in compared or (in_torch.get(name) and in_jax.get(name)):
+            continue
+        moves = tuple(known.get(name) or _moves(evaluation, name, side) for known, side in
+                      ((in_jax, "jax"), (in_torch, "torch")))  # fmt: skip
+        if not any(moves):
+            nothing.append(name)
+        elif not all(moves):
+            one.append(name)
+    return Effect(tuple(nothing), tuple(one))
+
+
+def _by_gradient(slopes: Callable[[], dict[str, bool]]) -> dict[str, bool]:
+    with contextlib.suppress(Exception):  # what has no gradient is moved
+        return slopes()
+    return {}
+
+
+def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
+    both = evaluation.both
+    module = torch_state.copied(both.module)
+    every = torch_state.entries(module)
+    wanted = {
+        name: held.tensor.detach().clone().requires_grad_()
+        for name, held in every.items()
+        if held.tensor.is_floating_point() or held.tensor.is_complex()
+    }
+    inputs = [x.requires_grad_(x.is_floating_point()) for x in both.torch_inputs]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        outputs = functional_call(module, wanted, tuple(inputs))
+    total = sum((_weighed(leaf) for leaf in _tensors(outputs)), torch.zeros((), dtype=torch.float64))
+    size = sum(float(leaf.detach().abs().sum()) for leaf in _tensors(outputs))
+    total.backward()
+    held = {name: (torch_state.Entry(tensor, slice(None), module, "")) for name, tensor in wanted.items()}
+    result = {}
+    for pair in both.pairs:
+        entry = torch_state.entry(module, pair.name, held) if torch_state.whole(pair.name) in held else None
+        result[pair.name] = entry is not None and _matters(entry.gradient(), entry.numpy(), size, both.dtype)
+    for i, x in enumerate(inputs):
+        result[f"inputs[{i}]"] = x.grad is not None and _matters(
+            x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype
+        )
+    return result
+
+
+def _jax_slopes(evaluation: Evaluation) -> dict[str, bool]:
+    both = evaluation.both
+    places, inputs = [], both.jax_inputs
+    for i, x in enumerate(inputs):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            places.append(i)
+
+    def total(params: Any, state: Any, floats: list[jax.Array]) -> jax.Array:
+        given = list(inputs)
+        for place, x in zip(places, floats, strict=True):
+            given[place] = x
+        outputs, _ = both.net.apply(params, state, *given)
+        return sum((_weighed_jax(leaf) for leaf in jax.tree.leaves(_opened(outputs))), jnp.zeros(()))
+
+    floats = [inputs[i] for i in places]
+    outputs, _ = evaluation.forward_jax(both)
+    size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
+    slopes = jax.grad(total, argnums=(0, 1, 2), allow_int=True)(both.net.params, both.net.state, floats)
+    values, found = both.arrays(), {}
+    gradients = flatten(slopes[0]) | flatten(slopes[1])
+    for pair in both.pairs:
+        slope = gradients[pair.path]
+        found[pair.name] = slope.dtype.kind in "fc" and _matters(slope, values[pair.path], size, both.dtype)
+    for place, slope in zip(places, slopes[2], strict=True):
+        found[f"inputs[{place}]"] = _matters(np.asarray(slope), np.asarray(inputs[place]), size, both.dtype)
+    return found
+
+
+def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> bool:
+    """Return whether a movement of its own size moves the outputs by more than rounding."""
+    reach = float(np.abs(slope).max(initial=0.0)) * max(float(np.abs(value).max(initial=0.0)), 0.01)
+    return bool(np.isfinite(reach) and reach > _ROUNDINGS * np.finfo(dtype).eps * size)
+
+
+def _moves(evaluation: Evaluation, name: str, side: str) -> bool:
+    """Return whether moving one tensor moves an output in one framework."""
+    both = evaluation.both
+    is_input = name.startswith("inputs[")
+    value = both.inputs[int(name[7:-1])] if is_input else both.tensors(both.module)[name]
+    for changed in _changes(value):
+        with contextlib.suppress(Exception):  # an index that a table does not have, say
+            moved = _with_input(both, name, changed) if is_input else _with_tensor(both, name, changed)
+            numbers = evaluation.jax_numbers if side == "jax" else evaluation.torch_numbers
+            if _differ(numbers("outputs", moved), numbers("outputs"), both.dtype):
+                return True
+    return False
+
+
+def _with_input(both: Both, name: str, changed: np.ndarray) -> Both:
+    place = int(name[7:-1])
+    return both._replace(inputs=[changed if i == place else x for i, x in enumerate(both.inputs)])
+
+
+def _with_tensor(both: Both, name: str, changed: np.ndarray) -> Both:
+    module = torch_state.copied(both.module)
+    with torch.no_grad():
+        torch_state.entry(module, name).value.copy_(torch.as_tensor(changed.copy()))
+    path = next(pair for pair in both.pairs if pair.name == name)
+    arrays: Mapping[str, np.ndarray] = {path.path: path.transform.to_jax(changed)}
+    net = both.net._replace(params=replaced(both.net.params, arrays), state=replaced(both.net.state, arrays))
+    return both._replace(net=net, module=module)
+
+
+def _changes(value: np.ndarray):
+    """Yield other values of a tensor or an input, which a model is likely to accept."""
+    if value.dtype.kind in "fc":
+        scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) or 1.0
+        yield (value + 0.1 * scale * np.random.default_rng(0).uniform(0.5, 1.0, value.shape)).astype(value.dtype)
+        return
+    if value.ndim:
+        yield np.roll(value, 1, -1)
+        yield np.roll(value, 1, 0)
+    first = value.copy()
+    if value.dtype.kind == "b":
+        first.flat[0] = not first.flat[0]
+        yield first
+        return
+    for other in (0, 1):
+        first = value.copy()
+        first.flat[-1] = other
+        yield first
+
+
+def _differ(moved: Arrays, base: Arrays, dtype: str) -> bool:
+    for name, array in base.items():
+        other = moved[name]
+        if other.shape != array.shape or not np.array_equal(np.isfinite(other), np.isfinite(array)):
+            return True
+        finite = np.isfinite(array)
+        difference = np.abs(other[finite].astype(complex) - array[finite].astype(complex))
+        scale = np.abs(array[finite]).max(initial=0.0)
+        if array.dtype.kind in "biu":
+            if difference.any():
+                return True
+        elif (difference > _ROUNDINGS * np.finfo(dtype).eps * np.maximum(np.abs(array[finite]), 1e-3 * scale)).any():
+            return True
+    return False
+
+
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in jax.tree.leaves(_opened(outputs)) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+
+
+def _opened(outputs: Any) -> Any:
+    """Return the parts of an output as nested lists, whatever classes hold them."""
+    from parity_tests.harness.modules.outputs import parts
+
+    held = parts(outputs)
+    return outputs if held is None else [_opened(value) for value in held.values]
+
+
+def _weights(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(len(shape)).uniform(0.5, 1.5, shape) * (
+        np.random.default_rng(7).integers(0, 2, shape) * 2 - 1
+    )
+
+
+def _weighed(leaf: torch.Tensor) -> torch.Tensor:
+    flat = torch.view_as_real(leaf) if leaf.is_complex() else leaf
+    finite = torch.where(torch.isfinite(flat), flat, torch.zeros_like(flat))
+    return (finite.double() * torch.as_tensor(_weights(tuple(flat.shape)), device=flat.device)).sum().cpu()
+
+
+def _weighed_jax(leaf: Any) -> jax.Array:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        return jnp.zeros(())
+    flat = jnp.stack([leaf.real, leaf.imag], -1) if jnp.iscomplexobj(leaf) else leaf
+    return (jnp.where(jnp.isfinite(flat), flat, 0) * _weights(flat.shape)).sum()

@@ -1,0 +1,126 @@
+"""Measure differences entry by entry, against what rounding can do to each entry."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+UNIT = "times its rounding error"
+REASON = (
+    "each entry is divided by its own rounding error: a unit in its last place, and what units in the last place of "
+    "inputs and weights change there, measured in both frameworks"
+)
+# A correct pair stays below about 10: both frameworks round, in sums of other orders, and the measured error is the
+# largest of a few samples. A sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
+_ROUNDINGS, _OF_SUM = 64.0, 0.25
+SAMPLES = 8
+"""How many samples are drawn before an entry counts as different."""
+
+
+class Worst(NamedTuple):
+    """The entry that differs most."""
+
+    size: float
+    """The difference, in rounding errors of the entry; infinite where shapes or non-finite entries differ."""
+    name: str
+    index: tuple[int, ...] = ()
+
+
+def tolerance(terms: int) -> float:
+    """Return how many rounding errors two correct implementations may differ by, if their longest sum has `terms`."""
+    return _ROUNDINGS + _OF_SUM * terms**0.5
+
+
+def unit(dtype: str) -> float:
+    """Return the relative size of a unit in the last place of `dtype`."""
+    return float(np.finfo(dtype).eps)
+
+
+def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, dtype: str) -> np.ndarray:
+    """Divide the difference of each entry by its rounding error.
+
+    Args:
+        actual: Any array.
+        expected: An array of the same shape.
+        floor: The measured rounding error of each entry, of the same shape; 0 where none was measured.
+        dtype: The precision of the comparison.
+
+    Returns:
+        The quotients. NaN and infinities that are the same on both sides are 0; others are infinite.
+    """
+    if actual.dtype.kind in "biu" and expected.dtype.kind in "biu":
+        difference = (actual != expected) * np.maximum(np.abs(actual.astype(float) - expected.astype(float)), 1)
+    else:
+        difference = _apart(actual, expected)
+    scale = np.maximum(np.abs(_wide(actual)), np.abs(_wide(expected)))
+    with np.errstate(all="ignore"):
+        error = unit(dtype) * scale + floor + np.finfo(dtype).tiny
+        return np.where(difference == 0, 0.0, np.where(np.isfinite(difference), difference / error, np.inf))
+
+
+def worst(in_jax: Arrays, in_torch: Arrays, floors: Arrays, dtype: str) -> Worst:
+    """Find the entry with the largest difference in rounding errors."""
+    found = Worst(0.0, next(iter(in_torch), ""))
+    for name, expected in in_torch.items():
+        one = _worst_entry(in_jax[name], expected, floors.get(name, 0.0), dtype)
+        if one.size > found.size or not found.index:
+            found = Worst(max(one.size, found.size), name, one.index) if one.size >= found.size else found
+    return found
+
+
+def spread(sample: Arrays, base: Arrays) -> Arrays:
+    """Return how far each entry of a sample lies from the unperturbed one; 0 where either is not finite."""
+    result = {}
+    for name, array in base.items():
+        if sample[name].shape != array.shape:
+            result[name] = np.zeros(array.shape)
+            continue
+        difference = _apart(sample[name], array)
+        result[name] = np.where(np.isfinite(difference), difference, 0.0)
+    return result
+
+
+def judged(
+    in_jax: Arrays, in_torch: Arrays, dtype: str, allowed: float, samples: Callable[[], Iterator[Arrays]]
+) -> tuple[Worst, Arrays]:
+    """Find the worst entry, and sample the rounding errors only as long as an entry is over the tolerance.
+
+    Returns:
+        The worst entry, and the rounding errors that were measured, by name.
+    """
+    floors: Arrays = {}
+    found = worst(in_jax, in_torch, floors, dtype)
+    if not allowed < found.size < np.inf:
+        return found, floors
+    for sample in samples():
+        floors = {name: np.maximum(floors.get(name, 0.0), sample[name]) for name in in_torch if name in sample}
+        found = worst(in_jax, in_torch, floors, dtype)
+        if found.size <= allowed:
+            break
+    return found, floors
+
+
+def _worst_entry(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, dtype: str) -> Worst:
+    if actual.shape != expected.shape:
+        return Worst(np.inf, "")
+    if not expected.size:
+        return Worst(0.0, "")
+    if not np.isfinite(_wide(expected)).any() and not np.isfinite(_wide(actual)).any():
+        return Worst(np.inf, "")  # nothing was compared
+    sizes = excess(actual, expected, floor, dtype)
+    at = np.unravel_index(int(sizes.argmax()), sizes.shape)
+    return Worst(float(sizes[at]), "", tuple(map(int, at)))
+
+
+def _apart(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    actual, expected = _wide(actual), _wide(expected)
+    with np.errstate(all="ignore"):
+        difference = np.abs(actual - expected)
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

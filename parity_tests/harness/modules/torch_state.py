@@ -1,0 +1,144 @@
+"""Copies of a torch module, and its parameters and buffers by name, whole or in slices."""
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+
+_SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
+_COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
+
+
+class Entry(NamedTuple):
+    """A tensor of a module, or some of its rows."""
+
+    tensor: torch.Tensor
+    rows: slice
+    layer: nn.Module
+    """The layer that holds the tensor."""
+    leaf: str
+    """The tensor's name in its layer."""
+
+    @property
+    def value(self) -> torch.Tensor:
+        return self.tensor.detach()[self.rows] if self.tensor.ndim else self.tensor.detach()
+
+    def numpy(self) -> np.ndarray:
+        return self.value.resolve_conj().numpy(force=True)
+
+    def gradient(self) -> np.ndarray:
+        if self.tensor.grad is None:
+            return np.zeros(tuple(self.value.shape), self.numpy().dtype)
+        grad = self.tensor.grad[self.rows] if self.tensor.ndim else self.tensor.grad
+        return (grad.to_dense() if grad.is_sparse else grad).resolve_conj().numpy(force=True)
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """Return the module that `torch.compile` wraps, or the module itself.
+
+    Raises:
+        InputError: If a lazy layer has not been called yet.
+    """
+    module = getattr(module, "_orig_mod", module)
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(
+                f"torch_module: {name!r} of a lazy layer has no shape yet: call the module on an input once before."
+            )
+    return module
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Copy a module, with tensors that are computed from parameters, such as those of weight_norm."""
+    memo: dict[int, Any] = {}
+    for layer in module.modules():
+        for held in (vars(layer), layer._buffers):
+            for value in held.values():
+                if isinstance(value, torch.Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(module, memo)
+
+
+def recast(module: nn.Module, dtype: str) -> nn.Module:
+    """Convert a module's floats to `dtype` and its complex numbers to the complex dtype of twice the size, in place."""
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(_COMPLEX[dtype])
+        return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+    return module._apply(one)
+
+
+def entries(module: nn.Module) -> dict[str, Entry]:
+    """Return every parameter and every buffer of the module by name, each tensor once."""
+    found: dict[str, Entry] = {}
+    for named in (module.named_parameters(), module.named_buffers()):
+        for name, tensor in named:
+            parent, _, leaf = name.rpartition(".")
+            found.setdefault(name, Entry(tensor, slice(None), module.get_submodule(parent), leaf))
+    return found
+
+
+def entry(module: nn.Module, name: str, every: dict[str, Entry] | None = None) -> Entry:
+    """Return a tensor by its name, or some rows of it, as in `rnn.weight_ih_l0[0:8]`.
+
+    Raises:
+        KeyError: If there is no such tensor.
+    """
+    every = entries(module) if every is None else every
+    if (match := _SLICE.fullmatch(name)) is None:
+        return every[name]
+    whole = every[match[1]]
+    return whole._replace(rows=slice(int(match[2]), int(match[3])))
+
+
+def whole(name: str) -> str:
+    """Return the name of the tensor, of which `name` may be some rows."""
+    match = _SLICE.fullmatch(name)
+    return match[1] if match else name
+
+
+def rows(name: str) -> int:
+    """Return the first row of the tensor that `name` means."""
+    match = _SLICE.fullmatch(name)
+    return int(match[2]) if match else 0
+
+
+def persistent(module: nn.Module) -> set[str]:
+    """Return the names of the buffers that a state dict has."""
+    saved = module.state_dict(keep_vars=True)
+    return {name for name, _ in module.named_buffers() if name in saved}
+
+
+def counts_batches(name: str, layer: nn.Module) -> bool:
+    """Return whether the buffer counts a normalization's batches, which Flax does not count and nothing reads."""
+    return name.endswith("num_batches_tracked") and getattr(layer, "momentum", None) is not None
+
+
+def called(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
+    """Call the module with torch's generator at the same seed each time, and leave the generator as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return module(*inputs)
+
+
+def perturbed(module: nn.Module, change: Callable[[np.ndarray], np.ndarray]) -> nn.Module:
+    """Copy the module with each of its float tensors changed."""
+    module = copied(module)
+    with torch.no_grad():
+        for tensor in _floats(module):
+            tensor.copy_(torch.as_tensor(change(tensor.numpy(force=True))))
+    return module
+
+
+def _floats(module: nn.Module) -> Iterator[torch.Tensor]:
+    for entry in entries(module).values():
+        if entry.tensor.is_floating_point() or entry.tensor.is_complex():
+            yield entry.tensor
