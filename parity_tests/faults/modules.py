@@ -23,6 +23,7 @@ from parity_tests.support.small_nets import (
     JaxNet,
     LinenConv,
     LinenDropout,
+    Single,
     Swapped,
     TorchNet,
     Transposed,
@@ -48,7 +49,7 @@ from parity_tests.support.small_nets import (
     uncorrected,
 )
 
-WEIGHTS, OUTPUTS, STATISTICS = "every weight", "every output", "running statistics after a training step"
+WEIGHTS, OUTPUTS, STATISTICS = "every weight", "every output", "state after a training step"
 LOSS, GRADIENTS, STEPS = "the loss", "every gradient", "weights after 5 optimizer steps from the same gradients"
 
 
@@ -188,7 +189,7 @@ FAULTS = [
     Fault("bfloat16", "JAX", OUTPUTS, layers.BFLOAT16,
           lambda: layer(partial(linear, 8, 5, dtype=jnp.bfloat16), nn.Linear(8, 5), ROWS)),
     Fault("float32 in float64", "JAX", OUTPUTS, layers.FLOAT32,
-          lambda: layer(partial(linear, 8, 5, dtype=jnp.float32), nn.Linear(8, 5), ROWS)),
+          lambda: layer(partial(Single, 8, 5), nn.Linear(8, 5), ROWS)),
     Fault("float32 in float64, between", "PyTorch", OUTPUTS, layers.FLOAT32,
           lambda: steps_between(jnp.tanh, lambda x: torch.tanh(x.float()).double())),
     Fault("kernel carried untransposed", "JAX", WEIGHTS, layers.TRANSPOSED,

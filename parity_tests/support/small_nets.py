@@ -139,6 +139,14 @@ class TF32(nnx.Linear):
         return rounded(inputs) @ rounded(self.kernel[...]) + self.bias[...]  # type: ignore[index]
 
 
+class Single(nnx.Linear):
+    """Computes in float32 whatever it is given."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        x, kernel, bias = (jnp.asarray(a, jnp.float32) for a in (inputs, self.kernel[...], self.bias[...]))  # type: ignore[index]
+        return (x @ kernel + bias).astype(inputs.dtype)
+
+
 class LinenConv(linen.Module):
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Record the inputs and outputs of every layer of a Flax NNX module."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -12,17 +12,20 @@ from jax.core import Tracer
 
 from parity_tests.harness.hooks.record import LayerCall, add, first
 
+Taps = Mapping[str, tuple[Any, Any]] | None
 _PATH = "parity_path"  # a static attribute, which copies of the layer inside a transformation keep
 
 
 @contextlib.contextmanager
-def record(module: nnx.Module, leaves: bool = False) -> Iterator[dict[str, LayerCall]]:
+def record(module: nnx.Module, leaves: bool = False, taps: Taps = None) -> Iterator[dict[str, LayerCall]]:
     """Record the calls of the module and all its layers inside the context.
 
     Args:
         module: The module; its layers are marked with their paths.
         leaves: Whether only layers without parts are recorded, as tracers where they are traced: the traced function
             has to return these. Otherwise traced values are recorded when they are computed, as under `remat`.
+        taps: Numbers to add to the inputs and outputs of calls, by label, as a function that is differentiated with
+            respect to them needs; None to record.
 
     Yields:
         A dict that maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`.
@@ -38,18 +41,21 @@ def record(module: nnx.Module, leaves: bool = False) -> Iterator[dict[str, Layer
                 setattr(layer, _PATH, names[id(layer)])
     inside: set[int] = set()  # a subclass may call the method that it overrides
     calls: dict[str, LayerCall] = {}
+    counts: dict[str, int] = {}
 
     def recording(call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
             if id(self) in inside:
                 return call(self, *args, **kwargs)
+            path = names.get(id(self), vars(self).get(_PATH))
             inside.add(id(self))
             try:
+                if taps is not None and path is not None:
+                    return tapped(lambda *a: call(self, *a, **kwargs), args, next_label(counts, path), taps)
                 outputs = call(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
             x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
-            path = names.get(id(self), vars(self).get(_PATH))
             if path is not None and x is not None and y is not None:
                 keep(calls, path, x, y, leaves)
             return outputs
@@ -64,6 +70,21 @@ def record(module: nnx.Module, leaves: bool = False) -> Iterator[dict[str, Layer
                 patched.add(owner)
                 stack.enter_context(mock.patch.object(owner, "__call__", recording(owner.__call__)))
         yield calls
+
+
+def next_label(counts: dict[str, int], path: str) -> str:
+    """Return the label of a layer's next call."""
+    counts[path] = counts.get(path, 0) + 1
+    return path if counts[path] == 1 else f"{path}#{counts[path]}"
+
+
+def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Mapping[str, Any]) -> Any:
+    """Call a layer with the taps of this call added to its first input and to its output."""
+    if label not in taps or not (args and isinstance(args[0], jax.Array)):
+        return call(*args)
+    given, returned = taps[label]
+    outputs = call(args[0] + given, *args[1:])
+    return outputs + returned if isinstance(outputs, jax.Array) else outputs
 
 
 def keep(calls: dict[str, LayerCall], name: str, x: Any, y: Any, traced: bool = False) -> None:

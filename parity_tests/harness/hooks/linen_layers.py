@@ -7,20 +7,24 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from parity_tests.harness.hooks.jax_layers import keep
+from parity_tests.harness.hooks.jax_layers import Taps, keep, next_label, tapped
 from parity_tests.harness.hooks.record import LayerCall, first
 
 
 @contextlib.contextmanager
-def record() -> Iterator[dict[str, LayerCall]]:
+def record(taps: Taps = None) -> Iterator[dict[str, LayerCall]]:
     """Record the calls of every Linen module inside the context.
 
     The dict maps dotted paths to calls, in the order in which they return; a second call of the same layer is
-    `NAME#2`.
+    `NAME#2`. `taps` are numbers to add to the inputs and outputs of calls, by label; None to record.
     """
     calls: dict[str, LayerCall] = {}
+    counts: dict[str, int] = {}
 
     def recording(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if taps is not None and context.method_name == "__call__":
+            label = next_label(counts, ".".join(context.module.path))
+            return tapped(lambda *a: call(*a, **kwargs), args, label, taps)
         outputs = call(*args, **kwargs)
         x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
         if context.method_name == "__call__" and x is not None and y is not None:

@@ -36,3 +36,50 @@ def record(module: nn.Module, leaves: bool = False) -> Iterator[dict[str, LayerC
 
 def _numbers(x: Tensor):
     return x.detach().resolve_conj().resolve_neg().numpy(force=True).copy()
+
+
+@contextlib.contextmanager
+def record_gradients(module: nn.Module) -> Iterator[dict[str, LayerCall]]:
+    """Record the gradients that come back to the input and to the output of each call inside the context.
+
+    The labels are those of `record`. A gradient that never comes back is an array of zeros.
+    """
+    gradients: dict[str, LayerCall] = {}
+    counts: dict[str, int] = {}
+
+    def keep(label: str, kind: str):
+        def hook(gradient: Tensor) -> None:
+            gradients[label] = gradients[label]._replace(**{kind: _numbers(gradient)})
+
+        return hook
+
+    def before(layer, args):
+        if args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            own = args[0].view_as(args[0])  # what comes back through this layer alone
+            given.setdefault(id(layer), []).append(own)
+            return (own, *args[1:])
+        given.setdefault(id(layer), []).append(None)
+        return None
+
+    def recorder(name: str):
+        def after(layer, args, output) -> None:
+            own = given[id(layer)].pop()
+            if not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
+                return
+            counts[name] = counts.get(name, 0) + 1
+            label = name if counts[name] == 1 else f"{name}#{counts[name]}"
+            gradients[label] = LayerCall(_numbers(args[0]) * 0, _numbers(output) * 0)
+            if own is not None:
+                own.register_hook(keep(label, "input"))
+            if output.requires_grad:
+                output.register_hook(keep(label, "output"))
+
+        return after
+
+    given: dict[int, list[Tensor | None]] = {}
+    with contextlib.ExitStack() as stack:
+        for name, layer in module.named_modules():
+            with contextlib.suppress(RuntimeError):
+                stack.callback(layer.register_forward_pre_hook(before).remove)
+                stack.callback(layer.register_forward_hook(recorder(name)).remove)
+        yield gradients

@@ -32,6 +32,8 @@ class Network(NamedTuple):
     """Maps `(params, state, *inputs)` to the outputs and the updated state."""
     watch: Callable[..., dict[str, LayerCall]] | None
     """Maps the same arguments to the calls of every layer, until one fails; None for a bare function."""
+    tapped: Callable[..., Any] | None = None
+    """Maps taps and the same arguments to the outputs, see `jax_layers.record`."""
 
 
 def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
@@ -99,11 +101,18 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
 
     def watch(params: Any, state: Any, *inputs: Any) -> dict[str, LayerCall]:
         module = merged(params, state)
-        with jax_layers.record(module) as calls, contextlib.suppress(Exception):
-            applied(module, arguments(*inputs))
+        with jax.disable_jit(), jax_layers.record(module) as calls, contextlib.suppress(Exception):
+            jax.block_until_ready(jax.tree.leaves(applied(module, arguments(*inputs))))
+            jax.effects_barrier()
         return calls
 
-    return Network(cast(nnx.to_pure_dict(trained), dtype), cast(nnx.to_pure_dict(state), dtype), apply, watch)
+    def tapped(taps: Any, params: Any, state: Any, *inputs: Any) -> Any:
+        module = merged(params, state)
+        with jax.disable_jit(), jax_layers.record(module, taps=taps):
+            return applied(module, arguments(*inputs))
+
+    params, state = (cast(nnx.to_pure_dict(tree), dtype) for tree in (trained, state))
+    return Network(params, state, apply, watch, tapped)
 
 
 def _is_state(path: Any, value: Any) -> bool:
@@ -128,11 +137,16 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
         return result if mutable else (result, state)  # type: ignore[return-value]
 
     def watch(*args: Any) -> dict[str, LayerCall]:
-        with linen_layers.record() as calls, contextlib.suppress(Exception):
-            apply(*args)
+        with jax.disable_jit(), linen_layers.record() as calls, contextlib.suppress(Exception):
+            jax.block_until_ready(jax.tree.leaves(apply(*args)))
+            jax.effects_barrier()
         return calls
 
-    return Network(params, state, apply, watch)
+    def tapped(taps: Any, *args: Any) -> Any:
+        with jax.disable_jit(), linen_layers.record(taps):
+            return apply(*args)[0]
+
+    return Network(params, state, apply, watch, tapped)
 
 
 def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool) -> Network:

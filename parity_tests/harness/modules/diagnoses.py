@@ -152,10 +152,33 @@ def in_gradients(evaluation: Evaluation, floors: Arrays, tolerance: float) -> Di
         return rounding.worst({name: in_jax[name]}, {name: in_torch[name]}, floors, both.dtype).size
 
     name = next(name for name in reversed(in_torch) if size(name) > tolerance)
+    frozen = not torch_state.entry(both.module, name, every).tensor.requires_grad
+    if not frozen and (back := _backward(evaluation)) is not None:
+        return back
     worst = localize.worst_difference(in_jax[name], in_torch[name])
     text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
-    frozen = not torch_state.entry(both.module, name, every).tensor.requires_grad
     return Diagnosis(name, text, localize.cause_in_gradient(in_jax[name], in_torch[name], frozen))
+
+
+def _backward(evaluation: Evaluation) -> Diagnosis | None:
+    """Walk from the loss back to the first layer to which another gradient comes back."""
+    both, losses, tapped = evaluation.both, evaluation.losses, evaluation.both.net.tapped
+    if tapped is None or both.net.watch is None or losses is None:
+        return None
+    loss, net = losses[0], both.net
+    calls = net.watch(net.params, net.state, *both.jax_inputs)
+    taps = {
+        name: (np.zeros_like(call.input), np.zeros_like(call.output))
+        for name, call in calls.items()
+        if call.input.dtype.kind == call.output.dtype.kind == "f"
+    }
+    slopes = jax.grad(lambda taps: loss(tapped(taps, net.params, net.state, *both.jax_inputs)))(taps)
+    in_jax = {name: LayerCall(*map(np.asarray, slope)) for name, slope in slopes.items()}
+    module = torch_state.copied(both.module)
+    with torch_layers.record_gradients(module) as in_torch:
+        losses[1](torch_state.called(module, both.torch_inputs)).backward()
+    tolerance = 1e3 * TOLERANCES[both.dtype]  # gradients that differ by a fault differ by more
+    return localize.walk_back(both.pairs, both.module, (in_jax, in_torch), tolerance)
 
 
 def after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:

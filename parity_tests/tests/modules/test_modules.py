@@ -22,6 +22,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules, sentence
+from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
 from parity_tests.support.warm import python
@@ -101,7 +102,7 @@ def test_the_same_network_passes_in_every_level(make: str, weights, train: bool,
         model, params, Classifier(), None, IMAGES, weights=weights, train=train, dtype=dtype, **options
     )
     assert len(report.findings) == 5
-    assert all(finding.size < 1e-13 for finding in report.findings) or dtype == "float32"
+    assert all(finding.size < 40 for finding in report.findings)
 
 
 def test_a_bare_function_passes() -> None:
@@ -322,7 +323,7 @@ def test_layers_that_give_no_array_or_are_given_none_are_walked_past() -> None:
     model = JaxNet(lambda net, x: net.a(inputs=x @ net.in_() @ net.rec()), **here)
     report = compare_modules(model, None, Recurrent(), mapping, ROWS)
     assert report.diagnosis is not None
-    assert (report.diagnosis.where, report.diagnosis.cause) == ("between the input and the output", None)
+    assert (report.diagnosis.where, report.diagnosis.cause) == ("between the input and a", None)
 
 
 @pytest.mark.parametrize(
@@ -362,8 +363,9 @@ def test_a_fault_that_makes_a_later_layer_fail_is_still_found() -> None:
     assert report.diagnosis.cause == "the padding differs: ((0, 0), (0, 0)) in JAX, (1, 1) in PyTorch"
     assert "The JAX model then failed: TypeError: " in report.diagnosis.difference
     right = {**here, "a": nnx.Conv(4, 2, (3, 3), rngs=nnx.Rngs(0))}
-    with pytest.raises(ZeroDivisionError):  # where nothing differs before it the error is the user's own
+    with pytest.raises(ModelError, match=r"The JAX model raised ZeroDivisionError: division by zero\.") as caught:
         compare_modules(JaxNet(lambda net, x: net.a(x) * (1 / 0), **right), None, torch_net, None, IMAGES)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)  # where nothing differs the error is the user's own
 
 
 def x_flat(x: jax.Array) -> jax.Array:
@@ -388,7 +390,8 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         "The JAX model and the torch module differ.",
         "  every output ",
         "  the loss ",
-        "(float64: one rounding is 1e-16, and the frameworks sum in different orders)",
+        "(drawn for the comparison, since they were constant: a.weight)",
+        "(float64: each entry is divided by its own rounding error: ",
         "the loss: The outputs agree and the loss is ",
         "Likely cause: the loss is a sum where the other side takes the mean: by a factor of 30 in JAX.",
     ]
@@ -401,7 +404,7 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
     assert len(result) == len(lines)
     for line, start in zip(result, lines, strict=True):
         assert line.strip().startswith(start.strip())
-    assert result[2].endswith("tolerance 1e-12: FAILS, worst in the loss")
+    assert result[2].endswith("times its rounding error, tolerance 65.7: FAILS, worst in the loss")
 
 
 @pytest.mark.parametrize(
@@ -455,16 +458,15 @@ def gives(output: Any) -> TorchNet:
         ({"mapping": [("(a", "a")]}, r"mapping: the rule \('\(a', 'a'\) is not a valid regex .*: missing \)"),
         ({"mapping": [("(a).*", r"\2")]}, r"mapping: the rule .* is not a valid regex .*: invalid group reference"),
         ({"mapping": [("(a).*", r"\g<b>")]}, r"mapping: the rule .* is not a valid regex .*: unknown group name"),
-        ({"inputs": {"x": ROWS}}, "inputs: expected an array of real numbers, or several in a list, found a dict"),
+        ({"inputs": {"x": ROWS}}, "inputs: expected an array of numbers, or several in a list, found a dict"),
         (
             {"inputs": ROWS.tolist()},
-            r"inputs\[0\]: expected an array of real numbers, or several in a list, found a list",
+            r"inputs\[0\]: expected an array of numbers, or several in a list, found a list",
         ),
-        ({"inputs": "rows"}, "inputs: expected an array of real numbers, or several in a list, found a str"),
+        ({"inputs": "rows"}, "inputs: expected an array of numbers, or several in a list, found a str"),
         ({"inputs": ROWS[:0]}, r"inputs: expected at least one number, found the empty shape \[0, 8\]"),
-        ({"inputs": ROWS * 1j}, "inputs: expected an array of real numbers, or several in a list, found an? ndarray"),
-        ({"jax_model": lambda params, x: linear(params, x) * 1j}, "outputs: expected arrays of real numbers"),
-        ({"torch_module": gives(torch.ones(6, 5) * 1j)}, "outputs: expected arrays of real numbers"),
+        ({"inputs": np.array(["a"])}, "inputs: expected an array of numbers, or several in a list, found an? ndarray"),
+        ({"jax_model": lambda params, x: np.array(["a"])}, "outputs: expected arrays of numbers"),
         ({**MORE, "scheduler": 3}, "scheduler: expected a function .*, found an int"),
         ({"losses": SQUARES[0]}, r"losses: expected the two functions \(jax_loss, torch_loss\), found a function"),
         ({"losses": (SQUARES[0], lambda y: 1.0)}, "losses: the torch loss returns a float, expected a tensor"),
@@ -479,7 +481,7 @@ def gives(output: Any) -> TorchNet:
             "optimizers: the second returns a list, expected a torch.optim",
         ),
         ({**MORE, "steps": 0}, "steps: expected a positive integer, found 0"),
-        ({"torch_module": gives(object())}, "outputs: expected arrays of real numbers, .*, found an object"),
+        ({"torch_module": gives(object())}, "outputs: expected arrays of numbers, .*, found an object"),
         (
             {"jax_model": lambda params, x: x[:0], "torch_module": gives(torch.ones(0, 8))},
             "outputs: neither model returns a number",

@@ -32,6 +32,8 @@ NOT_UPDATED = "the running statistics are not updated in JAX"
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
 NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
 NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
+GRADIENT_SCALED = "the gradient is multiplied by a constant on its way back"
+BRANCH_STOPPED = "the gradient of one branch is stopped"
 FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -103,14 +105,66 @@ def walk(
             if plain is not None and differs(label, in_jax.output, plain):
                 found.append(_in_layer(name, layer, in_jax, plain, tolerance, "On the same input"))
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
+    if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
+        return found
     last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
-    if not found and differs("", ends[0].output, ends[1].output):
-        return [last]
-    return [*found, last] if found and last.cause and _unlike(last, found) else found
+    return [*found, last] if not found or last.cause else found
 
 
-def _unlike(last: Diagnosis, found: Sequence[Diagnosis]) -> bool:
-    return all(last.where != diagnosis.where for diagnosis in found)
+def walk_back(
+    pairs: Sequence[Pair],
+    module: nn.Module,
+    gradients: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
+    tolerance: float,
+) -> Diagnosis | None:
+    """Diagnose the first place, from the loss to the inputs, where the gradient of a layer's output or input differs.
+
+    Args:
+        pairs: The pairs of arrays.
+        module: The torch module.
+        gradients: The gradients of the inputs and outputs of the calls of JAX and of torch.
+        tolerance: How near two gradients are.
+
+    Returns:
+        The diagnosis; None if all gradients of outputs agree.
+    """
+    later: list[Stage] = []
+    name_after = "the loss"
+    for stage in reversed([stage for stage in _stages(pairs, module, *gradients) if isinstance(stage, Stage)]):
+        for kind, ours, theirs in (
+            ("output", stage.in_jax.output, stage.in_torch.output),
+            ("input", stage.in_jax.input, stage.in_torch.input),
+        ):
+            if ours.shape != theirs.shape or distance(ours, theirs) <= tolerance:
+                continue
+            text = (
+                f"The loss agrees, and so does the gradient of every later layer; the gradient of the {kind} of "
+                f"{stage.name} differs: {worst_difference(ours, theirs)}."
+            )
+            where = (
+                f"backward between {stage.name} and {name_after}" if kind == "output" else f"backward in {stage.name}"
+            )
+            return Diagnosis(where, text, _cause_backward(ours, theirs, later, tolerance))
+        later.append(stage)
+        name_after = stage.name
+    return None
+
+
+def _cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[Stage], tolerance: float) -> str | None:
+    """Return why the gradient that comes back to a place differs: it is stopped, multiplied, or a branch is."""
+    if not in_jax.any() or not in_torch.any():
+        return NO_GRADIENT if in_torch.any() else NO_TORCH_GRADIENT
+    factor = float((in_jax * in_torch).sum() / (in_torch * in_torch).sum())
+    if distance(in_jax, factor * in_torch) <= tolerance:
+        return f"{GRADIENT_SCALED}: by {factor:.4g} in JAX"
+    for stage in later:
+        back = stage.in_torch.input
+        if back.shape == in_torch.shape and distance(in_torch - in_jax, back) <= tolerance:
+            return f"{BRANCH_STOPPED} in JAX: that through {stage.name}"
+        back = stage.in_jax.input
+        if back.shape == in_torch.shape and distance(in_jax - in_torch, back) <= tolerance:
+            return f"{BRANCH_STOPPED} in PyTorch: that through {stage.name}"
+    return None
 
 
 def _in_layer(
@@ -172,6 +226,8 @@ def _stages(
         if (held := layers.get(name)) is None:
             continue
         jax_name = _common([pair.path.rpartition("/")[0] for pair in held]).replace("/", ".")
+        if name and not jax_name:
+            continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
         jaxs = in_jax.get(f"{jax_name}#{nth}" if nth else jax_name)
@@ -181,7 +237,9 @@ def _stages(
         layer, transform = module.get_submodule(name), held[0].transform
         x = transform.input_to_torch(channels_second(jaxs.input, layer))
         y = transform.output_to_torch(channels_second(jaxs.output, layer))
-        call = LayerCall(arranged(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y, merged=True))
+        per_channel = isinstance(layer, _CHANNELS_SECOND)  # such a layer may be given an image with merged axes
+        given = arranged(jaxs.input, torchs.input, x, merged=per_channel)
+        call = LayerCall(given, arranged(jaxs.output, torchs.output, y, merged=True, keep=not per_channel))
         yield Stage(shown, label, layer, call, torchs)
 
 
