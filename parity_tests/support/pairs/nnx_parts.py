@@ -27,6 +27,8 @@ def build(part: parts.Part, rngs: nnx.Rngs) -> Any:
         case parts.Cell():
             width = {"gru": 3, "lstm": 4, "rnn": 1}[part.kind] * part.n_out
             return Pair(ih=nnx.Linear(part.n_in, width, rngs=rngs), hh=nnx.Linear(part.n_out, width, rngs=rngs))
+        case parts.Heads():
+            return nnx.MultiHeadAttention(part.heads, part.features, decode=False, rngs=rngs)
         case parts.InProjection():
             width = part.features
             return Pair(in_proj=nnx.Linear(width, 3 * width, rngs=rngs), out_proj=nnx.Linear(width, width, rngs=rngs))

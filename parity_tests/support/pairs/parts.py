@@ -29,6 +29,8 @@ class Tensor(NamedTuple):
     to_torch: Callable[[np.ndarray], np.ndarray] = same
     to_jax: Callable[[np.ndarray], np.ndarray] | None = None
     """The inverse, where the harness does not know the conversion from the kind of the layer."""
+    rows: tuple[int, int] | None = None
+    """The rows of torch's tensor that it is, where torch holds several arrays in one."""
     state: bool = False
     """Whether training updates it instead of the gradient."""
 
@@ -221,3 +223,17 @@ class InProjection(Part):
             Tensor("out_proj/kernel", "out_proj.weight", np.transpose),
             Tensor("out_proj/bias", "out_proj.bias"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads(InProjection):
+    """torch's own attention beside Flax's own."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        held = []
+        for i, name in enumerate(("query", "key", "value")):
+            rows = i * self.features, (i + 1) * self.features
+            held.append(Tensor(f"{name}/kernel", "in_proj_weight", lambda k: k.reshape(len(k), -1).T, rows=rows))
+            held.append(Tensor(f"{name}/bias", "in_proj_bias", np.ravel, rows=rows))
+        held.append(Tensor("out/kernel", "out_proj.weight", lambda k: k.reshape(-1, k.shape[-1]).T))
+        return (*held, Tensor("out/bias", "out_proj.bias"))
