@@ -3,15 +3,18 @@
 This knows nothing of the harness: it is the proof that an edit is a difference, and that an unedited pair has none.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import linen, nnx
+from flax import nnx
 
+from parity_tests.support.pairs import network
 from parity_tests.support.pairs.case import Case, Named, arrays, leaves
+from parity_tests.support.pairs.network import LinenNet, Net, NnxNet
 
 Numbers = dict[str, np.ndarray]
 
@@ -20,13 +23,13 @@ def gap(case: Case, seed: int = 0) -> float:
     """Return the largest difference of outputs, states and gradients, as a share of each array's largest; infinite
     where only one of the models can run."""
     with jax.enable_x64(True), np.errstate(all="ignore"):
-        model, variables, module = case.models()
-        module = module.double().train(case.train) if not _complex(module) else _widened(module).train(case.train)
-        weights = _drawn(case, model, variables, seed)
+        net, module = abstract(case.in_jax, case.inputs), network.in_torch(case.in_torch)
+        module = _widened(module).train(case.train)
+        weights = _drawn(net, seed)
         results = []
-        for run, of in ((_jax_run, (model, variables)), (_torch_run, (module,))):
+        for run, of in ((_jax_run, net), (_torch_run, module)):
             try:
-                results.append(run(case, weights, *of))
+                results.append(run(case, weights, of))
             except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 if case.in_jax == case.in_torch:
                     raise
@@ -35,6 +38,47 @@ def gap(case: Case, seed: int = 0) -> float:
         if isinstance(ours, Exception) or isinstance(theirs, Exception):
             return np.inf
         return max(_distance(ours[name], theirs[name]) for name in theirs)
+
+
+class Abstract(NamedTuple):
+    """A Flax model without numbers."""
+
+    params: Any
+    state: Any
+    apply: Callable[..., tuple[Any, Any]]
+    """Maps `(params, state, x, train)` to the outputs and the new state."""
+
+
+def abstract(net: Net, x: np.ndarray) -> Abstract:
+    """Return the shapes of the arrays of a Flax model, and the function that it is."""
+    if net.flavour == "nnx":
+        graph, params, state, rest = nnx.split(nnx.eval_shape(lambda: NnxNet(net)), nnx.Param, nnx.BatchStat, ...)
+
+        def apply(params: Any, state: Any, x: Any, train: bool) -> tuple[Any, Any]:
+            module = nnx.merge(graph, params, state, rest, copy=True)
+            _wide(module)
+            module.train() if train else module.eval()
+            return module(x), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+
+        return Abstract(nnx.to_pure_dict(params), nnx.to_pure_dict(state), apply)
+    model = LinenNet(net)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    held = jax.eval_shape(model.init, keys, _last(x))
+    params, state = (dict(held.get(name, {})) for name in ("params", "batch_stats"))
+    if net.flavour == "function":
+        call = network.function(net)
+        return Abstract(params, state, lambda p, s, x, train: (call({"params": p, "batch_stats": s}, x), s))
+
+    def apply_linen(params: Any, state: Any, x: Any, train: bool) -> tuple[Any, Any]:
+        every, rngs = {"params": params, "batch_stats": state}, {"dropout": jax.random.key(0)}
+        y, after = model.apply(every, x, train=train, mutable=["batch_stats"], rngs=rngs)
+        return y, after.get("batch_stats", {})
+
+    return Abstract(params, state, apply_linen)
+
+
+def _last(x: np.ndarray) -> jax.Array:
+    return jnp.asarray(np.moveaxis(x, 1, -1) if x.ndim == 4 else x)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -48,22 +92,20 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a[finite] - b[finite]).max(initial=0) / max(scale, 1e-4))
 
 
-def _complex(module: torch.nn.Module) -> bool:
-    return any(tensor.is_complex() for tensor in module.buffers())
-
-
 def _widened(module: torch.nn.Module) -> torch.nn.Module:
-    return module._apply(lambda t: t.to(torch.complex128) if t.is_complex() else t.double() if t.is_floating_point() else t)
+    """Convert a module to float64, and its complex buffers to complex128."""
+    kinds = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+    return module._apply(lambda tensor: tensor.to(kinds.get(tensor.dtype, tensor.dtype)))
 
 
-def _drawn(case: Case, model: Any, variables: Any, seed: int) -> Numbers:
+def _drawn(net: Abstract, seed: int) -> Numbers:
     """Draw every array of the Flax model, in its layout."""
-    held, rng = _held(model, variables), np.random.default_rng([seed, 7])
+    held, rng = _flat(net.params) | _flat(net.state), np.random.default_rng([seed, 7])
     drawn = {}
     for path in sorted(held):
         shape, leaf = held[path].shape, path.rpartition("/")[2]
         if np.issubdtype(held[path].dtype, np.integer):
-            drawn[path] = rng.integers(1, 9, size=shape).astype(np.int64)
+            drawn[path] = rng.integers(1, 9, size=shape)
         elif leaf == "var":
             drawn[path] = rng.uniform(0.5, 1.5, size=shape)
         elif leaf == "scale":
@@ -74,64 +116,47 @@ def _drawn(case: Case, model: Any, variables: Any, seed: int) -> Numbers:
     return drawn
 
 
-def _held(model: Any, variables: Any) -> dict[str, Any]:
-    tree = nnx.to_pure_dict(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))) if variables is None else variables
+def _flat(tree: Any) -> dict[str, Any]:
     return {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _path(path: Any) -> str:
-    text = jax.tree_util.keystr(path, simple=True, separator="/")
-    return text.removeprefix("params/").removeprefix("batch_stats/")
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _filled(tree: Any, weights: Numbers) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(weights[_path(path)]), tree)
-
-
-def _jax_run(case: Case, weights: Numbers, model: Any, variables: Any) -> Numbers:
-    x = case.inputs
-    x = jnp.asarray(np.moveaxis(x, 1, -1) if x.ndim == 4 else x)
+def _jax_run(case: Case, weights: Numbers, net: Abstract) -> Numbers:
     losses = case.losses
-    if variables is None:
-        _, params, state, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-        params, state = nnx.to_pure_dict(params), nnx.to_pure_dict(state)
-    elif isinstance(model, linen.Module) or "batch_stats" in variables:
-        params, state = variables.get("params", {}), variables.get("batch_stats", {})
-    else:
-        params, state = variables, {}
-    params, state = _filled(params, weights), _filled(state, weights)
+    params, state = (
+        jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(weights[_path(path)]), tree)
+        for tree in (net.params, net.state)
+    )
 
-    def forward(params: Any) -> tuple[Any, Any]:
-        if variables is None:
-            module = nnx.clone(model)
-            nnx.update(module, params)
-            nnx.update(module, state)
-            _wide(module)
-            module.train() if case.train else module.eval()
-            return module(x), nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
-        if isinstance(model, linen.Module):
-            rngs = {"dropout": jax.random.key(0)}
-            every = {"params": params, "batch_stats": state}
-            return model.apply(every, x, train=case.train, mutable=["batch_stats"], rngs=rngs)  # type: ignore[return-value]
-        return model({"params": params, "batch_stats": state} if state else params, x), state
+    def forward(params: Any, state: Any, x: Any) -> tuple[Any, Any]:
+        outputs, after = net.apply(params, state, x, case.train)
+        return losses[0](outputs) if losses else 0.0, (outputs, after)
 
-    outputs, after = forward(params)
+    run = jax.jit(jax.value_and_grad(forward, has_aux=True))
+    (_, (outputs, after)), gradients = run(params, state, _last(case.inputs))
     numbers = {f"output {i}": _second(np.asarray(y)) for i, y in enumerate(leaves(outputs))}
-    every = {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(after)}
-    if losses is not None:
-        gradients = jax.jit(jax.grad(lambda params: losses[0](forward(params)[0])))(params)
-        every |= {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)}
+    every = _flat(after) | (_flat(gradients) if losses else {})
     for each in arrays(case.in_jax):
         if each.path in every:
-            numbers[_label(each)] = np.asarray(each.tensor.to_torch(every[each.path]))
+            numbers[_label(each)] = np.asarray(each.tensor.to_torch(np.asarray(every[each.path])))
     return numbers
 
 
 def _wide(module: nnx.Module) -> None:
-    """Let embeddings, which keep the precision they were made in, compute in float64."""
+    """Let layers that keep float32 compute in float64: embeddings, and the softmax of Flax's attention."""
     for _, layer in nnx.iter_modules(module):
         if isinstance(layer, nnx.Embed):
             layer.dtype = jnp.float64
+        elif isinstance(layer, nnx.MultiHeadAttention):
+            layer.attention_fn = _attend
+
+
+def _attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / query.shape[-1] ** 0.5
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 
 
 def _second(y: np.ndarray) -> np.ndarray:
@@ -147,7 +172,7 @@ def _torch_run(case: Case, weights: Numbers, module: torch.nn.Module) -> Numbers
     every = list(arrays(case.in_jax))
     with torch.no_grad():
         for each in every:
-            array = torch.tensor(np.ascontiguousarray(each.tensor.to_torch(weights[each.path])))
+            array = torch.tensor(np.array(each.tensor.to_torch(weights[each.path]), order="C"))
             rows = each.tensor.rows
             (state[each.name] if rows is None else state[each.name][slice(*rows)]).copy_(array)
     outputs = module(torch.tensor(case.inputs))

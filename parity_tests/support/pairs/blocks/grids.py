@@ -232,7 +232,6 @@ class Flatten(Block):
 
     accepts: ClassVar[tuple[str, ...]] = GRIDS
     channels_last: bool = False
-    columns_first: bool = False
 
     @classmethod
     def draw(cls, rng: np.random.Generator, value: Value, name: str) -> "Flatten":
@@ -242,9 +241,7 @@ class Flatten(Block):
         return Value(ROWS, value.features * int(np.prod(value.sides)))
 
     def in_jax(self, m: Any, x: Any) -> Any:
-        x = x.swapaxes(1, 2) if self.columns_first else x
         return (x if self.channels_last else jnp.moveaxis(x, -1, 1)).reshape(len(x), -1)
 
     def in_torch(self, m: Any, x: Any) -> Any:
-        x = x.transpose(2, 3) if self.columns_first else x
         return (x.movedim(1, -1) if self.channels_last else x).flatten(1)

@@ -76,13 +76,15 @@ class Counter(Block):
         held = m.read("steps")
         new = held + self.stride if m.training else held
         m.write("steps", new)
-        return x * (1 + 1 / (2.0 + jnp.abs(new if self.counted_first else held)))
+        count = jnp.abs(new if self.counted_first else held).astype(x.dtype)
+        return x * (1 + 1 / (2 + count))
 
     def in_torch(self, m: Any, x: Any) -> Any:
         held = m.steps
         new = held + self.stride if m.training else held
         m.steps = new
-        return x * (1 + 1 / (2.0 + (new if self.counted_first else held).abs()))
+        count = (new if self.counted_first else held).abs().to(x.dtype)
+        return x * (1 + 1 / (2 + count))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
