@@ -36,6 +36,7 @@ def of_block(
     kind: type[Block],
     place: tuple[str, ...] | None = (BEFORE, AFTER),
     when: Callable[[Any], bool] = lambda block: True,
+    /,
     **values: Any,
 ) -> Callable[[Net], Iterator[tuple[Net, tuple[str, ...] | None]]]:
     """Make the change of a block's fields; a value may be a function of the block."""
@@ -52,7 +53,7 @@ def of_block(
 
 
 def of_part(
-    kind: type[Part], when: Callable[[Any], bool] = lambda part: True, **values: Any
+    kind: type[Part], when: Callable[[Any], bool] = lambda part: True, /, **values: Any
 ) -> Callable[[Net], Iterator[tuple[Net, tuple[str, ...] | None]]]:
     """Make the change of a part's fields, in whatever block it is."""
 
