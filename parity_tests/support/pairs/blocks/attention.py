@@ -37,8 +37,6 @@ class Scores:
     """Which projection serves as query, key and value."""
     rotary: float = 0.0
     """The base of the rotary frequencies; 0 for none."""
-    first: int = 0
-    """The first position."""
     halves: bool = False
     """Whether rotary pairs lie half a head apart instead of side by side."""
     backwards: bool = False
@@ -57,7 +55,7 @@ class Scores:
     def angles(self, steps: int, half: int) -> np.ndarray:
         """Return the rotary angles `[steps, half]`."""
         frequencies = self.rotary ** -(np.arange(half) / half)
-        return (-1 if self.backwards else 1) * np.outer(np.arange(steps) + self.first, frequencies)
+        return (-1 if self.backwards else 1) * np.outer(np.arange(steps), frequencies)
 
 
 def jax_attention(s: Scores, q: Any, k: Any, v: Any) -> Any:
@@ -86,8 +84,8 @@ def jax_attention(s: Scores, q: Any, k: Any, v: Any) -> Any:
 
 
 def _jax_rotated(s: Scores, x: Any) -> Any:
-    turn = jnp.asarray(s.angles(x.shape[-2], x.shape[-1] // 2).astype(np.float32))
-    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    angles = s.angles(x.shape[-2], x.shape[-1] // 2)
+    cos, sin = jnp.asarray(np.cos(angles), x.dtype), jnp.asarray(np.sin(angles), x.dtype)
     a, b = jnp.split(x, 2, -1) if s.halves else (x[..., ::2], x[..., 1::2])
     a, b = a * cos - b * sin, a * sin + b * cos
     return jnp.concatenate([a, b], -1) if s.halves else jnp.stack([a, b], -1).reshape(x.shape)
@@ -118,8 +116,8 @@ def torch_attention(s: Scores, q: Any, k: Any, v: Any) -> Any:
 
 
 def _torch_rotated(s: Scores, x: Any) -> Any:
-    turn = torch.tensor(s.angles(x.shape[-2], x.shape[-1] // 2).astype(np.float32)).to(x.dtype)
-    cos, sin = turn.cos(), turn.sin()
+    angles = s.angles(x.shape[-2], x.shape[-1] // 2)
+    cos, sin = (torch.tensor(wave(angles)).to(x.dtype) for wave in (np.cos, np.sin))
     a, b = x.chunk(2, -1) if s.halves else (x[..., ::2], x[..., 1::2])
     a, b = a * cos - b * sin, a * sin + b * cos
     return torch.cat([a, b], -1) if s.halves else torch.stack([a, b], -1).flatten(-2)

@@ -3,8 +3,17 @@
 from typing import Any
 
 from parity_tests.support.pairs.edits.edit import Edit, of_part
-from parity_tests.support.pairs.parts import BatchNorm, Conv, ConvTranspose, Dropout, Embed, GroupNorm, LayerNorm, Linear
-from parity_tests.support.pairs.parts import RMSNorm
+from parity_tests.support.pairs.parts import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    Embed,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+)
 
 _Weights = tuple[tuple[str, type, bool], ...]
 
