@@ -47,13 +47,14 @@ def draw(seed: int, edit: Edit | None = None) -> Drawn:
     """
     edit = edit or edit_of(seed)
     for attempt in range(_NETS):
-        if drawn := _attempt(seed, attempt, edit):
-            if gap(drawn.edited) > SEEN:
-                return drawn
+        drawn = candidate(seed, attempt, edit)
+        if drawn and gap(drawn.edited) > SEEN:
+            return drawn
     raise AssertionError(f"no network was drawn of which the edit {edit.name!r} is a difference")
 
 
-def _attempt(seed: int, attempt: int, edit: Edit) -> Drawn | None:
+def candidate(seed: int, attempt: int, edit: Edit) -> Drawn | None:
+    """Draw a network, and edit it if the edit finds something to change in it."""
     rng = np.random.default_rng([seed, attempt])
     net = draw_net(rng, seed)
     steady = net.flavour == "function" or any(isinstance(block, Dropped) for block in net.blocks)

@@ -25,7 +25,10 @@ ACTIVATIONS: dict[str, Both] = {
     "elu": (jax.nn.elu, F.elu),
     "elu, alpha 0.5": (partial(jax.nn.elu, alpha=0.5), partial(F.elu, alpha=0.5)),
     "leaky relu": (jax.nn.leaky_relu, F.leaky_relu),
-    "leaky relu, slope 0.2": (partial(jax.nn.leaky_relu, negative_slope=0.2), partial(F.leaky_relu, negative_slope=0.2)),
+    "leaky relu, slope 0.2": (
+        partial(jax.nn.leaky_relu, negative_slope=0.2),
+        partial(F.leaky_relu, negative_slope=0.2),
+    ),
     "sin": (jnp.sin, torch.sin),
     "softsign": (jax.nn.soft_sign, F.softsign),
     "square of relu": (lambda x: jax.nn.relu(x) ** 2, lambda x: F.relu(x) ** 2),
@@ -34,7 +37,7 @@ ACTIVATIONS: dict[str, Both] = {
     "mish": (jax.nn.mish, F.mish),
     "hard swish": (jax.nn.hard_swish, F.hardswish),
     "none": (lambda x: x, lambda x: x),
-}  # fmt: skip
+}
 """Activations by name, in JAX and in torch."""
 
 USUAL = ("relu", "gelu", "gelu tanh", "silu", "tanh", "sigmoid", "softplus", "elu", "leaky relu", "selu", "mish")

@@ -58,17 +58,17 @@ def _layer(part: parts.Part) -> tuple[Any, dict[str, Any]]:
             return linen.Dense, dict(features=part.n_out, use_bias=part.bias, **start)
         case parts.LayerNorm() | parts.RMSNorm():
             if part.variant:
-                return OddNorm, dict(part=part)
+                return OddNorm, {"part": part}
             kind = linen.LayerNorm if isinstance(part, parts.LayerNorm) else linen.RMSNorm
-            return kind, dict(epsilon=part.eps, use_fast_variance=False)
+            return kind, {"epsilon": part.eps, "use_fast_variance": False}
         case parts.GroupNorm():
-            return linen.GroupNorm, dict(num_groups=part.groups, epsilon=part.eps, use_fast_variance=False)
+            return linen.GroupNorm, {"num_groups": part.groups, "epsilon": part.eps, "use_fast_variance": False}
         case parts.BatchNorm():
-            return BatchNorm, dict(part=part)
+            return BatchNorm, {"part": part}
         case parts.Embed():
-            return linen.Embed, dict(num_embeddings=part.entries, features=part.features)
+            return linen.Embed, {"num_embeddings": part.entries, "features": part.features}
         case parts.Dropout():
-            return linen.Dropout, dict(rate=part.rate, deterministic=not part.on)
+            return linen.Dropout, {"rate": part.rate, "deterministic": not part.on}
     raise NotImplementedError(part)
 
 

@@ -67,20 +67,26 @@ def _layer(part: parts.Part) -> tuple[Any, dict[str, Any]]:
             kind = nnx.LayerNorm if isinstance(part, parts.LayerNorm) else nnx.RMSNorm
             if part.variant:
                 kind = type(kind.__name__, (_OddNorm, kind), {"part": part})
-            return kind, dict(num_features=part.features, epsilon=part.eps, use_fast_variance=False)
+            return kind, {"num_features": part.features, "epsilon": part.eps, "use_fast_variance": False}
         case parts.GroupNorm():
-            return nnx.GroupNorm, dict(
-                num_features=part.features, num_groups=part.groups, epsilon=part.eps, use_fast_variance=False
-            )
+            return nnx.GroupNorm, {
+                "num_features": part.features,
+                "num_groups": part.groups,
+                "epsilon": part.eps,
+                "use_fast_variance": False,
+            }
         case parts.BatchNorm():
             kind = type("BatchNorm", (_BatchNorm, nnx.BatchNorm), {"part": part})
-            return kind, dict(
-                num_features=part.features, epsilon=part.eps, momentum=1 - part.momentum, use_fast_variance=False
-            )
+            return kind, {
+                "num_features": part.features,
+                "epsilon": part.eps,
+                "momentum": 1 - part.momentum,
+                "use_fast_variance": False,
+            }
         case parts.Embed():
-            return nnx.Embed, dict(num_embeddings=part.entries, features=part.features)
+            return nnx.Embed, {"num_embeddings": part.entries, "features": part.features}
         case parts.Dropout():
-            return (_DropoutOn if part.on else nnx.Dropout), dict(rate=part.rate)
+            return (_DropoutOn if part.on else nnx.Dropout), {"rate": part.rate}
     raise NotImplementedError(part)
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.support.pairs.blocks import attention, features, grids, heads, pointwise, resampling, sequences
+from parity_tests.support.pairs.blocks import (
+    attention,
+    features,
+    grids,
+    heads,
+    pointwise,
+    recurrent,
+    resampling,
+    sequences,
+)
 from parity_tests.support.pairs.edits.edit import AFTER, BEFORE, Edit, of_block, swapped_blocks
 
 OTHER = {"relu": "elu", "gelu": "gelu tanh", "gelu tanh": "gelu", "silu": "gelu quick", "tanh": "softsign",
@@ -145,7 +154,7 @@ ATTENTION: tuple[Edit, ...] = (
     _of_flaxs("mask of Flax's attention added", mask="causal"),
 )  # fmt: skip
 
-_cell = sequences.Recurrent
+_cell = recurrent.Recurrent
 
 
 def _cell_edit(label: str, cell: str, kind: Any = "value", **values: Any) -> Edit:
