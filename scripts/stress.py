@@ -1,7 +1,9 @@
-"""Long trials of what must not break: damaged files, kills, switches between the packages, several processes.
+"""Long trials of what must not break: damaged files, kills, switches between the packages, several processes, and the
+verdicts on pairs of modules.
 
 scripts/stress.py --help, and scripts/stress.py TRIAL --help for each."""
 
+import json
 import sys
 import tempfile
 import time
@@ -26,6 +28,9 @@ from parity_tests.corrupt.readers import TARGETS, place
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.kill_and_resume import killed, unbroken
 from parity_tests.support.numpy_backend import contents
+from parity_tests.support.pairs.draw import edit_of
+from parity_tests.support.pairs.edits import EDITS
+from parity_tests.support.pairs.verdicts import Outcome, judge, table
 from parity_tests.support.switch_frameworks import difference, switch
 
 Package = Literal["both", "jaxvae", "torchvae"]
@@ -108,11 +113,32 @@ class Distributed:
     """Number of devices of each of jaxvae's two processes."""
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """Compare random pairs of one small network in Flax and in torch, as they are and with one edit of one side, and
+    count the verdicts that are wrong: agree for differ, differ for agree, or neither. Exit status 0 if none is, else 1.
+
+    A pair is drawn from its seed, and every edit has its turn. The verdicts can be kept in a file, one line for each
+    seed; a seed that is in the file already is not judged again.
+
+    Example: python scripts/stress.py verdicts --pairs 100 --out verdicts.jsonl"""
+
+    pairs: int = 200
+    """Number of pairs, some seconds each."""
+    first: int = 0
+    """The first seed. `--first N --pairs 1` repeats the pair whose seed N was printed."""
+    out: Path | None = None
+    """The file of verdicts, JSON lines. None keeps none."""
+    edit: str | None = None
+    """The name of one edit for every pair. None takes every edit in its turn."""
+
+
 Trial = (
     Annotated[Fuzz, tyro.conf.subcommand("fuzz")]
     | Annotated[Kill, tyro.conf.subcommand("kill")]
     | Annotated[Switch, tyro.conf.subcommand("switch")]
     | Annotated[Distributed, tyro.conf.subcommand("distributed")]
+    | Annotated[Verdicts, tyro.conf.subcommand("verdicts")]
 )
 
 
@@ -126,6 +152,8 @@ def main(options: Trial) -> int:
             return run_switch(options)
         case Distributed():
             return run_distributed(options)
+        case Verdicts():
+            return run_verdicts(options)
 
 
 def run_fuzz(options: Fuzz) -> int:
@@ -225,9 +253,42 @@ def run_distributed(options: Distributed) -> int:
     return 0 if agree else 1
 
 
+def run_verdicts(options: Verdicts) -> int:
+    if options.pairs < 1 or options.first < 0:
+        raise InputError("--pairs must be at least 1 and --first at least 0.")
+    named = {edit.name: edit for edit in EDITS}
+    if options.edit is not None and options.edit not in named:
+        raise InputError(f"--edit {options.edit!r} is unknown: give one of {', '.join(map(repr, named))}.")
+    edit, known = named.get(options.edit or ""), verdicts_in(options.out)
+    outcomes = []
+    for seed in tqdm(range(options.first, options.first + options.pairs), "verdicts", unit=" pairs", disable=None):
+        name = (edit or edit_of(seed)).name
+        if (outcome := known.get((seed, name))) is None:
+            outcome = judge(seed, edit)
+            if options.out is not None:
+                with options.out.open("a") as file:
+                    file.write(json.dumps(outcome.json()) + "\n")
+        outcomes.append(outcome)
+    print(table(outcomes))
+    return 1 if any(outcome.false for outcome in outcomes) else 0
+
+
+def verdicts_in(path: Path | None) -> dict[tuple[int, str], Outcome]:
+    """The verdicts in a file, by seed and edit; none if there is no file yet. A last line that was cut off is judged
+    again."""
+    verdicts = {}
+    for line in path.read_text().splitlines() if path is not None and path.exists() else ():
+        try:
+            outcome = Outcome(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        verdicts[outcome.seed, outcome.edit] = outcome
+    return verdicts
+
+
 if __name__ == "__main__":
     try:
-        for trial in (Fuzz, Kill, Switch, Distributed):
+        for trial in (Fuzz, Kill, Switch, Distributed, Verdicts):
             join_help(trial)
         sys.exit(main(tyro.cli(Trial)))  # type: ignore[arg-type]
     except InputError as error:

@@ -31,7 +31,7 @@ from parity_tests.support.warm import python
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-TRIALS = ("fuzz", "kill", "switch", "distributed")
+TRIALS = ("fuzz", "kill", "switch", "distributed", "verdicts")
 NOT_RUN = {
     "--coordinator": "test_parallel starts several processes",
     "--distributed": "test_parallel",

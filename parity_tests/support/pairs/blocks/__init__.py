@@ -1,0 +1,1 @@
+"""The blocks of random networks, by what they are made of."""

@@ -1,0 +1,100 @@
+"""A pair of models from one description, or from two of which an edit changed one, with inputs, losses and names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from parity_tests.harness.modules.mapping import Transform
+from parity_tests.support.pairs import network, parts
+from parity_tests.support.pairs.network import Net
+from parity_tests.support.pairs.values import TOKENS
+
+LOSSES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "square": (lambda y: (y**2).mean(), lambda y: (y**2).mean()),
+    "waves": (lambda y: (y**2 + jnp.sin(3 * y)).mean(), lambda y: (y**2 + torch.sin(3 * y)).mean()),
+    "logsumexp": (
+        lambda y: jax.nn.logsumexp(y, -1).mean(),
+        lambda y: y.logsumexp(-1).mean(),
+    ),
+}
+"""Losses of one output, by name."""
+
+
+class Named(NamedTuple):
+    """One array of a network by its names in both frameworks."""
+
+    path: str
+    name: str
+    tensor: parts.Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two descriptions of a network, which are equal but for an edit, and how to compare them."""
+
+    in_jax: Net
+    in_torch: Net
+    train: bool
+    loss: str | None
+    named: bool
+    """Whether the mapping is given; else the harness pairs by name."""
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The input in torch's layout."""
+        net = self.in_jax
+        rng, shape = np.random.default_rng([net.seed, 1]), net.start.shape(net.batch)
+        return rng.integers(net.start.features, size=shape) if net.start.kind == TOKENS else rng.normal(size=shape)
+
+    @property
+    def losses(self) -> tuple[Callable[[Any], Any], Callable[[Any], Any]] | None:
+        """The two losses, which add up those of every output."""
+        if self.loss is None:
+            return None
+        ours, theirs = LOSSES[self.loss]
+        return lambda tree: sum(map(ours, leaves(tree))), lambda tree: sum(map(theirs, leaves(tree)))
+
+    @property
+    def mapping(self) -> Mapping[str, Any] | None:
+        """Which Flax array is which tensor, or None where the names tell."""
+        every = list(arrays(self.in_jax))
+        if any(each.tensor.rows for each in every):
+            return None
+        if not self.named and not any(each.tensor.to_jax for each in every):
+            return None
+        return {
+            each.path: (each.name, Transform(each.tensor.to_torch, each.tensor.to_jax))
+            if each.tensor.to_jax
+            else each.name
+            for each in every
+        }
+
+    def models(self) -> tuple[Any, Any, torch.nn.Module]:
+        """Build the Flax model, its variables and the torch module, with the frameworks' own initial values."""
+        model, variables = network.in_jax(self.in_jax, self.inputs)
+        return model, variables, network.in_torch(self.in_torch)
+
+
+def arrays(net: Net) -> Iterator[Named]:
+    """Yield the arrays that both models hold."""
+    for block in net.blocks:
+        for part, held in block.parts().items():
+            for tensor in held.tensors():
+                path = "/".join(filter(None, (block.name, part, tensor.in_jax)))
+                yield Named(path, ".".join(filter(None, (block.name, part, tensor.in_torch))), tensor)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return the arrays of a model's outputs; those with names in the order of their names."""
+    if is_dataclass(tree) and not isinstance(tree, type):
+        tree = {field.name: getattr(tree, field.name) for field in fields(tree)}
+    elif hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    if isinstance(tree, Mapping):
+        return [array for name in sorted(tree) for array in leaves(tree[name])]
+    return [array for each in tree for array in leaves(each)] if isinstance(tree, tuple | list) else [tree]

@@ -1,0 +1,148 @@
+"""Judge the harness: its verdict on a random pair as it is and with one edit."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxvae.shared.text import markdown_table
+from parity_tests.harness.findings import Report
+from parity_tests.harness.modules.compare import compare_modules, sentence
+from parity_tests.support.pairs.case import Case
+from parity_tests.support.pairs.draw import blocks, draw
+from parity_tests.support.pairs.edits import Edit
+from parity_tests.support.pairs.generic import gap
+
+AGREE, DIFFER, EXCEPTION = "agree", "differ", "exception"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdicts on one pair."""
+
+    seed: int
+    edit: str
+    kind: str
+    known: bool
+    """Whether the harness has a written cause for the edit."""
+    framework: str
+    """The framework that was edited."""
+    flavour: str
+    blocks: list[str]
+    train: bool
+    plain: str
+    """The verdict on the pair as it is: agree, differ or exception."""
+    plain_text: str
+    """What came instead of agree."""
+    plain_gap: float | None
+    """The difference of the pair as it is at random weights, where the verdict is wrong."""
+    edited: str
+    """The verdict on the edited pair."""
+    edited_text: str
+    places: list[str] | None
+    """The layers of which one must be named; None where the place is undefined."""
+    found: bool | None
+    """Whether one of them was named."""
+    named: bool
+    """Whether a cause was named."""
+
+    @property
+    def false(self) -> tuple[str, ...]:
+        """What is wrong with the verdicts."""
+        wrong = {
+            "false differ": self.plain == DIFFER,
+            "false agree": self.edited == AGREE,
+            "exception": EXCEPTION in (self.plain, self.edited),
+        }
+        return tuple(name for name, is_wrong in wrong.items() if is_wrong)
+
+    def json(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+
+def judge(seed: int, edit: Edit | None = None) -> Outcome:
+    """Compare the pair of a seed as it is and with one edit.
+
+    Args:
+        seed: Any whole number from 0.
+        edit: The edit; None takes that of the seed.
+
+    Returns:
+        The verdicts, and whether the place of the edit was found and a cause named.
+    """
+    drawn = draw(seed, edit)
+    net = drawn.plain.in_jax
+    plain, plain_text, _ = _verdict(drawn.plain)
+    edited, edited_text, report = _verdict(drawn.edited)
+    diagnosis = report.diagnosis if report else None
+    places, found = drawn.places, None
+    if places is not None and edited == DIFFER:
+        found = any(_names(text, places) for text in (diagnosis.where if diagnosis else "", edited_text))
+    return Outcome(
+        seed=seed,
+        edit=drawn.edit.name,
+        kind=drawn.edit.kind,
+        known=drawn.edit.known,
+        framework=drawn.framework,
+        flavour=net.flavour,
+        blocks=blocks(net),
+        train=drawn.plain.train,
+        plain=plain,
+        plain_text="" if plain == AGREE else plain_text,
+        plain_gap=None if plain == AGREE else gap(drawn.plain),
+        edited=edited,
+        edited_text=edited_text,
+        places=None if places is None else list(places),
+        found=found,
+        named=bool(diagnosis and diagnosis.cause),
+    )
+
+
+def _verdict(case: Case) -> tuple[str, str, Report | None]:
+    model, variables, module = case.models()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            report = compare_modules(
+                model, variables, module, case.mapping, case.inputs, losses=case.losses, train=case.train
+            )
+            return AGREE if report.passed else DIFFER, sentence(report), report
+        except Exception as error:  # whatever it is, a user would see it instead of a verdict
+            return EXCEPTION, f"{type(error).__name__}: {error}", None
+
+
+def _names(text: str, places: Iterable[str]) -> bool:
+    return any(re.search(rf"(?<![\w.]){re.escape(place)}(?!\w)", text) for place in places)
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Format the verdicts by kind of edit, and the seeds of the wrong ones."""
+    outcomes = list(outcomes)
+    rows = []
+    for kind in [*sorted({outcome.kind for outcome in outcomes}), "all"]:
+        some = [outcome for outcome in outcomes if kind in ("all", outcome.kind)]
+        wrong = Counter(name for outcome in some for name in outcome.false)
+        places = Counter(outcome.found for outcome in some)
+        counts = [len(some), wrong["false agree"], wrong["false differ"], wrong["exception"], places[False],
+                  places[True], sum(outcome.named for outcome in some)]  # fmt: skip
+        rows.append([kind, *(f"{count:,}" for count in counts)])
+    head = ["kind", "pairs", "false agree", "false differ", "exception", "wrong place", "place right", "named"]
+    lines = [markdown_table(head, rows)]
+    for wrong_kind in ("false agree", "false differ", "exception"):
+        for outcome in outcomes:
+            if wrong_kind in outcome.false:
+                lines.append(_line(wrong_kind, outcome))
+    return "\n".join(lines)
+
+
+def _line(wrong: str, outcome: Outcome) -> str:
+    text = ""
+    if wrong == "exception":
+        text = ": " + (outcome.plain_text or outcome.edited_text).splitlines()[0][:160]
+    elif wrong == "false differ":
+        text = ": " + next((line for line in outcome.plain_text.splitlines() if "FAILS" in line), "").strip()[:160]
+    where = f"seed {outcome.seed}, {outcome.edit} in {outcome.framework}, {outcome.flavour}"
+    return f"{wrong}: {where}, {' '.join(outcome.blocks)}{text}"

@@ -1,0 +1,58 @@
+"""The verdict on random pairs of networks, as they are and with one edit; and the generator of the pairs."""
+
+import numpy as np
+import pytest
+
+from parity_tests.support.pairs.draw import SEEN, candidate, draw, edit_of
+from parity_tests.support.pairs.edits import EDITS
+from parity_tests.support.pairs.generic import gap
+from parity_tests.support.pairs.grammar import BLOCKS, HEADS, draw_net
+from parity_tests.support.pairs.network import Net
+from parity_tests.support.pairs.verdicts import judge
+
+NETS = 600
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_verdict_is_false(seed: int) -> None:
+    outcome = judge(seed)
+    assert not outcome.false, outcome
+
+
+def nets() -> list[Net]:
+    return [draw_net(np.random.default_rng(seed), seed) for seed in range(NETS)]
+
+
+def test_a_seed_gives_the_same_network_each_time() -> None:
+    assert nets() == nets()
+    for seed in range(50):
+        edit = edit_of(seed)
+        drawn = [next(filter(None, (candidate(seed, n, edit) for n in range(NETS)))) for _ in range(2)]
+        assert drawn[0] == drawn[1]
+        assert drawn[0].plain.in_jax == drawn[0].plain.in_torch
+        assert drawn[0].edited.in_jax != drawn[0].edited.in_torch
+
+
+def test_the_grammar_draws_every_block() -> None:
+    drawn = {type(block) for net in nets() for block in net.blocks}
+    assert drawn == {*BLOCKS, *HEADS}
+    assert {net.flavour for net in nets()} == {"nnx", "linen", "function"}
+
+
+def test_every_edit_has_its_turn() -> None:
+    assert len({edit.name for edit in EDITS}) == len(EDITS) >= 60
+    assert sum(not edit.known for edit in EDITS) >= 20
+    assert {edit.kind for edit in EDITS} == {"value", "weight", "state", "order", "backward"}
+    assert {edit_of(seed).name for seed in range(len(EDITS))} == {edit.name for edit in EDITS}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.name)
+def test_an_edit_changes_some_network(edit) -> None:
+    assert any(candidate(0, attempt, edit) for attempt in range(NETS))
+
+
+@pytest.mark.parametrize("seed", range(0, len(EDITS), 9))
+def test_an_edit_is_a_difference_and_an_unedited_pair_has_none(seed: int) -> None:
+    drawn = draw(seed)
+    assert gap(drawn.plain, 1) < 1e-9
+    assert gap(drawn.edited, 1) > SEEN / 100
