@@ -8,10 +8,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 UNIT = "times its rounding error"
-REASON = (
-    "each entry is divided by its own rounding error: a unit in its last place, and what units in the last place of "
-    "inputs and weights change there, measured in both frameworks"
-)
+REASON = "an entry's rounding error is what units in the last place of itself, of inputs and of weights change there"
 # A correct pair stays below about 10: both frameworks round, in sums of other orders, and the measured error is the
 # largest of a few samples. A sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25

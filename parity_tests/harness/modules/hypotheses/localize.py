@@ -100,7 +100,7 @@ def walk(
             if not found:
                 found.append(_between(earlier, name, in_jax.input, in_torch.input, tolerance))
             elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance)).cause:
-                found.append(between)
+                found.append(between._replace(difference=f"Other operations give the input of {name}."))
             plain = _computed(layer, in_jax.input, in_torch)
             if plain is not None and differs(label, in_jax.output, plain):
                 found.append(_in_layer(name, layer, in_jax, plain, tolerance, "On the same input"))
@@ -108,7 +108,9 @@ def walk(
     if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
         return found
     last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
-    return [*found, last] if not found or last.cause else found
+    if not found:
+        return [last]
+    return [*found, last._replace(difference="Other operations give the output.")] if last.cause else found
 
 
 def walk_back(
