@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import Tensor, nn
 
+from parity_tests.harness.modules.hypotheses.attention import changed_attention
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
 
 SAME_PADDING = "'SAME' pads the end more than the start"
@@ -44,8 +45,11 @@ def cause_in_layer(
     layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
 ) -> str | None:
     """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout."""
+    if isinstance(layer, nn.MultiheadAttention):
+        causes = changed_attention(layer, x.astype(np.float64), in_jax)
+        return rounded(in_jax, in_torch) or confirmed(causes, in_jax, in_torch, tolerance)
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
-        return rounded(in_jax, in_torch)
+        return rounded(in_jax, in_torch) or scaled(in_jax, in_torch, tolerance)
     layer = copy.deepcopy(layer).cpu()
     inputs = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
@@ -57,6 +61,18 @@ def cause_in_layer(
         ):
             return cause if cause.endswith(where) else cause + where
     return None
+
+
+def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
+    """Return the constant that maps torch's output to JAX's, if there is one."""
+    if in_jax.shape != in_torch.shape or in_torch.dtype.kind != "f" or not in_torch.any():
+        return None
+    return confirmed([_scaled(in_jax, in_torch)], in_jax, in_torch, tolerance)
+
+
+def _scaled(actual: np.ndarray, plain: np.ndarray) -> Hypothesis:
+    scale = float((plain * actual).sum() / (plain * plain).sum())
+    return Hypothesis(f"{SCALED}: by {scale:.4g}", scale * plain)
 
 
 def rounded(in_jax: np.ndarray, in_torch: np.ndarray) -> str | None:
@@ -81,8 +97,7 @@ def _hypotheses(layer: nn.Module, x: Tensor, plain: np.ndarray, actual: np.ndarr
     if isinstance(bias := getattr(layer, "bias", None), Tensor):
         yield Hypothesis(BIAS_MISSING, _numbers(_changed(layer, bias=torch.zeros_like(bias))(x)))
     if actual.shape == plain.shape and plain.any():
-        scale = float((plain * actual).sum() / (plain * plain).sum())
-        yield Hypothesis(f"{SCALED}: by {scale:.4g}", scale * plain)
+        yield _scaled(actual, plain)
 
 
 def _linear(layer: nn.Linear, x: Tensor, plain: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:

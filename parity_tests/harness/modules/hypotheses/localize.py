@@ -12,6 +12,7 @@ from torch import nn
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.arrangement import arranged
+from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN, cause_between
 from parity_tests.harness.modules.hypotheses.layers import (
@@ -213,6 +214,11 @@ def _between(
     for source, jax_source, torch_source in (last, *recent, *sums):
         if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
             return Diagnosis(f"between {source} and {name}", text, cause)
+    layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
+    if len(layers) == 3:
+        projections = [[layer[side] for layer in layers] for side in (1, 2)]
+        if cause := cause_in_attention(*projections, (in_jax, in_torch), tolerance):
+            return Diagnosis(f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", text, cause)
     return Diagnosis(f"between {last[0]} and {name}", text, None)
 
 

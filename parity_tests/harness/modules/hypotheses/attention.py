@@ -1,0 +1,148 @@
+"""Identify attention from numbers alone: its heads, scale, mask, softmax and which projection is which."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity_tests.harness.modules.hypotheses.base import Hypothesis, distance, fitted
+
+HEADS = "the number of attention heads differs"
+SCALE = "attention's scores are scaled by another number"
+MASK = "attention's masks differ"
+AXIS = "attention's softmax is over another axis"
+SWAPPED = "attention's query, key and value are exchanged"
+SINGLE = "attention's softmax is computed in float32"
+
+_MOST_HEADS = 16
+_ROWS = 2  # of the batch, which attention never mixes
+_ROLES = ("query", "key", "value")
+_MASKS = {"no mask": None, "a causal mask": 0, "a causal mask one key short": -1, "a causal mask one key long": 1}
+_AXES = {"keys": -1, "queries": -2}
+
+
+class Attention(NamedTuple):
+    """The settings of attention, each as it is shown; the first values are the usual ones."""
+
+    order: tuple[int, int, int] = (0, 1, 2)
+    heads: int = 1
+    scale: str = "1/sqrt(head size)"
+    mask: str = "no mask"
+    axis: str = "keys"
+
+
+def attend(
+    query: np.ndarray, key: np.ndarray, value: np.ndarray, settings: Attention, scale: float | None = None
+) -> np.ndarray:
+    """Compute attention of projections `[batch, length, features]`; NaN where a query has no key."""
+    q, k, v = (_split(x, settings.heads) for x in (query, key, value))
+    scores = (
+        q @ k.swapaxes(-1, -2) * (_scales(q.shape[-1], query.shape[-1])[settings.scale] if scale is None else scale)
+    )
+    if (offset := _MASKS[settings.mask]) is not None:
+        scores = np.where(np.tri(*scores.shape[-2:], offset, dtype=bool), scores, -np.inf)
+    axis = _AXES[settings.axis]
+    scores = np.exp(scores - scores.max(axis, keepdims=True))
+    mixed = scores / scores.sum(axis, keepdims=True) @ v
+    return mixed.swapaxes(1, 2).reshape(*query.shape[:2], -1)
+
+
+def cause_in_attention(
+    in_jax: Sequence[np.ndarray],
+    in_torch: Sequence[np.ndarray],
+    target: tuple[np.ndarray, np.ndarray],
+    tolerance: float,
+) -> str | None:
+    """Return why attention of three projections differs.
+
+    Args:
+        in_jax: The three projections in JAX, in the order of their calls.
+        in_torch: The three projections in torch.
+        target: What attention gives in JAX and in torch.
+        tolerance: How near the numbers must come.
+
+    Returns:
+        The settings that differ, or None if they can't be identified in both frameworks or are the same.
+    """
+    mine, other = _flat(in_jax, target[0]), _flat(in_torch, target[1])
+    if mine is None or other is None or (theirs := next(_explained(*other, tolerance), None)) is None:
+        return None
+    ours = next(_explained(*mine, tolerance, theirs), None)
+    if ours is None:
+        loose = distance(mine[1], attend(*(mine[0][i] for i in theirs.order), theirs))
+        return f"{SINGLE} in JAX" if tolerance < 1e-9 and loose < 1e-5 else None
+    return _differences(ours, theirs) or None
+
+
+def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
+    """Yield what a `nn.MultiheadAttention` gives for self-attention of `x` with other settings."""
+    if layer.in_proj_weight is None or actual.ndim != 3:
+        return
+    x = x if layer.batch_first else x.swapaxes(0, 1)
+    numbers = {name: tensor.numpy(force=True).astype(np.float64) for name, tensor in layer.named_parameters()}
+    projected = x @ numbers["in_proj_weight"].T + numbers.get("in_proj_bias", 0.0)
+    parts = np.split(projected, 3, -1)
+    usual = Attention(heads=layer.num_heads)
+
+    def given(settings: Attention, scale: float | None = None) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            mixed = attend(*(parts[i] for i in settings.order), settings, scale)
+        y = mixed @ numbers["out_proj.weight"].T + numbers.get("out_proj.bias", 0.0)
+        return y if layer.batch_first else y.swapaxes(0, 1)
+
+    for settings in _settings(parts, usual):
+        if cause := _differences(settings, usual):
+            yield Hypothesis(cause, given(settings))
+    scale = fitted(lambda scale: given(usual, scale), actual, (parts[0].shape[-1] // usual.heads) ** -0.5)
+    yield Hypothesis(f"{SCALE}: {scale:.4g} in JAX, {usual.scale} in PyTorch", given(usual, scale))
+
+
+def _explained(
+    sources: Sequence[np.ndarray], target: np.ndarray, tolerance: float, near: Attention | None = None
+) -> Iterator[Attention]:
+    """Yield the settings that map the projections to the target, those nearest to `near` first."""
+    with np.errstate(all="ignore"):
+        for settings in _settings(sources, near):
+            if distance(target, attend(*(sources[i] for i in settings.order), settings)) <= tolerance:
+                yield settings
+
+
+def _settings(sources: Sequence[np.ndarray], near: Attention | None) -> list[Attention]:
+    size = sources[0].shape[-1]
+    heads = [h for h in range(1, min(size, _MOST_HEADS) + 1) if size % h == 0]
+    orders = list(itertools.permutations(range(3)))
+    every = itertools.product(orders, heads, _scales(1, 1), _MASKS, _AXES)
+    usual = near or Attention(heads=0)
+    ordered = sorted(
+        (Attention(*values) for values in every), key=lambda s: sum(a != b for a, b in zip(s, usual, strict=True))
+    )
+    return [settings for settings in ordered if sum(a != b for a, b in zip(settings, usual, strict=True)) <= 3]
+
+
+def _differences(ours: Attention, theirs: Attention) -> str:
+    causes = []
+    if ours.order != theirs.order:
+        roles = [", ".join(_ROLES[s.order.index(i)] for i in theirs.order) for s in (ours, theirs)]
+        causes.append(f"{SWAPPED}: {roles[0]} in JAX, {roles[1]} in PyTorch")
+    for cause, name in ((HEADS, "heads"), (SCALE, "scale"), (MASK, "mask"), (AXIS, "axis")):
+        if (mine := getattr(ours, name)) != (other := getattr(theirs, name)):
+            causes.append(f"{cause}: {mine} in JAX, {other} in PyTorch")
+    return "; ".join(causes)
+
+
+def _flat(sources: Sequence[np.ndarray], target: np.ndarray) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Return some rows of the projections and of the target as `[batch, length, features]`; None if they are not."""
+    arrays = [x[:_ROWS].reshape(*x[:_ROWS].shape[:2], -1).astype(np.float64) if x.ndim in (3, 4) else None
+              for x in (*sources, target)]  # fmt: skip
+    if any(x is None for x in arrays) or len({x.shape for x in arrays if x is not None}) != 1:
+        return None
+    return [x for x in arrays[:3] if x is not None], arrays[3]  # type: ignore[return-value]
+
+
+def _split(x: np.ndarray, heads: int) -> np.ndarray:
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def _scales(head: int, size: int) -> dict[str, float]:
+    return {"1/sqrt(head size)": head**-0.5, "1": 1.0, "1/sqrt(all features)": size**-0.5, "1/head size": 1 / head}
