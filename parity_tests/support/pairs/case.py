@@ -91,10 +91,9 @@ def arrays(net: Net) -> Iterator[Named]:
 
 def leaves(tree: Any) -> list[Any]:
     """Return the arrays of a model's outputs; those with names in the order of their names."""
-    if is_dataclass(tree) and not isinstance(tree, type):
-        tree = {field.name: getattr(tree, field.name) for field in fields(tree)}
-    elif hasattr(tree, "_asdict"):
-        tree = tree._asdict()
+    names = getattr(tree, "_fields", ()) or ([field.name for field in fields(tree)] if is_dataclass(tree) else ())
+    if names:
+        tree = {name: getattr(tree, name) for name in names}
     if isinstance(tree, Mapping):
         return [array for name in sorted(tree) for array in leaves(tree[name])]
     return [array for each in tree for array in leaves(each)] if isinstance(tree, tuple | list) else [tree]

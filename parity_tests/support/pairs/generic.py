@@ -17,6 +17,8 @@ from parity_tests.support.pairs.case import Case, Named, arrays, leaves
 from parity_tests.support.pairs.network import LinenNet, Net, NnxNet
 
 Numbers = dict[str, np.ndarray]
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""A program that runs once is compiled with little optimization."""
 
 
 def gap(case: Case, seed: int = 0) -> float:
@@ -26,10 +28,10 @@ def gap(case: Case, seed: int = 0) -> float:
         net, module = abstract(case.in_jax, case.inputs), network.in_torch(case.in_torch)
         module = _widened(module).train(case.train)
         weights = _drawn(net, seed)
-        results = []
-        for run, of in ((_jax_run, net), (_torch_run, module)):
+        results: list[Any] = []
+        for run in (lambda: _jax_run(case, weights, net), lambda: _torch_run(case, weights, module)):
             try:
-                results.append(run(case, weights, of))
+                results.append(run())
             except (ValueError, TypeError, RuntimeError, IndexError) as error:
                 if case.in_jax == case.in_torch:
                     raise
@@ -135,7 +137,7 @@ def _jax_run(case: Case, weights: Numbers, net: Abstract) -> Numbers:
         outputs, after = net.apply(params, state, x, case.train)
         return losses[0](outputs) if losses else 0.0, (outputs, after)
 
-    run = jax.jit(jax.value_and_grad(forward, has_aux=True))
+    run = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=_QUICK)
     (_, (outputs, after)), gradients = run(params, state, _last(case.inputs))
     numbers = {f"output {i}": _second(np.asarray(y)) for i, y in enumerate(leaves(outputs))}
     every = _flat(after) | (_flat(gradients) if losses else {})
