@@ -18,8 +18,8 @@ from parity_tests.support.pairs.network import LinenNet, Net, NnxNet
 
 Numbers = dict[str, np.ndarray]
 _QUICK = {"xla_llvm_disable_expensive_passes": True}
-"""A program that runs once is compiled without the slow passes. At optimization level 0 the gradient of a maximum is NaN,
-since the numbers that it is compared with are computed again with other roundings."""
+"""A program that runs once is compiled without the slow passes. At optimization level 0 the gradient of a maximum is
+NaN, as its numbers are computed twice, with other roundings."""
 
 
 def gap(case: Case, seed: int = 0) -> float:
