@@ -89,12 +89,15 @@ def arrays(net: Net) -> Iterator[Named]:
                 yield Named(path, ".".join(filter(None, (block.name, part, tensor.in_torch))), tensor)
 
 
+_ORDER = ("mean", "logvar", "map", "pooled")
+"""The names of outputs, in the order in which they stand in a tuple."""
+
+
 def leaves(tree: Any) -> list[Any]:
-    """Return the arrays of a model's outputs; those with names in the order of their names."""
-    if is_dataclass(tree) and not isinstance(tree, type):
-        tree = {field.name: getattr(tree, field.name) for field in fields(tree)}
-    elif hasattr(tree, "_asdict"):
-        tree = tree._asdict()
+    """Return the arrays of a model's outputs in one order, whether they have places or names."""
+    names = getattr(tree, "_fields", ()) or ([field.name for field in fields(tree)] if is_dataclass(tree) else ())
+    if names:
+        tree = {name: getattr(tree, name) for name in names}
     if isinstance(tree, Mapping):
-        return [array for name in sorted(tree) for array in leaves(tree[name])]
+        return [array for name in sorted(tree, key=_ORDER.index) for array in leaves(tree[name])]
     return [array for each in tree for array in leaves(each)] if isinstance(tree, tuple | list) else [tree]

@@ -1,5 +1,7 @@
 """Draw a case from a seed: a network that one edit can change, the edited copy, and the way to compare them."""
 
+import contextlib
+import itertools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ SEEN = 1e-6
 """The least difference of an edited pair at random weights."""
 _NETS = 3000
 """How many networks are drawn for an edit at most."""
+_TRIED = 40
+"""How many of those that have something to edit are run."""
 
 
 class Drawn(NamedTuple):
@@ -46,10 +50,11 @@ def draw(seed: int, edit: Edit | None = None) -> Drawn:
         edit: The edit; None takes that of the seed.
     """
     edit = edit or edit_of(seed)
-    for attempt in range(_NETS):
-        drawn = candidate(seed, attempt, edit)
-        if drawn and gap(drawn.edited) > SEEN:
-            return drawn
+    candidates = filter(None, (candidate(seed, attempt, edit) for attempt in range(_NETS)))
+    for drawn in itertools.islice(candidates, _TRIED):
+        with contextlib.suppress(ValueError, TypeError, RuntimeError):  # the shapes after the edit don't fit
+            if gap(drawn.edited) > SEEN:
+                return drawn
     raise AssertionError(f"no network was drawn of which the edit {edit.name!r} is a difference")
 
 

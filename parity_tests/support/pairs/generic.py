@@ -17,26 +17,19 @@ from parity_tests.support.pairs.case import Case, Named, arrays, leaves
 from parity_tests.support.pairs.network import LinenNet, Net, NnxNet
 
 Numbers = dict[str, np.ndarray]
+_QUICK = {"xla_llvm_disable_expensive_passes": True}
+"""A program that runs once is compiled without the slow passes. At optimization level 0 the gradient of a maximum is
+NaN, as its numbers are computed twice, with other roundings."""
 
 
 def gap(case: Case, seed: int = 0) -> float:
     """Return the largest difference of outputs, states and gradients, as a share of each array's largest; infinite
-    where only one of the models can run."""
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    where shapes differ."""
+    with jax.enable_x64(True), network.relaxed(), np.errstate(all="ignore"):
         net, module = abstract(case.in_jax, case.inputs), network.in_torch(case.in_torch)
-        module = _widened(module).train(case.train)
         weights = _drawn(net, seed)
-        results = []
-        for run, of in ((_jax_run, net), (_torch_run, module)):
-            try:
-                results.append(run(case, weights, of))
-            except (ValueError, TypeError, RuntimeError, IndexError) as error:
-                if case.in_jax == case.in_torch:
-                    raise
-                results.append(error)
-        ours, theirs = results
-        if isinstance(ours, Exception) or isinstance(theirs, Exception):
-            return np.inf
+        ours = _jax_run(case, weights, net)
+        theirs = _torch_run(case, weights, _widened(module).train(case.train))
         return max(_distance(ours[name], theirs[name]) for name in theirs)
 
 
@@ -135,7 +128,7 @@ def _jax_run(case: Case, weights: Numbers, net: Abstract) -> Numbers:
         outputs, after = net.apply(params, state, x, case.train)
         return losses[0](outputs) if losses else 0.0, (outputs, after)
 
-    run = jax.jit(jax.value_and_grad(forward, has_aux=True))
+    run = jax.jit(jax.value_and_grad(forward, has_aux=True), compiler_options=_QUICK)
     (_, (outputs, after)), gradients = run(params, state, _last(case.inputs))
     numbers = {f"output {i}": _second(np.asarray(y)) for i, y in enumerate(leaves(outputs))}
     every = _flat(after) | (_flat(gradients) if losses else {})

@@ -1,6 +1,7 @@
 """A random network as plain data, and the models of both frameworks that it builds."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -186,8 +187,20 @@ class TorchNet(nn.Module):
         return y
 
 
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """Let JAX promote dtypes and ranks as it does by default."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
+
+
 def in_jax(net: Net, x: np.ndarray) -> tuple[Any, Any]:
     """Build the Flax model and its variables; None for those of an NNX module, which holds them."""
+    with relaxed():
+        return _in_jax(net, x)
+
+
+def _in_jax(net: Net, x: np.ndarray) -> tuple[Any, Any]:
     if net.flavour == "nnx":
         return NnxNet(net), None
     model = LinenNet(net)

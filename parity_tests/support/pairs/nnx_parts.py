@@ -10,16 +10,14 @@ from parity_tests.support.pairs import parts
 from parity_tests.support.pairs.changes import CHANGES
 from parity_tests.support.pairs.formulas import padded, running, standardised
 
-Draw = Any
-"""Flax's `nnx.Rngs`."""
-
 
 def build(part: parts.Part, rngs: nnx.Rngs) -> Any:
     """Build the part with Flax's own initial values, or those that the part asks for."""
     match part:
         case parts.Weight():
-            start = jax.random.normal(rngs.params(), part.shape) if part.start is None else None
-            return nnx.Param(jnp.full(part.shape, part.start) if start is None else start)
+            if part.start is None:
+                return nnx.Param(jax.random.normal(rngs.params(), part.shape))
+            return nnx.Param(jnp.full(part.shape, part.start))
         case parts.State():
             return nnx.BatchStat(jnp.zeros(part.shape, jnp.int32 if part.whole else jnp.float32))
         case parts.Constant():

@@ -96,7 +96,7 @@ class _Moved:
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)  # type: ignore[misc]
-        return y.roll(self.shift, tuple(range(2, y.ndim)))
+        return y.roll((self.shift,) * (y.ndim - 2), tuple(range(2, y.ndim)))
 
 
 class _OddNorm:

@@ -1,9 +1,12 @@
 """Judge the harness: its verdict on a random pair as it is and with one edit."""
 
+import contextlib
 import re
+import signal
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +19,8 @@ from parity_tests.support.pairs.edits import Edit
 from parity_tests.support.pairs.generic import gap
 
 AGREE, DIFFER, EXCEPTION = "agree", "differ", "exception"
+LIMIT = 30.0
+"""Seconds of the processor that one comparison may take; most take one or two."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +111,32 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            report = compare_modules(
-                model, variables, module, case.mapping, case.inputs, losses=case.losses, train=case.train
-            )
+            with _limited():
+                report = compare_modules(
+                    model, variables, module, case.mapping, case.inputs, losses=case.losses, train=case.train
+                )
             return AGREE if report.passed else DIFFER, sentence(report), report
         except Exception as error:  # whatever it is, a user would see it instead of a verdict
             return EXCEPTION, f"{type(error).__name__}: {error}", None
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise TimeoutError inside the context after the limit, so that a comparison without an end is a verdict too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"no verdict after {LIMIT:.0f} s of the processor")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _names(text: str, places: Iterable[str]) -> bool:

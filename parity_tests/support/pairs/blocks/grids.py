@@ -213,7 +213,7 @@ class Patches(Block):
 
     @classmethod
     def fits(cls, value: Value) -> bool:
-        return super().fits(value) and np.prod(value.sides) <= 16
+        return super().fits(value) and bool(np.prod(value.sides) <= 16)
 
     def after(self, value: Value) -> Value:
         return Value(SEQUENCE, value.features, (int(np.prod(value.sides)),))

@@ -145,7 +145,8 @@ class Backward(Block):
         if self.kind == "scaled":
             y = self.factor * y + stop((1 - self.factor) * y)
         if self.kind == "clipped":
-            y = _jax_clipped(y, self.bound, self.by_norm)
+            clipped: Any = _jax_clipped(y, self.bound, self.by_norm)
+            y = clipped
         if self.kind == "rounded":
             kept = jnp.where(jnp.abs(y) < self.window, y, stop(y)) if self.window else y
             whole = jnp.round(2 * y) / 2
