@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
-from parity_tests.harness.findings import Report
-from parity_tests.harness.modules.hypotheses import between_layers, layers, localize, loss, optimizer
+from parity_tests.faults import structure
+from parity_tests.faults.fault import GRADIENTS, LOSS, OUTPUTS, STATISTICS, STEPS, WEIGHTS, Fault
+from parity_tests.harness.modules.hypotheses import backward, between_layers, layers, localize, loss, optimizer
 from parity_tests.harness.modules.mapping import flattened
 from parity_tests.support.small_nets import (
     IMAGES,
@@ -48,31 +49,6 @@ from parity_tests.support.small_nets import (
     torch_cross_entropy,
     uncorrected,
 )
-
-WEIGHTS, OUTPUTS, STATISTICS = "every weight", "every output", "state after a training step"
-LOSS, GRADIENTS, STEPS = "the loss", "every gradient", "weights after 5 optimizer steps from the same gradients"
-
-
-class Fault(NamedTuple):
-    """A fault in a small network, and the level and cause that the comparison should report."""
-
-    name: str
-    framework: str
-    """The framework with the fault: JAX or PyTorch."""
-    level: str
-    """The first level that must fail."""
-    cause: str
-    compare: Callable[[], Report]
-
-
-def tried(fault: Fault) -> tuple[str, str, bool]:
-    """Return the level that failed, the cause that was named, and whether both are correct."""
-    torch.manual_seed(0)  # for the weights and for dropout
-    report = fault.compare()
-    caught = next((finding.level for finding in report.findings if not finding.passed), "none")
-    named = (report.diagnosis and report.diagnosis.cause) or "none known"
-    return caught, named, caught == fault.level and named.startswith(fault.cause)
-
 
 conv, conv_t, linear, norm = partial(nnx.Conv, 4, 3), partial(nnx.ConvTranspose, 4, 4), nnx.Linear, nnx.BatchNorm
 unbiased = partial(norm, 4, momentum=0.9, use_fast_variance=False)
@@ -209,7 +185,7 @@ FAULTS = [
     Fault("labels smoothed", "JAX", LOSS, loss.LABEL_SMOOTHING, lambda: losses(smoothed, torch_cross_entropy)),
     Fault("labels smoothed in torch", "PyTorch", LOSS, loss.LABEL_SMOOTHING,
           lambda: losses(cross_entropy, partial(torch_cross_entropy, label_smoothing=0.2))),
-    Fault("stop_gradient", "JAX", GRADIENTS, localize.NO_GRADIENT,
+    Fault("stop_gradient", "JAX", GRADIENTS, backward.NO_GRADIENT,
           lambda: steps_between(frozen, lambda x: x, losses=(lambda y: (y**2).mean(), lambda y: (y**2).mean()))),
     Fault("Adam's eps in the root", "JAX", STEPS, optimizer.EPS_IN_ROOT,
           lambda: steps(optax.adam(0.1, eps=0, eps_root=1e-3), partial(adam, lr=0.1, eps=1e-3))),
@@ -243,4 +219,5 @@ FAULTS = [
     Fault("RMSprop centered", "PyTorch", STEPS, optimizer.CENTERED,
           lambda: steps(optax.rmsprop(0.1, decay=0.99, eps_in_sqrt=False),
                         partial(torch.optim.RMSprop, lr=0.1, centered=True))),
+    *structure.FAULTS,
 ]  # fmt: skip

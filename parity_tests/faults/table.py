@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from parity_tests.faults import inject, plain_vae, variants
 from parity_tests.faults import modules as module_faults
+from parity_tests.faults.fault import Fault, tried
 
 TABLE = Path(__file__).parent / "FAULTS.md"
 HEAD = """# Injected faults and the causes that the comparison names
@@ -36,7 +37,7 @@ def _edit(fault: inject.Fault) -> str:
     return edit.replace("|", "\\|") + where
 
 
-def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) -> str:
+def module_row(fault: Fault, level: str, named: str, right: bool) -> str:
     """Return the row of a fault in a port of a module."""
     return _row(f"{fault.framework}: {fault.name}", level, named, named if right else fault.cause)
 
@@ -44,7 +45,7 @@ def module_row(fault: module_faults.Fault, level: str, named: str, right: bool) 
 def main() -> None:
     packages = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(plain_vae.FAULTS)]
     family = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(variants.FAULTS)]
-    modules = [module_row(fault, *module_faults.tried(fault)) for fault in tqdm(module_faults.FAULTS)]
+    modules = [module_row(fault, *tried(fault)) for fault in tqdm(module_faults.FAULTS)]
     TABLE.write_text(
         f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
         + f"\n\n## In the other models\n\n{COLUMNS}\n" + "\n".join(family)

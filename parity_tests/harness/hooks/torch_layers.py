@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 from torch import Tensor, nn
 
 from parity_tests.harness.hooks.record import LayerCall, add, first
@@ -42,7 +43,8 @@ def _numbers(x: Tensor):
 def record_gradients(module: nn.Module) -> Iterator[dict[str, LayerCall]]:
     """Record the gradients that come back to the input and to the output of each call inside the context.
 
-    The labels are those of `record`. A gradient that never comes back is an array of zeros.
+    The labels are those of `record`. A gradient that never comes back is an array of zeros; an input without one is
+    empty.
     """
     gradients: dict[str, LayerCall] = {}
     counts: dict[str, int] = {}
@@ -68,7 +70,9 @@ def record_gradients(module: nn.Module) -> Iterator[dict[str, LayerCall]]:
                 return
             counts[name] = counts.get(name, 0) + 1
             label = name if counts[name] == 1 else f"{name}#{counts[name]}"
-            gradients[label] = LayerCall(_numbers(args[0]) * 0, _numbers(output) * 0)
+            # Of what is detached no gradient is known; where none comes back it is zero.
+            zeros = np.zeros(0) if own is None else _numbers(args[0]) * 0
+            gradients[label] = LayerCall(zeros, _numbers(output) * 0)
             if own is not None:
                 own.register_hook(keep(label, "input"))
             if output.requires_grad:

@@ -11,7 +11,7 @@ from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding, torch_state
 from parity_tests.harness.modules.evaluation import Evaluation
-from parity_tests.harness.modules.hypotheses import localize
+from parity_tests.harness.modules.hypotheses import backward, localize
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
 from parity_tests.harness.modules.hypotheses.layers import rounded
@@ -157,7 +157,7 @@ def in_gradients(evaluation: Evaluation, floors: Arrays, tolerance: float) -> Di
         return back
     worst = localize.worst_difference(in_jax[name], in_torch[name])
     text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
-    return Diagnosis(name, text, localize.cause_in_gradient(in_jax[name], in_torch[name], frozen))
+    return Diagnosis(name, text, backward.cause_in_gradient(in_jax[name], in_torch[name], frozen))
 
 
 def _backward(evaluation: Evaluation) -> Diagnosis | None:
@@ -178,7 +178,7 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
     with torch_layers.record_gradients(module) as in_torch:
         losses[1](torch_state.called(module, both.torch_inputs)).backward()
     tolerance = 1e3 * TOLERANCES[both.dtype]  # gradients that differ by a fault differ by more
-    return localize.walk_back(both.pairs, both.module, (in_jax, in_torch), tolerance)
+    return backward.walk_back(both.pairs, both.module, (in_jax, in_torch), tolerance)
 
 
 def after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:

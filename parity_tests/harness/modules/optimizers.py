@@ -11,7 +11,7 @@ import torch
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
-from parity_tests.harness.modules.hypotheses.localize import FROZEN
+from parity_tests.harness.modules.hypotheses.backward import FROZEN
 from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
 from parity_tests.harness.modules.pair import Arrays, Both, joined
 from parity_tests.harness.modules.torch_state import copied, entries

@@ -12,7 +12,7 @@ REASON = "an entry's rounding error is what units in the last place of itself, o
 # A correct pair stays below about 10: both frameworks round, in sums of other orders, and the measured error is the
 # largest of a few samples. A sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25
-_WORSE = 100.0  # a correct implementation may round so much worse than another, by sums or variances of another form
+_WORSE = 4.0  # a correct implementation may round so much worse than another, by sums in another order
 SAMPLES = 8
 """How many samples are drawn before an entry counts as different."""
 
@@ -107,7 +107,7 @@ def judged(
 
 
 def _combined(measured: list[Arrays]) -> Arrays:
-    """Return the larger rounding error of the two frameworks, as far as it is no hundred times the other's.
+    """Return the larger rounding error of the two frameworks, as far as it is at most four times the other's.
 
     A formula that cancels where the other does not is a difference: so is dropout in one of them.
     """

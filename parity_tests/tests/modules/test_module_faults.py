@@ -2,7 +2,8 @@
 
 import pytest
 
-from parity_tests.faults.modules import FAULTS, Fault, tried
+from parity_tests.faults.fault import Fault, tried
+from parity_tests.faults.modules import FAULTS
 from parity_tests.faults.table import LINES, REGENERATE, module_row
 
 

@@ -8,38 +8,50 @@ import numpy as np
 from parity_tests.harness.modules.hypotheses.base import distance
 
 _NEAR = 1e-6
-_MOST = 2**22  # entries; larger arrays are tried as they are and with channels moved
+_MOST = 2**22  # entries; larger arrays are only tried as they are
 
 
-def arranged(
-    array: np.ndarray, like: np.ndarray, usual: np.ndarray, merged: bool = False, keep: bool = False
-) -> np.ndarray:
-    """Return the array with its axes in the order in which it is nearest to `like`.
+def placed(array: np.ndarray, like: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Return what a layer is given in the other framework's arrangement.
+
+    Only the arrangements in which the layer computes the same are tried, since another one is a fault.
 
     Args:
-        array: An array of one framework.
-        like: The array of the other framework.
-        usual: The array in the arrangement that its layer implies, which is kept unless another one is equal.
-        merged: Whether axes may also be merged and split.
-        keep: Whether `usual` keeps its shape where no arrangement is equal, though it could be merged.
+        array: The input in one framework.
+        like: The input in the other framework.
+        usual: The input in the arrangement that the layer implies.
 
     Returns:
-        The array in the shape of `like` if it is equal to it in some arrangement; otherwise `usual`.
+        The input as it is if it is equal to `like`; otherwise `usual`, with the spatial axes merged or split as in
+        `like` if these are the only ones that differ.
+    """
+    if array.shape == like.shape and distance(array, like) <= _NEAR < distance(usual, like):
+        return array
+    merged = usual.size == like.size and usual.ndim > 2 and like.ndim > 2 and usual.shape[:2] == like.shape[:2]
+    return usual.reshape(like.shape) if merged else usual
+
+
+def arranged(array: np.ndarray, like: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Return what a layer gives with its axes ordered, merged and split so that it equals `like`, if possible.
+
+    Args:
+        array: The output in one framework.
+        like: The output in the other framework.
+        usual: The output in the arrangement that the layer implies.
+
+    Returns:
+        The output in the shape of `like` if it is equal to it in some arrangement; otherwise as `placed` has it.
     """
     if distance(usual, like) <= _NEAR:
         return usual
-    for candidate in _arrangements(array, like, merged):
+    for candidate in _arrangements(array, like):
         if distance(candidate, like) <= _NEAR:
             return candidate
-    return usual.reshape(like.shape) if merged and not keep and usual.size == like.size else usual
+    return placed(array, like, usual)
 
 
-def _arrangements(array: np.ndarray, like: np.ndarray, merged: bool) -> Iterator[np.ndarray]:
-    if array.size != like.size or array.size > _MOST:
+def _arrangements(array: np.ndarray, like: np.ndarray) -> Iterator[np.ndarray]:
+    if array.size != like.size or array.size > _MOST or array.ndim > 5:
         return
-    for axes in itertools.permutations(range(array.ndim)) if array.ndim <= 5 else ():
-        candidate = array.transpose(axes)
-        if candidate.shape == like.shape:
-            yield candidate
-        elif merged:
-            yield candidate.reshape(like.shape)
+    for axes in itertools.permutations(range(array.ndim)):
+        yield array.transpose(axes).reshape(like.shape)

@@ -70,6 +70,8 @@ def fitted(predict: Callable[[float], np.ndarray], target: np.ndarray, guess: fl
             h = 1e-3 * (abs(value) or 1.0)
             slope = (predict(value + h) - numbers) / h
             step = float((slope * (target - numbers)).sum() / (slope * slope).sum())
+            if not np.isfinite(step):
+                return value
             while not error(nearer := predict(value + step)) < error(numbers):
                 step /= 2
                 if not abs(step) > 1e-16 * abs(value):  # nor if the step is NaN

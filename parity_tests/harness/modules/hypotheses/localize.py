@@ -11,10 +11,16 @@ from torch import nn
 
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
-from parity_tests.harness.modules.hypotheses.arrangement import arranged
+from parity_tests.harness.modules.hypotheses.arrangement import arranged, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN, cause_between
+from parity_tests.harness.modules.hypotheses.branches import (
+    Source,
+    cause_in_branch,
+    cause_in_image,
+    cause_in_wiring,
+)
 from parity_tests.harness.modules.hypotheses.layers import (
     OUTPUT_BIAS,
     SWAPPED,
@@ -31,11 +37,6 @@ BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
 BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
 NOT_UPDATED = "the running statistics are not updated in JAX"
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
-NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
-NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
-GRADIENT_SCALED = "the gradient is multiplied by a constant on its way back"
-BRANCH_STOPPED = "the gradient of one branch is stopped"
-FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
@@ -86,7 +87,9 @@ def walk(
 
     earlier = [("the input", ends[0].input, ends[1].input)]
     found: list[Diagnosis] = []
-    for stage in _stages(pairs, module, *calls):
+    every = list(stages(pairs, module, *calls))
+    places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
+    for stage in every:
         if isinstance(stage, str):
             if not found:
                 return [Diagnosis(stage, NOT_CALLED, None)]
@@ -99,8 +102,8 @@ def walk(
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
         else:
             if not found:
-                found.append(_between(earlier, name, in_jax.input, in_torch.input, tolerance))
-            elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance)).cause:
+                found.append(_between(earlier, name, in_jax.input, in_torch.input, tolerance, places))
+            elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)).cause:
                 found.append(between._replace(difference=f"Other operations give the input of {name}."))
             plain = _computed(layer, in_jax.input, in_torch)
             if plain is not None and differs(label, in_jax.output, plain):
@@ -108,66 +111,10 @@ def walk(
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
     if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
         return found
-    last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance)
+    last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance, places)
     if not found:
         return [last]
     return [*found, last._replace(difference="Other operations give the output.")] if last.cause else found
-
-
-def walk_back(
-    pairs: Sequence[Pair],
-    module: nn.Module,
-    gradients: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
-    tolerance: float,
-) -> Diagnosis | None:
-    """Diagnose the first place, from the loss to the inputs, where the gradient of a layer's output or input differs.
-
-    Args:
-        pairs: The pairs of arrays.
-        module: The torch module.
-        gradients: The gradients of the inputs and outputs of the calls of JAX and of torch.
-        tolerance: How near two gradients are.
-
-    Returns:
-        The diagnosis; None if all gradients of outputs agree.
-    """
-    later: list[Stage] = []
-    name_after = "the loss"
-    for stage in reversed([stage for stage in _stages(pairs, module, *gradients) if isinstance(stage, Stage)]):
-        for kind, ours, theirs in (
-            ("output", stage.in_jax.output, stage.in_torch.output),
-            ("input", stage.in_jax.input, stage.in_torch.input),
-        ):
-            if ours.shape != theirs.shape or distance(ours, theirs) <= tolerance:
-                continue
-            text = (
-                f"The loss agrees, and so does the gradient of every later layer; the gradient of the {kind} of "
-                f"{stage.name} differs: {worst_difference(ours, theirs)}."
-            )
-            where = (
-                f"backward between {stage.name} and {name_after}" if kind == "output" else f"backward in {stage.name}"
-            )
-            return Diagnosis(where, text, _cause_backward(ours, theirs, later, tolerance))
-        later.append(stage)
-        name_after = stage.name
-    return None
-
-
-def _cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[Stage], tolerance: float) -> str | None:
-    """Return why the gradient that comes back to a place differs: it is stopped, multiplied, or a branch is."""
-    if not in_jax.any() or not in_torch.any():
-        return NO_GRADIENT if in_torch.any() else NO_TORCH_GRADIENT
-    factor = float((in_jax * in_torch).sum() / (in_torch * in_torch).sum())
-    if distance(in_jax, factor * in_torch) <= tolerance:
-        return f"{GRADIENT_SCALED}: by {factor:.4g} in JAX"
-    for stage in later:
-        back = stage.in_torch.input
-        if back.shape == in_torch.shape and distance(in_torch - in_jax, back) <= tolerance:
-            return f"{BRANCH_STOPPED} in JAX: that through {stage.name}"
-        back = stage.in_jax.input
-        if back.shape == in_torch.shape and distance(in_jax - in_torch, back) <= tolerance:
-            return f"{BRANCH_STOPPED} in PyTorch: that through {stage.name}"
-    return None
 
 
 def _in_layer(
@@ -198,6 +145,7 @@ def _between(
     in_jax: np.ndarray,
     in_torch: np.ndarray,
     tolerance: float,
+    places: Sequence[Source] = (),
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two."""
@@ -214,15 +162,20 @@ def _between(
     for source, jax_source, torch_source in (last, *recent, *sums):
         if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
             return Diagnosis(f"between {source} and {name}", text, cause)
+    target = in_jax, in_torch
+    if cause := cause_in_branch(last, recent, target, tolerance) or cause_in_image(last, target, tolerance):
+        return Diagnosis(f"between {last[0]} and {name}", text, cause)
     layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
     if len(layers) == 3:
         projections = [[layer[side] for layer in layers] for side in (1, 2)]
-        if cause := cause_in_attention(*projections, (in_jax, in_torch), tolerance):
+        if cause := cause_in_attention(*projections, target, tolerance):
             return Diagnosis(f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", text, cause)
+    if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
+        return Diagnosis(f"between {last[0]} and {name}", text, cause)
     return Diagnosis(f"between {last[0]} and {name}", text, None)
 
 
-def _stages(
+def stages(
     pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
     """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
@@ -245,9 +198,7 @@ def _stages(
         layer, transform = module.get_submodule(name), held[0].transform
         x = transform.input_to_torch(channels_second(jaxs.input, layer))
         y = transform.output_to_torch(channels_second(jaxs.output, layer))
-        per_channel = isinstance(layer, _CHANNELS_SECOND)  # such a layer may be given an image with merged axes
-        given = arranged(jaxs.input, torchs.input, x, merged=per_channel)
-        call = LayerCall(given, arranged(jaxs.output, torchs.output, y, merged=True, keep=not per_channel))
+        call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
         yield Stage(shown, label, layer, call, torchs)
 
 
@@ -273,8 +224,8 @@ def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
     at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), in_jax.shape))
     place = f"at {list(at)} " if at else ""
     size = abs(complex(in_torch[at]))
-    share = f"{difference[at] / size:.1e} of itself, " if size and np.isfinite(difference[at]) else ""
-    return f"by {share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
+    share = f"by {difference[at] / size:.1e} of itself, " if size and np.isfinite(difference[at]) else ""
+    return f"{share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
 
 
 def cause_in_weight(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
@@ -328,15 +279,6 @@ def cause_in_statistics(
         Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
     ]
     return confirmed(hypotheses, in_jax, in_torch, tolerance)
-
-
-def cause_in_gradient(in_jax: np.ndarray, in_torch: np.ndarray, frozen: bool) -> str | None:
-    """Return why a gradient differs where every output agrees; `frozen`: torch's tensor requires no gradient."""
-    if frozen:
-        return FROZEN
-    if not in_torch.any():
-        return NO_TORCH_GRADIENT
-    return None if in_jax.any() else NO_GRADIENT
 
 
 def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:

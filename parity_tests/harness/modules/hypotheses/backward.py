@@ -1,0 +1,83 @@
+"""Find the place where the gradients of two networks part, from the loss back to the inputs, and why."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.hypotheses.localize import Stage, stages, worst_difference
+from parity_tests.harness.modules.mapping import Pair
+
+NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
+NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
+GRADIENT_SCALED = "the gradient is multiplied by a constant on its way back"
+BRANCH_STOPPED = "the gradient of one branch is stopped"
+FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+
+
+def walk_back(
+    pairs: Sequence[Pair],
+    module: nn.Module,
+    gradients: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]],
+    tolerance: float,
+) -> Diagnosis | None:
+    """Diagnose the first place, from the loss to the inputs, where the gradient of a layer's output or input differs.
+
+    Args:
+        pairs: The pairs of arrays.
+        module: The torch module.
+        gradients: The gradients of the inputs and outputs of the calls of JAX and of torch.
+        tolerance: How near two gradients are.
+
+    Returns:
+        The diagnosis; None if all gradients of outputs agree.
+    """
+    later: list[Stage] = []
+    name_after = "the loss"
+    for stage in reversed([stage for stage in stages(pairs, module, *gradients) if isinstance(stage, Stage)]):
+        for kind, ours, theirs in (
+            ("output", stage.in_jax.output, stage.in_torch.output),
+            ("input", stage.in_jax.input, stage.in_torch.input),
+        ):
+            if ours.shape != theirs.shape or distance(ours, theirs) <= tolerance:
+                continue
+            text = (
+                f"The loss agrees, and so does the gradient of every later layer; the gradient of the {kind} of "
+                f"{stage.name} differs: {worst_difference(ours, theirs)}."
+            )
+            where = (
+                f"backward between {stage.name} and {name_after}" if kind == "output" else f"backward in {stage.name}"
+            )
+            return Diagnosis(where, text, _cause_backward(ours, theirs, later, tolerance))
+        later.append(stage)
+        name_after = stage.name
+    return None
+
+
+def _cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[Stage], tolerance: float) -> str | None:
+    """Return why the gradient that comes back to a place differs: it is stopped, multiplied, or a branch is."""
+    if not in_jax.any() or not in_torch.any():
+        return NO_GRADIENT if in_torch.any() else NO_TORCH_GRADIENT
+    factor = float((in_jax * in_torch).sum() / (in_torch * in_torch).sum())
+    if distance(in_jax, factor * in_torch) <= tolerance:
+        return f"{GRADIENT_SCALED}: by {factor:.4g} in JAX"
+    for stage in later:
+        back = stage.in_torch.input
+        if back.shape == in_torch.shape and distance(in_torch - in_jax, back) <= tolerance:
+            return f"{BRANCH_STOPPED} in JAX: that through {stage.name}"
+        back = stage.in_jax.input
+        if back.shape == in_torch.shape and distance(in_jax - in_torch, back) <= tolerance:
+            return f"{BRANCH_STOPPED} in PyTorch: that through {stage.name}"
+    return None
+
+
+def cause_in_gradient(in_jax: np.ndarray, in_torch: np.ndarray, frozen: bool) -> str | None:
+    """Return why a gradient differs where every output agrees; `frozen`: torch's tensor requires no gradient."""
+    if frozen:
+        return FROZEN
+    if not in_torch.any():
+        return NO_TORCH_GRADIENT
+    return None if in_jax.any() else NO_GRADIENT

@@ -1,0 +1,175 @@
+"""Identify residual connections, resizing, padding and wiring between layers from numbers alone."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from parity_tests.harness.modules.hypotheses.base import distance
+
+RESIDUAL_MISSING = "the residual connection is left out"
+RESIDUAL_SCALE = "the residual connection is scaled"
+RESIDUAL_SOURCE = "the residual connection starts at another place"
+BEFORE_ADDITION = "the activation is applied before the addition on one side and after it on the other"
+ACTIVATION = "the activations differ"
+WIRING = "the layers are connected otherwise"
+INTERPOLATION = "the images are resized by another method"
+PADDING = "the images are padded otherwise"
+INDEX = "the indices are shifted"
+
+Source = tuple[str, np.ndarray, np.ndarray]
+"""A place, and its numbers in JAX and in torch."""
+
+_FEW = 2**14
+_ACTIVATIONS = {
+    "none": lambda x: x,
+    "ReLU": F.relu,
+    "GELU (erf)": F.gelu,
+    "GELU (tanh)": lambda x: F.gelu(x, approximate="tanh"),
+    "SiLU": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+_MODES = {
+    "nearest": {"mode": "nearest"},
+    "bilinear": {"mode": "bilinear", "align_corners": False},
+    "bilinear with aligned corners": {"mode": "bilinear", "align_corners": True},
+    "bicubic": {"mode": "bicubic", "align_corners": False},
+    "bicubic with aligned corners": {"mode": "bicubic", "align_corners": True},
+}
+
+
+class Branch(NamedTuple):
+    """The target as `after(before(last) + scale * source)`."""
+
+    before: str
+    source: str
+    scale: str
+    after: str
+
+
+def cause_in_branch(
+    last: Source, recent: Sequence[Source], target: tuple[np.ndarray, np.ndarray], tolerance: float
+) -> str | None:
+    """Return how the residual connections or the wiring before a place differ.
+
+    Args:
+        last: The previous place.
+        recent: Other places, the nearest first.
+        target: What follows, in JAX and in torch.
+        tolerance: How near the numbers must come.
+
+    Returns:
+        The cause, or None if the numbers are not explained in both frameworks or are explained in the same way.
+    """
+    in_jax, in_torch = target
+    if in_jax.dtype.kind in "iu" and in_torch.dtype.kind in "iu" and in_jax.shape == in_torch.shape:
+        shift = np.unique(in_jax.astype(np.int64) - in_torch)
+        return f"{INDEX}: by {shift[0]:+d} in JAX" if len(shift) == 1 else None
+    if in_torch.dtype.kind != "f" or in_jax.dtype.kind != "f":
+        return None
+    sides = [
+        [_branches(last[i], [(name, (a, b)[i - 1]) for name, a, b in recent], target[i - 1], tolerance)] for i in (1, 2)
+    ]
+    ours, theirs = (list(side[0]) for side in sides)
+    if not ours or not theirs:
+        return None
+    pairs = list(itertools.product(ours, theirs))
+    fewest = min(_apart(*pair) for pair in pairs)
+    return next((_named(a, b) for a, b in pairs if _apart(a, b) == fewest), None) if fewest else None
+
+
+def cause_in_wiring(places: Sequence[Source], target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:
+    """Return the places whose output a layer is given in JAX and in torch, if these are others."""
+    given = [
+        {
+            name
+            for name, *sides in places
+            if sides[i].shape == target[i].shape and distance(target[i], sides[i]) <= tolerance
+        }
+        for i in (0, 1)
+    ]
+    if not all(given) or given[0] & given[1]:
+        return None
+    return f"{WIRING}: it is given {sorted(given[0])[0]} in JAX and {sorted(given[1])[0]} in PyTorch"
+
+
+def cause_in_image(last: Source, target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:
+    """Return how the resizing or the padding of images `[batch, channels, height, width]` differs."""
+    if any(array.ndim != 4 or array.dtype.kind != "f" for array in (*last[1:], *target)):
+        return None
+    for cause, changes in ((INTERPOLATION, _resized), (PADDING, _padded)):
+        ours, theirs = (
+            next((n for n, y in changes(last[i + 1], target[i].shape) if distance(target[i], y) <= tolerance), None)
+            for i in (0, 1)
+        )
+        if ours is not None and theirs is not None and ours != theirs:
+            return f"{cause}: {ours} in JAX, {theirs} in PyTorch"
+    return None
+
+
+def _branches(
+    last: np.ndarray, recent: Sequence[tuple[str, np.ndarray]], target: np.ndarray, tolerance: float
+) -> Iterator[Branch]:
+    few = slice(max(1, _FEW // max(1, last[0].size if last.ndim else 1)))
+    if last.shape != target.shape or not last.ndim:
+        return
+    x, y = torch.tensor(last[few].astype(np.float64)), target[few].astype(np.float64)
+    for (before, f), (after, g) in itertools.product(_ACTIVATIONS.items(), _ACTIVATIONS.items()):
+        if "none" in (before, after) and distance(y, g(f(x)).numpy()) <= tolerance:
+            yield Branch(before, "", "0", after)
+    for name, array in recent:
+        if array.shape != target.shape:
+            continue
+        other = torch.tensor(array[few].astype(np.float64))
+        for (before, f), (after, g) in itertools.product(_ACTIVATIONS.items(), _ACTIVATIONS.items()):
+            part = f(x)
+            if distance(y, g(part + other).numpy()) <= tolerance:
+                yield Branch(before, name, "1", after)
+            elif after == "none" and float((other * other).sum()):
+                rest = torch.tensor(y) - part
+                scale = float((rest * other).sum() / (other * other).sum())
+                if abs(scale) > 1e-6 and distance(y, (part + scale * other).numpy()) <= tolerance:
+                    yield Branch(before, name, f"{scale:.4g}", after)
+
+
+def _apart(ours: Branch, theirs: Branch) -> int:
+    return sum(a != b for a, b in zip(ours, theirs, strict=True))
+
+
+def _named(ours: Branch, theirs: Branch) -> str:
+    causes = []
+    if bool(ours.source) != bool(theirs.source):
+        where, name = ("PyTorch", ours.source) if ours.source else ("JAX", theirs.source)
+        causes.append(f"{RESIDUAL_MISSING}: {name} is not added in {where}")
+    elif ours.source != theirs.source:
+        causes.append(f"{RESIDUAL_SOURCE}: {ours.source} in JAX, {theirs.source} in PyTorch")
+    elif ours.scale != theirs.scale:
+        causes.append(f"{RESIDUAL_SCALE}: by {ours.scale} in JAX and {theirs.scale} in PyTorch")
+    if (ours.before, ours.after) == (theirs.after, theirs.before) != (theirs.before, theirs.after):
+        where = "JAX" if ours.after == "none" else "PyTorch"
+        causes.append(f"{BEFORE_ADDITION}: before it in {where}")
+    elif (ours.before, ours.after) != (theirs.before, theirs.after):
+        shown = [" and ".join(dict.fromkeys((b.before, b.after))) for b in (ours, theirs)]
+        causes.append(f"{ACTIVATION}: {shown[0]} in JAX, {shown[1]} in PyTorch")
+    return "; ".join(causes)
+
+
+def _resized(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    if x.shape[:2] == shape[:2] and x.shape[2:] != shape[2:]:
+        for name, options in _MODES.items():
+            yield name, F.interpolate(torch.tensor(x), size=shape[2:], **options).numpy()  # type: ignore[arg-type]
+
+
+def _padded(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    more = [n - m for n, m in zip(shape[2:], x.shape[2:], strict=True)]
+    if x.shape[:2] != shape[:2] or min(more) < 0 or not any(more) or max(more) > 6:
+        return
+    for starts in itertools.product(*(range(n + 1) for n in more)):
+        pads = [(start, n - start) for start, n in zip(starts, more, strict=True)]
+        for mode in ("constant", "reflect", "edge", "wrap"):
+            if mode != "reflect" or all(max(pair) < n for pair, n in zip(pads, x.shape[2:], strict=True)):
+                yield f"{tuple(pads)}, {mode}", np.pad(x, [(0, 0), (0, 0), *pads], mode=mode)  # type: ignore[call-overload]
