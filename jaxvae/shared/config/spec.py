@@ -7,6 +7,7 @@ from typing_extensions import Doc
 
 from jaxvae.shared.config.compatibility import conflicts
 from jaxvae.shared.config.data_sets import DATA_HELP, require_data
+from jaxvae.shared.config.fields import check_fields
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.errors import InputError
 
@@ -22,6 +23,7 @@ class Spec:
     images: ImagesSpec = field(default_factory=ImagesSpec)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_data(self.data)
         for reason in conflicts(self.model, self.objective, self.images):
             raise InputError(f"Invalid configuration: {reason}.")
