@@ -149,7 +149,7 @@ def test_numbers_of_numpy_become_pythons() -> None:
     """So that what `save` writes can be read."""
     model = ModelSpec(np.array([8, 8, 1]), [np.int32(5)], np.int64(2), variance=1)  # type: ignore[arg-type]
     assert model == ModelSpec((8, 8, 1), (5,), 2)
-    spec = Spec(model=model, objective=ObjectiveSpec(np.float32(1.5)), training=TrainingSpec(seed=np.uint64(2**63)))
+    spec = Spec(model=model, objective=ObjectiveSpec(np.float32(1.5)), training=TrainingSpec(seed=np.uint64(2**63)))  # type: ignore[arg-type]
     assert (type(model.latent), type(model.variance), type(spec.objective.beta)) == (int, float, float)
     assert from_json(to_json_lists(spec), "here") == spec
 
