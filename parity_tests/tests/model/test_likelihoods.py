@@ -167,7 +167,7 @@ def test_the_continuous_bernoullis_curvature_and_its_means_slope_at_any_logit(pa
         _, second, third = found
         slope = torch.autograd.grad(to_mean(leaf).sum(), leaf)[0].numpy()
     exact = np.array([[float(number) for number in derivatives(float(logit))] for logit in logits]).T
-    eps, tiny = np.finfo(dtype).eps, np.finfo(dtype).tiny
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
     np.testing.assert_allclose([slope, second], [exact[0]] * 2, rtol=8 * eps, atol=tiny)
     np.testing.assert_allclose(third, exact[1], rtol=100 * eps, atol=tiny)
 
