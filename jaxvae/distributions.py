@@ -244,8 +244,8 @@ def continuous_bernoulli_mean(logits: Array) -> Array:
     References:
         Loaiza-Ganem & Cunningham 2019.
     """
-    low = jnp.clip(-logits, min=4.0)
-    return jnp.where(logits < -4.0, 1.0 / low - 1.0 / jnp.expm1(low), 0.5 + _log_sinhc_slope(logits))
+    low = jnp.where(logits < -4.0, -logits, 4.0)
+    return jnp.where(logits < -4.0, 1.0 / low - _tail(low), 0.5 + _log_sinhc_slope(logits))
 
 
 def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
@@ -326,11 +326,19 @@ _log_sinhc.defjvps(lambda tangent, value, logits: tangent * _log_sinhc_slope(log
 
 def _log_sinhc_slope(logits: Array) -> Array:
     """(coth(l / 2) - 2 / l) / 2 of the logit l: the pixel's mean less 1/2."""
-    square = jnp.clip(0.25 * logits * logits, max=4.0)
-    size = jnp.clip(jnp.abs(logits), min=4.0)
-    near = 0.25 * logits * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
-    far = jnp.sign(logits) * (0.5 - 1.0 / size + 1.0 / jnp.expm1(size))
-    return jnp.where(jnp.abs(logits) < 4.0, near, far)
+    is_near = jnp.abs(logits) < 4.0
+    # Chosen, not clipped: at 4 itself JAX halves the slope of a clip, and beyond the branch unused has to be finite.
+    small, size = jnp.where(is_near, logits, 0.0), jnp.where(is_near, 4.0, jnp.abs(logits))
+    square = 0.25 * small * small
+    near = 0.25 * small * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
+    far = jnp.sign(logits) * (0.5 - 1.0 / size + _tail(size))
+    return jnp.where(is_near, near, far)
+
+
+def _tail(size: Array) -> Array:
+    """1 / (e^size - 1), by a form that no size overflows, nor any derivative."""
+    inverse = jnp.exp(-size)
+    return inverse / (1.0 - inverse)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:

@@ -29,9 +29,9 @@ def save(path: Path | str, spec: Spec, params: Params) -> None:
         params: The model's parameters.
 
     Raises:
-        InputError: If the file can't be written.
+        InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
-    weight_file.save(Path(path), spec, to_arrays(spec, params))
+    weight_file.save(path, spec, to_arrays(spec, params))
 
 
 def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
@@ -47,7 +47,7 @@ def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
     """
-    spec, arrays = weight_file.load(Path(path))
+    spec, arrays = weight_file.load(path)
     return spec, jax.device_put(from_arrays(spec, arrays), device)
 
 
@@ -63,7 +63,7 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
-    weight_file.save_checkpoint(Path(path), checkpoint)
+    weight_file.save_checkpoint(path, checkpoint)
 
 
 def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spec, TrainState, np.ndarray]:
@@ -79,7 +79,7 @@ def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spe
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    checkpoint = weight_file.load_checkpoint(Path(path))
+    checkpoint = weight_file.load_checkpoint(path)
     params = from_arrays(checkpoint.spec, checkpoint.weights)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
     key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
@@ -169,6 +169,12 @@ def _named(table: tuple[layout.Parameter, ...], tree: Any) -> dict[str, np.ndarr
     missing = [parameter.path for parameter in table if parameter.path not in leaves]
     if strays or missing:
         raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
+    for parameter in table:
+        if (shape := leaves[parameter.path].shape) != parameter.flax_shape:
+            raise InputError(
+                f"The parameters don't fit the model: {'.'.join(map(str, parameter.path))} should have the shape "
+                f"{list(parameter.flax_shape)}, found {list(shape)}; give the configuration that they were made with."
+            )
     return {parameter.name: layout.to_torch(parameter, leaves[parameter.path]) for parameter in table}
 
 

@@ -16,10 +16,10 @@ from jaxvae.nets import Params, bind, combine, init, partition, statistics
 from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.noise_blocks import steps_at_once
-from jaxvae.shared.model.requirements import require_batches
+from jaxvae.shared.model.requirements import require_batches, require_images
 
 
 class TrainState(NamedTuple):
@@ -99,8 +99,10 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
         The state.
 
     Raises:
-        InputError: If the images are needed and missing, or for float64 without JAX's 64-bit mode.
+        InputError: If `spec` is not a Spec, if the images are needed and missing, or for float64 without JAX's 64-bit
+            mode.
     """
+    require_spec(spec)
     require(spec.training.dtype)
     key = root_key(spec.training.seed)
     bias = last_bias(spec, images)
@@ -178,8 +180,10 @@ def train_epoch(
         taken here are 0.
 
     Raises:
-        InputError: If batch norm would see a batch of one number.
+        InputError: If there are no images, if they are of another size than the model's, or if batch norm would see a
+            batch of one number.
     """
+    require_images(spec, tuple(images.shape))
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)

@@ -22,7 +22,7 @@ from benchmarks.workload import Setting, changed, load
 from jaxvae.shared.cli import join_help
 from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.safe_io import require_writable, write_atomically
 
 Section = Literal["training", "evaluation", "sampling", "start", "memory", "scaling"]
 _SECTIONS: tuple[Section, ...] = ("training", "evaluation", "sampling", "start", "memory", "scaling")
@@ -68,8 +68,8 @@ def main(options: Benchmark) -> None:
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name} must be at least 1, found {value}.")
     for path in (options.json, options.out):
-        if path is not None and (not path.resolve().parent.is_dir() or path.is_dir()):
-            raise InputError(f"{path} can't be written: give --json and --out a file in an existing folder.")
+        if path is not None:
+            require_writable(path, "give --json and --out a file in an existing folder")
     if not options.only:
         raise InputError(f"There is nothing to measure: give --only some of {', '.join(_SECTIONS)}, or leave it out.")
     if options.out is not None:

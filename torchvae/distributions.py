@@ -6,7 +6,7 @@ docstrings.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -245,8 +245,8 @@ def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
     References:
         Loaiza-Ganem & Cunningham 2019.
     """
-    low = (-logits).clamp(min=4.0)
-    return torch.where(logits < -4.0, 1.0 / low - 1.0 / torch.expm1(low), 0.5 + _log_sinhc_slope(logits))
+    low = torch.where(logits < -4.0, -logits, 4.0)
+    return torch.where(logits < -4.0, 1.0 / low - _tail(low), 0.5 + _log_sinhc_slope(logits))
 
 
 def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
@@ -308,24 +308,52 @@ def _softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=700)  # by default it is x itself from 20 on, 2e-9 off
 
 
+class _LogSinhc(torch.autograd.Function):
+    """`_log_sinhc`, with a gradient by its own formula, which autograd derives further."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor) -> Tensor:
+        square = (0.25 * logits * logits).clamp(max=4.0)
+        size = logits.abs().clamp(min=4.0)
+        far = 0.5 * size + torch.log((1.0 - torch.exp(-size)) / size)
+        return torch.where(torch.abs(logits) < 4.0, torch.log1p(square * _polynomial(_SINH, square)), far)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * _log_sinhc_slope(*ctx.saved_tensors)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent * _log_sinhc_slope(*ctx.saved_tensors)
+
+
 def _log_sinhc(logits: Tensor) -> Tensor:
     """log(sinh(l / 2) / (l / 2)) of the logit l: even, and 0 at 0."""
-    fixed = logits.detach()
-    square = (0.25 * fixed * fixed).clamp(max=4.0)
-    size = fixed.abs().clamp(min=4.0)
-    far = 0.5 * size + torch.log((1.0 - torch.exp(-size)) / size)
-    value = torch.where(torch.abs(fixed) < 4.0, torch.log1p(square * _polynomial(_SINH, square)), far)
-    # Its gradient by its own formula: autograd would derive one that cancels near 0.
-    return value + _log_sinhc_slope(fixed) * (logits - fixed)
+    return _LogSinhc.apply(logits)
 
 
 def _log_sinhc_slope(logits: Tensor) -> Tensor:
     """(coth(l / 2) - 2 / l) / 2 of the logit l: the pixel's mean less 1/2."""
-    square = (0.25 * logits * logits).clamp(max=4.0)
-    size = logits.abs().clamp(min=4.0)
-    near = 0.25 * logits * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
-    far = torch.sign(logits) * (0.5 - 1.0 / size + 1.0 / torch.expm1(size))
-    return torch.where(torch.abs(logits) < 4.0, near, far)
+    is_near = torch.abs(logits) < 4.0
+    # Chosen, not clipped: beyond 4 the branch unused has to be finite.
+    small, size = torch.where(is_near, logits, 0.0), torch.where(is_near, 4.0, torch.abs(logits))
+    square = 0.25 * small * small
+    near = 0.25 * small * _polynomial(_COSH, square) / (1.0 + square * _polynomial(_SINH, square))
+    far = torch.sign(logits) * (0.5 - 1.0 / size + _tail(size))
+    return torch.where(is_near, near, far)
+
+
+def _tail(size: Tensor) -> Tensor:
+    """1 / (e^size - 1), by a form that no size overflows, nor any derivative."""
+    inverse = torch.exp(-size)
+    return inverse / (1.0 - inverse)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def save(path: Path | str, spec: Spec, model: VAE) -> None:
         model: The model.
 
     Raises:
-        InputError: If the file can't be written.
+        InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
-    weight_file.save(Path(path), spec, to_arrays(spec, model))
+    weight_file.save(path, spec, to_arrays(spec, model))
 
 
 def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VAE]:
@@ -42,7 +42,7 @@ def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VA
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
     """
-    spec, arrays = weight_file.load(Path(path))
+    spec, arrays = weight_file.load(path)
     return spec, from_arrays(spec, arrays).to(device)
 
 
@@ -58,7 +58,7 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
-    weight_file.save_checkpoint(Path(path), checkpoint)
+    weight_file.save_checkpoint(path, checkpoint)
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str | None = None) -> tuple[Spec, TrainState, np.ndarray]:
@@ -74,7 +74,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str | None = None) 
     Raises:
         InputError: If the file is corrupt or doesn't hold exactly what its run needs.
     """
-    checkpoint = weight_file.load_checkpoint(Path(path))
+    checkpoint = weight_file.load_checkpoint(path)
     model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
     key = torch.tensor(checkpoint.key, device=device)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
-from jaxvae.shared.model.requirements import require_batches
+from jaxvae.shared.model.requirements import require_batches, require_images
 from torchvae import random
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
@@ -83,8 +83,9 @@ def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.devic
         The state.
 
     Raises:
-        InputError: If the images are needed and missing.
+        InputError: If `spec` is not a Spec, or if the images are needed and missing.
     """
+    require_spec(spec)
     key = root_key(spec.training.seed, device)
     bias = last_bias(spec, images)
     model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
@@ -160,8 +161,10 @@ def train_epoch(
         taken here are 0.
 
     Raises:
-        InputError: If batch norm would see a batch of one number.
+        InputError: If there are no images, if they are of another size than the model's, or if batch norm would see a
+            batch of one number.
     """
+    require_images(spec, tuple(images.shape))
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)

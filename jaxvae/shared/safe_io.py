@@ -47,6 +47,35 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def as_path(path: object, what: str) -> Path:
+    """Convert what Python was given for a path. Raises InputError, which begins with `what`, unless it is a path."""
+    if not isinstance(path, str | Path):
+        raise InputError(f"{what} must be a path, found {shown(path)}; give it as text or as a Path.")
+    return Path(path)
+
+
+def require_writable(path: Path, advice: str) -> None:
+    """Check that a file can be written; to be called before slow work.
+
+    Args:
+        path: The file, which may exist.
+        advice: What a message ends with.
+
+    Raises:
+        InputError: If its folder doesn't exist or can't be written to, or if a folder is there.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        why = "it is a folder"
+    elif not folder.is_dir():
+        why = f"{folder} is not a folder" if folder.exists() else f"the folder {folder} doesn't exist"
+    elif not os.access(folder, os.W_OK):
+        why = f"the folder {folder} is not writable"
+    else:
+        return
+    raise InputError(f"{path} can't be written: {why}; {advice}.")
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Make a file or a folder whole or not at all.

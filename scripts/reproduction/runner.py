@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxvae.shared import safe_io
 from jaxvae.shared.backend import DeviceName
 from jaxvae.shared.commands import train
-from jaxvae.shared.config.serialization import build
+from jaxvae.shared.config.fields import build
 from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError

@@ -59,10 +59,8 @@ def chosen(spec: Spec, command: Evaluate) -> list[str]:
     """
     if not 1 <= command.samples <= _MAX_SAMPLES:
         raise InputError(f"--samples must be from 1 to {_MAX_SAMPLES:,}, found {command.samples:,}.")
-    if command.json is not None and not command.json.parent.is_dir():
-        raise InputError(
-            f"{command.json} can't be written: {command.json.parent} is not a folder; give another --json."
-        )
+    if command.json is not None:
+        safe_io.require_writable(command.json, "give another --json")
     if command.measures in (CHEAP, ("all",)):
         return [
             name for name in (CHEAP if command.measures == CHEAP else ALL) if reason_not_applicable(spec, name) is None

@@ -1,8 +1,7 @@
 """The choices a configuration has, and the checks of its values."""
 
 import math
-import typing
-from typing import Any, Literal
+from typing import Literal
 
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
@@ -49,11 +48,6 @@ def require_not_negative(name: str, value: float) -> None:
     """Raises InputError unless the field is finite and at least 0, and below 2^31 if it is an integer."""
     most = 2**31 if isinstance(value, int) else math.inf
     require(0 <= value < most, name, "finite and at least 0", value)
-
-
-def require_choice(name: str, kind: Any, value: object) -> None:
-    """Raises InputError unless the field is one of those that `kind`, a Literal, lists."""
-    require(value in typing.get_args(kind), name, f"one of {', '.join(typing.get_args(kind))}", value)
 
 
 def require_seed(seed: int) -> None:

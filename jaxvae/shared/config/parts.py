@@ -21,11 +21,11 @@ from jaxvae.shared.config.choices import (
     Stored,
     Units,
     require,
-    require_choice,
     require_not_negative,
     require_positive,
     require_seed,
 )
+from jaxvae.shared.config.fields import check_fields
 from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.errors import InputError
@@ -67,8 +67,7 @@ class ModelSpec:
     `glorot-data`: the same, but the decoder's last bias starts at the log-odds of the mean image."""
 
     def __post_init__(self) -> None:
-        for name in ("image", "hidden", "discriminator"):  # hashable, if a list was given
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self)
         for name in ("hidden", "discriminator"):
             require(len(getattr(self, name)) <= MOST_LAYERS, name, f"at most {MOST_LAYERS} widths", getattr(self, name))
         for size in self.image:
@@ -81,10 +80,6 @@ class ModelSpec:
         low, high = _VARIANCES
         require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         require_not_negative("classes", self.classes)
-        for name, kind in (("network", NetworkName), ("activation", Activation), ("posterior", PosteriorName)):
-            require_choice(name, kind, getattr(self, name))
-        for name, kind in (("likelihood", LikelihoodName), ("output", Output), ("init", Init)):
-            require_choice(name, kind, getattr(self, name))
 
     @property
     def pixels(self) -> int:
@@ -122,9 +117,8 @@ class ObjectiveSpec:
     """Steps over which C rises linearly from 0."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(math.isfinite(self.beta) and self.beta >= 0, "beta", "finite and at least 0", self.beta)
-        require_choice("form", Form, self.form)
-        require_choice("units", Units, self.units)
         require_positive("samples", self.samples)
         require_positive("capacity_steps", self.capacity_steps)
         for name in ("warmup", "gamma", "capacity"):
@@ -161,13 +155,12 @@ class TrainingSpec:
     """Factor of the learning rate from one epoch to the next; 1 for a constant rate."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_positive("epochs", self.epochs)
         require_positive("max_steps", 1 if self.max_steps is None else self.max_steps)
         require_positive("batch_size", self.batch_size)
         require_positive("learning_rate", self.learning_rate)
         require_seed(self.seed)
-        require_choice("dtype", Dtype, self.dtype)
-        require_choice("schedule", Schedule, self.schedule)
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         require_positive("eps", self.eps)
@@ -233,9 +226,7 @@ class ImagesSpec:
     """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
 
     def __post_init__(self) -> None:
-        require_choice("range", Range, self.range)
-        require_choice("binarization", Binarization, self.binarization)
-        require_choice("corruption", Corruption, self.corruption)
+        check_fields(self)
         require_positive("train_images", 1 if self.train_images is None else self.train_images)
         level, what = self.corruption_level, self.corruption
         if what == "none":

@@ -1,14 +1,10 @@
 """A configuration as JSON and back, checked field by field."""
 
 import dataclasses
-import functools
-import types
-import typing
-from typing import Any, Literal
+from typing import Any
 
+from jaxvae.shared.config.fields import build
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.errors import InputError
-from jaxvae.shared.text import shown
 
 
 def to_json(spec: Any) -> dict[str, Any]:
@@ -30,71 +26,3 @@ def from_json(value: object, where: str) -> Spec:
         InputError: If a field is unknown, missing, of the wrong type or out of range; the message names it.
     """
     return build(Spec, value, where)
-
-
-def build(kind: Any, value: object, where: str) -> Any:
-    """Convert a JSON value to an instance of a type.
-
-    Args:
-        kind: A dataclass, a Literal, int, float, bool, str, or a tuple, a dict or an optional of such.
-        value: Any JSON value.
-        where: What it is called in a message.
-
-    Returns:
-        The instance; a dataclass has checked its fields.
-
-    Raises:
-        InputError: If a field is unknown, missing, of the wrong type or out of range; the message names it.
-    """
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
-        types_of = _fields(kind)
-        for name in value:
-            if name not in types_of:
-                raise InputError(f"{where} has an unknown field {shown(name)}; it may have {', '.join(types_of)}.")
-        for name in types_of:
-            if name not in value:
-                raise InputError(f"{where} lacks the field {name!r}.")
-        built = {name: build(kind, value[name], f"{where}, {name}") for name, kind in types_of.items()}
-        try:
-            return typing.cast(Any, kind)(**built)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
-        if len(kinds) == len(value):
-            return tuple(build(k, v, where) for k, v in zip(kinds, value, strict=True))
-    elif origin is dict and isinstance(value, dict):
-        return {name: build(arguments[1], v, f"{where}, {shown(name)}") for name, v in value.items()}
-    elif origin is types.UnionType:
-        return None if value is None else build(arguments[0], value, where)
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**1023:
-        return float(value)
-    elif type(value) is kind:
-        return value
-    raise InputError(f"{where} must be {_words(kind)}, found {shown(value)}.")
-
-
-@functools.cache
-def _fields(kind: Any) -> dict[str, Any]:
-    """A dataclass's fields and their types."""
-    types_of = typing.get_type_hints(kind)
-    return {f.name: types_of[f.name] for f in dataclasses.fields(kind)}
-
-
-def _words(kind: Any) -> str:
-    """A type's name in a message."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "one of " + ", ".join(map(repr, arguments))
-    if origin is tuple:
-        kind = "integers" if arguments[0] is int else "objects"
-        return f"a list of {kind}" if arguments[-1] is ... else f"a list of {len(arguments)} {kind}"
-    if origin in (dict, types.UnionType):
-        return "an object"
-    return {int: "an integer", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))

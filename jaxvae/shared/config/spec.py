@@ -7,8 +7,10 @@ from typing_extensions import Doc
 
 from jaxvae.shared.config.compatibility import conflicts
 from jaxvae.shared.config.data_sets import DATA_HELP, require_data
+from jaxvae.shared.config.fields import check_fields
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Spec:
     images: ImagesSpec = field(default_factory=ImagesSpec)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_data(self.data)
         for reason in conflicts(self.model, self.objective, self.images):
             raise InputError(f"Invalid configuration: {reason}.")
@@ -55,6 +58,13 @@ class Spec:
     def minimized(self) -> float:
         """Factor from the loss in nats per image to the loss that the optimizer minimizes."""
         return 1.0 if self.objective.units == "image" else 1 / self.model.pixels
+
+
+def require_spec(spec: object) -> None:
+    """Raises InputError unless it is a configuration."""
+    if not isinstance(spec, Spec):
+        name = spec if isinstance(spec, str) else "conv"
+        raise InputError(f"The configuration must be a Spec, found {shown(spec)}; give Spec(...) or preset({name!r}).")
 
 
 def same_run(a: Spec, b: Spec) -> bool:

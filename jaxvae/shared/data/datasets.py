@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from jaxvae.shared import safe_io
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits
@@ -45,10 +46,7 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
             if its size, number or labels don't fit the configuration.
         streaming.UnmappableError: If `mapped` and the images have to be read whole.
     """
-    if root is not None and not root.is_dir():
-        raise InputError(
-            f"The data root {root} is not a folder; give the published data sets' folder, or leave it out."
-        )
+    root = _required(root)
     dataset, why = _read(spec, root, mapped)
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if limit is not None and limit > len(dataset.train):
@@ -101,7 +99,7 @@ def load_data(
             `image` and `resize` is False.
     """
     spec = Spec(data=name, model=ModelSpec(image=image), images=ImagesSpec(resize=resize))
-    dataset, why = load(spec, None if root is None else Path(root))
+    dataset, why = load(spec, _required(root))
     if why is not None:
         warnings.warn(f"{why} These are scikit-learn's digits instead.", stacklevel=2)
     return dataset
@@ -114,9 +112,19 @@ def mnist(root: Path | str | None = None) -> Dataset:
         root: The folder that holds MNIST/raw; else `$JAXVAE_DATA`, the user's cache, or a download.
 
     Raises:
-        InputError: If MNIST is not available, or a file of it is not what was published.
+        InputError: If `root` is not a folder, if MNIST is not available, or if a file of it is not what was published.
     """
-    return idx.load("mnist", None if root is None else Path(root))
+    return idx.load("mnist", _required(root))
+
+
+def _required(root: Path | str | None) -> Path | None:
+    """The data root, if it is given. Raises InputError unless it is a folder."""
+    path = None if root is None else safe_io.as_path(root, "The data root")
+    if path is not None and not path.is_dir():
+        raise InputError(
+            f"The data root {path} is not a folder; give the published data sets' folder, or leave it out."
+        )
+    return path
 
 
 def _read(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:

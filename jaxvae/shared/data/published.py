@@ -50,11 +50,13 @@ def locate(published: Published, root: Path | None) -> Path:
 
     Raises:
         UnavailableError: If it is in none of the folders and the download failed.
+        InputError: If one of the folders is the data set's own, not the one that contains it.
     """
     folders = [place / published.folder for place in _roots(root)]
-    for folder in folders:
-        if any((folder / file).exists() for file in published.files):
+    for place, folder in zip(_roots(root), folders, strict=True):
+        if _has_files(published, folder):
             return folder
+        _require_above(published, place)
     target = root or cache()
     reason = download(target, published)
     if reason is None:
@@ -165,6 +167,21 @@ def download(root: Path, published: Published) -> str | None:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
     return None
+
+
+def _has_files(published: Published, folder: Path) -> bool:
+    return any((folder / file).exists() for file in published.files)
+
+
+def _require_above(published: Published, root: Path) -> None:
+    """Raises InputError if a root is the data set's folder, or one between."""
+    parts, above = Path(published.folder).parts, root.absolute()
+    for i in range(1, len(parts) + 1):
+        if above.parts[-i:] == parts[:i] and _has_files(published, root.joinpath(*parts[i:])):
+            raise InputError(
+                f"The data root {root} is the folder of {published.title}; give the folder that contains "
+                f"{published.folder}, {above.parents[i - 1]}."
+            )
 
 
 def _roots(root: Path | None) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.data.dataset import Dataset, Request
 from jaxvae.shared.data.resize import Size, resized
 from jaxvae.shared.errors import InputError
@@ -27,8 +28,9 @@ def digits(image: Size = (28, 28, 1)) -> Dataset:
         image: Height, width and channels of the images; one channel.
 
     Raises:
-        InputError: If `image` has more than one channel.
+        InputError: If `image` is not three sizes, or has more than one channel.
     """
+    image = ModelSpec(image=image).image  # checked
     if image[2] != 1:
         raise InputError(
             f"The digits are grey, with 1 channel, the model's images have {image[2]}; "

@@ -1,8 +1,29 @@
 """Requirements of a configuration on its data and on a command."""
 
+import math
+
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout
+
+
+def require_images(spec: Spec, shape: tuple[int, ...]) -> None:
+    """Check that there are images to train on, and that they are the model's.
+
+    Args:
+        spec: The configuration.
+        shape: That of the images, `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If there are none, or they have another number of pixels.
+    """
+    if not shape or not shape[0]:
+        raise InputError(f"Training needs one image or more, found an array of the shape {list(shape)}.")
+    if (pixels := math.prod(shape[1:])) != spec.model.pixels:
+        raise InputError(
+            f"The model's images have {spec.model.pixels:,} pixels, {list(spec.model.image)}, found {pixels:,} in an "
+            f"array of the shape {list(shape)}; give images of that size, or the model another `image`."
+        )
 
 
 def require_batches(spec: Spec, images: int) -> None:

@@ -34,7 +34,7 @@ _RUN_STATE = "optimizer.", "run."  # prefixes of a checkpoint's tensors that are
 _RETRAIN = "restore the file from a copy or train again"
 
 
-def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
+def save(path: Path | str, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a weight file, whole or not at all.
 
     Args:
@@ -43,8 +43,10 @@ def save(path: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:
         arrays: The weights, with the names and shapes of `layout.table`.
 
     Raises:
-        InputError: If an array is missing, extra, of the wrong shape or dtype, or not finite.
+        InputError: If an array is missing, extra, of the wrong shape or dtype, or not finite, or if the file's folder
+            doesn't exist.
     """
+    path = _writable(path)
     check(arrays, spec, f"The weights for {path}")
     write_atomically(path, pack(spec, arrays))
 
@@ -64,10 +66,10 @@ class Checkpoint(NamedTuple):
     """The mean terms of the current epoch's steps: `[steps, terms]`, nats per image."""
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises InputError if it could not be read back: if an array is missing,
-    extra, of the wrong shape or dtype, or not finite."""
-    spec = checkpoint.spec
+    extra, of the wrong shape or dtype, or not finite; or if its folder doesn't exist."""
+    path, spec = _writable(path), checkpoint.spec
     state = {
         **{f"optimizer.{name}": array for name, array in checkpoint.optimizer.items()},
         "run.step": np.asarray(checkpoint.step, np.int64),
@@ -82,7 +84,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_atomically(path, pack(spec, {**checkpoint.weights, **state}))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Args:
@@ -95,6 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         InputError: If the file is not a checkpoint, is cut short, was changed since it was written, or lacks or has a
             tensor against its configuration.
     """
+    path = safe_io.as_path(path, "The checkpoint")
     spec, weights, state = _read(path)
     if not state:
         raise InputError(f"{path} contains only weights; expected a training checkpoint.")
@@ -122,7 +125,7 @@ def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
     )
 
 
-def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
+def load(path: Path | str) -> tuple[Spec, dict[str, np.ndarray]]:
     """Read and verify the weights in a weight file or a checkpoint.
 
     Args:
@@ -135,10 +138,17 @@ def load(path: Path) -> tuple[Spec, dict[str, np.ndarray]]:
         InputError: If the file is neither, is cut short, was changed since it was written, or lacks or has a tensor
             against its configuration.
     """
+    path = safe_io.as_path(path, "The weight file")
     spec, arrays, state = _read(path)
     if state:
         _resumable(spec, state, str(path))
     return spec, arrays
+
+
+def _writable(path: Path | str) -> Path:
+    path = safe_io.as_path(path, "The file to write")
+    safe_io.require_writable(path, "give a file in a folder that exists")
+    return path
 
 
 def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -23,7 +23,7 @@ from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import parity_record, run_folder
-from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.safe_io import require_writable, write_atomically
 from parity_tests.harness import report
 from parity_tests.harness.findings import Report
 from parity_tests.harness.vae import precision, prove
@@ -80,7 +80,8 @@ def main(options: Parity) -> int:
         raise InputError(f"--steps must be at least 1, found {options.steps}.")
     paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
     for path in paths:
-        if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK) or paths.count(path) > 1:
+        require_writable(path, "give another path")
+        if paths.count(path) > 1:
             raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
     devices = prove.use(options.device)
     dtypes = prove.BOTH if options.dtype == "both" else (options.dtype,)

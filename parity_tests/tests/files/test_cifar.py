@@ -183,6 +183,9 @@ def test_it_is_looked_for_in_order_and_else_unavailable(forged, monkeypatch, tmp
     monkeypatch.setattr(published, "download", lambda root, this: "no network")
     with pytest.raises(InputError, match=r"^CIFAR-10 is not available: .*\(no network\).*--data digits"):
         datasets.load(spec(), empty)
+    own = root / cifar.CIFAR10.folder
+    with pytest.raises(InputError, match=f"^The data root {own} is the folder of CIFAR-10; give .*, {root}[.]$"):
+        datasets.load(spec(), own)
     shutil.copytree(root, published.cache())
     assert datasets.load(spec(), empty)[0].source == str(published.cache().resolve())
     monkeypatch.setenv("JAXVAE_DATA", str(root))

@@ -162,6 +162,23 @@ def test_a_missing_root_is_said() -> None:
     for name in complete_names():
         with pytest.raises(InputError, match="is not a folder"):
             datasets.load(named(name), Path("/no/such/folder"))
+    with pytest.raises(InputError, match=r"^The data root /no/such/folder is not a folder; give the published"):
+        datasets.mnist("/no/such/folder")
+    with pytest.raises(InputError, match=r"^The data root must be a path, found 3; give it as text or as a Path"):
+        datasets.mnist(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("inside", ["MNIST", "MNIST/raw"])
+def test_a_root_that_is_the_data_sets_own_folder_is_said(copy, inside: str) -> None:
+    says = f"^The data root {copy / inside} is the folder of MNIST; give the folder that contains MNIST/raw, {copy}[.]$"
+    with pytest.raises(InputError, match=says):
+        datasets.mnist(copy / inside)
+
+
+@pytest.mark.parametrize("name", [None, Path("a"), Spec(), 3])
+def test_a_name_that_is_not_text_is_said(name: Any) -> None:
+    with pytest.raises(InputError, match=r"^The configuration's data must be text, found (None|PosixPath|Spec|3)"):
+        datasets.load_data(name)
 
 
 def test_another_size_is_said_before_a_download() -> None:
@@ -218,6 +235,9 @@ def test_digits_are_resized() -> None:
     np.testing.assert_array_equal(small, np.round(pixels[:1500].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8))
     with pytest.raises(InputError, match="grey"):
         datasets.digits((8, 8, 3))
+    for image in (3, (8, 8), None, (8, 8, 1.0)):
+        with pytest.raises(InputError, match=r"^The configuration's image must be (a list of 3|an) integer"):
+            datasets.digits(image)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=SIBLINGS)

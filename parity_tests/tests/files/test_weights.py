@@ -302,6 +302,22 @@ def test_weights_that_are_not_the_models_are_not_written(name: str, tmp_path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_is_no_weight_file_is_said(name: str, tmp_path) -> None:
+    package, _ = PACKAGES[name]
+    params = package.init(SPEC, package.root_key(0))
+    with pytest.raises(InputError, match=r"^The weight file must be a path, found None; give"):
+        package.load(None)
+    with pytest.raises(InputError, match=f"a can't be written: the folder {tmp_path}/no/folder doesn't exist"):
+        package.save(tmp_path / "no/folder/a", SPEC, params)
+    with pytest.raises(InputError, match=f"{tmp_path} can't be written: it is a folder; give a file in a folder"):
+        package.save(str(tmp_path), SPEC, params)
+    other = Spec("digits", ModelSpec((4, 5, 1), (9, 6), 3))
+    with pytest.raises(InputError, match=r"encoder\.hidden\.0.* have the shape \[.*9.*\], found \[.*7.*\]"):
+        package.save(tmp_path / "a", other, params)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch) -> None:
     before = file.read_bytes()
 

@@ -135,6 +135,61 @@ def test_the_continuous_bernoullis_value_slope_and_mean_to_a_few_ulp(package: Mo
     assert_within_ulps(np.asarray(means), [mean(logit) for logit in exact], 5)
 
 
+def derivatives(logit: float) -> list:
+    """The second and the third derivative of log(sinh(l / 2) / (l / 2)), in 120 digits; their series near 0."""
+    half = HIGH.mpf(logit) / 2
+    if abs(logit) < 1e-20:
+        return [HIGH.mpf(1) / 12, -half / 60]
+    sinh = HIGH.sinh(half)
+    return [(1 / half**2 - 1 / sinh**2) / 4, (HIGH.cosh(half) / sinh**3 - 1 / half**3) / 4]
+
+
+LADDER = [0, 1e-300, 1e-30, 1e-8, 1e-3, 0.3, 1, 2.5, 3.99, 4, 4.01, 9, 44.5, 88, 89, 104, 709, 710, 1e3, 1e6, 1e12]
+
+
+@pytest.mark.usefixtures("x64")
+@BOTH
+@DTYPES
+def test_the_continuous_bernoullis_curvature_and_its_means_slope_at_any_logit(package: ModuleType, dtype: str) -> None:
+    """Neither is NaN where e^l overflows or 0 without a reason; the third derivative too."""
+    logits = np.array([sign * logit for logit in LADDER for sign in (1, -1)], dtype)
+    to_mean, to_value = package.distributions.continuous_bernoulli_mean, package.distributions._log_sinhc
+    if package is jaxvae:
+        curvature = jax.grad(jax.grad(to_value))
+        each = jax.vmap(lambda logit: (jax.grad(to_mean)(logit), *jax.value_and_grad(curvature)(logit)))
+        slope, second, third = map(np.asarray, jax.jit(each)(jnp.asarray(logits)))
+    else:
+        leaf, found = torch.tensor(logits, requires_grad=True), []
+        value = to_value(leaf)
+        for _ in range(3):
+            (value,) = torch.autograd.grad(value.sum(), leaf, create_graph=True)
+            found.append(value.detach().numpy())
+        _, second, third = found
+        slope = torch.autograd.grad(to_mean(leaf).sum(), leaf)[0].numpy()
+    exact = np.array([[float(number) for number in derivatives(float(logit))] for logit in logits]).T
+    eps, tiny = float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    np.testing.assert_allclose([slope, second], [exact[0]] * 2, rtol=8 * eps, atol=tiny)
+    np.testing.assert_allclose(third, exact[1], rtol=100 * eps, atol=tiny)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, of derivatives in forward mode
+def test_the_continuous_bernoullis_hessian_is_the_same_in_both_packages() -> None:
+    logits, x = np.array([[1.0, -0.2, 0.0, 7.0]]), np.array([[0.3, 0.9, 0.5, 0.0]])
+
+    def loss(package: ModuleType, logits, x):
+        return package.distributions.continuous_bernoulli_nll(logits, x).sum()
+
+    of_jax = jax.jit(jax.hessian(lambda logits: loss(jaxvae, logits, x)))(jnp.asarray(logits))
+    assert of_jax[0, 0, 0, 0] == pytest.approx(0.07932641, rel=1e-7)
+    for hessian in (torch.autograd.functional.hessian, lambda f, at: torch.func.hessian(f)(at)):
+        of_torch = hessian(lambda logits: loss(torchvae, logits, torch.tensor(x)), torch.tensor(logits))
+        np.testing.assert_allclose(np.asarray(of_torch), of_jax, rtol=1e-13, atol=1e-16)
+    leaf = torch.tensor([1 - 1e-4, 1 + 1e-4], dtype=torch.float64, requires_grad=True)
+    below, above = torch.autograd.grad(torchvae.distributions._log_sinhc(leaf).sum(), leaf)[0].tolist()
+    assert of_jax[0, 0, 0, 0] == pytest.approx((above - below) / 2e-4, rel=1e-7)
+
+
 @pytest.mark.usefixtures("x64")
 @BOTH
 def test_the_continuous_bernoulli_is_a_density(package: ModuleType) -> None:

@@ -406,7 +406,7 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
         ("code", "--measures quadrature", "quadrature needs a prior"),
         ("vae", "--measures nope", "no measure 'nope'; choose from terms, active-units"),
         ("vae", "--samples 0", "--samples must be from 1 to 10,000,000, found 0"),
-        ("vae", "--json /no/such/f.json", "/no/such is not a folder; give another --json"),
+        ("vae", "--json /no/such/f.json", "the folder /no/such doesn't exist; give another --json"),
     ],
 )
 def test_what_can_not_be_measured_is_refused_in_a_sentence(trained, capsys, run: str, flags: str, says: str) -> None:

@@ -5,7 +5,9 @@ import copy
 import json
 import math
 import re
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +112,46 @@ def test_a_bad_field_is_named(path: list[str], value: object, says: str) -> None
     with pytest.raises(InputError, match=says) as caught:
         from_json(config, "config.json")
     assert str(caught.value).startswith("config.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        (TrainingSpec, {"epochs": 1.0}, "epochs must be an integer, found 1.0"),
+        (TrainingSpec, {"epochs": "3"}, "epochs must be an integer, found '3'"),
+        (TrainingSpec, {"max_steps": 2.5}, "max_steps must be an integer, found 2.5"),
+        (TrainingSpec, {"seed": True}, "seed must be an integer, found True"),
+        (TrainingSpec, {"learning_rate": 0}, "learning_rate must be positive and finite, found 0.0"),
+        (TrainingSpec, {"dtype": np.float32}, "dtype must be one of 'float32', 'float64', 'bfloat16', found <class"),
+        (ModelSpec, {"image": (8, 8)}, "image must be a list of 3 integers, found (8, 8)"),
+        (ModelSpec, {"hidden": 400}, "hidden must be a list of integers, found 400"),
+        (ModelSpec, {"hidden": "400"}, "hidden must be a list of integers, found '400'"),
+        (ModelSpec, {"hidden": (4, 2.0)}, "hidden must be an integer, found 2.0"),
+        (ModelSpec, {"latent": "20"}, "latent must be an integer, found '20'"),
+        (ModelSpec, {"latent": 2.0}, "latent must be an integer, found 2.0"),
+        (ModelSpec, {"latent": np.bool_(True)}, "latent must be an integer, found True"),
+        (ModelSpec, {"latent": None}, "latent must be an integer, found None"),
+        (ObjectiveSpec, {"beta": "1.5"}, "beta must be a number, found '1.5'"),
+        (ImagesSpec, {"resize": 1}, "resize must be true or false, found 1"),
+        (ImagesSpec, {"range": ["unit"]}, "range must be one of 'unit', 'signed', found ['unit']"),
+        (Spec, {"data": ModelSpec()}, "data must be text, found ModelSpec("),
+        (Spec, {"model": None}, "model must be of the class ModelSpec, found None"),
+        (Spec, {"model": {"latent": 2}}, "model must be of the class ModelSpec, found {'latent': 2}"),
+        (Spec, {"objective": TrainingSpec()}, "objective must be of the class ObjectiveSpec, found TrainingSpec("),
+    ],
+)
+def test_a_field_of_the_wrong_type_is_named_in_python_as_in_a_file(kind: Any, fields: dict, says: str) -> None:
+    with pytest.raises(InputError, match=f"^The configuration's {re.escape(says)}"):
+        kind(**fields)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    """So that what `save` writes can be read."""
+    model = ModelSpec(np.array([8, 8, 1]), [np.int32(5)], np.int64(2), variance=1)  # type: ignore[arg-type]
+    assert model == ModelSpec((8, 8, 1), (5,), 2)
+    spec = Spec(model=model, objective=ObjectiveSpec(np.float32(1.5)), training=TrainingSpec(seed=np.uint64(2**63)))  # type: ignore[arg-type]
+    assert (type(model.latent), type(model.variance), type(spec.objective.beta)) == (int, float, float)
+    assert from_json(to_json_lists(spec), "here") == spec
 
 
 @pytest.mark.parametrize("path", [["data"], ["model"], ["model", "latent"], ["training", "seed"], ["images", "range"]])

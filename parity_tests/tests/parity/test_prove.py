@@ -228,7 +228,11 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
         ),
         (["--steps", "0"], "parity: --steps must be at least 1, found 0."),
         (["--batch", "0"], "parity: The configuration's batch_size must be positive and below 2^31, found 0."),
-        (["--html", "/no/such/folder/a.html"], "can't be written"),
+        (
+            ["--html", "/no/such/folder/a.html"],
+            "/no/such/folder/a.html can't be written: the folder /no/such/folder doesn't exist; give another path.",
+        ),
+        (["--json", "/tmp"], "parity: /tmp can't be written: it is a folder; give another path."),
         (["--json", "a.out", "--junit", "a.out"], "give each of --json, --junit and --html a separate file."),
         pytest.param(
             ["--device", "gpu"],

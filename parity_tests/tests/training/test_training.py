@@ -259,6 +259,32 @@ def test_a_seed_of_more_than_64_bits_is_refused(package, seed: int) -> None:
 
 
 @PACKAGES
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((0, 28, 28, 1), r"^Training needs one image or more, found an array of the shape \[0, 28, 28, 1\]"),
+        ((), r"^Training needs one image or more, found an array of the shape \[\]"),
+        (
+            (9, 7, 7, 1),
+            r"^The model's images have 784 pixels, \[28, 28, 1\], found 49 in an array of .*\[9, 7, 7, 1",
+        ),
+    ],
+)
+def test_images_of_another_size_or_none_are_refused(package, shape: tuple[int, ...], says: str) -> None:
+    images = (jax.numpy.asarray if package is jaxvae else torch.tensor)(np.zeros(shape, np.uint8))
+    spec = small()
+    with pytest.raises(InputError, match=says):
+        package.train_epoch(spec, package.init_state(spec), images)
+
+
+@PACKAGES
+@pytest.mark.parametrize("spec", [None, "conv"])
+def test_a_state_needs_a_configuration(package, spec: object) -> None:
+    with pytest.raises(InputError, match=rf"must be a Spec, found {spec!r}; give Spec\(...\) or preset\('conv'\)"):
+        package.init_state(spec)
+
+
+@PACKAGES
 def test_a_loss_that_is_not_finite_stops_the_run(package, digits) -> None:
     spec = small(learning_rate=1e30, epochs=2)
     with pytest.raises(
