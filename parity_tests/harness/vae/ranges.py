@@ -6,7 +6,7 @@ driven there by its bias, one layer and one number at a time. A small model of t
 configuration's: a layer's range depends on its kind and not on the number of its units, and hundreds of states of a
 small model cost less than one of a large one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,8 +24,9 @@ Arrays = dict[str, np.ndarray]
 # clips at 2, 6, 10, 15, 30 and 50; on both sides of a softplus that is linear from 20 on, which a learned log-variance
 # reaches at 8. The last overflow exp in float32, then in float64. None has an exponential between a dtype's least
 # normal number and 0, where XLA gives 0 and PyTorch does not.
-_LADDER = (1e-3, 0.05, 1.0, 3.0, 5.0, 9.0, 12.0, 20.0, 40.0, 80.0)
+_LADDER = (1e-3, 0.05, 1.0, 5.0, 9.0, 12.0, 20.0, 40.0, 80.0)
 LADDER = {"float32": (*_LADDER, 120.0), "float64": (*_LADDER, 300.0, 800.0)}
+_HIDDEN = (1.0, 9.0, 80.0, 120.0, 800.0)  # what of it a hidden layer is driven to: activations have fewer ends
 _UNITS, _LATENT, _IMAGES, _SAMPLES, _STEP = 8, 6, 8, 3, 20
 _SPREAD = 0.2  # of a head's numbers around the one that it is driven to, as a share of it, and at most 1
 
@@ -79,8 +80,13 @@ def states(spec: Spec) -> dict[str, State]:
     out = reference.forward(spec, start, batch, record=record)
     if spec.model.discriminator:
         reference.judge(spec, start, out.z[0], record)
-    ladder = [sign * size for size in LADDER[spec.training.stored] for sign in (1.0, -1.0)]
-    made = [_driven(spec, start, batch, record, layer, value) for layer in driven(spec) for value in ladder]
+    made = [
+        _driven(spec, start, batch, record, layer, sign * size)
+        for layer in driven(spec)
+        for size in LADDER[spec.training.stored]
+        for sign in (1.0, -1.0)
+        if ".hidden." not in layer or size in _HIDDEN
+    ]
     return {state.name: state for state in made}
 
 
@@ -94,8 +100,8 @@ def measure(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
     """Find the worst difference in arrays named `LABEL with LAYER at VALUE`.
 
     It is a share of |VALUE|, where that is above 1, times the largest finite magnitude of the array: the exponential of
-    a number multiplies its rounding by the number. For terms and gradients the largest next to 0 counts too, since a
-    saturated one is a rounding of what it was there. NaN and infinities must be in the same entries.
+    a number multiplies its rounding by the number. For terms and gradients the largest of those up to 1 counts too,
+    since a saturated one is a rounding of what it was there. NaN and infinities must be in the same entries.
 
     Args:
         actual: The arrays to compare.
@@ -107,24 +113,37 @@ def measure(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
     Raises:
         ValueError: If names, shapes or dtypes differ.
     """
-    found, next_to_0 = Gap(0.0, ""), dict[str, float]()
-    for name, a, b in named_pairs(actual, expected):
+    return max(_sizes(actual, expected), key=lambda g: g.size, default=Gap(0.0, ""))
+
+
+def first_over(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float) -> str:
+    """Find the first name, of any layer the one next to 0, whose difference as in `measure` is over the tolerance."""
+    return next(found.name for found in _sizes(actual, expected) if not found.size <= tolerance)
+
+
+def _sizes(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> Iterator[Gap]:
+    pairs, near_0 = named_pairs(actual, expected), dict[str, float]()
+    for name, _, b in pairs:
         series, _, value = name.rpartition(" at ")
-        largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-        if series.partition(" with ")[0] not in OUTPUTS:
-            largest = max(largest, next_to_0.setdefault(series, largest))
+        if abs(float(value)) <= 1 and series.partition(" with ")[0] not in OUTPUTS:
+            near_0[series] = max(near_0.get(series, 0.0), _largest(b))
+    for name, a, b in pairs:
+        series, _, value = name.rpartition(" at ")
+        largest, times = max(_largest(b), near_0.get(series, 0.0)), max(1.0, abs(float(value)))
         with np.errstate(all="ignore"):
             same = (a == b) | (np.isnan(a) & np.isnan(b))
-            size = np.abs(a.astype(np.float64) - b.astype(np.float64)) / (max(1.0, abs(float(value))) * largest)
+            size = np.abs(a.astype(np.float64) - b.astype(np.float64)) / (times * largest)
         size = np.where(same, 0.0, np.where(np.isfinite(size), size, np.inf))
-        if size.max(initial=0.0) > found.size:
-            index = np.unravel_index(int(size.argmax()), size.shape)
-            found = Gap(float(size[index]), name, tuple(map(int, index)))
-    return found
+        index = np.unravel_index(int(size.argmax()), size.shape)
+        yield Gap(float(size[index]), name, tuple(map(int, index)))
 
 
-OUTPUTS = ("mean", "logvar", "scale", "z", "logits", "pixel logvar", "pixel means")
-"""What a backend's `outputs` gives besides the terms."""
+OUTPUTS = ("mean", "logvar", "scale", "z", "logits", "pixel means")
+"""What a backend's `outputs` gives that is no sum, whose largest may be as small as it likes."""
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
 def _weights(spec: Spec, rng: np.random.Generator) -> Arrays:

@@ -1,0 +1,176 @@
+"""Faults that show at the ends of a layer's range: clips, floors, added epsilons and cut formulas."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from jaxvae.shared.config.likelihoods import mean_of
+from parity_tests.harness.vae import ranges, reference
+from parity_tests.harness.vae.hypotheses.networks import RECONSTRUCTIONS
+from parity_tests.harness.vae.hypotheses.randomness import Causes
+from parity_tests.harness.vae.levels import Case
+
+CLIPS = (10, 20, 30, 5, 6, 15, 50, 1, 2, 3, 4, 7, 8, 12, 14, 16, 18, 25, 40, 60, 70, 80, 85, 87, 88, 100, 200, 500, 700)
+EPSILONS = (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3, 1e-10, 1e-12)
+NOUNS = {
+    "encoder.mean": "posterior's mean",
+    "encoder.logvar": "log-variance",
+    "encoder.scale": "sigma",
+    "decoder.logits": "logits",
+    "decoder.logvar": "a pixel's log-variance",
+}
+Parts = dict[str, Any]
+"""Arguments of `reference.losses` that a fault changes."""
+
+
+def at_ends(case: Case, name: str) -> Causes:
+    """Compute hypotheses for a name `OUTPUT with LAYER at VALUE`, where OUTPUT may also be a term or an array whose
+    gradient it is."""
+    label, _, at = name.partition(" with ")
+    state = case.ranges[f"with {at}"]
+    with np.errstate(all="ignore"):
+        yield None, _answer(state, label, {})
+        for cause, parts in faults(state):
+            yield cause, _answer(state, label, parts)
+        if label == "pixel means":
+            means = _answer(state, label, {})
+            yield from ((f"pixel means cut to [{eps:g}, 1 - {eps:g}]", means.clip(eps, 1 - eps)) for eps in EPSILONS)
+
+
+def faults(state: ranges.State) -> Iterator[tuple[str, Parts]]:
+    """List the faults that show where this layer is driven to this number."""
+    layer, value, likelihood = state.layer, state.value, state.spec.model.likelihood
+    noun = NOUNS.get(layer, layer)
+    limits = [float(np.copysign(size, value)) for size in CLIPS if size < abs(value) + 1]
+    for limit in limits:
+        yield f"{noun} clipped at {limit:g}", {"change": partial(_changed, layer, partial(_clip, limit))}
+    if layer == "encoder.logvar":
+        for limit in limits:
+            yield f"{noun} clipped at {limit:g} in the KL", {"kl": partial(_clipped_kl, limit)}
+            yield f"{noun} clipped at {limit:g} in the latent", {"locate": partial(_clipped_latent, limit)}
+        for eps in EPSILONS:
+            yield f"{eps:g} added to sigma in the latent", {"locate": partial(_padded_sigma, eps)}
+            yield f"{eps:g} added to the variance in the latent", {"locate": partial(_padded_variance, eps)}
+            yield f"{eps:g} added to the variance inside the KL's logarithm", {"kl": partial(_padded_kl, eps)}
+    elif layer == "encoder.scale":
+        for eps in EPSILONS:
+            yield f"{eps:g} added to sigma", {"change": partial(_changed, layer, partial(_padded_scale, eps))}
+    elif layer == "decoder.logits" and likelihood == "bernoulli":
+        yield from ((c, {"bernoulli": formula}) for c, formula in RECONSTRUCTIONS.items() if "probabilities" in c)
+        yield "softplus taken for its argument from 20 on", {"bernoulli": _linear_bernoulli}
+        yield "softplus of the logits overflows", {"bernoulli": _overflowing_bernoulli}
+    elif layer == "decoder.logits" and likelihood == "continuous-bernoulli":
+        for near in (1e-3, 1e-2, 1e-4, 2e-2, 5e-2, 1e-1):
+            yield f"log C taken for log 2 within {near:g} of 1/2", {"likelihood": partial(_cut_constant, near)}
+    elif layer == "decoder.logvar":
+        yield "softplus of a pixel's log-variance taken for its argument from 20 on", {"likelihood": _linear_variance}
+        for limit in limits:
+            bounded: Callable = partial(_clip, limit)
+            yield f"{noun} clipped at {limit:g} after its bound", {"likelihood": partial(_bounded_otherwise, bounded)}
+        for eps in EPSILONS:
+            floored, padded = partial(_floored, float(np.log(eps))), partial(_padded_logvar, eps)
+            yield f"a pixel's variance floored at {eps:g}", {"likelihood": partial(_bounded_otherwise, floored)}
+            yield f"{eps:g} added to a pixel's variance", {"likelihood": partial(_bounded_otherwise, padded)}
+
+
+def _answer(state: ranges.State, label: str, parts: Parts) -> np.ndarray:
+    spec, arrays, batch = state.spec, state.arrays, state.batch
+    if label in spec.terms:
+        return reference.losses(spec, arrays, batch, **parts)[label]
+    if label not in (*ranges.OUTPUTS, "pixel logvar"):
+        return reference.gradients(spec, arrays, batch, **parts)[label]
+    made = {name: part for name, part in parts.items() if name in ("change", "locate")}
+    out = reference.forward(spec, arrays, batch, **made)
+    if label in ("z", "logits"):
+        return getattr(out, label)[0]
+    if label == "pixel means":
+        by_sigmoid = mean_of(spec.model.likelihood, spec.model.output, spec.images.range) == "sigmoid"
+        return special.expit(out.logits[0]) if by_sigmoid else reference.pixel_means(spec, out.logits[0], np)
+    if label == "pixel logvar":
+        bounded = _bounded(out.logvar, np)
+        if "likelihood" in parts and isinstance(parts["likelihood"], partial):
+            bounded = parts["likelihood"].args[0](bounded, np)
+        return bounded.reshape(np.shape(out.logvar)[1:])
+    return out.posterior[0 if label == "mean" else 1]
+
+
+def _xp(array: Any) -> Any:
+    return np if isinstance(array, np.ndarray | np.generic) else jnp
+
+
+def _changed(layer: str, how: Callable, name: str, gave: Any) -> Any:
+    return how(gave, _xp(gave)) if name == layer else gave
+
+
+def _clip(limit: float, x: Any, xp: Any) -> Any:
+    return xp.minimum(x, limit) if limit > 0 else xp.maximum(x, limit)
+
+
+def _floored(limit: float, x: Any, xp: Any) -> Any:
+    return xp.maximum(x, limit)
+
+
+def _padded_scale(eps: float, x: Any, xp: Any) -> Any:
+    return reference.relu(x) + eps
+
+
+def _padded_logvar(eps: float, x: Any, xp: Any) -> Any:
+    return xp.logaddexp(x, np.log(eps))
+
+
+def _clipped_kl(limit: float, mean: Any, logvar: Any, xp: Any) -> Any:
+    return reference.kl(mean, _clip(limit, logvar, xp), xp)
+
+
+def _padded_kl(eps: float, mean: Any, logvar: Any, xp: Any) -> Any:
+    return (xp.expm1(logvar) - xp.log(xp.exp(logvar) + eps) + mean * mean).sum(-1) / 2
+
+
+def _clipped_latent(limit: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
+    return reference.locate(mean, _clip(limit, logvar, xp), eps, xp)
+
+
+def _padded_sigma(added: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
+    return mean + (xp.exp(logvar / 2) + added) * eps
+
+
+def _padded_variance(added: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
+    return mean + xp.sqrt(xp.exp(logvar) + added) * eps
+
+
+def _linear_softplus(x: Any, xp: Any) -> Any:
+    return xp.where(x > 20, x, xp.logaddexp(xp.zeros_like(x), xp.minimum(x, 20)))
+
+
+def _linear_bernoulli(logits: Any, x: Any, xp: Any) -> Any:
+    return (_linear_softplus(logits, xp) - logits * x).sum(-1)
+
+
+def _overflowing_bernoulli(logits: Any, x: Any, xp: Any) -> Any:
+    return (xp.log(1 + xp.exp(logits)) - logits * x).sum(-1)
+
+
+def _cut_constant(near: float, spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
+    """-log C is log 2 less where p is next to 1/2, where it should be a series: C(1/2) = 2."""
+    each = reference.continuous_bernoulli(spec, out._replace(logits=out.logits[..., None]), x[..., None], xp)
+    cut = bernoulli(out.logits[..., None], x[..., None], xp) - np.log(2)
+    p = 1 / (1 + xp.exp(-out.logits))
+    return xp.where(xp.abs(p - 0.5) < near, cut, each).sum(-1)
+
+
+def _bounded(logvar: Any, xp: Any) -> Any:
+    return -12 + xp.logaddexp(xp.zeros_like(logvar), logvar + 12)
+
+
+def _linear_variance(spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
+    variance = xp.exp(-12 + _linear_softplus(out.logvar + 12, xp))
+    return reference.gaussian(reference.pixel_means(spec, out.logits, xp), variance, x, xp)
+
+
+def _bounded_otherwise(how: Callable, spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
+    variance = xp.exp(how(_bounded(out.logvar, xp), xp))
+    return reference.gaussian(reference.pixel_means(spec, out.logits, xp), variance, x, xp)
