@@ -10,7 +10,7 @@ from scipy import special
 
 from jaxvae.shared.config.likelihoods import mean_of
 from parity_tests.harness.vae import ranges, reference
-from parity_tests.harness.vae.hypotheses.networks import RECONSTRUCTIONS
+from parity_tests.harness.vae.hypotheses.networks import RECONSTRUCTIONS, linear_softplus, padded_kl, padded_sigma
 from parity_tests.harness.vae.hypotheses.randomness import Causes
 from parity_tests.harness.vae.levels import Case
 
@@ -34,34 +34,35 @@ def at_ends(case: Case, name: str) -> Causes:
     state = case.ranges[f"with {at}"]
     with np.errstate(all="ignore"):
         yield None, _answer(state, label, {})
-        for cause, parts in faults(state):
+        for cause, parts in faults(state, label):
             yield cause, _answer(state, label, parts)
         if label == "pixel means":
             means = _answer(state, label, {})
             yield from ((f"pixel means cut to [{eps:g}, 1 - {eps:g}]", means.clip(eps, 1 - eps)) for eps in EPSILONS)
 
 
-def faults(state: ranges.State) -> Iterator[tuple[str, Parts]]:
-    """List the faults that show where this layer is driven to this number."""
+def faults(state: ranges.State, label: str) -> Iterator[tuple[str, Parts]]:
+    """List the faults that may show first in this output, where this layer is driven to this number."""
     layer, value, likelihood = state.layer, state.value, state.spec.model.likelihood
     noun = NOUNS.get(layer, layer)
     limits = [float(np.copysign(size, value)) for size in CLIPS if size < abs(value) + 1]
-    for limit in limits:
-        yield f"{noun} clipped at {limit:g}", {"change": partial(_changed, layer, partial(_clip, limit))}
+    if label != "z":  # or the layer's own output would be over its tolerance first
+        for limit in limits:
+            yield f"{noun} clipped at {limit:g}", {"change": partial(_changed, layer, partial(_clip, limit))}
     if layer == "encoder.logvar":
         for limit in limits:
             yield f"{noun} clipped at {limit:g} in the KL", {"kl": partial(_clipped_kl, limit)}
             yield f"{noun} clipped at {limit:g} in the latent", {"locate": partial(_clipped_latent, limit)}
         for eps in EPSILONS:
-            yield f"{eps:g} added to sigma in the latent", {"locate": partial(_padded_sigma, eps)}
+            yield f"{eps:g} added to sigma in the latent", {"locate": partial(padded_sigma, eps)}
             yield f"{eps:g} added to the variance in the latent", {"locate": partial(_padded_variance, eps)}
-            yield f"{eps:g} added to the variance inside the KL's logarithm", {"kl": partial(_padded_kl, eps)}
+            yield f"{eps:g} added to the variance inside the KL's logarithm", {"kl": partial(padded_kl, eps)}
     elif layer == "encoder.scale":
         for eps in EPSILONS:
             yield f"{eps:g} added to sigma", {"change": partial(_changed, layer, partial(_padded_scale, eps))}
     elif layer == "decoder.logits" and likelihood == "bernoulli":
-        yield from ((c, {"bernoulli": formula}) for c, formula in RECONSTRUCTIONS.items() if "probabilities" in c)
-        yield "softplus taken for its argument from 20 on", {"bernoulli": _linear_bernoulli}
+        known = {c: formula for c, formula in RECONSTRUCTIONS.items() if "probabilities" in c or "softplus" in c}
+        yield from ((cause, {"bernoulli": formula}) for cause, formula in known.items())
         yield "softplus of the logits overflows", {"bernoulli": _overflowing_bernoulli}
     elif layer == "decoder.logits" and likelihood == "continuous-bernoulli":
         for near in (1e-3, 1e-2, 1e-4, 2e-2, 5e-2, 1e-1):
@@ -126,28 +127,12 @@ def _clipped_kl(limit: float, mean: Any, logvar: Any, xp: Any) -> Any:
     return reference.kl(mean, _clip(limit, logvar, xp), xp)
 
 
-def _padded_kl(eps: float, mean: Any, logvar: Any, xp: Any) -> Any:
-    return (xp.expm1(logvar) - xp.log(xp.exp(logvar) + eps) + mean * mean).sum(-1) / 2
-
-
 def _clipped_latent(limit: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
     return reference.locate(mean, _clip(limit, logvar, xp), eps, xp)
 
 
-def _padded_sigma(added: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
-    return mean + (xp.exp(logvar / 2) + added) * eps
-
-
 def _padded_variance(added: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
     return mean + xp.sqrt(xp.exp(logvar) + added) * eps
-
-
-def _linear_softplus(x: Any, xp: Any) -> Any:
-    return xp.where(x > 20, x, xp.logaddexp(xp.zeros_like(x), xp.minimum(x, 20)))
-
-
-def _linear_bernoulli(logits: Any, x: Any, xp: Any) -> Any:
-    return (_linear_softplus(logits, xp) - logits * x).sum(-1)
 
 
 def _overflowing_bernoulli(logits: Any, x: Any, xp: Any) -> Any:
@@ -167,7 +152,7 @@ def _bounded(logvar: Any, xp: Any) -> Any:
 
 
 def _linear_variance(spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
-    variance = xp.exp(-12 + _linear_softplus(out.logvar + 12, xp))
+    variance = xp.exp(-12 + linear_softplus(out.logvar + 12, xp))
     return reference.gaussian(reference.pixel_means(spec, out.logits, xp), variance, x, xp)
 
 
