@@ -105,8 +105,7 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 def outputs(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute in evaluation the posterior, the latent, what the decoder makes of it, and every term of each image."""
-    params, given = jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)
-    return _numpy(_outputs(spec, params, given.x, given.draws, given.labels))
+    return _numpy(_outputs(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
 
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
@@ -225,15 +224,15 @@ def _forward(spec: Spec, params: Params, x: jax.Array, eps: jax.Array, labels: j
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _outputs(spec: Spec, params: Params, x: jax.Array, draws: jaxvae.Draws, labels: jax.Array | None) -> OrderedDict:
-    posterior = jaxvae.encode(spec, params, x, labels)
-    z = jaxvae.locate(posterior, draws.eps.reshape(-1, *posterior.mean.shape)[0])
-    decoded = jaxvae.decode(spec, params, z, labels)
+def _outputs(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
+    posterior = jaxvae.encode(spec, params, batch.x, batch.labels)
+    z = jaxvae.locate(posterior, batch.draws.eps.reshape(-1, *posterior.mean.shape)[0])
+    decoded = jaxvae.decode(spec, params, z, batch.labels)
     named = OrderedDict(posterior._asdict(), z=z, logits=decoded.logits)
     if decoded.logvar is not None:
         named["pixel logvar"] = distributions.pixel_logvar(spec, decoded)
     named["pixel means"] = jaxvae.pixel_means(spec, decoded)
-    return OrderedDict(named, **jaxvae.image_terms(spec, params, x, draws, labels)._asdict())
+    return OrderedDict(named, **jaxvae.image_terms(spec, params, batch.x, batch.draws, batch.labels)._asdict())
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -187,6 +187,20 @@ def _batch(spec: Spec, rng: np.random.Generator) -> Batch:
     )
 
 
+def _followers(spec: Spec, layer: str) -> list[str]:
+    """The layers that take this one's numbers, which would otherwise be driven too."""
+    network, *rest = layer.split(".")
+    layers = [each for each in layout.layers(spec.model) if each.kind not in ("norm", "scalar")]
+    followers: list[layout.Layer] = []
+    if rest[0] == "hidden":
+        followers = [each for each in layers if each.path[0] == network and each.path[1] not in ("hidden", "input")]
+    elif layer == "encoder.mean":
+        for taking in ("decoder", "discriminator"):
+            own = [each for each in layers if each.path[0] == taking]
+            followers += [each for each in own if each.path[1] in ("hidden", "input")][:1] or own
+    return [".".join(map(str, each.path)) for each in followers]
+
+
 def _driven(spec: Spec, start: Arrays, batch: Batch, record: Arrays, layer: str, value: float) -> State:
     """The state with the layer's bias at the value, and its weight such that its numbers spread a little around it."""
     dtype, arrays = np.dtype(spec.training.stored).type, dict(start)
@@ -197,11 +211,8 @@ def _driven(spec: Spec, start: Arrays, batch: Batch, record: Arrays, layer: str,
         arrays[f"{layer}.bias"] = np.full_like(bias, value)
     else:  # a scalar
         arrays[layer] = np.full_like(start[layer], value)
-    network, *rest = layer.split(".")
-    if rest[0] == "hidden":  # the heads that follow stay where they are
-        for name in (n for n in start if n.startswith(network) and "hidden" not in n and n.endswith("weight")):
-            if name != "decoder.input.weight":
-                arrays[name] = start[name] / dtype(max(1.0, abs(value)))
+    for name in (f"{after}.weight" for after in _followers(spec, layer)):  # they stay where they are
+        arrays[name] = start[name] / dtype(max(1.0, abs(value)))
     if layer == "encoder.logvar":  # sigma * eps stays a number that the decoder can take, and a floor of sigma shows
         batch = batch._replace(eps=batch.eps * dtype(np.exp(min(-value / 2, 10.0))))
     return State(layer, value, spec, arrays, batch)

@@ -68,14 +68,12 @@ def faults(state: ranges.State, label: str) -> Iterator[tuple[str, Parts]]:
         for near in (1e-3, 1e-2, 1e-4, 2e-2, 5e-2, 1e-1):
             yield f"log C taken for log 2 within {near:g} of 1/2", {"likelihood": partial(_cut_constant, near)}
     elif layer == "decoder.logvar":
-        yield "softplus of a pixel's log-variance taken for its argument from 20 on", {"likelihood": _linear_variance}
+        yield "softplus of a pixel's log-variance taken for its argument from 20 on", _variance_by(_linear_bound)
         for limit in limits:
-            bounded: Callable = partial(_clip, limit)
-            yield f"{noun} clipped at {limit:g} after its bound", {"likelihood": partial(_bounded_otherwise, bounded)}
+            yield f"{noun} clipped at {limit:g} after its bound", _variance_by(partial(_clipped_bound, limit))
         for eps in EPSILONS:
-            floored, padded = partial(_floored, float(np.log(eps))), partial(_padded_logvar, eps)
-            yield f"a pixel's variance floored at {eps:g}", {"likelihood": partial(_bounded_otherwise, floored)}
-            yield f"{eps:g} added to a pixel's variance", {"likelihood": partial(_bounded_otherwise, padded)}
+            yield f"a pixel's variance floored at {eps:g}", _variance_by(partial(_clipped_bound, float(np.log(eps))))
+            yield f"{eps:g} added to a pixel's variance", _variance_by(partial(_padded_bound, eps))
 
 
 def _answer(state: ranges.State, label: str, parts: Parts) -> np.ndarray:
@@ -92,10 +90,8 @@ def _answer(state: ranges.State, label: str, parts: Parts) -> np.ndarray:
         by_sigmoid = mean_of(spec.model.likelihood, spec.model.output, spec.images.range) == "sigmoid"
         return special.expit(out.logits[0]) if by_sigmoid else reference.pixel_means(spec, out.logits[0], np)
     if label == "pixel logvar":
-        bounded = _bounded(out.logvar, np)
-        if "likelihood" in parts and isinstance(parts["likelihood"], partial):
-            bounded = parts["likelihood"].args[0](bounded, np)
-        return bounded.reshape(np.shape(out.logvar)[1:])
+        bound = parts["likelihood"].args[0] if "likelihood" in parts else _bounded
+        return bound(out.logvar, np).reshape(np.shape(out.logvar)[1:])
     return out.posterior[0 if label == "mean" else 1]
 
 
@@ -111,16 +107,8 @@ def _clip(limit: float, x: Any, xp: Any) -> Any:
     return xp.minimum(x, limit) if limit > 0 else xp.maximum(x, limit)
 
 
-def _floored(limit: float, x: Any, xp: Any) -> Any:
-    return xp.maximum(x, limit)
-
-
 def _padded_scale(eps: float, x: Any, xp: Any) -> Any:
     return reference.relu(x) + eps
-
-
-def _padded_logvar(eps: float, x: Any, xp: Any) -> Any:
-    return xp.logaddexp(x, np.log(eps))
 
 
 def _clipped_kl(limit: float, mean: Any, logvar: Any, xp: Any) -> Any:
@@ -151,11 +139,23 @@ def _bounded(logvar: Any, xp: Any) -> Any:
     return -12 + xp.logaddexp(xp.zeros_like(logvar), logvar + 12)
 
 
-def _linear_variance(spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
-    variance = xp.exp(-12 + linear_softplus(out.logvar + 12, xp))
-    return reference.gaussian(reference.pixel_means(spec, out.logits, xp), variance, x, xp)
+def _linear_bound(logvar: Any, xp: Any) -> Any:
+    return -12 + linear_softplus(logvar + 12, xp)
 
 
-def _bounded_otherwise(how: Callable, spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
-    variance = xp.exp(how(_bounded(out.logvar, xp), xp))
+def _clipped_bound(limit: float, logvar: Any, xp: Any) -> Any:
+    return _clip(limit, _bounded(logvar, xp), xp)
+
+
+def _padded_bound(eps: float, logvar: Any, xp: Any) -> Any:
+    return xp.logaddexp(_bounded(logvar, xp), xp.full_like(logvar, np.log(eps)))
+
+
+def _variance_by(bound: Callable) -> Parts:
+    """The likelihood of pixels whose log-variance follows from the decoder's number by another formula."""
+    return {"likelihood": partial(_bounded_otherwise, bound)}
+
+
+def _bounded_otherwise(bound: Callable, spec: Any, out: reference.Outputs, x: Any, xp: Any, bernoulli: Any) -> Any:
+    variance = xp.exp(bound(out.logvar, xp))
     return reference.gaussian(reference.pixel_means(spec, out.logits, xp), variance, x, xp)
