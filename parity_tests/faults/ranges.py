@@ -139,7 +139,7 @@ FAULTS = [
           ground="conditional"),
     Fault(jdist, "pixel_logvar", "`_LOWEST + _softplus(` becomes `jnp.logaddexp(log(1e-6), _LOWEST + _softplus(`",
           of_result(lambda logvar: jnp.logaddexp(logvar, jnp.full_like(logvar, math.log(1e-6)))),
-          "1e-06 added to a pixel's variance", ground="learned"),
+          UNKNOWN, ground="learned"),
     Fault(T, "activate", "`torch.relu(x)` becomes `F.relu6(x)`", lambda _: lambda spec, x: F.relu6(x),
           "encoder.hidden.0 clipped at 6"),
     Fault(T, "activate", "`torch.tanh(x)` becomes `(e^x - e^-x) / (e^x + e^-x)`",

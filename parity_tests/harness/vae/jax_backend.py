@@ -110,10 +110,8 @@ def outputs(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute every term of each image in evaluation, `[batch]`."""
-    params = jaxvae.from_arrays(spec, arrays)
-    draws = _inputs(spec, batch).draws
-    terms = _terms(spec, params, jnp.asarray(batch.x), draws, _optional(batch.labels))
-    return _numpy(terms._asdict())
+    params, given = jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)
+    return _numpy(_terms(spec, params, given.x, given.draws, given.labels)._asdict())
 
 
 def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
