@@ -305,7 +305,7 @@ def _gaussian(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
 
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + e^x)."""
-    return F.softplus(x, threshold=700)  # by default it is x itself from 20 on, 2e-9 off
+    return -F.logsigmoid(-x)  # F.softplus is x itself from 20 on, 2e-9 off, or overflows, in float32 from 89 on
 
 
 class _LogSinhc(torch.autograd.Function):

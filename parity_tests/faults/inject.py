@@ -66,6 +66,10 @@ FAMILY = {
         SMALL,
         ImagesSpec(binarization="dynamic", corruption="hidden-dropout", corruption_level=0.3),
     ),
+    "continuous": Spec(
+        "digits", ModelSpec(COLOUR, (12,), 6, likelihood="continuous-bernoulli"), ObjectiveSpec(1.7), SMALL
+    ),
+    "learned": Spec("digits", ModelSpec(COLOUR, (12,), 6, likelihood="gaussian-learned"), ObjectiveSpec(1.7), SMALL),
 }
 UNKNOWN = "none known"
 _Jitted = type(jaxvae.train_step)

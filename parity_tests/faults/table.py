@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from parity_tests.faults import inject, plain_vae, variants
+from parity_tests.faults import inject, plain_vae, ranges, variants
 from parity_tests.faults import modules as module_faults
 from parity_tests.faults.fault import Fault, tried
 
@@ -45,10 +45,12 @@ def module_row(fault: Fault, level: str, named: str, right: bool) -> str:
 def main() -> None:
     packages = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(plain_vae.FAULTS)]
     family = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(variants.FAULTS)]
+    ends = [package_row(fault, *inject.tried(fault)[:2]) for fault in tqdm(ranges.FAULTS)]
     modules = [module_row(fault, *tried(fault)) for fault in tqdm(module_faults.FAULTS)]
     TABLE.write_text(
         f"{HEAD}## In the packages\n\n{COLUMNS}\n" + "\n".join(packages)
         + f"\n\n## In the other models\n\n{COLUMNS}\n" + "\n".join(family)
+        + f"\n\n## At the ends of a layer's range\n\n{COLUMNS}\n" + "\n".join(ends)
         + f"\n\n## In ports of other modules\n\n{COLUMNS}\n" + "\n".join(modules) + "\n"
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ def shares(actual: Arrays, expected: Arrays) -> Gap:
 def count(actual: Arrays, expected: Arrays) -> Gap:
     """Count the numbers of the worst array that differ at all, and find the first of them; otherwise as `gap`."""
     totals = []
-    for name, a, b in _pairs(actual, expected):
+    for name, a, b in named_pairs(actual, expected):
         differs = (a != b).ravel()
         index = np.unravel_index(int(differs.argmax()), a.shape) if differs.any() else ()
         totals.append(Gap(float(differs.sum()), name, tuple(map(int, index))))
@@ -64,7 +64,7 @@ def ulps(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def _worst(actual: Arrays, expected: Arrays, relative: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Gap:
-    worst = [_one(name, a, b, relative) for name, a, b in _pairs(actual, expected)]
+    worst = [_one(name, a, b, relative) for name, a, b in named_pairs(actual, expected)]
     return max(worst, key=lambda g: g.size, default=Gap(0.0, ""))
 
 
@@ -81,7 +81,8 @@ def _one(
     return Gap(float(size[at]), name, tuple(map(int, at)))
 
 
-def _pairs(actual: Arrays, expected: Arrays) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def named_pairs(actual: Arrays, expected: Arrays) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Pair the arrays by name. Raises ValueError if names, their order, shapes or dtypes differ."""
     if list(actual) != list(expected):
         raise ValueError(f"The names differ: {sorted(set(actual) ^ set(expected))} or their order.")
     pairs = [(name, np.asarray(actual[name]), np.asarray(expected[name])) for name in expected]

@@ -10,7 +10,7 @@ import optax
 from jax import random
 
 import jaxvae
-from jaxvae import objectives
+from jaxvae import distributions, objectives
 from jaxvae.nets import Params, combine, partition, statistics
 from jaxvae.params import _named, _nest
 from jaxvae.shared.config.spec import Spec
@@ -103,12 +103,15 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     return _numpy(_forward(spec, params, jnp.asarray(batch.x), jnp.asarray(batch.eps), labels))
 
 
+def outputs(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Compute in evaluation the posterior, the latent, what the decoder makes of it, and every term of each image."""
+    return _numpy(_outputs(spec, jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)))
+
+
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute every term of each image in evaluation, `[batch]`."""
-    params = jaxvae.from_arrays(spec, arrays)
-    draws = _inputs(spec, batch).draws
-    terms = _terms(spec, params, jnp.asarray(batch.x), draws, _optional(batch.labels))
-    return _numpy(terms._asdict())
+    params, given = jaxvae.from_arrays(spec, arrays), _inputs(spec, batch)
+    return _numpy(_terms(spec, params, given.x, given.draws, given.labels)._asdict())
 
 
 def training(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
@@ -216,6 +219,18 @@ def _forward(spec: Spec, params: Params, x: jax.Array, eps: jax.Array, labels: j
     posterior = jaxvae.encode(spec, params, x, labels)
     z = jaxvae.locate(posterior, eps.reshape(-1, *posterior.mean.shape)[0])
     return OrderedDict(posterior._asdict(), z=z, logits=jaxvae.decode(spec, params, z, labels).logits)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(spec: Spec, params: Params, batch: jaxvae.Inputs) -> OrderedDict:
+    posterior = jaxvae.encode(spec, params, batch.x, batch.labels)
+    z = jaxvae.locate(posterior, batch.draws.eps.reshape(-1, *posterior.mean.shape)[0])
+    decoded = jaxvae.decode(spec, params, z, batch.labels)
+    named = OrderedDict(posterior._asdict(), z=z, logits=decoded.logits)
+    if decoded.logvar is not None:
+        named["pixel logvar"] = distributions.pixel_logvar(spec, decoded)
+    named["pixel means"] = jaxvae.pixel_means(spec, decoded)
+    return OrderedDict(named, **jaxvae.image_terms(spec, params, batch.x, batch.draws, batch.labels)._asdict())
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ from jaxvae.shared.model import layout, optimizer_state
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.vae.batch import Batch
-from torchvae import objectives, random
+from torchvae import distributions, objectives, random
 
 Arrays = dict[str, np.ndarray]
 NAME = "torchvae"
@@ -110,6 +110,19 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     posterior = torchvae.encode(spec, model, _tensor(batch.x), labels)
     z = torchvae.locate(posterior, _tensor(batch.eps).reshape(-1, *posterior.mean.shape)[0])
     return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z, labels).logits})
+
+
+def outputs(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
+    """Compute in evaluation the posterior, the latent, what the decoder makes of it, and every term of each image."""
+    model, given = model_of(spec, arrays), _inputs(spec, batch)
+    posterior = torchvae.encode(spec, model, given.x, given.labels)
+    z = torchvae.locate(posterior, given.draws.eps.reshape(-1, *posterior.mean.shape)[0])
+    decoded = torchvae.decode(spec, model, z, given.labels)
+    named = {**posterior._asdict(), "z": z, "logits": decoded.logits}
+    if decoded.logvar is not None:
+        named["pixel logvar"] = distributions.pixel_logvar(spec, decoded)
+    named["pixel means"] = torchvae.pixel_means(spec, decoded)
+    return _numpy(named | torchvae.image_terms(spec, model, given.x, given.draws, given.labels)._asdict())
 
 
 def losses(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:

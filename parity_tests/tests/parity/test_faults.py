@@ -2,12 +2,12 @@
 
 import pytest
 
-from parity_tests.faults import modules, plain_vae, variants
+from parity_tests.faults import modules, plain_vae, ranges, variants
 from parity_tests.faults.inject import UNKNOWN, Fault, tried
 from parity_tests.faults.table import LINES, REGENERATE, caught_at, package_row
 
 # jaxvae's come last: each of them clears what was compiled without it.
-EVERY = sorted([*plain_vae.FAULTS, *variants.FAULTS], key=lambda fault: fault.package == "jaxvae")
+EVERY = sorted([*plain_vae.FAULTS, *variants.FAULTS, *ranges.FAULTS], key=lambda fault: fault.package == "jaxvae")
 
 each = pytest.mark.parametrize("fault", EVERY, ids=lambda fault: f"{fault.place}-{fault.cause}")
 

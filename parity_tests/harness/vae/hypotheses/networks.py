@@ -129,6 +129,29 @@ def _clipped(logits: Any, x: Any, xp: Any, eps: float) -> Any:
     return -(x * xp.log(p) + (1 - x) * xp.log1p(-p)).sum(-1)
 
 
+def _clipped_logits(logits: Any, x: Any, xp: Any, limit: float) -> Any:
+    return reference.bernoulli(xp.clip(logits, -limit, limit), x, xp)
+
+
+def linear_softplus(x: Any, xp: Any) -> Any:
+    """Compute log(1 + e^x) up to 20 and x itself from there on, as F.softplus does."""
+    return xp.where(x > 20, x, xp.logaddexp(xp.zeros_like(x), xp.minimum(x, 20)))
+
+
+def _linear_bernoulli(logits: Any, x: Any, xp: Any) -> Any:
+    return (linear_softplus(logits, xp) - logits * x).sum(-1)
+
+
+def padded_sigma(added: float, mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
+    """Compute the latent with a number added to sigma."""
+    return mean + (xp.exp(logvar / 2) + added) * eps
+
+
+def padded_kl(added: float, mean: Any, logvar: Any, xp: Any) -> Any:
+    """Compute the KL with a number added to the variance inside its logarithm."""
+    return (xp.expm1(logvar) - xp.log(xp.exp(logvar) + added) + mean * mean).sum(-1) / 2
+
+
 def _sigma_detached(mean: Any, logvar: Any, eps: Any, xp: Any) -> Any:
     return mean + jax.lax.stop_gradient(xp.exp(logvar / 2)) * eps
 
@@ -161,6 +184,7 @@ LOCATIONS: dict[str, Callable[..., Any]] = {
     "noise left out of the latent": lambda mean, logvar, eps, xp: mean,
     "noise subtracted": lambda mean, logvar, eps, xp: mean - xp.exp(logvar / 2) * eps,
     "the same noise for every image": lambda mean, logvar, eps, xp: mean + xp.exp(logvar / 2) * eps[:1],
+    **{f"{eps:g} added to sigma in the latent": partial(padded_sigma, eps) for eps in (1e-6, 1e-8)},
 }
 
 RECONSTRUCTIONS: dict[str, Callable[..., Any]] = {
@@ -179,6 +203,8 @@ RECONSTRUCTIONS: dict[str, Callable[..., Any]] = {
         f"cross-entropy from probabilities cut to [{eps:g}, 1 - {eps:g}]": partial(_clipped, eps=eps)
         for eps in (1e-6, 1e-7, 1e-8)
     },
+    **{f"logits clipped at {limit}": partial(_clipped_logits, limit=limit) for limit in (10, 15, 20, 30, 50)},
+    "softplus taken for its argument from 20 on": _linear_bernoulli,
     "squared error for cross-entropy": lambda logits, x, xp: ((_sigmoid(logits, xp) - x) ** 2).sum(-1),
     "squared error of the logits for cross-entropy": lambda logits, x, xp: ((logits - x) ** 2).sum(-1),
     "cross-entropy's sign turned": lambda logits, x, xp: -reference.bernoulli(logits, x, xp),
@@ -210,6 +236,10 @@ DIVERGENCES: dict[str, Callable[..., Any]] = {
     "KL the other way round, of the prior from the posterior": lambda mean, logvar, xp: reference.kl(
         mean * xp.exp(-logvar / 2), -logvar, xp
     ),
+    **{
+        f"{eps:g} added to the variance inside the KL's logarithm": partial(padded_kl, eps)
+        for eps in (1e-6, 1e-7, 1e-8, 1e-10)
+    },
 }
 
 COMBINATIONS: dict[str, Callable[..., Any]] = {

@@ -89,9 +89,11 @@ def forward(
     detach: bool = False,
     z: Any = None,
     record: dict[str, Any] | None = None,
+    change: Callable[[str, Any], Any] = lambda name, gave: gave,
 ) -> Outputs:
-    """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, and `record`
-    receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`."""
+    """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, `record`
+    receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`, and `change` replaces the
+    output of the layer of a name."""
     model, kinked = spec.model, spec.model.activation != "tanh"
     activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
     seen: Any = batch.x
@@ -142,7 +144,7 @@ def forward(
                 gave = arrays[name]
             case kind:
                 assert_never(kind)
-        return noted(name, h, gave)
+        return noted(name, h, change(name, gave))
 
     def network(name: str, h: Any) -> Any:
         layers = [layer for layer in layout.layers(model) if layer.path[:2] == (name, "hidden")]
@@ -184,7 +186,8 @@ def forward(
     h = network("decoder", h)
     last = [run(layers["decoder", name], h) for name in layout.tails(model)]
     logits, *logvar = (part.reshape(len(eps), len(batch.x), -1) for part in last)
-    logvar += [arrays[f"decoder.{name}"] for name in layout.scalar_parameters(model)]
+    scalars = [f"decoder.{name}" for name in layout.scalar_parameters(model)]
+    logvar += [change(name, arrays[name]) for name in scalars]
     return Outputs(tuple(parts), z, logits, logvar[0] if logvar else None, margins)
 
 

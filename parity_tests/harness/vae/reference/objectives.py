@@ -103,10 +103,12 @@ def losses(
     bernoulli: Callable = bernoulli,
     kl: Callable = kl,
     combine: Callable = combine,
+    change: Callable[[str, Any], Any] = lambda name, gave: gave,
+    likelihood: Callable = nll,
 ) -> Terms:
     """Compute the objective of each image and its terms, in evaluation or training."""
-    out = forward(spec, arrays, batch, xp=xp, training=training, locate=locate, detach=detach)
-    error = nll(spec, out, batch.x, xp, bernoulli)
+    out = forward(spec, arrays, batch, xp=xp, training=training, locate=locate, detach=detach, change=change)
+    error = likelihood(spec, out, batch.x, xp, bernoulli)
     mean, *scale = out.posterior
     objective = spec.objective
     if objective.form == "adversarial":
