@@ -1,6 +1,7 @@
 """Transformers of text: BERT, RoBERTa, DistilBERT, GPT-2, T5, LLaMA, BART, in the configurations of transformers."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from gallery_pairs.pair import Modules, Pair, initial, layers, package, tokens
@@ -108,11 +109,22 @@ def t5(rounded: bool = True) -> Modules:
     )
     torch_module = transformers.T5Model(config)
     family = package("transformers.models.t5.modeling_flax_t5")
+    family.jnp = _with_former_clip()
     if not rounded:
         _t5_norms_in_full(family, torch_module)
     module = family.FlaxT5Module(config, dtype="float64")
     inputs = [tokens(2, 12, WORDS), np.ones((2, 12), np.int32), tokens(2, 7, WORDS), np.ones((2, 7), np.int32)]
     return Modules(module, initial(module, *inputs), torch_module, inputs)
+
+
+def _with_former_clip() -> Any:
+    """Return jax.numpy with the former name of an argument, `clip(x, a_max=)`, by which T5's Flax side still calls it."""
+    import jax.numpy as jnp
+
+    def clip(x: Any, *limits: Any, a_max: Any = None, **named: Any) -> Any:
+        return jnp.clip(x, *limits, **({} if a_max is None else {"max": a_max}), **named)
+
+    return SimpleNamespace(**{**vars(jnp), "clip": clip})
 
 
 def _t5_norms_in_full(family: Any, torch_module: Any) -> None:
@@ -133,7 +145,13 @@ def _t5_norms_in_full(family: Any, torch_module: Any) -> None:
 _TRANSFORMERS = ("transformers",)
 PAIRS = (
     Pair("bert", _TRANSFORMERS, bert),
-    Pair("bert-hidden-states", _TRANSFORMERS, bert_outputs),
+    Pair(
+        "bert-hidden-states",
+        _TRANSFORMERS,
+        bert_outputs,
+        "refused",
+        "output_hidden_states is a setting of torch's BertModel and an argument of FlaxBertModule, which has no others.",
+    ),
     Pair(
         "bert-in-float32",
         _TRANSFORMERS,
