@@ -34,7 +34,14 @@ def _efficientnet(stages: tuple[Stage, ...], stem: int, features: int, classes: 
 
     def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nnx.Conv:
         return nnx.Conv(
-            inputs, outputs, (size, size), stride, padding=size // 2, feature_group_count=groups, use_bias=bias, rngs=rngs
+            inputs,
+            outputs,
+            (size, size),
+            stride,
+            padding=size // 2,
+            feature_group_count=groups,
+            use_bias=bias,
+            rngs=rngs,
         )
 
     def norm(channels: int) -> nnx.BatchNorm:
@@ -115,12 +122,12 @@ def efficientnet(large: bool = False, epsilon: float = 1e-5) -> Modules:
 
 
 def convnext(tanh: bool = False) -> Modules:
-    """ConvNeXt of two stages: Liu et al., 2022, figure 4."""
+    """ConvNeXt of four stages of one block: Liu et al., 2022, figure 4."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
-    rngs, widths, classes = nnx.Rngs(0), (16, 32), 5
+    rngs, widths, classes = nnx.Rngs(0), (8, 16, 24, 32), 5
 
     def norm(width: int) -> nnx.LayerNorm:
         return nnx.LayerNorm(width, epsilon=1e-6, rngs=rngs)
@@ -147,7 +154,7 @@ def convnext(tanh: bool = False) -> Modules:
     class Stage(nnx.Module):
         def __init__(self, inputs: int, width: int):
             self.downsample = nnx.List([norm(inputs), patches(inputs, width, 2)] if inputs != width else [])
-            self.blocks = nnx.List([Block(width), Block(width)])
+            self.blocks = nnx.List([Block(width)])
 
         def __call__(self, x: Any) -> Any:
             for layer in (*self.downsample, *self.blocks):
@@ -173,8 +180,8 @@ def convnext(tanh: bool = False) -> Modules:
             return self.head(x)
 
     family = package("timm.models.convnext")
-    torch_module = family.ConvNeXt(depths=(2, 2), dims=widths, num_classes=classes)
-    return Modules(drawn(ConvNeXt()), None, torch_module, [images(2, 3, 32, 32)])
+    torch_module = family.ConvNeXt(depths=(1, 1, 1, 1), dims=widths, num_classes=classes)
+    return Modules(drawn(ConvNeXt()), None, torch_module, [images(2, 3, 64, 64)])
 
 
 def resnet() -> Modules:
@@ -182,7 +189,7 @@ def resnet() -> Modules:
     import jax
     from flax import nnx
 
-    rngs, widths, classes = nnx.Rngs(0), (8, 16, 24, 32), 5
+    rngs, stem, widths, classes = nnx.Rngs(0), 64, (8, 16, 24, 32), 5
 
     def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nnx.Conv:
         return nnx.Conv(inputs, outputs, (size, size), stride, padding=size // 2, use_bias=False, rngs=rngs)
@@ -204,8 +211,8 @@ def resnet() -> Modules:
 
     class ResNet(nnx.Module):
         def __init__(self) -> None:
-            self.conv1, self.bn1 = conv(3, widths[0], 7, 2), norm(widths[0])
-            self.layer1 = nnx.List([Block(widths[0], widths[0], 1)])
+            self.conv1, self.bn1 = conv(3, stem, 7, 2), norm(stem)
+            self.layer1 = nnx.List([Block(stem, widths[0], 1)])
             self.layer2, self.layer3, self.layer4 = (
                 nnx.List([Block(a, b, 2)]) for a, b in zip(widths, widths[1:], strict=False)
             )
@@ -219,11 +226,7 @@ def resnet() -> Modules:
             return self.fc(x.mean((1, 2)))
 
     family = package("timm.models.resnet")
-    torch_module = family.ResNet(
-        family.BasicBlock, (1, 1, 1, 1), num_classes=classes, stem_width=widths[0], channels=widths
-    )
-    if torch_module.conv1.out_channels != widths[0]:
-        torch_module = package("timm.models.resnet").ResNet(family.BasicBlock, (1, 1, 1, 1), num_classes=classes)
+    torch_module = family.ResNet(family.BasicBlock, (1, 1, 1, 1), num_classes=classes, channels=widths)
     return Modules(drawn(ResNet()), None, torch_module, [images(2, 3, 64, 64)])
 
 

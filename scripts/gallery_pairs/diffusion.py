@@ -69,9 +69,7 @@ def resnet_block_with_time(eps: float) -> Modules:
 def attention_block() -> Modules:
     """Self-attention between the pixels of an image."""
     attention = package("diffusers.models.attention_processor").Attention
-    torch_module = attention(
-        32, heads=1, dim_head=32, bias=True, norm_num_groups=8, eps=1e-6, residual_connection=True
-    )
+    torch_module = attention(32, heads=1, dim_head=32, bias=True, norm_num_groups=8, eps=1e-6, residual_connection=True)
     module = package("diffusers.models.vae_flax").FlaxAttentionBlock(32, num_groups=8, dtype="float64")
     x = images(2, 32, 4, 4)
     return Modules(module, initial(module, x.transpose(0, 2, 3, 1)), torch_module, [x], _ATTENTION)

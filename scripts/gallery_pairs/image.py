@@ -35,9 +35,7 @@ def clip() -> Modules:
 def _convolutional(name: str, **settings: Any) -> Modules:
     """ResNet or RegNet, whose Flax module takes N,H,W,C and returns N,C,H,W."""
     transformers = package("transformers")
-    config = getattr(transformers, f"{name}Config")(
-        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 2], layer_type="bottleneck", **settings
-    )
+    config = getattr(transformers, f"{name}Config")(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 2], **settings)
     kind = getattr(package(f"transformers.models.{name.lower()}.modeling_flax_{name.lower()}"), f"Flax{name}Module")
 
     class ChannelsFirst(kind):
@@ -56,7 +54,7 @@ def resnet() -> Modules:
 
 
 def regnet() -> Modules:
-    return _convolutional("RegNet", groups_width=8)
+    return _convolutional("RegNet", groups_width=8, layer_type="y")
 
 
 _TRANSFORMERS = ("transformers",)

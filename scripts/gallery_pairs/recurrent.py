@@ -95,7 +95,9 @@ def attention(fused: bool) -> Modules:
             self.query, self.key, self.value, self.out = (torch.nn.Linear(width, width) for _ in range(4))
 
         def forward(self, x: Any) -> Any:
-            split = [layer(x).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)]
+            split = [
+                layer(x).unflatten(-1, (heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            ]
             y = torch.nn.functional.scaled_dot_product_attention(*split)
             return self.out(y.transpose(1, 2).flatten(2))
 
