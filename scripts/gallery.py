@@ -130,17 +130,18 @@ _PAGE = """# A gallery of pairs
 
 Published modules, in small configurations with random weights, compared by [compare_modules](porting.md) in float64:
 every output, a loss, and every gradient. A verdict is one of three. *agree*: all of them are the same to the largest
-difference shown, as a share of a tensor's largest number. *differ*: they are not, and the row says what the comparison named
-and why it is so. *refused*: the two can't be compared as they are. The row after one that differs or is refused
-corrects it. Seconds and peak memory are those of a process that compares this pair alone.
+difference shown, as a share of a tensor's largest number. *differ*: they are not, and the row says what the comparison
+named and why it is so. *refused*: the two can't be compared as they are. The row after one that differs or is refused
+corrects it, or its reason names the one that agrees. Seconds are those of the comparison, and peak memory is that of a
+process that compares this pair alone.
 
 ```bash
 pip install -c constraints.txt '.[gallery]'
 {command}
 ```
 
-Compared with {versions}. `transformers` and `diffusers` no longer have a Flax side in later versions. The Flax side of the pairs
-from timm is written in `scripts/gallery_pairs/convolution.py`, after the published architectures.
+Compared with {versions}. Later versions of transformers and diffusers have no Flax side. The Flax side of the pairs from
+timm is written in `scripts/gallery_pairs/convolution.py`, after the published architectures.
 
 {table}
 """

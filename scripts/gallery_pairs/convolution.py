@@ -1,5 +1,6 @@
 """Convolutional networks of timm, whose Flax side is written here after the published architectures."""
 
+import itertools
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -187,6 +188,7 @@ def convnext(tanh: bool = False) -> Modules:
 def resnet() -> Modules:
     """ResNet of four basic blocks: He et al., 2016, figure 5, left."""
     import jax
+    import jax.numpy as jnp
     from flax import nnx
 
     rngs, stem, widths, classes = nnx.Rngs(0), 64, (8, 16, 24, 32), 5
@@ -213,14 +215,12 @@ def resnet() -> Modules:
         def __init__(self) -> None:
             self.conv1, self.bn1 = conv(3, stem, 7, 2), norm(stem)
             self.layer1 = nnx.List([Block(stem, widths[0], 1)])
-            self.layer2, self.layer3, self.layer4 = (
-                nnx.List([Block(a, b, 2)]) for a, b in zip(widths, widths[1:], strict=False)
-            )
+            self.layer2, self.layer3, self.layer4 = (nnx.List([Block(a, b, 2)]) for a, b in itertools.pairwise(widths))
             self.fc = nnx.Linear(widths[-1], classes, rngs=rngs)
 
         def __call__(self, x: Any) -> Any:
             x = jax.nn.relu(self.bn1(self.conv1(x)))
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = nnx.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))  # of numbers >= 0
             for layer in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
                 x = layer(x)
             return self.fc(x.mean((1, 2)))

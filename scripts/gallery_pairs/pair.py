@@ -67,7 +67,8 @@ def version(name: str) -> str:
 def layers(*rules: tuple[str, str]) -> list[tuple[str, str]]:
     """Make the rules of a mapping for layers: each `(regex, replacement)` of a layer's path stands for its arrays.
 
-    A kernel, a scale or an embedding is a `weight` in torch; a mean and a variance are `running_mean` and `running_var`.
+    A kernel, a scale or an embedding is a `weight` in torch; a mean and a variance are `running_mean` and
+    `running_var`.
     """
     leaves = {"(?:kernel|scale|embedding)": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     return [(f"{path}/{leaf}", f"{name}.{tensor}") for path, name in rules for leaf, tensor in leaves.items()]

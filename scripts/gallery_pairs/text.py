@@ -64,7 +64,7 @@ def distilbert() -> Modules:
 
 
 def gpt2(transposed: bool = True) -> Modules:
-    """GPT2Model. Both sides hold kernels of their own kind, Conv1D: [inputs, outputs] in torch, the transpose in Flax."""
+    """GPT2Model. Both sides have a layer Conv1D; its kernel is [inputs, outputs] in torch, the transpose in Flax."""
     import numpy as np
 
     from parity_tests.harness.modules.mapping import Transform, as_is
@@ -118,7 +118,7 @@ def t5(rounded: bool = True) -> Modules:
 
 
 def _with_former_clip() -> Any:
-    """Return jax.numpy with the former name of an argument, `clip(x, a_max=)`, by which T5's Flax side still calls it."""
+    """Return jax.numpy with `clip(x, a_max=)`, the former name of `max`, by which T5's Flax side still calls it."""
     import jax.numpy as jnp
 
     def clip(x: Any, *limits: Any, a_max: Any = None, **named: Any) -> Any:
@@ -150,7 +150,7 @@ PAIRS = (
         _TRANSFORMERS,
         bert_outputs,
         "refused",
-        "output_hidden_states is a setting of torch's BertModel and an argument of FlaxBertModule, which has no others.",
+        "output_hidden_states is a setting of torch's BertModel, and an argument of FlaxBertModule that is False.",
     ),
     Pair(
         "bert-in-float32",
@@ -164,7 +164,7 @@ PAIRS = (
         _TRANSFORMERS,
         bert_tanh,
         "differ",
-        "hidden_act is gelu_new, GELU's tanh form, in JAX, and gelu, the erf form, in torch; bert has the erf form twice.",
+        "hidden_act is gelu_new, GELU's tanh form, in JAX and gelu, the erf form, in torch; bert has gelu in both.",
     ),
     Pair("roberta", _TRANSFORMERS, roberta),
     Pair("distilbert", _TRANSFORMERS, distilbert),

@@ -30,9 +30,9 @@ def test_a_pair_has_the_expected_verdict(pair: pairs.Pair) -> None:
 
 
 def test_listing_the_pairs_imports_none_of_their_packages() -> None:
-    loaded = modules_after(
-        "import sys; sys.path.insert(0, 'scripts'); import gallery; gallery.main(gallery.Gallery(list=True))"
-    )
+    scripts = str(Path(gallery.__file__).parent)
+    listed = "import gallery; gallery.main(gallery.Gallery(list=True))"
+    loaded = modules_after(f"import sys; sys.path.insert(0, {scripts!r}); {listed}")
     assert not loaded & {"jax", "flax", "torch", "transformers", "diffusers", "timm"}
 
 
