@@ -140,8 +140,8 @@ pip install -c constraints.txt '.[gallery]'
 {command}
 ```
 
-Compared with {versions}. Later versions of transformers and diffusers have no Flax side. The Flax side of the pairs from
-timm is written in `scripts/gallery_pairs/convolution.py`, after the published architectures.
+Compared with {versions}. Later versions of transformers and diffusers have no Flax side. The Flax side of the pairs
+from timm is written in `scripts/gallery_pairs/convolution.py`, after the published architectures.
 
 {table}
 """

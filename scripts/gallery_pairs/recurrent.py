@@ -72,8 +72,14 @@ def recurrent(kind: str, both_biases: bool = True) -> Modules:
     return Modules(drawn(Sequence(nnx.Rngs(0))), None, torch_module, [images(3, 5, features)], mapping)
 
 
-def attention(fused: bool) -> Modules:
-    """Self-attention of four heads. Torch's own layer holds query, key and value in one tensor, Flax's in three."""
+def attention(fused: bool = False, rounded: bool = False) -> Modules:
+    """Self-attention of four heads.
+
+    Torch's own layer holds query, key and value in one tensor (`fused`), Flax's in three. Flax's own calls
+    jax.nn.dot_product_attention, whose softmax is float32 (`rounded`).
+    """
+    import jax
+    import jax.numpy as jnp
     import torch
     from flax import nnx
 
@@ -101,16 +107,30 @@ def attention(fused: bool) -> Modules:
             y = torch.nn.functional.scaled_dot_product_attention(*split)
             return self.out(y.transpose(1, 2).flatten(2))
 
-    into = Transform(lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(width, heads, width // heads))
-    bias = Transform(lambda b: b.reshape(width), lambda b: b.reshape(heads, width // heads))
-    out = Transform(lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(heads, width // heads, width))
+    def in_full(query: Any, key: Any, value: Any, **_: Any) -> Any:
+        """Attend with a softmax in the dtype of the inputs."""
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / jnp.sqrt(query.shape[-1])
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
+
+    def joined(x: Any) -> Any:
+        return x.reshape(*x.shape[:-2], width)
+
+    size = width // heads
+    into = Transform(
+        lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(width, heads, size), output_to_torch=joined
+    )
+    bias = Transform(lambda b: b.reshape(width), lambda b: b.reshape(heads, size))
+    out = Transform(
+        lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(heads, size, width), input_to_torch=joined
+    )
     mapping = [
         ("(query|key|value)/kernel", r"\1.weight", into),
         ("(query|key|value)/bias", r"\1.bias", bias),
         ("out/kernel", "out.weight", out),
         ("out/bias", "out.bias"),
     ]
-    module = drawn(nnx.MultiHeadAttention(heads, width, decode=False, rngs=nnx.Rngs(0)))
+    attend = nnx.dot_product_attention if rounded else in_full
+    module = drawn(nnx.MultiHeadAttention(heads, width, attention_fn=attend, decode=False, rngs=nnx.Rngs(0)))
     torch_module = Fused(width, heads, batch_first=True) if fused else Separate()
     return Modules(module, None, torch_module, [images(2, 7, width)], None if fused else mapping)
 
@@ -136,9 +156,16 @@ PAIRS = (
     Pair(
         "attention-fused",
         _BOTH,
-        partial(attention, True),
+        partial(attention, fused=True),
         "refused",
         "torch.nn.MultiheadAttention holds three kernels in one tensor, and a pair is of one array and one tensor.",
     ),
-    Pair("attention", _BOTH, partial(attention, False), why="With a torch module of separate layers."),
+    Pair(
+        "attention-float32-softmax",
+        _BOTH,
+        partial(attention, rounded=True),
+        "differ",
+        "With separate layers in torch they are paired, but jax.nn.dot_product_attention has a softmax in float32.",
+    ),
+    Pair("attention", _BOTH, attention, why="With an attention_fn whose softmax has the dtype of its input."),
 )
