@@ -100,18 +100,22 @@ def gpt2_with_cache() -> Modules:
 
 
 def t5(rounded: bool = True) -> Modules:
-    """T5Model. Both sides compute the mean square of T5LayerNorm in float32, whatever the dtype."""
+    """T5Model, which computes the mean square of its norms in float32 on both sides, and its softmax in torch.
+
+    Args:
+        rounded: Whether they do; else all is in the dtype of the inputs.
+    """
     import numpy as np
 
     transformers = package("transformers")
     config = transformers.T5Config(
         d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, vocab_size=WORDS, use_cache=False
     )
-    torch_module = transformers.T5Model(config)
     family = package("transformers.models.t5.modeling_flax_t5")
     family.jnp = _with_former_clip()
     if not rounded:
-        _t5_norms_in_full(family, torch_module)
+        _t5_in_full(family)
+    torch_module = transformers.T5Model(config)
     module = family.FlaxT5Module(config, dtype="float64")
     inputs = [tokens(2, 12, WORDS), np.ones((2, 12), np.int32), tokens(2, 7, WORDS), np.ones((2, 7), np.int32)]
     return Modules(module, initial(module, *inputs), torch_module, inputs)
@@ -127,19 +131,25 @@ def _with_former_clip() -> Any:
     return SimpleNamespace(**{**vars(jnp), "clip": clip})
 
 
-def _t5_norms_in_full(family: Any, torch_module: Any) -> None:
-    """Compute the T5LayerNorms of both sides in the dtype of their inputs."""
+def _t5_in_full(family: Any) -> None:
+    """Replace T5LayerNorm on both sides, and torch's softmax, by those in the dtype of their inputs.
+
+    The replacement is of the packages' modules, for the rest of this process."""
     import jax.numpy as jnp
+    import torch
 
-    def in_flax(self: Any, x: Any) -> Any:
-        return self.weight * (x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps))
+    torch_family = package("transformers.models.t5.modeling_t5")
 
-    def in_torch(self: Any, x: Any) -> Any:
-        return self.weight * (x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt())
+    class FlaxNorm(family.FlaxT5LayerNorm):
+        def __call__(self, x: Any) -> Any:
+            return self.weight * (x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps))
 
-    family.FlaxT5LayerNorm.__call__ = in_flax
-    kind = next(type(m) for m in torch_module.modules() if type(m).__name__ == "T5LayerNorm")
-    kind.forward = in_torch
+    class TorchNorm(torch_family.T5LayerNorm):
+        def forward(self, x: Any) -> Any:
+            return self.weight * (x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt())
+
+    family.FlaxT5LayerNorm, torch_family.T5LayerNorm = FlaxNorm, TorchNorm
+    torch.Tensor.float = lambda x: x  # type: ignore[method-assign]  # softmax(scores.float())
 
 
 _TRANSFORMERS = ("transformers",)
@@ -188,8 +198,8 @@ PAIRS = (
         _TRANSFORMERS,
         t5,
         "differ",
-        "T5LayerNorm computes its mean square in float32 on both sides, each with a rounding of its own.",
+        "T5LayerNorm computes its mean square in float32 on both sides, and torch's side its softmax too.",
     ),
-    Pair("t5", _TRANSFORMERS, partial(t5, rounded=False), why="With T5LayerNorm in the dtype of its input."),
+    Pair("t5", _TRANSFORMERS, partial(t5, rounded=False), why="With both in the dtype of their inputs."),
     Pair("bert-base", _TRANSFORMERS, partial(bert, large=True), large=True),
 )
