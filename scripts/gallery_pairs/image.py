@@ -18,6 +18,7 @@ def vit() -> Modules:
 def clip() -> Modules:
     """CLIPModel: a text and an image encoder, and the logits between them."""
     import numpy as np
+    import torch
 
     transformers = package("transformers")
     config = transformers.CLIPConfig(
@@ -25,11 +26,23 @@ def clip() -> Modules:
         vision_config={**_LAYERS, "image_size": 16, "patch_size": 4, "projection_dim": 16},
         projection_dim=16,
     )
+
+    class AllInOneDtype(transformers.CLIPModel):
+        """CLIPModel, whose causal mask is made in torch's default dtype, which can't hold the least float64."""
+
+        def forward(self, *inputs: Any) -> Any:
+            before = torch.get_default_dtype()
+            torch.set_default_dtype(self.dtype)
+            try:
+                return super().forward(*inputs)
+            finally:
+                torch.set_default_dtype(before)
+
     module = package("transformers.models.clip.modeling_flax_clip").FlaxCLIPModule(config, dtype="float64")
     positions = np.broadcast_to(np.arange(9, dtype=np.int32), (2, 9))
     inputs = [tokens(2, 9, 64), images(2, 3, 16, 16), np.ones((2, 9), np.int32), positions]
     ours = [inputs[0], inputs[1].transpose(0, 2, 3, 1), *inputs[2:]]
-    return Modules(module, initial(module, *ours), transformers.CLIPModel(config), inputs)
+    return Modules(module, initial(module, *ours), AllInOneDtype(config), inputs)
 
 
 def _convolutional(name: str, **settings: Any) -> Modules:
