@@ -89,7 +89,10 @@ def initial(module: Any, *inputs: Any, **flags: Any) -> Any:
 
 
 def moved(tree: Any) -> Any:
-    """Multiply every array of the tree by positive numbers near 1, and add others near 0 except to variances."""
+    """Multiply every array of the tree by positive numbers near 1, and add others near 0 to biases, scales and means.
+
+    Kernels keep their size, and with it the size of what a deep network computes.
+    """
     import jax
     import numpy as np
 
@@ -97,7 +100,7 @@ def moved(tree: Any) -> Any:
 
     def one(path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/").rpartition("/")[2]
-        added = 0 if name == "var" else draws.normal(0, 0.05, leaf.shape)
+        added = 0 if name == "var" or leaf.ndim > 1 else draws.normal(0, 0.05, leaf.shape)
         return (np.asarray(leaf, np.float64) * draws.uniform(0.8, 1.2, leaf.shape) + added).astype(np.float64)
 
     return jax.tree_util.tree_map_with_path(one, tree)
