@@ -116,11 +116,9 @@ def row(pair: Pair, result: dict[str, Any]) -> tuple[str, ...]:
 def page(pairs: Sequence[Pair], results: Sequence[dict[str, Any]]) -> str:
     """Return the page: what was compared, the command, the versions, the table."""
     versions = sorted({version for result in results for version in result["versions"]})
-    words = [word for word in sys.argv[1:] if not word.startswith("--markdown")]
-    command = shlex.join(["python", "scripts/gallery.py", *words])
     rows = [[cell.replace("|", r"\|") for cell in row(*both)] for both in zip(pairs, results, strict=True)]
     return _PAGE.format(
-        command=command.replace(" scripts/docs/gallery.md", ""),
+        command=shlex.join(["python", "scripts/gallery.py", *sys.argv[1:]]),
         versions=", ".join(versions),
         table=markdown_table(_HEAD, rows, numbers=False, padded=False),
     )

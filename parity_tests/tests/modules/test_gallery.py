@@ -65,7 +65,7 @@ def test_the_page_holds_the_command_and_every_row(tmp_path: Path, monkeypatch, c
     page = tmp_path / "gallery.md"
     assert gallery.main(gallery.Gallery(("lstm", "gru-one-bias"), markdown=page)) == 0
     text = page.read_text()
-    assert "\npython scripts/gallery.py lstm gru-one-bias\n" in text
+    assert "\npython scripts/gallery.py lstm gru-one-bias --markdown scripts/docs/gallery.md\n" in text
     assert "| lstm | agree | to 1e-15" in text
     assert r"| gru-one-bias | refused | a \| b" in text
     assert "1,000" in capsys.readouterr().out
