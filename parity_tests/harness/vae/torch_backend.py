@@ -112,6 +112,7 @@ def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     return _numpy({**posterior._asdict(), "z": z, "logits": torchvae.decode(spec, model, z, labels).logits})
 
 
+@torch.no_grad()
 def outputs(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     """Compute in evaluation the posterior, the latent, what the decoder makes of it, and every term of each image."""
     model, given = model_of(spec, arrays), _inputs(spec, batch)
