@@ -18,7 +18,16 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.faults import inject, plain_vae
 from parity_tests.faults.inject import SPEC, Fault
 from parity_tests.harness import report
-from parity_tests.harness.vae import jax_backend, levels, noise_floor, precision, prove, torch_backend, trajectory
+from parity_tests.harness.vae import (
+    jax_backend,
+    levels,
+    noise_floor,
+    precision,
+    prove,
+    reference,
+    torch_backend,
+    trajectory,
+)
 from parity_tests.harness.vae.steps import bounded
 from parity_tests.support.warm import python
 
@@ -60,6 +69,16 @@ def test_no_false_alarm(seed: int) -> None:
     assert result.diagnosis is None
     assert not jax.config.jax_enable_x64  # type: ignore[attr-defined]
     jax.clear_caches()  # or fifty specs' programs fill a process's memory maps
+
+
+def test_the_plain_formulas_have_models_without_hidden_layers() -> None:
+    spec = Spec("digits", ModelSpec((4, 4, 1), (), 2), training=TrainingSpec(batch_size=8))
+    case = levels.case(spec, few(spec))
+    far = case.states["with logits to 60"][1]
+    x = case.batch.x.reshape(8, -1).astype(np.float64)
+    mean = x @ far["encoder.mean.weight"].T + far["encoder.mean.bias"]
+    plain = reference.forward(spec, far, case.batch).posterior[0]
+    np.testing.assert_allclose(plain, mean, rtol=1e-5, atol=1e-5)  # float32, sums of 16
 
 
 def fault(cause: str) -> Fault:

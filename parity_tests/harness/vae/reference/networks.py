@@ -1,5 +1,6 @@
 """The networks by their plain formulas: layers, encoder, decoder and discriminator."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, assert_never
 
@@ -148,7 +149,7 @@ def forward(
 
     def network(name: str, h: Any) -> Any:
         layers = [layer for layer in layout.layers(model) if layer.path[:2] == (name, "hidden")]
-        for layer, after in zip(layers, [*layers[1:], None], strict=True):
+        for layer, after in itertools.zip_longest(layers, layers[1:]):
             h = run(layer, h)
             if after is None or after.kind != "norm":
                 h = hidden(h)
