@@ -127,7 +127,7 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
     state = dict(cast(variables if "params" in variables else {"params": variables}, dtype))
     params = state.pop("params")
     arguments = in_mode(model.__call__, train, lambda: {"dropout": jax.random.key(0)})
-    mutable = list(state) if train else False
+    mutable = list(state) if train and state else False
 
     def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
         positional, keywords = arguments(*inputs)

@@ -75,9 +75,9 @@ def parts(tree: Any) -> Parts | None:
 
 def _paired(in_jax: Any, in_torch: Any, place: str):
     mine, other = parts(in_jax), parts(in_torch)
-    if mine is not None and other is None and len(mine.values) == 1:
+    while mine is not None and other is None and len(mine.values) == 1:
         mine, in_jax = parts(mine.values[0]), mine.values[0]
-    if other is not None and mine is None and len(other.values) == 1:
+    while other is not None and mine is None and len(other.values) == 1:
         other, in_torch = parts(other.values[0]), other.values[0]
     if mine is None and other is None:
         if in_jax is not None or in_torch is not None:

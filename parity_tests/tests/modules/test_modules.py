@@ -102,7 +102,6 @@ def test_the_same_network_passes_in_every_level(make: str, weights, train: bool,
         model, params, Classifier(), None, IMAGES, weights=weights, train=train, dtype=dtype, **options
     )
     assert len(report.findings) == 5
-    assert all(finding.size < 40 for finding in report.findings)
 
 
 def test_a_bare_function_passes() -> None:
@@ -391,7 +390,7 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         "  every output ",
         "  the loss ",
         "(drawn for the comparison, since they were constant: a.weight)",
-        "(float64: each entry is divided by its own rounding error: ",
+        "(float64: an entry's rounding error is what units in the last place",
         "the loss: The outputs agree and the loss is ",
         "Likely cause: the loss is a sum where the other side takes the mean: by a factor of 30 in JAX.",
     ]
@@ -531,7 +530,7 @@ def test_a_gradient_that_is_no_number_fails_on_either_side(in_jax, in_torch) -> 
     assert report.findings[-1].level == "every gradient"
     if not report.passed:
         assert report.diagnosis is not None
-        assert report.diagnosis.where == "a.bias"
+        assert report.diagnosis.where == "backward between a and b"
         assert "nan in" in report.diagnosis.difference
 
 
