@@ -20,8 +20,8 @@ from parity_tests.harness.vae.batch import Batch
 
 Arrays = dict[str, np.ndarray]
 
-# Next to 0, where a quotient may be replaced by a series; then between the usual clips: above those at 2 to 8, at 10, at
-# 15, and at 30 and 50. A softplus that is linear from 20 on differs most just above 20, which a learned log-variance
+# Next to 0, where a quotient may be replaced by a series; then between the usual clips: above those at 2 to 8, at 10,
+# at 15, and at 30 and 50. A softplus that is linear from 20 on differs most just above 20, which a learned log-variance
 # reaches at 8. The last numbers overflow exp in float32, then in float64. None has an exponential between a dtype's
 # least normal number and 0, where XLA gives 0 and PyTorch does not.
 _LADDER = (1e-3, 1.0, 9.0, 12.0, 20.0, 80.0)
