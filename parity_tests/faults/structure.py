@@ -29,7 +29,7 @@ def attend(heads: int = 2, scale: float = 0.5, mask: int | None = None, axis: in
         q, k, v = (x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2) for x in (q, k, v))
         scores = scale * (q @ k.swapaxes(-1, -2))
         if mask is not None:
-            seen = xp.asarray(np.tri(*scores.shape[-2:], mask, dtype=bool))
+            seen = xp.asarray(np.tri(scores.shape[-2], scores.shape[-1], mask, dtype=bool))
             scores = xp.where(seen, scores, xp.asarray(-np.inf, dtype=scores.dtype))
         if dtype is not None:
             scores = scores.astype(dtype)

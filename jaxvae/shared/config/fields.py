@@ -75,7 +75,12 @@ def check_fields(part: Any) -> None:
     for name, kind in _fields(type(part)).items():
         value = getattr(part, name)
         if dataclasses.is_dataclass(kind):
-            require(isinstance(value, typing.cast(type, kind)), name, f"of the class {kind.__name__}", value)
+            require(
+                isinstance(value, typing.cast(type, kind)),
+                name,
+                f"of the class {getattr(kind, '__name__', kind)}",
+                value,
+            )
         else:
             object.__setattr__(part, name, build(kind, value, f"The configuration's {name}"))
 

@@ -90,6 +90,7 @@ def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Ma
 def keep(calls: dict[str, LayerCall], name: str, x: Any, y: Any, traced: bool = False) -> None:
     """Record a call now, or where it is traced as its values are computed."""
     if traced or not (isinstance(x, Tracer) or isinstance(y, Tracer)):
-        add(calls, name, x if isinstance(x, Tracer) else np.asarray(x), y if isinstance(y, Tracer) else np.asarray(y))
+        now: list[Any] = [value if isinstance(value, Tracer) else np.asarray(value) for value in (x, y)]
+        add(calls, name, *now)
     else:
         jax.debug.callback(lambda x, y: add(calls, name, np.asarray(x), np.asarray(y)), x, y)

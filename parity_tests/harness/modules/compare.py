@@ -145,7 +145,9 @@ def compare_modules(
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
     torch_module = torch_state.plain(torch_module)
-    given = output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
+    given: Mapping[Any, Any] = (
+        output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
+    )
 
     def made(dtype: str) -> Both:
         net = network(jax_model, params, dtype, train)

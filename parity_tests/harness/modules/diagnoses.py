@@ -1,6 +1,7 @@
 """Diagnose a level that fails: the place where the two networks first differ, and the cause."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -162,17 +163,23 @@ def in_gradients(evaluation: Evaluation, floors: Arrays, tolerance: float) -> Di
 
 def _backward(evaluation: Evaluation) -> Diagnosis | None:
     """Walk from the loss back to the first layer to which another gradient comes back."""
-    both, losses, tapped = evaluation.both, evaluation.losses, evaluation.both.net.tapped
-    if tapped is None or both.net.watch is None or losses is None:
+    both, losses = evaluation.both, evaluation.losses
+    tapped: Any = both.net.tapped
+    watch: Any = both.net.watch
+    if tapped is None or watch is None or losses is None:
         return None
     loss, net = losses[0], both.net
-    calls = net.watch(net.params, net.state, *both.jax_inputs)
+    calls = watch(net.params, net.state, *both.jax_inputs)
     taps = {
         name: (np.zeros_like(call.input), np.zeros_like(call.output))
         for name, call in calls.items()
         if call.input.dtype.kind == call.output.dtype.kind == "f"
     }
-    slopes = jax.grad(lambda taps: loss(tapped(taps, net.params, net.state, *both.jax_inputs)))(taps)
+
+    def value(taps: Any, tapped: Any = tapped) -> jax.Array:
+        return loss(tapped(taps, net.params, net.state, *both.jax_inputs))
+
+    slopes = jax.grad(value)(taps)
     in_jax = {name: LayerCall(*map(np.asarray, slope)) for name, slope in slopes.items()}
     module = torch_state.copied(both.module)
     with torch_layers.record_gradients(module) as in_torch:

@@ -65,7 +65,7 @@ def _hides(array: np.ndarray) -> bool:
 
 def _draw(name: str, array: np.ndarray, positive: bool) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    sign = 1.0 if (array.real > 0).all() else -1.0 if (array.real < 0).all() else 0.0
+    sign = 1.0 if (np.real(array) > 0).all() else -1.0 if (np.real(array) < 0).all() else 0.0
     if sign:  # a scale, a variance, a temperature
         size = float(np.abs(array).mean())
         size = size if _SIZES[0] <= size <= _SIZES[1] else 1.0

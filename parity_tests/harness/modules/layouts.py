@@ -1,7 +1,7 @@
 """The order of axes of inputs and outputs in each framework."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def of_output(
     usual: list[Layout] = ["channels_last", "same"] if ndim == 4 and channels_last else ["same", "channels_last"]
     if ndim < 3:
         return "same"
-    fits = [layout for layout in usual if to_torch(in_jax, layout).shape == in_torch.shape]
+    fits: list[Layout] = [layout for layout in usual if to_torch(in_jax, layout).shape == in_torch.shape]
     if len(fits) < 2:
         return fits[0] if fits else usual[0]
     sizes = {layout: worst({"": to_torch(in_jax, layout)}, {"": in_torch}, {}, dtype).size for layout in fits}
@@ -78,5 +78,5 @@ def of_output(
 
 def _given(layouts: Layouts, i: int, place: Any) -> Layout | None:
     if isinstance(layouts, Mapping):
-        return layouts.get(place, layouts.get(i))
-    return layouts[i] if layouts is not None and i < len(layouts) else None
+        return cast("Layout | None", layouts.get(place, layouts.get(i)))
+    return cast("Layout | None", layouts[i]) if layouts is not None and i < len(layouts) else None

@@ -151,8 +151,9 @@ class Levels:
         finding = self._finding(f"weights after {steps} optimizer steps from the same gradients", run.weights, floors)
         yield finding, lambda: diagnoses.after_steps(finding.where, *run.weights, run.cause(finding.where))
         if run.moments is not None:
-            finding = self._finding(f"optimizer moments after {steps} steps", run.moments, run.moment_floors(share))
-            yield finding, lambda: diagnoses.after_steps(finding.where, *run.moments, None)
+            moments = run.moments
+            finding = self._finding(f"optimizer moments after {steps} steps", moments, run.moment_floors(share))
+            yield finding, lambda: diagnoses.after_steps(finding.where, *moments, None)
 
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
         evaluation, dtype = self.evaluation, self.both.dtype

@@ -126,7 +126,7 @@ def train_both(
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     flat = [array.ravel() for array in arrays.values()]
-    wide = [np.stack([a.real, a.imag], -1).ravel() if a.dtype.kind == "c" else a for a in flat]
+    wide = [np.stack([np.real(a), np.imag(a)], -1).ravel() if a.dtype.kind == "c" else a for a in flat]
     return np.concatenate([array.astype(np.float64) for array in wide])
 
 

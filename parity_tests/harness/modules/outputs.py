@@ -66,7 +66,8 @@ def parts(tree: Any) -> Parts | None:
         held = {name: value for name, value in held.items() if value is not None}
         return Parts(tuple(held), False, tuple(held.values()))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        held = {name: value for name, value in zip(tree._fields, tree, strict=True) if value is not None}
+        fields: tuple[str, ...] = getattr(tree, "_fields")  # noqa: B009
+        held = {name: value for name, value in zip(fields, tree, strict=True) if value is not None}
         return Parts(tuple(held), True, tuple(held.values()))
     if isinstance(tree, list | tuple):
         return Parts(None, True, tuple(value for value in tree if value is not None))

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,7 +86,7 @@ def entries(module: nn.Module) -> dict[str, Entry]:
     return found
 
 
-def entry(module: nn.Module, name: str, every: dict[str, Entry] | None = None) -> Entry:
+def entry(module: nn.Module, name: str, every: Mapping[str, Entry] | None = None) -> Entry:
     """Return a tensor by its name, or some rows of it, as in `rnn.weight_ih_l0[0:8]`.
 
     Raises:

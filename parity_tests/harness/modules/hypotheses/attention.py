@@ -17,6 +17,7 @@ SINGLE = "attention's softmax is computed in float32"
 
 _MOST_HEADS = 16
 _ROWS = 2  # of the batch, which attention never mixes
+_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _ROLES = ("query", "key", "value")
 _MASKS = {"no mask": None, "a causal mask": 0, "a causal mask one key short": -1, "a causal mask one key long": 1}
 _AXES = {"keys": -1, "queries": -2}
@@ -32,20 +33,17 @@ class Attention(NamedTuple):
     axis: str = "keys"
 
 
-def attend(
-    query: np.ndarray, key: np.ndarray, value: np.ndarray, settings: Attention, scale: float | None = None
-) -> np.ndarray:
-    """Compute attention of projections `[batch, length, features]`; NaN where a query has no key."""
-    q, k, v = (_split(x, settings.heads) for x in (query, key, value))
-    scores = (
-        q @ k.swapaxes(-1, -2) * (_scales(q.shape[-1], query.shape[-1])[settings.scale] if scale is None else scale)
-    )
+def attend(projections: Sequence[np.ndarray], settings: Attention, scale: float | None = None) -> np.ndarray:
+    """Compute attention of three projections `[batch, length, features]`; NaN where a query has no key."""
+    q, k, v = (_split(projections[i], settings.heads) for i in settings.order)
+    factor = _scales(q.shape[-1], projections[0].shape[-1])[settings.scale] if scale is None else scale
+    scores = factor * (q @ k.swapaxes(-1, -2))
     if (offset := _MASKS[settings.mask]) is not None:
-        scores = np.where(np.tri(*scores.shape[-2:], offset, dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(scores.shape[-2], scores.shape[-1], offset, dtype=bool), scores, -np.inf)
     axis = _AXES[settings.axis]
     scores = np.exp(scores - scores.max(axis, keepdims=True))
     mixed = scores / scores.sum(axis, keepdims=True) @ v
-    return mixed.swapaxes(1, 2).reshape(*query.shape[:2], -1)
+    return mixed.swapaxes(1, 2).reshape(*projections[0].shape[:2], -1)
 
 
 def cause_in_attention(
@@ -70,7 +68,7 @@ def cause_in_attention(
         return None
     ours = next(_explained(*mine, tolerance, theirs), None)
     if ours is None:
-        loose = distance(mine[1], attend(*(mine[0][i] for i in theirs.order), theirs))
+        loose = distance(mine[1], attend(mine[0], theirs))
         return f"{SINGLE} in JAX" if tolerance < 1e-9 and loose < 1e-5 else None
     return _differences(ours, theirs) or None
 
@@ -87,7 +85,7 @@ def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator
 
     def given(settings: Attention, scale: float | None = None) -> np.ndarray:
         with np.errstate(all="ignore"):
-            mixed = attend(*(parts[i] for i in settings.order), settings, scale)
+            mixed = attend(parts, settings, scale)
         y = mixed @ numbers["out_proj.weight"].T + numbers.get("out_proj.bias", 0.0)
         return y if layer.batch_first else y.swapaxes(0, 1)
 
@@ -104,15 +102,14 @@ def _explained(
     """Yield the settings that map the projections to the target, those nearest to `near` first."""
     with np.errstate(all="ignore"):
         for settings in _settings(sources, near):
-            if distance(target, attend(*(sources[i] for i in settings.order), settings)) <= tolerance:
+            if distance(target, attend(sources, settings)) <= tolerance:
                 yield settings
 
 
 def _settings(sources: Sequence[np.ndarray], near: Attention | None) -> list[Attention]:
     size = sources[0].shape[-1]
     heads = [h for h in range(1, min(size, _MOST_HEADS) + 1) if size % h == 0]
-    orders = list(itertools.permutations(range(3)))
-    every = itertools.product(orders, heads, _scales(1, 1), _MASKS, _AXES)
+    every = itertools.product(_ORDERS, heads, _scales(1, 1), _MASKS, _AXES)
     usual = near or Attention(heads=0)
     ordered = sorted(
         (Attention(*values) for values in every), key=lambda s: sum(a != b for a, b in zip(s, usual, strict=True))

@@ -72,9 +72,9 @@ def cause_in_branch(
     if in_torch.dtype.kind != "f" or in_jax.dtype.kind != "f":
         return None
     sides = [
-        [_branches(last[i], [(name, (a, b)[i - 1]) for name, a, b in recent], target[i - 1], tolerance)] for i in (1, 2)
+        list(_branches(last[1:][i], [(name, (a, b)[i]) for name, a, b in recent], target[i], tolerance)) for i in (0, 1)
     ]
-    ours, theirs = (list(side[0]) for side in sides)
+    ours, theirs = sides
     if not ours or not theirs:
         return None
     pairs = list(itertools.product(ours, theirs))
@@ -103,7 +103,7 @@ def cause_in_image(last: Source, target: tuple[np.ndarray, np.ndarray], toleranc
         return None
     for cause, changes in ((INTERPOLATION, _resized), (PADDING, _padded)):
         ours, theirs = (
-            next((n for n, y in changes(last[i + 1], target[i].shape) if distance(target[i], y) <= tolerance), None)
+            next((n for n, y in changes(last[1:][i], target[i].shape) if distance(target[i], y) <= tolerance), None)
             for i in (0, 1)
         )
         if ours is not None and theirs is not None and ours != theirs:

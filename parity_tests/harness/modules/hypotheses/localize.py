@@ -80,11 +80,7 @@ def walk(
     Returns:
         The diagnoses in the order of the calls; empty if all agree.
     """
-    if differs is None:
-
-        def differs(_: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
-            return distance(in_jax, in_torch) > tolerance
-
+    differs = differs or (lambda _, in_jax, in_torch: distance(in_jax, in_torch) > tolerance)
     earlier = [("the input", ends[0].input, ends[1].input)]
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls))
@@ -106,7 +102,9 @@ def walk(
             elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)).cause:
                 found.append(between._replace(difference=f"Other operations give the input of {name}."))
             plain = _computed(layer, in_jax.input, in_torch)
-            if plain is not None and differs(label, in_jax.output, plain):
+            # Rounding was measured on torch's input, so that here the difference has to be one of size too.
+            apart = plain is not None and distance(in_jax.output, plain) > tolerance
+            if plain is not None and apart and differs(label, in_jax.output, plain):
                 found.append(_in_layer(name, layer, in_jax, plain, tolerance, "On the same input"))
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
     if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
@@ -167,8 +165,8 @@ def _between(
         return Diagnosis(f"between {last[0]} and {name}", text, cause)
     layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
     if len(layers) == 3:
-        projections = [[layer[side] for layer in layers] for side in (1, 2)]
-        if cause := cause_in_attention(*projections, target, tolerance):
+        projections = [layer[1] for layer in layers], [layer[2] for layer in layers]
+        if cause := cause_in_attention(projections[0], projections[1], target, tolerance):
             return Diagnosis(f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", text, cause)
     if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
         return Diagnosis(f"between {last[0]} and {name}", text, cause)
