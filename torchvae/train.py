@@ -164,7 +164,8 @@ def train_epoch(
         InputError: If there are no images, if they are of another size than the model's, or if batch norm would see a
             batch of one number.
     """
-    require_images(spec, tuple(images.shape))
+    # A process may hold none of the images of a run of several.
+    require_images(spec, (len(images) if n is None else n, *images.shape[1:]))
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)

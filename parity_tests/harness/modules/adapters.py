@@ -12,10 +12,10 @@ from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_layers, linen_layers
+from parity_tests.harness.hooks.modes import applied, in_mode
+from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.mapping import canonical
-from parity_tests.harness.modules.modes import applied, in_mode
-from parity_tests.harness.modules.recasting import recast_linen, recast_nnx
 from parity_tests.harness.modules.validation import kind
 
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import torch
 
-from parity_tests.harness.modules.recasting import exact_attention
+from parity_tests.harness.hooks.recasting import exact_attention
 
 _cuda, _cudnn, _mkldnn = cast(tuple[Any, ...], (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
 _OPERATIONS = (_cuda.matmul, _cudnn.conv, _cudnn.rnn, _mkldnn.matmul, _mkldnn.conv, _mkldnn.rnn)
