@@ -130,8 +130,8 @@ Published modules, in small configurations with random weights, compared by [com
 every output, a loss, and every gradient. A verdict is one of three. *agree*: all of them are the same to the largest
 difference shown, as a share of a tensor's largest number. *differ*: they are not, and the row says what the comparison
 named and why it is so. *refused*: the two can't be compared as they are. The row after one that differs or is refused
-corrects it, or its reason names the one that agrees. *failed* would be an error, of a module or of the comparison.
-Seconds are those of the comparison, and peak memory is that of a process that compares this pair alone.
+corrects it, or its reason names the one that agrees. Seconds are those of the comparison, and peak memory is that of a
+process that compares this pair alone.
 
 ```bash
 pip install -c constraints.txt '.[gallery]'
