@@ -22,6 +22,7 @@ from jaxvae.shared.cli import join_help
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.safe_io import require_writable
 from jaxvae.shared.text import markdown_table
 from parity_tests.corrupt import fuzz
 from parity_tests.corrupt.readers import TARGETS, place
@@ -259,14 +260,16 @@ def run_verdicts(options: Verdicts) -> int:
     named = {edit.name: edit for edit in EDITS}
     if options.edit is not None and options.edit not in named:
         raise InputError(f"--edit {options.edit!r} is unknown: give one of {', '.join(map(repr, named))}.")
-    edit, known = named.get(options.edit or ""), verdicts_in(options.out)
+    if options.out is not None:
+        require_writable(options.out, "give --out a file in a folder that exists")
+    edit, known, out = named.get(options.edit or ""), verdicts_in(options.out), options.out
     outcomes = []
     for seed in tqdm(range(options.first, options.first + options.pairs), "verdicts", unit=" pairs", disable=None):
         name = (edit or edit_of(seed)).name
         if (outcome := known.get((seed, name))) is None:
             outcome = judge(seed, edit)
-            if options.out is not None:
-                with options.out.open("a") as file:
+            if out is not None:
+                with out.open("a") as file:
                     file.write(json.dumps(outcome.json()) + "\n")
         outcomes.append(outcome)
     print(table(outcomes))

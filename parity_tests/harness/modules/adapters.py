@@ -150,12 +150,12 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
 
 
 def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool) -> Network:
-    """Running statistics in a function's parameters are state: nothing trains them."""
+    """Running statistics in a function's Linen variables are state: nothing trains them."""
     arguments = in_mode(call, train, lambda: {"dropout": jax.random.key(0)}, first=1)
     params = cast(params, dtype)
-    split = isinstance(params, Mapping) and "params" in params and len(params) > 1
-    state = {name: value for name, value in params.items() if name != "params"} if split else {}
-    trained = {"params": params["params"]} if split else params
+    split = isinstance(params, Mapping) and "params" in params and "batch_stats" in params
+    state = {"batch_stats": params["batch_stats"]} if split else {}
+    trained = {name: value for name, value in params.items() if name not in state} if split else params
 
     def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
         with recast_linen(dtype):

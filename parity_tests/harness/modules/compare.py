@@ -144,6 +144,8 @@ def compare_modules(
     validation.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
+    layouts.check_places(input_layouts, "input_layouts", range(len(validation.arrays(inputs, dtype))))
+    validation.check_outputs(outputs)
     torch_module = torch_state.plain(torch_module)
     given: Mapping[Any, Any] = (
         output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))

@@ -63,7 +63,10 @@ class Evaluation:
             return self._known["jax", level]
         if level == "gradients":
             gradients = self.gradient(both.net.params, both.net.state, *both.jax_inputs)
-            return {name: np.conj(array) for name, array in both.named(flatten(gradients)).items()}
+            named = both.named(flatten(gradients))
+            tensors = both.tensors(both.module)
+            none = {pair.name: np.zeros_like(tensors[pair.name]) for pair in both.differentiated()}
+            return {name: np.conj(named.get(name, zeros)) for name, zeros in none.items()}
         outputs, after = self.forward_jax(both)
         if level == "state":
             return both.named(flatten(after))

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten, replaced
 from parity_tests.harness.modules.evaluation import Evaluation
-from parity_tests.harness.modules.outputs import leaves
+from parity_tests.harness.modules.outputs import leaves, parts
 from parity_tests.harness.modules.pair import Arrays, Both
 
 _ROUNDINGS = 1e4  # below so many roundings of the outputs a movement is rounding
@@ -48,8 +48,11 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     for name in names:
         if name in compared or (in_torch.get(name) and in_jax.get(name)):
             continue
-        moves = tuple(known.get(name) or _moves(evaluation, name, side) for known, side in
-                      ((in_jax, "jax"), (in_torch, "torch")))  # fmt: skip
+        moved = _moves(evaluation, name)
+        if moved is None:  # neither network could be asked
+            nothing.append(name)
+            continue
+        moves = [known.get(name) or side for known, side in zip((in_jax, in_torch), moved, strict=True)]
         if not any(moves):
             nothing.append(name)
         elif not all(moves):
@@ -125,18 +128,26 @@ def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> b
     return bool(np.isfinite(reach) and reach > _ROUNDINGS * np.finfo(dtype).eps * size)
 
 
-def _moves(evaluation: Evaluation, name: str, side: str) -> bool:
-    """Return whether moving one tensor moves an output in one framework."""
+def _moves(evaluation: Evaluation, name: str) -> tuple[bool, bool] | None:
+    """Return whether moving one tensor moves an output in JAX and in torch; None if no other value could be tried.
+
+    A value that only one of them accepts, such as an index that a table does not have, says nothing about either.
+    """
     both = evaluation.both
     is_input = name.startswith("inputs[")
     value = both.inputs[int(name[7:-1])] if is_input else both.tensors(both.module)[name]
+    moves = None
     for changed in _changes(value):
-        with contextlib.suppress(Exception):  # an index that a table does not have, say
+        with contextlib.suppress(Exception):
             moved = _with_input(both, name, changed) if is_input else _with_tensor(both, name, changed)
-            numbers = evaluation.jax_numbers if side == "jax" else evaluation.torch_numbers
-            if _differ(numbers("outputs", moved), numbers("outputs"), both.dtype):
-                return True
-    return False
+            now = [
+                _differ(numbers("outputs", moved), numbers("outputs"), both.dtype)
+                for numbers in (evaluation.jax_numbers, evaluation.torch_numbers)
+            ]
+            moves = now if moves is None else [a or b for a, b in zip(moves, now, strict=True)]
+            if all(moves):
+                break
+    return None if moves is None else (moves[0], moves[1])
 
 
 def _with_input(both: Both, name: str, changed: np.ndarray) -> Both:
@@ -196,8 +207,6 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
 
 def _opened(outputs: Any) -> Any:
     """Return the parts of an output as nested lists, whatever classes hold them."""
-    from parity_tests.harness.modules.outputs import parts
-
     held = parts(outputs)
     return outputs if held is None else [_opened(value) for value in held.values]
 

@@ -17,7 +17,13 @@ def axes(layout: Layout, ndim: int) -> tuple[int, ...]:
     """Return torch's axes in JAX's order."""
     if layout == "channels_last":
         return (0, *range(2, ndim), 1) if ndim > 2 else tuple(range(ndim))
-    return tuple(range(ndim)) if layout == "same" else tuple(layout)
+    if layout == "same":
+        return tuple(range(ndim))
+    if len(layout) != ndim:
+        raise InputError(
+            f"A layout of {len(layout)} axes, {layout}, was given for an array of {ndim}: give each of its axes once."
+        )
+    return tuple(layout)
 
 
 def to_jax(array: np.ndarray, layout: Layout) -> np.ndarray:
@@ -26,6 +32,14 @@ def to_jax(array: np.ndarray, layout: Layout) -> np.ndarray:
 
 def to_torch(array: np.ndarray, layout: Layout) -> np.ndarray:
     return array.transpose(np.argsort(axes(layout, array.ndim)))
+
+
+def check_places(layouts: Layouts, where: str, places: Sequence[Any]) -> None:
+    """Raise InputError if a layout is given for an array that is not among `places`."""
+    given = layouts if isinstance(layouts, Mapping) else range(len(layouts or ()))
+    known = [*places, *range(len(places))]
+    if unknown := [place for place in given if place not in known]:
+        raise InputError(f"{where}: there is no {unknown[0]!r}; there are {', '.join(map(str, known))}: correct it.")
 
 
 def check(layouts: Any, where: str) -> None:

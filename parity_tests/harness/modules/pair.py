@@ -64,8 +64,19 @@ class Both(NamedTuple):
         return {pair.name: entry(module, pair.name, every).numpy() for pair in self.pairs}
 
     def gradients(self, module: nn.Module) -> Arrays:
-        every, trained = entries(module), flatten(self.net.params)
-        return {p.name: entry(module, p.name, every).gradient() for p in self.pairs if p.path in trained}
+        """Return torch's gradients of every pair, zeros where there is none."""
+        every = entries(module)
+        return {pair.name: entry(module, pair.name, every).gradient() for pair in self.differentiated()}
+
+    def differentiated(self) -> list[Pair]:
+        """Return the pairs whose gradients are compared: all, whichever framework trains them.
+
+        A bare function doesn't say which of its arrays are trained: those that torch keeps as buffers are not.
+        """
+        if self.net.watch is not None:
+            return list(self.pairs)
+        buffers = {name for name, _ in self.module.named_buffers()}
+        return [pair for pair in self.pairs if whole(pair.name) not in buffers]
 
     def fill_torch(self) -> None:
         """Copy the JAX arrays into the torch module."""
@@ -87,7 +98,9 @@ class Both(NamedTuple):
     def outputs(self, in_jax: Any, in_torch: Any) -> tuple[Arrays, Arrays]:
         """Return the outputs of both models by their place in torch, in torch's layout."""
         mine, other = {}, {}
-        for i, (place, (ours, theirs)) in enumerate(paired(in_jax, in_torch, self.order).items()):
+        found = paired(in_jax, in_torch, self.order)
+        layouts.check_places(self.output_layouts, "output_layouts", list(found))
+        for i, (place, (ours, theirs)) in enumerate(found.items()):
             left, right = array(ours), array(theirs)
             if place not in self.output_layouts:
                 given = self.output_layouts.get(i)

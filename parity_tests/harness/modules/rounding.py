@@ -9,8 +9,8 @@ Arrays = dict[str, np.ndarray]
 
 UNIT = "times its rounding error"
 REASON = "an entry's rounding error is what units in the last place of itself, of inputs and of weights change there"
-# A correct pair stays below about 10: both frameworks round, in sums of other orders, and the measured error is the
-# largest of a few samples. A sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
+# The measured error is the largest of a few samples of one rounding per number, where a network rounds at every step,
+# and a sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25
 _WORSE = 4.0  # a correct implementation may round so much worse than another, by sums in another order
 SAMPLES = 8
@@ -63,12 +63,11 @@ def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, 
 
 def worst(in_jax: Arrays, in_torch: Arrays, floors: Arrays, dtype: str) -> Worst:
     """Find the entry with the largest difference in rounding errors."""
-    found = Worst(0.0, next(iter(in_torch), ""))
-    for name, expected in in_torch.items():
-        one = _worst_entry(in_jax[name], expected, floors.get(name, 0.0), dtype)
-        if one.size > found.size or not found.index:
-            found = Worst(max(one.size, found.size), name, one.index) if one.size >= found.size else found
-    return found
+    each = (
+        _worst_entry(in_jax[name], array, floors.get(name, 0.0), dtype)._replace(name=name)
+        for name, array in in_torch.items()
+    )
+    return max(each, key=lambda one: one.size, default=Worst(0.0, ""))
 
 
 def spread(sample: Arrays, base: Arrays) -> Arrays:

@@ -53,6 +53,16 @@ def check(
         raise InputError(f"weights: expected jax, torch or compare, found {weights!r}.")
 
 
+def check_outputs(outputs: Any) -> None:
+    """Raise InputError if the pairs of outputs are not places by places."""
+    pairs = outputs.items() if isinstance(outputs, Mapping) else [(outputs,)]
+    if outputs is not None and not all(len(p) == 2 and all(isinstance(place, str) for place in p) for p in pairs):
+        raise InputError(
+            'outputs: expected {place in JAX: place in torch}, as in {"output[0]": "output[\'mean\']"}, or None, found '
+            f"{outputs!r}."
+        )
+
+
 def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
     """Return the inputs as numpy arrays, with their floats in `dtype`."""
     several = list(inputs) if isinstance(inputs, list | tuple) else [inputs]

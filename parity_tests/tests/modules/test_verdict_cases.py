@@ -346,6 +346,49 @@ def two_faults():
     return compare_modules(ours, None, theirs, None, X)
 
 
+@case("differ", "every gradient", "worst in g")
+def trained_in_torch_and_kept_in_jax():
+    """A tensor that is a parameter in torch only has a gradient in torch only."""
+
+    class Kept(nnx.Variable):
+        pass
+
+    ours = Jax(lambda m, x: m.a(x) * m.g[...], a=lin(), g=Kept(jnp.arange(1.0, 9) / 8))
+    theirs = Torch(lambda m, x: m.a(x) * m.g, a=nn.Linear(8, 8), g=nn.Parameter(torch.ones(8)))
+    return compare_modules(ours, None, theirs, None, X, losses=SQUARE)
+
+
+def _two_parts(stop):
+    """A bare function whose parameters have another part beside one that is called params."""
+    parameters = {"params": {"k": np.random.default_rng(3).normal(size=(8, 8))}, "head": np.arange(1.0, 9)}
+    theirs = Torch(lambda m, x: x @ m.k * m.head, k=nn.Parameter(torch.ones(8, 8)), head=nn.Parameter(torch.ones(8)))
+    return compare_modules(
+        lambda p, x: x @ p["params"]["k"] * stop(p["head"]),
+        parameters,
+        theirs,
+        {"k": "k", "head": "head"},
+        X,
+        losses=SQUARE,
+    )
+
+
+@case("agree")
+def every_part_of_a_functions_parameters():
+    return _two_parts(lambda x: x)
+
+
+@case("differ", "every gradient", "worst in head")
+def gradient_of_a_part_stopped():
+    return _two_parts(jax.lax.stop_gradient)
+
+
+@case("agree")
+def index_that_one_framework_refuses():
+    """A table of one row: torch raises for another index, and JAX takes the last row."""
+    ours = Jax(lambda m, i: m.e(i), e=nnx.Embed(1, 6, rngs=nnx.Rngs(0)))
+    return compare_modules(ours, None, Torch(lambda m, i: m.e(i), e=nn.Embedding(1, 6)), None, np.zeros((2, 3), int))
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_verdict_is_right(name: str) -> None:

@@ -30,7 +30,7 @@ DROPOUT = "dropout is left on"
 OTHER_MASK = "dropout is on in both, and drops other units in each"
 ORDER = "activation and pooling are in the other order"
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "no activation": lambda x: x,
     "ReLU": F.relu,
     "GELU (erf)": F.gelu,
@@ -163,7 +163,7 @@ def _steps(x: Tensor, target: np.ndarray) -> Iterator[tuple[Between, np.ndarray]
 
 
 def _activated(x: Tensor, target: np.ndarray) -> Iterator[tuple[str, Tensor]]:
-    yield from ((name, activation(x)) for name, activation in _ACTIVATIONS.items())
+    yield from ((name, activation(x)) for name, activation in ACTIVATIONS.items())
     for axis in range(1, x.ndim):
         for softmax in (F.softmax, F.log_softmax):
             yield f"{softmax.__name__}({axis=})", softmax(x, axis)

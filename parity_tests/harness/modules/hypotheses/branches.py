@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.hypotheses.between_layers import ACTIVATION, ACTIVATIONS
 
 RESIDUAL_MISSING = "the residual connection is left out"
 RESIDUAL_SCALE = "the residual connection is scaled"
 RESIDUAL_SOURCE = "the residual connection starts at another place"
 BEFORE_ADDITION = "the activation is applied before the addition on one side and after it on the other"
-ACTIVATION = "the activations differ"
 WIRING = "the layers are connected otherwise"
 INTERPOLATION = "the images are resized by another method"
 PADDING = "the images are padded otherwise"
@@ -24,15 +24,8 @@ Source = tuple[str, np.ndarray, np.ndarray]
 """A place, and its numbers in JAX and in torch."""
 
 _FEW = 2**14
-_ACTIVATIONS = {
-    "none": lambda x: x,
-    "ReLU": F.relu,
-    "GELU (erf)": F.gelu,
-    "GELU (tanh)": lambda x: F.gelu(x, approximate="tanh"),
-    "SiLU": F.silu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
+_COMMON = ("no activation", "ReLU", "GELU (erf)", "GELU (tanh)", "SiLU", "tanh", "sigmoid")
+_ACTIVATIONS = {name: ACTIVATIONS[name] for name in _COMMON}
 _MODES = {
     "nearest": {"mode": "nearest"},
     "bilinear": {"mode": "bilinear", "align_corners": False},
@@ -119,7 +112,7 @@ def _branches(
         return
     x, y = torch.tensor(last[few].astype(np.float64)), target[few].astype(np.float64)
     for (before, f), (after, g) in itertools.product(_ACTIVATIONS.items(), _ACTIVATIONS.items()):
-        if "none" in (before, after) and distance(y, g(f(x)).numpy()) <= tolerance:
+        if _COMMON[0] in (before, after) and distance(y, g(f(x)).numpy()) <= tolerance:
             yield Branch(before, "", "0", after)
     for name, array in recent:
         if array.shape != target.shape:
@@ -129,7 +122,7 @@ def _branches(
             part = f(x)
             if distance(y, g(part + other).numpy()) <= tolerance:
                 yield Branch(before, name, "1", after)
-            elif after == "none" and float((other * other).sum()):
+            elif after == _COMMON[0] and float((other * other).sum()):
                 rest = torch.tensor(y) - part
                 scale = float((rest * other).sum() / (other * other).sum())
                 if abs(scale) > 1e-6 and distance(y, (part + scale * other).numpy()) <= tolerance:
@@ -150,7 +143,7 @@ def _named(ours: Branch, theirs: Branch) -> str:
     elif ours.scale != theirs.scale:
         causes.append(f"{RESIDUAL_SCALE}: by {ours.scale} in JAX and {theirs.scale} in PyTorch")
     if (ours.before, ours.after) == (theirs.after, theirs.before) != (theirs.before, theirs.after):
-        where = "JAX" if ours.after == "none" else "PyTorch"
+        where = "JAX" if ours.after == _COMMON[0] else "PyTorch"
         causes.append(f"{BEFORE_ADDITION}: before it in {where}")
     elif (ours.before, ours.after) != (theirs.before, theirs.after):
         shown = [" and ".join(dict.fromkeys((b.before, b.after))) for b in (ours, theirs)]
