@@ -165,7 +165,7 @@ def train_epoch(
             batch of one number.
     """
     # A process may hold none of the images of a run of several.
-    require_images(spec, (len(images) if n is None else n, *images.shape[1:]))
+    require_images(spec, tuple(images.shape) if n is None else (n, *images.shape[1:]))
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
