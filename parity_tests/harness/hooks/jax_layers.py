@@ -9,7 +9,9 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
+from jax.extend.core import get_opaque_trace_state
 
+from parity_tests.harness.hooks.compiled import OPTIONS
 from parity_tests.harness.hooks.record import LayerCall, add, first
 
 Taps = Mapping[str, tuple[Any, Any]] | None
@@ -17,7 +19,9 @@ _PATH = "parity_path"  # a static attribute, which copies of the layer inside a 
 
 
 @contextlib.contextmanager
-def record(module: nnx.Module, leaves: bool = False, taps: Taps = None) -> Iterator[dict[str, LayerCall]]:
+def record(
+    module: nnx.Module, leaves: bool = False, taps: Taps = None, traced: "Traced | None" = None
+) -> Iterator[dict[str, LayerCall]]:
     """Record the calls of the module and all its layers inside the context.
 
     Args:
@@ -26,6 +30,7 @@ def record(module: nnx.Module, leaves: bool = False, taps: Taps = None) -> Itera
             has to return these. Otherwise traced values are recorded when they are computed, as under `remat`.
         taps: Numbers to add to the inputs and outputs of calls, by label, as a function that is differentiated with
             respect to them needs; None to record.
+        traced: The trace in which the module is called, which returns its tracers; see `watched`.
 
     Yields:
         A dict that maps dotted paths to calls, in order; a second call of the same layer is `NAME#2`.
@@ -57,7 +62,7 @@ def record(module: nnx.Module, leaves: bool = False, taps: Taps = None) -> Itera
                 inside.discard(id(self))
             x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
             if path is not None and x is not None and y is not None:
-                keep(calls, path, x, y, leaves)
+                keep(calls, path, x, y, leaves, traced)
             return outputs
 
         return recorded
@@ -87,10 +92,80 @@ def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Ma
     return outputs + returned if isinstance(outputs, jax.Array) else outputs
 
 
-def keep(calls: dict[str, LayerCall], name: str, x: Any, y: Any, traced: bool = False) -> None:
+_LATER = np.empty(0)
+
+
+class Traced:
+    """A trace in which layers are recorded: its own tracers are returned from it; those of a trace inside, as under
+    `remat`, are recorded when they are computed."""
+
+    def __init__(self) -> None:
+        self._state = get_opaque_trace_state(convention="nnx")
+        self.late: dict[str, LayerCall] = {}
+        """The calls that were recorded when they were computed."""
+
+    def owns(self) -> bool:
+        """Whether the current trace is this one."""
+        return get_opaque_trace_state(convention="nnx") == self._state
+
+
+def keep(
+    calls: dict[str, LayerCall], name: str, x: Any, y: Any, tracers: bool = False, traced: Traced | None = None
+) -> None:
     """Record a call now, or where it is traced as its values are computed."""
-    if traced or not (isinstance(x, Tracer) or isinstance(y, Tracer)):
+    if tracers or not (isinstance(x, Tracer) or isinstance(y, Tracer)) or (traced is not None and traced.owns()):
         now: list[Any] = [value if isinstance(value, Tracer) else np.asarray(value) for value in (x, y)]
         add(calls, name, *now)
-    else:
-        jax.debug.callback(lambda x, y: add(calls, name, np.asarray(x), np.asarray(y)), x, y)
+        return
+    late = calls
+    if traced is not None:
+        late, name = traced.late, add(calls, name, _LATER, _LATER)
+
+    def record_now(x: Any, y: Any) -> None:
+        add(late, name, np.asarray(x), np.asarray(y))
+
+    jax.debug.callback(record_now, x, y)
+
+
+@contextlib.contextmanager
+def until_failure(traced: Traced | None) -> Iterator[None]:
+    """Outside of a trace, let the calls before a layer that fails be recorded."""
+    with contextlib.nullcontext() if traced else contextlib.suppress(Exception):
+        yield
+    if traced is None:
+        jax.effects_barrier()
+
+
+def watched(recorded: Callable[..., dict[str, LayerCall]]) -> Callable[..., dict[str, LayerCall]]:
+    """Compile a function that records the calls of a model's layers; where it can't be compiled it runs as it is.
+
+    Args:
+        recorded: Maps a trace, or None to record until a layer fails, and the model's arguments to the calls.
+
+    Returns:
+        A function from the model's arguments to the calls with their numbers, in order.
+    """
+    order: list[str] = []
+    traces: list[Traced] = []
+
+    def body(*args: Any) -> dict[str, LayerCall]:
+        traces[:] = [Traced()]
+        calls = recorded(traces[0], *args)
+        order[:] = calls
+        return {label: call for label, call in calls.items() if call.output is not _LATER}
+
+    program = jax.jit(body, compiler_options=OPTIONS)
+
+    def watch(*args: Any) -> dict[str, LayerCall]:
+        for trace in traces:
+            trace.late.clear()
+        try:
+            calls = jax.tree.map(np.asarray, program(*args))
+            jax.effects_barrier()
+        except Exception:  # a layer fails, or can't be traced
+            return recorded(None, *args)
+        late = traces[0].late
+        first = {label: calls.get(label) or late.pop(label) for label in order if label in calls or label in late}
+        return first | late
+
+    return watch

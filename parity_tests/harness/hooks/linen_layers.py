@@ -7,16 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from parity_tests.harness.hooks.jax_layers import Taps, keep, next_label, tapped
+from parity_tests.harness.hooks.jax_layers import Taps, Traced, keep, next_label, tapped
 from parity_tests.harness.hooks.record import LayerCall, first
 
 
 @contextlib.contextmanager
-def record(taps: Taps = None) -> Iterator[dict[str, LayerCall]]:
+def record(taps: Taps = None, traced: Traced | None = None) -> Iterator[dict[str, LayerCall]]:
     """Record the calls of every Linen module inside the context.
 
     The dict maps dotted paths to calls, in the order in which they return; a second call of the same layer is
-    `NAME#2`. `taps` are numbers to add to the inputs and outputs of calls, by label; None to record.
+    `NAME#2`. `taps` are numbers to add to the inputs and outputs of calls, by label; None to record. `traced` is the
+    trace in which the model is called, which returns its tracers.
     """
     calls: dict[str, LayerCall] = {}
     counts: dict[str, int] = {}
@@ -28,7 +29,7 @@ def record(taps: Taps = None) -> Iterator[dict[str, LayerCall]]:
         outputs = call(*args, **kwargs)
         x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
         if context.method_name == "__call__" and x is not None and y is not None:
-            keep(calls, ".".join(context.module.path), x, y)
+            keep(calls, ".".join(context.module.path), x, y, traced=traced)
         return outputs
 
     with nn.intercept_methods(recording):

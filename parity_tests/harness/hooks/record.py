@@ -13,12 +13,13 @@ class LayerCall(NamedTuple):
     output: np.ndarray
 
 
-def add(calls: dict[str, LayerCall], name: str, x: np.ndarray, y: np.ndarray) -> None:
-    """Record a call under the layer's name; the second call is `NAME#2`."""
+def add(calls: dict[str, LayerCall], name: str, x: np.ndarray, y: np.ndarray) -> str:
+    """Record a call under the layer's name, the second as `NAME#2`, and return this label."""
     n = 1
     while (label := name if n == 1 else f"{name}#{n}") in calls:
         n += 1
     calls[label] = LayerCall(x, y)
+    return label
 
 
 def first(values: Iterable[Any], kinds: Any) -> Any:

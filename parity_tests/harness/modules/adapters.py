@@ -1,6 +1,5 @@
 """Express a JAX model of any kind as pure functions of plain trees."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_layers, linen_layers
+from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
 from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
@@ -57,8 +57,8 @@ def cast(tree: Any, dtype: str) -> Any:
             return leaf  # a random key
         given = jnp.result_type(leaf)
         if jnp.issubdtype(given, jnp.complexfloating):
-            return jnp.array(leaf, _COMPLEX[dtype])
-        return jnp.array(leaf, dtype if jnp.issubdtype(given, jnp.floating) else None)
+            return jnp.asarray(np.asarray(leaf).astype(_COMPLEX[dtype]))
+        return jnp.asarray(np.asarray(leaf).astype(dtype if jnp.issubdtype(given, jnp.floating) else given))
 
     return jax.tree.map(one, tree)
 
@@ -99,11 +99,10 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
         outputs = applied(module, arguments(*inputs))
         return outputs, nnx.to_pure_dict(nnx.state(module, _is_state))
 
-    def watch(params: Any, state: Any, *inputs: Any) -> dict[str, LayerCall]:
+    def recorded(traced: Traced | None, params: Any, state: Any, *inputs: Any) -> dict[str, LayerCall]:
         module = merged(params, state)
-        with jax.disable_jit(), jax_layers.record(module) as calls, contextlib.suppress(Exception):
-            jax.block_until_ready(jax.tree.leaves(applied(module, arguments(*inputs))))
-            jax.effects_barrier()
+        with jax.disable_jit(), jax_layers.record(module, traced=traced) as calls, until_failure(traced):
+            applied(module, arguments(*inputs))
         return calls
 
     def tapped(taps: Any, params: Any, state: Any, *inputs: Any) -> Any:
@@ -112,7 +111,7 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
             return applied(module, arguments(*inputs))
 
     params, state = (cast(nnx.to_pure_dict(tree), dtype) for tree in (trained, state))
-    return Network(params, state, apply, watch, tapped)
+    return Network(params, state, apply, watched(recorded), tapped)
 
 
 def _is_state(path: Any, value: Any) -> bool:
@@ -136,17 +135,16 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
             result = model.apply({"params": params, **state}, *positional, **keywords, rngs=rngs, mutable=mutable)
         return result if mutable else (result, state)  # type: ignore[return-value]
 
-    def watch(*args: Any) -> dict[str, LayerCall]:
-        with jax.disable_jit(), linen_layers.record() as calls, contextlib.suppress(Exception):
-            jax.block_until_ready(jax.tree.leaves(apply(*args)))
-            jax.effects_barrier()
+    def recorded(traced: Traced | None, *args: Any) -> dict[str, LayerCall]:
+        with jax.disable_jit(), linen_layers.record(traced=traced) as calls, until_failure(traced):
+            apply(*args)
         return calls
 
     def tapped(taps: Any, *args: Any) -> Any:
         with jax.disable_jit(), linen_layers.record(taps):
             return apply(*args)[0]
 
-    return Network(params, state, apply, watch, tapped)
+    return Network(params, state, apply, watched(recorded), tapped)
 
 
 def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool) -> Network:

@@ -9,6 +9,7 @@ import torch
 
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding, torch_state
 from parity_tests.harness.modules.evaluation import Evaluation
@@ -179,7 +180,7 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
     def value(taps: Any, tapped: Any = tapped) -> jax.Array:
         return loss(tapped(taps, net.params, net.state, *both.jax_inputs))
 
-    slopes = jax.grad(value)(taps)
+    slopes = compiled(jax.grad(value))(taps)
     in_jax = {name: LayerCall(*map(np.asarray, slope)) for name, slope in slopes.items()}
     module = torch_state.copied(both.module)
     with torch_layers.record_gradients(module) as in_torch:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.hooks.compiled import OPTIONS, compiled
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.outputs import mixture
 from parity_tests.harness.modules.pair import Arrays, Both
 from parity_tests.harness.modules.rounding import SAMPLES, Sample, spread, unit
 from parity_tests.harness.modules.settings import settings
@@ -30,7 +32,9 @@ class Evaluation:
     def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[], Evaluation] | None" = None):
         self.both, self.losses, self._in_double = both, losses, in_double
         self._exact: Evaluation | None = None
+        self._forward = compiled(both.net.apply)
         self._gradient: Callable[..., Any] | None = None
+        self._slopes: Callable[..., Any] | None = None
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._known: dict[tuple[str, Level], Arrays] = {}
@@ -43,16 +47,36 @@ class Evaluation:
 
     def forward_jax(self, both: Both) -> tuple[Any, Any]:
         """Return the outputs of the JAX model and its state after the call."""
-        return both.net.apply(both.net.params, both.net.state, *both.jax_inputs)
+        return self._forward(both.net.params, both.net.state, *both.jax_inputs)
 
     def gradient(self, params: Any, state: Any, *inputs: Any) -> Any:
         """Return the gradient of JAX's loss with respect to its parameters, by a compiled function."""
         assert self.losses is not None
         loss, apply = self.losses[0], self.both.net.apply
         if self._gradient is None:
-            self._gradient = jax.jit(jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0])))
+            with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
+                return self.slopes(True, params, state, list(inputs))[0]
+            of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
+            self._gradient = jax.jit(of_loss, compiler_options=OPTIONS)
         with raised_by("The gradient of the JAX model or of its loss"):
             return self._gradient(params, state, *inputs)
+
+    def slopes(self, of_loss: bool, params: Any, state: Any, inputs: list[jax.Array]) -> tuple[Any, Any, Any]:
+        """Return the gradients of JAX's loss, or else of a mixture of its outputs, with respect to its parameters,
+        state and inputs. One program computes both, since compiling it is most of the time."""
+        if self._slopes is None:
+            losses, apply = self.losses, self.both.net.apply
+
+            def value(of_loss: jax.Array, params: Any, state: Any, inputs: list[jax.Array]) -> jax.Array:
+                outputs, _ = apply(params, state, *inputs)
+                if losses is None:
+                    return mixture(outputs)
+                loss = losses[0]
+                kind = jax.eval_shape(lambda: loss(outputs)).dtype
+                return jax.lax.cond(of_loss, lambda: loss(outputs), lambda: mixture(outputs).astype(kind))
+
+            self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=OPTIONS)
+        return self._slopes(of_loss, params, state, inputs)
 
     def jax_numbers(self, level: Level, both: Both | None = None) -> Arrays:
         """Return a level's numbers in JAX by torch's names and in torch's layout; at these numbers unless others are
@@ -63,7 +87,7 @@ class Evaluation:
             return self._known["jax", level]
         if level == "gradients":
             gradients = self.gradient(both.net.params, both.net.state, *both.jax_inputs)
-            named = both.named(flatten(gradients))
+            named = both.named({path: g for path, g in flatten(gradients).items() if g.dtype.kind in "fc"})
             tensors = both.tensors(both.module)
             none = {pair.name: np.zeros_like(tensors[pair.name]) for pair in both.differentiated()}
             return {name: np.conj(named.get(name, zeros)) for name, zeros in none.items()}

@@ -2,10 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 from torch.func import functional_call
@@ -13,7 +11,7 @@ from torch.func import functional_call
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten, replaced
 from parity_tests.harness.modules.evaluation import Evaluation
-from parity_tests.harness.modules.outputs import leaves, parts
+from parity_tests.harness.modules.outputs import leaves, torch_mixture
 from parity_tests.harness.modules.pair import Arrays, Both
 
 _ROUNDINGS = 1e4  # below so many roundings of the outputs a movement is rounding
@@ -79,9 +77,8 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         outputs = functional_call(module, wanted, tuple(inputs))
-    total = sum((_weighed(leaf) for leaf in _tensors(outputs)), torch.zeros((), dtype=torch.float64))
-    size = sum(float(leaf.detach().abs().sum()) for leaf in _tensors(outputs))
-    total.backward()
+    size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
+    torch_mixture(outputs).backward()
     held = {name: (torch_state.Entry(tensor, slice(None), module, "")) for name, tensor in wanted.items()}
     result = {}
     for pair in both.pairs:
@@ -96,29 +93,15 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
 
 def _jax_slopes(evaluation: Evaluation) -> dict[str, bool]:
     both = evaluation.both
-    places, inputs = [], both.jax_inputs
-    for i, x in enumerate(inputs):
-        if jnp.issubdtype(x.dtype, jnp.inexact):
-            places.append(i)
-
-    def total(params: Any, state: Any, floats: list[jax.Array]) -> jax.Array:
-        given = list(inputs)
-        for place, x in zip(places, floats, strict=True):
-            given[place] = x
-        outputs, _ = both.net.apply(params, state, *given)
-        return sum((_weighed_jax(leaf) for leaf in jax.tree.leaves(_opened(outputs))), jnp.zeros(()))
-
-    floats = [inputs[i] for i in places]
     outputs, _ = evaluation.forward_jax(both)
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
-    slopes = jax.grad(total, argnums=(0, 1, 2), allow_int=True)(both.net.params, both.net.state, floats)
-    values, found = both.arrays(), {}
-    gradients = flatten(slopes[0]) | flatten(slopes[1])
+    params, state, inputs = evaluation.slopes(False, both.net.params, both.net.state, both.jax_inputs)
+    values, found, gradients = both.arrays(), {}, flatten(params) | flatten(state)
     for pair in both.pairs:
         slope = gradients[pair.path]
         found[pair.name] = slope.dtype.kind in "fc" and _matters(slope, values[pair.path], size, both.dtype)
-    for place, slope in zip(places, slopes[2], strict=True):
-        found[f"inputs[{place}]"] = _matters(np.asarray(slope), np.asarray(inputs[place]), size, both.dtype)
+    for i, (slope, x) in enumerate(zip(map(np.asarray, inputs), both.moved(both.inputs), strict=True)):
+        found[f"inputs[{i}]"] = slope.dtype.kind in "fc" and _matters(slope, x, size, both.dtype)
     return found
 
 
@@ -199,32 +182,3 @@ def _differ(moved: Arrays, base: Arrays, dtype: str) -> bool:
         elif (difference > _ROUNDINGS * np.finfo(dtype).eps * np.maximum(np.abs(array[finite]), 1e-3 * scale)).any():
             return True
     return False
-
-
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in jax.tree.leaves(_opened(outputs)) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-
-
-def _opened(outputs: Any) -> Any:
-    """Return the parts of an output as nested lists, whatever classes hold them."""
-    held = parts(outputs)
-    return outputs if held is None else [_opened(value) for value in held.values]
-
-
-def _weights(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(len(shape)).uniform(0.5, 1.5, shape) * (
-        np.random.default_rng(7).integers(0, 2, shape) * 2 - 1
-    )
-
-
-def _weighed(leaf: torch.Tensor) -> torch.Tensor:
-    flat = torch.view_as_real(leaf) if leaf.is_complex() else leaf
-    finite = torch.where(torch.isfinite(flat), flat, torch.zeros_like(flat))
-    return (finite.double() * torch.as_tensor(_weights(tuple(flat.shape)), device=flat.device)).sum().cpu()
-
-
-def _weighed_jax(leaf: Any) -> jax.Array:
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        return jnp.zeros(())
-    flat = jnp.stack([leaf.real, leaf.imag], -1) if jnp.iscomplexobj(leaf) else leaf
-    return (jnp.where(jnp.isfinite(flat), flat, 0) * _weights(flat.shape)).sum()

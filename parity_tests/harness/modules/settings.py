@@ -30,6 +30,8 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(exact_attention(dtype))
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(getattr(torch, dtype))  # a module may make tensors in its call
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
         # Torch's older switches set the same, and reading them raises where the two disagree.

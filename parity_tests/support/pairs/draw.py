@@ -12,7 +12,7 @@ from parity_tests.support.pairs.blocks.heads import Logits
 from parity_tests.support.pairs.blocks.pointwise import Dropped
 from parity_tests.support.pairs.case import Case
 from parity_tests.support.pairs.edits import EDITS, Edit
-from parity_tests.support.pairs.generic import gap
+from parity_tests.support.pairs.generic import gap, torch_gap
 from parity_tests.support.pairs.grammar import draw_net
 from parity_tests.support.pairs.network import Net
 
@@ -53,7 +53,7 @@ def draw(seed: int, edit: Edit | None = None) -> Drawn:
     candidates = filter(None, (candidate(seed, attempt, edit) for attempt in range(_NETS)))
     for drawn in itertools.islice(candidates, _TRIED):
         with contextlib.suppress(ValueError, TypeError, RuntimeError):  # the shapes after the edit don't fit
-            if gap(drawn.edited) > SEEN:
+            if (gap if edit.framework == "JAX" else torch_gap)(drawn.edited) > SEEN:
                 return drawn
     raise AssertionError(f"no network was drawn of which the edit {edit.name!r} is a difference")
 

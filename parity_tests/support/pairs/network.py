@@ -1,9 +1,9 @@
 """A random network as plain data, and the models of both frameworks that it builds."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -94,7 +94,7 @@ class LinenView:
     def __getattr__(self, name: str) -> Any:
         part = getattr(self.module, name)
         if isinstance(self.module.block.parts()[name], parts.BatchNorm):
-            return partial(part, use_running_average=not self.training)
+            return functools.partial(part, use_running_average=not self.training)
         return part
 
     def read(self, name: str) -> jax.Array:
@@ -137,7 +137,7 @@ class FunctionView:
             return self.params[name]
         if isinstance(part, parts.Cell | parts.InProjection):
             return _Both(self.params[name])
-        return partial(formulas.apply, part, self.params.get(name, {}), self.state.get(name, {}))
+        return functools.partial(formulas.apply, part, self.params.get(name, {}), self.state.get(name, {}))
 
     def read(self, name: str) -> jax.Array:
         """Return a state."""
@@ -195,20 +195,44 @@ def relaxed() -> Iterator[None]:
 
 
 def in_jax(net: Net, x: np.ndarray) -> tuple[Any, Any]:
-    """Build the Flax model and its variables; None for those of an NNX module, which holds them."""
+    """Build the Flax model and its variables; None for those of an NNX module, which holds them.
+
+    The model of the last network is kept, since an edit of the torch module leaves it as it is.
+    """
     with relaxed():
-        return _in_jax(net, x)
+        return _in_jax(net, x.shape, x.dtype.kind)
 
 
-def _in_jax(net: Net, x: np.ndarray) -> tuple[Any, Any]:
+@functools.lru_cache(maxsize=1)
+def _in_jax(net: Net, shape: tuple[int, ...], kind: str) -> tuple[Any, Any]:
+    start = functools.partial(_started, net, np.random.default_rng([net.seed, 2]))
     if net.flavour == "nnx":
-        return NnxNet(net), None
+        graph, held = nnx.split(nnx.eval_shape(lambda: NnxNet(net)))
+        return nnx.merge(graph, jax.tree_util.tree_map_with_path(start, held)), None
     model = LinenNet(net)
-    given = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+    given = np.zeros((shape[0], *shape[2:], shape[1]) if len(shape) == 4 else shape, np.float32 if kind == "f" else int)
     keys = {"params": jax.random.key(net.seed), "dropout": jax.random.key(1)}
-    given = jnp.asarray(given, jnp.float32 if given.dtype.kind == "f" else None)
-    variables = jax.jit(model.init)(keys, given)
+    variables = jax.tree_util.tree_map_with_path(start, jax.eval_shape(model.init, keys, given))
     return (model, variables) if net.flavour == "linen" else (function(net), _plain(variables))
+
+
+def _started(net: Net, rng: np.random.Generator, path: Any, leaf: Any) -> jax.Array:
+    """Return the initial value of an array: Flax's own, but for random kernels, whose programs take long to compile."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key(net.seed)
+    names = [name for name in jax.tree_util.keystr(path, simple=True, separator="/").split("/") if name != "value"]
+    held = [block.parts() for block in net.blocks if block.name in names]
+    part = next((part for parts_ in held for name, part in parts_.items() if name in names), None)
+    if names[-1] in ("scale", "var"):
+        array = np.ones(leaf.shape)
+    elif isinstance(part, parts.Weight) and part.start is not None:
+        array = np.full(leaf.shape, part.start)
+    elif names[-1] in ("bias", "mean", "count") or isinstance(part, parts.State) or getattr(part, "zero", False):
+        array = np.zeros(leaf.shape)
+    else:
+        fan = () if isinstance(part, parts.Weight) else leaf.shape[-1:] if names[-1] == "embedding" else leaf.shape[:-1]
+        array = rng.normal(size=leaf.shape) / np.sqrt(np.prod(fan))
+    return jnp.asarray(array.astype(leaf.dtype))
 
 
 def _plain(variables: Any) -> Any:

@@ -1,0 +1,28 @@
+"""Compile a function of arrays for a comparison, where it can be compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False}
+"""XLA would leave out a conversion to fewer bits and back, which another framework computes."""
+
+
+def compiled(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function; one that can't be compiled, such as one that asks for an array's values, runs as it is.
+
+    An exception of the function's own is raised by that run, so that its traceback holds no compilation.
+    """
+    program: Any = jax.jit(call, compiler_options=OPTIONS)
+
+    def run(*args: Any) -> Any:
+        nonlocal program
+        if program is not None:
+            try:
+                return program(*args)
+            except Exception:  # a trace can fail in many ways that the function itself does not
+                program = None
+        return call(*args)
+
+    return run
