@@ -74,6 +74,13 @@ class Case:
             for each in every
         }
 
+    @property
+    def outputs(self) -> Mapping[str, str] | None:
+        """Which output is which, where one model returns positions and the other names."""
+        if getattr(self.in_jax.blocks[-1], "form", "") != "tuple and dict":
+            return None
+        return {"output[0]": "output['mean']", "output[1]": "output['logvar']"}
+
     def models(self) -> tuple[Any, Any, torch.nn.Module]:
         """Build the Flax model, its variables and the torch module, with the frameworks' own initial values."""
         model, variables = network.in_jax(self.in_jax, self.inputs)

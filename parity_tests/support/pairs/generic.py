@@ -37,8 +37,9 @@ def torch_gap(case: Case) -> float:
     """Return the same between the torch modules of both descriptions, which needs no compilation."""
     with np.errstate(all="ignore"):
         modules = [_widened(network.in_torch(net)).train(case.train) for net in (case.in_jax, case.in_torch)]
-        rng, drawn = np.random.default_rng(7), {}
-        for name, tensor in modules[0].state_dict().items():
+        rng, drawn, held = np.random.default_rng(7), {}, modules[0].state_dict()
+        for name in dict.fromkeys(each.name for each in arrays(case.in_jax)):
+            tensor = held[name]
             if not tensor.is_floating_point():
                 continue
             array = rng.normal(size=tensor.shape) / np.sqrt(np.prod(tensor.shape[1:]))

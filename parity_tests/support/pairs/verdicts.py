@@ -112,9 +112,8 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
         warnings.simplefilter("ignore")
         try:
             with _limited():
-                report = compare_modules(
-                    model, variables, module, case.mapping, case.inputs, losses=case.losses, train=case.train
-                )
+                options = {"losses": case.losses, "train": case.train, "outputs": case.outputs}
+                report = compare_modules(model, variables, module, case.mapping, case.inputs, **options)
             return AGREE if report.passed else DIFFER, sentence(report), report
         except Exception as error:  # whatever it is, a user would see it instead of a verdict
             return EXCEPTION, f"{type(error).__name__}: {error}", None
