@@ -47,7 +47,7 @@ class Gallery:
 
 
 def main(options: Gallery) -> int:
-    pairs = chosen(options.names, options.large)
+    pairs = chosen(options.names, options.large or options.list)
     if options.list:
         print(text_table([(pair.name, pair.expected, ", ".join(pair.packages), pair.why) for pair in pairs], ()))
         return 0
@@ -60,10 +60,9 @@ def main(options: Gallery) -> int:
         for pair in progress:
             progress.set_description(pair.name)
             results.append(compare(pair))
-    rows = [row(pair, result) for pair, result in zip(pairs, results, strict=True)]
-    print(text_table([_HEAD, *rows], (3, 4)))
-    if options.markdown is not None:
-        write_atomically(options.markdown, page(pairs, results).encode())
+            if options.markdown is not None:  # again after each, since a later one may be interrupted
+                write_atomically(options.markdown, page(pairs[: len(results)], results).encode())
+    print(text_table([_HEAD, *(row(*both) for both in zip(pairs, results, strict=True))], (3, 4)))
     wrong = [
         f"{pair.name} ({result['verdict']} instead of {pair.expected})"
         for pair, result in zip(pairs, results, strict=True)
@@ -103,7 +102,7 @@ def compare(pair: Pair) -> dict[str, Any]:
 def row(pair: Pair, result: dict[str, Any]) -> tuple[str, ...]:
     """Return a pair's cells: what was found, and the reason that is known for it."""
     largest = max((size for _, size in result["levels"]), default=0)
-    found = f"to {largest:.0e}" if result["verdict"] == "agree" else result["found"]
+    found = f"to {largest:.2g} roundings" if result["verdict"] == "agree" else result["found"]
     return (
         pair.name,
         result["verdict"],
@@ -127,8 +126,8 @@ def page(pairs: Sequence[Pair], results: Sequence[dict[str, Any]]) -> str:
 _PAGE = """# A gallery of pairs
 
 Published modules, in small configurations with random weights, compared by [compare_modules](porting.md) in float64:
-every output, a loss, and every gradient. A verdict is one of three. *agree*: all of them are the same to the largest
-difference shown, as a share of a tensor's largest number. *differ*: they are not, and the row says what the comparison
+every output, a loss, and every gradient. A verdict is one of three. *agree*: each entry of them is the same to so many of
+its own rounding errors, of which the tolerance is 64 and more for long sums. *differ*: they are not, and the row says what the comparison
 named and why it is so. *refused*: the two can't be compared as they are. The row after one that differs or is refused
 corrects it, or its reason names the one that agrees. Seconds are those of the comparison, and peak memory is that of a
 process that compares this pair alone.
