@@ -1,5 +1,6 @@
 """Express a JAX model of any kind as pure functions of plain trees."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.errors import ModifyScopeVariableError
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_layers, linen_layers
@@ -65,18 +67,21 @@ def cast(tree: Any, dtype: str) -> Any:
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """Return the tree's arrays by path, `conv1/kernel`, without the collection's name."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        canonical(jax.tree_util.keystr(path, simple=True, separator="/")): np.asarray(leaf) for path, leaf in leaves
-    }
+    return {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Return a tree of the same structure with the leaves in `arrays`, by path; others stay."""
-    old = flatten(tree)
-    return jax.tree.unflatten(
-        jax.tree.structure(tree), [jnp.asarray(arrays.get(path, array), array.dtype) for path, array in old.items()]
-    )
+
+    def one(path: Any, leaf: Any) -> Any:
+        array = arrays.get(_path(path))
+        return leaf if array is None else jnp.asarray(array, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _path(path: Any) -> str:
+    return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
 
 
 def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
@@ -126,14 +131,19 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
     state = dict(cast(variables if "params" in variables else {"params": variables}, dtype))
     params = state.pop("params")
     arguments = in_mode(model.__call__, train, lambda: {"dropout": jax.random.key(0)})
-    mutable = list(state) if train and state else False
 
-    def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
+    def called(mutable: Any, params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
         positional, keywords = arguments(*inputs)
         rngs = {"dropout": jax.random.key(0)}
         with recast_linen(dtype):
             result = model.apply({"params": params, **state}, *positional, **keywords, rngs=rngs, mutable=mutable)
         return result if mutable else (result, state)  # type: ignore[return-value]
+
+    def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
+        if not (train and state):  # a model may ask whether its state is mutable
+            with contextlib.suppress(ModifyScopeVariableError):  # one that writes it in evaluation too
+                return called(False, params, state, inputs)
+        return called(list(state), params, state, inputs)
 
     def recorded(traced: Traced | None, *args: Any) -> dict[str, LayerCall]:
         with jax.disable_jit(), linen_layers.record(traced=traced) as calls, until_failure(traced):

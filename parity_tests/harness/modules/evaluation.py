@@ -32,6 +32,7 @@ class Evaluation:
     def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[], Evaluation] | None" = None):
         self.both, self.losses, self._in_double = both, losses, in_double
         self._exact: Evaluation | None = None
+        self._sharing: bool | None = None
         self._forward = compiled(both.net.apply)
         self._gradient: Callable[..., Any] | None = None
         self._slopes: Callable[..., Any] | None = None
@@ -41,9 +42,16 @@ class Evaluation:
 
     def forward_torch(self, both: Both) -> tuple[Any, torch.nn.Module]:
         """Return the outputs of the torch module and the module after the call."""
-        module = torch_state.copied(both.module)
+        module = self.copied(both.module)
         with raised_by("The torch module"):
-            return torch_state.called(module, both.torch_inputs), module
+            outputs = torch_state.called(module, both.torch_inputs)
+        if self._sharing is None:  # a module that renormalizes a table in its call needs a copy each time
+            self._sharing = torch_state.same_parameters(both.module, module)
+        return outputs, module
+
+    def copied(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Return a copy of a torch module to call; it shares the parameters if a call is known to leave them."""
+        return torch_state.copied(module, bool(self._sharing))
 
     def forward_jax(self, both: Both) -> tuple[Any, Any]:
         """Return the outputs of the JAX model and its state after the call."""
@@ -89,8 +97,10 @@ class Evaluation:
             gradients = self.gradient(both.net.params, both.net.state, *both.jax_inputs)
             named = both.named({path: g for path, g in flatten(gradients).items() if g.dtype.kind in "fc"})
             tensors = both.tensors(both.module)
-            none = {pair.name: np.zeros_like(tensors[pair.name]) for pair in both.differentiated()}
-            return {name: np.conj(named.get(name, zeros)) for name, zeros in none.items()}
+            return {
+                pair.name: _conjugate(named[pair.name]) if pair.name in named else np.zeros_like(tensors[pair.name])
+                for pair in both.differentiated()
+            }
         outputs, after = self.forward_jax(both)
         if level == "state":
             return both.named(flatten(after))
@@ -137,8 +147,8 @@ class Evaluation:
         """Return both networks with each input and each weight of torch moved by a unit in the last place."""
         return _jittered_torch(self.both, seed)
 
-    def samples(self, level: Level) -> Iterator[Sample]:
-        """Yield how far rounding moved each entry of a level, in one sample after another; nothing if a network gives
+    def samples(self, level: Level, names: list[str]) -> Iterator[Sample]:
+        """Yield how far rounding moved each entry of some arrays of a level, in one sample after another; nothing if a network gives
         other numbers each time.
 
         A sample moves each input and weight by a unit in the last place, in one of the frameworks. It is drawn in
@@ -148,7 +158,11 @@ class Evaluation:
         """
         exact, scale = self._in_float64()
         with settings("float64"):
-            in_jax, in_torch = exact.jax_numbers(level), exact.torch_numbers(level)
+
+            def some(arrays: Arrays) -> Arrays:
+                return {name: arrays[name] for name in names if name in arrays}
+
+            in_jax, in_torch = some(exact.jax_numbers(level)), some(exact.torch_numbers(level))
             if not (_repeats(exact.jax_numbers(level, exact.both), in_jax)
                     and _repeats(exact.torch_numbers(level, exact.both), in_torch)):  # fmt: skip
                 return
@@ -171,6 +185,10 @@ class Evaluation:
             with settings("float64"):
                 self._exact = self._in_double()
         return self._exact, unit(self.both.dtype) / unit("float64")
+
+
+def _conjugate(array: np.ndarray) -> np.ndarray:
+    return np.conj(array) if array.dtype.kind == "c" else array
 
 
 def _repeats(again: Arrays, before: Arrays) -> bool:

@@ -1,7 +1,7 @@
 """Find out which parameters, buffers and inputs a comparison has exercised."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 
 from parity_tests.harness.modules import torch_state
-from parity_tests.harness.modules.adapters import flatten, replaced
+from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.evaluation import Evaluation
 from parity_tests.harness.modules.outputs import leaves, torch_mixture
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -42,18 +42,19 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
     in_jax = _by_gradient(lambda: _jax_slopes(evaluation))
     names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
+    doubtful = [n for n in names if n not in compared and not (in_torch.get(n) and in_jax.get(n))]
+    every = both.tensors(both.module) | {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
+    floats = [name for name in doubtful if every[name].dtype.kind in "fc"]
+    moves = _each(evaluation, floats, every)
+    for name in doubtful:
+        if name not in moves:
+            moves |= _each(evaluation, [name], every)
     nothing, one = [], []
-    for name in names:
-        if name in compared or (in_torch.get(name) and in_jax.get(name)):
-            continue
-        moved = _moves(evaluation, name)
-        if moved is None:  # neither network could be asked
+    for name in doubtful:
+        moved = [known.get(name) or side for known, side in zip((in_jax, in_torch), moves[name] or (), strict=False)]
+        if not any(moved):  # or neither network could be asked
             nothing.append(name)
-            continue
-        moves = [known.get(name) or side for known, side in zip((in_jax, in_torch), moved, strict=True)]
-        if not any(moves):
-            nothing.append(name)
-        elif not all(moves):
+        elif not all(moved):
             one.append(name)
     return Effect(tuple(nothing), tuple(one))
 
@@ -66,10 +67,10 @@ def _by_gradient(slopes: Callable[[], dict[str, bool]]) -> dict[str, bool]:
 
 def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     both = evaluation.both
-    module = torch_state.copied(both.module)
+    module = evaluation.copied(both.module)
     every = torch_state.entries(module)
     wanted = {
-        name: held.tensor.detach().clone().requires_grad_()
+        name: held.tensor.detach().requires_grad_()
         for name, held in every.items()
         if held.tensor.is_floating_point() or held.tensor.is_complex()
     }
@@ -107,24 +108,38 @@ def _jax_slopes(evaluation: Evaluation) -> dict[str, bool]:
 
 def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> bool:
     """Return whether a movement of its own size moves the outputs by more than rounding."""
-    reach = float(np.abs(slope).max(initial=0.0)) * max(float(np.abs(value).max(initial=0.0)), 0.01)
+    reach = _largest(slope) * max(_largest(value), 0.01)
     return bool(np.isfinite(reach) and reach > _ROUNDINGS * np.finfo(dtype).eps * size)
 
 
-def _moves(evaluation: Evaluation, name: str) -> tuple[bool, bool] | None:
-    """Return whether moving one tensor moves an output in JAX and in torch; None if no other value could be tried.
+def _largest(array: np.ndarray) -> float:
+    if array.dtype.kind == "c":
+        return float(np.abs(array).max(initial=0.0))
+    return float(max(array.max(initial=0.0), -array.min(initial=0.0)))  # without a copy of a large array
+
+
+def _each(evaluation: Evaluation, names: list[str], every: Arrays) -> dict[str, tuple[bool, bool] | None]:
+    """Find for each name whether moving it moves an output: all are moved together, and halved where that does."""
+    if not names:
+        return {}
+    found = _moves(evaluation, {name: every[name] for name in names})
+    if len(names) == 1 or found == (False, False):
+        return dict.fromkeys(names, found)
+    middle = len(names) // 2
+    return _each(evaluation, names[:middle], every) | _each(evaluation, names[middle:], every)
+
+
+def _moves(evaluation: Evaluation, values: Arrays) -> tuple[bool, bool] | None:
+    """Return whether moving some tensors moves an output in JAX and in torch; None if no other value could be tried.
 
     A value that only one of them accepts, such as an index that a table does not have, says nothing about either.
     """
-    both = evaluation.both
-    is_input = name.startswith("inputs[")
-    value = both.inputs[int(name[7:-1])] if is_input else both.tensors(both.module)[name]
     moves = None
-    for changed in _changes(value):
+    for changed in zip(*map(_changes, values.values()), strict=False):
         with contextlib.suppress(Exception):
-            moved = _with_input(both, name, changed) if is_input else _with_tensor(both, name, changed)
+            moved = _with(evaluation.both, dict(zip(values, changed, strict=True)))
             now = [
-                _differ(numbers("outputs", moved), numbers("outputs"), both.dtype)
+                _differ(numbers("outputs", moved), numbers("outputs"), evaluation.both.dtype)
                 for numbers in (evaluation.jax_numbers, evaluation.torch_numbers)
             ]
             moves = now if moves is None else [a or b for a, b in zip(moves, now, strict=True)]
@@ -133,19 +148,15 @@ def _moves(evaluation: Evaluation, name: str) -> tuple[bool, bool] | None:
     return None if moves is None else (moves[0], moves[1])
 
 
-def _with_input(both: Both, name: str, changed: np.ndarray) -> Both:
-    place = int(name[7:-1])
-    return both._replace(inputs=[changed if i == place else x for i, x in enumerate(both.inputs)])
-
-
-def _with_tensor(both: Both, name: str, changed: np.ndarray) -> Both:
+def _with(both: Both, changed: Arrays) -> Both:
+    inputs = [changed.get(f"inputs[{i}]", x) for i, x in enumerate(both.inputs)]
     module = torch_state.copied(both.module)
+    held = torch_state.entries(module)
     with torch.no_grad():
-        torch_state.entry(module, name).value.copy_(torch.as_tensor(changed.copy()))
-    path = next(pair for pair in both.pairs if pair.name == name)
-    arrays: Mapping[str, np.ndarray] = {path.path: path.transform.to_jax(changed)}
-    net = both.net._replace(params=replaced(both.net.params, arrays), state=replaced(both.net.state, arrays))
-    return both._replace(net=net, module=module)
+        for name, array in changed.items():
+            if not name.startswith("inputs["):
+                torch_state.entry(module, name, held).value.copy_(torch.as_tensor(array.copy()))
+    return both.filled(changed)._replace(inputs=inputs, module=module)
 
 
 def _changes(value: np.ndarray):

@@ -65,6 +65,7 @@ class Levels:
         yield self._level(OUTPUTS, "outputs", lambda where: diagnoses.in_outputs(self.evaluation, where))
         if self.options["statistics"]:
             yield from self._state()
+        del self.after_torch, self.after_jax  # a copy of all parameters
         moved = effects(self.evaluation, frozenset(self.compared_state))
         self.unexercised = moved.nothing
         if moved.one:
@@ -158,7 +159,7 @@ class Levels:
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
         evaluation, dtype = self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
-        samples = lambda: evaluation.samples(level)  # noqa: E731
+        samples = lambda names: evaluation.samples(level, names)  # noqa: E731
         worst, self.floors = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
         where = worst.name
         finding = Finding(name, dtype, worst.size, where, self.tolerance, rounding.UNIT, rounding.REASON)

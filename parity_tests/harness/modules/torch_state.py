@@ -54,9 +54,15 @@ def plain(module: nn.Module) -> nn.Module:
     return module
 
 
-def copied(module: nn.Module) -> nn.Module:
-    """Copy a module, with tensors that are computed from parameters, such as those of weight_norm."""
+def copied(module: nn.Module, sharing: bool = False) -> nn.Module:
+    """Copy a module, with tensors that are computed from parameters, such as those of weight_norm.
+
+    `sharing`: whether the copy's parameters share their memory with the module's; its gradients and buffers never do.
+    """
     memo: dict[int, Any] = {}
+    for parameter in module.parameters() if sharing else ():
+        if type(parameter) is nn.Parameter:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
     for layer in module.modules():
         for held in (vars(layer), layer._buffers):
             for value in held.values():
@@ -127,6 +133,12 @@ def called(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return module(*inputs)
+
+
+def same_parameters(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether the parameters of a module and of a copy of it are the same."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
 def perturbed(module: nn.Module, change: Callable[[np.ndarray], np.ndarray]) -> nn.Module:

@@ -389,6 +389,57 @@ def index_that_one_framework_refuses():
     return compare_modules(ours, None, Torch(lambda m, i: m.e(i), e=nn.Embedding(1, 6)), None, np.zeros((2, 3), int))
 
 
+@case("differ", "between p + a and o", "GELU's tanh form")
+def positions_of_one_row():
+    """Positions have a row for each sentence in one framework and one for all in the other."""
+    ids = np.array([[0, 1, 2], [3, 4, 0]])
+    ours = Jax(
+        lambda m, i: m.o(jax.nn.gelu(m.a(i) + m.p(jnp.broadcast_to(jnp.arange(3), i.shape)))),
+        a=nnx.Embed(5, 8, rngs=nnx.Rngs(0)),
+        p=nnx.Embed(3, 8, rngs=nnx.Rngs(1)),
+        o=lin(),
+    )
+    theirs = Torch(
+        lambda m, i: m.o(F.gelu(m.a(i) + m.p(torch.arange(3)[None]))),
+        a=nn.Embedding(5, 8),
+        p=nn.Embedding(3, 8),
+        o=nn.Linear(8, 8),
+    )
+    return compare_modules(ours, None, theirs, None, ids)
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm that holds its activation, as timm's do."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.act = nn.SiLU()
+
+    def forward(self, input):
+        return self.act(super().forward(input))
+
+
+@case("differ", "\nn: Its input agrees", "eps differs: 0.001 in JAX, 1e-05 in PyTorch")
+def norm_that_holds_its_activation():
+    ours = Jax(lambda m, x: jax.nn.silu(m.n(x)), n=nnx.BatchNorm(4, epsilon=1e-3, rngs=nnx.Rngs(0)))
+    return compare_modules(ours, None, Torch(lambda m, x: m.n(x), n=NormAct(4)), None, PICTURES)
+
+
+class Counting(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        count = self.variable("counts", "count", lambda: jnp.zeros(()))
+        count.value = count.value  # in evaluation too
+        return linen.Dense(8, name="a")(x)
+
+
+@case("agree")
+def state_written_in_evaluation():
+    variables = Counting().init(jax.random.key(0), jnp.zeros((1, 8)))
+    theirs = Torch(lambda m, x: m.a(x), a=nn.Linear(8, 8), count=torch.zeros(()))
+    return compare_modules(Counting(), variables, theirs, None, X)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_verdict_is_right(name: str) -> None:

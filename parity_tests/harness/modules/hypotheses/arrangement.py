@@ -25,6 +25,7 @@ def placed(array: np.ndarray, like: np.ndarray, usual: np.ndarray) -> np.ndarray
         The input as it is if it is equal to `like`; otherwise `usual`, with the spatial axes merged or split as in
         `like` if these are the only ones that differ.
     """
+    array, usual = (_repeated(given, like) for given in (array, usual))
     if array.shape == like.shape and distance(array, like) <= _NEAR < distance(usual, like):
         return array
     merged = usual.size == like.size and usual.ndim > 2 and like.ndim > 2 and usual.shape[:2] == like.shape[:2]
@@ -42,6 +43,7 @@ def arranged(array: np.ndarray, like: np.ndarray, usual: np.ndarray) -> np.ndarr
     Returns:
         The output in the shape of `like` if it is equal to it in some arrangement; otherwise as `placed` has it.
     """
+    array, usual = (_repeated(given, like) for given in (array, usual))
     if distance(usual, like) <= _NEAR:
         return usual
     for candidate in _arrangements(array, like):
@@ -55,3 +57,22 @@ def _arrangements(array: np.ndarray, like: np.ndarray) -> Iterator[np.ndarray]:
         return
     for axes in itertools.permutations(range(array.ndim)):
         yield array.transpose(axes).reshape(like.shape)
+
+
+def _repeated(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return an array that is repeated along an axis in one framework only, as positions are along the batch, in the
+    shape of the other's."""
+    if array.shape == like.shape:
+        return array
+    rank = max(array.ndim, like.ndim)
+    shape, wanted = ((1,) * (rank - x.ndim) + x.shape for x in (array, like))
+    if any(n != m and 1 not in (n, m) for n, m in zip(shape, wanted, strict=True)):
+        return array
+    once = array.reshape(shape)
+    for axis, (n, m) in enumerate(zip(shape, wanted, strict=True)):
+        if m == 1 < n:
+            first = once.take([0], axis)
+            if not np.array_equal(once, np.broadcast_to(first, once.shape), equal_nan=once.dtype.kind in "fc"):
+                return array
+            once = first
+    return np.broadcast_to(once, wanted).reshape(like.shape)

@@ -155,7 +155,7 @@ def _between(
     sums = [
         (f"{last[0]} + {n}", last[1] + a, last[2] + b)
         for n, a, b in recent
-        if a.shape == last[1].shape and b.shape == last[2].shape
+        if _addable(a, last[1]) and _addable(b, last[2])
     ]
     for source, jax_source, torch_source in (last, *recent, *sums):
         if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
@@ -173,6 +173,10 @@ def _between(
     return Diagnosis(f"between {last[0]} and {name}", text, None)
 
 
+def _addable(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.ndim == b.ndim and all(n == m or 1 in (n, m) for n, m in zip(a.shape, b.shape, strict=True))
+
+
 def stages(
     pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
@@ -184,20 +188,43 @@ def stages(
         name, _, nth = label.partition("#")
         if (held := layers.get(name)) is None:
             continue
-        jax_name = _common([pair.path.rpartition("/")[0] for pair in held]).replace("/", ".")
+        within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
+        jax_name = _common([pair.path.rpartition("/")[0] for pair in (within if name else held)]).replace("/", ".")
         if name and not jax_name:
             continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
         jaxs = in_jax.get(f"{jax_name}#{nth}" if nth else jax_name)
         if jaxs is None:
-            yield shown
+            parts = f"{jax_name}." if jax_name else ""
+            if not any(other.startswith(parts) for other in in_jax):  # else the parts of a cell are layers in JAX
+                yield shown
             continue
         layer, transform = module.get_submodule(name), held[0].transform
         x = transform.input_to_torch(channels_second(jaxs.input, layer))
         y = transform.output_to_torch(channels_second(jaxs.output, layer))
+        if (bare := _without_activation(layer, label, in_torch)) is not None:
+            ours = arranged(jaxs.output, bare[1].output, y)
+            if distance(ours, bare[1].output) < distance(arranged(jaxs.output, torchs.output, y), torchs.output):
+                layer, torchs = bare
         call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
         yield Stage(shown, label, layer, call, torchs)
+
+
+def _without_activation(
+    layer: nn.Module, label: str, in_torch: Mapping[str, LayerCall]
+) -> tuple[nn.Module, LayerCall] | None:
+    """Return a layer, such as a norm, and its call without the activation that it holds; None if it holds none."""
+    name, _, nth = label.partition("#")
+    held = [child for child, part in layer.named_children() if not any(True for _ in part.parameters())]
+    calls = [in_torch.get(f"{name}.{child}" + (f"#{nth}" if nth else "")) for child in held]
+    first = next((call for call in calls if call is not None), None)
+    if first is None or len(held) < len(list(layer.children())):
+        return None
+    bare = copied(layer)
+    for child in held:
+        setattr(bare, child, nn.Identity())
+    return bare, LayerCall(in_torch[label].input, first.input)
 
 
 def _common(paths: Sequence[str]) -> str:
