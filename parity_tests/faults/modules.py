@@ -15,7 +15,7 @@ from torch import nn
 
 from parity_tests.faults import structure
 from parity_tests.faults.fault import GRADIENTS, LOSS, OUTPUTS, STATISTICS, STEPS, WEIGHTS, Fault
-from parity_tests.harness.modules.hypotheses import backward, between_layers, layers, localize, loss, optimizer
+from parity_tests.harness.modules.hypotheses import backward, between_layers, layers, loss, optimizer, state
 from parity_tests.harness.modules.mapping import flattened
 from parity_tests.support.small_nets import (
     IMAGES,
@@ -127,9 +127,9 @@ FAULTS = [
     Fault("running statistics in training", "JAX", OUTPUTS, layers.RUNNING_STATISTICS,
           lambda: compare(JaxNet(lambda n, x: n.layer(x, use_running_average=True), layer=unbiased(rngs=nnx.Rngs(0))),
                           TorchNet(lambda n, x: n.layer(x), layer=nn.BatchNorm2d(4)), IMAGES, train=True)),
-    Fault("biased running variance", "JAX", STATISTICS, localize.BIASED_VARIANCE,
+    Fault("biased running variance", "JAX", STATISTICS, state.BIASED_VARIANCE,
           lambda: layer(unbiased, nn.BatchNorm2d(4), train=True)),
-    Fault("batch norm's momentum", "JAX", STATISTICS, localize.BATCH_NORM_MOMENTUM,
+    Fault("batch norm's momentum", "JAX", STATISTICS, state.BATCH_NORM_MOMENTUM,
           lambda: layer(partial(norm, 4, use_fast_variance=False), nn.BatchNorm2d(4), train=True)),
     Fault("GELU, tanh form", "JAX", OUTPUTS, between_layers.GELU, lambda: steps_between(jax.nn.gelu, F.gelu)),
     Fault("LeakyReLU's slope", "PyTorch", OUTPUTS, between_layers.LEAKY_SLOPE,

@@ -51,10 +51,10 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
             moves |= _each(evaluation, [name], every)
     nothing, one = [], []
     for name in doubtful:
-        moved = [known.get(name) or side for known, side in zip((in_jax, in_torch), moves[name] or (), strict=False)]
-        if not any(moved):  # or neither network could be asked
+        moved = moves[name]
+        if moved is None or not any(moved):  # neither could be asked, or a gradient of one is the rounding of zero
             nothing.append(name)
-        elif not all(moved):
+        elif not all(known.get(name) or side for known, side in zip((in_jax, in_torch), moved, strict=True)):
             one.append(name)
     return Effect(tuple(nothing), tuple(one))
 

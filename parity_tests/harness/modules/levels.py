@@ -136,7 +136,7 @@ class Levels:
         evaluation.know("loss", *values)
         yield self._level(LOSS, "loss", lambda _: diagnoses.in_losses(evaluation))
         yield self._level(
-            GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(evaluation, self.floors, self.tolerance)
+            GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(evaluation, self.sizes, self.tolerance)
         )
         optimizers = self.options["optimizers"]
         if optimizers is None:
@@ -159,8 +159,8 @@ class Levels:
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
         evaluation, dtype = self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
-        samples = lambda names: evaluation.samples(level, names)  # noqa: E731
-        worst, self.floors = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
+        samples = lambda places: evaluation.samples(level, places)  # noqa: E731
+        worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
         where = worst.name
         finding = Finding(name, dtype, worst.size, where, self.tolerance, rounding.UNIT, rounding.REASON)
         return finding, lambda: diagnose(where)

@@ -51,6 +51,11 @@ def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, 
     Returns:
         The quotients. NaN and infinities that are the same on both sides are 0; others are infinite.
     """
+    if actual.dtype == expected.dtype == np.float64 and np.isfinite(actual).all() and np.isfinite(expected).all():
+        error = np.asarray(np.maximum(np.abs(actual), np.abs(expected)))
+        error *= unit(dtype)  # in place, since a gradient may hold 100 million numbers
+        error += floor + np.finfo(dtype).tiny
+        return np.abs(actual - expected) / error
     if actual.dtype.kind in "biu" and expected.dtype.kind in "biu":
         difference = (actual != expected) * np.maximum(np.abs(actual.astype(float) - expected.astype(float)), 1)
     else:
@@ -84,8 +89,8 @@ def spread(sample: Arrays, base: Arrays) -> Arrays:
 
 
 def judged(
-    in_jax: Arrays, in_torch: Arrays, dtype: str, allowed: float, samples: Callable[[list[str]], Iterator[Sample]]
-) -> tuple[Worst, Arrays]:
+    in_jax: Arrays, in_torch: Arrays, dtype: str, allowed: float, samples: Callable[[Arrays], Iterator[Sample]]
+) -> tuple[Worst, dict[str, float]]:
     """Find the worst entry, and sample the rounding errors only as long as an entry is over the tolerance.
 
     Args:
@@ -93,42 +98,53 @@ def judged(
         in_torch: Those of torch.
         dtype: The precision of the comparison.
         allowed: The tolerance, in rounding errors.
-        samples: Yields samples of the arrays of some names, which are those over the tolerance.
+        samples: Maps the places of some entries, as indices of flattened arrays by name, to samples of these entries.
 
     Returns:
-        The worst entry, and the rounding errors that were measured, by name.
+        The worst entry, and the size of that of each array, by name.
     """
-    floors: Arrays = {}
-    each = {name: _of(name, in_jax, in_torch, floors, dtype) for name in in_torch}
+    each = {name: _of(name, in_jax, in_torch, {}, dtype) for name in in_torch}
     found = max(each.values(), key=lambda one: one.size, default=Worst(0.0, ""))
-    if not allowed < found.size < np.inf:
-        return found, floors
-    measured: dict[str, Arrays] = {}
-    over = [name for name, one in each.items() if one.size > allowed]
-    for framework, sample in samples(over):
-        before = measured.get(framework, {})
-        measured[framework] = {n: np.maximum(before.get(n, 0.0), sample[n]) for n in over if n in sample}
-        floors = _combined(list(measured.values()))
-        each |= {name: _of(name, in_jax, in_torch, floors, dtype) for name in over}
-        found = max(each.values(), key=lambda one: one.size)
-        if found.size <= allowed:
-            break
-    return found, floors
+    if allowed < found.size < np.inf:
+        over = [name for name, one in each.items() if one.size > allowed]
+        places = {n: np.flatnonzero(excess(in_jax[n], in_torch[n], 0.0, dtype) > allowed) for n in over}
+        ours, theirs = entries(in_jax, places), entries(in_torch, places)
+        measured: dict[str, Arrays] = {}
+        for framework, sample in samples(places):
+            before = measured.get(framework, {})
+            measured[framework] = {n: np.maximum(before.get(n, 0.0), sample[n]) for n in over if n in sample}
+            floors = _combined(list(measured.values()))
+            each |= {name: _of(name, ours, theirs, floors, dtype) for name in over}
+            found = max(each.values(), key=lambda one: one.size)
+            if found.size <= allowed:
+                break
+    return found, {name: one.size for name, one in each.items()}
+
+
+def entries(arrays: Arrays, places: Arrays) -> Arrays:
+    """Return the entries at these indices of flattened arrays, by name."""
+    return {name: arrays[name].flat[index] for name, index in places.items() if name in arrays}
 
 
 def _combined(measured: list[Arrays]) -> Arrays:
-    """Return the larger rounding error of the two frameworks, as far as it is at most four times the other's.
+    """Return the larger rounding error of the two frameworks, as far as an array's is at most four times the other's.
 
     A formula that cancels where the other does not is a difference: so is dropout in one of them.
     """
     if len(measured) == 1:
         return measured[0]
     one, other = measured
-    return {
-        name: np.minimum(np.maximum(one[name], other[name]), _WORSE * np.minimum(one[name], other[name]))
-        for name in one
-        if name in other
-    }
+    combined = {}
+    for name in one.keys() & other.keys():
+        smaller, larger = sorted((one[name], other[name]), key=_mean_square)
+        with np.errstate(all="ignore"):
+            share = _WORSE * np.sqrt(_mean_square(smaller) / _mean_square(larger))
+        combined[name] = np.maximum(smaller, larger * min(1.0, float(np.nan_to_num(share, nan=1.0))))
+    return combined
+
+
+def _mean_square(array: np.ndarray) -> float:
+    return float(np.mean(np.square(array))) if array.size else 0.0
 
 
 def _worst_entry(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, dtype: str) -> Worst:

@@ -63,16 +63,9 @@ class Case:
     def mapping(self) -> Mapping[str, Any] | None:
         """Which Flax array is which tensor, or None where the names tell."""
         every = list(arrays(self.in_jax))
-        if any(each.tensor.rows for each in every):
-            return None
         if not self.named and not any(each.tensor.to_jax for each in every):
             return None
-        return {
-            each.path: (each.name, Transform(each.tensor.to_torch, each.tensor.to_jax))
-            if each.tensor.to_jax
-            else each.name
-            for each in every
-        }
+        return {each.path: _target(each) for each in every}
 
     @property
     def outputs(self) -> Mapping[str, str] | None:
@@ -94,6 +87,12 @@ def arrays(net: Net) -> Iterator[Named]:
             for tensor in held.tensors():
                 path = "/".join(filter(None, (block.name, part, tensor.in_jax)))
                 yield Named(path, ".".join(filter(None, (block.name, part, tensor.in_torch))), tensor)
+
+
+def _target(each: Named) -> Any:
+    """Return what a mapping says of an array: its name in torch, with its rows and its conversion where it has them."""
+    name = each.name if each.tensor.rows is None else "{}[{}:{}]".format(each.name, *each.tensor.rows)
+    return (name, Transform(each.tensor.to_torch, each.tensor.to_jax)) if each.tensor.to_jax else name
 
 
 _ORDER = ("mean", "logvar", "map", "pooled")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 from parity_tests.harness.findings import Report
 from parity_tests.harness.modules.compare import compare_modules, sentence
@@ -85,7 +86,8 @@ def judge(seed: int, edit: Edit | None = None) -> Outcome:
     diagnosis = report.diagnosis if report else None
     places, found = drawn.places, None
     if places is not None and edited == DIFFER:
-        found = any(_names(text, places) for text in (diagnosis.where if diagnosis else "", edited_text))
+        found = any(_names(one.where, places) for one in (diagnosis, *diagnosis.more)) if diagnosis else False
+        found = found or (report is None and _names(edited_text, places))
     return Outcome(
         seed=seed,
         edit=drawn.edit.name,
@@ -115,6 +117,9 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
                 options = {"losses": case.losses, "train": case.train, "outputs": case.outputs}
                 report = compare_modules(model, variables, module, case.mapping, case.inputs, **options)
             return AGREE if report.passed else DIFFER, sentence(report), report
+        except InputError as error:  # an edit that takes an array away is refused by a sentence that names it
+            places = case.in_jax != case.in_torch and str(error).startswith("mapping: ")
+            return DIFFER if places else EXCEPTION, f"InputError: {error}", None
         except Exception as error:  # whatever it is, a user would see it instead of a verdict
             return EXCEPTION, f"{type(error).__name__}: {error}", None
 

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.arrangement import arranged, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
-from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
-from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN, cause_between
+from parity_tests.harness.modules.hypotheses.base import distance
+from parity_tests.harness.modules.hypotheses.between_layers import cause_between
 from parity_tests.harness.modules.hypotheses.branches import (
     Source,
     cause_in_branch,
@@ -22,20 +22,12 @@ from parity_tests.harness.modules.hypotheses.branches import (
     cause_in_wiring,
 )
 from parity_tests.harness.modules.hypotheses.layers import (
-    OUTPUT_BIAS,
-    SWAPPED,
-    TRANSPOSED,
-    UNFLIPPED,
     cause_in_layer,
-    orders,
     rounded,
 )
-from parity_tests.harness.modules.mapping import Pair, tensors
+from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import copied, whole
 
-BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
-BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
-NOT_UPDATED = "the running statistics are not updated in JAX"
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -54,6 +46,8 @@ class Stage(NamedTuple):
     layer: nn.Module
     in_jax: LayerCall
     in_torch: LayerCall
+    order: int
+    """Which of all calls in JAX it is."""
 
 
 def walk(
@@ -85,20 +79,25 @@ def walk(
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls))
     places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
+    uncompared = _uncompared(pairs, every, calls[0])
+    agreed = -1
     for stage in every:
         if isinstance(stage, str):
             if not found:
                 return [Diagnosis(stage, NOT_CALLED, None)]
             continue
-        name, label, layer, in_jax, in_torch = stage
+        name, label, layer, in_jax, in_torch, order = stage
+        around = [layer for at, layer in uncompared if agreed < at < order]
         if not differs(label, in_jax.output, in_torch.output):
+            agreed = order
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
         if not differs(f"{label}, input", in_jax.input, in_torch.input):
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
         else:
             if not found:
-                found.append(_between(earlier, name, in_jax.input, in_torch.input, tolerance, places))
+                between = _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)
+                found.append(_around(between, around))
             elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)).cause:
                 found.append(between._replace(difference=f"Other operations give the input of {name}."))
             plain = _computed(layer, in_jax.input, in_torch)
@@ -111,8 +110,30 @@ def walk(
         return found
     last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance, places)
     if not found:
-        return [last]
+        return [_around(last, [layer for at, layer in uncompared if agreed < at])]
     return [*found, last._replace(difference="Other operations give the output.")] if last.cause else found
+
+
+def _uncompared(
+    pairs: Sequence[Pair], every: Sequence[Stage | str], in_jax: Mapping[str, LayerCall]
+) -> list[tuple[int, str]]:
+    """Return the layers whose calls can't be compared, as those of a cell that is several layers in JAX, and when JAX
+    first calls a part of each."""
+    compared = {stage.label.partition("#")[0] for stage in every if isinstance(stage, Stage)}
+    paths: dict[str, list[str]] = {}
+    for pair in pairs:
+        paths.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair.path.rpartition("/")[0])
+    found = []
+    for layer, held in paths.items():
+        prefix = _common(held).replace("/", ".")
+        at = next((i for i, label in enumerate(in_jax) if f"{label}.".startswith(f"{prefix}.")), None)
+        if layer and prefix and layer not in compared and at is not None:
+            found.append((at, layer))
+    return found
+
+
+def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
+    return found._replace(where=f"{found.where}, around {', '.join(layers)}") if layers else found
 
 
 def _in_layer(
@@ -120,7 +141,9 @@ def _in_layer(
 ) -> Diagnosis:
     text = f"{start} and its output differs: {worst_difference(in_jax.output, in_torch)}."
     text = text.replace("On the same input and", "On the same input")
-    cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
+    cause = None
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
+        cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
     return Diagnosis(name, text, cause)
 
 
@@ -149,8 +172,23 @@ def _between(
     of the calls before it, or after the sum of the two."""
     target = name if name == "the output" else f"the input of {name}"
     text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
+    found = None
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
+        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places)
+    where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
+    return Diagnosis(where, text, cause)
+
+
+def _between_causes(
+    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    name: str,
+    in_jax: np.ndarray,
+    in_torch: np.ndarray,
+    tolerance: float,
+    places: Sequence[Source],
+) -> tuple[str, str] | None:
     if cause := rounded(in_jax, in_torch):
-        return Diagnosis(f"between {earlier[-1][0]} and {name}", text, cause)
+        return (f"between {earlier[-1][0]} and {name}", cause)
     last, recent = earlier[-1], earlier[-2:-10:-1]
     sums = [
         (f"{last[0]} + {n}", last[1] + a, last[2] + b)
@@ -159,18 +197,18 @@ def _between(
     ]
     for source, jax_source, torch_source in (last, *recent, *sums):
         if cause := cause_between((jax_source, in_jax), (torch_source, in_torch), tolerance):
-            return Diagnosis(f"between {source} and {name}", text, cause)
+            return (f"between {source} and {name}", cause)
     target = in_jax, in_torch
     if cause := cause_in_branch(last, recent, target, tolerance) or cause_in_image(last, target, tolerance):
-        return Diagnosis(f"between {last[0]} and {name}", text, cause)
+        return (f"between {last[0]} and {name}", cause)
     layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
     if len(layers) == 3:
         projections = [layer[1] for layer in layers], [layer[2] for layer in layers]
         if cause := cause_in_attention(projections[0], projections[1], target, tolerance):
-            return Diagnosis(f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", text, cause)
+            return (f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", cause)
     if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
-        return Diagnosis(f"between {last[0]} and {name}", text, cause)
-    return Diagnosis(f"between {last[0]} and {name}", text, None)
+        return (f"between {last[0]} and {name}", cause)
+    return None
 
 
 def _addable(a: np.ndarray, b: np.ndarray) -> bool:
@@ -184,6 +222,7 @@ def stages(
     layers: dict[str, list[Pair]] = {}
     for pair in pairs:
         layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
+    order = {label: i for i, label in enumerate(in_jax)}
     for label, torchs in in_torch.items():
         name, _, nth = label.partition("#")
         if (held := layers.get(name)) is None:
@@ -194,7 +233,8 @@ def stages(
             continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
-        jaxs = in_jax.get(f"{jax_name}#{nth}" if nth else jax_name)
+        jax_label = f"{jax_name}#{nth}" if nth else jax_name
+        jaxs = in_jax.get(jax_label)
         if jaxs is None:
             parts = f"{jax_name}." if jax_name else ""
             if not any(other.startswith(parts) for other in in_jax):  # else the parts of a cell are layers in JAX
@@ -208,7 +248,7 @@ def stages(
             if distance(ours, bare[1].output) < distance(arranged(jaxs.output, torchs.output, y), torchs.output):
                 layer, torchs = bare
         call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
-        yield Stage(shown, label, layer, call, torchs)
+        yield Stage(shown, label, layer, call, torchs, order[jax_label])
 
 
 def _without_activation(
@@ -251,63 +291,3 @@ def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
     size = abs(complex(in_torch[at]))
     share = f"by {difference[at] / size:.1e} of itself, " if size and np.isfinite(difference[at]) else ""
     return f"{share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
-
-
-def cause_in_weight(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
-    """Return why a weight that was ported by hand differs from the torch module's, both in torch's layout."""
-    return confirmed(_misported(in_torch), in_jax, in_torch, tolerance)
-
-
-def _misported(weight: np.ndarray) -> Iterator[Hypothesis]:
-    if weight.ndim >= 2 and weight.shape[0] == weight.shape[1]:
-        yield Hypothesis(TRANSPOSED, weight.swapaxes(0, 1))
-    if weight.ndim >= 3:
-        flipped = np.flip(weight, tuple(range(2, weight.ndim)))
-        for kernel in (flipped, flipped.swapaxes(0, 1)):
-            yield Hypothesis(UNFLIPPED, kernel)
-    if weight.ndim == 4 and weight.shape[2] == weight.shape[3]:
-        yield Hypothesis(SWAPPED, weight.swapaxes(2, 3))
-    if weight.ndim <= 2:  # a bias, or a kernel that reads or writes a flattened image
-        for order in orders(weight.shape[-1]):
-            for way in (order, np.argsort(order)):
-                yield Hypothesis(FLATTEN if weight.ndim == 2 else OUTPUT_BIAS, weight[..., way])
-    if weight.ndim == 2:
-        for order in orders(weight.shape[0]):
-            for way in (order, np.argsort(order)):
-                yield Hypothesis(FLATTEN, weight[way])
-
-
-def cause_in_statistics(
-    layer: Any, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
-) -> str | None:
-    """Return why a batch normalization's running mean and variance differ after one training step on `x`.
-
-    `in_jax` and `in_torch` are `[2, channels]`, the mean and the variance; `layer` is torch's before the step.
-    """
-    x = np.moveaxis(x.astype(np.float64), 1, -1)
-    x = x.reshape(-1, x.shape[-1])
-    before = np.stack([layer.running_mean.numpy(force=True), layer.running_var.numpy(force=True)])
-    unbiased, biased = (np.stack([x.mean(0), x.var(0, ddof=ddof)]) for ddof in (1, 0))
-
-    def after(momentum: float, batch: np.ndarray) -> np.ndarray:
-        return before + momentum * (batch - before)
-
-    momentum = layer.momentum
-    if momentum is None or distance(in_torch, after(momentum, unbiased)) > tolerance:
-        return None
-    fit = fitted(lambda momentum: after(momentum, unbiased)[0], in_jax[0], momentum)
-    differs = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
-    hypotheses = [
-        Hypothesis(NOT_UPDATED, before),
-        Hypothesis(BIASED_VARIANCE, after(momentum, biased)),
-        Hypothesis(differs, after(fit, unbiased)),
-        Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
-    ]
-    return confirmed(hypotheses, in_jax, in_torch, tolerance)
-
-
-def statistics(pairs: Sequence[Pair], module: nn.Module) -> dict[str, tuple[str, str]]:
-    """Return the names of the running mean and variance of each batch normalization that is paired."""
-    names = {pair.name for pair in pairs} & set(tensors(module))
-    norms = [name.rpartition(".")[0] for name in sorted(names) if name.endswith("running_mean")]
-    return {norm: (f"{norm}.running_mean".lstrip("."), f"{norm}.running_var".lstrip(".")) for norm in norms}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from parity_tests.support.pairs.block import Block
 from parity_tests.support.pairs.network import Net
-from parity_tests.support.pairs.parts import Part
+from parity_tests.support.pairs.parts import Part, State, Weight
 
 Kind = Literal["value", "weight", "state", "order", "backward"]
 Framework = Literal["either", "JAX", "PyTorch"]
@@ -65,7 +65,10 @@ def of_part(
                     if replace(part, **new) != part:
                         altered = replace(block, altered=((name, tuple(new.items())),))
                         blocks = (*net.blocks[:i], altered, *net.blocks[i + 1 :])
-                        yield replace(net, blocks=blocks), places(net, i, (name,))
+                        yield (
+                            replace(net, blocks=blocks),
+                            places(net, i, (name,) if part.tensors() else (BEFORE, AFTER)),
+                        )
 
     return changed
 
@@ -99,4 +102,5 @@ def places(net: Net, i: int, place: tuple[str, ...] | None) -> tuple[str, ...] |
 
 
 def _named(block: Block) -> list[str]:
-    return [f"{block.name}.{name}" for name, part in block.layers().items() if part.tensors()]
+    called = ((name, part) for name, part in block.layers().items() if not isinstance(part, Weight | State))
+    return [f"{block.name}.{name}" for name, part in called if part.tensors()]
