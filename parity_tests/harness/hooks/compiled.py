@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 
-OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False}
-"""XLA would leave out a conversion to fewer bits and back, which another framework computes."""
+OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 1}
+"""XLA would leave out a conversion to fewer bits and back, which another framework computes. At level 0 the gradient of
+a maximum is NaN, as its numbers are computed twice, with other roundings; higher ones take longer to compile."""
 
 
 def compiled(call: Callable[..., Any]) -> Callable[..., Any]:

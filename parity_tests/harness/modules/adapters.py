@@ -128,8 +128,9 @@ def _is_state(path: Any, value: Any) -> bool:
 
 
 def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network:
-    state = dict(cast(variables if "params" in variables else {"params": variables}, dtype))
-    params = state.pop("params")
+    whole = "params" in variables or "batch_stats" in variables  # a model may have state alone
+    state = dict(cast(variables if whole else {"params": variables}, dtype))
+    params = state.pop("params", {})
     arguments = in_mode(model.__call__, train, lambda: {"dropout": jax.random.key(0)})
 
     def called(mutable: Any, params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:

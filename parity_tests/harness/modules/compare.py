@@ -123,7 +123,8 @@ def compare_modules(
             measured; the tolerance is this number.
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
-            hide what stands behind them. "compare" changes nothing and compares the weights first.
+            hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go
+            through other branches of the activations. "compare" changes nothing and compares the weights first.
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
         input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
@@ -171,7 +172,7 @@ def compare_modules(
         if weights != "compare":
             both, drawn = draw(both)
 
-        def in_double() -> Evaluation:
+        def in_double(both: Both) -> Evaluation:
             exact = made("float64")._replace(pairs=both.pairs)
             wide = {name: array.astype(_wide(array)) for name, array in both.named(both.arrays()).items()}
             exact = exact.filled(wide)

@@ -85,16 +85,21 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
         cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
         return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
-    ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
-    calls = _recorded(evaluation)
-    found: list[Diagnosis] = []
-    for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
-        found = found or localize.walk(
-            both.pairs, both.module, calls, ends, tolerance, _differs(evaluation, calls[1], clear)
-        )
+    found = _walked(evaluation, in_jax, in_torch)
     if not found:  # no layer alone is over the tolerance
         return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}.", None)
     return found[0]._replace(more=tuple(found[1:]))
+
+
+def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> list[Diagnosis]:
+    """Return the layers that differ, and what lies between them, on the way to an output of both networks."""
+    both = evaluation.both
+    ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
+    calls, found = _recorded(evaluation), []
+    for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
+        differs = _differs(evaluation, calls[1], clear)
+        found = found or localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs)
+    return found
 
 
 def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
@@ -108,6 +113,8 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
     """Diagnose running statistics, or other state, that differ after a step."""
     both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
     in_jax, in_torch = evaluation.jax_numbers("state"), evaluation.torch_numbers("state")
+    if both.net.watch is not None and (found := _walked(evaluation, np.empty(0), np.empty(0))):
+        return found[0]._replace(more=tuple(found[1:]))  # a layer whose difference a norm takes out of the outputs
     norms = state.statistics(both.pairs, both.module)
     differing = [n for n, names in norms.items() if any(_far(in_jax, in_torch, x, tolerance) for x in names)]
     if not differing or not any(where in names for names in norms.values()):

@@ -11,6 +11,12 @@ from parity_tests.harness.modules.pair import Arrays, Both
 
 _FEW = 4
 _SIZES = (0.01, 10.0)
+_FACTORS = (
+    ((-8.0, -0.25, 0.25, 8.0), (-2.0, -0.25, 0.25, 2.0)),
+    ((-40.0, -1.0, 1.0, 40.0), (-1.0, 1.0)),
+)
+"""What biases, which choose a branch, and kernels are multiplied by, at each of the other weights."""
+POINTS = len(_FACTORS)
 
 
 def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
@@ -36,6 +42,22 @@ def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
         if not finite or _finite(filled):
             return filled, tuple(numbers)
     return _filled(both, constant), ()
+
+
+def scattered(both: Both, point: int) -> Both | None:
+    """Return both networks at other numbers, under which other branches are taken: each number of a tensor has its sign
+    and its size drawn, or only its size where all have one sign; None if an output is then NaN or infinite."""
+    numbers = {}
+    for name, array in both.tensors(both.module).items():
+        if array.dtype.kind in "fc" and array.size:
+            rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
+            one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
+            choice = _FACTORS[point][array.ndim > 1]
+            factors = rng.uniform(0.5, 1.5, array.shape) if one_sign else rng.choice(choice, array.shape)
+            numbers[name] = array * factors.astype(array.dtype)
+    other = both.filled(numbers)._replace(module=torch_state.copied(both.module))
+    other.fill_torch()
+    return other if _finite(other) else None
 
 
 def _filled(both: Both, numbers: Arrays) -> Both:

@@ -29,7 +29,7 @@ Level = Literal["outputs", "state", "loss", "gradients"]
 class Evaluation:
     """Both networks at the same numbers: their outputs, their state afterwards, their losses and gradients."""
 
-    def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[], Evaluation] | None" = None):
+    def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[Both], Evaluation] | None" = None):
         self.both, self.losses, self._in_double = both, losses, in_double
         self._exact: Evaluation | None = None
         self._sharing: bool | None = None
@@ -39,6 +39,15 @@ class Evaluation:
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._known: dict[tuple[str, Level], Arrays] = {}
+
+    def at(self, both: Both) -> "Evaluation":
+        """Return an evaluation at other numbers, which shares the compiled programs."""
+        other = Evaluation(both, self.losses, self._in_double)
+        other._forward, other._slopes, other._gradient = self._forward, self._slopes, self._gradient
+        other._sharing = self._sharing
+        other.trees = other.forward_jax(both)[0], other.forward_torch(both)[0]
+        other.know("outputs", *both.outputs(*other.trees))
+        return other
 
     def forward_torch(self, both: Both) -> tuple[Any, torch.nn.Module]:
         """Return the outputs of the torch module and the module after the call."""
@@ -181,7 +190,7 @@ class Evaluation:
             return self, 1.0
         if self._exact is None:
             with settings("float64"):
-                self._exact = self._in_double()
+                self._exact = self._in_double(self.both)
         return self._exact, unit(self.both.dtype) / unit("float64")
 
 

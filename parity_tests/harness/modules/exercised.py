@@ -1,7 +1,7 @@
 """Find out which parameters, buffers and inputs a comparison has exercised."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,14 +43,32 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     in_jax = _by_gradient(lambda: _jax_slopes(evaluation))
     names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
     doubtful = [n for n in names if n not in compared and not (in_torch.get(n) and in_jax.get(n))]
+    return exercised(evaluation, doubtful, in_jax, in_torch)
+
+
+def exercised(
+    evaluation: Evaluation,
+    names: Sequence[str],
+    in_jax: Mapping[str, bool] = {},
+    in_torch: Mapping[str, bool] = {},
+) -> Effect:
+    """Find those of some parameters, buffers and inputs that move no output, by moving them.
+
+    Args:
+        evaluation: Both networks, whose outputs agree.
+        names: The names of the parameters, buffers and inputs.
+        in_jax: Those that are known to move an output of the JAX model.
+        in_torch: Those that are known to move one of the torch module.
+    """
+    both = evaluation.both
     every = both.tensors(both.module) | {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
-    floats = [name for name in doubtful if every[name].dtype.kind in "fc"]
+    floats = [name for name in names if every[name].dtype.kind in "fc"]
     moves = _each(evaluation, floats, every)
-    for name in doubtful:
+    for name in names:
         if name not in moves:
             moves |= _each(evaluation, [name], every)
     nothing, one = [], []
-    for name in doubtful:
+    for name in names:
         moved = moves[name]
         if moved is None or not any(moved):  # neither could be asked, or a gradient of one is the rounding of zero
             nothing.append(name)

@@ -12,9 +12,10 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import diagnoses, rounding, torch_state
 from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.drawn import POINTS, scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
-from parity_tests.harness.modules.exercised import effects
+from parity_tests.harness.modules.exercised import effects, exercised
 from parity_tests.harness.modules.optimizers import train_both
 from parity_tests.harness.modules.outputs import MixedError
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -29,6 +30,12 @@ STEP_REASON = {
 }
 OUTPUTS, STATE, LOSS, GRADIENTS = "every output", "state after a training step", "the loss", "every gradient"
 EFFECTS = "what each weight moves"
+ELSEWHERE = (
+    ("outputs at other weights", "gradients at other weights"),
+    ("outputs at larger biases", "gradients at larger biases"),
+)
+ROUGH = {"float32": 1e-3, "float64": 1e-6}
+ROUGH_REASON = "at weights that saturate, gradients are little but rounding, so only clear differences count"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
 
@@ -73,6 +80,34 @@ class Levels:
             yield self._failure(EFFECTS, moved.one[0]), lambda: Diagnosis(moved.one[0], text, None)
         if self.options["losses"] is not None:
             yield from self._training()
+        if not self.options["compare_weights"]:
+            for point in range(POINTS):
+                yield from self._elsewhere(point)
+
+    def _elsewhere(self, point: int) -> Iterator[Compared]:
+        """Compare outputs and gradients at other weights, which go through other branches of an activation."""
+        if (both := scattered(self.both, point)) is None:
+            return
+        other = self.evaluation.at(both)
+        yield self._level(ELSEWHERE[point][0], "outputs", lambda where: diagnoses.in_outputs(other, where), other)
+        moved = exercised(other, self.unexercised)
+        self.unexercised = moved.nothing
+        if moved.one:
+            text = f"Moving it changes an output in one framework only ({', '.join(moved.one)})."
+            yield self._failure(EFFECTS, moved.one[0]), lambda: Diagnosis(moved.one[0], text, None)
+        if self.options["losses"] is not None:
+            yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
+
+    def _gradients_elsewhere(self, name: str, other: Evaluation) -> Compared:
+        """Compare gradients roughly: where an activation is saturated they are little but rounding."""
+        in_jax, in_torch = other.jax_numbers("gradients"), other.torch_numbers("gradients")
+        largest = max((_largest(array) for array in (*in_jax.values(), *in_torch.values())), default=0.0)
+        with np.errstate(all="ignore"):
+            sizes = {n: _largest(in_jax[n] - in_torch[n]) / (largest or 1.0) for n in in_torch}
+        where = max(sizes, key=lambda n: sizes[n], default="")
+        dtype, tolerance = self.both.dtype, ROUGH[self.both.dtype]
+        finding = Finding(name, dtype, sizes.get(where, 0.0), where, tolerance, "of the largest gradient", ROUGH_REASON)
+        return finding, lambda: diagnoses.in_gradients(other, sizes, tolerance)
 
     def _call(self) -> None:
         evaluation = self.evaluation
@@ -156,8 +191,10 @@ class Levels:
             finding = self._finding(f"optimizer moments after {steps} steps", moments, run.moment_floors(share))
             yield finding, lambda: diagnoses.after_steps(finding.where, *moments, None)
 
-    def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
-        evaluation, dtype = self.evaluation, self.both.dtype
+    def _level(
+        self, name: str, level: Level, diagnose: Callable[[str], Diagnosis], evaluation: Evaluation | None = None
+    ) -> Compared:
+        evaluation, dtype = evaluation or self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
         samples = lambda places: evaluation.samples(level, places)  # noqa: E731
         worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
@@ -179,6 +216,11 @@ class _LayerError(Exception):
     def __init__(self, diagnosis: Diagnosis):
         super().__init__(diagnosis.difference)
         self.diagnosis = diagnosis
+
+
+def _largest(array: np.ndarray) -> float:
+    finite = np.abs(array[np.isfinite(array)])
+    return float(finite.max(initial=0.0))
 
 
 def _same(before: np.ndarray | None, after: np.ndarray) -> bool:

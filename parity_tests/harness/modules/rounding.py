@@ -137,9 +137,9 @@ def _combined(measured: list[Arrays]) -> Arrays:
     combined = {}
     for name in one.keys() & other.keys():
         smaller, larger = sorted((one[name], other[name]), key=_mean_square)
-        with np.errstate(all="ignore"):
-            share = _WORSE * np.sqrt(_mean_square(smaller) / _mean_square(larger))
-        combined[name] = np.maximum(smaller, larger * min(1.0, float(np.nan_to_num(share, nan=1.0))))
+        most = _WORSE * _mean_square(smaller) ** 0.5
+        share = min(1.0, most / size) if (size := _mean_square(larger) ** 0.5) else 1.0
+        combined[name] = np.maximum(smaller, share * larger)
     return combined
 
 

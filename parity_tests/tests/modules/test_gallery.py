@@ -26,7 +26,7 @@ def test_a_pair_has_the_expected_verdict(pair: pairs.Pair) -> None:
     result = gallery.compare(pair)
     assert result["verdict"] == pair.expected, result["found"]
     if pair.expected == "agree":
-        assert [level for level, _ in result["levels"]] == ["every output", "the loss", "every gradient"]
+        assert [level for level, _ in result["levels"][:3]] == ["every output", "the loss", "every gradient"]
 
 
 def test_listing_the_pairs_imports_none_of_their_packages() -> None:

@@ -101,7 +101,7 @@ def test_the_same_network_passes_in_every_level(make: str, weights, train: bool,
     report = assert_parity(
         model, params, Classifier(), None, IMAGES, weights=weights, train=train, dtype=dtype, **options
     )
-    assert len(report.findings) == 5
+    assert len(report.findings) == 9
 
 
 def test_a_bare_function_passes() -> None:
@@ -518,7 +518,7 @@ def test_a_bias_before_batch_normalization_is_not_judged_by_its_noise() -> None:
     report = assert_parity(
         *(NNX(nnx.Rngs(0)), None, Classifier(), None, IMAGES), losses=LOSSES, train=True, statistics=False
     )
-    assert report.findings[-1].level == "every gradient"
+    assert "every gradient" in {finding.level for finding in report.findings}
 
 
 def unsafe(where: Any, sqrt: Any) -> Any:
@@ -535,7 +535,7 @@ def test_a_gradient_that_is_no_number_fails_on_either_side(in_jax, in_torch) -> 
     model, module = two_layers(in_jax(jnp.where, jnp.sqrt), in_torch(torch.where, torch.sqrt))
     report = compare_modules(model, None, module, None, ROWS, weights="torch", losses=SQUARES)
     assert report.passed == (in_jax is in_torch is safe)
-    assert report.findings[-1].level == "every gradient"
+    assert "every gradient" in {finding.level for finding in report.findings}
     if not report.passed:
         assert report.diagnosis is not None
         assert report.diagnosis.where == ("a.bias" if in_jax is in_torch else "backward between a and b")

@@ -36,7 +36,8 @@ DILATION = "the dilation differs"
 SCALED = "the layer's output is multiplied by a constant"
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-_CANCELLED = 64  # roundings of a mean's square that its sum may be off by
+_CANCELLED = 64  # roundings of a mean's square that a short sum may be off by
+_LEAST = 1e-30  # eps that PyTorch's norms take
 _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
@@ -205,7 +206,10 @@ def _spread(layer: Any, x: Tensor, weight: Tensor, pads: list[tuple[int, int]]) 
 
 
 def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
-    eps = max(0.0, fitted(lambda eps: _numbers(_changed(layer, eps=max(0.0, eps))(x)), actual, layer.eps))
+    def with_eps(eps: float) -> np.ndarray:
+        return _numbers(_changed(layer, eps=max(_LEAST, eps))(x))
+
+    eps = max(_LEAST, fitted(with_eps, actual, layer.eps))
     yield Hypothesis(f"{EPS}: {eps:.3g} in JAX, {layer.eps:.3g} in PyTorch", _numbers(_changed(layer, eps=eps)(x)))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
@@ -245,7 +249,7 @@ def _fast_variance(layer: Any, x: Tensor, actual: np.ndarray) -> Hypothesis:
     factor = np.sum(right * wrong, axes, keepdims=True) / np.sum(right * right, axes, keepdims=True)
     mean, variance = np.mean(held, axes, keepdims=True), np.var(held, axes, keepdims=True)
     error = (variance + layer.eps) * np.abs(1 / factor**2 - 1)
-    rounding = _CANCELLED * float(np.finfo(actual.dtype).eps)
+    rounding = (_CANCELLED + 8 * (held.size / mean.size) ** 0.5) * float(np.finfo(actual.dtype).eps)
     if not (error <= rounding * (mean**2 + variance)).all():
         return Hypothesis(FAST_VARIANCE, np.empty(0))
     shift = rounding * float((np.abs(mean) / np.sqrt(variance + layer.eps)).max())  # the mean is rounded too

@@ -284,7 +284,7 @@ def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
         return f"its shape is {list(in_jax.shape)} in JAX and {list(in_torch.shape)} in PyTorch"
     wide = np.complex128 if "c" in (in_jax.dtype.kind, in_torch.dtype.kind) else np.float64
     with np.errstate(all="ignore"):
-        difference = np.abs(in_jax.astype(wide) - in_torch.astype(wide))
+        difference = np.asarray(np.abs(in_jax.astype(wide) - in_torch.astype(wide)))
     difference[(in_jax == in_torch) | (np.isnan(in_jax) & np.isnan(in_torch))] = 0
     at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), in_jax.shape))
     place = f"at {list(at)} " if at else ""

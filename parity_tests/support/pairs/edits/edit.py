@@ -80,7 +80,7 @@ def swapped_blocks(net: Net) -> Iterator[tuple[Net, tuple[str, ...] | None]]:
         if first.after(value) == value and second.fits(value) and second.after(value) == value:
             blocks = (*net.blocks[:i], second, first, *net.blocks[i + 2 :])
             either = (*_named(first), *_named(second))
-            yield replace(net, blocks=blocks), either or None
+            yield replace(net, blocks=blocks), (either or None) if net.flavour != "function" else None
         value = first.after(value)
 
 
