@@ -35,7 +35,7 @@ ELSEWHERE = (
     ("outputs at larger biases", "gradients at larger biases"),
 )
 ROUGH = {"float32": 1e-3, "float64": 1e-6}
-ROUGH_REASON = "at weights that saturate, gradients are little but rounding, so only clear differences count"
+ROUGH_REASON = "far from the given weights functions saturate and approximations end, so only clear differences count"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
 
@@ -89,12 +89,13 @@ class Levels:
         if (both := scattered(self.both, point)) is None:
             return
         other = self.evaluation.at(both)
-        yield self._level(ELSEWHERE[point][0], "outputs", lambda where: diagnoses.in_outputs(other, where), other)
+        outputs = other.jax_numbers("outputs"), other.torch_numbers("outputs")
+        size, where = max((_share(outputs[0][name], array), name) for name, array in outputs[1].items())
+        tolerance, unit = ROUGH[self.both.dtype], "of the array's largest"
+        finding = Finding(ELSEWHERE[point][0], self.both.dtype, size, where, tolerance, unit, ROUGH_REASON)
+        yield finding, lambda: diagnoses.in_outputs(other, where)
         moved = exercised(other, self.unexercised)
-        self.unexercised = moved.nothing
-        if moved.one:
-            text = f"Moving it changes an output in one framework only ({', '.join(moved.one)})."
-            yield self._failure(EFFECTS, moved.one[0]), lambda: Diagnosis(moved.one[0], text, None)
+        self.unexercised = tuple(name for name in self.unexercised if name in (*moved.nothing, *moved.one))
         if self.options["losses"] is not None:
             yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
 
@@ -216,6 +217,16 @@ class _LayerError(Exception):
     def __init__(self, diagnosis: Diagnosis):
         super().__init__(diagnosis.difference)
         self.diagnosis = diagnosis
+
+
+def _share(in_jax: np.ndarray, in_torch: np.ndarray) -> float:
+    """Return the largest difference of finite entries as a share of the largest; infinite where shapes differ."""
+    if in_jax.shape != in_torch.shape:
+        return float("inf")
+    if in_jax.dtype.kind in "biu":
+        return float(not np.array_equal(in_jax, in_torch))
+    with np.errstate(all="ignore"):
+        return _largest(in_jax - in_torch) / (max(_largest(in_jax), _largest(in_torch)) or 1.0)
 
 
 def _largest(array: np.ndarray) -> float:
