@@ -92,7 +92,7 @@ def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Ma
     return outputs + returned if isinstance(outputs, jax.Array) else outputs
 
 
-_LATER = np.empty(0)
+_LATER = np.empty(0)  # stands for the numbers of a call that is recorded as they are computed
 
 
 class Traced:
@@ -165,7 +165,7 @@ def watched(recorded: Callable[..., dict[str, LayerCall]]) -> Callable[..., dict
         except Exception:  # a layer fails, or can't be traced
             return recorded(None, *args)
         late = traces[0].late
-        first = {label: calls.get(label) or late.pop(label) for label in order if label in calls or label in late}
-        return first | late
+        ordered = {label: calls.get(label) or late.pop(label) for label in order if label in calls or label in late}
+        return ordered | late
 
     return watch

@@ -38,11 +38,9 @@ def _recorded(evaluation: Evaluation) -> tuple[Mapping[str, LayerCall], Mapping[
     return both.net.watch(both.net.params, both.net.state, *both.jax_inputs), calls
 
 
-def _differs(evaluation: Evaluation, calls: Mapping[str, LayerCall], clear: float) -> localize.Differs:
-    """Return a function that compares arrays of a layer entry by entry with what rounding does to them; a difference is
-    so many times the tolerance."""
+def _floors(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> Arrays:
+    """Return how far rounding moved each entry of the inputs and outputs of torch's layers."""
     floors: Arrays = {}
-    both, scale = evaluation.both, 1.0
     for seed in range(_FLOORS):
         jittered = evaluation.jittered(seed)
         with torch_layers.record(jittered.module) as moved, torch.no_grad():
@@ -50,8 +48,14 @@ def _differs(evaluation: Evaluation, calls: Mapping[str, LayerCall], clear: floa
         for label, call in calls.items():
             if label in moved:
                 for name, kept, now in zip((f"{label}, input", label), call, moved[label], strict=True):
-                    spread = rounding.spread({"": now}, {"": kept})[""] * scale
-                    floors[name] = np.maximum(floors.get(name, 0.0), spread)
+                    floors[name] = np.maximum(floors.get(name, 0.0), rounding.spread({"": now}, {"": kept})[""])
+    return floors
+
+
+def _differs(evaluation: Evaluation, floors: Arrays, clear: float) -> localize.Differs:
+    """Return a function that compares arrays of a layer entry by entry with what rounding does to them; a difference is
+    so many times the tolerance."""
+    both = evaluation.both
     allowed = clear * rounding.tolerance(max((a.size for a in both.arrays().values()), default=1))
 
     def differs(name: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
@@ -95,11 +99,13 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
     """Return the layers that differ, and what lies between them, on the way to an output of both networks."""
     both = evaluation.both
     ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
-    calls, found = _recorded(evaluation), []
+    calls = _recorded(evaluation)
+    floors = _floors(evaluation, calls[1])
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
-        differs = _differs(evaluation, calls[1], clear)
-        found = found or localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs)
-    return found
+        differs = _differs(evaluation, floors, clear)
+        if found := localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs):
+            return found
+    return []
 
 
 def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:

@@ -45,7 +45,9 @@ class Evaluation:
         other = Evaluation(both, self.losses, self._in_double)
         other._forward, other._slopes, other._gradient = self._forward, self._slopes, self._gradient
         other._sharing = self._sharing
-        other.trees = other.forward_jax(both)[0], other.forward_torch(both)[0]
+        with raised_by("The JAX model at other weights"):
+            in_jax, _ = other.forward_jax(both)
+        other.trees = in_jax, other.forward_torch(both)[0]
         other.know("outputs", *both.outputs(*other.trees))
         return other
 

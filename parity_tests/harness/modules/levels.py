@@ -89,26 +89,25 @@ class Levels:
         if (both := scattered(self.both, point)) is None:
             return
         other = self.evaluation.at(both)
-        outputs = other.jax_numbers("outputs"), other.torch_numbers("outputs")
-        size, where = max((_share(outputs[0][name], array), name) for name, array in outputs[1].items())
-        tolerance, unit = ROUGH[self.both.dtype], "of the array's largest"
-        finding = Finding(ELSEWHERE[point][0], self.both.dtype, size, where, tolerance, unit, ROUGH_REASON)
-        yield finding, lambda: diagnoses.in_outputs(other, where)
+        in_jax, in_torch = other.jax_numbers("outputs"), other.torch_numbers("outputs")
+        sizes = {n: _share(in_jax[n], in_torch[n], max(map(_largest, (in_jax[n], in_torch[n])))) for n in in_torch}
+        finding = self._rough(ELSEWHERE[point][0], sizes, "of the array's largest")
+        yield finding, lambda: diagnoses.in_outputs(other, finding.where)
         moved = exercised(other, self.unexercised)
         self.unexercised = tuple(name for name in self.unexercised if name in (*moved.nothing, *moved.one))
         if self.options["losses"] is not None:
             yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
 
     def _gradients_elsewhere(self, name: str, other: Evaluation) -> Compared:
-        """Compare gradients roughly: where an activation is saturated they are little but rounding."""
         in_jax, in_torch = other.jax_numbers("gradients"), other.torch_numbers("gradients")
-        largest = max((_largest(array) for array in (*in_jax.values(), *in_torch.values())), default=0.0)
-        with np.errstate(all="ignore"):
-            sizes = {n: _largest(in_jax[n] - in_torch[n]) / (largest or 1.0) for n in in_torch}
-        where = max(sizes, key=lambda n: sizes[n], default="")
-        dtype, tolerance = self.both.dtype, ROUGH[self.both.dtype]
-        finding = Finding(name, dtype, sizes.get(where, 0.0), where, tolerance, "of the largest gradient", ROUGH_REASON)
-        return finding, lambda: diagnoses.in_gradients(other, sizes, tolerance)
+        largest = max(map(_largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+        sizes = {n: _share(in_jax[n], in_torch[n], largest) for n in in_torch}
+        finding = self._rough(name, sizes, "of the largest gradient")
+        return finding, lambda: diagnoses.in_gradients(other, sizes, finding.tolerance)
+
+    def _rough(self, level: str, sizes: dict[str, float], unit: str) -> Finding:
+        where = max(sizes, key=lambda name: sizes[name], default="")
+        return Finding(level, self.both.dtype, sizes.get(where, 0.0), where, ROUGH[self.both.dtype], unit, ROUGH_REASON)
 
     def _call(self) -> None:
         evaluation = self.evaluation
@@ -192,10 +191,8 @@ class Levels:
             finding = self._finding(f"optimizer moments after {steps} steps", moments, run.moment_floors(share))
             yield finding, lambda: diagnoses.after_steps(finding.where, *moments, None)
 
-    def _level(
-        self, name: str, level: Level, diagnose: Callable[[str], Diagnosis], evaluation: Evaluation | None = None
-    ) -> Compared:
-        evaluation, dtype = evaluation or self.evaluation, self.both.dtype
+    def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
+        evaluation, dtype = self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
         samples = lambda places: evaluation.samples(level, places)  # noqa: E731
         worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
@@ -219,19 +216,19 @@ class _LayerError(Exception):
         self.diagnosis = diagnosis
 
 
-def _share(in_jax: np.ndarray, in_torch: np.ndarray) -> float:
-    """Return the largest difference of finite entries as a share of the largest; infinite where shapes differ."""
-    if in_jax.shape != in_torch.shape:
+def _share(in_jax: np.ndarray, in_torch: np.ndarray, largest: float) -> float:
+    """Return the largest difference as a share; infinite where shapes, or which entries are finite, differ."""
+    if in_jax.shape != in_torch.shape or not np.array_equal(np.isfinite(in_jax), np.isfinite(in_torch)):
         return float("inf")
     if in_jax.dtype.kind in "biu":
         return float(not np.array_equal(in_jax, in_torch))
     with np.errstate(all="ignore"):
-        return _largest(in_jax - in_torch) / (max(_largest(in_jax), _largest(in_torch)) or 1.0)
+        return _largest(in_jax - in_torch) / (largest or 1.0)
 
 
 def _largest(array: np.ndarray) -> float:
-    finite = np.abs(array[np.isfinite(array)])
-    return float(finite.max(initial=0.0))
+    """Return the size of the largest finite entry."""
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
 
 
 def _same(before: np.ndarray | None, after: np.ndarray) -> bool:

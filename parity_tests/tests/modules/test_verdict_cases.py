@@ -440,6 +440,26 @@ def state_written_in_evaluation():
     return compare_modules(Counting(), variables, theirs, None, X)
 
 
+@case("differ", "outputs at other weights")
+def slope_of_numbers_that_are_never_negative():
+    """The maximum of a normalized map is positive at the weights that were given."""
+    ours = Jax(
+        lambda m, x: jax.nn.leaky_relu(m.n(x).max((1, 2)), 0.2),
+        n=nnx.GroupNorm(4, 1, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0)),
+    )
+    theirs = Torch(lambda m, x: F.leaky_relu(m.n(x).amax((2, 3))), n=nn.GroupNorm(1, 4))
+    return compare_modules(ours, None, theirs, None, PICTURES)
+
+
+@case("differ", "at other weights", "inf of the array's largest", "nan in JAX")
+def not_a_number_at_other_weights():
+    """A difference of NaN and a number has no size."""
+    small = np.linspace(-0.3, 0.4, 8).astype(np.float32)
+    ours = Jax(lambda m, x: x + jnp.log1p(m.g[...]), g=nnx.Param(jnp.asarray(small)))
+    theirs = Torch(lambda m, x: x + torch.log1p(m.g.clamp(-0.9)), g=nn.Parameter(torch.tensor(small)))
+    return compare_modules(ours, None, theirs, None, X)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_verdict_is_right(name: str) -> None:

@@ -210,7 +210,10 @@ def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
         return _numbers(_changed(layer, eps=max(_LEAST, eps))(x))
 
     eps = max(_LEAST, fitted(with_eps, actual, layer.eps))
-    yield Hypothesis(f"{EPS}: {eps:.3g} in JAX, {layer.eps:.3g} in PyTorch", _numbers(_changed(layer, eps=eps)(x)))
+    yield Hypothesis(
+        f"{EPS}: {eps if eps > _LEAST else 0:.3g} in JAX, {layer.eps:.3g} in PyTorch",
+        _numbers(_changed(layer, eps=eps)(x)),
+    )
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
         yield Hypothesis(cause, _numbers(_changed(layer, training=not layer.training)(x)))
