@@ -195,7 +195,8 @@ class Levels:
         evaluation, dtype = self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
         samples = lambda places: evaluation.samples(level, places)  # noqa: E731
-        worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples)
+        least = rounding.least_of_gradients(in_torch) if level == "gradients" else {}
+        worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples, least)
         where = worst.name
         finding = Finding(name, dtype, worst.size, where, self.tolerance, rounding.UNIT, rounding.REASON)
         return finding, lambda: diagnose(where)

@@ -1,7 +1,7 @@
 """Measure differences entry by entry, against what rounding can do to each entry."""
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ REASON = "an entry's rounding error is what units in the last place of itself, o
 # The measured error is the largest of a few samples of one rounding per number, where a network rounds at every step,
 # and a sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25
+_DOUBLE = (np.float64, np.complex128)
 _WORSE = 4.0  # a correct implementation may round so much worse than another, by sums in another order
 SAMPLES = 8
 """How many samples are drawn before an entry counts as different."""
@@ -72,7 +73,7 @@ def worst(in_jax: Arrays, in_torch: Arrays, floors: Arrays, dtype: str) -> Worst
     return max(each, key=lambda one: one.size, default=Worst(0.0, ""))
 
 
-def _of(name: str, in_jax: Arrays, in_torch: Arrays, floors: Arrays, dtype: str) -> Worst:
+def _of(name: str, in_jax: Arrays, in_torch: Arrays, floors: Mapping[str, Any], dtype: str) -> Worst:
     return _worst_entry(in_jax[name], in_torch[name], floors.get(name, 0.0), dtype)._replace(name=name)
 
 
@@ -89,7 +90,12 @@ def spread(sample: Arrays, base: Arrays) -> Arrays:
 
 
 def judged(
-    in_jax: Arrays, in_torch: Arrays, dtype: str, allowed: float, samples: Callable[[Arrays], Iterator[Sample]]
+    in_jax: Arrays,
+    in_torch: Arrays,
+    dtype: str,
+    allowed: float,
+    samples: Callable[[Arrays], Iterator[Sample]],
+    least: Mapping[str, float] = {},
 ) -> tuple[Worst, dict[str, float]]:
     """Find the worst entry, and sample the rounding errors only as long as an entry is over the tolerance.
 
@@ -99,26 +105,38 @@ def judged(
         dtype: The precision of the comparison.
         allowed: The tolerance, in rounding errors.
         samples: Maps the places of some entries, as indices of flattened arrays by name, to samples of these entries.
+        least: The smallest rounding error of any entry of an array, by name; 0 where there is none.
 
     Returns:
         The worst entry, and the size of that of each array, by name.
     """
-    each = {name: _of(name, in_jax, in_torch, {}, dtype) for name in in_torch}
+    each = {name: _of(name, in_jax, in_torch, least, dtype) for name in in_torch}
     found = max(each.values(), key=lambda one: one.size, default=Worst(0.0, ""))
     if allowed < found.size < np.inf:
         over = [name for name, one in each.items() if one.size > allowed]
-        places = {n: np.flatnonzero(excess(in_jax[n], in_torch[n], 0.0, dtype) > allowed) for n in over}
+        places = {n: np.flatnonzero(excess(in_jax[n], in_torch[n], least.get(n, 0.0), dtype) > allowed) for n in over}
         ours, theirs = entries(in_jax, places), entries(in_torch, places)
         measured: dict[str, Arrays] = {}
         for framework, sample in samples(places):
             before = measured.get(framework, {})
             measured[framework] = {n: np.maximum(before.get(n, 0.0), sample[n]) for n in over if n in sample}
-            floors = _combined(list(measured.values()))
+            combined = _combined(list(measured.values()))
+            floors = {name: np.maximum(array, least.get(name, 0.0)) for name, array in combined.items()}
             each |= {name: _of(name, ours, theirs, floors, dtype) for name in over}
             found = max(each.values(), key=lambda one: one.size)
             if found.size <= allowed:
                 break
     return found, {name: one.size for name, one in each.items()}
+
+
+def least_of_gradients(gradients: Arrays) -> dict[str, float]:
+    """Return the smallest rounding error of a gradient in float64: a unit in the last place of its largest entry.
+
+    A slope such as the `1 - y * y` of tanh cancels where it saturates: 0 in one framework and a unit in the other. No
+    unit in an input moves a saturated output, so samples don't show it. In float32 so much would hide small entries.
+    """
+    real = {name: np.abs(array[np.isfinite(array)]) for name, array in gradients.items() if array.dtype in _DOUBLE}
+    return {name: unit("float64") * float(array.max(initial=0.0)) for name, array in real.items()}
 
 
 def entries(arrays: Arrays, places: Arrays) -> Arrays:
