@@ -14,7 +14,8 @@ from torch import nn
 
 from parity_tests.faults.fault import GRADIENTS, OUTPUTS, Fault
 from parity_tests.harness.findings import Report
-from parity_tests.harness.modules.hypotheses import attention, backward, branches, layers
+from parity_tests.harness.modules.hypotheses import attention, backward, branches, layers, positions
+from parity_tests.harness.modules.mapping import Transform
 from parity_tests.support.small_nets import IMAGES, ROWS, JaxNet, TorchNet, compare
 
 SEQUENCES = np.random.default_rng(2).normal(size=(2, 5, 8))
@@ -64,6 +65,54 @@ def chained(in_jax: Callable, in_torch: Callable, **options: Any) -> Report:
     there: dict[str, nn.Module] = {name: nn.Linear(8, 8) for name in "abc"}
     norm = nnx.LayerNorm(8, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
     return compare(JaxNet(in_jax, **here, n=norm), TorchNet(in_torch, **there, n=nn.LayerNorm(8)), ROWS, **options)
+
+
+def rotated(kind: str, base: float, attention: Callable = attend()) -> Callable:  # noqa: B008, a function of no state
+    """Return attention of two heads whose queries and keys are turned by the angles of their positions."""
+    angles = np.arange(5)[:, None] * base ** (-np.arange(2) / 2)
+
+    def turned(x: Any) -> Any:
+        xp: Any = torch if isinstance(x, torch.Tensor) else jnp
+        cos, sin = xp.asarray(np.cos(angles)), xp.asarray(np.sin(angles))
+        heads = x.reshape(2, 5, 2, 4).swapaxes(1, 2)
+        a, b = (heads[..., :2], heads[..., 2:]) if kind == "halves" else (heads[..., ::2], heads[..., 1::2])
+        parts = [a * cos - b * sin, b * cos + a * sin]
+        joined = xp.concatenate(parts, -1) if kind == "halves" else xp.stack(parts, -1).reshape(heads.shape)
+        return joined.swapaxes(1, 2).reshape(x.shape)
+
+    return lambda q, k, v: attention(turned(q), turned(k), v)
+
+
+class JaxTable(nnx.Module):
+    def __init__(self) -> None:
+        self.rows = nnx.Param(jax.random.normal(jax.random.key(1), (9, 8)))
+
+
+class TorchTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(1, 9, 8))
+
+
+def positioned(in_jax: int | None, in_torch: int | None) -> Report:
+    """Compare two linear layers, with rows of a table from these on added between them, or none."""
+
+    def forward(first: int | None) -> Callable:
+        def added(n: Any, x: Any) -> Any:
+            y, rows = n.a(x), n.table.rows.reshape(9, 8)
+            return n.b(y if first is None else y + rows[first : first + 5])
+
+        return added
+
+    ours = {name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in "ab"}
+    theirs = {name: nn.Linear(8, 8) for name in "ab"}
+    mapping = {f"{n}/{a}": f"{n}.{b}" for n in "ab" for a, b in (("kernel", "weight"), ("bias", "bias"))}
+    return compare(
+        JaxNet(forward(in_jax), table=JaxTable(), **ours),
+        TorchNet(forward(in_torch), table=TorchTable(), **theirs),
+        SEQUENCES,
+        mapping | {"table/rows": ("table.rows", Transform(lambda x: x[None], lambda x: x[0]))},
+    )
 
 
 def imaged(in_jax: Callable, in_torch: Callable) -> Report:
@@ -117,6 +166,14 @@ FAULTS = [
     Fault("key and value exchanged", "PyTorch", OUTPUTS, attention.SWAPPED,
           lambda: attending(attend(), lambda q, k, v: attend()(q, v, k))),
     Fault("softmax in float32", "JAX", OUTPUTS, attention.SINGLE, lambda: attending(attend(dtype=jnp.float32))),
+    Fault("rotary embeddings left out", "JAX", OUTPUTS, attention.ROTARY,
+          lambda: attending(attend(), rotated("halves", 1e4))),
+    Fault("rotary base", "PyTorch", OUTPUTS, attention.ROTARY,
+          lambda: attending(rotated("pairs", 1e4), rotated("pairs", 5e5))),
+    Fault("rotary halves for pairs", "JAX", OUTPUTS, attention.ROTARY,
+          lambda: attending(rotated("halves", 1e4, attend(mask=0)), rotated("pairs", 1e4, attend(mask=0)))),
+    Fault("positions from another row", "JAX", OUTPUTS, positions.POSITIONS, lambda: positioned(2, 0)),
+    Fault("positions not added", "PyTorch", OUTPUTS, positions.NO_POSITIONS, lambda: positioned(0, None)),
     Fault("heads of packed attention", "JAX", OUTPUTS, attention.HEADS, lambda: packed(num_heads=4)),
     Fault("mask of packed attention", "JAX", OUTPUTS, attention.MASK, lambda: packed(causal=True)),
     Fault("residual connection left out", "JAX", OUTPUTS, branches.RESIDUAL_MISSING,

@@ -58,6 +58,8 @@ class Diagnosis(NamedTuple):
     """Whether every known fault was tried; False where the time was over first."""
     more: tuple["Diagnosis", ...] = ()
     """Later places that differ too, each on the same input."""
+    jump: float = 0.0
+    """How far the two are apart there on the same input, as a share of the usual size; 0 where no input is the same."""
 
 
 class Report(NamedTuple):

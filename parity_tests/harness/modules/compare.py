@@ -258,9 +258,11 @@ def sentence(report: Report) -> str:
     if failed:
         lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
     if report.diagnosis is not None:
-        lines += _explained(report.diagnosis)
-        for more in report.diagnosis.more:
-            lines += ["Also:", *_explained(more)]
+        every = [report.diagnosis, *report.diagnosis.more]
+        largest = max(every, key=lambda one: one.jump) if sum(one.jump > 0 for one in every) > 1 else None
+        for i, one in enumerate(every):
+            lines += ["Also:"] * (i > 0) + _explained(one)
+            lines += ["No other difference on the same input is so large."] * (one is largest)
     return "\n".join(lines)
 
 

@@ -460,6 +460,16 @@ def not_a_number_at_other_weights():
     return compare_modules(ours, None, theirs, None, X)
 
 
+@case("differ", "\na: Its input agrees", "\nb: On the same input", "1e-12 in PyTorch.\nNo other difference")
+def two_layers_of_which_the_second_differs_more():
+    norms = {"a": (1e-3, 1e-5), "b": (1.0, 1e-12)}
+    ours = {n: nnx.LayerNorm(8, epsilon=e[0], use_fast_variance=False, rngs=nnx.Rngs(0)) for n, e in norms.items()}
+    theirs = {n: nn.LayerNorm(8, eps=e[1]) for n, e in norms.items()}
+    return compare_modules(
+        Jax(lambda m, x: m.b(m.a(x)), **ours), None, Torch(lambda m, x: m.b(m.a(x)), **theirs), None, X
+    )
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_verdict_is_right(name: str) -> None:

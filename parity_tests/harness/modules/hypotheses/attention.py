@@ -1,4 +1,5 @@
-"""Identify attention from numbers alone: its heads, scale, mask, softmax and which projection is which."""
+"""Identify attention from numbers alone: its heads, scale, mask, softmax, rotary embeddings and which projection is
+which."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ SCALE = "attention's scores are scaled by another number"
 MASK = "attention's masks differ"
 AXIS = "attention's softmax is over another axis"
 SWAPPED = "attention's query, key and value are exchanged"
+ROTARY = "attention's rotary embeddings differ"
 SINGLE = "attention's softmax is computed in float32"
 
 _MOST_HEADS = 16
@@ -21,6 +23,11 @@ _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _ROLES = ("query", "key", "value")
 _MASKS = {"no mask": None, "a causal mask": 0, "a causal mask one key short": -1, "a causal mask one key long": 1}
 _AXES = {"keys": -1, "queries": -2}
+_BASES = (10_000, 500_000, 1_000_000, 100_000, 1_000, 100)
+_ROTARY = {"none": ("", 0)} | {
+    f"{kind}, base {base:,}": (kind, base) for base in _BASES for kind in ("halves", "pairs")
+}
+"""What is turned by an angle: the two halves of a head's features, or neighbours; and the base of the frequencies."""
 
 
 class Attention(NamedTuple):
@@ -31,11 +38,13 @@ class Attention(NamedTuple):
     scale: str = "1/sqrt(head size)"
     mask: str = "no mask"
     axis: str = "keys"
+    rotary: str = "none"
 
 
 def attend(projections: Sequence[np.ndarray], settings: Attention, scale: float | None = None) -> np.ndarray:
     """Compute attention of three projections `[batch, length, features]`; NaN where a query has no key."""
     q, k, v = (_split(projections[i], settings.heads) for i in settings.order)
+    q, k = _turned(q, settings.rotary), _turned(k, settings.rotary)
     factor = _scales(q.shape[-1], projections[0].shape[-1])[settings.scale] if scale is None else scale
     scores = factor * (q @ k.swapaxes(-1, -2))
     if (offset := _MASKS[settings.mask]) is not None:
@@ -90,7 +99,7 @@ def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator
         return y if layer.batch_first else y.swapaxes(0, 1)
 
     for settings in _settings(parts, usual):
-        if cause := _differences(settings, usual):
+        if settings.rotary == usual.rotary and (cause := _differences(settings, usual)):
             yield Hypothesis(cause, given(settings))
     scale = fitted(lambda scale: given(usual, scale), actual, (parts[0].shape[-1] // usual.heads) ** -0.5)
     yield Hypothesis(f"{SCALE}: {scale:.4g} in JAX, {usual.scale} in PyTorch", given(usual, scale))
@@ -107,14 +116,19 @@ def _explained(
 
 
 def _settings(sources: Sequence[np.ndarray], near: Attention | None) -> list[Attention]:
-    size = sources[0].shape[-1]
+    """Return the settings to try, those nearest to `near` first, and those with other rotary embeddings last."""
+    size, usual = sources[0].shape[-1], near or Attention(heads=0)
     heads = [h for h in range(1, min(size, _MOST_HEADS) + 1) if size % h == 0]
-    every = itertools.product(_ORDERS, heads, _scales(1, 1), _MASKS, _AXES)
-    usual = near or Attention(heads=0)
-    ordered = sorted(
-        (Attention(*values) for values in every), key=lambda s: sum(a != b for a, b in zip(s, usual, strict=True))
-    )
-    return [settings for settings in ordered if sum(a != b for a, b in zip(settings, usual, strict=True)) <= 3]
+
+    def changes(settings: Attention) -> int:
+        return sum(a != b for a, b in zip(settings, usual, strict=True))
+
+    def tried(rotary: str, most: int) -> list[Attention]:
+        every = itertools.product(_ORDERS, heads, _scales(1, 1), _MASKS, _AXES, [rotary])
+        return sorted((s for s in itertools.starmap(Attention, every) if changes(s) <= most), key=changes)
+
+    others = [settings for rotary in _ROTARY if rotary != usual.rotary for settings in tried(rotary, 3)]
+    return tried(usual.rotary, 3) + sorted(others, key=changes)
 
 
 def _differences(ours: Attention, theirs: Attention) -> str:
@@ -122,7 +136,7 @@ def _differences(ours: Attention, theirs: Attention) -> str:
     if ours.order != theirs.order:
         roles = [", ".join(_ROLES[s.order.index(i)] for i in theirs.order) for s in (ours, theirs)]
         causes.append(f"{SWAPPED}: {roles[0]} in JAX, {roles[1]} in PyTorch")
-    for cause, name in ((HEADS, "heads"), (SCALE, "scale"), (MASK, "mask"), (AXIS, "axis")):
+    for cause, name in ((HEADS, "heads"), (SCALE, "scale"), (MASK, "mask"), (AXIS, "axis"), (ROTARY, "rotary")):
         if (mine := getattr(ours, name)) != (other := getattr(theirs, name)):
             causes.append(f"{cause}: {mine} in JAX, {other} in PyTorch")
     return "; ".join(causes)
@@ -139,6 +153,20 @@ def _flat(sources: Sequence[np.ndarray], target: np.ndarray) -> tuple[list[np.nd
 
 def _split(x: np.ndarray, heads: int) -> np.ndarray:
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def _turned(x: np.ndarray, rotary: str) -> np.ndarray:
+    """Turn the features `[..., length, features]` of each position by its angles; NaN where their number is odd."""
+    kind, base = _ROTARY[rotary]
+    if not kind:
+        return x
+    if x.shape[-1] % 2:
+        return np.full(x.shape, np.nan)
+    half = x.shape[-1] // 2
+    angles = np.arange(x.shape[-2])[:, None] * base ** (-np.arange(half) / half)
+    a, b = (x[..., :half], x[..., half:]) if kind == "halves" else (x[..., ::2], x[..., 1::2])
+    turned = a * np.cos(angles) - b * np.sin(angles), b * np.cos(angles) + a * np.sin(angles)
+    return np.concatenate(turned, -1) if kind == "halves" else np.stack(turned, -1).reshape(x.shape)
 
 
 def _scales(head: int, size: int) -> dict[str, float]:

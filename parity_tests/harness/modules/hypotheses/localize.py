@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,18 +16,11 @@ from parity_tests.harness.modules.hypotheses.arrangement import arranged, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
-from parity_tests.harness.modules.hypotheses.branches import (
-    Source,
-    cause_in_branch,
-    cause_in_image,
-    cause_in_wiring,
-)
-from parity_tests.harness.modules.hypotheses.layers import (
-    cause_in_layer,
-    rounded,
-)
+from parity_tests.harness.modules.hypotheses.branches import Source, cause_in_branch, cause_in_image, cause_in_wiring
+from parity_tests.harness.modules.hypotheses.layers import cause_in_layer, rounded
+from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
 from parity_tests.harness.modules.mapping import Pair
-from parity_tests.harness.modules.torch_state import copied, whole
+from parity_tests.harness.modules.torch_state import copied, entries, whole
 
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
 
@@ -79,6 +73,8 @@ def walk(
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls))
     places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
+    tables = {name: held.numpy() for name, held in entries(module).items()}
+    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables)
     uncompared = _uncompared(pairs, every, calls[0])
     agreed = -1
     for stage in every:
@@ -96,10 +92,9 @@ def walk(
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
         else:
             if not found:
-                between = _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)
-                found.append(_around(between, around))
-            elif (between := _between(earlier, name, in_jax.input, in_torch.input, tolerance, places)).cause:
-                found.append(between._replace(difference=f"Other operations give the input of {name}."))
+                found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
+            elif (between := between_layers(earlier, name, in_jax.input, in_torch.input)).cause:
+                found.append(between._replace(difference=f"Other operations give the input of {name}.", jump=0.0))
             plain = _computed(layer, in_jax.input, in_torch)
             # Rounding was measured on torch's input, so that here the difference has to be one of size too.
             apart = plain is not None and distance(in_jax.output, plain) > tolerance
@@ -108,10 +103,10 @@ def walk(
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
     if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
         return found
-    last = _between(earlier, "the output", ends[0].output, ends[1].output, tolerance, places)
+    last = between_layers(earlier, "the output", ends[0].output, ends[1].output)
     if not found:
         return [_around(last, [layer for at, layer in uncompared if agreed < at])]
-    return [*found, last._replace(difference="Other operations give the output.")] if last.cause else found
+    return [*found, last._replace(difference="Other operations give the output.", jump=0.0)] if last.cause else found
 
 
 def _uncompared(
@@ -144,7 +139,7 @@ def _in_layer(
     cause = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
         cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
-    return Diagnosis(name, text, cause)
+    return Diagnosis(name, text, cause, jump=distance(in_jax.output, in_torch))
 
 
 def _computed(layer: nn.Module, x: np.ndarray, in_torch: LayerCall) -> np.ndarray | None:
@@ -166,7 +161,8 @@ def _between(
     in_jax: np.ndarray,
     in_torch: np.ndarray,
     tolerance: float,
-    places: Sequence[Source] = (),
+    places: Sequence[Source],
+    tables: Mapping[str, np.ndarray],
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two."""
@@ -174,9 +170,9 @@ def _between(
     text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
-        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places)
+        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables)
     where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
-    return Diagnosis(where, text, cause)
+    return Diagnosis(where, text, cause, jump=distance(in_jax, in_torch))
 
 
 def _between_causes(
@@ -186,6 +182,7 @@ def _between_causes(
     in_torch: np.ndarray,
     tolerance: float,
     places: Sequence[Source],
+    tables: Mapping[str, np.ndarray],
 ) -> tuple[str, str] | None:
     if cause := rounded(in_jax, in_torch):
         return (f"between {earlier[-1][0]} and {name}", cause)
@@ -201,6 +198,9 @@ def _between_causes(
     target = in_jax, in_torch
     if cause := cause_in_branch(last, recent, target, tolerance) or cause_in_image(last, target, tolerance):
         return (f"between {last[0]} and {name}", cause)
+    for source, jax_source, torch_source in (last, *recent):
+        if cause := cause_in_positions((jax_source, torch_source), target, tables, tolerance):
+            return (f"between {source} and {name}", cause)
     layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
     if len(layers) == 3:
         projections = [layer[1] for layer in layers], [layer[2] for layer in layers]

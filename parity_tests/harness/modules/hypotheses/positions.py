@@ -1,0 +1,53 @@
+"""Identify from which row on a table of positions is read, from numbers alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from parity_tests.harness.modules.hypotheses.base import distance
+
+POSITIONS = "the table of positions is read from another row"
+NO_POSITIONS = "the table of positions is added in one framework only"
+
+
+def cause_in_positions(
+    before: tuple[np.ndarray, np.ndarray],
+    target: tuple[np.ndarray, np.ndarray],
+    tables: Mapping[str, np.ndarray],
+    tolerance: float,
+) -> str | None:
+    """Return how the rows of a table differ that are added to what an earlier layer gives.
+
+    Args:
+        before: What the earlier layer gives in JAX and in torch, `[batch, length, features]`.
+        target: What follows in JAX and in torch, of the same shape.
+        tables: The tensors of the torch module, by name.
+        tolerance: How near the numbers must come.
+
+    Returns:
+        The table and its first rows, or None if no table explains the numbers of both.
+    """
+    if any(x.shape != y.shape or x.ndim != 3 or y.dtype.kind != "f" for x, y in zip(before, target, strict=True)):
+        return None
+    bare = [distance(y, x) <= tolerance for x, y in zip(before, target, strict=True)]
+    _, length, features = target[0].shape
+    for name, tensor in tables.items():
+        if tensor.ndim < 2 or tensor.size != np.prod(tensor.shape[-2:]) or tensor.shape[-1] != features:
+            continue
+        table = tensor.reshape(-1, features)
+        if len(table) < length:
+            continue
+        ours, theirs = (_first(x, y, table, tolerance) for x, y in zip(before, target, strict=True))
+        if ours is not None and theirs is not None and ours != theirs:
+            return f"{POSITIONS}: {name}, from row {ours} in JAX and row {theirs} in PyTorch"
+        if (ours is None) != (theirs is None) and any(bare):
+            return f"{NO_POSITIONS}: {name}, in {'JAX' if theirs is None else 'PyTorch'}"
+    return None
+
+
+def _first(x: np.ndarray, y: np.ndarray, table: np.ndarray, tolerance: float) -> int | None:
+    """Return the row from which on the table is added to x; None where it isn't."""
+    length = x.shape[1]
+    offsets = np.abs(table[: len(table) - length + 1] - (y - x)[0, 0]).sum(-1)
+    first = int(offsets.argmin())
+    return first if distance(y, x + table[first : first + length]) <= tolerance else None
