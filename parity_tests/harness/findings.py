@@ -74,6 +74,8 @@ class Report(NamedTuple):
     """The tensors whose numbers were drawn for the comparison, since they were constant."""
     unexercised: tuple[str, ...] = ()
     """The parameters, buffers and inputs that move no output, so that nothing about them was compared."""
+    left_out: tuple[str, ...] = ()
+    """The levels at other weights that were not compared, since torch gives no finite number there."""
 
     @property
     def passed(self) -> bool:

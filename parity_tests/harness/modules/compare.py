@@ -124,7 +124,8 @@ def compare_modules(
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go
-            through other branches of the activations. "compare" changes nothing and compares the weights first.
+            through other branches of the activations, and at smaller ones if a tensor was not exercised. "compare"
+            changes nothing and compares the weights first.
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
         input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
@@ -136,7 +137,7 @@ def compare_modules(
 
     Returns:
         The report: one finding per level and, if a level fails, the diagnosis of the first difference; the tensors that
-        were drawn; and the tensors that were not exercised.
+        were drawn; the tensors that were not exercised; and the levels at other weights that were left out.
 
     Raises:
         InputError: If an argument is invalid or the arrays of the two models can't be paired.
@@ -201,7 +202,8 @@ def compare_modules(
                 return Report(about, tuple(findings), diagnosis=_diagnosed(finding, diagnose), drawn=drawn)
         if strict:
             findings.append(_strict(compared.unexercised, dtype))
-        return Report(about, tuple(findings), drawn=drawn, unexercised=compared.unexercised)
+        unexercised, left_out = compared.unexercised, compared.left_out
+        return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out)
 
 
 def orders(both: Both) -> tuple[list[str], list[str]]:
@@ -255,6 +257,8 @@ def sentence(report: Report) -> str:
         lines.append(line if finding.passed else f"{line}: FAILS, worst in {finding.where}")
     if report.drawn:
         lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(report.drawn)})")
+    if report.left_out:
+        lines.append(f"  (not compared, since torch gives no finite number there: {', '.join(report.left_out)})")
     if failed:
         lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
     if report.diagnosis is not None:

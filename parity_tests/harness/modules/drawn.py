@@ -12,11 +12,12 @@ from parity_tests.harness.modules.pair import Arrays, Both
 _FEW = 4
 _SIZES = (0.01, 10.0)
 _FACTORS = (
-    ((-8.0, -0.25, 0.25, 8.0), (-2.0, -0.25, 0.25, 2.0)),
-    ((-40.0, -1.0, 1.0, 40.0), (-1.0, 1.0)),
+    ((-8.0, -0.25, 0.25, 8.0), (-2.0, -0.25, 0.25, 2.0), (0.5, 1.5)),
+    ((-40.0, -1.0, 1.0, 40.0), (-1.0, 1.0), (0.5, 1.5)),
+    ((-0.1, 0.1), (-0.1, 0.1), (0.05, 0.15)),
 )
-"""What biases, which choose a branch, and kernels are multiplied by, at each of the other weights."""
-POINTS = len(_FACTORS)
+"""What biases, which choose a branch, and kernels are multiplied by at each of the other weights, and the range of the
+factors of tensors of one sign, such as scales."""
 
 
 def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
@@ -52,8 +53,9 @@ def scattered(both: Both, point: int) -> Both | None:
         if array.dtype.kind in "fc" and array.size:
             rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
             one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
-            choice = _FACTORS[point][array.ndim > 1]
-            factors = rng.uniform(0.5, 1.5, array.shape) if one_sign else rng.choice(choice, array.shape)
+            biases, kernels, positive = _FACTORS[point]
+            choice = kernels if array.ndim > 1 else biases
+            factors = rng.uniform(*positive, array.shape) if one_sign else rng.choice(choice, array.shape)
             numbers[name] = array * factors.astype(array.dtype)
     other = both.filled(numbers)._replace(module=torch_state.copied(both.module))
     other.fill_torch()

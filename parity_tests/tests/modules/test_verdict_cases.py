@@ -460,6 +460,23 @@ def not_a_number_at_other_weights():
     return compare_modules(ours, None, theirs, None, X)
 
 
+@case("differ", "outputs at smaller weights", "\nn: Its input agrees")
+def eps_before_a_clip_that_cuts_every_number_off():
+    """Each largest number of a normalized map is over the limit of the clip."""
+    norm = nnx.GroupNorm(4, 1, epsilon=1e-3, use_fast_variance=False, rngs=nnx.Rngs(0))
+    ours = Jax(lambda m, x: jnp.clip(m.n(x), -0.4, 0.4).max((1, 2)), n=norm)
+    theirs = Torch(lambda m, x: m.n(x).clamp(-0.4, 0.4).amax((2, 3)), n=nn.GroupNorm(1, 4))
+    return compare_modules(ours, None, theirs, None, PICTURES)
+
+
+@case("agree", "(not compared, since torch gives no finite number there: outputs at larger biases)")
+def no_finite_number_at_larger_biases():
+    numbers = np.linspace(-0.3, 0.4, 8).astype(np.float32)
+    ours = Jax(lambda m, x: x + jnp.exp(20 * m.g[...] ** 2).sum(), g=nnx.Param(jnp.asarray(numbers)))
+    theirs = Torch(lambda m, x: x + torch.exp(20 * m.g**2).sum(), g=nn.Parameter(torch.tensor(numbers)))
+    return compare_modules(ours, None, theirs, None, X)
+
+
 @case("differ", "\na: Its input agrees", "\nb: On the same input", "1e-12 in PyTorch.\nNo other difference")
 def two_layers_of_which_the_second_differs_more():
     norms = {"a": (1e-3, 1e-5), "b": (1.0, 1e-12)}
