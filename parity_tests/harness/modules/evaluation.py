@@ -37,6 +37,7 @@ class Evaluation:
         self._gradient: Callable[..., Any] | None = None
         self._slopes: Callable[..., Any] | None = None
         self._options = OPTIONS
+        self._here: dict[bool, tuple[Any, Any, Any]] = {}
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._known: dict[tuple[str, Level], Arrays] = {}
@@ -87,6 +88,8 @@ class Evaluation:
         loss, apply = self.losses[0], self.both.net.apply
         if self._gradient is None:
             with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
+                if params is self.both.net.params:
+                    return self.slopes_here(True)[0]
                 return self.slopes(True, params, state, list(inputs))[0]
             of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
             self._gradient = jax.jit(of_loss, compiler_options=self._options)
@@ -109,6 +112,12 @@ class Evaluation:
 
             self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=self._options)
         return self._slopes(of_loss, params, state, inputs)
+
+    def slopes_here(self, of_loss: bool) -> tuple[Any, Any, Any]:
+        """Return `slopes` at the numbers of this evaluation, computed once."""
+        if of_loss not in self._here:
+            self._here[of_loss] = self.slopes(of_loss, self.both.net.params, self.both.net.state, self.both.jax_inputs)
+        return self._here[of_loss]
 
     def jax_numbers(self, level: Level, both: Both | None = None) -> Arrays:
         """Return a level's numbers in JAX by torch's names and in torch's layout; at these numbers unless others are

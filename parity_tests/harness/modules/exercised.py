@@ -2,10 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.func import functional_call
 
 from parity_tests.harness.modules import torch_state
@@ -29,7 +32,7 @@ class Effect(NamedTuple):
 def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     """Find the parameters, buffers and inputs that move no output.
 
-    A gradient of random weights of the outputs finds most that do; the others are moved one by one.
+    Gradients of the loss and of random weights of the outputs find most that do; the others are moved one by one.
 
     Args:
         evaluation: Both networks, whose outputs agree.
@@ -40,8 +43,11 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     """
     both = evaluation.both
     in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
-    in_jax = _by_gradient(lambda: _jax_slopes(evaluation))
+    in_jax = _by_gradient(lambda: _jax_slopes(evaluation, evaluation.losses is not None))
     names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
+    if evaluation.losses is not None and any(in_torch.get(n) and not in_jax.get(n) for n in names):
+        other = _by_gradient(lambda: _jax_slopes(evaluation, False))  # what moves an output and not the loss
+        in_jax = {name: in_jax.get(name, False) or moves for name, moves in other.items()}
     doubtful = [n for n in names if n not in compared and not (in_torch.get(n) and in_jax.get(n))]
     return exercised(evaluation, doubtful, in_jax, in_torch)
 
@@ -93,7 +99,8 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
         if held.tensor.is_floating_point() or held.tensor.is_complex()
     }
     inputs = [x.requires_grad_(x.is_floating_point()) for x in both.torch_inputs]
-    with torch.random.fork_rng():
+    plain = mock.patch.object(F, "batch_norm", partial(_batch_norm, F.batch_norm))
+    with torch.random.fork_rng(), plain:
         torch.manual_seed(0)
         outputs = functional_call(module, wanted, tuple(inputs))
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
@@ -110,11 +117,25 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     return result
 
 
-def _jax_slopes(evaluation: Evaluation) -> dict[str, bool]:
+def _batch_norm(fused: Any, x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None,
+                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Any:  # fmt: skip
+    """Compute a batch norm; in evaluation by its formula, since torch's own has no gradient in its statistics."""
+    if training or mean is None or var is None:
+        return fused(x, mean, var, weight, bias, training, momentum, eps)
+    mean, scale, weight, bias = (
+        y if y is None else y.reshape(-1, *[1] * (x.ndim - 2)) for y in (mean, (var + eps).rsqrt(), weight, bias)
+    )
+    y = (x - mean) * (scale if weight is None else scale * weight)
+    return y if bias is None else y + bias
+
+
+def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
     both = evaluation.both
     outputs, _ = evaluation.forward_jax(both)
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
-    params, state, inputs = evaluation.slopes(False, both.net.params, both.net.state, both.jax_inputs)
+    if of_loss:
+        size = abs(float(evaluation.jax_numbers("loss")["the loss"]))
+    params, state, inputs = evaluation.slopes_here(of_loss)
     values, found, gradients = both.arrays(), {}, flatten(params) | flatten(state)
     for pair in both.pairs:
         slope = gradients[pair.path]
