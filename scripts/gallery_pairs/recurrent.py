@@ -157,15 +157,13 @@ PAIRS = (
         "attention-fused",
         _BOTH,
         partial(attention, fused=True),
-        "refused",
-        "torch.nn.MultiheadAttention holds three kernels in one tensor, and a pair is of one array and one tensor.",
+        why="torch.nn.MultiheadAttention holds three kernels in one tensor, whose parts are paired.",
     ),
     Pair(
-        "attention-float32-softmax",
+        "attention-default",
         _BOTH,
         partial(attention, rounded=True),
-        "differ",
-        "With separate layers in torch they are paired, but jax.nn.dot_product_attention has a softmax in float32.",
+        why="jax.nn.dot_product_attention has a softmax in float32, which the comparison computes in float64.",
     ),
     Pair("attention", _BOTH, attention, why="With an attention_fn whose softmax has the dtype of its input."),
 )

@@ -140,13 +140,22 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
             result = model.apply({"params": params, **state}, *positional, **keywords, rngs=rngs, mutable=mutable)
         return result if mutable else (result, state)  # type: ignore[return-value]
 
+    writes = True if train and state else None  # a model may ask whether its state is mutable
+
     def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
-        if not (train and state):  # a model may ask whether its state is mutable
-            with contextlib.suppress(ModifyScopeVariableError):  # one that writes it in evaluation too
-                return called(False, params, state, inputs)
-        return called(list(state), params, state, inputs)
+        nonlocal writes
+        if writes is None:
+            with contextlib.suppress(ModifyScopeVariableError):
+                result = called(False, params, state, inputs)
+                writes = False
+                return result
+            writes = True  # in evaluation too
+        return called(list(state) if writes else False, params, state, inputs)
 
     def recorded(traced: Traced | None, *args: Any) -> dict[str, LayerCall]:
+        if writes is None:
+            with contextlib.suppress(Exception):
+                apply(*args)  # else the layers of a call that fails and those of the next would be recorded
         with jax.disable_jit(), linen_layers.record(traced=traced) as calls, until_failure(traced):
             apply(*args)
         return calls
