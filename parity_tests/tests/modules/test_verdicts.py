@@ -12,13 +12,11 @@ from parity_tests.support.pairs.verdicts import judge
 from parity_tests.support.quick import quick
 
 NETS = 600
-ONCE_WRONG = (17, 75, 105, 176, 221, 261, 463, 532, 545, 567, 760, 1159)
-"""Seeds whose verdict was wrong before: each is one of a kind."""
+ONCE_WRONG = (75, 105, 176, 221, 261, 463, 532, 545, 567, 760, 1159, 1610)
+"""Seeds over 47 whose verdict was wrong before: each is one of a kind."""
 
 
-@pytest.mark.parametrize(
-    "seed", quick(sorted({*range(60), *ONCE_WRONG}), (0, 1, 2, 105, 176, 221, 261, 532, 545, 567, 760, 1159))
-)
+@pytest.mark.parametrize("seed", [*range(48), *ONCE_WRONG])
 def test_no_verdict_is_false(seed: int) -> None:
     outcome = judge(seed)
     assert not outcome.false, outcome
