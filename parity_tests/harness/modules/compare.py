@@ -200,6 +200,7 @@ def compare_modules(
             findings.append(finding)
             if not finding.passed:
                 return Report(about, tuple(findings), diagnosis=_diagnosed(finding, diagnose), drawn=drawn)
+            del diagnose  # it holds the arrays of its level
         if strict:
             findings.append(_strict(compared.unexercised, dtype))
         unexercised, left_out = compared.unexercised, compared.left_out

@@ -176,6 +176,12 @@ class Evaluation:
         """Keep numbers that were computed already."""
         self._known["jax", level], self._known["torch", level] = in_jax, in_torch
 
+    def forget_gradients(self) -> None:
+        """Let go of the gradients, which take as much memory as the parameters, once they agree."""
+        self._here.clear()
+        for framework in ("jax", "torch"):
+            self._known.pop((framework, "gradients"), None)
+
     def jittered(self, seed: int) -> Both:
         """Return both networks with each input and each weight of torch moved by a unit in the last place."""
         return _jittered_torch(self.both, seed)

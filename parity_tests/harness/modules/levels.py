@@ -181,6 +181,7 @@ class Levels:
         yield self._level(
             GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(self.evaluation, self.sizes, self.tolerance)
         )
+        self.evaluation.forget_gradients()
         optimizers = self.options["optimizers"]
         if optimizers is None:
             return
