@@ -53,6 +53,18 @@ def distance(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(worst) if np.isfinite(worst) else np.inf
 
 
+def near(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Return whether the distance is at most the tolerance; one entry rules most candidates out."""
+    if actual.shape != expected.shape:
+        return False
+    if actual.size and actual.dtype.kind == expected.dtype.kind == "f":
+        at = int(np.abs(actual).argmax())
+        size = abs(float(expected.flat[at])) + float(np.abs(expected).max())  # at least what `distance` divides by
+        if abs(float(actual.flat[at]) - float(expected.flat[at])) > tolerance * size:
+            return False
+    return distance(actual, expected) <= tolerance
+
+
 def fitted(predict: Callable[[float], np.ndarray], target: np.ndarray, guess: float) -> float:
     """Fit one number so that its prediction is closest to the target, by damped Gauss-Newton steps.
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity_tests.harness.modules.hypotheses.base import distance, fitted
+from parity_tests.harness.modules.hypotheses.base import distance, fitted, near
 
 GELU = "GELU's tanh form against its erf form"
 LEAKY_SLOPE = "LeakyReLU's slope differs"
@@ -121,7 +121,7 @@ def _explanations(output: np.ndarray, following: np.ndarray, tolerance: float) -
     few = slice(max(1, 2**16 // max(1, output[0].size)))  # images: these operations nearly always act on each alone
     x, target = torch.tensor(output[few].astype(np.float64)), following[few].astype(np.float64)
     steps = list(_steps(x, target))
-    plain = [operations for operations, numbers in steps if distance(target, numbers) <= tolerance]
+    plain = [operations for operations, numbers in steps if near(target, numbers, tolerance)]
     yield from plain
     if plain:
         return
@@ -129,7 +129,7 @@ def _explanations(output: np.ndarray, following: np.ndarray, tolerance: float) -
         if numbers.shape != target.shape or not numbers.any():
             continue
         scale = float((numbers * target).sum() / (numbers * numbers).sum())
-        if scale and distance(target, scale * numbers) <= tolerance:
+        if scale and near(target, scale * numbers, tolerance):
             yield operations._replace(scale=f"{scale:.4g}")
         elif rate := _dropped(numbers, target, tolerance):
             yield operations._replace(dropout=f"rate {rate:.2g}")
