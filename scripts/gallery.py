@@ -138,7 +138,7 @@ pip install -c constraints.txt '.[gallery]'
 ```
 
 Compared with {versions}. Later versions of transformers and diffusers have no Flax side. The Flax side of the pairs
-from timm is written in `scripts/gallery_pairs/convolution.py`, after the published architectures.
+from timm is written in the folder `scripts/gallery_pairs`, after the published architectures.
 
 {table}
 """
