@@ -130,7 +130,7 @@ every output, a loss, and every gradient. A verdict is one of three. *agree*: ea
 of its own rounding errors, of which the tolerance is 64 and more for long sums. *differ*: they are not, and the row
 says what the comparison named and why it is so. *refused*: the two can't be compared as they are. The row after one
 that differs or is refused corrects it, or its reason names the one that agrees. Seconds are those of the comparison,
-and peak memory is that of a process that compares this pair alone.
+on the machine and beside whatever else ran there; peak memory is that of a process that compares this pair alone.
 
 ```bash
 pip install -c constraints.txt '.[gallery]'

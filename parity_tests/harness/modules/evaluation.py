@@ -37,7 +37,7 @@ class Evaluation:
         self._gradient: Callable[..., Any] | None = None
         self._slopes: Callable[..., Any] | None = None
         self._options = OPTIONS
-        self._here: dict[bool, tuple[Any, Any, Any]] = {}
+        self._loss_slopes: tuple[Any, Any, Any] | None = None
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._known: dict[tuple[str, Level], Arrays] = {}
@@ -88,8 +88,6 @@ class Evaluation:
         loss, apply = self.losses[0], self.both.net.apply
         if self._gradient is None:
             with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
-                if params is self.both.net.params:
-                    return self.slopes_here(True)[0]
                 return self.slopes(True, params, state, list(inputs))[0]
             of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
             self._gradient = jax.jit(of_loss, compiler_options=self._options)
@@ -113,27 +111,24 @@ class Evaluation:
             self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=self._options)
         return self._slopes(of_loss, params, state, inputs)
 
-    def slopes_here(self, of_loss: bool) -> tuple[Any, Any, Any]:
-        """Return `slopes` at the numbers of this evaluation, computed once."""
-        if of_loss not in self._here:
-            self._here[of_loss] = self.slopes(of_loss, self.both.net.params, self.both.net.state, self.both.jax_inputs)
-        return self._here[of_loss]
+    def loss_slopes(self) -> tuple[Any, Any, Any]:
+        """Return the slopes of the loss at the numbers of this evaluation, computed once."""
+        if self._loss_slopes is None:
+            net = self.both.net
+            self._loss_slopes = self.slopes(True, net.params, net.state, self.both.jax_inputs)
+        return self._loss_slopes
 
     def jax_numbers(self, level: Level, both: Both | None = None) -> Arrays:
         """Return a level's numbers in JAX by torch's names and in torch's layout; at these numbers unless others are
         given."""
         if both is None:
             if ("jax", level) not in self._known:
-                self._known["jax", level] = self.jax_numbers(level, self.both)
+                slopes = self._loss_slopes if level == "gradients" else None
+                known = self.jax_numbers(level, self.both) if slopes is None else _gradients(self.both, slopes[0])
+                self._known["jax", level] = known
             return self._known["jax", level]
         if level == "gradients":
-            gradients = self.gradient(both.net.params, both.net.state, *both.jax_inputs)
-            named = both.named({path: g for path, g in flatten(gradients).items() if g.dtype.kind in "fc"})
-            tensors = both.tensors(both.module)
-            return {
-                pair.name: _conjugate(named[pair.name]) if pair.name in named else np.zeros_like(tensors[pair.name])
-                for pair in both.differentiated()
-            }
+            return _gradients(both, self.gradient(both.net.params, both.net.state, *both.jax_inputs))
         outputs, after = self.forward_jax(both)
         if level == "state":
             return both.named(flatten(after))
@@ -178,7 +173,7 @@ class Evaluation:
 
     def forget_gradients(self) -> None:
         """Let go of the gradients, which take as much memory as the parameters, once they agree."""
-        self._here.clear()
+        self._loss_slopes = None
         for framework in ("jax", "torch"):
             self._known.pop((framework, "gradients"), None)
 
@@ -223,6 +218,16 @@ class Evaluation:
                 self._exact = self._in_double(self.both)
                 self._exact._options = self._options
         return self._exact, unit(self.both.dtype) / unit("float64")
+
+
+def _gradients(both: Both, slopes: Any) -> Arrays:
+    """Return JAX's gradients of every pair by torch's names and in torch's layout, zeros where there is none."""
+    named = both.named({path: slope for path, slope in flatten(slopes).items() if slope.dtype.kind in "fc"})
+    tensors = both.tensors(both.module)
+    return {
+        pair.name: _conjugate(named[pair.name]) if pair.name in named else np.zeros_like(tensors[pair.name])
+        for pair in both.differentiated()
+    }
 
 
 def _conjugate(array: np.ndarray) -> np.ndarray:

@@ -130,25 +130,31 @@ def _batch_norm(fused: Any, x: Any, mean: Any, var: Any, weight: Any = None, bia
 
 
 def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
-    both = evaluation.both
-    outputs, _ = evaluation.forward_jax(both)
-    size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
-    if of_loss:
-        size = abs(float(evaluation.jax_numbers("loss")["the loss"]))
-    params, state, inputs = evaluation.slopes_here(of_loss)
-    values, found, gradients = both.arrays(), {}, flatten(params) | flatten(state)
-    for pair in both.pairs:
-        slope = gradients[pair.path]
-        found[pair.name] = slope.dtype.kind in "fc" and _matters(slope, values[pair.path], size, both.dtype)
-    for i, (slope, x) in enumerate(zip(map(np.asarray, inputs), both.moved(both.inputs), strict=True)):
-        found[f"inputs[{i}]"] = slope.dtype.kind in "fc" and _matters(slope, x, size, both.dtype)
-    return found
+    both, net = evaluation.both, evaluation.both.net
+    params, state, inputs = (
+        evaluation.loss_slopes() if of_loss else evaluation.slopes(False, net.params, net.state, both.jax_inputs)
+    )
+    values, slopes = both.arrays(), flatten(params) | flatten(state)
+    moving = {pair.name: (slopes[pair.path], values[pair.path]) for pair in both.pairs}
+    for i, pair in enumerate(zip(map(np.asarray, inputs), both.moved(both.inputs), strict=True)):
+        moving[f"inputs[{i}]"] = pair
+    real = {name: pair for name, pair in moving.items() if pair[0].dtype.kind in "fc"}
+    if of_loss:  # parts of a loss may cancel, and so does its size then
+        size = max((reach for pair in real.values() if np.isfinite(reach := _reach(*pair))), default=0.0)
+    else:
+        outputs, _ = evaluation.forward_jax(both)
+        size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
+    return {name: name in real and _matters(*pair, size, both.dtype) for name, pair in moving.items()}
 
 
 def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> bool:
     """Return whether a movement of its own size moves the outputs by more than rounding."""
-    reach = _largest(slope) * max(_largest(value), 0.01)
+    reach = _reach(slope, value)
     return bool(np.isfinite(reach) and reach > _ROUNDINGS * np.finfo(dtype).eps * size)
+
+
+def _reach(slope: np.ndarray, value: np.ndarray) -> float:
+    return _largest(slope) * max(_largest(value), 0.01)
 
 
 def _largest(array: np.ndarray) -> float:

@@ -91,7 +91,7 @@ class Levels:
     def _elsewhere(self, point: int) -> Iterator[Compared]:
         """Compare outputs and gradients at other weights, which go through other branches of an activation."""
         if (both := scattered(self.both, point)) is None:
-            self.left_out += ELSEWHERE[point][:1]
+            self.left_out += ELSEWHERE[point] if self.options["losses"] is not None else ELSEWHERE[point][:1]
             return
         other = self.evaluation.at(both)
         in_jax, in_torch = other.jax_numbers("outputs"), other.torch_numbers("outputs")
