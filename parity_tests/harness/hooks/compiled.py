@@ -8,10 +8,6 @@ import jax
 OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 1}
 """XLA would leave out a conversion to fewer bits and back, which another framework computes. At level 0 the gradient of
 a maximum is NaN, as its numbers are computed twice, with other roundings; higher ones take longer to compile."""
-UNFUSED: dict[str, Any] = OPTIONS | {"xla_disable_hlo_passes": "fusion"}
-"""XLA may compute numbers once for their maximum and again, rounded otherwise, where its gradient looks which of them
-is the maximum; the gradient then takes another path, at any optimization level. Without fusion it can't, but a large
-program takes three times as long to compile."""
 
 
 def compiled(call: Callable[..., Any]) -> Callable[..., Any]:

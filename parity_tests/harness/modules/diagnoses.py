@@ -103,7 +103,7 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
     floors = _floors(evaluation, calls[1])
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
         differs = _differs(evaluation, floors, clear)
-        if found := localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs):
+        if found := localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs, both.inputs):
             return found
     return []
 

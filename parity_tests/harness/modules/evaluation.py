@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks.compiled import OPTIONS, UNFUSED, compiled
+from parity_tests.harness.hooks.compiled import OPTIONS, compiled
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
@@ -36,7 +36,8 @@ class Evaluation:
         self._forward = compiled(both.net.apply)
         self._gradient: Callable[..., Any] | None = None
         self._slopes: Callable[..., Any] | None = None
-        self._options = OPTIONS
+        self.op_by_op = False
+        """Whether JAX's gradients are computed without a compiled program."""
         self._loss_slopes: tuple[Any, Any, Any] | None = None
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
@@ -46,22 +47,21 @@ class Evaluation:
         """Return an evaluation at other numbers, which shares the compiled programs."""
         other = Evaluation(both, self.losses, self._in_double)
         other._forward, other._slopes, other._gradient = self._forward, self._slopes, self._gradient
-        other._sharing, other._options = self._sharing, self._options
+        other._sharing, other.op_by_op = self._sharing, self.op_by_op
         with raised_by("The JAX model at other weights"):
             in_jax, _ = other.forward_jax(both)
         other.trees = in_jax, other.forward_torch(both)[0]
         other.know("outputs", *both.outputs(*other.trees))
         return other
 
-    @property
-    def fused(self) -> bool:
-        """Whether XLA may fuse operations of the gradients' program."""
-        return self._options is not UNFUSED
+    def uncompiled(self) -> "Evaluation":
+        """Return an evaluation at the same numbers whose gradients in JAX are computed op by op.
 
-    def without_fusion(self) -> "Evaluation":
-        """Return an evaluation at the same numbers whose gradients in JAX are computed by an unfused program."""
+        XLA may compute numbers once for their maximum and again, rounded otherwise, where its gradient looks which of
+        them is the maximum; the gradient then takes another path.
+        """
         other = Evaluation(self.both, self.losses, self._in_double)
-        other._forward, other._sharing, other.trees, other._options = self._forward, self._sharing, self.trees, UNFUSED
+        other._forward, other._sharing, other.trees, other.op_by_op = self._forward, self._sharing, self.trees, True
         other._known = {place: known for place, known in self._known.items() if place != ("jax", "gradients")}
         return other
 
@@ -83,14 +83,17 @@ class Evaluation:
         return self._forward(both.net.params, both.net.state, *both.jax_inputs)
 
     def gradient(self, params: Any, state: Any, *inputs: Any) -> Any:
-        """Return the gradient of JAX's loss with respect to its parameters, by a compiled function."""
+        """Return the gradient of JAX's loss with respect to its parameters, by a compiled function unless this is `op_by_op`."""
         assert self.losses is not None
         loss, apply = self.losses[0], self.both.net.apply
+        if self.op_by_op:
+            with jax.disable_jit(), raised_by("The gradient of the JAX model or of its loss"):
+                return jax.grad(lambda params: loss(apply(params, state, *inputs)[0]))(params)
         if self._gradient is None:
             with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
                 return self.slopes(True, params, state, list(inputs))[0]
             of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
-            self._gradient = jax.jit(of_loss, compiler_options=self._options)
+            self._gradient = jax.jit(of_loss, compiler_options=OPTIONS)
         with raised_by("The gradient of the JAX model or of its loss"):
             return self._gradient(params, state, *inputs)
 
@@ -108,7 +111,7 @@ class Evaluation:
                 kind = jax.eval_shape(lambda: loss(outputs)).dtype
                 return jax.lax.cond(of_loss, lambda: loss(outputs), lambda: mixture(outputs).astype(kind))
 
-            self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=self._options)
+            self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=OPTIONS)
         return self._slopes(of_loss, params, state, inputs)
 
     def loss_slopes(self) -> tuple[Any, Any, Any]:
@@ -216,7 +219,7 @@ class Evaluation:
         if self._exact is None:
             with settings("float64"):
                 self._exact = self._in_double(self.both)
-                self._exact._options = self._options
+                self._exact.op_by_op = self.op_by_op
         return self._exact, unit(self.both.dtype) / unit("float64")
 
 

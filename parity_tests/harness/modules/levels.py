@@ -36,7 +36,6 @@ ELSEWHERE = (
     ("outputs at smaller weights", "gradients at smaller weights"),
 )
 ROUGH = {"float32": 1e-3, "float64": 1e-6}
-_UNSTABLE = 1e-6
 ROUGH_REASON = "far from the given weights functions saturate and approximations end, so only clear differences count"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
@@ -104,7 +103,7 @@ class Levels:
             yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
 
     def _gradients_elsewhere(self, name: str, evaluation: Evaluation) -> Compared:
-        for other in (evaluation, evaluation.without_fusion()):
+        for other in (evaluation, evaluation.uncompiled()):
             in_jax, in_torch = other.jax_numbers("gradients"), other.torch_numbers("gradients")
             largest = max(map(_largest, (*in_jax.values(), *in_torch.values())), default=0.0)
             sizes = {n: _share(in_jax[n], in_torch[n], largest) for n in in_torch}
@@ -204,17 +203,16 @@ class Levels:
         evaluation, dtype = self.evaluation, self.both.dtype
         in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
         least = rounding.least_of_gradients(in_torch) if level == "gradients" else {}
-        moved = {"jax": 0.0, "torch": 0.0}
 
         def samples(places: Arrays) -> Iterator[rounding.Sample]:
-            for framework, sample in evaluation.samples(level, places):
-                moved[framework] = max(moved[framework], max(map(_largest, sample.values()), default=0.0))
-                yield framework, sample
+            return evaluation.samples(level, places)
 
         worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples, least)
-        if level == "gradients" and worst.size > self.tolerance and evaluation.fused and _unstable(moved, in_jax):
-            self.evaluation = evaluation.without_fusion()
-            return self._level(name, level, diagnose)
+        if level == "gradients" and worst.size > self.tolerance and not evaluation.op_by_op:
+            other = evaluation.uncompiled()
+            if rounding.worst(other.jax_numbers(level), in_jax, least, dtype).size > self.tolerance:
+                self.evaluation = other
+                return self._level(name, level, diagnose)
         where = worst.name
         finding = Finding(name, dtype, worst.size, where, self.tolerance, rounding.UNIT, rounding.REASON)
         return finding, lambda: diagnose(where)
@@ -233,14 +231,6 @@ class _LayerError(Exception):
     def __init__(self, diagnosis: Diagnosis):
         super().__init__(diagnosis.difference)
         self.diagnosis = diagnosis
-
-
-def _unstable(moved: dict[str, float], in_jax: Arrays) -> bool:
-    """Return whether roundings move JAX's gradient by a part of itself, and far more than torch's; or it is NaN."""
-    if not all(np.isfinite(array).all() for array in in_jax.values()):
-        return True
-    largest = max(map(_largest, in_jax.values()), default=0.0)
-    return moved["jax"] > _UNSTABLE * largest and moved["jax"] > 1 / _UNSTABLE * moved["torch"]
 
 
 def _share(in_jax: np.ndarray, in_torch: np.ndarray, largest: float) -> float:

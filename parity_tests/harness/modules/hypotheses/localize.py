@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -51,6 +51,7 @@ def walk(
     ends: tuple[LayerCall, LayerCall],
     tolerance: float,
     differs: Differs | None = None,
+    inputs: Sequence[np.ndarray] = (),
 ) -> list[Diagnosis]:
     """Diagnose every layer that computes something else, and the first place between layers that does.
 
@@ -64,6 +65,8 @@ def walk(
         ends: The input and the output of the whole network in JAX and in torch, in torch's layout.
         tolerance: How near the numbers of a cause must come.
         differs: Whether two arrays differ; None to go by `tolerance`.
+        inputs: The inputs of the network. A layer that is given one, or a tensor of the module, tells nothing about the
+            layers before it.
 
     Returns:
         The diagnoses in the order of the calls; empty if all agree.
@@ -83,9 +86,10 @@ def walk(
                 return [Diagnosis(stage, NOT_CALLED, None)]
             continue
         name, label, layer, in_jax, in_torch, order = stage
-        around = [layer for at, layer in uncompared if agreed < at < order]
+        around = [layer for at, layer in uncompared if agreed < at < order and not label.startswith(f"{layer}.")]
         if not differs(label, in_jax.output, in_torch.output):
-            agreed = order
+            if not around or not _known(in_jax.input, [*(a for _, a, _ in earlier), *inputs, *tables.values()]):
+                agreed = order
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
         if not differs(f"{label}, input", in_jax.input, in_torch.input):
@@ -125,6 +129,12 @@ def _uncompared(
         if layer and prefix and layer not in compared and at is not None:
             found.append((at, layer))
     return found
+
+
+def _known(x: np.ndarray, arrays: Iterable[np.ndarray]) -> bool:
+    """Return whether every number of an array is in one of the arrays."""
+    values = np.unique(x)
+    return any(array.size and bool(np.isin(values, array).all()) for array in arrays)
 
 
 def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
