@@ -8,6 +8,7 @@ import torch
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.outputs import leaves
 from parity_tests.harness.modules.pair import Arrays, Both
+from parity_tests.harness.modules.rounding import tile
 
 _FEW = 4
 _SIZES = (0.01, 10.0)
@@ -55,10 +56,10 @@ def scattered(both: Both, point: int) -> Both | None:
             one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
             biases, kernels, positive = _FACTORS[point]
             choice = kernels if array.ndim > 1 else biases
-            factors = rng.uniform(*positive, array.shape) if one_sign else rng.choice(choice, array.shape)
-            numbers[name] = array * factors.astype(array.dtype)
-    other = both.filled(numbers)._replace(module=torch_state.copied(both.module))
-    other.fill_torch()
+            size = tile(array.size)
+            factors = rng.uniform(*positive, size) if one_sign else rng.choice(choice, size)
+            numbers[name] = array * np.resize(factors.astype(array.dtype), array.shape)
+    other = both.filled(numbers)._replace(module=torch_state.changed(both.module, numbers))
     return other if _finite(other) else None
 
 

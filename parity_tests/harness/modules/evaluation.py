@@ -17,7 +17,7 @@ from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.outputs import mixture
 from parity_tests.harness.modules.pair import Arrays, Both
-from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, spread, unit
+from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, spread, tile, unit
 from parity_tests.harness.modules.settings import settings
 from parity_tests.harness.modules.validation import kind
 
@@ -83,7 +83,7 @@ class Evaluation:
         return self._forward(both.net.params, both.net.state, *both.jax_inputs)
 
     def gradient(self, params: Any, state: Any, *inputs: Any) -> Any:
-        """Return the gradient of JAX's loss with respect to its parameters, by a compiled function unless this is `op_by_op`."""
+        """Return the gradient of JAX's loss with respect to its parameters."""
         assert self.losses is not None
         loss, apply = self.losses[0], self.both.net.apply
         if self.op_by_op:
@@ -273,7 +273,7 @@ def _jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         if array.dtype.kind not in "fc":
             return array
-        signs = rng.integers(0, 2, array.shape, np.int8) * 2 - 1
-        return (array * (1 + signs * np.finfo(array.dtype).eps)).astype(array.dtype)
+        factors = 1 + (rng.integers(0, 2, tile(array.size)) * 2 - 1) * np.finfo(array.dtype).eps
+        return array * np.resize(factors.astype(array.dtype), array.shape)
 
     return change

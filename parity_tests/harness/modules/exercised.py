@@ -45,11 +45,19 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
     in_jax = _by_gradient(lambda: _jax_slopes(evaluation, evaluation.losses is not None))
     names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
+    alone = _unpaired(both)
     if evaluation.losses is not None and any(in_torch.get(n) and not in_jax.get(n) for n in names):
         other = _by_gradient(lambda: _jax_slopes(evaluation, False))  # what moves an output and not the loss
         in_jax = {name: in_jax.get(name, False) or moves for name, moves in other.items()}
     doubtful = [n for n in names if n not in compared and not (in_torch.get(n) and in_jax.get(n))]
-    return exercised(evaluation, doubtful, in_jax, in_torch)
+    return exercised(evaluation, [*doubtful, *(n for n in alone if not in_torch.get(n))], in_jax, in_torch)
+
+
+def _unpaired(both: Both) -> list[str]:
+    """Return the buffers of the torch module that JAX has no array for, as it may compute a mask."""
+    every, paired = torch_state.entries(both.module), {torch_state.whole(pair.name) for pair in both.pairs}
+    buffers = [name for name, _ in both.module.named_buffers() if name in every and name not in paired]
+    return [name for name in buffers if not torch_state.counts_batches(name, every[name].layer)]
 
 
 def exercised(
@@ -67,7 +75,9 @@ def exercised(
         in_torch: Those that are known to move one of the torch module.
     """
     both = evaluation.both
-    every = both.tensors(both.module) | {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
+    entries, alone = torch_state.entries(both.module), frozenset(_unpaired(both))
+    every = both.tensors(both.module) | {name: entries[name].numpy() for name in alone}
+    every |= {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
     floats = [name for name in names if every[name].dtype.kind in "fc"]
     moves = _each(evaluation, floats, every)
     for name in names:
@@ -78,7 +88,9 @@ def exercised(
         moved = moves[name]
         if moved is None or not any(moved):  # neither could be asked, or a gradient of one is the rounding of zero
             nothing.append(name)
-        elif not all(known.get(name) or side for known, side in zip((in_jax, in_torch), moved, strict=True)):
+        elif name not in alone and not all(
+            known.get(name) or side for known, side in zip((in_jax, in_torch), moved, strict=True)
+        ):
             one.append(name)
     return Effect(tuple(nothing), tuple(one))
 
@@ -110,6 +122,10 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     for pair in both.pairs:
         entry = torch_state.entry(module, pair.name, held) if torch_state.whole(pair.name) in held else None
         result[pair.name] = entry is not None and _matters(entry.gradient(), entry.numpy(), size, both.dtype)
+    for name in _unpaired(both):
+        if (tensor := wanted.get(name)) is not None and tensor.grad is not None:
+            slope, value = tensor.grad.numpy(force=True), tensor.numpy(force=True)
+            result[name] = _matters(slope, value, size, both.dtype)
     for i, x in enumerate(inputs):
         result[f"inputs[{i}]"] = x.grad is not None and _matters(
             x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype
@@ -195,13 +211,8 @@ def _moves(evaluation: Evaluation, values: Arrays) -> tuple[bool, bool] | None:
 
 def _with(both: Both, changed: Arrays) -> Both:
     inputs = [changed.get(f"inputs[{i}]", x) for i, x in enumerate(both.inputs)]
-    module = torch_state.copied(both.module)
-    held = torch_state.entries(module)
-    with torch.no_grad():
-        for name, array in changed.items():
-            if not name.startswith("inputs["):
-                torch_state.entry(module, name, held).value.copy_(torch.as_tensor(array.copy()))
-    return both.filled(changed)._replace(inputs=inputs, module=module)
+    tensors = {name: array for name, array in changed.items() if not name.startswith("inputs[")}
+    return both.filled(changed)._replace(inputs=inputs, module=torch_state.changed(both.module, tensors))
 
 
 def _changes(value: np.ndarray):

@@ -94,7 +94,8 @@ class Levels:
             return
         other = self.evaluation.at(both)
         in_jax, in_torch = other.jax_numbers("outputs"), other.torch_numbers("outputs")
-        sizes = {n: _share(in_jax[n], in_torch[n], max(map(_largest, (in_jax[n], in_torch[n])))) for n in in_torch}
+        both_of = {name: (in_jax[name], in_torch[name]) for name in in_torch}
+        sizes = {name: _share(*two, max(map(rounding.largest, two))) for name, two in both_of.items()}
         finding = self._rough(ELSEWHERE[point][0], sizes, "of the array's largest")
         yield finding, lambda: diagnoses.in_outputs(other, finding.where)
         moved = exercised(other, self.unexercised)
@@ -105,8 +106,8 @@ class Levels:
     def _gradients_elsewhere(self, name: str, evaluation: Evaluation) -> Compared:
         for other in (evaluation, evaluation.uncompiled()):
             in_jax, in_torch = other.jax_numbers("gradients"), other.torch_numbers("gradients")
-            largest = max(map(_largest, (*in_jax.values(), *in_torch.values())), default=0.0)
-            sizes = {n: _share(in_jax[n], in_torch[n], largest) for n in in_torch}
+            scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+            sizes = {n: _share(in_jax[n], in_torch[n], scale) for n in in_torch}
             finding = self._rough(name, sizes, "of the largest gradient")
             if finding.passed:
                 break
@@ -233,19 +234,19 @@ class _LayerError(Exception):
         self.diagnosis = diagnosis
 
 
-def _share(in_jax: np.ndarray, in_torch: np.ndarray, largest: float) -> float:
+def _share(in_jax: np.ndarray, in_torch: np.ndarray, scale: float) -> float:
     """Return the largest difference as a share; infinite where shapes, or which entries are finite, differ."""
-    if in_jax.shape != in_torch.shape or not np.array_equal(np.isfinite(in_jax), np.isfinite(in_torch)):
+    if in_jax.shape != in_torch.shape:
         return float("inf")
     if in_jax.dtype.kind in "biu":
         return float(not np.array_equal(in_jax, in_torch))
     with np.errstate(all="ignore"):
-        return _largest(in_jax - in_torch) / (largest or 1.0)
-
-
-def _largest(array: np.ndarray) -> float:
-    """Return the size of the largest finite entry."""
-    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+        difference = in_jax - in_torch
+    if not np.isfinite(size := rounding.peak(difference)):
+        if not np.array_equal(np.isfinite(in_jax), np.isfinite(in_torch)):
+            return float("inf")
+        size = rounding.largest(difference)
+    return size / (scale or 1.0)
 
 
 def _same(before: np.ndarray | None, after: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.adapters import Network, flatten, replaced
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import array, paired
-from parity_tests.harness.modules.torch_state import entries, entry, rows, whole
+from parity_tests.harness.modules.torch_state import entries, entry, rows, tensor, whole
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,7 +83,7 @@ class Both(NamedTuple):
         every = entries(self.module)
         with torch.no_grad():
             for name, values in self.named(self.arrays()).items():
-                entry(self.module, name, every).value.copy_(torch.tensor(values.copy()))
+                entry(self.module, name, every).value.copy_(tensor(values))
 
     def filled_from_torch(self) -> "Both":
         """Return the two with the torch module's numbers in the JAX model."""

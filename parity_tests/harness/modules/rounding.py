@@ -14,6 +14,7 @@ REASON = "an entry's rounding error is what units in the last place of itself, o
 _ROUNDINGS, _OF_SUM = 64.0, 0.25
 _DOUBLE = (np.float64, np.complex128)
 _WORSE = 4.0  # a correct implementation may round so much worse than another, by sums in another order
+_TILE = 1_000_003  # a prime, so that rows of a usual length differ
 SAMPLES = 8
 """How many samples are drawn before an entry counts as different."""
 
@@ -38,6 +39,24 @@ def tolerance(terms: int) -> float:
 def unit(dtype: str) -> float:
     """Return the relative size of a unit in the last place of `dtype`."""
     return float(np.finfo(dtype).eps)
+
+
+def tile(size: int) -> int:
+    """Return how many random numbers an array of this size repeats: all but those of a large one are different."""
+    return min(size, _TILE)
+
+
+def peak(array: np.ndarray) -> float:
+    """Return the size of the largest entry; not finite where one isn't."""
+    if array.dtype.kind != "f":
+        return float(np.abs(array).max(initial=0.0))
+    return float(max(array.max(initial=0.0), -array.min(initial=0.0)))  # without a copy of a large array
+
+
+def largest(array: np.ndarray) -> float:
+    """Return the size of the largest finite entry."""
+    size = peak(array)
+    return size if np.isfinite(size) else peak(array[np.isfinite(array)])
 
 
 def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, dtype: str) -> np.ndarray:
@@ -67,7 +86,7 @@ def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, 
         return np.where(difference == 0, 0.0, np.where(np.isfinite(difference), difference / error, np.inf))
 
 
-def worst(in_jax: Arrays, in_torch: Arrays, floors: Arrays, dtype: str) -> Worst:
+def worst(in_jax: Arrays, in_torch: Arrays, floors: Mapping[str, Any], dtype: str) -> Worst:
     """Find the entry with the largest difference in rounding errors."""
     each = (_of(name, in_jax, in_torch, floors, dtype) for name in in_torch)
     return max(each, key=lambda one: one.size, default=Worst(0.0, ""))

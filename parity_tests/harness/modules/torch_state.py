@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,9 +43,16 @@ def plain(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` wraps, or the module itself.
 
     Raises:
-        InputError: If a lazy layer has not been called yet.
+        InputError: If a lazy layer has not been called yet, or a layer is TorchScript, whose kind can't be seen.
     """
     module = getattr(module, "_orig_mod", module)
+    for name, layer in module.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            which = f"the layer {name!r}" if name else "the module"
+            raise InputError(
+                f"torch_module: {which} is TorchScript, in which the kinds of layers can't be seen: pass the module "
+                "that it was scripted or traced from."
+            )
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(
@@ -143,14 +150,31 @@ def same_parameters(one: nn.Module, other: nn.Module) -> bool:
 
 def perturbed(module: nn.Module, change: Callable[[np.ndarray], np.ndarray]) -> nn.Module:
     """Copy the module with each of its float tensors changed."""
-    module = copied(module)
+    every = {name: held.numpy() for name, held in entries(module).items()}
+    return changed(module, {name: change(array) for name, array in every.items() if array.dtype.kind in "fc"})
+
+
+def changed(module: nn.Module, numbers: Mapping[str, np.ndarray]) -> nn.Module:
+    """Copy the module with other numbers in some of its tensors, by name.
+
+    The other parameters share their memory with the module's, and those that change with the given arrays.
+    """
+    module = copied(module, sharing=True)
+    every = entries(module)
+    in_part = {whole(name) for name in numbers if name not in every}
     with torch.no_grad():
-        for tensor in _floats(module):
-            tensor.copy_(torch.as_tensor(change(tensor.numpy(force=True))))
+        for name in in_part:
+            every[name].tensor.data = every[name].tensor.data.clone()
+        for name, array in numbers.items():
+            held, values = entry(module, name, every), tensor(array)
+            if name in every and type(held.tensor) is nn.Parameter:
+                held.tensor.data = values.to(held.tensor).contiguous()
+            else:
+                held.value.copy_(values)
     return module
 
 
-def _floats(module: nn.Module) -> Iterator[torch.Tensor]:
-    for entry in entries(module).values():
-        if entry.tensor.is_floating_point() or entry.tensor.is_complex():
-            yield entry.tensor
+def tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor of the array's numbers, to be read only; it shares their memory where torch can."""
+    shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
+    return torch.as_tensor(array if shared else array.copy())

@@ -592,6 +592,22 @@ def test_what_is_frozen_in_torch_and_trained_in_jax(names: list[str], as_buffers
     assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
 
 
+def test_a_buffer_without_an_array_in_jax_is_moved_in_torch() -> None:
+    module = TorchNet(lambda net, x: net.a(x + net.used * net.steps), a=nn.Linear(8, 5))
+    for name, values in {"used": torch.arange(8.0), "steps": torch.tensor(3), "unused": torch.ones(4)}.items():
+        module.register_buffer(name, values)
+    report = assert_parity(lambda params, x: linear(params, x + 3 * jnp.arange(8.0)), PARAMS, module, None, ROWS)
+    assert report.unexercised == ("unused",)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+@pytest.mark.parametrize("made", [torch.jit.script, lambda module: nn.Sequential(torch.jit.script(module))])
+def test_torchscript_is_refused(made) -> None:
+    which = "the module" if made is torch.jit.script else "the layer '0'"
+    with pytest.raises(InputError, match=f"torch_module: {which} is TorchScript, .*: pass the module that it was"):
+        compare_modules(linear, PARAMS, made(LINEAR), None, ROWS)
+
+
 def test_what_no_gradient_reaches_on_either_side() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
     assert_parity(model, None, module, None, ROWS, losses=SQUARES)
