@@ -601,11 +601,12 @@ def test_a_buffer_without_an_array_in_jax_is_moved_in_torch() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit")
-@pytest.mark.parametrize("made", [torch.jit.script, lambda module: nn.Sequential(torch.jit.script(module))])
-def test_torchscript_is_refused(made) -> None:
-    which = "the module" if made is torch.jit.script else "the layer '0'"
+@pytest.mark.parametrize("within", [False, True])
+def test_torchscript_is_refused(within: bool) -> None:
+    module = torch.jit.script(nn.Linear(8, 5))
+    which = "the layer '0'" if within else "the module"
     with pytest.raises(InputError, match=f"torch_module: {which} is TorchScript, .*: pass the module that it was"):
-        compare_modules(linear, PARAMS, made(LINEAR), None, ROWS)
+        compare_modules(linear, PARAMS, nn.Sequential(module) if within else module, None, ROWS)
 
 
 def test_what_no_gradient_reaches_on_either_side() -> None:

@@ -70,10 +70,12 @@ def cause_between(
         return None  # a single number proves nothing
     if not (torch_explanations := list(_explanations(*in_torch, tolerance))):
         return None
-    if not (pairs := list(itertools.product(_explanations(*in_jax, tolerance), torch_explanations))):
-        return None
-    fewest = min(_differences(*pair) for pair in pairs)
-    causes = [_cause(*pair) for pair in pairs if _differences(*pair) == fewest]
+    jax_explanations = list(_explanations(*in_jax, tolerance))
+    if not jax_explanations or any(not same.dropout for same in {*jax_explanations} & {*torch_explanations}):
+        return None  # the same operations explain both
+    pairs = [(_differences(*pair), pair) for pair in itertools.product(jax_explanations, torch_explanations)]
+    fewest = min(pairs)[0]
+    causes = [_cause(*pair) for differences, pair in pairs if differences == fewest]
     kinds = {cause.partition(":")[0] for cause in causes}
     return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the more common one
 
