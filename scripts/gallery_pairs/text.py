@@ -63,11 +63,11 @@ def distilbert() -> Modules:
     return Modules(module, initial(module, *inputs), transformers.DistilBertModel(config), inputs)
 
 
-def gpt2(transposed: bool = True) -> Modules:
+def gpt2(corrected: bool = True) -> Modules:
     """GPT2Model. Both sides have a layer Conv1D; its kernel is [inputs, outputs] in torch, the transpose in Flax."""
     import numpy as np
 
-    from parity_tests.harness.modules.mapping import Transform, as_is
+    from parity_tests.harness.modules.mapping import as_is, transposed
 
     transformers = package("transformers")
     config = transformers.GPT2Config(
@@ -83,7 +83,7 @@ def gpt2(transposed: bool = True) -> Modules:
     module = package("transformers.models.gpt2.modeling_flax_gpt2").FlaxGPT2Module(config, dtype="float64")
     positions = np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
     inputs = [tokens(2, 12, WORDS), np.ones((2, 12), np.int32), positions]
-    kernel = Transform(np.transpose, np.transpose) if transposed else as_is
+    kernel = transposed if corrected else as_is
     mapping = [
         (r"h/(\d+)/(attn|mlp)/(c_\w+)/kernel", r"h.\1.\2.\3.weight", kernel),
         *layers((r"h/(\d+)/(attn|mlp)/(c_\w+)", r"h.\1.\2.\3"), (r"h/(\d+)/(ln_\d)", r"h.\1.\2")),
@@ -181,7 +181,7 @@ PAIRS = (
     Pair(
         "gpt2-untransposed",
         _TRANSFORMERS,
-        partial(gpt2, transposed=False),
+        partial(gpt2, corrected=False),
         "refused",
         "Flax's Conv1D of transformers holds the transpose of torch's kernel, which the mapping has to say.",
     ),

@@ -10,7 +10,7 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.pairing import infer, left_over
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole
-from parity_tests.harness.modules.transforms import Transform, as_is, flattened, flipped_kernel, layout
+from parity_tests.harness.modules.transforms import Transform, as_is, flattened, flipped_kernel, layout, transposed
 
 Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
@@ -27,7 +27,7 @@ class Pair(NamedTuple):
     """The conversion between their layouts."""
 
 
-__all__ = ["Pair", "Transform", "as_is", "flattened", "flipped_kernel", "layout", "resolve", "tensors"]
+__all__ = ["Pair", "Transform", "as_is", "flattened", "flipped_kernel", "layout", "resolve", "tensors", "transposed"]
 
 Target: TypeAlias = str | tuple[str, Transform]
 MappingLike: TypeAlias = Mapping[str, Target] | Sequence[tuple[str, str] | tuple[str, str, Transform]] | None
@@ -157,6 +157,8 @@ def _check_shape(jax_shape: tuple[int, ...], pair: Pair, held: Entry) -> None:
         advice = "it is held in torch's layout, so give the pair the transform `as_is`"
     elif getattr(layer, "transposed", False) and jax_shape == flipped_kernel.to_jax(np.empty(shape)).shape:
         advice = "pass transpose_kernel=True to the Flax layer, or give the pair the transform `flipped_kernel`"
+    elif len(shape) == 2 and jax_shape == expected[::-1]:
+        advice = "it is held in the other order of axes, so give the pair the transform `transposed`"
     else:
         advice = "correct the pair or the layer"
     raise InputError(f"{problem}, needs {list(expected)}: {advice}.")

@@ -37,6 +37,9 @@ _KERNELS = ("weight", "weight_v")  # weight_norm's direction has the layout of t
 as_is = Transform()
 """The transform of an array that the JAX model holds in torch's layout."""
 
+transposed = Transform(np.transpose, np.transpose)
+"""The transform of a matrix that the JAX model holds in the other order of axes, where the layers are no Linear."""
+
 flipped_kernel = Transform(  # the kernel rotated by 180 degrees
     to_torch=lambda kernel: np.flip(kernel, tuple(range(kernel.ndim - 2))).transpose(-2, -1, *range(kernel.ndim - 2)),
     to_jax=lambda weight: np.flip(weight, tuple(range(2, weight.ndim))).transpose(*range(2, weight.ndim), 0, 1),
@@ -107,7 +110,7 @@ def layout(layer: nn.Module, leaf: str, torch_shape: Shape = (), jax_shape: Shap
                 to_torch=lambda kernel: kernel.reshape(torch_shape[1], torch_shape[0]).T,
                 to_jax=lambda weight: weight.T.reshape(jax_shape),
             )
-        return Transform(np.transpose, np.transpose)
+        return transposed
     merged = len(jax_shape) > len(torch_shape) == 1 and prod(jax_shape) == torch_shape[0]
     squeezed = [n for n in jax_shape if n != 1] == [n for n in torch_shape if n != 1] and jax_shape != torch_shape
     if jax_shape and (merged or squeezed):

@@ -11,7 +11,7 @@ from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.mapping import as_is, flattened, flipped_kernel, layout, resolve, tensors
+from parity_tests.harness.modules.mapping import as_is, flattened, flipped_kernel, layout, resolve, tensors, transposed
 
 RNG = np.random.default_rng(0)
 NET = nn.Sequential()
@@ -132,17 +132,31 @@ def test_an_unfilled_tensor_is_an_error() -> None:
         resolve(shapes, NET, without("fc/bias"))
 
 
+class Matrix(nn.Module):
+    """A layer of the user's own, as the Conv1D of transformers' GPT-2."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 5))
+
+
 @pytest.mark.parametrize(
     ("shape", "layer", "advice"),
     [
         ((5, 3), nn.Linear(3, 5, bias=False), "give the pair the transform `as_is`"),
         ((2, 3, 4, 5), nn.ConvTranspose2d(4, 5, (2, 3), bias=False), "pass transpose_kernel=True to the Flax layer"),
         ((7, 3), nn.Linear(3, 5, bias=False), "correct the pair or the layer"),
+        ((5, 3), Matrix(), "it is held in the other order of axes, so give the pair the transform `transposed`"),
     ],
 )
 def test_a_shape_that_does_not_fit_says_what_would(shape, layer: nn.Module, advice: str) -> None:
     with pytest.raises(InputError, match=advice):
         resolve({"layer/kernel": shape}, nn.ModuleDict({"layer": layer}), {"layer/kernel": "layer.weight"})
+
+
+def test_a_transposed_matrix_is_paired() -> None:
+    (pair,) = resolve({"own/kernel": (5, 3)}, nn.ModuleDict({"own": Matrix()}), [(".*", "own.weight", transposed)])
+    np.testing.assert_array_equal(pair.transform.to_torch(np.arange(15).reshape(5, 3)), np.arange(15).reshape(5, 3).T)
 
 
 def applied(layer: Any, kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
