@@ -52,15 +52,15 @@ def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Copy the tree, with its floats in `dtype` and its complex numbers in the complex dtype of twice the size."""
+    """Convert the tree's floats to `dtype` and its complex numbers to the complex dtype of twice the size."""
 
     def one(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf  # a random key
         given = jnp.result_type(leaf)
         if jnp.issubdtype(given, jnp.complexfloating):
-            return jnp.asarray(np.asarray(leaf).astype(_COMPLEX[dtype]))
-        return jnp.asarray(np.asarray(leaf).astype(dtype if jnp.issubdtype(given, jnp.floating) else given))
+            return jnp.asarray(np.asarray(leaf), _COMPLEX[dtype])
+        return jnp.asarray(np.asarray(leaf), dtype if jnp.issubdtype(given, jnp.floating) else given)
 
     return jax.tree.map(one, tree)
 

@@ -175,7 +175,7 @@ class Evaluation:
         self._known["jax", level], self._known["torch", level] = in_jax, in_torch
 
     def forget_gradients(self) -> None:
-        """Let go of the gradients, which take as much memory as the parameters, once they agree."""
+        """Let go of the gradients, which take as much memory as the parameters; they are computed again if needed."""
         self._loss_slopes = None
         for framework in ("jax", "torch"):
             self._known.pop((framework, "gradients"), None)
@@ -200,6 +200,8 @@ class Evaluation:
                     and _repeats(exact.torch_numbers(level, exact.both), in_torch)):  # fmt: skip
                 return
             in_jax, in_torch = entries(in_jax, places), entries(in_torch, places)
+            if level == "gradients":
+                exact.forget_gradients()
             if exact is self:
                 with contextlib.suppress(Exception):  # a module that can't compute in float32
                     single = entries(exact.torch_numbers(level, _in_single(exact.both)), places)

@@ -45,7 +45,7 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
     in_jax = _by_gradient(lambda: _jax_slopes(evaluation, evaluation.losses is not None))
     names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
-    alone = _unpaired(both)
+    alone = unpaired(both)
     if evaluation.losses is not None and any(in_torch.get(n) and not in_jax.get(n) for n in names):
         other = _by_gradient(lambda: _jax_slopes(evaluation, False))  # what moves an output and not the loss
         in_jax = {name: in_jax.get(name, False) or moves for name, moves in other.items()}
@@ -53,7 +53,7 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     return exercised(evaluation, [*doubtful, *(n for n in alone if not in_torch.get(n))], in_jax, in_torch)
 
 
-def _unpaired(both: Both) -> list[str]:
+def unpaired(both: Both) -> list[str]:
     """Return the buffers of the torch module that JAX has no array for, as it may compute a mask."""
     every, paired = torch_state.entries(both.module), {torch_state.whole(pair.name) for pair in both.pairs}
     buffers = [name for name, _ in both.module.named_buffers() if name in every and name not in paired]
@@ -75,7 +75,7 @@ def exercised(
         in_torch: Those that are known to move one of the torch module.
     """
     both = evaluation.both
-    entries, alone = torch_state.entries(both.module), frozenset(_unpaired(both))
+    entries, alone = torch_state.entries(both.module), frozenset(unpaired(both))
     every = both.tensors(both.module) | {name: entries[name].numpy() for name in alone}
     every |= {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
     floats = [name for name in names if every[name].dtype.kind in "fc"]
@@ -122,7 +122,7 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     for pair in both.pairs:
         entry = torch_state.entry(module, pair.name, held) if torch_state.whole(pair.name) in held else None
         result[pair.name] = entry is not None and _matters(entry.gradient(), entry.numpy(), size, both.dtype)
-    for name in _unpaired(both):
+    for name in unpaired(both):
         if (tensor := wanted.get(name)) is not None and tensor.grad is not None:
             slope, value = tensor.grad.numpy(force=True), tensor.numpy(force=True)
             result[name] = _matters(slope, value, size, both.dtype)
@@ -196,17 +196,17 @@ def _moves(evaluation: Evaluation, values: Arrays) -> tuple[bool, bool] | None:
     A value that only one of them accepts, such as an index that a table does not have, says nothing about either.
     """
     moves = None
+    both_hold = not values.keys() <= {*unpaired(evaluation.both)}
+    asked = [*[evaluation.jax_numbers] * both_hold, evaluation.torch_numbers]
     for changed in zip(*map(_changes, values.values()), strict=False):
         with contextlib.suppress(Exception):
             moved = _with(evaluation.both, dict(zip(values, changed, strict=True)))
-            now = [
-                _differ(numbers("outputs", moved), numbers("outputs"), evaluation.both.dtype)
-                for numbers in (evaluation.jax_numbers, evaluation.torch_numbers)
-            ]
+            dtype = evaluation.both.dtype
+            now = [_differ(numbers("outputs", moved), numbers("outputs"), dtype) for numbers in asked]
             moves = now if moves is None else [a or b for a, b in zip(moves, now, strict=True)]
             if all(moves):
                 break
-    return None if moves is None else (moves[0], moves[1])
+    return None if moves is None else (both_hold and moves[0], moves[-1])
 
 
 def _with(both: Both, changed: Arrays) -> Both:

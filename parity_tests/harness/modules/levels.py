@@ -15,7 +15,7 @@ from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.drawn import scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
-from parity_tests.harness.modules.exercised import effects, exercised
+from parity_tests.harness.modules.exercised import effects, exercised, unpaired
 from parity_tests.harness.modules.optimizers import train_both
 from parity_tests.harness.modules.outputs import MixedError
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -98,8 +98,10 @@ class Levels:
         sizes = {name: _share(*two, max(map(rounding.largest, two))) for name, two in both_of.items()}
         finding = self._rough(ELSEWHERE[point][0], sizes, "of the array's largest")
         yield finding, lambda: diagnoses.in_outputs(other, finding.where)
-        moved = exercised(other, self.unexercised)
-        self.unexercised = tuple(name for name in self.unexercised if name in (*moved.nothing, *moved.one))
+        asked = sorted({*self.unexercised} - {*unpaired(both)})
+        moved = exercised(other, asked)
+        still = {*self.unexercised} - {*asked} | {*moved.nothing, *moved.one}
+        self.unexercised = tuple(name for name in self.unexercised if name in still)
         if self.options["losses"] is not None:
             yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
 
@@ -202,16 +204,19 @@ class Levels:
 
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
         evaluation, dtype = self.evaluation, self.both.dtype
-        in_jax, in_torch = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
-        least = rounding.least_of_gradients(in_torch) if level == "gradients" else {}
+        least = rounding.least_of_gradients(evaluation.torch_numbers(level)) if level == "gradients" else {}
+
+        def numbers() -> tuple[Arrays, Arrays]:
+            return evaluation.jax_numbers(level), evaluation.torch_numbers(level)
 
         def samples(places: Arrays) -> Iterator[rounding.Sample]:
             return evaluation.samples(level, places)
 
-        worst, self.sizes = rounding.judged(in_jax, in_torch, dtype, self.tolerance, samples, least)
+        worst, self.sizes = rounding.judged(numbers, dtype, self.tolerance, samples, least)
         if level == "gradients" and worst.size > self.tolerance and not evaluation.op_by_op:
             other = evaluation.uncompiled()
-            if rounding.worst(other.jax_numbers(level), in_jax, least, dtype).size > self.tolerance:
+            two = other.jax_numbers(level), evaluation.jax_numbers(level)
+            if rounding.worst(*two, least, dtype).size > self.tolerance:
                 self.evaluation = other
                 return self._level(name, level, diagnose)
         where = worst.name

@@ -109,8 +109,7 @@ def spread(sample: Arrays, base: Arrays) -> Arrays:
 
 
 def judged(
-    in_jax: Arrays,
-    in_torch: Arrays,
+    numbers: Callable[[], tuple[Arrays, Arrays]],
     dtype: str,
     allowed: float,
     samples: Callable[[Arrays], Iterator[Sample]],
@@ -119,8 +118,8 @@ def judged(
     """Find the worst entry, and sample the rounding errors only as long as an entry is over the tolerance.
 
     Args:
-        in_jax: The arrays of JAX, by name.
-        in_torch: Those of torch.
+        numbers: Returns the arrays of JAX and of torch, by name. They may be as large as the parameters, so that only
+            their entries over the tolerance are kept.
         dtype: The precision of the comparison.
         allowed: The tolerance, in rounding errors.
         samples: Maps the places of some entries, as indices of flattened arrays by name, to samples of these entries.
@@ -129,12 +128,14 @@ def judged(
     Returns:
         The worst entry, and the size of that of each array, by name.
     """
+    in_jax, in_torch = numbers()
     each = {name: _of(name, in_jax, in_torch, least, dtype) for name in in_torch}
     found = max(each.values(), key=lambda one: one.size, default=Worst(0.0, ""))
     if allowed < found.size < np.inf:
         over = [name for name, one in each.items() if one.size > allowed]
         places = {n: np.flatnonzero(excess(in_jax[n], in_torch[n], least.get(n, 0.0), dtype) > allowed) for n in over}
         ours, theirs = entries(in_jax, places), entries(in_torch, places)
+        del in_jax, in_torch
         measured: dict[str, Arrays] = {}
         for framework, sample in samples(places):
             before = measured.get(framework, {})
