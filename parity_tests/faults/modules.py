@@ -52,6 +52,7 @@ from parity_tests.support.small_nets import (
 
 conv, conv_t, linear, norm = partial(nnx.Conv, 4, 3), partial(nnx.ConvTranspose, 4, 4), nnx.Linear, nnx.BatchNorm
 unbiased = partial(norm, 4, momentum=0.9, use_fast_variance=False)
+large = partial(nnx.Linear, kernel_init=nnx.initializers.normal(9.0), rngs=nnx.Rngs(0))
 silu, relu = jax.nn.silu, jax.nn.relu
 adam, sgd = torch.optim.Adam, torch.optim.SGD
 late = optax.piecewise_constant_schedule(0.1, {2: 0.5, 3: 0.5, 4: 0.5})
@@ -134,6 +135,10 @@ FAULTS = [
     Fault("GELU, tanh form", "JAX", OUTPUTS, between_layers.GELU, lambda: steps_between(jax.nn.gelu, F.gelu)),
     Fault("LeakyReLU's slope", "PyTorch", OUTPUTS, between_layers.LEAKY_SLOPE,
           lambda: steps_between(jax.nn.leaky_relu, partial(F.leaky_relu, negative_slope=0.2))),
+    Fault("softplus's threshold", "PyTorch", OUTPUTS, between_layers.SOFTPLUS,
+          lambda: compare(JaxNet(lambda n, x: n.b(jax.nn.softplus(n.a(x))), a=large(8, 8), b=large(8, 2)),
+                          TorchNet(lambda n, x: n.b(F.softplus(n.a(x))), a=nn.Linear(8, 8), b=nn.Linear(8, 2)),
+                          ROWS, weights="jax")),
     Fault("SiLU for ReLU", "JAX", OUTPUTS, between_layers.ACTIVATION, lambda: steps_between(silu, F.relu)),
     Fault("ELU for SiLU", "PyTorch", OUTPUTS, between_layers.ACTIVATION, lambda: steps_between(silu, F.elu)),
     Fault("activation left out", "JAX", OUTPUTS, between_layers.ACTIVATION, lambda: steps_between(lambda x: x, F.relu)),

@@ -48,19 +48,37 @@ def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
 
 def scattered(both: Both, point: int) -> Both | None:
     """Return both networks at other numbers, under which other branches are taken: each number of a tensor has its sign
-    and its size drawn, or only its size where all have one sign; None if an output is then NaN or infinite."""
+    and its size drawn, or only its size where all have one sign; None if an output is then NaN or infinite.
+
+    What a maximum over an image passes on is negative only if the whole image is: some biases are therefore far below 0
+    whatever is drawn, and an input of both signs has none but negative numbers in its first row."""
     numbers = {}
     for name, array in both.tensors(both.module).items():
         if array.dtype.kind in "fc" and array.size:
             rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
             one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
             biases, kernels, positive = _FACTORS[point]
-            choice = kernels if array.ndim > 1 else biases
             size = tile(array.size)
-            factors = rng.uniform(*positive, size) if one_sign else rng.choice(choice, size)
-            numbers[name] = array * np.resize(factors.astype(array.dtype), array.shape)
-    other = both.filled(numbers)._replace(module=torch_state.changed(both.module, numbers))
+            if one_sign or array.ndim > 1:
+                factors = rng.uniform(*positive, size) if one_sign else rng.choice(kernels, size)
+                numbers[name] = array * np.resize(factors.astype(array.dtype), array.shape)
+            else:
+                farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
+                numbers[name] = np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
+    inputs = [_below_and_above(x, point) for x in both.inputs]
+    other = both.filled(numbers)._replace(inputs=inputs, module=torch_state.changed(both.module, numbers))
     return other if _finite(other) else None
+
+
+def _below_and_above(x: np.ndarray, point: int) -> np.ndarray:
+    """Return an input of both signs with its first row negative and its second positive; one row is one or the other by
+    turns."""
+    if x.dtype.kind != "f" or not x.ndim or not x.min(initial=0.0) < 0 < x.max(initial=0.0):
+        return x
+    moved = x.copy()
+    for row, sign in ((0, -1), (1, 1)) if len(x) > 1 else ((0, -1 if point % 2 else 1),):
+        moved[row] = sign * np.abs(x[row])
+    return moved
 
 
 def _filled(both: Both, numbers: Arrays) -> Both:
@@ -99,6 +117,8 @@ def _draw(name: str, array: np.ndarray, positive: bool) -> np.ndarray:
         numbers = rng.normal(size=array.shape) / np.sqrt(max(1, array.size // len(array)))
     else:
         numbers = rng.uniform(-0.5, 0.5, array.shape)
+        if array.ndim and len(set(np.sign(numbers))) == 1 < len(numbers):
+            numbers[0] *= -1  # else it would be taken for a scale, whose sign is left
     if array.dtype.kind == "c":
         numbers = numbers + 1j * rng.uniform(-0.5, 0.5, array.shape)
     numbers = np.abs(numbers) if positive else numbers

@@ -36,6 +36,7 @@ ELSEWHERE = (
     ("outputs at smaller weights", "gradients at smaller weights"),
 )
 ROUGH = {"float32": 1e-3, "float64": 1e-6}
+_FAR = 1e6
 ROUGH_REASON = "far from the given weights functions saturate and approximations end, so only clear differences count"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
@@ -94,8 +95,7 @@ class Levels:
             return
         other = self.evaluation.at(both)
         in_jax, in_torch = other.jax_numbers("outputs"), other.torch_numbers("outputs")
-        both_of = {name: (in_jax[name], in_torch[name]) for name in in_torch}
-        sizes = {name: _share(*two, max(map(rounding.largest, two))) for name, two in both_of.items()}
+        sizes = {name: _share_of_usual(in_jax[name], in_torch[name]) for name in in_torch}
         finding = self._rough(ELSEWHERE[point][0], sizes, "of the array's largest")
         yield finding, lambda: diagnoses.in_outputs(other, finding.where)
         asked = sorted({*self.unexercised} - {*unpaired(both)})
@@ -252,6 +252,18 @@ def _share(in_jax: np.ndarray, in_torch: np.ndarray, scale: float) -> float:
             return float("inf")
         size = rounding.largest(difference)
     return size / (scale or 1.0)
+
+
+def _share_of_usual(in_jax: np.ndarray, in_torch: np.ndarray) -> float:
+    """Return the largest difference as a share of the array's largest entry, or of the entry itself if it is far larger
+    than most, as those of a mask are."""
+    if in_jax.shape != in_torch.shape or in_jax.dtype.kind not in "fc":
+        return _share(in_jax, in_torch, 1.0)
+    sizes = np.maximum(np.abs(in_jax), np.abs(in_torch))
+    some = sizes[(sizes > 0) & np.isfinite(sizes)]
+    far = sizes > (_FAR * np.median(some, overwrite_input=True) if some.size else np.inf)
+    parts = [(in_jax[some], in_torch[some]) for some in (~far, far)]
+    return max(_share(*two, max(map(rounding.largest, two))) for two in parts)
 
 
 def _same(before: np.ndarray | None, after: np.ndarray) -> bool:

@@ -11,6 +11,12 @@ import torch.nn.functional as F
 
 Both = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
+
+def softplus(x: torch.Tensor) -> torch.Tensor:
+    """Compute it as JAX does, also above 20, where torch's gives the numbers as they are."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
 ACTIVATIONS: dict[str, Both] = {
     "relu": (jax.nn.relu, F.relu),
     "gelu": (partial(jax.nn.gelu, approximate=False), F.gelu),
@@ -20,8 +26,8 @@ ACTIVATIONS: dict[str, Both] = {
     "tanh": (jnp.tanh, torch.tanh),
     "sigmoid": (jax.nn.sigmoid, torch.sigmoid),
     "hard sigmoid": (jax.nn.hard_sigmoid, F.hardsigmoid),
-    "softplus": (jax.nn.softplus, F.softplus),
-    "softplus, beta 2": (lambda x: jax.nn.softplus(2 * x) / 2, partial(F.softplus, beta=2)),
+    "softplus": (jax.nn.softplus, softplus),
+    "softplus, beta 2": (lambda x: jax.nn.softplus(2 * x) / 2, lambda x: softplus(2 * x) / 2),
     "elu": (jax.nn.elu, F.elu),
     "elu, alpha 0.5": (partial(jax.nn.elu, alpha=0.5), partial(F.elu, alpha=0.5)),
     "leaky relu": (jax.nn.leaky_relu, F.leaky_relu),

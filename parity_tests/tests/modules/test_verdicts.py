@@ -12,12 +12,12 @@ from parity_tests.support.pairs.verdicts import judge
 from parity_tests.support.quick import quick
 
 NETS = 600
-ONCE_WRONG = (75, 105, 176, 221, 261, 463, 532, 545, 567, 760, 1159, 1610, 2726, 2857)
-"""Seeds over 45 whose verdict was wrong before: each is one of a kind."""
+ONCE_WRONG = (75, 105, 176, 221, 261, 463, 532, 545, 567, 760, 1159, 1610, 2726, 2857, 4159, 4232, 4857, 6408)
+"""Seeds over 41 whose verdict was wrong before: each is one of a kind."""
 ONCE_MISPLACED = (2572, 2636)
 
 
-@pytest.mark.parametrize("seed", [*range(46), *ONCE_WRONG])
+@pytest.mark.parametrize("seed", [*range(42), *ONCE_WRONG])
 def test_no_verdict_is_false(seed: int) -> None:
     outcome = judge(seed)
     assert not outcome.false, outcome

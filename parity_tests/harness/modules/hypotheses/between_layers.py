@@ -19,6 +19,7 @@ from parity_tests.harness.modules.hypotheses.base import distance, fitted, near
 GELU = "GELU's tanh form against its erf form"
 LEAKY_SLOPE = "LeakyReLU's slope differs"
 ELU_ALPHA = "ELU's alpha differs"
+SOFTPLUS = "PyTorch's softplus gives numbers over its threshold of 20 as they are"
 SOFTMAX = "softmax or log_softmax is missing, or over another axis"
 ACTIVATION = "the activations differ"
 POOL_KIND = "the poolings differ"
@@ -38,7 +39,8 @@ ACTIVATIONS = {
     "SiLU": F.silu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
-    "softplus": F.softplus,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "softplus (threshold 20)": F.softplus,
     "ReLU6": F.relu6,
     "SELU": F.selu,
     "Mish": F.mish,
@@ -104,9 +106,13 @@ def _cause(in_jax: Between, in_torch: Between) -> str:
         causes.append(f"{POOL_PADDING}: {in_jax.window} in JAX, {in_torch.window} in PyTorch")
     if in_jax.activation != in_torch.activation:
         names = in_jax.activation, in_torch.activation
-        kinds = {name.partition("(")[0] for name in names}
+        kinds = {name.partition("(")[0].strip() for name in names}
         soft = any("softmax" in name for name in names)
-        of = {"GELU ": GELU, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(*kinds) if len(kinds) == 1 else None
+        of = (
+            {"GELU": GELU, "softplus": SOFTPLUS, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(*kinds)
+            if len(kinds) == 1
+            else None
+        )
         causes.append(f"{SOFTMAX if soft else of or ACTIVATION}: {names[0]} in JAX, {names[1]} in PyTorch")
     if in_jax.order != in_torch.order and in_jax.pool == in_torch.pool:
         causes.append(f"{ORDER}: {in_jax.order} in JAX, {in_torch.order} in PyTorch")

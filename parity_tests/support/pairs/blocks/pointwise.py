@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from parity_tests.support.pairs import parts
 from parity_tests.support.pairs.block import Block, pick
-from parity_tests.support.pairs.functions import ACTIVATIONS, USUAL, jax_softmax, torch_softmax
+from parity_tests.support.pairs.functions import ACTIVATIONS, USUAL, jax_softmax, softplus, torch_softmax
 from parity_tests.support.pairs.values import GRIDS, ROWS, SEQUENCE, Value
 
 
@@ -96,7 +95,7 @@ class Temperature(Pointwise):
 
     def in_torch(self, m: Any, x: Any) -> Any:
         k = m.temperature
-        k = {"exp": torch.exp, "softplus": F.softplus, "plain": lambda k: k}[self.form](k)
+        k = {"exp": torch.exp, "softplus": softplus, "plain": lambda k: k}[self.form](k)
         return x + k if self.added else x * k
 
 
