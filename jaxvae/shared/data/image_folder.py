@@ -5,7 +5,7 @@ A size, a type or a label that doesn't fit is an error; nothing is guessed.
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+_TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow looks at the content, and runs Ghostscript for some others
 
 
 def read(request: Request) -> Dataset:
-    """Read the pictures in a folder and all below it, by sorted path; hidden files are left out.
+    """Read the pictures in a folder and all below it, by sorted path; hidden files and folders are left out.
 
-    The folders `train` and `test` (or `val`) are the splits; without them every tenth picture is for testing. If all
+    The folders `train` or `training`, and `test`, `testing`, `val`, `valid` or `validation`, in any case, are the
+    splits (of a test and a validation folder, the test folder); without them every tenth picture is for testing. If all
     lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
     all frames but the first.
 
@@ -43,10 +45,14 @@ def read(request: Request) -> Dataset:
     folder, image = Path(request.argument), request.image
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
-    train, test = folder / "train", next((folder / n for n in ("test", "val") if (folder / n).is_dir()), None)
-    if train.is_dir() and test is None:
-        raise InputError(f"{folder} has train without test or val; add one of them, or give --data images:{train}.")
-    if train.is_dir() and test is not None:
+    train, test = (_split(folder, names) for names in (_TRAIN, _TEST))
+    if train is not None and test is None:
+        raise InputError(
+            f"{folder} has {train.name} without test or val; add one of them, or give --data images:{train}."
+        )
+    if test is not None and train is None:
+        raise InputError(f"{folder} has {test.name} without train; add it, or give --data images:{test}.")
+    if train is not None and test is not None:
         splits = [_find(train), _find(test)]
     else:
         pictures = _find(folder)
@@ -65,6 +71,17 @@ def read(request: Request) -> Dataset:
     return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled)
 
 
+def _split(folder: Path, names: Sequence[str]) -> Path | None:
+    """The folder of a split, by the first of its names that there is; None if there is none."""
+    for name in names:
+        found = sorted(path for path in folder.iterdir() if path.name.lower() == name and path.is_dir())
+        if len(found) > 1:
+            raise InputError(f"{folder} has {found[0].name} and {found[1].name}, found two for one split; rename one.")
+        if found:
+            return found[0]
+    return None
+
+
 def _find(root: Path) -> list[tuple[str, Path]]:
     """The pictures below `root` by sorted path, each with its first folder below `root`, empty if it is in none."""
 
@@ -74,7 +91,7 @@ def _find(root: Path) -> list[tuple[str, Path]]:
         )
 
     paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root, refuse) for name in names]
-    pictures = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and path.name[0] != ".")
+    pictures = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and _shows(path.name))
     if not pictures:
         raise InputError(
             f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has some."
@@ -87,12 +104,18 @@ def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, 
     folder that it is in is an error, since the walk would never end."""
     above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folders[:] = filter(_shows, folders)
         yield folder, names
         for path in (os.path.join(folder, name) for name in folders):  # noqa: PTH118 (as os.walk does)
             real = os.path.realpath(path)
             if real in above[folder]:
                 raise InputError(f"The folder {path} is a link back to {real}, which it is in; remove it.")
             above[path] = (*above[folder], real)
+
+
+def _shows(name: str) -> bool:
+    """Whether a file or folder is the user's own: `.ipynb_checkpoints` and `__MACOSX` hold copies."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def _picture(path: Path, channels: int) -> np.ndarray:

@@ -17,6 +17,8 @@ from jaxvae.shared.text import named, shown
 _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_train", "x_test", "y_test"))
 _KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
 _MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
+_FEW = 1000  # images that are looked at before all are
+_MOST_CHANNELS = 4  # of a picture; no picture is so low
 _UNPACKED = 100  # an .npz may unpack to this many times its size: images pack to a tenth, a zip bomb to a thousandth
 
 
@@ -25,8 +27,8 @@ def read(request: Request) -> Dataset:
 
     The arrays of an .npz or a folder are called `train` and `test`, Keras' `x_train` and `x_test`, or `images`; their
     labels `train_labels` and `test_labels`, `y_train` and `y_test`, or `labels`. Of a single array every tenth image
-    is for testing. An array is `[n, h, w]`, `[n, h, w, c]` or `[n, pixels]` of the model's pixels; uint8, bool (False
-    is 0, True 255), or floats in [0, 1], which are rounded to a byte: 0.5 becomes 128.
+    is for testing. An array is `[n, h, w]`, `[n, h, w, c]` or, of one channel, `[n, pixels]`; uint8, bool (False is 0,
+    True 255), or floats in [0, 1], which are rounded to a byte: 0.5 becomes 128.
 
     Args:
         request: `npy` and the path of a file or a folder, or `npz` and the path of a file; the size of the model's
@@ -130,6 +132,22 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {kind}; convert it.")
+    elif array.size and len(array) and array[:_FEW].max() == 1 == array.max():
+        raise InputError(
+            f"{where} must be uint8 of 0 to 255, found 0 and 1 only; cast them to bool, or multiply by 255."
+        )
+    height, width, channels = image
+    if array.ndim == 2 and array.shape[1] == pixels and channels > 1:
+        raise InputError(
+            f"{where} must be of shape [n, height, width, channels], found rows of {pixels} numbers, which can be "
+            f"meant in two ways; reshape them to (-1, {channels}, {height}, {width}) and transpose by (0, 2, 3, 1) if "
+            f"channels come first, or to (-1, {height}, {width}, {channels})."
+        )
+    if array.ndim == 4 and array.shape[1] <= _MOST_CHANNELS < min(array.shape[2:]):
+        raise InputError(
+            f"{where} must be of shape [n, height, width, channels], found {shape}, in which channels come first; "
+            "transpose it by (0, 2, 3, 1)."
+        )
     if array.ndim == 2 and array.shape[1] == pixels:
         array = array.reshape(-1, *image)
     elif array.ndim == 3:

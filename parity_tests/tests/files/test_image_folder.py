@@ -78,18 +78,32 @@ def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
     assert not load(dataset.name).labelled
 
 
-@pytest.mark.parametrize("second", ["test", "val"])
-def test_folders_may_be_the_splits(tmp_path, second: str) -> None:
-    for i, name in enumerate(["train/a/0", "train/c/1", f"{second}/b/0", f"{second}/c/0", "other/d/0"]):
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "val"), ("Training", "TESTING")])
+def test_folders_may_be_the_splits(tmp_path, first: str, second: str) -> None:
+    for i, name in enumerate([f"{first}/a/0", f"{first}/c/1", f"{second}/b/0", f"{second}/c/0", "other/d/0"]):
         save(tmp_path / f"{name}.png", GREY[i])
     dataset = load(f"images:{tmp_path}", train_images=2)
     np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], GREY[:4])
     assert (dataset.train_labels.tolist(), dataset.test_labels.tolist()) == ([0, 2], [1, 2])
     refused("has 2 training images, 3 are asked for", dataset.name, train_images=3)
-    shutil.rmtree(tmp_path / second)
-    refused(f"has train without test or val; add one of them, or give --data images:{tmp_path}/train", dataset.name)
+    (tmp_path / second).rename(tmp_path / "elsewhere")
+    refused(f"has {first} without test or val; add one of them, or give --data images:{tmp_path}/{first}", dataset.name)
     (tmp_path / second).mkdir()
     refused(f"The folder {tmp_path / second} has no pictures", dataset.name)
+    shutil.rmtree(tmp_path / first)
+    refused(f"has {second} without train; add it, or give --data images:{tmp_path}/{second}", dataset.name)
+    for name in ("train", "Train"):
+        (tmp_path / name).mkdir()
+    refused("has Train and train, found two for one split; rename one", dataset.name)
+
+
+@pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "a/.thumbnails"])
+def test_copies_that_programs_made_are_left_out(tmp_path, copies: str) -> None:
+    for i, name in enumerate(["a/0", "a/1", "b/2", "b/3", f"{copies}/0"]):
+        save(tmp_path / f"{name}.png", GREY[i])
+    dataset = load(f"images:{tmp_path}")
+    assert (dataset.train_labels.tolist(), dataset.test_labels.tolist()) == ([0, 0, 1], [1])
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], GREY[:4])
 
 
 def test_every_kind_of_picture_is_read(tmp_path) -> None:
@@ -208,6 +222,7 @@ BAD_ARRAYS: dict[str, tuple[np.ndarray, str]] = {
     "one image": (GREY[:1], "has 1 image, but one to train"),
     "objects": (np.array([None, {}]), "damaged or holds Python objects"),
     "colour": (COLOUR, "has images of 4 6 3, the model's images 4 6 1; give --image 4 6 3 or --resize"),
+    "0 and 1": (GREY // 128, "must be uint8 of 0 to 255, found 0 and 1 only; cast them to bool, or multiply by 255"),
     "another size": (GREY[:, 1:], "has images of 3 6 1, the model's images 4 6 1; give --image 3 6 1 or --resize"),
 }
 
@@ -220,6 +235,17 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path, fault: str) -> None:
     np.savez(tmp_path / "a.npz", train=GREY, test=array)
     if fault != "one image":
         assert str(tmp_path / "a.npz") in refused(what, f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_where_channels_are_is_not_guessed(tmp_path) -> None:
+    np.save(tmp_path / "a.npy", COLOUR.reshape(25, -1))
+    advice = r"reshape them to \(-1, 3, 4, 6\) and transpose by \(0, 2, 3, 1\) if .*, or to \(-1, 4, 6, 3\)"
+    refused(f"found rows of 72 numbers, which can be meant in two ways; {advice}", f"npy:{tmp_path / 'a.npy'}", 4, 6, 3)
+    np.save(tmp_path / "a.npy", np.zeros((25, 3, 8, 8), np.uint8))
+    for image in ((8, 8, 3), (3, 8, 8)):
+        refused(
+            r"found \[25, 3, 8, 8\], in which channels come first; transpose it", f"npy:{tmp_path / 'a.npy'}", *image
+        )
 
 
 def test_a_file_that_is_no_array_is_named(tmp_path) -> None:
