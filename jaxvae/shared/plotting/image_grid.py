@@ -12,6 +12,20 @@ from jaxvae.shared.safe_io import write_atomically
 _GAP, _SCALE, _GREY = 2, 2, 64
 
 
+def visible(images: np.ndarray) -> np.ndarray:
+    """Return images that can be shown: grey and colour as they are; any other channels side by side, each in grey.
+
+    Args:
+        images: `[..., height, width, channels]`.
+
+    Returns:
+        The images; `[..., height, channels * width, 1]` unless there are one or three channels.
+    """
+    if images.shape[-1] in (1, 3):
+        return images
+    return np.concatenate(list(np.moveaxis(images, -1, 0)), axis=-1)[..., None]
+
+
 def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
     """Arrange images in a grid, row by row.
 
@@ -20,8 +34,9 @@ def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         columns: Images in a row; without it the grid is about square.
 
     Returns:
-        One picture, uint8 `[height, width, channels]`, with grey gaps.
+        One picture, uint8 `[height, width, channels]` of one or three channels, with grey gaps.
     """
+    images = visible(images)
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

@@ -64,6 +64,7 @@ def plane(images: np.ndarray, marks: np.ndarray, names: tuple[str, str], caption
     Returns:
         The bytes of a PNG.
     """
+    images = image_grid.visible(images)
     steps, _, height, width, channels = images.shape
     whole = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8).swapaxes(1, 2)
     whole = whole.reshape(steps * height, steps * width, channels)

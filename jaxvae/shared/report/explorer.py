@@ -15,6 +15,7 @@ from jaxvae.shared.analysis.latents import Space, flat
 from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import mean_of
 from jaxvae.shared.model import layout, requirements
+from jaxvae.shared.plotting.image_grid import visible
 
 _MAX_WEIGHTS = 4_000_000  # of a decoder in the page
 _MAX_POINTS, _MAX_POINT_BYTES = 1000, 2_000_000  # test images in the page, and their pixels
@@ -75,10 +76,11 @@ def content(model: TrainedModel, space: Space, name: str) -> dict[str, Any]:
         JSON values.
     """
     spec, order = model.run.spec, space.order
+    height, width, channels = spec.model.image
     decoder = _decoder(model)
     return {
         "name": name,
-        "image": list(spec.model.image),
+        "image": list(visible(np.empty((height, width, channels))).shape),
         "latent": spec.model.latent,
         "classes": spec.model.classes,
         "seed": spec.training.seed % 2**32,
@@ -101,6 +103,7 @@ def png(picture: np.ndarray) -> str:
 
     if picture.dtype != np.uint8:
         picture = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    picture = visible(picture)
     buffer = io.BytesIO()
     Image.fromarray(picture if picture.shape[-1] == 3 else picture[..., 0]).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -111,7 +114,7 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
     spec = model.run.spec
     decoder = [layer for layer in layout.layers(spec.model) if layer.path[0] == "decoder"]
     layers = [layer for layer in decoder if layer.path[1] in ("hidden", "logits")]
-    if any(layer.kind != "linear" for layer in layers):
+    if any(layer.kind != "linear" for layer in layers) or spec.model.image[2] not in (1, 3):
         return None
     arrays = model.backend.to_arrays(spec, model.weights)
     names = [".".join(map(str, layer.path)) for layer in layers]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting.image_grid import visible
 
 _MAX_SPRITE = 8192  # width and height in pixels that TensorBoard accepts
 _CONFIG = """embeddings {{
@@ -98,6 +99,7 @@ def _lines(latents: np.ndarray) -> bytes:
 
 def _sprite(images: np.ndarray, columns: int, size: int) -> np.ndarray:
     """The images row by row, with as many rows as columns, each in the middle of a black square of `size` pixels."""
+    images = visible(images)
     n, height, width, channels = images.shape
     scale = min(1.0, size / max(height, width))
     height, width = max(1, round(height * scale)), max(1, round(width * scale))

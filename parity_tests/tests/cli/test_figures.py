@@ -1,9 +1,14 @@
 """Grids of images: every image is in its place."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.report import explorer
 
 
 def tiles(picture: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -23,6 +28,22 @@ def test_grid(n: int, rows: int, columns: int) -> None:
     result = tiles(image_grid.grid(numbered(n, 3)), 4, 6)
     assert result.shape == (rows, columns, 4, 6, 3)
     np.testing.assert_array_equal(result.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_channels_that_are_no_colours_lie_side_by_side(channels: int) -> None:
+    images = np.arange(3 * 4 * 6 * channels).reshape(3, 4, 6, channels) / 400
+    result = tiles(image_grid.grid(images, 3), 4, 6 * channels)
+    assert result.shape == (1, 3, 4, 6 * channels, 1)
+    wanted = np.round(images * 255).transpose(0, 1, 3, 2).reshape(3, 4, -1)
+    np.testing.assert_array_equal(result[0, ..., 0], wanted)
+    for picture in (
+        labelled_figure.rows(images[None], ["row"]),
+        labelled_figure.plane(images[None, :1], np.zeros(1), ("", "")),
+    ):
+        assert Image.open(io.BytesIO(picture)).getbbox()
+    shown = Image.open(io.BytesIO(base64.b64decode(explorer.png(images[0]).partition(",")[2])))
+    assert (shown.mode, shown.size) == ("L", (6 * channels, 4))
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (16, 1, 16), (17, 2, 9), (20, 2, 10), (32, 2, 16)])
