@@ -33,8 +33,8 @@ class Compare:
     """Add a linear baseline: principal component analysis, fitted to all training images."""
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
-    n: int = 16
-    """Number of test images to show, the first ones."""
+    n: int | None = None
+    """Number of test images to show, the first ones; by default 16, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -57,13 +57,14 @@ def run(backend: Backend, command: Compare) -> None:
     require_comparable([run for run, _ in opened])
     dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
+    n = min(16, len(test)) if command.n is None else command.n
     rows = [
         pca.row(
             str(run.path),
             run.spec.model.latent,
             test,
             lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),
-            command.n,
+            n,
             # Static binarisation draws by an image's number within a call.
             batch=len(test) if run.spec.images.binarization == "static" else 1000,
         )
@@ -72,7 +73,7 @@ def run(backend: Backend, command: Compare) -> None:
     if command.pca:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
-            rows.append(pca.pca(np.asarray(dataset.train), test, components, command.n))
+            rows.append(pca.pca(np.asarray(dataset.train), test, components, n))
     print(table(rows, len(test), dataset.name))
     image_grid.write(picture(rows, test, dataset.name), command.out)
     print(f"reconstructions side by side in {command.out}")

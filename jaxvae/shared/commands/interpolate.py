@@ -35,8 +35,9 @@ class Interpolate:
     """The run folder, written by either package."""
     out: Path
     """The PNG to write."""
-    n: int = 8
-    """Number of interpolations (rows). Those between images take the first test images in pairs."""
+    n: int | None = None
+    """Number of interpolations (rows). Those between images take the first test images in pairs. By default 8, or as
+    many as there are pairs."""
     steps: int = 10
     """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
@@ -65,7 +66,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         InputError: If the request is invalid.
     """
     image_grid.require_png(command.out)
-    require_within("n", command.n, 1, MAX_ROWS)
+    n = 8 if command.n is None else command.n
+    require_within("n", n, 1, MAX_ROWS)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     if command.images and (command.between == "latents" or len(command.images) % 2):
         raise InputError("--images must be pairs of test images to interpolate between; give two of them, or four.")
@@ -74,13 +76,15 @@ def run(backend: Backend, command: Interpolate) -> None:
     if command.between == "latents":
         requirements.require_prior(spec)
         key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
-        ends = backend.draw_latents(spec, key, 2 * command.n).reshape(command.n, 2, -1)
-        labels = np.arange(command.n) % spec.model.classes if spec.model.classes else None
+        ends = backend.draw_latents(spec, key, 2 * n).reshape(n, 2, -1)
+        labels = np.arange(n) % spec.model.classes if spec.model.classes else None
         originals = None
-        names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(command.n)]
+        names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(n)]
     else:
         dataset = open_images(run, command.data_root)
-        pairs = np.array(command.images or range(2 * command.n))
+        if command.n is None:
+            n = max(1, min(n, len(dataset.test) // 2))
+        pairs = np.array(command.images or range(2 * n))
         if not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
             most = len(dataset.test) - 1
             raise InputError(f"Test images have the numbers 0 to {most}; give others with --images, or a smaller --n.")

@@ -21,8 +21,8 @@ class Reconstruct:
     """The run folder, written by either package."""
     out: Path
     """The PNG to write."""
-    n: int = 32
-    """Number of test images, the first ones."""
+    n: int | None = None
+    """Number of test images, the first ones; by default 32, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -41,10 +41,11 @@ def run(backend: Backend, command: Reconstruct) -> None:
     image_grid.require_png(command.out)
     run, weights = open_run(backend, command.run, command.device)
     dataset = open_images(run, command.data_root)
-    if not 1 <= command.n <= len(dataset.test):
-        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {command.n}.")
-    images = dataset.test[: command.n]
-    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[: command.n])
+    n = min(32, len(dataset.test)) if command.n is None else command.n
+    if not 1 <= n <= len(dataset.test):
+        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {n}.")
+    images = dataset.test[:n]
+    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:n])
     rows = image_grid.paired(images / 255, reconstructions)
     image_grid.write(labelled_figure.rows(rows, ["image", "reconstruction"] * (len(rows) // 2)), command.out)
-    print(f"{command.n} test images above their reconstructions in {command.out}")
+    print(f"{n} test images above their reconstructions in {command.out}")

@@ -18,7 +18,7 @@ _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_trai
 _KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
 _MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
 _FEW = 1000  # images that are looked at before all are
-_MOST_CHANNELS = 4  # of a picture; no picture is so low
+_FEW_CHANNELS = 4  # no picture is one or three pixels high and has more
 _UNPACKED = 100  # an .npz may unpack to this many times its size: images pack to a tenth, a zip bomb to a thousandth
 
 
@@ -143,7 +143,8 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
             f"meant in two ways; reshape them to (-1, {channels}, {height}, {width}) and transpose by (0, 2, 3, 1) if "
             f"channels come first, or to (-1, {height}, {width}, {channels})."
         )
-    if array.ndim == 4 and array.shape[1] <= _MOST_CHANNELS < min(array.shape[2:]):
+    meant = array.ndim == 4 and array.shape[1:] == (channels, height, width) != image
+    if meant or (array.ndim == 4 and array.shape[1] in (1, 3) and min(array.shape[2:]) > _FEW_CHANNELS):
         raise InputError(
             f"{where} must be of shape [n, height, width, channels], found {shape}, in which channels come first; "
             "transpose it by (0, 2, 3, 1)."

@@ -275,6 +275,23 @@ def test_what_cant_be_drawn_is_refused_in_a_sentence(package, name, command, say
     assert list(tmp_path.iterdir()) == []
 
 
+def test_few_images_of_many_channels_are_drawn_by_default(package, capsys, tmp_path) -> None:
+    np.save(tmp_path / "a.npy", RNG.integers(0, 256, (30, 4, 6, 5), np.uint8))
+    flags = ["--data", f"npy:{tmp_path / 'a.npy'}", "--image", 4, 6, 5, "--hidden", 8, "--latent", 2, "--epochs", 1]
+    assert run(package, capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
+    for command, says in {
+        "reconstruct": "3 test images above",
+        "interpolate": "1 interpolations",
+        "sample": "64 samples",
+        "embed": "3 test images",
+        "traverse": "latents in",
+        "compare": "over 3 test images",
+    }.items():
+        code, out, _ = run(package, capsys, command, tmp_path / "run", "--out", tmp_path / f"{command}.png")
+        assert (code, says in out) == (0, True), out
+        Image.open(tmp_path / f"{command}.png").verify()
+
+
 @pytest.mark.parametrize("command", ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct"])
 def test_pictures_are_png(package, command: str, runs_of, capsys, tmp_path) -> None:
     run_of = runs_of["pytorch-examples"]
