@@ -16,9 +16,17 @@ from jaxvae.shared.data.resize import require_size, resized, with_progress
 from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+_LARGEST_OF_14_BITS, _LARGEST_OF_16_BITS = 2**14 - 1, 2**16 - 1
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")  # Pillow looks at the content, and runs Ghostscript for some others
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "GIF",
+    "TIFF",
+)  # Pillow looks at the content, and runs Ghostscript for some others
 
 
 def read(request: Request) -> Dataset:
@@ -26,8 +34,8 @@ def read(request: Request) -> Dataset:
 
     The folders `train` or `training`, and `test`, `testing`, `val`, `valid` or `validation`, in any case, are the
     splits (of a test and a validation folder, the test folder); without them every tenth picture is for testing. If all
-    lie in subfolders, the first level's names, sorted, are the labels. Transparency is dropped, and of a moving picture
-    all frames but the first.
+    lie in subfolders, the first level's names, sorted, are the labels. What is transparent is laid on white, and of a
+    moving picture all frames but the first are dropped.
 
     Args:
         request: The folder, the size of the model's images, and whether to resize. No more than the first
@@ -63,10 +71,21 @@ def read(request: Request) -> Dataset:
     labels = [np.array([names.index(n) if labelled else 0 for n, _ in split], np.uint8) for split in splits]
     splits[0], labels[0] = splits[0][: request.limit], labels[0][: request.limit]
     images = np.empty((sum(map(len, splits)), *image), np.uint8)
+    largest = 0
     for i, (_, path) in enumerate(with_progress([pair for split in splits for pair in split], len(images))):
         pixels = _picture(path, image[2])
         require_size(pixels.shape, image, request.resize, f"The picture {path} is")
+        if pixels.dtype == np.uint16:
+            largest = max(largest, int(pixels.max()))
+            pixels = (pixels >> 8).astype(np.uint8)
         images[i] = pixels if pixels.shape == image else resized(pixels, image)
+    if 0 < largest < _LARGEST_OF_14_BITS:
+        raise InputError(
+            f"The 16-bit pictures in {folder} hold numbers from 0 to {largest:,}, expected up to 65,535; multiply them "
+            "so that white is 65,535, or save them with 8 bits."
+        )
+    if images.size and images.min() == images.max():
+        raise InputError(f"The pictures in {folder} are all of one value, {images.min()}; give others.")
     cut = len(splits[0])
     return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled)
 
@@ -137,14 +156,23 @@ def _picture(path: Path, channels: int) -> np.ndarray:
 
 
 def _pixels(path: Path, channels: int) -> np.ndarray:
-    """A picture's pixels; raises whatever Pillow does."""
+    """A picture's pixels, transparent ones on white, as uint8, or uint16 if it has 16 bits; raises whatever Pillow
+    does."""
     from PIL import Image
 
     with Image.open(path, formats=_FORMATS) as picture:
-        if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour too Pillow keeps the high byte
-            return (np.asarray(picture) >> 8).astype(np.uint8)[..., None]
-        if picture.mode in ("1", "L", "LA"):
-            return np.array(picture.convert("L"))[..., None]
-        palette = picture.mode in ("P", "PA")
-        colour = np.asarray(picture.convert("RGBA" if palette else "RGB"))[..., :3]
-    return colour[..., :1] if palette and channels == 1 and (colour == colour[..., :1]).all() else colour
+        if picture.mode == "F":
+            raise InputError(f"The picture {path} holds fractions, expected 8 or 16 bits; convert or remove it.")
+        if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour Pillow keeps the high byte
+            numbers = np.asarray(picture)
+            if numbers.min() < 0 or numbers.max() > _LARGEST_OF_16_BITS:
+                raise InputError(f"The picture {path} holds more than 16 bits, expected 8 or 16; convert or remove it.")
+            return numbers.astype(np.uint16)[..., None]
+        grey, palette = picture.mode in ("1", "L", "LA"), picture.mode in ("P", "PA")
+        if picture.has_transparency_data:
+            white = Image.new("RGBA", picture.size, "white")
+            colour = np.asarray(Image.alpha_composite(white, picture.convert("RGBA")))[..., :3]
+        else:
+            colour = np.asarray(picture.convert("L" if grey else "RGB"))
+            colour = colour[..., None] if grey else colour
+    return colour[..., :1] if grey or (palette and channels == 1 and (colour == colour[..., :1]).all()) else colour

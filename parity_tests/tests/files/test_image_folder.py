@@ -108,8 +108,7 @@ def test_copies_that_programs_made_are_left_out(tmp_path, copies: str) -> None:
 
 def test_every_kind_of_picture_is_read(tmp_path) -> None:
     save(tmp_path / "0.png", GREY[0].astype(np.uint16) * 256 + 255)
-    alpha = np.concatenate([COLOUR[1], np.full((4, 6, 1), 7, np.uint8)], axis=-1)
-    save(tmp_path / "rgb" / "0.png", alpha)
+    save(tmp_path / "rgb" / "0.png", np.concatenate([COLOUR[1], np.full((4, 6, 1), 255, np.uint8)], axis=-1))
     save(tmp_path / "1.png", GREY[1], "LA")
     save(tmp_path / "2.png", GREY[2], "P")
     Image.fromarray(GREY[3]).save(tmp_path / "3.gif", save_all=True, append_images=[Image.fromarray(GREY[4])])
@@ -128,10 +127,48 @@ def test_every_kind_of_picture_is_read(tmp_path) -> None:
     np.testing.assert_array_equal(load(f"images:{tmp_path}").train[..., 0], plain[:4])
 
 
+def test_what_is_transparent_is_laid_on_white(tmp_path) -> None:
+    alpha = RNG.integers(0, 256, (4, 6, 1), np.uint8)
+    alpha[0, :2, 0] = 0, 255
+    save(tmp_path / "0.png", np.concatenate([COLOUR[1], alpha], axis=-1))
+    save(tmp_path / "1.png", np.concatenate([COLOUR[2], 0 * alpha], axis=-1))
+    dataset = load(f"images:{tmp_path}", 4, 6, 3)
+    share = alpha / 255
+    assert np.abs(dataset.train[0] - (share * COLOUR[1] + (1 - share) * 255)).max() <= 1
+    assert (dataset.test == 255).all()
+    for i in range(2):  # black glyphs of which the alpha alone tells the shape
+        Image.fromarray(np.stack([0 * GREY[i], GREY[i]], axis=-1), "LA").save(tmp_path / f"{i}.png")
+    dataset = load(f"images:{tmp_path}")
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], 255 - GREY[:2])
+    for i in range(2):
+        Image.new("LA", (6, 4), (0, 255)).save(tmp_path / f"{i}.png")
+    refused(f"The pictures in {tmp_path} are all of one value, 0; give others", dataset.name)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_sixteen_bits_that_hold_fewer_are_refused(tmp_path, bits: int) -> None:
+    for i in range(3):
+        save(tmp_path / f"{i}.png", np.minimum(GREY[i].astype(np.uint16) << 8, 2**bits - 2))
+    refused(f"hold numbers from 0 to {2**bits - 2:,}, expected up to 65,535; multiply them", f"images:{tmp_path}")
+
+
+def test_a_tiff_and_a_jfif_are_read(tmp_path) -> None:
+    save(tmp_path / "0.tif", GREY[0])
+    save(tmp_path / "1.tiff", GREY[1].astype(np.uint16) * 257)
+    shutil.move(save(tmp_path / "2.jpg", np.full((4, 6), 90, np.uint8)), tmp_path / "2.jfif")
+    dataset = load(f"images:{tmp_path}")
+    np.testing.assert_array_equal(dataset.train[..., 0], GREY[:2])
+    assert (dataset.test == 90).all()
+    save(tmp_path / "3.tif", GREY[0].astype(np.float32))
+    refused("3.tif holds fractions, expected 8 or 16 bits; convert or remove it", dataset.name)
+    save(tmp_path / "3.tif", GREY[0].astype(np.int32) * 10**6)
+    refused("3.tif holds more than 16 bits", dataset.name)
+
+
 def test_a_jpeg_and_a_transparent_palette_are_read(tmp_path) -> None:
     flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
     save(tmp_path / "0.jpg", flat)
-    Image.fromarray(flat).quantize(4).save(tmp_path / "1.png", transparency=b"\x00\x80")
+    Image.fromarray(flat).quantize(4).save(tmp_path / "1.png", transparency=b"\xff\x80")
     save(tmp_path / "2.jpeg", flat, "CMYK")
     dataset = load(f"images:{tmp_path}", 8, 8, 3)
     assert np.abs(np.concatenate([dataset.train, dataset.test]).astype(int) - flat).max() <= 3
