@@ -132,7 +132,7 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InputError(f"{where} must be of uint8, bool or floats in [0, 1], found {kind}; convert it.")
-    elif array.size and len(array) and array[:_FEW].max() == 1 == array.max():
+    elif array.ndim and array.size and array[:_FEW].max() == 1 == array.max():
         raise InputError(
             f"{where} must be uint8 of 0 to 255, found 0 and 1 only; cast them to bool, or multiply by 255."
         )
