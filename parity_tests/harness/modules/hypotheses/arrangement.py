@@ -1,7 +1,7 @@
 """Bring an array of one framework into the arrangement of the other's."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -50,6 +50,12 @@ def arranged(array: np.ndarray, like: np.ndarray, usual: np.ndarray) -> np.ndarr
         if distance(candidate, like) <= _NEAR:
             return candidate
     return placed(array, like, usual)
+
+
+def known(x: np.ndarray, arrays: Iterable[np.ndarray]) -> bool:
+    """Return whether every number of an array is in one of the arrays."""
+    values = np.unique(x)
+    return any(array.size and bool(np.isin(values, array).all()) for array in arrays)
 
 
 def _arrangements(array: np.ndarray, like: np.ndarray) -> Iterator[np.ndarray]:

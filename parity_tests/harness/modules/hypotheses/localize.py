@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
-from parity_tests.harness.modules.hypotheses.arrangement import arranged, placed
+from parity_tests.harness.modules.hypotheses.arrangement import arranged, known, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
@@ -88,7 +88,7 @@ def walk(
         name, label, layer, in_jax, in_torch, order = stage
         around = [layer for at, layer in uncompared if agreed < at < order and not label.startswith(f"{layer}.")]
         if not differs(label, in_jax.output, in_torch.output):
-            if not around or not _known(in_jax.input, [*(a for _, a, _ in earlier), *inputs, *tables.values()]):
+            if not around or not known(in_jax.input, [*(a for _, a, _ in earlier), *inputs, *tables.values()]):
                 agreed = order
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
@@ -129,12 +129,6 @@ def _uncompared(
         if layer and prefix and layer not in compared and at is not None:
             found.append((at, layer))
     return found
-
-
-def _known(x: np.ndarray, arrays: Iterable[np.ndarray]) -> bool:
-    """Return whether every number of an array is in one of the arrays."""
-    values = np.unique(x)
-    return any(array.size and bool(np.isin(values, array).all()) for array in arrays)
 
 
 def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
