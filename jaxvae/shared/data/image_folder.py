@@ -5,7 +5,7 @@ A size, a type or a label that doesn't fit is an error; nothing is guessed.
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,8 @@ from jaxvae.shared.errors import InputError
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _LARGEST_OF_14_BITS, _LARGEST_OF_16_BITS = 2**14 - 1, 2**16 - 1
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
-_FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-    "GIF",
-    "TIFF",
-)  # Pillow looks at the content, and runs Ghostscript for some others
+# Pillow looks at the content, and runs Ghostscript for some others.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 
 
 def read(request: Request) -> Dataset:
@@ -53,7 +47,7 @@ def read(request: Request) -> Dataset:
     folder, image = Path(request.argument), request.image
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
-    train, test = (_split(folder, names) for names in (_TRAIN, _TEST))
+    train, test = _splits(folder)
     if train is not None and test is None:
         raise InputError(
             f"{folder} has {train.name} without test or val; add one of them, or give --data images:{train}."
@@ -79,7 +73,7 @@ def read(request: Request) -> Dataset:
             largest = max(largest, int(pixels.max()))
             pixels = (pixels >> 8).astype(np.uint8)
         images[i] = pixels if pixels.shape == image else resized(pixels, image)
-    if 0 < largest < _LARGEST_OF_14_BITS:
+    if 0 < largest <= _LARGEST_OF_14_BITS:
         raise InputError(
             f"The 16-bit pictures in {folder} hold numbers from 0 to {largest:,}, expected up to 65,535; multiply them "
             "so that white is 65,535, or save them with 8 bits."
@@ -90,26 +84,27 @@ def read(request: Request) -> Dataset:
     return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled)
 
 
-def _split(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder of a split, by the first of its names that there is; None if there is none."""
-    for name in names:
-        found = sorted(path for path in folder.iterdir() if path.name.lower() == name and path.is_dir())
+def _splits(folder: Path) -> list[Path | None]:
+    """The folders of the two splits, each by the first of its names that there is; None where there is none."""
+    held: dict[str, list[str]] = {}
+    for name in sorted(next(os.walk(folder, onerror=_refuse))[1]):
+        held.setdefault(name.lower(), []).append(name)
+    splits: list[Path | None] = []
+    for names in (_TRAIN, _TEST):
+        found = next((held[name] for name in names if name in held), [])
         if len(found) > 1:
-            raise InputError(f"{folder} has {found[0].name} and {found[1].name}, found two for one split; rename one.")
-        if found:
-            return found[0]
-    return None
+            raise InputError(f"{folder} has {found[0]} and {found[1]}, found two for one split; rename one.")
+        splits.append(folder / found[0] if found else None)
+    return splits
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"The folder {error.filename} can't be read ({error.strerror}); make it readable or remove it.")
 
 
 def _find(root: Path) -> list[tuple[str, Path]]:
     """The pictures below `root` by sorted path, each with its first folder below `root`, empty if it is in none."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(
-            f"The folder {error.filename} can't be read ({error.strerror}); make it readable or remove it."
-        )
-
-    paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root, refuse) for name in names]
+    paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root) for name in names]
     pictures = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and _shows(path.name))
     if not pictures:
         raise InputError(
@@ -118,11 +113,11 @@ def _find(root: Path) -> list[tuple[str, Path]]:
     return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in pictures]
 
 
-def _walk(root: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder with its files. Links are followed, as torchvision does: class folders are often links. A link to a
     folder that it is in is an error, since the walk would never end."""
     above: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
-    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         folders[:] = filter(_shows, folders)
         yield folder, names
         for path in (os.path.join(folder, name) for name in folders):  # noqa: PTH118 (as os.walk does)

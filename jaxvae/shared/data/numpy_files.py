@@ -155,8 +155,8 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
         array = array[..., None]
     if array.ndim != 4 or array.size == 0:
         raise InputError(
-            f"{where} must be of shape [n, height, width], [n, height, width, channels] or [n, {pixels}], without a 0, "
-            f"found {shape}; reshape it."
+            f"{where} must be of shape [n, height, width], [n, height, width, channels]"
+            f"{f' or [n, {pixels}]' * (channels == 1)}, without a 0, found {shape}; reshape it."
         )
     return streaming.Mapped(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
 

@@ -16,6 +16,7 @@ from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.evaluation import Evaluation
 from parity_tests.harness.modules.outputs import leaves, torch_mixture
 from parity_tests.harness.modules.pair import Arrays, Both
+from parity_tests.harness.modules.rounding import peak
 
 _ROUNDINGS = 1e4  # below so many roundings of the outputs a movement is rounding
 
@@ -79,10 +80,10 @@ def exercised(
     every = both.tensors(both.module) | {name: entries[name].numpy() for name in alone}
     every |= {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
     floats = [name for name in names if every[name].dtype.kind in "fc"]
-    moves = _each(evaluation, floats, every)
+    moves = _each(evaluation, floats, every, alone)
     for name in names:
         if name not in moves:
-            moves |= _each(evaluation, [name], every)
+            moves |= _each(evaluation, [name], every, alone)
     nothing, one = [], []
     for name in names:
         moved = moves[name]
@@ -170,34 +171,31 @@ def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> b
 
 
 def _reach(slope: np.ndarray, value: np.ndarray) -> float:
-    return _largest(slope) * max(_largest(value), 0.01)
+    return peak(slope) * max(peak(value), 0.01)
 
 
-def _largest(array: np.ndarray) -> float:
-    if array.dtype.kind == "c":
-        return float(np.abs(array).max(initial=0.0))
-    return float(max(array.max(initial=0.0), -array.min(initial=0.0)))  # without a copy of a large array
-
-
-def _each(evaluation: Evaluation, names: list[str], every: Arrays) -> dict[str, tuple[bool, bool] | None]:
+def _each(
+    evaluation: Evaluation, names: list[str], every: Arrays, alone: frozenset[str]
+) -> dict[str, tuple[bool, bool] | None]:
     """Find for each name whether moving it moves an output: all are moved together, and halved where that does."""
     if not names:
         return {}
-    found = _moves(evaluation, {name: every[name] for name in names})
+    found = _moves(evaluation, {name: every[name] for name in names}, {*names} <= alone)
     if len(names) == 1 or found == (False, False):
         return dict.fromkeys(names, found)
     middle = len(names) // 2
-    return _each(evaluation, names[:middle], every) | _each(evaluation, names[middle:], every)
+    halves = names[:middle], names[middle:]
+    return _each(evaluation, halves[0], every, alone) | _each(evaluation, halves[1], every, alone)
 
 
-def _moves(evaluation: Evaluation, values: Arrays) -> tuple[bool, bool] | None:
+def _moves(evaluation: Evaluation, values: Arrays, torch_alone: bool) -> tuple[bool, bool] | None:
     """Return whether moving some tensors moves an output in JAX and in torch; None if no other value could be tried.
 
-    A value that only one of them accepts, such as an index that a table does not have, says nothing about either.
+    A value that only one of them accepts, such as an index that a table does not have, says nothing about either. What
+    torch alone holds moves nothing in JAX.
     """
     moves = None
-    both_hold = not values.keys() <= {*unpaired(evaluation.both)}
-    asked = [*[evaluation.jax_numbers] * both_hold, evaluation.torch_numbers]
+    asked = [evaluation.jax_numbers, evaluation.torch_numbers][torch_alone:]
     for changed in zip(*map(_changes, values.values()), strict=False):
         with contextlib.suppress(Exception):
             moved = _with(evaluation.both, dict(zip(values, changed, strict=True)))
@@ -206,7 +204,7 @@ def _moves(evaluation: Evaluation, values: Arrays) -> tuple[bool, bool] | None:
             moves = now if moves is None else [a or b for a, b in zip(moves, now, strict=True)]
             if all(moves):
                 break
-    return None if moves is None else (both_hold and moves[0], moves[-1])
+    return None if moves is None else (not torch_alone and moves[0], moves[-1])
 
 
 def _with(both: Both, changed: Arrays) -> Both:

@@ -609,6 +609,18 @@ def test_torchscript_is_refused(within: bool) -> None:
         compare_modules(linear, PARAMS, nn.Sequential(module) if within else module, None, ROWS)
 
 
+def test_a_gradient_differs_also_where_the_model_runs_only_compiled() -> None:
+    def forward(params: Any, x: Any) -> Any:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            raise RuntimeError("only compiled")
+        y = linear(params, x)
+        return y + jax.lax.stop_gradient(y)
+
+    module = TorchNet(lambda net, x: 2 * net.a(x), a=nn.Linear(8, 5))
+    report = compare_modules(forward, PARAMS, module, None, ROWS, losses=SQUARES)
+    assert (report.passed, report.findings[-1].level) == (False, "every gradient")
+
+
 def test_what_no_gradient_reaches_on_either_side() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
     assert_parity(model, None, module, None, ROWS, losses=SQUARES)
