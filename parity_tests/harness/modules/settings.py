@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import torch
 
+from parity_tests.harness.hooks.convolution import summed_convolutions
 from parity_tests.harness.hooks.recasting import exact_attention
 
 _cuda, _cudnn, _mkldnn = cast(tuple[Any, ...], (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
@@ -30,6 +31,7 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(exact_attention(dtype))
+        stack.enter_context(summed_convolutions(dtype))
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(getattr(torch, dtype))  # a module may make tensors in its call
         for operation in _OPERATIONS:

@@ -17,7 +17,7 @@ from parity_tests.support.pairs.case import Case, Named, arrays, leaves
 from parity_tests.support.pairs.network import LinenNet, Net, NnxNet
 
 Numbers = dict[str, np.ndarray]
-_QUICK = {"xla_llvm_disable_expensive_passes": True}
+_QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 1}
 """A program that runs once is compiled without the slow passes. At optimization level 0 the gradient of a maximum is
 NaN, as its numbers are computed twice, with other roundings."""
 
