@@ -85,7 +85,7 @@ def initial(module: Any, *inputs: Any, **flags: Any) -> Any:
     with jax.enable_x64(True):
         rngs = {name: jax.random.key(i) for i, name in enumerate(("params", "dropout", "gaussian"))}
         tree = dict(jax.jit(lambda: module.init(rngs, *map(jnp.asarray, inputs), **flags))())
-        return moved(tree)
+        return jax.tree.map(jnp.asarray, moved(tree))
 
 
 def moved(tree: Any) -> Any:

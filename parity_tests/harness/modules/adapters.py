@@ -58,9 +58,12 @@ def cast(tree: Any, dtype: str) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf  # a random key
         given = jnp.result_type(leaf)
+        wanted: Any = dtype if jnp.issubdtype(given, jnp.floating) else given
         if jnp.issubdtype(given, jnp.complexfloating):
-            return jnp.asarray(np.asarray(leaf), _COMPLEX[dtype])
-        return jnp.asarray(np.asarray(leaf), dtype if jnp.issubdtype(given, jnp.floating) else given)
+            wanted = _COMPLEX[dtype]
+        if isinstance(leaf, jax.Array) and leaf.dtype == wanted and not leaf.committed:
+            return leaf  # without a copy of a large array
+        return jnp.asarray(np.asarray(leaf), wanted)
 
     return jax.tree.map(one, tree)
 

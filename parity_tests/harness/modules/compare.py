@@ -21,6 +21,7 @@ from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, resolve
+from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.settings import settings
 
@@ -179,7 +180,7 @@ def compare_modules(
             exact = exact.filled(wide)
             exact.fill_torch()
             result = Evaluation(exact, losses)
-            result.trees = result.forward_jax(exact)[0], result.forward_torch(exact)[0]
+            result.trees = result.forward_jax(exact)[0], detached(result.forward_torch(exact)[0])
             return result
 
         about = {

@@ -15,7 +15,7 @@ from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
-from parity_tests.harness.modules.outputs import mixture
+from parity_tests.harness.modules.outputs import detached, mixture
 from parity_tests.harness.modules.pair import Arrays, Both
 from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, spread, tile, unit
 from parity_tests.harness.modules.settings import settings
@@ -50,7 +50,7 @@ class Evaluation:
         other._sharing, other.op_by_op = self._sharing, self.op_by_op
         with raised_by("The JAX model at other weights"):
             in_jax, _ = other.forward_jax(both)
-        other.trees = in_jax, other.forward_torch(both)[0]
+        other.trees = in_jax, detached(other.forward_torch(both)[0])
         other.know("outputs", *both.outputs(*other.trees))
         return other
 

@@ -18,7 +18,7 @@ from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
 from parity_tests.harness.modules.exercised import effects, exercised, unpaired
 from parity_tests.harness.modules.optimizers import train_both
-from parity_tests.harness.modules.outputs import MixedError
+from parity_tests.harness.modules.outputs import MixedError, detached
 from parity_tests.harness.modules.pair import Arrays, Both
 
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
@@ -135,7 +135,7 @@ class Levels:
                 raise _LayerError(diagnosis) from error
             with raised_by("The JAX model"):
                 raise
-        evaluation.trees = in_jax, in_torch
+        evaluation.trees = in_jax, detached(in_torch)
         mine, other = self.both.outputs(in_jax, in_torch)
         if not any(array.size for array in (*mine.values(), *other.values())):
             raise InputError(
@@ -162,8 +162,9 @@ class Levels:
             which = "JAX" if alone[0] in after else "PyTorch"
             text = f"A call changes it in {which}, and it has no counterpart in the other framework."
             yield self._failure(STATE, alone[0]), lambda: Diagnosis(alone[0], text, None)
-        in_torch = {n: a for n, a in both.tensors(self.after_torch).items() if torch_state.whole(n) in buffers}
-        in_torch |= {names[path]: both.tensors(self.after_torch)[names[path]] for path in state if path in names}
+        every = both.tensors(self.after_torch)
+        in_torch = {name: array for name, array in every.items() if torch_state.whole(name) in buffers}
+        in_torch |= {names[path]: every[names[path]] for path in state if path in names}
         in_jax = both.named(after)
         in_torch = {name: in_torch[name] for name in sorted(in_torch) if name in in_jax}
         start = both.named(before)
@@ -177,7 +178,7 @@ class Levels:
         evaluation, both, losses = self.evaluation, self.both, self.options["losses"]
         with raised_by("The JAX loss"):
             loss = losses[0](evaluation.trees[0])
-        torch_loss = evaluation.torch_loss(evaluation.trees[1])
+        torch_loss = evaluation.torch_loss(evaluation.forward_torch(both)[0])
         for framework, shape in (("JAX", jnp.shape(loss)), ("torch", tuple(torch_loss.shape))):
             if shape:
                 raise InputError(

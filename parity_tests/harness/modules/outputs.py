@@ -1,5 +1,7 @@
 """Pair the outputs of two models: by name where both have names, by position where both have positions."""
 
+import contextlib
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -34,6 +36,14 @@ def leaves(tree: Any) -> dict[str, np.ndarray]:
         InputError: If the output holds something other than arrays of numbers.
     """
     return dict(_leaves(tree, "output"))
+
+
+def detached(in_torch: Any) -> Any:
+    """Return an output of a torch module without what it was computed from, which holds all of the module's weights."""
+    held = {id(leaf): leaf.detach() for _, leaf in _leaves(in_torch, "", raw=True) if isinstance(leaf, torch.Tensor)}
+    with contextlib.suppress(Exception):  # an output that also holds other tensors, such as a cache
+        return copy.deepcopy(in_torch, held)
+    return in_torch
 
 
 def paired(in_jax: Any, in_torch: Any, order: Mapping[str, str] | None = None) -> dict[str, tuple[Any, Any]]:

@@ -92,10 +92,11 @@ def recast(module: nn.Module, dtype: str) -> nn.Module:
 def entries(module: nn.Module) -> dict[str, Entry]:
     """Return every parameter and every buffer of the module by name, each tensor once."""
     found: dict[str, Entry] = {}
+    layers = dict(module.named_modules())
     for named in (module.named_parameters(), module.named_buffers()):
         for name, tensor in named:
             parent, _, leaf = name.rpartition(".")
-            found.setdefault(name, Entry(tensor, slice(None), module.get_submodule(parent), leaf))
+            found.setdefault(name, Entry(tensor, slice(None), layers[parent], leaf))
     return found
 
 
