@@ -9,6 +9,7 @@ is imported when it is first used, and `__init__.pyi` lists all of them with the
 
 Modules, of which torchvae has the same except where noted:
 
+    checks           what functions are given: shapes, dtypes, names of parameters
     keys, draws      the random streams of a run, and what one step draws from them
     distributions    posteriors, likelihoods, divergences
     nets, layers     encoders, decoders, discriminator and their layers; init, bind, encode, decode

@@ -73,6 +73,7 @@ from .objectives import Terms as Terms
 from .objectives import image_terms as image_terms
 from .objectives import inputs as inputs
 from .objectives import phases as phases
+from .objectives import training_loss as training_loss
 from .parallel import agreed as agreed
 from .parallel import first as first
 from .parallel import join as join

@@ -14,6 +14,7 @@ from jax import Array, random
 
 from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 
 # Series in y^2 up to 4, the highest power first and all positive, so that nothing cancels near y = 0:
 # sinh(y) = y + y^3 * the first, y cosh(y) - sinh(y) = y^3 * the second.
@@ -191,7 +192,11 @@ def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
 
     Returns:
         Nats per image, `[batch]`. squared-error omits its constant, see `Likelihood.omitted`.
+
+    Raises:
+        InputError: If the pixels are not the configuration's.
     """
+    require_pixels("nll", spec, x)
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
@@ -204,7 +209,11 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
 
     Returns:
         -log p(x | z), nats per image, `[batch]`.
+
+    Raises:
+        InputError: If the pixels are no floats.
     """
+    require_floats("bernoulli_nll", x)
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return (_softplus(logits) - logits * x).sum(-1)
 
@@ -222,10 +231,14 @@ def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
     Returns:
         Nats per image, `[batch]`; below 0 where the density is above 1.
 
+    Raises:
+        InputError: If the pixels are no floats.
+
     References:
         Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
         NeurIPS 2019.
     """
+    require_floats("continuous_bernoulli_nll", x)
     # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
     return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
 
@@ -258,7 +271,11 @@ def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
 
     Returns:
         Nats per image with the Gaussian's constant, `[batch]`.
+
+    Raises:
+        InputError: If the pixels are no floats.
     """
+    require_floats("gaussian_nll", x)
     return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 

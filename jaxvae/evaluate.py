@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
+from jaxvae.checks import check_images, check_latents
 from jaxvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import root_key, static_key
@@ -19,6 +20,7 @@ from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
 
 _BATCH = 500
@@ -43,7 +45,11 @@ def average_terms(
 
     Returns:
         The mean terms, `[terms]`, float64, nats per image.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("average_terms", spec, params, images, labels)
     labels = None if labels is None else jnp.asarray(labels)
     terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, labels)).astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
@@ -78,12 +84,14 @@ def log_likelihood(
         The estimates and the effective samples of each image.
 
     Raises:
-        InputError: If the posterior has no density.
+        InputError: If the posterior has no density, or if the model, the images or the labels are not the
+            configuration's.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     require_density(spec)
+    check_images("log_likelihood", spec, params, images, labels)
     images, labels = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
     n, parts = len(images), []
     for start in range(0, n, _PART):
@@ -105,7 +113,11 @@ def see_images(spec: Spec, images: Array | np.ndarray, key: Array) -> np.ndarray
 
     Returns:
         Pixels, `[n, pixels]`, float64.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("see_images", images, spec.model.image)
     return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
 
 
@@ -123,7 +135,11 @@ def encode_images(
 
     Returns:
         The posteriors, and a draw from each, `[n, latent]`, float64.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("encode_images", spec, params, images, labels)
     labels = None if labels is None else jnp.asarray(labels)
     mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, labels)
     if logvar is None:
@@ -143,7 +159,11 @@ def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np
     Returns:
         Logits or means, see `Likelihood.located_by`, and log-variances, computed in the configuration's precision and
         given as float64.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode_latents", spec, params, z, labels)
     labels = None if labels is None else jnp.asarray(labels)
     location, logvar = _decode(spec, params, jnp.asarray(z, spec.training.stored), labels)
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))

@@ -8,6 +8,7 @@ import jax
 from flax import serialization
 from jax import Array
 
+from jaxvae.checks import check_params
 from jaxvae.generate import images_of
 from jaxvae.nets import Params, encode
 from jaxvae.params import to_arrays
@@ -30,6 +31,7 @@ def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -
         InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
     """
     export_files.require("jaxvae", format)
+    check_params("export_model", spec.model, params, spec.training.stored)
     with safe_io.written_whole(Path(path)) as made:
         match format:
             case "safetensors":
@@ -54,7 +56,11 @@ def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Ar
 
     Returns:
         The programs by name.
+
+    Raises:
+        InputError: If the model is not the configuration's.
     """
+    check_params("programs", spec.model, params, spec.training.stored)
 
     def encoded(images: Array, labels: Array | None = None) -> dict[str, Array]:
         x = images.reshape(images.shape[0], -1)

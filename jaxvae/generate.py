@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jaxvae.checks import check_images, check_latents, check_params
 from jaxvae.distributions import pixel_means
 from jaxvae.draws import image_keys
 from jaxvae.keys import root_key, static_key
@@ -14,6 +15,7 @@ from jaxvae.nets import Params, decode, encode
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 
 
@@ -34,10 +36,12 @@ def sample(
         Pixel means in [0, 1], `[n, height, width, channels]`.
 
     Raises:
-        InputError: If the model has no prior.
+        InputError: If the model has no prior, or if the model or the labels are not the configuration's.
     """
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
+    check_params("sample", spec.model, params, spec.training.stored)
+    require_labels("sample", spec, labels, n)
     return np.asarray(_sampled(spec, n, params, key, temperature, _labels_for(spec, labels)))
 
 
@@ -52,7 +56,11 @@ def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarr
 
     Returns:
         Pixel means in [0, 1], of the same shape.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("reconstruct", spec, params, images, labels)
     return np.asarray(_reconstructed(spec, params, jnp.asarray(images), _labels_for(spec, labels)))
 
 
@@ -81,7 +89,11 @@ def decode_images(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray 
 
     Returns:
         Pixel means in [0, 1], `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode_images", spec, params, z, labels)
     return np.asarray(_decoded(spec, params, jnp.asarray(z, spec.training.stored), _labels_for(spec, labels)))
 
 
@@ -107,7 +119,12 @@ def interpolate(
 
     Returns:
         Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("interpolate", spec, params, start, labels)
+    require_latents("interpolate", spec, end)
     z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, params, z, None if labels is None else np.repeat(labels, steps))
 
@@ -132,7 +149,11 @@ def traverse(
 
     Returns:
         Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latent, its dimensions or the label are not the configuration's.
     """
+    check_latents("traverse", spec, params, z[None], None if label is None else np.array([label]))
     return _each(
         spec, params, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
     )
@@ -151,9 +172,12 @@ def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -
         Pixel means in [0, 1], `[steps, steps, height, width, channels]`.
 
     Raises:
-        InputError: If the model has other than two latents, or no prior.
+        InputError: If the model has other than two latents, or no prior, or if the model or the label are not the
+            configuration's.
     """
     require_2d_latent(spec)
+    check_params("manifold", spec.model, params, spec.training.stored)
+    require_labels("manifold", spec, None if label is None else np.array([label]), 1)
     return _each(spec, params, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
@@ -166,7 +190,11 @@ def seen(spec: Spec, images: Array | np.ndarray) -> Array:
 
     Returns:
         Pixels, `[n, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), jnp.arange(len(images)))
     return prepare_pixels(spec, jnp.asarray(images), keys, None)
 
@@ -182,7 +210,11 @@ def images_of(spec: Spec, params: Params, z: Array, labels: Array | None = None)
 
     Returns:
         Pixel means in [0, 1], `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("images_of", spec, params, z, labels, spec.training.stored)
     means = pixel_means(spec, decode(spec, params, z, labels))
     if spec.images.range == "signed":
         means = (means + 1.0) / 2.0

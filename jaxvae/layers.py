@@ -48,7 +48,8 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Array, training: Training | None = None) -> Array:
         given, x = x.dtype, full(x)
         if training is None:
-            mean, var = self.mean[...], self.var[...]
+            # Measured, not trained: whoever takes gradients of all parameters gets zero for these.
+            mean, var = jax.lax.stop_gradient(self.mean[...]), jax.lax.stop_gradient(self.var[...])
         else:
             rows, places = training.weights, math.prod(x.shape[1:-1])
             # Images that fill up a batch count for nothing here too. In two passes: E[x^2] - E[x]^2 loses digits.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxvae.checks import check_params
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
@@ -18,6 +19,7 @@ from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.requirements import require_divisible_batch
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
@@ -53,8 +55,14 @@ def fit(
 
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
-        InputError: If a streamed file has changed.
+        InputError: If the images, the labels or the state are not the configuration's, or if a streamed file has
+            changed.
     """
+    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        require_bytes("fit", images, spec.model.image)
+        require_labels("fit", spec, labels, len(images))
+    if start is not None:
+        check_params("fit", spec.model, start[0].params, spec.training.stored)
     with jax.default_device(device):
         now, before = (init_state(spec, data.train), None) if start is None else start
         now, n = everywhere(now), len(data.train)

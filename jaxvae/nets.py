@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 
+from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
@@ -176,8 +177,9 @@ def encode(spec: Spec, params: Params, x: Array, labels: Array | None = None) ->
         The posterior, each part `[batch, latent]`.
 
     Raises:
-        ValueError: If the model has classes and there are no labels.
+        InputError: If the model, the pixels or the labels are not the configuration's.
     """
+    check_pixels("encode", spec, params, x, labels)
     return bind(spec.model, params).encode(x, labels)
 
 
@@ -194,8 +196,9 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
         Logits, and log-variances where they are learned, `[batch, pixels]`.
 
     Raises:
-        ValueError: If the model has classes and there are no labels.
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode", spec, params, z, labels, spec.training.stored)
     return bind(spec.model, params).decode(z, labels)
 
 
@@ -209,7 +212,11 @@ def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
 
     Returns:
         The module, for use inside one function; what it does to its state stays in it.
+
+    Raises:
+        InputError: If the parameters are not the model's.
     """
+    check_params("bind", spec, params)
     return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
 
 

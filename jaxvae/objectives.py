@@ -9,11 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxvae.checks import check_params, check_pixels
 from jaxvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from jaxvae.draws import Draws
-from jaxvae.nets import VAE, Params, Training, bind
+from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statistics
 from jaxvae.pixels import corrupt
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
+from jaxvae.shared.model.requirements import require_one_phase, require_weights
 
 
 class Terms(NamedTuple):
@@ -80,7 +83,13 @@ def inputs(
 
     Returns:
         The batch; in evaluation nothing is corrupted or dropped.
+
+    Raises:
+        InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
+    require_pixels("inputs", spec, x)
+    require_noise("inputs", spec, draws.eps, x.shape[0])
+    require_labels("inputs", spec, labels, x.shape[0])
     if weights is None:
         return Inputs(x, x, labels, draws, None, step)
     return Inputs(x, corrupt(spec, x, draws.corruption), labels, draws, Training(weights, draws.masks), step)
@@ -98,7 +107,12 @@ def image_terms(spec: Spec, params: Params, x: Array, draws: Draws, labels: Arra
 
     Returns:
         The terms, each `[batch]`, nats per image.
+
+    Raises:
+        InputError: If the model, the pixels, the draws or the labels are not the configuration's.
     """
+    check_pixels("image_terms", spec, params, x, labels)
+    require_noise("image_terms", spec, draws.eps, x.shape[0])
     model, batch, terms = bind(spec.model, params), inputs(spec, x, draws, labels), {}
     for phase in phases(spec):
         terms |= phase.terms(spec, model, batch)
@@ -123,6 +137,43 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
     return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
+
+
+def training_loss(
+    spec: Spec, params: Params, batch: Inputs, phase: Phase | None = None
+) -> tuple[Array, tuple[dict[str, Array], Params]]:
+    """Compute what a training step minimizes, and update batch norm's running statistics.
+
+    A step of the package takes the gradient of this for each of its phases.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        batch: The batch, of `inputs` with `weights` and `step`.
+        phase: One of `phases`; by default the only one.
+
+    Returns:
+        The loss, whose gradient is zero for all parameters that the phase does not train; the mean terms, nats per
+        image; and the parameters with the running statistics of this batch.
+
+    Raises:
+        InputError: If the parameters are not the configuration's, if the batch was built for evaluation, or if the
+            objective has several phases and none is given.
+    """
+    check_params("training_loss", spec.model, params, spec.training.stored)
+    if phase is None:
+        require_one_phase(spec)
+    require_weights("training_loss", batch.training)
+    return minimized(spec, params, batch, phases(spec)[0] if phase is None else phase)
+
+
+def minimized(spec: Spec, params: Params, batch: Inputs, phase: Phase) -> tuple[Array, tuple[dict[str, Array], Params]]:
+    """Compute what `training_loss` returns; in PyTorch of a model in training mode."""
+    assert batch.training is not None
+    trained, rest = partition(spec.model, params, phase.networks)
+    model = bind(spec.model, combine(jax.lax.stop_gradient(rest), trained), spec.training.dtype)
+    terms = average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+    return next(iter(terms.values())) * phase.share, (terms, combine(params, statistics(model)))
 
 
 def collect(spec: Spec, terms: dict[str, Array]) -> AnyTerms:

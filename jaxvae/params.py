@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import random
 
+from jaxvae.checks import check_params
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
 from jaxvae.shared.config.spec import Spec
@@ -31,6 +32,7 @@ def save(path: Path | str, spec: Spec, params: Params) -> None:
     Raises:
         InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
+    check_params("save", spec.model, params, spec.training.stored)
     weight_file.save(path, spec, to_arrays(spec, params))
 
 
@@ -59,7 +61,11 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
         spec: The configuration.
         state: The training state.
         train: The mean terms of the epoch's steps so far, `[steps, terms]`, nats per image.
+
+    Raises:
+        InputError: If the state is not the configuration's, or the file's folder doesn't exist.
     """
+    check_params("save_checkpoint", spec.model, state.params, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
@@ -98,8 +104,9 @@ def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
         NumPy arrays in PyTorch's names and layout, in the order of `layout.table`.
 
     Raises:
-        InputError: If an entry is missing or unexpected.
+        InputError: If an entry is missing or unexpected, or of another shape.
     """
+    check_params("to_arrays", spec.model, params)
     return _named(layout.table(spec.model), params)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes, require_pixels
 
 
 def scale(images: Array, dtype: str) -> Array:
@@ -16,7 +17,11 @@ def scale(images: Array, dtype: str) -> Array:
 
     Returns:
         `[batch, pixels]`, flattened in height, width, channel order.
+
+    Raises:
+        InputError: If the images are not uint8.
     """
+    require_bytes("scale", images)
     # 1 / 255 = 257 / 65536 + 1 / (255 * 65536), of which the first product is exact; the sum is rounded as the quotient
     # for every byte. XLA would turn a division by 255 into one product, which misses 126 of the 256 values by an ulp.
     x = images.reshape(len(images), -1).astype(dtype)
@@ -34,7 +39,11 @@ def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Arr
 
     Returns:
         `[batch, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("prepare_pixels", images, spec.model.image)
     dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
@@ -57,7 +66,11 @@ def binarize(images: Array, keys: Array) -> Array:
 
     Returns:
         bool, `[batch, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8.
     """
+    require_bytes("binarize", images)
     grey = scale(images, "float32")
     # In float32 always, so that a float64 run sees the same images.
     return jax.vmap(lambda key: random.uniform(key, grey.shape[1:], "float32"))(keys) < grey
@@ -73,7 +86,11 @@ def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
 
     Returns:
         `[batch, pixels]`; `x` itself without a corruption of pixels.
+
+    Raises:
+        InputError: If the pixels are not the model's.
     """
+    require_pixels("corrupt", spec, x)
     match spec.images.corruption:
         case "gaussian":
             assert corruption is not None

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jaxvae.checks import check_params
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
@@ -46,7 +48,16 @@ def fit_together(
     Returns:
         The final states by their place in `specs`. Diverged runs (NaN or infinite) are left out; `fit` says what
         happened.
+
+    Raises:
+        InputError: If the images, the labels or a state are not the configurations'.
     """
+    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        require_bytes("fit_together", images, specs[0].model.image)
+        require_labels("fit_together", specs[0], labels, len(images))
+    for spec, start in zip(specs, starts or (), strict=False):
+        if start is not None:
+            check_params("fit_together", spec.model, start[0].params, spec.training.stored)
     with jax.default_device(device):
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
         train_labels, test_labels = (

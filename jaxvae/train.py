@@ -9,15 +9,17 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
+from jaxvae.checks import check_params, check_pixels
 from jaxvae.devices import require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
-from jaxvae.nets import Params, bind, combine, init, partition, statistics
-from jaxvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from jaxvae.nets import Params, combine, init, partition
+from jaxvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.data.mean_image import last_bias
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.requirements import require_batches, require_images
 
@@ -83,7 +85,11 @@ def init_optimizers(spec: Spec, params: Params) -> dict[str, optax.OptState]:
 
     Returns:
         The states by the names of `Spec.phases`.
+
+    Raises:
+        InputError: If the parameters are not the configuration's.
     """
+    check_params("init_optimizers", spec.model, params)
     adam = make_optimizer(spec)
     return {name: adam.init(partition(spec.model, params, networks)[0]) for name, networks in spec.phases.items()}
 
@@ -99,12 +105,14 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
         The state.
 
     Raises:
-        InputError: If `spec` is not a Spec, if the images are needed and missing, or for float64 without JAX's 64-bit
-            mode.
+        InputError: If `spec` is not a Spec, if the images are needed and missing, or not the model's, or for float64
+            without JAX's 64-bit mode.
     """
     require_spec(spec)
     require(spec.training.dtype)
     key = root_key(spec.training.seed)
+    if images is not None:
+        require_bytes("init_state", images, spec.model.image)
     bias = last_bias(spec, images)
     params = init(spec, streams(key).init, None if bias is None else jnp.asarray(bias))
     return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key)
@@ -125,7 +133,11 @@ def train_step(
 
     Returns:
         The new state, and the mean terms, nats per image.
+
+    Raises:
+        InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
+    check_pixels("train_step", spec, state.params, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
     return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), _learning_rate(spec, epoch))
@@ -180,10 +192,13 @@ def train_epoch(
         taken here are 0.
 
     Raises:
-        InputError: If there are no images, if they are of another size than the model's, or if batch norm would see a
-            batch of one number.
+        InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
+            or if batch norm would see a batch of one number.
     """
-    require_images(spec, tuple(images.shape))
+    require_images(tuple(images.shape))
+    check_params("train_epoch", spec.model, state.params, spec.training.stored)
+    require_bytes("train_epoch", images, spec.model.image)
+    require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
@@ -223,21 +238,16 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
     """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
     params, opt_state, reported, adam = state.params, dict(state.opt_state), {}, make_optimizer(spec, rate)
     batch = batch._replace(x=split(batch.x), seen=split(batch.seen))
-    assert batch.training is not None
-    weights = batch.training.weights
 
     for phase in phases(spec):
         trained, rest = partition(spec.model, params, phase.networks)
 
         def loss(trained: Params, phase=phase, rest=rest) -> tuple[Array, tuple[dict[str, Array], Params]]:
-            model = bind(spec.model, combine(rest, trained), spec.training.dtype)
-            terms = average(spec, phase.terms(spec, model, batch), weights, state.step)
-            return next(iter(terms.values())) * phase.share, (terms, statistics(model))
+            return minimized(spec, combine(rest, trained), batch, phase)
 
-        grads, (terms, running) = jax.grad(loss, has_aux=True)(trained)
+        grads, (terms, params) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
-        trained = optax.apply_updates(trained, updates)
-        params = combine(combine(rest, trained), running)  # type: ignore[arg-type]
+        params = combine(params, optax.apply_updates(trained, updates))  # type: ignore[arg-type]
         reported |= terms
     params, opt_state, reported = whole((params, opt_state, reported))
     return TrainState(params, opt_state, state.step + 1, state.key), collect(spec, reported)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 from torchvae import random
 
 # Series in y^2 up to 4, the highest power first and all positive, so that nothing cancels near y = 0:
@@ -192,7 +193,11 @@ def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
 
     Returns:
         Nats per image, `[batch]`. squared-error omits its constant, see `Likelihood.omitted`.
+
+    Raises:
+        InputError: If the pixels are not the configuration's.
     """
+    require_pixels("nll", spec, x)
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
@@ -205,7 +210,11 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
 
     Returns:
         -log p(x | z), nats per image, `[batch]`.
+
+    Raises:
+        InputError: If the pixels are no floats.
     """
+    require_floats("bernoulli_nll", x)
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
@@ -223,10 +232,14 @@ def continuous_bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
     Returns:
         Nats per image, `[batch]`; below 0 where the density is above 1.
 
+    Raises:
+        InputError: If the pixels are no floats.
+
     References:
         Loaiza-Ganem & Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders",
         NeurIPS 2019.
     """
+    require_floats("continuous_bernoulli_nll", x)
     # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
     return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
 
@@ -259,7 +272,11 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
 
     Returns:
         Nats per image with the Gaussian's constant, `[batch]`.
+
+    Raises:
+        InputError: If the pixels are no floats.
     """
+    require_floats("gaussian_nll", x)
     return 0.5 * ((mean - x) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
 from torchvae import random
+from torchvae.checks import check_images, check_latents
 from torchvae.devices import device_of
 from torchvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from torchvae.draws import draw, image_keys
@@ -43,7 +45,11 @@ def average_terms(
 
     Returns:
         The mean terms, `[terms]`, float64, nats per image.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("average_terms", spec, model, images, labels)
     device = device_of(model)
     labels = None if labels is None else torch.as_tensor(labels, device=device)
     per_image = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), labels)
@@ -82,12 +88,14 @@ def log_likelihood(
         The estimates and the effective samples of each image.
 
     Raises:
-        InputError: If the posterior has no density.
+        InputError: If the posterior has no density, or if the model, the images or the labels are not the
+            configuration's.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
     require_density(spec)
+    check_images("log_likelihood", spec, model, images, labels)
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
     labels = None if labels is None else torch.as_tensor(labels, device=device)
@@ -110,7 +118,11 @@ def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.n
 
     Returns:
         Pixels, `[n, pixels]`, float64.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("see_images", images, spec.model.image)
     places = torch.arange(len(images), device=key.device)
     return _pixels(spec, torch.as_tensor(images, device=key.device), key, places).cpu().numpy().astype(np.float64)
 
@@ -130,7 +142,11 @@ def encode_images(
 
     Returns:
         The posteriors, and a draw from each, `[n, latent]`, float64.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("encode_images", spec, model, images, labels)
     device = device_of(model)
     images, key = torch.as_tensor(images, device=device), key.to(device)
     labels = None if labels is None else torch.as_tensor(labels, device=device)
@@ -159,7 +175,11 @@ def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.nd
     Returns:
         Logits or means, see `Likelihood.located_by`, and log-variances, computed in the configuration's precision and
         given as float64.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode_latents", spec, model, z, labels)
     device = device_of(model)
     labels = None if labels is None else torch.as_tensor(labels, device=device)
     decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), labels)

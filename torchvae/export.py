@@ -13,6 +13,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format
+from torchvae.checks import check_params
 from torchvae.generate import images_of
 from torchvae.nets import VAE, bind, encode
 from torchvae.params import to_arrays
@@ -31,6 +32,7 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
         InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
     """
     export_files.require("torchvae", format)
+    check_params("export_model", spec.model, model, spec.training.stored)
     # A model of its own: on the CPU, without gradients, so that its programs' results have none.
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     model = bind(spec.model, state).requires_grad_(False)
@@ -59,7 +61,11 @@ def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor
 
     Returns:
         The programs by name.
+
+    Raises:
+        InputError: If the model is not the configuration's.
     """
+    check_params("programs", spec.model, model, spec.training.stored)
 
     def encoded(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         x = images.reshape(images.shape[0], -1)

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 from torchvae import random
+from torchvae.checks import check_images, check_latents, check_params
 from torchvae.devices import device_of
 from torchvae.distributions import pixel_means
 from torchvae.draws import image_keys
@@ -34,10 +36,12 @@ def sample(
         Pixel means in [0, 1], `[n, height, width, channels]`.
 
     Raises:
-        InputError: If the model has no prior.
+        InputError: If the model has no prior, or if the model or the labels are not the configuration's.
     """
     require_prior(spec)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
+    check_params("sample", spec.model, model, spec.training.stored)
+    require_labels("sample", spec, labels, n)
     key = key.to(device_of(model))
     z = temperature * random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored))
     return images_of(spec, model, z, _labels_for(spec, labels, key.device)).cpu().numpy()
@@ -55,7 +59,11 @@ def reconstruct(spec: Spec, model: VAE, images: np.ndarray, labels: np.ndarray |
 
     Returns:
         Pixel means in [0, 1], of the same shape.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's.
     """
+    check_images("reconstruct", spec, model, images, labels)
     classes = _labels_for(spec, labels, device_of(model))
     posterior = encode(spec, model, seen(spec, images).to(device_of(model)), classes)
     return images_of(spec, model, posterior.mean, classes).cpu().numpy()
@@ -87,7 +95,11 @@ def decode_images(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | No
 
     Returns:
         Pixel means in [0, 1], `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode_images", spec, model, z, labels)
     device = device_of(model)
     latents = torch.tensor(z, dtype=getattr(torch, spec.training.stored), device=device)
     return images_of(spec, model, latents, _labels_for(spec, labels, device)).cpu().numpy()
@@ -115,7 +127,12 @@ def interpolate(
 
     Returns:
         Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("interpolate", spec, model, start, labels)
+    require_latents("interpolate", spec, end)
     z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, model, z, None if labels is None else np.repeat(labels, steps))
 
@@ -140,7 +157,11 @@ def traverse(
 
     Returns:
         Pixel means in [0, 1], `[n, steps, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latent, its dimensions or the label are not the configuration's.
     """
+    check_latents("traverse", spec, model, z[None], None if label is None else np.array([label]))
     return _each(
         spec, model, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
     )
@@ -159,9 +180,12 @@ def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np
         Pixel means in [0, 1], `[steps, steps, height, width, channels]`.
 
     Raises:
-        InputError: If the model has other than two latents, or no prior.
+        InputError: If the model has other than two latents, or no prior, or if the model or the label are not the
+            configuration's.
     """
     require_2d_latent(spec)
+    check_params("manifold", spec.model, model, spec.training.stored)
+    require_labels("manifold", spec, None if label is None else np.array([label]), 1)
     return _each(spec, model, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
@@ -174,7 +198,11 @@ def seen(spec: Spec, images: np.ndarray) -> Tensor:
 
     Returns:
         Pixels, `[n, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), torch.arange(len(images)))
     return prepare_pixels(spec, torch.tensor(images), keys, None)
 
@@ -190,7 +218,11 @@ def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -
 
     Returns:
         Pixel means in [0, 1], `[n, height, width, channels]`.
+
+    Raises:
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("images_of", spec, model, z, labels, spec.training.stored)
     means = pixel_means(spec, decode(spec, model, z, labels))
     if spec.images.range == "signed":
         means = (means + 1.0) / 2.0

@@ -12,10 +12,12 @@ from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.requirements import require_divisible_batch
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
 from torchvae import random
+from torchvae.checks import check_params
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
 from torchvae.parallel import agreed, shares, split
@@ -52,8 +54,14 @@ def fit(
 
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
-        InputError: If a streamed file has changed.
+        InputError: If the images, the labels or the state are not the configuration's, or if a streamed file has
+            changed.
     """
+    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+        require_bytes("fit", images, spec.model.image)
+        require_labels("fit", spec, labels, len(images))
+    if start is not None:
+        check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
     test = torch.tensor(data.test, device=device)
     train_labels, test_labels = (

@@ -10,7 +10,9 @@ from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
+from jaxvae.shared.model.argument_checks import require_arrays
 from torchvae import random
+from torchvae.checks import check_latents, check_pixels
 from torchvae.distributions import AnyPosterior, Decoded, reparameterize
 from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
 
@@ -185,8 +187,9 @@ def encode(spec: Spec, model: VAE, x: Tensor, labels: Tensor | None = None) -> A
         The posterior, each part `[batch, latent]`.
 
     Raises:
-        ValueError: If the model has classes and there are no labels.
+        InputError: If the model, the pixels or the labels are not the configuration's.
     """
+    check_pixels("encode", spec, model, x, labels)
     return model.eval().encode(x, labels)
 
 
@@ -203,8 +206,9 @@ def decode(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> D
         Logits, and log-variances where they are learned, `[batch, pixels]`.
 
     Raises:
-        ValueError: If the model has classes and there are no labels.
+        InputError: If the model, the latents or the labels are not the configuration's.
     """
+    check_latents("decode", spec, model, z, labels, spec.training.stored)
     return model.eval().decode(z, labels)
 
 
@@ -217,7 +221,12 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
 
     Returns:
         The module, whose tensors require gradients.
+
+    Raises:
+        InputError: If the tensors are not the model's.
     """
+    counted = {name: tensor for name, tensor in params.items() if not name.endswith("num_batches_tracked")}
+    require_arrays("bind", spec, counted, None, flax=False)
     with torch.device("meta"):  # no numbers drawn that are not used
         model = VAE(spec)
     model.load_state_dict(params, assign=True)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
+from jaxvae.shared.model.requirements import require_one_phase, require_weights
+from torchvae.checks import check_params, check_pixels
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from torchvae.draws import Draws
 from torchvae.nets import VAE, Training
@@ -80,7 +83,13 @@ def inputs(
 
     Returns:
         The batch; in evaluation nothing is corrupted or dropped.
+
+    Raises:
+        InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
+    require_pixels("inputs", spec, x)
+    require_noise("inputs", spec, draws.eps, x.shape[0])
+    require_labels("inputs", spec, labels, x.shape[0])
     if weights is None:
         return Inputs(x, x, labels, draws, None, step)
     return Inputs(x, corrupt(spec, x, draws.corruption), labels, draws, Training(weights, draws.masks), step)
@@ -98,7 +107,12 @@ def image_terms(spec: Spec, model: VAE, x: Tensor, draws: Draws, labels: Tensor 
 
     Returns:
         The terms, each `[batch]`, nats per image.
+
+    Raises:
+        InputError: If the model, the pixels, the draws or the labels are not the configuration's.
     """
+    check_pixels("image_terms", spec, model, x, labels)
+    require_noise("image_terms", spec, draws.eps, x.shape[0])
     batch, terms = inputs(spec, x, draws, labels), {}
     model.eval()
     for phase in phases(spec):
@@ -124,6 +138,46 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
         "adversarial": [(adversarial_reconstruction, share), (discriminator, 1.0), (generator, 1.0)],
     }[spec.objective.form]
     return tuple(Phase(*phase, *updates) for phase, updates in zip(spec.phases.items(), terms, strict=True))
+
+
+def training_loss(
+    spec: Spec, model: VAE, batch: Inputs, phase: Phase | None = None
+) -> tuple[Tensor, tuple[dict[str, Tensor], VAE]]:
+    """Compute what a training step minimizes, and update batch norm's running statistics.
+
+    A step of the package takes the gradient of this for each of its phases.
+
+    Args:
+        spec: The configuration.
+        model: The model, whose running statistics are updated in place.
+        batch: The batch, of `inputs` with `weights` and `step`.
+        phase: One of `phases`; by default the only one.
+
+    Returns:
+        The loss, the mean terms, nats per image, and the model. Gradients reach all parameters; the optimizers of
+        `init_optimizers` update those that the phase trains.
+
+    Raises:
+        InputError: If the model is not the configuration's, if the batch was built for evaluation, or if the
+            objective has several phases and none is given.
+    """
+    check_params("training_loss", spec.model, model, spec.training.stored)
+    if phase is None:
+        require_one_phase(spec)
+    require_weights("training_loss", batch.training)
+    was_training = model.training
+    model.train()
+    result = minimized(spec, model, batch, phases(spec)[0] if phase is None else phase)
+    model.train(was_training)
+    return result
+
+
+def minimized(spec: Spec, model: VAE, batch: Inputs, phase: Phase) -> tuple[Tensor, tuple[dict[str, Tensor], VAE]]:
+    """Compute what `training_loss` returns; in PyTorch of a model in training mode."""
+    assert batch.training is not None
+    with torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16"):
+        terms = average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
+    return next(iter(terms.values())) * phase.share, (terms, model)
 
 
 def collect(spec: Spec, terms: dict[str, Tensor]) -> AnyTerms:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
+from torchvae.checks import check_params
 from torchvae.nets import VAE, bind
 from torchvae.train import TrainState, init_optimizers
 
@@ -26,6 +26,7 @@ def save(path: Path | str, spec: Spec, model: VAE) -> None:
     Raises:
         InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
+    check_params("save", spec.model, model, spec.training.stored)
     weight_file.save(path, spec, to_arrays(spec, model))
 
 
@@ -54,7 +55,11 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
         spec: The configuration.
         state: The training state.
         train: The mean terms of the epoch's steps so far, `[steps, terms]`, nats per image.
+
+    Raises:
+        InputError: If the state is not the configuration's, or the file's folder doesn't exist.
     """
+    check_params("save_checkpoint", spec.model, state.model, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
     checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
@@ -92,17 +97,11 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
         NumPy arrays in PyTorch's names and layout, in the order of `layout.table`.
 
     Raises:
-        InputError: If an entry is missing or unexpected.
+        InputError: If an entry is missing or unexpected, or of another shape.
     """
+    check_params("to_arrays", spec.model, model)
     leaves = {name: tensor.numpy(force=True).copy() for name, tensor in model.state_dict().items()}
-    # PyTorch's batch norm counts the batches it saw, which nothing asks for at a fixed momentum.
-    leaves = {name: array for name, array in leaves.items() if not name.endswith("num_batches_tracked")}
-    table = layout.table(spec.model)
-    strays = [name for name in leaves if name not in {parameter.name for parameter in table}]
-    missing = [parameter.name for parameter in table if parameter.name not in leaves]
-    if strays or missing:
-        raise InputError(f"The parameters don't fit the model: unexpected entries {strays}, missing entries {missing}.")
-    return {parameter.name: leaves[parameter.name] for parameter in table}
+    return {parameter.name: leaves[parameter.name] for parameter in layout.table(spec.model)}
 
 
 def from_arrays(spec: Spec, arrays: Mapping[str, np.ndarray]) -> VAE:

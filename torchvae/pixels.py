@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes, require_pixels
 from torchvae import random
 
 
@@ -16,7 +17,11 @@ def scale(images: Tensor, dtype: str) -> Tensor:
 
     Returns:
         `[batch, pixels]`, flattened in height, width, channel order.
+
+    Raises:
+        InputError: If the images are not uint8.
     """
+    require_bytes("scale", images)
     # By a tensor: CUDA turns a division by a number into a product, which misses 126 of the 256 values by an ulp.
     floats = images.flatten(1).to(getattr(torch, dtype))
     return floats.div_(torch.full((), 255, dtype=floats.dtype, device=floats.device))
@@ -33,7 +38,11 @@ def prepare_pixels(spec: Spec, images: Tensor, static: random.Key | None, dynami
 
     Returns:
         `[batch, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
     """
+    require_bytes("prepare_pixels", images, spec.model.image)
     dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
@@ -56,7 +65,11 @@ def binarize(images: Tensor, keys: random.Key) -> Tensor:
 
     Returns:
         bool, `[batch, pixels]`.
+
+    Raises:
+        InputError: If the images are not uint8.
     """
+    require_bytes("binarize", images)
     grey = scale(images, "float32")
     # In float32 always, so that a float64 run sees the same images.
     return random.uniform(keys, grey.shape[1:], torch.float32) < grey
@@ -72,7 +85,11 @@ def corrupt(spec: Spec, x: Tensor, corruption: Tensor | None) -> Tensor:
 
     Returns:
         `[batch, pixels]`; `x` itself without a corruption of pixels.
+
+    Raises:
+        InputError: If the pixels are not the model's.
     """
+    require_pixels("corrupt", spec, x)
     match spec.images.corruption:
         case "gaussian":
             assert corruption is not None

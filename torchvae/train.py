@@ -10,14 +10,16 @@ from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.data.mean_image import last_bias
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches, require_images
 from torchvae import random
+from torchvae.checks import check_params, check_pixels
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
-from torchvae.objectives import AnyTerms, Inputs, average, collect, inputs, phases
+from torchvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
 from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 
@@ -63,7 +65,11 @@ def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
 
     Returns:
         The optimizers by the names of `Spec.phases`, each with its parameters in the order of `layout.table`.
+
+    Raises:
+        InputError: If the model is not the configuration's.
     """
+    check_params("init_optimizers", spec.model, model)
     tensors = dict(model.named_parameters())
     return {
         phase: make_optimizer(spec, [tensors[parameter.name] for parameter in trained(spec, networks)])
@@ -83,10 +89,12 @@ def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.devic
         The state.
 
     Raises:
-        InputError: If `spec` is not a Spec, or if the images are needed and missing.
+        InputError: If `spec` is not a Spec, or if the images are needed and missing, or not the model's.
     """
     require_spec(spec)
     key = root_key(spec.training.seed, device)
+    if images is not None:
+        require_bytes("init_state", images, spec.model.image)
     bias = last_bias(spec, images)
     model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
     return TrainState(model, init_optimizers(spec, model), 0, key)
@@ -106,7 +114,11 @@ def train_step(
 
     Returns:
         The new state, and the mean terms, nats per image.
+
+    Raises:
+        InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
+    check_pixels("train_step", spec, state.model, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), own_labels, split(_shares(x, x.dtype)), state.step)
@@ -161,11 +173,14 @@ def train_epoch(
         taken here are 0.
 
     Raises:
-        InputError: If there are no images, if they are of another size than the model's, or if batch norm would see a
-            batch of one number.
+        InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
+            or if batch norm would see a batch of one number.
     """
     # A process may hold none of the images of a run of several.
-    require_images(spec, tuple(images.shape) if n is None else (n, *images.shape[1:]))
+    require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
+    check_params("train_epoch", spec.model, state.model, spec.training.stored)
+    require_bytes("train_epoch", images, spec.model.image)
+    require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
@@ -212,13 +227,11 @@ def copied(spec: Spec, state: TrainState) -> TrainState:
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:
     """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
     reported: dict[str, Tensor] = {}
-    assert batch.training is not None
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
-        with torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16"):
-            terms = average(spec, phase.terms(spec, state.model, batch), batch.training.weights, batch.step)
+        loss, (terms, _) = minimized(spec, state.model, batch, phase)
         state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
-        (next(iter(terms.values())) * (phase.share / processes())).backward()
+        (loss if processes() == 1 else loss / processes()).backward()
         sum_gradients(optimizer.param_groups[0]["params"])
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()

@@ -4,6 +4,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown
+
 _MIN_SINE = 1e-6  # of an arc's angle; below, arccos has lost half of its digits and the arc is drawn as a line
 
 
@@ -55,7 +58,20 @@ def along(z: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarr
 
     Returns:
         `[n, steps, latent]`.
+
+    Raises:
+        InputError: If a dimension is none of the latent's, or has no values.
     """
+    dimensions, values = np.asarray(dimensions), np.asarray(values)
+    if not all(0 <= dimension < len(z) for dimension in dimensions):
+        raise InputError(
+            f"The latent has the dimensions 0 to {len(z) - 1}, found {shown(dimensions.tolist())}; choose of these."
+        )
+    if values.ndim != 2 or len(values) != len(dimensions):
+        raise InputError(
+            f"Values of {len(dimensions)} dimensions need the shape [{len(dimensions)}, steps], found "
+            f"{list(values.shape)}; give a row of values for each."
+        )
     path = np.broadcast_to(z, (*values.shape, len(z))).copy()
     for row, dimension in enumerate(dimensions):
         path[row, :, dimension] = values[row]

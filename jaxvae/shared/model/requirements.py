@@ -1,29 +1,14 @@
 """Requirements of a configuration on its data and on a command."""
 
-import math
-
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout
 
 
-def require_images(spec: Spec, shape: tuple[int, ...]) -> None:
-    """Check that there are images to train on, and that they are the model's.
-
-    Args:
-        spec: The configuration.
-        shape: That of the images, `[n, height, width, channels]`.
-
-    Raises:
-        InputError: If there are none, or they have another number of pixels.
-    """
+def require_images(shape: tuple[int, ...]) -> None:
+    """Raises InputError if an array of this shape, `[n, height, width, channels]`, has no images to train on."""
     if not shape or not shape[0]:
         raise InputError(f"Training needs one image or more, found an array of the shape {list(shape)}.")
-    if (pixels := math.prod(shape[1:])) != spec.model.pixels:
-        raise InputError(
-            f"The model's images have {spec.model.pixels:,} pixels, {list(spec.model.image)}, found {pixels:,} in an "
-            f"array of the shape {list(shape)}; give images of that size, or the model another `image`."
-        )
 
 
 def require_batches(spec: Spec, images: int) -> None:
@@ -94,4 +79,22 @@ def require_density(spec: Spec) -> None:
         raise InputError(
             f"A {spec.model.posterior} posterior has no density, which sampling the log-likelihood of an image needs; "
             "evaluate such a model by other measures, or train one with a gaussian posterior."
+        )
+
+
+def require_one_phase(spec: Spec) -> None:
+    """Raises InputError if a training step has several phases."""
+    if len(spec.phases) > 1:
+        raise InputError(
+            f"A step of the objective {spec.objective.form} has the phases {', '.join(spec.phases)}, and none was "
+            "given; pass each of phases(spec) in turn."
+        )
+
+
+def require_weights(function: str, training: object | None) -> None:
+    """Raises InputError if a batch has no weights, and is one for evaluation."""
+    if training is None:
+        raise InputError(
+            f"{function} needs a batch for training, found one for evaluation; give weights to inputs: each image's "
+            "share of the batch."
         )

@@ -22,6 +22,7 @@ from parity_tests.support.cli import modules_after
 
 ROOT = Path(__file__).parents[3]
 FILES = [
+    "checks",
     "keys",
     "draws",
     "distributions",
@@ -87,7 +88,7 @@ WORDS = {"params": "model", "opt_state": "optimizer"}
 DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
-    *("train_step", "train_epoch", "epoch_order"),
+    *("train_step", "train_epoch", "epoch_order", "training_loss"),
     "split",
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }

@@ -1,0 +1,326 @@
+"""What every public function says when it is given another model, images, pixels, latents or labels than its own."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxvae
+import torchvae
+from jaxvae import distributions, nets, objectives, train
+from jaxvae.checks import check_pixels
+from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.errors import InputError
+from parity_tests.support.backends import IMPLEMENTATIONS, lean, some_arrays
+
+_lean = pytest.fixture(scope="module", autouse=True)(lean)
+
+MODEL = ModelSpec(image=(4, 3, 1), hidden=(5,), latent=2, classes=3)
+SPEC = Spec(model=MODEL, training=TrainingSpec(batch_size=4))
+ROWS = 6
+CHECKED = ("images", "x", "params", "model", "state", "data", "start", "starts", "end", "z", "labels", "label")
+"""The arguments that hold a model, or what it is given."""
+UNCHECKED = {
+    ("optimizer_from_arrays", "model"): "its arrays are checked against the configuration",
+    ("bind", "params"): "the test below: in PyTorch they are named tensors",
+}
+
+
+class Wrong(NamedTuple):
+    """A wrong argument."""
+
+    what: str
+    make: Callable[[ModuleType, Any], Any]
+    """From the package, and the right argument."""
+    says: str
+    """After the function's name."""
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def array(package: ModuleType, value: np.ndarray) -> Any:
+    return IMPLEMENTATIONS[package.__name__].array(value)
+
+
+def model(package: ModuleType, spec: Spec) -> Any:
+    return package.from_arrays(spec, {name: value.astype(np.float32) for name, value in some_arrays(spec).items()})
+
+
+def halved(package: ModuleType, weights: Any) -> Any:
+    if package is jaxvae:
+        return jax.tree.map(lambda leaf: leaf.astype("float16"), weights)
+    return weights.half()
+
+
+def state(package: ModuleType, weights: Any) -> Any:
+    return package.TrainState(weights, {}, array(package, np.zeros((), np.int32)), package.root_key(0))
+
+
+def changed(**fields: Any) -> Callable[[ModuleType, Any], Any]:
+    """Makes the weights of another model."""
+    return lambda package, _: model(package, dataclasses.replace(SPEC, model=dataclasses.replace(MODEL, **fields)))
+
+
+def right(package: ModuleType) -> dict[str, Any]:
+    """A right argument for every parameter of a public function that a test calls, by its name."""
+    images, labels = rng().integers(0, 256, (ROWS, *MODEL.image)).astype(np.uint8), np.arange(ROWS, dtype=np.uint8) % 3
+    latents = rng().normal(size=(ROWS, 2)).astype(np.float32)
+    x = array(package, rng().uniform(size=(ROWS, MODEL.pixels)).astype(np.float32))
+    key, weights = package.root_key(0), model(package, SPEC)
+    draws, shares = package.draw(SPEC, key, ROWS), np.full(ROWS, 1 / ROWS, np.float32)
+    return {
+        **{"spec": SPEC, "specs": [SPEC], "params": weights, "model": weights, "state": state(package, weights)},
+        **{"images": array(package, images), "labels": array(package, labels), "label": 1, "x": x, "key": key},
+        **{"draws": draws, "dtype": "float32", "keys": key, "static": None, "dynamic": None, "corruption": None},
+        **{"z": array(package, latents), "start": latents, "end": latents, "n": ROWS, "steps": 2},
+        **{"dimensions": np.array([0, 1]), "values": np.zeros((2, 3)), "path": "none", "format": "safetensors"},
+        **{"train": np.zeros((0, 3), np.float32), "decoded": None, "logits": x, "mean": x, "logvar": x},
+        "data": Dataset("digits", "none", images, labels, images, labels),
+        "batch": package.inputs(SPEC, x, draws, array(package, labels), array(package, shares)),
+    }
+
+
+def arguments(package: ModuleType, function: str, argument: str) -> dict[str, Any]:
+    """The right arguments of a function, and of its optional ones this one and labels."""
+    parameters = inspect.signature(getattr(package, function)).parameters
+    given = right(package)
+    if function == "traverse":
+        given["z"] = np.zeros(2, np.float32)
+    if function in ("fit", "fit_together"):
+        given["start"] = (given["state"], np.zeros((0, 3), np.float32))
+        given["starts"] = [given["start"]]
+    asked = [n for n, p in parameters.items() if p.default is p.empty or n in ("labels", "label")]
+    names = [*asked, *([argument] if argument in parameters else [])]
+    assert set(names) <= set(given), f"give `right` what {function} takes"
+    return {name: given[name] for name in names}
+
+
+def recast(dtype: str) -> Callable[[ModuleType, Any], Any]:
+    return lambda package, given: array(package, np.asarray(given).astype(dtype))
+
+
+def resized(*shape: int) -> Callable[[ModuleType, Any], Any]:
+    return lambda package, given: array(package, np.zeros(shape, np.asarray(given).dtype))
+
+
+def cut(package: ModuleType, weights: Any) -> Any:
+    """The weights without one of them, or with another's name."""
+    if package is jaxvae:
+        return {**weights, "decoder": {"hidden": weights["decoder"]["hidden"]}}
+    del weights.decoder.logits
+    return weights
+
+
+def more(package: ModuleType, weights: Any) -> Any:
+    if package is jaxvae:
+        return {**weights, "another": jnp.zeros(3)}
+    weights.another = torch.nn.Linear(2, 2)
+    return weights
+
+
+WEIGHTS = [
+    Wrong("another size", changed(hidden=(7,)), r"the model: tensor encoder.hidden.0.\w+ should have the shape \[.*\], "
+          r"found \[.*\]; give the configuration that it was made with"),
+    Wrong("another depth", changed(hidden=(5, 5)), "the model has the tensor .*its configuration doesn't have; give"),
+    Wrong("a name missing", cut, r"the model lacks the tensor decoder.logits.\w+, decoder.logits.\w+ that its"),
+    Wrong("a name too many", more, r"the model has the tensor another\S* .*that its configuration doesn't have; give"),
+]  # fmt: skip
+DTYPE = Wrong(
+    "another dtype",
+    halved,
+    r"the model: tensor encoder.hidden.0.\w+ should be float32, found float16; give",
+)
+IMAGES = [
+    Wrong("floats", recast("float32"), r"needs uint8 images, 0 to 255, found float32; convert images in \[0, 1\]"),
+    Wrong("other integers", recast("int32"), "needs uint8 images, 0 to 255, found int32; convert"),
+]
+SIZES = [
+    Wrong("another size", resized(ROWS, 3, 3, 1), r"needs images of the model's size, \[n, 4, 3, 1\], found "
+          r"\[6, 3, 3, 1\]; give images of that size, or the model another `image`"),
+    Wrong("other axes", resized(ROWS, 1, 4, 3), r"needs images of the model's size, .*, found \[6, 1, 4, 3\]"),
+    Wrong("flat", resized(ROWS, 12), r"needs images of the model's size, \[n, 4, 3, 1\], found \[6, 12\]"),
+]  # fmt: skip
+PIXELS = [
+    Wrong("bytes", recast("uint8"), "needs pixels of float(32|s), found uint8; prepare_pixels converts"),
+    Wrong("another size", resized(ROWS, 9), r"needs pixels of the shape \[batch, 12\], found \[6, 9\]; prepare_pixels"),
+    Wrong("images", resized(ROWS, 4, 3, 1), r"needs pixels of the shape \[batch, 12\], found \[6, 4, 3, 1\]; prepare"),
+    Wrong("stretched", lambda package, given: 255 * np.asarray(given), "needs pixels from 0 to 1, found .* to 2.*; p"),
+]
+LATENTS = [
+    Wrong("integers", recast("int32"), "needs latents of float32, found int32; convert them"),
+    Wrong("another number", resized(ROWS, 3), r"needs latents of the shape \[n, 2\], found \[6, 3\]; give one row for"),
+]
+LABELS = [
+    Wrong("none", lambda package, given: None, "a model of 3 classes needs labels, found none; give a class from 0"),
+    Wrong("floats", recast("float32"), "needs integer labels, found float32; give a class from 0 to 2 for each image"),
+    Wrong("too few", resized(ROWS - 1), r"needs labels of the shape \[6\], found \[5\]; give a class from 0 to 2 "),
+    Wrong("too many", resized(ROWS + 1), r"needs labels of the shape \[6\], found \[7\]; give a class from 0 to 2"),
+    Wrong("one-hot", resized(ROWS, 3), r"needs labels of the shape \[6\], found \[6, 3\]; give a class from 0 to 2"),
+    Wrong("too large", lambda package, given: np.full(ROWS, 3), "found labels from 3 to 3; give a class from 0 to 2"),
+]
+BY_FORMULA = ("bernoulli_nll", "continuous_bernoulli_nll", "gaussian_nll")  # without a configuration
+NO_SIZE = ("scale", "binarize")
+ANY_DTYPE = ("init_optimizers", "to_arrays")  # the weights' own
+
+
+def wrongs(function: str, argument: str) -> list[Wrong]:
+    """What may be wrong with an argument of a function."""
+    match argument:
+        case "params" | "model":
+            return WEIGHTS if function in ANY_DTYPE else [*WEIGHTS, DTYPE]
+        case "state":
+            return [w._replace(make=lambda p, s, w=w: state(p, w.make(p, s[0]))) for w in [*WEIGHTS, DTYPE]]
+        case "images":
+            return IMAGES if function in NO_SIZE else IMAGES + SIZES
+        case "data":
+            fields = ("train", "test")
+            return [
+                w._replace(
+                    what=f"{w.what} of {field}",
+                    make=lambda p, d, w=w, field=field: d._replace(**{field: np.asarray(w.make(p, getattr(d, field)))}),
+                )
+                for w in IMAGES + SIZES
+                for field in fields
+            ]
+        case "x":
+            if function in BY_FORMULA:
+                return PIXELS[:1]
+            return PIXELS[:-1] if function == "train_step" else PIXELS  # its program holds no numbers
+        case "start" | "starts" if function in ("fit", "fit_together"):
+            made = [w._replace(make=lambda p, s, w=w: (w.make(p, s[0]), s[1])) for w in wrongs("train_epoch", "state")]
+            if argument == "start":
+                return made
+            return [w._replace(make=lambda p, s, w=w: [w.make(p, s[0])]) for w in made]
+        case "z" | "start" | "end":
+            if function == "traverse":
+                return [Wrong("another number", resized(3), r"needs latents of the shape \[n, 2\], found \[1, 3\]")]
+            return LATENTS
+        case "labels":
+            if function == "sample":
+                return LABELS[1:]
+            return LABELS[:-1] if function in ("train_step", "train_epoch") else LABELS
+        case "label":
+            return [LABELS[0], Wrong("too large", lambda package, given: 3, "found labels from 3 to 3; give a class")]
+    raise AssertionError(argument)
+
+
+def public(package: ModuleType) -> dict[str, inspect.Signature]:
+    """The package's public functions, and what they take."""
+    functions = {name: getattr(package, name) for name in dir(package)}
+    return {n: inspect.signature(f) for n, f in functions.items() if callable(f) and not inspect.isclass(f)}
+
+
+def cases() -> list[Any]:
+    """Every argument of every public function of either package that holds a model or what it is given."""
+    found = {
+        (name, argument if argument != "model" else "params")
+        for package in (jaxvae, torchvae)
+        for name, signature in public(package).items()
+        for argument in signature.parameters
+        if argument in CHECKED and (name, argument) not in UNCHECKED
+    }
+    return [pytest.param(*case, id="-".join(case)) for case in sorted(found)]
+
+
+def alike(message: str) -> str:
+    """A message without names and shapes of tensors, which are each framework's."""
+    return re.sub(r"(tensor) .*?( should| that)|(shape|found) \[.*?\]", r"\1\2\3", message)
+
+
+@pytest.mark.parametrize(("function", "argument"), cases())
+def test_a_wrong_argument_is_one_sentence_and_the_same_in_both_packages(function: str, argument: str) -> None:
+    packages = [package for package in (jaxvae, torchvae) if hasattr(package, function)]
+    for wrong in wrongs(function, argument):
+        messages = []
+        for package in packages:
+            name = "model" if argument == "params" and package is torchvae else argument
+            given = arguments(package, function, name)
+            given[name] = wrong.make(package, given[name])
+            with pytest.raises(InputError) as error:
+                getattr(package, function)(**given)
+            messages.append(str(error.value))
+        for message in messages:
+            assert re.match(rf"{function}:? .*{wrong.says}.*\.$", message), (wrong.what, message)
+        assert len({alike(message) for message in messages}) == 1, messages
+
+
+def test_bind_takes_the_arrays_of_its_model_alone() -> None:
+    tensors = dict(model(torchvae, SPEC).state_dict())
+    with pytest.raises(
+        InputError, match=r"^bind: the model lacks the tensor decoder.logits.bias that its configuration"
+    ):
+        torchvae.bind(MODEL, {name: tensor for name, tensor in tensors.items() if name != "decoder.logits.bias"})
+    with pytest.raises(InputError, match=r"^bind: the model: tensor encoder.hidden.0.kernel should have the shape"):
+        jaxvae.bind(MODEL, changed(hidden=(7,))(jaxvae, None))
+    with pytest.raises(InputError, match=r"^encode needs a model, found dict; bind makes one of a state_dict\.$"):
+        torchvae.encode(SPEC, tensors, right(torchvae)["x"])  # type: ignore[arg-type]
+
+
+def test_a_module_of_another_activation_is_another_model() -> None:
+    """Its tensors are the same; in JAX the configuration alone says what is computed."""
+    weights = changed(activation="tanh")(torchvae, None)
+    with pytest.raises(InputError, match=r"^encode: the model was made with activation tanh, the configuration has "):
+        torchvae.encode(SPEC, weights, right(torchvae)["x"], right(torchvae)["labels"])
+
+
+@pytest.mark.parametrize("function", ["inputs", "image_terms"])
+def test_noise_is_that_of_the_batch(package: ModuleType, function: str) -> None:
+    given = arguments(package, function, "labels")
+    given["draws"] = package.draw(SPEC, package.root_key(1), 1)
+    with pytest.raises(InputError, match=rf"^{function} needs draws.eps of the shape \[6, 2\], found \[1, 2\]; draw"):
+        getattr(package, function)(**given)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "values", "says"),
+    [
+        ([0, 2], np.zeros((2, 3)), r"^The latent has the dimensions 0 to 1, found \[0, 2\]; choose of these\.$"),
+        ([-1], np.zeros((1, 3)), r"^The latent has the dimensions 0 to 1, found \[-1\]; choose"),
+        ([0], np.zeros((2, 3)), r"^Values of 1 dimensions need the shape \[1, steps\], found \[2, 3\]; give a row"),
+    ],
+)
+def test_traverse_takes_dimensions_of_its_latent(package: ModuleType, dimensions, values, says: str) -> None:
+    given = arguments(package, "traverse", "z")
+    with pytest.raises(InputError, match=says):
+        package.traverse(**{**given, "dimensions": np.array(dimensions), "values": values})
+
+
+@pytest.mark.parametrize("function", ["image_terms", "train_step"])
+def test_checks_add_nothing_to_a_program(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = right(jaxvae)
+    state = given["state"]._replace(opt_state=jaxvae.init_optimizers(SPEC, given["params"]))
+
+    def program() -> str:
+        def compute(state: Any, x: jax.Array, labels: jax.Array) -> Any:
+            if function == "train_step":
+                return getattr(jaxvae.train_step, "__wrapped__")(SPEC, state, x, labels)  # noqa: B009 (jit hides it)
+            return jaxvae.image_terms(SPEC, state.params, x, given["draws"], labels)
+
+        return str(jax.make_jaxpr(compute)(state, given["x"], given["labels"]))
+
+    checked, off = program(), []
+    for module in (distributions, nets, objectives, train):
+        for name in vars(module).copy():
+            if name.startswith(("check_", "require_")):
+                monkeypatch.setattr(module, name, lambda *arguments, **options: off.append(arguments))
+    assert program() == checked
+    assert len(off) > 4
+
+
+def test_checks_need_no_numbers() -> None:
+    """What is traced has none, and what is on a device would have to be waited for."""
+    given = right(jaxvae)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (given["params"], given["x"]))
+    check_pixels("encode", SPEC, shapes[0], shapes[1], jax.ShapeDtypeStruct((ROWS,), "uint8"))
