@@ -10,10 +10,12 @@ from jaxvae import parallel
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.data import published
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown
 
 Device = Any  # jax.Device, which type checkers don't know for a type
 
 _WORTH = 0.1  # seconds of compiling from which on a program is kept; JAX keeps those of a second
+_GUARDS = ("", "_host_to_device", "_device_to_device", "_device_to_host")
 
 
 def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> Device:
@@ -28,8 +30,9 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
         The process's first device.
 
     Raises:
-        InputError: If there is no such device, or fewer.
+        InputError: If there is no such device, or fewer, or if JAX's environment variables forbid what a run does.
     """
+    _require_transfers()
     jax.config.update("jax_enable_x64", dtype == "float64")
     _keep_programs()
     kind = None if name == "auto" else name
@@ -41,9 +44,13 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
             jax.config.update("jax_platforms", "cpu")  # or JAX would start every accelerator it finds
         parallel.share(jax.devices(kind), devices)
         return jax.local_devices(backend=kind)[0]
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"JAX finds no {name} here ({reason}); use --device auto, or install JAX for it.") from None
+    except (RuntimeError, AssertionError) as error:  # an assertion, where JAX passes over all of JAX_PLATFORMS
+        reason = (str(error).splitlines() or ["none is visible"])[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+        wanted, advice = name, "use --device auto, or install JAX for it"
+        if (limits := os.environ.get("JAX_PLATFORMS")) and name != "cpu":
+            wanted = "device" if name == "auto" else name
+            advice = f"it looks only for what JAX_PLATFORMS lists, which is {shown(limits)}: unset it"
+        raise InputError(f"JAX finds no {wanted} here ({reason}); {advice}.") from None
 
 
 def device_label(device: Device) -> str:
@@ -55,6 +62,17 @@ def require(dtype: Dtype) -> None:
     """Raise InputError if JAX would silently compute in float32 what was requested in float64."""
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise InputError("float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
+
+
+def _require_transfers() -> None:
+    """Raise InputError if JAX is set to reject the copies between host and device that every command makes."""
+    for guard in _GUARDS:
+        name = f"jax_transfer_guard{guard}"
+        if str(level := getattr(jax.config, name)).startswith("disallow"):
+            raise InputError(
+                f"{name.upper()} is {level}, but a run copies its images and random keys to the device, and its results "
+                "back; unset it, or set it to log."
+            )
 
 
 def _keep_programs() -> None:

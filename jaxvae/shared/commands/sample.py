@@ -57,9 +57,9 @@ def run(backend: Backend, command: Sample) -> None:
     require_within("n", command.n, 1, _MAX_SAMPLES)
     require_deviations("temperature", command.temperature)
     image_grid.require_png(command.out)
+    run, weights = open_run(backend, command.run, command.device)
     # Epochs count from 1, so a run's own pictures never use the key of epoch 0.
     key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
-    run, weights = open_run(backend, command.run, command.device)
     classes = run.spec.model.classes
     label = class_to_draw(run.spec, command.label)
     labels = None if label is None or command.label is None else np.full(command.n, label)
