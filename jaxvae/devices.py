@@ -70,8 +70,8 @@ def _require_transfers() -> None:
         name = f"jax_transfer_guard{guard}"
         if str(level := getattr(jax.config, name)).startswith("disallow"):
             raise InputError(
-                f"{name.upper()} is {level}, but a run copies its images and random keys to the device, and its results "
-                "back; unset it, or set it to log."
+                f"{name.upper()} is {level}, but a run copies images and random keys to the device, and results back; "
+                "unset it, or set it to log."
             )
 
 

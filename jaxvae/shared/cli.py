@@ -8,10 +8,12 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
 
 import tyro
 from typing_extensions import Doc
@@ -22,7 +24,9 @@ from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
-_INTERRUPTED, _PIPE = 130, 141  # the shell's convention: 128 + SIGINT, + SIGPIPE
+_INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+_STDERR = 2  # the last of the standard streams' descriptors
+_NARROWEST = 20  # columns; tyro never ends to break text into lines of none, of which its boxes take up to five
 _OUT_OF_MEMORY = ("allocate", "RESOURCE_EXHAUSTED")  # words of the frameworks' errors
 _COMMUNICATION = ("Gloo", "gloo", "NCCL")  # libraries that connect the processes of a run
 
@@ -33,14 +37,13 @@ def run(backend: Backend) -> NoReturn:
     Args:
         backend: The package whose command line this is.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # so that a pipe receives each epoch's line
-    try:
-        status = main(backend)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # the reader of our output has stopped, as head does
-        status = _PIPE
+    while (lowest := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(lowest, True)  # or a file opened next would take the number, and what is written to stderr
+    os.close(lowest)
+    sys.stdout, sys.stderr = (_lasting(stream) for stream in (sys.stdout, sys.stderr))
+    status = main(backend)
+    sys.stdout.flush()
+    sys.stderr.flush()
     if status:
         # The interpreter's normal exit fails while an epoch is still being computed, and waits for the processes that
         # train together with this one, while they wait for it.
@@ -67,8 +70,6 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
     except (InputError, NonFiniteError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:
-        raise
     except OSError as error:
         print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
         return InputError.status
@@ -83,6 +84,26 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: interrupted; files written so far are kept.", file=sys.stderr)
         return _INTERRUPTED
     return 0
+
+
+def parse(flags: Any, **settings: Any) -> Any:
+    """Parse a command line as `tyro.cli` does, in a terminal of any width.
+
+    Args:
+        flags: The type of the result.
+        settings: Those of `tyro.cli`.
+
+    Returns:
+        An instance of `flags`.
+    """
+    width = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        return tyro.cli(flags, **settings)
+    finally:
+        os.environ.pop("COLUMNS", None)
+        os.environ.update({} if width is None else {"COLUMNS": width})
 
 
 @functools.cache
@@ -106,6 +127,31 @@ def join_help(flags: type) -> None:
         for kind in cls.__annotations__.values():
             if dataclasses.is_dataclass(kind):
                 join_help(kind)  # type: ignore[arg-type]
+
+
+class _Output(io.FileIO):
+    """An output whose reader may stop, as head does: what it doesn't read is dropped, and the work is done."""
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.fileno())
+            os.close(nothing)
+            return len(content)
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    """The same output, or one to nowhere if it was closed as the process began. A pipe receives each line as it ends,
+    and may be closed."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    binary = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(binary, stream.encoding, stream.errors, line_buffering=True)
 
 
 def _explained(error: MemoryError | RuntimeError) -> str:
@@ -133,7 +179,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         text = whole if chosen else text.partition("\n\n")[0]
         command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, description=text, **default)]
         commands = command if commands is None else commands | command
-    return tyro.cli(
+    return parse(
         commands,
         prog=name,
         description=f"A variational autoencoder in {_FRAMEWORKS[name]}: jaxvae and torchvae train the same run from "

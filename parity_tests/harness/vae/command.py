@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import tyro
 from tqdm import tqdm
 
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.commands.common import DataRoot, images_root, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
@@ -181,7 +180,7 @@ def run() -> NoReturn:
     """Run the command and exit with its status."""
     try:
         join_help(Parity)
-        sys.exit(main(tyro.cli(Parity, prog="parity")))
+        sys.exit(main(parse(Parity, prog="parity")))
     except InputError as error:
         print(f"parity: {error}", file=sys.stderr)
         sys.exit(2)

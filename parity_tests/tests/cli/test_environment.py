@@ -8,6 +8,7 @@ import torch
 
 from jaxvae.shared import cli
 from parity_tests.support.cli import PACKAGES
+from parity_tests.support.cli import run as run_command
 from parity_tests.support.warm import python
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -51,3 +52,56 @@ def test_a_device_that_is_there_needs_no_other_of_jax_platforms(run, tmp_path) -
 def test_a_transfer_guard_that_forbids_is_named(run, tmp_path, variable: str) -> None:
     message = sample(run, tmp_path / "a.png", **{variable: "disallow"})
     assert message.startswith(f"jaxvae: {variable} is disallow, but a run copies")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_closed_streams_change_nothing(run, tmp_path, name: str, closed: tuple[int, ...]) -> None:
+    """Python has None for a stream that was closed as it began."""
+    program = f"""
+import os, runpy, sys
+for number in {closed}:
+    os.close(number)
+    setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+sys.argv = ["{name}", "sample", {str(run)!r}, "--out", "a.png"]
+try:
+    runpy.run_module("{name}", run_name="__main__")
+finally:
+    assert {{os.readlink(f"/proc/self/fd/{{n}}") for n in {closed}}} == {{os.devnull}}
+"""
+    result = python("-c", program, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == ("" if 1 in closed else "64 samples in a.png\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "written"),
+    [
+        ("jaxvae", "sample RUN --out a.png", "a.png"),
+        ("torchvae", "train --data digits --image 4 4 1 --max-steps 2 --out run", "run/model.safetensors"),
+    ],
+)
+def test_a_reader_that_stops_does_not_stop_the_work(run, tmp_path, name: str, command: str, written: str) -> None:
+    program = f"""
+import os, runpy, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 1)
+os.dup2(writer, 2)
+sys.argv = ["{name}", *{command.replace("RUN", str(run)).split()}]
+runpy.run_module("{name}", run_name="__main__")
+"""
+    assert python("-c", program, cwd=tmp_path).returncode == 0
+    assert (tmp_path / written).exists()
+
+
+@pytest.mark.parametrize("columns", range(1, 7))
+def test_help_ends_in_the_narrowest_terminal(package, capsys, monkeypatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in ([], ["evaluate"], ["train"]):
+        status, out, err = run_command(package, capsys, *command, "--help")
+        assert (status, err) == (0, "")
+        assert max(map(len, out.splitlines())) < 200
+    assert run_command(package, capsys, "evaluate", "--bogus")[0] == 2
+    assert os.environ["COLUMNS"] == str(columns)
