@@ -29,7 +29,10 @@ RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 RunPaths = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
 ]
-_DATA_ROOT = "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc."
+_DATA_ROOT = (
+    "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc., or is one "
+    "of them."
+)
 DataRoot = Annotated[
     Path | None,
     tyro.conf.arg(

@@ -53,18 +53,18 @@ def read(request: Request) -> Dataset:
         InputError: If the model takes images of another size, or a file is not what was published.
     """
     published.require_published_size(CIFAR10, request)
-    folder = published.locate(CIFAR10, request.root)
-    contents = {name: _verified(folder / name) for name in CIFAR10.files}
-    batches = [_batch(folder / name, contents.pop(name)) for name in CIFAR10.files if name != "batches.meta"]
+    found = published.locate(CIFAR10, request.root)
+    contents = {name: _verified(name, found.files[name]) for name in CIFAR10.files}
+    batches = [_batch(found.files[name], contents.pop(name)) for name in CIFAR10.files if name != "batches.meta"]
     *train, (test, test_labels) = batches
     train_images, train_labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    return Dataset(request.name, published.source(CIFAR10, folder), train_images, train_labels, test, test_labels)
+    return Dataset(request.name, found.source, train_images, train_labels, test, test_labels)
 
 
-def _verified(path: Path) -> np.ndarray:
+def _verified(name: str, path: Path) -> np.ndarray:
     """The bytes `[n]` of a file, uint8. Raises InputError unless they are the published ones."""
-    content = published.read_bytes(CIFAR10, path, BYTES[path.name], max(BYTES.values()))
-    if (wrong := wrong_digest(path.name, content, BYTES[path.name], DIGESTS)) is not None:
+    content = published.read_bytes(CIFAR10, path, BYTES[name], max(BYTES.values()))
+    if (wrong := wrong_digest(name, content, BYTES[name], DIGESTS)) is not None:
         raise published.unpublished(CIFAR10, path, wrong)
     return content
 

@@ -50,7 +50,8 @@ class IdxSet(NamedTuple):
         files = (f"{start}{split}-{kind}" for split in splits for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
         others = None if self.split is None else "emnist-*-ubyte"  # the archive has all of EMNIST's splits
         return Published(
-            self.title, self.torchvision, f"{self.torchvision}/raw", tuple(files), SIZE, self.split, others
+            *(self.title, self.torchvision, f"{self.torchvision}/raw", tuple(files), SIZE, self.split, others),
+            recognized=self.split is not None or self.torchvision == "MNIST",
         )
 
 
@@ -80,7 +81,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
     Args:
         name: One of `IDX_SETS`.
-        root: The folder to look in first, such as one that holds MNIST/raw; see `published.locate`.
+        root: The folder to look in first, such as one that holds MNIST/raw or MNIST's files; see `published.locate`.
 
     Returns:
         The whole data set, its images upright and its labels from 0.
@@ -89,30 +90,29 @@ def load(name: str, root: Path | None = None) -> Dataset:
         UnavailableError: If it is nowhere and the download failed.
         InputError: If one of its files is not what was published.
     """
-    return _read_folder(name, published.locate(IDX_SETS[name].published, root))
+    return _read_files(name, published.locate(IDX_SETS[name].published, root))
 
 
-def _read_folder(name: str, folder: Path) -> Dataset:
-    """The set's four files in `folder`."""
+def _read_files(name: str, found: published.Found) -> Dataset:
+    """The set of the four files."""
     idx_set, arrays = IDX_SETS[name], []
     this, most = idx_set.published, max(idx_set.train, idx_set.test)
     counts = (idx_set.train, idx_set.train, idx_set.test, idx_set.test)
     for file, n in zip(this.files, counts, strict=True):
         shape = (n, *SIZE[:2]) if "images" in file else (n,)
-        content = published.read_bytes(this, folder / file, _length(shape), _length((most, *SIZE[:2])))
+        content = published.read_bytes(this, found.files[file], _length(shape), _length((most, *SIZE[:2])))
         if name == "mnist":
             wrong = wrong_digest(file, content, _length(shape), MNIST)
         else:
             wrong = _malformed(idx_set, shape, content)
         if wrong is not None:
-            raise published.unpublished(this, folder / file, wrong)
+            raise published.unpublished(this, found.files[file], wrong)
         arrays.append(content[_header(shape) :].reshape(shape))
     train, train_labels, test, test_labels = arrays
     if idx_set.split is not None:  # EMNIST's images are stored column by column, and torchvision leaves them so
         train, test = train.transpose(0, 2, 1).copy(), test.transpose(0, 2, 1).copy()
     train_labels, test_labels = (labels - np.uint8(idx_set.first_label) for labels in (train_labels, test_labels))
-    source = published.source(this, folder)
-    return Dataset(name, source, train[..., None], train_labels, test[..., None], test_labels)
+    return Dataset(name, found.source, train[..., None], train_labels, test[..., None], test_labels)
 
 
 def _malformed(idx_set: IdxSet, shape: tuple[int, ...], content: np.ndarray) -> str | None:

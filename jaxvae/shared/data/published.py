@@ -1,15 +1,18 @@
-"""Published data sets in torchvision's layout: found or downloaded, and their files checked.
+"""Published data sets, in torchvision's layout or as their authors publish them: found or downloaded, and their files
+checked.
 
 Only a download imports torchvision, and with it torch."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,9 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.data.dataset import Request, UnavailableError
 from jaxvae.shared.data.resize import Size, require_size
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named
+
+PACKED = ".gz"
 
 
 class Published(NamedTuple):
@@ -35,10 +41,30 @@ class Published(NamedTuple):
     """The `split` that torchvision's class is given, if it takes one."""
     others: str | None = None
     """A pattern of files of other splits that the same download brings."""
+    recognized: bool = True
+    """Whether files outside a folder of its own are known to be its, by their names or their digests."""
 
 
-def locate(published: Published, root: Path | None) -> Path:
+class Found(NamedTuple):
+    """The files of a data set."""
+
+    root: Path
+    """Where `locate` finds them again."""
+    files: dict[str, Path]
+    """The path of each of `Published.files`."""
+
+    @property
+    def source(self) -> str:
+        """The root, for the run's record."""
+        return str(self.root.resolve())
+
+
+def locate(published: Published, root: Path | None) -> Found:
     """Find or download a published data set.
+
+    Below a root its files are looked for in `Published.folder` and the folder above it, such as MNIST/raw and MNIST;
+    then in the root itself, if they are recognized there. The root may also be one of these folders. Files may be
+    packed by gzip, and have a dot in place of the hyphen before `idx`.
 
     Args:
         published: The data set.
@@ -46,35 +72,38 @@ def locate(published: Published, root: Path | None) -> Path:
             cache without it.
 
     Returns:
-        The folder that holds its files, which are not checked yet.
+        Its files, which are not checked yet.
 
     Raises:
         UnavailableError: If it is in none of the folders and the download failed.
-        InputError: If one of the folders is the data set's own, not the one that contains it.
+        InputError: If the first folder that has some of its files doesn't have all of them.
     """
-    folders = [place / published.folder for place in _roots(root)]
-    for place, folder in zip(_roots(root), folders, strict=True):
-        if _has_files(published, folder):
-            return folder
-        _require_above(published, place)
+    roots = _roots(root)
+    for place in roots:
+        for base, folder in _folders(published, place):
+            if files := _present(published, folder):
+                return Found(base, _complete(published, folder, files))
     target = root or cache()
     reason = download(target, published)
     if reason is None:
-        return target / published.folder
+        return Found(target, {name: target / published.folder / name for name in published.files})
+    unknown = "".join(
+        f" {place} has {named(path.name for path in files.values())}, which may be of another data set: move them to "
+        f"{place / published.folder} if they are of {published.title}."
+        for place in roots
+        if (files := _present(published, place))
+    )
+    folders = ", ".join(str(place / published.folder) for place in roots)
     raise UnavailableError(
-        f"{published.title} is not available: it is not in {', '.join(map(str, folders))}, and downloading it failed "
-        f"({reason}); give its folder by --data-root or JAXVAE_DATA, or choose --data digits."
+        f"{published.title} is not available: it is not in {folders}"
+        f"{', or the folders above' if published.recognized else ''}, and downloading it failed ({reason}); give its "
+        f"folder by --data-root or JAXVAE_DATA, or choose --data digits.{unknown}"
     )
 
 
 def require_published_size(published: Published, request: Request) -> None:
     """Raises InputError unless the model takes images of the data set's size; asked before a download."""
     require_size(published.image, request.image, request.resize, f"The images of {published.title} are")
-
-
-def source(published: Published, folder: Path) -> str:
-    """The root above a data set's folder, for the run's record."""
-    return str(folder.parents[published.folder.count("/")].resolve())
 
 
 def cache() -> Path:
@@ -85,16 +114,29 @@ def cache() -> Path:
 
 
 def read_bytes(published: Published, path: Path, size: int, largest: int) -> np.ndarray:
-    """The bytes `[n]` of a file that should have `size`. Raises InputError if it can't be read, or is larger than
-    `largest`, the most that any file of the data set has."""
+    """The bytes `[n]` of a file that should have `size`, unpacked. Raises InputError if it can't be read, or is larger
+    than `largest`, the most that any file of the data set has."""
     try:
         if (kind := safe_io.instead_of_file(path)) not in (None, "nothing"):
             raise refusal(published, path, f"is {kind}")
+        if path.suffix == PACKED:
+            return _unpacked(published, path, largest)
         if (length := path.stat().st_size) > largest:  # before it is read
             raise unpublished(published, path, wrong_size(length, size))
         return np.fromfile(path, np.uint8)
     except OSError as error:
-        raise refusal(published, path, f"can't be read ({error.strerror})") from None
+        raise refusal(published, path, f"can't be read ({error.strerror or error})") from None
+
+
+def _unpacked(published: Published, path: Path, largest: int) -> np.ndarray:
+    try:
+        with gzip.open(path) as file:
+            content = bytearray(file.read(largest + 1))
+    except (EOFError, zlib.error) as error:
+        raise refusal(published, path, f"can't be unpacked ({error})") from None
+    if len(content) > largest:
+        raise refusal(published, path, f"unpacks to more than {largest:,} bytes, which no file of it has")
+    return np.frombuffer(content, np.uint8)
 
 
 def wrong_digest(name: str, content: np.ndarray, size: int, digests: Mapping[str, str]) -> str | None:
@@ -128,7 +170,10 @@ def unpublished(published: Published, path: Path, what: str) -> InputError:
 
 def refusal(published: Published, path: Path, what: str) -> InputError:
     """The refusal of a file of a data set, and what to do about it."""
-    advice = f"remove {path.parent} and let it be downloaded again, or give another folder by --data-root"
+    advice = (
+        f"remove the files of {published.title} in {path.parent} to have them downloaded again, or give another folder "
+        "by --data-root"
+    )
     return InputError(f"The file {path} of {published.title} {what}; {advice}.")
 
 
@@ -169,19 +214,37 @@ def download(root: Path, published: Published) -> str | None:
     return None
 
 
-def _has_files(published: Published, folder: Path) -> bool:
-    return any((folder / file).exists() for file in published.files)
+def _folders(published: Published, root: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders below a root that may hold the data set's files, the likeliest first, each after the root that it is
+    found from: this one, or one above if this is itself the data set's folder or one between."""
+    parts, absolute = Path(published.folder).parts, root.absolute()
+    above = [absolute.parents[i - 1] for i in range(1, len(parts) + 1) if absolute.parts[-i:] == parts[:i]]
+    for base in (root, *above):
+        for i in range(len(parts), 0, -1):
+            yield base, base.joinpath(*parts[:i])
+    if published.recognized:
+        yield root, root
 
 
-def _require_above(published: Published, root: Path) -> None:
-    """Raises InputError if a root is the data set's folder, or one between."""
-    parts, above = Path(published.folder).parts, root.absolute()
-    for i in range(1, len(parts) + 1):
-        if above.parts[-i:] == parts[:i] and _has_files(published, root.joinpath(*parts[i:])):
-            raise InputError(
-                f"The data root {root} is the folder of {published.title}; give the folder that contains "
-                f"{published.folder}, {above.parents[i - 1]}."
-            )
+def _present(published: Published, folder: Path) -> dict[str, Path]:
+    """The data set's files that are in a folder, by their published names."""
+    files = {}
+    for name in published.files:
+        names = [plain + ending for ending in ("", PACKED) for plain in (name, name.replace("-idx", ".idx"))]
+        if paths := [folder / name for name in names if (folder / name).exists()]:
+            files[name] = next(filter(Path.is_file, paths), paths[0])
+    return files
+
+
+def _complete(published: Published, folder: Path, files: dict[str, Path]) -> dict[str, Path]:
+    """The same files. Raises InputError unless they are all."""
+    if missing := [name for name in published.files if name not in files]:
+        present = named(path.name for path in files.values())
+        raise InputError(
+            f"{published.title} in {folder} lacks {named(missing)} of its {len(published.files)} files, found "
+            f"{present}; add what is missing, or give another folder by --data-root."
+        )
+    return files
 
 
 def _roots(root: Path | None) -> list[Path]:

@@ -12,7 +12,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.data import datasets
+from jaxvae.shared.data import datasets, idx
 from jaxvae.shared.errors import InputError
 from parity_tests.corrupt import readers, transforms
 from parity_tests.corrupt.data import NPY, NPZ, PICTURES
@@ -75,6 +75,9 @@ def test_a_malformed_file_of_mnist_is_refused_in_a_sentence(tmp_path, monkeypatc
     """Others are in test_data.py, which has the whole ones to change."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
+    for name in idx.MNIST:
+        if name != "train-images-idx3-ubyte":
+            (raw / name).touch()
     make, says = IDX[kind]
     make(raw / "train-images-idx3-ubyte")
     with pytest.raises(InputError, match=says) as caught:

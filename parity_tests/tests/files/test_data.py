@@ -1,5 +1,7 @@
 """Finding, verifying and reading MNIST and its like; what is wrong with a file is said, not trained on."""
 
+import gzip
+import hashlib
 import shutil
 import struct
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from jaxvae.shared.config.data_sets import DATA_HELP, DATA_SETS, complete_names
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import datasets, idx, published
+from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
 
 SIBLINGS = [name for name in idx.IDX_SETS if name != "mnist"]
@@ -134,8 +137,12 @@ def test_mislabelled_images_are_found(copy) -> None:
 
 def test_a_missing_file_is_named(copy) -> None:
     (copy / "MNIST" / "raw" / TEST_LABELS).unlink()
-    with pytest.raises(InputError, match=f"{TEST_LABELS} of MNIST can't be read"):
-        datasets.mnist(copy)
+    says = (
+        f"^MNIST in {copy}/MNIST/raw lacks {TEST_LABELS} of its 4 files, found {TRAIN}, .*{TEST}; add what is missing"
+    )
+    for name in ("mnist", "auto"):
+        with pytest.raises(InputError, match=says):
+            datasets.load(named(name), copy)
 
 
 def test_every_data_set_has_its_reader_and_its_files() -> None:
@@ -166,13 +173,6 @@ def test_a_missing_root_is_said() -> None:
         datasets.mnist("/no/such/folder")
     with pytest.raises(InputError, match=r"^The data root must be a path, found 3; give it as text or as a Path"):
         datasets.mnist(3)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("inside", ["MNIST", "MNIST/raw"])
-def test_a_root_that_is_the_data_sets_own_folder_is_said(copy, inside: str) -> None:
-    says = f"^The data root {copy / inside} is the folder of MNIST; give the folder that contains MNIST/raw, {copy}[.]$"
-    with pytest.raises(InputError, match=says):
-        datasets.mnist(copy / inside)
 
 
 @pytest.mark.parametrize("name", [None, Path("a"), Spec(), 3])
@@ -355,3 +355,77 @@ def test_a_siblings_download_is_kept_whole(sibling, monkeypatch, tmp_path) -> No
     assert {path.name for path in raw.iterdir()} == {*this.published.files, *others}
     assert [(raw / other).read_bytes() for other in others] == [b"old", b"new"][: len(others)]
     np.testing.assert_array_equal(first.train, datasets.load(named(name), root)[0].train)
+
+
+@pytest.fixture(params=["mnist", "fashion-mnist", "kmnist", "emnist:letters"])
+def loose(request, monkeypatch, tmp_path) -> tuple[str, Path, dict[str, bytes]]:
+    """A set of 30 and 10 images without its files: its name, an empty root, and the content of each file."""
+    name = request.param
+    monkeypatch.setitem(idx.IDX_SETS, name, idx.IDX_SETS[name]._replace(train=30, test=10))
+    this, whole = idx.IDX_SETS[name], tmp_path / "whole"
+    write_set(this, whole, np.random.default_rng(0).integers(0, 256, (40, 28, 28), np.uint8))
+    files = {file: (whole / this.published.folder / file).read_bytes() for file in this.published.files}
+    if name == "mnist":
+        monkeypatch.setattr(idx, "MNIST", {file: hashlib.md5(content).hexdigest() for file, content in files.items()})
+    (tmp_path / "root").mkdir()
+    return name, tmp_path / "root", files
+
+
+def put(folder: Path, files: dict[str, bytes], *, dots: bool = False, packed: bool = False) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / ((name.replace("-idx", ".idx") if dots else name) + ".gz" * packed)
+        path.write_bytes(gzip.compress(content, 1) if packed else content)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dots", [False, True])
+@pytest.mark.parametrize("below", [0, 1, 2])
+def test_files_are_found_as_their_authors_publish_them(loose, below: int, dots: bool, packed: bool) -> None:
+    """In the root, in MNIST and in MNIST/raw, whichever of these folders is given."""
+    name, root, files = loose
+    this = idx.IDX_SETS[name]
+    folders = [root, root / this.torchvision, root / this.torchvision / "raw"]
+    put(folders[below], files, dots=dots, packed=packed)
+    if below == 0 and not this.published.recognized:
+        says = f"^{this.title} is not available.* {root} has train-images.*, which may be of another data set: move"
+        with pytest.raises(InputError, match=says):
+            datasets.load(named(name), root)
+        return
+    dataset = datasets.load(named(name), root)[0]
+    assert (dataset.train.shape, dataset.source) == ((30, 28, 28, 1), str(root))
+    stored = np.frombuffer(files[this.published.files[0]], np.uint8)[16:].reshape(30, 28, 28)
+    np.testing.assert_array_equal(dataset.train[..., 0], np.swapaxes(stored, 1, 2) if this.split else stored)
+    assert dataset.train.flags.writeable
+    for folder in folders[1 : below + 1]:
+        again = datasets.load(named(name), folder)[0]
+        assert (again.source, digest(again)) == (str(root), digest(dataset))
+
+
+@pytest.mark.parametrize("loose", ["mnist"], indirect=True)
+def test_what_lies_loose_and_is_not_whole_is_said(loose) -> None:
+    _, root, files = loose
+    first, *others = files
+    put(root, {first: files[first]}, packed=True)
+    for name in ("mnist", "auto"):
+        says = f"^MNIST in {root} lacks {', '.join(others)} of its 4 files, found {first}.gz; add"
+        with pytest.raises(InputError, match=says):
+            datasets.load(named(name), root)
+    put(root, files)
+    (root / first).unlink()
+    packed = (root / f"{first}.gz").read_bytes()
+    for content, says in (
+        (packed[:-9], "can't be unpacked"),
+        (b"text", "can't be read .Not a gzipped file"),
+        (packed[:10] + b"\xff" * 40 + packed[50:], "can't be unpacked"),
+        (gzip.compress(bytes(2**22)), "unpacks to more than 23,536 bytes, which no file of it has"),
+        (gzip.compress(files[first][:-1]), "23,535 bytes where there should be 23,536"),
+    ):
+        (root / f"{first}.gz").write_bytes(content)
+        with pytest.raises(
+            InputError, match=f"^The file {root}/{first}.gz of MNIST .*{says}.*; remove the files of MN"
+        ):
+            datasets.load(named("auto"), root)
+    (root / first).mkdir()  # as in one well-known archive, beside the files themselves
+    put(root, {first: files[first]}, dots=True)
+    assert len(datasets.load(named("mnist"), root)[0].train) == 30
