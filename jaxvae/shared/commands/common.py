@@ -30,8 +30,8 @@ RunPaths = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
 ]
 _DATA_ROOT = (
-    "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc., or is one "
-    "of them."
+    "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc., or is "
+    "one of these."
 )
 DataRoot = Annotated[
     Path | None,

@@ -130,7 +130,8 @@ def require_positive_flags(flags: SessionFlags) -> None:
 
 
 def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
-    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred.
+    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred, and the data
+    set's notes.
 
     Args:
         backend: The package that trains.
@@ -143,9 +144,9 @@ def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
         InputError: If the images are not available, or do not fit the configuration.
     """
     dataset, missing = datasets.load(flags.spec, flags.data_root, flags.stream is not None)
-    if missing is not None and backend.first():
-        name = backend.__name__
-        print(f"{name}: WARNING: {missing} Training on scikit-learn's 1,797 digits instead.", file=sys.stderr)
+    substituted = () if missing is None else (f"{missing} Training on scikit-learn's 1,797 digits instead.",)
+    for note in (*substituted, *dataset.notes) if backend.first() else ():
+        print(f"{backend.__name__}: WARNING: {note}", file=sys.stderr)
     requirements.require_batches(flags.spec, len(dataset.train))
     return dataset, missing
 

@@ -24,6 +24,8 @@ class Dataset(NamedTuple):
     test_labels: np.ndarray
     labelled: bool = True
     """Whether there are labels; without them all are 0."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what was left out or looks wrong, for whoever trains on it."""
 
 
 class Request(NamedTuple):

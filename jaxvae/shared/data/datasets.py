@@ -5,10 +5,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from jaxvae.shared import safe_io
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits
+from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits, streaming
 from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError
 from jaxvae.shared.data.resize import fit
 from jaxvae.shared.data.sklearn_digits import digits as digits
@@ -42,13 +44,20 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
         The data set, and for `auto` why it is not MNIST; None if it is.
 
     Raises:
-        InputError: If `root` is not a folder, if a file is not what it should be, if the data set is not available, or
-            if its size, number or labels don't fit the configuration.
+        InputError: If `root` is not a folder, if a file is not what it should be, if all of its training images' pixels
+            are one value, if the data set is not available, or if its size, number or labels don't fit the
+            configuration.
         streaming.UnmappableError: If `mapped` and the images have to be read whole.
     """
     root = _required(root)
     dataset, why = _read(spec, root, mapped)
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
+    if (value := _only_value(dataset.train)) is not None:
+        raise InputError(f"The training images of {dataset.name} are all of one value, {value}; give others.")
+    if (value := _only_value(dataset.test)) is not None:
+        dataset = dataset._replace(
+            notes=(*dataset.notes, f"The test images of {dataset.name} are all of one value, {value}.")
+        )
     if limit is not None and limit > len(dataset.train):
         raise InputError(
             f"{'' if why is None else why + ' '}{what} has {len(dataset.train):,} training images, {limit:,} are asked "
@@ -100,8 +109,9 @@ def load_data(
     """
     spec = Spec(data=name, model=ModelSpec(image=image), images=ImagesSpec(resize=resize))
     dataset, why = load(spec, _required(root))
-    if why is not None:
-        warnings.warn(f"{why} These are scikit-learn's digits instead.", stacklevel=2)
+    substituted = () if why is None else (f"{why} These are scikit-learn's digits instead.",)
+    for note in (*substituted, *dataset.notes):
+        warnings.warn(note, stacklevel=2)
     return dataset
 
 
@@ -125,6 +135,12 @@ def _required(root: Path | str | None) -> Path | None:
             f"The data root {path} is not a folder; give the published data sets' folder, or leave it out."
         )
     return path
+
+
+def _only_value(images: np.ndarray) -> int | None:
+    """The value that all pixels have; None if there are others, which is known after a few images of most data sets."""
+    first = int(np.asarray(images[:1]).flat[0])
+    return first if all((piece == first).all() for piece in streaming.pieces(images)) else None
 
 
 def _read(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:

@@ -4,7 +4,9 @@ A size, a type or a label that doesn't fit is an error; nothing is guessed.
 """
 
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +14,22 @@ import numpy as np
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.data.dataset import Dataset, Request, from_path, tenths
-from jaxvae.shared.data.resize import require_size, resized, with_progress
+from jaxvae.shared.data.resize import Size, require_size, resized, with_progress
 from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _LARGEST_OF_14_BITS, _LARGEST_OF_16_BITS = 2**14 - 1, 2**16 - 1
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 # Pillow looks at the content, and runs Ghostscript for some others.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+_COLOUR_OF_16_BITS = re.compile("(RGB[AXa]*|LA);16[BLN]")  # Pillow's names for how pixels are stored
+# Few bytes can claim gigabytes of pixels. A photograph has ten pixels in a byte, a blank page of grey a thousand.
+_PIXELS_OF_ANY_FILE, _PIXELS_OF_A_BYTE = 2**24, 1000
+
+Pictures = list[tuple[str, Path]]
+"""Pictures, each with its first folder below the split's, empty if it is in none."""
 
 
 def read(request: Request) -> Dataset:
@@ -47,19 +56,7 @@ def read(request: Request) -> Dataset:
     folder, image = Path(request.argument), request.image
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
-    train, test = _splits(folder)
-    if train is not None and test is None:
-        raise InputError(
-            f"{folder} has {train.name} without test or val; add one of them, or give --data images:{train}."
-        )
-    if test is not None and train is None:
-        raise InputError(f"{folder} has {test.name} without train; add it, or give --data images:{test}.")
-    if train is not None and test is not None:
-        splits = [_find(train), _find(test)]
-    else:
-        pictures = _find(folder)
-        tests = tenths(len(pictures), f"The folder {folder}")
-        splits = [[pictures[i] for i in np.flatnonzero(split)] for split in tests]
+    splits, notes = _split_pictures(folder)
     names = sorted({name for split in splits for name, _ in split})
     labelled = "" not in names and len(names) <= 256
     labels = [np.array([names.index(n) if labelled else 0 for n, _ in split], np.uint8) for split in splits]
@@ -67,7 +64,7 @@ def read(request: Request) -> Dataset:
     images = np.empty((sum(map(len, splits)), *image), np.uint8)
     largest = 0
     for i, (_, path) in enumerate(with_progress([pair for split in splits for pair in split], len(images))):
-        pixels = _picture(path, image[2])
+        pixels = _picture(path, image, request.resize)
         require_size(pixels.shape, image, request.resize, f"The picture {path} is")
         if pixels.dtype == np.uint16:
             largest = max(largest, int(pixels.max()))
@@ -78,10 +75,35 @@ def read(request: Request) -> Dataset:
             f"The 16-bit pictures in {folder} hold numbers from 0 to {largest:,}, expected up to 65,535; multiply them "
             "so that white is 65,535, or save them with 8 bits."
         )
-    if images.size and images.min() == images.max():
-        raise InputError(f"The pictures in {folder} are all of one value, {images.min()}; give others.")
     cut = len(splits[0])
-    return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled)
+    return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled, notes)
+
+
+def _split_pictures(folder: Path) -> tuple[list[Pictures], tuple[str, ...]]:
+    """The pictures to train and to test, and sentences about what else is in the folder."""
+    train, test = _splits(folder)
+    if train is not None and test is None:
+        raise InputError(
+            f"{folder} has {train.name} without test or val; add one of them, or give --data images:{train}."
+        )
+    if test is not None and train is None:
+        raise InputError(f"{folder} has {test.name} without train; add it, or give --data images:{test}.")
+    notes = []
+    if train is not None and test is not None:
+        found = [_find(train), _find(test)]
+        splits = [pictures for pictures, _ in found]
+        left = [path.name for path in folder.iterdir() if _shows(path.name) and path not in (train, test)]
+        left = [name for name in left if (folder / name).is_dir() or Path(name).suffix.lower() in PICTURES]
+        if left:
+            notes.append(f"{folder} has {named(sorted(left))} beside {train.name} and {test.name}, left out.")
+    else:
+        found = [_find(folder)]
+        pictures = found[0][0]
+        tests = tenths(len(pictures), f"The folder {folder}")
+        splits = [[pictures[i] for i in np.flatnonzero(split)] for split in tests]
+    if counts := sum((others for _, others in found), Counter[str]()):
+        notes.append(f"{folder} has {counts.total():,} other files than pictures, left out: {_counted(counts)}.")
+    return splits, tuple(notes)
 
 
 def _splits(folder: Path) -> list[Path | None]:
@@ -102,15 +124,23 @@ def _refuse(error: OSError) -> None:
     raise InputError(f"The folder {error.filename} can't be read ({error.strerror}); make it readable or remove it.")
 
 
-def _find(root: Path) -> list[tuple[str, Path]]:
-    """The pictures below `root` by sorted path, each with its first folder below `root`, empty if it is in none."""
-    paths = [Path(folder, name).relative_to(root) for folder, names in _walk(root) for name in names]
-    pictures = sorted((path.parts, path) for path in paths if path.suffix.lower() in PICTURES and _shows(path.name))
+def _find(root: Path) -> tuple[Pictures, Counter[str]]:
+    """The pictures below `root` by sorted path, and the number of other files of each ending."""
+    paths = [Path(folder, name) for folder, names in _walk(root) for name in names if _shows(name)]
+    pictures = sorted(path.relative_to(root).parts for path in paths if path.suffix.lower() in PICTURES)
+    others = Counter(
+        path.suffix.lower() or "without an ending" for path in paths if path.suffix.lower() not in PICTURES
+    )
     if not pictures:
         raise InputError(
-            f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below; give one that has some."
+            f"The folder {root} has no pictures ({', '.join(PICTURES)}) in it or below"
+            f"{f', found {_counted(others)}' if others else ''}; give one that has some."
         )
-    return [(parts[0] if len(parts) > 1 else "", root / path) for parts, path in pictures]
+    return [(parts[0] if len(parts) > 1 else "", root.joinpath(*parts)) for parts in pictures], others
+
+
+def _counted(others: Counter[str]) -> str:
+    return named(f"{n:,} {ending}" for ending, n in sorted(others.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _walk(root: Path) -> Iterator[tuple[str, list[str]]]:
@@ -132,7 +162,7 @@ def _shows(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _picture(path: Path, channels: int) -> np.ndarray:
+def _picture(path: Path, image: Size, resize: bool) -> np.ndarray:
     """A picture file as uint8 `[h, w, 1]` or `[h, w, 3]`; a palette may count as either, if its colours allow."""
     from PIL import Image
 
@@ -142,7 +172,7 @@ def _picture(path: Path, channels: int) -> np.ndarray:
         with warnings.catch_warnings(action="ignore"):
             # Pillow only warns of a header with too many pixels, up to twice its limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _pixels(path, channels)
+            return _pixels(path, image, resize)
     except InputError:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own kinds
@@ -150,24 +180,37 @@ def _picture(path: Path, channels: int) -> np.ndarray:
         raise InputError(f"The picture {path} can't be read ({reason}); repair or remove it.") from None
 
 
-def _pixels(path: Path, channels: int) -> np.ndarray:
+def _pixels(path: Path, image: Size, resize: bool) -> np.ndarray:
     """A picture's pixels, transparent ones on white, as uint8, or uint16 if it has 16 bits; raises whatever Pillow
-    does."""
+    does. A size that can't be is refused before memory is taken for it."""
     from PIL import Image
 
     with Image.open(path, formats=_FORMATS) as picture:
         if picture.mode == "F":
             raise InputError(f"The picture {path} holds fractions, expected 8 or 16 bits; convert or remove it.")
-        if picture.mode.startswith("I"):  # 16 bits; of 16-bit colour Pillow keeps the high byte
+        grey, palette = picture.mode in ("1", "L", "LA"), picture.mode in ("P", "PA")
+        deep = picture.mode.startswith("I")
+        size = (picture.height, picture.width, 1 if grey or deep or (palette and image[2] == 1) else 3)
+        if size[:2] != image[:2]:
+            require_size(size, image, resize, f"The picture {path} is")
+        stored, claimed = path.stat().st_size, picture.height * picture.width
+        if claimed > max(_PIXELS_OF_ANY_FILE, _PIXELS_OF_A_BYTE * stored):
+            raise InputError(
+                f"The picture {path} claims {claimed:,} pixels in a file of {stored:,} bytes, expected at most "
+                f"{_PIXELS_OF_A_BYTE:,} a byte; remove it, or save it smaller."
+            )
+        wide = any(_COLOUR_OF_16_BITS.search(str(tile)) for tile in picture.tile)
+        if deep:
             numbers = np.asarray(picture)
             if numbers.min() < 0 or numbers.max() > _LARGEST_OF_16_BITS:
                 raise InputError(f"The picture {path} holds more than 16 bits, expected 8 or 16; convert or remove it.")
             return numbers.astype(np.uint16)[..., None]
-        grey, palette = picture.mode in ("1", "L", "LA"), picture.mode in ("P", "PA")
         if picture.has_transparency_data:
             white = Image.new("RGBA", picture.size, "white")
             colour = np.asarray(Image.alpha_composite(white, picture.convert("RGBA")))[..., :3]
         else:
             colour = np.asarray(picture.convert("L" if grey else "RGB"))
             colour = colour[..., None] if grey else colour
-    return colour[..., :1] if grey or (palette and channels == 1 and (colour == colour[..., :1]).all()) else colour
+    if wide:  # of 16-bit colour Pillow keeps the high byte
+        return colour * np.uint16(257)
+    return colour[..., :1] if grey or (palette and image[2] == 1 and (colour == colour[..., :1]).all()) else colour

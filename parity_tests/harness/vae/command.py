@@ -97,8 +97,9 @@ def main(options: Parity) -> int:
 
         for name, spec in specs.items():
             dataset, missing = images(options, spec) if run is None else (images_of(options, run), None)
-            if missing is not None:
-                print(f"WARNING: {missing} Comparing on scikit-learn's digits instead.", file=sys.stderr)
+            substituted = () if missing is None else (f"{missing} Comparing on scikit-learn's digits instead.",)
+            for note in (*substituted, *dataset.notes):
+                print(f"WARNING: {note}", file=sys.stderr)
             spec = replace(spec, data=dataset.name)
             reports[name] = prove.prove(
                 spec, dataset, dtypes=dtypes, steps=options.steps, bisect=options.bisect, on_level=show

@@ -96,7 +96,7 @@ def test_load_data_is_load_by_name_and_warns_of_another_data_set(mnist_root, tmp
     with pytest.warns(UserWarning, match="no network.*These are scikit-learn's digits instead"):
         assert datasets.load_data().name == "digits"
     assert datasets.load_data("digits", image=(16, 16, 1)).train.shape == (1500, 16, 16, 1)
-    np.save(tmp_path / "images.npy", np.zeros((20, 9, 9, 3), np.uint8))
+    np.save(tmp_path / "images.npy", np.eye(9, dtype=np.uint8)[None, ..., None].repeat(20, 0).repeat(3, 3) * 255)
     with pytest.raises(InputError, match="has images of 9 9 3"):
         datasets.load_data(f"npy:{tmp_path / 'images.npy'}")
     whole = datasets.load_data(f"npy:{tmp_path / 'images.npy'}", image=(6, 6, 3), resize=True)

@@ -2,18 +2,23 @@
 
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from jaxvae.shared.commands.open_session import load_images
+from jaxvae.shared.commands.train import Train
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import datasets, numpy_files
+from jaxvae.shared.data import datasets, image_folder, numpy_files
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
+from parity_tests.support.cli import fails
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (25, 4, 6), np.uint8)
@@ -97,6 +102,38 @@ def test_folders_may_be_the_splits(tmp_path, first: str, second: str) -> None:
     refused("has Train and train, found two for one split; rename one", dataset.name)
 
 
+def test_what_is_left_out_is_said(package, capsys, tmp_path) -> None:
+    for i, name in enumerate(["train/a/0", "train/b/1", "test/0", "val/0", "3", ".hidden/4"]):
+        save(tmp_path / f"{name}.png", GREY[i])
+    for name in (
+        "train/0.heic",
+        "train/a/1.HEIC",
+        "test/notes.txt",
+        "test/README",
+        "train/.x.svg",
+        "val/0.svg",
+        "a.csv",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "__MACOSX" / "0.avif").touch()
+    spec = Spec(data=f"images:{tmp_path}", model=ModelSpec(image=(4, 6, 1)))
+    load_images(package, Train(spec))
+    notes = (
+        f"{tmp_path} has 3.png, val beside train and test, left out.",
+        f"{tmp_path} has 4 other files than pictures, left out: 2 .heic, 1 .txt, 1 without an ending.",
+    )
+    assert capsys.readouterr().err.splitlines() == [f"{package.__name__}: WARNING: {note}" for note in notes]
+    with pytest.warns(UserWarning, match="left out") as warned:
+        datasets.load_data(f"images:{tmp_path}", image=(4, 6, 1))
+    assert tuple(str(one.message) for one in warned) == notes
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.avif").touch()
+    refused(
+        f"^The folder {tmp_path}/none has no pictures .* or below, found 1 .avif; give one", f"images:{tmp_path}/none"
+    )
+
+
 @pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "a/.thumbnails"])
 def test_copies_that_programs_made_are_left_out(tmp_path, copies: str) -> None:
     for i, name in enumerate(["a/0", "a/1", "b/2", "b/3", f"{copies}/0"]):
@@ -142,7 +179,7 @@ def test_what_is_transparent_is_laid_on_white(tmp_path) -> None:
     np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], 255 - GREY[:2])
     for i in range(2):
         Image.new("LA", (6, 4), (0, 255)).save(tmp_path / f"{i}.png")
-    refused(f"The pictures in {tmp_path} are all of one value, 0; give others", dataset.name)
+    refused(f"The training images of images:{tmp_path} are all of one value, 0; give others", dataset.name)
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -150,6 +187,49 @@ def test_sixteen_bits_that_hold_fewer_are_refused(tmp_path, bits: int) -> None:
     for i in range(3):
         save(tmp_path / f"{i}.png", np.minimum(GREY[i].astype(np.uint16) << 8, 2**bits - 1))
     refused(f"hold numbers from 0 to {2**bits - 1:,}, expected up to 65,535; multiply them", f"images:{tmp_path}")
+
+
+def wide_png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16-bit colour, `[h, w, 3]`, which Pillow reads but doesn't write."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    parts = [struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_sixteen_bits_of_colour_keep_the_high_byte(tmp_path, bits: int) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(wide_png(COLOUR[i].astype(np.uint16) << bits - 8))
+    if bits < 16:
+        refused("The 16-bit pictures in .* hold numbers from 0 to .*; multiply them", f"images:{tmp_path}", 4, 6, 3)
+        return
+    dataset = load(f"images:{tmp_path}", 4, 6, 3)
+    np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test]), COLOUR[:3])
+
+
+def test_more_pixels_than_a_file_can_hold_are_refused_before_they_are_decoded(tmp_path, monkeypatch) -> None:
+    for i in range(2):
+        save(tmp_path / f"{i}.png", GREY[i])
+    bomb = tmp_path / "2.png"
+    Image.new("1", (9000, 5000)).save(bomb)
+    stored = bomb.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+        patch.setattr(image_folder, "with_progress", lambda pairs, n: [pair for pair in pairs if pair[1] == bomb])
+        name = f"images:{tmp_path}"
+        refused(f"^The picture {bomb} is 5000 9000 1, the model's images 4 6 1; give --image 5000 9000 1 or", name)
+        says = (
+            f"^The picture {bomb} claims 45,000,000 pixels in a file of {stored:,} bytes, expected at most 1,000 a byte"
+        )
+        refused(says, name, resize=True)
+    Image.new("1", (3000, 5000)).save(bomb)  # a blank page
+    assert load(name, resize=True).test.max() == 0
+    monkeypatch.setattr(image_folder, "_PIXELS_OF_ANY_FILE", 16)
+    Image.fromarray(RNG.integers(0, 256, (300, 500, 3), np.uint8)).save(bomb.with_suffix(".jpg"), quality=30)
+    bomb.unlink()  # a photograph
+    assert load(name, resize=True).test.std() > 0
 
 
 def test_a_tiff_and_a_jfif_are_read(tmp_path) -> None:
@@ -235,9 +315,9 @@ def test_an_array_is_read_whatever_it_is_of(tmp_path, kind: str) -> None:
 
 
 def test_floats_are_rounded_and_truths_are_black_and_white(tmp_path) -> None:
-    np.save(tmp_path / "a.npy", np.array([0, 0.001, 0.5, 1]).reshape(2, 1, 2))
+    np.save(tmp_path / "a.npy", np.array([0, 0.002, 0.5, 1]).reshape(2, 1, 2))
     dataset = load(f"npy:{tmp_path / 'a.npy'}", 1, 2, 1)
-    assert (dataset.train.ravel().tolist(), dataset.test.ravel().tolist()) == ([0, 0], [128, 255])
+    assert (dataset.train.ravel().tolist(), dataset.test.ravel().tolist()) == ([0, 1], [128, 255])
     np.save(tmp_path / "a.npy", GREY > 127)
     np.testing.assert_array_equal(load(f"npy:{tmp_path / 'a.npy'}").train[..., 0], 255 * (GREY > 127)[REST])
 
@@ -272,6 +352,30 @@ def test_what_is_wrong_with_an_array_is_said(tmp_path, fault: str) -> None:
     np.savez(tmp_path / "a.npz", train=GREY, test=array)
     if fault != "one image":
         assert str(tmp_path / "a.npz") in refused(what, f"npz:{tmp_path / 'a.npz'}")
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+@pytest.mark.parametrize("kind", ["npy", "npz", "folder", "pictures"])
+def test_images_of_one_value_are_refused(package, capsys, tmp_path, kind: str, value: int) -> None:
+    flat, out = np.full_like(GREY, value), tmp_path / "run"
+    np.save(tmp_path / "a.npy", flat)
+    np.savez(tmp_path / "a.npz", train=flat, test=GREY)
+    for name, array in (("train", flat), ("test", GREY)):
+        save(tmp_path / "pictures" / f"{name}.png", array[0])
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        np.save(tmp_path / "folder" / f"{name}.npy", array)
+    save(tmp_path / "pictures" / "test.png", flat[0])
+    name = {"npy": "npy:{}/a.npy", "npz": "npz:{}/a.npz", "folder": "npy:{}/folder", "pictures": "images:{}/pictures"}
+    data = name[kind].format(tmp_path)
+    says = f"The training images of {data} are all of one value, {value}; give others"
+    fails(package, capsys, says, "train", "--data", data, "--image", 4, 6, 1, "--out", out)
+    assert not out.exists()
+
+
+def test_test_images_of_one_value_are_said(tmp_path) -> None:
+    np.savez(tmp_path / "a.npz", train=GREY, test=np.full_like(GREY, 9))
+    dataset = load(f"npz:{tmp_path / 'a.npz'}")
+    assert dataset.notes == (f"The test images of {dataset.name} are all of one value, 9.",)
 
 
 def test_where_channels_are_is_not_guessed(tmp_path) -> None:
