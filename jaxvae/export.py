@@ -1,6 +1,8 @@
 """Export a model: its weights in the files of other software, and its functions as programs."""
 
 import contextlib
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,8 +83,14 @@ def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Ar
 def _write_orbax(folder: Path, params: Params) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder, serialization.to_state_dict(params))  # whose names are strings, as Orbax has them
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder, serialization.to_state_dict(params))  # whose names are strings, as Orbax has them
+    except ValueError as error:
+        code = re.search(r"os_error_code='([0-9]+)'", str(error))  # tensorstore's for what the system refuses
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 def _write_stablehlo(folder: Path, spec: Spec, params: Params) -> None:

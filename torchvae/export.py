@@ -1,5 +1,6 @@
 """Export a model: its weights in the files of other software, and its functions as programs."""
 
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,8 +42,9 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
             case "safetensors":
                 export_files.write_hub(made, spec, to_arrays(spec, model))
             case "torch":
-                with made.open("wb") as file:  # if given the path, torch would write its name into the file
-                    torch.save({name: tensor.clone() for name, tensor in state.items()}, file)
+                content = io.BytesIO()  # given the file, torch would abort on a full disk
+                torch.save({name: tensor.clone() for name, tensor in state.items()}, content)
+                made.write_bytes(content.getvalue())
             case "torch-export":
                 _write_torch_export(made, spec, model)
             case "onnx":
@@ -100,7 +102,9 @@ def _write_torch_export(folder: Path, spec: Spec, model: VAE) -> None:
         exported = torch.export.export(program, arguments, dynamic_shapes=_free(arguments))
         for node in exported.graph.nodes:
             node.meta.pop("stack_trace", None)  # the paths of this machine's files
-        torch.export.save(exported, folder / f"{name}.pt2")
+        content = io.BytesIO()  # as above
+        torch.export.save(exported, content)
+        (folder / f"{name}.pt2").write_bytes(content.getvalue())
     export_files.write_signature(folder, spec, "pt2")
 
 

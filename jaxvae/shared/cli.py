@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import errno
 import functools
 import inspect
 import io
@@ -28,6 +29,11 @@ _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 _STDERR = 2  # the last of the standard streams' descriptors
 _NARROWEST = 20  # columns; tyro never ends to break text into lines of none, of which its boxes take up to five
 _OUT_OF_MEMORY = ("allocate", "RESOURCE_EXHAUSTED")  # words of the frameworks' errors
+_ADVICE = {
+    errno.ENOSPC: "free some space on its disk",
+    errno.EDQUOT: "free some of your quota on its disk",
+    errno.EFBIG: "raise the largest size of a file (ulimit -f)",
+}
 _COMMUNICATION = ("Gloo", "gloo", "NCCL")  # libraries that connect the processes of a run
 
 
@@ -41,9 +47,13 @@ def run(backend: Backend) -> NoReturn:
         os.set_inheritable(lowest, True)  # or a file opened next would take the number, and what is written to stderr
     os.close(lowest)
     sys.stdout, sys.stderr = (_lasting(stream) for stream in (sys.stdout, sys.stderr))
-    status = main(backend)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        status = main(backend)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError as error:  # the output that was left to flush
+        print(f"{backend.__name__}: {_unusable(error)}", file=sys.stderr)
+        status = InputError.status
     if status:
         # The interpreter's normal exit fails while an epoch is still being computed, and waits for the processes that
         # train together with this one, while they wait for it.
@@ -71,7 +81,7 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return error.status
     except OSError as error:
-        print(f"{name}: {error.filename or 'A file'} can't be used ({error.strerror or error}).", file=sys.stderr)
+        print(f"{name}: {_unusable(error)}", file=sys.stderr)
         return InputError.status
     except StoppedError as stop:
         if backend.first():
@@ -152,6 +162,12 @@ def _lasting(stream: TextIO | None) -> TextIO:
     stream.flush()
     binary = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
     return io.TextIOWrapper(binary, stream.encoding, stream.errors, line_buffering=True)
+
+
+def _unusable(error: OSError) -> str:
+    """A sentence about a file that the operating system refuses."""
+    advice = f"; {_ADVICE[error.errno]}, then resume or try again" if error.errno in _ADVICE else ""
+    return f"{error.filename or 'A file or standard output'} can't be used ({error.strerror or error}){advice}."
 
 
 def _explained(error: MemoryError | RuntimeError) -> str:
