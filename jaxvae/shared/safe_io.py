@@ -1,4 +1,5 @@
-"""Files written whole or not at all, and strict JSON: no duplicate names, no NaN, of limited size."""
+"""Files written whole or not at all and never through a link, and strict JSON: no duplicate names, no NaN, of limited
+size."""
 
 import contextlib
 import json
@@ -11,40 +12,104 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import kind_of, require_in_place, require_plain
 from jaxvae.shared.text import shown
 
 PART_SUFFIX = ".part"  # of files that are being written
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Let the errors of the operating system name the file that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def write_atomically(path: Path, content: bytes, sync: bool = True) -> None:
     """Write a file whole or not at all: to a temporary file beside it, flushed to the disk, then renamed over `path`.
 
     Args:
         path: The file; its folder has to exist.
         content: The bytes to write.
+        sync: Wait until the disk has it.
 
     Raises:
+        InputError: If `path` is not plain, see `require_plain`.
         OSError: If it can't be written; `path` is unchanged then.
     """
-    handle, name = tempfile.mkstemp(PART_SUFFIX, f".{path.name}.", path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp makes it private
-        Path(name).replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
+    require_plain(path)
+    with named(path):
+        handle, name = tempfile.mkstemp(PART_SUFFIX, f".{path.name}.", path.parent)
         try:
-            os.fsync(folder)  # or a power failure could undo the renaming
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(0o666 & ~mask)  # mkstemp makes it private
+            Path(name).replace(path)
+            if sync:
+                sync_to_disk(path.parent)  # or a power failure could undo the renaming
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                Path(name).unlink()
+            raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's list of files."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append(path: Path, content: bytes, sync: bool = True) -> None:
+    """Append to a file all of the content or nothing.
+
+    Args:
+        path: The file, which exists.
+        content: The bytes to append.
+        sync: Wait until the disk has them.
+
+    Raises:
+        InputError: If `path` is not plain, see `require_plain`.
+        OSError: If it can't be written; its content is the same as before then.
+    """
+    require_plain(path)
+    with named(path):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+        try:
+            before, left = os.fstat(handle).st_size, memoryview(content)
+            try:
+                while left:
+                    left = left[os.write(handle, left) :]
+                if sync:
+                    os.fsync(handle)
+            except OSError:
+                os.ftruncate(handle, before)
+                raise
         finally:
-            os.close(folder)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
-        raise
+            os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a link itself, if it exists. Raises InputError as `require_in_place` does, and OSError."""
+    require_in_place(path)
+    path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove the files that a killed process was writing in a folder."""
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        if stat.S_ISREG(part.lstat().st_mode):
+            part.unlink()
 
 
 def as_path(path: object, what: str) -> Path:
@@ -62,8 +127,10 @@ def require_writable(path: Path, advice: str) -> None:
         advice: What a message ends with.
 
     Raises:
-        InputError: If its folder doesn't exist or can't be written to, or if a folder is there.
+        InputError: If its folder doesn't exist or can't be written to, or if `path` is a folder or not plain, see
+            `require_plain`.
     """
+    require_in_place(path)
     folder = path.absolute().parent
     if path.is_dir():
         why = "it is a folder"
@@ -72,6 +139,7 @@ def require_writable(path: Path, advice: str) -> None:
     elif not os.access(folder, os.W_OK):
         why = f"the folder {folder} is not writable"
     else:
+        require_plain(path)
         return
     raise InputError(f"{path} can't be written: {why}; {advice}.")
 
@@ -91,18 +159,22 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     if path.exists() or path.is_symlink():
         raise InputError(f"{path} exists already; give another --out, or remove it.")
+    require_in_place(path)
     try:
         folder = Path(tempfile.mkdtemp(PART_SUFFIX, f".{path.name}.", path.parent))
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); give another --out.") from None
     try:
         part = folder.resolve() / path.name
-        yield part
-        for file in [part, *part.rglob("*")]:
-            handle = os.open(file, os.O_RDONLY)
-            os.fsync(handle)  # or a power failure after the renaming could leave it empty
-            os.close(handle)
-        part.rename(path)
+        try:
+            yield part
+            for file in [part, *part.rglob("*")]:
+                sync_to_disk(file)  # or a power failure after the renaming could leave it empty
+            part.rename(path)
+        except OSError as error:
+            if error.filename is None or Path(error.filename).is_relative_to(part.parent):
+                error.filename, error.filename2 = str(path), None
+            raise
     finally:
         shutil.rmtree(folder)
 
@@ -127,8 +199,7 @@ def instead_of_file(path: Path) -> str | None:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte in the path
         return "nothing"
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-    return None if stat.S_ISREG(mode) else kinds.get(stat.S_IFMT(mode), "a device")
+    return None if stat.S_ISREG(mode) else kind_of(mode)
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,5 @@
 """The import command, and the export back to the source program's own file."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import known_models, name_mapping, readers, recognition
 from jaxvae.shared.interop.adopt import Adopted, adopt
-from jaxvae.shared.model import description, weight_file
+from jaxvae.shared.model import description, tensor_checks, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
 
@@ -77,12 +76,10 @@ def run(backend: Backend, command: Import) -> None:
         "sessions": [],
         "imported": adopted.record,
     }
-    run = run_folder.create(command.out, spec, config)
-    try:
-        weight_file.save(run.weights, spec, adopted.arrays)
-    except BaseException:
-        shutil.rmtree(run.path)
-        raise
+    tensor_checks.check(adopted.arrays, spec, f"The weights for {command.out}")
+    run = run_folder.create(
+        command.out, spec, config, lambda made: weight_file.save(made.weights, spec, adopted.arrays)
+    )
     print(_summary(path, file, adopted))
     print(description.text(spec, f"run {run.path}, preset {adopted.match.preset}, by {backend.__name__}"))
     print(f"weights in {run.weights}")

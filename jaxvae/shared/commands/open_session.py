@@ -26,6 +26,7 @@ from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
+from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.session import Session
@@ -178,14 +179,11 @@ def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: 
     if not backend.first():
         yield Session(run_folder.Run(out, spec, config), dataset, device, None)
         return
-    run = run_folder.make(out, spec, config)
-    with run_folder.locked(run):
+    with run_folder.created(out, spec, config, checkpoints.create_index) as run:
         try:
-            checkpoints.create_index(run)
-            run_folder.write_config(run)  # makes the folder a run, which can be resumed
             yield Session(run, dataset, device, None)
         except BaseException:
-            if not checkpoints.present(run) and not run.metrics.stat().st_size:
+            if is_in_place(out) and not checkpoints.present(run) and not run.metrics.stat().st_size:
                 shutil.rmtree(out)  # it would prevent the next attempt
             raise
 

@@ -40,7 +40,9 @@ def locked(out: Path, spec: Spec) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"The folder {out} can't be created ({error.strerror}); give another --out.") from None
-    with run_folder.held(out):
+    with run_folder.held(out, [file, out / "sweep.md", out / "sweep.png"]):
+        for part in out.glob(f".seed-*{safe_io.PART_SUFFIX}"):
+            shutil.rmtree(part)  # a run that was being made when its process was killed
         if file.exists():
             try:
                 before = safe_io.read_json(file)
@@ -58,7 +60,7 @@ def locked(out: Path, spec: Spec) -> Iterator[None]:
 
 
 def is_finished(path: Path, spec: Spec) -> bool:
-    """Check whether a run of the sweep is finished. A folder that never became a run is removed.
+    """Check whether a run of the sweep is finished.
 
     Args:
         path: The run folder, which need not exist.
@@ -73,11 +75,7 @@ def is_finished(path: Path, spec: Spec) -> bool:
     if not (path.exists() or path.is_symlink()):
         return False
     if not (path / "config.json").exists():
-        left = [p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != "steps.json"]
-        if not path.is_dir() or path.is_symlink() or any(p.stat().st_size for p in left):
-            raise InputError(f"{path} exists but is not a run folder; choose another --out or move it away.")
-        shutil.rmtree(path)  # its process was killed before the folder became a run
-        return False
+        raise InputError(f"{path} exists but is not a run folder; choose another --out or move it away.")
     run = run_folder.read(path)
     actual, expected = ((s.training.seed, s.objective.beta, s.training.learning_rate) for s in (run.spec, spec))
     if actual != expected:

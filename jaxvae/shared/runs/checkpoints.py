@@ -1,8 +1,10 @@
 """A run's checkpoints: where they are, which is the last valid one, and how many are kept.
 
-An index beside them, steps.json, lists them, so that a missing one is noticed. It is written after a checkpoint and
-before older ones are removed: whenever the process is killed, what the index lists exists."""
+An index beside them, steps.json, lists them, so that a missing one is noticed; only what it lists is ever removed. It
+is written last, after a checkpoint and after older ones are removed: whenever the process is killed, the last
+checkpoint exists, and none that is to be removed is forgotten."""
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -37,10 +39,8 @@ def index_written(run: Run, step: int, keep: int) -> None:
         keep: How many checkpoints up to this one are kept. All of later steps are removed: they are not whole, or from
             before the run was resumed.
     """
-    index_resumed(run, step, keep)
-    for other in present(run):
-        if other > step:
-            path(run, other).unlink()
+    listed = _listed(run)
+    _keep(run, listed, sorted(other for other in {*listed, step} if other <= step)[-keep:])
 
 
 def create_index(run: Run) -> None:
@@ -57,10 +57,9 @@ def index_resumed(run: Run, step: int, keep: int) -> None:
         keep: How many checkpoints up to this one are kept. Later ones stay until another is written, since they may
             become readable again.
     """
-    steps = [other for other in present(run) if other <= step]
-    _write_index(run, steps[-keep:])
-    for other in steps[:-keep]:
-        path(run, other).unlink()
+    listed = _listed(run)
+    own = sorted({*(listed or _valid(run)), step})
+    _keep(run, listed, [*[other for other in own if other <= step][-keep:], *[other for other in own if other > step]])
 
 
 def latest(run: Run) -> tuple[Path | None, list[str]]:
@@ -80,13 +79,7 @@ def latest(run: Run) -> tuple[Path | None, list[str]]:
     for step in sorted({*listed, *present(run)}, reverse=True):
         file = path(run, step)
         try:
-            if not file.exists():
-                raise InputError(f"The checkpoint {file} is gone.")
-            checkpoint = weight_file.load_checkpoint(file)
-            if checkpoint.step != step:
-                raise InputError(f"The checkpoint {file} is of step {checkpoint.step}.")
-            if not same_run(checkpoint.spec, run.spec):
-                raise InputError(f"The checkpoint {file} has another configuration than the run.")
+            _require_own(run, step)
         except InputError as error:
             wrong.append(str(error))
         else:
@@ -95,6 +88,40 @@ def latest(run: Run) -> tuple[Path | None, list[str]]:
         return None, []
     why = " ".join(_few(wrong)) or f"{run.checkpoints} has none."
     raise InputError(f"{why} {run.path} has no checkpoint left to resume from; restore one or train again.")
+
+
+def _require_own(run: Run, step: int) -> None:
+    """Raise InputError unless the checkpoint of a step is valid and of this run."""
+    file = path(run, step)
+    if not file.exists():
+        raise InputError(f"The checkpoint {file} is gone.")
+    checkpoint = weight_file.load_checkpoint(file)
+    if checkpoint.step != step:
+        raise InputError(f"The checkpoint {file} is of step {checkpoint.step}.")
+    if not same_run(checkpoint.spec, run.spec):
+        raise InputError(f"The checkpoint {file} has another configuration than the run.")
+
+
+def _listed(run: Run) -> list[int]:
+    """The steps in the index whose files exist."""
+    return sorted(set(_read_index(run)[0]) & set(present(run)))
+
+
+def _valid(run: Run) -> list[int]:
+    """The steps of the checkpoints that are valid and of this run; for when the index is lost."""
+    steps = []
+    for step in present(run):
+        with contextlib.suppress(InputError):
+            _require_own(run, step)
+            steps.append(step)
+    return steps
+
+
+def _keep(run: Run, listed: Sequence[int], steps: Sequence[int]) -> None:
+    """Write the index of some steps, after the removal of others that it listed."""
+    for other in set(listed).difference(steps):
+        safe_io.remove(path(run, other))
+    _write_index(run, steps)
 
 
 def _unwritten(file: Path) -> bool:

@@ -61,7 +61,7 @@ def update(program: str, run: run_folder.Run, measures: dict[str, Any]) -> None:
         measures: The fields of each measure by its name.
 
     Raises:
-        InputError: If measures.json is not valid.
+        InputError: If measures.json is not valid, or a link.
         OSError: If it can't be written for another reason.
     """
     before = read(run)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -127,16 +126,7 @@ _RECORD = {"step": int, "epoch": int, "split": str}  # beside the terms of the c
 
 def append(run: Run, records: Iterable[dict[str, Any]]) -> None:
     """Append records to metrics.jsonl, all or none. Floats are written with enough digits to be read back exactly."""
-    lines = _lines(records)
-    before = run.metrics.stat().st_size
-    try:
-        with run.metrics.open("ab") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        os.truncate(run.metrics, before)
-        raise
+    safe_io.append(run.metrics, _lines(records))
 
 
 def cut(run: Run, epoch: int, step: int) -> None:

@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,8 @@ from jaxvae.shared.config import choices
 from jaxvae.shared.config.serialization import build, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.safe_io import PART_SUFFIX, write_atomically
+from jaxvae.shared.plain_paths import is_open, kept_in_place, make_folder, require_folder, require_plain
+from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import shown
 
 VERSION = 3
@@ -135,20 +136,17 @@ def require_free(path: Path) -> None:
         raise InputError(f"{path} exists already; give another --out, or remove it to train there.")
 
 
-def create(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
-    """Make the folder of a new run with its config.json, as `make` and `write_config` do."""
-    run = make(path, spec, config)
-    write_config(run)
-    return run
-
-
-def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
-    """Make the folder of a new run without its config.json; until that is written it is not a run folder.
+def create(path: Path, spec: Spec, config: dict[str, Any], fill: Callable[[Run], None]) -> Run:
+    """Make the folder of a new run, whole or not at all: beside `path`, then renamed.
 
     Args:
         path: The folder.
         spec: The configuration.
         config: The other fields of config.json, but for the version.
+        fill: Called with the run where it is made, to write its other files.
+
+    Returns:
+        The run.
 
     Raises:
         InputError: If `path` exists or can't be made.
@@ -156,67 +154,118 @@ def make(path: Path, spec: Spec, config: dict[str, Any]) -> Run:
     require_free(path)
     run = Run(path, spec, {"version": VERSION, **config, "spec": to_json(spec)})
     try:
-        path.mkdir(parents=True)
-        run.images.mkdir()
-        run.checkpoints.mkdir()
-        run.metrics.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with safe_io.written_whole(path) as part:
+            made = run._replace(path=part)
+            for folder in (part, made.images, made.checkpoints):
+                folder.mkdir()
+            made.metrics.touch()
+            fill(made)
+            write_config(made)
     except OSError as error:
         raise InputError(f"The run folder {path} can't be made ({error.strerror}); give another --out.") from None
     return run
 
 
+@contextlib.contextmanager
+def created(path: Path, spec: Spec, config: dict[str, Any], fill: Callable[[Run], None]) -> Iterator[Run]:
+    """Make the folder of a new run as `create` does, locked from the moment it appears to the end of the context."""
+    with contextlib.ExitStack() as stack:
+
+        def locked_and_filled(made: Run) -> None:
+            handle = _lock(made.path)
+            stack.callback(_unlock, path, handle)
+            _sign(made.path, handle)
+            fill(made)
+
+        run = create(path, spec, config, locked_and_filled)
+        stack.enter_context(kept_in_place(path))
+        yield run
+
+
 def write_config(run: Run) -> None:
-    """Write the run's config.json: the last file of a new run folder, which it makes one."""
+    """Write the run's config.json."""
     content = {**run.config, "spec": to_json(run.spec)}
     write_atomically(run.path / "config.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def locked(run: Run) -> contextlib.AbstractContextManager[None]:
     """Lock a run's folder, as `held` does."""
-    return held(run.path, run.checkpoints, run.images)
+    files = (run.path / "config.json", run.metrics, run.weights, run.checkpoints / "steps.json")
+    return held(run.path, files, (run.checkpoints, run.images))
 
 
 @contextlib.contextmanager
-def held(path: Path, *inner: Path) -> Iterator[None]:
+def held(path: Path, files: Iterable[Path], inner: Sequence[Path] = ()) -> Iterator[None]:
     """Lock a folder, so that no other process trains in it, and remove files that a killed process left unfinished.
 
-    The lock is the kernel's and ends with the process, however that ends.
+    The lock is the kernel's and ends with the process, however that ends. Within the context nothing is written below
+    the folder once it is moved or replaced, nor through a link in it.
 
     Args:
         path: The folder.
+        files: Files in it that are going to be written, and may be no links.
         inner: Folders in it that are made if they are missing, and cleared of unfinished files too.
 
     Raises:
-        InputError: If another process has the lock; the message names it.
+        InputError: If another process has the lock, which the message names, or if there is a link where a file or a
+            folder is written.
     """
+    with kept_in_place(path):
+        for folder in inner:
+            require_folder(folder)
+        for file in files:
+            require_plain(file)
+        handle = _lock(path)
+        try:
+            _sign(path, handle)
+            for folder in inner:
+                make_folder(folder)  # some copies leave out empty folders
+            for folder in (path, *inner):
+                safe_io.remove_unfinished(folder)
+            yield
+        finally:
+            _unlock(path, handle)
+
+
+def _lock(path: Path) -> int:
+    """Lock a folder by its file .lock; return the open file."""
     import fcntl  # not on every system
 
     file = path / ".lock"
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        require_plain(file)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(handle).st_ino == file.stat().st_ino:
-                    break
+            if is_open(handle, file):
+                return handle
             # The process that had the lock removed the file between open and flock.
         except BlockingIOError:
             holder = os.read(handle, 200).decode(errors="replace")
             os.close(handle)
             raise InputError(f"{path} is being trained by {holder}; let it end or stop it first.") from None
+        except OSError as error:
+            os.close(handle)
+            why = error.strerror or error
+            raise InputError(f"{file} can't be locked ({why}); use a folder on a disk that has locks.") from None
         os.close(handle)
-    try:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _sign(path: Path, handle: int) -> None:
+    """Write into a lock's file whose it is."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with safe_io.named(path / ".lock"):
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
-        for folder in (path, *inner):
-            folder.mkdir(exist_ok=True)  # some copies leave out empty folders
-            for part in folder.glob(f".*{PART_SUFFIX}"):
-                if part.is_file():
-                    part.unlink()
-        yield
+
+
+def _unlock(path: Path, handle: int) -> None:
+    """Remove a folder's file .lock, unless the folder is another one by now, and end the lock."""
+    try:
+        if is_open(handle, path / ".lock"):
+            (path / ".lock").unlink()
     finally:
-        file.unlink(missing_ok=True)
         os.close(handle)
 
 

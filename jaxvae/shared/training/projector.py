@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import require_plain
 from jaxvae.shared.plotting.image_grid import visible
+from jaxvae.shared.safe_io import write_atomically
 
 _MAX_SPRITE = 8192  # width and height in pixels that TensorBoard accepts
 _CONFIG = """embeddings {{
@@ -63,9 +65,13 @@ def files(latents: np.ndarray, labels: np.ndarray, images: np.ndarray) -> dict[s
 
 
 def put(folder: Path, files: dict[str, bytes]) -> None:
-    """Write the files to a temporary folder, then move them into `folder`. Raises OSError."""
+    """Write the files to a temporary folder, then move them into `folder`.
+
+    Raises OSError, and InputError if one of them is a link."""
     new = not folder.exists()
     folder.mkdir(exist_ok=True)
+    for name in files:
+        require_plain(folder / name)
     try:
         with tempfile.TemporaryDirectory(".part", ".projector.", folder) as temporary:
             for name, content in files.items():
@@ -82,14 +88,9 @@ def put(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def update(folder: Path, latents: np.ndarray) -> None:
-    """Replace the latents `[n, latent]` of the same images. Raises OSError."""
-    part = folder / ".tensors.tsv.part"
-    try:
-        # Not flushed to the disk: after each epoch that would take longer than the rest.
-        part.write_bytes(_lines(latents))
-        part.replace(folder / "tensors.tsv")
-    finally:
-        part.unlink(missing_ok=True)
+    """Replace the latents `[n, latent]` of the same images. Raises OSError, and InputError if their file is a link."""
+    # Not flushed to the disk: after each epoch that would take longer than the rest.
+    write_atomically(folder / "tensors.tsv", _lines(latents), sync=False)
 
 
 def _lines(latents: np.ndarray) -> bytes:

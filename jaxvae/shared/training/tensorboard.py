@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared import safe_io
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import make_folder
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.training import projector
 from jaxvae.shared.training.progress import warn
@@ -68,14 +70,19 @@ def require(path: Path | None = None) -> None:
     """
     _library()
     target = None if path is None else path / _FOLDER
-    if target is not None and target.exists() and not (target.is_dir() and os.access(target, os.W_OK)):
+    if target is None or not (target.exists() or target.is_symlink()):
+        return
+    if target.is_symlink() or not target.is_dir() or not os.access(target, os.W_OK):
         raise InputError(f"{target} must be a writable folder; remove it, or give --no-tensorboard.")
 
 
 def begin(run: run_folder.Run) -> Board:
-    """Write the events of the run so far, in place of earlier ones. Raises OSError."""
-    for part in folder(run).glob(".*.part"):  # left by a killed process
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    """Write the events of the run so far, in place of earlier ones. Raises OSError, and InputError if the folder is a
+    link."""
+    make_folder(folder(run))
+    safe_io.remove_unfinished(folder(run))
+    for part in folder(run).glob(".projector.*.part"):  # left by a killed process
+        shutil.rmtree(part)
     return Board(run, _rewrite(run))
 
 
@@ -134,7 +141,7 @@ def _library() -> _Library:
 
 def _rewrite(run: run_folder.Run) -> Path:
     """Write the events of all epochs so far to a new file, numbered after earlier ones, and remove these."""
-    folder(run).mkdir(exist_ok=True)
+    make_folder(folder(run))
     before = sorted(folder(run).glob(_EVENTS.format("*")))
     number = 1 + max(
         (int(file.name.split(".")[3]) for file in before if file.name.split(".")[3].isdecimal()), default=0
@@ -152,10 +159,10 @@ def _rewrite(run: run_folder.Run) -> Path:
     try:
         _append(file, b"".join(content))
     except OSError:
-        file.unlink()
+        safe_io.remove(file)
         raise
     for other in before:
-        other.unlink()
+        safe_io.remove(other)
     return file
 
 
@@ -208,11 +215,4 @@ def _framed(event: Any) -> bytes:
 
 def _append(file: Path, content: bytes) -> None:
     """Append all of the content or nothing. Raises OSError."""
-    before = file.stat().st_size
-    try:
-        with file.open("ab") as opened:
-            opened.write(content)
-    except OSError:
-        with file.open("r+b") as opened:
-            opened.truncate(before)
-        raise
+    safe_io.append(file, content, sync=False)

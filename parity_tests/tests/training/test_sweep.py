@@ -21,7 +21,7 @@ from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
-from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents, numpy_command
 from parity_tests.support.tiny import small, some
 
 TINY = ["--data", "digits", "--image", "6", "6", "1", "--hidden", "5", "--latent", "2", "--batch-size", "500"]
@@ -194,16 +194,16 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
         assert (out / file).read_bytes() == (whole / file).read_bytes()
 
 
-def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays(whole, tmp_path, capsys) -> None:
+def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays(tmp_path, capsys) -> None:
     out = tmp_path / "sweep"
     assert sweep(NUMPY_BACKEND, out, *GRID[:2], *GRID[-2:]) == 0
-    half = out / "seed-2-beta-1-learning-rate-0.001"
-    (half / "checkpoints").mkdir(parents=True)
-    (half / "checkpoints" / "steps.json").write_text("[]")
-    (half / "metrics.jsonl").touch()
-    (half / ".lock").write_text("process 1")
+    flags = [*TINY, *GRID[-2:], "--seeds", "0:3", "--out", str(out)]
+    assert numpy_command("--die", "before:2", "sweep", *flags).returncode == -signal.SIGKILL
+    (half,) = out.glob(".seed-*")
+    assert not (half / half.name.split(".")[1] / "config.json").exists()
     assert sweep(NUMPY_BACKEND, out, "--seeds", "0:3", *GRID[-2:]) == 0
     assert len(results(out)["runs"]) == 3, "it has grown"
+    assert not list(out.glob(".*"))
     other = out / "seed-3-beta-1-learning-rate-0.001"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
