@@ -14,11 +14,17 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def named(names: Iterable[str]) -> str:
-    """List names in a message: the first five, made printable and short, and how many more there are."""
+def printable(text: str, longest: int = 100) -> str:
+    """Make text from a file fit for a terminal: control characters are escaped, and the end of a long text left out."""
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
+    """List names in a message: the first few, made printable and short, and how many more there are."""
     names = list(names)
-    few = [name if name.isprintable() and 0 < len(name) <= 100 else shown(name) for name in names[:5]]
-    return ", ".join(few) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    few = [name if name.isprintable() and 0 < len(name) <= 100 else shown(name) for name in names[:most]]
+    return separator.join(few) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> str:

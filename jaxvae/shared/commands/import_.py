@@ -2,23 +2,25 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import tyro
 
-from jaxvae.shared.backend import Backend, File
+from jaxvae.shared.backend import Backend, File, FileKind
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import known_models, name_mapping, readers, recognition
+from jaxvae.shared.interop import known_models, name_mapping, readers
 from jaxvae.shared.interop.adopt import Adopted, adopt
+from jaxvae.shared.interop.tensor_names import is_counter, strip_wrappers
 from jaxvae.shared.model import description, tensor_checks, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
 
 _PRESET_HELP = f"The preset to assume where the tensors do not show the loss; one of {', '.join(PRESETS)}."
 _MNIST = (28, 28, 1)
+_DTYPES = {"float16", "bfloat16", "float32", "float64", "int32", "uint32", "int64"}  # of weights and of counters
 _UNKNOWN_SOURCE = "unknown, since it was imported"
 
 
@@ -112,15 +114,15 @@ def export_source(backend: Backend, run: run_folder.Run, out: Path) -> None:
 
 def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
     """The file that the record describes, with these arrays."""
-    kinds, dtypes = ("safetensors", "msgpack", "pickle"), {tensor["dtype"] for tensor in record["tensors"]}
-    if record["kind"] not in kinds or not dtypes <= {"float16", "bfloat16", "float32", "float64", "int64"}:
+    kinds, dtypes = get_args(FileKind), {tensor["dtype"] for tensor in record["tensors"]}
+    if record["kind"] not in kinds or not dtypes <= _DTYPES:
         raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
     (source,) = (source for source in known_models.SOURCES if source.name == record["source"])
     named, paths = name_mapping.to_source(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
-    names = recognition.strip_wrappers([".".join(path) for path in paths])
+    names = iter(strip_wrappers([".".join(entry["path"]) for entry in record["tensors"] if "value" not in entry]))
     tensors = [
-        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else named[name])
-        for path, entry, name in zip(paths, record["tensors"], names, strict=True)
+        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else named[next(names)])
+        for path, entry in zip(paths, record["tensors"], strict=True)
     ]
     return File(record["kind"], tuple(tensors), record["header"])
 
@@ -128,14 +130,14 @@ def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarra
 def _summary(path: Path, file: File, adopted: Adopted) -> str:
     """The program, the sizes, the loss and the assumptions."""
     model, source = adopted.spec.model, adopted.match.source
-    names = [".".join(tensor.path) for tensor in file.tensors]
-    stripped = recognition.strip_wrappers(names)
+    names = [".".join(tensor.path) for tensor in file.tensors if not is_counter(tensor)]
+    stripped = strip_wrappers(names)
     prefix = names[0].removesuffix(stripped[0])
     behind = f" behind {prefix}" if prefix and names[0].endswith(stripped[0]) else ""
     dtypes = ", ".join(sorted({tensor.dtype for tensor in file.tensors}))
     height, width, channels = model.image
     lines = [
-        f"{path}: {source.title}, {len(names)} tensors of {dtypes}{behind} ({file.kind})",
+        f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
         f"sizes: image {height}x{width}x{channels}, hidden {' '.join(map(str, model.hidden))}, latent {model.latent}",
         f"loss: that of the preset {adopted.match.preset}",
         *(f"note: {note}" for note in adopted.notes),

@@ -1,19 +1,21 @@
 """Convert another program's checkpoint to a model of this project."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.shared.backend import File, Tensor
+from jaxvae.shared import safe_io
+from jaxvae.shared.backend import File
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import name_mapping, readers, recognition
-
-_COUNTER = "num_batches_tracked"  # of torch's batch norm, unused here
+from jaxvae.shared.interop.tensor_names import is_counter, prefixes, strip_wrappers
+from jaxvae.shared.text import named, printable, shown
 
 
 class Adopted(NamedTuple):
@@ -47,8 +49,10 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
     """
     if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
         raise InputError(f"{path} is a weight file of jaxvae and torchvae, which needs no import: `load` reads it.")
-    names = recognition.strip_wrappers([".".join(tensor.path) for tensor in file.tensors])
-    tensors = {n: t for n, t in zip(names, file.tensors, strict=True) if not is_counter(t)}
+    in_file = {".".join(tensor.path): tensor for tensor in file.tensors if not is_counter(tensor)}
+    if not recognition.is_known(names := strip_wrappers(list(in_file))):
+        _require_one_model(path, list(in_file))
+    tensors = dict(zip(names, in_file.values(), strict=True))
     notes = []
     if "encoder.embedding.weight" in tensors:
         loss, size, notes = _pythae(path.parent / "model_config.json")
@@ -71,15 +75,22 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
     wide_arrays = {name: readers.widened(tensor) for name, tensor in tensors.items()}
     arrays = name_mapping.from_source(spec, source.rules, wide_arrays, str(path))
     entries = [
-        {"path": t.path, "dtype": t.dtype, **({"value": t.array.item()} if is_counter(t) else {})} for t in file.tensors
+        {"path": t.path, "dtype": t.dtype, **({"value": t.array.tolist()} if is_counter(t) else {})}
+        for t in file.tensors
     ]
     record = {"file": path.name, "source": source.name, "kind": file.kind, "header": file.header, "tensors": entries}
     return Adopted(match, spec, arrays, record, notes)
 
 
-def is_counter(tensor: Tensor) -> bool:
-    """Whether the tensor is a batch norm's count of batches, which no model here has."""
-    return tensor.path[-1].rpartition(".")[2] == _COUNTER and tensor.array.shape == () and not tensor.is_float
+def _require_one_model(path: Path, names: Sequence[str]) -> None:
+    """Raises InputError if known models' tensors are behind a prefix, and others beside them."""
+    behind = prefixes(names).items()
+    known = [prefix for prefix, group in behind if recognition.is_known(strip_wrappers(group))]
+    if known:
+        raise InputError(
+            f"{path} must have the tensors of one model, found others beside those of a known program behind "
+            f"{named(known)}; choose a prefix, as in --prefix {known[0]}."
+        )
 
 
 def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]:
@@ -87,17 +98,19 @@ def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]
     if not file.is_file():
         return None, None, []
     try:
-        config = json.loads(file.read_bytes())
+        config = safe_io.read_json(file)
         size, loss, name = config.get("input_dim"), config.get("reconstruction_loss"), config.get("name", "VAEConfig")
     except (ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{file} is not a pythae configuration ({error}); restore it or move it away.") from None
+        raise InputError(
+            f"{file} is not a pythae configuration ({printable(str(error))}); restore it or move it away."
+        ) from None
     image = None
     if isinstance(size, list) and all(type(n) is int and n > 0 for n in size):
         channels, height, width = (1, *size) if len(size) == 2 else size if len(size) == 3 else (0, 0, 0)
         image = (height, width, channels) if channels else None
-    notes = [f"{file.name} has the image {size} and the loss {loss}"]
+    notes = [f"{file.name} has the image {shown(size)} and the loss {shown(loss)}"]
     if name != "VAEConfig":
-        notes.append(f"{file.name} is a {name}, whose loss is not that of pythae's VAE")
+        notes.append(f"{file.name} is a {printable(str(name))}, whose loss is not that of pythae's VAE")
     presets = {"bce": "pytorch-examples", "mse": "gaussian"}
     if not isinstance(loss, str) or loss not in presets:
         notes.append("no preset has that loss; mse is taken")

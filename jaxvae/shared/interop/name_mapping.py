@@ -5,6 +5,7 @@ tensor and an unfilled one are both errors.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout
+from jaxvae.shared.text import named
 
 Shape = tuple[int, ...]
 Laid = Literal["torch", "torch-hwc", "flax"]
@@ -63,10 +65,11 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
         InputError: If an array has no rule, a rule has no array, or two rules give the same tensor.
     """
     table, n, result = layout.table(model), len(model.hidden), {}
+    by_pattern = _by_pattern(table)
     for rule in rules:
         for i in range(n) if re.search(r"\{\d*i", rule.source + rule.target) else [0]:
             source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
-            parts = [_matching(table, part) for part in target.split(" + ")]
+            parts = [by_pattern.get(part, []) for part in target.split(" + ")]
             if not all(parts):
                 raise InputError(f"The rule for {rule.source} names {target}, which the model doesn't have.")
             for parameters in zip(*parts, strict=True):
@@ -74,10 +77,10 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
                 result[parameters[0].name] = Entry(source.replace("*", str(leaf)), parameters, rule.laid)
     covered = {parameter.name for entry in result.values() for parameter in entry.parameters}
     if missing := [parameter.name for parameter in table if parameter.name not in covered]:
-        raise InputError(f"The table has no rule for {', '.join(missing)}; add one for each.")
+        raise InputError(f"The table has no rule for {named(missing)}; add one for each.")
     sources = [entry.source for entry in result.values()]
-    if twice := sorted({name for name in sources if sources.count(name) > 1}):
-        raise InputError(f"The table has {', '.join(twice)} in two entries; map each tensor once.")
+    if twice := sorted(name for name, n in Counter(sources).items() if n > 1):
+        raise InputError(f"The table has {named(twice)} in two entries; map each tensor once.")
     return list(result.values())
 
 
@@ -115,11 +118,11 @@ def from_source(
         The model's arrays, in PyTorch's layout and the configuration's type.
 
     Raises:
-        InputError: If an array is missing, unexpected or misshapen; the message names each.
+        InputError: If an array is missing, unexpected or misshapen; the message names the first twenty.
     """
     problems = mismatches(spec.model, rules, {name: array.shape for name, array in arrays.items()})
     if problems:
-        raise InputError(f"{where} doesn't fit the model: {'; '.join(problems)}.")
+        raise InputError(f"{where} doesn't fit the model: {named(problems, '; ', 20)}.")
     result = {}
     for entry in entries(spec.model, rules):
         array, start = arrays[entry.source], 0
@@ -166,9 +169,13 @@ def _fill(pattern: str, i: int, n: int) -> str:
     return re.sub(r"\{(\d*)([in])([+-]\d+)?\}", number, pattern)
 
 
-def _matching(table: tuple[layout.Parameter, ...], pattern: str) -> list[layout.Parameter]:
-    stem, star, _ = pattern.partition("*")
-    return [p for p in table if (p.name.rpartition(".")[0] + "." == stem if star else p.name == pattern)]
+def _by_pattern(table: tuple[layout.Parameter, ...]) -> dict[str, list[layout.Parameter]]:
+    """The arrays of each name, and of each layer's name with `*` for its arrays."""
+    result: dict[str, list[layout.Parameter]] = {}
+    for parameter in table:
+        for pattern in (parameter.name, parameter.name.rpartition(".")[0] + ".*"):
+            result.setdefault(pattern, []).append(parameter)
+    return result
 
 
 def _source_shape(entry: Entry) -> Shape:

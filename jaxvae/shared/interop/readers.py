@@ -1,26 +1,34 @@
-"""Read and write the tensors of other programs' files: safetensors, and msgpack as Flax writes it.
+"""Read and write the tensors of other programs' files: safetensors, msgpack as Flax writes it, and NumPy's .npz.
 
 PyTorch's pickles need torch, so torchvae reads and writes them. The first bytes of a file decide its kind, not its
 name, and nothing in a file is ever executed.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import safetensors
 
-from jaxvae.shared.backend import File, Tensor
+from jaxvae.shared import safe_io
+from jaxvae.shared.backend import File, FileKind, Tensor
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.interop import file_limits, tensor_trees, zip_files
+from jaxvae.shared.text import printable, shown
 
 _DTYPES = {
     **{"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool"},
     **{f"{kind}{bits}": f"{word}{bits}" for kind, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
 }
-_NESTS = ("state_dict", "model_state_dict", "params", "model")  # an optimizer's tensors may stand beside these keys
-_MAX_NESTS = 8
+_OTHERS = {
+    b"\x89HDF\r\n": "an HDF5 file, as Keras writes it (.h5), whose arrays numpy.savez can save",
+    b"\x93NUMPY": "a single array without a name (.npy)",
+    b"GGUF": "a GGUF file",
+    b"\x1f\x8b": "a file compressed by gzip, which gunzip unpacks",
+}
+_MAX_HEADER = 2**24  # bytes; that of 10,000 tensors has 2 MB
 _NDARRAY = 1  # Flax's number for an array among msgpack's extension types
 
 
@@ -37,24 +45,27 @@ def read(path: Path, unpickle: Callable[[Path], tuple[Tensor, ...]]) -> File:
     Raises:
         InputError: If the file is of another kind, is cut short or contains no tensors.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
+    if (kind := safe_io.instead_of_file(path)) is not None:
+        what = "does not exist" if kind == "nothing" else f"is {kind}"
         raise InputError(f"{path} {what}; give the file that contains the model's tensors.")
+    file_limits.require_content(path)
     with path.open("rb") as opened:
         head = opened.read(9)
-    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":  # \x80 is msgpack's empty map, too
-        file = File("pickle", unpickle(path))
-    elif len(head) == 9 and head[8:] == b"{":
-        file = _safetensors(path)
-    elif head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
-        file = File("msgpack", _msgpack(path))
-    else:
-        raise InputError(
-            f"{path} must be a safetensors file, a Flax msgpack file or a PyTorch pickle, found "
-            f"{'a file of another kind' if head else 'an empty file'}; give the file that contains the model's tensors."
-        )
+    kind = _kind(path, head)
+    match kind:
+        case "pickle":
+            file = File(kind, unpickle(path))
+        case "npz":
+            file = File(kind, zip_files.read_npz(path))
+        case "safetensors":
+            file = _safetensors(path)
+        case "msgpack":
+            file = File(kind, _msgpack(path))
+        case _:
+            assert_never(kind)
     if not file.tensors:
         raise InputError(f"{path} contains no tensors; give the file that contains the model's.")
+    file_limits.require_names(path, file.tensors)
     return file
 
 
@@ -75,49 +86,15 @@ def pack(file: File, pickle: Callable[[tuple[Tensor, ...]], bytes]) -> bytes:
         offsets = {name: entry["data_offsets"][0] for name, entry in _entries(json.loads(head))}
         in_order = sorted(file.tensors, key=lambda tensor: offsets[tensor.path[0]])
         return b"".join([len(head).to_bytes(8, "little"), head, *(tensor.array.tobytes() for tensor in in_order)])
+    if file.kind == "npz":
+        return zip_files.pack_npz(file.tensors)
     msgpack = _library()
 
     def packed(tensor: Tensor) -> Any:
         content = msgpack.packb((tensor.array.shape, tensor.dtype, tensor.array.tobytes()), use_bin_type=True)
         return msgpack.ExtType(_NDARRAY, content)
 
-    return msgpack.packb(nested(file.tensors, packed), strict_types=True)
-
-
-def flat(tree: object, tensor: Callable[[Any, tuple[str, ...]], Tensor | None]) -> tuple[Tensor, ...]:
-    """List the model's tensors in nested dicts.
-
-    Args:
-        tree: The dicts. Where one has a key such as `state_dict`, only what stands under it counts.
-        tensor: Converts a leaf, given with its keys; None if the leaf is not a tensor.
-
-    Returns:
-        The tensors, in the order of the dicts.
-
-    Raises:
-        InputError: If the dicts contain themselves.
-    """
-    nest: tuple[str, ...] = ()
-    while isinstance(tree, Mapping) and len(nest) < _MAX_NESTS:
-        key = next((key for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
-        if key is None:
-            break
-        nest, tree = (*nest, key), tree[key]
-    try:
-        return tuple(_leaves(tree, nest, tensor))
-    except RecursionError:
-        raise InputError("The file's dicts are nested without end; save only the model's state_dict.") from None
-
-
-def nested(tensors: tuple[Tensor, ...], value: Callable[[Tensor], Any]) -> dict[str, Any]:
-    """Build nested dicts of the tensors' values by their paths."""
-    tree: dict[str, Any] = {}
-    for tensor in tensors:
-        node = tree
-        for key in tensor.path[:-1]:
-            node = node.setdefault(key, {})
-        node[tensor.path[-1]] = value(tensor)
-    return tree
+    return msgpack.packb(tensor_trees.nested(file.tensors, packed), strict_types=True)
 
 
 def widened(tensor: Tensor) -> np.ndarray:
@@ -135,33 +112,48 @@ def narrowed(path: tuple[str, ...], dtype: str, array: np.ndarray) -> Tensor:
     return Tensor(path, dtype, ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16))
 
 
-def _leaves(tree: object, path: tuple[str, ...], tensor: Callable) -> Iterator[Tensor]:
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _leaves(value, (*path, str(key)), tensor)
-    elif (leaf := tensor(tree, path)) is not None:
-        yield leaf
+def _kind(path: Path, head: bytes) -> FileKind:
+    """The kind of a file by its first bytes."""
+    if head.startswith(b"PK\x03\x04"):
+        return zip_files.kind(path)
+    if head.startswith(b"\x80"):  # msgpack's empty map, too
+        return "pickle"
+    if len(head) == 9 and head.endswith(b"{"):
+        return "safetensors"
+    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return "msgpack"
+    found = next((what for start, what in _OTHERS.items() if head.startswith(start)), "a file of another kind")
+    raise InputError(
+        f"{path} must be a safetensors file, a Flax msgpack file, a NumPy .npz file or a PyTorch pickle, found "
+        f"{found if head else 'an empty file'}; give the file that contains the model's tensors."
+    )
 
 
 def _safetensors(path: Path) -> File:
-    content = path.read_bytes()
     try:
-        parts = dict(safetensors.deserialize(content))
-        header = content[8 : 8 + int.from_bytes(content[:8], "little")].decode()
-        dtypes = [(name, entry["dtype"]) for name, entry in _entries(json.loads(header))]
-    except (safetensors.SafetensorError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        content = memoryview(np.memmap(path, np.uint8, "r"))  # type: ignore[arg-type]
+        header = bytes(content[8 : 8 + _header_length(content)]).decode()
+        entries = _entries(json.loads(header))
+        file_limits.require_few(path, len(entries))
+        with safetensors.safe_open(path, "numpy"):  # validates the header against the file's size
+            tensors = [_tensor(path, content[8 + len(header.encode()) :], *entry) for entry in entries]
+    except (safetensors.SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
+        reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(f"{path} is not a whole safetensors file ({reason}); download or copy it again.") from None
-    tensors = []
-    for name, dtype in dtypes:
-        if dtype not in _DTYPES:
-            raise InputError(
-                f"{path}: tensor {name} must have one of the types {', '.join(_DTYPES)}, found {dtype}; convert it."
-            )
-        stored = "uint16" if dtype == "BF16" else _DTYPES[dtype]
-        array = np.frombuffer(parts[name]["data"], stored).reshape(parts[name]["shape"])
-        tensors.append(Tensor((name,), _DTYPES[dtype], array))
     return File("safetensors", tuple(tensors), header)
+
+
+def _header_length(content: memoryview) -> int:
+    if (length := int.from_bytes(content[:8], "little")) > _MAX_HEADER:
+        raise ValueError(f"its header should have {_MAX_HEADER:,} bytes at most, found {length:,}")
+    return length
+
+
+def _tensor(path: Path, content: memoryview, name: str, entry: Any) -> Tensor:
+    if (dtype := entry["dtype"]) not in _DTYPES:
+        raise file_limits.wrong_type(path, name, str(dtype), f"one of the types {', '.join(_DTYPES)}")
+    stored, (start, end) = "uint16" if dtype == "BF16" else _DTYPES[dtype], entry["data_offsets"]
+    return Tensor((name,), _DTYPES[dtype], np.frombuffer(content[start:end], stored).reshape(entry["shape"]))
 
 
 def _entries(header: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -172,19 +164,19 @@ def _msgpack(path: Path) -> tuple[Tensor, ...]:
     msgpack = _library()
     try:
         tree = msgpack.unpackb(path.read_bytes(), raw=False)
-        return flat(tree, lambda leaf, keys: _array(msgpack, leaf, keys))
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        reason = str(error) or type(error).__name__
+        return tensor_trees.flat(path, tree, lambda leaf, keys: _array(path, msgpack, leaf, keys))
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        reason = printable(str(error) or type(error).__name__)
         raise InputError(f"{path} is not a whole Flax msgpack file ({reason}); download or copy it again.") from None
 
 
-def _array(msgpack: Any, leaf: Any, keys: tuple[str, ...]) -> Tensor | None:
+def _array(path: Path, msgpack: Any, leaf: Any, keys: tuple[str, ...]) -> Tensor | None:
     if not isinstance(leaf, msgpack.ExtType) or leaf.code != _NDARRAY:
         return None
     shape, name, data = msgpack.unpackb(leaf.data, raw=True)
-    dtype = name.decode()
+    dtype = name.decode() if isinstance(name, bytes) else shown(name)
     if dtype not in _DTYPES.values():
-        raise ValueError(f"{'.'.join(keys)} has the type {dtype}")
+        raise file_limits.wrong_type(path, ".".join(keys), dtype, f"one of the types {', '.join(_DTYPES.values())}")
     return Tensor(keys, dtype, np.frombuffer(data, "uint16" if dtype == "bfloat16" else dtype).reshape(shape))
 
 

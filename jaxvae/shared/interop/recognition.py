@@ -13,11 +13,10 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.known_models import SOURCES, Source
 from jaxvae.shared.interop.name_mapping import Shape, entries, mismatches
 from jaxvae.shared.model import layout
+from jaxvae.shared.text import named
 
 Size = tuple[int, int, int]
 
-_WRAPPERS = ("module", "_orig_mod")  # of DataParallel and torch.compile, at any depth
-_OUTER = ("model", "params", "state_dict", "model_state_dict")
 _KNOWN = "; ".join(source.title for source in SOURCES)
 
 
@@ -27,27 +26,6 @@ class Match(NamedTuple):
     source: Source
     preset: str
     spec: Spec
-
-
-def strip_wrappers(names: Sequence[str]) -> list[str]:
-    """Remove the prefixes of wrappers from tensor names: `model.module.fc1.weight` becomes `fc1.weight`.
-
-    Args:
-        names: All tensor names of a file.
-
-    Returns:
-        The names in the same order.
-
-    Raises:
-        InputError: If two names become the same.
-    """
-    split = [[part for part in re.split(r"[./]", name) if part not in _WRAPPERS] for name in names]
-    while all(len(parts) > 1 and parts[0] in _OUTER and parts[0] == split[0][0] for parts in split):
-        split = [parts[1:] for parts in split]
-    stripped = [".".join(parts) for parts in split]
-    if twice := sorted({name for name in stripped if stripped.count(name) > 1}):
-        raise InputError(f"The file has {', '.join(twice)} more than once, under different prefixes; keep one of them.")
-    return stripped
 
 
 def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size | None, where: str) -> Match:
@@ -83,8 +61,14 @@ def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size 
         problems = mismatches(spec.model, source.rules, shapes)
         if not problems:
             return Match(source, preset_name or source.preset, spec)
-        tried.append((len(problems), f"{where} has the names of {source.title}, but {'; '.join(problems)}."))
+        tried.append((len(problems), f"{where} has the names of {source.title}, but {named(problems, '; ', 20)}."))
     raise InputError(min(tried)[1])
+
+
+def is_known(names: Sequence[str]) -> bool:
+    """Whether a known program has tensors of exactly these names."""
+    shapes = dict.fromkeys(names, ())
+    return any(_names(source, shapes) == set(shapes) for source in SOURCES)
 
 
 def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image: Size | None, where: str) -> ModelSpec:
@@ -183,8 +167,8 @@ def _unknown(shapes: Mapping[str, Shape], where: str) -> str:
     names = _names(nearest, shapes)
     reason = f"it has no name in common with them ({_KNOWN})"
     if shared(nearest):
-        lacks = ", ".join(sorted(names - set(shapes))) or "nothing"
-        more = ", ".join(sorted(set(shapes) - names)) or "nothing"
+        lacks = named(sorted(names - set(shapes))) or "nothing"
+        more = named(sorted(set(shapes) - names)) or "nothing"
         reason = f"the nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
-    listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    listed = named(f"{name} {list(shape)}" for name, shape in shapes.items())
     return f"{where} is from none of the known programs: {reason}; its tensors are {listed}."
