@@ -12,7 +12,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.foreign import Foreign
 
 
-def _unpickle(path: Path) -> NoReturn:
+def _unpickle(path: Path, _: str | None) -> NoReturn:
     raise InputError(f"{path} is a PyTorch pickle, which only torchvae opens; use torchvae import.")
 
 

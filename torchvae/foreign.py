@@ -33,7 +33,7 @@ _NUMBERS: list[Any] = [
 ]
 
 
-def _unpickle(path: Path) -> tuple[Tensor, ...]:
+def _unpickle(path: Path, prefix: str | None) -> tuple[Tensor, ...]:
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_NUMBERS):  # of old formats
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -45,7 +45,7 @@ def _unpickle(path: Path) -> tuple[Tensor, ...]:
             "opened; save only the model's state_dict."
         ) from None
     budget = Budget(path)
-    return tensor_trees.flat(path, tree, lambda leaf, keys: _tensor(path, budget, leaf, keys))
+    return tensor_trees.flat(path, tree, lambda leaf, keys: _tensor(path, budget, leaf, keys), prefix)
 
 
 def _tensor(path: Path, budget: Budget, leaf: Any, keys: tuple[str, ...]) -> Tensor | None:

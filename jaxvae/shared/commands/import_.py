@@ -44,6 +44,8 @@ class Import:
     image: tuple[int, int, int] | None = None
     """Height, width and channels of an image, where the tensors leave that open. By default a square image, grey if
     possible."""
+    prefix: str | None = None
+    """What the tensors' names begin with, such as ema_model, where the file has several models."""
     data: str = "mnist"
     """The data set that the model was trained on, as in train."""
     resize: bool = False
@@ -62,7 +64,7 @@ def run(backend: Backend, command: Import) -> None:
     """
     run_folder.require_free(command.out)
     path = command.checkpoint
-    file = backend.read_foreign(path)
+    file = backend.read_foreign(path, command.prefix)
     adopted = adopt(path, file, command.preset, command.image)
     images = replace(adopted.spec.images, resize=command.resize)
     if command.data != "mnist":  # the source's number of training images is that of its own data

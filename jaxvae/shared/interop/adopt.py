@@ -85,7 +85,7 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
 def _require_one_model(path: Path, names: Sequence[str]) -> None:
     """Raises InputError if known models' tensors are behind a prefix, and others beside them."""
     behind = prefixes(names).items()
-    known = [prefix for prefix, group in behind if recognition.is_known(strip_wrappers(group))]
+    known = sorted(prefix for prefix, group in behind if recognition.is_known(strip_wrappers(group)))
     if known:
         raise InputError(
             f"{path} must have the tensors of one model, found others beside those of a known program behind "

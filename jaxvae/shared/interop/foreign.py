@@ -23,7 +23,7 @@ class Foreign(Generic[W]):
     to_arrays: Callable[[Spec, W], dict[str, np.ndarray]]
     to_numpy: Callable[[Any], np.ndarray]
     """Converts an array of NumPy or of the framework; bfloat16 becomes float32."""
-    unpickle: Callable[[Path], tuple[Tensor, ...]]
+    unpickle: readers.Unpickle
     """Reads the tensors of a PyTorch pickle, or raises InputError."""
     pickle: Callable[[tuple[Tensor, ...]], bytes]
     """Packs tensors as a PyTorch pickle, or raises InputError."""
@@ -96,11 +96,12 @@ class Foreign(Generic[W]):
         """
         return name_mapping.to_source(spec, rules, self.to_arrays(spec, weights))
 
-    def read_foreign(self, path: Path | str) -> File:
+    def read_foreign(self, path: Path | str, prefix: str | None = None) -> File:
         """Read the model's tensors from another program's file.
 
         Args:
             path: The file. A pickle is opened by torch with `weights_only`, in torchvae alone.
+            prefix: What the tensors' names begin with, such as `ema_model`, where the file has several models.
 
         Returns:
             The tensors, in the file's order.
@@ -108,7 +109,7 @@ class Foreign(Generic[W]):
         Raises:
             InputError: If the file is of another kind, incomplete or contains code.
         """
-        return readers.read(Path(path), self.unpickle)
+        return readers.read(Path(path), self.unpickle, prefix)
 
     def pack_foreign(self, file: File) -> bytes:
         """Pack tensors into the content of a file of their kind.

@@ -15,7 +15,7 @@ import safetensors
 from jaxvae.shared import safe_io
 from jaxvae.shared.backend import File, FileKind, Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import file_limits, tensor_trees, zip_files
+from jaxvae.shared.interop import file_limits, tensor_names, tensor_trees, zip_files
 from jaxvae.shared.text import printable, shown
 
 _DTYPES = {
@@ -32,12 +32,17 @@ _MAX_HEADER = 2**24  # bytes; that of 10,000 tensors has 2 MB
 _NDARRAY = 1  # Flax's number for an array among msgpack's extension types
 
 
-def read(path: Path, unpickle: Callable[[Path], tuple[Tensor, ...]]) -> File:
+Unpickle = Callable[[Path, str | None], tuple[Tensor, ...]]
+"""Reads the tensors of a PyTorch pickle whose names begin with a prefix, if one is given."""
+
+
+def read(path: Path, unpickle: Unpickle, prefix: str | None = None) -> File:
     """Read the model's tensors from a file.
 
     Args:
         path: The file.
         unpickle: Reads the tensors of a PyTorch pickle.
+        prefix: What the names of the tensors to read begin with; None for the model's.
 
     Returns:
         The tensors, in the file's order.
@@ -54,15 +59,17 @@ def read(path: Path, unpickle: Callable[[Path], tuple[Tensor, ...]]) -> File:
     kind = _kind(path, head)
     match kind:
         case "pickle":
-            file = File(kind, unpickle(path))
+            file = File(kind, unpickle(path, prefix))
         case "npz":
             file = File(kind, zip_files.read_npz(path))
         case "safetensors":
             file = _safetensors(path)
         case "msgpack":
-            file = File(kind, _msgpack(path))
+            file = File(kind, _msgpack(path, prefix))
         case _:
             assert_never(kind)
+    if prefix is not None and kind in ("safetensors", "npz"):
+        file = _behind(path, file, prefix)
     if not file.tensors:
         raise InputError(f"{path} contains no tensors; give the file that contains the model's.")
     file_limits.require_names(path, file.tensors)
@@ -120,12 +127,13 @@ def _kind(path: Path, head: bytes) -> FileKind:
         return "pickle"
     if len(head) == 9 and head.endswith(b"{"):
         return "safetensors"
-    if head and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+    found = next((what for start, what in _OTHERS.items() if head.startswith(start)), None)
+    if head and not found and (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return "msgpack"
-    found = next((what for start, what in _OTHERS.items() if head.startswith(start)), "a file of another kind")
+    found = found or ("a file of another kind" if head else "an empty file")
     raise InputError(
         f"{path} must be a safetensors file, a Flax msgpack file, a NumPy .npz file or a PyTorch pickle, found "
-        f"{found if head else 'an empty file'}; give the file that contains the model's tensors."
+        f"{found}; give the file that contains the model's tensors."
     )
 
 
@@ -141,6 +149,25 @@ def _safetensors(path: Path) -> File:
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(f"{path} is not a whole safetensors file ({reason}); download or copy it again.") from None
     return File("safetensors", tuple(tensors), header)
+
+
+def _behind(path: Path, file: File, prefix: str) -> File:
+    """The file that would have only the tensors behind a prefix."""
+    names = [tensor.path[0] for tensor in file.tensors]
+    tensors = tuple(tensor for tensor in file.tensors if tensor_names.is_behind(tensor.path[0], prefix))
+    if not tensors:
+        raise tensor_names.nothing_behind(path, prefix, names)
+    if not file.header:
+        return file._replace(tensors=tensors)
+    header, start = json.loads(file.header), 0
+    for name, entry in sorted(_entries(header), key=lambda item: item[1]["data_offsets"]):
+        if tensor_names.is_behind(name, prefix):
+            first, last = entry["data_offsets"]
+            start, entry["data_offsets"] = start + last - first, [start, start + last - first]
+        else:
+            del header[name]
+    text = json.dumps(header, separators=(",", ":"))
+    return File(file.kind, tensors, text + " " * (-len(text.encode()) % 8))  # tensors start at multiples of 8
 
 
 def _header_length(content: memoryview) -> int:
@@ -160,11 +187,11 @@ def _entries(header: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(name, entry) for name, entry in header.items() if name != "__metadata__"]
 
 
-def _msgpack(path: Path) -> tuple[Tensor, ...]:
+def _msgpack(path: Path, prefix: str | None) -> tuple[Tensor, ...]:
     msgpack = _library()
     try:
         tree = msgpack.unpackb(path.read_bytes(), raw=False)
-        return tensor_trees.flat(path, tree, lambda leaf, keys: _array(path, msgpack, leaf, keys))
+        return tensor_trees.flat(path, tree, lambda leaf, keys: _array(path, msgpack, leaf, keys), prefix)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         reason = printable(str(error) or type(error).__name__)
         raise InputError(f"{path} is not a whole Flax msgpack file ({reason}); download or copy it again.") from None

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.text import named
+from jaxvae.shared.text import named, printable
 
 # Of DataParallel, torch.compile, FSDP, activation checkpointing and Lightning's Fabric, at any depth.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -59,6 +60,15 @@ def is_behind(name: str, prefix: str) -> bool:
     """Whether a tensor's name begins with the parts of a prefix."""
     start = parts(prefix.rstrip("./"))
     return parts(name)[: len(start)] == start
+
+
+def nothing_behind(path: Path, prefix: str, names: Iterable[str]) -> InputError:
+    """The error for a prefix that no tensor's name has."""
+    first = dict.fromkeys(parts(name)[0] for name in names)
+    return InputError(
+        f"{path} has no tensors behind the prefix {printable(prefix)}; its names begin with {named(first)}: give "
+        "one of them, or several parts, as --prefix."
+    )
 
 
 def prefixes(names: Sequence[str]) -> dict[str, list[str]]:

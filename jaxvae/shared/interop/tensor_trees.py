@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import file_limits
+from jaxvae.shared.interop import file_limits, tensor_names
 from jaxvae.shared.text import named, shown
 
 # An optimizer's tensors, or averages of the weights, may stand beside these keys.
@@ -19,13 +19,14 @@ Convert = Callable[[Any, tuple[str, ...]], Tensor | None]
 """Converts a leaf, given with its keys; None if the leaf is not a tensor."""
 
 
-def flat(path: Path, tree: object, tensor: Convert) -> tuple[Tensor, ...]:
+def flat(path: Path, tree: object, tensor: Convert, prefix: str | None = None) -> tuple[Tensor, ...]:
     """List the model's tensors in nested dicts.
 
     Args:
         path: The file, for messages.
-        tree: The dicts. Where one has a key such as `state_dict`, only what stands under it counts.
+        tree: The dicts. Without a prefix, where one has a key such as `state_dict`, only what stands under it counts.
         tensor: Converts a leaf.
+        prefix: What the names of the tensors to list begin with, such as `ema.model`; None for all.
 
     Returns:
         The tensors, in the order of the dicts.
@@ -34,7 +35,7 @@ def flat(path: Path, tree: object, tensor: Convert) -> tuple[Tensor, ...]:
         InputError: If there are none, or more than any model has.
     """
     nest: tuple[str, ...] = ()
-    while isinstance(tree, Mapping) and len(nest) < _MAX_NESTS:
+    while prefix is None and isinstance(tree, Mapping) and len(nest) < _MAX_NESTS:
         key = next((key for key in _NESTS if isinstance(tree.get(key), Mapping)), None)
         if key is None:
             break
@@ -42,9 +43,12 @@ def flat(path: Path, tree: object, tensor: Convert) -> tuple[Tensor, ...]:
     tensors = []
     if isinstance(tree, Mapping):
         for keys, leaf in _leaves(path, tree, nest):
-            if (converted := tensor(leaf, keys)) is not None:
+            behind = prefix is None or tensor_names.is_behind(".".join(keys), prefix)
+            if behind and (converted := tensor(leaf, keys)) is not None:
                 tensors.append(converted)
                 file_limits.require_few(path, len(tensors))
+    if not tensors and prefix is not None and isinstance(tree, Mapping):
+        raise tensor_names.nothing_behind(path, prefix, map(_key, tree))
     if not tensors:
         raise InputError(
             f"{path} contains no tensors by name: it holds {_content(tree, tensor)}; save the model's state_dict."

@@ -91,7 +91,7 @@ def test_a_pickle_that_grows_is_refused(attack: str, tmp_path, capsys) -> None:
 
 
 def array(*content: object) -> bytes:
-    return msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(content))})
+    return msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(content) or b"")}) or b""
 
 
 MSGPACK = {
