@@ -30,7 +30,7 @@ class Import:
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
     nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's examples/vae; known files are safetensors, PyTorch pickles
-    (torchvae only; their code is never executed) and Flax's msgpack.
+    (where torch is installed; their code is never executed), Flax's msgpack and NumPy's .npz.
 
     For example:
 

@@ -34,7 +34,7 @@ class Foreign(Generic[W]):
         """Load a known program's checkpoint, as the command `import` does.
 
         Args:
-            path: The file: safetensors, Flax's msgpack or, in torchvae, a PyTorch pickle.
+            path: The file: safetensors, Flax's msgpack, NumPy's .npz or a PyTorch pickle.
             preset: The preset whose loss the model was trained for, where the tensors leave that open.
             image: Height, width and channels of an image, where the tensors leave that open.
 
@@ -100,7 +100,7 @@ class Foreign(Generic[W]):
         """Read the model's tensors from another program's file.
 
         Args:
-            path: The file. A pickle is opened by torch with `weights_only`, in torchvae alone.
+            path: The file. A pickle is opened by torch with `weights_only`, for jaxvae in a process apart.
             prefix: What the tensors' names begin with, such as `ema_model`, where the file has several models.
 
         Returns:

@@ -1,7 +1,7 @@
 """Read and write the tensors of other programs' files: safetensors, msgpack as Flax writes it, and NumPy's .npz.
 
-PyTorch's pickles need torch, so torchvae reads and writes them. The first bytes of a file decide its kind, not its
-name, and nothing in a file is ever executed.
+PyTorch's pickles need torch, so torchvae reads and writes them, and reads them for jaxvae, too. The first bytes of a
+file decide its kind, not its name, and nothing in a file is ever executed.
 """
 
 import json

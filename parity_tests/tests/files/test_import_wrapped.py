@@ -1,5 +1,6 @@
 """The same model behind other names and in other files: counters, prefixes, several models in a file, NumPy's .npz."""
 
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_flax_nnx_random_streams_are_seen_through(package, form: str, tmp_path, 
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "pickle"])
 def test_one_of_several_models_is_chosen_by_its_prefix(package, kind: str, tmp_path, capsys) -> None:
     if kind == "pickle" and package is jaxvae:
-        pytest.skip("torchvae reads pickles")
+        pytest.skip("it starts a process for each file: see the test of one")
     ema, online = state(), {name: tensor + 1 for name, tensor in state().items()}
     tensors = {"step": torch.tensor(3), **behind("online_model.", online), **behind("ema_model.module.", ema)}
     files = tmp_path / "file", tmp_path / "plain"
@@ -213,3 +214,35 @@ def test_a_checkpoints_numbers_of_numpy_are_passed_over(tmp_path, capsys) -> Non
     for value in (np.array([Code()], object), Code()):
         torch.save({"state_dict": state(), "callbacks": value}, tmp_path / "file")
         refused(torchvae, capsys, tmp_path, "contain code or objects are not opened", tmp_path / "file")
+
+
+def test_jaxvae_reads_a_pickle_through_a_process_of_torchvae(tmp_path, capsys) -> None:
+    """Keys, order and types, bfloat16 among them, are as torchvae reads them."""
+    tensors = {name: tensor.bfloat16() for name, tensor in state().items()}
+    torch.save({"ema": {"model": tensors}, "other": [1]}, tmp_path / "-file.pt")
+    ours, theirs = (package.read_foreign(tmp_path / "-file.pt", "ema") for package in (jaxvae, torchvae))
+    for tensor, expected in zip(ours.tensors, theirs.tensors, strict=True):
+        assert tensor[:2] == expected[:2]
+        np.testing.assert_array_equal(tensor.array, expected.array, strict=True)
+
+
+def test_jaxvae_without_torch_says_what_a_pickle_needs(tmp_path, capsys, monkeypatch) -> None:
+    torch.save(state(), tmp_path / "file.pt")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    refused(jaxvae, capsys, tmp_path, "which torch reads, and torch is not installed; run pip", tmp_path / "file.pt")
+
+
+PROCESSES = {
+    "which contains code": "echo file.pt, which contains code, is not opened.; exit 2",
+    "ended with status 1 (no reason given)": "exit 1",
+    "ended with status 3 (ValueError: \\x1b)": "printf 'Traceback\\nValueError: \\033' >&2; exit 3",
+}
+
+
+@pytest.mark.parametrize("says", PROCESSES)
+def test_a_process_that_fails_is_a_sentence(says: str, tmp_path, capsys, monkeypatch) -> None:
+    torch.save(state(), tmp_path / "file.pt")
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{PROCESSES[says]}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    refused(jaxvae, capsys, tmp_path, says, tmp_path / "file.pt")
