@@ -25,7 +25,7 @@ Device: TypeAlias = Any
 DeviceName = Literal["auto", "cpu", "gpu", "tpu"]
 Format = Literal["safetensors", "torch", "flax", "orbax", "stablehlo", "torch-export", "onnx"]
 """The formats that models are exported to, by one package or by both."""
-FileKind = Literal["safetensors", "msgpack", "npz", "pickle"]
+FileKind = Literal["safetensors", "msgpack", "npz", "orbax", "pickle"]
 """The kinds of files that models of other programs are imported from."""
 
 S = TypeVar("S")

@@ -30,14 +30,14 @@ class Import:
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
     nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's examples/vae; known files are safetensors, PyTorch pickles
-    (where torch is installed; their code is never executed), Flax's msgpack and NumPy's .npz.
+    (where torch is installed; their code is never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
 
     For example:
 
         import vae.safetensors --out runs/vae"""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    """The file that contains the model's tensors."""
+    """The file, or Orbax's folder, that contains the model's tensors."""
     out: Path
     """The run folder to create."""
     preset: Annotated[str | None, tyro.conf.arg(help=_PRESET_HELP)] = None

@@ -20,8 +20,8 @@ class Budget:
     Strides of 0, tensors that share their numbers and compression let a file of a few kB have tensors of many GB.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._size = path, path.stat().st_size
+    def __init__(self, path: Path, size: int | None = None) -> None:
+        self._path, self._size = path, path.stat().st_size if size is None else size
         self._most = self._left = max(_HARMLESS, _MOST_TIMES * self._size)
 
     def take(self, nbytes: int) -> None:
@@ -29,8 +29,9 @@ class Budget:
         self._left -= nbytes
         if self._left < 0:
             raise InputError(
-                f"{self._path} must have tensors of at most {self._most:,} bytes, since the file has {self._size:,}, "
-                "found more: it repeats or compresses the same numbers; save the model's tensors as plain, dense ones."
+                f"{self._path} must have tensors of at most {self._most:,} bytes, since on the disk it has "
+                f"{self._size:,}, found more: it repeats or compresses the same numbers; save the model's tensors as "
+                "plain, dense ones."
             )
 
 

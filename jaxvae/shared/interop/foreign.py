@@ -34,7 +34,7 @@ class Foreign(Generic[W]):
         """Load a known program's checkpoint, as the command `import` does.
 
         Args:
-            path: The file: safetensors, Flax's msgpack, NumPy's .npz or a PyTorch pickle.
+            path: The file: safetensors, Flax's msgpack, NumPy's .npz, a PyTorch pickle or Orbax's folder.
             preset: The preset whose loss the model was trained for, where the tensors leave that open.
             image: Height, width and channels of an image, where the tensors leave that open.
 

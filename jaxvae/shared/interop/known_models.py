@@ -5,7 +5,7 @@ A program is recognised by the names of its tensors, without the prefixes of wra
 
 from typing import NamedTuple
 
-from jaxvae.shared.interop.name_mapping import Rule
+from jaxvae.shared.interop.name_mapping import Laid, Rule
 
 
 class Source(NamedTuple):
@@ -33,6 +33,30 @@ _SEQUENTIAL = (
     Rule("decoder.{2i}.*", "decoder.hidden.{i}.*"),
     Rule("decoder.{2n}.*", _LOGITS),
 )
+
+_EXPORT_LOSS = "an export doesn't say its loss: that of the preset is taken; give --preset for another"
+
+
+_EXPORTS = {"flax": "Flax or Orbax", "torch-hwc": "torch"}
+
+
+def _exported(laid: Laid) -> list[Source]:
+    """This project's own exports of a layout, which have no configuration."""
+
+    def source(name: str, title: str, preset: str, layers: list[str], counted: str) -> Source:
+        rules = tuple(Rule(f"{layer}.*", f"{layer}.*", laid) for layer in layers)
+        counted = f"{counted}.{'kernel' if laid == 'flax' else 'weight'}"
+        return Source(
+            f"{name}-{laid}", f"{title}, exported to {_EXPORTS[laid]}", preset, rules, counted, loss=_EXPORT_LOSS
+        )
+
+    ends, hidden = ["encoder.mean", "encoder.logvar", "decoder.logits"], ["encoder.hidden.{i}", "decoder.hidden.{i}"]
+    conv = [f"{layer}.{part}" for layer in hidden for part in ("conv", "norm")]
+    return [
+        source("mlp", "a VAE of this project", "pytorch-examples", [*hidden, *ends], hidden[0]),
+        source("conv", "a convolutional VAE of this project", "conv", [*conv, "decoder.input", *ends], conv[0]),
+    ]
+
 
 SOURCES = (
     Source(
@@ -125,4 +149,5 @@ SOURCES = (
             Rule("decoder.fc2.*", _LOGITS, "flax"),
         ),
     ),
+    *(source for laid in ("flax", "torch-hwc") for source in _exported(laid)),
 )

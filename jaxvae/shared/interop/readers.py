@@ -15,7 +15,7 @@ import safetensors
 from jaxvae.shared import safe_io
 from jaxvae.shared.backend import File, FileKind, Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import file_limits, tensor_names, tensor_trees, zip_files
+from jaxvae.shared.interop import file_limits, orbax_folder, tensor_names, tensor_trees, zip_files
 from jaxvae.shared.text import printable, shown
 
 _DTYPES = {
@@ -50,7 +50,10 @@ def read(path: Path, unpickle: Unpickle, prefix: str | None = None) -> File:
     Raises:
         InputError: If the file is of another kind, is cut short or contains no tensors.
     """
-    if (kind := safe_io.instead_of_file(path)) is not None:
+    kind = safe_io.instead_of_file(path)
+    if kind == "a folder" and orbax_folder.item(path):
+        return _required(path, File("orbax", orbax_folder.read(path, prefix)))
+    if kind is not None:
         what = "does not exist" if kind == "nothing" else f"is {kind}"
         raise InputError(f"{path} {what}; give the file that contains the model's tensors.")
     file_limits.require_content(path)
@@ -66,14 +69,13 @@ def read(path: Path, unpickle: Unpickle, prefix: str | None = None) -> File:
             file = _safetensors(path)
         case "msgpack":
             file = File(kind, _msgpack(path, prefix))
+        case "orbax":
+            raise ValueError(f"{kind} is a folder")
         case _:
             assert_never(kind)
     if prefix is not None and kind in ("safetensors", "npz"):
         file = _behind(path, file, prefix)
-    if not file.tensors:
-        raise InputError(f"{path} contains no tensors; give the file that contains the model's.")
-    file_limits.require_names(path, file.tensors)
-    return file
+    return _required(path, file)
 
 
 def pack(file: File, pickle: Callable[[tuple[Tensor, ...]], bytes]) -> bytes:
@@ -93,6 +95,8 @@ def pack(file: File, pickle: Callable[[tuple[Tensor, ...]], bytes]) -> bytes:
         offsets = {name: entry["data_offsets"][0] for name, entry in _entries(json.loads(head))}
         in_order = sorted(file.tensors, key=lambda tensor: offsets[tensor.path[0]])
         return b"".join([len(head).to_bytes(8, "little"), head, *(tensor.array.tobytes() for tensor in in_order)])
+    if file.kind == "orbax":
+        raise InputError("The source is an Orbax folder, which has no single file; use jaxvae export --format orbax.")
     if file.kind == "npz":
         return zip_files.pack_npz(file.tensors)
     msgpack = _library()
@@ -117,6 +121,14 @@ def narrowed(path: tuple[str, ...], dtype: str, array: np.ndarray) -> Tensor:
         return Tensor(path, dtype, np.ascontiguousarray(array, dtype).reshape(array.shape))
     bits = np.asarray(array, np.float32, order="C").view(np.uint32)
     return Tensor(path, dtype, ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16))
+
+
+def _required(path: Path, file: File) -> File:
+    """The file, if it has tensors and their names can be shown."""
+    if not file.tensors:
+        raise InputError(f"{path} contains no tensors; give the file that contains the model's.")
+    file_limits.require_names(path, file.tensors)
+    return file
 
 
 def _kind(path: Path, head: bytes) -> FileKind:

@@ -11,6 +11,7 @@ from jaxvae.shared.text import named, shown
 
 # An optimizer's tensors, or averages of the weights, may stand beside these keys.
 _NESTS = ("state_dict", "model_state_dict", "params", "model", "model_dict", "ema_state_dict")
+WITH_OPTIMIZER = 4  # times a model's tensors: the two moments of Adam, and more beside them
 _MAX_NESTS = 8
 _MAX_DEPTH = 100
 _MAX_VALUES = 200_000  # of dicts, each of which is read once

@@ -9,11 +9,10 @@ import numpy as np
 
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import file_limits
+from jaxvae.shared.interop import file_limits, tensor_trees
 from jaxvae.shared.interop.file_limits import Budget
 from jaxvae.shared.text import printable
 
-_WITH_OPTIMIZER = 4  # times the tensors: two moments of Adam, and names beside them
 _PLAIN = "biuf"  # NumPy's kinds of booleans, integers and floating-point numbers
 
 
@@ -41,7 +40,7 @@ def kind(path: Path) -> Literal["pickle", "npz"]:
     folder = names[0].partition("/")[0] if names else ""
     if other := _other(set(names), folder):
         raise InputError(f"{path} must be a file of plain tensors, found {other}.")
-    file_limits.require_few(path, len(members), _WITH_OPTIMIZER)
+    file_limits.require_few(path, len(members), tensor_trees.WITH_OPTIMIZER)
     budget = Budget(path)
     for member in members:
         budget.take(member.file_size)

@@ -52,14 +52,14 @@ PICKLES: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "dicts in dicts": ("nested 100 deep, found more", lambda path: torch.save(deep_dicts(), path)),
     "strides of 0": (
-        "at most 67,108,864 bytes, since the file has",
+        "at most 67,108,864 bytes, since on the disk it has",
         lambda path: torch.save({"a": torch.zeros(1).expand(10**10)}, path),
     ),
     "one storage many times": (
-        "at most 67,108,864 bytes, since the file has",
+        "at most 67,108,864 bytes, since on the disk it has",
         lambda path: torch.save(dict.fromkeys(map(str, range(100)), torch.zeros(10**6)[::2]), path),
     ),
-    "deflated": ("at most 67,108,864 bytes, since the file has", lambda path: deflated(path, bytes(2**26 + 1))),
+    "deflated": ("at most 67,108,864 bytes, since on the disk it has", lambda path: deflated(path, bytes(2**26 + 1))),
     "deflated a little": ("whose files are stored, found compressed ones", lambda path: deflated(path, bytes(2**10))),
     "sparse": (
         "tensor a must have dense numbers, found sparse_coo",

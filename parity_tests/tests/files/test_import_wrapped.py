@@ -165,7 +165,7 @@ def test_npz_that_holds_no_plain_arrays_is_refused(package, tmp_path, capsys) ->
     path.write_bytes(path.read_bytes()[:-50])
     refused(package, capsys, tmp_path, "lacks its end; download or copy it again", path)
     np.savez_compressed(path, a=np.zeros(2**24))
-    refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since the file has", path)
+    refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", path)
 
 
 def zipped(path: Path, *names: str) -> None:
