@@ -4,7 +4,14 @@
 (() => {
   const SHOWN = 10; // sliders outside the disclosure
   const NEAR = 24; // CSS pixels at most from a click to the point it selects
-  const ACTIVATIONS = { relu: (x) => (x > 0 ? x : 0), tanh: Math.tanh, "leaky-relu": (x) => (x > 0 ? x : 0.01 * x) };
+  const ACTIVATIONS = {
+    relu: (x) => (x > 0 ? x : 0),
+    tanh: Math.tanh,
+    "leaky-relu": (x) => (x > 0 ? x : 0.01 * x),
+    "leaky-relu-0.2": (x) => (x > 0 ? x : 0.2 * x),
+    softplus: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+    elu: (x) => (x > 0 ? x : Math.expm1(x)),
+  };
   const OUTPUTS = {
     sigmoid: (x) => 1 / (1 + Math.exp(-x)),
     tanh: Math.tanh,

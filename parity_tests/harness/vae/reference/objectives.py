@@ -121,7 +121,7 @@ def losses(
             "discriminator": discriminated,
             "generator": deceived,
         }
-    if spec.model.posterior == "gaussian":
+    if spec.model.has_logvar:
         divergence = kl(mean, scale[0], xp)
     elif scale:
         divergence = (mean**2 + scale[0] ** 2 - 1 - xp.log(1e-8 + scale[0] ** 2)).sum(-1) / 2
