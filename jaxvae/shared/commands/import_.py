@@ -28,8 +28,9 @@ class Import:
     """Convert another program's checkpoint to a run. The program is recognised by its tensors' names and shapes.
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
-    nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's examples/vae; known files are safetensors, PyTorch pickles
-    (torchvae only; their code is never executed) and Flax's msgpack.
+    nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, and the tutorials
+    of Jackson-Kang and lyeoni; known files are safetensors, PyTorch pickles (torchvae only; their code is never
+    executed) and Flax's msgpack.
 
     For example:
 

@@ -3,8 +3,10 @@
 A program is recognised by the names of its tensors, without the prefixes of wrappers; sizes come from their shapes.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.interop.name_mapping import Rule
 
 
@@ -16,14 +18,22 @@ class Source(NamedTuple):
     preset: str
     """The preset with the program's layers and loss."""
     rules: tuple[Rule, ...]
+    model: tuple[tuple[str, Any], ...] = ()
+    """Fields of its model that are otherwise than the preset's, and their values."""
     counted: str = ""
-    """A pattern of tensor names; their number gives that of the hidden layers. Empty for one hidden layer."""
+    """A pattern of tensor names; their number gives that of the hidden layers. Empty where it is `depth`."""
+    depth: int = 1
+    """Number of hidden layers, where it is always the same."""
     uncounted: int = 0
     """Number of these tensors that belong to no hidden layer."""
     layers: str = ""
     """Assumption about the layers where names and shapes leave them open."""
     loss: str = ""
     """Assumption about the loss where names and shapes leave it open."""
+
+    def over(self, base: Spec) -> Spec:
+        """Return the configuration with the program's own fields of the model."""
+        return replace(base, model=replace(base.model, **dict(self.model)))
 
 
 _HIDDEN, _MEAN, _LOGVAR = "encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*"
@@ -32,6 +42,14 @@ _SEQUENTIAL = (
     Rule("encoder.{2i}.*", "encoder.hidden.{i}.*"),
     Rule("decoder.{2i}.*", "decoder.hidden.{i}.*"),
     Rule("decoder.{2n}.*", _LOGITS),
+)
+
+_TIMBMG = (
+    Rule("encoder.MLP.L{i}.*", "encoder.hidden.{i}.*"),
+    Rule("encoder.linear_means.*", _MEAN),
+    Rule("encoder.linear_log_var.*", _LOGVAR),
+    Rule("decoder.MLP.L{i}.*", "decoder.hidden.{i}.*"),
+    Rule("decoder.MLP.L{n}.*", _LOGITS),
 )
 
 SOURCES = (
@@ -112,6 +130,66 @@ SOURCES = (
         ),
         counted="encoder.layers.{i}.0.weight",
         loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
+    ),
+    Source(
+        "pyro",
+        "Pyro's examples/vae",
+        "pytorch-examples",
+        (
+            Rule("encoder.fc1.*", _HIDDEN),
+            Rule("encoder.fc21.*", _MEAN),
+            Rule("encoder.fc22.*", "encoder.logscale.*"),
+            Rule("decoder.fc1.*", _BACK),
+            Rule("decoder.fc21.*", _LOGITS),
+        ),
+        model=(("activation", "softplus"), ("posterior", "log-sigma")),
+    ),
+    Source(
+        "jackson-kang",
+        "Jackson-Kang/Pytorch-VAE-tutorial's VAE",
+        "pytorch-examples",
+        (
+            Rule("Encoder.FC_input.*", _HIDDEN),
+            Rule("Encoder.FC_input2.*", "encoder.hidden.1.*"),
+            Rule("Encoder.FC_mean.*", _MEAN),
+            Rule("Encoder.FC_var.*", _LOGVAR),
+            Rule("Decoder.FC_hidden.*", _BACK),
+            Rule("Decoder.FC_hidden2.*", "decoder.hidden.1.*"),
+            Rule("Decoder.FC_output.*", _LOGITS),
+        ),
+        model=(("activation", "leaky-relu-0.2"),),
+        depth=2,
+    ),
+    Source(
+        "timbmg",
+        "timbmg/VAE-CVAE-MNIST's VAE",
+        "pytorch-examples",
+        _TIMBMG,
+        model=(("classes", 0),),
+        counted="encoder.MLP.L{i}.weight",
+    ),
+    Source(
+        "timbmg-conditional",
+        "timbmg/VAE-CVAE-MNIST's CVAE",
+        "conditional",
+        _TIMBMG,
+        model=(("classes", 10),),
+        counted="encoder.MLP.L{i}.weight",
+    ),
+    Source(
+        "lyeoni",
+        "lyeoni/pytorch-mnist-VAE",
+        "pytorch-examples",
+        (
+            Rule("fc1.*", _HIDDEN),
+            Rule("fc2.*", "encoder.hidden.1.*"),
+            Rule("fc31.*", _MEAN),
+            Rule("fc32.*", _LOGVAR),
+            Rule("fc4.*", _BACK),
+            Rule("fc5.*", "decoder.hidden.1.*"),
+            Rule("fc6.*", _LOGITS),
+        ),
+        depth=2,
     ),
     Source(
         "flax-example",

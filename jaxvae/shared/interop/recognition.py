@@ -69,17 +69,22 @@ def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size 
     known = [source for source in SOURCES if _names(source, shapes) == set(shapes)]
     if not known:
         raise InputError(_unknown(shapes, where))
-    fitting = [source for source in known if wanted is None or _layers(wanted) == _layers(PRESETS[source.preset])]
+    fitting = [s for s in known if wanted is None or _layers(s.over(wanted)) == _layers(s.over(PRESETS[s.preset]))]
     if not fitting:
-        alike = [n for n, spec in PRESETS.items() if any(_layers(spec) == _layers(PRESETS[s.preset]) for s in known)]
+        own = [(source, _layers(source.over(PRESETS[source.preset]))) for source in known]
+        alike = [n for n, spec in PRESETS.items() if any(_layers(s.over(spec)) == layers for s, layers in own)]
         raise InputError(
             f"{where} has the layers of {known[0].title}, which the preset {preset_name} doesn't have; give --preset "
             f"one of {', '.join(alike)}."
         )
     tried = []
     for source in fitting:
-        base = PRESETS[source.preset] if wanted is None else wanted
-        spec = replace(base, model=_sized(source, base.model, shapes, image, where))
+        base = source.over(PRESETS[source.preset] if wanted is None else wanted)
+        try:
+            spec = replace(base, model=_sized(source, base.model, shapes, image, where))
+        except InputError as error:
+            tried.append((len(shapes), str(error)))
+            continue
         problems = mismatches(spec.model, source.rules, shapes)
         if not problems:
             return Match(source, preset_name or source.preset, spec)
@@ -153,7 +158,7 @@ def _conv_image(area: int, halvings: int, channels: int, image: Size | None, whe
 
 def _depth(source: Source, names: Mapping[str, Shape]) -> int:
     if not source.counted:
-        return 1
+        return source.depth
     pattern = re.escape(source.counted).replace(r"\{2i\}", r"\d+").replace(r"\{i\}", r"\d+")
     least = 0 if source.uncounted else 1
     return max(least, sum(re.fullmatch(pattern, name) is not None for name in names) - source.uncounted)
@@ -165,7 +170,7 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The tensor names that the source would write, with the number of hidden layers of these shapes."""
-    model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
+    model = _dummy(source.over(PRESETS[source.preset]).model, _depth(source, shapes))
     return {entry.source for entry in entries(model, source.rules)}
 
 

@@ -91,6 +91,7 @@ def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str,
     expected = PRESETS[known.preset]
     assert (spec.objective, spec.images) == (expected.objective, expected.images)
     assert (spec.model.likelihood, spec.training.dtype) == (expected.model.likelihood, dtype)
+    assert spec.model.classes == known.classes
 
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(4, *known.image)).astype(dtype)
@@ -100,8 +101,9 @@ def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str,
     encode, decode = package.encode, package.decode
     if package is jaxvae:
         encode, decode = (jax.jit(function, static_argnums=0) for function in (encode, decode))
-    posterior = encode(spec, params, array(x.reshape(4, -1)))
-    actual = package.pixel_means(spec, decode(spec, params, array(z)))
+    labels = [array(np.arange(4))] if known.classes else []
+    posterior = encode(spec, params, array(x.reshape(4, -1)), *labels)
+    actual = package.pixel_means(spec, decode(spec, params, array(z), *labels))
     assert len(posterior) == len(parts)
     for part, expected in zip(posterior, parts, strict=True):
         np.testing.assert_allclose(_array(part), expected, rtol=0, atol=CLOSE[dtype])
