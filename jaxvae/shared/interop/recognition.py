@@ -69,10 +69,9 @@ def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size 
     known = [source for source in SOURCES if _names(source, shapes) == set(shapes)]
     if not known:
         raise InputError(_unknown(shapes, where))
-    fitting = [s for s in known if wanted is None or _layers(s.over(wanted)) == _layers(s.over(PRESETS[s.preset]))]
+    fitting = [source for source in known if wanted is None or _has_layers(wanted, source)]
     if not fitting:
-        own = [(source, _layers(source.over(PRESETS[source.preset]))) for source in known]
-        alike = [n for n, spec in PRESETS.items() if any(_layers(s.over(spec)) == layers for s, layers in own)]
+        alike = [n for n, spec in PRESETS.items() if any(_has_layers(spec, source) for source in known)]
         raise InputError(
             f"{where} has the layers of {known[0].title}, which the preset {preset_name} doesn't have; give --preset "
             f"one of {', '.join(alike)}."
@@ -82,7 +81,7 @@ def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size 
         base = source.over(PRESETS[source.preset] if wanted is None else wanted)
         try:
             spec = replace(base, model=_sized(source, base.model, shapes, image, where))
-        except InputError as error:
+        except InputError as error:  # another program of the same names may have other sizes
             tried.append((len(shapes), str(error)))
             continue
         problems = mismatches(spec.model, source.rules, shapes)
@@ -115,7 +114,7 @@ def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image:
     outputs, latents, *_ = sizes(next(layer for layer in layers if layer.path[0] == "decoder"))
     match model.network:
         case "mlp":
-            image = _flat_image(inputs, image, where)
+            image = _flat_image(axes["decoder.logits.weight"][0], image, where)
         case "conv":
             image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
         case kind:
@@ -172,6 +171,14 @@ def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The tensor names that the source would write, with the number of hidden layers of these shapes."""
     model = _dummy(source.over(PRESETS[source.preset]).model, _depth(source, shapes))
     return {entry.source for entry in entries(model, source.rules)}
+
+
+def _has_layers(spec: Spec, source: Source) -> bool:
+    """Whether a configuration has the source's layers, with what is the source's own."""
+    try:
+        return _layers(source.over(spec)) == _layers(source.over(PRESETS[source.preset]))
+    except InputError:
+        return False
 
 
 def _layers(spec: Spec) -> list[str]:

@@ -305,6 +305,23 @@ def test_the_preset_says_what_the_tensors_do_not(tmp_path, capsys) -> None:
     refused(jaxvae, capsys, tmp_path, "There is no preset 'x'", path, "--preset", "x")
 
 
+def test_a_programs_own_fields_stay_with_a_preset(tmp_path, capsys) -> None:
+    path = saved("pyro", tmp_path / "file", "safetensors")
+    model = imported(jaxvae, capsys, path, tmp_path / "run", "--preset", "gaussian").spec.model
+    assert (model.likelihood, model.posterior, model.activation) == ("gaussian", "log-sigma", "softplus")
+    says = "has the layers of Pyro's examples/vae, which the preset autoencoder doesn't have; give --preset one of"
+    refused(jaxvae, capsys, tmp_path, says, path, "--preset", "autoencoder")
+
+
+@both
+def test_a_conditional_model_is_told_from_the_same_names_without_labels(package, tmp_path, capsys) -> None:
+    state = torch_model("timbmg conditional").state_dict()
+    state["encoder.MLP.L0.weight"] = state["encoder.MLP.L0.weight"][:, 1:].contiguous()
+    safetensors.torch.save_file(state, tmp_path / "file")
+    says = "has the names of timbmg/VAE-CVAE-MNIST's CVAE, but encoder.MLP.L0.weight should be [7, 46], found [7, 45]"
+    refused(package, capsys, tmp_path, says, tmp_path / "file")
+
+
 def test_the_image_can_be_given(tmp_path, capsys) -> None:
     path = saved("pytorch-examples", tmp_path / "file", "safetensors")
     assert imported(jaxvae, capsys, path, tmp_path / "run", "--image", 3, 4, 3).spec.model.image == (3, 4, 3)
@@ -313,7 +330,7 @@ def test_the_image_can_be_given(tmp_path, capsys) -> None:
     assert imported(jaxvae, capsys, conv, tmp_path / "wide", "--image", 8, 32, 3).spec.model.image == (8, 32, 3)
     says = "multiples of 8 with the product 256, not 15 16 3"
     refused(jaxvae, capsys, tmp_path, says, conv, "--image", 15, 16, 3)
-    model = {k: torch.zeros(s) for k, s in {"fc1.weight": (7, 35), "fc1.bias": (7,)}.items()}
+    model = {k: torch.zeros(s) for k, s in {"fc1.weight": (6, 35), "fc5.weight": (35, 6), "fc5.bias": (35,)}.items()}
     safetensors.torch.save_file({**torch_model("yunjey").state_dict(), **model}, tmp_path / "odd")
     refused(jaxvae, capsys, tmp_path, "of 35 values, which make no square; give --image", tmp_path / "odd")
 
