@@ -116,8 +116,8 @@ def export_source(backend: Backend, run: run_folder.Run, out: Path) -> None:
 def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
     """The file that the record describes, with these arrays."""
     kinds, dtypes = ("safetensors", "msgpack", "pickle"), {tensor["dtype"] for tensor in record["tensors"]}
-    if record["kind"] not in kinds or not dtypes <= {"float16", "bfloat16", "float32", "float64", "int64"}:
-        raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
+    if not dtypes or record["kind"] not in kinds or not dtypes <= {"float16", "bfloat16", "float32", "float64", "int64"}:
+        raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes)) or 'no tensors'}")
     (source,) = (source for source in known_models.SOURCES if source.name == record["source"])
     named, paths = name_mapping.to_source(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
     names = recognition.strip_wrappers([".".join(path) for path in paths])

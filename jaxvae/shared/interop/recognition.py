@@ -42,7 +42,7 @@ def strip_wrappers(names: Sequence[str]) -> list[str]:
         InputError: If two names become the same.
     """
     split = [[part for part in re.split(r"[./]", name) if part not in _WRAPPERS] for name in names]
-    while all(len(parts) > 1 and parts[0] in _OUTER and parts[0] == split[0][0] for parts in split):
+    while split and all(len(parts) > 1 and parts[0] in _OUTER and parts[0] == split[0][0] for parts in split):
         split = [parts[1:] for parts in split]
     stripped = [".".join(parts) for parts in split]
     if twice := sorted({name for name in stripped if stripped.count(name) > 1}):

@@ -478,6 +478,7 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
         [],
         {**adopted.config["imported"], "source": "x"},
         {**adopted.config["imported"], "tensors": [{}]},
+        {**adopted.config["imported"], "tensors": []},
         {**adopted.config["imported"], "header": "{}"},
     ):
         with pytest.raises(InputError, match="is corrupt"):
