@@ -56,8 +56,8 @@ class ModelSpec:
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
     output: Output = "bounded"
-    """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; or `linear`, the decoder's
-    output itself."""
+    """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; `linear`, the decoder's
+    output itself; or `tanh`, for pixels in [0, 1] too."""
     classes: int = 0
     """Number of classes; the one-hot label is appended to the encoder and decoder inputs. 0 for an unconditional
     model."""

@@ -6,6 +6,7 @@ A program is recognised by the names of its tensors, without the prefixes of wra
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from jaxvae.shared.config.choices import Output
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.interop.name_mapping import Rule
 
@@ -30,6 +31,12 @@ class Source(NamedTuple):
     """Assumption about the layers where names and shapes leave them open."""
     loss: str = ""
     """Assumption about the loss where names and shapes leave it open."""
+    shared: str = ""
+    """Other programs with the same names, as the object of a sentence."""
+    ranges: str = ""
+    """Why the pixels' range has to be given, where the program has had more than one."""
+    output: Output = "bounded"
+    """The output that the program has in any range."""
 
     def over(self, base: Spec) -> Spec:
         """Return the configuration with the program's own fields of the model."""
@@ -64,6 +71,8 @@ SOURCES = (
             Rule("fc3.*", _BACK),
             Rule("fc4.*", _LOGITS),
         ),
+        shared="many other programs, such as L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error "
+        "(--likelihood squared-error)",
     ),
     Source(
         "yunjey",
@@ -95,7 +104,18 @@ SOURCES = (
         counted="encoder.{2i}.weight",
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
-        "both after a ReLU",
+        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows, as in "
+        "sksq96/pytorch-vae",
+    ),
+    Source(
+        "sequential-logvar",
+        "a pair of nn.Sequential, whose encoder gives mean and log-variance",
+        "pytorch-examples",
+        (*_SEQUENTIAL, Rule("encoder.{2n}.*", "encoder.mean.* + encoder.logvar.*")),
+        counted="encoder.{2i}.weight",
+        uncounted=1,
+        layers="the names don't show what the halves are: the first is taken for the mean and the second for the "
+        "log-variance, with no ReLU after them; give --posterior relu-sigma if the second is sigma after a ReLU",
     ),
     Source(
         "antixk",
@@ -116,6 +136,10 @@ SOURCES = (
         counted="encoder.{i}.0.weight",
         loss="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
         "for that of BetaVAE",
+        shared="the same repository's IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE, which have other losses",
+        ranges="AntixK/PyTorch-VAE trained on pixels in [-1, 1] until 2021-12-22 and trains on [0, 1] since, with tanh "
+        "both times, which the tensors don't show",
+        output="tanh",
     ),
     Source(
         "pythae",
@@ -130,6 +154,8 @@ SOURCES = (
         ),
         counted="encoder.layers.{i}.0.weight",
         loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
+        shared="pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have "
+        "other losses",
     ),
     Source(
         "pyro",

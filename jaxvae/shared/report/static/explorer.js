@@ -48,7 +48,7 @@
     return y;
   }
 
-  // A function of latents and a class that returns the image's pixels, in [0, 1] except for a linear output.
+  // A function of latents and a class that returns the image's pixels, in [0, 1] where the output is bounded to it.
   function decoderOf(run) {
     const { dtype, activation, output, signed } = run.decoder;
     const layers = run.decoder.layers.map((layer) => ({
