@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from flax import serialization
 from jax import Array
 
 from jaxvae.checks import check_params
-from jaxvae.generate import images_of
-from jaxvae.nets import Params, encode
+from jaxvae.distributions import pixel_logvar
+from jaxvae.generate import means_of
+from jaxvae.nets import Params, decode, encode
 from jaxvae.params import to_arrays
-from jaxvae.shared import safe_io
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format
@@ -34,7 +35,7 @@ def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -
     """
     export_files.require("jaxvae", format)
     check_params("export_model", spec.model, params, spec.training.stored)
-    with safe_io.written_whole(Path(path)) as made:
+    with export_files.written(Path(path), spec, format) as made:
         match format:
             case "safetensors":
                 export_files.write_hub(made, spec, to_arrays(spec, params))
@@ -42,6 +43,7 @@ def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -
                 made.write_bytes(serialization.to_bytes(params))
             case "orbax":
                 _write_orbax(made, params)
+                export_files.write_config(made / "config.json", spec)
             case "stablehlo":
                 _write_stablehlo(made, spec, params)
 
@@ -72,7 +74,14 @@ def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Ar
         return encode(spec, params, x, labels)._asdict()
 
     def decoded(z: Array, labels: Array | None = None) -> dict[str, Array]:
-        return {"pixel_means": images_of(spec, params, z, labels)}
+        outputs = decode(spec, params, z, labels)
+        logvar = pixel_logvar(spec, outputs)
+        means = {"pixel_means": means_of(spec, outputs)}
+        if logvar is None or not export_files.learns_variance(spec):
+            return means
+        scale = 0.25 if spec.images.range == "signed" else 1.0  # from the model's units to those of the means
+        variances = jnp.broadcast_to(scale * jnp.exp(logvar), outputs.logits.shape)
+        return {**means, "pixel_variances": variances.reshape(-1, *spec.model.image)}
 
     def reconstructed(images: Array, labels: Array | None = None) -> dict[str, Array]:
         return decoded(encoded(images, labels)["mean"], labels)

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.checks import check_images, check_latents, check_params
-from jaxvae.distributions import pixel_means
+from jaxvae.distributions import Decoded, pixel_means
 from jaxvae.draws import image_keys
 from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
@@ -215,7 +215,20 @@ def images_of(spec: Spec, params: Params, z: Array, labels: Array | None = None)
         InputError: If the model, the latents or the labels are not the configuration's.
     """
     check_latents("images_of", spec, params, z, labels, spec.training.stored)
-    means = pixel_means(spec, decode(spec, params, z, labels))
+    return means_of(spec, decode(spec, params, z, labels))
+
+
+def means_of(spec: Spec, decoded: Decoded) -> Array:
+    """Compute the pixel means of the decoder's outputs as images, in [0, 1] whatever the configuration's range.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        `[n, height, width, channels]`.
+    """
+    means = pixel_means(spec, decoded)
     if spec.images.range == "signed":
         means = (means + 1.0) / 2.0
     return means.reshape(-1, *spec.model.image)

@@ -90,6 +90,12 @@ def activate(spec: ModelSpec, x: Array) -> Array:
             return jnp.tanh(x)
         case "leaky-relu":
             return jnp.where(x > 0, x, 0.01 * x)  # slope 0.01 at 0 too, where JAX's own has 1
+        case "leaky-relu-0.2":
+            return jnp.where(x > 0, x, 0.2 * x)
+        case "softplus":
+            return nnx.softplus(full(x)).astype(x.dtype)
+        case "elu":
+            return nnx.elu(x)
 
 
 def full(x: Array) -> Array:
@@ -132,6 +138,8 @@ def posterior(spec: ModelSpec, parts: list[Array]) -> AnyPosterior:
     match spec.posterior:
         case "gaussian":
             return Posterior(*parts)
+        case "log-sigma":
+            return Posterior(parts[0], 2.0 * parts[1])
         case "relu-sigma":
             return ScalePosterior(*map(nnx.relu, parts))
         case "point":

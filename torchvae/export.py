@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared import safe_io
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format
 from torchvae.checks import check_params
-from torchvae.generate import images_of
-from torchvae.nets import VAE, bind, encode
+from torchvae.distributions import pixel_logvar
+from torchvae.generate import means_of
+from torchvae.nets import VAE, bind, decode, encode
 from torchvae.params import to_arrays
 
 
@@ -37,7 +37,7 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
     # A model of its own: on the CPU, without gradients, so that its programs' results have none.
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     model = bind(spec.model, state).requires_grad_(False)
-    with safe_io.written_whole(Path(path)) as made:
+    with export_files.written(Path(path), spec, format) as made:
         match format:
             case "safetensors":
                 export_files.write_hub(made, spec, to_arrays(spec, model))
@@ -77,7 +77,14 @@ def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor
         return encode(spec, model, x, labels)._asdict()
 
     def decoded(z: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        return {"pixel_means": images_of(spec, model, z, labels)}
+        outputs = decode(spec, model, z, labels)
+        logvar = pixel_logvar(spec, outputs)
+        means = {"pixel_means": means_of(spec, outputs)}
+        if logvar is None or not export_files.learns_variance(spec):
+            return means
+        scale = 0.25 if spec.images.range == "signed" else 1.0  # from the model's units to those of the means
+        variances = (scale * logvar.exp()).expand_as(outputs.logits)
+        return {**means, "pixel_variances": variances.reshape(-1, *spec.model.image)}
 
     def reconstructed(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         return decoded(encoded(images, labels)["mean"], labels)

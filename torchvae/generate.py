@@ -11,7 +11,7 @@ from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 from torchvae import random
 from torchvae.checks import check_images, check_latents, check_params
 from torchvae.devices import device_of
-from torchvae.distributions import pixel_means
+from torchvae.distributions import Decoded, pixel_means
 from torchvae.draws import image_keys
 from torchvae.keys import root_key, static_key
 from torchvae.nets import VAE, decode, encode
@@ -223,7 +223,20 @@ def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -
         InputError: If the model, the latents or the labels are not the configuration's.
     """
     check_latents("images_of", spec, model, z, labels, spec.training.stored)
-    means = pixel_means(spec, decode(spec, model, z, labels))
+    return means_of(spec, decode(spec, model, z, labels))
+
+
+def means_of(spec: Spec, decoded: Decoded) -> Tensor:
+    """Compute the pixel means of the decoder's outputs as images, in [0, 1] whatever the configuration's range.
+
+    Args:
+        spec: The configuration.
+        decoded: The decoder's outputs.
+
+    Returns:
+        `[n, height, width, channels]`.
+    """
+    means = pixel_means(spec, decoded)
     if spec.images.range == "signed":
         means = (means + 1.0) / 2.0
     return means.reshape(-1, *spec.model.image)

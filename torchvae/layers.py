@@ -89,6 +89,13 @@ def activate(spec: ModelSpec, x: Tensor) -> Tensor:
             return torch.tanh(x)
         case "leaky-relu":
             return nn.functional.leaky_relu(x, 0.01)
+        case "leaky-relu-0.2":
+            return nn.functional.leaky_relu(x, 0.2)
+        case "softplus":
+            # F.softplus is x itself from 20 on, 2e-9 off.
+            return -nn.functional.logsigmoid(-full(x)).to(x.dtype)
+        case "elu":
+            return nn.functional.elu(x)
 
 
 def full(x: Tensor) -> Tensor:
@@ -135,6 +142,8 @@ def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
     match spec.posterior:
         case "gaussian":
             return Posterior(*parts)
+        case "log-sigma":
+            return Posterior(parts[0], 2.0 * parts[1])
         case "relu-sigma":
             return ScalePosterior(*map(torch.relu, parts))
         case "point":

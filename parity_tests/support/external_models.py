@@ -4,6 +4,7 @@
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,56 @@ class Convolutional(AntixK):
         return self.final_layer(self.decoder(h)).flatten(1)
 
 
+class Perceptrons(nn.Module):
+    """Linear layers of any names, the same activation after each hidden one: those of the encoder, of its two heads, of
+    the decoder and of its output. With classes the one-hot label follows the pixels and the latents."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        names: tuple[str, str, str, str],
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+        classes: int = 0,
+        log_sigma: bool = False,
+    ):
+        super().__init__()
+        self.names, self.activation, self.classes, self.log_sigma = names, activation, classes, log_sigma
+        pixels, *hidden, latent = widths
+        down, up = [pixels + classes, *hidden], [latent + classes, *reversed(hidden)]
+        sizes = [*itertools.pairwise(down), *2 * [(down[-1], latent)], *itertools.pairwise(up), (up[-1], pixels)]
+        for name, size in zip(" ".join(names).split(), sizes, strict=True):
+            *folders, last = name.split(".")
+            module: nn.Module = self
+            for folder in folders:
+                if folder not in module._modules:
+                    module.add_module(folder, nn.Module())
+                module = module.get_submodule(folder)
+            module.add_module(last, nn.Linear(*size))
+
+    def hidden(self, names: str, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = x if labels is None else torch.cat([x, nn.functional.one_hot(labels, self.classes).to(x)], -1)
+        for name in names.split():
+            x = self.activation(self.get_submodule(name)(x))
+        return x
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.hidden(self.names[0], x, labels)
+        mean, second = (self.get_submodule(name)(h) for name in self.names[1].split())
+        return mean, (second.exp() ** 2).log() if self.log_sigma else second
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.get_submodule(self.names[3])(self.hidden(self.names[2], z, labels)).sigmoid()
+
+
+PYRO = "encoder.fc1", "encoder.fc21 encoder.fc22", "decoder.fc1", "decoder.fc21"
+JACKSON_KANG = (
+    *("Encoder.FC_input Encoder.FC_input2", "Encoder.FC_mean Encoder.FC_var"),
+    *("Decoder.FC_hidden Decoder.FC_hidden2", "Decoder.FC_output"),
+)
+TIMBMG = "encoder.MLP.L0", "encoder.linear_means encoder.linear_log_var", "decoder.MLP.L0", "decoder.MLP.L1"
+LYEONI = "fc1 fc2", "fc31 fc32", "fc4 fc5", "fc6"
+
+
 class FlaxEncoder(linen.Module):
     hidden: int
     latents: int
@@ -140,6 +191,7 @@ class Known(NamedTuple):
     image: tuple[int, int, int]
     hidden: tuple[int, ...]
     latent: int
+    classes: int = 0
 
 
 KNOWN = {
@@ -153,6 +205,19 @@ KNOWN = {
     "antixk of one": Known(lambda: Convolutional(Sizes((6, 6, 1), (4,), 3)), "conv", (6, 6, 1), (4,), 3),
     "pythae": Known(lambda: Pythae(36, (7,), 3), "gaussian", (6, 6, 1), (7,), 3),
     "pythae of two": Known(lambda: Pythae(36, (7, 5), 3), "gaussian", (6, 6, 1), (7, 5), 3),
+    "pyro": Known(
+        lambda: Perceptrons((36, 7, 3), PYRO, nn.functional.softplus, log_sigma=True),
+        *("pytorch-examples", (6, 6, 1), (7,), 3),
+    ),
+    "jackson-kang": Known(
+        lambda: Perceptrons((36, 7, 5, 3), JACKSON_KANG, nn.LeakyReLU(0.2)),
+        *("pytorch-examples", (6, 6, 1), (7, 5), 3),
+    ),
+    "timbmg": Known(lambda: Perceptrons((36, 7, 3), TIMBMG), "pytorch-examples", (6, 6, 1), (7,), 3),
+    "timbmg conditional": Known(
+        lambda: Perceptrons((36, 7, 3), TIMBMG, classes=10), "conditional", (6, 6, 1), (7,), 3, classes=10
+    ),
+    "lyeoni": Known(lambda: Perceptrons((36, 7, 5, 3), LYEONI), "pytorch-examples", (6, 6, 1), (7, 5), 3),
     "flax-example": Known(None, "flax-example", (5, 5, 3), (7,), 2),
 }
 
@@ -201,7 +266,7 @@ def answers(name: str, dtype: str, x: np.ndarray, z: np.ndarray) -> tuple[list[n
         name: A key of `KNOWN`.
         dtype: "float32" or "float64".
         x: Images `[n, height, width, channels]`.
-        z: Latents `[n, latent]`.
+        z: Latents `[n, latent]`. A model with classes takes the label i for image and latent i.
 
     Returns:
         The parts of its posterior, and its pixel means as images `[n, height, width, channels]`.
@@ -214,7 +279,8 @@ def answers(name: str, dtype: str, x: np.ndarray, z: np.ndarray) -> tuple[list[n
         means = decoder.apply({"params": params["decoder"]}, z)
         return [np.asarray(part) for part in parts], np.asarray(means).reshape(x.shape)
     model, channels_first = torch_model(name, dtype), torch.tensor(x).permute(0, 3, 1, 2)
+    labels = [torch.arange(len(x))] if known.classes else []
     with torch.no_grad():
-        parts = model.encode(channels_first.flatten(1))
-        means = model.decode(torch.tensor(z)).reshape(channels_first.shape).permute(0, 2, 3, 1)
+        parts = model.encode(channels_first.flatten(1), *labels)
+        means = model.decode(torch.tensor(z), *labels).reshape(channels_first.shape).permute(0, 2, 3, 1)
     return [part.numpy() for part in parts], means.numpy()

@@ -14,9 +14,9 @@ from jaxvae.shared.runs import run_folder
 class Export:
     """Write a run's model for other software: its weights, or its encode, decode and reconstruct functions as programs.
 
-    safetensors: a folder for model hubs, with config.json; torch: a state_dict; flax: msgpack; orbax: a checkpoint;
-    stablehlo, torch-export, onnx: a folder with the three programs, for any batch size, and a signature.json that
-    describes their inputs and outputs.
+    safetensors: a folder for model hubs, with config.json; torch: a state_dict, with NAME.config.json beside the file;
+    flax: msgpack, with the same; orbax: a checkpoint, with config.json in its folder; stablehlo, torch-export, onnx: a
+    folder with the three programs, for any batch size, and a signature.json that describes their inputs and outputs.
 
     For example:
 

@@ -1,6 +1,6 @@
 """The import command, and the export back to the source program's own file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -11,14 +11,16 @@ from jaxvae.shared.backend import Backend, File, FileKind
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import known_models, name_mapping, readers
+from jaxvae.shared.interop import known_models, name_mapping, name_table, readers
 from jaxvae.shared.interop.adopt import Adopted, adopt
+from jaxvae.shared.interop.given import Given
+from jaxvae.shared.interop.name_mapping import Rule
+from jaxvae.shared.interop.name_table import TABLE
 from jaxvae.shared.interop.tensor_names import is_counter, strip_wrappers
 from jaxvae.shared.model import description, tensor_checks, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
 
-_PRESET_HELP = f"The preset to assume where the tensors do not show the loss; one of {', '.join(PRESETS)}."
 _MNIST = (28, 28, 1)
 _DTYPES = {"float16", "bfloat16", "float32", "float64", "int32", "uint32", "int64"}  # of weights and of counters
 _UNKNOWN_SOURCE = "unknown, since it was imported"
@@ -26,26 +28,33 @@ _UNKNOWN_SOURCE = "unknown, since it was imported"
 
 @dataclass(frozen=True)
 class Import:
-    """Convert another program's checkpoint to a run. The program is recognised by its tensors' names and shapes.
+    """Convert another program's checkpoint to a run. The program is recognised by its tensors' names and shapes, or
+    described by a table of names.
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
-    nn.Sequential, AntixK/PyTorch-VAE, pythae and Flax's examples/vae; known files are safetensors, PyTorch pickles
-    (where torch is installed; their code is never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
+    nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, and the tutorials
+    of Jackson-Kang and lyeoni; known files are safetensors, PyTorch pickles (where torch is installed; their code is
+    never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
 
-    For example:
+    A table is a JSON file: {"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}, where {i}
+    counts hidden layers from 0, {n} is their number and * stands for weight and bias. `describe` lists the names on
+    the right. Beside its rules a table may have `layout` (`torch`, `torch-hwc` or `flax`) and the fields preset, image,
+    range, activation and so on, in place of flags.
 
-        import vae.safetensors --out runs/vae"""
+    For example, a known program's file, and one of your own model:
+
+        import vae.safetensors --out runs/vae
+        import mine.safetensors --table mine.json --likelihood gaussian --out runs/mine"""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """The file, or Orbax's folder, that contains the model's tensors."""
     out: Path
     """The run folder to create."""
-    preset: Annotated[str | None, tyro.conf.arg(help=_PRESET_HELP)] = None
-    image: tuple[int, int, int] | None = None
-    """Height, width and channels of an image, where the tensors leave that open. By default a square image, grey if
-    possible."""
+    table: Path | None = None
+    """The table of names of a program that is not known."""
     prefix: str | None = None
     """What the tensors' names begin with, such as ema_model, where the file has several models."""
+    given: Given = field(default_factory=Given)
     data: str = "mnist"
     """The data set that the model was trained on, as in train."""
     resize: bool = False
@@ -65,7 +74,8 @@ def run(backend: Backend, command: Import) -> None:
     run_folder.require_free(command.out)
     path = command.checkpoint
     file = backend.read_foreign(path, command.prefix)
-    adopted = adopt(path, file, command.preset, command.image)
+    table = None if command.table is None else name_table.read(command.table)
+    adopted = adopt(path, file, command.given, table)
     images = replace(adopted.spec.images, resize=command.resize)
     if command.data != "mnist":  # the source's number of training images is that of its own data
         images = replace(images, train_images=None)
@@ -117,10 +127,13 @@ def export_source(backend: Backend, run: run_folder.Run, out: Path) -> None:
 def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarray]) -> File:
     """The file that the record describes, with these arrays."""
     kinds, dtypes = get_args(FileKind), {tensor["dtype"] for tensor in record["tensors"]}
-    if record["kind"] not in kinds or not dtypes <= _DTYPES:
-        raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes))}")
-    (source,) = (source for source in known_models.SOURCES if source.name == record["source"])
-    named, paths = name_mapping.to_source(spec, source.rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
+    if not dtypes or record["kind"] not in kinds or not dtypes <= _DTYPES:
+        raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes)) or 'no tensors'}")
+    if record["source"] == TABLE:
+        rules = [Rule(*rule) for rule in record["rules"]]
+    else:
+        (rules,) = (source.rules for source in known_models.SOURCES if source.name == record["source"])
+    named, paths = name_mapping.to_source(spec, rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
     names = iter(strip_wrappers([".".join(entry["path"]) for entry in record["tensors"] if "value" not in entry]))
     tensors = [
         readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else named[next(names)])
@@ -138,10 +151,15 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
     behind = f" behind {prefix}" if prefix and names[0].endswith(stripped[0]) else ""
     dtypes = ", ".join(sorted({tensor.dtype for tensor in file.tensors}))
     height, width, channels = model.image
+    plain = PRESETS[adopted.match.preset]
+    same = (adopted.spec.objective, model.likelihood, model.variance) == (
+        *(plain.objective, plain.model.likelihood),
+        plain.model.variance,
+    )
     lines = [
         f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
         f"sizes: image {height}x{width}x{channels}, hidden {' '.join(map(str, model.hidden))}, latent {model.latent}",
-        f"loss: that of the preset {adopted.match.preset}",
+        f"loss: that of the preset {adopted.match.preset}{'' if same else ', but for the flags given'}",
         *(f"note: {note}" for note in adopted.notes),
     ]
     return "\n".join([*lines, ""])

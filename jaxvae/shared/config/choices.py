@@ -8,9 +8,9 @@ from jaxvae.shared.text import shown
 
 Stored = Literal["float32", "float64"]
 Dtype = Literal[Stored, "bfloat16"]
-Activation = Literal["relu", "tanh", "leaky-relu"]
-PosteriorName = Literal["gaussian", "relu-sigma", "point", "relu-point"]
-Output = Literal["bounded", "linear"]
+Activation = Literal["relu", "tanh", "leaky-relu", "leaky-relu-0.2", "softplus", "elu"]
+PosteriorName = Literal["gaussian", "log-sigma", "relu-sigma", "point", "relu-point"]
+Output = Literal["bounded", "linear", "tanh"]
 Init = Literal["pytorch", "lecun", "glorot", "glorot-data"]
 Form = Literal["elbo", "capacity", "iwae", "reconstruction", "adversarial"]
 Units = Literal["image", "pixel", "mixed"]

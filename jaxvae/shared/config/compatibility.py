@@ -27,8 +27,10 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
             f"a {likelihood.title} likelihood needs pixels in {allowed}; for pixels in {_PIXELS[images.range]} take "
             "squared-error or a Gaussian"
         )
-    if model.output == "linear" and not likelihood.linear:
+    if model.output != "bounded" and not likelihood.linear:
         yield f"a {likelihood.title} likelihood's probability is always bounded; give --output bounded"
+    if model.output == "tanh" and images.range == "signed":
+        yield "tanh is the bounded output of pixels in [-1, 1]; give --output bounded"
     if model.variance != 1 and not (likelihood.logvar == "fixed" and likelihood.variance is None):
         yield "only the gaussian likelihood has a given variance; give --variance 1"
     if model.init == "glorot-data" and not likelihood.log_odds:

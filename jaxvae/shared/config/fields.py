@@ -51,7 +51,7 @@ def build(kind: Any, value: object, where: str) -> Any:
             return tuple(build(k, v, where) for k, v in zip(kinds, value, strict=True))
     elif origin is dict and isinstance(value, dict):
         return {name: build(arguments[1], v, f"{where}, {shown(name)}") for name, v in value.items()}
-    elif origin is types.UnionType:
+    elif origin in (types.UnionType, typing.Union):  # an optional Literal is typing's
         return None if value is None else build(arguments[0], value, where)
     elif origin is Literal:
         if isinstance(value, str) and value in arguments:

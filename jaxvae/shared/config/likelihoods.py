@@ -40,7 +40,7 @@ class Likelihood:
     log_density: LogDensity
     """log p(x | z), `[n, points]`, of images `[n, pixels]` at the decoder's outputs, `[points, pixels]`."""
     linear: bool = False
-    """Whether the output may be linear."""
+    """Whether the output may be linear, or tanh in any range."""
     logvar: Logvar = "none"
     variance: float | None = None
     """The variance that it implies, in squared pixel units, where the configuration does not give it."""
@@ -145,7 +145,8 @@ HELP = f"The distribution of a pixel. {'; '.join(f'`{name}`: {entry.help}' for n
 
 def mean_of(likelihood: LikelihoodName, output: str, pixel_range: str) -> Mean:
     """Return how a pixel's mean follows from its logit, for an output and a range that the likelihood allows."""
-    return "identity" if output == "linear" else LIKELIHOODS[likelihood].means[pixel_range]
+    fixed: dict[str, Mean] = {"linear": "identity", "tanh": "tanh"}
+    return fixed[output] if output in fixed else LIKELIHOODS[likelihood].means[pixel_range]
 
 
 def variance_of(likelihood: LikelihoodName, given: float) -> float | None:

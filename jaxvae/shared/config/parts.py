@@ -46,16 +46,18 @@ class ModelSpec:
     """Number of latent dimensions."""
     network: Annotated[NetworkName, Doc(networks.HELP)] = "mlp"
     activation: Activation = "relu"
-    """Activation after every hidden layer; `leaky-relu` has slope 0.01 below 0."""
+    """Activation after every hidden layer. Below 0 `leaky-relu` has slope 0.01, and `leaky-relu-0.2` slope 0.2;
+    `softplus` is log(1 + e^x); `elu` is e^x - 1 below 0."""
     posterior: PosteriorName = "gaussian"
-    """The encoder's output. `gaussian`: mean and logvar; `relu-sigma`: mean and standard deviation, each after a ReLU;
-    `point`: a code, not a distribution; `relu-point`: a code after a ReLU."""
+    """The encoder's output. `gaussian`: mean and logvar; `log-sigma`: mean and the log of the standard deviation;
+    `relu-sigma`: mean and standard deviation, each after a ReLU; `point`: a code, not a distribution; `relu-point`: a
+    code after a ReLU."""
     likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
     """The variance of the `gaussian` likelihood, in squared pixel units."""
     output: Output = "bounded"
-    """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; or `linear`, the decoder's
-    output itself."""
+    """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; `linear`, the decoder's
+    output itself; or `tanh`, for pixels in [0, 1] too."""
     classes: int = 0
     """Number of classes; the one-hot label is appended to the encoder and decoder inputs. 0 for an unconditional
     model."""
@@ -89,7 +91,12 @@ class ModelSpec:
     @property
     def samples_latents(self) -> bool:
         """Whether the posterior is a distribution to sample from, not a code."""
-        return self.posterior in ("gaussian", "relu-sigma")
+        return self.has_logvar or self.posterior == "relu-sigma"
+
+    @property
+    def has_logvar(self) -> bool:
+        """Whether the posterior is a Gaussian whose log-variance the encoder gives, at whatever scale."""
+        return self.posterior in ("gaussian", "log-sigma")
 
 
 @dataclass(frozen=True)

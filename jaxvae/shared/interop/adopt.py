@@ -1,6 +1,7 @@
 """Convert another program's checkpoint to a model of this project."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,13 @@ import numpy as np
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.backend import File
+from jaxvae.shared.config.likelihoods import mean_of
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import name_mapping, readers, recognition
+from jaxvae.shared.interop.given import Given
+from jaxvae.shared.interop.name_table import Table
 from jaxvae.shared.interop.tensor_names import is_counter, prefixes, strip_wrappers
 from jaxvae.shared.text import named, printable, shown
 
@@ -31,39 +35,53 @@ class Adopted(NamedTuple):
     """Assumptions where the file leaves something open."""
 
 
-def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | None) -> Adopted:
+def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> Adopted:
     """Convert the model in another program's file.
 
     Args:
         path: The file; pythae's configuration is read from beside it.
         file: Its tensors.
-        preset: The preset whose loss the model was trained for; None for that of the program.
-        image: Height, width and channels of an image; None if the tensors decide.
+        given: What the tensors leave open.
+        table: The table of the tensors' names; None for a known program.
 
     Returns:
         The model's configuration and weights.
 
     Raises:
-        InputError: If no known program writes such tensors, or if one is missing, extra, misshapen or not finite. The
-            message names the tensors.
+        InputError: If neither the table nor a known program has such tensors, if one is missing, extra, misshapen or
+            not finite, or if something has to be given. The message names it.
     """
     if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
         raise InputError(f"{path} is a weight file of jaxvae and torchvae, which needs no import: `load` reads it.")
     in_file = {".".join(tensor.path): tensor for tensor in file.tensors if not is_counter(tensor)}
-    if not recognition.is_known(names := strip_wrappers(list(in_file))):
+    names = strip_wrappers(list(in_file))
+    if table is None and not recognition.is_known(names):
         _require_one_model(path, list(in_file))
     tensors = dict(zip(names, in_file.values(), strict=True))
-    notes = []
-    if "encoder.embedding.weight" in tensors:
-        loss, size, notes = _pythae(path.parent / "model_config.json")
-        preset, image = preset or loss, image or size
-    match = recognition.recognise({n: t.array.shape for n, t in tensors.items()}, preset, image, str(path))
+    shapes, where, notes = {n: t.array.shape for n, t in tensors.items()}, str(path), []
+    if table is not None:
+        match = recognition.by_table(table, shapes, given, where)
+        given = given.over(table.given)
+    else:
+        wanted = given
+        if "encoder.embedding.weight" in tensors:
+            theirs, notes = _pythae(path.parent / "model_config.json")
+            wanted = given.over(theirs)
+        match = recognition.recognise(shapes, wanted, where)
+        notes = [*_shared(match), *notes]
+        notes += [match.source.layers] if match.source.layers else []
+        notes += [match.source.loss] if match.source.loss and wanted.preset is None else []
     source, model = match.source, match.spec.model
-    notes += [source.layers] if source.layers else []
-    notes += [source.loss] if source.loss and preset is None else []
     flat = not NETWORKS[model.network].spatial
     if model.image[2] > 1 and flat and source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
+    if model.likelihood == "gaussian":
+        constant = 0.5 * model.pixels * math.log(2 * math.pi * model.variance)
+        notes.append(
+            f"the loss here has the Gaussian's constant, {constant:.2f} nats per image, which a program that minimizes "
+            "the squared error alone leaves out: its losses are lower by that"
+        )
+    notes.append(_assumed(match.spec, given))
     for name, tensor in tensors.items():
         if not tensor.is_float:
             raise InputError(f"{path}: tensor {name} must have a floating-point type, found {tensor.dtype}.")
@@ -79,6 +97,7 @@ def adopt(path: Path, file: File, preset: str | None, image: recognition.Size | 
         for t in file.tensors
     ]
     record = {"file": path.name, "source": source.name, "kind": file.kind, "header": file.header, "tensors": entries}
+    record |= {"rules": [list(rule) for rule in source.rules]} if table is not None else {}
     return Adopted(match, spec, arrays, record, notes)
 
 
@@ -93,10 +112,41 @@ def _require_one_model(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]:
+def _shared(match: recognition.Match) -> list[str]:
+    """What the names of a known program do not show, and who else has them."""
+    shared = f"; these are also the names of {match.source.shared}" if match.source.shared else ""
+    others = "".join(f"; they fit {other.title}, too (--preset {other.preset})" for other in match.others)
+    return [f"names and shapes fit {match.source.title}, but functions and loss may differ{shared}{others}"]
+
+
+def _assumed(spec: Spec, given: Given) -> str:
+    """What is taken where the tensors don't show it, as flags."""
+    model, objective, images = spec.model, spec.objective, spec.images
+    mean = mean_of(model.likelihood, model.output, images.range)
+    taken = Given(
+        range=images.range,
+        binarization=images.binarization,
+        activation=model.activation if model.hidden else None,
+        posterior=model.posterior,
+        likelihood=model.likelihood,
+        variance=model.variance if model.likelihood == "gaussian" else None,
+        output=model.output,
+        beta=objective.beta if objective.form == "elbo" else None,
+        units=objective.units,
+    )
+    chosen = given.flags()
+    assumed = [flag for flag in taken.flags() if flag not in chosen]
+    asked = f"; given: {' '.join(chosen)}" if chosen else ""
+    return (
+        f"the tensors don't show these, which are assumed: {' '.join(assumed)} (mean of a pixel: {mean}){asked}; "
+        "give a flag to change it"
+    )
+
+
+def _pythae(file: Path) -> tuple[Given, list[str]]:
     """The preset of the loss and the image size in pythae's model_config.json, and notes about them."""
     if not file.is_file():
-        return None, None, []
+        return Given(), []
     try:
         config = safe_io.read_json(file)
         size, loss, name = config.get("input_dim"), config.get("reconstruction_loss"), config.get("name", "VAEConfig")
@@ -115,4 +165,4 @@ def _pythae(file: Path) -> tuple[str | None, recognition.Size | None, list[str]]
     if not isinstance(loss, str) or loss not in presets:
         notes.append("no preset has that loss; mse is taken")
         loss = "mse"
-    return presets[loss], image, notes
+    return Given(presets[loss], image), notes

@@ -1,25 +1,29 @@
 """The parts of an export that need no framework: signatures of programs, JSON files, the folder for model hubs."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from jaxvae.shared.backend import Format
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, tensor_checks, weight_file
+from jaxvae.shared.safe_io import written_whole
 
 _OTHER_PACKAGES = {  # formats that need the other package's framework
     "jaxvae": ("torch", "torch-export", "onnx"),
     "torchvae": ("flax", "orbax", "stablehlo"),
 }
+_LEVELS = {1: "grey levels", 3: "red, green and blue"}  # of images with this number of channels
 _NEEDS = {"stablehlo": ("flatbuffers",), "onnx": ("onnx", "onnxscript", "onnxruntime")}  # of the extra `export`
 
 
@@ -44,18 +48,28 @@ def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
     """
     model, dtype = spec.model, spec.training.stored
     seen = "" if spec.images.binarization == "none" else "; the model sees 1 where they are above half, else 0"
-    images = Port("images", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{seen}")
+    axes = f"height, width, channels: {_LEVELS.get(model.image[2], 'values of the channels')} from 0 to 1"
+    images = Port("images", dtype, model.image, f"{axes}{seen}")
     labels = [Port("labels", "int32", (), f"classes from 0 to {model.classes - 1}")] if model.classes else []
     z = Port("z", dtype, (model.latent,), "latents")
     meanings = {"mean": "the posterior's mean", "logvar": "the log of its variance", "scale": "its standard deviation"}
     posterior = [Port(name, dtype, (model.latent,), meanings[name]) for name in layout.heads(model)]
-    beyond = "" if model.output == "bounded" else ", or beyond, since the model's output is linear"
-    means = [Port("pixel_means", dtype, model.image, f"height, width, channels: grey levels from 0 to 1{beyond}")]
+    beyond = "" if model.output == "bounded" else f", or beyond, since the model's output is {model.output}"
+    means = [Port("pixel_means", dtype, model.image, f"{axes}{beyond}")]
+    if learns_variance(spec):
+        shared = "; all pixels of all images have the same" if LIKELIHOODS[model.likelihood].logvar == "shared" else ""
+        variances = f"each pixel's variance, in squares of the units of pixel_means{shared}"
+        means.append(Port("pixel_variances", dtype, model.image, variances))
     return {
         "encode": ([images, *labels], posterior),
         "decode": ([z, *labels], means),
         "reconstruct": ([images, *labels], means),
     }
+
+
+def learns_variance(spec: Spec) -> bool:
+    """Whether the decoder gives a variance of the pixels, which is an output of the programs then."""
+    return LIKELIHOODS[spec.model.likelihood].logvar in ("shared", "pixel")
 
 
 def require(package: str, format: str) -> None:
@@ -95,8 +109,39 @@ def write_hub(folder: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> Non
     tensor_checks.check(arrays, spec, f"The weights for {folder.name}")
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(_for_hubs(weight_file.pack(spec, arrays)))
+    write_config(folder / "config.json", spec)
+
+
+@contextlib.contextmanager
+def written(path: Path, spec: Spec, format: Format) -> Iterator[Path]:
+    """Make what is exported whole or not at all, with the configuration beside a file of tensors.
+
+    Args:
+        path: The file or folder to make. Beside a file `model.pt` of tensors its configuration is `model.config.json`.
+        spec: The configuration of the run.
+        format: What is written.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        InputError: If one of them exists, or nothing can be written there.
+    """
+    with contextlib.ExitStack() as stack:
+        if format in ("torch", "flax"):
+            write_config(stack.enter_context(written_whole(path.with_name(f"{path.stem}.config.json"))), spec)
+        yield stack.enter_context(written_whole(path))
+
+
+def write_config(path: Path, spec: Spec) -> None:
+    """Write a configuration from which the model of some tensors can be built again.
+
+    Args:
+        path: The file to write.
+        spec: The configuration of the run.
+    """
     config = {"model_type": "vae", "architectures": ["VAE"], "torch_dtype": spec.training.stored}
-    _write_json(folder / "config.json", {**config, **_origin(spec)})
+    _write_json(path, {**config, **_origin(spec)})
 
 
 def write_signature(folder: Path, spec: Spec, suffix: str) -> None:

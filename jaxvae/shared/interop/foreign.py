@@ -1,7 +1,7 @@
 """The public functions that convert models of other programs, from the few that need a framework."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -9,7 +9,9 @@ import numpy as np
 
 from jaxvae.shared.backend import File, Tensor
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.interop import adopt, name_mapping, readers
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.interop import adopt, name_mapping, name_table, readers
+from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.name_mapping import Rule
 
 W = TypeVar("W")
@@ -29,22 +31,33 @@ class Foreign(Generic[W]):
     """Packs tensors as a PyTorch pickle, or raises InputError."""
 
     def load_foreign(
-        self, path: Path | str, preset: str | None = None, image: tuple[int, int, int] | None = None
+        self,
+        path: Path | str,
+        preset: str | None = None,
+        image: tuple[int, int, int] | None = None,
+        table: Path | str | None = None,
+        **given: Any,
     ) -> tuple[Spec, W]:
-        """Load a known program's checkpoint, as the command `import` does.
+        """Load a known program's checkpoint, or that of your own by a table of names, as the command `import` does.
 
         Args:
             path: The file: safetensors, Flax's msgpack, NumPy's .npz, a PyTorch pickle or Orbax's folder.
             preset: The preset whose loss the model was trained for, where the tensors leave that open.
             image: Height, width and channels of an image, where the tensors leave that open.
+            table: A file with a table of names, as `import --table` takes it.
+            given: What else the tensors leave open, named as the flags of `import`, such as `range="unit"`.
 
         Returns:
             The configuration and the weights.
 
         Raises:
-            InputError: If no known program writes such tensors; the message lists them.
+            InputError: If no known program writes such tensors, or the table doesn't fit them; the message lists them.
         """
-        adopted = adopt.adopt(Path(path), self.read_foreign(path), preset, image)
+        names = [field.name for field in fields(Given)]
+        if unknown := [name for name in given if name not in names]:
+            raise InputError(f"load_foreign has no argument {', '.join(unknown)}; it may have {', '.join(names)}.")
+        names_of = None if table is None else name_table.read(Path(table))
+        adopted = adopt.adopt(Path(path), self.read_foreign(path), Given(preset, image, **given), names_of)
         return adopted.spec, self.from_arrays(adopted.spec, adopted.arrays)
 
     def from_foreign(self, spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, Any]) -> W:

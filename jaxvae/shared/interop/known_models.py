@@ -3,8 +3,11 @@
 A program is recognised by the names of its tensors, without the prefixes of wrappers; sizes come from their shapes.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from jaxvae.shared.config.choices import Output
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.interop.name_mapping import Laid, Rule
 
 
@@ -16,14 +19,28 @@ class Source(NamedTuple):
     preset: str
     """The preset with the program's layers and loss."""
     rules: tuple[Rule, ...]
+    model: tuple[tuple[str, Any], ...] = ()
+    """Fields of its model that are otherwise than the preset's, and their values."""
     counted: str = ""
-    """A pattern of tensor names; their number gives that of the hidden layers. Empty for one hidden layer."""
+    """A pattern of tensor names; their number gives that of the hidden layers. Empty where it is `depth`."""
+    depth: int = 1
+    """Number of hidden layers, where it is always the same."""
     uncounted: int = 0
     """Number of these tensors that belong to no hidden layer."""
     layers: str = ""
     """Assumption about the layers where names and shapes leave them open."""
     loss: str = ""
     """Assumption about the loss where names and shapes leave it open."""
+    shared: str = ""
+    """Other programs with the same names, as the object of a sentence."""
+    ranges: str = ""
+    """Why the pixels' range has to be given, where the program has had more than one."""
+    output: Output = "bounded"
+    """The output that the program has in any range."""
+
+    def over(self, base: Spec) -> Spec:
+        """Return the configuration with the program's own fields of the model."""
+        return replace(base, model=replace(base.model, **dict(self.model)))
 
 
 _HIDDEN, _MEAN, _LOGVAR = "encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*"
@@ -58,6 +75,14 @@ def _exported(laid: Laid) -> list[Source]:
     ]
 
 
+_TIMBMG = (
+    Rule("encoder.MLP.L{i}.*", "encoder.hidden.{i}.*"),
+    Rule("encoder.linear_means.*", _MEAN),
+    Rule("encoder.linear_log_var.*", _LOGVAR),
+    Rule("decoder.MLP.L{i}.*", "decoder.hidden.{i}.*"),
+    Rule("decoder.MLP.L{n}.*", _LOGITS),
+)
+
 SOURCES = (
     Source(
         "pytorch-examples",
@@ -70,6 +95,8 @@ SOURCES = (
             Rule("fc3.*", _BACK),
             Rule("fc4.*", _LOGITS),
         ),
+        shared="many other programs, such as L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error "
+        "(--likelihood squared-error)",
     ),
     Source(
         "yunjey",
@@ -101,7 +128,18 @@ SOURCES = (
         counted="encoder.{2i}.weight",
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
-        "both after a ReLU",
+        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows, as in "
+        "sksq96/pytorch-vae",
+    ),
+    Source(
+        "sequential-logvar",
+        "a pair of nn.Sequential, whose encoder gives mean and log-variance",
+        "pytorch-examples",
+        (*_SEQUENTIAL, Rule("encoder.{2n}.*", "encoder.mean.* + encoder.logvar.*")),
+        counted="encoder.{2i}.weight",
+        uncounted=1,
+        layers="the names don't show what the halves are: the first is taken for the mean and the second for the "
+        "log-variance, with no ReLU after them; give --posterior relu-sigma if the second is sigma after a ReLU",
     ),
     Source(
         "antixk",
@@ -122,6 +160,10 @@ SOURCES = (
         counted="encoder.{i}.0.weight",
         loss="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
         "for that of BetaVAE",
+        shared="the same repository's IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE, which have other losses",
+        ranges="AntixK/PyTorch-VAE trained on pixels in [-1, 1] until 2021-12-22 and trains on [0, 1] since, with tanh "
+        "both times, which the tensors don't show",
+        output="tanh",
     ),
     Source(
         "pythae",
@@ -136,6 +178,68 @@ SOURCES = (
         ),
         counted="encoder.layers.{i}.0.weight",
         loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
+        shared="pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have "
+        "other losses",
+    ),
+    Source(
+        "pyro",
+        "Pyro's examples/vae",
+        "pytorch-examples",
+        (
+            Rule("encoder.fc1.*", _HIDDEN),
+            Rule("encoder.fc21.*", _MEAN),
+            Rule("encoder.fc22.*", "encoder.logscale.*"),
+            Rule("decoder.fc1.*", _BACK),
+            Rule("decoder.fc21.*", _LOGITS),
+        ),
+        model=(("activation", "softplus"), ("posterior", "log-sigma")),
+    ),
+    Source(
+        "jackson-kang",
+        "Jackson-Kang/Pytorch-VAE-tutorial's VAE",
+        "pytorch-examples",
+        (
+            Rule("Encoder.FC_input.*", _HIDDEN),
+            Rule("Encoder.FC_input2.*", "encoder.hidden.1.*"),
+            Rule("Encoder.FC_mean.*", _MEAN),
+            Rule("Encoder.FC_var.*", _LOGVAR),
+            Rule("Decoder.FC_hidden.*", _BACK),
+            Rule("Decoder.FC_hidden2.*", "decoder.hidden.1.*"),
+            Rule("Decoder.FC_output.*", _LOGITS),
+        ),
+        model=(("activation", "leaky-relu-0.2"),),
+        depth=2,
+    ),
+    Source(
+        "timbmg",
+        "timbmg/VAE-CVAE-MNIST's VAE",
+        "pytorch-examples",
+        _TIMBMG,
+        model=(("classes", 0),),
+        counted="encoder.MLP.L{i}.weight",
+    ),
+    Source(
+        "timbmg-conditional",
+        "timbmg/VAE-CVAE-MNIST's CVAE",
+        "conditional",
+        _TIMBMG,
+        model=(("classes", 10),),
+        counted="encoder.MLP.L{i}.weight",
+    ),
+    Source(
+        "lyeoni",
+        "lyeoni/pytorch-mnist-VAE",
+        "pytorch-examples",
+        (
+            Rule("fc1.*", _HIDDEN),
+            Rule("fc2.*", "encoder.hidden.1.*"),
+            Rule("fc31.*", _MEAN),
+            Rule("fc32.*", _LOGVAR),
+            Rule("fc4.*", _BACK),
+            Rule("fc5.*", "decoder.hidden.1.*"),
+            Rule("fc6.*", _LOGITS),
+        ),
+        depth=2,
     ),
     Source(
         "flax-example",

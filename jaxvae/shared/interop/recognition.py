@@ -2,21 +2,27 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple, assert_never
 
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of
+from jaxvae.shared.config.parts import MOST_LAYERS, ModelSpec
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.known_models import SOURCES, Source
 from jaxvae.shared.interop.name_mapping import Shape, entries, mismatches
+from jaxvae.shared.interop.name_table import EXAMPLE, Table
+from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
 from jaxvae.shared.text import named
 
 Size = tuple[int, int, int]
 
+HINT = f"for a model of your own give --table FILE, such as {EXAMPLE}"
 _KNOWN = "; ".join(source.title for source in SOURCES)
 
 
@@ -26,43 +32,55 @@ class Match(NamedTuple):
     source: Source
     preset: str
     spec: Spec
+    others: tuple[Source, ...] = ()
+    """Other programs whose names and shapes the tensors have too, if what is given is left out."""
 
 
-def recognise(shapes: Mapping[str, Shape], preset_name: str | None, image: Size | None, where: str) -> Match:
+def recognise(shapes: Mapping[str, Shape], given: Given, where: str) -> Match:
     """Recognise the program that wrote tensors.
 
     Args:
         shapes: Their shapes by their names without the prefixes of wrappers.
-        preset_name: The preset whose loss the model was trained for; None for that of the program.
-        image: Height, width and channels of an image; None if the shapes decide.
+        given: What the tensors leave open.
         where: The file, for messages.
 
     Returns:
         The program, and the configuration with the sizes of the tensors.
 
     Raises:
-        InputError: If no known program writes such tensors; the message lists them and what is missing.
+        InputError: If no known program writes such tensors; the message names the nearest and what is missing.
     """
-    wanted = None if preset_name is None else preset(preset_name)
+    if given.preset is not None:
+        preset(given.preset)
     known = [source for source in SOURCES if _names(source, shapes) == set(shapes)]
     if not known:
         raise InputError(_unknown(shapes, where))
-    fitting = [source for source in known if wanted is None or _layers(wanted) == _layers(PRESETS[source.preset])]
+    bases, conflicts = {}, []
+    for source in known:
+        try:
+            bases[source] = _base(source, given)
+        except InputError as conflict:  # what is given may be incompatible with one program's preset alone
+            conflicts.append(conflict)
+    if not bases and any(_has_layers(PRESETS[given.preset or source.preset], source) for source in known):
+        raise conflicts[0]
+    fitting = [source for source in bases if _layers(bases[source]) == _layers(source.over(PRESETS[source.preset]))]
     if not fitting:
-        alike = [n for n, spec in PRESETS.items() if any(_layers(spec) == _layers(PRESETS[s.preset]) for s in known)]
-        raise InputError(
-            f"{where} has the layers of {known[0].title}, which the preset {preset_name} doesn't have; give --preset "
-            f"one of {', '.join(alike)}."
-        )
+        raise InputError(_without_layers(known, given, where))
     tried = []
     for source in fitting:
-        base = PRESETS[source.preset] if wanted is None else wanted
-        spec = replace(base, model=_sized(source, base.model, shapes, image, where))
-        problems = mismatches(spec.model, source.rules, shapes)
+        try:
+            spec, problems = _fit(source, bases[source], _depth(source, shapes), shapes, given.image, where)
+        except InputError as error:  # another program of the same names may have other sizes
+            tried.append((len(shapes), str(error)))
+            continue
         if not problems:
-            return Match(source, preset_name or source.preset, spec)
-        tried.append((len(problems), f"{where} has the names of {source.title}, but {named(problems, '; ', 20)}."))
-    raise InputError(min(tried)[1])
+            if source.ranges and given.range is None:
+                raise InputError(f"{where}: {source.ranges}; give --range signed or --range unit.")
+            others = tuple(other for other in known if other != source and _fits(other, shapes, given.image))
+            return Match(source, given.preset or source.preset, spec, others)
+        wrong = named(problems, "; ", 20)
+        tried.append((len(problems), f"{where} has the names of {source.title}, but {wrong}; {HINT}."))
+    raise InputError(min(tried, key=lambda problem: problem[0])[1])
 
 
 def is_known(names: Sequence[str]) -> bool:
@@ -71,16 +89,81 @@ def is_known(names: Sequence[str]) -> bool:
     return any(_names(source, shapes) == set(shapes) for source in SOURCES)
 
 
-def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image: Size | None, where: str) -> ModelSpec:
+def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str) -> Match:
+    """Match tensors to a model by a table of names.
+
+    Args:
+        table: The table.
+        shapes: The tensors' shapes by their names without the prefixes of wrappers.
+        given: What the tensors leave open and the table does not give, or gives otherwise.
+        where: The file, for messages.
+
+    Returns:
+        The table as a source, and the configuration with the sizes of the tensors.
+
+    Raises:
+        InputError: If the table does not fit the model or the tensors; the message names what is missing.
+    """
+    given = given.over(table.given)
+    names = strip_wrappers([rule.source for rule in table.source.rules])
+    rules = [rule._replace(source=name) for rule, name in zip(table.source.rules, names, strict=True)]
+    source = table.source._replace(rules=tuple(rules))
+    name = given.preset or source.preset
+    base = given.applied(preset(name))
+    depth = _table_depth(source, base, shapes)
+    try:
+        expected = {entry.source for entry in entries(_dummy(base.model, depth), source.rules)}
+    except InputError as error:
+        layers = [".".join(map(str, layer.path)) for layer in layout.layers(_dummy(base.model, 1))]
+        reason = f"t{str(error)[1:-1]}"  # "The table has ..." or "The rule for ..."
+        raise InputError(
+            f"{source.title} doesn't fit the model: {reason}; a model with one hidden layer has {', '.join(layers)}."
+        ) from None
+    if expected != set(shapes):
+        raise InputError(f"{where} doesn't fit {source.title}: {_differences(expected, shapes)}.")
+    spec, problems = _fit(source, base, depth, shapes, given.image, where)
+    if problems:
+        raise InputError(f"{where} has the names of {source.title}, but {named(problems, '; ', 20)}.")
+    return Match(source, name, spec)
+
+
+def _base(source: Source, given: Given) -> Spec:
+    """The configuration of a program but for the sizes."""
+    spec = given.applied(source.over(PRESETS[given.preset or source.preset]))
+    likelihood, mean = spec.model.likelihood, mean_of(spec.model.likelihood, spec.model.output, spec.images.range)
+    fixed = source.output != "bounded" and given.output is None and LIKELIHOODS[likelihood].linear
+    if not fixed or mean == source.output:
+        return spec
+    return replace(spec, model=replace(spec.model, output=source.output))
+
+
+def _fit(
+    source: Source, base: Spec, depth: int, shapes: Mapping[str, Shape], image: Size | None, where: str
+) -> tuple[Spec, list[str]]:
+    """The configuration with the sizes of tensors that have the source's names, and what is wrong with them."""
+    spec = replace(base, model=_sized(source, base.model, depth, shapes, image, where))
+    return spec, mismatches(spec.model, source.rules, shapes)
+
+
+def _fits(source: Source, shapes: Mapping[str, Shape], image: Size | None) -> bool:
+    """Whether tensors that have the source's names have its shapes, too."""
+    try:
+        return not _fit(source, source.over(PRESETS[source.preset]), _depth(source, shapes), shapes, image, "It")[1]
+    except InputError:
+        return False
+
+
+def _sized(
+    source: Source, model: ModelSpec, hidden: int, shapes: Mapping[str, Shape], image: Size | None, where: str
+) -> ModelSpec:
     """The model with the sizes of its tensors."""
-    hidden = _depth(source, shapes)
     axes = {}
     for entry in entries(_dummy(model, hidden), source.rules):
         shape, expected = shapes[entry.source], entry.parameters[0].shape
         if len(shape) != len(expected) or 0 in shape:
             raise InputError(
                 f"{where} has the names of {source.title}, but {entry.source} should have {len(expected)} axes, none "
-                f"of length 0, found {list(shape)}."
+                f"of length 0, found {list(shape)}; {HINT}."
             )
         axes[entry.parameters[0].name] = shape[::-1] if entry.laid == "flax" else shape
     layers = [layer for layer in layout.layers(_dummy(model, hidden)) if layer.kind != "norm"]
@@ -94,7 +177,7 @@ def _sized(source: Source, model: ModelSpec, shapes: Mapping[str, Shape], image:
     outputs, latents, *_ = sizes(next(layer for layer in layers if layer.path[0] == "decoder"))
     match model.network:
         case "mlp":
-            image = _flat_image(inputs, image, where)
+            image = _flat_image(axes["decoder.logits.weight"][0], image, where)
         case "conv":
             image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
         case kind:
@@ -137,10 +220,24 @@ def _conv_image(area: int, halvings: int, channels: int, image: Size | None, whe
 
 def _depth(source: Source, names: Mapping[str, Shape]) -> int:
     if not source.counted:
-        return 1
+        return source.depth
     pattern = re.escape(source.counted).replace(r"\{2i\}", r"\d+").replace(r"\{i\}", r"\d+")
     least = 0 if source.uncounted else 1
     return max(least, sum(re.fullmatch(pattern, name) is not None for name in names) - source.uncounted)
+
+
+def _table_depth(source: Source, base: Spec, shapes: Mapping[str, Shape]) -> int:
+    """The number of hidden layers with which the table's names are nearest to the tensors'."""
+
+    def apart(hidden: int) -> float:
+        try:
+            return len({entry.source for entry in entries(_dummy(base.model, hidden), source.rules)} ^ set(shapes))
+        except InputError:
+            return math.inf
+
+    numbers = [int(n) for rule in source.rules for n in re.findall(r"\.hidden\.(\d{1,3})\b", rule.target)]
+    usual = min(max(numbers, default=0) + 1, MOST_LAYERS)
+    return min([usual, *range(min(len(shapes), MOST_LAYERS + 1))], key=apart)
 
 
 def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
@@ -149,8 +246,16 @@ def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
 
 def _names(source: Source, shapes: Mapping[str, Shape]) -> set[str]:
     """The tensor names that the source would write, with the number of hidden layers of these shapes."""
-    model = _dummy(PRESETS[source.preset].model, _depth(source, shapes))
+    model = _dummy(source.over(PRESETS[source.preset]).model, _depth(source, shapes))
     return {entry.source for entry in entries(model, source.rules)}
+
+
+def _has_layers(spec: Spec, source: Source) -> bool:
+    """Whether a configuration has the source's layers, with what is the source's own."""
+    try:
+        return _layers(source.over(spec)) == _layers(source.over(PRESETS[source.preset]))
+    except InputError:
+        return False
 
 
 def _layers(spec: Spec) -> list[str]:
@@ -158,17 +263,35 @@ def _layers(spec: Spec) -> list[str]:
     return [parameter.name for parameter in layout.table(_dummy(spec.model, 1))]
 
 
+def _without_layers(known: Sequence[Source], given: Given, where: str) -> str:
+    alike = [n for n, spec in PRESETS.items() if any(_has_layers(spec, source) for source in known)]
+    whose = f"which the preset {given.preset} doesn't have"
+    if given.preset is None or given.preset in alike:
+        whose = f"which a model with {' '.join(given.flags())} doesn't have"
+    return f"{where} has the layers of {known[0].title}, {whose}; give --preset one of {', '.join(alike)}; {HINT}."
+
+
+def _differences(names: Set[str], shapes: Mapping[str, Shape]) -> str:
+    lacks = ", ".join(sorted(names - set(shapes))) or "nothing"
+    more = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(set(shapes) - names)) or "nothing"
+    return f"it lacks {lacks} and beside these names it has {more}"
+
+
 def _unknown(shapes: Mapping[str, Shape], where: str) -> str:
-    def shared(source: Source) -> float:
+    def shared(source: Source) -> tuple[float, int]:
+        """The names in common, and if there are none how like the numbers of matrices, biases and kernels are."""
         names = _names(source, shapes)
-        return len(names & set(shapes)) / len(names | set(shapes))
+        axes = Counter(map(len, shapes.values()))
+        axes.subtract(Counter(len(p.shape) for p in layout.table(_dummy(source.over(PRESETS[source.preset]).model, 1))))
+        return len(names & set(shapes)) / len(names | set(shapes)), -sum(map(abs, axes.values()))
 
     nearest = max(SOURCES, key=shared)
     names = _names(nearest, shapes)
-    reason = f"it has no name in common with them ({_KNOWN})"
-    if shared(nearest):
-        lacks = named(sorted(names - set(shapes))) or "nothing"
+    lacks = named(sorted(names - set(shapes))) or "nothing"
+    if shared(nearest)[0]:
         more = named(sorted(set(shapes) - names)) or "nothing"
         reason = f"the nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
+    else:
+        reason = f"it has no name in common with them ({_KNOWN}); the nearest is {nearest.title}, which has {lacks}"
     listed = named(f"{name} {list(shape)}" for name, shape in shapes.items())
-    return f"{where} is from none of the known programs: {reason}; its tensors are {listed}."
+    return f"{where} is from none of the known programs: {reason}; {HINT}; its tensors are {listed}."

@@ -9,6 +9,7 @@ from jaxvae.shared.model import layout
 
 _LATENTS = {
     "gaussian": "diagonal Gaussian over {} latents; the prior is N(0, I)",
+    "log-sigma": "diagonal Gaussian over {} latents by mean and log sigma; the prior is N(0, I)",
     "relu-sigma": "diagonal Gaussian over {} latents, mean and sigma from a ReLU; the prior is N(0, I)",
     "point": "a code of {} numbers",
     "relu-point": "a code of {} numbers from a ReLU; there is no prior to draw from",

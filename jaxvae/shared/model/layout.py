@@ -91,6 +91,7 @@ def heads(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the encoder's last layers."""
     return {
         "gaussian": ("mean", "logvar"),
+        "log-sigma": ("mean", "logscale"),
         "relu-sigma": ("mean", "scale"),
         "point": ("mean",),
         "relu-point": ("mean",),

@@ -47,7 +47,7 @@ def effects(spec: Spec, arrays: Arrays, batch: Batch) -> list[Effect]:
         spec, wide, batch._replace(x=batch.x.astype(np.float64), eps=batch.eps.astype(np.float64))
     )
     exact_loss = reference.nll(spec, exact, batch.x.astype(np.float64), np)[0].mean()
-    if spec.model.posterior == "gaussian":
+    if spec.model.has_logvar:
         mean, logvar = exact.posterior
         exact_loss += spec.effective_beta * reference.kl(mean, logvar, np).mean()
     measured = []

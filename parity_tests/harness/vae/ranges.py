@@ -215,6 +215,8 @@ def _driven(spec: Spec, start: Arrays, batch: Batch, record: Arrays, layer: str,
         arrays[name] = start[name] / dtype(max(1.0, abs(value)))
     if layer == "encoder.logvar":  # sigma * eps stays a number that the decoder can take, and a floor of sigma shows
         batch = batch._replace(eps=batch.eps * dtype(np.exp(min(-value / 2, 10.0))))
+    elif layer == "encoder.logscale":
+        batch = batch._replace(eps=batch.eps * dtype(np.exp(min(-value, 10.0))))
     elif layer == "encoder.scale":
         batch = batch._replace(eps=batch.eps / dtype(max(1.0, value)))
     return State(layer, value, spec, arrays, batch)

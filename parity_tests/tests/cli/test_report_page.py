@@ -26,11 +26,11 @@ PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUICK = "--data digits --resize --image 8 8 1 --max-steps 30 --batch-size 250"
 MODELS = {
-    "bernoulli": "--hidden 12 --latent 12",
+    "bernoulli": "--hidden 12 --latent 12 --activation elu",
     "signed": "--preset tanh-mse --hidden 9 7 --activation tanh --latent 2",
-    "conditional": "--preset conditional --hidden 8 --latent 3",
+    "conditional": "--preset conditional --hidden 8 --latent 3 --activation softplus --posterior log-sigma",
     "relu-point": "--preset autoencoder --hidden 8 --latent 3",
-    "linear": "--likelihood gaussian --output linear --activation leaky-relu --hidden 5 6 --latent 1 --dtype float64",
+    "linear": "--likelihood gaussian --output linear --activation leaky-relu-0.2 --hidden 5 --latent 1 --dtype float64",
     "conv": "--preset conv --hidden 4 6 --latent 4 --classes 10",
 }
 BY_JAX = ("bernoulli", "conditional")  # which compiles for its seconds

@@ -146,7 +146,7 @@ def agrees(spec: Spec, format: Format, folder: Path) -> None:
                 array, wanted = actual[port.name], expected[port.name][:rows]
                 assert array.shape == (rows, *port.shape)
                 assert array.dtype == port.dtype
-                assert np.ptp(wanted) > 0
+                assert np.ptp(wanted) > 0 or port.name == "pixel_variances"  # of which there may be one
                 np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
                 if rows == 7 and format != "onnx":  # the same program, and the same kernels
                     np.testing.assert_array_equal(array, wanted)
@@ -251,6 +251,37 @@ def test_the_signature_says_what_the_programs_are(format: Format, tmp_path) -> N
 
 
 @models
+def test_a_learned_variance_is_an_output_too(name: str) -> None:
+    """In the units of the means, which are from 0 to 1 where the model's pixels are from -1 to 1, too."""
+    spec = MODELS[name]
+    learned = spec.model.likelihood in ("gaussian-learned", "gaussian-pixel")
+    for program in ("decode", "reconstruct"):
+        ports = {port.name: port.meaning for port in signature(spec)[program][1]}
+        assert ("pixel_variances" in ports) == learned
+        results = [computed(package, spec, program, given(spec, program)) for package in PACKAGES]
+        assert all(set(result) == set(ports) for result in results)
+        if learned:
+            np.testing.assert_allclose(*(result["pixel_variances"] for result in results), rtol=1e-4)
+    if learned:
+        inputs = {key: torch.tensor(array) for key, array in given(spec, "decode").items()}
+        model = built("torchvae", spec)
+        logvar = torchvae.pixel_logvar(spec, torchvae.decode(spec, model, *inputs.values()))
+        assert logvar is not None
+        expected = np.broadcast_to(as_array(logvar.exp()), (7, spec.model.pixels)).reshape(7, *spec.model.image)
+        actual = computed("torchvae", spec, "decode", given(spec, "decode"))["pixel_variances"]
+        np.testing.assert_allclose(actual, expected / (4 if spec.images.range == "signed" else 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"), [(1, "grey levels"), (2, "values of the channels"), (3, "red, green and blue")]
+)
+def test_the_signature_says_what_the_channels_are(channels: int, words: str) -> None:
+    programs = signature(Spec("digits", ModelSpec((4, 5, channels), (6,), 2)))
+    for port in (programs["encode"][0][0], programs["decode"][1][0]):
+        assert port.meaning == f"height, width, channels: {words} from 0 to 1"
+
+
+@models
 def test_a_hub_folder(name: str, tmp_path) -> None:
     spec, files = MODELS[name], {}
     for package, side in PACKAGES.items():
@@ -333,7 +364,12 @@ def test_the_command(package: str, format: str, run, tmp_path, capfd) -> None:
     assert cli.main(PACKAGES[package], ["export", str(run), "--format", format, "--out", str(out)]) == 0
     assert capfd.readouterr() == (f"{format} of {run} in {out}\n", "")
     assert out.is_file() == (format in FILES)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    beside = {"out.config.json"} if format in FILES else set()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *beside}
+    if format in (*FILES, "orbax", "safetensors"):
+        config = tmp_path / "out.config.json" if format in FILES else out / "config.json"
+        spec = from_json(json.loads(config.read_text())["spec"], "config.json")
+        assert (spec.model.hidden, spec.model.latent) == ((5,), 2)
     for path in (out, *out.rglob("*")):
         assert path.stat().st_mode & 0o044, "readable by others"
 
@@ -378,8 +414,12 @@ def test_what_is_there_already_is_kept(package: str, run, tmp_path, capsys) -> N
     link.symlink_to("nowhere")
     for out in (file, folder, link):
         refused(package, capsys, f"{out} exists already; give another --out", run, "safetensors", out)
+    (tmp_path / "x.config.json").write_text("mine")
+    format = FILES[package == "torchvae"]
+    refused(package, capsys, r"x\.config\.json exists already", run, format, tmp_path / "x.pt")
+    refused(package, capsys, r"file exists already", run, format, file)
     refused(package, capsys, r"can't be written \(No such file", run, "safetensors", tmp_path / "none" / "out")
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "link"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder", "link", "x.config.json"}
 
 
 @packages

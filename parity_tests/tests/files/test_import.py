@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 def _x64_off():
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+RANGE: dict[str, dict[str, Any]] = {
+    name: {"range": "signed"} for name in KNOWN if name.startswith("antixk")
+}  # what has to be given
+
+
+def flags(name: str) -> list[str]:
+    """What `import` asks for beside a known program's file."""
+    return [word for key, value in RANGE.get(name, {}).items() for word in (f"--{key}", value)]
 
 
 def saved(name: str, path: Path, kind: str, dtype: str = "float32") -> Path:
@@ -85,12 +96,13 @@ CLOSE = {"float32": 1e-5, "float64": 1e-12}
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str, tmp_path) -> None:
     kind = "pickle" if package is torchvae else "safetensors"
-    spec, params = package.load_foreign(saved(name, tmp_path / "file", kind, dtype))
+    spec, params = package.load_foreign(saved(name, tmp_path / "file", kind, dtype), **RANGE.get(name, {}))
     known = KNOWN[name]
     assert (spec.model.image, spec.model.hidden, spec.model.latent) == (known.image, known.hidden, known.latent)
     expected = PRESETS[known.preset]
     assert (spec.objective, spec.images) == (expected.objective, expected.images)
     assert (spec.model.likelihood, spec.training.dtype) == (expected.model.likelihood, dtype)
+    assert spec.model.classes == known.classes
 
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(4, *known.image)).astype(dtype)
@@ -100,8 +112,9 @@ def test_a_source_means_here_what_it_means_there(package, name: str, dtype: str,
     encode, decode = package.encode, package.decode
     if package is jaxvae:
         encode, decode = (jax.jit(function, static_argnums=0) for function in (encode, decode))
-    posterior = encode(spec, params, array(x.reshape(4, -1)))
-    actual = package.pixel_means(spec, decode(spec, params, array(z)))
+    labels = [array(np.arange(4))] if known.classes else []
+    posterior = encode(spec, params, array(x.reshape(4, -1)), *labels)
+    actual = package.pixel_means(spec, decode(spec, params, array(z), *labels))
     assert len(posterior) == len(parts)
     for part, expected in zip(posterior, parts, strict=True):
         np.testing.assert_allclose(_array(part), expected, rtol=0, atol=CLOSE[dtype])
@@ -117,7 +130,7 @@ def _array(value) -> np.ndarray:
 def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsys) -> None:
     """Of safetensors and of Flax's msgpack: the whole file."""
     path = saved(name, tmp_path / "file", "safetensors")
-    adopted = imported(package, capsys, path, tmp_path / "run")
+    adopted = imported(package, capsys, path, tmp_path / "run", *flags(name))
     import_.export_source(package, adopted, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
@@ -125,7 +138,7 @@ def test_the_way_back_is_the_files_own_bytes(package, name: str, tmp_path, capsy
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "flax-example"])
 def test_a_pickles_tensors_come_back_to_the_bit(name: str, tmp_path, capsys) -> None:
     path = saved(name, tmp_path / "file.pt", "pickle")
-    adopted = imported(torchvae, capsys, path, tmp_path / "run")
+    adopted = imported(torchvae, capsys, path, tmp_path / "run", *flags(name))
     import_.export_source(torchvae, adopted, tmp_path / "back.pt")
     same_pickles(tmp_path / "back.pt", path)
     model = KNOWN[name].build()
@@ -180,13 +193,15 @@ def nested(state: dict) -> dict:
 def test_wrappers_are_seen_through(name: str, wrapped: str, tmp_path, capsys) -> None:
     plain, state = torch_model(name).state_dict(), tmp_path / "wrapped.ckpt"
     torch.save(WRAPPED[wrapped](dict(plain)), state)
-    spec, model = torchvae.load_foreign(state)
+    spec, model = torchvae.load_foreign(state, **RANGE.get(name, {}))
     torch.save(plain, tmp_path / "plain.pt")
-    expected_spec, expected = torchvae.load_foreign(tmp_path / "plain.pt")
+    expected_spec, expected = torchvae.load_foreign(tmp_path / "plain.pt", **RANGE.get(name, {}))
     assert spec == expected_spec
     for key, tensor in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor)
-    import_.export_source(torchvae, imported(torchvae, capsys, state, tmp_path / "run"), tmp_path / "back")
+    import_.export_source(
+        torchvae, imported(torchvae, capsys, state, tmp_path / "run", *flags(name)), tmp_path / "back"
+    )
     if wrapped not in ("Lightning", "params"):
         same_pickles(tmp_path / "back", state)
     else:  # what is beside the model's tensors stays behind
@@ -236,7 +251,7 @@ def test_other_types_are_widened_and_come_back(package, name: str, types: str, t
     state = torch_model(name).state_dict()
     state = {k: t.to(TYPES[types](k)) if t.is_floating_point() else t for k, t in state.items()}
     safetensors.torch.save_file(state, tmp_path / "file", {"format": "pt"})
-    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run")
+    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run", *flags(name))
     wide = any(tensor.dtype == torch.float64 for tensor in state.values())
     assert adopted.spec.training.dtype == ("float64" if wide else "float32")
     arrays = weight_file.load(adopted.weights)[1]
@@ -295,12 +310,118 @@ def test_the_commands_take_an_imported_run(writer: str, tmp_path, capsys) -> Non
 def test_the_preset_says_what_the_tensors_do_not(tmp_path, capsys) -> None:
     path = saved("antixk", tmp_path / "file", "safetensors")
     for preset in ("conv", "beta-h", "beta-b"):
-        adopted = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset)
+        adopted = imported(jaxvae, capsys, path, tmp_path / preset, "--preset", preset, *flags("antixk"))
         assert adopted.config["preset"] == preset
         assert adopted.spec.objective == PRESETS[preset].objective
-    assert "VanillaVAE's loss is taken" in run(jaxvae, capsys, "import", path, "--out", tmp_path / "unasked")[1]
+    assert (
+        "VanillaVAE's loss is taken"
+        in run(jaxvae, capsys, "import", path, "--out", tmp_path / "x", *flags("antixk"))[1]
+    )
     refused(jaxvae, capsys, tmp_path, "which the preset yunjey doesn't have; give --preset", path, "--preset", "yunjey")
     refused(jaxvae, capsys, tmp_path, "There is no preset 'x'", path, "--preset", "x")
+    says = "which a model with --preset conv --network mlp doesn't have; give --preset one of conv, beta-h"
+    refused(jaxvae, capsys, tmp_path, says, path, "--preset", "conv", "--network", "mlp")
+
+
+@both
+@pytest.mark.parametrize("pixels", ["signed", "unit"])
+def test_antixks_range_has_to_be_given_and_its_mean_is_tanh_in_both(package, pixels: str, tmp_path, capsys) -> None:
+    path = saved("antixk", tmp_path / "file", "safetensors")
+    says = "in [-1, 1] until 2021-12-22 and trains on [0, 1] since, with tanh both times"
+    assert err_ends(refused(package, capsys, tmp_path, says, path), "give --range signed or --range unit.")
+    status, printed, _ = run(package, capsys, "import", path, "--out", tmp_path / "run", "--range", pixels)
+    assert status == 0
+    assert f"given: --range {pixels};" in printed
+    assert "(mean of a pixel: tanh)" in printed
+    spec, params = package.load_foreign(path, range=pixels)
+    assert (spec.images.range, spec.model.output) == (pixels, "bounded" if pixels == "signed" else "tanh")
+    assert replace(spec, data="mnist") == run_folder.read(tmp_path / "run").spec
+    x, z = np.zeros((4, 16, 16, 3), np.float32), np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    expected = answers("antixk", "float32", x, z)[1]
+    array = torch.tensor if package is torchvae else jax.numpy.asarray
+    actual = _array(package.pixel_means(spec, package.decode(spec, params, array(z)))).reshape(expected.shape)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=CLOSE["float32"])
+    with pytest.raises(InputError, match="load_foreign has no argument rang; it may have preset, image, range"):
+        package.load_foreign(path, rang=pixels)
+
+
+def err_ends(err: str, words: str) -> bool:
+    return err.strip().endswith(words)
+
+
+SHARED = {
+    "pytorch-examples": "L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error",
+    "antixk": "IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE",
+    "pythae": "BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE",
+    "sequential-halves": "they fit a pair of nn.Sequential, whose encoder gives mean and log-variance, too (--preset",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_that_names_fit_and_functions_may_not_is_always_said(name: str, tmp_path, capsys) -> None:
+    path = saved(name, tmp_path / "file", "safetensors")
+    status, printed, _ = run(jaxvae, capsys, "import", path, "--out", tmp_path / "run", *flags(name))
+    assert status == 0
+    assert "note: names and shapes fit " in printed
+    assert "but functions and loss may differ" in printed
+    assert SHARED.get(name, "") in printed
+    assert "note: the tensors don't show these, which are assumed: " in printed
+
+
+@both
+def test_what_is_assumed_can_be_given(package, tmp_path, capsys) -> None:
+    path, asked = saved("pytorch-examples", tmp_path / "file", "safetensors"), ("--activation", "tanh")
+    asked += ("--range", "signed", "--likelihood", "squared-error", "--output", "linear", "--beta", "4")
+    status, printed, _ = run(package, capsys, "import", path, "--out", tmp_path / "run", *asked, "--units", "pixel")
+    assert status == 0
+    assert "loss: that of the preset pytorch-examples, but for the flags given\n" in printed
+    assert "which are assumed: --binarization none --posterior gaussian (mean of a pixel: identity); given: " in printed
+    spec = run_folder.read(tmp_path / "run").spec
+    assert (spec.model.activation, spec.images.range, spec.model.likelihood) == ("tanh", "signed", "squared-error")
+    assert (spec.model.output, spec.objective.beta, spec.objective.units) == ("linear", 4.0, "pixel")
+    says = "a Bernoulli likelihood needs pixels in [0, 1]"
+    refused(package, capsys, tmp_path, says, path, "--range", "signed")
+
+
+def test_the_constant_of_a_gaussian_is_told_in_numbers(tmp_path, capsys) -> None:
+    path = saved("pythae", tmp_path / "file", "safetensors")
+    printed = run(jaxvae, capsys, "import", path, "--out", tmp_path / "run")[1]
+    assert f"has the Gaussian's constant, {18 * np.log(2 * np.pi):.2f} nats per image, which a program" in printed
+
+
+@both
+def test_halves_are_read_as_either(package, tmp_path, capsys) -> None:
+    path = saved("sequential-halves", tmp_path / "file", "safetensors")
+    x = np.random.default_rng(0).uniform(size=(4, 36)).astype(np.float32)
+    with torch.no_grad():
+        halves = torch_model("sequential-halves").encoder[:-1](torch.tensor(x)).chunk(2, -1)
+    for given, relu in (({"posterior": "gaussian"}, False), ({"preset": "pytorch-examples"}, False), ({}, True)):
+        spec, params = package.load_foreign(path, **given)
+        array = torch.tensor if package is torchvae else jax.numpy.asarray
+        for part, half in zip(package.encode(spec, params, array(x)), halves, strict=True):
+            np.testing.assert_allclose(_array(part), half.relu() if relu else half, rtol=0, atol=CLOSE["float32"])
+    assert spec.model.posterior == "relu-sigma"
+    adopted = imported(package, capsys, path, tmp_path / "run", "--posterior", "gaussian")
+    assert (adopted.spec.model.likelihood, adopted.config["preset"]) == ("bernoulli", "pytorch-examples")
+    import_.export_source(package, adopted, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_a_programs_own_fields_stay_with_a_preset(tmp_path, capsys) -> None:
+    path = saved("pyro", tmp_path / "file", "safetensors")
+    model = imported(jaxvae, capsys, path, tmp_path / "run", "--preset", "gaussian").spec.model
+    assert (model.likelihood, model.posterior, model.activation) == ("gaussian", "log-sigma", "softplus")
+    says = "has the layers of Pyro's examples/vae, which the preset autoencoder doesn't have; give --preset one of"
+    refused(jaxvae, capsys, tmp_path, says, path, "--preset", "autoencoder")
+
+
+@both
+def test_a_conditional_model_is_told_from_the_same_names_without_labels(package, tmp_path, capsys) -> None:
+    state = torch_model("timbmg conditional").state_dict()
+    state["encoder.MLP.L0.weight"] = state["encoder.MLP.L0.weight"][:, 1:].contiguous()
+    safetensors.torch.save_file(state, tmp_path / "file")
+    says = "has the names of timbmg/VAE-CVAE-MNIST's CVAE, but encoder.MLP.L0.weight should be [7, 46], found [7, 45]"
+    refused(package, capsys, tmp_path, says, tmp_path / "file")
 
 
 def test_the_image_can_be_given(tmp_path, capsys) -> None:
@@ -308,10 +429,12 @@ def test_the_image_can_be_given(tmp_path, capsys) -> None:
     assert imported(jaxvae, capsys, path, tmp_path / "run", "--image", 3, 4, 3).spec.model.image == (3, 4, 3)
     refused(jaxvae, capsys, tmp_path, "has images of 36 values, not 3 4 2", path, "--image", 3, 4, 2)
     conv = saved("antixk", tmp_path / "conv", "safetensors")
-    assert imported(jaxvae, capsys, conv, tmp_path / "wide", "--image", 8, 32, 3).spec.model.image == (8, 32, 3)
+    assert imported(
+        jaxvae, capsys, conv, tmp_path / "wide", "--image", 8, 32, 3, *flags("antixk")
+    ).spec.model.image == (8, 32, 3)
     says = "multiples of 8 with the product 256, not 15 16 3"
     refused(jaxvae, capsys, tmp_path, says, conv, "--image", 15, 16, 3)
-    model = {k: torch.zeros(s) for k, s in {"fc1.weight": (7, 35), "fc1.bias": (7,)}.items()}
+    model = {k: torch.zeros(s) for k, s in {"fc1.weight": (6, 35), "fc5.weight": (35, 6), "fc5.bias": (35,)}.items()}
     safetensors.torch.save_file({**torch_model("yunjey").state_dict(), **model}, tmp_path / "odd")
     refused(jaxvae, capsys, tmp_path, "of 35 values, which make no square; give --image", tmp_path / "odd")
 
@@ -343,6 +466,8 @@ def test_an_unknown_file_lists_its_tensors(package, tmp_path, capsys) -> None:
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "file")
     err = refused(package, capsys, tmp_path, "no name in common with them", tmp_path / "file")
     assert err.strip().endswith("its tensors are a [2].")
+    assert "; the nearest is a pair of nn.Sequential, an autoencoder, which has decoder.0.bias, decoder.0.weight" in err
+    assert 'for a model of your own give --table FILE, such as {"rules": {' in err
 
 
 DAMAGE = {
@@ -378,7 +503,7 @@ def test_of_two_programs_with_the_same_names_the_nearer_is_named(tmp_path, capsy
     state = torch_model("sequential-halves").state_dict()
     state["decoder.0.bias"] = torch.zeros(2)
     safetensors.torch.save_file(state, tmp_path / "file")
-    says = "encoder gives twice the latents, but decoder.0.bias should be [6], found [2]."
+    says = "encoder gives twice the latents, but decoder.0.bias should be [6], found [2]; for a model of"
     refused(jaxvae, capsys, tmp_path, says, tmp_path / "file")
 
 
@@ -477,11 +602,117 @@ def test_a_run_that_was_not_imported_has_no_way_back(tmp_path, capsys) -> None:
         [],
         {**adopted.config["imported"], "source": "x"},
         {**adopted.config["imported"], "tensors": [{}]},
+        {**adopted.config["imported"], "tensors": []},
         {**adopted.config["imported"], "header": "{}"},
     ):
         with pytest.raises(InputError, match="is corrupt"):
             import_.export_source(jaxvae, adopted._replace(config={"imported": corrupt}), tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+class Mine(torch.nn.Module):
+    """A model that is no known program's, with dropout between its layers and one tensor for mean and log-variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.enc = nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Dropout(0.1), nn.Linear(5, 4), nn.Tanh(), nn.Dropout())
+        self.head = nn.Linear(4, 4)
+        self.dec = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 12))
+
+
+MINE = {
+    "rules": {
+        "enc.{3i}.*": "encoder.hidden.{i}.*",
+        "head.*": "encoder.mean.* + encoder.logvar.*",
+        "dec.{2i}.*": "decoder.hidden.{i}.*",
+        "dec.{2n}.*": "decoder.logits.*",
+    },
+    "activation": "tanh",
+    "image": [2, 2, 3],
+}
+
+
+def own(folder: Path, table: object, prefix: str = "") -> tuple[Path, Path]:
+    """The file of a model of one's own, and its table."""
+    torch.manual_seed(0)
+    safetensors.torch.save_file({f"{prefix}{k}": t for k, t in Mine().state_dict().items()}, folder / "mine")
+    (folder / "mine.json").write_text(table if isinstance(table, str) else json.dumps(table))
+    return folder / "mine", folder / "mine.json"
+
+
+@both
+@pytest.mark.parametrize("prefix", ["", "model.module."])
+def test_a_table_makes_a_run_of_anybodys_model(package, prefix: str, tmp_path, capsys) -> None:
+    path, table = own(tmp_path, MINE, prefix)
+    out = tmp_path / "run"
+    status, printed, err = run(package, capsys, "import", path, "--table", table, "--out", out, "--output", "bounded")
+    assert status == 0, err
+    assert f"the table {table}, 12 tensors of float32" in printed
+    assert "sizes: image 2x2x3, hidden 5 4, latent 2" in printed
+    assert "given: --image 2 2 3 --activation tanh --output bounded" in printed
+    again, params = package.load_foreign(path, table=table)
+    assert replace(again, data="mnist") == run_folder.read(out).spec
+    mine, x = Mine().eval(), np.random.default_rng(0).uniform(size=(3, 2, 2, 3)).astype(np.float32)
+    torch.manual_seed(0)
+    mine.load_state_dict(Mine().state_dict())
+    with torch.no_grad():
+        parts = mine.head(mine.enc(torch.tensor(x).permute(0, 3, 1, 2).flatten(1))).chunk(2, -1)
+    array = torch.tensor if package is torchvae else jax.numpy.asarray
+    for part, expected in zip(package.encode(again, params, array(x.reshape(3, -1))), parts, strict=True):
+        np.testing.assert_allclose(_array(part), expected, rtol=0, atol=CLOSE["float32"])
+    for command in (["describe", out], ["sample", out, "--out", tmp_path / "x.png", "--n", 4]):
+        assert run(package, capsys, *command)[0] == 0
+    assert run(package, capsys, "export", out, "--format", "source", "--out", tmp_path / "back")[0] == 0
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+@both
+def test_a_table_of_flaxs_layout_and_of_no_counted_layers(package, tmp_path, capsys) -> None:
+    tree = {"params": {"net": flax_params()}}
+    (tmp_path / "file").write_bytes(serialization.to_bytes(tree))
+    names = {"encoder.fc1": "encoder.hidden.0", "encoder.fc2_mean": "encoder.mean", "decoder.fc1": "decoder.hidden.0"}
+    names |= {"encoder.fc2_logvar": "encoder.logvar", "decoder.fc2": "decoder.logits"}
+    rules = {f"net.{theirs}.*": f"{ours}.*" for theirs, ours in names.items()}
+    (tmp_path / "t.json").write_text(json.dumps({"rules": rules, "layout": "flax", "preset": "flax-example"}))
+    adopted = imported(package, capsys, tmp_path / "file", tmp_path / "run", "--table", tmp_path / "t.json")
+    assert (adopted.spec.model.image, adopted.spec.model.hidden, adopted.spec.model.latent) == ((5, 5, 3), (7,), 2)
+    assert adopted.config["preset"] == "flax-example"
+    import_.export_source(package, adopted, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "file").read_bytes()
+
+
+def rules_but(**changes: Any) -> dict:
+    return {**MINE, "rules": {k: v for k, v in {**MINE["rules"], **changes}.items() if v}}
+
+
+BAD_TABLES = {
+    "can't be read (": "{",
+    "has no rules; write it such as": {"activation": "tanh"},
+    "must be an object of named fields": [],
+    "has an unknown field 'enc.*'": {**MINE, "enc.*": "x"},
+    "activation must be one of 'relu'": {**MINE, "activation": "gelu"},
+    "layout must be one of 'torch', 'torch-hwc', 'flax', found 'jax'": {**MINE, "layout": "jax"},
+    "rules, 'a' must be text, found 1": rules_but(a=1),
+    "There is no preset 'x'": {**MINE, "preset": "x"},
+    "the rule for y.* names encoder.men.*, which the model doesn't have; a model with one hidden layer has "
+    "encoder.hidden.0, encoder.mean, encoder.logvar, decoder": rules_but(**{"y.*": "encoder.men.*"}),
+    "the table has no rule for encoder.mean.weight": rules_but(**{"head.*": None}),
+    "it lacks haed.bias, haed.weight and beside these names it has head.bias [4], head.weight [4, 4]": rules_but(
+        **{"head.*": None, "haed.*": "encoder.mean.* + encoder.logvar.*"}
+    ),
+    "has images of 12 values, not 3 3 1": {**MINE, "image": [3, 3, 1]},
+    "head.weight should be [8, 4], found [4, 4]": rules_but(
+        **{"dec.{2i}.*": None, "dec.0.*": "decoder.hidden.1.*", "dec.2.*": "decoder.hidden.0.*"}
+    ),
+}
+
+
+@both
+@pytest.mark.parametrize("says", BAD_TABLES)
+def test_a_table_that_does_not_fit_is_refused(package, says: str, tmp_path, capsys) -> None:
+    path, table = own(tmp_path, BAD_TABLES[says])
+    refused(package, capsys, tmp_path, says, path, "--table", table)
 
 
 @both

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flax import nnx
+from scipy.special import expit
 
 import jaxvae
 import torchvae
@@ -20,6 +21,9 @@ both = pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 3, 2, 5)) * 2 + 1  # images, height, width, channels
 SCALE, BIAS, MEAN, VAR = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size=5), RNG.uniform(0.5, 2, 5)
+ACTIVATIONS: dict[Activation, float] = {  # and the slope at 0
+    **{"relu": 0.0, "tanh": 1.0, "leaky-relu": 0.01, "leaky-relu-0.2": 0.2, "softplus": 0.5, "elu": 1.0}
+}
 LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2))
 
 
@@ -104,7 +108,7 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
 
 
 @both
-@pytest.mark.parametrize(("name", "slope"), [("leaky-relu", 0.01), ("relu", 0.0), ("tanh", 1.0)])
+@pytest.mark.parametrize(("name", "slope"), ACTIVATIONS.items())
 def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, slope: float) -> None:
     model, at = ModelSpec(activation=name), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
     if package == "jaxvae":
@@ -117,11 +121,12 @@ def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, 
         assert leaf.grad is not None
         slopes, values = leaf.grad.numpy(), given.detach().numpy()
     assert slopes[2] == slope
-    below = {"leaky-relu": 0.01, "relu": 0.0, "tanh": 1 - np.tanh(2) ** 2}[name]
-    above = {"leaky-relu": 1.0, "relu": 1.0, "tanh": 1 - np.tanh(2) ** 2}[name]
-    np.testing.assert_allclose(slopes[[0, 4]], [below, above], rtol=1e-14)
-    expected = {"leaky-relu": [-0.02, 2.0], "relu": [0.0, 2.0], "tanh": np.tanh([-2.0, 2.0])}[name]
-    np.testing.assert_allclose(values[[0, 4]], expected, rtol=1e-15)
+    sides, curved = {"leaky-relu": [0.01, 1], "leaky-relu-0.2": [0.2, 1], "relu": [0, 1]}, 1 - np.tanh(2) ** 2
+    smooth = {"tanh": [curved, curved], "softplus": expit([-2.0, 2.0]), "elu": [np.exp(-2), 1]}
+    np.testing.assert_allclose(slopes[[0, 4]], (sides | smooth)[name], rtol=1e-14)
+    straight = {each: np.multiply(slope, [-2.0, 2.0]) for each, slope in sides.items()}
+    bent = {"tanh": np.tanh([-2.0, 2.0]), "softplus": np.log1p(np.exp([-2.0, 2.0])), "elu": [np.expm1(-2), 2]}
+    np.testing.assert_allclose(values[[0, 4]], (straight | bent)[name], rtol=4e-16)
 
 
 def test_a_torch_networks_float32_statistics_keep_their_digits() -> None:

@@ -130,6 +130,7 @@ GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(), I(range="signed"), "a Bernoulli likelihood needs pixels in [0, 1]"),
     (M(output="linear"), O(), I(), "give --output bounded"),
+    (dataclasses.replace(GAUSSIAN, output="tanh"), O(), I(range="signed"), "tanh is the bounded output of pixels in"),
     (M(variance=0.5), O(), I(), "give --variance 1"),
     (dataclasses.replace(GAUSSIAN, init="glorot-data"), O(), I(), "glorot-data sets the last bias to log-odds"),
     (M(network="conv", init="glorot-data"), O(), I(), "glorot-data sets one bias per pixel"),

@@ -41,6 +41,15 @@ def test_every_table_of_likelihoods_has_the_same_keys() -> None:
     assert set(jaxvae.distributions.MEANS) == set(torchvae.distributions.MEANS) == means
 
 
+@pytest.mark.parametrize("package", [jaxvae, torchvae])
+def test_tanh_is_an_output_for_pixels_from_0_to_1_too(package: ModuleType) -> None:
+    spec = Spec(model=ModelSpec((1, 3, 1), likelihood="squared-error", output="tanh"))
+    logits = np.array([[-1.0, 0.0, 2.0]])
+    array = jnp.asarray if package is jaxvae else torch.tensor
+    decoded = package.Decoded(array(logits), None)
+    np.testing.assert_allclose(np.asarray(package.pixel_means(spec, decoded)), np.tanh(logits), rtol=1e-6)
+
+
 def test_every_table_of_networks_has_the_same_keys() -> None:
     names = set(typing.get_args(networks.NetworkName))
     for table in (networks.NETWORKS, jaxvae.nets.NETWORKS, torchvae.nets.NETWORKS):

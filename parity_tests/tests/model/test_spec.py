@@ -84,7 +84,11 @@ def to_json_lists(spec: Spec) -> object:
         (["data"], "emnist:capitals", "data must be one of auto, mnist, .* found 'emnist:capitals'"),
         (["data"], "npy:", "data must be one of"),
         (["model", "network"], "transformer", "must be one of 'mlp', 'conv', found 'transformer'"),
-        (["model", "posterior"], 3, "model, posterior must be one of 'gaussian', 'relu-sigma', 'point', 'relu-point'"),
+        (
+            ["model", "posterior"],
+            3,
+            "model, posterior must be one of 'gaussian', 'log-sigma', 'relu-sigma', 'point', 'relu-point'",
+        ),
         (["model", "variance"], 0.0, "variance must be from 1e-12 to 1e.12, found 0.0"),
         (["model", "variance"], True, "variance must be a number, found True"),
         (["model", "classes"], -1, "classes must be finite and at least 0, found -1"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import tyro
 from safetensors.torch import save_file
 
@@ -219,6 +220,11 @@ def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:
     assert cli.main(jaxvae, ["train", *SMALL, "--out", "runs/jaxvae-1"]) == 0
     assert cli.main(jaxvae, ["train", *SMALL, "--latent", "2", "--out", "runs/plane"]) == 0
     save_file(torch_model("pytorch-examples").state_dict(), "vae.safetensors")
+    shapes = {"enc.0": (5, 36), "mu": (3, 5), "lv": (3, 5), "dec.0": (5, 3), "dec.2": (36, 5)}
+    mine = {f"{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    save_file(mine | {f"{name}.bias": torch.ones(shape[0]) for name, shape in shapes.items()}, "mine.safetensors")
+    (table,) = (block.content for block in blocks((DOCS / "running.md").read_text()) if block.language == "json")
+    Path("mine.json").write_text(table)
     ran = set()
     for block in (block for page in RUN for block in blocks(page.read_text())):
         for line in block.content.splitlines() if block.language == "bash" else ():

@@ -4,7 +4,14 @@
 (() => {
   const SHOWN = 10; // sliders outside the disclosure
   const NEAR = 24; // CSS pixels at most from a click to the point it selects
-  const ACTIVATIONS = { relu: (x) => (x > 0 ? x : 0), tanh: Math.tanh, "leaky-relu": (x) => (x > 0 ? x : 0.01 * x) };
+  const ACTIVATIONS = {
+    relu: (x) => (x > 0 ? x : 0),
+    tanh: Math.tanh,
+    "leaky-relu": (x) => (x > 0 ? x : 0.01 * x),
+    "leaky-relu-0.2": (x) => (x > 0 ? x : 0.2 * x),
+    softplus: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+    elu: (x) => (x > 0 ? x : Math.expm1(x)),
+  };
   const OUTPUTS = {
     sigmoid: (x) => 1 / (1 + Math.exp(-x)),
     tanh: Math.tanh,
@@ -41,7 +48,7 @@
     return y;
   }
 
-  // A function of latents and a class that returns the image's pixels, in [0, 1] except for a linear output.
+  // A function of latents and a class that returns the image's pixels, in [0, 1] where the output is bounded to it.
   function decoderOf(run) {
     const { dtype, activation, output, signed } = run.decoder;
     const layers = run.decoder.layers.map((layer) => ({

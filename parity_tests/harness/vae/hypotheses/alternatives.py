@@ -1,10 +1,11 @@
 """Configurations and batches that a backend may have used instead of the correct ones."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae.batch import Batch
@@ -26,7 +27,7 @@ def otherwise(spec: Spec, batch: Batch) -> dict[str, tuple[Spec, Batch]]:
             f"variance {variance:g} times as large",
             model=replace(model, likelihood="gaussian", variance=model.variance * variance),
         )
-    for activation in ("relu", "tanh", "leaky-relu"):
+    for activation in get_args(Activation):
         if activation != model.activation:
             other(f"{activation} for {model.activation}", model=replace(model, activation=activation))
     signed = "unit" if images.range == "signed" else "signed"

@@ -19,6 +19,7 @@ EPSILONS = (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3, 1e-10, 1e-12)
 NOUNS = {
     "encoder.mean": "posterior's mean",
     "encoder.logvar": "log-variance",
+    "encoder.logscale": "log sigma",
     "encoder.scale": "sigma",
     "decoder.logits": "logits",
     "decoder.logvar": "a pixel's log-variance",

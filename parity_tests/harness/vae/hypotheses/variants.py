@@ -42,7 +42,8 @@ def layers(case: Case, name: str) -> Causes:
     out = reference.forward(case.spec, case.start, case.batch, training=True, record=calls)
     if case.spec.model.discriminator:
         reference.judge(case.spec, case.start, out.z[0], calls)
-    calls |= dict(zip(layout.heads(case.spec.model), out.posterior, strict=True)) | {"z": out.z[0]}
+    parts = ("mean", "logvar") if case.spec.model.has_logvar else layout.heads(case.spec.model)
+    calls |= dict(zip(parts, out.posterior, strict=True)) | {"z": out.z[0]}
     yield None, calls[name]
     for cause, (other, batch) in otherwise(case.spec, case.batch).items():
         again: dict[str, np.ndarray] = {}

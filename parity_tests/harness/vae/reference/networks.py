@@ -95,8 +95,15 @@ def forward(
     """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, `record`
     receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`, and `change` replaces the
     output of the layer of a name."""
-    model, kinked = spec.model, spec.model.activation != "tanh"
-    activation = {"relu": relu, "tanh": xp.tanh, "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01)}[model.activation]
+    model, kinked = spec.model, "relu" in spec.model.activation
+    activation = {
+        "relu": relu,
+        "tanh": xp.tanh,
+        "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01),
+        "leaky-relu-0.2": lambda h: xp.where(h > 0, h, h * 0.2),
+        "softplus": lambda h: xp.logaddexp(h, xp.zeros_like(h)),
+        "elu": lambda h: xp.where(h > 0, h, xp.expm1(xp.minimum(h, 0))),
+    }[model.activation]
     seen: Any = batch.x
     corruption: Any = batch.corruption
     if training and spec.images.corruption == "gaussian":
@@ -171,10 +178,12 @@ def forward(
         for part in parts:
             near(part)
         parts = [relu(part) for part in parts]
+    if model.posterior == "log-sigma":
+        parts[1] = 2 * parts[1]
     eps = batch.eps.reshape(-1, *batch.eps.shape[-2:])
     if z is not None:
         z = z[None]
-    elif model.posterior == "gaussian":
+    elif model.has_logvar:
         z = xp.stack([locate(*parts, e, xp) for e in eps])
     else:
         z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])

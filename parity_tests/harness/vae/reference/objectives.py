@@ -31,11 +31,13 @@ def combine(reconstruction: Any, kl: Any, beta: float) -> Any:
 def pixel_means(spec: Spec, logits: Any, xp: Any) -> Any:
     if spec.model.output == "linear":
         return logits
+    if spec.model.output == "tanh" or spec.images.range == "signed":
+        return xp.tanh(logits)
     if spec.model.likelihood == "continuous-bernoulli":  # the slope of log((e^l - 1) / l)
         half, near = logits / 2, xp.abs(logits) < 0.5
         far = xp.where(near, 1.0, half)
         return 0.5 + xp.where(near, _langevin_near_0(half), 1 / xp.tanh(far) - 1 / far) / 2
-    return xp.tanh(logits) if spec.images.range == "signed" else 0.5 * (1 + xp.tanh(logits / 2))
+    return 0.5 * (1 + xp.tanh(logits / 2))
 
 
 def nll(spec: Spec, out: Outputs, x: Any, xp: Any, bernoulli: Callable = bernoulli) -> Any:
@@ -121,7 +123,7 @@ def losses(
             "discriminator": discriminated,
             "generator": deceived,
         }
-    if spec.model.posterior == "gaussian":
+    if spec.model.has_logvar:
         divergence = kl(mean, scale[0], xp)
     elif scale:
         divergence = (mean**2 + scale[0] ** 2 - 1 - xp.log(1e-8 + scale[0] ** 2)).sum(-1) / 2

@@ -1,0 +1,60 @@
+"""A table of names in a JSON file: where the tensors of anybody's model go, and what they leave open."""
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxvae.shared.config.fields import build
+from jaxvae.shared.config.presets import DEFAULT_PRESET
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.interop.given import Given
+from jaxvae.shared.interop.known_models import Source
+from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.safe_io import read_json
+
+TABLE = "table"
+"""The name of a source that a table describes."""
+EXAMPLE = '{"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}'
+
+
+class Table(NamedTuple):
+    """A program that a table describes, and what the table gives beside names."""
+
+    source: Source
+    given: Given
+
+
+@dataclass(frozen=True)
+class _File(Given):
+    """The file's fields; only `rules` has to be there."""
+
+    rules: dict[str, str] = field(default_factory=dict)
+    layout: Laid = "torch"
+
+
+def read(path: Path) -> Table:
+    """Read a table of names.
+
+    Args:
+        path: A JSON file such as `EXAMPLE`: a pattern of names here for each pattern of names there, as in a `Rule`.
+            Beside `rules` it may have `layout`, as a rule's `laid`, and the fields of `Given`.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: If the file is not such a table; the message names the field.
+    """
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise InputError(f"The table {path} can't be read ({error}); it is a JSON file such as {EXAMPLE}.") from None
+    where = f"The table {path}"
+    if isinstance(value, dict) and value.get("rules") in (None, {}):
+        raise InputError(f"{where} has no rules; write it such as {EXAMPLE}.")
+    if isinstance(value, dict):
+        value = {f.name: None for f in fields(Given)} | {"layout": "torch"} | value
+    file = build(_File, value, where)
+    rules = tuple(Rule(theirs, ours, file.layout) for theirs, ours in file.rules.items())
+    given = {f.name: asdict(file)[f.name] for f in fields(Given)}
+    return Table(Source(TABLE, f"the table {path}", file.preset or DEFAULT_PRESET, rules), Given(**given))
