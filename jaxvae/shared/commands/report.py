@@ -126,7 +126,7 @@ def _highlights(model: TrainedModel, measured: dict[str, evaluation.Figures]) ->
 
 
 def _curves(model: TrainedModel) -> str:
-    records = metrics.read(model.run)
+    records = metrics.to_draw(model.run)
     if not records:
         reason = "the run was imported" if "imported" in model.run.config else "its metrics.jsonl is empty"
         return webpage.paragraph(f"There are no metrics of its training: {reason}.")

@@ -250,5 +250,6 @@ def _show_parts(bar: Bar, sessions: list[Session], seen: list[int], parts: Mappi
 
 
 def _log_result(bar: Bar, run: run_folder.Run) -> None:
-    result = metrics.sentence(run.spec, metrics.read(run)[-1])
-    bar.say(f"{run.path.name}: test {result}  {bar.pace()}")
+    last = metrics.last(run)
+    assert last is not None  # of its last epoch
+    bar.say(f"{run.path.name}: test {metrics.sentence(run.spec, last)}  {bar.pace()}")

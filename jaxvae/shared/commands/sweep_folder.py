@@ -81,9 +81,9 @@ def is_finished(path: Path, spec: Spec) -> bool:
     if actual != expected:
         raise InputError(f"{path} has another seed, beta or learning rate than its name says; rename it.")
     _require_same(path, _shared_flags(run.spec), _shared_flags(spec))
-    last = metrics.read(run)[-1:]
+    last = metrics.last(run)
     end = spec.training.total_steps(run.config["data"]["train"])
-    return bool(last) and (last[0]["split"], last[0]["step"]) == ("test", end)
+    return last is not None and (last["split"], last["step"]) == ("test", end)
 
 
 def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
@@ -97,8 +97,8 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
     results = []
     for path, spec in specs.items():
         finished = is_finished(path, replace(spec, data=dataset.name))
-        records = metrics.read(run_folder.read(path)) if finished else []
-        results.append(sweep_summary.RunResult(path.name, spec, records[-1] if records else None))
+        record = metrics.last(run_folder.read(path)) if finished else None
+        results.append(sweep_summary.RunResult(path.name, spec, record))
     shared = _shared_flags(replace(results[0].spec, data=dataset.name))
     table = sweep_summary.table(results, len(dataset.test), dataset.name)
     content = {"version": _VERSION, "shared": shared, **sweep_summary.to_json(results)}

@@ -88,7 +88,8 @@ def run(backend: Backend, command: Train) -> None:
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
             run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
-            last = metrics.read(run)[-1]
+            last = metrics.last(run)
+            assert last is not None  # of its last epoch
             print(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
             print(f"pictures in {run.images}\nweights in {run.weights}")
             if session.board is not None:

@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 36
 _TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # ticks; padding as a share of the range, and of a constant curve's value
 _DRAWN = 1e200  # larger numbers are drawn here
-_MOST = 300  # points of a line; of more, means of neighbours are drawn
+_MOST = 300  # points of a line; of more, the ends and the extremes of neighbours are drawn
 _FEW = 40  # points up to which each has its dot
 
 
@@ -90,9 +90,11 @@ def chart(lines: Sequence[Line], what: str, unit: str) -> str:
 
 
 def _thinned(line: Line) -> list[tuple[float, float]]:
-    per = -(-len(line.x) // _MOST)
-    places = range(0, len(line.x), per)
-    return [(float(line.x[i : i + per].mean()), float(line.y[i : i + per].mean())) for i in places]
+    n = len(line.x)
+    kept = set(range(n)) if n <= _MOST else {0, n - 1}
+    for part in np.array_split(np.arange(n), _MOST // 2 - 1) if n > _MOST else ():
+        kept |= {int(part[line.y[part].argmin()]), int(part[line.y[part].argmax()])}
+    return [(float(line.x[i]), float(line.y[i])) for i in sorted(kept)]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -1,9 +1,10 @@
 """The records of metrics.jsonl, from the terms of single steps, which `Spec.terms` names. Nats per image."""
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.config.parts import TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.runs import run_folder
+from jaxvae.shared.runs import metrics_parts, run_folder
+from jaxvae.shared.runs.metrics_parts import Part
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import shown
@@ -140,36 +142,73 @@ def cut(run: Run, epoch: int, step: int) -> None:
     Raises:
         InputError: If a record of the epochs before it is missing.
     """
-    kept, lines = [], run.metrics.read_bytes().splitlines() if run.metrics.is_file() else []
-    for line in lines:
-        try:
-            record = _parsed(run, line)
-        except ValueError:
-            break  # the last line, cut short when the process was killed
-        if record["epoch"] >= epoch:
-            break
-        kept.append(record)
-    tested = [record["epoch"] for record in kept if record["split"] == "test"]
-    if tested != list(range(1, epoch)) or (kept and (kept[-1]["step"], kept[-1]["split"]) != (step, "test")):
+    size, tested, last, there = 0, [], None, run.metrics.is_file()
+    for part in _parts(run) if there else ():
+        epochs = [int(row[0]) for row in part.rows]
+        kept = next((i for i, it in enumerate(epochs) if it >= epoch), len(epochs))
+        tested += [it for it, row in zip(epochs[:kept], part.rows, strict=False) if row[1] == b"test"]
+        size += sum(map(len, part.lines[:kept]))
+        last = part.lines[kept - 1] if kept else last
+        if kept < len(part.lines):
+            break  # at an epoch to remove, or at the last line, cut short when the process was killed
+    record = None if last is None else _parsed(run, last)
+    if tested != list(range(1, epoch)) or (record and (record["step"], record["split"]) != (step, "test")):
         raise InputError(
             f"{run.metrics} should hold the records of the first {epoch - 1} epochs, to step {step}; restore it or "
             "train again."
         )
-    write_atomically(run.metrics, _lines(kept))
+    if not there:
+        write_atomically(run.metrics, b"")
+    os.truncate(run.metrics, size)
+    if last is not None and not last.endswith(b"\n"):
+        with run.metrics.open("ab") as file:
+            file.write(b"\n")
 
 
 def read(run: Run) -> list[dict[str, Any]]:
     """Read the records of a run. Raises InputError, which names the first line that is not a valid record."""
+    return [_parsed(run, line) for part in _checked(run, _parts(run)) for line in part.lines]
+
+
+def to_draw(run: Run) -> list[dict[str, Any]]:
+    """Read the records of a run that a picture needs: of a long run the first, the last and the extreme ones.
+
+    Raises InputError, which names the first line that is not a valid record.
+    """
+    drawn = _checked(run, metrics_parts.to_draw(run.metrics, run.spec.terms, functools.partial(_parsed, run)))
+    return [_parsed(run, line) for part in drawn for line in part.lines]
+
+
+def last(run: Run) -> dict[str, Any] | None:
+    """Read the last record of a run, or None if there is none yet. Raises InputError if it is not a valid record."""
+    _require_file(run)
+    line = metrics_parts.last_line(run.metrics)
+    try:
+        return None if line is None else _parsed(run, line)
+    except ValueError:
+        return read(run)[-1]  # which names the line that is wrong
+
+
+def _require_file(run: Run) -> None:
     if not run.metrics.is_file():
         raise InputError(f"{run.path} has no metrics.jsonl; give the folder that train wrote.")
-    records = []
-    for number, line in enumerate(run.metrics.read_bytes().splitlines(), 1):
-        try:
-            records.append(_parsed(run, line))
-        except ValueError as error:
-            text = shown(line.decode(errors="replace"))
-            raise InputError(f"{run.metrics}, line {number}, is not a record of metrics ({error}): {text}.") from None
-    return records
+
+
+def _parts(run: Run) -> Iterator[Part]:
+    return metrics_parts.parts(run.metrics, run.spec.terms, functools.partial(_parsed, run))
+
+
+def _checked(run: Run, parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts. Raises InputError, which names the first line that is not a valid record."""
+    _require_file(run)
+    for part in parts:
+        if part.error is not None:
+            wrong = len(part.rows)
+            text = shown(part.lines[wrong].decode(errors="replace"))
+            raise InputError(
+                f"{run.metrics}, line {part.number + wrong}, is not a record of metrics ({part.error}): {text}."
+            )
+        yield part
 
 
 def _parsed(run: Run, line: bytes) -> dict[str, Any]:
@@ -195,5 +234,5 @@ def _lines(records: Iterable[dict[str, Any]]) -> bytes:
 def steps_and_epochs(run: run_folder.Run) -> tuple[int, int]:
     """The steps and epochs that a run has records of; 0 steps and all epochs for one without any, such as an imported
     run."""
-    records = read(run)
-    return (records[-1]["step"], records[-1]["epoch"]) if records else (0, run.spec.training.epochs)
+    record = last(run)
+    return (0, run.spec.training.epochs) if record is None else (record["step"], record["epoch"])

@@ -147,7 +147,7 @@ def _rewrite(run: run_folder.Run) -> Path:
         (int(file.name.split(".")[3]) for file in before if file.name.split(".")[3].isdecimal()), default=0
     )
     file = folder(run) / _EVENTS.format(f"{number:010}")
-    lib, records = _library(), metrics.read(run)
+    lib, records = _library(), metrics.to_draw(run)
     when, start = _when(run, 1), lib.events.SessionLog(status=lib.events.SessionLog.START)
     content = [
         _framed(lib.events.Event(wall_time=when, file_version="brain.Event:2")),
