@@ -22,6 +22,7 @@ from typing_extensions import Doc
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.text import printable
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
@@ -52,7 +53,7 @@ def run(backend: Backend) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError as error:  # the output that was left to flush
-        print(f"{backend.__name__}: {_unusable(error)}", file=sys.stderr)
+        _complain(f"{backend.__name__}: {_unusable(error)}")
         status = InputError.status
     if status:
         # The interpreter's normal exit fails while an epoch is still being computed, and waits for the processes that
@@ -78,20 +79,20 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        _complain(f"{name}: {error}")
         return error.status
     except OSError as error:
-        print(f"{name}: {_unusable(error)}", file=sys.stderr)
+        _complain(f"{name}: {_unusable(error)}")
         return InputError.status
     except StoppedError as stop:
         if backend.first():
-            print(f"{name}: {stop}", file=sys.stderr)
+            _complain(f"{name}: {stop}")
         return stop.status
     except (MemoryError, RuntimeError) as error:
-        print(f"{name}: {_explained(error)}", file=sys.stderr)
+        _complain(f"{name}: {_explained(error)}")
         return InputError.status
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; files written so far are kept.", file=sys.stderr)
+        _complain(f"{name}: interrupted; files written so far are kept.")
         return _INTERRUPTED
     return 0
 
@@ -114,6 +115,10 @@ def parse(flags: Any, **settings: Any) -> Any:
     finally:
         os.environ.pop("COLUMNS", None)
         os.environ.update({} if width is None else {"COLUMNS": width})
+
+
+def _complain(sentence: str) -> None:
+    print(printable(sentence), file=sys.stderr)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, op
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import markdown_table
+from jaxvae.shared.text import markdown_table, printable, say
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(backend: Backend, command: Compare) -> None:
     n = min(16, len(test)) if command.n is None else command.n
     rows = [
         pca.row(
-            str(run.path),
+            printable(str(run.path)),
             run.spec.model.latent,
             test,
             lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),
@@ -74,9 +74,9 @@ def run(backend: Backend, command: Compare) -> None:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
             rows.append(pca.pca(np.asarray(dataset.train), test, components, n))
-    print(table(rows, len(test), dataset.name))
+    say(table(rows, len(test), dataset.name))
     image_grid.write(picture(rows, test, dataset.name), command.out)
-    print(f"reconstructions side by side in {command.out}")
+    say(f"reconstructions side by side in {command.out}")
 
 
 _ROUNDING = 1e-9  # squared error per image

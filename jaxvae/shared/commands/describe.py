@@ -11,6 +11,7 @@ from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.text import say
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ def run(backend: Backend, command: Describe) -> None:
         raise InputError(f"describe takes a run folder or --preset with one of {', '.join(PRESETS)}.")
     if command.run is None:
         assert command.preset is not None
-        print(description.text(preset(command.preset), f"preset {command.preset}"))
+        say(description.text(preset(command.preset), f"preset {command.preset}"))
     else:
         run = run_folder.read(command.run)
-        print(
+        say(
             description.text(
                 run.spec, f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}"
             )

@@ -12,6 +12,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, op
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.text import say
 from jaxvae.shared.training import projector
 
 By = Literal["auto", "latents", "pca", "tsne"]
@@ -74,10 +75,10 @@ def run(backend: Backend, command: Embed) -> None:
     points, names = project(latents, command.by, command.seed)
     caption = f"The first {len(images):,} test images of {dataset.name}"
     image_grid.write(labelled_figure.points(points, labels, names, caption), command.out)
-    print(f"{len(images):,} test images in {command.out}")
+    say(f"{len(images):,} test images in {command.out}")
     if command.projector is not None:
         projector.write(command.projector, latents, labels, images)
-        print(f"for TensorBoard's projector in {command.projector}")
+        say(f"for TensorBoard's projector in {command.projector}")
 
 
 def project(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:

@@ -14,7 +14,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, ope
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
-from jaxvae.shared.text import text_table
+from jaxvae.shared.text import say, text_table
 
 _MAX_SAMPLES = 10_000_000
 _MEASURES_HELP = (
@@ -91,11 +91,11 @@ def run(backend: Backend, command: Evaluate) -> None:
     taken = take(trained_model(backend, run, weights, dataset, command.samples), names)
     if "terms" in taken:
         terms = metrics.sentence(run.spec, taken["terms"])
-        print(f"{command.run}: test {terms} over {len(dataset.test):,} images of {dataset.name}")
+        say(f"{command.run}: test {terms} over {len(dataset.test):,} images of {dataset.name}")
     else:
-        print(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
+        say(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
     if lines := [row for name in names for row in rows(name, taken[name])]:
-        print(text_table(lines))
+        say(text_table(lines))
     measures_record.update(backend.__name__, run, taken)
     if command.json is not None:
         safe_io.write_atomically(command.json, measures_record.to_bytes(taken))

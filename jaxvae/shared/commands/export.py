@@ -8,6 +8,7 @@ from jaxvae.shared.backend import Backend, Format
 from jaxvae.shared.commands.common import RunPath, open_run
 from jaxvae.shared.commands.import_ import export_source
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.text import say
 
 
 @dataclass(frozen=True)
@@ -46,4 +47,4 @@ def run(backend: Backend, command: Export) -> None:
     else:
         run, weights = open_run(backend, command.run, "cpu")
         backend.export_model(command.out, run.spec, weights, command.format)
-    print(f"{command.format} of {command.run} in {command.out}")
+    say(f"{command.format} of {command.run} in {command.out}")

@@ -20,6 +20,7 @@ from jaxvae.shared.interop.tensor_names import is_counter, strip_wrappers
 from jaxvae.shared.model import description, tensor_checks, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
+from jaxvae.shared.text import say
 
 _MNIST = (28, 28, 1)
 _DTYPES = {"float16", "bfloat16", "float32", "float64", "int32", "uint32", "int64"}  # of weights and of counters
@@ -94,9 +95,9 @@ def run(backend: Backend, command: Import) -> None:
     run = run_folder.create(
         command.out, spec, config, lambda made: weight_file.save(made.weights, spec, adopted.arrays)
     )
-    print(_summary(path, file, adopted))
-    print(description.text(spec, f"run {run.path}, preset {adopted.match.preset}, by {backend.__name__}"))
-    print(f"weights in {run.weights}")
+    say(_summary(path, file, adopted))
+    say(description.text(spec, f"run {run.path}, preset {adopted.match.preset}, by {backend.__name__}"))
+    say(f"weights in {run.weights}")
 
 
 def export_source(backend: Backend, run: run_folder.Run, out: Path) -> None:

@@ -7,6 +7,7 @@ from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
 from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.text import say
 
 
 @dataclass(frozen=True)
@@ -51,4 +52,4 @@ def run(backend: Backend, command: Manifold) -> None:
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
     image_grid.write(labelled_figure.plane(images, marks, ("latent 1", "latent 2"), caption), command.out)
-    print(f"{command.steps} by {command.steps} images in {command.out}")
+    say(f"{command.steps} by {command.steps} images in {command.out}")

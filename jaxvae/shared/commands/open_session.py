@@ -28,6 +28,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
+from jaxvae.shared.text import say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.session import Session
 from jaxvae.shared.training.session_record import session_record
@@ -147,7 +148,7 @@ def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
     dataset, missing = datasets.load(flags.spec, flags.data_root, flags.stream is not None)
     substituted = () if missing is None else (f"{missing} Training on scikit-learn's 1,797 digits instead.",)
     for note in (*substituted, *dataset.notes) if backend.first() else ():
-        print(f"{backend.__name__}: WARNING: {note}", file=sys.stderr)
+        say(f"{backend.__name__}: WARNING: {note}", sys.stderr)
     requirements.require_batches(flags.spec, len(dataset.train))
     return dataset, missing
 
@@ -204,7 +205,7 @@ def _resumed_session(
         step, begun = (0, 0) if start is None else (int(start[0].step), len(start[1]))
         _require_same_start(backend, flags, len(dataset.train), step)
         if damaged and backend.first():
-            print(f"{name}: WARNING: {' '.join(damaged)} Resuming from step {step}.", file=sys.stderr)
+            say(f"{name}: WARNING: {' '.join(damaged)} Resuming from step {step}.", sys.stderr)
         _require_more_steps(flags, run, len(dataset.train), step)
         kept = {flag: getattr(flags, flag) for flag in KEPT_FLAGS}
         if not backend.first():
@@ -215,7 +216,7 @@ def _resumed_session(
         before, now = (session["device"] for session in sessions[-2:])
         if now != before and sessions[-2]["framework"] == name:
             warning = f"{path} is resumed on {now} instead of {before}; rounding may differ."
-            print(f"{name}: WARNING: {warning}", file=sys.stderr)
+            say(f"{name}: WARNING: {warning}", sys.stderr)
         run = run_folder.Run(path, flags.spec, {**run.config, **kept, "sessions": sessions})
         run_folder.write_config(run)
         if file is not None:

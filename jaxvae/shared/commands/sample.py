@@ -15,6 +15,7 @@ from jaxvae.shared.commands.common import (
     require_within,
 )
 from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.text import say
 
 _MAX_SAMPLES = 10_000
 
@@ -70,4 +71,4 @@ def run(backend: Backend, command: Sample) -> None:
         image_grid.write(labelled_figure.rows(rows, [""] * len(rows), heads=heads), command.out)
     else:
         image_grid.save(image_grid.grid(images, classes if labels is None and classes else None), command.out)
-    print(f"{command.n} samples in {command.out}")
+    say(f"{command.n} samples in {command.out}")

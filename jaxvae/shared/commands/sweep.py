@@ -20,6 +20,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.text import say
 from jaxvae.shared.training.progress import Bar, short_terms
 from jaxvae.shared.training.session import (
     Session,
@@ -118,7 +119,7 @@ def run(backend: Backend, command: Sweep) -> None:
         left = {path: spec for path, spec in specs.items() if not _is_finished(path, spec, loaded)}
         finished = f", {len(specs) - len(left):,} of them finished already" if len(left) < len(specs) else ""
         how = "together" if together else "one by one"
-        print(f"{out}: {description.summary(first)}, {len(specs):,} runs{finished}, {how} on {device}")
+        say(f"{out}: {description.summary(first)}, {len(specs):,} runs{finished}, {how} on {device}")
         images = first.training.images_seen(first.training.total_steps(n), n)
         with Bar(images * len(specs), images * (len(specs) - len(left))) as bar:
             if together:

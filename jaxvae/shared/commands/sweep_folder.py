@@ -15,6 +15,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.text import say
 
 _VERSION = 1  # of sweep.json
 
@@ -105,7 +106,7 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
     sweep_summary.write_json(out / "sweep.json", content)
     safe_io.write_atomically(out / "sweep.md", (table + "\n").encode())
     safe_io.write_atomically(out / "sweep.png", sweep_summary.picture(results, dataset.name))
-    print(f"{table}\n\nas {out / 'sweep.md'}, sweep.json and sweep.png")
+    say(f"{table}\n\nas {out / 'sweep.md'}, sweep.json and sweep.png")
 
 
 def _shared_flags(spec: Spec) -> dict[str, Any]:

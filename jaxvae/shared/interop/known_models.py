@@ -52,8 +52,6 @@ _SEQUENTIAL = (
 )
 
 _EXPORT_LOSS = "an export doesn't say its loss: that of the preset is taken; give --preset for another"
-
-
 _EXPORTS = {"flax": "Flax or Orbax", "torch-hwc": "torch"}
 
 
@@ -63,9 +61,8 @@ def _exported(laid: Laid) -> list[Source]:
     def source(name: str, title: str, preset: str, layers: list[str], counted: str) -> Source:
         rules = tuple(Rule(f"{layer}.*", f"{layer}.*", laid) for layer in layers)
         counted = f"{counted}.{'kernel' if laid == 'flax' else 'weight'}"
-        return Source(
-            f"{name}-{laid}", f"{title}, exported to {_EXPORTS[laid]}", preset, rules, counted, loss=_EXPORT_LOSS
-        )
+        title = f"{title}, exported to {_EXPORTS[laid]}"
+        return Source(f"{name}-{laid}", title, preset, rules, counted=counted, loss=_EXPORT_LOSS)
 
     ends, hidden = ["encoder.mean", "encoder.logvar", "decoder.logits"], ["encoder.hidden.{i}", "decoder.hidden.{i}"]
     conv = [f"{layer}.{part}" for layer in hidden for part in ("conv", "norm")]

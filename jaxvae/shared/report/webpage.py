@@ -1,5 +1,7 @@
-"""A self-contained HTML page: its frame and its parts. All given text is escaped."""
+"""A self-contained HTML page: its frame and its parts. All given text is printable and escaped."""
 
+import base64
+import hashlib
 import html
 import importlib.resources
 import json
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared.report.explorer import png
+from jaxvae.shared.text import printable
 
 
 class Article(NamedTuple):
@@ -38,39 +41,40 @@ def page(title: str, heading: str, lead: str, articles: Sequence[Article], data:
     folder = importlib.resources.files("jaxvae.shared.report") / "static"
     frame, style, script = (folder.joinpath(name).read_text("utf-8") for name in _FILES)
     text = Template(frame).substitute(
-        title=html.escape(title),
-        heading=html.escape(heading),
-        lead=html.escape(lead),
+        title=_text(title),
+        heading=_text(heading),
+        lead=_text(lead),
         style=style,
         script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # the only script that may run
         sections=1 + max(len(article.sections) for article in articles),
         articles="".join(_article(i, article) for i, article in enumerate(articles)),
         # A script element has no entities, and `</script>` or `<!--` would end or change it.
         data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
-    return text.encode("utf-8", "replace")  # a lone surrogate from another program's file becomes a question mark
+    return text.encode()
 
 
 def paragraph(text: str, kind: str = "") -> str:
     """Format a paragraph of text, of a style."""
-    return f"<p{_class(kind)}>{html.escape(text)}</p>"
+    return f"<p{_class(kind)}>{_text(text)}</p>"
 
 
 def command(text: str) -> str:
     """Format a command line."""
-    return f"<pre><code>{html.escape(text)}</code></pre>"
+    return f"<pre><code>{_text(text, _COMMAND)}</code></pre>"
 
 
 def facts(pairs: Mapping[str, str]) -> str:
     """Format terms and their values as a definition list."""
-    inner = "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in pairs.items())
+    inner = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in pairs.items())
     return f'<dl class="facts">{inner}</dl>'
 
 
 def figures(rows: Sequence[tuple[str, str, str]]) -> str:
     """Format a few results in large type: name, value, unit."""
     inner = "".join(
-        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}<small>{html.escape(unit)}</small></dd></div>"
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(unit)}</small></dd></div>"
         for name, value, unit in rows
     )
     return f'<dl class="figures">{inner}</dl>'
@@ -89,25 +93,25 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], name: str, numbers
         HTML.
     """
     kinds = [_class("number" if i in numbers else "") for i in range(len(head))]
-    top = "".join(f'<th scope="col"{kind}>{html.escape(cell)}</th>' for cell, kind in zip(head, kinds, strict=True))
+    top = "".join(f'<th scope="col"{kind}>{_text(cell)}</th>' for cell, kind in zip(head, kinds, strict=True))
     lines = []
     for first, *rest in rows:
-        cells = "".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True))
-        lines.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>')
+        cells = "".join(f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(rest, kinds[1:], strict=True))
+        lines.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
     body = f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="wide" role="region" aria-label="{html.escape(name)}" tabindex="0">{body}</div>'
+    return f'<div class="wide" role="region" aria-label="{_text(name)}" tabindex="0">{body}</div>'
 
 
 def picture(pixels: np.ndarray, alt: str, caption: str = "") -> str:
     """Format a picture `[height, width, channels]`, as wide as the page allows, with its alternative text."""
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
     return f'<figure class="picture">{_image(pixels, alt)}{below}</figure>'
 
 
 def strips(rows: Sequence[tuple[str, str, np.ndarray, str]]) -> str:
     """Format pictures below each other, each with a name, a value and an alternative text."""
     inner = "".join(
-        f"<span>{html.escape(name)}<small>{html.escape(value)}</small></span>{_image(pixels, alt)}"
+        f"<span>{_text(name)}<small>{_text(value)}</small></span>{_image(pixels, alt)}"
         for name, value, pixels, alt in rows
     )
     return f'<div class="strips">{inner}</div>'
@@ -115,17 +119,16 @@ def strips(rows: Sequence[tuple[str, str, np.ndarray, str]]) -> str:
 
 def curves(charts: Mapping[str, str], names: Sequence[str]) -> str:
     """Format charts by name, with the names of their lines."""
-    keys = "".join(f'<span class="key line-{i}">{html.escape(name)}</span>' for i, name in enumerate(names))
+    keys = "".join(f'<span class="key line-{i}">{_text(name)}</span>' for i, name in enumerate(names))
     inner = "".join(
-        f"<figure>{svg}<figcaption>{html.escape(name)}, nats per image</figcaption></figure>"
-        for name, svg in charts.items()
+        f"<figure>{svg}<figcaption>{_text(name)}, nats per image</figcaption></figure>" for name, svg in charts.items()
     )
     return f'<p class="soft">{keys}</p><div class="curves">{inner}</div>'
 
 
 def disclosure(summary: str, inner: str) -> str:
     """Format HTML that is hidden until its summary is clicked."""
-    return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"
+    return f"<details><summary>{_text(summary)}</summary>{inner}</details>"
 
 
 def explorer(number: int) -> str:
@@ -133,21 +136,25 @@ def explorer(number: int) -> str:
     return f'<div data-explorer="{number}"><noscript>The explorer needs JavaScript.</noscript></div>'
 
 
+_COMMAND = 20_000  # characters; paths take up to 4,096 each
 _FILES = ("page.html", "style.css", "explorer.js")
 
 
 def _article(number: int, article: Article) -> str:
     sections = "".join(
-        f"<section>\n<h3>{html.escape(heading)}</h3>\n{inner}\n</section>\n"
-        for heading, inner in article.sections.items()
+        f"<section>\n<h3>{_text(heading)}</h3>\n{inner}\n</section>\n" for heading, inner in article.sections.items()
     )
-    head = f'<header>\n<h2 id="run-{number}">{html.escape(article.name)}</h2>\n{article.lead}\n</header>\n'
+    head = f'<header>\n<h2 id="run-{number}">{_text(article.name)}</h2>\n{article.lead}\n</header>\n'
     return f'<article class="run" aria-labelledby="run-{number}">\n{head}{sections}</article>\n'
 
 
 def _image(pixels: np.ndarray, alt: str) -> str:
     height, width = pixels.shape[:2]
-    return f'<img class="pixels" width="{width}" height="{height}" alt="{html.escape(alt)}" src="{png(pixels)}">'
+    return f'<img class="pixels" width="{width}" height="{height}" alt="{_text(alt)}" src="{png(pixels)}">'
+
+
+def _text(text: str, most: int = 2000) -> str:
+    return html.escape(printable(text, most))
 
 
 def _class(kind: str) -> str:

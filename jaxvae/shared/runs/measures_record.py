@@ -11,7 +11,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
-from jaxvae.shared.text import shown
+from jaxvae.shared.text import say, shown
 
 _ABOUT = {"step": int, "epoch": int, "seed": int, "images": int, "by": str, "dtype": str}
 _ESTIMATE = {"log_likelihood": float, "standard_error": float}
@@ -70,7 +70,7 @@ def update(program: str, run: run_folder.Run, measures: dict[str, Any]) -> None:
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise
-        print(f"{program}: WARNING: {run.path} is read-only; the measures were not written there.", file=sys.stderr)
+        say(f"{program}: WARNING: {run.path} is read-only; the measures were not written there.", sys.stderr)
 
 
 def to_bytes(measures: dict[str, Any]) -> bytes:

@@ -1,7 +1,9 @@
 """What a report is made of: the command that reproduces a run, its measures and agreement, validated on read, and a
 page that is the same each time. What the page does in a browser is test_report_page.py's."""
 
+import base64
 import functools
+import hashlib
 import json
 import re
 import shlex
@@ -150,6 +152,23 @@ def test_measures_that_evaluate_has_kept_are_shown_and_those_of_other_steps_are_
     shown = text(page(capsys, run))
     assert "squared error 123.250" in shown
     assert "log-likelihood" not in shown
+
+
+def test_only_the_pages_own_script_may_run_and_all_its_text_is_printable(capsys, trained, tmp_path) -> None:
+    run = shutil.copytree(trained, tmp_path / "a\x1b[31m\u202eb\udcff")
+    config = json.loads((run / "config.json").read_text())
+    config["sessions"][0]["device"] = "cpu\x00\x1b]0;title\x07\u2066\u200b"
+    (run / "config.json").write_text(json.dumps(config))
+    content = page(capsys, run)
+    assert all(line.isprintable() for line in content.split("\n"))
+    shown = text(content)
+    assert r"a\x1b[31m\u202eb\udcff" in shown
+    assert r"on cpu\x00\x1b]0;title\x07\u2066\u200b" in shown
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', content)
+    assert {"default-src 'none'", "base-uri 'none'", "form-action 'none'"} <= set(policy.split("; "))
+    (script,) = re.findall(r"<script>(.*?)</script>", content, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert re.search(r"script-src ([^;]*)", policy)[1] == f"'sha256-{digest}'"  # type: ignore[index]
 
 
 def figures(name: str, **changed: Any) -> str:
