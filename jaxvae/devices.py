@@ -1,7 +1,10 @@
 """Where to compute, and how precisely."""
 
 import contextlib
+import functools
+import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,3 +88,24 @@ def _keep_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH)
+        _replace_unreadable(folder)
+
+
+def _replace_unreadable(folder: Path) -> None:
+    """Have JAX remove a program that it can't read, such as one whose process was killed as it was written. It never
+    writes over one, and would compile the program at every start."""
+    cache = importlib.import_module("jax._src.compilation_cache")  # JAX has no public name for it
+    read = getattr(cache, "get_executable_and_time", None)
+    if read is None or hasattr(read, "__wrapped__"):
+        return
+
+    @functools.wraps(read)
+    def read_or_remove(key: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return read(key, *arguments, **options)
+        except Exception:  # whatever it is: JAX compiles the program again
+            with contextlib.suppress(OSError):
+                (folder / f"{key}-cache").unlink()
+            return None, None
+
+    cache.get_executable_and_time = read_or_remove  # type: ignore[attr-defined]

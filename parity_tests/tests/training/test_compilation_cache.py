@@ -23,7 +23,7 @@ def kept(cache: Path, **environment: str) -> list[Path]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(of_the_tests)}
     asked = {**inherited, **variables, **environment}
     result = subprocess.run([sys.executable, "-c", PROGRAM], env=asked, capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "2\n"), result.stderr
+    assert (result.returncode, result.stdout, result.stderr) == (0, "2\n", "")
     return [path for path in cache.rglob("*") if path.is_file()] if cache.is_dir() else []
 
 
@@ -48,3 +48,12 @@ def test_the_users_own_choice_holds(tmp_path: Path, name: str) -> None:
 def test_without_a_folder_for_them_all_is_compiled_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert not kept(tmp_path / "file" / "cache")
+
+
+def test_a_torn_program_is_compiled_again_once(tmp_path: Path) -> None:
+    """Its process was killed as it was written, or the disk was full."""
+    (program,) = kept(tmp_path)
+    whole = program.stat().st_size
+    os.truncate(program, 100)
+    assert kept(tmp_path) == [program]
+    assert program.stat().st_size == whole
