@@ -40,7 +40,8 @@ GROUPS = {
     "weights": ("weights",),
     "checkpoint": ("checkpoint",),
     "config": ("config", "metrics", "listing"),
-    "data": ("npy", "npz", "packed npz", "png", "gif", "bmp", "jpeg", "webp"),
+    "data": ("npy", "npz", "packed npz", "png", "gif", "bmp", "jpeg", "webp", "idx"),
+    "foreign": ("safetensors", "msgpack", "pickle"),
 }
 SWITCH_TOLERANCE = 1e-10  # of 1,200 steps in float64
 DISTRIBUTED_TOLERANCE = 1e-12  # float64: sums in another order, carried through some hundred steps
@@ -49,11 +50,13 @@ DISTRIBUTED_TOLERANCE = 1e-12  # float64: sums in another order, carried through
 @dataclass(frozen=True)
 class Fuzz:
     """Damage small valid files at random and read them: bits, bytes and blocks are flipped, moved, deleted or inserted,
-    and fields of their JSON changed.
+    and parts of their structure changed, with lengths and checksums made right again: fields of JSON, headers of arrays
+    and tensors, chunks of a PNG, members of a zip file, a pickle's operations.
 
     A damaged weight file or checkpoint must be rejected with an error that names the file, unless its contents are
-    unchanged. A configuration, metrics or images have no digest and may also be read as other valid ones. Any violation
-    is printed with its seed, and the exit status is then 1. Both packages share these readers.
+    unchanged. A configuration, metrics, images or other programs' tensors have no digest and may also be read as other
+    valid ones. No file may take more than five seconds or a gigabyte. Any violation is printed with its seed, and the
+    exit status is then 1. Both packages share these readers.
 
     Example: python scripts/stress.py fuzz --kind weights --mutations 1000"""
 
@@ -61,8 +64,8 @@ class Fuzz:
     """Number of changed files of each kind."""
     seed: int = 0
     """Seed of the first file. `--seed N --mutations 1` repeats the file whose seed N was printed."""
-    kind: Literal["weights", "checkpoint", "config", "data", "all"] = "all"
-    """Weight files, checkpoints, the other files of a run folder, or files of images."""
+    kind: Literal["weights", "checkpoint", "config", "data", "foreign", "all"] = "all"
+    """Weight files, checkpoints, the other files of a run folder, files of images, or other programs' tensors."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing_extensions import Doc
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.text import printable
+from jaxvae.shared.text import LONGEST, printable
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
@@ -118,7 +118,7 @@ def parse(flags: Any, **settings: Any) -> Any:
 
 
 def _complain(sentence: str) -> None:
-    print(printable(sentence), file=sys.stderr)
+    print(printable(sentence, LONGEST), file=sys.stderr)
 
 
 @functools.cache

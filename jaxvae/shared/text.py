@@ -9,30 +9,19 @@ _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlong = 50
 _SHORT.maxlevel = 2
 
+LONGEST = 2000
+"""Characters of a line of a message, or of a cell of a table."""
+
 
 def shown(value: object) -> str:
     """Format any value for a message: on one line, printable and short."""
     return _SHORT.repr(value)
 
 
-def printable(text: str, most: int = 2000) -> str:
-    """Make text fit for a terminal and a page, whatever a file or a name holds.
-
-    Args:
-        text: Any text.
-        most: The most characters; of a longer text the middle is left out.
-
-    Returns:
-        The text on one line, with escapes like `\\x1b` for control characters and changes of direction.
-    """
-    half = (most - 5) // 2
-    text = text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print lines, each made printable, on standard output or to `file`."""
-    print("\n".join(map(printable, text.split("\n"))), file=file)
+def printable(text: str, longest: int = 100) -> str:
+    """Make text from a file fit for a terminal: control characters are escaped, and the end of a long text left out."""
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
@@ -52,7 +41,7 @@ def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> 
     Returns:
         One line a row, without a newline at the end.
     """
-    rows = [list(map(printable, cells)) for cells in rows]
+    rows = [[printable(cell, LONGEST) for cell in cells] for cells in rows]
     return "\n".join(f"  {'  '.join(cells)}".rstrip() for cells in _padded(rows, right))
 
 
@@ -70,12 +59,18 @@ def markdown_table(
     Returns:
         One line a row, without a newline at the end.
     """
-    body, right = [list(map(printable, cells)) for cells in (head, *rows)], range(1, len(head) if numbers else 1)
+    body = [[printable(cell, LONGEST) for cell in cells] for cells in (head, *rows)]
+    right = range(1, len(head) if numbers else 1)
     widths = [4 if i in right else 3 for i in range(len(head))]
     if padded:
         widths = [max(map(len, column)) for column in zip(*body, strict=True)]
     body.insert(1, ["-" * (width - 1) + ":" if i in right else "-" * width for i, width in enumerate(widths)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (_padded(body, right) if padded else body))
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print lines, each made printable, on standard output or to `file`."""
+    print("\n".join(printable(line, LONGEST) for line in text.split("\n")), file=file)
 
 
 def _padded(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[list[str]]:

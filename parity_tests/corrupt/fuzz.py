@@ -6,9 +6,13 @@ A mutation depends only on its seed.
 import contextlib
 import json
 import re
+import resource
+import signal
 import struct
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -22,7 +26,11 @@ Mutate = Callable[[Random, bytearray], None]
 
 _JSON = (None, True, False, 0, 1, -1, 2, 2.0, 7, 2**31, 2**63, 2**64, 10**30, 0.5, 1e308, "", "0", "F32", "NaN", [], {})
 # What a mutation may raise after another one has changed the file.
-IMPOSSIBLE = ValueError, TypeError, LookupError, AttributeError, struct.error, RecursionError
+IMPOSSIBLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError, SyntaxError, NotImplementedError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, EOFError, OverflowError),
+)
+LONGEST, LARGEST = 5, 2**30  # seconds to read a file, and bytes
 _TEXTS = (b"null", b"NaN", b"1e999", b"-1", b"0", b'"', b"[", b"}", b"\\ud800", b"\xff", b"\0", b"9" * 30, b",", b":")
 
 
@@ -193,7 +201,9 @@ class FuzzResult(NamedTuple):
     outcomes: Counter[tuple[str, str]]
     """Counts by mutation and outcome: SAME, OTHER or the beginning of the message."""
     wrong: list[str]
-    """The outcomes that are errors of the reader, with the seed that reproduces each."""
+    """The outcomes that are errors of the reader, with the seed that reproduces each: an exception that is no
+    InputError, a message that is not one printable line with the file's name, more than LONGEST seconds or LARGEST
+    bytes, and a changed file that is read as if it were whole."""
 
 
 def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
@@ -214,8 +224,10 @@ def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> FuzzResult:
         names, content = mutated(target, seed)
         name = names[0] if len(names) == 1 else "several in a row"
         path.write_bytes(content)
+        before = _memory()
         try:
-            outcome = target.read(path)
+            with _in_time():
+                outcome = target.read(path)
             good = outcome == SAME or target.others is True or getattr(target.others, "__name__", "") in names
         except InputError as error:
             message = str(error)
@@ -223,10 +235,33 @@ def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> FuzzResult:
             outcome = _beginning(message, path) if good else message
         except Exception as error:  # whatever it is, it should have been an InputError
             outcome, good = f"{type(error).__name__}: {error}", False
+        if good and _memory() - before > LARGEST:
+            outcome, good = f"took {(_memory() - before) / 2**20:,.0f} MiB", False
         if not good:
             result.wrong.append(f"seed {seed}, {' and '.join(names)}: {outcome}")
         result.outcomes[name, outcome] += 1
     return result
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """Raise TimeoutError in the block after LONGEST seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"takes more than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _beginning(message: str, path: Path) -> str:

@@ -2,25 +2,36 @@
 
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import msgpack
 import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.serialization import from_json, to_json
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import datasets
+from jaxvae.shared.data import datasets, idx
 from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from jaxvae.shared.runs import metrics as run_metrics
-from parity_tests.corrupt import transforms
+from parity_tests.corrupt import structured, transforms
 from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, resealed
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 6), np.uint8)
 IMAGES = Spec("digits", ModelSpec((4, 6, 1), (5,), 2))
+OTHERS = {
+    "fc1.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "fc1.bias": np.arange(3, dtype=np.float16),
+    "step": np.array(7, np.int64),
+}
+_IDX_FILE = "train-images-idx3-ubyte"
+_IDX = idx.IdxSet("Small", "Small", 2, 2, 10)
 SESSION = {"framework": "jaxvae", "from_step": 0, "device": "cpu", "versions": {"numpy": "2"}, "created": "2026-01-01"}
 
 
@@ -121,6 +132,50 @@ def picture(kind: str) -> bytes:
     return saved(lambda file: Image.fromarray(PIXELS[0]).save(file, kind))
 
 
+def idx_files() -> dict[str, bytes]:
+    """Return the four files of a data set of four images, by name."""
+    images, labels = np.zeros((2, 28, 28), np.uint8), np.array([3, 9], np.uint8)
+    contents = [struct.pack(f">{1 + a.ndim}I", 0x0800 + a.ndim, *a.shape) + a.tobytes() for a in (images, labels)]
+    return dict(zip(_IDX.published.files, 2 * contents, strict=True))
+
+
+def idx_set(path: Path) -> str:
+    with mock.patch.dict(idx.IDX_SETS, {"small": _IDX}):
+        data = idx._read_folder("small", path.parent)
+    assert data.train.shape == (2, 28, 28, 1)
+    return OTHER if data.train.any() else SAME
+
+
+def other_safetensors() -> bytes:
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in OTHERS.items()})
+
+
+def other_msgpack() -> bytes:
+    def packed(array: np.ndarray) -> msgpack.ExtType:
+        return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
+
+    fc1 = {"kernel": packed(OTHERS["fc1.weight"]), "bias": packed(OTHERS["fc1.bias"])}
+    return bytes(msgpack.packb({"params": {"encoder": {"fc1": fc1}, "step": packed(OTHERS["step"])}}) or b"")
+
+
+def other_pickle() -> bytes:
+    import torch
+
+    state = {name: torch.from_numpy(array) for name, array in OTHERS.items()}
+    return saved(lambda file: torch.save({"state_dict": state, "epoch": 3}, file))
+
+
+def other(path: Path) -> str:
+    """Read another program's file of tensors, with torchvae: jaxvae reads the same, but no pickles."""
+    import torchvae
+
+    tensors = torchvae.read_foreign(path).tensors
+    for tensor in tensors:
+        assert isinstance(tensor.array, np.ndarray)
+    arrays = sorted((tensor.dtype, tensor.array.shape, tensor.array.tobytes()) for tensor in tensors)
+    return SAME if arrays == sorted((a.dtype.name, a.shape, a.tobytes()) for a in OTHERS.values()) else OTHER
+
+
 def _word(actual: dict[str, Any], expected: dict[str, Any], same: bool) -> str:
     """Check that every number is the original one."""
     assert set(actual) == set(expected)
@@ -144,15 +199,19 @@ TARGETS: dict[str, tuple[str, Target]] = {
     "weights": ("run/model.safetensors", Target(transforms.whole_weights(), IN_WEIGHTS, weights_and_spec, resealed)),
     "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), IN_WEIGHTS, checkpoint, resealed)),
     "config": ("run/config.json", Target(_TEXT, IN_JSON, configuration, True)),
-    "metrics": ("run/metrics.jsonl", Target(metrics(), PLAIN, records, True)),
+    "metrics": ("run/metrics.jsonl", Target(metrics(), structured.LINES, records, True)),
     "listing": ("run/checkpoints/steps.json", Target(b"[1, 2, 3]", PLAIN, listing, True)),
-    "npy": ("data/a.npy", Target(saved(lambda f: np.save(f, PIXELS)), PLAIN, images("npy"), True)),
-    "npz": ("data/a.npz", Target(saved(lambda f: np.savez(f, images=PIXELS)), PLAIN, images("npz"), True)),
-    "packed npz": ("data/b.npz", Target(saved(packed), PLAIN, images("npz"), True)),
-    "png": ("png/0.png", Target(picture("PNG"), PLAIN, images("images", True), True)),
+    "npy": ("data/a.npy", Target(saved(lambda f: np.save(f, PIXELS)), structured.NPY, images("npy"), True)),
+    "npz": ("data/a.npz", Target(saved(lambda f: np.savez(f, images=PIXELS)), structured.NPZ, images("npz"), True)),
+    "packed npz": ("data/b.npz", Target(saved(packed), structured.NPZ, images("npz"), True)),
+    "png": ("png/0.png", Target(picture("PNG"), structured.PNG, images("images", True), True)),
     "gif": ("gif/0.gif", Target(picture("GIF"), PLAIN, images("images", True), True)),
     "bmp": ("bmp/0.bmp", Target(picture("BMP"), PLAIN, images("images", True), True)),
     "jpeg": ("jpeg/0.jpeg", Target(picture("JPEG"), PLAIN, images("images", True), True)),
+    "idx": (f"idx/{_IDX_FILE}", Target(idx_files()[_IDX_FILE], structured.IDX, idx_set, True)),
+    "safetensors": ("other/a.safetensors", Target(other_safetensors(), structured.SAFETENSORS, other, True)),
+    "msgpack": ("other/a.msgpack", Target(other_msgpack(), structured.MSGPACK, other, True)),
+    "pickle": ("other/a.pt", Target(other_pickle(), structured.PICKLE, other, True)),
     "webp": ("webp/0.webp", Target(picture("WEBP"), PLAIN, images("images", True), True)),
 }  # fmt: skip
 
@@ -164,6 +223,9 @@ def place(folder: Path, name: str) -> Path:
         run(folder / "run")
     else:
         path.parent.mkdir(parents=True)
-        if name not in ("npy", "npz", "packed npz"):
+        if name == "idx":
+            for file, content in idx_files().items():
+                path.with_name(file).write_bytes(content)
+        elif path.parent.name not in ("data", "other"):
             Image.fromarray(PIXELS[1]).save(path.with_name("1.png"))
     return path

@@ -13,7 +13,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, op
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import markdown_table, printable, say
+from jaxvae.shared.text import LONGEST, markdown_table, printable, say
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run(backend: Backend, command: Compare) -> None:
     n = min(16, len(test)) if command.n is None else command.n
     rows = [
         pca.row(
-            printable(str(run.path)),
+            printable(str(run.path), LONGEST),
             run.spec.model.latent,
             test,
             lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),

@@ -12,7 +12,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.text import printable, say
+from jaxvae.shared.text import LONGEST, printable, say
 
 _KINDS = ("png", "pdf", "svg")
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
@@ -122,7 +122,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """The folders' names, with as many parent folders as make them distinct."""
     parts = [path.absolute().parts for path in paths]
     depth = next((n for n in range(1, max(map(len, parts))) if len({p[-n:] for p in parts}) == len(set(parts))), 0)
-    names = [printable("/".join(p[-depth:])) for p in parts]
+    names = [printable("/".join(p[-depth:]), LONGEST) for p in parts]
     return [name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}" for name in names]
 
 

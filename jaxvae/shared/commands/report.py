@@ -16,7 +16,7 @@ from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
-from jaxvae.shared.text import printable, say
+from jaxvae.shared.text import LONGEST, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
 _MAX_CLASS_COLUMNS = 16
@@ -64,7 +64,7 @@ def run(backend: Backend, command: Report) -> None:
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
         articles.append(_article(number, model, space))
-        content.append(explorer.content(model, space, printable(str(path))))
+        content.append(explorer.content(model, space, printable(str(path), LONGEST)))
     n = len(articles)
     title = "Report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
     heading = "A trained model" if n == 1 else f"{n} trained models"

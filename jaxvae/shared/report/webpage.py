@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared.report.explorer import png
-from jaxvae.shared.text import printable
+from jaxvae.shared.text import LONGEST, printable
 
 
 class Article(NamedTuple):
@@ -153,8 +153,8 @@ def _image(pixels: np.ndarray, alt: str) -> str:
     return f'<img class="pixels" width="{width}" height="{height}" alt="{_text(alt)}" src="{png(pixels)}">'
 
 
-def _text(text: str, most: int = 2000) -> str:
-    return html.escape(printable(text, most))
+def _text(text: str, longest: int = LONGEST) -> str:
+    return html.escape(printable(text, longest))
 
 
 def _class(kind: str) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from jaxvae.shared.text import printable
+from jaxvae.shared.text import LONGEST, printable
 
 _FORMAT = "{desc} {bar} {rate_fmt} {remaining} left{postfix}"
 _REST = 29  # columns of the format without description and postfix, with hours left and a bar of one column
@@ -80,14 +80,14 @@ class Bar:
 
     def say(self, line: str, file: TextIO | None = None) -> None:
         """Print a line above the bar, on standard output or to `file`."""
-        self._bar.write(printable(line), sys.stdout if file is None else file)
+        self._bar.write(printable(line, LONGEST), sys.stdout if file is None else file)
 
 
 def warn(line: str) -> None:
     """Print a line on standard error, above any bar."""
     from tqdm import tqdm
 
-    tqdm.write(printable(line), sys.stderr)
+    tqdm.write(printable(line, LONGEST), sys.stderr)
 
 
 def short_terms(names: Sequence[str], terms: Iterable[float]) -> list[str]:

@@ -20,8 +20,7 @@ ESCAPED = r"\x1b]0;title\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b31m\udcff"
 def test_text_is_made_printable_and_short() -> None:
     assert printable(f"a{HOSTILE}b") == f"a{ESCAPED}b"
     assert printable("naïve 数字 🙂 'a' \\ b") == "naïve 数字 🙂 'a' \\ b"
-    assert len(printable("x" * 10**6)) <= 2000
-    assert printable("start" + "x" * 10**6 + "end", 15) == "start ... xxend"
+    assert printable("x" * 10**6) == "x" * 97 + "..."
 
 
 @pytest.mark.parametrize("padded", [True, False])

@@ -2,6 +2,8 @@
 
 import pytest
 
+from parity_tests.corrupt import fuzz as fuzzing
+from parity_tests.corrupt import structured
 from parity_tests.corrupt.fuzz import OTHER, SAME, Target, fuzz, mutated
 from parity_tests.corrupt.readers import TARGETS, place
 
@@ -34,3 +36,38 @@ def test_an_unexpected_exception_is_reported(tmp_path) -> None:
     result = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, falls, True), tmp_path / "file", range(9))
     assert len(result.wrong) == 9
     assert "KeyError: 'spec'" in result.wrong[0]
+
+
+def test_a_reader_that_takes_long_or_much_is_reported(tmp_path, monkeypatch) -> None:
+    def waits(path: object) -> str:
+        while True:
+            pass
+
+    monkeypatch.setattr(fuzzing, "LONGEST", 0.01)
+    result = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, waits, True), tmp_path / "file", [0])
+    assert "TimeoutError: takes more than 0.01 s" in result.wrong[0]
+    peaks = iter((0, 2**31, 2**31))
+    monkeypatch.setattr(fuzzing, "_memory", lambda: next(peaks))
+    result = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, lambda path: OTHER, True), tmp_path / "file", [0])
+    assert "took 2,048 MiB" in result.wrong[0]
+
+
+STRUCTURED = {
+    "metrics": (structured.record, structured.lines),
+    "npy": (structured.array_header,),
+    "npz": (structured.members(structured.array_header),),
+    "png": (structured.chunks,),
+    "idx": (structured.sizes,),
+    "safetensors": (structured.tensors_header,),
+    "msgpack": (structured.tree,),
+    "pickle": (structured.members(structured.opcodes),),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_a_changed_structure_is_still_one(tmp_path, name: str) -> None:
+    """So that readers get further than to the first length or checksum: they say more than one thing."""
+    target = TARGETS[name][1]._replace(mutations=STRUCTURED[name])
+    result = fuzz(target, place(tmp_path, name), range(150))
+    assert result.wrong == []
+    assert len({end for _, end in result.outcomes}) >= 2
