@@ -204,7 +204,7 @@ def _checked(run: Run, parts: Iterator[Part]) -> Iterator[Part]:
     for part in parts:
         if part.error is not None:
             wrong = len(part.rows)
-            text = shown(part.lines[wrong].decode(errors="replace"))
+            text = shown(part.lines[wrong].rstrip(b"\r\n").decode(errors="replace"))
             raise InputError(
                 f"{run.metrics}, line {part.number + wrong}, is not a record of metrics ({part.error}): {text}."
             )
