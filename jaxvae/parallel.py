@@ -16,7 +16,8 @@ from jaxvae.shared.errors import InputError
 
 Tree = TypeVar("Tree")
 
-_SILENCE = 30  # seconds after which a process that says nothing is taken for dead
+_JOINING = 300  # seconds within which all processes have to join
+_SILENCE = 60  # seconds after which JAX aborts if a process is silent; with --coordinator, the watch says so before
 _mesh: Mesh | None = None
 
 
@@ -32,7 +33,14 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         InputError: If they can't be joined.
     """
     try:
-        jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=_SILENCE)
+        jax.distributed.initialize(
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=_JOINING,
+            heartbeat_timeout_seconds=_SILENCE,
+            shutdown_timeout_seconds=_JOINING,
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(

@@ -6,12 +6,15 @@ is then `summed` again, and functions of means, as in batch norm and the capacit
 
 import atexit
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from jaxvae.shared.errors import InputError
+
+_WAITING = timedelta(minutes=30)  # for the others to join, and for their tensors: one may evaluate for long
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -31,6 +34,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     try:
         distributed.init_process_group(
             init_method=method,
+            timeout=_WAITING,
             world_size=-1 if processes is None else processes,
             rank=-1 if process is None else process,
         )

@@ -62,14 +62,19 @@ def difference(actual: Path, expected: Path) -> Gap:
     return gap(*(dict(np.load(path)) for path in (actual, expected)))
 
 
+def free_port() -> int:
+    """Return a port that no program uses."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[Process]:
     """Start processes of a module that train together.
 
     They get the coordinator by flags (`flags`), unless there is only one, or by the environment.
     """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        at = f"localhost:{free.getsockname()[1]}"
+    at = f"localhost:{free_port()}"
     children = []
     for i in map(str, range(processes)):
         options = ["--coordinator", at, "--processes", str(processes), "--process", i] if flags else []

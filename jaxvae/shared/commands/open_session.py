@@ -58,7 +58,8 @@ class SessionFlags:
     needs no flag."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Train in several processes without a cluster: the address of the first process, and a free port on it. Only that
-    process prints and writes files."""
+    process prints and writes files. All of them have 5 minutes to come. When one of them ends, the others end at once,
+    and when one is silent for 30 seconds, the others end then, and say which it was."""
     processes: int | None = None
     """Number of processes; requires --coordinator."""
     process: int | None = None

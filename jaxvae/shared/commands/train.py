@@ -77,8 +77,8 @@ def run(backend: Backend, command: Train) -> None:
         NonFiniteError: If a loss or a gradient becomes NaN or infinite.
         StoppedError: If a signal arrives.
     """
-    processes.join(backend, command.distributed, command.coordinator, command.processes, command.process)
-    with open_session(backend, command) as session:
+    joined = processes.joined(backend, command.distributed, command.coordinator, command.processes, command.process)
+    with joined, open_session(backend, command) as session:
         run, first = session.run, backend.first()
         since = f", from step {session.done:,}" if session.done else ""
         if first:

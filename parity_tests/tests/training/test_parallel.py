@@ -1,7 +1,6 @@
 """A run that devices or processes share is the run of one, in float64, to 1e-12 of each tensor's largest: the sums of a
 batch are added in another order, a rounding is 1e-16, and seven steps carry it on."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -92,8 +91,8 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> No
     two[1].kill()
     (status, _, said), (killed, silent, _) = ended(two)
     assert (status, killed, silent) == (2, -signal.SIGKILL, "")
-    assert re.fullmatch(
-        r"torchvae: Another process has ended \(.*\); start all processes again with --resume\.\n", said
+    assert said == (
+        "torchvae: Process 1 has ended without a message, as if killed; start all processes again with --resume.\n"
     )
     stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
     (status, out, _), other = ended(started("torchvae", ["train", "--resume", str(run), "--max-steps", stop]))
@@ -122,6 +121,16 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> No
             NUMPY_BACKEND,
             "--processes 2",
             "--processes and --process require --coordinator HOST:PORT; give it too, or leave them",
+        ),
+        (
+            NUMPY_BACKEND,
+            "--coordinator here:1 --processes 2 --process 2",
+            "--process must be from 0 to 1 for --processes 2, found 2.",
+        ),
+        (
+            NUMPY_BACKEND,
+            "--coordinator here:1 --processes 0 --process 0",
+            "--processes must be at least 1, found 0.",
         ),
         (NUMPY_BACKEND, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
         (jaxvae, "--distributed", "The processes can't be joined ("),
