@@ -99,6 +99,26 @@ def append(path: Path, content: bytes, sync: bool = True) -> None:
             os.close(handle)
 
 
+def shorten(path: Path, size: int) -> None:
+    """Leave the first bytes of a file.
+
+    Args:
+        path: The file, which exists.
+        size: How many bytes to leave.
+
+    Raises:
+        InputError: If `path` is not plain, see `require_plain`.
+        OSError: If it can't be written.
+    """
+    require_plain(path)
+    with named(path):
+        handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+        try:
+            os.ftruncate(handle, size)
+        finally:
+            os.close(handle)
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a link itself, if it exists. Raises InputError as `require_in_place` does, and OSError."""
     require_in_place(path)

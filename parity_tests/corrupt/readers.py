@@ -16,7 +16,7 @@ from PIL import Image
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.serialization import from_json, to_json
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data import datasets, idx
+from jaxvae.shared.data import datasets, idx, published
 from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from jaxvae.shared.runs import metrics as run_metrics
@@ -141,7 +141,8 @@ def idx_files() -> dict[str, bytes]:
 
 def idx_set(path: Path) -> str:
     with mock.patch.dict(idx.IDX_SETS, {"small": _IDX}):
-        data = idx._read_folder("small", path.parent)
+        found = published.Found(path.parent, {file: path.parent / file for file in _IDX.published.files})
+        data = idx._read_files("small", found)
     assert data.train.shape == (2, 28, 28, 1)
     return OTHER if data.train.any() else SAME
 

@@ -159,10 +159,9 @@ def cut(run: Run, epoch: int, step: int) -> None:
         )
     if not there:
         write_atomically(run.metrics, b"")
-    os.truncate(run.metrics, size)
+    safe_io.shorten(run.metrics, size)
     if last is not None and not last.endswith(b"\n"):
-        with run.metrics.open("ab") as file:
-            file.write(b"\n")
+        safe_io.append(run.metrics, b"\n")
 
 
 def read(run: Run) -> list[dict[str, Any]]:

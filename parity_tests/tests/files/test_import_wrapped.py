@@ -16,6 +16,7 @@ from flax import serialization
 import jaxvae
 import torchvae
 from jaxvae.shared.commands import import_
+from jaxvae.shared.interop.given import Given
 from parity_tests.support.external_models import flax_params, torch_model
 from parity_tests.tests.files.test_import import both, imported, refused, same_pickles
 
@@ -24,7 +25,7 @@ def same_model(package, path: Path, plain: Path, prefix: str | None = None) -> N
     """Both files have the same configuration and weights."""
     loaded = []
     for file, behind in ((path, prefix), (plain, None)):
-        adopted = import_.adopt(file, package.read_foreign(file, behind), None, None)
+        adopted = import_.adopt(file, package.read_foreign(file, behind), Given(), None)
         loaded.append((adopted.spec, adopted.arrays))
     (spec, arrays), (other, others) = loaded
     assert spec == other

@@ -171,6 +171,7 @@ def test_no_file_of_a_sweep_is_written_through_a_link(tmp_path, capsys, name: st
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "write_atomically": lambda path: safe_io.write_atomically(path, b""),
     "append": lambda path: safe_io.append(path, b"more"),
+    "shorten": lambda path: safe_io.shorten(path, 0),
     "require_writable": lambda path: safe_io.require_writable(path, "give another"),
     "weights": lambda path: weight_file.save(path, transforms.SPEC, transforms.plain_weights()),
     "pictures": lambda path: image_grid.save(np.zeros((2, 2, 1), np.uint8), path),
