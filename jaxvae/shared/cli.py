@@ -47,7 +47,8 @@ def run(backend: Backend) -> NoReturn:
     while (lowest := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(lowest, True)  # or a file opened next would take the number, and what is written to stderr
     os.close(lowest)
-    sys.stdout, sys.stderr = (_lasting(stream) for stream in (sys.stdout, sys.stderr))
+    given = sys.stdout, sys.stderr  # which would close their descriptors if they were let go
+    sys.stdout, sys.stderr = map(_lasting, given)
     try:
         status = main(backend)
         sys.stdout.flush()

@@ -101,18 +101,17 @@ def test_the_implied_variance_is_that_of_the_sources_error() -> None:
 
 def test_the_implied_variance_is_that_of_the_loss() -> None:
     """By the loss itself: its second difference in the pixels' errors, which is 1 / variance for each pixel."""
-    logits, x, h = (
-        torch.linspace(-2, 2, 6, dtype=torch.float64)[None],
-        torch.full((1, 6), 0.3, dtype=torch.float64),
-        1e-3,
-    )
+    h = 1e-3
     for name, spec in PRESETS.items():
         if (variance := description.implied_variance(spec)) is None:
             continue
-        decoded = torchvae.Decoded(logits, None)
+        spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, dtype="float64"))
+        pixels = spec.model.pixels
+        decoded = torchvae.Decoded(torch.linspace(-2, 2, pixels, dtype=torch.float64)[None], None)
+        x = torch.full((1, pixels), 0.3, dtype=torch.float64)
         low, here, high = (torchvae.nll(spec, decoded, x + d).sum() for d in (-h, 0.0, h))
         # A quadratic's second difference is exact; 1e-15 of the loss over h^2 is what is left of the digits.
-        np.testing.assert_allclose((low - 2 * here + high) / h**2, 6 / variance, rtol=1e-7, err_msg=name)
+        np.testing.assert_allclose((low - 2 * here + high) / h**2, pixels / variance, rtol=1e-7, err_msg=name)
 
 
 def test_the_constant_that_squared_error_drops() -> None:
