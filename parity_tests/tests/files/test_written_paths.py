@@ -389,7 +389,7 @@ sys.exit(cli.main(package, sys.argv[2:]))
 @pytest.mark.parametrize(
     ("name", "format"),
     [
-        ("jaxvae", "safetensors"),
+        pytest.param("jaxvae", "safetensors", marks=pytest.mark.slow),
         ("jaxvae", "flax"),
         ("torchvae", "torch"),
         pytest.param("torchvae", "torch-export", marks=pytest.mark.slow),
