@@ -201,6 +201,7 @@ def dying(point: str, times: int) -> Any:
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--limit"]:
         limit = 1024 * int(arguments[1])
+        sys.dont_write_bytecode = True  # Python would leave a part of a module's bytecode
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         return main(arguments[2:])
     if arguments[:1] == ["--die"]:

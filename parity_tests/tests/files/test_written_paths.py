@@ -380,6 +380,7 @@ def test_a_disk_without_locks_is_named(run, package, tmp_path, capsys, monkeypat
 LIMITED = """
 import importlib, resource, sys
 package = importlib.import_module(sys.argv[1])
+sys.dont_write_bytecode = True  # Python would leave a part of a module's bytecode, which no later process could read
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from jaxvae.shared import cli
 sys.exit(cli.main(package, sys.argv[2:]))
