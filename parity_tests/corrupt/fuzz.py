@@ -7,18 +7,18 @@ import contextlib
 import json
 import re
 import resource
-import signal
 import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from jaxvae.shared.errors import InputError
 from parity_tests.corrupt import transforms
+from parity_tests.support.time_limit import time_limit
 
 Read = Callable[[Path], str]
 """Reads the file and returns SAME or OTHER, compared bit by bit. Raises InputError if it rejects the file."""
@@ -226,7 +226,7 @@ def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> FuzzResult:
         path.write_bytes(content)
         before = _memory()
         try:
-            with _in_time():
+            with time_limit(LONGEST, f"takes more than {LONGEST} s"):
                 outcome = target.read(path)
             good = outcome == SAME or target.others is True or getattr(target.others, "__name__", "") in names
         except InputError as error:
@@ -241,22 +241,6 @@ def fuzz(target: Target, path: Path, seeds: Iterable[int]) -> FuzzResult:
             result.wrong.append(f"seed {seed}, {' and '.join(names)}: {outcome}")
         result.outcomes[name, outcome] += 1
     return result
-
-
-@contextlib.contextmanager
-def _in_time() -> Iterator[None]:
-    """Raise TimeoutError in the block after LONGEST seconds."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError(f"takes more than {LONGEST} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _memory() -> int:

@@ -1,13 +1,11 @@
 """Judge the harness: its verdict on a random pair as it is and with one edit."""
 
-import contextlib
 import re
 import signal
-import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +19,7 @@ from parity_tests.support.pairs.case import Case
 from parity_tests.support.pairs.draw import blocks, draw
 from parity_tests.support.pairs.edits import Edit
 from parity_tests.support.pairs.generic import gap
+from parity_tests.support.time_limit import time_limit
 
 AGREE, DIFFER, EXCEPTION = "agree", "differ", "exception"
 LIMIT = 30.0
@@ -125,7 +124,7 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with _limited():
+            with time_limit(LIMIT, f"no verdict after {LIMIT:.0f} s of the processor", signal.ITIMER_PROF):
                 options = {"losses": case.losses, "train": case.train, "outputs": case.outputs}
                 report = compare_modules(model, variables, module, case.mapping, case.inputs, **options)
             return AGREE if report.passed else DIFFER, sentence(report), report
@@ -134,25 +133,6 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
             return DIFFER if places else EXCEPTION, f"InputError: {error}", None
         except Exception as error:  # whatever it is, a user would see it instead of a verdict
             return EXCEPTION, f"{type(error).__name__}: {error}", None
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Raise TimeoutError inside the context after the limit, so that a comparison without an end is a verdict too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
-        return
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"no verdict after {LIMIT:.0f} s of the processor")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, LIMIT)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def _names(text: str, places: Iterable[str]) -> bool:
