@@ -8,8 +8,6 @@ import json
 import re
 import resource
 import struct
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,11 +23,6 @@ Read = Callable[[Path], str]
 Mutate = Callable[[Random, bytearray], None]
 
 _JSON = (None, True, False, 0, 1, -1, 2, 2.0, 7, 2**31, 2**63, 2**64, 10**30, 0.5, 1e308, "", "0", "F32", "NaN", [], {})
-# What a mutation may raise after another one has changed the file.
-IMPOSSIBLE = (
-    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError, SyntaxError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, EOFError, OverflowError),
-)
 LONGEST, LARGEST = 5, 2**30  # seconds to read a file, and bytes
 _TEXTS = (b"null", b"NaN", b"1e999", b"-1", b"0", b'"', b"[", b"}", b"\\ud800", b"\xff", b"\0", b"9" * 30, b",", b":")
 
@@ -211,7 +204,7 @@ def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
     random, content, names = Random(seed), bytearray(target.whole), []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         mutate = random.choice(target.mutations)
-        with contextlib.suppress(*IMPOSSIBLE):
+        with contextlib.suppress(Exception):  # what is drawn may be impossible, and a changed file have no structure
             mutate(random, content)
             names.append(mutate.__name__)
     return names, bytes(content)
