@@ -50,10 +50,12 @@ def scattered(both: Both, point: int) -> Both | None:
     """Return both networks at other numbers, under which other branches are taken: each number of a tensor has its sign
     and its size drawn, or only its size where all have one sign; None if an output is then NaN or infinite.
 
+    The torch module's numbers are changed in place, since they are those of the JAX model, which keeps them.
+
     What a maximum over an image passes on is negative only if the whole image is: some biases are therefore far below 0
     whatever is drawn, and an input of both signs has none but negative numbers in its first row."""
     numbers = {}
-    for name, array in both.tensors(both.module).items():
+    for name, array in both.named(both.arrays()).items():
         if array.dtype.kind in "fc" and array.size:
             rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
             one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
@@ -66,7 +68,7 @@ def scattered(both: Both, point: int) -> Both | None:
                 farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
                 numbers[name] = np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
     inputs = [_below_and_above(x, point) for x in both.inputs]
-    other = both.filled(numbers)._replace(inputs=inputs, module=torch_state.changed(both.module, numbers))
+    other = _filled(both, numbers)._replace(inputs=inputs)
     return other if _finite(other) else None
 
 

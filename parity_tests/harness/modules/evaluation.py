@@ -180,6 +180,10 @@ class Evaluation:
         for framework in ("jax", "torch"):
             self._known.pop((framework, "gradients"), None)
 
+    def forget_jax_weights(self) -> None:
+        """Let go of the JAX model's weights; of its numbers only those that are known can be had afterwards."""
+        self.both = self.both._replace(net=self.both.net._replace(params=None, state=None))
+
     def jittered(self, seed: int) -> Both:
         """Return both networks with each input and each weight of torch moved by a unit in the last place."""
         return _jittered_torch(self.both, seed)

@@ -1,6 +1,5 @@
 """The levels at which a JAX model is compared with a torch module."""
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from parity_tests.harness.modules.drawn import scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
 from parity_tests.harness.modules.exercised import effects, exercised, unpaired
+from parity_tests.harness.modules.judging import judge, judge_gradients_lean, judge_roughly
 from parity_tests.harness.modules.optimizers import train_both
 from parity_tests.harness.modules.outputs import MixedError, detached
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -36,9 +36,6 @@ ELSEWHERE = (
     ("outputs at larger biases", "gradients at larger biases"),
     ("outputs at smaller weights", "gradients at smaller weights"),
 )
-ROUGH = {"float32": 1e-3, "float64": 1e-6}
-_FAR = 1e6
-ROUGH_REASON = "far from the given weights functions saturate and approximations end, so only clear differences count"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
 
@@ -91,39 +88,30 @@ class Levels:
 
     def _elsewhere(self, point: int) -> Iterator[Compared]:
         """Compare outputs and gradients at other weights, which go through other branches of an activation."""
-        if (both := scattered(self.both, point)) is None:
+        if (other := self._at(point)) is None:
             self.left_out += ELSEWHERE[point] if self.options["losses"] is not None else ELSEWHERE[point][:1]
             return
-        other = self.evaluation.at(both)
-        in_jax, in_torch = other.jax_numbers("outputs"), other.torch_numbers("outputs")
-        sizes = {name: _share_of_usual(in_jax[name], in_torch[name]) for name in in_torch}
-        finding = self._rough(ELSEWHERE[point][0], sizes, "of the array's largest")
-        yield finding, lambda: diagnoses.in_outputs(other, finding.where)
+        outputs = judge_roughly(ELSEWHERE[point][0], "outputs", other, self.tolerance)
+        yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
         # A buffer of torch alone was asked at the given weights: each takes some calls of the module.
-        asked = sorted({*self.unexercised} - {*unpaired(both)})
+        asked = sorted({*self.unexercised} - {*unpaired(self.both)})
         moved = exercised(other, asked)
         still = {*self.unexercised} - {*asked} | {*moved.nothing, *moved.one}
         self.unexercised = tuple(name for name in self.unexercised if name in still)
         if self.options["losses"] is not None:
-            yield self._gradients_elsewhere(ELSEWHERE[point][1], other)
+            yield self._gradients_elsewhere(point, other)
 
-    def _gradients_elsewhere(self, name: str, evaluation: Evaluation) -> Compared:
-        compared = self._rough_gradients(name, evaluation)
-        if not compared[0].passed:
-            with contextlib.suppress(Exception):  # a model that runs only compiled
-                compared = self._rough_gradients(name, evaluation.uncompiled())
-        return compared
+    def _gradients_elsewhere(self, point: int, evaluation: Evaluation) -> Compared:
+        name = ELSEWHERE[point][1]
+        finding = judge_gradients_lean(name, evaluation, self.tolerance)
+        if finding.passed or (again := self._at(point)) is None:
+            return finding, lambda: None
+        finding, sizes, other = judge_roughly(name, "gradients", again, self.tolerance)
+        return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
-    def _rough_gradients(self, name: str, evaluation: Evaluation) -> Compared:
-        in_jax, in_torch = evaluation.jax_numbers("gradients"), evaluation.torch_numbers("gradients")
-        scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
-        sizes = {n: _share(in_jax[n], in_torch[n], scale) for n in in_torch}
-        finding = self._rough(name, sizes, "of the largest gradient")
-        return finding, lambda: diagnoses.in_gradients(evaluation, sizes, finding.tolerance)
-
-    def _rough(self, level: str, sizes: dict[str, float], unit: str) -> Finding:
-        where = max(sizes, key=lambda name: sizes[name], default="")
-        return Finding(level, self.both.dtype, sizes.get(where, 0.0), where, ROUGH[self.both.dtype], unit, ROUGH_REASON)
+    def _at(self, point: int) -> Evaluation | None:
+        both = scattered(self.both, point)
+        return None if both is None else self.evaluation.at(both)
 
     def _call(self) -> None:
         evaluation = self.evaluation
@@ -210,27 +198,8 @@ class Levels:
             yield finding, lambda: diagnoses.after_steps(finding.where, *moments, None)
 
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
-        evaluation, dtype = self.evaluation, self.both.dtype
-        least = rounding.least_of_gradients(evaluation.torch_numbers(level)) if level == "gradients" else {}
-
-        def numbers() -> tuple[Arrays, Arrays]:
-            return evaluation.jax_numbers(level), evaluation.torch_numbers(level)
-
-        def samples(places: Arrays) -> Iterator[rounding.Sample]:
-            return evaluation.samples(level, places)
-
-        worst, self.sizes = rounding.judged(numbers, dtype, self.tolerance, samples, least)
-        if level == "gradients" and worst.size > self.tolerance and not evaluation.op_by_op:
-            other = evaluation.uncompiled()
-            with contextlib.suppress(Exception):  # a model that runs only compiled
-                two = other.jax_numbers(level), evaluation.jax_numbers(level)
-                if rounding.worst(*two, least, dtype).size > self.tolerance:
-                    self.evaluation = other
-            if self.evaluation is other:
-                return self._level(name, level, diagnose)
-        where = worst.name
-        finding = Finding(name, dtype, worst.size, where, self.tolerance, rounding.UNIT, rounding.REASON)
-        return finding, lambda: diagnose(where)
+        finding, self.sizes, self.evaluation = judge(name, level, self.evaluation, self.tolerance)
+        return finding, lambda: diagnose(finding.where)
 
     def _finding(self, level: str, values: tuple[Arrays, Arrays], floors: Arrays) -> Finding:
         worst, dtype = rounding.worst(*values, floors, self.both.dtype), self.both.dtype
@@ -246,33 +215,6 @@ class _LayerError(Exception):
     def __init__(self, diagnosis: Diagnosis):
         super().__init__(diagnosis.difference)
         self.diagnosis = diagnosis
-
-
-def _share(in_jax: np.ndarray, in_torch: np.ndarray, scale: float) -> float:
-    """Return the largest difference as a share; infinite where shapes, or which entries are finite, differ."""
-    if in_jax.shape != in_torch.shape:
-        return float("inf")
-    if in_jax.dtype.kind in "biu":
-        return float(not np.array_equal(in_jax, in_torch))
-    with np.errstate(all="ignore"):
-        difference = in_jax - in_torch
-    if not np.isfinite(size := rounding.peak(difference)):
-        if not np.array_equal(np.isfinite(in_jax), np.isfinite(in_torch)):
-            return float("inf")
-        size = rounding.largest(difference)
-    return size / (scale or 1.0)
-
-
-def _share_of_usual(in_jax: np.ndarray, in_torch: np.ndarray) -> float:
-    """Return the largest difference as a share of the array's largest entry, or of the entry itself if it is far larger
-    than most, as those of a mask are."""
-    if in_jax.shape != in_torch.shape or in_jax.dtype.kind not in "fc":
-        return _share(in_jax, in_torch, 1.0)
-    sizes = np.maximum(np.abs(in_jax), np.abs(in_torch))
-    some = sizes[(sizes > 0) & np.isfinite(sizes)]
-    far = sizes > (_FAR * np.median(some, overwrite_input=True) if some.size else np.inf)
-    parts = [(in_jax[which], in_torch[which]) for which in (~far, far)]
-    return max(_share(*two, max(map(rounding.largest, two))) for two in parts)
 
 
 def _same(before: np.ndarray | None, after: np.ndarray) -> bool:

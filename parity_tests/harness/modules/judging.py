@@ -1,0 +1,120 @@
+"""Compare one level of two networks, entry by entry with its rounding error, and the levels at other weights."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from parity_tests.harness.findings import Finding
+from parity_tests.harness.modules import rounding
+from parity_tests.harness.modules.evaluation import Evaluation, Level
+from parity_tests.harness.modules.pair import Arrays
+
+ROUGH = {"float32": 1e-3, "float64": 1e-8}
+"""Approximations end far from the given weights: torch's softplus is then 2e-9 from its formula."""
+ROUGH_REASON = {
+    dtype: f"{rounding.REASON}; approximations end at other weights, where {share:g} of the largest counts as rounding"
+    for dtype, share in ROUGH.items()
+}
+_FAR = 1e6
+
+Least = Callable[[Arrays, Arrays], Mapping[str, float]]
+"""Maps the arrays of JAX and of torch to the smallest rounding error of any entry of each, by name."""
+
+
+class Judged(NamedTuple):
+    """A level that was compared."""
+
+    finding: Finding
+    sizes: dict[str, float]
+    """The largest difference of each array, in rounding errors."""
+    evaluation: Evaluation
+    """The networks as they were compared: JAX's gradients op by op if its compiled ones differ from those."""
+
+
+def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float) -> Judged:
+    """Compare a level at the given weights.
+
+    Args:
+        name: The level's name in the report.
+        level: Which numbers are compared.
+        evaluation: Both networks.
+        tolerance: How many rounding errors an entry may differ by.
+    """
+
+    def least(in_jax: Arrays, in_torch: Arrays) -> Mapping[str, float]:
+        return rounding.least_of_gradients(in_torch) if level == "gradients" else {}
+
+    return _judged(name, level, evaluation, tolerance, least, rounding.REASON)
+
+
+def judge_roughly(name: str, level: Level, evaluation: Evaluation, tolerance: float) -> Judged:
+    """Compare a level at other weights; what is infinite or NaN in both networks there is the same."""
+    reason = ROUGH_REASON[evaluation.both.dtype]
+    return _judged(name, level, evaluation, tolerance, _rough(level, evaluation, tolerance), reason)
+
+
+def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float) -> Finding:
+    """Compare the gradients at other weights as they are, with JAX's weights let go once its gradient is known.
+
+    The two networks at the given weights and at others, with both gradients, are the most memory that a comparison
+    takes. A finding that fails is to be judged again with a new evaluation.
+    """
+    in_jax = evaluation.jax_numbers("gradients")
+    evaluation.forget_jax_weights()
+    in_torch, dtype = evaluation.torch_numbers("gradients"), evaluation.both.dtype
+    least = _rough("gradients", evaluation, tolerance)(in_jax, in_torch)
+    worst = rounding.worst(*_finite(in_jax, in_torch), least, dtype)
+    return Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, ROUGH_REASON[dtype])
+
+
+def _judged(name: str, level: Level, evaluation: Evaluation, tolerance: float, least: Least, reason: str) -> Judged:
+    dtype, rough = evaluation.both.dtype, reason != rounding.REASON
+
+    def numbers() -> tuple[Arrays, Arrays]:
+        two = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
+        return _finite(*two) if rough else two
+
+    def samples(places: Arrays) -> Iterator[rounding.Sample]:
+        return evaluation.samples(level, places)
+
+    smallest = least(*numbers())
+    worst, sizes = rounding.judged(numbers, dtype, tolerance, samples, smallest)
+    if level == "gradients" and worst.size > tolerance and not evaluation.op_by_op:
+        other = evaluation.uncompiled()
+        with contextlib.suppress(Exception):  # a model that runs only compiled
+            two = other.jax_numbers(level), evaluation.jax_numbers(level)
+            if rounding.worst(*two, smallest, dtype).size > tolerance:
+                return _judged(name, level, other, tolerance, least, reason)
+    finding = Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, reason)
+    return Judged(finding, sizes, evaluation)
+
+
+def _rough(level: Level, evaluation: Evaluation, tolerance: float) -> Least:
+    """Return the least rounding errors at other weights: a share of the largest gradient, or of each array's largest
+    entry but for those that are far larger than most, as of a mask."""
+    share = ROUGH[evaluation.both.dtype] / tolerance
+
+    def least(in_jax: Arrays, in_torch: Arrays) -> Mapping[str, float]:
+        if level == "gradients":
+            scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+            return dict.fromkeys(in_torch, share * scale)
+        return {name: share * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
+
+    return least
+
+
+def _usual(array: np.ndarray) -> float:
+    sizes = np.abs(array[np.isfinite(array) & (array != 0)])
+    return float(sizes[sizes <= _FAR * np.median(sizes)].max()) if sizes.size else 0.0
+
+
+def _finite(in_jax: Arrays, in_torch: Arrays) -> tuple[Arrays, Arrays]:
+    """Return the arrays with zeros where both networks give no finite number."""
+    mine, other = dict(in_jax), dict(in_torch)
+    for name, array in in_torch.items():
+        if array.dtype.kind in "fc" and in_jax[name].shape == array.shape and not np.isfinite(rounding.peak(array)):
+            neither = ~(np.isfinite(array) | np.isfinite(in_jax[name]))
+            mine[name], other[name] = np.where(neither, 0, in_jax[name]), np.where(neither, 0, array)
+    return mine, other
