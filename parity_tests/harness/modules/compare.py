@@ -14,6 +14,7 @@ from torch import nn
 
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
@@ -23,7 +24,6 @@ from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, resolve
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
-from parity_tests.harness.modules.settings import settings
 
 
 class ParityError(AssertionError):

@@ -11,6 +11,7 @@ import torch
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks.compiled import OPTIONS, compiled
+from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
@@ -18,7 +19,6 @@ from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.outputs import detached, mixture
 from parity_tests.harness.modules.pair import Arrays, Both
 from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, spread, tile, unit
-from parity_tests.harness.modules.settings import settings
 from parity_tests.harness.modules.validation import kind
 
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]

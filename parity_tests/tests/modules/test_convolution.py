@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from parity_tests.harness.modules.settings import settings
+from parity_tests.harness.hooks.settings import settings
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
