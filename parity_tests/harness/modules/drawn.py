@@ -1,13 +1,16 @@
 """Replace weights that hide what stands behind them, the same in both networks."""
 
 import zlib
+from collections.abc import Iterable
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import leaves
-from parity_tests.harness.modules.pair import Arrays, Both
+from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.rounding import tile
 
 _FEW = 4
@@ -39,11 +42,10 @@ def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
         return both, ()
     finite = _finite(both)
     for positive in (False, True):
-        numbers = {name: _draw(name, array, positive) for name, array in constant.items()}
-        filled = _filled(both, numbers)
+        filled = _filled(both, ((name, _draw(name, array, positive)) for name, array in constant.items()))
         if not finite or _finite(filled):
-            return filled, tuple(numbers)
-    return _filled(both, constant), ()
+            return filled, tuple(constant)
+    return _filled(both, constant.items()), ()
 
 
 def scattered(both: Both, point: int) -> Both | None:
@@ -54,22 +56,24 @@ def scattered(both: Both, point: int) -> Both | None:
 
     What a maximum over an image passes on is negative only if the whole image is: some biases are therefore far below 0
     whatever is drawn, and an input of both signs has none but negative numbers in its first row."""
-    numbers = {}
-    for name, array in both.named(both.arrays()).items():
-        if array.dtype.kind in "fc" and array.size:
-            rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
-            one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
-            biases, kernels, positive = _FACTORS[point]
-            size = tile(array.size)
-            if one_sign or array.ndim > 1:
-                factors = rng.uniform(*positive, size) if one_sign else rng.choice(kernels, size)
-                numbers[name] = array * np.resize(factors.astype(array.dtype), array.shape)
-            else:
-                farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
-                numbers[name] = np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
-    inputs = [_below_and_above(x, point) for x in both.inputs]
-    other = _filled(both, numbers)._replace(inputs=inputs)
+    given = both.named(both.arrays()).items()
+    numbers = (
+        (name, _scattered(name, array, point)) for name, array in given if array.dtype.kind in "fc" and array.size
+    )
+    other = _filled(both, numbers)._replace(inputs=[_below_and_above(x, point) for x in both.inputs])
     return other if _finite(other) else None
+
+
+def _scattered(name: str, array: np.ndarray, point: int) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(f"{point} {name}".encode()))
+    one_sign = array.dtype.kind == "f" and bool((array >= 0).all() or (array <= 0).all())
+    biases, kernels, positive = _FACTORS[point]
+    size = tile(array.size)
+    if one_sign or array.ndim > 1:
+        factors = rng.uniform(*positive, size) if one_sign else rng.choice(kernels, size)
+        return array * np.resize(factors.astype(array.dtype), array.shape)
+    farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
+    return np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
 
 
 def _below_and_above(x: np.ndarray, point: int) -> np.ndarray:
@@ -83,12 +87,17 @@ def _below_and_above(x: np.ndarray, point: int) -> np.ndarray:
     return moved
 
 
-def _filled(both: Both, numbers: Arrays) -> Both:
-    every = torch_state.entries(both.module)
+def _filled(both: Both, numbers: Iterable[tuple[str, np.ndarray]]) -> Both:
+    """Put numbers, by name, into both; one after another, since they may be as many as both hold."""
+    every, arrays = torch_state.entries(both.module), {}
+    pairs: dict[str, list[Pair]] = {}
+    for pair in both.pairs:
+        pairs.setdefault(pair.name, []).append(pair)
     with torch.no_grad():
-        for name, array in numbers.items():
+        for name, array in numbers:
             torch_state.entry(both.module, name, every).value.copy_(torch.as_tensor(array))
-    return both.filled(numbers)
+            arrays |= {pair.path: jnp.array(pair.transform.to_jax(array)) for pair in pairs[name]}
+    return both.holding(arrays)
 
 
 def _finite(both: Both) -> bool:

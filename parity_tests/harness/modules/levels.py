@@ -10,6 +10,7 @@ import torch
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding
+from parity_tests.harness.hooks.memory import returned
 from parity_tests.harness.modules import diagnoses, rounding, torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.drawn import scattered
@@ -74,7 +75,9 @@ class Levels:
         if self.options["statistics"]:
             yield from self._state()
         del self.after_torch, self.after_jax  # a copy of all parameters
+        returned()
         moved = effects(self.evaluation, frozenset(self.compared_state))
+        returned()
         self.unexercised = moved.nothing
         if moved.one:
             text = f"Moving it changes an output in one framework only ({', '.join(moved.one)})."
@@ -110,7 +113,9 @@ class Levels:
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
     def _at(self, point: int) -> Evaluation | None:
+        returned()
         both = scattered(self.both, point)
+        returned()
         return None if both is None else self.evaluation.at(both)
 
     def _call(self) -> None:

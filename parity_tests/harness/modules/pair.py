@@ -91,7 +91,12 @@ class Both(NamedTuple):
 
     def filled(self, tensors: Arrays) -> "Both":
         """Return the two with these numbers, by torch's names, in the JAX model."""
-        arrays = {pair.path: pair.transform.to_jax(tensors[pair.name]) for pair in self.pairs if pair.name in tensors}
+        return self.holding(
+            {pair.path: pair.transform.to_jax(tensors[pair.name]) for pair in self.pairs if pair.name in tensors}
+        )
+
+    def holding(self, arrays: Mapping[str, Any]) -> "Both":
+        """Return the two with these arrays, by path, in the JAX model."""
         net = self.net
         return self._replace(net=net._replace(params=replaced(net.params, arrays), state=replaced(net.state, arrays)))
 

@@ -155,8 +155,7 @@ def least_of_gradients(gradients: Arrays) -> dict[str, float]:
     A slope such as the `1 - y * y` of tanh cancels where it saturates: 0 in one framework and a unit in the other. No
     unit in an input moves a saturated output, so samples don't show it. In float32 so much would hide small entries.
     """
-    real = {name: np.abs(array[np.isfinite(array)]) for name, array in gradients.items() if array.dtype in _DOUBLE}
-    return {name: unit("float64") * float(array.max(initial=0.0)) for name, array in real.items()}
+    return {name: unit("float64") * largest(array) for name, array in gradients.items() if array.dtype in _DOUBLE}
 
 
 def entries(arrays: Arrays, places: Arrays) -> Arrays:
