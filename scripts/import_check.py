@@ -5,6 +5,7 @@ import io
 import re
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -27,7 +28,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 
 _IMAGES, _TOLERANCE = 16, 1e-12
-_NAMES = ("mean", "logvar", "pixels", "loss")
+_NAMES = ("mean", "second", "pixels", "loss")
 _HEAD = ("program", "commit", "mean", "log-variance", "pixels", "loss", "constant")
 
 PROGRAMS = (*perceptrons.PROGRAMS, *linen.PROGRAMS, *convolutional.PROGRAMS)
@@ -37,12 +38,13 @@ PROGRAMS = (*perceptrons.PROGRAMS, *linen.PROGRAMS, *convolutional.PROGRAMS)
 class ImportCheck:
     """Compare imported models with the classes of the programs that they come from, in float64.
 
-    FOLDER contains a git clone of each program's repository, under the repository's own name. Of their files the
-    imports of installed modules and the definitions of classes and functions are executed, and no more than that:
-    clone only what you trust. Of each program a model with random weights is saved as the program saves it, and
-    imported with both packages. The columns are the largest differences of either package on the same images and
-    noise, as a share of the largest magnitude or of 1; and by how many nats per image `import` says that the loss is
-    higher here, which was taken off. Exit status 0 if all differences are at most 1e-12, else 1.
+    FOLDER contains a git clone of each program's repository, under the repository's own name. The imports of modules
+    that are required here, the definitions of classes and functions, and the parts of the loss that are in no function
+    are executed, and nothing else of their files: clone only what you trust. Of each program a model with random
+    weights is saved as the program saves it, and imported with both packages. The columns are the largest differences
+    of either package on the same images and noise, as a share of the largest magnitude or of 1; of an encoder that
+    gives a standard deviation, this in place of the log-variance. The constant is by how many nats per image `import`
+    says that the loss is higher here, and is subtracted. Exit status 0 if no difference is above 1e-12, else 1.
 
     Example: python scripts/import_check.py clones"""
 
@@ -104,7 +106,7 @@ def _compared(program: Program, clone: Path) -> Row:
         batch = _batch(program, model, torch.tensor(images), labels, rng)
         pixels = _flattened(batch.pixels.reshape(images.shape))
         loss = None if program.loss is None else program.loss(code, model, batch)
-    expected = {"mean": batch.mean, "logvar": batch.logvar, "pixels": pixels, "loss": loss}
+    expected = {"mean": batch.mean, "second": batch.second, "pixels": pixels, "loss": loss}
     gaps: dict[str, float] = {}
     constants = set()
     with tempfile.TemporaryDirectory() as folder:
@@ -135,10 +137,10 @@ def _double(model: Any) -> Any:
 def _batch(program: Program, model: Any, images: Tensor, labels: np.ndarray | None, rng: np.random.Generator) -> Batch:
     """What the program makes of images `[n, channels, height, width]`."""
     x, given = images.flatten(1) if program.flat else images, [] if labels is None else [torch.tensor(labels)]
-    mean, logvar = program.encode(model, x, given)
+    mean, second = program.encode(model, x, given)
     eps = torch.tensor(rng.normal(size=mean.shape))
-    z = mean if logvar is None else mean + (logvar / 2).exp() * eps
-    return Batch(x, given, mean, logvar, eps, z, program.decode(model, z, given))
+    z = mean if second is None else mean + (second if program.scale else (second / 2).exp()) * eps
+    return Batch(x, given, mean, second, eps, z, program.decode(model, z, given))
 
 
 def _flattened(images: Tensor) -> np.ndarray:
@@ -175,14 +177,17 @@ def _answers(
     loss = terms.loss.mean()
     if spec.objective.form == "capacity":  # of the mean divergence, as in training
         loss = package.objectives.capacity_loss(spec, terms.reconstruction.mean(), terms.kl.mean(), None)
-    answers = {"mean": posterior.mean, "pixels": pixels, "loss": (loss - program.constant) * spec.minimized}
-    answers |= {"logvar": posterior.logvar} if hasattr(posterior, "logvar") else {}
+    answers = {"pixels": pixels, "loss": (loss - program.constant) * spec.minimized}
+    answers |= dict(
+        zip(_NAMES, posterior, strict=False)
+    )  # mean, and log-variance or standard deviation, if there is one
     return {name: np.asarray(answer) for name, answer in answers.items()}
 
 
 if __name__ == "__main__":
     try:
         join_help(ImportCheck)
+        warnings.simplefilter("ignore")  # of what the programs call that is deprecated
         sys.exit(main(tyro.cli(ImportCheck)))
     except InputError as error:
         print(f"import_check: {error}", file=sys.stderr)

@@ -23,9 +23,11 @@ def _lightning(code: Code, experiment: Any, folder: Path) -> Path:
 
 
 def _antixk_loss(code: Code, experiment: Any, batch: Batch) -> Tensor:
-    """The loss with the capacity that training ends with, which BetaVAE in float32 has exactly after its last step."""
-    experiment.model.num_iter = 2 * _CAPACITY_STEPS
-    arguments = batch.pixels, batch.x, batch.mean, batch.logvar
+    """The loss with the capacity that training ends with, which BetaVAE holds in float32 whatever its module is in."""
+    if hasattr(experiment.model, "C_max"):
+        experiment.model.C_max = experiment.model.C_max.double()
+        experiment.model.num_iter = _CAPACITY_STEPS
+    arguments = batch.pixels, batch.x, batch.mean, batch.second
     return experiment.model.loss_function(*arguments, M_N=experiment.params["kld_weight"])["loss"].sum()
 
 

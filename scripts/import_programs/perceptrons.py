@@ -3,7 +3,9 @@
 import dataclasses
 import math
 from typing import Any
+from unittest import mock
 
+import torch
 from torch import Tensor
 
 from import_programs.definitions import Code
@@ -23,8 +25,15 @@ def _pyro_loss(code: Code, model: Any, batch: Batch) -> Tensor:
 
 
 def _yunjey_loss(code: Code, model: Any, batch: Batch) -> Tensor:
-    values = {"x": batch.x, "x_reconst": batch.pixels, "mu": batch.mean, "log_var": batch.logvar}
+    values = {"x": batch.x, "x_reconst": batch.pixels, "mu": batch.mean, "log_var": batch.second}
     return code.evaluate(("reconst_loss", "kl_div", "loss"), **values) / len(batch.x)
+
+
+def _dragen_loss(code: Code, model: Any, batch: Batch) -> Tensor:
+    with mock.patch.object(torch, "randn_like", return_value=batch.eps):
+        pixels, divergence = model(batch.x.reshape(-1, 1, 28, 28))
+    error = model.criteon(pixels, batch.x.reshape(pixels.shape))
+    return code.evaluate(("elbo", "loss"), loss=error, kld=divergence)
 
 
 def _timbmg(code: Code, **kinds: Any) -> Any:
@@ -58,7 +67,7 @@ def _pythae(loss: str) -> dict[str, Any]:
         ),
         "encode": encode,
         "decode": lambda model, z, labels: model.decoder(z)["reconstruction"],
-        "loss": lambda code, model, b: model.loss_function(b.pixels, b.x, b.mean, b.logvar, b.z)[0],
+        "loss": lambda code, model, b: model.loss_function(b.pixels, b.x, b.mean, b.second, b.z)[0],
         "save": save,
         "flat": False,
         "names": {"dataclass": dataclasses.dataclass},  # pydantic's checks the fields' types, too
@@ -70,13 +79,17 @@ _EXAMPLES: dict[str, Any] = {
     "encode": lambda model, x, labels: model.encode(x),
     "decode": lambda model, z, labels: model.decode(z),
 }
-_SEQUENTIAL: dict[str, Any] = {"decode": lambda model, z, labels: model.decoder(z)}
+_AUTOENCODER: dict[str, Any] = {
+    "encode": lambda model, x, labels: (model.encoder(x), None),
+    "decode": lambda model, z, labels: model.decoder(z),
+}
+_DRAGEN = "lesson55-VAE实战"
 _TIMBMG: dict[str, Any] = {
     "repository": "VAE-CVAE-MNIST",
     "files": ("utils.py", "models.py", "train.py"),
     "encode": lambda model, x, labels: model.encoder(x, *labels),
     "decode": lambda model, z, labels: model.inference(z, *labels),
-    "loss": lambda code, model, b: code["loss_fn"](b.pixels, b.x, b.mean, b.logvar),
+    "loss": lambda code, model, b: code["loss_fn"](b.pixels, b.x, b.mean, b.second),
 }
 
 PROGRAMS = (
@@ -102,11 +115,29 @@ PROGRAMS = (
         "pytorch-beginner",
         ("08-AutoEncoder/simple_autoencoder.py",),
         lambda code: code["autoencoder"](),
-        lambda model, x, labels: (model.encoder(x), None),
         loss=lambda code, model, b: code["criterion"](b.pixels, b.x),
         given={"range": "signed", "posterior": "point"},
         assigned=("criterion",),
-        **_SEQUENTIAL,
+        **_AUTOENCODER,
+    ),
+    Program(
+        "dragen1860/Deep-Learning-with-PyTorch-Tutorials, AE",
+        "Deep-Learning-with-PyTorch-Tutorials",
+        (f"{_DRAGEN}/ae.py", f"{_DRAGEN}/main.py"),
+        lambda code: code["AE"](),
+        loss=lambda code, model, b: code["criteon"](b.pixels, b.x),
+        assigned=("criteon",),
+        **_AUTOENCODER,
+    ),
+    Program(
+        "dragen1860/Deep-Learning-with-PyTorch-Tutorials, VAE",
+        "Deep-Learning-with-PyTorch-Tutorials",
+        (f"{_DRAGEN}/vae.py", f"{_DRAGEN}/main.py"),
+        lambda code: code["VAE"](),
+        lambda model, x, labels: model.encoder(x).chunk(2, dim=1),
+        lambda model, z, labels: model.decoder(z),
+        _dragen_loss,
+        scale=True,
     ),
     Program(**_pythae("mse"), constant=392 * _LOG_2PI),
     Program(**_pythae("bce")),

@@ -20,8 +20,8 @@ class Batch(NamedTuple):
     """The labels `[n]`, if the program has classes."""
     mean: Tensor
     """`[n, latent]`, as the following."""
-    logvar: Tensor | None
-    """None for an autoencoder."""
+    second: Tensor | None
+    """Its log-variance, or its standard deviation; None for an autoencoder."""
     eps: Tensor
     """Standard normals."""
     z: Tensor
@@ -52,7 +52,7 @@ class Program(NamedTuple):
     build: Callable[[Code], Any]
     """Makes the model from what the files define, with the program's own sizes."""
     encode: Callable[[Any, Tensor, list[Tensor]], tuple[Tensor, Tensor | None]]
-    """Mean and log-variance of images, or code and None; the list holds the labels, if there are any."""
+    """Mean and log-variance of images, or code and None; the list contains the labels, if there are any."""
     decode: Callable[[Any, Tensor, list[Tensor]], Tensor]
     """The pixels' means, of latents `[n, latent]`."""
     loss: Loss | None = None
@@ -63,6 +63,8 @@ class Program(NamedTuple):
     """Height, width and channels."""
     flat: bool = True
     """Whether its encoder takes flattened images `[n, channels * height * width]`."""
+    scale: bool = False
+    """Whether its encoder gives a standard deviation, not a log-variance."""
     classes: int = 0
     given: Mapping[str, str] = MappingProxyType({})
     """The flags of `import` that its tensors need, and their values."""
@@ -86,6 +88,6 @@ def summed(function: str, reverse: bool = False) -> Loss:
 
     def loss(code: Code, model: Any, batch: Batch) -> Tensor:
         pair = (batch.x, batch.pixels) if reverse else (batch.pixels, batch.x)
-        return code[function](*pair, batch.mean, batch.logvar) / len(batch.x)
+        return code[function](*pair, batch.mean, batch.second) / len(batch.x)
 
     return loss
