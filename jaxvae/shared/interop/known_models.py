@@ -51,6 +51,9 @@ _SEQUENTIAL = (
     Rule("decoder.{2n}.*", _LOGITS),
 )
 
+_TWO_ACTIVATIONS = (
+    "sksq96/pytorch-vae's vae.ipynb, which no model here is: its encoder has LeakyReLU(0.2) and its decoder ReLU"
+)
 _EXPORT_LOSS = "an export doesn't say its loss: that of the preset is taken; give --preset for another"
 _EXPORTS = {"flax": "Flax or Orbax", "torch-hwc": "torch"}
 
@@ -125,8 +128,8 @@ SOURCES = (
         counted="encoder.{2i}.weight",
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
-        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows, as in "
-        "sksq96/pytorch-vae",
+        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows",
+        shared=_TWO_ACTIVATIONS,
     ),
     Source(
         "sequential-logvar",
@@ -137,6 +140,7 @@ SOURCES = (
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for the "
         "log-variance, with no ReLU after them; give --posterior relu-sigma if the second is sigma after a ReLU",
+        shared=_TWO_ACTIVATIONS,
     ),
     Source(
         "antixk",
@@ -190,6 +194,8 @@ SOURCES = (
             Rule("decoder.fc21.*", _LOGITS),
         ),
         model=(("activation", "softplus"), ("posterior", "log-sigma")),
+        loss="Pyro's Trace_ELBO estimates the KL divergence from the sampled latents, and the loss here has it "
+        "exactly; the two are equal in the mean",
     ),
     Source(
         "jackson-kang",

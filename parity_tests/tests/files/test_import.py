@@ -353,7 +353,9 @@ SHARED = {
     "pytorch-examples": "L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error",
     "antixk": "IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE",
     "pythae": "BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE",
-    "sequential-halves": "they fit a pair of nn.Sequential, whose encoder gives mean and log-variance, too (--preset",
+    "pyro": "Trace_ELBO estimates the KL divergence from the sampled latents, and the loss here has it exactly",
+    "sequential-halves": "its encoder has LeakyReLU(0.2) and its decoder ReLU; they fit a pair of nn.Sequential, whose "
+    "encoder gives mean and log-variance, too (--preset",
 }
 
 
