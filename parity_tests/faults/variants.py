@@ -25,14 +25,14 @@ J, T = jaxvae.layers, torchvae.layers
 dist, objectives = torchvae.distributions, torchvae.objectives
 
 
-def same_padding(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def same_padding(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     axes = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, precision="highest")
 
 
-def at_the_start(x: jax.Array, kernel: jax.Array, stride: int, more: tuple[int, int]) -> jax.Array:
-    padding = tuple((1 + extra, 1) for extra in more)
-    return jax.lax.conv_transpose(x, kernel, (2, 2), padding, transpose_kernel=True, precision="highest")
+def at_the_start(x: jax.Array, kernel: jax.Array, stride: int, padding: int, more: tuple[int, int]) -> jax.Array:
+    pads = tuple((padding + extra, padding) for extra in more)
+    return jax.lax.conv_transpose(x, kernel, (2, 2), pads, transpose_kernel=True, precision="highest")
 
 
 def kept(change: Callable[..., None]) -> Callable[[Any], Any]:
@@ -100,12 +100,12 @@ def share(change: Callable[[Any, Any], float]) -> Callable[[Any], Any]:
 FAULTS = [
     # Convolutions and batch norm.
     Fault(J._Conv, "__call__",
-          "`convolve(x, kernel, self.stride)` becomes `jax.lax.conv_general_dilated(x, kernel, "
+          "`convolve(x, kernel, self.stride, self.pad)` becomes `jax.lax.conv_general_dilated(x, kernel, "
           '(self.stride,) * 2, "SAME",dimension_numbers=("NHWC", "HW...`',
           during(J, convolve=same_padding),
           "'SAME' padding: at the end only", ground="conv"),
     Fault(J._ConvTranspose, "__call__",
-          "`transposed(x, kernel, self.stride, self.more)` becomes `jax.lax.conv_transpose(x, "
+          "`transposed(x, kernel, self.stride, self.pad, self.more)` becomes `jax.lax.conv_transpose(x, "
           "kernel, (2, 2), tuple((1 + more, 1) for more in self.more),transpose_ke...`",
           during(J, transposed=at_the_start), UNKNOWN, ground="conv"),
     Fault(J.BatchNorm, "__call__", "`* (count / (count - 1))` becomes ``",

@@ -157,9 +157,12 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
         *(plain.objective, plain.model.likelihood),
         plain.model.variance,
     )
+    layers = f"hidden {' '.join(map(str, model.hidden))}"
+    if model.network == "layers":
+        layers = f"encoder {' '.join(model.encoder)}, decoder {' '.join(model.decoder)}"
     lines = [
         f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
-        f"sizes: image {height}x{width}x{channels}, hidden {' '.join(map(str, model.hidden))}, latent {model.latent}",
+        f"sizes: image {height}x{width}x{channels}, {layers}, latent {model.latent}",
         f"loss: that of the preset {adopted.match.preset}{'' if same else ', but for the flags given'}",
         *(f"note: {note}" for note in adopted.notes),
     ]

@@ -180,6 +180,8 @@ def _sized(
             image = _flat_image(axes["decoder.logits.weight"][0], image, where)
         case "conv":
             image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
+        case "layers":
+            raise InputError(f"{where} can't be imported to the network layers; give --network mlp or conv.")
         case kind:
             assert_never(kind)
     return replace(model, image=image, hidden=widths, latent=latents - model.classes)
