@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import jaxvae.objectives
 import torchvae.objectives
-from import_programs import convolutional, linen, perceptrons
+from import_programs import convolutional, layered, linen, perceptrons
 from import_programs.definitions import Code, git
 from import_programs.program import Batch, Program
 from jaxvae.shared import cli
@@ -31,7 +31,7 @@ _IMAGES, _TOLERANCE = 16, 1e-12
 _NAMES = ("mean", "second", "pixels", "loss")
 _HEAD = ("program", "commit", "mean", "log-variance", "pixels", "loss", "constant")
 
-PROGRAMS = (*perceptrons.PROGRAMS, *linen.PROGRAMS, *convolutional.PROGRAMS)
+PROGRAMS = (*perceptrons.PROGRAMS, *linen.PROGRAMS, *convolutional.PROGRAMS, *layered.PROGRAMS)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _timbmg(code: Code, **kinds: Any) -> Any:
     return code["VAE"]([784, 256], 2, [256, 784], **kinds)
 
 
-def _pythae(loss: str) -> dict[str, Any]:
+def pythae(loss: str) -> dict[str, Any]:
     """The fields of pythae's program with one of its losses."""
 
     def save(code: Code, model: Any, folder: Any) -> Any:
@@ -139,8 +139,8 @@ PROGRAMS = (
         _dragen_loss,
         scale=True,
     ),
-    Program(**_pythae("mse"), constant=392 * _LOG_2PI),
-    Program(**_pythae("bce")),
+    Program(**pythae("mse"), constant=392 * _LOG_2PI),
+    Program(**pythae("bce")),
     Program(
         "Pyro, examples/vae",
         "pyro",

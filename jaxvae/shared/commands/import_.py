@@ -34,7 +34,8 @@ class Import:
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
     nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, and the tutorials
-    of Jackson-Kang and lyeoni; known files are safetensors, PyTorch pickles (where torch is installed; their code is
+    of Jackson-Kang and lyeoni, and the convolutional VAEs of 1Konny/Beta-VAE, YannDubs/disentangling-vae, pythae (for
+    MNIST) and sksq96/pytorch-vae; known files are safetensors, PyTorch pickles (where torch is installed; their code is
     never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
 
     A table is a JSON file: {"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}, where {i}

@@ -129,6 +129,23 @@ def maps(layers: Sequence[Word], given: Map, network: str) -> list[Map]:
     return result
 
 
+def image(decoder: Sequence[str]) -> Map:
+    """Compute the image that a decoder's words give, or the `square` of all numbers if the last is a linear layer."""
+    layers = words(decoder, "decoder")
+    made = maps(layers, (1, 1, 1), "decoder")[-1]
+    return square(made[2]) or made if layers[-1].kind == "linear" and made[:2] == (1, 1) else made
+
+
+def square(pixels: int) -> Map | None:
+    """The square image with this number of values, grey if possible, or else in three colours; None if there is
+    none."""
+    for channels in (1, 3):
+        edge = math.isqrt(max(0, pixels) // channels)
+        if edge and edge * edge * channels == pixels:
+            return (edge, edge, channels)
+    return None
+
+
 def check(encoder: Sequence[str], decoder: Sequence[str], image: Map, latent: int) -> None:
     """Check that the words of both networks fit one another and the image.
 

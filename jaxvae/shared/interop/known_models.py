@@ -3,10 +3,13 @@
 A program is recognised by the names of its tensors, without the prefixes of wrappers; sizes come from their shapes.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.choices import Output
+from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.interop.name_mapping import Laid, Rule
 
@@ -21,6 +24,14 @@ class Source(NamedTuple):
     rules: tuple[Rule, ...]
     model: tuple[tuple[str, Any], ...] = ()
     """Fields of its model that are otherwise than the preset's, and their values."""
+    encoder: tuple[str, ...] = ()
+    """The words of its encoder's layers, for the network `layers`, with * for the outputs, which the shapes give."""
+    decoder: tuple[str, ...] = ()
+    """Those of its decoder."""
+    objective: tuple[tuple[str, Any], ...] = ()
+    """Fields of its objective that are otherwise than the preset's, and their values."""
+    channels: int = 0
+    """The channels of its images, where its loss depends on them; 0 for any."""
     counted: str = ""
     """A pattern of tensor names; their number gives that of the hidden layers. Empty where it is `depth`."""
     depth: int = 1
@@ -39,8 +50,18 @@ class Source(NamedTuple):
     """The output that the program has in any range."""
 
     def over(self, base: Spec) -> Spec:
-        """Return the configuration with the program's own fields of the model."""
-        return replace(base, model=replace(base.model, **dict(self.model)))
+        """Return the configuration with the program's own fields of the model, and one output for each *."""
+        fields = dict(self.model)
+        if self.decoder:
+            encoder, decoder = (tuple(w.replace("*", "1") for w in words) for words in (self.encoder, self.decoder))
+            fields |= {"network": "layers", "hidden": (), "image": layer_words.image(decoder)}
+            fields |= {"encoder": encoder, "decoder": decoder}
+        return replace(base, model=replace(base.model, **fields))
+
+    def trained(self) -> Spec:
+        """Return the preset with the program's own fields of the objective."""
+        base = PRESETS[self.preset]
+        return replace(base, objective=replace(base.objective, **dict(self.objective)))
 
 
 _HIDDEN, _MEAN, _LOGVAR = "encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*"
@@ -53,6 +74,10 @@ _SEQUENTIAL = (
 
 _TWO_ACTIVATIONS = (
     "sksq96/pytorch-vae's vae.ipynb, which no model here is: its encoder has LeakyReLU(0.2) and its decoder ReLU"
+)
+_PYTHAE_LOSS = "without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken"
+_PYTHAE_SHARED = (
+    "pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have other losses"
 )
 _EXPORT_LOSS = "an export doesn't say its loss: that of the preset is taken; give --preset for another"
 _EXPORTS = {"flax": "Flax or Orbax", "torch-hwc": "torch"}
@@ -74,6 +99,141 @@ def _exported(laid: Laid) -> list[Source]:
         source("conv", "a convolutional VAE of this project", "conv", [*conv, "decoder.input", *ends], conv[0]),
     ]
 
+
+def _rules(source: str, target: str, places: Sequence[int | str], first: int = 0) -> tuple[Rule, ...]:
+    """A rule for each of these places in the source, for the hidden layers from the first one on."""
+    return tuple(Rule(source.format(place), target.format(first + i)) for i, place in enumerate(places))
+
+
+_HALVED, _DOUBLED = "conv*k4s2p1", "up*k4s2p1"
+_ENCODER_CONV, _ENCODER_LINEAR = "encoder.hidden.{}.conv.*", "encoder.hidden.{}.linear.*"
+_DECODER_CONV, _DECODER_LINEAR = "decoder.hidden.{}.conv.*", "decoder.hidden.{}.linear.*"
+_HALVES, _IN_TURN = "encoder.mean.* + encoder.logvar.*", "encoder.mean.* | encoder.logvar.*"
+_RELU = (("activation", "relu"),)
+_BURGESS: dict[str, Any] = {
+    "encoder": (*[_HALVED] * 4, "linear*", "linear*"),
+    "decoder": ("linear*", "linear*", "linear4x4x*", *[_DOUBLED] * 4),
+}
+_HIGGINS: dict[str, Any] = {
+    "encoder": (*[_HALVED] * 4, "conv*k4"),
+    "decoder": ("linear*", "up*k4", *[_DOUBLED] * 4),
+}
+_HIGGINS_RULES = (
+    *_rules("encoder.{}.*", _ENCODER_CONV, (0, 2, 4, 6, 8)),
+    Rule("encoder.11.*", _HALVES),
+    *_rules("decoder.{}.*", _DECODER_LINEAR, (0,)),
+    *_rules("decoder.{}.*", _DECODER_CONV, (3, 5, 7, 9), 1),
+    Rule("decoder.11.*", _LOGITS),
+)
+_BURGESS_RULES = (
+    *_rules("encoder.{}.*", _ENCODER_CONV, (0, 2, 4, 6)),
+    *_rules("encoder.{}.*", _ENCODER_LINEAR, (9, 11), 4),
+    Rule("encoder.13.*", _HALVES),
+    *_rules("decoder.{}.*", _DECODER_LINEAR, (0, 2, 4)),
+    *_rules("decoder.{}.*", _DECODER_CONV, (7, 9, 11), 3),
+    Rule("decoder.13.*", _LOGITS),
+)
+
+
+def _konny() -> Iterator[Source]:
+    """1Konny/Beta-VAE's models, whose likelihood is that of the data set: dSprites' grey images or colour."""
+    objectives = {
+        "H": (("beta", 4.0),),
+        "B": (("form", "capacity"), ("gamma", 100.0), ("capacity", 20.0), ("capacity_steps", 100_000)),
+    }
+    words = {
+        "H": "--beta 4, the default, with",
+        "B": "gamma 100 and a capacity of 20 nats, as the repository's script, with",
+    }
+    pixels = {
+        1: ("bernoulli", "cross-entropy of dSprites"),
+        3: ("squared-error", "squared error of CelebA and 3dchairs"),
+    }
+    for name, networks, rules in (("H", _HIGGINS, _HIGGINS_RULES), ("B", _BURGESS, _BURGESS_RULES)):
+        for channels, (likelihood, error) in pixels.items():
+            yield Source(
+                f"beta-vae-{name.lower()}-{channels}",
+                f"1Konny/Beta-VAE's BetaVAE_{name}",
+                "pytorch-examples",
+                rules,
+                model=(*_RELU, ("likelihood", likelihood)),
+                **networks,
+                objective=objectives[name],
+                channels=channels,
+                loss=f"the tensors don't show its objective: {words[name]} the {error}, is taken; give --preset "
+                "pytorch-examples, with its own --beta and --likelihood, for another",
+            )
+
+
+def _disvae(edge: int) -> Source:
+    """YannDubs/disentangling-vae's model for images of 64x64 or 32x32 pixels."""
+    down, up = ("conv1", "conv2", "conv3", "conv_64"), ("convT_64", "convT1", "convT2")
+    less = 0 if edge == 64 else 1
+    return Source(
+        f"disvae-{edge}",
+        f"YannDubs/disentangling-vae's Burgess model of {edge}x{edge} images",
+        "pytorch-examples",
+        (
+            *_rules("encoder.{}.*", _ENCODER_CONV, down[: 4 - less]),
+            *_rules("encoder.{}.*", _ENCODER_LINEAR, ("lin1", "lin2"), 4 - less),
+            Rule("encoder.mu_logvar_gen.*", _IN_TURN),
+            *_rules("decoder.{}.*", _DECODER_LINEAR, ("lin1", "lin2", "lin3")),
+            *_rules("decoder.{}.*", _DECODER_CONV, up[less:], 3),
+            Rule("decoder.convT3.*", _LOGITS),
+        ),
+        model=_RELU,
+        encoder=_BURGESS["encoder"][less:],
+        decoder=_BURGESS["decoder"][: 7 - less],
+        objective=(("form", "capacity"), ("gamma", 100.0), ("capacity", 25.0)),
+        loss="the tensors don't show its loss: betaB, the default, is taken, with gamma 100 and a capacity of 25 nats; "
+        "give --preset pytorch-examples for VAE, and --beta for betaH; factor and btcvae are no losses here",
+    )
+
+
+_LAYERED = (
+    *_konny(),
+    _disvae(64),
+    _disvae(32),
+    Source(
+        "pythae-mnist",
+        "pythae's VAE with Encoder_Conv_VAE_MNIST and Decoder_Conv_AE_MNIST",
+        "gaussian",
+        (
+            *_rules("encoder.layers.{}.0.*", _ENCODER_CONV, range(4)),
+            *_rules("encoder.layers.{}.1.*", "encoder.hidden.{}.norm.*", range(4)),
+            Rule("encoder.embedding.*", _MEAN),
+            Rule("encoder.log_var.*", _LOGVAR),
+            *_rules("decoder.layers.{}.*", _DECODER_LINEAR, (0,)),
+            *_rules("decoder.layers.{}.0.*", _DECODER_CONV, (1, 2), 1),
+            *_rules("decoder.layers.{}.1.*", "decoder.hidden.{}.norm.*", (1, 2), 1),
+            Rule("decoder.layers.3.0.*", _LOGITS),
+        ),
+        model=_RELU,
+        encoder=(f"{_HALVED}+norm",) * 4,
+        decoder=("linear4x4x*+plain", "up*k3s2p1+norm", "up*k3s2p1o1+norm", "up*k3s2p1o1"),
+        loss=_PYTHAE_LOSS,
+        shared=_PYTHAE_SHARED,
+    ),
+    Source(
+        "sksq96-cnn",
+        "sksq96/pytorch-vae's vae-cnn.ipynb",
+        "pytorch-examples",
+        (
+            *_rules("encoder.{}.*", _ENCODER_CONV, (0, 2, 4, 6)),
+            Rule("fc1.*", _MEAN),
+            Rule("fc2.*", _LOGVAR),
+            Rule("fc3.*", "decoder.hidden.0.linear.*"),
+            *_rules("decoder.{}.*", _DECODER_CONV, (1, 3, 5), 1),
+            Rule("decoder.7.*", _LOGITS),
+        ),
+        model=_RELU,
+        encoder=("conv*k4s2",) * 4,
+        decoder=("linear*+plain", "up*k5s2", "up*k5s2", "up*k6s2", "up*k6s2"),
+        objective=(("beta", 1 / (32 * 32)),),
+        loss="its loss averages the KL divergence over latents too and sums the cross-entropy over the batch: --beta "
+        "1/1024, as for its 32 latents in batches of 32, is taken",
+    ),
+)
 
 _TIMBMG = (
     Rule("encoder.MLP.L{i}.*", "encoder.hidden.{i}.*"),
@@ -178,9 +338,8 @@ SOURCES = (
             Rule("decoder.layers.{n}.0.*", _LOGITS),
         ),
         counted="encoder.layers.{i}.0.weight",
-        loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
-        shared="pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have "
-        "other losses",
+        loss=_PYTHAE_LOSS,
+        shared=_PYTHAE_SHARED,
     ),
     Source(
         "pyro",
@@ -256,5 +415,6 @@ SOURCES = (
             Rule("decoder.fc2.*", _LOGITS, "flax"),
         ),
     ),
+    *_LAYERED,
     *(source for laid in ("flax", "torch-hwc") for source in _exported(laid)),
 )

@@ -187,7 +187,8 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
     layers += [
         _linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)
     ]
-    layers.append(_linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))._replace(unflattened=flat))
+    first = _linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))
+    layers.append(first._replace(unflattened=flat, size=size[-1]))
     for i, (small, large) in enumerate(zip(size[:0:-1], size[-2::-1], strict=True)):
         # A transposed convolution gives (n - 1) * stride - 2 * padding + kernel = 2n - 1, and what is added.
         more = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)

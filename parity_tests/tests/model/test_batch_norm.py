@@ -1,5 +1,7 @@
 """Batch norm and the activations, number by number, against numpy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ SCALE, BIAS, MEAN, VAR = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size
 ACTIVATIONS: dict[Activation, float] = {  # and the slope at 0
     **{"relu": 0.0, "tanh": 1.0, "leaky-relu": 0.01, "leaky-relu-0.2": 0.2, "softplus": 0.5, "elu": 1.0}
 }
-LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2))
+LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2), normed=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +45,8 @@ def normalize(package: str, x: np.ndarray, train: bool = True, weights: np.ndarr
         shares = np.full(len(x), 1 / len(x)) if weights is None else weights
         y = norm(jnp.asarray(x), jaxvae.Training(jnp.asarray(shares.astype(dtype))) if train else None)
         return np.asarray(y), np.asarray(norm.mean[...]), np.asarray(norm.var[...])
-    norm = torchvae.nets.Block(LAYER).norm.to(torch.tensor(x).dtype).train(train)
+    norm: Any = torchvae.nets.Block(LAYER).norm
+    norm = norm.to(torch.tensor(x).dtype).train(train)
     values = {"weight": SCALE, "bias": BIAS, "running_mean": MEAN, "running_var": VAR}
     norm.load_state_dict({name: torch.tensor(value) for name, value in values.items()}, strict=False)
     with torch.no_grad():
