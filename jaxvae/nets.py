@@ -46,7 +46,7 @@ class ConvEncoder(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "encoder")
-        self.spec = spec
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
         self.hidden = nnx.List([Block(layer, rngs=rngs) for layer in hidden])
         self.flat = hidden[0].kind == "linear"
         for name in layout.heads(spec):
@@ -56,7 +56,7 @@ class ConvEncoder(nnx.Module):
         x = with_labels(self.spec, x, labels) if self.flat else maps(self.spec, x, labels)
         for i, block in enumerate(self.hidden):
             x = block(x, training)
-            x = dropped(x if block.plain else activate(self.spec, x), training, i)
+            x = dropped(x if block.plain else activate(self.active[i], x), training, i)
         x = x.reshape(x.shape[0], -1)
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
@@ -102,7 +102,7 @@ class LayersDecoder(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "decoder")
-        self.spec = spec
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
         self.hidden = nnx.List([Block(layer, rngs=rngs) for layer in hidden])
         self.flat = layers["decoder", "logits"].kind == "linear"
         for name in (*layout.tails(spec), *layout.scalar_parameters(spec)):
@@ -112,7 +112,7 @@ class LayersDecoder(nnx.Module):
         z = with_labels(self.spec, z, labels)[:, None, None]
         for i, block in enumerate(self.hidden):
             z = block(z, training)
-            z = dropped(z if block.plain else activate(self.spec, z), training, len(self.spec.encoder) + i)
+            z = dropped(z if block.plain else activate(self.active[i], z), training, len(self.spec.encoder) + i)
         return decoded(self, z.reshape(z.shape[0], -1) if self.flat else z)
 
 

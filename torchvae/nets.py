@@ -41,7 +41,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "encoder")
-        self.spec = spec
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
         self.hidden = nn.ModuleList([Block(layer) for layer in hidden])
         self.flat = hidden[0].kind == "linear"
         for name in layout.heads(spec):
@@ -51,7 +51,7 @@ class ConvEncoder(nn.Module):
         x = with_labels(self.spec, x, labels) if self.flat else maps(self.spec, x, labels)
         for i, block in enumerate(self.hidden):
             x = block(x)
-            x = dropped(x if block.plain else activate(self.spec, x), training, i)
+            x = dropped(x if block.plain else activate(self.active[i], x), training, i)
         x = x.flatten(1)
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
@@ -100,7 +100,7 @@ class LayersDecoder(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "decoder")
-        self.spec = spec
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
         self.hidden = nn.ModuleList([Block(layer) for layer in hidden])
         self.flat = layers["decoder", "logits"].kind == "linear"
         for name in (*layout.tails(spec), *layout.scalar_parameters(spec)):
@@ -110,7 +110,7 @@ class LayersDecoder(nn.Module):
         z = with_labels(self.spec, z, labels)[:, :, None, None]
         for i, block in enumerate(self.hidden):
             z = block(z)
-            z = dropped(z if block.plain else activate(self.spec, z), training, len(self.spec.encoder) + i)
+            z = dropped(z if block.plain else activate(self.active[i], z), training, len(self.spec.encoder) + i)
         return decoded(self, z.flatten(1) if self.flat else z)
 
 

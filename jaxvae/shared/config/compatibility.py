@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
@@ -79,9 +80,10 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"mixed units need a KL divergence beside a mean pixel's error, and {form} has none"
     if images.corruption == "dropout" and images.range == "signed":
         yield "dropout sets pixels to 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
-    words = (*model.encoder, *model.decoder[:-1])
-    if model.activation != ModelSpec.activation and not (model.hidden or any("plain" not in word for word in words)):
-        none = "every word ends in +plain" if words else "hidden is empty"
+    words = [*layer_words.words(model.encoder, "encoder"), *layer_words.words(model.decoder[:-1], "decoder")]
+    followed = model.hidden or any(not word.plain and word.activation is None for word in words)
+    if model.activation != ModelSpec.activation and not followed:
+        none = "every word ends in +plain or in an activation" if words else "hidden is empty"
         yield f"the activation {model.activation} needs hidden layers, and {none}; give --activation relu"
     if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"

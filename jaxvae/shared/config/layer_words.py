@@ -6,8 +6,9 @@ A map is height, width and channels; what a linear layer gives, and a latent, is
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
@@ -17,8 +18,9 @@ HELP = (
     "`conv32k4s2p1` is a convolution to 32 channels with a 4x4 kernel, stride 2 and padding 1, without s and p stride "
     "1 and padding 0; `up32k4s2p1o0` is its transpose, whose output is o0 larger at the end; `linear256` gives 256 "
     "features and `linear4x4x32` a map of height 4, width 4 and 32 channels. `+norm` after a word is batch norm before "
-    "the activation, `+plain` no activation."
+    "the activation, `+plain` no activation, and `+tanh`, or another of them, that activation in place of the model's."
 )
+_ACTIVATIONS = ("plain", *get_args(Activation))
 _MOST = 2**31  # numbers in a map
 _SPATIAL = re.compile(r"(conv|up)(\d{1,9})k(\d{1,9})(?:s(\d{1,9}))?(?:p(\d{1,9}))?(?:o(\d{1,9}))?")
 _LINEAR = re.compile(r"linear(\d{1,9})(?:x(\d{1,9})x(\d{1,9}))?")
@@ -40,6 +42,8 @@ class Word(NamedTuple):
     norm: bool = False
     plain: bool = False
     """Whether no activation follows."""
+    activation: Activation | None = None
+    """The activation that follows in place of the model's."""
 
     def gives(self, given: Map) -> Map:
         """The map it makes of another; its height or width is not positive where that is too small."""
@@ -68,9 +72,12 @@ def parse(text: str, network: str) -> Word:
         InputError: If it is no such word, or a number in it is invalid.
     """
     name, *endings = text.split("+")
-    if sorted(set(endings)) != sorted(endings) or not {"norm", "plain"}.issuperset(endings):
-        raise _invalid(network, f"words that end in nothing, +norm or +plain, found {shown(text)}")
-    after: dict[str, Any] = {"norm": "norm" in endings, "plain": "plain" in endings}
+    last = [ending for ending in endings if ending in _ACTIVATIONS]
+    if sorted(set(endings)) != sorted(endings) or len(last) > 1 or not {"norm", *last}.issuperset(endings):
+        allowed = ", ".join(f"+{ending}" for ending in _ACTIVATIONS)
+        raise _invalid(network, f"words that end in nothing, +norm or one of {allowed}, found {shown(text)}")
+    own = next((ending for ending in last if ending != "plain"), None)
+    after: dict[str, Any] = {"norm": "norm" in endings, "plain": "plain" in endings, "activation": own}
     if found := _LINEAR.fullmatch(name):
         first, width, channels = (int(n or 1) for n in found.groups())
         made = (first, (1, 1)) if found[2] is None else (channels, (first, width))

@@ -79,7 +79,7 @@ def _name(layer: layout.Layer) -> str:
 
 def _words(spec: Spec, layer: layout.Layer) -> str:
     hidden = "hidden" in layer.path
-    activation = spec.model.activation if layer.path[0] != "discriminator" else "relu"
+    activation = (layer.activation or spec.model.activation) if layer.path[0] != "discriminator" else "relu"
     after = f", {activation}" if hidden and not layer.normed and not layer.plain else ""
     rectified = layer.path[0] == "encoder" and not hidden and spec.model.posterior.startswith("relu-")
     sizes = f"{layer.inputs} -> {layer.outputs}"

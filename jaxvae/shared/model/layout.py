@@ -4,11 +4,13 @@ The weight file uses PyTorch's names and layout. Nothing outside this file trans
 """
 
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple, assert_never
 
 import numpy as np
 
 from jaxvae.shared.config import layer_words
+from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ModelSpec
 
@@ -39,6 +41,8 @@ class Layer(NamedTuple):
     padding: int = PADDING
     plain: bool = False
     """Whether a hidden layer has no activation after it, or after its batch norm."""
+    activation: Activation | None = None
+    """The activation after a hidden layer, or after its batch norm, in place of the model's."""
 
 
 class Parameter(NamedTuple):
@@ -139,6 +143,11 @@ def hidden_layers(spec: ModelSpec, network: str) -> list[Layer]:
     return [layer for layer in layers(spec) if layer.path[:2] == (network, "hidden") and layer.kind != "norm"]
 
 
+def activated(spec: ModelSpec, layer: Layer) -> ModelSpec:
+    """The model with the activation that follows this layer."""
+    return spec if layer.activation is None else replace(spec, activation=layer.activation)
+
+
 def channels(layer: Layer) -> int:
     """The channels of what a layer gives: its outputs, or those of the map they make."""
     return layer.unflattened[0] if layer.unflattened else layer.outputs
@@ -202,7 +211,7 @@ def _word_layers(spec: ModelSpec) -> list[Layer]:
             result.append(layer)
             if word.norm:
                 norm = Layer((network, "hidden", i, "norm"), "norm", given[2], given[2], given[:2])
-                result.append(norm._replace(plain=word.plain))
+                result.append(norm._replace(plain=word.plain, activation=word.activation))
         if network == "encoder":
             head = _linear((), math.prod(given), spec.latent)._replace(flattened=(given[2], *given[:2]))
             result += [head._replace(path=("encoder", name)) for name in heads(spec)]
@@ -218,7 +227,8 @@ def of_word(path: Path, word: layer_words.Word, given: layer_words.Map) -> Layer
     if word.kind == "linear":
         flat, made = (given[2], *given[:2]), (channels, height, width)
         layer = Layer(path, "linear", math.prod(flat), math.prod(made), (height, width))
-        return layer._replace(flattened=flat, unflattened=made, normed=word.norm, plain=word.plain)
+        layer = layer._replace(flattened=flat, unflattened=made, normed=word.norm)
+        return layer._replace(plain=word.plain, activation=word.activation)
     return Layer(
         path,
         word.kind,
@@ -231,6 +241,7 @@ def of_word(path: Path, word: layer_words.Word, given: layer_words.Map) -> Layer
         kernel=word.kernel,
         padding=word.padding,
         plain=word.plain,
+        activation=word.activation,
     )
 
 

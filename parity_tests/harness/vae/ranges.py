@@ -76,7 +76,8 @@ def _few(texts: tuple[str, ...], network: str, image: layer_words.Map) -> tuple[
     maps = {"conv": "conv{}k3p1", "conv-transpose": "up{}k3p1", "linear": f"linear{height}x{width}x{{}}"}
 
     def word(layer: layer_words.Word, outputs: int) -> str:
-        return maps[layer.kind].format(outputs) + "+norm" * layer.norm + "+plain" * layer.plain
+        endings = ["norm"] * layer.norm + ["plain"] * layer.plain + ([layer.activation] if layer.activation else [])
+        return "+".join([maps[layer.kind].format(outputs), *endings])
 
     if network == "encoder" or not words:
         return tuple(dict.fromkeys(word(layer, _CHANNELS) for layer in words))

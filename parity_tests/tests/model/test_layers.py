@@ -46,7 +46,12 @@ CASES = {
         images=ImagesSpec(corruption="hidden-dropout", corruption_level=0.3),
     ),
     "linear layers first and last": Spec(
-        model=model((2, 3, 3), "linear2x2x2 up3k2 linear4+norm", "linear1x2x3 conv2k1 linear18", classes=2),
+        model=model(
+            (2, 3, 3),
+            "linear2x2x2+elu up3k2 linear4+norm+tanh",
+            "linear1x2x3 conv2k1+leaky-relu-0.2 linear18",
+            classes=2,
+        ),
         objective=ObjectiveSpec(samples=2),
     ),
 }
@@ -151,8 +156,11 @@ def test_a_configuration_without_words_is_written_as_before_and_read_without_the
 DECODER = "linear4x4x3 up2k4s2p1"
 REFUSED = {
     "conv32": "words such as conv32k4s2p1, up32k4s2p1o0, linear256 or linear4x4x32, found 'conv32'",
-    "conv3k3+relu": "words that end in nothing, +norm or +plain, found 'conv3k3+relu'",
-    "conv3k3+norm+norm": "words that end in nothing, +norm or +plain, found 'conv3k3+norm+norm'",
+    **{
+        f"conv3k3{endings}": "words that end in nothing, +norm or one of +plain, +relu, +tanh, +leaky-relu, "
+        f"+leaky-relu-0.2, +softplus, +elu, found 'conv3k3{endings}'"
+        for endings in ("+gelu", "+norm+norm", "+plain+relu", "+relu+tanh")
+    },
     "conv0k3": "words with positive numbers but for p and o, found 'conv0k3'",
     "conv3k3s0": "words with positive numbers but for p and o, found 'conv3k3s0'",
     "conv3k3s2o1": "words of which only up has an output padding o, found 'conv3k3s2o1'",
@@ -191,13 +199,23 @@ def test_a_decoder_that_gives_no_image_is_refused_in_a_sentence(decoder: str, sa
     ("fields", "says"),
     [
         ({"init": "glorot-data"}, "glorot-data sets one bias per pixel, and a layers decoder has one per channel"),
-        ({"encoder": ("linear3+plain",), "activation": "tanh"}, "needs hidden layers, and every word ends in +plain"),
+        ({"encoder": ("linear3+elu",), "activation": "tanh"}, "and every word ends in +plain or in an activation"),
     ],
 )
 def test_what_words_exclude_is_refused_in_a_sentence(fields: dict, says: str) -> None:
     plain = model((8, 8, 2), "linear3", "linear4x4x3+plain up2k4s2p1")
     with pytest.raises(InputError, match=f"^Invalid configuration: .*{re.escape(says)}"):
         Spec(model=dataclasses.replace(plain, **fields))
+
+
+def test_a_module_of_other_words_is_another_model() -> None:
+    """Its tensors are the same; in JAX the configuration alone says what is computed."""
+    made, spec = (
+        Spec(model=model((8, 8, 2), f"linear3{ending}", DECODER), training=FLOAT64) for ending in ("+tanh", "")
+    )
+    weights = torchvae.from_arrays(made, some_arrays(made))
+    with pytest.raises(InputError, match=r"^encode: the model was made with encoder \('linear3\+tanh',\), the config"):
+        torchvae.encode(spec, weights, torch.zeros(2, 128, dtype=torch.float64))
 
 
 def test_the_default_widths_are_none_for_words() -> None:

@@ -104,15 +104,15 @@ def forward(
     """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, `record`
     receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`, and `change` replaces the
     output of the layer of a name."""
-    model, kinked = spec.model, "relu" in spec.model.activation
-    activation = {
+    model = spec.model
+    activations = {
         "relu": relu,
         "tanh": xp.tanh,
         "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01),
         "leaky-relu-0.2": lambda h: xp.where(h > 0, h, h * 0.2),
         "softplus": lambda h: xp.logaddexp(h, xp.zeros_like(h)),
         "elu": lambda h: xp.where(h > 0, h, xp.expm1(xp.minimum(h, 0))),
-    }[model.activation]
+    }
     seen: Any = batch.x
     corruption: Any = batch.corruption
     if training and spec.images.corruption == "gaussian":
@@ -130,10 +130,10 @@ def forward(
         closest = xp.abs(h).reshape(len(h), -1).min(-1) / xp.maximum(xp.abs(h).max(), 1e-30)
         margins = xp.minimum(margins, closest.reshape(-1, len(margins)).min(0))
 
-    def hidden(h: Any) -> Any:
-        if kinked:
+    def hidden(h: Any, activation: str) -> Any:
+        if "relu" in activation:
             near(h)
-        h = activation(h)
+        h = activations[activation](h)
         mask = next(masks, None)
         return h if mask is None else (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
 
@@ -176,7 +176,7 @@ def forward(
         for layer, after in itertools.zip_longest(layers, layers[1:]):
             h = run(layer, h)
             if not layer.plain and (after is None or after.kind != "norm"):
-                h = hidden(h)
+                h = hidden(h, layer.activation or model.activation)
         return h
 
     layers = layout.by_path(model)
