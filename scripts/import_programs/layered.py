@@ -100,6 +100,7 @@ _MSE_CONSTANT = 392 * float(np.log(2 * np.pi))
 
 def _sksq96_loss(code: Code, model: Any, batch: Batch) -> Tensor:
     """Of two batches, its own 32 images."""
+    assert batch.second is not None
     twice = (torch.cat([tensor, tensor]) for tensor in (batch.pixels, batch.x, batch.mean, batch.second))
     return code["loss_fn"](*twice)[0] / 32
 
