@@ -117,9 +117,15 @@ def _compared(program: Program, clone: Path) -> Row:
             actual = _answers(package, out, program, _flattened(torch.tensor(images)), batch.eps.numpy(), labels)
             for name, value in expected.items():
                 if value is not None:
-                    size = np.abs(actual[name] - np.asarray(value)).max() / max(1.0, np.abs(np.asarray(value)).max())
-                    gaps[name] = max(gaps.get(name, 0.0), float(size))
+                    gaps[name] = float(np.maximum(gaps.get(name, 0.0), _gap(actual[name], np.asarray(value))))
     return Row(program, commit, gaps, constants)
+
+
+def _gap(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference as a share of the largest magnitude or of 1; infinite if the shapes differ."""
+    if actual.shape != expected.shape:
+        return np.inf
+    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
 
 
 def _double(model: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from import_programs.definitions import Code
 from import_programs.perceptrons import pythae
-from import_programs.program import Batch, Program
+from import_programs.program import Batch, Program, summed
 
 
 def _konny(name: str, channels: int, weigh: Any) -> Program:
@@ -114,6 +114,16 @@ PROGRAMS = (
     _disvae(64, 1),
     _disvae(32, 1),
     _pythae_mnist(),
+    Program(
+        "sksq96/pytorch-vae, vae.ipynb",
+        "pytorch-vae",
+        ("vae.ipynb",),
+        lambda code: code["VAE"](),
+        lambda model, x, labels: model.encoder(x).chunk(2, 1),
+        lambda model, z, labels: model.decoder(z),
+        summed("loss_fn"),
+        given={"network": "layers"},
+    ),
     Program(
         "sksq96/pytorch-vae, vae-cnn",
         "pytorch-vae",

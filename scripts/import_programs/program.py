@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     """The labels `[n]`, if the program has classes."""
     mean: Tensor
     """`[n, latent]`, as the following."""
-    second: Tensor | None
+    second: Any
     """Its log-variance, or its standard deviation; None for an autoencoder."""
     eps: Tensor
     """Standard normals."""

@@ -114,7 +114,8 @@ def _require_one_model(path: Path, names: Sequence[str]) -> None:
 def _shared(match: recognition.Match) -> list[str]:
     """What the names of a known program do not show, and who else has them."""
     shared = f"; these are also the names of {match.source.shared}" if match.source.shared else ""
-    others = "".join(f"; they fit {other.title}, too (--preset {other.preset})" for other in match.others)
+    flags = {other.title: other.flag or f"--preset {other.preset}" for other in match.others}
+    others = "".join(f"; they fit {title}, too ({flag})" for title, flag in flags.items())
     return [f"names and shapes fit {match.source.title}, but functions and loss may differ{shared}{others}"]
 
 

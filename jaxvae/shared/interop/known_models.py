@@ -42,6 +42,8 @@ class Source(NamedTuple):
     """Assumption about the layers where names and shapes leave them open."""
     loss: str = ""
     """Assumption about the loss where names and shapes leave it open."""
+    flag: str = ""
+    """The flag that chooses it among programs with the same names; empty if its preset does."""
     shared: str = ""
     """Other programs with the same names, as the object of a sentence."""
     ranges: str = ""
@@ -72,9 +74,6 @@ _SEQUENTIAL = (
     Rule("decoder.{2n}.*", _LOGITS),
 )
 
-_TWO_ACTIVATIONS = (
-    "sksq96/pytorch-vae's vae.ipynb, which no model here is: its encoder has LeakyReLU(0.2) and its decoder ReLU"
-)
 _PYTHAE_LOSS = "without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken"
 _PYTHAE_SHARED = (
     "pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have other losses"
@@ -215,6 +214,21 @@ _LAYERED = (
         shared=_PYTHAE_SHARED,
     ),
     Source(
+        "sksq96",
+        "sksq96/pytorch-vae's vae.ipynb",
+        "pytorch-examples",
+        (
+            Rule("encoder.0.*", "encoder.hidden.0.linear.*"),
+            Rule("encoder.2.*", _HALVES),
+            Rule("decoder.0.*", "decoder.hidden.0.linear.*"),
+            Rule("decoder.2.*", _LOGITS),
+        ),
+        model=_RELU,
+        encoder=("linear*+leaky-relu-0.2",),
+        decoder=("linear*", "linear*"),
+        flag="--network layers",
+    ),
+    Source(
         "sksq96-cnn",
         "sksq96/pytorch-vae's vae-cnn.ipynb",
         "pytorch-examples",
@@ -289,7 +303,6 @@ SOURCES = (
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
         "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows",
-        shared=_TWO_ACTIVATIONS,
     ),
     Source(
         "sequential-logvar",
@@ -300,7 +313,6 @@ SOURCES = (
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for the "
         "log-variance, with no ReLU after them; give --posterior relu-sigma if the second is sigma after a ReLU",
-        shared=_TWO_ACTIVATIONS,
     ),
     Source(
         "antixk",

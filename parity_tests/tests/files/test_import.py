@@ -354,8 +354,7 @@ SHARED = {
     "antixk": "IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE",
     "pythae": "BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE",
     "pyro": "Trace_ELBO estimates the KL divergence from the sampled latents, and the loss here has it exactly",
-    "sequential-halves": "its encoder has LeakyReLU(0.2) and its decoder ReLU; they fit a pair of nn.Sequential, whose "
-    "encoder gives mean and log-variance, too (--preset",
+    "sequential-halves": "they fit a pair of nn.Sequential, whose encoder gives mean and log-variance, too (--preset",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 import safetensors.torch
 
@@ -91,10 +92,16 @@ def test_a_constant_that_import_does_not_print_fails_the_check() -> None:
     program = import_check.PROGRAMS[0]._replace(constant=720.448)
     rows = [
         import_check.Row(program, "", {"loss": gap}, {said})
-        for gap, said in ((0.0, "720.45"), (0.0, ""), (1e-9, "720.45"))
+        for gap, said in ((0.0, "720.45"), (0.0, ""), (1e-9, "720.45"), (np.nan, "720.45"))
     ]
-    assert [row.passed for row in rows] == [True, False, False]
+    assert [row.passed for row in rows] == [True, False, False, False]
     assert rows[0].cells == (program.title, "", "", "", "", "0", "720.45")
+
+
+def test_a_gap_is_not_hidden_by_nan_or_by_broadcasting() -> None:
+    assert import_check._gap(np.ones((2, 1)), np.ones((2, 3))) == np.inf
+    assert np.isnan(import_check._gap(np.array([1.0, np.nan]), np.ones(2)))
+    assert import_check._gap(np.array([3.0, 1.0]), np.array([4.0, 1.0])) == 0.25
 
 
 def test_of_a_file_only_definitions_and_what_is_asked_for_are_executed(tmp_path) -> None:

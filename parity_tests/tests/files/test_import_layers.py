@@ -34,6 +34,8 @@ class Program(NamedTuple):
     decoder: list[tuple[str, nn.Module] | nn.Module]
     words: tuple[str, str]
     loss: dict[str, Any]
+    network: str | None = None
+    """The flag that chooses it among programs with the same names."""
 
 
 def halves(h: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,6 +163,15 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
         ),
         {"form": "elbo", "beta": 1.0, "likelihood": "gaussian"},
     ),
+    "sksq96": lambda: Program(
+        (6, 6, 1),
+        [FLAT, ("encoder.0", L(36, 5)), nn.LeakyReLU(0.2), ("encoder.2", L(5, 2 * LATENT))],
+        halves,
+        [*named("decoder.{}", (0,), L(LATENT, 5)), ("decoder.2", L(5, 36)), nn.Unflatten(1, (1, 6, 6))],
+        ("linear5+leaky-relu-0.2", "linear5 linear36"),
+        {"form": "elbo", "beta": 1.0, "likelihood": "bernoulli"},
+        "layers",
+    ),
     "sksq96-cnn": lambda: Program(
         (64, 64, 3),
         [*named("encoder.{}", (0, 2, 4, 6), C(3, 2, 4, 2), C(2, 3, 4, 2), C(3, 2, 4, 2), C(2, 1, 4, 2)), FLAT],
@@ -215,7 +226,7 @@ def test_a_program_means_here_what_it_means_there(name: str, tmp_path, capsys) -
     net, path = Net(name), tmp_path / "model.safetensors"
     safetensors.torch.save_file(net.state(), path, {"format": "pt"})
     height, width, channels = net.program.image
-    spec, model = torchvae.load_foreign(path)
+    spec, model = torchvae.load_foreign(path, network=net.program.network)
     encoder, decoder = (tuple(words.split()) for words in net.program.words)
     assert (spec.model.image, spec.model.latent, spec.model.hidden) == (net.program.image, LATENT, ())
     assert (spec.model.encoder, spec.model.decoder, spec.model.activation) == (encoder, decoder, "relu")
@@ -232,16 +243,23 @@ def test_a_program_means_here_what_it_means_there(name: str, tmp_path, capsys) -
     expected = net.decode(z).permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(torchvae.decode(spec, model, z).logits, expected, rtol=1e-12, atol=1e-12)
 
-    in_jax = jaxvae.to_arrays(spec, jaxvae.load_foreign(path)[1])
+    in_jax = jaxvae.to_arrays(spec, jaxvae.load_foreign(path, network=net.program.network)[1])
     for array, expected in torchvae.to_arrays(spec, model).items():
         np.testing.assert_array_equal(in_jax[array], expected, err_msg=array)
-    assert cli.main(jaxvae, ["import", str(path), "--out", str(tmp_path / "run")]) == 0
+    flags = [] if net.program.network is None else ["--network", net.program.network]
+    assert cli.main(jaxvae, ["import", str(path), "--out", str(tmp_path / "run"), *flags]) == 0
     printed = capsys.readouterr().out
     assert f"encoder {net.program.words[0]}, decoder {net.program.words[1]}, latent {LATENT}" in printed
     assert (
         cli.main(jaxvae, ["export", str(tmp_path / "run"), "--format", "source", "--out", str(tmp_path / "back")]) == 0
     )
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_the_flag_that_chooses_one_of_two_programs_is_printed(tmp_path, capsys) -> None:
+    safetensors.torch.save_file(Net("sksq96").state(), tmp_path / "file")
+    assert cli.main(torchvae, ["import", str(tmp_path / "file"), "--out", str(tmp_path / "run")]) == 0
+    assert "they fit sksq96/pytorch-vae's vae.ipynb, too (--network layers)" in capsys.readouterr().out
 
 
 def test_every_layered_program_is_tested_here_or_has_the_rules_of_one_that_is() -> None:
