@@ -66,6 +66,17 @@ def equal(training: jaxvae.layers.Training) -> Any:
     return training._replace(weights=jnp.full_like(training.weights, 1 / len(training.weights)))
 
 
+def channels_last(forward):
+    """The map of a linear layer's outputs in height, width, channel order."""
+
+    def wrong(self: torchvae.layers.Block, x: Tensor) -> Tensor:
+        if self.linear is None or self.norm is None:
+            return forward(self, x)
+        return self.norm(self.linear(x.flatten(1)).reshape(x.shape[0], *self.size, -1).permute(0, 3, 1, 2))
+
+    return wrong
+
+
 def in_evaluation(self: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
     return torch.nn.Module.train(self, False)
 
@@ -129,6 +140,14 @@ FAULTS = [
           during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
     Fault(torchvae.train, "train_epoch", "`state.model.train()` becomes `state.model.eval()`",
           during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
+    # Layers in words.
+    Fault(T.Block, "forward", "`reshape(x.shape[0], -1, *self.size)` becomes "
+          "`reshape(x.shape[0], *self.size, -1).permute(0, 3, 1, 2)`",
+          channels_last, UNKNOWN, ground="layers"),
+    Fault(T._ConvTranspose, "forward", "`self.weight` becomes `self.weight.flip(2, 3)`",
+          lambda _: lambda self, x, size=None: F.conv_transpose2d(
+              x, self.weight.flip(2, 3), self.bias, self.stride, self.padding, self.output_padding
+          ), "transposed convolution's kernel not turned round", ground="layers"),
     # Objectives.
     Fault(objectives, "average", '`spec.objective.form == "capacity"` becomes `False`',
           lambda _: lambda spec, terms, weights, step: {n: (t * weights).sum() for n, t in terms.items()},
