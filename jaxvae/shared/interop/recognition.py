@@ -14,9 +14,10 @@ from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.given import Given
-from jaxvae.shared.interop.known_models import SOURCES, Source
+from jaxvae.shared.interop.known_models import SOURCES
 from jaxvae.shared.interop.name_mapping import Shape, entries, mismatches
 from jaxvae.shared.interop.name_table import EXAMPLE, Table
+from jaxvae.shared.interop.source import Source
 from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
 from jaxvae.shared.text import named
