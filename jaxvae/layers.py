@@ -95,7 +95,7 @@ def activate(spec: ModelSpec, x: Array) -> Array:
         case "tanh":
             return jnp.tanh(x)
         case "leaky-relu":
-            return jnp.where(x > 0, x, 0.01 * x)  # slope 0.01 at 0 too, where JAX's own has 1
+            return jnp.where(x > 0, x, spec.slope * x)  # this slope at 0 too, where JAX's own has 1
         case "leaky-relu-0.2":
             return jnp.where(x > 0, x, 0.2 * x)
         case "softplus":

@@ -94,7 +94,7 @@ def activate(spec: ModelSpec, x: Tensor) -> Tensor:
         case "tanh":
             return torch.tanh(x)
         case "leaky-relu":
-            return nn.functional.leaky_relu(x, 0.01)
+            return nn.functional.leaky_relu(x, spec.slope)
         case "leaky-relu-0.2":
             return nn.functional.leaky_relu(x, 0.2)
         case "softplus":

@@ -132,7 +132,7 @@ FAULTS = [
           UNKNOWN, ground="conv"),
     Fault(J.BatchNorm, "__call__", "`var + _EPS` becomes `var + 1e-3`",
           during(J, _EPS=1e-3), "batch norm's eps 1e-3 for 1e-5", ground="conv"),
-    Fault(T, "activate", "`leaky_relu(x, 0.01)` becomes `leaky_relu(x, 0.2)`",
+    Fault(T, "activate", "`leaky_relu(x, spec.slope)` becomes `leaky_relu(x, 0.2)`",
           lambda _: lambda spec, x: F.leaky_relu(x, 0.2), "leaky-relu-0.2 for leaky-relu", ground="conv"),
     Fault(torchvae.nets, "_flat", "`x.permute(0, 2, 3, 1).flatten(1)` becomes `x.flatten(1)`",
           lambda _: lambda x: x.flatten(1), UNKNOWN, ground="conv"),

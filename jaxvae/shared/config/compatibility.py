@@ -85,6 +85,9 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if model.activation != ModelSpec.activation and not followed:
         none = "every word ends in +plain or in an activation" if words else "hidden is empty"
         yield f"the activation {model.activation} needs hidden layers, and {none}; give --activation relu"
+    leaky = "leaky-relu" in (model.activation, *(word.activation for word in words))
+    if model.slope != ModelSpec.slope and not leaky:
+        yield f"only leaky-relu has a slope, and the activation is {model.activation}; give --slope {ModelSpec.slope:g}"
     if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

@@ -56,7 +56,7 @@ class ModelSpec:
     """Number of latent dimensions."""
     network: Annotated[NetworkName, Doc(networks.HELP)] = "mlp"
     activation: Activation = "relu"
-    """Activation after every hidden layer. Below 0 `leaky-relu` has slope 0.01, and `leaky-relu-0.2` slope 0.2;
+    """Activation after every hidden layer. Below 0 `leaky-relu` has slope `slope`, and `leaky-relu-0.2` slope 0.2;
     `softplus` is log(1 + e^x); `elu` is e^x - 1 below 0."""
     posterior: PosteriorName = "gaussian"
     """The encoder's output. `gaussian`: mean and logvar; `log-sigma`: mean and the log of the standard deviation;
@@ -79,6 +79,8 @@ class ModelSpec:
     `glorot-data`: the same, but the decoder's last bias starts at the log-odds of the mean image."""
     encoder: Annotated[tuple[str, ...], Doc(_ENCODER_HELP)] = field(default=(), metadata=LATER)
     decoder: Annotated[tuple[str, ...], Doc(_DECODER_HELP)] = field(default=(), metadata=LATER)
+    slope: float = field(default=0.01, metadata=LATER)
+    """The slope of `leaky-relu` below 0."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -97,6 +99,7 @@ class ModelSpec:
         low, high = _VARIANCES
         require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         require_not_negative("classes", self.classes)
+        require(0 <= self.slope <= 1, "slope", "from 0 to 1", self.slope)
         if self.network == "layers":
             layer_words.check(self.encoder, self.decoder, self.image, self.latent)
 

@@ -127,6 +127,7 @@ def _assumed(spec: Spec, given: Given) -> str:
         range=images.range,
         binarization=images.binarization,
         activation=model.activation if model.hidden or model.network == "layers" else None,
+        slope=model.slope if model.activation == "leaky-relu" else None,
         posterior=model.posterior,
         likelihood=model.likelihood,
         variance=model.variance if model.likelihood == "gaussian" else None,

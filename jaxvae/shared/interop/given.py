@@ -36,6 +36,8 @@ class Given:
     """Its decoder's layers in such words."""
     activation: Activation | None = None
     """Its activation after every hidden layer."""
+    slope: float | None = None
+    """The slope of `leaky-relu` below 0."""
     posterior: PosteriorName | None = None
     """What its encoder's output means: `gaussian` is mean and log-variance; the others as in train."""
     likelihood: LikelihoodName | None = None

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
 from jaxvae.shared.config.networks import NETWORKS
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 
@@ -80,6 +81,8 @@ def _name(layer: layout.Layer) -> str:
 def _words(spec: Spec, layer: layout.Layer) -> str:
     hidden = "hidden" in layer.path
     activation = (layer.activation or spec.model.activation) if layer.path[0] != "discriminator" else "relu"
+    if activation == "leaky-relu" and spec.model.slope != ModelSpec.slope:
+        activation = f"{activation} of slope {spec.model.slope:g}"
     after = f", {activation}" if hidden and not layer.normed and not layer.plain else ""
     rectified = layer.path[0] == "encoder" and not hidden and spec.model.posterior.startswith("relu-")
     sizes = f"{layer.inputs} -> {layer.outputs}"

@@ -123,6 +123,7 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
     return {
         "dtype": spec.training.stored,
         "activation": spec.model.activation,
+        "slope": spec.model.slope,
         "output": mean_of(spec.model.likelihood, spec.model.output, spec.images.range),
         "signed": spec.images.range == "signed",
         "layers": [

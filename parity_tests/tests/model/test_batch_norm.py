@@ -111,9 +111,10 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
 
 
 @both
-@pytest.mark.parametrize(("name", "slope"), ACTIVATIONS.items())
+@pytest.mark.parametrize(("name", "slope"), [*ACTIVATIONS.items(), ("leaky-relu", 0.3)])
 def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, slope: float) -> None:
-    model, at = ModelSpec(activation=name), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
+    leaky: dict[str, Any] = {"slope": slope} if name == "leaky-relu" else {}
+    model, at = ModelSpec(activation=name, **leaky), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
     if package == "jaxvae":
         slopes = np.asarray(jax.vmap(jax.grad(lambda x: nets.activate(model, x)))(jnp.asarray(at)))
         values = np.asarray(nets.activate(model, jnp.asarray(at)))
@@ -124,7 +125,7 @@ def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, 
         assert leaf.grad is not None
         slopes, values = leaf.grad.numpy(), given.detach().numpy()
     assert slopes[2] == slope
-    sides, curved = {"leaky-relu": [0.01, 1], "leaky-relu-0.2": [0.2, 1], "relu": [0, 1]}, 1 - np.tanh(2) ** 2
+    sides, curved = {"leaky-relu": [slope, 1], "leaky-relu-0.2": [0.2, 1], "relu": [0, 1]}, 1 - np.tanh(2) ** 2
     smooth = {"tanh": [curved, curved], "softplus": expit([-2.0, 2.0]), "elu": [np.exp(-2), 1]}
     np.testing.assert_allclose(slopes[[0, 4]], (sides | smooth)[name], rtol=1e-14)
     straight = {each: np.multiply(slope, [-2.0, 2.0]) for each, slope in sides.items()}

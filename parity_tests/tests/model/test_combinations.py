@@ -161,6 +161,7 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     ),
     (dataclasses.replace(LAYERS, hidden=(5,)), O(), I(), "not in hidden; give --hidden with no widths"),
     (dataclasses.replace(LAYERS, network="mlp"), O(), I(), "only the network layers has layers in encoder and decoder"),
+    (M(slope=0.3), O(), I(), "only leaky-relu has a slope, and the activation is relu; give --slope 0.01"),
     (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
     (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
 ]

@@ -41,6 +41,7 @@ CASES = {
             "up3k3+norm linear2x3x2 up1k3s2p1o1+plain conv1k2p1",
             classes=3,
             activation="leaky-relu",
+            slope=0.3,
             likelihood="gaussian-pixel",
         ),
         images=ImagesSpec(corruption="hidden-dropout", corruption_level=0.3),

@@ -108,7 +108,7 @@ def forward(
     activations = {
         "relu": relu,
         "tanh": xp.tanh,
-        "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01),
+        "leaky-relu": lambda h: xp.where(h > 0, h, h * model.slope),
         "leaky-relu-0.2": lambda h: xp.where(h > 0, h, h * 0.2),
         "softplus": lambda h: xp.logaddexp(h, xp.zeros_like(h)),
         "elu": lambda h: xp.where(h > 0, h, xp.expm1(xp.minimum(h, 0))),
