@@ -60,6 +60,7 @@ from .nets import ConvEncoder as ConvEncoder
 from .nets import Decoder as Decoder
 from .nets import Discriminator as Discriminator
 from .nets import Encoder as Encoder
+from .nets import LayersDecoder as LayersDecoder
 from .nets import Training as Training
 from .nets import bind as bind
 from .nets import decode as decode

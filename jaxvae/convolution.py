@@ -1,4 +1,4 @@
-"""Convolutions with 3x3 kernels and a padding of 1, strided and transposed, over images `[batch, height, width,
+"""Convolutions with square kernels and PyTorch's padding, strided and transposed, over images `[batch, height, width,
 channels]`.
 
 XLA has fast convolutions for accelerators. On CPUs its matrix products are fast, but the gradients of strided and
@@ -11,69 +11,71 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxvae.shared.model.layout import KERNEL, PADDING
 
-
-def convolve(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolve images, to heights and widths of ceil(n / stride). kernel: `[3, 3, inputs, outputs]`; stride: 1 or 2."""
+def convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    """Convolve images, to heights and widths of floor((n + 2 * padding - k) / stride) + 1. kernel: `[k, k, inputs,
+    outputs]`."""
     return lax.platform_dependent(
-        x, kernel, cpu=functools.partial(_by_products, stride), default=functools.partial(_by_xla, stride)
+        x,
+        kernel,
+        cpu=functools.partial(_by_products, stride, padding),
+        default=functools.partial(_by_xla, stride, padding),
     )
 
 
-def transposed(x: Array, kernel: Array, stride: int, more: tuple[int, int]) -> Array:
-    """Apply the transpose of `convolve`. kernel: `[3, 3, outputs, inputs]`; more: rows and columns to add to the
+def transposed(x: Array, kernel: Array, stride: int, padding: int, more: tuple[int, int]) -> Array:
+    """Apply the transpose of `convolve`. kernel: `[k, k, outputs, inputs]`; more: rows and columns to add to the
     smallest output, since several sizes have the same convolution."""
-    size = ((n - 1) * stride - 2 * PADDING + KERNEL + rows for n, rows in zip(x.shape[1:3], more, strict=True))
+    edge = len(kernel)
+    size = ((n - 1) * stride - 2 * padding + edge + rows for n, rows in zip(x.shape[1:3], more, strict=True))
     shape = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[2]), x.dtype)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _overlaid(_product(x, _rows(kernel).T), stride, shape),
-        default=lambda x, kernel: jax.linear_transpose(lambda y: _by_xla(stride, y, kernel), shape)(x)[0],
+        cpu=lambda x, kernel: _overlaid(_product(x, _rows(kernel).T), edge, stride, padding, shape),
+        default=lambda x, kernel: jax.linear_transpose(lambda y: _by_xla(stride, padding, y, kernel), shape)(x)[0],
     )
 
 
-def _by_xla(stride: int, x: Array, kernel: Array) -> Array:
-    padding = ((PADDING, PADDING),) * 2
+def _by_xla(stride: int, padding: int, x: Array, kernel: Array) -> Array:
     numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=numbers, precision="highest"
-    )
+    pads = ((padding, padding),) * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers, precision="highest")
 
 
-def _by_products(stride: int, x: Array, kernel: Array) -> Array:
-    if stride == 1 and kernel.shape[3] < kernel.shape[2]:  # nine products of few outputs are less than nine inputs
+def _by_products(stride: int, padding: int, x: Array, kernel: Array) -> Array:
+    edge, (inputs, outputs) = len(kernel), kernel.shape[2:]
+    if stride == 1 and outputs < inputs and padding < edge:  # products to few outputs are less than those of patches
         flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-        shape = jax.ShapeDtypeStruct((*x.shape[:3], kernel.shape[3]), x.dtype)
-        return _overlaid(_product(x, _rows(flipped).T), stride, shape)
-    return _product(_patches(x, stride), _rows(kernel))
+        size = (n + 2 * padding - edge + 1 for n in x.shape[1:3])
+        shape = jax.ShapeDtypeStruct((x.shape[0], *size, outputs), x.dtype)
+        return _overlaid(_product(x, _rows(flipped).T), edge, 1, edge - 1 - padding, shape)
+    return _product(_patches(x, edge, stride, padding), _rows(kernel))
 
 
-def _patches(x: Array, stride: int) -> Array:
-    """The 3x3 pixels around each output, zeros beyond the edge: `[batch, height / stride, width / stride, 9 *
-    channels]`."""
-    return jnp.concatenate([part for row in _neighbours(x, 1, stride) for part in _neighbours(row, 2, stride)], -1)
+def _patches(x: Array, edge: int, stride: int, padding: int) -> Array:
+    """The pixels that each output sees, zeros beyond the edge: `[batch, height, width, edge^2 * channels]` of the
+    outputs."""
+    rows = _neighbours(x, 1, edge, stride, padding)
+    return jnp.concatenate([part for row in rows for part in _neighbours(row, 2, edge, stride, padding)], -1)
 
 
-def _overlaid(patches: Array, stride: int, shape: jax.ShapeDtypeStruct) -> Array:
+def _overlaid(patches: Array, edge: int, stride: int, padding: int, shape: jax.ShapeDtypeStruct) -> Array:
     """The transpose of `_patches`: what all patches have in a pixel, added up."""
-    return jax.linear_transpose(functools.partial(_patches, stride=stride), shape)(patches)[0]
+    cut = functools.partial(_patches, edge=edge, stride=stride, padding=padding)
+    return jax.linear_transpose(cut, shape)(patches)[0]
 
 
-def _neighbours(x: Array, axis: int, stride: int) -> tuple[Array, Array, Array]:
-    """The pixels before, at and after each output along an axis."""
-    if stride == 1:
-        return _shifted(x, axis, 1), x, _shifted(x, axis, -1)
+def _neighbours(x: Array, axis: int, edge: int, stride: int, padding: int) -> list[Array]:
+    """The pixels that the outputs see along an axis: of all outputs the first, then the second, and so on."""
+    n = x.shape[axis]
+    outputs = (n + 2 * padding - edge) // stride + 1
+    steps = outputs - 1 + -(-edge // stride)
+    x = _padded(x, axis, padding, steps * stride - n - padding)
     # A split, since its transpose is a concatenation; that of strided slices is a sum of dilated arrays.
-    half = (x.shape[axis] + 1) // 2
-    pairs = _padded(x, axis, 0, 2 * half - x.shape[axis]).reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
-    at, after = (part.squeeze(axis + 1) for part in lax.split(pairs, (1, 1), axis + 1))
-    return _shifted(after, axis, 1), at, after
-
-
-def _shifted(x: Array, axis: int, by: int) -> Array:
-    return _padded(x, axis, by, -by)
+    apart = x.reshape(*x.shape[:axis], steps, stride, *x.shape[axis + 1 :])
+    phases = [part.squeeze(axis + 1) for part in lax.split(apart, (1,) * stride, axis + 1)]
+    return [lax.slice_in_dim(phases[i % stride], i // stride, i // stride + outputs, axis=axis) for i in range(edge)]
 
 
 def _padded(x: Array, axis: int, before: int, after: int) -> Array:
@@ -82,8 +84,8 @@ def _padded(x: Array, axis: int, before: int, after: int) -> Array:
 
 
 def _rows(kernel: Array) -> Array:
-    """`[9 * kernel.shape[2], kernel.shape[3]]`"""
-    return kernel.reshape(KERNEL**2 * kernel.shape[2], kernel.shape[3])
+    """`[k^2 * kernel.shape[2], kernel.shape[3]]`"""
+    return kernel.reshape(-1, kernel.shape[3])
 
 
 def _product(x: Array, matrix: Array) -> Array:

@@ -27,14 +27,20 @@ class Training(NamedTuple):
 
 
 class Block(nnx.Module):
-    """A convolution, strided or transposed, and its batch norm."""
+    """A layer, strided or transposed convolution or linear, and its batch norm if it has one, from a map to a map."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        self.conv = make(layer, rngs=rngs)
-        self.norm = BatchNorm(layer.outputs)
+        self.linear = make(layer, rngs=rngs) if layer.kind == "linear" else None
+        self.conv = None if layer.kind == "linear" else make(layer, rngs=rngs)
+        self.norm = BatchNorm(layout.channels(layer)) if layer.normed else None
+        self.size, self.plain = layer.size, layer.plain
 
     def __call__(self, x: Array, training: Training | None = None) -> Array:
-        return self.norm(self.conv(x), training)
+        if self.conv is not None:
+            x = self.conv(x)
+        elif self.linear is not None:
+            x = self.linear(x.reshape(x.shape[0], -1)).reshape(x.shape[0], *self.size, -1)
+        return x if self.norm is None else self.norm(x, training)
 
 
 class BatchNorm(nnx.Module):
@@ -89,7 +95,7 @@ def activate(spec: ModelSpec, x: Array) -> Array:
         case "tanh":
             return jnp.tanh(x)
         case "leaky-relu":
-            return jnp.where(x > 0, x, 0.01 * x)  # slope 0.01 at 0 too, where JAX's own has 1
+            return jnp.where(x > 0, x, spec.slope * x)  # this slope at 0 too, where JAX's own has 1
         case "leaky-relu-0.2":
             return jnp.where(x > 0, x, 0.2 * x)
         case "softplus":
@@ -127,6 +133,16 @@ def with_labels(spec: ModelSpec, x: Array, labels: Array | None) -> Array:
     return jnp.concatenate([x, one_hot(spec, labels, x.dtype)], -1) if spec.classes else x
 
 
+def maps(spec: ModelSpec, x: Array, labels: Array | None) -> Array:
+    """Make images of pixels `[batch, pixels]`, with the one-hot labels of a model with classes as channels."""
+    # By its shape: len() would have to be a number, which an exported program's batch size is not.
+    x = x.reshape(x.shape[0], *spec.image)
+    if spec.classes:  # each class is a plane of ones or zeros
+        planes = one_hot(spec, labels, x.dtype)[:, None, None]
+        x = jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:3], spec.classes))], -1)
+    return x
+
+
 def dropped(x: Array, training: Training | None, layer: int) -> Array:
     """Apply the mask of a hidden layer, counted through encoder and decoder, where there is dropout."""
     return x if training is None or not training.masks else x * training.masks[layer].astype(x.dtype)
@@ -158,28 +174,28 @@ class _Conv(nnx.Conv):
     """A convolution padded and drawn as PyTorch's, where Flax's 'SAME' would pad the end more than the start."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        draw = _uniform(1.0 / math.sqrt(layer.inputs * layout.KERNEL**2))
-        shape = (layout.KERNEL, layout.KERNEL)
+        draw = _uniform(1.0 / math.sqrt(layer.inputs * layer.kernel**2))
+        shape = (layer.kernel, layer.kernel)
         super().__init__(layer.inputs, layer.outputs, shape, kernel_init=draw, bias_init=draw, rngs=rngs)
-        self.stride = layer.stride
+        self.stride, self.pad = layer.stride, layer.padding
 
     def __call__(self, inputs: Array, out_sharding=None) -> Array:
         x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
-        return convolve(x, kernel, self.stride) + bias[None, None, None]
+        return convolve(x, kernel, self.stride, self.pad) + bias[None, None, None]
 
 
 class _ConvTranspose(nnx.ConvTranspose):
     """The transpose of `_Conv`."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
-        draw = _uniform(1.0 / math.sqrt(layer.outputs * layout.KERNEL**2))
-        shape, common = (layout.KERNEL, layout.KERNEL), {"kernel_init": draw, "bias_init": draw, "rngs": rngs}
+        draw = _uniform(1.0 / math.sqrt(layer.outputs * layer.kernel**2))
+        shape, common = (layer.kernel, layer.kernel), {"kernel_init": draw, "bias_init": draw, "rngs": rngs}
         super().__init__(layer.inputs, layer.outputs, shape, transpose_kernel=True, **common)
-        self.stride, self.more = layer.stride, layer.output_padding
+        self.stride, self.pad, self.more = layer.stride, layer.padding, layer.output_padding
 
     def __call__(self, inputs: Array) -> Array:
         x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
-        return transposed(x, kernel, self.stride, self.more) + bias[None, None, None]
+        return transposed(x, kernel, self.stride, self.pad, self.more) + bias[None, None, None]
 
 
 def _uniform(bound: float) -> Callable[..., Array]:

@@ -13,7 +13,7 @@ from jax import Array, random
 
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
-from jaxvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
+from jaxvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.networks import NetworkName
@@ -42,23 +42,21 @@ class Encoder(nnx.Module):
 
 
 class ConvEncoder(nnx.Module):
-    """Strided convolutions with batch norm from pixels `[batch, pixels]` to the posterior."""
+    """Convolutions and linear layers from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
-        layers, depth = layout.by_path(spec), range(len(spec.hidden))
-        self.spec = spec
-        self.hidden = nnx.List([Block(layers["encoder", "hidden", i, "conv"], rngs=rngs) for i in depth])
+        layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "encoder")
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
+        self.hidden = nnx.List([Block(layer, rngs=rngs) for layer in hidden])
+        self.flat = hidden[0].kind == "linear"
         for name in layout.heads(spec):
             setattr(self, name, make(layers["encoder", name], rngs=rngs))
 
     def __call__(self, x: Array, labels: Array | None = None, training: Training | None = None) -> AnyPosterior:
-        # By its shape: len() would have to be a number, which an exported program's batch size is not.
-        x = x.reshape(x.shape[0], *self.spec.image)
-        if self.spec.classes:  # each class is a plane of ones or zeros
-            planes = one_hot(self.spec, labels, x.dtype)[:, None, None]
-            x = jnp.concatenate([x, jnp.broadcast_to(planes, (*x.shape[:3], self.spec.classes))], -1)
+        x = with_labels(self.spec, x, labels) if self.flat else maps(self.spec, x, labels)
         for i, block in enumerate(self.hidden):
-            x = dropped(activate(self.spec, block(x, training)), training, i)
+            x = block(x, training)
+            x = dropped(x if block.plain else activate(self.active[i], x), training, i)
         x = x.reshape(x.shape[0], -1)
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
@@ -99,6 +97,25 @@ class ConvDecoder(nnx.Module):
         return decoded(self, z)
 
 
+class LayersDecoder(nnx.Module):
+    """The layers of `ModelSpec.decoder`, from latents to the decoder's outputs."""
+
+    def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "decoder")
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
+        self.hidden = nnx.List([Block(layer, rngs=rngs) for layer in hidden])
+        self.flat = layers["decoder", "logits"].kind == "linear"
+        for name in (*layout.tails(spec), *layout.scalar_parameters(spec)):
+            setattr(self, name, make(layers["decoder", name], rngs=rngs))
+
+    def __call__(self, z: Array, labels: Array | None = None, training: Training | None = None) -> Decoded:
+        z = with_labels(self.spec, z, labels)[:, None, None]
+        for i, block in enumerate(self.hidden):
+            z = block(z, training)
+            z = dropped(z if block.plain else activate(self.active[i], z), training, len(self.spec.encoder) + i)
+        return decoded(self, z.reshape(z.shape[0], -1) if self.flat else z)
+
+
 class Discriminator(nnx.Module):
     """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
@@ -113,7 +130,11 @@ class Discriminator(nnx.Module):
         return full(self.logit(z))
 
 
-NETWORKS: dict[NetworkName, tuple[type, type]] = {"mlp": (Encoder, Decoder), "conv": (ConvEncoder, ConvDecoder)}
+NETWORKS: dict[NetworkName, tuple[type, type]] = {
+    "mlp": (Encoder, Decoder),
+    "conv": (ConvEncoder, ConvDecoder),
+    "layers": (ConvEncoder, LayersDecoder),
+}
 """The encoder and the decoder of each kind of network."""
 
 
@@ -242,7 +263,7 @@ def combine(params: Params, others: Params) -> Params:
     return {name: combine(value, others[name]) if name in others else value for name, value in params.items()}
 
 
-def decoded(decoder: Decoder | ConvDecoder, h: Array) -> Decoded:
+def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Array) -> Decoded:
     """Apply the decoder's last layers to its last hidden one."""
     logits = full(decoder.logits(h).reshape(h.shape[0], -1))  # type: ignore[attr-defined]
     match LIKELIHOODS[decoder.spec.likelihood].logvar:

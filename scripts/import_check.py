@@ -1,42 +1,50 @@
 """Compare what `import` makes of known programs with the programs' own classes: scripts/import_check.py --help"""
 
-import ast
-import json
-import subprocess
+import contextlib
+import io
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors.torch
 import torch
 import tyro
 from torch import Tensor, nn
+from tqdm import tqdm
 
-import jaxvae
-import torchvae
+import jaxvae.objectives
+import torchvae.objectives
+from import_programs import convolutional, layered, linen, perceptrons
+from import_programs.definitions import Code, git
+from import_programs.program import Batch, Program
+from jaxvae.shared import cli
 from jaxvae.shared.cli import join_help
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 
 _IMAGES, _TOLERANCE = 16, 1e-12
-_HEAD = ("program", "commit", "mean", "log-variance", "pixels", "loss")
+_NAMES = ("mean", "second", "pixels", "loss")
+_HEAD = ("program", "commit", "mean", "log-variance", "pixels", "loss", "constant")
+
+PROGRAMS = (*perceptrons.PROGRAMS, *linen.PROGRAMS, *convolutional.PROGRAMS, *layered.PROGRAMS)
 
 
 @dataclass(frozen=True)
 class ImportCheck:
     """Compare imported models with the classes of the programs that they come from, in float64.
 
-    FOLDER contains a git clone of each program's repository, under the repository's own name. Their class and function
-    definitions are executed, and nothing else of them: clone only what you trust. Of each program a model with random
-    weights is saved as a PyTorch pickle, which torchvae imports, and as safetensors, which jaxvae imports. The columns
-    are the largest differences of either package, as a share of the largest magnitude or of 1. Exit status 0 if all are
-    at most 1e-12, else 1.
+    FOLDER contains a git clone of each program's repository, under the repository's own name. The imports of modules
+    that are required here, the definitions of classes and functions, and the parts of the loss that are in no function
+    are executed, and nothing else of their files: clone only what you trust. Of each program a model with random
+    weights is saved as the program saves it, and imported with both packages. The columns are the largest differences
+    of either package on the same images and noise, as a share of the largest magnitude or of 1; of an encoder that
+    gives a standard deviation, this in place of the log-variance. The constant is by how many nats per image `import`
+    says that the loss is higher here, and is subtracted. Exit status 0 if no difference is above 1e-12, else 1.
 
     Example: python scripts/import_check.py clones"""
 
@@ -44,190 +52,148 @@ class ImportCheck:
     """The folder with the clones. Programs without one are left out."""
 
 
-class Program(NamedTuple):
-    """A program, and how its classes are called."""
+class Row(NamedTuple):
+    """The comparison of one program."""
 
-    title: str
-    repository: str
-    files: tuple[str, ...]
-    """Python files and notebooks in it that define the classes."""
-    build: Callable[[dict[str, Any]], nn.Module]
-    """Makes the model from what the files define, with the program's own sizes."""
-    encode: Callable[[Any, Tensor, list[Tensor]], tuple[Tensor, Tensor]]
-    """Mean and log-variance of images `[n, pixels]`; the list holds the labels, if there are any."""
-    decode: Callable[[Any, Tensor, list[Tensor]], Tensor]
-    """The pixels' means, of latents `[n, latent]`."""
-    loss: str = ""
-    """The function of reconstruction, images, mean and log-variance that gives its loss; empty if it has none."""
-    mean_loss: bool = False
-    """Whether that is a mean over images, not a sum."""
-    reverse: bool = False
-    """Whether the loss takes the images before their reconstruction."""
-    classes: int = 0
+    program: Program
+    commit: str
+    gaps: dict[str, float]
+    """The largest differences by name."""
+    constants: set[str]
+    """What `import` says of the loss in either package; empty if nothing."""
 
+    @property
+    def passed(self) -> bool:
+        expected = f"{self.program.constant:.2f}" if self.program.constant else ""
+        return self.constants == {expected} and all(gap <= _TOLERANCE for gap in self.gaps.values())
 
-def _pyro_encode(model: Any, x: Tensor, labels: list[Tensor]) -> tuple[Tensor, Tensor]:
-    mean, sigma = model.encoder(x)
-    return mean, 2 * sigma.log()
+    @property
+    def cells(self) -> tuple[str, ...]:
+        gaps = (_shown(self.gaps[name]) if name in self.gaps else "" for name in _NAMES)
+        flags = _flags(self.program)
+        title = f"{self.program.title}, `{' '.join(flags)}`" if flags else self.program.title
+        return title, self.commit, *gaps, " or ".join(sorted(self.constants))
 
 
-def _timbmg(ns: dict[str, Any], **kinds: Any) -> nn.Module:
-    return ns["VAE"]([784, 256], 2, [256, 784], **kinds)
-
-
-_TIMBMG: dict[str, Any] = {
-    "repository": "VAE-CVAE-MNIST",
-    "files": ("utils.py", "models.py", "train.py"),
-    "encode": lambda model, x, labels: model.encoder(x, *labels),
-    "decode": lambda model, z, labels: model.inference(z, *labels),
-    "loss": "loss_fn",
-    "mean_loss": True,
-}
-
-PROGRAMS = (
-    Program(
-        "Pyro, examples/vae",
-        "pyro",
-        ("examples/vae/vae.py",),
-        lambda ns: ns["VAE"](),
-        _pyro_encode,
-        lambda model, z, labels: model.decoder(z),
-    ),
-    Program(
-        "Jackson-Kang/Pytorch-VAE-tutorial",
-        "Pytorch-VAE-tutorial",
-        ("01_Variational_AutoEncoder.ipynb",),
-        lambda ns: ns["Model"](ns["Encoder"](784, 400, 200), ns["Decoder"](200, 400, 784)),
-        lambda model, x, labels: model.Encoder(x),
-        lambda model, z, labels: model.Decoder(z),
-        "loss_function",
-        reverse=True,
-    ),
-    Program("timbmg/VAE-CVAE-MNIST, VAE", build=_timbmg, **_TIMBMG),
-    Program(
-        "timbmg/VAE-CVAE-MNIST, CVAE",
-        build=lambda ns: _timbmg(ns, conditional=True, num_labels=10),
-        classes=10,
-        **_TIMBMG,
-    ),
-    Program(
-        "lyeoni/pytorch-mnist-VAE",
-        "pytorch-mnist-VAE",
-        ("pytorch-mnist-VAE.ipynb",),
-        lambda ns: ns["VAE"](784, 512, 256, 2),
-        lambda model, x, labels: model.encoder(x),
-        lambda model, z, labels: model.decoder(z),
-        "loss_function",
-    ),
-)
+def _shown(gap: float) -> str:
+    return f"{gap:.1e}" if gap else "0"
 
 
 def main(options: ImportCheck) -> int:
     """Compare, print the table, and return the exit status. Raises InputError if there is no clone to compare."""
     jax.config.update("jax_enable_x64", True)
-    rows = [row for program in PROGRAMS if (row := _row(program, options.folder)) is not None]
+    clones = [(program, options.folder / program.repository) for program in PROGRAMS]
+    present = [(program, clone) for program, clone in clones if clone.is_dir()]
+    rows = [_compared(*pair) for pair in tqdm(present, "Programs", leave=False, disable=None)]
     if not rows:
         wanted = ", ".join(sorted({program.repository for program in PROGRAMS}))
         raise InputError(f"{options.folder} must contain clones named {wanted}, and has none of them.")
-    shown = [(title, commit, *("" if gap is None else f"{gap:.1e}" for gap in gaps)) for title, commit, gaps in rows]
-    print(markdown_table(_HEAD, shown))
-    return int(not all(gap is None or gap <= _TOLERANCE for _, _, gaps in rows for gap in gaps))
+    print(markdown_table(_HEAD, [row.cells for row in rows]))
+    return int(not all(row.passed for row in rows))
 
 
-def _row(program: Program, folder: Path) -> tuple[str, str, list[float | None]] | None:
-    """The program's title, its commit, and the largest differences."""
-    clone = folder / program.repository
-    if not clone.is_dir():
-        return None
-    model, definitions = _prepared(program, clone)
-    rng = np.random.default_rng(0)
-    images, labels = rng.uniform(size=(_IMAGES, 784)), rng.integers(0, 10, _IMAGES)
-    given = [torch.tensor(labels)] if program.classes else []
-    with torch.no_grad():
-        mean, logvar = program.encode(model, torch.tensor(images), given)
-        eps = rng.normal(size=mean.shape)
-        z = mean + (logvar / 2).exp() * torch.tensor(eps)
-        pixels = program.decode(model, z, given)
-        expected = {"mean": mean, "logvar": logvar, "pixels": pixels}
-        if program.loss:
-            pair = (torch.tensor(images), pixels) if program.reverse else (pixels, torch.tensor(images))
-            loss = definitions[program.loss](*pair, mean, logvar)
-            expected["loss"] = loss if program.mean_loss else loss / len(images)
-    gaps: dict[str, float] = {}
-    for package, path in _saved(model):
-        actual = _answers(package, path, images, eps, labels if program.classes else None)
-        for name, value in expected.items():
-            size = np.abs(actual[name] - value.numpy()).max() / max(1.0, float(value.abs().max()))
-            gaps[name] = max(gaps.get(name, 0.0), float(size))
-    return program.title, _git(clone, "rev-parse", "--short=7", "HEAD").strip(), [gaps.get(name) for name in _NAMES]
-
-
-_NAMES = ("mean", "logvar", "pixels", "loss")
-
-
-def _prepared(program: Program, clone: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """A model with random weights, and what the program's files define."""
-    definitions: dict[str, Any] = {"torch": torch, "nn": nn, "F": nn.functional, "np": np}
-    for file in program.files:
-        nodes = list(_definitions(ast.parse(_source(clone, file))))
-        exec(compile(ast.Module(nodes, []), file, "exec"), definitions)
+def _compared(program: Program, clone: Path) -> Row:
+    """Compare both packages' import of a program's model with the model."""
+    commit = git(clone, "rev-parse", "--short=7", "HEAD").strip()
+    code = Code(clone, program.files, program.assigned, program.names)
     torch.manual_seed(0)
-    return program.build(definitions).double().eval(), definitions
-
-
-def _saved(model: nn.Module) -> Iterator[tuple[ModuleType, Path]]:
-    """The model in a file for each package, while it is read."""
+    model = _double(program.build(code))
+    rng = np.random.default_rng(0)
+    height, width, channels = program.image
+    images = rng.uniform(-1 if program.given.get("range") == "signed" else 0, 1, (_IMAGES, channels, height, width))
+    labels = rng.integers(0, program.classes, _IMAGES) if program.classes else None
+    with torch.no_grad():
+        batch = _batch(program, model, torch.tensor(images), labels, rng)
+        pixels = _flattened(batch.pixels.reshape(images.shape))
+        loss = None if program.loss is None else program.loss(code, model, batch)
+    expected = {"mean": batch.mean, "second": batch.second, "pixels": pixels, "loss": loss}
+    gaps: dict[str, float] = {}
+    constants = set()
     with tempfile.TemporaryDirectory() as folder:
-        pickle, tensors = Path(folder, "model.pt"), Path(folder, "model.safetensors")
-        torch.save(model.state_dict(), pickle)
-        safetensors.torch.save_file(model.state_dict(), tensors)
-        yield from ((torchvae, pickle), (jaxvae, tensors))
+        path = program.save(code, model, Path(folder))
+        for package in (jaxvae, torchvae):
+            out = Path(folder, package.__name__)
+            constants.add(_imported(package, path, out, program))
+            actual = _answers(package, out, program, _flattened(torch.tensor(images)), batch.eps.numpy(), labels)
+            for name, value in expected.items():
+                if value is not None:
+                    gaps[name] = float(np.maximum(gaps.get(name, 0.0), _gap(actual[name], np.asarray(value))))
+    return Row(program, commit, gaps, constants)
+
+
+def _gap(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference as a share of the largest magnitude or of 1; infinite if the shapes differ."""
+    if actual.shape != expected.shape:
+        return np.inf
+    return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+def _double(model: Any) -> Any:
+    """A module in float64 and in evaluation mode, whose batch norms don't have the statistics they begin with."""
+    if isinstance(model, nn.Module):
+        model = model.double().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in module.state_dict().values():
+                    if tensor.is_floating_point():
+                        nn.init.uniform_(tensor, 0.5, 1.5)
+    return model
+
+
+def _batch(program: Program, model: Any, images: Tensor, labels: np.ndarray | None, rng: np.random.Generator) -> Batch:
+    """What the program makes of images `[n, channels, height, width]`."""
+    x, given = images.flatten(1) if program.flat else images, [] if labels is None else [torch.tensor(labels)]
+    mean, second = program.encode(model, x, given)
+    eps = torch.tensor(rng.normal(size=mean.shape))
+    z = mean if second is None else mean + (second if program.scale else (second / 2).exp()) * eps
+    return Batch(x, given, mean, second, eps, z, program.decode(model, z, given))
+
+
+def _flattened(images: Tensor) -> np.ndarray:
+    """Images `[n, channels, height, width]` as the packages flatten them: height, width, channel."""
+    return images.permute(0, 2, 3, 1).flatten(1).numpy()
+
+
+def _imported(package: Any, path: Path, out: Path, program: Program) -> str:
+    """Import a checkpoint, and return the constant that the command prints, or an empty text."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = cli.main(package, ["import", str(path), "--out", str(out), *_flags(program)])
+    if status:
+        raise InputError(f"The import of {program.title} failed: {errors.getvalue().strip()}")
+    constant = re.search(r"the loss here has .* constant, (\S+) nats per image", printed.getvalue())
+    return constant[1] if constant else ""
+
+
+def _flags(program: Program) -> list[str]:
+    return [word for name, value in program.given.items() for word in (f"--{name}", value)]
 
 
 def _answers(
-    package: Any, path: Path, images: np.ndarray, eps: np.ndarray, labels: np.ndarray | None
+    package: Any, run: Path, program: Program, images: np.ndarray, eps: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """What the imported model gives for the images."""
+    """What the imported model gives for images `[n, pixels]`, and its loss without the constant."""
     array = torch.tensor if package is torchvae else jax.numpy.asarray
-    spec, weights = package.load_foreign(path)
+    spec, weights = package.load(run / "model.safetensors")
+    spec = replace(spec, objective=replace(spec.objective, **program.objective))
     x, noise, given = array(images), array(eps), None if labels is None else array(labels)
     with torch.no_grad():
         posterior = package.encode(spec, weights, x, given)
         pixels = package.pixel_means(spec, package.decode(spec, weights, package.locate(posterior, noise), given))
         terms = package.image_terms(spec, weights, x, package.Draws(noise, None, None, ()), given)
-    answers = {"mean": posterior.mean, "logvar": posterior.logvar, "pixels": pixels, "loss": terms.loss.mean()}
+    loss = terms.loss.mean()
+    if spec.objective.form == "capacity":  # of the mean divergence, as in training
+        loss = package.objectives.capacity_loss(spec, terms.reconstruction.mean(), terms.kl.mean(), None)
+    answers = {"pixels": pixels, "loss": (loss - program.constant) * spec.minimized}
+    answers |= dict(
+        zip(_NAMES, posterior, strict=False)
+    )  # mean, and log-variance or standard deviation, if there is one
     return {name: np.asarray(answer) for name, answer in answers.items()}
-
-
-def _definitions(tree: ast.AST) -> Iterator[ast.stmt]:
-    """The classes and functions of a file, those inside functions too."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node
-        if not isinstance(node, ast.ClassDef):
-            yield from _definitions(node)
-
-
-def _source(clone: Path, file: str) -> str:
-    text = _git(clone, "show", f"HEAD:{file}")
-    if not file.endswith(".ipynb"):
-        return text
-    cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    return "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!")))
-
-
-def _git(clone: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", "-C", str(clone), *arguments], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise InputError(
-            f"{clone} is not a clone that has its files: git says {result.stderr.strip()}; clone it again."
-        )
-    return result.stdout
 
 
 if __name__ == "__main__":
     try:
         join_help(ImportCheck)
+        warnings.simplefilter("ignore")  # of what the programs call that is deprecated
         sys.exit(main(tyro.cli(ImportCheck)))
     except InputError as error:
         print(f"import_check: {error}", file=sys.stderr)

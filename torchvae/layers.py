@@ -23,15 +23,21 @@ class Training(NamedTuple):
 
 
 class Block(nn.Module):
-    """A convolution, strided or transposed, and its batch norm."""
+    """A layer, strided or transposed convolution or linear, and its batch norm if it has one, from a map to a map."""
 
     def __init__(self, layer: layout.Layer):
         super().__init__()
-        self.conv = make(layer)
-        self.norm = BatchNorm(layer.outputs)
+        self.linear = make(layer) if layer.kind == "linear" else None
+        self.conv = None if layer.kind == "linear" else make(layer)
+        self.norm = BatchNorm(layout.channels(layer)) if layer.normed else None
+        self.size, self.plain = layer.size, layer.plain
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+        if self.conv is not None:
+            x = self.conv(x)
+        elif self.linear is not None:
+            x = self.linear(x.flatten(1)).reshape(x.shape[0], -1, *self.size)
+        return x if self.norm is None else self.norm(x)
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -64,14 +70,14 @@ class BatchNorm(nn.BatchNorm2d):
 
 def make(layer: layout.Layer) -> Any:
     """Make the layer of an entry of `layout.layers`."""
-    given = layer.inputs, layer.outputs, layout.KERNEL, layer.stride, layout.PADDING
+    given = layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding
     match layer.kind:
         case "linear":
             return nn.Linear(layer.inputs, layer.outputs)
         case "conv":
-            return nn.Conv2d(*given) if layer.normed else _Last(*given)
+            return nn.Conv2d(*given) if layer.normed else _Conv(*given)
         case "conv-transpose":
-            return nn.ConvTranspose2d(*given, layer.output_padding)
+            return (nn.ConvTranspose2d if layer.normed else _ConvTranspose)(*given, layer.output_padding)
         case "norm":
             return BatchNorm(layer.outputs)
         case "scalar":
@@ -88,7 +94,7 @@ def activate(spec: ModelSpec, x: Tensor) -> Tensor:
         case "tanh":
             return torch.tanh(x)
         case "leaky-relu":
-            return nn.functional.leaky_relu(x, 0.01)
+            return nn.functional.leaky_relu(x, spec.slope)
         case "leaky-relu-0.2":
             return nn.functional.leaky_relu(x, 0.2)
         case "softplus":
@@ -127,6 +133,18 @@ def with_labels(spec: ModelSpec, x: Tensor, labels: Tensor | None) -> Tensor:
     return torch.cat([x, one_hot(spec, labels, x.dtype)], -1) if spec.classes else x
 
 
+def maps(spec: ModelSpec, x: Tensor, labels: Tensor | None) -> Tensor:
+    """Make images of pixels `[batch, pixels]`, with the one-hot labels of a model with classes as channels."""
+    # By its shape: len() would have to be a number, which an exported program's batch size is not.
+    # In PyTorch's own order in memory too: with channels last its batch norm adds float32 numbers one after another
+    # in float32 on a CPU, and is off by 3e-4.
+    x = x.reshape(x.shape[0], *spec.image).permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    if spec.classes:  # each class is a plane of ones or zeros
+        planes = one_hot(spec, labels, x.dtype)[:, :, None, None]
+        x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
+    return x
+
+
 def dropped(x: Tensor, training: Training | None, layer: int) -> Tensor:
     """Apply the mask of a hidden layer, counted through encoder and decoder, where there is dropout."""
     if training is None or not training.masks:
@@ -152,11 +170,23 @@ def posterior(spec: ModelSpec, parts: list[Tensor]) -> AnyPosterior:
             return PointPosterior(*map(torch.relu, parts))
 
 
-class _Last(nn.Conv2d):
-    """A convolution to pixels that adds its bias separately: in the gradient of a convolution's own bias a CPU adds
-    float32 numbers one after another, which lost 8e-5 over a batch of 100,000 pixels."""
+class _Conv(nn.Conv2d):
+    """A convolution without batch norm, as the one to pixels, that adds its bias separately: in the gradient of a
+    convolution's own bias a CPU adds float32 numbers one after another, which lost 8e-5 over a batch of 100,000
+    pixels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        y = self._conv_forward(input, self.weight, None)
-        assert self.bias is not None
-        return y + self.bias[:, None, None].to(y.dtype)
+        return _with_bias(self._conv_forward(input, self.weight, None), self.bias)
+
+
+class _ConvTranspose(nn.ConvTranspose2d):
+    """The same of a transposed convolution."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        y = nn.functional.conv_transpose2d(input, self.weight, None, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]
+        return _with_bias(y, self.bias)
+
+
+def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    return y + bias[:, None, None].to(y.dtype)

@@ -14,7 +14,7 @@ from jaxvae.shared.model.argument_checks import require_arrays
 from torchvae import random
 from torchvae.checks import check_latents, check_pixels
 from torchvae.distributions import AnyPosterior, Decoded, reparameterize
-from torchvae.layers import Block, Training, activate, dropped, full, make, one_hot, posterior, with_labels
+from torchvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
 
 
 class Encoder(nn.Module):
@@ -36,27 +36,22 @@ class Encoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions with batch norm from pixels `[batch, pixels]` to the posterior."""
+    """Convolutions and linear layers from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
-        layers, depth = layout.by_path(spec), range(len(spec.hidden))
-        self.spec = spec
-        self.hidden = nn.ModuleList([Block(layers["encoder", "hidden", i, "conv"]) for i in depth])
+        layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "encoder")
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
+        self.hidden = nn.ModuleList([Block(layer) for layer in hidden])
+        self.flat = hidden[0].kind == "linear"
         for name in layout.heads(spec):
             setattr(self, name, make(layers["encoder", name]))
 
     def forward(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
-        # By its shape: len() would have to be a number, which an exported program's batch size is not.
-        # In PyTorch's own order in memory too: with channels last its batch norm adds float32 numbers one after another
-        # in float32 on a CPU, and is off by 3e-4.
-        x = x.reshape(x.shape[0], *self.spec.image).permute(0, 3, 1, 2)
-        x = x.clone(memory_format=torch.contiguous_format)
-        if self.spec.classes:  # each class is a plane of ones or zeros
-            planes = one_hot(self.spec, labels, x.dtype)[:, :, None, None]
-            x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
+        x = with_labels(self.spec, x, labels) if self.flat else maps(self.spec, x, labels)
         for i, block in enumerate(self.hidden):
-            x = dropped(activate(self.spec, block(x)), training, i)
+            x = block(x)
+            x = dropped(x if block.plain else activate(self.active[i], x), training, i)
         x = x.flatten(1)
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
@@ -99,6 +94,26 @@ class ConvDecoder(nn.Module):
         return decoded(self, z)
 
 
+class LayersDecoder(nn.Module):
+    """The layers of `ModelSpec.decoder`, from latents to the decoder's outputs."""
+
+    def __init__(self, spec: ModelSpec):
+        super().__init__()
+        layers, hidden = layout.by_path(spec), layout.hidden_layers(spec, "decoder")
+        self.spec, self.active = spec, tuple(layout.activated(spec, layer) for layer in hidden)
+        self.hidden = nn.ModuleList([Block(layer) for layer in hidden])
+        self.flat = layers["decoder", "logits"].kind == "linear"
+        for name in (*layout.tails(spec), *layout.scalar_parameters(spec)):
+            setattr(self, name, make(layers["decoder", name]))
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
+        z = with_labels(self.spec, z, labels)[:, :, None, None]
+        for i, block in enumerate(self.hidden):
+            z = block(z)
+            z = dropped(z if block.plain else activate(self.active[i], z), training, len(self.spec.encoder) + i)
+        return decoded(self, z.flatten(1) if self.flat else z)
+
+
 class Discriminator(nn.Module):
     """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
@@ -114,7 +129,11 @@ class Discriminator(nn.Module):
         return full(self.logit(z))
 
 
-NETWORKS: dict[NetworkName, tuple[type, type]] = {"mlp": (Encoder, Decoder), "conv": (ConvEncoder, ConvDecoder)}
+NETWORKS: dict[NetworkName, tuple[type, type]] = {
+    "mlp": (Encoder, Decoder),
+    "conv": (ConvEncoder, ConvDecoder),
+    "layers": (ConvEncoder, LayersDecoder),
+}
 """The encoder and the decoder of each kind of network."""
 
 
@@ -233,7 +252,7 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
     return model.requires_grad_()
 
 
-def decoded(decoder: Decoder | ConvDecoder, h: Tensor) -> Decoded:
+def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Tensor) -> Decoded:
     """Apply the decoder's last layers to its last hidden one."""
     logits = full(_flat(decoder.logits(h)))  # type: ignore[operator]
     match LIKELIHOODS[decoder.spec.likelihood].logvar:

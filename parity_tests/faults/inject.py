@@ -37,7 +37,16 @@ STEPS = 45  # in epochs of 19
 SMALL = TrainingSpec(batch_size=16, seed=2**40 + 5, dtype="float64")
 COLOUR = (6, 5, 2)  # with two channels, and odd, so that a flatten in another order shows
 _CONV = ModelSpec(COLOUR, (4, 6), 5, "conv", "leaky-relu", likelihood="squared-error")
+_LAYERS = ModelSpec(
+    (6, 8, 2),
+    latent=5,
+    network="layers",
+    activation="tanh",
+    encoder=("conv3k4s2p1+norm", "linear10"),
+    decoder=("linear3x4x3+norm", "up4k4s2p1", "conv2k3p1"),
+)
 FAMILY = {
+    "layers": Spec("digits", _LAYERS, ObjectiveSpec(1.7), SMALL),
     "conv": Spec(
         "digits",
         _CONV,

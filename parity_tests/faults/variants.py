@@ -25,14 +25,14 @@ J, T = jaxvae.layers, torchvae.layers
 dist, objectives = torchvae.distributions, torchvae.objectives
 
 
-def same_padding(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def same_padding(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     axes = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, precision="highest")
 
 
-def at_the_start(x: jax.Array, kernel: jax.Array, stride: int, more: tuple[int, int]) -> jax.Array:
-    padding = tuple((1 + extra, 1) for extra in more)
-    return jax.lax.conv_transpose(x, kernel, (2, 2), padding, transpose_kernel=True, precision="highest")
+def at_the_start(x: jax.Array, kernel: jax.Array, stride: int, padding: int, more: tuple[int, int]) -> jax.Array:
+    pads = tuple((padding + extra, padding) for extra in more)
+    return jax.lax.conv_transpose(x, kernel, (2, 2), pads, transpose_kernel=True, precision="highest")
 
 
 def kept(change: Callable[..., None]) -> Callable[[Any], Any]:
@@ -64,6 +64,17 @@ def other_way_round(norm: Any, x: jax.Array, mean: jax.Array, var: jax.Array) ->
 def equal(training: jaxvae.layers.Training) -> Any:
     """Images that fill up a batch count as much as the others."""
     return training._replace(weights=jnp.full_like(training.weights, 1 / len(training.weights)))
+
+
+def channels_last(forward):
+    """The map of a linear layer's outputs in height, width, channel order."""
+
+    def wrong(self: torchvae.layers.Block, x: Tensor) -> Tensor:
+        if self.linear is None or self.norm is None:
+            return forward(self, x)
+        return self.norm(self.linear(x.flatten(1)).reshape(x.shape[0], *self.size, -1).permute(0, 3, 1, 2))
+
+    return wrong
 
 
 def in_evaluation(self: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
@@ -100,12 +111,12 @@ def share(change: Callable[[Any, Any], float]) -> Callable[[Any], Any]:
 FAULTS = [
     # Convolutions and batch norm.
     Fault(J._Conv, "__call__",
-          "`convolve(x, kernel, self.stride)` becomes `jax.lax.conv_general_dilated(x, kernel, "
+          "`convolve(x, kernel, self.stride, self.pad)` becomes `jax.lax.conv_general_dilated(x, kernel, "
           '(self.stride,) * 2, "SAME",dimension_numbers=("NHWC", "HW...`',
           during(J, convolve=same_padding),
           "'SAME' padding: at the end only", ground="conv"),
     Fault(J._ConvTranspose, "__call__",
-          "`transposed(x, kernel, self.stride, self.more)` becomes `jax.lax.conv_transpose(x, "
+          "`transposed(x, kernel, self.stride, self.pad, self.more)` becomes `jax.lax.conv_transpose(x, "
           "kernel, (2, 2), tuple((1 + more, 1) for more in self.more),transpose_ke...`",
           during(J, transposed=at_the_start), UNKNOWN, ground="conv"),
     Fault(J.BatchNorm, "__call__", "`* (count / (count - 1))` becomes ``",
@@ -121,7 +132,7 @@ FAULTS = [
           UNKNOWN, ground="conv"),
     Fault(J.BatchNorm, "__call__", "`var + _EPS` becomes `var + 1e-3`",
           during(J, _EPS=1e-3), "batch norm's eps 1e-3 for 1e-5", ground="conv"),
-    Fault(T, "activate", "`leaky_relu(x, 0.01)` becomes `leaky_relu(x, 0.2)`",
+    Fault(T, "activate", "`leaky_relu(x, spec.slope)` becomes `leaky_relu(x, 0.2)`",
           lambda _: lambda spec, x: F.leaky_relu(x, 0.2), "leaky-relu-0.2 for leaky-relu", ground="conv"),
     Fault(torchvae.nets, "_flat", "`x.permute(0, 2, 3, 1).flatten(1)` becomes `x.flatten(1)`",
           lambda _: lambda x: x.flatten(1), UNKNOWN, ground="conv"),
@@ -129,6 +140,14 @@ FAULTS = [
           during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
     Fault(torchvae.train, "train_epoch", "`state.model.train()` becomes `state.model.eval()`",
           during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
+    # Layers in words.
+    Fault(T.Block, "forward", "`reshape(x.shape[0], -1, *self.size)` becomes "
+          "`reshape(x.shape[0], *self.size, -1).permute(0, 3, 1, 2)`",
+          channels_last, UNKNOWN, ground="layers"),
+    Fault(T._ConvTranspose, "forward", "`self.weight` becomes `self.weight.flip(2, 3)`",
+          lambda _: lambda self, x, size=None: F.conv_transpose2d(
+              x, self.weight.flip(2, 3), self.bias, self.stride, self.padding, self.output_padding
+          ), "transposed convolution's kernel not turned round", ground="layers"),
     # Objectives.
     Fault(objectives, "average", '`spec.objective.form == "capacity"` becomes `False`',
           lambda _: lambda spec, terms, weights, step: {n: (t * weights).sum() for n, t in terms.items()},

@@ -15,6 +15,7 @@ from benchmarks import baselines, matmul_bound
 from benchmarks.workload import Setting
 
 Epoch = Callable[[], object]
+_NO_LAYERS = "No loop of a PyTorch user is written here for the network layers."
 
 
 def start(device: str) -> None:
@@ -110,6 +111,8 @@ def plain(setting: Setting) -> tuple[baselines.PlainVAE | baselines.ConvVAE, bas
                 loss = functools.partial(baselines.iwae_loss, samples=objective.samples)
         case "conv":
             model, loss = baselines.ConvVAE(spec.hidden, spec.latent, spec.image[0]), baselines.conv_loss
+        case "layers":
+            raise ValueError(_NO_LAYERS)
         case kind:
             assert_never(kind)
     return model.to(setting.torch_device), loss
@@ -123,6 +126,8 @@ def pixels(setting: Setting) -> Tensor:
             return x.flatten(1)
         case "conv":
             return 2 * x[:, None] - 1
+        case "layers":
+            raise ValueError(_NO_LAYERS)
         case kind:
             assert_never(kind)
 

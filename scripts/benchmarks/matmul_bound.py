@@ -4,6 +4,7 @@ Of every layer there is one product forward and two backward, the weights' gradi
 first layers see images, whose gradient is not needed. A convolution counts as the product that it is of the patches
 its outputs see, zeros beyond the edge included, laid out as `jaxvae.convolution` does on CPUs."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, assert_never
 
@@ -35,8 +36,9 @@ class Product(NamedTuple):
 
 def products(spec: Spec, batch: int = 1) -> list[Product]:
     """List the products of a training step on `batch` images, in the order of the computation."""
-    area, result = layout.KERNEL**2, []
+    hidden, result = layout.hidden_layers(spec.model, "encoder"), []
     for layer in layout.layers(spec.model):
+        area = layer.kernel**2
         rows = batch * (spec.objective.samples if layer.path[0] == "decoder" else 1)
         height, width = layer.size
         match layer.kind:
@@ -47,13 +49,15 @@ def products(spec: Spec, batch: int = 1) -> list[Product]:
             case "conv":  # of few outputs, each input multiplied once with all that it gives
                 shape = (rows * height * width, layer.inputs, area * layer.outputs)
             case "conv-transpose":
-                small = ((height + 1) // layer.stride) * ((width + 1) // layer.stride)
+                larger = layer.kernel - 2 * layer.padding  # than the stride makes of the input
+                given = zip(layer.size, layer.output_padding, strict=True)
+                small = math.prod((n - more - larger) // layer.stride + 1 for n, more in given)
                 shape = (rows * small, layer.inputs, area * layer.outputs)
             case "norm" | "scalar":
                 continue
             case kind:
                 assert_never(kind)
-        first = layer.path[:3] == ("encoder", "hidden", 0) or (layer.path[0] == "encoder" and not spec.model.hidden)
+        first = layer.path[:3] == ("encoder", "hidden", 0) or (layer.path[0] == "encoder" and not hidden)
         result.append(Product(*shape, network=str(layer.path[0]), inputs=not first))
     return result
 

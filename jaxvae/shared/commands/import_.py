@@ -34,7 +34,8 @@ class Import:
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
     nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, and the tutorials
-    of Jackson-Kang and lyeoni; known files are safetensors, PyTorch pickles (where torch is installed; their code is
+    of Jackson-Kang and lyeoni, and the convolutional VAEs of 1Konny/Beta-VAE, YannDubs/disentangling-vae, pythae (for
+    MNIST) and sksq96/pytorch-vae; known files are safetensors, PyTorch pickles (where torch is installed; their code is
     never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
 
     A table is a JSON file: {"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}, where {i}
@@ -157,9 +158,12 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
         *(plain.objective, plain.model.likelihood),
         plain.model.variance,
     )
+    layers = f"hidden {' '.join(map(str, model.hidden))}"
+    if model.network == "layers":
+        layers = f"encoder {' '.join(model.encoder)}, decoder {' '.join(model.decoder)}"
     lines = [
         f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
-        f"sizes: image {height}x{width}x{channels}, hidden {' '.join(map(str, model.hidden))}, latent {model.latent}",
+        f"sizes: image {height}x{width}x{channels}, {layers}, latent {model.latent}",
         f"loss: that of the preset {adopted.match.preset}{'' if same else ', but for the flags given'}",
         *(f"note: {note}" for note in adopted.notes),
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
@@ -36,8 +37,15 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if model.init == "glorot-data" and not likelihood.log_odds:
         yield "glorot-data sets the last bias to log-odds, which only a Bernoulli likelihood has; take glorot"
     if model.init == "glorot-data" and spatial:
-        yield "glorot-data sets one bias per pixel, and a conv decoder has one per channel; take glorot"
-    if spatial and not model.hidden:
+        yield f"glorot-data sets one bias per pixel, and a {model.network} decoder has one per channel; take glorot"
+    if model.network == "layers" and model.hidden:
+        yield "the network layers has its layers in encoder and decoder, not in hidden; give --hidden with no widths"
+    if model.network != "layers" and (model.encoder or model.decoder):
+        yield (
+            f"only the network layers has layers in encoder and decoder, and {model.network} does not; give "
+            "--network layers, or --encoder and --decoder with no words"
+        )
+    if model.network == "conv" and not model.hidden:
         yield "a conv network needs the channels of at least one convolution in hidden"
     if form in ("elbo", "capacity", "iwae") and not distribution:
         yield f"{form} needs a distribution of latents, which a {posterior} code is not; take the form reconstruction"
@@ -72,9 +80,15 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"mixed units need a KL divergence beside a mean pixel's error, and {form} has none"
     if images.corruption == "dropout" and images.range == "signed":
         yield "dropout sets pixels to 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
-    if not model.hidden and model.activation != ModelSpec().activation:
-        yield f"the activation {model.activation} needs hidden layers, and hidden is empty; give --activation relu"
-    if images.corruption == "hidden-dropout" and not model.hidden:
+    words = [*layer_words.words(model.encoder, "encoder"), *layer_words.words(model.decoder[:-1], "decoder")]
+    followed = model.hidden or any(not word.plain and word.activation is None for word in words)
+    if model.activation != ModelSpec.activation and not followed:
+        none = "every word ends in +plain or in an activation" if words else "hidden is empty"
+        yield f"the activation {model.activation} needs hidden layers, and {none}; give --activation relu"
+    leaky = "leaky-relu" in (model.activation, *(word.activation for word in words))
+    if model.slope != ModelSpec.slope and not leaky:
+        yield f"only leaky-relu has a slope, and the activation is {model.activation}; give --slope {ModelSpec.slope:g}"
+    if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 
 

@@ -12,6 +12,10 @@ from jaxvae.shared.config.choices import require
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
+LATER = {"later": True}
+"""The metadata of a field that files of earlier versions lack. It isn't written where it has its default, so that their
+configurations keep their text, and what they don't have is the default."""
+
 
 def build(kind: Any, value: object, where: str) -> Any:
     """Convert a JSON value, or a value from Python, to an instance of a type.
@@ -33,6 +37,7 @@ def build(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
         types_of = _fields(kind)
+        value = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata == LATER} | value
         for name in value:
             if name not in types_of:
                 raise InputError(f"{where} has an unknown field {shown(name)}; it may have {', '.join(types_of)}.")
@@ -85,6 +90,18 @@ def check_fields(part: Any) -> None:
             object.__setattr__(part, name, build(kind, value, f"The configuration's {name}"))
 
 
+def written(part: Any) -> dict[str, Any]:
+    """Convert a dataclass to JSON values, nested as it is, without later fields that have their default."""
+    values = dataclasses.asdict(part)
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = written(value)
+        elif field.metadata == LATER and value == field.default:
+            del values[field.name]
+    return values
+
+
 @functools.cache
 def _fields(kind: Any) -> dict[str, Any]:
     """A dataclass's fields and their types."""
@@ -98,7 +115,7 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin is tuple:
-        kind = "integers" if arguments[0] is int else "objects"
+        kind = {int: "integers", str: "words"}.get(arguments[0], "objects")
         return f"a list of {kind}" if arguments[-1] is ... else f"a list of {len(arguments)} {kind}"
     if origin in (dict, types.UnionType):
         return "an object"

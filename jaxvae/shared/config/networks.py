@@ -7,7 +7,7 @@ walks `layout.layers` or ends in an error; only a new kind of layer has to be ad
 from dataclasses import dataclass
 from typing import Literal
 
-NetworkName = Literal["mlp", "conv"]
+NetworkName = Literal["mlp", "conv", "layers"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class Network:
     help: str
     """What the command line says of it after its name."""
     spatial: bool
-    """Whether its hidden layers see height, width and channels: it needs one at least, and its last bias is a
-    channel's."""
+    """Whether its hidden layers may see height, width and channels, and its last bias may be a channel's."""
 
 
 NETWORKS: dict[NetworkName, Network] = {
@@ -30,6 +29,7 @@ NETWORKS: dict[NetworkName, Network] = {
         "3x3 convolutions of stride 2 with batch norm, and transposed convolutions in the decoder",
         spatial=True,
     ),
+    "layers": Network("layered ", "any layers, as `encoder` and `decoder` list them", spatial=True),
 }
 
 HELP = f"The encoder and the decoder. {'; '.join(f'`{name}`: {entry.help}' for name, entry in NETWORKS.items())}."

@@ -1,12 +1,12 @@
 """The parts of a configuration: model, objective, training and images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from typing_extensions import Doc
 
-from jaxvae.shared.config import likelihoods, networks
+from jaxvae.shared.config import layer_words, likelihoods, networks
 from jaxvae.shared.config.choices import (
     Activation,
     Binarization,
@@ -25,13 +25,22 @@ from jaxvae.shared.config.choices import (
     require_positive,
     require_seed,
 )
-from jaxvae.shared.config.fields import check_fields
+from jaxvae.shared.config.fields import LATER, check_fields
 from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.errors import InputError
 
 MOST_LAYERS = 100  # hidden ones; a weight file's header for as many tensors is below its limit
 _MOST_NOISE, _VARIANCES = 1e3, (1e-12, 1e12)  # beyond these a loss loses its precision in float32
+
+_ENCODER_HELP = (
+    f"The encoder's layers before its heads, in words, for the network `layers`. {layer_words.HELP} Maps are flattened "
+    "in height, width, channel order for a linear layer, in PyTorch in channel, height, width order."
+)
+_DECODER_HELP = (
+    "The decoder's layers in such words, for the network `layers`. The latents are a map of one pixel; the last word "
+    "is the output: it has no ending, and gives the image, or as `linear784` all its pixels."
+)
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,13 @@ class ModelSpec:
     image: tuple[int, int, int] = (28, 28, 1)
     """Height, width and channels of an image. Outside the networks an image is flattened in this order."""
     hidden: tuple[int, ...] = (400,)
-    """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse."""
+    """Widths of the encoder's hidden layers, or the channels of its convolutions; the decoder has them in reverse. The
+    network `layers` has none."""
     latent: int = 20
     """Number of latent dimensions."""
     network: Annotated[NetworkName, Doc(networks.HELP)] = "mlp"
     activation: Activation = "relu"
-    """Activation after every hidden layer. Below 0 `leaky-relu` has slope 0.01, and `leaky-relu-0.2` slope 0.2;
+    """Activation after every hidden layer. Below 0 `leaky-relu` has slope `slope`, and `leaky-relu-0.2` slope 0.2;
     `softplus` is log(1 + e^x); `elu` is e^x - 1 below 0."""
     posterior: PosteriorName = "gaussian"
     """The encoder's output. `gaussian`: mean and logvar; `log-sigma`: mean and the log of the standard deviation;
@@ -67,11 +77,18 @@ class ModelSpec:
     """Initial weights, drawn from U(-a, a). `pytorch`: a = 1/sqrt(fan_in), biases too; with the others biases start at
     0. `lecun`: a = sqrt(3 / fan_in), the variance of Flax's default; `glorot`: a = sqrt(6 / (fan_in + fan_out));
     `glorot-data`: the same, but the decoder's last bias starts at the log-odds of the mean image."""
+    encoder: Annotated[tuple[str, ...], Doc(_ENCODER_HELP)] = field(default=(), metadata=LATER)
+    decoder: Annotated[tuple[str, ...], Doc(_DECODER_HELP)] = field(default=(), metadata=LATER)
+    slope: float = field(default=0.01, metadata=LATER)
+    """The slope of `leaky-relu` below 0."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name in ("hidden", "discriminator"):
-            require(len(getattr(self, name)) <= MOST_LAYERS, name, f"at most {MOST_LAYERS} widths", getattr(self, name))
+        if self.network == "layers" and self.hidden == ModelSpec.hidden:
+            object.__setattr__(self, "hidden", ())
+        for name in ("hidden", "discriminator", "encoder", "decoder"):
+            what = "words" if name in ("encoder", "decoder") else "widths"
+            require(len(getattr(self, name)) <= MOST_LAYERS, name, f"at most {MOST_LAYERS} {what}", getattr(self, name))
         for size in self.image:
             require_positive("image", size)
         for width in self.hidden:
@@ -82,6 +99,9 @@ class ModelSpec:
         low, high = _VARIANCES
         require(low <= self.variance <= high, "variance", f"from {low:g} to {high:g}", self.variance)
         require_not_negative("classes", self.classes)
+        require(0 <= self.slope <= 1, "slope", "from 0 to 1", self.slope)
+        if self.network == "layers":
+            layer_words.check(self.encoder, self.decoder, self.image, self.latent)
 
     @property
     def pixels(self) -> int:

@@ -1,15 +1,14 @@
 """A configuration as JSON and back, checked field by field."""
 
-import dataclasses
 from typing import Any
 
-from jaxvae.shared.config.fields import build
+from jaxvae.shared.config.fields import build, written
 from jaxvae.shared.config.spec import Spec
 
 
 def to_json(spec: Any) -> dict[str, Any]:
-    """Convert a dataclass to JSON values, nested as it is."""
-    return dataclasses.asdict(spec)
+    """Convert a dataclass to JSON values, nested as it is, without later fields that have their default."""
+    return written(spec)
 
 
 def from_json(value: object, where: str) -> Spec:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxvae.shared import safe_io
 from jaxvae.shared.backend import File
 from jaxvae.shared.config.likelihoods import mean_of
-from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import name_mapping, readers, recognition
@@ -72,7 +71,7 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
         notes += [match.source.layers] if match.source.layers else []
         notes += [match.source.loss] if match.source.loss and wanted.preset is None else []
     source, model = match.source, match.spec.model
-    flat = not NETWORKS[model.network].spatial
+    flat = name_mapping.flattens_images(model)
     if model.image[2] > 1 and flat and source.rules[0].laid == "torch":
         notes.append("images are taken to be flattened as channel, height, width")
     if model.likelihood == "gaussian":
@@ -115,7 +114,8 @@ def _require_one_model(path: Path, names: Sequence[str]) -> None:
 def _shared(match: recognition.Match) -> list[str]:
     """What the names of a known program do not show, and who else has them."""
     shared = f"; these are also the names of {match.source.shared}" if match.source.shared else ""
-    others = "".join(f"; they fit {other.title}, too (--preset {other.preset})" for other in match.others)
+    flags = {other.title: other.flag or f"--preset {other.preset}" for other in match.others}
+    others = "".join(f"; they fit {title}, too ({flag})" for title, flag in flags.items())
     return [f"names and shapes fit {match.source.title}, but functions and loss may differ{shared}{others}"]
 
 
@@ -126,7 +126,8 @@ def _assumed(spec: Spec, given: Given) -> str:
     taken = Given(
         range=images.range,
         binarization=images.binarization,
-        activation=model.activation if model.hidden else None,
+        activation=model.activation if model.hidden or model.network == "layers" else None,
+        slope=model.slope if model.activation == "leaky-relu" else None,
         posterior=model.posterior,
         likelihood=model.likelihood,
         variance=model.variance if model.likelihood == "gaussian" else None,

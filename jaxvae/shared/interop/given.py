@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.choices import Activation, Binarization, Output, PosteriorName, Range, Units
 from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
@@ -27,9 +28,16 @@ class Given:
     binarization: Binarization | None = None
     """How its pixels became 0 or 1, as in train."""
     network: NetworkName | None = None
-    """Its kind of network, for a table of names: `mlp` or `conv`, as in train."""
+    """Its kind of network, for a table of names or where programs of two kinds have the same: `mlp`, `conv` or
+    `layers`, as in train."""
+    encoder: tuple[str, ...] | None = None
+    """Its encoder's layers in words, for a table of names and the network `layers`, as in train."""
+    decoder: tuple[str, ...] | None = None
+    """Its decoder's layers in such words."""
     activation: Activation | None = None
     """Its activation after every hidden layer."""
+    slope: float | None = None
+    """The slope of `leaky-relu` below 0."""
     posterior: PosteriorName | None = None
     """What its encoder's output means: `gaussian` is mean and log-variance; the others as in train."""
     likelihood: LikelihoodName | None = None
@@ -66,6 +74,8 @@ class Given:
         for name in ("model", "objective", "images"):
             part = getattr(spec, name)
             chosen = {f.name: given[f.name] for f in fields(part) if f.name in given and f.name != "image"}
+            if name == "model" and chosen.get("network") == "layers" and self.decoder:
+                chosen |= {"hidden": (), "image": self.image or layer_words.image(self.decoder)}
             parts[name] = replace(part, **chosen)
         return replace(spec, **parts)
 

@@ -3,52 +3,15 @@
 A program is recognised by the names of its tensors, without the prefixes of wrappers; sizes come from their shapes.
 """
 
-from dataclasses import replace
-from typing import Any, NamedTuple
-
-from jaxvae.shared.config.choices import Output
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.interop.layered_models import LAYERED, LOGITS, LOGVAR, MEAN, PYTHAE_LOSS, PYTHAE_SHARED
 from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.interop.source import Source
 
-
-class Source(NamedTuple):
-    """A known program."""
-
-    name: str
-    title: str
-    preset: str
-    """The preset with the program's layers and loss."""
-    rules: tuple[Rule, ...]
-    model: tuple[tuple[str, Any], ...] = ()
-    """Fields of its model that are otherwise than the preset's, and their values."""
-    counted: str = ""
-    """A pattern of tensor names; their number gives that of the hidden layers. Empty where it is `depth`."""
-    depth: int = 1
-    """Number of hidden layers, where it is always the same."""
-    uncounted: int = 0
-    """Number of these tensors that belong to no hidden layer."""
-    layers: str = ""
-    """Assumption about the layers where names and shapes leave them open."""
-    loss: str = ""
-    """Assumption about the loss where names and shapes leave it open."""
-    shared: str = ""
-    """Other programs with the same names, as the object of a sentence."""
-    ranges: str = ""
-    """Why the pixels' range has to be given, where the program has had more than one."""
-    output: Output = "bounded"
-    """The output that the program has in any range."""
-
-    def over(self, base: Spec) -> Spec:
-        """Return the configuration with the program's own fields of the model."""
-        return replace(base, model=replace(base.model, **dict(self.model)))
-
-
-_HIDDEN, _MEAN, _LOGVAR = "encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*"
-_BACK, _LOGITS = "decoder.hidden.0.*", "decoder.logits.*"
+_HIDDEN, _BACK = "encoder.hidden.0.*", "decoder.hidden.0.*"
 _SEQUENTIAL = (
     Rule("encoder.{2i}.*", "encoder.hidden.{i}.*"),
     Rule("decoder.{2i}.*", "decoder.hidden.{i}.*"),
-    Rule("decoder.{2n}.*", _LOGITS),
+    Rule("decoder.{2n}.*", LOGITS),
 )
 
 _EXPORT_LOSS = "an export doesn't say its loss: that of the preset is taken; give --preset for another"
@@ -74,10 +37,10 @@ def _exported(laid: Laid) -> list[Source]:
 
 _TIMBMG = (
     Rule("encoder.MLP.L{i}.*", "encoder.hidden.{i}.*"),
-    Rule("encoder.linear_means.*", _MEAN),
-    Rule("encoder.linear_log_var.*", _LOGVAR),
+    Rule("encoder.linear_means.*", MEAN),
+    Rule("encoder.linear_log_var.*", LOGVAR),
     Rule("decoder.MLP.L{i}.*", "decoder.hidden.{i}.*"),
-    Rule("decoder.MLP.L{n}.*", _LOGITS),
+    Rule("decoder.MLP.L{n}.*", LOGITS),
 )
 
 SOURCES = (
@@ -87,10 +50,10 @@ SOURCES = (
         "pytorch-examples",
         (
             Rule("fc1.*", _HIDDEN),
-            Rule("fc21.*", _MEAN),
-            Rule("fc22.*", _LOGVAR),
+            Rule("fc21.*", MEAN),
+            Rule("fc22.*", LOGVAR),
             Rule("fc3.*", _BACK),
-            Rule("fc4.*", _LOGITS),
+            Rule("fc4.*", LOGITS),
         ),
         shared="many other programs, such as L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error "
         "(--likelihood squared-error)",
@@ -101,17 +64,17 @@ SOURCES = (
         "yunjey",
         (
             Rule("fc1.*", _HIDDEN),
-            Rule("fc2.*", _MEAN),
-            Rule("fc3.*", _LOGVAR),
+            Rule("fc2.*", MEAN),
+            Rule("fc3.*", LOGVAR),
             Rule("fc4.*", _BACK),
-            Rule("fc5.*", _LOGITS),
+            Rule("fc5.*", LOGITS),
         ),
     ),
     Source(
         "sequential",
         "a pair of nn.Sequential, an autoencoder",
         "autoencoder",
-        (*_SEQUENTIAL, Rule("encoder.{2n}.*", _MEAN)),
+        (*_SEQUENTIAL, Rule("encoder.{2n}.*", MEAN)),
         counted="encoder.{2i}.weight",
         uncounted=1,
         layers="the names don't show the activations: a ReLU after each layer, the code's too, and a sigmoid at the "
@@ -125,8 +88,7 @@ SOURCES = (
         counted="encoder.{2i}.weight",
         uncounted=1,
         layers="the names don't show what the halves are: the first is taken for the mean and the second for sigma, "
-        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows, as in "
-        "sksq96/pytorch-vae",
+        "both after a ReLU; give --posterior gaussian if the second is the log-variance and no ReLU follows",
     ),
     Source(
         "sequential-logvar",
@@ -145,14 +107,14 @@ SOURCES = (
         (
             Rule("encoder.{i}.0.*", "encoder.hidden.{i}.conv.*"),
             Rule("encoder.{i}.1.*", "encoder.hidden.{i}.norm.*"),
-            Rule("fc_mu.*", _MEAN),
-            Rule("fc_var.*", _LOGVAR),
+            Rule("fc_mu.*", MEAN),
+            Rule("fc_var.*", LOGVAR),
             Rule("decoder_input.*", "decoder.input.*"),
             Rule("decoder.{i}.0.*", "decoder.hidden.{i}.conv.*"),
             Rule("decoder.{i}.1.*", "decoder.hidden.{i}.norm.*"),
             Rule("final_layer.0.*", "decoder.hidden.{n-1}.conv.*"),
             Rule("final_layer.1.*", "decoder.hidden.{n-1}.norm.*"),
-            Rule("final_layer.3.*", _LOGITS),
+            Rule("final_layer.3.*", LOGITS),
         ),
         counted="encoder.{i}.0.weight",
         loss="VanillaVAE and BetaVAE have the same tensors: VanillaVAE's loss is taken; give --preset beta-h or beta-b "
@@ -168,15 +130,14 @@ SOURCES = (
         "gaussian",
         (
             Rule("encoder.layers.{i}.0.*", "encoder.hidden.{i}.*"),
-            Rule("encoder.embedding.*", _MEAN),
-            Rule("encoder.log_var.*", _LOGVAR),
+            Rule("encoder.embedding.*", MEAN),
+            Rule("encoder.log_var.*", LOGVAR),
             Rule("decoder.layers.{i}.0.*", "decoder.hidden.{i}.*"),
-            Rule("decoder.layers.{n}.0.*", _LOGITS),
+            Rule("decoder.layers.{n}.0.*", LOGITS),
         ),
         counted="encoder.layers.{i}.0.weight",
-        loss="without model_config.json beside the file the loss is unknown: mse, pythae's default, is taken",
-        shared="pythae's BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE, INFOVAE_MMD and MSSSIM_VAE, which have "
-        "other losses",
+        loss=PYTHAE_LOSS,
+        shared=PYTHAE_SHARED,
     ),
     Source(
         "pyro",
@@ -184,12 +145,14 @@ SOURCES = (
         "pytorch-examples",
         (
             Rule("encoder.fc1.*", _HIDDEN),
-            Rule("encoder.fc21.*", _MEAN),
+            Rule("encoder.fc21.*", MEAN),
             Rule("encoder.fc22.*", "encoder.logscale.*"),
             Rule("decoder.fc1.*", _BACK),
-            Rule("decoder.fc21.*", _LOGITS),
+            Rule("decoder.fc21.*", LOGITS),
         ),
         model=(("activation", "softplus"), ("posterior", "log-sigma")),
+        loss="Pyro's Trace_ELBO estimates the KL divergence from the sampled latents, and the loss here has it "
+        "exactly; the two are equal in the mean",
     ),
     Source(
         "jackson-kang",
@@ -198,11 +161,11 @@ SOURCES = (
         (
             Rule("Encoder.FC_input.*", _HIDDEN),
             Rule("Encoder.FC_input2.*", "encoder.hidden.1.*"),
-            Rule("Encoder.FC_mean.*", _MEAN),
-            Rule("Encoder.FC_var.*", _LOGVAR),
+            Rule("Encoder.FC_mean.*", MEAN),
+            Rule("Encoder.FC_var.*", LOGVAR),
             Rule("Decoder.FC_hidden.*", _BACK),
             Rule("Decoder.FC_hidden2.*", "decoder.hidden.1.*"),
-            Rule("Decoder.FC_output.*", _LOGITS),
+            Rule("Decoder.FC_output.*", LOGITS),
         ),
         model=(("activation", "leaky-relu-0.2"),),
         depth=2,
@@ -230,11 +193,11 @@ SOURCES = (
         (
             Rule("fc1.*", _HIDDEN),
             Rule("fc2.*", "encoder.hidden.1.*"),
-            Rule("fc31.*", _MEAN),
-            Rule("fc32.*", _LOGVAR),
+            Rule("fc31.*", MEAN),
+            Rule("fc32.*", LOGVAR),
             Rule("fc4.*", _BACK),
             Rule("fc5.*", "decoder.hidden.1.*"),
-            Rule("fc6.*", _LOGITS),
+            Rule("fc6.*", LOGITS),
         ),
         depth=2,
     ),
@@ -244,11 +207,12 @@ SOURCES = (
         "flax-example",
         (
             Rule("encoder.fc1.*", _HIDDEN, "flax"),
-            Rule("encoder.fc2_mean.*", _MEAN, "flax"),
-            Rule("encoder.fc2_logvar.*", _LOGVAR, "flax"),
+            Rule("encoder.fc2_mean.*", MEAN, "flax"),
+            Rule("encoder.fc2_logvar.*", LOGVAR, "flax"),
             Rule("decoder.fc1.*", _BACK, "flax"),
-            Rule("decoder.fc2.*", _LOGITS, "flax"),
+            Rule("decoder.fc2.*", LOGITS, "flax"),
         ),
     ),
+    *LAYERED,
     *(source for laid in ("flax", "torch-hwc") for source in _exported(laid)),
 )

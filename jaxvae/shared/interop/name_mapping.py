@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -27,8 +26,8 @@ class Rule(NamedTuple):
 
     `{i}` counts the hidden layers of a network from 0 and `{n}` is their number; either may be multiplied and shifted,
     as in `{2i+1}` and `{n-1}`. `*` stands for each tensor of the layer: weight and bias, or Flax's kernel and bias.
-    `first.* + second.*` in `target` are the rows of one tensor in `source`. A later rule for the same tensor
-    replaces an earlier one.
+    `first.* + second.*` in `target` are the rows of one tensor in `source` one after another, `first.* | second.*` its
+    rows in turn. A later rule for the same tensor replaces an earlier one.
     """
 
     source: str
@@ -47,8 +46,9 @@ class Entry(NamedTuple):
     source: str
     """Its name in the other program."""
     parameters: tuple[layout.Parameter, ...]
-    """The arrays whose rows, in PyTorch's layout, stand in the tensor one after another."""
+    """The arrays whose rows, in PyTorch's layout, stand in the tensor one after another, or in turn."""
     laid: Laid
+    in_turn: bool = False
 
 
 def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
@@ -69,12 +69,13 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
     for rule in rules:
         for i in range(n) if re.search(r"\{\d*i", rule.source + rule.target) else [0]:
             source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
-            parts = [by_pattern.get(part, []) for part in target.split(" + ")]
+            parts = [by_pattern.get(part, []) for part in re.split(r" [+|] ", target)]
             if not all(parts):
                 raise InputError(f"The rule for {rule.source} names {target}, which the model doesn't have.")
             for parameters in zip(*parts, strict=True):
                 leaf = parameters[0].path[-1] if rule.laid == "flax" else parameters[0].name.rpartition(".")[2]
-                result[parameters[0].name] = Entry(source.replace("*", str(leaf)), parameters, rule.laid)
+                name = source.replace("*", str(leaf))
+                result[parameters[0].name] = Entry(name, parameters, rule.laid, " | " in target)
     covered = {parameter.name for entry in result.values() for parameter in entry.parameters}
     if missing := [parameter.name for parameter in table if parameter.name not in covered]:
         raise InputError(f"The table has no rule for {named(missing)}; add one for each.")
@@ -128,9 +129,13 @@ def from_source(
         array, start = arrays[entry.source], 0
         if entry.laid == "flax":
             array = layout.to_torch(entry.parameters[0], array)
-        for parameter in entry.parameters:
-            rows = array[start : start + parameter.shape[0]] if len(entry.parameters) > 1 else array
-            start += rows.shape[0] if rows.ndim else 0
+        for i, parameter in enumerate(entry.parameters):
+            rows = array
+            if entry.in_turn:
+                rows = array[i :: len(entry.parameters)]
+            elif len(entry.parameters) > 1:
+                rows = array[start : start + parameter.shape[0]]
+                start += len(rows)
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, order, axis)
             result[parameter.name] = np.array(rows, spec.training.stored, order="C")
@@ -156,7 +161,11 @@ def to_source(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, np.argsort(order), axis)
             parts.append(rows)
-        array = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        array = parts[0]
+        if entry.in_turn:
+            array = np.stack(parts, 1).reshape(-1, *array.shape[1:])
+        elif len(parts) > 1:
+            array = np.concatenate(parts)
         result[entry.source] = layout.to_flax(entry.parameters[0], array) if entry.laid == "flax" else array
     return result
 
@@ -185,18 +194,29 @@ def _source_shape(entry: Entry) -> Shape:
     return (sum(p.shape[0] for p in entry.parameters), *first.shape[1:]) if len(entry.parameters) > 1 else first.shape
 
 
+def flattens_images(model: ModelSpec) -> bool:
+    """Whether a linear layer takes or gives an image, whose pixels a program may have in another order."""
+    return any(_takes_image(model, layer) or _gives_image(model, layer) for layer in layout.layers(model))
+
+
+def _takes_image(model: ModelSpec, layer: layout.Layer) -> bool:
+    if layer.path[0] != "encoder" or layer.kind != "linear" or layer.flattened is not None:
+        return False
+    return layer.path[1:3] == ("hidden", 0) or not layout.hidden_layers(model, "encoder")
+
+
+def _gives_image(model: ModelSpec, layer: layout.Layer) -> bool:
+    return layer.path[0] == "decoder" and layer.path[1] in layout.tails(model) and layer.kind == "linear"
+
+
 def _flattening(model: ModelSpec, parameter: layout.Parameter, laid: Laid) -> Iterator[tuple[int, np.ndarray]]:
     """The axis that runs over flattened images, and the other program's index for each of the weight file's on it."""
     height, width, channels = model.image
-    if laid != "torch" or NETWORKS[model.network].spatial or channels == 1:
+    layer = layout.by_path(model).get(parameter.path[:-1])
+    if laid != "torch" or channels == 1 or layer is None:
         return
     order = np.arange(model.pixels).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-    network, layer = parameter.path[:2]
-    if (
-        network == "encoder"
-        and parameter.path[-1] == "kernel"
-        and (parameter.path[1:3] == ("hidden", 0) or not model.hidden)
-    ):
+    if _takes_image(model, layer) and parameter.path[-1] == "kernel":
         yield 1, np.concatenate([order, np.arange(model.pixels, model.pixels + model.classes)])
-    if network == "decoder" and layer in layout.tails(model) and parameter.shape:
+    if _gives_image(model, layer):
         yield 0, order

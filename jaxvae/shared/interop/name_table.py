@@ -8,8 +8,8 @@ from jaxvae.shared.config.fields import build
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.given import Given
-from jaxvae.shared.interop.known_models import Source
 from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.interop.source import Source
 from jaxvae.shared.safe_io import read_json
 
 TABLE = "table"

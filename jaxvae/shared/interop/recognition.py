@@ -5,17 +5,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from typing import NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of
 from jaxvae.shared.config.parts import MOST_LAYERS, ModelSpec
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.given import Given
-from jaxvae.shared.interop.known_models import SOURCES, Source
+from jaxvae.shared.interop.known_models import SOURCES
 from jaxvae.shared.interop.name_mapping import Shape, entries, mismatches
 from jaxvae.shared.interop.name_table import EXAMPLE, Table
+from jaxvae.shared.interop.source import Source
 from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
 from jaxvae.shared.text import named
@@ -116,8 +118,10 @@ def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str
     except InputError as error:
         layers = [".".join(map(str, layer.path)) for layer in layout.layers(_dummy(base.model, 1))]
         reason = f"t{str(error)[1:-1]}"  # "The table has ..." or "The rule for ..."
+        sized = "the" if base.model.network == "layers" else "a"
+        whose = "model" if base.model.network == "layers" else "model with one hidden layer"
         raise InputError(
-            f"{source.title} doesn't fit the model: {reason}; a model with one hidden layer has {', '.join(layers)}."
+            f"{source.title} doesn't fit the model: {reason}; {sized} {whose} has {', '.join(layers)}."
         ) from None
     if expected != set(shapes):
         raise InputError(f"{where} doesn't fit {source.title}: {_differences(expected, shapes)}.")
@@ -129,7 +133,7 @@ def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str
 
 def _base(source: Source, given: Given) -> Spec:
     """The configuration of a program but for the sizes."""
-    spec = given.applied(source.over(PRESETS[given.preset or source.preset]))
+    spec = given.applied(source.over(PRESETS[given.preset] if given.preset else source.trained()))
     likelihood, mean = spec.model.likelihood, mean_of(spec.model.likelihood, spec.model.output, spec.images.range)
     fixed = source.output != "bounded" and given.output is None and LIKELIHOODS[likelihood].linear
     if not fixed or mean == source.output:
@@ -142,7 +146,10 @@ def _fit(
 ) -> tuple[Spec, list[str]]:
     """The configuration with the sizes of tensors that have the source's names, and what is wrong with them."""
     spec = replace(base, model=_sized(source, base.model, depth, shapes, image, where))
-    return spec, mismatches(spec.model, source.rules, shapes)
+    problems, channels = mismatches(spec.model, source.rules, shapes), spec.model.image[2]
+    if not problems and source.channels not in (0, channels):
+        problems.append(f"its images should have {source.channels} channels, found {channels}")
+    return spec, problems
 
 
 def _fits(source: Source, shapes: Mapping[str, Shape], image: Size | None) -> bool:
@@ -180,18 +187,46 @@ def _sized(
             image = _flat_image(axes["decoder.logits.weight"][0], image, where)
         case "conv":
             image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
+        case "layers":
+            return _layered(source, model, axes, image, where)
         case kind:
             assert_never(kind)
     return replace(model, image=image, hidden=widths, latent=latents - model.classes)
 
 
+def _layered(source: Source, model: ModelSpec, axes: Mapping[str, Shape], image: Size | None, where: str) -> ModelSpec:
+    """The model of words with the outputs, the image and the latents of its tensors."""
+
+    def inputs_and_channels(layer: layout.Layer) -> Shape:
+        first, second, *_ = axes[".".join(map(str, (*layer.path, "weight")))]
+        if layer.kind == "linear":
+            return second, max(1, first // math.prod(layer.size))
+        return (first, second) if layer.kind == "conv-transpose" else (second, first)
+
+    layers = layout.by_path(model)
+    hidden = {network: layout.hidden_layers(model, network) for network in ("encoder", "decoder")}
+    last = layers["decoder", "logits"]
+    first = (hidden["decoder"] or [last])[0]
+    fields: dict[str, Any] = {"latent": inputs_and_channels(first)[0] - model.classes}
+    for network, words in (("encoder", source.encoder), ("decoder", source.decoder)):
+        if words:
+            of_words = [*hidden[network], *([last] if network == "decoder" else [])]
+            outputs = [inputs_and_channels(layer)[1] for layer in of_words]
+            fields[network] = tuple(word.replace("*", str(n)) for word, n in zip(words, outputs, strict=True))
+    made = layer_words.image(fields.get("decoder", model.decoder))
+    if last.kind == "linear":
+        made = _flat_image(math.prod(made), image, where)
+    elif image is not None and image != made:
+        height, width, channels = made
+        raise InputError(f"{where} has images of {height} {width} {channels}, not {image}; give --image H W C.")
+    return replace(model, image=made, **fields)
+
+
 def _flat_image(pixels: int, image: Size | None, where: str) -> Size:
     """The given image, or else a square one with this number of values, grey if possible."""
     if image is None:
-        for channels in (1, 3):
-            edge = math.isqrt(max(0, pixels) // channels)
-            if edge and edge * edge * channels == pixels:
-                return (edge, edge, channels)
+        if (square := layer_words.square(pixels)) is not None:
+            return square
         raise InputError(f"{where} has images of {pixels} values, which make no square; give --image H W C.")
     if math.prod(image) != pixels:
         height, width, channels = image
@@ -241,6 +276,8 @@ def _table_depth(source: Source, base: Spec, shapes: Mapping[str, Shape]) -> int
 
 
 def _dummy(model: ModelSpec, hidden: int) -> ModelSpec:
+    if model.network == "layers":
+        return replace(model, latent=1)
     return replace(model, image=(1, 1, 1), hidden=(1,) * hidden, latent=1)
 
 

@@ -169,7 +169,7 @@ def require_arrays(function: str, spec: ModelSpec, arrays: Mapping[str, Any], dt
 
 def require_same_model(function: str, made: ModelSpec, spec: ModelSpec) -> None:
     """Raises InputError if a module made for one model computes something else than another one with its tensors."""
-    for name in ("image", "classes", "activation", "posterior"):
+    for name in ("image", "classes", "encoder", "decoder", "activation", "slope", "posterior"):
         if (found := getattr(made, name)) != (expected := getattr(spec, name)):
             raise InputError(
                 f"{function}: the model was made with {name} {found}, the configuration has {expected}{_MADE_WITH}."

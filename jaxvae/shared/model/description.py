@@ -4,6 +4,7 @@ from typing import assert_never
 
 from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
 from jaxvae.shared.config.networks import NETWORKS
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 
@@ -19,7 +20,8 @@ _LATENTS = {
 def summary(spec: Spec) -> str:
     """One line: data, widths, parameters."""
     model = spec.model
-    widths = "-".join(map(str, (model.pixels, *model.hidden, model.latent)))
+    hidden = [layout.channels(layer) for layer in layout.hidden_layers(model, "encoder")]
+    widths = "-".join(map(str, (model.pixels, *hidden, model.latent)))
     name = "VAE" if model.samples_latents else "autoencoder"
     kind = NETWORKS[model.network].adjective
     return f"{kind}{name} {widths} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
@@ -78,12 +80,17 @@ def _name(layer: layout.Layer) -> str:
 
 def _words(spec: Spec, layer: layout.Layer) -> str:
     hidden = "hidden" in layer.path
-    after = f", {spec.model.activation}" if layer.path[0] != "discriminator" else ", relu"
+    activation = (layer.activation or spec.model.activation) if layer.path[0] != "discriminator" else "relu"
+    if activation == "leaky-relu" and spec.model.slope != ModelSpec.slope:
+        activation = f"{activation} of slope {spec.model.slope:g}"
+    after = f", {activation}" if hidden and not layer.normed and not layer.plain else ""
     rectified = layer.path[0] == "encoder" and not hidden and spec.model.posterior.startswith("relu-")
     sizes = f"{layer.inputs} -> {layer.outputs}"
     match layer.kind:
         case "linear":
-            return sizes + (after if hidden else ", relu" if rectified else "")
+            height, width = layer.size
+            made = layer.outputs if layer.size == (1, 1) else f"{layout.channels(layer)} of {height}x{width}"
+            return f"{layer.inputs} -> {made}{', relu' if rectified else after}"
         case "norm":
             return f"batch norm of {layer.outputs}{after}"
         case "scalar":
@@ -91,7 +98,8 @@ def _words(spec: Spec, layer: layout.Layer) -> str:
         case "conv" | "conv-transpose":
             height, width = layer.size
             more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
-            return f"{layer.kind.replace('-', ' ')} 3x3/{layer.stride}{more}, {sizes} of {height}x{width}"
+            kernel = f"{layer.kernel}x{layer.kernel}/{layer.stride}{more}"
+            return f"{layer.kind.replace('-', ' ')} {kernel}, {sizes} of {height}x{width}{after}"
         case kind:
             assert_never(kind)
 
@@ -101,7 +109,7 @@ def _size(layer: layout.Layer) -> int:
         case "linear":
             return layer.outputs * (layer.inputs + 1)
         case "conv" | "conv-transpose":
-            return layer.outputs * (layer.inputs * layout.KERNEL**2 + 1)
+            return layer.outputs * (layer.inputs * layer.kernel**2 + 1)
         case "norm":
             return 2 * layer.outputs
         case "scalar":

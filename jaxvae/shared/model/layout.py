@@ -4,15 +4,18 @@ The weight file uses PyTorch's names and layout. Nothing outside this file trans
 """
 
 import math
+from dataclasses import replace
 from typing import Literal, NamedTuple, assert_never
 
 import numpy as np
 
+from jaxvae.shared.config import layer_words
+from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ModelSpec
 
 Path = tuple[str | int, ...]
-KERNEL, STRIDE, PADDING = 3, 2, 1  # of every convolution but the last, whose stride is 1
+KERNEL, STRIDE, PADDING = 3, 2, 1  # of every convolution of `conv` but the last, whose stride is 1
 
 
 class Layer(NamedTuple):
@@ -29,9 +32,17 @@ class Layer(NamedTuple):
     output_padding: tuple[int, int] = (0, 0)
     """Rows and columns a transposed convolution adds at the end, so that an odd size comes back odd."""
     flattened: tuple[int, int, int] | None = None
-    """Channels, height and width where a linear layer meets a convolution: its inputs', or a decoder's outputs'."""
+    """Channels, height and width of the map that a linear layer takes flattened."""
+    unflattened: tuple[int, int, int] | None = None
+    """Channels, height and width of the map that a linear layer's outputs make."""
     normed: bool = False
     """Whether batch norm follows, which takes any bias away again."""
+    kernel: int = KERNEL
+    padding: int = PADDING
+    plain: bool = False
+    """Whether a hidden layer has no activation after it, or after its batch norm."""
+    activation: Activation | None = None
+    """The activation after a hidden layer, or after its batch norm, in place of the model's."""
 
 
 class Parameter(NamedTuple):
@@ -70,7 +81,7 @@ def table(spec: ModelSpec) -> tuple[Parameter, ...]:
 def layers(spec: ModelSpec) -> list[Layer]:
     """Every layer with parameters, in the order of the computation."""
     judge = (spec.latent, *spec.discriminator)
-    networks = {"mlp": _mlp_layers, "conv": _conv_layers}[spec.network](spec)
+    networks = {"mlp": _mlp_layers, "conv": _conv_layers, "layers": _word_layers}[spec.network](spec)
     scalars = [Layer(("decoder", name), "scalar", 0, 1) for name in scalar_parameters(spec)]
     if not spec.discriminator:
         return [*networks, *scalars]
@@ -109,7 +120,8 @@ def scalar_parameters(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
-    """Heights and widths from the image down to the last convolution's: each a half, rounded up."""
+    """Heights and widths of the network `conv` from the image down to the last convolution's: each a half, rounded
+    up."""
     halved = [spec.image[:2]]
     for _ in spec.hidden:
         halved.append(((halved[-1][0] + 1) // 2, (halved[-1][1] + 1) // 2))
@@ -119,12 +131,26 @@ def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
 def hidden_units(spec: ModelSpec) -> tuple[tuple[int, ...], ...]:
     """The shapes of the outputs of encoder's and decoder's hidden layers for one image: `[width]`, or `[height, width,
     channels]`."""
-    hidden = [layer for layer in layers(spec) if layer.path[:2] in (("encoder", "hidden"), ("decoder", "hidden"))]
+    hidden = [layer for network in ("encoder", "decoder") for layer in hidden_layers(spec, network)]
     return tuple(
-        (layer.outputs,) if layer.kind == "linear" else (*layer.size, layer.outputs)
+        (layer.outputs,) if layer.kind == "linear" and layer.unflattened is None else (*layer.size, channels(layer))
         for layer in hidden
-        if layer.kind != "norm"
     )
+
+
+def hidden_layers(spec: ModelSpec, network: str) -> list[Layer]:
+    """The hidden layers of `encoder` or `decoder`, without their batch norms."""
+    return [layer for layer in layers(spec) if layer.path[:2] == (network, "hidden") and layer.kind != "norm"]
+
+
+def activated(spec: ModelSpec, layer: Layer) -> ModelSpec:
+    """The model with the activation that follows this layer."""
+    return spec if layer.activation is None else replace(spec, activation=layer.activation)
+
+
+def channels(layer: Layer) -> int:
+    """The channels of what a layer gives: its outputs, or those of the map they make."""
+    return layer.unflattened[0] if layer.unflattened else layer.outputs
 
 
 def to_flax(parameter: Parameter, array: np.ndarray) -> np.ndarray:
@@ -161,7 +187,8 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
     layers += [
         _linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)
     ]
-    layers.append(_linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))._replace(flattened=flat))
+    first = _linear(("decoder", "input"), spec.latent + spec.classes, math.prod(flat))
+    layers.append(first._replace(unflattened=flat, size=size[-1]))
     for i, (small, large) in enumerate(zip(size[:0:-1], size[-2::-1], strict=True)):
         # A transposed convolution gives (n - 1) * stride - 2 * padding + kernel = 2n - 1, and what is added.
         more = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
@@ -169,6 +196,53 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
         layers.append(Layer((*path, "conv"), "conv-transpose", up[i], up[i + 1], large, STRIDE, more, normed=True))
         layers.append(Layer((*path, "norm"), "norm", up[i + 1], up[i + 1], large))
     return [*layers, *(Layer(("decoder", name), "conv", up[-1], spec.image[2], size[0]) for name in tails(spec))]
+
+
+def _word_layers(spec: ModelSpec) -> list[Layer]:
+    result: list[Layer] = []
+    encoder, decoder = layer_words.words(spec.encoder, "encoder"), layer_words.words(spec.decoder, "decoder")
+    image, latents = (*spec.image[:2], spec.image[2] + spec.classes), (1, 1, spec.latent + spec.classes)
+    for network, words, given in (("encoder", encoder, image), ("decoder", decoder[:-1], latents)):
+        for i, word in enumerate(words):
+            layer = of_word((network, "hidden", i, "linear" if word.kind == "linear" else "conv"), word, given)
+            if network == "encoder" and i == 0 and word.kind == "linear":  # of an image as it is, before its label
+                layer = layer._replace(inputs=spec.pixels + spec.classes, flattened=None)
+            given = word.gives(given)
+            result.append(layer)
+            if word.norm:
+                norm = Layer((network, "hidden", i, "norm"), "norm", given[2], given[2], given[:2])
+                result.append(norm._replace(plain=word.plain, activation=word.activation))
+        if network == "encoder":
+            head = _linear((), math.prod(given), spec.latent)._replace(flattened=(given[2], *given[:2]))
+            result += [head._replace(path=("encoder", name)) for name in heads(spec)]
+        else:
+            last = of_word((), decoder[-1], given)._replace(unflattened=None)
+            result += [last._replace(path=("decoder", name)) for name in tails(spec)]
+    return result
+
+
+def of_word(path: Path, word: layer_words.Word, given: layer_words.Map) -> Layer:
+    """The layer of a word that takes this map."""
+    height, width, channels = word.gives(given)
+    if word.kind == "linear":
+        flat, made = (given[2], *given[:2]), (channels, height, width)
+        layer = Layer(path, "linear", math.prod(flat), math.prod(made), (height, width))
+        layer = layer._replace(flattened=flat, unflattened=made, normed=word.norm)
+        return layer._replace(plain=word.plain, activation=word.activation)
+    return Layer(
+        path,
+        word.kind,
+        given[2],
+        channels,
+        (height, width),
+        word.stride,
+        (word.output_padding, word.output_padding),
+        normed=word.norm,
+        kernel=word.kernel,
+        padding=word.padding,
+        plain=word.plain,
+        activation=word.activation,
+    )
 
 
 def _linear(path: Path, inputs: int, outputs: int) -> Layer:
@@ -197,7 +271,7 @@ def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
 
 def _weight_and_bias(spec: ModelSpec, layer: Layer) -> list[Parameter]:
     path, inputs, outputs = layer.path, layer.inputs, layer.outputs
-    area = 1 if layer.kind == "linear" else KERNEL**2
+    area = 1 if layer.kind == "linear" else layer.kernel**2
     # PyTorch counts a transposed convolution's fan-in over its outputs: the second axis of its weight.
     fan_in, fan_out = (outputs, inputs) if layer.kind == "conv-transpose" else (inputs, outputs)
     bound = bias_bound = 1 / math.sqrt(fan_in * area)
@@ -207,20 +281,22 @@ def _weight_and_bias(spec: ModelSpec, layer: Layer) -> list[Parameter]:
         bound, bias_bound = math.sqrt(6 / ((fan_in + fan_out) * area)), 0.0
     name, bias = _dotted(*path, "weight"), _vector(_dotted(*path, "bias"), (*path, "bias"), outputs, bias_bound)
     if layer.kind == "linear":
-        weight = Parameter(name, (outputs, inputs), (*path, "kernel"), (), (), (inputs, outputs), bound)
-        if layer.flattened is None:
-            weight = weight._replace(view=(outputs, inputs), axes=(1, 0))
-        elif path[0] == "encoder":
-            weight = weight._replace(view=(outputs, *layer.flattened), axes=(2, 3, 1, 0))
-        else:
-            weight = weight._replace(view=(*layer.flattened, inputs), axes=(3, 1, 2, 0))
-            bias = bias._replace(view=layer.flattened, axes=(1, 2, 0))
+        given, made = layer.flattened or (inputs,), layer.unflattened or (outputs,)
+        first, last = _channels_last(made), tuple(len(made) + axis for axis in _channels_last(given))
+        view, axes = (*made, *given), (*last, *first)
+        weight = Parameter(name, (outputs, inputs), (*path, "kernel"), view, axes, (inputs, outputs), bound)
+        bias = bias._replace(view=made, axes=first)
     else:
         # A transposed one is [in, out, h, w] in PyTorch; Flax with `transpose_kernel` takes [h, w, out, in].
         first, second = (inputs, outputs) if layer.kind == "conv-transpose" else (outputs, inputs)
-        shape, moved = (first, second, KERNEL, KERNEL), (KERNEL, KERNEL, second, first)
+        shape, moved = (first, second, layer.kernel, layer.kernel), (layer.kernel, layer.kernel, second, first)
         weight = Parameter(name, shape, (*path, "kernel"), shape, (2, 3, 1, 0), moved, bound)
     return [weight, bias._replace(trained=not layer.normed)]
+
+
+def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The transpose of channels, height, width to height, width, channels, or that of one axis."""
+    return (1, 2, 0) if len(shape) == 3 else (0,)
 
 
 def _vector(name: str, path: Path, size: int, bound: float) -> Parameter:

@@ -27,7 +27,8 @@ def require_batches(spec: Spec, images: int) -> None:
     if smallest == 1 and (1, 1) in sizes:
         raise InputError(
             f"Batch norm needs more than one number for a variance, but the last batch of {images:,} images in "
-            f"batches of {batch} is one image, which the convolutions make one pixel; choose another --batch-size."
+            f"batches of {batch} is one image, of which a layer has one number per channel; choose another "
+            "--batch-size."
         )
 
 

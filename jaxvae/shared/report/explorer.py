@@ -114,7 +114,7 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
     spec = model.run.spec
     decoder = [layer for layer in layout.layers(spec.model) if layer.path[0] == "decoder"]
     layers = [layer for layer in decoder if layer.path[1] in ("hidden", "logits")]
-    if any(layer.kind != "linear" for layer in layers) or spec.model.image[2] not in (1, 3):
+    if spec.model.network != "mlp" or spec.model.image[2] not in (1, 3):
         return None
     arrays = model.backend.to_arrays(spec, model.weights)
     names = [".".join(map(str, layer.path)) for layer in layers]
@@ -123,6 +123,7 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
     return {
         "dtype": spec.training.stored,
         "activation": spec.model.activation,
+        "slope": spec.model.slope,
         "output": mean_of(spec.model.likelihood, spec.model.output, spec.images.range),
         "signed": spec.images.range == "signed",
         "layers": [

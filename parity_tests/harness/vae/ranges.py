@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.harness.compare import Gap, named_pairs
@@ -27,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 _LADDER = (1e-3, 1.0, 9.0, 12.0, 20.0, 80.0)
 LADDER = {"float32": (*_LADDER, 120.0), "float64": (*_LADDER, 300.0, 800.0)}
 _HIDDEN = (1.0, 9.0, 120.0, 800.0)  # what of it a hidden layer is driven to: activations have fewer ends
-_UNITS, _LATENT, _IMAGES, _SAMPLES, _STEP = 8, 6, 8, 3, 20
+_UNITS, _CHANNELS, _LATENT, _IMAGES, _SAMPLES, _STEP = 8, 2, 6, 8, 3, 20
 _SPREAD = 0.2  # of a head's numbers around the one that it is driven to, as a share of it, and at most 1
 
 
@@ -47,9 +48,12 @@ class State(NamedTuple):
 
 def small(spec: Spec) -> Spec:
     """Make a configuration of the same kinds of layers, likelihood, posterior and objective, with few units."""
+    image = (4, 3, min(spec.model.image[2], 3))
     model = replace(
         spec.model,
-        image=(4, 3, min(spec.model.image[2], 3)),
+        image=image,
+        encoder=_few(spec.model.encoder, "encoder", image),
+        decoder=_few(spec.model.decoder, "decoder", image),
         hidden=spec.model.hidden and (_UNITS,),
         latent=_LATENT,
         discriminator=spec.model.discriminator and (_UNITS,),
@@ -62,6 +66,25 @@ def small(spec: Spec) -> Spec:
         images=replace(spec.images, train_images=None, resize=False),
         training=replace(spec.training, batch_size=_IMAGES),
     )
+
+
+def _few(texts: tuple[str, ...], network: str, image: layer_words.Map) -> tuple[str, ...]:
+    """Words of one layer of each kind with each ending, in the order of the first of them. All of them give maps of an
+    image's height and width, and a decoder's end in the image."""
+    height, width, channels = image
+    words = layer_words.words(texts, network)
+    maps = {"conv": "conv{}k3p1", "conv-transpose": "up{}k3p1", "linear": f"linear{height}x{width}x{{}}"}
+
+    def word(layer: layer_words.Word, outputs: int) -> str:
+        endings = ["norm"] * layer.norm + ["plain"] * layer.plain + ([layer.activation] if layer.activation else [])
+        return "+".join([maps[layer.kind].format(outputs), *endings])
+
+    if network == "encoder" or not words:
+        return tuple(dict.fromkeys(word(layer, _CHANNELS) for layer in words))
+    hidden = dict.fromkeys(word(layer, _CHANNELS) for layer in words[:-1])
+    if words[0].kind != "linear":  # a map of that size, of one pixel
+        hidden = {maps["linear"].format(_CHANNELS): None, **hidden}
+    return (*hidden, word(words[-1], channels))
 
 
 def states(spec: Spec) -> dict[str, State]:
@@ -193,7 +216,9 @@ def _followers(spec: Spec, layer: str) -> list[str]:
     layers = [each for each in layout.layers(spec.model) if each.kind not in ("norm", "scalar")]
     followers: list[layout.Layer] = []
     if rest[0] == "hidden":
-        followers = [each for each in layers if each.path[0] == network and each.path[1] not in ("hidden", "input")]
+        own = [each for each in layers if each.path[0] == network]
+        followers = [each for each in own if each.path[1:3] == ("hidden", int(rest[1]) + 1)]
+        followers = followers or [each for each in own if each.path[1] not in ("hidden", "input")]
     elif layer == "encoder.mean":
         for taking in ("decoder", "discriminator"):
             own = [each for each in layers if each.path[0] == taking]

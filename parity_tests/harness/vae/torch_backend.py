@@ -91,17 +91,17 @@ def layers(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
         model.decode(z, given.labels, given.training)
         if spec.model.discriminator:
             model.discriminate(z)
-    flat = {".".join(map(str, layer.path)): layer.flattened for layer in layout.layers(spec.model)}
+    by_name = {".".join(map(str, layer.path)): layer for layer in layout.layers(spec.model)}
 
     def ordered(name: str, kind: str, value: np.ndarray) -> np.ndarray:
-        shape = flat[name]
-        if shape is not None and kind == ("input" if name.startswith("encoder") else "output"):
+        shape = by_name[name].flattened if kind == "input" else by_name[name].unflattened
+        if shape is not None:
             value = value.reshape(len(value), *shape)
             return value.transpose(0, 2, 3, 1).reshape(len(value), -1)
         return value.transpose(0, 2, 3, 1) if value.ndim == 4 else value
 
-    named = {f"{n}, {kind}": ordered(n, kind, value) for n, c in calls.items() for kind, value in c._asdict().items()}
-    return named | _numpy({**posterior._asdict(), "z": z})
+    seen = {f"{n}, {kind}": ordered(n, kind, value) for n, c in calls.items() for kind, value in c._asdict().items()}
+    return seen | _numpy({**posterior._asdict(), "z": z})
 
 
 def forward(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:

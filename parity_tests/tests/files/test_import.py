@@ -353,6 +353,7 @@ SHARED = {
     "pytorch-examples": "L1aoXingyu/pytorch-beginner's VAE, whose loss is the summed squared error",
     "antixk": "IWAE, MIWAE, InfoVAE, DIPVAE, LogCoshVAE and MSSIMVAE",
     "pythae": "BetaVAE, DisentangledBetaVAE, BetaTCVAE, IWAE, MIWAE",
+    "pyro": "Trace_ELBO estimates the KL divergence from the sampled latents, and the loss here has it exactly",
     "sequential-halves": "they fit a pair of nn.Sequential, whose encoder gives mean and log-variance, too (--preset",
 }
 

@@ -3,16 +3,23 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
+import safetensors.torch
 
 import import_check
+from import_programs.definitions import Code
 from jaxvae.shared.errors import InputError
 
 # In a notebook, beside what can't be executed here.
 CELLS = """
-import nowhere
+import nowhere, torch
+import torch.nn.functional as F
+from nowhere.else_ import *
+from torch import nn
 %matplotlib inline
 class VAE(nn.Module):
     def __init__(self, *widths):
@@ -35,6 +42,12 @@ def loss_function(pixels, x, mean, logvar):
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
     return F.binary_cross_entropy(pixels, x, reduction="sum") + kl
 
+double = lambda x: 2 * x
+single = train()
+for _ in range(1):
+    square = x**2
+    result = square + other
+
 train()
 """
 
@@ -43,6 +56,12 @@ train()
 def _x64_off():
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+def saved(code: Code, model: Any, folder: Path) -> Path:
+    """A file that jaxvae reads without starting torch."""
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    return folder / "model.safetensors"
 
 
 def clone(folder: Path, activation: str) -> Path:
@@ -59,13 +78,37 @@ def clone(folder: Path, activation: str) -> Path:
 
 
 @pytest.mark.parametrize(("activation", "status"), [("relu", 0), ("tanh", 1)])
-def test_a_program_is_compared(activation: str, status: int, tmp_path, capsys) -> None:
+def test_a_program_is_compared(activation: str, status: int, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(import_check, "PROGRAMS", [p._replace(save=saved) for p in import_check.PROGRAMS])
     assert import_check.main(import_check.ImportCheck(clone(tmp_path, activation))) == status
     head, _, row = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in head.split("|")[1:-1]] == list(import_check._HEAD)
-    title, commit, *gaps = (cell.strip() for cell in row.split("|")[1:-1])
-    assert (title, len(commit)) == ("lyeoni/pytorch-mnist-VAE", 7)
+    title, commit, *gaps, constant = (cell.strip() for cell in row.split("|")[1:-1])
+    assert (title, len(commit), constant) == ("lyeoni/pytorch-mnist-VAE", 7, "")
     assert [float(gap) <= 1e-12 for gap in gaps] == [True, True, not status, not status]
+
+
+def test_a_constant_that_import_does_not_print_fails_the_check() -> None:
+    program = import_check.PROGRAMS[0]._replace(constant=720.448)
+    rows = [
+        import_check.Row(program, "", {"loss": gap}, {said})
+        for gap, said in ((0.0, "720.45"), (0.0, ""), (1e-9, "720.45"), (np.nan, "720.45"))
+    ]
+    assert [row.passed for row in rows] == [True, False, False, False]
+    assert rows[0].cells == (program.title, "", "", "", "", "0", "720.45")
+
+
+def test_a_gap_is_not_hidden_by_nan_or_by_broadcasting() -> None:
+    assert import_check._gap(np.ones((2, 1)), np.ones((2, 3))) == np.inf
+    assert np.isnan(import_check._gap(np.array([1.0, np.nan]), np.ones(2)))
+    assert import_check._gap(np.array([3.0, 1.0]), np.array([4.0, 1.0])) == 0.25
+
+
+def test_of_a_file_only_definitions_and_what_is_asked_for_are_executed(tmp_path) -> None:
+    code = Code(clone(tmp_path, "relu") / "pytorch-mnist-VAE", ["pytorch-mnist-VAE.ipynb"], ["double"], {"other": 1})
+    assert (code["double"](3), code["other"], code.evaluate(["square", "result"], x=3)) == (6, 1, 10)
+    with pytest.raises(KeyError):
+        code["single"]
 
 
 def test_a_folder_without_clones_is_refused(tmp_path) -> None:

@@ -1,5 +1,7 @@
 """Batch norm and the activations, number by number, against numpy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ SCALE, BIAS, MEAN, VAR = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size
 ACTIVATIONS: dict[Activation, float] = {  # and the slope at 0
     **{"relu": 0.0, "tanh": 1.0, "leaky-relu": 0.01, "leaky-relu-0.2": 0.2, "softplus": 0.5, "elu": 1.0}
 }
-LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2))
+LAYER = layout.Layer(("encoder", "hidden", 0, "conv"), "conv", 1, 5, (3, 2), normed=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,7 +45,8 @@ def normalize(package: str, x: np.ndarray, train: bool = True, weights: np.ndarr
         shares = np.full(len(x), 1 / len(x)) if weights is None else weights
         y = norm(jnp.asarray(x), jaxvae.Training(jnp.asarray(shares.astype(dtype))) if train else None)
         return np.asarray(y), np.asarray(norm.mean[...]), np.asarray(norm.var[...])
-    norm = torchvae.nets.Block(LAYER).norm.to(torch.tensor(x).dtype).train(train)
+    norm: Any = torchvae.nets.Block(LAYER).norm
+    norm = norm.to(torch.tensor(x).dtype).train(train)
     values = {"weight": SCALE, "bias": BIAS, "running_mean": MEAN, "running_var": VAR}
     norm.load_state_dict({name: torch.tensor(value) for name, value in values.items()}, strict=False)
     with torch.no_grad():
@@ -108,9 +111,10 @@ def test_images_that_fill_up_a_batch_count_for_nothing() -> None:
 
 
 @both
-@pytest.mark.parametrize(("name", "slope"), ACTIVATIONS.items())
+@pytest.mark.parametrize(("name", "slope"), [*ACTIVATIONS.items(), ("leaky-relu", 0.3)])
 def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, slope: float) -> None:
-    model, at = ModelSpec(activation=name), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
+    leaky: dict[str, Any] = {"slope": slope} if name == "leaky-relu" else {}
+    model, at = ModelSpec(activation=name, **leaky), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
     if package == "jaxvae":
         slopes = np.asarray(jax.vmap(jax.grad(lambda x: nets.activate(model, x)))(jnp.asarray(at)))
         values = np.asarray(nets.activate(model, jnp.asarray(at)))
@@ -121,7 +125,7 @@ def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, 
         assert leaf.grad is not None
         slopes, values = leaf.grad.numpy(), given.detach().numpy()
     assert slopes[2] == slope
-    sides, curved = {"leaky-relu": [0.01, 1], "leaky-relu-0.2": [0.2, 1], "relu": [0, 1]}, 1 - np.tanh(2) ** 2
+    sides, curved = {"leaky-relu": [slope, 1], "leaky-relu-0.2": [0.2, 1], "relu": [0, 1]}, 1 - np.tanh(2) ** 2
     smooth = {"tanh": [curved, curved], "softplus": expit([-2.0, 2.0]), "elu": [np.exp(-2), 1]}
     np.testing.assert_allclose(slopes[[0, 4]], (sides | smooth)[name], rtol=1e-14)
     straight = {each: np.multiply(slope, [-2.0, 2.0]) for each, slope in sides.items()}

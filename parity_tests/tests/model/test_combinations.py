@@ -125,6 +125,7 @@ def compare_training(spec: Spec, in_jax, in_torch) -> None:
 
 M, O, I = ModelSpec, ObjectiveSpec, ImagesSpec  # noqa: E741
 POINT, JUDGED = M(posterior="point"), M(posterior="point", discriminator=(5,))
+LAYERS = M((2, 2, 1), network="layers", encoder=("linear3",), decoder=("linear4",))
 GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
 # One configuration for each sentence of `conflicts`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
@@ -158,6 +159,9 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
         I("signed", corruption="dropout", corruption_level=0.5),
         "dropout sets pixels to 0",
     ),
+    (dataclasses.replace(LAYERS, hidden=(5,)), O(), I(), "not in hidden; give --hidden with no widths"),
+    (dataclasses.replace(LAYERS, network="mlp"), O(), I(), "only the network layers has layers in encoder and decoder"),
+    (M(slope=0.3), O(), I(), "only leaky-relu has a slope, and the activation is relu; give --slope 0.01"),
     (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
     (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
 ]

@@ -174,7 +174,8 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
     else:
         weight = RNG.normal(size=(2, 3, 3, 3))
         expected = functools.partial(F.conv_transpose2d, stride=stride, padding=1, output_padding=more)
-    in_jax, in_torch = nets.Block(layer, rngs=nnx.Rngs(0)).conv, torchvae.nets.Block(layer).conv.double()
+    in_jax: Any = nets.Block(layer, rngs=nnx.Rngs(0)).conv
+    in_torch: Any = torchvae.nets.Block(layer).double().conv
     in_jax.kernel, in_jax.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
     in_torch.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     for height in (1, 11, 3, 9, 5, 7):
@@ -195,7 +196,7 @@ def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tup
         kernel = jnp.asarray(kernel if kind == "conv" else kernel.swapaxes(3, 4))
 
         def applied(x, kernel):
-            y = convolve(x, kernel, stride) if kind == "conv" else transposed(x, kernel, stride, more)
+            y = convolve(x, kernel, stride, 1) if kind == "conv" else transposed(x, kernel, stride, 1, more)
             return jnp.sin(y).sum()
 
         actual = jax.jit(jax.vmap(jax.value_and_grad(applied, (0, 1))))(x, kernel)
@@ -264,7 +265,7 @@ BATCHES = Spec(model=CASES[0], training=TrainingSpec(batch_size=3, dtype="float6
 def test_a_last_batch_of_one_number_is_refused() -> None:
     sentence = (
         "Batch norm needs more than one number for a variance, but the last batch of 7 images in batches of 3 "
-        "is one image, which the convolutions make one pixel; choose another --batch-size."
+        "is one image, of which a layer has one number per channel; choose another --batch-size."
     )
     images = RNG.integers(0, 256, (7, 4, 4, 1)).astype(np.uint8)
     params = jaxvae.from_arrays(BATCHES, some_arrays(BATCHES))

@@ -83,7 +83,7 @@ def to_json_lists(spec: Spec) -> object:
         (["training", "momentum"], 0.9, "unknown field 'momentum'"),
         (["data"], "emnist:capitals", "data must be one of auto, mnist, .* found 'emnist:capitals'"),
         (["data"], "npy:", "data must be one of"),
-        (["model", "network"], "transformer", "must be one of 'mlp', 'conv', found 'transformer'"),
+        (["model", "network"], "transformer", "must be one of 'mlp', 'conv', 'layers', found 'transformer'"),
         (
             ["model", "posterior"],
             3,

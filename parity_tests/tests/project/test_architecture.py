@@ -71,6 +71,7 @@ ARGUMENTS = {
     ("nets", "Decoder.__init__"): ({"rngs"}, "the same"),
     ("nets", "ConvEncoder.__init__"): ({"rngs"}, "the same"),
     ("nets", "ConvDecoder.__init__"): ({"rngs"}, "the same"),
+    ("nets", "LayersDecoder.__init__"): ({"rngs"}, "the same"),
     ("nets", "Discriminator.__init__"): ({"rngs"}, "the same"),
     ("layers", "make"): ({"rngs"}, "the same"),
     ("layers", "Block.__init__"): ({"rngs"}, "the same"),

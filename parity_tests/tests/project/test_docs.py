@@ -43,6 +43,7 @@ NOT_RUN = {
     "stablehlo": "test_export",
     "onnx": "test_export",
     "sweep": "test_sweep",
+    "layers": "test_layers",
     "--tensorboard": "its own test",
 }
 """What a command on a page holds that is run elsewhere, and where."""

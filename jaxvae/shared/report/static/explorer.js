@@ -7,7 +7,7 @@
   const ACTIVATIONS = {
     relu: (x) => (x > 0 ? x : 0),
     tanh: Math.tanh,
-    "leaky-relu": (x) => (x > 0 ? x : 0.01 * x),
+    "leaky-relu": (x, slope) => (x > 0 ? x : slope * x),
     "leaky-relu-0.2": (x) => (x > 0 ? x : 0.2 * x),
     softplus: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
     elu: (x) => (x > 0 ? x : Math.expm1(x)),
@@ -50,7 +50,8 @@
 
   // A function of latents and a class that returns the image's pixels, in [0, 1] where the output is bounded to it.
   function decoderOf(run) {
-    const { dtype, activation, output, signed } = run.decoder;
+    const { dtype, activation, slope, output, signed } = run.decoder;
+    const activate = (x) => ACTIVATIONS[activation](x, slope);
     const layers = run.decoder.layers.map((layer) => ({
       weight: numbers(layer.weight, dtype),
       bias: numbers(layer.bias, dtype),
@@ -60,7 +61,7 @@
       x.set(z);
       if (run.classes) x[run.latent + label] = 1;
       layers.forEach((layer, i) => {
-        x = multiply(layer, x).map(i < layers.length - 1 ? ACTIVATIONS[activation] : OUTPUTS[output]);
+        x = multiply(layer, x).map(i < layers.length - 1 ? activate : OUTPUTS[output]);
       });
       return signed ? x.map((mean) => (mean + 1) / 2) : x;
     };

@@ -53,6 +53,7 @@ def layers(case: Case, name: str) -> Causes:
     layer, _, kind = name.partition(", ")
     if f"{layer}.weight" not in case.start or kind != "output":
         return
+    by_name = {".".join(map(str, each.path)): each for each in layout.layers(case.spec.model)}
     x, weight, bias = calls[f"{layer}, input"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
     yield "bias missing", calls[name] - bias if calls[name].shape[-1:] == bias.shape else calls[name]
     if f"{layer}.running_mean" in case.start:
@@ -61,15 +62,25 @@ def layers(case: Case, name: str) -> Causes:
         yield "batch norm by the unbiased variance", (calls[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
         eps = np.sqrt((x.var((0, 1, 2)) + 1e-5) / (x.var((0, 1, 2)) + 1e-3))
         yield "batch norm's eps 1e-3 for 1e-5", (calls[name] - bias) * eps + bias
-    elif weight.ndim == 4 and layer.startswith("encoder"):
-        same = (x.shape[1] % 2, x.shape[2] % 2)  # at stride 2 'SAME' pads an even size at its end alone
-        yield "'SAME' padding: at the end only", reference.convolve(x, weight, bias, 2, np, same)
-        yield "kernel turned round", reference.convolve(x, weight[:, :, ::-1, ::-1], bias, 2, np)
-        yield "kernel's rows and columns exchanged", reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, 2, np)
-    elif weight.ndim == 4 and layer != "decoder.logits":
-        turned = weight[:, :, ::-1, ::-1]
-        size = calls[name].shape[1:3]
-        yield "transposed convolution's kernel not turned round", reference.convolve_back(x, turned, bias, size, np)
+    elif weight.ndim == 4:
+        yield from _convolutions(by_name[layer], x, weight, bias)
+
+
+def _convolutions(layer: layout.Layer, x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> Causes:
+    """Compute known faults of a convolution."""
+    turned = weight[:, :, ::-1, ::-1]
+    if layer.kind == "conv-transpose":
+        turned_back = reference.convolve_back(x, turned, bias, layer, np)
+        yield "transposed convolution's kernel not turned round", turned_back
+    elif layer.path[0] == "encoder":
+        rest = layer.stride, np, layer.padding
+        # At stride 2 'SAME' pads an even size at its end alone.
+        total = [max(-(-n // layer.stride) * layer.stride - layer.stride + layer.kernel - n, 0) for n in x.shape[1:3]]
+        if all(n - n // 2 == layer.padding for n in total):
+            same = (total[0] // 2, total[1] // 2)
+            yield "'SAME' padding: at the end only", reference.convolve(x, weight, bias, *rest, same)
+        yield "kernel turned round", reference.convolve(x, turned, bias, *rest)
+        yield "kernel's rows and columns exchanged", reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, *rest)
 
 
 def losses(case: Case, name: str) -> Causes:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, assert_never
 import jax
 import numpy as np
 
-from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae.batch import Batch
@@ -42,29 +41,39 @@ def linear(arrays: Arrays, name: str, x: Any) -> Any:
     return x @ arrays[f"{name}.weight"].T + arrays[f"{name}.bias"]
 
 
-def convolve(x: Any, weight: Any, bias: Any, stride: int, xp: Any, before: tuple[int, int] = (1, 1)) -> Any:
-    """Convolve by a 3x3 kernel, entry by entry, padded by 1 before and after, or less before: x `[batch, height, width,
-    in]`, weight `[out, in, 3, 3]`."""
+def convolve(
+    x: Any, weight: Any, bias: Any, stride: int, xp: Any, padding: int = 1, before: tuple[int, int] | None = None
+) -> Any:
+    """Convolve by a square kernel, entry by entry, padded before and after, or otherwise before: x `[batch, height,
+    width, in]`, weight `[out, in, k, k]`."""
     _, height, width, _ = x.shape
-    x = xp.pad(x, ((0, 0), (before[0], 1), (before[1], 1), (0, 0)))
-    rows, columns = -(-height // stride), -(-width // stride)
+    edge, (top, left) = weight.shape[-1], before or (padding, padding)
+    x = xp.pad(x, ((0, 0), (top, padding), (left, padding), (0, 0)))
+    rows, columns = (height + top + padding - edge) // stride + 1, (width + left + padding - edge) // stride + 1
     parts = [
         x[:, i : i + stride * rows : stride, j : j + stride * columns : stride][:, :rows, :columns]
         @ weight[:, :, i, j].T
-        for i in range(3)
-        for j in range(3)
+        for i in range(edge)
+        for j in range(edge)
     ]
     return sum(parts[1:], parts[0]) + bias
 
 
-def convolve_back(x: Any, weight: Any, bias: Any, size: tuple[int, int], xp: Any) -> Any:
-    """Apply a transposed 3x3 convolution of stride 2 and padding 1, to `size`: the dilated input is convolved by the
-    flipped kernel. x `[batch, height, width, in]`, weight `[in, out, 3, 3]`."""
-    n, height, width, channels = x.shape
-    apart = xp.stack([x, xp.zeros_like(x)], 3).reshape(n, height, 2 * width, channels)
-    apart = xp.stack([apart, xp.zeros_like(apart)], 2).reshape(n, 2 * height, 2 * width, channels)
-    # Beyond 2n - 1 rows come those of the output padding, where there is one.
-    return convolve(apart[:, : size[0], : size[1]], weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), bias, 1, xp)
+def convolve_back(x: Any, weight: Any, bias: Any, layer: layout.Layer, xp: Any) -> Any:
+    """Apply a transposed convolution: the input, with zeros between its pixels, is convolved by the flipped kernel.
+    x `[batch, height, width, in]`, weight `[in, out, k, k]`."""
+    edge = weight.shape[-1]
+    for axis, size in zip((1, 2), layer.size, strict=True):
+        apart = xp.stack([x, *[xp.zeros_like(x)] * (layer.stride - 1)], axis + 1)
+        apart = apart.reshape(*x.shape[:axis], layer.stride * x.shape[axis], *x.shape[axis + 1 :])
+        apart = xp.moveaxis(apart, axis, 0)[: layer.stride * (x.shape[axis] - 1) + 1]
+        # Output i sees the inputs of the k rows that end at row i + padding.
+        start = edge - 1 - layer.padding
+        apart = apart[max(-start, 0) :]
+        ends = max(start, 0), max(size + edge - 1 - max(start, 0) - len(apart), 0)
+        apart = xp.pad(apart, (ends, *((0, 0),) * 3))[: size + edge - 1]
+        x = xp.moveaxis(apart, 0, axis)
+    return convolve(x, weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), bias, 1, xp, 0)
 
 
 def batch_norm(arrays: Arrays, name: str, x: Any, running: bool, xp: Any) -> Any:
@@ -95,15 +104,15 @@ def forward(
     """Compute the networks; `detach` stops the gradient at the latent, `z` `[batch, latent]` replaces it, `record`
     receives the inputs and outputs of every layer as `NAME, input` and `NAME, output`, and `change` replaces the
     output of the layer of a name."""
-    model, kinked = spec.model, "relu" in spec.model.activation
-    activation = {
+    model = spec.model
+    activations = {
         "relu": relu,
         "tanh": xp.tanh,
-        "leaky-relu": lambda h: xp.where(h > 0, h, h * 0.01),
+        "leaky-relu": lambda h: xp.where(h > 0, h, h * model.slope),
         "leaky-relu-0.2": lambda h: xp.where(h > 0, h, h * 0.2),
         "softplus": lambda h: xp.logaddexp(h, xp.zeros_like(h)),
         "elu": lambda h: xp.where(h > 0, h, xp.expm1(xp.minimum(h, 0))),
-    }[model.activation]
+    }
     seen: Any = batch.x
     corruption: Any = batch.corruption
     if training and spec.images.corruption == "gaussian":
@@ -121,10 +130,10 @@ def forward(
         closest = xp.abs(h).reshape(len(h), -1).min(-1) / xp.maximum(xp.abs(h).max(), 1e-30)
         margins = xp.minimum(margins, closest.reshape(-1, len(margins)).min(0))
 
-    def hidden(h: Any) -> Any:
-        if kinked:
+    def hidden(h: Any, activation: str) -> Any:
+        if "relu" in activation:
             near(h)
-        h = activation(h)
+        h = activations[activation](h)
         mask = next(masks, None)
         return h if mask is None else (h.reshape(-1, *mask.shape) * mask).reshape(h.shape)
 
@@ -139,41 +148,47 @@ def forward(
     def run(layer: layout.Layer, h: Any) -> Any:
         name = ".".join(map(str, layer.path))
         weight, bias = arrays.get(f"{name}.weight"), arrays.get(f"{name}.bias")
+        if layer.kind.startswith("conv") and h.ndim == 2:
+            h = h[:, None, None]  # a map of one pixel
         match layer.kind:
             case "linear":
-                gave = linear(arrays, name, h)
+                given = h
+                if h.ndim == 4:  # PyTorch's weights have channels first
+                    given, h = h.transpose(0, 3, 1, 2).reshape(len(h), -1), h.reshape(len(h), -1)
+                gave = linear(arrays, name, given)
+                if layer.unflattened is not None:
+                    gave = gave.reshape(len(h), *layer.unflattened).transpose(0, 2, 3, 1).reshape(len(h), -1)
             case "conv":
-                gave = convolve(h, weight, bias, layer.stride, xp)
+                gave = convolve(h, weight, bias, layer.stride, xp, layer.padding)
             case "conv-transpose":
-                gave = convolve_back(h, weight, bias, layer.size, xp)
+                gave = convolve_back(h, weight, bias, layer, xp)
             case "norm":
                 gave = batch_norm(arrays, name, h, not training, xp)
             case "scalar":
                 gave = arrays[name]
             case kind:
                 assert_never(kind)
-        return noted(name, h, change(name, gave))
+        gave = noted(name, h, change(name, gave))
+        return gave if layer.unflattened is None else gave.reshape(len(h), *layer.size, -1)
 
     def network(name: str, h: Any) -> Any:
         layers = [layer for layer in layout.layers(model) if layer.path[:2] == (name, "hidden")]
         for layer, after in itertools.zip_longest(layers, layers[1:]):
             h = run(layer, h)
-            if after is None or after.kind != "norm":
-                h = hidden(h)
+            if not layer.plain and (after is None or after.kind != "norm"):
+                h = hidden(h, layer.activation or model.activation)
         return h
 
     layers = layout.by_path(model)
-    spatial = any(layer.path[0] == "encoder" and layer.kind != "linear" for layer in layers.values())
-    if spatial:
+    first = next(layer for layer in layers.values() if layer.path[0] == "encoder")
+    if first.kind == "linear":
+        h = conditioned(seen)
+    else:
         h = seen.reshape(len(seen), *model.image)
         if hot is not None:
             h = xp.concatenate([h, xp.broadcast_to(hot[:, None, None], (*h.shape[:3], model.classes))], -1)
-        h = network("encoder", h).transpose(0, 3, 1, 2).reshape(len(seen), -1)  # channels first, as PyTorch's weights
-    else:
-        h = network("encoder", conditioned(seen))
+    h = network("encoder", h)
     parts = [run(layers["encoder", name], h) for name in layout.heads(model)]
-    if record is not None and spatial:
-        record |= {f"encoder.{name}, input": _channels_last(h, model) for name in layout.heads(model)}
     if model.posterior.startswith("relu-"):
         for part in parts:
             near(part)
@@ -188,23 +203,14 @@ def forward(
     else:
         z = xp.stack([parts[0] + (parts[1] * e if len(parts) > 1 else 0) for e in eps])
     h = conditioned((jax.lax.stop_gradient(z) if detach else z).reshape(-1, z.shape[-1]))
-    if spatial:
-        flat = run(layers["decoder", "input"], h)
-        if record is not None:
-            record["decoder.input, output"] = _channels_last(flat, model)
-        h = flat.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1]).transpose(0, 2, 3, 1)
+    if ("decoder", "input") in layers:
+        h = run(layers["decoder", "input"], h)
     h = network("decoder", h)
     last = [run(layers["decoder", name], h) for name in layout.tails(model)]
     logits, *logvar = (part.reshape(len(eps), len(batch.x), -1) for part in last)
     scalars = [f"decoder.{name}" for name in layout.scalar_parameters(model)]
     logvar += [change(name, arrays[name]) for name in scalars]
     return Outputs(tuple(parts), z, logits, logvar[0] if logvar else None, margins)
-
-
-def _channels_last(h: Any, model: ModelSpec) -> Any:
-    """Reorder flattened channels, height, width to height, width, channels."""
-    apart = h.reshape(len(h), model.hidden[-1], *layout.sizes(model)[-1])
-    return apart.transpose(0, 2, 3, 1).reshape(len(h), -1)
 
 
 def judge(spec: Spec, arrays: Arrays, z: Any, record: dict[str, Any] | None = None) -> Any:
