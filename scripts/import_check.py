@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import jaxvae
 import torchvae
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 
@@ -228,7 +228,7 @@ def _git(clone: Path, *arguments: str) -> str:
 if __name__ == "__main__":
     try:
         join_help(ImportCheck)
-        sys.exit(main(tyro.cli(ImportCheck)))
+        sys.exit(main(parse(ImportCheck)))
     except InputError as error:
         print(f"import_check: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import jaxvae
 import torchvae
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
@@ -296,7 +296,7 @@ if __name__ == "__main__":
     try:
         for trial in (Fuzz, Kill, Switch, Distributed, Verdicts):
             join_help(trial)
-        sys.exit(main(tyro.cli(Trial)))  # type: ignore[arg-type]
+        sys.exit(main(parse(Trial)))
     except InputError as error:
         print(f"stress: {error}", file=sys.stderr)
         sys.exit(error.status)

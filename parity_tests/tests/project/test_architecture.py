@@ -298,6 +298,13 @@ def test_names_in_use() -> None:
         assert not names & (banned | (set() if path.stem in ("train", "params") else {"mu"})), path
 
 
+def test_every_command_line_is_parsed_in_a_terminal_of_any_width() -> None:
+    """By the one function that calls tyro, which does not end in a terminal of a few columns."""
+    folders = [ROOT / name for name in ("jaxvae", "torchvae", "parity_tests", "scripts")]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if path != Path(__file__)]
+    assert [path.name for path in paths if "tyro.cli(" in path.read_text()] == ["cli.py"]
+
+
 def test_every_module_with_a_command_stands_in_the_table_with_its_own_flags() -> None:
     names = [path.stem for path in (ROOT / "jaxvae" / "shared" / "commands").glob("*.py")]
     modules = [importlib.import_module(f"jaxvae.shared.commands.{name}") for name in names]
