@@ -98,7 +98,7 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
     if origin is tuple:
-        kind = "integers" if arguments[0] is int else "objects"
+        kind = {int: "integers", str: "texts"}.get(arguments[0], "objects")
         return f"a list of {kind}" if arguments[-1] is ... else f"a list of {len(arguments)} {kind}"
     if origin in (dict, types.UnionType):
         return "an object"
