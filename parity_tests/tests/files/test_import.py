@@ -723,6 +723,7 @@ BAD_TABLES = {
     "There is no preset 'x'": {**MINE, "preset": "x"},
     "the rule for y.* names encoder.men.*, which the model doesn't have; a model with one hidden layer has "
     "encoder.hidden.0, encoder.mean, encoder.logvar, decoder": rules_but(**{"y.*": "encoder.men.*"}),
+    "the rule for y.* names 'encoder.m\\ud800n.*', which": rules_but(**{"y.*": "encoder.m\ud800n.*"}),
     "the table has no rule for encoder.mean.weight": rules_but(**{"head.*": None}),
     "it lacks haed.bias, haed.weight and beside these names it has head.bias [4], head.weight [4, 4]": rules_but(
         **{"head.*": None, "haed.*": "encoder.mean.* + encoder.logvar.*"}
