@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 import jaxvae
 import torchvae
 from benchmarks import machine, sections, tables
 from benchmarks.timing import Timed
 from benchmarks.workload import Setting, changed, load
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import require_writable, write_atomically
@@ -137,7 +135,7 @@ def write(path: Path, content: bytes) -> None:
 if __name__ == "__main__":
     try:
         join_help(Benchmark)
-        main(tyro.cli(Benchmark))
+        main(parse(Benchmark))
     except InputError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         sys.exit(error.status)

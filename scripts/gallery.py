@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gallery_pairs.pair import Pair, version
 from gallery_pairs.table import PAIRS
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import markdown_table, named, text_table
@@ -147,7 +147,7 @@ from timm is written in the folder `scripts/gallery_pairs`, after the published 
 if __name__ == "__main__":
     try:
         join_help(Gallery)
-        sys.exit(main(tyro.cli(Gallery)))
+        sys.exit(main(parse(Gallery)))
     except InputError as error:
         print(f"gallery: {error}", file=sys.stderr)
         sys.exit(error.status)

@@ -23,7 +23,7 @@ from import_programs import convolutional, layered, linen, perceptrons
 from import_programs.definitions import Code, git
 from import_programs.program import Batch, Program
 from jaxvae.shared import cli
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 
@@ -194,7 +194,7 @@ if __name__ == "__main__":
     try:
         join_help(ImportCheck)
         warnings.simplefilter("ignore")  # of what the programs call that is deprecated
-        sys.exit(main(tyro.cli(ImportCheck)))
+        sys.exit(main(parse(ImportCheck)))
     except InputError as error:
         print(f"import_check: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 os.environ["JAX_ENABLE_X64"] = "1"  # the files are float64
 
-import tyro
 from tqdm import tqdm
 
+from jaxvae.shared.cli import parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 from parity_tests.harness import report
@@ -61,6 +61,6 @@ def main(options: Golden) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Golden))
+        main(parse(Golden))
     except InputError as error:
         sys.exit(f"golden: {error}")

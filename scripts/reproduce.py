@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxvae.shared.backend import DeviceName
-from jaxvae.shared.cli import join_help
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.commands.common import DataRoot
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError, NonFiniteError
@@ -135,7 +135,7 @@ def _on_cpu(backend: Any, device: DeviceName) -> bool:
 if __name__ == "__main__":
     try:
         join_help(Reproduce)
-        main(tyro.cli(Reproduce))
+        main(parse(Reproduce))
     except (InputError, NonFiniteError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         sys.exit(error.status)

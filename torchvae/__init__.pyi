@@ -93,6 +93,7 @@ from .parallel import agreed as agreed
 from .parallel import first as first
 from .parallel import join as join
 from .parallel import processes as processes
+from .parallel import share_port as share_port
 from .parallel import shares as shares
 from .params import from_arrays as from_arrays
 from .params import load as load

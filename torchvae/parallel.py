@@ -14,6 +14,7 @@ from torch import Tensor, distributed
 
 from jaxvae.shared.errors import InputError
 
+_MEETING = timedelta(minutes=5)  # for process 0 to be started
 _WAITING = timedelta(minutes=30)  # for the others to join, and for their tensors: one may evaluate for long
 
 
@@ -45,6 +46,32 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             "own --process, or by torchrun."
         ) from None
     atexit.register(distributed.destroy_process_group)
+
+
+def share_port(port: int | None) -> int:
+    """Learn which port process 0 has chosen, through the store that torchrun keeps for the processes it starts.
+
+    Args:
+        port: The port, in process 0; None in the others.
+
+    Returns:
+        The port, in all of them.
+
+    Raises:
+        InputError: If the store or process 0 does not answer within five minutes.
+    """
+    address, at = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = distributed.TCPStore(address, at, is_master=False, timeout=_MEETING, wait_for_workers=False)
+        if port is not None:
+            store.set(f"torchvae/{attempt}", str(port))
+        return int(store.get(f"torchvae/{attempt}"))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"torchrun does not say at {address}:{at} where process 0 is ({reason}); start all processes again."
+        ) from None
 
 
 def processes() -> int:

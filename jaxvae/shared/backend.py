@@ -3,6 +3,7 @@
 jaxvae and torchvae are backends, as modules. Any object with these attributes is one too, and the command line runs
 with it. Calls take and return NumPy arrays, except for the opaque types below, which a command only passes on."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard, TypeVar
@@ -275,3 +276,14 @@ class SweepBackend(Backend, Protocol):
 def fits_together(backend: Backend) -> TypeGuard[SweepBackend]:
     """Whether the backend can train a sweep's runs as one program."""
     return hasattr(backend, "fit_together")
+
+
+class LaunchedBackend(Backend, Protocol):
+    """A backend whose processes a launcher may start, which tells them through the environment who they are."""
+
+    def share_port(self, port: int | None, /) -> int: ...
+
+
+def launched(backend: Backend) -> TypeGuard[LaunchedBackend]:
+    """Whether a launcher, as torchrun, has started this process."""
+    return hasattr(backend, "share_port") and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)

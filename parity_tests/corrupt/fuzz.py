@@ -8,6 +8,7 @@ import json
 import re
 import resource
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -125,7 +126,7 @@ def fields(random: Random, value: Any) -> None:
         case 2:
             node[key], other[theirs] = other[theirs], node[key]
         case 3 if isinstance(node, dict):
-            node[random.choice((f"{key} ", "more", str(theirs)))] = node[key]
+            node[random.choice((f"{key} ", "more", str(theirs), "\x1b[31m", "n" * 300))] = node[key]
         case _:
             old = node[key]
             node[key] = old + random.choice((1, -1, 8)) if type(old) is int else [old]
@@ -204,7 +205,8 @@ def mutated(target: Target, seed: int) -> tuple[list[str], bytes]:
     random, content, names = Random(seed), bytearray(target.whole), []
     for _ in range(random.choice((1, 1, 1, 1, 2, 3))):
         mutate = random.choice(target.mutations)
-        with contextlib.suppress(Exception):  # what is drawn may be impossible, and a changed file have no structure
+        # What is drawn may be impossible, and a changed file have no structure.
+        with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
             mutate(random, content)
             names.append(mutate.__name__)
     return names, bytes(content)

@@ -1,5 +1,6 @@
 """Read files that may be malformed: weights, checkpoints, configurations, metrics, indexes and data."""
 
+import gzip
 import io
 import json
 import struct
@@ -13,16 +14,18 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.serialization import from_json, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import datasets, idx, published
 from jaxvae.shared.model import description, weight_file
-from jaxvae.shared.runs import checkpoints, run_folder
+from jaxvae.shared.runs import checkpoints, measures_record, metrics_parts, parity_record, run_folder
 from jaxvae.shared.runs import metrics as run_metrics
-from parity_tests.corrupt import structured, transforms
-from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, resealed
+from jaxvae.shared.runs.run_folder import Run
+from parity_tests.corrupt import rewritten, structured, transforms
+from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, json_field, resealed
 
+COLOUR = np.random.default_rng(1).integers(0, 256, (12, 4, 6, 3), np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 6), np.uint8)
 IMAGES = Spec("digits", ModelSpec((4, 6, 1), (5,), 2))
 OTHERS = {
@@ -30,7 +33,16 @@ OTHERS = {
     "fc1.bias": np.arange(3, dtype=np.float16),
     "step": np.array(7, np.int64),
 }
+_STORED = "step-000000003.safetensors"
 _IDX_FILE = "train-images-idx3-ubyte"
+TABLE = {
+    "rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", "lv.*": "encoder.logvar.*"}
+    | {"dec.{2i}.*": "decoder.hidden.{i}.*", "dec.{2n}.*": "decoder.logits.*"},
+    **{"layout": "torch", "activation": "relu", "likelihood": "bernoulli", "range": "unit", "output": "bounded"},
+    "skip": ["head.*", "step"],
+}
+"""A table of names for the tensors of `of_ones_own`."""
+_IDX_LABELS = "train-labels-idx1-ubyte"
 _IDX = idx.IdxSet("Small", "Small", 2, 2, 10)
 SESSION = {"framework": "jaxvae", "from_step": 0, "device": "cpu", "versions": {"numpy": "2"}, "created": "2026-01-01"}
 
@@ -66,9 +78,29 @@ def run(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config()))
     (folder / "metrics.jsonl").write_bytes(metrics())
     (folder / "model.safetensors").write_bytes(transforms.whole_weights())
-    (folder / "checkpoints" / "step-000000003.safetensors").write_bytes(transforms.whole_checkpoint())
+    (folder / "checkpoints" / _STORED).write_bytes(transforms.whole_checkpoint())
     (folder / "checkpoints" / "steps.json").write_bytes(b"[3]\n")
     return folder
+
+
+def measures() -> dict[str, Any]:
+    """Return the measures.json of a run of three steps."""
+    about = {"step": 3, "epoch": 1, "seed": 0, "images": 7, "by": "jaxvae 0.1.0", "dtype": "float32"}
+    figures = {
+        "terms": dict.fromkeys(transforms.SPEC.terms, 1.5),
+        "log-likelihood": {"log_likelihood": -3.5, "standard_error": 0.5, "samples": 9, "effective_samples": 2.5},
+        "active-units": {"active_units": 1, "active": [True, False]},
+        "kl-by-latent": {"kl_by_latent": [0.5, 0.25]},
+    }
+    return {name: {**about, **values} for name, values in figures.items()}
+
+
+def agreement(version: int = parity_record.VERSION) -> dict[str, Any]:
+    """Return the agreement.json of a run."""
+    level = {"level": "loss", "dtype": "float64", "size": 1e-16, "unit": "relative", "passed": True}
+    level["tolerance" if version > 1 else "owed"] = 1e-15
+    verdict = {"verdict": "The packages agree.", "passed": True, "versions": {"numpy": "2"}, "levels": [level, level]}
+    return {"version": version, "spec": to_json(transforms.SPEC), "steps": 3, **verdict}
 
 
 def weights_and_spec(path: Path) -> str:
@@ -78,8 +110,16 @@ def weights_and_spec(path: Path) -> str:
 
 def checkpoint(path: Path) -> str:
     loaded = weight_file.load_checkpoint(path)
+    assert weight_file.load(path)[1].keys() == loaded.weights.keys()
     arrays = {**loaded.weights, **loaded.optimizer, "step": loaded.step, "key": loaded.key, "train": loaded.train}
     return _word(arrays, _CHECKPOINT, loaded.spec == transforms.SPEC)
+
+
+def stored(path: Path) -> str:
+    """Read the last checkpoint of a run."""
+    file, _ = checkpoints.latest(run_folder.read(path.parents[1]))
+    assert file == path
+    return checkpoint(path)
 
 
 def configuration(path: Path) -> str:
@@ -87,11 +127,15 @@ def configuration(path: Path) -> str:
     loaded = run_folder.read(path.parent)
     assert from_json(json.loads(json.dumps(to_json(loaded.spec))), "again") == loaded.spec
     assert description.text(loaded.spec, loaded.config["preset"])
-    return SAME if loaded.config == config() else OTHER
+    return SAME if loaded.config == json.loads(json.dumps(config())) else OTHER
 
 
 def records(path: Path) -> str:
-    rows = run_metrics.read(run_folder.read(path.parent))
+    opened = run_folder.read(path.parent)
+    rows = run_metrics.read(opened)
+    assert run_metrics.last(opened) == (rows[-1] if rows else None)
+    with mock.patch.object(metrics_parts, "_WHOLE", 50):  # bytes, so that only some of the records are drawn
+        assert all(row in rows for row in run_metrics.to_draw(opened))
     return SAME if rows == [json.loads(line) for line in metrics().splitlines()] else OTHER
 
 
@@ -103,17 +147,33 @@ def listing(path: Path) -> str:
     return OTHER if wrong else SAME
 
 
-def images(prefix: str, folder: bool = False) -> Callable[[Path], str]:
+def record_of(read: Callable[[Run], Any], expected: dict[str, Any]) -> Callable[[Path], str]:
+    """Make a reader of a JSON file in a run's folder."""
+
+    def reader(path: Path) -> str:
+        content = read(run_folder.read(path.parent))
+        assert content is not None
+        return SAME if json.loads(path.read_bytes()) == json.loads(json.dumps(expected)) else OTHER
+
+    return reader
+
+
+def images(
+    prefix: str, folder: bool = False, pixels: np.ndarray = PIXELS, mapped: bool = False, resize: bool = False
+) -> Callable[[Path], str]:
     """Make a reader that checks the type and size of the images and labels."""
+    height, width, channels = (*pixels.shape[1:], 1)[:3]
+    size = (height, width, channels)
 
     def read(path: Path) -> str:
-        spec = Spec(f"{prefix}:{path.parent if folder else path}", IMAGES.model)
-        data = datasets.load(spec, None)[0]
+        name, fitted = f"{prefix}:{path.parent if folder else path}", ImagesSpec(resize=resize)
+        spec = Spec(name, ModelSpec(size, (5,), 2), images=fitted)
+        data = datasets.load(spec, None, mapped)[0]
         for part, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
-            assert part.shape == (len(labels), 4, 6, 1)
+            assert part.shape == (len(labels), *size)
             assert part.dtype == labels.dtype == np.uint8
-        both = np.concatenate([data.train, data.test])
-        return SAME if {p.tobytes() for p in both} <= {p.tobytes() for p in PIXELS} else OTHER
+        both = np.concatenate([np.asarray(data.train[:]), data.test])
+        return SAME if {p.tobytes() for p in both} <= {p.tobytes() for p in pixels} else OTHER
 
     return read
 
@@ -128,8 +188,19 @@ def packed(file: io.BytesIO) -> None:
     np.savez_compressed(file, images=PIXELS)
 
 
+def labelled(file: io.BytesIO) -> None:
+    """Write colour images and their labels under Keras' names, each label in a row of its own."""
+    labels = np.arange(12)[:, None] % 3
+    np.savez(file, x_train=COLOUR[:8], y_train=labels[:8], x_test=COLOUR[8:], y_test=labels[8:])
+
+
 def picture(kind: str) -> bytes:
-    return saved(lambda file: Image.fromarray(PIXELS[0]).save(file, kind))
+    return saved(lambda file: Image.fromarray(_drawn(kind)[0]).save(file, kind, lossless=True))
+
+
+def _drawn(kind: str) -> np.ndarray:
+    """The pictures of a format, each with the size of the first; WebP has colours only."""
+    return COLOUR if kind.lower() == "webp" else PIXELS
 
 
 def idx_files() -> dict[str, bytes]:
@@ -141,14 +212,15 @@ def idx_files() -> dict[str, bytes]:
 
 def idx_set(path: Path) -> str:
     with mock.patch.dict(idx.IDX_SETS, {"small": _IDX}):
-        found = published.Found(path.parent, {file: path.parent / file for file in _IDX.published.files})
+        paths = {file: path.parent / file for file in _IDX.published.files}
+        found = published.Found(path.parent, paths | {path.name.removesuffix(".gz"): path})
         data = idx._read_files("small", found)
     assert data.train.shape == (2, 28, 28, 1)
     return OTHER if data.train.any() else SAME
 
 
 def other_safetensors() -> bytes:
-    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in OTHERS.items()})
+    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in OTHERS.items()})
 
 
 def other_msgpack() -> bytes:
@@ -166,15 +238,40 @@ def other_pickle() -> bytes:
     return saved(lambda file: torch.save({"state_dict": state, "epoch": 3}, file))
 
 
-def other(path: Path) -> str:
-    """Read another program's file of tensors, with torchvae: jaxvae reads the same, but no pickles."""
+def other(prefix: str) -> Callable[[Path], str]:
+    """Make a reader of another program's tensors: of all, and of those behind a prefix. It is torchvae's; jaxvae's is
+    the same, but reads no pickles."""
+
+    def read(path: Path) -> str:
+        import torchvae
+
+        tensors = torchvae.read_foreign(path).tensors
+        for tensor in tensors:
+            assert isinstance(tensor.array, np.ndarray)
+        behind = torchvae.read_foreign(path, prefix).tensors
+        arrays = sorted((tensor.dtype, tensor.array.shape, tensor.array.tobytes()) for tensor in tensors)
+        same = arrays == sorted((a.dtype.name, a.shape, a.tobytes()) for a in OTHERS.values())
+        return SAME if same and len(behind) == 2 else OTHER
+
+    return read
+
+
+def of_ones_own() -> dict[str, np.ndarray]:
+    """Return the tensors of a model by names of its own, and others beside them."""
+    arrays, own = transforms.plain_weights(), {"enc.0": "encoder.hidden.0", "dec.0": "decoder.hidden.0"}
+    own |= {"mu": "encoder.mean", "lv": "encoder.logvar", "dec.2": "decoder.logits"}
+    mine = {f"{a}.{part}": arrays[f"{b}.{part}"] for a, b in own.items() for part in ("weight", "bias")}
+    return {**mine, "head.weight": np.ones((2, 2), np.float32), "step": np.array(7)}
+
+
+def tabled(path: Path) -> str:
+    """Read a model of one's own by its table of names."""
     import torchvae
 
-    tensors = torchvae.read_foreign(path).tensors
-    for tensor in tensors:
-        assert isinstance(tensor.array, np.ndarray)
-    arrays = sorted((tensor.dtype, tensor.array.shape, tensor.array.tobytes()) for tensor in tensors)
-    return SAME if arrays == sorted((a.dtype.name, a.shape, a.tobytes()) for a in OTHERS.values()) else OTHER
+    spec, model = torchvae.load_foreign(path.with_suffix(".safetensors"), table=path, image=(4, 5, 1))
+    arrays, expected = torchvae.to_arrays(spec, model), transforms.plain_weights()
+    same = arrays.keys() == expected.keys() and all((arrays[name] == expected[name]).all() for name in arrays)
+    return SAME if same and json.loads(path.read_bytes()) == TABLE else OTHER
 
 
 def _word(actual: dict[str, Any], expected: dict[str, Any], same: bool) -> str:
@@ -194,27 +291,54 @@ def _checkpoint() -> dict[str, Any]:
 _RUN = "step", "key", "train"
 _CHECKPOINT = _checkpoint()
 _TEXT = json.dumps(config()).encode()
+WEIGHTS = (*IN_WEIGHTS, rewritten.tensors, rewritten.tensors, rewritten.entry)
+NPY = (*structured.with_plain(structured.array_header, rewritten.array), rewritten.archive)
+NPZ = structured.with_plain(structured.members(structured.array_header, *([rewritten.array] * 5), *PLAIN))
+PICTURE = structured.with_plain(rewritten.drawn)
+PNG = structured.with_plain(structured.chunks, rewritten.drawn)
+PACKED_IDX = structured.with_plain(rewritten.gzipped(structured.sizes, *PLAIN))
+SAFETENSORS = structured.with_plain(structured.tensors_header, rewritten.entry)
+PICKLE = (*structured.PICKLE, *([rewritten.torch_tensor] * len(PLAIN)))
+TABLES = structured.with_plain(json_field, rewritten.pattern)
+
+
+def _record(read: Callable[[Run], Any], content: dict[str, Any]) -> Target:
+    return Target(json.dumps(content).encode(), IN_JSON, record_of(read, content), True)
+
+
+def _picture(kind: str) -> tuple[str, Target]:
+    name = kind.lower()
+    read = images("images", True, _drawn(kind), resize=kind in ("GIF", "TIFF"))
+    return f"{name}/0.{name}", Target(picture(kind), PNG if kind == "PNG" else PICTURE, read, True)
+
 
 # By name: the file's path in the folder that `place` fills, and its reader.
 TARGETS: dict[str, tuple[str, Target]] = {
-    "weights": ("run/model.safetensors", Target(transforms.whole_weights(), IN_WEIGHTS, weights_and_spec, resealed)),
-    "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), IN_WEIGHTS, checkpoint, resealed)),
+    "weights": ("run/model.safetensors", Target(transforms.whole_weights(), WEIGHTS, weights_and_spec, resealed)),
+    "checkpoint": ("run/step.safetensors", Target(transforms.whole_checkpoint(), WEIGHTS, checkpoint, resealed)),
+    "stored": (f"run/checkpoints/{_STORED}", Target(transforms.whole_checkpoint(), WEIGHTS, stored, resealed)),
     "config": ("run/config.json", Target(_TEXT, IN_JSON, configuration, True)),
     "metrics": ("run/metrics.jsonl", Target(metrics(), structured.LINES, records, True)),
     "listing": ("run/checkpoints/steps.json", Target(b"[1, 2, 3]", PLAIN, listing, True)),
-    "npy": ("data/a.npy", Target(saved(lambda f: np.save(f, PIXELS)), structured.NPY, images("npy"), True)),
-    "npz": ("data/a.npz", Target(saved(lambda f: np.savez(f, images=PIXELS)), structured.NPZ, images("npz"), True)),
-    "packed npz": ("data/b.npz", Target(saved(packed), structured.NPZ, images("npz"), True)),
-    "png": ("png/0.png", Target(picture("PNG"), structured.PNG, images("images", True), True)),
-    "gif": ("gif/0.gif", Target(picture("GIF"), PLAIN, images("images", True), True)),
-    "bmp": ("bmp/0.bmp", Target(picture("BMP"), PLAIN, images("images", True), True)),
-    "jpeg": ("jpeg/0.jpeg", Target(picture("JPEG"), PLAIN, images("images", True), True)),
+    "measures": ("run/measures.json", _record(measures_record.read, measures())),
+    "agreement": ("run/agreement.json", _record(parity_record.read, agreement())),
+    "old agreement": ("run/agreement.json", _record(parity_record.read, agreement(1))),
+    "npy": ("data/a.npy", Target(saved(lambda f: np.save(f, PIXELS)), NPY, images("npy"), True)),
+    "mapped npy": ("data/b.npy", Target(saved(lambda f: np.save(f, PIXELS)), NPY, images("npy", mapped=True), True)),
+    "npy folder": ("arrays/images.npy", Target(saved(lambda f: np.save(f, PIXELS)), NPY, images("npy", True), True)),
+    "npz": ("data/a.npz", Target(saved(lambda f: np.savez(f, images=PIXELS)), NPZ, images("npz"), True)),
+    "packed npz": ("data/b.npz", Target(saved(packed), NPZ, images("npz"), True)),
+    "labelled npz": ("data/c.npz", Target(saved(labelled), NPZ, images("npz", pixels=COLOUR), True)),
+    **{kind.lower(): _picture(kind) for kind in ("PNG", "GIF", "BMP", "JPEG", "WEBP", "TIFF")},
     "idx": (f"idx/{_IDX_FILE}", Target(idx_files()[_IDX_FILE], structured.IDX, idx_set, True)),
-    "safetensors": ("other/a.safetensors", Target(other_safetensors(), structured.SAFETENSORS, other, True)),
-    "msgpack": ("other/a.msgpack", Target(other_msgpack(), structured.MSGPACK, other, True)),
-    "pickle": ("other/a.pt", Target(other_pickle(), structured.PICKLE, other, True)),
-    "webp": ("webp/0.webp", Target(picture("WEBP"), PLAIN, images("images", True), True)),
-}  # fmt: skip
+    "packed idx": (f"idx/{_IDX_FILE}.gz", Target(gzip.compress(idx_files()[_IDX_FILE]), PACKED_IDX, idx_set, True)),
+    "labels idx": (f"idx/{_IDX_LABELS}", Target(idx_files()[_IDX_LABELS], structured.IDX, idx_set, True)),
+    "safetensors": ("other/a.safetensors", Target(other_safetensors(), SAFETENSORS, other("fc1"), True)),
+    "msgpack": ("other/a.msgpack", Target(other_msgpack(), structured.MSGPACK, other("params.encoder"), True)),
+    "arrays": ("other/a.npz", Target(saved(lambda f: np.savez(f, **OTHERS)), NPZ, other("fc1"), True)),
+    "pickle": ("other/a.pt", Target(other_pickle(), PICKLE, other("state_dict.fc1"), True)),
+    "table": ("other/mine.json", Target(json.dumps(TABLE).encode(), TABLES, tabled, True)),
+}
 
 
 def place(folder: Path, name: str) -> Path:
@@ -224,9 +348,11 @@ def place(folder: Path, name: str) -> Path:
         run(folder / "run")
     else:
         path.parent.mkdir(parents=True)
-        if name == "idx":
+        if path.parent.name == "idx":
             for file, content in idx_files().items():
                 path.with_name(file).write_bytes(content)
-        elif path.parent.name not in ("data", "other"):
-            Image.fromarray(PIXELS[1]).save(path.with_name("1.png"))
+        elif name == "table":
+            path.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(of_ones_own()))
+        elif path.parent.name not in ("data", "other", "arrays"):
+            Image.fromarray(_drawn(name)[1]).save(path.with_name("1.png"))
     return path

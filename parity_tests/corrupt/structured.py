@@ -132,7 +132,8 @@ def members(*inner: Mutate) -> Mutate:
                 found = _items(random, found)
             case 1:
                 names = (name.upper(), "../" + name, "/" + name, f"{name}/", "a.npy", "", "é", name + "\0x", name * 20)
-                found[i] = (random.choice(names), data)
+                others = ("archive/constants.pkl", "archive/archive_format", "archive/code/a.py", "config.json")
+                found[i] = (random.choice((*names, *others)), data)
             case _:
                 changed = bytearray(data)
                 random.choice(inner)(random, changed)
@@ -210,10 +211,6 @@ def with_plain(*mutations: Mutate) -> tuple[Mutate, ...]:
 
 
 LINES = with_plain(record, record, lines)
-NPY = with_plain(array_header)
-NPZ = with_plain(members(array_header, *PLAIN))
-PNG = with_plain(chunks)
-SAFETENSORS = with_plain(tensors_header)
 MSGPACK = with_plain(tree)
 IDX = with_plain(sizes)
 PICKLE = with_plain(members(opcodes, opcodes, *PLAIN))

@@ -7,7 +7,6 @@ several processes."""
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
+from jaxvae.shared.training.meeting import free_port
 from parity_tests.harness.compare import Gap, gap
 from parity_tests.support.tiny import small, some
 from parity_tests.support.warm import Process
@@ -60,13 +60,6 @@ def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
 def difference(actual: Path, expected: Path) -> Gap:
     """Return the largest difference of two of these runs, relative to each tensor's largest entry."""
     return gap(*(dict(np.load(path)) for path in (actual, expected)))
-
-
-def free_port() -> int:
-    """Return a port that no program uses."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def started(module: str, arguments: Sequence[str], processes: int = 2, flags: bool = True) -> list[Process]:

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import torch
 import torch.nn.functional as F
-import tyro
 from flax import nnx
 from torch import nn
 
+from jaxvae.shared.cli import parse
 from parity_tests.harness.modules.compare import ParityError, assert_parity, sentence
 from parity_tests.harness.modules.mapping import flattened
 
@@ -120,4 +120,4 @@ def main(options: Port) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Port)))
+    sys.exit(main(parse(Port)))

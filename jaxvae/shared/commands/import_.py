@@ -16,11 +16,11 @@ from jaxvae.shared.interop.adopt import Adopted, adopt
 from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.name_mapping import Rule
 from jaxvae.shared.interop.name_table import TABLE
-from jaxvae.shared.interop.tensor_names import is_counter, strip_wrappers
+from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import description, tensor_checks, weight_file
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import written_whole
-from jaxvae.shared.text import say
+from jaxvae.shared.text import named, say
 
 _MNIST = (28, 28, 1)
 _DTYPES = {"float16", "bfloat16", "float32", "float64", "int32", "uint32", "int64"}  # of weights and of counters
@@ -40,8 +40,9 @@ class Import:
 
     A table is a JSON file: {"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}, where {i}
     counts hidden layers from 0, {n} is their number and * stands for weight and bias. `describe` lists the names on
-    the right. Beside its rules a table may have `layout` (`torch`, `torch-hwc` or `flax`) and the fields preset, image,
-    range, activation and so on, in place of flags.
+    the right. Beside its rules a table may have `skip`, a list of the tensors that the model has no use for, such as
+    ["classifier.*", "step"], where * stands for anything, `layout` (`torch`, `torch-hwc` or `flax`), and the fields
+    preset, image, range, activation and so on, in place of flags.
 
     For example, a known program's file, and one of your own model:
 
@@ -131,14 +132,19 @@ def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarra
     kinds, dtypes = get_args(FileKind), {tensor["dtype"] for tensor in record["tensors"]}
     if not dtypes or record["kind"] not in kinds or not dtypes <= _DTYPES:
         raise ValueError(f"a {record['kind']} of {', '.join(sorted(dtypes)) or 'no tensors'}")
+    if skipped := [".".join(tensor["path"]) for tensor in record["tensors"] if "skipped" in tensor]:
+        raise InputError(
+            f"The table that the run was imported by skips {named(sorted(skipped))}, whose numbers the run doesn't "
+            "have, so that it can't be written in its source's format; give --format safetensors."
+        )
     if record["source"] == TABLE:
         rules = [Rule(*rule) for rule in record["rules"]]
     else:
         (rules,) = (source.rules for source in known_models.SOURCES if source.name == record["source"])
-    named, paths = name_mapping.to_source(spec, rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
+    by_name, paths = name_mapping.to_source(spec, rules, arrays), [tuple(t["path"]) for t in record["tensors"]]
     names = iter(strip_wrappers([".".join(entry["path"]) for entry in record["tensors"] if "value" not in entry]))
     tensors = [
-        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else named[next(names)])
+        readers.narrowed(path, entry["dtype"], np.asarray(entry["value"]) if "value" in entry else by_name[next(names)])
         for path, entry in zip(paths, record["tensors"], strict=True)
     ]
     return File(record["kind"], tuple(tensors), record["header"])
@@ -147,7 +153,8 @@ def _as_imported(record: dict[str, Any], spec: Spec, arrays: dict[str, np.ndarra
 def _summary(path: Path, file: File, adopted: Adopted) -> str:
     """The program, the sizes, the loss and the assumptions."""
     model, source = adopted.spec.model, adopted.match.source
-    names = [".".join(tensor.path) for tensor in file.tensors if not is_counter(tensor)]
+    entries = [entry for entry in adopted.record["tensors"] if not {"value", "skipped"} & set(entry)]
+    names = [".".join(entry["path"]) for entry in entries]
     stripped = strip_wrappers(names)
     prefix = names[0].removesuffix(stripped[0])
     behind = f" behind {prefix}" if prefix and names[0].endswith(stripped[0]) else ""

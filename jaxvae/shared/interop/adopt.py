@@ -53,6 +53,8 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
     if "jaxvae" in (json.loads(file.header or "{}").get("__metadata__") or {}):
         raise InputError(f"{path} is a weight file of jaxvae and torchvae, which needs no import: `load` reads it.")
     in_file = {".".join(tensor.path): tensor for tensor in file.tensors if not is_counter(tensor)}
+    skipped = set() if table is None else _skipped(table, list(in_file))
+    in_file = {name: tensor for name, tensor in in_file.items() if name not in skipped}
     names = strip_wrappers(list(in_file))
     if table is None and not recognition.is_known(names):
         _require_one_model(path, list(in_file))
@@ -61,6 +63,7 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
     if table is not None:
         match = recognition.by_table(table, shapes, given, where)
         given = given.over(table.given)
+        notes = [f"the table skips {named(sorted(skipped))}"] if skipped else []
     else:
         wanted = given
         if "encoder.embedding.weight" in tensors:
@@ -91,13 +94,26 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
     spec = replace(match.spec, training=training)
     wide_arrays = {name: readers.widened(tensor) for name, tensor in tensors.items()}
     arrays = name_mapping.from_source(spec, source.rules, wide_arrays, str(path))
-    entries = [
-        {"path": t.path, "dtype": t.dtype, **({"value": t.array.tolist()} if is_counter(t) else {})}
-        for t in file.tensors
-    ]
+    entries: list[dict[str, Any]] = [{"path": t.path, "dtype": t.dtype} for t in file.tensors]
+    for entry, tensor in zip(entries, file.tensors, strict=True):
+        if is_counter(tensor):
+            entry["value"] = tensor.array.tolist()
+        elif ".".join(tensor.path) in skipped:
+            entry["skipped"] = True
     record = {"file": path.name, "source": source.name, "kind": file.kind, "header": file.header, "tensors": entries}
     record |= {"rules": [list(rule) for rule in source.rules]} if table is not None else {}
     return Adopted(match, spec, arrays, record, notes)
+
+
+def _skipped(table: Table, names: Sequence[str]) -> set[str]:
+    """The names that a table skips, which it has as the file does or without the prefixes that the others share."""
+    skipped = table.skipped(names)
+    while True:
+        left = [name for name in names if name not in skipped]
+        plain = strip_wrappers(left)
+        if not (more := table.skipped(plain)):
+            return skipped
+        skipped |= {name for name, short in zip(left, plain, strict=True) if short in more}
 
 
 def _require_one_model(path: Path, names: Sequence[str]) -> None:

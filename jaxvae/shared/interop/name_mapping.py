@@ -71,7 +71,8 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
             source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
             parts = [by_pattern.get(part, []) for part in re.split(r" [+|] ", target)]
             if not all(parts):
-                raise InputError(f"The rule for {rule.source} names {target}, which the model doesn't have.")
+                rule_for = f"The rule for {named([rule.source])} names {named([target])}"
+                raise InputError(f"{rule_for}, which the model doesn't have.")
             for parameters in zip(*parts, strict=True):
                 leaf = parameters[0].path[-1] if rule.laid == "flax" else parameters[0].name.rpartition(".")[2]
                 name = source.replace("*", str(leaf))

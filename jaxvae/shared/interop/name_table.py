@@ -1,5 +1,8 @@
 """A table of names in a JSON file: where the tensors of anybody's model go, and what they leave open."""
 
+import fnmatch
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +25,13 @@ class Table(NamedTuple):
 
     source: Source
     given: Given
+    skip: tuple[str, ...] = ()
+    """Patterns of the names of tensors that the model has no use for, in which `*` stands for anything."""
+
+    def skipped(self, names: Iterable[str]) -> set[str]:
+        """Return those of these names that the table skips."""
+        patterns = [re.sub(r"([?[])", r"[\1]", pattern) for pattern in self.skip]
+        return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class _File(Given):
 
     rules: dict[str, str] = field(default_factory=dict)
     layout: Laid = "torch"
+    skip: tuple[str, ...] = ()
 
 
 def read(path: Path) -> Table:
@@ -37,7 +48,8 @@ def read(path: Path) -> Table:
 
     Args:
         path: A JSON file such as `EXAMPLE`: a pattern of names here for each pattern of names there, as in a `Rule`.
-            Beside `rules` it may have `layout`, as a rule's `laid`, and the fields of `Given`.
+            Beside `rules` it may have `layout`, as a rule's `laid`, `skip`, a list of the names of tensors to leave
+            out, and the fields of `Given`.
 
     Returns:
         The table.
@@ -53,8 +65,9 @@ def read(path: Path) -> Table:
     if isinstance(value, dict) and value.get("rules") in (None, {}):
         raise InputError(f"{where} has no rules; write it such as {EXAMPLE}.")
     if isinstance(value, dict):
-        value = {f.name: None for f in fields(Given)} | {"layout": "torch"} | value
+        value = {f.name: None for f in fields(Given)} | {"layout": "torch", "skip": []} | value
     file = build(_File, value, where)
     rules = tuple(Rule(theirs, ours, file.layout) for theirs, ours in file.rules.items())
     given = {f.name: asdict(file)[f.name] for f in fields(Given)}
-    return Table(Source(TABLE, f"the table {path}", file.preset or DEFAULT_PRESET, rules), Given(**given))
+    source = Source(TABLE, f"the table {path}", file.preset or DEFAULT_PRESET, rules)
+    return Table(source, Given(**given), file.skip)

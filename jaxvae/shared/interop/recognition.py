@@ -25,7 +25,6 @@ from jaxvae.shared.text import named
 Size = tuple[int, int, int]
 
 HINT = f"for a model of your own give --table FILE, such as {EXAMPLE}"
-_KNOWN = "; ".join(source.title for source in SOURCES)
 
 
 class Match(NamedTuple):
@@ -124,7 +123,8 @@ def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str
             f"{source.title} doesn't fit the model: {reason}; {sized} {whose} has {', '.join(layers)}."
         ) from None
     if expected != set(shapes):
-        raise InputError(f"{where} doesn't fit {source.title}: {_differences(expected, shapes)}.")
+        more = '; give each a rule, or list it in the table\'s "skip"' if set(shapes) - expected else ""
+        raise InputError(f"{where} doesn't fit {source.title}: {_differences(expected, shapes)}{more}.")
     spec, problems = _fit(source, base, depth, shapes, given.image, where)
     if problems:
         raise InputError(f"{where} has the names of {source.title}, but {named(problems, '; ', 20)}.")
@@ -309,8 +309,8 @@ def _without_layers(known: Sequence[Source], given: Given, where: str) -> str:
 
 
 def _differences(names: Set[str], shapes: Mapping[str, Shape]) -> str:
-    lacks = ", ".join(sorted(names - set(shapes))) or "nothing"
-    more = ", ".join(f"{name} {list(shapes[name])}" for name in sorted(set(shapes) - names)) or "nothing"
+    lacks = named(sorted(names - set(shapes))) or "nothing"
+    more = named(f"{name} {list(shapes[name])}" for name in sorted(set(shapes) - names)) or "nothing"
     return f"it lacks {lacks} and beside these names it has {more}"
 
 
@@ -324,11 +324,9 @@ def _unknown(shapes: Mapping[str, Shape], where: str) -> str:
 
     nearest = max(SOURCES, key=shared)
     names = _names(nearest, shapes)
-    lacks = named(sorted(names - set(shapes))) or "nothing"
-    if shared(nearest)[0]:
-        more = named(sorted(set(shapes) - names)) or "nothing"
-        reason = f"the nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
-    else:
-        reason = f"it has no name in common with them ({_KNOWN}); the nearest is {nearest.title}, which has {lacks}"
-    listed = named(f"{name} {list(shape)}" for name, shape in shapes.items())
-    return f"{where} is from none of the known programs: {reason}; {HINT}; its tensors are {listed}."
+    lacks, more = (named(sorted(some), most=3) for some in (names - set(shapes), set(shapes) - names))
+    wrong = f"of which it lacks {lacks}" if lacks else f"beside whose tensors it has {more}"
+    return (
+        f"{where} is from none of the known programs: the nearest is {nearest.title}, {wrong}; for a model of your own "
+        "give --table FILE, a table from its names to those that `describe` lists."
+    )

@@ -89,7 +89,9 @@ def read_npz(path: Path) -> tuple[Tensor, ...]:
                     raise file_limits.wrong_type(path, name, str(array.dtype), "a plain number type")
                 array = array.astype(array.dtype.newbyteorder("="), copy=False)
                 tensors.append(Tensor((name,), array.dtype.name, array))
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # numpy, zipfile, zlib and Python's tokenizer each raise their own kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{path} is not a whole .npz file of plain arrays ({printable(reason)}); download or copy it again."

@@ -1,7 +1,7 @@
-"""The processes of one run meet at --coordinator before the framework joins them: all of them, each once.
+"""The processes of one run meet at one address before the framework joins them: all of them, each once.
 
 JAX and PyTorch wait for a process that never comes, crash if the port is taken, or train with a number of processes
-that not all of them were given. So process 0 listens at the port first, the others come to it, and each of them learns
+that not all of them were given. So process 0 listens at that port first, the others come to it, and each of them learns
 why they can't train together. The connections stay, for `watch`."""
 
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterable
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxvae.shared.errors import InputError
 
@@ -21,6 +21,19 @@ SILENCE = 30
 """Seconds without a word after which a process is taken for stopped."""
 BEAT = 1.0
 """Seconds between two words of a process."""
+
+
+class Settings(NamedTuple):
+    """What a user sets for processes that meet, as the messages name it."""
+
+    address: str
+    processes: str
+    process: str
+
+
+FLAGS = Settings("--coordinator", "--processes", "--process")
+ENVIRONMENT = Settings("MASTER_ADDR", "WORLD_SIZE", "RANK")
+"""torchrun sets these variables for the processes that it starts."""
 
 _LONGEST = 10_000  # bytes of a message; what is longer comes from another program
 
@@ -73,7 +86,7 @@ class Peer:
         return messages
 
 
-def meet(package: str, coordinator: str, processes: int, process: int) -> list[Peer]:
+def meet(package: str, coordinator: str, processes: int, process: int, settings: Settings = FLAGS) -> list[Peer]:
     """Wait until all processes of a run have come.
 
     Args:
@@ -81,20 +94,37 @@ def meet(package: str, coordinator: str, processes: int, process: int) -> list[P
         coordinator: Where process 0 listens, `host:port`.
         processes: The number of processes.
         process: The number of this one.
+        settings: What the user set them by.
 
     Returns:
         The connections of process 0 to all others, or another one's to process 0.
 
     Raises:
-        InputError: If the port is taken, if a process doesn't come, or if they were not started alike.
+        InputError: If the values are invalid, if the port is taken, if a process doesn't come, or if they were not
+            started alike.
     """
+    if processes < 1:
+        raise InputError(f"{settings.processes} must be at least 1, found {processes}.")
+    if not 0 <= process < processes:
+        raise InputError(
+            f"{settings.process} must be from 0 to {processes - 1} for {settings.processes} {processes}, found "
+            f"{process}."
+        )
     host, _, port = coordinator.rpartition(":")
+    address = f"{settings.address} {coordinator}"
     if process:
-        return [_come(host.strip("[]"), int(port), {"package": package, "processes": processes, "process": process})]
-    return _gather(coordinator, int(port), package, processes)
+        hello = {"package": package, "processes": processes, "process": process}
+        return [_come(host.strip("[]"), int(port), address, hello)]
+    return _gather(int(port), address, package, processes, settings)
 
 
-def _listen(coordinator: str, port: int) -> socket.socket:
+def free_port() -> int:
+    """Return a port of this machine that no program uses."""
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _listen(port: int, address: str, settings: Settings) -> socket.socket:
     """Listen on all of this machine's addresses, as JAX does too."""
     try:
         if socket.has_dualstack_ipv6():
@@ -108,17 +138,17 @@ def _listen(coordinator: str, port: int) -> socket.socket:
             else (error.strerror if isinstance(error, OSError) else error)
         )
         raise InputError(
-            f"Process 0 can't listen on port {port} of --coordinator {coordinator}: {reason}; start all processes "
-            "again with a free port, or without a --process that is there twice."
+            f"Process 0 can't listen on port {port} of {address}: {reason}; start all processes again with a free "
+            f"port, or without a {settings.process} that is there twice."
         ) from None
 
 
-def _gather(coordinator: str, port: int, package: str, processes: int) -> list[Peer]:
+def _gather(port: int, address: str, package: str, processes: int, settings: Settings) -> list[Peer]:
     """What process 0 does: let the others come, and tell all of them when they are complete, or why they can't be."""
     begun = beaten = time.monotonic()
     strangers: list[Peer] = []  # they have not said yet who they are
     peers: dict[int, Peer] = {}
-    with _listen(coordinator, port) as listener:
+    with _listen(port, address, settings) as listener:
         while len(peers) < processes - 1:
             for ready in wait([listener, *strangers, *peers.values()], BEAT):  # type: ignore[list-item]
                 if not isinstance(ready, Peer):
@@ -133,7 +163,7 @@ def _gather(coordinator: str, port: int, package: str, processes: int) -> list[P
                     continue
                 if hello is None or ready not in strangers:
                     continue
-                wrong = _unlike(hello, package, processes, peers)
+                wrong = _unlike(hello, package, processes, peers, settings)
                 if wrong is not None:
                     _refuse([*peers.values(), *strangers], wrong)
                 strangers.remove(ready)
@@ -143,8 +173,8 @@ def _gather(coordinator: str, port: int, package: str, processes: int) -> list[P
                 missing = ", ".join(str(number) for number in range(1, processes) if number not in peers)
                 _refuse(
                     [*peers.values(), *strangers],
-                    f"Of {processes} processes, these did not come to {coordinator} within {JOINING} seconds: "
-                    f"{missing}; start each with its own --process, and with the address of process 0.",
+                    f"Of {processes} processes, these did not come to {address} within {JOINING} seconds: {missing}; "
+                    f"start each with its own {settings.process}, and with the address of process 0.",
                 )
             if time.monotonic() - beaten >= BEAT:
                 beaten = time.monotonic()
@@ -157,18 +187,23 @@ def _gather(coordinator: str, port: int, package: str, processes: int) -> list[P
     return list(peers.values())
 
 
-def _unlike(hello: dict[str, Any], package: str, processes: int, peers: dict[int, Peer]) -> str | None:
+def _unlike(
+    hello: dict[str, Any], package: str, processes: int, peers: dict[int, Peer], settings: Settings
+) -> str | None:
     """Why a process can't be one of these, or None if it can."""
     number = hello.get("process")
     if hello.get("package") != package:
         return f"Process {number} was started in {hello.get('package')} and process 0 in {package}; use one of them."
     if hello.get("processes") != processes:
         return (
-            f"Process {number} was started with --processes {hello.get('processes')} and process 0 with --processes "
-            f"{processes}; start all of them with the same number."
+            f"Process {number} was started with {settings.processes} {hello.get('processes')} and process 0 with "
+            f"{settings.processes} {processes}; start all of them with the same number."
         )
     if number in peers:
-        return f"Two processes were started with --process {number}; give each its own, from 0 to {processes - 1}."
+        return (
+            f"Two processes were started with {settings.process} {number}; give each its own, from 0 to "
+            f"{processes - 1}."
+        )
     return None
 
 
@@ -180,10 +215,10 @@ def _refuse(peers: Iterable[Peer], reason: str) -> None:
     raise InputError(reason)
 
 
-def _come(host: str, port: int, hello: dict[str, Any]) -> Peer:
+def _come(host: str, port: int, address: str, hello: dict[str, Any]) -> Peer:
     """What each process but the first does: come to process 0, and wait for the others."""
     with contextlib.ExitStack() as unless_complete:
-        peer = Peer(_connect(host, port), 0)
+        peer = Peer(_connect(host, port, address), 0)
         unless_complete.callback(peer.connection.close)
         peer.send(**hello)
         with contextlib.suppress(OSError, ValueError):
@@ -195,12 +230,12 @@ def _come(host: str, port: int, hello: dict[str, Any]) -> Peer:
                         unless_complete.pop_all()
                         return peer
         raise InputError(
-            f"What listens at --coordinator {host}:{port} does not answer as process 0 of this run; read process 0's "
-            "own message, and start all processes again with a free port."
+            f"What listens at {address} does not answer as process 0 of this run; read process 0's own message, and "
+            "start all processes again with a free port."
         )
 
 
-def _connect(host: str, port: int) -> socket.socket:
+def _connect(host: str, port: int, address: str) -> socket.socket:
     """Connect to process 0, which may be started later."""
     begun = time.monotonic()
     while True:
@@ -208,11 +243,11 @@ def _connect(host: str, port: int) -> socket.socket:
             return socket.create_connection((host, port), timeout=SILENCE)
         except (socket.gaierror, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise InputError(f"--coordinator {host}:{port} is no address ({reason}); correct it.") from None
+            raise InputError(f"{address} is no address ({reason}); correct it.") from None
         except OSError as error:
             if time.monotonic() - begun > JOINING:
                 raise InputError(
-                    f"Process 0 can't be reached at --coordinator {host}:{port} within {JOINING} seconds "
+                    f"Process 0 can't be reached at {address} within {JOINING} seconds "
                     f"({error.strerror or error}); start it, or correct the address."
                 ) from None
             time.sleep(min(BEAT, 0.2))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jaxvae.shared.backend import Backend
+from jaxvae.shared.backend import Backend, LaunchedBackend, launched
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.training import meeting
 from jaxvae.shared.training.session import StoppedError
@@ -37,25 +37,19 @@ def joined(
     """
     if coordinator is not None and not re.fullmatch(r".+:[0-9]+", coordinator):
         raise InputError(f"--coordinator must be HOST:PORT, found {coordinator}.")
-    if coordinator is None or processes is None or process is None:
-        # torchrun sets these for the processes it starts.
-        launched = backend.__name__ == "torchvae" and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(os.environ)
-        if distributed or coordinator is not None or launched:
+    name = backend.__name__
+    if coordinator is not None and processes is not None and process is not None:
+        peers = meeting.meet(name, coordinator, processes, process)
+    elif processes is not None or process is not None:
+        raise InputError("--processes and --process require --coordinator HOST:PORT; give it too, or leave them out.")
+    elif coordinator is None and launched(backend):
+        peers = meeting.meet(name, *_of_launcher(backend), meeting.ENVIRONMENT)
+    else:
+        if distributed or coordinator is not None:
             backend.join(coordinator, processes, process)
-        elif processes is not None or process is not None:
-            raise InputError(
-                "--processes and --process require --coordinator HOST:PORT; give it too, or leave them out."
-            )
         yield
         return
-    if not 0 <= process < processes:
-        raise InputError(
-            f"--process must be from 0 to {processes - 1} for --processes {processes}, found {process}."
-            if processes > 0
-            else f"--processes must be at least 1, found {processes}."
-        )
-    peers = meeting.meet(backend.__name__, coordinator, processes, process)
-    watch = Watch(peers, functools.partial(end_process, backend.__name__))
+    watch = Watch(peers, functools.partial(end_process, name))
     try:
         backend.join(coordinator, processes, process)
         yield
@@ -66,6 +60,21 @@ def joined(
         watch.leave(None if isinstance(error, StoppedError) else str(error).partition("\n")[0] or type(error).__name__)
         raise
     watch.leave()
+
+
+def _of_launcher(backend: LaunchedBackend) -> tuple[str, int, int]:
+    """Return where the processes that torchrun started meet, how many they are, and the number of this one."""
+    values = {name: os.environ.get(name, "") for name in ("MASTER_PORT", "WORLD_SIZE", "RANK")}
+    wrong = [f"{name}={value}" for name, value in values.items() if not re.fullmatch("[0-9]{1,5}", value)]
+    if wrong:
+        raise InputError(
+            f"The environment has MASTER_ADDR, but {' and '.join(wrong)} where a number is expected; set them as "
+            "torchrun does, or none of them."
+        )
+    port, processes, process = map(int, values.values())
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun itself listens at MASTER_PORT
+        port = backend.share_port(meeting.free_port() if process == 0 else None)
+    return f"{os.environ['MASTER_ADDR']}:{port}", processes, process
 
 
 def require_same_start(backend: Backend, *settings: Any) -> None:

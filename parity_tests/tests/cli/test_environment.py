@@ -1,15 +1,18 @@
 """What surrounds a command: JAX's environment variables, closed streams, narrow terminals."""
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from jaxvae.shared import cli
+from jaxvae.shared.runs import checkpoints, run_folder
 from parity_tests.support.cli import PACKAGES
 from parity_tests.support.cli import run as run_command
-from parity_tests.support.warm import python
+from parity_tests.support.warm import Process, python
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -83,17 +86,34 @@ finally:
     ],
 )
 def test_a_reader_that_stops_does_not_stop_the_work(run, tmp_path, name: str, command: str, written: str) -> None:
-    program = f"""
+    assert python("-c", unread(name, command.replace("RUN", str(run))), cwd=tmp_path).returncode == 0
+    assert (tmp_path / written).exists()
+
+
+def unread(name: str, command: str) -> str:
+    """A program that runs a command while nobody reads its output."""
+    return f"""
 import os, runpy, sys
 reader, writer = os.pipe()
 os.close(reader)
 os.dup2(writer, 1)
 os.dup2(writer, 2)
-sys.argv = ["{name}", *{command.replace("RUN", str(run)).split()}]
+sys.argv = ["{name}", *{command.split()}]
 runpy.run_module("{name}", run_name="__main__")
 """
-    assert python("-c", program, cwd=tmp_path).returncode == 0
-    assert (tmp_path / written).exists()
+
+
+@pytest.mark.parametrize(("name", "number"), [("jaxvae", signal.SIGINT), ("torchvae", signal.SIGTERM)])
+def test_a_signal_stops_a_run_that_nobody_reads(name: str, number: int, tmp_path) -> None:
+    command = "train --data digits --image 4 4 1 --hidden 5 --checkpoint-every 5 --epochs 100000 --out run"
+    process = Process("-c", unread(name, command), cwd=tmp_path)
+    while not list(tmp_path.glob("run/checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    process.communicate()
+    assert process.returncode == 128 + number
+    assert checkpoints.latest(run_folder.read(tmp_path / "run"))[1] == []
 
 
 @pytest.mark.parametrize("columns", range(1, 7))

@@ -1,18 +1,23 @@
 """Files changed at random: the first of those that scripts/stress.py fuzz makes by the hundred thousand."""
 
+import ast
+import importlib
+import inspect
+
 import pytest
 
 from parity_tests.corrupt import fuzz as fuzzing
-from parity_tests.corrupt import structured
+from parity_tests.corrupt import rewritten, structured
+from parity_tests.corrupt.coverage import READERS, covered
 from parity_tests.corrupt.fuzz import OTHER, SAME, Target, fuzz, mutated
 from parity_tests.corrupt.readers import TARGETS, place
 
-MANY = {"weights": 3000, "checkpoint": 2000, "config": 2000}
+MANY = {"weights": 1000, "checkpoint": 500, "config": 500, "listing": 50, "stored": 50}
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_whatever_is_changed_is_refused_or_read_as_it_was(tmp_path, name: str) -> None:
-    number = MANY.get(name, 300)
+    number = MANY.get(name, 120)
     result = fuzz(TARGETS[name][1], place(tmp_path, name), range(number))
     assert result.wrong == []
     assert result.outcomes.total() == number
@@ -53,14 +58,19 @@ def test_a_reader_that_takes_long_or_much_is_reported(tmp_path, monkeypatch) -> 
 
 
 STRUCTURED = {
+    "weights": (rewritten.tensors, rewritten.entry),
+    "checkpoint": (rewritten.tensors,),
     "metrics": (structured.record, structured.lines),
-    "npy": (structured.array_header,),
+    "npy": (structured.array_header, rewritten.array),
     "npz": (structured.members(structured.array_header),),
-    "png": (structured.chunks,),
+    "png": (structured.chunks, rewritten.drawn),
+    "tiff": (rewritten.drawn,),
     "idx": (structured.sizes,),
-    "safetensors": (structured.tensors_header,),
+    "packed idx": (rewritten.gzipped(structured.sizes),),
+    "safetensors": (structured.tensors_header, rewritten.entry),
     "msgpack": (structured.tree,),
-    "pickle": (structured.members(structured.opcodes),),
+    "pickle": (structured.members(structured.opcodes), rewritten.torch_tensor),
+    "table": (rewritten.pattern,),
 }
 
 
@@ -68,6 +78,38 @@ STRUCTURED = {
 def test_a_changed_structure_is_still_one(tmp_path, name: str) -> None:
     """So that readers get further than to the first length or checksum: they say more than one thing."""
     target = TARGETS[name][1]._replace(mutations=STRUCTURED[name])
-    result = fuzz(target, place(tmp_path, name), range(150))
+    result = fuzz(target, place(tmp_path, name), range(60))
     assert result.wrong == []
     assert len({end for _, end in result.outcomes}) >= 2
+
+
+def test_the_lines_that_ran_and_those_that_did_not(tmp_path, monkeypatch) -> None:
+    (tmp_path / "reads.py").write_text(
+        "LIMIT = 3\n"
+        "def read(n):\n"
+        "    if n > LIMIT:\n"
+        "        raise ValueError(\n"
+        "            n)\n"
+        "    return [inner(n) for _ in range(2)]\n"
+        "def inner(n):\n"
+        "    if n:\n"
+        "        return 1\n"
+        "def write(n):\n"
+        "    return n\n"
+        "def other(n):\n"
+        "    return n\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    reads = importlib.import_module("reads")
+    with covered({"reads": ("write",)}) as modules:
+        reads.read(2)
+    reads.other(2)
+    assert modules["reads"].missing() == "4-5, 13"
+    assert modules["reads"].share() == 4 / 7
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_the_functions_that_do_not_read_are_some(module: str) -> None:
+    source = inspect.getsource(importlib.import_module(module))
+    names = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
+    assert set(READERS[module]) <= names

@@ -456,24 +456,23 @@ def test_pythaes_configuration_beside_the_file_is_heard(tmp_path, capsys) -> Non
 
 
 @both
-def test_an_unknown_file_lists_its_tensors(package, tmp_path, capsys) -> None:
+def test_an_unknown_file_is_told_what_is_nearest(package, tmp_path, capsys) -> None:
     state = {"fc1.weight": torch.zeros(3, 4), "fc1.bias": torch.zeros(3), "odd.one": torch.zeros(2, 2)}
     safetensors.torch.save_file(state, tmp_path / "file")
-    err = refused(package, capsys, tmp_path, "is from none of the known programs: the nearest is", tmp_path / "file")
-    assert "it lacks fc21.bias, fc21.weight, fc22.bias" in err
-    assert "beside which it has odd.one" in err
-    for key, tensor in state.items():
-        assert f"{key} {list(tensor.shape)}" in err
+    err = refused(package, capsys, tmp_path, "is from none of the known programs", tmp_path / "file")
+    assert err == (
+        f"{package.__name__}: {tmp_path / 'file'} is from none of the known programs: the nearest is "
+        "pytorch/examples' VAE, of which it lacks fc21.bias, fc21.weight, fc22.bias and 5 more; for a model of your "
+        "own give --table FILE, a table from its names to those that `describe` lists.\n"
+    )
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "file")
-    err = refused(package, capsys, tmp_path, "no name in common with them", tmp_path / "file")
-    assert err.strip().endswith("its tensors are a [2].")
-    assert "; the nearest is a pair of nn.Sequential, an autoencoder, which has decoder.0.bias, decoder.0.weight" in err
-    assert 'for a model of your own give --table FILE, such as {"rules": {' in err
+    says = "the nearest is a pair of nn.Sequential, an autoencoder, of which it lacks decoder.0.bias, "
+    refused(package, capsys, tmp_path, says, tmp_path / "file")
 
 
 DAMAGE = {
-    "missing": (lambda s: s.pop("fc22.bias"), "it lacks fc22.bias and beside which it has nothing"),
-    "extra": (lambda s: s.update(beta=torch.ones(1)), "it lacks nothing and beside which it has beta"),
+    "missing": (lambda s: s.pop("fc22.bias"), "the nearest is pytorch/examples' VAE, of which it lacks fc22.bias; for"),
+    "extra": (lambda s: s.update(beta=torch.ones(1)), "pytorch/examples' VAE, beside whose tensors it has beta; for"),
     "transposed": (
         lambda s: s.update({"fc21.weight": torch.zeros(7, 3)}),
         "fc21.weight should be [3, 7], found [7, 3]",
@@ -634,10 +633,11 @@ MINE = {
 }
 
 
-def own(folder: Path, table: object, prefix: str = "") -> tuple[Path, Path]:
+def own(folder: Path, table: object, prefix: str = "", **more: torch.Tensor) -> tuple[Path, Path]:
     """The file of a model of one's own, and its table."""
     torch.manual_seed(0)
-    safetensors.torch.save_file({f"{prefix}{k}": t for k, t in Mine().state_dict().items()}, folder / "mine")
+    state = {f"{prefix}{name}": tensor for name, tensor in Mine().state_dict().items()}
+    safetensors.torch.save_file({**state, **more}, folder / "mine")
     (folder / "mine.json").write_text(table if isinstance(table, str) else json.dumps(table))
     return folder / "mine", folder / "mine.json"
 
@@ -668,6 +668,30 @@ def test_a_table_makes_a_run_of_anybodys_model(package, prefix: str, tmp_path, c
     assert (tmp_path / "back").read_bytes() == path.read_bytes()
 
 
+MORE = {"net.classifier.weight": torch.full((3, 2), torch.nan), "step": torch.tensor(7), "net.bn.mean": torch.ones(2)}
+
+
+@both
+def test_a_table_skips_what_the_model_has_no_use_for(package, tmp_path, capsys) -> None:
+    path, table = own(tmp_path, MINE, "", **MORE)
+    says = "it lacks nothing and beside these names it has net.bn.mean [2], net.classifier.weight [3, 2], step []; "
+    refused(package, capsys, tmp_path, f"{says}give each a rule, or list it in the table's", path, "--table", table)
+    path, table = own(tmp_path, MINE, "net.", **MORE)
+    table.write_text(json.dumps({**MINE, "skip": ["net.cl*", "[s]tep", "step", "bn.mean", "absent.*"]}))
+    out = tmp_path / "run"
+    status, printed, err = run(package, capsys, "import", path, "--table", table, "--out", out)
+    assert status == 0, err
+    assert f"the table {table}, 15 tensors of float32, int64 behind net. (safetensors)" in printed
+    assert "note: the table skips net.bn.mean, net.classifier.weight, step\n" in printed
+    plain, _ = own(tmp_path, MINE)
+    expected = package.to_arrays(*package.load_foreign(plain, table=table))
+    actual = weight_file.load(out / "model.safetensors")[1]
+    assert all((actual[name] == expected[name]).all() for name in expected)
+    status, _, err = run(package, capsys, "export", out, "--format", "source", "--out", tmp_path / "back")
+    assert (status, (tmp_path / "back").exists()) == (2, False)
+    assert "skips net.bn.mean, net.classifier.weight, step, whose numbers the run doesn't have" in err
+
+
 @both
 def test_a_table_of_flaxs_layout_and_of_no_counted_layers(package, tmp_path, capsys) -> None:
     tree = {"params": {"net": flax_params()}}
@@ -693,11 +717,14 @@ BAD_TABLES = {
     "must be an object of named fields": [],
     "has an unknown field 'enc.*'": {**MINE, "enc.*": "x"},
     "activation must be one of 'relu'": {**MINE, "activation": "gelu"},
+    "skip must be a list of texts, found 'step'": {**MINE, "skip": "step"},
+    "skip must be text, found 1": {**MINE, "skip": [1]},
     "layout must be one of 'torch', 'torch-hwc', 'flax', found 'jax'": {**MINE, "layout": "jax"},
     "rules, 'a' must be text, found 1": rules_but(a=1),
     "There is no preset 'x'": {**MINE, "preset": "x"},
     "the rule for y.* names encoder.men.*, which the model doesn't have; a model with one hidden layer has "
     "encoder.hidden.0, encoder.mean, encoder.logvar, decoder": rules_but(**{"y.*": "encoder.men.*"}),
+    "the rule for y.* names 'encoder.m\\ud800n.*', which": rules_but(**{"y.*": "encoder.m\ud800n.*"}),
     "the table has no rule for encoder.mean.weight": rules_but(**{"head.*": None}),
     "it lacks haed.bias, haed.weight and beside these names it has head.bias [4], head.weight [4, 4]": rules_but(
         **{"head.*": None, "haed.*": "encoder.mean.* + encoder.logvar.*"}

@@ -17,6 +17,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared.commands import import_
 from jaxvae.shared.interop.given import Given
+from parity_tests.corrupt import transforms
 from parity_tests.support.external_models import flax_params, torch_model
 from parity_tests.tests.files.test_import import both, flags, imported, refused, same_pickles
 
@@ -173,6 +174,9 @@ def test_npz_that_holds_no_plain_arrays_is_refused(package, tmp_path, capsys) ->
     refused(package, capsys, tmp_path, "lacks its end; download or copy it again", path)
     np.savez_compressed(path, a=np.zeros(2**24))
     refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", path)
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr("a.npy", transforms.npy(np.ones(2)).replace(b"}", b"{"))
+    refused(package, capsys, tmp_path, "is not a whole .npz file of plain arrays (", path)
 
 
 def zipped(path: Path, *names: str) -> None:

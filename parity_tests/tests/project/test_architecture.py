@@ -58,6 +58,7 @@ EXCEPTIONS = {
     ("jaxvae.parallel", "everywhere"): "and all of the state",
     ("jaxvae.parallel", "local"): "the same",
     ("jaxvae.parallel", "whole"): "the same",
+    ("torchvae.parallel", "share_port"): "torchrun starts torch's processes",
     ("torchvae.parallel", "summed"): "XLA adds up by itself",
     ("torchvae.parallel", "sum_gradients"): "the same",
     ("jaxvae.nets", "Params"): "a torch model is its own parameters",
@@ -282,7 +283,7 @@ def test_every_file_is_mirrored_or_excepted() -> None:
 
 
 def test_the_two_packages_offer_the_same_names() -> None:
-    assert set(dir(torchvae)) - set(dir(jaxvae)) == {"random"}
+    assert set(dir(torchvae)) - set(dir(jaxvae)) == {"random", "share_port"}
     assert set(dir(jaxvae)) - set(dir(torchvae)) == {"fit_together"}
     for package in (jaxvae, torchvae):
         for name in dir(package):
@@ -296,6 +297,13 @@ def test_names_in_use() -> None:
         tree = list(ast.walk(ast.parse(path.read_text())))
         names = {n.id for n in tree if isinstance(n, ast.Name)} | {n.arg for n in tree if isinstance(n, ast.arg)}
         assert not names & (banned | (set() if path.stem in ("train", "params") else {"mu"})), path
+
+
+def test_every_command_line_is_parsed_in_a_terminal_of_any_width() -> None:
+    """By the one function that calls tyro, which does not end in a terminal of a few columns."""
+    folders = [ROOT / name for name in ("jaxvae", "torchvae", "parity_tests", "scripts")]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if path != Path(__file__)]
+    assert [path.name for path in paths if "tyro.cli(" in path.read_text()] == ["cli.py"]
 
 
 def test_every_module_with_a_command_stands_in_the_table_with_its_own_flags() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-import tyro
 from safetensors.torch import save_file
 
 import jaxvae
@@ -135,7 +134,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[0] == "scripts/test.sh":
         assert words[1:] in ([], ["-m", "slow"]) or (ROOT / words[1]).is_file(), words
     elif words[0].startswith("scripts/") or words[0] == "parity":
-        tyro.cli(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
+        cli.parse(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
     else:
         assert words in (["source", "activate"], ["pytest"], *CHECKS), words
 
@@ -204,14 +203,14 @@ def test_every_scripts_help_holds_an_example_that_parses(script: str) -> None:
     trials = TRIALS if script == "stress" else [None]
     for trial in trials:
         with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
-            tyro.cli(options, args=[*filter(None, [trial]), "--help"])
+            cli.parse(options, args=[*filter(None, [trial]), "--help"])
         text = re.sub(r"\n {2,}(?=--)", " ", out.getvalue())
         name = "parity" if script == "parity" else rf"python scripts/{script}\.py"
         lines = re.findall(rf"^(?:.*Examples?:)? *{name} (.*)$", text, re.M)
         assert lines, trial
         assert "Example" in text
         for line in lines:
-            tyro.cli(options, args=line.split())
+            cli.parse(options, args=line.split())
 
 
 def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:

@@ -2,35 +2,56 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
+import torchvae
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
 from jaxvae.shared.training import meeting, watch
-from jaxvae.shared.training.meeting import Peer, meet
+from jaxvae.shared.training.meeting import ENVIRONMENT, Peer, free_port, meet
+from jaxvae.shared.training.processes import joined
 from jaxvae.shared.training.watch import Watch
-from parity_tests.support.distributed_runs import ended, free_port, started
+from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.warm import Process
+from torchvae import parallel
 
 PACKAGES = ["jaxvae", "torchvae"]
+STARTS = ["jaxvae", "torchvae", "environment"]
+"""The packages by flags, and torchvae by the variables that torchrun sets."""
 TINY = ["train", "--data", "digits", "--hidden", "5", "--latent", "2", "--dtype", "float64", "--device", "cpu"]
 
 
-def launched(package: str, out: Path, *processes: str) -> list[Process]:
-    """Start processes with these flags at one port."""
-    at = f"localhost:{free_port()}"
-    return [
-        Process("-m", package, *TINY, "--out", out, "--coordinator", at, *flags.split(), env=os.environ)
-        for flags in processes
-    ]
+def command(start: str) -> str:
+    """The package of this start."""
+    return "torchvae" if start == "environment" else start
+
+
+def begun(start: str, out: Path, *values: tuple[int, int, str], at: str = "", **variables: str) -> list[Process]:
+    """Start processes at one port, each with a number of processes, its own number and flags."""
+    host, _, port = (at or f"localhost:{free_port()}").rpartition(":")
+    all_of_them = []
+    for processes, process, flags in values:
+        named = {"WORLD_SIZE": f"{processes}", "RANK": f"{process}", "MASTER_ADDR": host, "MASTER_PORT": port}
+        at_start = f"--coordinator {host}:{port} --processes {processes} --process {process}".split()
+        all_of_them.append(
+            Process(
+                *("-m", command(start), *TINY, "--out", out, *flags.split()),
+                *([] if start == "environment" else at_start),
+                env={**os.environ, **(named if start == "environment" else {}), **variables},
+            )
+        )
+    return all_of_them
 
 
 @pytest.fixture
@@ -73,9 +94,9 @@ def test_processes_meet(quick, monkeypatch) -> None:
     says: list[str] = []
     first = threading.Thread(target=lambda: says.extend(met(("torchvae", 3, 0), at=f"localhost:{port}")))
     first.start()
-    browser = meeting._connect("localhost", port)
+    browser = meeting._connect("localhost", port, "")
     browser.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    lost = Peer(meeting._connect("localhost", port))
+    lost = Peer(meeting._connect("localhost", port, ""))
     lost.send(package="torchvae", processes=3, process=1)
     lost.connection.close()
     assert met(("torchvae", 3, 2), ("torchvae", 3, 1), at=f"localhost:{port}") == ["", ""]
@@ -96,7 +117,7 @@ def test_processes_meet(quick, monkeypatch) -> None:
             "Process 1 was started in torchvae and process 0 in jaxvae; use one of them.",
         ),
         ([("jaxvae", 3, 0), ("jaxvae", 3, 2), ("jaxvae", 3, 2)], "Two processes were started with --process 2; give"),
-        ([("jaxvae", 4, 0), ("jaxvae", 4, 2)], "Of 4 processes, these did not come to localhost:"),
+        ([("jaxvae", 4, 0), ("jaxvae", 4, 2)], "Of 4 processes, these did not come to --coordinator localhost:"),
     ],
 )
 def test_processes_that_do_not_fit_learn_why(quick, hellos, says: str) -> None:
@@ -134,38 +155,42 @@ def test_another_program_at_the_port(quick, answer: bytes | None) -> None:
     )
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_port_that_is_taken_is_named(package: str, tmp_path) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_a_port_that_is_taken_is_named(start: str, tmp_path) -> None:
+    package, name, number = command(start), "--coordinator", "--process"
+    if start == "environment":
+        name, number = ENVIRONMENT.address, ENVIRONMENT.process
     with taken(b"") as port:
-        flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--out", tmp_path / "run"]
-        two = [Process("-m", package, *TINY, *flags, "--process", i, env=os.environ) for i in range(2)]
+        two = begun(start, tmp_path / "run", (2, 0, ""), (2, 1, ""), at=f"localhost:{port}")
         (status, _, first), (other, _, second) = ended(two)
     assert (status, other) == (2, 2)
     assert first == (
-        f"{package}: Process 0 can't listen on port {port} of --coordinator localhost:{port}: another program uses it, "
-        "or there is another process 0; start all processes again with a free port, or without a --process that is "
-        "there twice.\n"
+        f"{package}: Process 0 can't listen on port {port} of {name} localhost:{port}: another program uses it, or "
+        f"there is another process 0; start all processes again with a free port, or without a {number} that is there "
+        "twice.\n"
     )
-    assert second.startswith(f"{package}: What listens at --coordinator localhost:{port} does not answer as process 0")
+    assert second.startswith(f"{package}: What listens at {name} localhost:{port} does not answer as process 0")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("values", "says"),
     [
-        (["--processes 2 --process 0", "--processes 3 --process 1"], "Process 1 was started with --processes 3"),
+        ([(2, 0, ""), (3, 1, "")], "Process 1 was started with {processes} 3"),
         pytest.param(
-            ["--processes 3 --process 0", "--processes 3 --process 1", "--processes 3 --process 1"],
-            "Two processes were started with --process 1",
+            [(3, 0, ""), (3, 1, ""), (3, 1, "")],
+            "Two processes were started with {process} 1",
             marks=pytest.mark.slow,
         ),
+        ([(2, 2, "")], "{process} must be from 0 to 1 for {processes} 2, found 2."),
     ],
 )
-def test_processes_have_the_same_number_and_each_its_own(package: str, flags: list[str], says: str, tmp_path) -> None:
-    for status, out, error in ended(launched(package, tmp_path / "run", *flags)):
+def test_processes_have_the_same_number_and_each_its_own(start: str, values, says: str, tmp_path) -> None:
+    names = ENVIRONMENT if start == "environment" else meeting.FLAGS
+    for status, out, error in ended(begun(start, tmp_path / "run", *values)):
         assert (status, out) == (2, "")
-        assert error.startswith(f"{package}: {says}")
+        assert error.startswith(f"{command(start)}: {says.format(**names._asdict())}")
         assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -198,25 +223,33 @@ def test_a_watch_says_who_ended(quick, act, says: list[str]) -> None:
     assert all(a.startswith(b) for a, b in zip(actual, says, strict=True))
 
 
+def under_torchrun() -> tuple[TCPStore, dict[str, str]]:
+    """torchrun's store, which listens at MASTER_PORT, and what the processes need to know to use it."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    return store, {"at": f"localhost:{store.port}", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_process_that_stops_ends_the_others_and_the_run_resumes(package: str, stopped: int, tmp_path) -> None:
+@pytest.mark.parametrize("start", [*STARTS, "torchrun"])
+def test_a_process_that_stops_ends_the_others_and_the_run_resumes(start: str, stopped: int, tmp_path) -> None:
     """To the bit, as if nothing had stopped."""
     run, whole = tmp_path / "run", tmp_path / "whole"
-    flags = [*TINY, "--checkpoint-every", "5"]
-    two = started(package, [*flags, "--epochs", "100000", "--out", str(run)])
-    while not list(run.glob("checkpoints/step-*")):
-        assert two[0].poll() is None, two[0].communicate()
-        time.sleep(0.02)
+    long = "--checkpoint-every 5 --epochs 100000"
+    store, variables = under_torchrun() if start == "torchrun" else (None, {})
+    start = "environment" if start == "torchrun" else start
+    package = command(start)
+    two = begun(start, run, (2, 0, long), (2, 1, long), **variables)
+    when_begun(run, two[0])
     os.kill(two[stopped].pid, signal.SIGSTOP)
     status, _, said = ended([two[1 - stopped]])[0]
     two[stopped].kill()
     ended([two[stopped]])
+    del store
     says = f"{package}: Process {stopped} was silent for 30 seconds; end it, and start all processes again with"
     assert (status, said.splitlines()[-1]) == (2, f"{says} --resume.")
     stop = str(checkpoints.present(run_folder.read(run))[-1] + 7)
-    for arguments in (["train", "--resume", str(run)], [*flags, "--epochs", "100000", "--out", str(whole)]):
+    for arguments in (["train", "--resume", str(run)], [*TINY, *long.split(), "--out", str(whole)]):
         assert [e[0] for e in ended(started(package, [*arguments, "--max-steps", stop]))] == [0, 0]
     actual, expected = (
         weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), int(stop))) for path in (run, whole)
@@ -226,10 +259,66 @@ def test_a_process_that_stops_ends_the_others_and_the_run_resumes(package: str, 
         assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_processes_with_different_seeds_are_told_before_the_first_step(package: str, tmp_path) -> None:
-    flags = ["--processes 2 --process 0 --seed 1", "--processes 2 --process 1 --seed 2"]
-    for status, _, error in ended(launched(package, tmp_path / "run", *flags)):
+def when_begun(run: Path, first: Process) -> None:
+    """Wait for the first checkpoint."""
+    while not list(run.glob("checkpoints/step-*")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("start", STARTS)
+def test_a_process_that_is_killed_is_named(start: str, killed: int, tmp_path) -> None:
+    long = "--checkpoint-every 5 --epochs 100000"
+    two = begun(start, tmp_path / "run", (2, 0, long), (2, 1, long))
+    when_begun(tmp_path / "run", two[0])
+    two[killed].kill()
+    status, _, said = ended(two)[1 - killed]
+    says = f"{command(start)}: Process {killed} has ended without a message, as if killed; start all processes again"
+    assert status
+    assert says in said
+
+
+@pytest.mark.slow
+def test_torchrun_ends_when_one_of_its_processes_stops(tmp_path) -> None:
+    run = tmp_path / "run"
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "torchvae"]
+    launcher = Process(*launch, *TINY, "--checkpoint-every", "5", "--epochs", "100000", "--out", run, env=os.environ)
+    when_begun(run, launcher)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (second,) = (int(pid) for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes())
+    os.kill(second, signal.SIGSTOP)
+    said = launcher.communicate()[1]  # it kills the process that has stopped
+    assert launcher.poll()
+    assert "torchvae: Process 1 was silent for 30 seconds; end it, and start all processes again with --resume." in said
+
+
+@pytest.mark.parametrize("start", [*STARTS, "torchrun"])
+def test_processes_with_different_seeds_are_told_before_the_first_step(start: str, tmp_path) -> None:
+    store, variables = under_torchrun() if start == "torchrun" else (None, {})
+    start = "environment" if start == "torchrun" else start
+    for status, _, error in ended(begun(start, tmp_path / "run", (2, 0, "--seed 1"), (2, 1, "--seed 2"), **variables)):
         assert status == 2
         assert "The processes were started with different settings; give each the same flags" in error
     assert not list(tmp_path.iterdir())
+    del store
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"RANK": "one"}, "The environment has MASTER_ADDR, but RANK=one where a number is expected; "),
+        (
+            {"TORCHELASTIC_USE_AGENT_STORE": "True"},
+            "torchrun does not say at localhost:1 where process 0 is (",
+        ),
+    ],
+)
+def test_variables_that_torchrun_did_not_set(variables, says: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(parallel, "_MEETING", timedelta(seconds=0.1))
+    at = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "WORLD_SIZE": "2", "RANK": "1"}
+    for name, value in {**at, **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=re.escape(says)), joined(torchvae, False, None, None, None):  # type: ignore[arg-type]
+        pass

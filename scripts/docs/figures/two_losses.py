@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import tyro
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 import jaxvae
 import torchvae
+from jaxvae.shared.cli import parse
 
 TOLERANCE = 1e-12  # parity_tests' for the losses of a float64 run
 ROUNDING = np.finfo(np.float64).eps / 2
@@ -94,4 +94,4 @@ def draw(losses: dict[str, np.ndarray], gaps: np.ndarray) -> Figure:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TwoLosses))
+    main(parse(TwoLosses))
