@@ -30,15 +30,14 @@ if "PARITY_TESTS_XLA_FLAGS" not in os.environ:
     jaxlib = importlib.util.find_spec("jaxlib")
     for library in [] if jaxlib is None else Path(jaxlib.origin or "").parent.glob("libjax_common.*"):
         with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for flag, value in (("xla_cpu_use_fusion_emitters", "false"), ("xla_cpu_parallel_codegen_split_count", "1")):
-                if content.find(b"\0" + flag.encode() + b"\0") >= 0:
-                    quick.append(f"--{flag}={value}")
+            for flag in ("xla_cpu_use_fusion_emitters=false", "xla_cpu_parallel_codegen_split_count=1"):
+                if content.find(b"\0" + flag.partition("=")[0].encode() + b"\0") >= 0:
+                    quick.append(f"--{flag}")
     os.environ["XLA_FLAGS"] = " ".join([*quick, users]).strip()  # the user's come last and hold
 
 import jax
 import pytest
 from jax._src import compiler, dispatch
-from jax._src.interpreters import mlir
 
 import jaxvae
 import torchvae
@@ -46,6 +45,9 @@ from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
 
 pytest.register_assert_rewrite("parity_tests.support", "parity_tests.faults", "parity_tests.corrupt")
+from parity_tests.support import quick_jax  # noqa: E402
+
+quick_jax.install()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -56,20 +58,6 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
-
-_make_ir_context, _ir_contexts = mlir.make_ir_context, []
-
-
-def _ir_context() -> object:
-    """Return one context of MLIR for hundreds of programs: to make one takes as long as to lower a small program."""
-    if len(_ir_contexts) % 300 == 0:
-        _ir_contexts[:] = [_make_ir_context()]
-    else:
-        _ir_contexts.append(_ir_contexts[0])
-    return _ir_contexts[0]
-
-
-mlir.make_ir_context = _ir_context
 
 
 @pytest.fixture(scope="module")
