@@ -169,8 +169,14 @@ def _torch_minimized(spec: Spec, arrays: Arrays, batch: Batch, step: int = 0) ->
 
 def _jax_terms(spec: Spec, arrays: Arrays, batch: Batch) -> Arrays:
     given = _inputs(jaxvae, jnp.asarray, spec, batch, train=False)
-    terms = jaxvae.image_terms(spec, jaxvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
+    terms = _image_terms(spec, jaxvae.from_arrays(spec, arrays), given.x, given.draws, given.labels)
     return {name: np.asarray(term) for name, term in terms._asdict().items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _image_terms(spec: Spec, *given: Any) -> jaxvae.AnyTerms:
+    """Compute the terms by one program, since each operation alone takes as long to compile as it does."""
+    return jaxvae.image_terms(spec, *given)
 
 
 @torch.no_grad()

@@ -112,12 +112,15 @@ def _serve() -> None:
 
 
 def _import_commands() -> None:
+    from parity_tests.support import quick_jax
+
     # No array is made and no device looked for: both start threads, which a fork does not have.
     for module in (
         *("matplotlib.figure", "sklearn.datasets", "torch._dynamo"),
         *("jaxvae.loop", "jaxvae.sweep", "torchvae.loop", "parity_tests.harness.vae.command"),
     ):
         importlib.import_module(module)
+    quick_jax.install()
 
 
 def _child(words: list[str], cwd: str, env: dict[str, str], files: list[str]) -> NoReturn:

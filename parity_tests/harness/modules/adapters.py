@@ -63,7 +63,7 @@ def cast(tree: Any, dtype: str) -> Any:
             wanted = _COMPLEX[dtype]
         if isinstance(leaf, jax.Array) and leaf.dtype == wanted and not leaf.committed:
             return leaf  # without a copy of a large array
-        return jnp.asarray(np.asarray(leaf), wanted)
+        return jnp.asarray(np.asarray(leaf).astype(wanted), wanted)  # numpy needs no program for a conversion
 
     return jax.tree.map(one, tree)
 

@@ -337,7 +337,7 @@ def test_each_package_reads_the_others_relative(package, relatives, name: str, c
     assert f"preset {name}, by {OTHER[package.__name__]}" in out
 
 
-def test_a_class_is_drawn_by_its_label(package, relatives, capsys, tmp_path) -> None:
+def test_a_class_is_drawn_by_its_label(package, relatives, trained, capsys, tmp_path) -> None:
     path = relatives["conditional", OTHER[package.__name__]]
     drawn = {}
     for label in ("3", "4", None):
@@ -356,8 +356,7 @@ def test_a_class_is_drawn_by_its_label(package, relatives, capsys, tmp_path) -> 
         says = f"--label must be from 0 to 9, found {label}"
         fails(package, capsys, says, "sample", path, "--out", tmp_path / "x.png", "--label", label)
     says = "--label must be left out for a model without classes, found 3"
-    plain = relatives["conv", "jaxvae"]
-    fails(package, capsys, says, "sample", plain, "--out", tmp_path / "x.png", "--label", 3)
+    fails(package, capsys, says, "sample", trained["jaxvae"], "--out", tmp_path / "x.png", "--label", 3)
     assert list(tmp_path.iterdir()) == []
 
 

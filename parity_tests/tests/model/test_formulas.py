@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -64,8 +65,6 @@ def test_nll_and_its_gradient_at_logits_of_200(package, array, numpy, dtype: str
 
 
 def jaxvae_gradient(logits: np.ndarray, x: np.ndarray) -> np.ndarray:
-    import jax
-
     return np.asarray(jax.grad(lambda l: jaxvae.bernoulli_nll(l, jnp.asarray(x)).sum())(jnp.asarray(logits)))  # noqa: E741
 
 
@@ -123,7 +122,7 @@ def test_jaxvaes_gradients_are_finite_differences() -> None:
     x, eps = jnp.asarray(RNG.uniform(size=(4, 6))), jnp.asarray(RNG.normal(size=(4, 2)))
     params, draws = jaxvae.from_arrays(SMALL, jax_backend.initial(SMALL)), jaxvae.Draws(eps, None, None, ())
     check_grads(
-        lambda params: jaxvae.image_terms(SMALL, params, x, draws).loss.mean(),
+        jax.jit(lambda params: jaxvae.image_terms(SMALL, params, x, draws).loss.mean()),
         (params,),
         order=1,
         modes=["rev"],
@@ -175,8 +174,6 @@ def test_pixels_are_totensors_to_the_bit(package, array, numpy, dtype: str) -> N
 
 def test_pixels_are_totensors_inside_a_compiled_epoch() -> None:
     """Where XLA would have its way with a division."""
-    import jax
-
     every = np.arange(256, dtype=np.uint8).reshape(2, 8, 16, 1)
     for dtype in ("float32", "float64"):
         result = jax.jit(lambda images, dtype=dtype: jaxvae.scale(images, dtype))(every)

@@ -2,6 +2,7 @@
 which."""
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _settings(sources: Sequence[np.ndarray], near: Attention | None) -> list[Att
     heads = [h for h in range(1, min(size, _MOST_HEADS) + 1) if size % h == 0]
 
     def changes(settings: Attention) -> int:
-        return sum(a != b for a, b in zip(settings, usual, strict=True))
+        return sum(map(operator.ne, settings, usual))
 
     def tried(rotary: str, most: int) -> list[Attention]:
         every = itertools.product(_ORDERS, heads, _scales(1, 1), _MASKS, _AXES, [rotary])
