@@ -132,7 +132,7 @@ def interpolate(
         InputError: If the model, the latents or the labels are not the configuration's.
     """
     check_latents("interpolate", spec, model, start, labels)
-    require_latents("interpolate", spec, end)
+    require_latents("interpolate", spec, end, rows=start.shape[0])
     z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, model, z, None if labels is None else np.repeat(labels, steps))
 

@@ -15,7 +15,7 @@ from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches, require_images
 from torchvae import random
-from torchvae.checks import check_params, check_pixels
+from torchvae.checks import check_params, check_pixels, require_tensor
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
@@ -176,10 +176,11 @@ def train_epoch(
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
             or if batch norm would see a batch of one number.
     """
-    # A process may hold none of the images of a run of several.
-    require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
+    require_tensor("train_epoch", "images", images)
+    # A process may hold none of the images of a run of several.
+    require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
     require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)

@@ -30,10 +30,8 @@ def require_bytes(function: str, images: Any, image: tuple[int, int, int] | None
         InputError: If they are of another dtype or another size.
     """
     if (found := _dtype(images)) != "uint8":
-        raise InputError(
-            f"{function} needs uint8 images, 0 to 255, found {found}; convert images in [0, 1] to "
-            "(255 * images).round() as uint8."
-        )
+        advice = "convert them" if "int" in found else "convert images in [0, 1] to (255 * images).round() as uint8"
+        raise InputError(f"{function} needs uint8 images, 0 to 255, found {found}; {advice}.")
     if image is not None and (len(images.shape) != 4 or tuple(images.shape[1:]) != image):
         raise InputError(
             f"{function} needs images of the model's size, {_sizes('n', *image)}, found {_sizes(*images.shape)}; give "
@@ -71,7 +69,7 @@ def require_floats(function: str, x: Any) -> None:
         raise InputError(f"{function} needs pixels of floats, found {found}; {_PREPARE}.")
 
 
-def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None) -> None:
+def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None, rows: int | None = None) -> None:
     """Check latents.
 
     Args:
@@ -79,6 +77,7 @@ def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None)
         spec: The configuration.
         z: Floats, `[n, latent]`.
         dtype: Their dtype; None if any floats are valid.
+        rows: The number of images; None for any.
 
     Raises:
         InputError: If they are of another dtype or shape.
@@ -86,10 +85,10 @@ def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None)
     found = _dtype(z)
     if "float" not in found or (dtype is not None and found != dtype):
         raise InputError(f"{function} needs latents of {spec.training.stored}, found {found}; convert them.")
-    if len(z.shape) != 2 or z.shape[1] != spec.model.latent:
+    if len(z.shape) != 2 or z.shape[1] != spec.model.latent or rows not in (None, z.shape[0]):
+        expected = _sizes(rows or "n", spec.model.latent)
         raise InputError(
-            f"{function} needs latents of the shape {_sizes('n', spec.model.latent)}, found {_sizes(*z.shape)}; give "
-            "one row for each image."
+            f"{function} needs latents of the shape {expected}, found {_sizes(*z.shape)}; give one row for each image."
         )
 
 

@@ -160,7 +160,9 @@ PIXELS = [
 ]
 LATENTS = [
     Wrong("integers", recast("int32"), "needs latents of float32, found int32; convert them"),
-    Wrong("another number", resized(ROWS, 3), r"needs latents of the shape \[n, 2\], found \[6, 3\]; give one row for"),
+    Wrong(
+        "another number", resized(ROWS, 3), r"needs latents of the shape \[[n6], 2\], found \[6, 3\]; give one row for"
+    ),
 ]
 LABELS = [
     Wrong("none", lambda package, given: None, "a model of 3 classes needs labels, found none; give a class from 0"),
@@ -266,6 +268,47 @@ def test_bind_takes_the_arrays_of_its_model_alone() -> None:
         jaxvae.bind(MODEL, changed(hidden=(7,))(jaxvae, None))
     with pytest.raises(InputError, match=r"^encode needs a model, found dict; bind makes one of a state_dict\.$"):
         torchvae.encode(SPEC, tensors, right(torchvae)["x"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "name"),
+    [
+        *((function, "x", "pixels") for function in ("encode", "image_terms", "inputs", "corrupt", "train_step")),
+        *((function, "images", "images") for function in ("train_epoch", "prepare_pixels", "scale")),
+        *((function, "z", "latents") for function in ("decode", "images_of")),
+    ],
+)
+def test_numpys_arrays_are_refused_where_pytorch_needs_tensors(function: str, argument: str, name: str) -> None:
+    given = arguments(torchvae, function, argument)
+    given[argument] = given[argument].numpy()
+    with pytest.raises(InputError, match=rf"^{function} needs {name} in a torch.Tensor, found ndarray; convert"):
+        getattr(torchvae, function)(**given)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "given", "says"),
+    [
+        ("train_epoch", "images", [1], "^train_epoch needs uint8 images, 0 to 255, found list; convert"),
+        ("train_epoch", "images", None, "^train_epoch needs uint8 images, 0 to 255, found NoneType; convert"),
+        (
+            "interpolate",
+            "end",
+            np.zeros((ROWS + 1, 2), np.float32),
+            r"of the shape \[6, 2\], found \[7, 2\]; give one row",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_rest_is_one_sentence(package: ModuleType, function, argument, given, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        getattr(package, function)(**{**arguments(package, function, argument), argument: given})
+
+
+def test_fit_needs_images(package: ModuleType) -> None:
+    data = right(package)["data"]
+    with pytest.raises(
+        InputError, match=r"^Training needs one image or more, found an array of the shape \[0, 4, 3, 1\]"
+    ):
+        package.fit(SPEC, data._replace(train=data.train[:0], train_labels=data.train_labels[:0]))
 
 
 def test_a_module_of_another_activation_is_another_model() -> None:
