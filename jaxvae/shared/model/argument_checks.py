@@ -13,6 +13,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, tensor_checks
+from jaxvae.shared.text import shown
 
 _MADE_WITH = "; give the configuration that it was made with"
 _PREPARE = "prepare_pixels converts uint8 images to pixels"
@@ -139,6 +140,12 @@ def require_labels(function: str, spec: Spec, labels: Any | None, rows: int, *, 
         )
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise InputError(f"{function}: found labels from {labels.min()} to {labels.max()}; {advice}.")
+
+
+def require_count(function: str, name: str, count: Any) -> None:
+    """Raises InputError if a number of images is no integer, or below 1."""
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise InputError(f"{function} needs {name} of at least 1, an integer, found {shown(count)}; give another.")
 
 
 def require_arrays(function: str, spec: ModelSpec, arrays: Mapping[str, Any], dtype: str | None, *, flax: bool) -> None:

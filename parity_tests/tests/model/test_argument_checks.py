@@ -289,6 +289,10 @@ def test_numpys_arrays_are_refused_where_pytorch_needs_tensors(function: str, ar
     ("function", "argument", "given", "says"),
     [
         ("train_epoch", "images", [1], "^train_epoch needs uint8 images, 0 to 255, found list; convert"),
+        ("sample", "n", -1, "^sample needs n of at least 1, an integer, found -1; give another"),
+        ("sample", "n", 2.5, "^sample needs n of at least 1, an integer, found 2.5; give another"),
+        ("interpolate", "steps", 0, "^interpolate needs steps of at least 1, an integer, found 0; give another"),
+        ("manifold", "steps", 0, "^manifold needs steps of at least 1, an integer, found 0; give another"),
         ("train_epoch", "images", None, "^train_epoch needs uint8 images, 0 to 255, found NoneType; convert"),
         (
             "interpolate",
@@ -367,3 +371,10 @@ def test_checks_need_no_numbers() -> None:
     given = right(jaxvae)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (given["params"], given["x"]))
     check_pixels("encode", SPEC, shapes[0], shapes[1], jax.ShapeDtypeStruct((ROWS,), "uint8"))
+
+
+def test_what_is_no_model_is_said(package: ModuleType, tmp_path) -> None:
+    with pytest.raises(
+        InputError, match=r"^save needs a model('s parameters, nested dicts of arrays)?, found .*str|'a'"
+    ):
+        package.save(tmp_path / "a.safetensors", SPEC, "a")
