@@ -23,7 +23,6 @@ from jaxvae.shared.text import named
 Size = tuple[int, int, int]
 
 HINT = f"for a model of your own give --table FILE, such as {EXAMPLE}"
-_KNOWN = "; ".join(source.title for source in SOURCES)
 
 
 class Match(NamedTuple):
@@ -292,6 +291,7 @@ def _unknown(shapes: Mapping[str, Shape], where: str) -> str:
         more = named(sorted(set(shapes) - names)) or "nothing"
         reason = f"the nearest is {nearest.title}, of which it lacks {lacks} and beside which it has {more}"
     else:
-        reason = f"it has no name in common with them ({_KNOWN}); the nearest is {nearest.title}, which has {lacks}"
+        reason = "it has no name in common with them (import --help lists them)"
+        reason += f"; the nearest is {nearest.title}, which has {lacks}"
     listed = named(f"{name} {list(shape)}" for name, shape in shapes.items())
     return f"{where} is from none of the known programs: {reason}; {HINT}; its tensors are {listed}."

@@ -21,7 +21,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import labelled_figure
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
-from parity_tests.support.cli import PACKAGES, fails, run
+from parity_tests.support.cli import PACKAGES, PACKAGES, fails, run
 from parity_tests.support.tiny import small
 
 RNG = np.random.default_rng(0)
@@ -290,6 +290,16 @@ def test_few_images_of_many_channels_are_drawn_by_default(package, capsys, tmp_p
         code, out, _ = run(package, capsys, command, tmp_path / "run", "--out", tmp_path / f"{command}.png")
         assert (code, says in out) == (0, True), out
         Image.open(tmp_path / f"{command}.png").verify()
+
+
+def test_one_test_image_is_too_few_to_interpolate_between(capsys, tmp_path) -> None:
+    np.save(tmp_path / "a.npy", RNG.integers(0, 256, (9, 2, 2), np.uint8))
+    flags = ["--data", f"npy:{tmp_path / 'a.npy'}", "--image", 2, 2, 1, "--hidden", 3, "--latent", 2, "--max-steps", 1]
+    assert run(PACKAGES["torchvae"], capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
+    between = ["interpolate", tmp_path / "run", "--out", tmp_path / "a.png"]
+    says = f"npy:{tmp_path}/a.npy has one test image, expected two or more; give --between latents"
+    fails(PACKAGES["torchvae"], capsys, says, *between)
+    assert run(PACKAGES["torchvae"], capsys, *between, "--between", "latents")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct"])
