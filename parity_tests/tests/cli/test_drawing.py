@@ -21,7 +21,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import labelled_figure
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
-from parity_tests.support.cli import PACKAGES, PACKAGES, fails, run
+from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
 
 RNG = np.random.default_rng(0)
