@@ -11,6 +11,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
     require_arrays,
     require_bytes,
+    require_kind,
     require_labels,
     require_latents,
     require_pixels,
@@ -50,12 +51,6 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return tensors
 
 
-def require_tensor(function: str, name: str, array: Any) -> None:
-    """Raises InputError if an argument of this name is no tensor, but, say, the NumPy array that a data set has."""
-    if not isinstance(array, Tensor):
-        raise InputError(f"{function} needs {name} in a torch.Tensor, found {type(array).__name__}; convert {name}.")
-
-
 def check_images(function: str, spec: Spec, model: Any, images: Any, labels: Any | None) -> None:
     """Check a model, and images and labels that it is given.
 
@@ -89,7 +84,7 @@ def check_pixels(function: str, spec: Spec, model: Any, x: Any, labels: Any | No
     """
     check_params(function, spec.model, model, spec.training.stored)
     require_pixels(function, spec, x)
-    require_tensor(function, "pixels", x)
+    require_kind(function, "pixels", x, Tensor)
     require_labels(function, spec, labels, x.shape[0])
 
 
@@ -102,7 +97,7 @@ def check_latents(function: str, spec: Spec, model: Any, z: Any, labels: Any | N
         model: The model.
         z: Latents, `[n, latent]`.
         labels: Classes, `[n]`, for a model with classes.
-        dtype: The latents' dtype, if one is required; then they have to be in a tensor.
+        dtype: The latents' dtype, if one is required.
 
     Raises:
         InputError: If one is not what it should be.
@@ -110,5 +105,5 @@ def check_latents(function: str, spec: Spec, model: Any, z: Any, labels: Any | N
     check_params(function, spec.model, model, spec.training.stored)
     require_latents(function, spec, z, dtype)
     if dtype is not None:
-        require_tensor(function, "latents", z)
+        require_kind(function, "latents", z, Tensor)
     require_labels(function, spec, labels, z.shape[0])

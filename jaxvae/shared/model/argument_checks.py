@@ -142,6 +142,23 @@ def require_labels(function: str, spec: Spec, labels: Any | None, rows: int, *, 
         raise InputError(f"{function}: found labels from {labels.min()} to {labels.max()}; {advice}.")
 
 
+def require_kind(function: str, name: str, array: Any, kind: type) -> None:
+    """Check that an array is one that the framework computes with, and not, say, NumPy's, as a data set has it.
+
+    Args:
+        function: The function's name, for the message.
+        name: What the array holds.
+        array: The array.
+        kind: The type that it has to have.
+
+    Raises:
+        InputError: If it has another type.
+    """
+    if not isinstance(array, kind):
+        needed = f"{kind.__module__}.{kind.__name__}"
+        raise InputError(f"{function} needs {name} in a {needed}, found {type(array).__name__}; convert {name}.")
+
+
 def require_count(function: str, name: str, count: Any) -> None:
     """Raises InputError if a number of images is no integer, or below 1."""
     if not isinstance(count, int | np.integer) or count < 1:
