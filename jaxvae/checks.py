@@ -6,6 +6,7 @@ import jax
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
     require_arrays,
     require_bytes,
@@ -13,6 +14,7 @@ from jaxvae.shared.model.argument_checks import (
     require_latents,
     require_pixels,
 )
+from jaxvae.shared.text import shown
 
 
 def check_params(function: str, spec: ModelSpec, params: Any, dtype: str | None = None) -> None:
@@ -28,6 +30,8 @@ def check_params(function: str, spec: ModelSpec, params: Any, dtype: str | None 
         InputError: If it is another model.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
+    if any(not hasattr(leaf, "shape") for _, leaf in leaves):
+        raise InputError(f"{function} needs a model's parameters, nested dicts of arrays, found {shown(params)}.")
     arrays = {".".join(str(getattr(entry, "key", entry)) for entry in path): leaf for path, leaf in leaves}
     require_arrays(function, spec, arrays, dtype, flax=True)
 

@@ -50,9 +50,12 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
     except (RuntimeError, AssertionError) as error:  # an assertion, where JAX passes over all of JAX_PLATFORMS
         reason = (str(error).splitlines() or ["none is visible"])[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")
         wanted, advice = name, "use --device auto, or install JAX for it"
-        if (limits := os.environ.get("JAX_PLATFORMS")) and name != "cpu":
-            wanted = "device" if name == "auto" else name
-            advice = f"it looks only for what JAX_PLATFORMS lists, which is {shown(limits)}: unset it"
+        if name == "auto":
+            wanted, advice = "device", "use --device cpu"
+        # The second is heard only where no platform is asked for.
+        for variable in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")[: 2 if name == "auto" else 1]:
+            if (limits := os.environ.get(variable)) and name != "cpu":
+                advice = f"it looks only for what {variable} lists, which is {shown(limits)}: unset it"
         raise InputError(f"JAX finds no {wanted} here ({reason}); {advice}.") from None
 
 

@@ -15,7 +15,7 @@ from jaxvae.nets import Params, decode, encode
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_latents
+from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 
 
@@ -39,6 +39,7 @@ def sample(
         InputError: If the model has no prior, or if the model or the labels are not the configuration's.
     """
     require_prior(spec)
+    require_count("sample", "n", n)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     check_params("sample", spec.model, params, spec.training.stored)
     require_labels("sample", spec, labels, n)
@@ -123,8 +124,9 @@ def interpolate(
     Raises:
         InputError: If the model, the latents or the labels are not the configuration's.
     """
+    require_count("interpolate", "steps", steps)
     check_latents("interpolate", spec, params, start, labels)
-    require_latents("interpolate", spec, end)
+    require_latents("interpolate", spec, end, rows=start.shape[0])
     z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
     return _each(spec, params, z, None if labels is None else np.repeat(labels, steps))
 
@@ -176,6 +178,7 @@ def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -
             configuration's.
     """
     require_2d_latent(spec)
+    require_count("manifold", "steps", steps)
     check_params("manifold", spec.model, params, spec.training.stored)
     require_labels("manifold", spec, None if label is None else np.array([label]), 1)
     return _each(spec, params, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))

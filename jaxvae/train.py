@@ -195,9 +195,9 @@ def train_epoch(
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
             or if batch norm would see a batch of one number.
     """
-    require_images(tuple(images.shape))
     check_params("train_epoch", spec.model, state.params, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
+    require_images(tuple(images.shape))
     require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)

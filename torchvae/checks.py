@@ -11,6 +11,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
     require_arrays,
     require_bytes,
+    require_kind,
     require_labels,
     require_latents,
     require_pixels,
@@ -83,6 +84,7 @@ def check_pixels(function: str, spec: Spec, model: Any, x: Any, labels: Any | No
     """
     check_params(function, spec.model, model, spec.training.stored)
     require_pixels(function, spec, x)
+    require_kind(function, "pixels", x, Tensor)
     require_labels(function, spec, labels, x.shape[0])
 
 
@@ -102,4 +104,6 @@ def check_latents(function: str, spec: Spec, model: Any, z: Any, labels: Any | N
     """
     check_params(function, spec.model, model, spec.training.stored)
     require_latents(function, spec, z, dtype)
+    if dtype is not None:
+        require_kind(function, "latents", z, Tensor)
     require_labels(function, spec, labels, z.shape[0])

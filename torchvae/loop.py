@@ -13,7 +13,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
-from jaxvae.shared.model.requirements import require_divisible_batch
+from jaxvae.shared.model.requirements import require_divisible_batch, require_images
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
 from torchvae import random
@@ -60,6 +60,7 @@ def fit(
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
         require_labels("fit", spec, labels, len(images))
+    require_images(data.train.shape)
     if start is not None:
         check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start

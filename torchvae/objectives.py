@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
+from jaxvae.shared.model.argument_checks import require_kind, require_labels, require_noise, require_pixels
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
 from torchvae.checks import check_params, check_pixels
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
@@ -88,6 +88,7 @@ def inputs(
         InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
     require_pixels("inputs", spec, x)
+    require_kind("inputs", "pixels", x, Tensor)
     require_noise("inputs", spec, draws.eps, x.shape[0])
     require_labels("inputs", spec, labels, x.shape[0])
     if weights is None:

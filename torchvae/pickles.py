@@ -15,7 +15,7 @@ import torch
 
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import file_limits, tensor_archive, tensor_trees
+from jaxvae.shared.interop import file_limits, pickle_limits, tensor_archive, tensor_trees
 from jaxvae.shared.interop.file_limits import Budget
 from jaxvae.shared.text import printable
 
@@ -46,6 +46,7 @@ def unpickle(path: Path, prefix: str | None) -> tuple[Tensor, ...]:
     Raises:
         InputError: If the file is cut short, contains code or objects, or has no tensors by name.
     """
+    pickle_limits.require_small_tuples(path)
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_NUMBERS):  # of old formats
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -65,8 +66,9 @@ def _tensor(path: Path, budget: Budget, leaf: Any, keys: tuple[str, ...]) -> Ten
         return None
     dtype = str(leaf.dtype).removeprefix("torch.")
     if leaf.layout != torch.strided or leaf.is_nested or leaf.device.type != "cpu":
-        kind = "a nested tensor" if leaf.is_nested else f"{leaf.layout} on {leaf.device.type}"
-        raise file_limits.wrong_type(path, ".".join(keys), kind.removeprefix("torch."), "dense numbers")
+        kind = "a nested tensor" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
+        kind = kind if leaf.device.type == "cpu" else f"no numbers, since it is on {leaf.device.type}"
+        raise file_limits.wrong_type(path, ".".join(keys), kind, "dense numbers")
     budget.take(leaf.numel() * leaf.element_size())
     try:
         leaf = leaf.detach().contiguous()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.model.argument_checks import require_bytes, require_pixels
+from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_pixels
 from torchvae import random
 
 
@@ -22,6 +22,7 @@ def scale(images: Tensor, dtype: str) -> Tensor:
         InputError: If the images are not uint8.
     """
     require_bytes("scale", images)
+    require_kind("scale", "images", images, Tensor)
     # By a tensor: CUDA turns a division by a number into a product, which misses 126 of the 256 values by an ulp.
     floats = images.flatten(1).to(getattr(torch, dtype))
     return floats.div_(torch.full((), 255, dtype=floats.dtype, device=floats.device))
@@ -43,6 +44,7 @@ def prepare_pixels(spec: Spec, images: Tensor, static: random.Key | None, dynami
         InputError: If the images are not uint8, or not of the model's size.
     """
     require_bytes("prepare_pixels", images, spec.model.image)
+    require_kind("prepare_pixels", "images", images, Tensor)
     dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
@@ -70,6 +72,7 @@ def binarize(images: Tensor, keys: random.Key) -> Tensor:
         InputError: If the images are not uint8.
     """
     require_bytes("binarize", images)
+    require_kind("binarize", "images", images, Tensor)
     grey = scale(images, "float32")
     # In float32 always, so that a float64 run sees the same images.
     return random.uniform(keys, grey.shape[1:], torch.float32) < grey
@@ -90,6 +93,7 @@ def corrupt(spec: Spec, x: Tensor, corruption: Tensor | None) -> Tensor:
         InputError: If the pixels are not the model's.
     """
     require_pixels("corrupt", spec, x)
+    require_kind("corrupt", "pixels", x, Tensor)
     match spec.images.corruption:
         case "gaussian":
             assert corruption is not None

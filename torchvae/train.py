@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.data.mean_image import last_bias
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels
+from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches, require_images
@@ -176,10 +176,11 @@ def train_epoch(
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
             or if batch norm would see a batch of one number.
     """
-    # A process may hold none of the images of a run of several.
-    require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
+    require_kind("train_epoch", "images", images, Tensor)
+    # A process may hold none of the images of a run of several.
+    require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
     require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)

@@ -49,13 +49,14 @@ def run(backend: Backend) -> NoReturn:
     os.close(lowest)
     given = sys.stdout, sys.stderr  # which would close their descriptors if they were let go
     sys.stdout, sys.stderr = map(_lasting, given)
+    status = main(backend)
     try:
-        status = main(backend)
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError as error:  # the output that was left to flush
-        _complain(f"{backend.__name__}: {_unusable(error)}")
-        status = InputError.status
+        if not status:  # or it has been said
+            _complain(f"{backend.__name__}: {_unusable(error)}")
+        status = status or InputError.status
     if status:
         # The interpreter's normal exit fails while an epoch is still being computed, and waits for the processes that
         # train together with this one, while they wait for it.

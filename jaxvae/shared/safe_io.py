@@ -20,10 +20,11 @@ PART_SUFFIX = ".part"  # of files that are being written
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Let the errors of the operating system name the file that was to be written."""
+    """Let the errors of the operating system name the file that was to be written, or the folder that was moved."""
     try:
         yield
     except OSError as error:
+        require_in_place(path)
         error.filename, error.filename2 = str(path), None
         raise
 

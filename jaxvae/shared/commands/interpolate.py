@@ -83,6 +83,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(n)]
     else:
         dataset = open_images(run, command.data_root)
+        if len(dataset.test) == 1 and not command.images:
+            raise InputError(f"{dataset.name} has one test image, expected two or more; give --between latents.")
         if command.n is None:
             n = max(1, min(n, len(dataset.test) // 2))
         pairs = np.array(command.images or range(2 * n))

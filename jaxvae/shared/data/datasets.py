@@ -29,6 +29,8 @@ READERS: dict[str, Callable[[Request], Dataset]] = {
 }
 """The function that reads each entry of `config.data_sets.DATA_SETS`, but for `auto`, which chooses one of them."""
 
+_DARK = 31  # of 255: images of 4 or 5 bits that were not scaled to 8 have no brighter pixel
+
 
 def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, str | None]:
     """Load the images that a configuration names, in its model's size.
@@ -45,8 +47,8 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
 
     Raises:
         InputError: If `root` is not a folder, if a file is not what it should be, if all of its training images' pixels
-            are one value, if the data set is not available, or if its size, number or labels don't fit the
-            configuration.
+            are one value, or 0 and 1 of 255, if the data set is not available, or if its size, number or labels don't
+            fit the configuration.
         streaming.UnmappableError: If `mapped` and the images have to be read whole.
     """
     root = _required(root)
@@ -54,6 +56,16 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
     what, limit, classes = f"The data {dataset.name}", spec.images.train_images, spec.model.classes
     if (value := _only_value(dataset.train)) is not None:
         raise InputError(f"The training images of {dataset.name} are all of one value, {value}; give others.")
+    if (largest := _largest(dataset.train)) == 1:
+        raise InputError(
+            f"The training images of {dataset.name} hold only 0 and 1, where white is 255; multiply them by 255."
+        )
+    if largest <= _DARK:
+        note = (
+            f"The training images of {dataset.name} hold numbers up to {largest}, where white is 255; multiply them if "
+            "they should be brighter."
+        )
+        dataset = dataset._replace(notes=(*dataset.notes, note))
     if (value := _only_value(dataset.test)) is not None:
         dataset = dataset._replace(
             notes=(*dataset.notes, f"The test images of {dataset.name} are all of one value, {value}.")
@@ -141,6 +153,17 @@ def _only_value(images: np.ndarray) -> int | None:
     """The value that all pixels have; None if there are others, which is known after a few images of most data sets."""
     first = int(np.asarray(images[:1]).flat[0])
     return first if all((piece == first).all() for piece in streaming.pieces(images)) else None
+
+
+def _largest(images: np.ndarray) -> int:
+    """The largest value of a pixel if that is dark, which is known after a few images of most data sets; else one that
+    is not dark."""
+    largest = 0
+    for piece in streaming.pieces(images):
+        largest = max(largest, int(piece.max()))
+        if largest > _DARK:
+            break
+    return largest
 
 
 def _read(spec: Spec, root: Path | None, mapped: bool) -> tuple[Dataset, str | None]:

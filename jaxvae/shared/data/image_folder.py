@@ -22,6 +22,7 @@ from jaxvae.shared.text import named
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _LARGEST_OF_14_BITS, _LARGEST_OF_16_BITS = 2**14 - 1, 2**16 - 1
 _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
+_LIKE_SPLITS = [re.compile(f"({'|'.join(names)})([^a-z].*)?", re.IGNORECASE) for names in (_TRAIN, _TEST)]
 # Pillow looks at the content, and runs Ghostscript for some others.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 _COLOUR_OF_16_BITS = re.compile("(RGB[AXa]*|LA);16[BLN]")  # Pillow's names for how pixels are stored
@@ -48,7 +49,8 @@ def read(request: Request) -> Dataset:
         The data set, its images in the model's size, unlabelled if the folders give no labels.
 
     Raises:
-        InputError: If the folder has no pictures, one can't be read, or one has another size that may not be resized.
+        InputError: If the folder has no pictures, one can't be read, or one has another size that may not be resized;
+            or if folders further down, or with names like train2017 and val2017, look like splits.
         UnmappableError: If the images have to stay in their file.
     """
     if request.mapped:
@@ -99,6 +101,7 @@ def _split_pictures(folder: Path) -> tuple[list[Pictures], tuple[str, ...]]:
     else:
         found = [_find(folder)]
         pictures = found[0][0]
+        _require_unmixed(folder, pictures)
         tests = tenths(len(pictures), f"The folder {folder}")
         splits = [[pictures[i] for i in np.flatnonzero(split)] for split in tests]
     if counts := sum((others for _, others in found), Counter[str]()):
@@ -118,6 +121,27 @@ def _splits(folder: Path) -> list[Path | None]:
             raise InputError(f"{folder} has {found[0]} and {found[1]}, found two for one split; rename one.")
         splits.append(folder / found[0] if found else None)
     return splits
+
+
+def _require_unmixed(folder: Path, pictures: Pictures) -> None:
+    """Raises InputError if folders below one without splits look like splits: test images would be trained on."""
+    inner: dict[Path, set[str]] = {}
+    for place in {path.parent.relative_to(folder) for _, path in pictures}:
+        for above in place.parents:
+            inner.setdefault(above, set()).add(place.parts[len(above.parts)])
+    for above, names in sorted(inner.items()):
+        train, test = (next(filter(like.fullmatch, sorted(names)), None) for like in _LIKE_SPLITS)
+        if train is None or test is None:
+            continue
+        advice = f"put the splits first, as in {folder / train / above}"
+        if train.lower() not in _TRAIN or test.lower() not in _TEST:
+            advice = "rename them to train and test"
+        elif all(path.is_relative_to(folder / above) for _, path in pictures):
+            advice = f"give --data images:{folder / above}"
+        raise InputError(
+            f"{folder / above} has {named((train, test), ' and ')}, which look like splits, and their pictures would "
+            f"be mixed; {advice}."
+        )
 
 
 def _refuse(error: OSError) -> None:

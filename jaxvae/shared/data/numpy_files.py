@@ -18,7 +18,7 @@ _ARRAYS = (("train", "train_labels", "test", "test_labels"), ("x_train", "y_trai
 _KNOWN = {"images", "labels", *_ARRAYS[0], *_ARRAYS[1]}
 _MAGIC = b"\x93NUMPY", b"PK\3\4", b"PK\5\6"
 _FEW = 1000  # images that are looked at before all are
-_FEW_CHANNELS = 4  # no picture is one or three pixels high and has more
+_FEW_CHANNELS = 4  # no picture is one or three pixels high or wide and has more
 _UNPACKED = 100  # an .npz may unpack to this many times its size: images pack to a tenth, a zip bomb to a thousandth
 
 
@@ -143,11 +143,11 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
             f"meant in two ways; reshape them to (-1, {channels}, {height}, {width}) and transpose by (0, 2, 3, 1) if "
             f"channels come first, or to (-1, {height}, {width}, {channels})."
         )
-    meant = array.ndim == 4 and array.shape[1:] == (channels, height, width) != image
-    if meant or (array.ndim == 4 and array.shape[1] in (1, 3) and min(array.shape[2:]) > _FEW_CHANNELS):
+    if axes := _other_axes(array.shape, image):
+        first, order = axes
         raise InputError(
-            f"{where} must be of shape [n, height, width, channels], found {shape}, in which channels come first; "
-            "transpose it by (0, 2, 3, 1)."
+            f"{where} must be of shape [n, height, width, channels], found {shape}, in which {first}; transpose it by "
+            f"{order}."
         )
     if array.ndim == 2 and array.shape[1] == pixels:
         array = array.reshape(-1, *image)
@@ -159,6 +159,22 @@ def _bytes(array: np.ndarray, image: Size, where: str, mapped: bool) -> Any:
             f"{f' or [n, {pixels}]' * (channels == 1)}, without a 0, found {shape}; reshape it."
         )
     return streaming.Mapped(array) if isinstance(array, np.memmap) else np.ascontiguousarray(array)
+
+
+def _other_axes(shape: tuple[int, ...], image: Size) -> tuple[str, tuple[int, ...]] | None:
+    """How images lie in an array of another order of axes, as MATLAB and PyTorch have them, and what puts it right."""
+    height, width, channels = image
+    if len(shape) == 3:
+        last = shape[:2] == (height, width) != shape[1:] and channels == 1
+        return ("the images come last", (2, 0, 1)) if last else None
+    if len(shape) != 4:
+        return None
+    few = shape[1] in (1, 3) or (shape[1] <= _FEW_CHANNELS and shape[2] == shape[3])
+    if shape[1:] == (channels, height, width) != image or (few and min(shape[2:]) > _FEW_CHANNELS):
+        return "channels come first", (0, 2, 3, 1)
+    if shape[:3] == image != shape[1:] or (shape[2] == 3 and min(shape[0], shape[1], shape[3]) > _FEW_CHANNELS):
+        return "the images come last", (3, 0, 1, 2)
+    return None
 
 
 def _labels(content: dict[str, np.ndarray], name: str, n: int, path: Path) -> np.ndarray:

@@ -86,7 +86,9 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
     notes.append(_assumed(match.spec, given))
     for name, tensor in tensors.items():
         if not tensor.is_float:
-            raise InputError(f"{path}: tensor {name} must have a floating-point type, found {tensor.dtype}.")
+            raise InputError(
+                f"{path}: tensor {name} must have a floating-point type, found {tensor.dtype}; convert it."
+            )
         if not np.isfinite(readers.widened(tensor)).all():
             raise InputError(f"{path}: tensor {name} contains NaN or infinite values; get another checkpoint.")
     wide = any(tensor.dtype == "float64" for tensor in tensors.values())

@@ -74,10 +74,11 @@ def require_names(path: Path, tensors: Sequence[Tensor]) -> None:
             )
 
 
-def require_few(path: Path, n: int, times: int = 1) -> None:
-    """Raises InputError if a file has more tensors than `times` as many models."""
+def require_few(path: Path, n: int, times: int = 1, whole: bool = True) -> None:
+    """Raises InputError if a file has more tensors than `times` as many models; n of them, or more if not `whole`."""
     if n > (most := times * MAX_TENSORS):
-        raise InputError(f"{path} must have at most {most:,} tensors, found {n:,}; save the model's tensors alone.")
+        found = f"{n:,}" if whole else "more"
+        raise InputError(f"{path} must have at most {most:,} tensors, found {found}; save the model's tensors alone.")
 
 
 def wrong_type(path: Path, name: str, dtype: str, types: str) -> InputError:

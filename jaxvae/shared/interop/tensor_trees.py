@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.errors import InputError
@@ -47,7 +47,7 @@ def flat(path: Path, tree: object, tensor: Convert, prefix: str | None = None) -
             behind = prefix is None or tensor_names.is_behind(".".join(keys), prefix)
             if behind and (converted := tensor(leaf, keys)) is not None:
                 tensors.append(converted)
-                file_limits.require_few(path, len(tensors))
+                file_limits.require_few(path, len(tensors), whole=False)
     if not tensors and prefix is not None and isinstance(tree, Mapping):
         raise tensor_names.nothing_behind(path, prefix, map(_key, tree))
     if not tensors:
@@ -91,17 +91,20 @@ def _key(key: object) -> str:
     return key if isinstance(key, str) else shown(key)  # str() of tuples that share each other would not end
 
 
+def _is_list(value: object) -> TypeGuard[list | tuple]:
+    return type(value) in (list, tuple)  # msgpack's extension types are tuples, too
+
+
 def _content(tree: object, tensor: Convert) -> str:
     """What a file has in place of tensors by name."""
     if (leaf := tensor(tree, ("it",))) is not None:
         return f"one tensor {list(leaf.array.shape)} without a name"
-    if isinstance(tree, list | tuple):
-        first = (
-            f", the first of them {_content(tree[0], tensor)}" if tree and not isinstance(tree[0], list | tuple) else ""
-        )
-        return f"a list of {len(tree):,} values{first}"
+    if _is_list(tree):
+        first = f", the first of them {_content(tree[0], tensor)}" if tree and not _is_list(tree[0]) else ""
+        return f"a list of {len(tree):,} value{'s' * (len(tree) != 1)}{first}"
     if not isinstance(tree, Mapping):
-        return f"a {type(tree).__name__}"
-    lists = {_key(key): value for key, value in tree.items() if isinstance(value, list | tuple)}
+        name = type(tree).__name__
+        return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+    lists = {_key(key): value for key, value in tree.items() if _is_list(value)}
     first = f", of which {named(list(lists)[:1])} is {_content(next(iter(lists.values())), tensor)}" if lists else ""
     return f"a dict of {named(map(_key, tree))}{first}" if tree else "an empty dict"

@@ -13,6 +13,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, tensor_checks
+from jaxvae.shared.text import shown
 
 _MADE_WITH = "; give the configuration that it was made with"
 _PREPARE = "prepare_pixels converts uint8 images to pixels"
@@ -30,10 +31,8 @@ def require_bytes(function: str, images: Any, image: tuple[int, int, int] | None
         InputError: If they are of another dtype or another size.
     """
     if (found := _dtype(images)) != "uint8":
-        raise InputError(
-            f"{function} needs uint8 images, 0 to 255, found {found}; convert images in [0, 1] to "
-            "(255 * images).round() as uint8."
-        )
+        advice = "convert them" if "int" in found else "convert images in [0, 1] to (255 * images).round() as uint8"
+        raise InputError(f"{function} needs uint8 images, 0 to 255, found {found}; {advice}.")
     if image is not None and (len(images.shape) != 4 or tuple(images.shape[1:]) != image):
         raise InputError(
             f"{function} needs images of the model's size, {_sizes('n', *image)}, found {_sizes(*images.shape)}; give "
@@ -71,7 +70,7 @@ def require_floats(function: str, x: Any) -> None:
         raise InputError(f"{function} needs pixels of floats, found {found}; {_PREPARE}.")
 
 
-def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None) -> None:
+def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None, rows: int | None = None) -> None:
     """Check latents.
 
     Args:
@@ -79,6 +78,7 @@ def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None)
         spec: The configuration.
         z: Floats, `[n, latent]`.
         dtype: Their dtype; None if any floats are valid.
+        rows: The number of images; None for any.
 
     Raises:
         InputError: If they are of another dtype or shape.
@@ -86,10 +86,10 @@ def require_latents(function: str, spec: Spec, z: Any, dtype: str | None = None)
     found = _dtype(z)
     if "float" not in found or (dtype is not None and found != dtype):
         raise InputError(f"{function} needs latents of {spec.training.stored}, found {found}; convert them.")
-    if len(z.shape) != 2 or z.shape[1] != spec.model.latent:
+    if len(z.shape) != 2 or z.shape[1] != spec.model.latent or rows not in (None, z.shape[0]):
+        expected = _sizes(rows or "n", spec.model.latent)
         raise InputError(
-            f"{function} needs latents of the shape {_sizes('n', spec.model.latent)}, found {_sizes(*z.shape)}; give "
-            "one row for each image."
+            f"{function} needs latents of the shape {expected}, found {_sizes(*z.shape)}; give one row for each image."
         )
 
 
@@ -140,6 +140,29 @@ def require_labels(function: str, spec: Spec, labels: Any | None, rows: int, *, 
         )
     if isinstance(labels, np.ndarray) and labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise InputError(f"{function}: found labels from {labels.min()} to {labels.max()}; {advice}.")
+
+
+def require_kind(function: str, name: str, array: Any, kind: type) -> None:
+    """Check that an array is one that the framework computes with, and not, say, NumPy's, as a data set has it.
+
+    Args:
+        function: The function's name, for the message.
+        name: What the array holds.
+        array: The array.
+        kind: The type that it has to have.
+
+    Raises:
+        InputError: If it has another type.
+    """
+    if not isinstance(array, kind):
+        needed = f"{kind.__module__}.{kind.__name__}"
+        raise InputError(f"{function} needs {name} in a {needed}, found {type(array).__name__}; convert {name}.")
+
+
+def require_count(function: str, name: str, count: Any) -> None:
+    """Raises InputError if a number of images is no integer, or below 1."""
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise InputError(f"{function} needs {name} of at least 1, an integer, found {shown(count)}; give another.")
 
 
 def require_arrays(function: str, spec: ModelSpec, arrays: Mapping[str, Any], dtype: str | None, *, flax: bool) -> None:

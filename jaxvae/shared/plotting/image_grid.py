@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import require_in_place
 from jaxvae.shared.safe_io import write_atomically
 
 _GAP, _SCALE, _GREY = 2, 2, 64
@@ -93,9 +94,10 @@ def save(picture: np.ndarray, path: Path) -> None:
 
 
 def require_png(path: Path) -> None:
-    """Raises InputError unless the path ends in .png and its folder exists."""
+    """Raises InputError unless the path ends in .png and its folder exists, and is where it was."""
     if path.suffix.lower() != ".png":
         raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
+    require_in_place(path)
     if not path.parent.is_dir():
         raise InputError(f"The picture {path} can't be written (No such folder); give another --out.")
 

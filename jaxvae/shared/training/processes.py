@@ -16,6 +16,7 @@ from jaxvae.shared.training import meeting
 from jaxvae.shared.training.session import StoppedError
 from jaxvae.shared.training.watch import Watch, end_process
 
+_LAST_PORT = 65535
 _VERDICT = 3.0  # seconds in which the watch says which process has ended, and ends this one too
 
 
@@ -37,6 +38,8 @@ def joined(
     """
     if coordinator is not None and not re.fullmatch(r".+:[0-9]+", coordinator):
         raise InputError(f"--coordinator must be HOST:PORT, found {coordinator}.")
+    if coordinator is not None and not 0 < (port := int(coordinator.rpartition(":")[2])) <= _LAST_PORT:
+        raise InputError(f"--coordinator must have a port from 1 to {_LAST_PORT}, found {port}; choose a free one.")
     name = backend.__name__
     if coordinator is not None and processes is not None and process is not None:
         peers = meeting.meet(name, coordinator, processes, process)

@@ -292,6 +292,16 @@ def test_few_images_of_many_channels_are_drawn_by_default(package, capsys, tmp_p
         Image.open(tmp_path / f"{command}.png").verify()
 
 
+def test_one_test_image_is_too_few_to_interpolate_between(capsys, tmp_path) -> None:
+    np.save(tmp_path / "a.npy", RNG.integers(0, 256, (9, 2, 2), np.uint8))
+    flags = ["--data", f"npy:{tmp_path / 'a.npy'}", "--image", 2, 2, 1, "--hidden", 3, "--latent", 2, "--max-steps", 1]
+    assert run(PACKAGES["torchvae"], capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
+    between = ["interpolate", tmp_path / "run", "--out", tmp_path / "a.png"]
+    says = f"npy:{tmp_path}/a.npy has one test image, expected two or more; give --between latents"
+    fails(PACKAGES["torchvae"], capsys, says, *between)
+    assert run(PACKAGES["torchvae"], capsys, *between, "--between", "latents")[0] == 0
+
+
 @pytest.mark.parametrize("command", ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct"])
 def test_pictures_are_png(package, command: str, runs_of, capsys, tmp_path) -> None:
     run_of = runs_of["pytorch-examples"]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +47,21 @@ def test_jax_platforms_without_its_device_is_named(run, tmp_path, platforms: str
     message = sample(run, tmp_path / "a.png", "--device", device, JAX_PLATFORMS=platforms)
     assert f"; it looks only for what JAX_PLATFORMS lists, which is '{platforms}': unset it." in message
     assert "--device auto" not in message
+
+
+@no_gpu
+def test_jax_platform_name_without_its_device_is_named(run, tmp_path) -> None:
+    message = sample(run, tmp_path / "a.png", JAX_PLATFORM_NAME="gpu")
+    assert "; it looks only for what JAX_PLATFORM_NAME lists, which is 'gpu': unset it." in message
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_full_standard_output_is_said_once(run, name: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", name, "describe", str(run)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"{name}: A file or standard output can't be used (No space left on device); free")
 
 
 def test_a_device_that_is_there_needs_no_other_of_jax_platforms(run, tmp_path) -> None:

@@ -318,6 +318,15 @@ def test_a_malformed_sibling_is_named(sibling, fault: str) -> None:
     assert str(caught.value).startswith(f"The file {path} of {this.title} ")
 
 
+@pytest.mark.parametrize("sibling", ["fashion-mnist"], indirect=True)
+def test_mnists_files_in_a_siblings_folder_are_refused(sibling, monkeypatch) -> None:
+    name, root, _ = sibling
+    path = root / idx.IDX_SETS[name].published.folder / TRAIN
+    monkeypatch.setitem(idx.MNIST, TRAIN, hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(InputError, match=f"The file {path} of Fashion-MNIST .*, it has the content of MNIST's {TRAIN}"):
+        datasets.load(named(name), root)
+
+
 @pytest.mark.parametrize("sibling", ["emnist:letters"], indirect=True)
 def test_letters_are_labelled_from_1_in_their_file(sibling) -> None:
     path = sibling[1] / "EMNIST" / "raw" / "emnist-letters-test-labels-idx1-ubyte"

@@ -143,6 +143,43 @@ def test_copies_that_programs_made_are_left_out(tmp_path, copies: str) -> None:
     np.testing.assert_array_equal(np.concatenate([dataset.train, dataset.test])[..., 0], GREY[:4])
 
 
+MIXED_SPLITS = {
+    "in every class": (
+        ["a/train/0", "a/test/1", "b/train/2"],
+        "{0}/a has train and test.*put the splits first, as in {0}/train/a",
+    ),
+    "further down": (["data/Train/0", "data/val/1"], "{0}/data has Train and val.*give --data images:{0}/data"),
+    "numbered": (["train2017/0", "val2017/1"], "{0} has train2017 and val2017.*rename them to train and test"),
+    "named": (["x/test-images/0", "x/train_images/1"], "{0}/x has train_images and test-images.*rename them"),
+}
+
+
+@pytest.mark.parametrize("case", MIXED_SPLITS)
+def test_folders_that_look_like_splits_are_not_mixed(tmp_path, case: str) -> None:
+    names, says = MIXED_SPLITS[case]
+    for i, name in enumerate(names):
+        save(tmp_path / f"{name}.png", GREY[i])
+    refused(says.format(tmp_path), f"images:{tmp_path}")
+
+
+def test_classes_that_begin_like_splits_are_classes(tmp_path) -> None:
+    for i, name in enumerate(["trains/0", "tests/1", "value/2", "training-shoes/3"]):
+        save(tmp_path / f"{name}.png", GREY[i])
+    assert sorted(load(f"images:{tmp_path}").train_labels.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("largest", [1, 16, 32])
+def test_pictures_that_are_all_but_black_are_said(tmp_path, largest: int) -> None:
+    for i in range(5):
+        save(tmp_path / f"{i}.png", np.minimum(GREY[i], largest))
+    name = f"images:{tmp_path}"
+    if largest == 1:
+        refused(f"The training images of {name} hold only 0 and 1, where white is 255; multiply them by 255", name)
+    else:
+        notes = [note for note in load(name).notes if "hold numbers up to 16, where white is 255; multiply" in note]
+        assert len(notes) == (largest == 16)
+
+
 def test_every_kind_of_picture_is_read(tmp_path) -> None:
     save(tmp_path / "0.png", GREY[0].astype(np.uint16) * 256 + 255)
     save(tmp_path / "rgb" / "0.png", np.concatenate([COLOUR[1], np.full((4, 6, 1), 255, np.uint8)], axis=-1))
@@ -315,9 +352,9 @@ def test_an_array_is_read_whatever_it_is_of(tmp_path, kind: str) -> None:
 
 
 def test_floats_are_rounded_and_truths_are_black_and_white(tmp_path) -> None:
-    np.save(tmp_path / "a.npy", np.array([0, 0.002, 0.5, 1]).reshape(2, 1, 2))
+    np.save(tmp_path / "a.npy", np.array([0.002, 1, 0, 0.5]).reshape(2, 1, 2))
     dataset = load(f"npy:{tmp_path / 'a.npy'}", 1, 2, 1)
-    assert (dataset.train.ravel().tolist(), dataset.test.ravel().tolist()) == ([0, 1], [128, 255])
+    assert (dataset.train.ravel().tolist(), dataset.test.ravel().tolist()) == ([1, 255], [0, 128])
     np.save(tmp_path / "a.npy", GREY > 127)
     np.testing.assert_array_equal(load(f"npy:{tmp_path / 'a.npy'}").train[..., 0], 255 * (GREY > 127)[REST])
 
@@ -378,15 +415,27 @@ def test_test_images_of_one_value_are_said(tmp_path) -> None:
     assert dataset.notes == (f"The test images of {dataset.name} are all of one value, 9.",)
 
 
-def test_where_channels_are_is_not_guessed(tmp_path) -> None:
+def test_rows_of_several_channels_are_not_guessed(tmp_path) -> None:
     np.save(tmp_path / "a.npy", COLOUR.reshape(25, -1))
     advice = r"reshape them to \(-1, 3, 4, 6\) and transpose by \(0, 2, 3, 1\) if .*, or to \(-1, 4, 6, 3\)"
     refused(f"found rows of 72 numbers, which can be meant in two ways; {advice}", f"npy:{tmp_path / 'a.npy'}", 4, 6, 3)
-    np.save(tmp_path / "a.npy", np.zeros((25, 3, 8, 8), np.uint8))
-    for image in ((8, 8, 3), (3, 8, 8)):
-        refused(
-            r"found \[25, 3, 8, 8\], in which channels come first; transpose it", f"npy:{tmp_path / 'a.npy'}", *image
-        )
+
+
+ORDERS = {
+    (25, 3, 8, 8): ([(8, 8, 3), (3, 8, 8)], r"channels come first; transpose it by \(0, 2, 3, 1\)"),
+    (25, 2, 8, 8): ([(8, 8, 2), (2, 8, 8)], r"channels come first; transpose it by \(0, 2, 3, 1\)"),
+    (8, 9, 3, 25): ([(8, 9, 3), (9, 3, 25), (4, 4, 3)], r"the images come last; transpose it by \(3, 0, 1, 2\)"),
+    (8, 9, 1, 25): ([(8, 9, 1)], r"the images come last; transpose it by \(3, 0, 1, 2\)"),
+    (8, 9, 25): ([(8, 9, 1)], r"the images come last; transpose it by \(2, 0, 1\)"),
+}
+
+
+@pytest.mark.parametrize("shape", ORDERS)
+def test_where_channels_and_images_are_is_not_guessed(tmp_path, shape) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    images, says = ORDERS[shape]
+    for image in images:
+        refused(rf"found \[{', '.join(map(str, shape))}\], in which {says}", f"npy:{tmp_path / 'a.npy'}", *image)
 
 
 def test_a_file_that_is_no_array_is_named(tmp_path) -> None:

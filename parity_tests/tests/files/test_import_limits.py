@@ -28,6 +28,13 @@ def shared_dicts() -> dict:
     return tree
 
 
+def shared_tuples(path: Path) -> None:
+    """Sixty tuples, each twice in the next, as a key: 2^60 values to hash, and torch.load has to."""
+    content = b"\x80\x02})q\0" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(60)) + b"Ns."
+    with zipfile.ZipFile(path, "w") as opened:
+        opened.writestr("a/data.pkl", content)
+
+
 def deep_dicts() -> dict:
     tree: dict = {"x": torch.ones(1)}
     for _ in range(200):
@@ -65,14 +72,18 @@ PICKLES: dict[str, tuple[str, Callable[[Path], object]]] = {
         "tensor a must have dense numbers, found sparse_coo",
         lambda path: torch.save({"a": torch.eye(3).to_sparse()}, path),
     ),
-    "meta": ("found strided on meta", lambda path: torch.save({"a": torch.empty(10**9, device="meta")}, path)),
+    "meta": (
+        "found no numbers, since it is on meta",
+        lambda path: torch.save({"a": torch.empty(10**9, device="meta")}, path),
+    ),
     "a bare tensor": ("it holds one tensor [3, 4] without a name", lambda path: torch.save(torch.zeros(3, 4), path)),
+    "tuples": ("must have tuples of at most 1,048,576 values, found more, which share each other", shared_tuples),
     "a list": ("holds a list of 2 values, the first of them one", lambda path: torch.save([torch.ones(2)] * 2, path)),
     "a list in a dict": (
         "a dict of epoch, weights, of which weights is a list of 2 values, the first of them one tensor [2]",
         lambda path: torch.save({"epoch": 3, "weights": [torch.ones(2)] * 2}, path),
     ),
-    "a number": ("it holds a int", lambda path: torch.save(3, path)),
+    "a number": ("it holds an int", lambda path: torch.save(3, path)),
     "escapes": (r"found '\x1b[31mred'", lambda path: torch.save({"\x1b[31mred": torch.ones(1)}, path)),
     "escapes as a type": (
         "tensor \\x1b[31mred must have a plain number type, found complex64",

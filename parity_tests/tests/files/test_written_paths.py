@@ -17,7 +17,7 @@ import pytest
 
 import jaxvae
 import torchvae
-from jaxvae.shared import cli, safe_io
+from jaxvae.shared import cli, plain_paths, safe_io
 from jaxvae.shared.analysis import sweep_summary
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import report
@@ -303,6 +303,23 @@ def moved_while_it_trains(
     monkeypatch.setattr(backend, "save_checkpoint", save)
     assert cli.main(backend, ["train", "--resume", str(moved)]) == 0
     assert checkpoints.present(run_folder.read(moved)) == [20, 24]
+
+
+@pytest.mark.parametrize("when", ["before it is looked at", "while it is written"])
+def test_a_picture_of_a_run_that_is_moved_says_so(tmp_path, monkeypatch, when: str) -> None:
+    run = tmp_path / "run"
+    (run / "images").mkdir(parents=True)
+
+    def then_moved(*arguments: Any) -> None:
+        run.rename(tmp_path / "moved")
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(safe_io.tempfile, "mkstemp", then_moved)
+    with plain_paths.kept_in_place(run):
+        if when == "before it is looked at":
+            run.rename(tmp_path / "moved")
+        with pytest.raises(InputError, match=f"^The folder {run} was moved or replaced"):
+            image_grid.write(b"", run / "images" / "a.png")
 
 
 def test_a_run_appears_whole(package, run, tmp_path, monkeypatch) -> None:

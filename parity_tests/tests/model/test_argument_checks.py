@@ -160,7 +160,9 @@ PIXELS = [
 ]
 LATENTS = [
     Wrong("integers", recast("int32"), "needs latents of float32, found int32; convert them"),
-    Wrong("another number", resized(ROWS, 3), r"needs latents of the shape \[n, 2\], found \[6, 3\]; give one row for"),
+    Wrong(
+        "another number", resized(ROWS, 3), r"needs latents of the shape \[[n6], 2\], found \[6, 3\]; give one row for"
+    ),
 ]
 LABELS = [
     Wrong("none", lambda package, given: None, "a model of 3 classes needs labels, found none; give a class from 0"),
@@ -268,6 +270,51 @@ def test_bind_takes_the_arrays_of_its_model_alone() -> None:
         torchvae.encode(SPEC, tensors, right(torchvae)["x"])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("function", "argument", "name"),
+    [
+        *((function, "x", "pixels") for function in ("encode", "image_terms", "inputs", "corrupt", "train_step")),
+        *((function, "images", "images") for function in ("train_epoch", "prepare_pixels", "scale")),
+        *((function, "z", "latents") for function in ("decode", "images_of")),
+    ],
+)
+def test_numpys_arrays_are_refused_where_pytorch_needs_tensors(function: str, argument: str, name: str) -> None:
+    given = arguments(torchvae, function, argument)
+    given[argument] = given[argument].numpy()
+    with pytest.raises(InputError, match=rf"^{function} needs {name} in a torch.Tensor, found ndarray; convert"):
+        getattr(torchvae, function)(**given)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "given", "says"),
+    [
+        ("train_epoch", "images", [1], "^train_epoch needs uint8 images, 0 to 255, found list; convert"),
+        ("sample", "n", -1, "^sample needs n of at least 1, an integer, found -1; give another"),
+        ("sample", "n", 2.5, "^sample needs n of at least 1, an integer, found 2.5; give another"),
+        ("interpolate", "steps", 0, "^interpolate needs steps of at least 1, an integer, found 0; give another"),
+        ("manifold", "steps", 0, "^manifold needs steps of at least 1, an integer, found 0; give another"),
+        ("train_epoch", "images", None, "^train_epoch needs uint8 images, 0 to 255, found NoneType; convert"),
+        (
+            "interpolate",
+            "end",
+            np.zeros((ROWS + 1, 2), np.float32),
+            r"of the shape \[6, 2\], found \[7, 2\]; give one row",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_rest_is_one_sentence(package: ModuleType, function, argument, given, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        getattr(package, function)(**{**arguments(package, function, argument), argument: given})
+
+
+def test_fit_needs_images(package: ModuleType) -> None:
+    data = right(package)["data"]
+    with pytest.raises(
+        InputError, match=r"^Training needs one image or more, found an array of the shape \[0, 4, 3, 1\]"
+    ):
+        package.fit(SPEC, data._replace(train=data.train[:0], train_labels=data.train_labels[:0]))
+
+
 def test_a_module_of_another_activation_is_another_model() -> None:
     """Its tensors are the same; in JAX the configuration alone says what is computed."""
     weights = changed(activation="tanh")(torchvae, None)
@@ -324,3 +371,10 @@ def test_checks_need_no_numbers() -> None:
     given = right(jaxvae)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (given["params"], given["x"]))
     check_pixels("encode", SPEC, shapes[0], shapes[1], jax.ShapeDtypeStruct((ROWS,), "uint8"))
+
+
+def test_what_is_no_model_is_said(package: ModuleType, tmp_path) -> None:
+    with pytest.raises(
+        InputError, match=r"^save needs a model('s parameters, nested dicts of arrays)?, found .*str|'a'"
+    ):
+        package.save(tmp_path / "a.safetensors", SPEC, "a")

@@ -132,6 +132,14 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> No
             "--coordinator here:1 --processes 0 --process 0",
             "--processes must be at least 1, found 0.",
         ),
+        *(
+            (
+                NUMPY_BACKEND,
+                f"--coordinator here:{port} --processes 2 --process 1",
+                f"--coordinator must have a port from 1 to 65535, found {port}; choose a free one.",
+            )
+            for port in (0, 65536)
+        ),
         (NUMPY_BACKEND, "--coordinator here", "--coordinator must be HOST:PORT, found here."),
         (jaxvae, "--distributed", "The processes can't be joined ("),
         (torchvae, "--distributed", "The processes can't be joined ("),

@@ -263,7 +263,7 @@ def test_a_seed_of_more_than_64_bits_is_refused(package, seed: int) -> None:
     ("shape", "says"),
     [
         ((0, 28, 28, 1), r"^Training needs one image or more, found an array of the shape \[0, 28, 28, 1\]"),
-        ((), r"^Training needs one image or more, found an array of the shape \[\]"),
+        ((), r"^train_epoch needs images of the model's size, \[n, 28, 28, 1\], found \[\]"),
         ((9, 7, 7, 1), r"^train_epoch needs images of the model's size, \[n, 28, 28, 1\], found \[9, 7, 7, 1\]; give"),
     ],
 )
