@@ -132,8 +132,8 @@ def configuration(path: Path) -> str:
 
 def records(path: Path) -> str:
     opened = run_folder.read(path.parent)
-    rows = run_metrics.read(opened)
-    assert run_metrics.last(opened) == (rows[-1] if rows else None)
+    last, rows = run_metrics.last(opened), run_metrics.read(opened)
+    assert last == (rows[-1] if rows else None)
     with mock.patch.object(metrics_parts, "_WHOLE", 50):  # bytes, so that only some of the records are drawn
         assert all(row in rows for row in run_metrics.to_draw(opened))
     return SAME if rows == [json.loads(line) for line in metrics().splitlines()] else OTHER
