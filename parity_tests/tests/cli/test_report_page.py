@@ -30,7 +30,8 @@ MODELS = {
     "signed": "--preset tanh-mse --hidden 9 7 --activation tanh --latent 2",
     "conditional": "--preset conditional --hidden 8 --latent 3 --activation softplus --posterior log-sigma",
     "relu-point": "--preset autoencoder --hidden 8 --latent 3",
-    "linear": "--likelihood gaussian --output linear --activation leaky-relu --slope 0.3 --hidden 5 --latent 1 --dtype float64",
+    "linear": "--likelihood gaussian --output linear --activation leaky-relu --slope 0.3 --hidden 5 --latent 1 "
+    "--dtype float64",
     "conv": "--preset conv --hidden 4 6 --latent 4 --classes 10",
 }
 BY_JAX = ("bernoulli", "conditional")  # which compiles for its seconds
