@@ -25,7 +25,7 @@ from jaxvae.shared.text import named
 Size = tuple[int, int, int]
 
 HINT = f"for a model of your own give --table FILE, such as {EXAMPLE}"
-_KNOWN = "; ".join(source.title for source in SOURCES)
+_KNOWN = "; ".join(dict.fromkeys(source.title for source in SOURCES))
 
 
 class Match(NamedTuple):
