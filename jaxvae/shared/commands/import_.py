@@ -165,13 +165,14 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
         *(plain.objective, plain.model.likelihood),
         plain.model.variance,
     )
+    apart = "the notes below" if source.objective else "the flags given"
     layers = f"hidden {' '.join(map(str, model.hidden))}"
     if model.network == "layers":
         layers = f"encoder {' '.join(model.encoder)}, decoder {' '.join(model.decoder)}"
     lines = [
         f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
         f"sizes: image {height}x{width}x{channels}, {layers}, latent {model.latent}",
-        f"loss: that of the preset {adopted.match.preset}{'' if same else ', but for the flags given'}",
+        f"loss: that of the preset {adopted.match.preset}{'' if same else f', but for {apart}'}",
         *(f"note: {note}" for note in adopted.notes),
     ]
     return "\n".join([*lines, ""])

@@ -11,6 +11,8 @@ from typing import Any
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import sweep_summary
 from jaxvae.shared.commands.common import changed_flags, flags_of
+from jaxvae.shared.config.fields import later
+from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
@@ -110,11 +112,18 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
 
 
 def _shared_flags(spec: Spec) -> dict[str, Any]:
-    """The flags that all runs of a sweep share, as they are read back from JSON."""
-    flags = json.loads(json.dumps(flags_of(spec)))
-    return {name: value for name, value in flags.items() if name not in ("seed", "beta", "learning_rate")}
+    """The flags that all runs of a sweep share, as they are read back from JSON, without later ones at their default,
+    as in a configuration."""
+    flags, defaults = flags_of(spec), later(ModelSpec)
+    apart = {"seed", "beta", "learning_rate", *(name for name, value in defaults.items() if flags[name] == value)}
+    return {name: value for name, value in _as_read(flags).items() if name not in apart}
+
+
+def _as_read(flags: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(flags))
 
 
 def _require_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changed := changed_flags(before, now):
+    defaults = _as_read(later(ModelSpec))
+    if changed := changed_flags(defaults | before, defaults | now):
         raise InputError(f"{path} has another configuration: {changed}; leave that out, or give another --out.")

@@ -37,7 +37,7 @@ def build(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
         types_of = _fields(kind)
-        value = {f.name: f.default for f in dataclasses.fields(kind) if f.metadata == LATER} | value
+        value = later(kind) | value
         for name in value:
             if name not in types_of:
                 raise InputError(f"{where} has an unknown field {shown(name)}; it may have {', '.join(types_of)}.")
@@ -100,6 +100,11 @@ def written(part: Any) -> dict[str, Any]:
         elif field.metadata == LATER and value == field.default:
             del values[field.name]
     return values
+
+
+def later(kind: Any) -> dict[str, Any]:
+    """The defaults of a dataclass's fields that files of earlier versions lack, by name."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.metadata == LATER}
 
 
 @functools.cache

@@ -718,7 +718,7 @@ BAD_TABLES = {
     "must be an object of named fields": [],
     "has an unknown field 'enc.*'": {**MINE, "enc.*": "x"},
     "activation must be one of 'relu'": {**MINE, "activation": "gelu"},
-    "skip must be a list of texts, found 'step'": {**MINE, "skip": "step"},
+    "skip must be a list of words, found 'step'": {**MINE, "skip": "step"},
     "skip must be text, found 1": {**MINE, "skip": [1]},
     "layout must be one of 'torch', 'torch-hwc', 'flax', found 'jax'": {**MINE, "layout": "jax"},
     "rules, 'a' must be text, found 1": rules_but(a=1),

@@ -249,6 +249,8 @@ def test_a_program_means_here_what_it_means_there(name: str, tmp_path, capsys) -
     flags = [] if net.program.network is None else ["--network", net.program.network]
     assert cli.main(jaxvae, ["import", str(path), "--out", str(tmp_path / "run"), *flags]) == 0
     printed = capsys.readouterr().out
+    own = dict(next(source.objective for source in SOURCES if source.name == name))
+    assert ("but for the notes below" in printed) == bool(own)
     assert f"encoder {net.program.words[0]}, decoder {net.program.words[1]}, latent {LATENT}" in printed
     assert (
         cli.main(jaxvae, ["export", str(tmp_path / "run"), "--format", "source", "--out", str(tmp_path / "back")]) == 0
