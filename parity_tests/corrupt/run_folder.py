@@ -83,7 +83,7 @@ def link(to: str | None) -> Callable[[Path, bytes], Any]:
 
 
 CONFIG = [
-    Kind("nothing", lambda path, whole: None, "is not a run folder: it has no config.json; give the folder that train"),
+    Kind("nothing", lambda path, whole: None, "is not a run folder: it has no config.json; give one that train or"),
     Kind("a folder", lambda path, whole: path.mkdir(), f"{JSON}a folder is there); restore it or train again"),
     Kind("a FIFO", lambda path, whole: os.mkfifo(path), f"{JSON}a FIFO is there)"),
     Kind("a link to a device", link("/dev/zero"), f"{JSON}a device is there)"),

@@ -284,7 +284,7 @@ def read(path: Path) -> Run:
     file = path / "config.json"
     try:
         if safe_io.instead_of_file(file) == "nothing":
-            raise InputError(f"{path} is not a run folder: it has no config.json; give the folder that train wrote.")
+            raise InputError(f"{path} is not a run folder: it has no config.json; give one that train or import wrote.")
         config = safe_io.read_json(file)
     except (ValueError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
