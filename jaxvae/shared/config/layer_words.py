@@ -22,8 +22,8 @@ HELP = (
 )
 _ACTIVATIONS = ("plain", *get_args(Activation))
 _MOST = 2**31  # numbers in a map
-_SPATIAL = re.compile(r"(conv|up)(\d{1,9})k(\d{1,9})(?:s(\d{1,9}))?(?:p(\d{1,9}))?(?:o(\d{1,9}))?")
-_LINEAR = re.compile(r"linear(\d{1,9})(?:x(\d{1,9})x(\d{1,9}))?")
+_SPATIAL = re.compile(r"(conv|up)(\d{1,9})k(\d{1,9})(?:s(\d{1,9}))?(?:p(\d{1,9}))?(?:o(\d{1,9}))?", re.ASCII)
+_LINEAR = re.compile(r"linear(\d{1,9})(?:x(\d{1,9})x(\d{1,9}))?", re.ASCII)
 
 
 class Word(NamedTuple):

@@ -27,7 +27,8 @@ class Rule(NamedTuple):
     `{i}` counts the hidden layers of a network from 0 and `{n}` is their number; either may be multiplied and shifted,
     as in `{2i+1}` and `{n-1}`. `*` stands for each tensor of the layer: weight and bias, or Flax's kernel and bias.
     `first.* + second.*` in `target` are the rows of one tensor in `source` one after another, `first.* | second.*` its
-    rows in turn. A later rule for the same tensor replaces an earlier one.
+    rows in turn; of a kernel in Flax's layout they are its last axis. A later rule for the same tensor replaces an
+    earlier one.
     """
 
     source: str
@@ -46,7 +47,7 @@ class Entry(NamedTuple):
     source: str
     """Its name in the other program."""
     parameters: tuple[layout.Parameter, ...]
-    """The arrays whose rows, in PyTorch's layout, stand in the tensor one after another, or in turn."""
+    """The arrays, of one shape, whose rows in PyTorch's layout stand in the tensor one after another, or in turn."""
     laid: Laid
     in_turn: bool = False
 
@@ -62,7 +63,8 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
         One entry for each tensor of the other program, in the order of the rules.
 
     Raises:
-        InputError: If an array has no rule, a rule has no array, or two rules give the same tensor.
+        InputError: If an array has no rule or two, a rule has no array or arrays of several shapes, or two rules give
+            the same tensor.
     """
     table, n, result = layout.table(model), len(model.hidden), {}
     by_pattern = _by_pattern(table)
@@ -73,11 +75,18 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
             if not all(parts):
                 rule_for = f"The rule for {named([rule.source])} names {named([target])}"
                 raise InputError(f"{rule_for}, which the model doesn't have.")
+            if " + " in target and " | " in target:
+                raise InputError(f"The rule for {named([rule.source])} has both + and |; give one of them.")
+            if len({tuple((parameter.network, parameter.shape) for parameter in part) for part in parts}) > 1:
+                what = f"The rule for {named([rule.source])} joins {named([target])}"
+                raise InputError(f"{what}, which are not of one network and one shape; give each its own tensor.")
             for parameters in zip(*parts, strict=True):
                 leaf = parameters[0].path[-1] if rule.laid == "flax" else parameters[0].name.rpartition(".")[2]
                 name = source.replace("*", str(leaf))
                 result[parameters[0].name] = Entry(name, parameters, rule.laid, " | " in target)
-    covered = {parameter.name for entry in result.values() for parameter in entry.parameters}
+    covered = Counter(parameter.name for entry in result.values() for parameter in entry.parameters)
+    if again := sorted(name for name, n in covered.items() if n > 1):
+        raise InputError(f"The table names {named(again)} more than once; name each array of the model once.")
     if missing := [parameter.name for parameter in table if parameter.name not in covered]:
         raise InputError(f"The table has no rule for {named(missing)}; add one for each.")
     sources = [entry.source for entry in result.values()]
@@ -127,16 +136,9 @@ def from_source(
         raise InputError(f"{where} doesn't fit the model: {named(problems, '; ', 20)}.")
     result = {}
     for entry in entries(spec.model, rules):
-        array, start = arrays[entry.source], 0
-        if entry.laid == "flax":
-            array = layout.to_torch(entry.parameters[0], array)
-        for i, parameter in enumerate(entry.parameters):
-            rows = array
-            if entry.in_turn:
-                rows = array[i :: len(entry.parameters)]
-            elif len(entry.parameters) > 1:
-                rows = array[start : start + parameter.shape[0]]
-                start += len(rows)
+        for parameter, rows in zip(entry.parameters, _apart(entry, arrays[entry.source]), strict=True):
+            if entry.laid == "flax":
+                rows = layout.to_torch(parameter, rows)
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, order, axis)
             result[parameter.name] = np.array(rows, spec.training.stored, order="C")
@@ -161,14 +163,28 @@ def to_source(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray
             rows = arrays[parameter.name]
             for axis, order in _flattening(spec.model, parameter, entry.laid):
                 rows = np.take(rows, np.argsort(order), axis)
-            parts.append(rows)
-        array = parts[0]
-        if entry.in_turn:
-            array = np.stack(parts, 1).reshape(-1, *array.shape[1:])
-        elif len(parts) > 1:
-            array = np.concatenate(parts)
-        result[entry.source] = layout.to_flax(entry.parameters[0], array) if entry.laid == "flax" else array
+            parts.append(layout.to_flax(parameter, rows) if entry.laid == "flax" else rows)
+        if len(parts) > 1:
+            axis = _joined_axis(entry)
+            joined = np.stack([np.moveaxis(part, axis, 0) for part in parts], int(entry.in_turn))
+            parts = [np.moveaxis(joined.reshape(-1, *joined.shape[2:]), 0, axis)]
+        result[entry.source] = parts[0]
     return result
+
+
+def _apart(entry: Entry, array: np.ndarray) -> list[np.ndarray]:
+    """The arrays that a tensor of the other program contains, in its layout."""
+    n, axis = len(entry.parameters), _joined_axis(entry)
+    if n == 1:
+        return [array]
+    rows = np.moveaxis(array, axis, 0)
+    parts = [rows[i::n] for i in range(n)] if entry.in_turn else np.split(rows, n)
+    return [np.moveaxis(part, 0, axis) for part in parts]
+
+
+def _joined_axis(entry: Entry) -> int:
+    """The axis of the rows of several arrays: PyTorch's first one, which Flax has last."""
+    return -1 if entry.laid == "flax" else 0
 
 
 def _fill(pattern: str, i: int, n: int) -> str:
@@ -189,10 +205,11 @@ def _by_pattern(table: tuple[layout.Parameter, ...]) -> dict[str, list[layout.Pa
 
 
 def _source_shape(entry: Entry) -> Shape:
-    first = entry.parameters[0]
-    if entry.laid == "flax":
-        return first.flax_shape
-    return (sum(p.shape[0] for p in entry.parameters), *first.shape[1:]) if len(entry.parameters) > 1 else first.shape
+    first, n = entry.parameters[0], len(entry.parameters)
+    shape = list(first.flax_shape if entry.laid == "flax" else first.shape)
+    if n > 1:
+        shape[_joined_axis(entry)] *= n
+    return tuple(shape)
 
 
 def flattens_images(model: ModelSpec) -> bool:

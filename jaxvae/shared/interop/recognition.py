@@ -172,7 +172,9 @@ def _sized(
                 f"{where} has the names of {source.title}, but {entry.source} should have {len(expected)} axes, none "
                 f"of length 0, found {list(shape)}; {HINT}."
             )
-        axes[entry.parameters[0].name] = shape[::-1] if entry.laid == "flax" else shape
+        turned = shape[::-1] if entry.laid == "flax" else shape
+        part = (*(max(1, rows // len(entry.parameters)) for rows in turned[:1]), *turned[1:])
+        axes |= dict.fromkeys((parameter.name for parameter in entry.parameters), part)
     layers = [layer for layer in layout.layers(_dummy(model, hidden)) if layer.kind != "norm"]
 
     def sizes(layer: layout.Layer) -> Shape:

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +26,11 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import name_mapping, readers
+from jaxvae.shared.interop import name_mapping, readers, recognition
+from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.name_mapping import Laid, Rule
+from jaxvae.shared.interop.name_table import Table
+from jaxvae.shared.interop.source import Source
 from jaxvae.shared.model import layout, weight_file
 from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import lean
@@ -727,6 +731,12 @@ BAD_TABLES = {
     "encoder.hidden.0, encoder.mean, encoder.logvar, decoder": rules_but(**{"y.*": "encoder.men.*"}),
     "the rule for y.* names 'encoder.m\\ud800n.*', which": rules_but(**{"y.*": "encoder.m\ud800n.*"}),
     "the table has no rule for encoder.mean.weight": rules_but(**{"head.*": None}),
+    "the table names encoder.logvar.bias, encoder.logvar.weight more than once": rules_but(
+        **{"v.*": "encoder.logvar.*"}
+    ),
+    "joins encoder.mean.* | decoder.logits.*, which are not of one network and one shape": rules_but(
+        **{"head.*": "encoder.mean.* | decoder.logits.*"}
+    ),
     "it lacks haed.bias, haed.weight and beside these names it has head.bias [4], head.weight [4, 4]": rules_but(
         **{"head.*": None, "haed.*": "encoder.mean.* + encoder.logvar.*"}
     ),
@@ -789,11 +799,52 @@ def test_images_flattened_by_channel_are_distinguished_from_those_that_are_not()
             np.testing.assert_array_equal(back[name], array)
 
 
+@pytest.mark.parametrize("laid", ["torch", "torch-hwc", "flax"])
+def test_two_layers_in_one_tensor_are_its_halves_or_its_rows_in_turn_in_every_layout(laid: Laid) -> None:
+    """Of Flax's kernels, `[in, out]`, the last axis is split; both ways, and with the sizes of the tensors."""
+    spec = Spec(model=ModelSpec((2, 2, 3), (), 2, likelihood="gaussian-pixel"))
+    rules = (
+        Rule("e.*", "encoder.mean.* | encoder.logvar.*", laid),
+        Rule("d.*", "decoder.logits.* + decoder.logvar.*", laid),
+    )
+    rng = np.random.default_rng(0)
+    shapes = {"e.weight": (4, 12), "e.bias": (4,), "d.weight": (24, 2), "d.bias": (24,)}
+    given = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    hwc = np.arange(12).reshape(3, 2, 2).transpose(1, 2, 0).ravel() if laid == "torch" else np.arange(12)
+    arrays = {n.replace("weight", "kernel"): a.T for n, a in given.items()} if laid == "flax" else given
+    actual = name_mapping.from_source(spec, rules, arrays, "It")
+    for leaf in ("weight", "bias"):
+        e, d = given[f"e.{leaf}"], given[f"d.{leaf}"]
+        e = e[:, hwc] if leaf == "weight" else e
+        expected = {"encoder.mean": e[::2], "encoder.logvar": e[1::2]}
+        expected |= {"decoder.logits": d[:12][hwc], "decoder.logvar": d[12:][hwc]}
+        for layer, array in expected.items():
+            np.testing.assert_array_equal(actual[f"{layer}.{leaf}"], array, strict=True)
+    back = name_mapping.to_source(spec, rules, actual)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array, strict=True)
+    table = Table(Source("table", "the table", "pytorch-examples", rules), Given(likelihood="gaussian-pixel"))
+    sizes = {name: array.shape for name, array in arrays.items()}
+    assert recognition.by_table(table, sizes, Given(image=(2, 2, 3)), "It").spec.model == spec.model
+
+
 WRONG_TABLES = {
     "no rule for decoder.logits.weight, decoder.logits.bias": lambda rules: rules[:-1],
     "The rule for y.* names encoder.men.*, which the model doesn't have": lambda rules: [
         *rules,
         Rule("y.*", "encoder.men.*"),
+    ],
+    "names encoder.mean.bias, encoder.mean.weight more than once": lambda rules: [
+        *rules,
+        Rule("c.*", "encoder.logvar.* + encoder.mean.* + encoder.mean.*"),
+    ],
+    "The rule for c.* has both + and |": lambda rules: [
+        *rules,
+        Rule("c.*", "encoder.logvar.* + encoder.mean.* | encoder.mean.*"),
+    ],
+    "joins encoder.mean.* + encoder.hidden.0.*, which are not of one network and one shape": lambda rules: [
+        *rules,
+        Rule("b.*", "encoder.mean.* + encoder.hidden.0.*"),
     ],
     "has a.bias, a.weight in two entries": lambda rules: [*rules[:1], Rule("a.*", "encoder.mean.*"), *rules[2:]],
 }
@@ -805,7 +856,7 @@ def test_a_table_that_is_not_right_says_so(package) -> None:
     targets = ("encoder.hidden.0.*", "encoder.mean.*", "encoder.logvar.*", "decoder.hidden.0.*", "decoder.logits.*")
     rules = [Rule(f"{letter}.*", name) for letter, name in zip("abcde", targets, strict=True)]
     for says, change in WRONG_TABLES.items():
-        with pytest.raises(InputError, match=says.replace("*", r"\*")):
+        with pytest.raises(InputError, match=re.escape(says)):
             package.from_foreign(spec, change(rules), {})
     says = r"The source doesn't fit the model: it lacks a.weight \[3, 4\]; .*it has an unexpected x \[2\]"
     with pytest.raises(InputError, match=says):

@@ -162,6 +162,7 @@ REFUSED = {
         f"+leaky-relu-0.2, +softplus, +elu, found 'conv3k3{endings}'"
         for endings in ("+gelu", "+norm+norm", "+plain+relu", "+relu+tanh")
     },
+    "linear\u0663": "words such as conv32k4s2p1, up32k4s2p1o0, linear256 or linear4x4x32, found 'linear\u0663'",
     "conv0k3": "words with positive numbers but for p and o, found 'conv0k3'",
     "conv3k3s0": "words with positive numbers but for p and o, found 'conv3k3s0'",
     "conv3k3s2o1": "words of which only up has an output padding o, found 'conv3k3s2o1'",
