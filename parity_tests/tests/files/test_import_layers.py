@@ -323,6 +323,10 @@ def test_a_table_of_names_has_the_words_of_a_model_of_ones_own(tmp_path) -> None
     torch.testing.assert_close(posterior.logvar, both[:, 1::2])  # type: ignore[union-attr]
     out = layers["out"](layers["up"](z).relu()).reshape(2, 2, 7, 7).permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(torchvae.decode(spec, model, z).logits, out)
+    state["both.weight"] = state["both.weight"].reshape(4, 3, 3, 3)  # a head that is a convolution
+    safetensors.torch.save_file(state, tmp_path / "convolution")
+    with pytest.raises(InputError, match=r"both.weight should have 2 axes.*\[4, 3, 3, 3\]; correct the table, or save"):
+        torchvae.load_foreign(tmp_path / "convolution", table=tmp_path / "table.json")
     (tmp_path / "table.json").write_text(json.dumps(TABLE | {"rules": {"down.*": "encoder.hidden.0.*"}}))
     with pytest.raises(InputError, match=r"the model has encoder.hidden.0.conv, encoder.mean, .*, decoder.logits"):
         torchvae.load_foreign(tmp_path / "file", table=tmp_path / "table.json")
