@@ -64,9 +64,10 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
     Raises:
         InputError: If an array has no rule, a rule has no array, or two rules give the same tensor.
     """
-    table, n, result = layout.table(model), len(model.hidden), {}
+    table, result = layout.table(model), {}
     by_pattern = _by_pattern(table)
     for rule in rules:
+        n = _hidden_layers(model, rule.target)
         for i in range(n) if re.search(r"\{\d*i", rule.source + rule.target) else [0]:
             source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
             parts = [by_pattern.get(part, []) for part in re.split(r" [+|] ", target)]
@@ -169,6 +170,12 @@ def to_source(spec: Spec, rules: Sequence[Rule], arrays: Mapping[str, np.ndarray
             array = np.concatenate(parts)
         result[entry.source] = layout.to_flax(entry.parameters[0], array) if entry.laid == "flax" else array
     return result
+
+
+def _hidden_layers(model: ModelSpec, target: str) -> int:
+    """The number of hidden layers of the network that a rule's target is in."""
+    network = target.partition(".")[0]
+    return len(layout.hidden_layers(model, network) if model.network == "layers" else model.hidden)
 
 
 def _fill(pattern: str, i: int, n: int) -> str:
