@@ -192,7 +192,7 @@ def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np
     return _each(spec, model, latent_paths.plane(steps), None if label is None else np.full(steps**2, label))
 
 
-def seen(spec: Spec, images: np.ndarray) -> Tensor:
+def seen(spec: Spec, images: Tensor | np.ndarray) -> Tensor:
     """Prepare test images as evaluation does, except that dynamic binarisation has the threshold 0.5.
 
     Args:
@@ -207,7 +207,7 @@ def seen(spec: Spec, images: np.ndarray) -> Tensor:
     """
     require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), torch.arange(len(images)))
-    return prepare_pixels(spec, torch.tensor(images), keys, None)
+    return prepare_pixels(spec, images.cpu() if isinstance(images, Tensor) else torch.tensor(images), keys, None)
 
 
 def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -63,7 +63,7 @@ class Diagnosis(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The results of one comparison."""
+    """The results of one comparison; printed, every level and the diagnosis."""
 
     about: dict[str, object]
     """Versions, devices, precision flags, seeds, digests of data and weights: plain JSON values."""
@@ -80,3 +80,36 @@ class Report(NamedTuple):
     @property
     def passed(self) -> bool:
         return bool(self.findings) and all(finding.passed for finding in self.findings)
+
+    def __str__(self) -> str:
+        """Every level with its worst difference, then each place that differs, its likely cause, what was drawn."""
+        if not self.findings:
+            return "Nothing was compared."
+        failed = sum(not finding.passed for finding in self.findings)
+        missing = f"; not exercised: {', '.join(self.unexercised)}" if self.unexercised else ""
+        lines = ["The JAX model and the torch module " + ("differ." if failed else f"agree{missing}.")]
+        width = max(len(finding.level) for finding in self.findings)
+        for finding in self.findings:
+            line = f"  {finding.level:{width}}  {finding.size:7.2g} {finding.unit}, tolerance {finding.tolerance:.3g}"
+            lines.append(line if finding.passed else f"{line}: FAILS, worst in {finding.where}")
+        if self.drawn:
+            lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(self.drawn)})")
+        if self.left_out:
+            lines.append(f"  (not compared, since torch gives no finite number there: {', '.join(self.left_out)})")
+        if failed:
+            lines.append(f"  ({self.findings[-1].dtype}: {self.findings[-1].reason})")
+        if self.diagnosis is not None:
+            every = [self.diagnosis, *self.diagnosis.more]
+            largest = max(every, key=lambda one: one.jump) if sum(one.jump > 0 for one in every) > 1 else None
+            for i, one in enumerate(every):
+                lines += ["Also:"] * (i > 0) + _explained(one)
+                lines += ["No other difference on the same input is so large."] * (one is largest)
+        return "\n".join(lines)
+
+
+def _explained(diagnosis: Diagnosis) -> list[str]:
+    cause = diagnosis.cause
+    return [
+        f"{diagnosis.where}: {diagnosis.difference}",
+        f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.",
+    ]

@@ -19,7 +19,7 @@ from flax import nnx
 from torch import nn
 
 from jaxvae.shared.cli import parse
-from parity_tests.harness.modules.compare import ParityError, assert_parity, sentence
+from parity_tests.harness.modules.compare import ParityError, assert_parity
 from parity_tests.harness.modules.mapping import flattened
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 1, 28, 28))  # in torch's layout: N,C,H,W
@@ -115,7 +115,7 @@ def main(options: Port) -> int:
     except ParityError as error:
         print(error)
         return 1
-    print(sentence(report))
+    print(report)
     return 0
 
 

@@ -33,16 +33,17 @@ class Import:
     described by a table of names.
 
     Known programs are pytorch/examples, yunjey's tutorial, modules of an encoder and a decoder that are both
-    nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, and the tutorials
+    nn.Sequential, AntixK/PyTorch-VAE, pythae, Pyro's and Flax's examples/vae, timbmg/VAE-CVAE-MNIST, the tutorials
     of Jackson-Kang and lyeoni, and the convolutional VAEs of 1Konny/Beta-VAE, YannDubs/disentangling-vae, pythae (for
     MNIST) and sksq96/pytorch-vae; known files are safetensors, PyTorch pickles (where torch is installed; their code is
     never executed), Flax's msgpack, NumPy's .npz and folders of Orbax.
 
     A table is a JSON file: {"rules": {"enc.{2i}.*": "encoder.hidden.{i}.*", "mu.*": "encoder.mean.*", ...}}, where {i}
     counts hidden layers from 0, {n} is their number and * stands for weight and bias. `describe` lists the names on
-    the right. Beside its rules a table may have `skip`, a list of the tensors that the model has no use for, such as
-    ["classifier.*", "step"], where * stands for anything, `layout` (`torch`, `torch-hwc` or `flax`), and the fields
-    preset, image, range, activation and so on, in place of flags.
+    the right for a preset or a run. With the network `layers` they are encoder.hidden.0.conv, .linear or .norm for the
+    encoder's first word, and so on. Beside its rules a table may have `skip`, a list of the tensors that the model has
+    no use for, such as ["classifier.*", "step"], where * stands for anything, `layout` (`torch`, `torch-hwc` or
+    `flax`), and the fields preset, image, range, activation and so on, in place of flags.
 
     For example, a known program's file, and one of your own model:
 

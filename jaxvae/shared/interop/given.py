@@ -28,7 +28,7 @@ class Given:
     binarization: Binarization | None = None
     """How its pixels became 0 or 1, as in train."""
     network: NetworkName | None = None
-    """Its kind of network, for a table of names or where programs of two kinds have the same: `mlp`, `conv` or
+    """Its kind of network, for a table of names or where programs of two kinds have the same names: `mlp`, `conv` or
     `layers`, as in train."""
     encoder: tuple[str, ...] | None = None
     """Its encoder's layers in words, for a table of names and the network `layers`, as in train."""

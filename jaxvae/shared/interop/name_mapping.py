@@ -66,9 +66,10 @@ def entries(model: ModelSpec, rules: Sequence[Rule]) -> list[Entry]:
         InputError: If an array has no rule or two, a rule has no array or arrays of several shapes, or two rules give
             the same tensor.
     """
-    table, n, result = layout.table(model), len(model.hidden), {}
+    table, result = layout.table(model), {}
     by_pattern = _by_pattern(table)
     for rule in rules:
+        n = _hidden_layers(model, rule.target)
         for i in range(n) if re.search(r"\{\d*i", rule.source + rule.target) else [0]:
             source, target = (_fill(pattern, i, n) for pattern in (rule.source, rule.target))
             parts = [by_pattern.get(part, []) for part in re.split(r" [+|] ", target)]
@@ -185,6 +186,12 @@ def _apart(entry: Entry, array: np.ndarray) -> list[np.ndarray]:
 def _joined_axis(entry: Entry) -> int:
     """The axis of the rows of several arrays: PyTorch's first one, which Flax has last."""
     return -1 if entry.laid == "flax" else 0
+
+
+def _hidden_layers(model: ModelSpec, target: str) -> int:
+    """The number of hidden layers of the network that a rule's target is in."""
+    network = target.partition(".")[0]
+    return len(layout.hidden_layers(model, network) if model.network == "layers" else model.hidden)
 
 
 def _fill(pattern: str, i: int, n: int) -> str:

@@ -16,7 +16,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.known_models import SOURCES
 from jaxvae.shared.interop.name_mapping import Shape, entries, mismatches
-from jaxvae.shared.interop.name_table import EXAMPLE, Table
+from jaxvae.shared.interop.name_table import EXAMPLE, TABLE, Table
 from jaxvae.shared.interop.source import Source
 from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
@@ -168,9 +168,10 @@ def _sized(
     for entry in entries(_dummy(model, hidden), source.rules):
         shape, expected = shapes[entry.source], entry.parameters[0].shape
         if len(shape) != len(expected) or 0 in shape:
+            advice = "correct the table, or save the tensor with these axes" if source.name == TABLE else HINT
             raise InputError(
                 f"{where} has the names of {source.title}, but {entry.source} should have {len(expected)} axes, none "
-                f"of length 0, found {list(shape)}; {HINT}."
+                f"of length 0, found {list(shape)}; {advice}."
             )
         turned = shape[::-1] if entry.laid == "flax" else shape
         part = (*(max(1, rows // len(entry.parameters)) for rows in turned[:1]), *turned[1:])

@@ -133,7 +133,7 @@ def free_path(folder: Path, prefix: str) -> Path:
 def require_free(path: Path) -> None:
     """Raises InputError if something exists at `path`, where a run is to start."""
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists already; give another --out, or remove it to train there.")
+        raise InputError(f"{path} exists already; give another --out, or remove it.")
 
 
 def create(path: Path, spec: Spec, config: dict[str, Any], fill: Callable[[Run], None]) -> Run:

@@ -29,14 +29,14 @@ from parity_tests.harness.modules.pair import Both
 class ParityError(AssertionError):
     """The two networks differ.
 
-    The message is `sentence(report)`: every level's difference and tolerance, then the diagnosis.
+    The message is `str(report)`: every level's difference and tolerance, then the diagnosis.
 
     Attributes:
         report: The report of the comparison; `report.diagnosis` names the first layer that differs and the cause.
     """
 
     def __init__(self, report: Report):
-        super().__init__(sentence(report))
+        super().__init__(str(report))
         self.report = report
 
 
@@ -238,43 +238,3 @@ def _strict(unexercised: tuple[str, ...], dtype: str) -> Finding:
 
 def _wide(array: np.ndarray) -> Any:
     return {"f": np.float64, "c": np.complex128}.get(array.dtype.kind, array.dtype)
-
-
-def sentence(report: Report) -> str:
-    """Format a report as text.
-
-    Args:
-        report: A report of `compare_modules`.
-
-    Returns:
-        One line per level with its worst difference and its tolerance, then each place that differs and its likely
-        cause; what was drawn and what was not exercised.
-    """
-    failed = sum(not finding.passed for finding in report.findings)
-    missing = f"; not exercised: {', '.join(report.unexercised)}" if report.unexercised else ""
-    lines = ["The JAX model and the torch module " + ("differ." if failed else f"agree{missing}.")]
-    width = max((len(finding.level) for finding in report.findings), default=0)
-    for finding in report.findings:
-        line = f"  {finding.level:{width}}  {finding.size:7.2g} {finding.unit}, tolerance {finding.tolerance:.3g}"
-        lines.append(line if finding.passed else f"{line}: FAILS, worst in {finding.where}")
-    if report.drawn:
-        lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(report.drawn)})")
-    if report.left_out:
-        lines.append(f"  (not compared, since torch gives no finite number there: {', '.join(report.left_out)})")
-    if failed:
-        lines.append(f"  ({report.findings[-1].dtype}: {report.findings[-1].reason})")
-    if report.diagnosis is not None:
-        every = [report.diagnosis, *report.diagnosis.more]
-        largest = max(every, key=lambda one: one.jump) if sum(one.jump > 0 for one in every) > 1 else None
-        for i, one in enumerate(every):
-            lines += ["Also:"] * (i > 0) + _explained(one)
-            lines += ["No other difference on the same input is so large."] * (one is largest)
-    return "\n".join(lines)
-
-
-def _explained(diagnosis: Diagnosis) -> list[str]:
-    cause = diagnosis.cause
-    return [
-        f"{diagnosis.where}: {diagnosis.difference}",
-        f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.",
-    ]

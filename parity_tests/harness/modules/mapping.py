@@ -128,16 +128,25 @@ def _check_total(
             rivals = [pair.path for pair in pairs if pair.name == name]
             raise InputError(f"mapping: {_list(rivals)} are all paired with {name!r}; pair each with another tensor.")
     paired = {pair.path for pair in pairs}
-    if sources := [path for path in shapes if path not in paired and path not in state]:
-        raise InputError(f"mapping: no torch tensor is paired with {_list(sources)} of the JAX model: give pairs.")
+    sources = {path: shape for path, shape in shapes.items() if path not in paired and path not in state}
     covered: dict[str, int] = {}
     for name in names:
         held = entry(module, name, every).value
         covered[whole(name)] = covered.get(whole(name), 0) + (len(held) if held.ndim else 1)
     parameters = [name for name, _ in module.named_parameters()]
-    targets = [n for n in parameters if covered.get(n, 0) != (len(every[n].tensor) if every[n].tensor.ndim else 1)]
-    if targets:
-        raise InputError(f"mapping: no JAX array is paired with {_list(targets)} of the torch module: give pairs.")
+    tensors = {name: every[name].tensor for name in parameters}
+    targets = {n: t.shape for n, t in tensors.items() if covered.get(n, 0) != (len(t) if t.ndim else 1)}
+    unpaired = [
+        *([f"no torch tensor is paired with {_sized(sources)} of the JAX model"] if sources else []),
+        *([f"no JAX array is paired with {_sized(targets)} of the torch module"] if targets else []),
+    ]
+    if unpaired:
+        advice = "correct the shapes, or give pairs" if len(unpaired) > 1 else "give pairs"
+        raise InputError(f"mapping: {', and '.join(unpaired)}: {advice}.")
+
+
+def _sized(shapes: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
 
 
 def _check_shape(jax_shape: tuple[int, ...], pair: Pair, held: Entry) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import markdown_table
 from parity_tests.harness.findings import Report
-from parity_tests.harness.modules.compare import compare_modules, sentence
+from parity_tests.harness.modules.compare import compare_modules
 from parity_tests.support.pairs.case import Case
 from parity_tests.support.pairs.draw import blocks, draw
 from parity_tests.support.pairs.edits import Edit
@@ -127,7 +127,7 @@ def _verdict(case: Case) -> tuple[str, str, Report | None]:
             with time_limit(LIMIT, f"no verdict after {LIMIT:.0f} s of the processor", signal.ITIMER_PROF):
                 options = {"losses": case.losses, "train": case.train, "outputs": case.outputs}
                 report = compare_modules(model, variables, module, case.mapping, case.inputs, **options)
-            return AGREE if report.passed else DIFFER, sentence(report), report
+            return AGREE if report.passed else DIFFER, str(report), report
         except InputError as error:  # an edit that takes an array away is refused by a sentence that names it
             places = case.in_jax != case.in_torch and str(error).startswith("mapping: ")
             return DIFFER if places else EXCEPTION, f"InputError: {error}", None

@@ -216,7 +216,8 @@ def test_programs_compute_what_the_packages_functions_do(package: str, name: str
     programs = side.programs(spec, model)
     program = jax.jit(programs["reconstruct"]) if package == "jaxvae" else programs["reconstruct"]
     actual, codes = program(**inputs)["pixel_means"], programs["encode"](**inputs)
-    expected = side.encode(spec, model, side.seen(spec, images), inputs.get("labels"))._asdict()
+    arrays = jax.numpy.asarray(images) if package == "jaxvae" else torch.tensor(images)
+    expected = side.encode(spec, model, side.seen(spec, arrays), inputs.get("labels"))._asdict()
     # JAX compiles each as another program: a few roundings of numbers up to 1.
     np.testing.assert_allclose(as_array(actual), again, rtol=0, atol={"jaxvae": 1e-6, "torchvae": 0}[package])
     assert list(codes) == list(expected)

@@ -297,10 +297,10 @@ def test_what_does_not_fit_a_programs_layers_is_refused_in_a_sentence(drop, says
 
 TABLE = {
     "rules": {
-        "down.*": "encoder.hidden.0.conv.*",
+        "down.{i}.*": "encoder.hidden.{i}.conv.*",
         "both.*": "encoder.mean.* | encoder.logvar.*",
         "up.*": "decoder.hidden.0.linear.*",
-        "out.*": "decoder.logits.*",
+        "out.{2n}.*": "decoder.logits.*",
     },
     "network": "layers",
     "encoder": ["conv3k3s2"],
@@ -312,19 +312,23 @@ TABLE = {
 @torch.no_grad()
 def test_a_table_of_names_has_the_words_of_a_model_of_ones_own(tmp_path) -> None:
     torch.manual_seed(0)
-    layers = {"down": C(2, 3, 3, 2), "both": L(27, 4), "up": L(2, 5), "out": L(5, 98)}
+    layers = {"down.0": C(2, 3, 3, 2), "both": L(27, 4), "up": L(2, 5), "out.2": L(5, 98)}
     state = {f"{name}.{key}": t for name, layer in layers.items() for key, t in layer.state_dict().items()}
     safetensors.torch.save_file(state, tmp_path / "file")
     (tmp_path / "table.json").write_text(json.dumps(TABLE))
     spec, model = torchvae.load_foreign(tmp_path / "file", table=tmp_path / "table.json")
     assert (spec.model.image, spec.model.latent, spec.model.encoder) == ((7, 7, 2), 2, ("conv3k3s2",))
     x, z = torch.rand(2, 2, 7, 7), torch.randn(2, 2)
-    both = layers["both"](layers["down"](x).relu().flatten(1))
+    both = layers["both"](layers["down.0"](x).relu().flatten(1))
     posterior = torchvae.encode(spec, model, x.permute(0, 2, 3, 1).flatten(1))
     torch.testing.assert_close(posterior.mean, both[:, ::2])
     torch.testing.assert_close(posterior.logvar, both[:, 1::2])  # type: ignore[union-attr]
-    out = layers["out"](layers["up"](z).relu()).reshape(2, 2, 7, 7).permute(0, 2, 3, 1).flatten(1)
+    out = layers["out.2"](layers["up"](z).relu()).reshape(2, 2, 7, 7).permute(0, 2, 3, 1).flatten(1)
     torch.testing.assert_close(torchvae.decode(spec, model, z).logits, out)
+    state["both.weight"] = state["both.weight"].reshape(4, 3, 3, 3)  # a head that is a convolution
+    safetensors.torch.save_file(state, tmp_path / "convolution")
+    with pytest.raises(InputError, match=r"both.weight should have 2 axes.*\[4, 3, 3, 3\]; correct the table, or save"):
+        torchvae.load_foreign(tmp_path / "convolution", table=tmp_path / "table.json")
     (tmp_path / "table.json").write_text(json.dumps(TABLE | {"rules": {"down.*": "encoder.hidden.0.*"}}))
     with pytest.raises(InputError, match=r"the model has encoder.hidden.0.conv, encoder.mean, .*, decoder.logits"):
         torchvae.load_foreign(tmp_path / "file", table=tmp_path / "table.json")

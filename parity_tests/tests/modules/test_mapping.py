@@ -104,7 +104,11 @@ def without(path: str, **more):
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        (without("fc/bias"), "no torch tensor is paired with 'fc/bias' of the JAX model: give pairs"),
+        (
+            without("fc/bias"),
+            r"no torch tensor is paired with 'fc/bias' \[4\] of the JAX model, and no JAX array is paired with "
+            r"'fc.bias' \[4\] of the torch module: correct the shapes, or give pairs\.$",
+        ),
         ({**NAMES, "fc/bias": "fc.weight"}, "'fc/kernel', 'fc/bias' are all paired with 'fc.weight'; pair each"),
         (
             {**NAMES, "head/bias": "fc.bias"},
@@ -128,7 +132,7 @@ def test_errors(mapping, message: str) -> None:
 
 def test_an_unfilled_tensor_is_an_error() -> None:
     shapes = {path: shape for path, shape in SHAPES.items() if path != "fc/bias"}
-    with pytest.raises(InputError, match=r"no JAX array is paired with 'fc.bias' of the torch module: give pairs"):
+    with pytest.raises(InputError, match=r"paired with 'fc.bias' \[4\] of the torch module: give pairs"):
         resolve(shapes, NET, without("fc/bias"))
 
 

@@ -21,7 +21,7 @@ from flax import linen, nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules, sentence
+from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
@@ -133,6 +133,7 @@ def test_weights_that_were_ported_by_hand_are_compared_first() -> None:
     right = {name: jnp.asarray(p.numpy(force=True).T) for name, p in net.a.named_parameters()}  # type: ignore
     params = {"a": {"kernel": right["weight"], "bias": right["bias"]}}
     report = assert_parity(linear, params, net, None, ROWS, weights="compare")
+    assert str(report).startswith("The JAX model and the torch module agree")
     assert [finding.level for finding in report.findings] == ["every weight", "every output"]
     params["a"]["bias"] = params["a"]["bias"] + 1
     with pytest.raises(ParityError, match=r"a.bias: It differs: by"):
@@ -291,7 +292,7 @@ def test_what_no_known_fault_explains_has_no_cause() -> None:
     report = compare_modules(JaxNet(lambda net, x: net.b(jnp.sin(3 * net.a(x))), **here), None, there, None, ROWS)
     assert report.diagnosis is not None
     assert (report.diagnosis.where, report.diagnosis.cause) == ("between a and b", None)
-    assert sentence(report).endswith("No known fault reproduces these numbers.")
+    assert str(report).endswith("No known fault reproduces these numbers.")
     report = compare_modules(JaxNet(lambda net, x: net.b(net.a(x) * 2 + 1), **here), None, there, None, ROWS)
     assert report.diagnosis is not None
     assert report.diagnosis.cause is None
@@ -690,7 +691,7 @@ def test_the_message_about_same_padding_names_the_stride_of_the_layer(size: int,
 def test_a_single_layer_is_called_the_module() -> None:
     model = nnx.Conv(4, 3, (3, 3), 2, rngs=nnx.Rngs(0))
     report = compare_modules(model, None, nn.Conv2d(4, 3, 3, 2, 1), None, IMAGES)
-    assert "\nthe module: Its input agrees" in sentence(report)
+    assert "\nthe module: Its input agrees" in str(report)
 
 
 class Output(OrderedDict):

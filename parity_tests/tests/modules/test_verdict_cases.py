@@ -13,7 +13,7 @@ from flax import nnx
 from torch import nn
 
 from parity_tests.harness.findings import Report
-from parity_tests.harness.modules.compare import compare_modules, sentence
+from parity_tests.harness.modules.compare import compare_modules
 
 X = np.random.default_rng(0).normal(size=(4, 8))
 PICTURES = np.random.default_rng(1).normal(size=(2, 4, 6, 6))
@@ -502,6 +502,6 @@ def two_layers_of_which_the_second_differs_more():
 def test_the_verdict_is_right(name: str) -> None:
     expected, words, build = CASES[name]
     report = build()
-    text = sentence(report)
+    text = str(report)
     assert ("agree" if report.passed else "differ") == expected, text
     assert all(word in text for word in words), text

@@ -223,8 +223,14 @@ def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:
     shapes = {"enc.0": (5, 36), "mu": (3, 5), "lv": (3, 5), "dec.0": (5, 3), "dec.2": (36, 5)}
     mine = {f"{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
     save_file(mine | {f"{name}.bias": torch.ones(shape[0]) for name, shape in shapes.items()}, "mine.safetensors")
-    (table,) = (block.content for block in blocks((DOCS / "running.md").read_text()) if block.language == "json")
-    Path("mine.json").write_text(table)
+    shapes = {"enc.0": (8, 1, 4, 4), "enc.2": (16, 8, 4, 4), "mu": (3, 784), "lv": (3, 784)}
+    shapes |= {"fc": (784, 3), "dec.0": (16, 8, 4, 4), "dec.2": (8, 1, 4, 4)}
+    mine = {f"{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    outputs = {name: shape[1 if name.startswith("dec") else 0] for name, shape in shapes.items()}
+    save_file(mine | {f"{name}.bias": torch.ones(n) for name, n in outputs.items()}, "convolutions.safetensors")
+    tables = [block.content for block in blocks((DOCS / "running.md").read_text()) if block.language == "json"]
+    for name, table in zip(("mine", "convolutions"), tables, strict=True):
+        Path(f"{name}.json").write_text(table)
     ran = set()
     for block in (block for page in RUN for block in blocks(page.read_text())):
         for line in block.content.splitlines() if block.language == "bash" else ():
