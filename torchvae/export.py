@@ -148,10 +148,11 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
 
 
 def _log_sigmoid_in_onnx(x: Any) -> Any:
-    """Return the operations of a log-sigmoid. PyTorch exports the logarithm of a Sigmoid, which onnxruntime has as 0 from
-    -18 on, so that a softplus of 18 is infinite; its own Softplus takes no float64."""
-    from onnxscript import opset18 as onnx
+    """The operations of a log-sigmoid: min(x, 0) - log(1 + e^-|x|). PyTorch exports the logarithm of a Sigmoid, which
+    is 0 in onnxruntime from -18 on, so that a softplus of 18 would be infinite; Softplus has no float64 there."""
+    from onnxscript import opset18
 
+    onnx: Any = opset18
     zero, one = (onnx.CastLike(onnx.Constant(value_float=value), x) for value in (0.0, 1.0))
     return onnx.Sub(onnx.Min(x, zero), onnx.Log(onnx.Add(one, onnx.Exp(onnx.Neg(onnx.Abs(x))))))
 
