@@ -70,6 +70,8 @@ def _neighbours(x: Array, axis: int, edge: int, stride: int, padding: int) -> li
     """The pixels that the outputs see along an axis: of all outputs the first, then the second, and so on."""
     n = x.shape[axis]
     outputs = (n + 2 * padding - edge) // stride + 1
+    if outputs == 1:
+        stride = min(stride, edge)  # nothing is skipped; a stride far above the map would be that much padding
     steps = outputs - 1 + -(-edge // stride)
     x = _padded(x, axis, padding, steps * stride - n - padding)
     # A split, since its transpose is a concatenation; that of strided slices is a sum of dilated arrays.

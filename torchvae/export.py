@@ -131,6 +131,7 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
                 input_names=[port.name for port in inputs],
                 output_names=[port.name for port in outputs],
                 verbose=False,
+                custom_translation_table={torch.ops.aten.log_sigmoid.default: _log_sigmoid_in_onnx},
             )
         assert exported is not None
         for node in exported.model.graph.all_nodes():
@@ -144,6 +145,16 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
                 f"({str(error).splitlines()[0]}); export it to torch-export, or train in float32."
             ) from None
     export_files.write_signature(folder, spec, "onnx")
+
+
+def _log_sigmoid_in_onnx(x: Any) -> Any:
+    """The operations of a log-sigmoid: min(x, 0) - log(1 + e^-|x|). PyTorch exports the logarithm of a Sigmoid, which
+    is 0 in onnxruntime from -18 on, so that a softplus of 18 would be infinite; Softplus has no float64 there."""
+    from onnxscript import opset18
+
+    onnx: Any = opset18
+    zero, one = (onnx.CastLike(onnx.Constant(value_float=value), x) for value in (0.0, 1.0))
+    return onnx.Sub(onnx.Min(x, zero), onnx.Log(onnx.Add(one, onnx.Exp(onnx.Neg(onnx.Abs(x))))))
 
 
 def _with_arguments(spec: Spec, model: VAE) -> Iterator[tuple[str, _Program, tuple[Tensor, ...]]]:

@@ -56,14 +56,14 @@ def recognise(shapes: Mapping[str, Shape], given: Given, where: str) -> Match:
     known = [source for source in SOURCES if _names(source, shapes) == set(shapes)]
     if not known:
         raise InputError(_unknown(shapes, where))
-    bases, conflicts = {}, []
+    bases, conflicts = {}, {}
     for source in known:
         try:
             bases[source] = _base(source, given)
         except InputError as conflict:  # what is given may be incompatible with one program's preset alone
-            conflicts.append(conflict)
+            conflicts[source] = conflict
     if not bases and any(_has_layers(PRESETS[given.preset or source.preset], source) for source in known):
-        raise conflicts[0]
+        raise next(iter(conflicts.values()))
     fitting = [source for source in bases if _layers(bases[source]) == _layers(source.over(PRESETS[source.preset]))]
     if not fitting:
         raise InputError(_without_layers(known, given, where))
@@ -81,6 +81,9 @@ def recognise(shapes: Mapping[str, Shape], given: Given, where: str) -> Match:
             return Match(source, given.preset or source.preset, spec, others)
         wrong = named(problems, "; ", 20)
         tried.append((len(problems), f"{where} has the names of {source.title}, but {wrong}; {HINT}."))
+    for source, conflict in conflicts.items():
+        if _fits(source, shapes, given.image):
+            raise conflict
     raise InputError(min(tried, key=lambda problem: problem[0])[1])
 
 
@@ -220,8 +223,8 @@ def _layered(source: Source, model: ModelSpec, axes: Mapping[str, Shape], image:
     if last.kind == "linear":
         made = _flat_image(math.prod(made), image, where)
     elif image is not None and image != made:
-        height, width, channels = made
-        raise InputError(f"{where} has images of {height} {width} {channels}, not {image}; give --image H W C.")
+        theirs, asked = (" ".join(map(str, size)) for size in (made, image))
+        raise InputError(f"{where} has images of {theirs}, not {asked}; give --image {theirs}.")
     return replace(model, image=made, **fields)
 
 
@@ -305,10 +308,11 @@ def _layers(spec: Spec) -> list[str]:
 
 def _without_layers(known: Sequence[Source], given: Given, where: str) -> str:
     alike = [n for n, spec in PRESETS.items() if any(_has_layers(spec, source) for source in known)]
-    whose = f"which the preset {given.preset} doesn't have"
+    whose, less = f"which the preset {given.preset} doesn't have", ""
     if given.preset is None or given.preset in alike:
-        whose = f"which a model with {' '.join(given.flags())} doesn't have"
-    return f"{where} has the layers of {known[0].title}, {whose}; give --preset one of {', '.join(alike)}; {HINT}."
+        whose, less = f"which a model with {' '.join(given.flags())} doesn't have", ", and no flag for other layers"
+    presets = f"give --preset one of {', '.join(alike)}{less}"
+    return f"{where} has the layers of {known[0].title}, {whose}; {presets}; {HINT}."
 
 
 def _differences(names: Set[str], shapes: Mapping[str, Shape]) -> str:

@@ -156,7 +156,9 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
     try:
         if (kind := safe_io.instead_of_file(path)) is not None:
             other = "" if kind == "nothing" else f", found {kind}"
-            raise InputError(f"There is no weight file {path}{other}; give a run folder that has a model.safetensors.")
+            inside = path / "model.safetensors"  # of a run folder given for its file
+            give = inside if inside.is_file() else "a run folder that has a model.safetensors"
+            raise InputError(f"There is no weight file {path}{other}; give {give}.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = safetensors_reader.header(file, size)

@@ -38,7 +38,14 @@ CONV = ModelSpec((5, 7, 2), (3, 4), 3, network="conv", activation="leaky-relu", 
 CODE = ModelSpec((4, 5, 1), (7, 6), 3, activation="tanh", posterior="relu-point", likelihood="gaussian-learned")
 SCALE = ModelSpec((4, 5, 1), (), 3, posterior="relu-sigma", likelihood="gaussian", output="linear")
 JUDGED = ModelSpec(
-    (8, 6, 1), (4,), 2, network="conv", posterior="point", discriminator=(5,), likelihood="squared-error"
+    (8, 6, 1),
+    (4,),
+    2,
+    network="conv",
+    activation="softplus",
+    posterior="point",
+    discriminator=(5,),
+    likelihood="squared-error",
 )
 MODELS = {
     "conv": Spec("digits", CONV, images=ImagesSpec(range="signed")),
@@ -63,12 +70,16 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def arrays_of(spec: Spec) -> Named:
-    """Weights with nothing left at 0 or 1, running statistics included."""
+    """Weights with nothing left at 0 or 1, running statistics included; a softplus is given numbers up to 40."""
     rng, dtype = np.random.default_rng(0), spec.training.dtype
-    return {
-        p.name: (rng.uniform(0.5, 2, p.shape) if p.name.endswith("var") else rng.normal(0, 0.5, p.shape)).astype(dtype)
-        for p in layout.table(spec.model)
-    }
+
+    def drawn(p: layout.Parameter) -> np.ndarray:
+        if p.name.endswith("var"):
+            return rng.uniform(0.5, 2, p.shape)
+        numbers = rng.normal(0, 0.5, p.shape)
+        return 40 * numbers if spec.model.activation == "softplus" and p.name.endswith("norm.bias") else numbers
+
+    return {p.name: drawn(p).astype(dtype) for p in layout.table(spec.model)}
 
 
 def built(package: str, spec: Spec) -> Any:

@@ -295,6 +295,31 @@ def test_what_does_not_fit_a_programs_layers_is_refused_in_a_sentence(drop, says
         torchvae.load_foreign(tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--image", "32", "32", "3"], "has images of 64 64 3, not 32 32 3; give --image 64 64 3."),
+        (
+            ["--encoder", "linear3"],
+            "which a model with --encoder linear3 doesn't have; give --preset one of pytorch-ex",
+        ),
+        (["--encoder", "linear3"], "iwae, and no flag for other layers; for a model of your own"),
+    ],
+)
+def test_flags_that_do_not_fit_a_program_are_refused_in_a_sentence(given, says: str, tmp_path, capsys) -> None:
+    safetensors.torch.save_file(Net("beta-vae-b-3").state(), tmp_path / "file")
+    assert cli.main(torchvae, ["import", str(tmp_path / "file"), "--out", str(tmp_path / "run"), *given]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_preset_that_does_not_go_with_the_program_that_fits_is_the_reason_told(tmp_path, capsys) -> None:
+    """Not the channels of the same program's other model, with which it goes."""
+    safetensors.torch.save_file(Net("beta-vae-h-1").state(), tmp_path / "file")
+    out = str(tmp_path / "run")
+    assert cli.main(torchvae, ["import", str(tmp_path / "file"), "--out", out, "--preset", "conv"]) == 2
+    assert "a Bernoulli likelihood needs pixels in [0, 1]" in capsys.readouterr().err
+
+
 TABLE = {
     "rules": {
         "down.{i}.*": "encoder.hidden.{i}.conv.*",

@@ -316,6 +316,9 @@ def test_what_is_no_weight_file_is_said(name: str, tmp_path) -> None:
     with pytest.raises(InputError, match=r"encoder\.hidden\.0.* have the shape \[.*9.*\], found \[.*7.*\]"):
         package.save(tmp_path / "a", other, params)
     assert not list(tmp_path.iterdir())
+    file = written_by(name, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=f"^There is no weight file {tmp_path}, found a folder; give {file}.$"):
+        package.load(tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch) -> None:

@@ -84,7 +84,18 @@ def test_terms_gradients_and_statistics_are_those_of_the_plain_formulas(name: st
 
 # Kernels above, at and below the stride; paddings up to the kernel's edge; rows left over at the end.
 @pytest.mark.parametrize(
-    "text", ["conv3k4s2p1", "conv3k3s3p2", "conv2k2s3", "conv1k3p2", "conv1k3p3", "up3k4s2p1", "up2k3s3o2", "up3k1s2o1"]
+    "text",
+    [
+        "conv3k4s2p1",
+        "conv3k3s3p2",
+        "conv2k2s3",
+        "conv1k3p2",
+        "conv1k3p3",
+        "conv2k3s99999999p1",
+        "up3k4s2p1",
+        "up2k3s3o2",
+        "up3k1s2o1",
+    ],
 )
 def test_a_layer_is_that_of_torch_nn_functional(text: str) -> None:
     """Values and gradients; the kernel's axes are moved here by hand."""
