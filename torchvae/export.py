@@ -142,7 +142,7 @@ def _write_onnx(folder: Path, spec: Spec, model: VAE) -> None:
         except Exception as error:  # of classes that onnxruntime doesn't make public
             raise InputError(
                 f"onnxruntime can't run this model's {name} in {spec.training.stored} "
-                f"({str(error).splitlines()[0]}); export it to torch-export, or train in float32."
+                f"({str(error).splitlines()[0]}); export it to torch-export, or export a run in float32."
             ) from None
     export_files.write_signature(folder, spec, "onnx")
 

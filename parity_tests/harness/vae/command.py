@@ -45,7 +45,7 @@ class Parity:
     """The preset to compare, or several separated by commas, or all."""
     dtype: Stored | Literal["both"] = "both"
     """Precision. In float64 all levels must agree to the last digits, whole runs too. In float32 whole runs must only
-    agree to within the noise floor: how far a run drifts from itself when its weights are moved by one ulp."""
+    agree to within the noise floor: how far a run drifts from itself when its weights are moved by one rounding."""
     steps: int = 100
     """Number of steps of the runs. The ten epochs of the default preset on MNIST have 4690, which take minutes."""
     batch: int | None = None
