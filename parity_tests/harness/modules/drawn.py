@@ -11,7 +11,7 @@ from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import leaves
 from parity_tests.harness.modules.pair import Both
-from parity_tests.harness.modules.rounding import tile
+from parity_tests.harness.modules.rounding import scaled, tile
 
 _FEW = 4
 _SIZES = (0.01, 10.0)
@@ -71,7 +71,7 @@ def _scattered(name: str, array: np.ndarray, point: int) -> np.ndarray:
     size = tile(array.size)
     if one_sign or array.ndim > 1:
         factors = rng.uniform(*positive, size) if one_sign else rng.choice(kernels, size)
-        return array * np.resize(factors.astype(array.dtype), array.shape)
+        return scaled(array, factors)
     farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
     return np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
 

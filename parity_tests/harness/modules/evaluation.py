@@ -19,7 +19,7 @@ from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.outputs import detached, mixture
 from parity_tests.harness.modules.pair import Arrays, Both
-from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, spread, tile, unit
+from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, scaled, spread, tile, unit
 from parity_tests.harness.modules.validation import kind
 
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
@@ -217,8 +217,8 @@ class Evaluation:
                     factor = unit("float64") / unit("float32")
                     yield "torch", {name: array * factor for name, array in spread(single, in_torch).items()}
             for seed in range(SAMPLES):
-                returned()
                 if seed % 2:
+                    returned()  # the weights that are moved and their gradient are new arrays in JAX
                     moved = entries(exact.jax_numbers(level, _jittered_jax(exact.both, seed)), places)
                     yield "jax", {name: array * scale for name, array in spread(moved, in_jax).items()}
                 else:
@@ -291,6 +291,6 @@ def _jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
         if array.dtype.kind not in "fc":
             return array
         factors = 1 + (rng.integers(0, 2, tile(array.size)) * 2 - 1) * np.finfo(array.dtype).eps
-        return array * np.resize(factors.astype(array.dtype), array.shape)
+        return scaled(array, factors)
 
     return change

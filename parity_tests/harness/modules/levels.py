@@ -75,7 +75,6 @@ class Levels:
         if self.options["statistics"]:
             yield from self._state()
         del self.after_torch, self.after_jax  # a copy of all parameters
-        returned()
         moved = effects(self.evaluation, frozenset(self.compared_state))
         returned()
         self.unexercised = moved.nothing

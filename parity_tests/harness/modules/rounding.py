@@ -46,6 +46,16 @@ def tile(size: int) -> int:
     return min(size, _TILE)
 
 
+def scaled(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Return the array times these factors, which are repeated in its order."""
+    result = np.array(array, order="C")
+    flat = result.reshape(-1)
+    for start in range(0, flat.size, max(1, factors.size)):
+        part = flat[start : start + factors.size]
+        part *= factors[: part.size].astype(array.dtype)
+    return result
+
+
 def peak(array: np.ndarray) -> float:
     """Return the size of the largest entry; not finite where one isn't."""
     if array.dtype.kind != "f":
@@ -191,9 +201,20 @@ def _worst_entry(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | f
         return Worst(0.0, "")
     if not np.isfinite(_wide(expected)).any() and not np.isfinite(_wide(actual)).any():
         return Worst(np.inf, "")  # nothing was compared
+    if np.ndim(floor) == 0 and floor and (bound := _gap(actual, expected) / float(floor)) <= 1:
+        return Worst(bound, "")  # an entry is less than its rounding error away, whatever its size adds to that
     sizes = excess(actual, expected, floor, dtype)
     at = np.unravel_index(int(sizes.argmax()), sizes.shape)
     return Worst(float(sizes[at]), "", tuple(map(int, at)))
+
+
+def _gap(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, a part at a time: memory for all of them would take longer than they do."""
+    if actual.size <= _TILE or not actual.ndim:
+        return peak(np.asarray(actual - expected))
+    rows = max(1, _TILE // (actual.size // len(actual)))
+    parts = [peak(actual[i : i + rows] - expected[i : i + rows]) for i in range(0, len(actual), rows)]
+    return float(np.max(parts))
 
 
 def _apart(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -205,4 +226,4 @@ def _apart(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64, copy=False)
