@@ -1,7 +1,7 @@
 """Compare one level of two networks, entry by entry with its rounding error, and the levels at other weights."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,6 @@ ROUGH_REASON = {
 }
 _FAR = 1e6
 
-Least = Callable[[Arrays, Arrays], Mapping[str, float]]
-"""Maps the arrays of JAX and of torch to the smallest rounding error of any entry of each, by name."""
-
 
 class Judged(NamedTuple):
     """A level that was compared."""
@@ -33,26 +30,44 @@ class Judged(NamedTuple):
     """The networks as they were compared: JAX's gradients op by op if its compiled ones differ from those."""
 
 
-def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float) -> Judged:
-    """Compare a level at the given weights.
+def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float, rough: bool = False) -> Judged:
+    """Compare a level.
 
     Args:
         name: The level's name in the report.
         level: Which numbers are compared.
         evaluation: Both networks.
         tolerance: How many rounding errors an entry may differ by.
+        rough: Whether the weights are others than the given ones; what is infinite or NaN in both networks there is
+            the same.
+
+    Returns:
+        The finding, the size of each array's difference, and the networks as they were compared.
     """
+    dtype = evaluation.both.dtype
 
-    def least(in_jax: Arrays, in_torch: Arrays) -> Mapping[str, float]:
-        return rounding.least_of_gradients(in_torch) if level == "gradients" else {}
+    def numbers() -> tuple[Arrays, Arrays]:
+        two = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
+        return _finite(*two) if rough else two
 
-    return _judged(name, level, evaluation, tolerance, least, rounding.REASON)
+    def samples(places: Arrays) -> Iterator[rounding.Sample]:
+        return evaluation.samples(level, places)
 
-
-def judge_roughly(name: str, level: Level, evaluation: Evaluation, tolerance: float) -> Judged:
-    """Compare a level at other weights; what is infinite or NaN in both networks there is the same."""
-    reason = ROUGH_REASON[evaluation.both.dtype]
-    return _judged(name, level, evaluation, tolerance, _rough(level, evaluation, tolerance), reason)
+    least: Mapping[str, float] = {}
+    if rough:
+        least = _least(level, *numbers(), ROUGH[dtype] / tolerance)
+    elif level == "gradients":
+        least = rounding.least_of_gradients(evaluation.torch_numbers(level))
+    worst, sizes = rounding.judged(numbers, dtype, tolerance, samples, least)
+    if level == "gradients" and worst.size > tolerance and not evaluation.op_by_op:
+        other = evaluation.uncompiled()
+        with contextlib.suppress(Exception):  # a model that runs only compiled
+            two = other.jax_numbers(level), evaluation.jax_numbers(level)
+            if rounding.worst(*two, least, dtype).size > tolerance:
+                return judge(name, level, other, tolerance, rough)
+    reason = ROUGH_REASON[dtype] if rough else rounding.REASON
+    finding = Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, reason)
+    return Judged(finding, sizes, evaluation)
 
 
 def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float) -> Finding:
@@ -64,45 +79,18 @@ def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float) ->
     in_jax = evaluation.jax_numbers("gradients")
     evaluation.forget_jax_weights()
     in_torch, dtype = evaluation.torch_numbers("gradients"), evaluation.both.dtype
-    least = _rough("gradients", evaluation, tolerance)(in_jax, in_torch)
+    least = _least("gradients", in_jax, in_torch, ROUGH[dtype] / tolerance)
     worst = rounding.worst(*_finite(in_jax, in_torch), least, dtype)
     return Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, ROUGH_REASON[dtype])
 
 
-def _judged(name: str, level: Level, evaluation: Evaluation, tolerance: float, least: Least, reason: str) -> Judged:
-    dtype, rough = evaluation.both.dtype, reason != rounding.REASON
-
-    def numbers() -> tuple[Arrays, Arrays]:
-        two = evaluation.jax_numbers(level), evaluation.torch_numbers(level)
-        return _finite(*two) if rough else two
-
-    def samples(places: Arrays) -> Iterator[rounding.Sample]:
-        return evaluation.samples(level, places)
-
-    smallest = least(*numbers())
-    worst, sizes = rounding.judged(numbers, dtype, tolerance, samples, smallest)
-    if level == "gradients" and worst.size > tolerance and not evaluation.op_by_op:
-        other = evaluation.uncompiled()
-        with contextlib.suppress(Exception):  # a model that runs only compiled
-            two = other.jax_numbers(level), evaluation.jax_numbers(level)
-            if rounding.worst(*two, smallest, dtype).size > tolerance:
-                return _judged(name, level, other, tolerance, least, reason)
-    finding = Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, reason)
-    return Judged(finding, sizes, evaluation)
-
-
-def _rough(level: Level, evaluation: Evaluation, tolerance: float) -> Least:
+def _least(level: Level, in_jax: Arrays, in_torch: Arrays, share: float) -> Mapping[str, float]:
     """Return the least rounding errors at other weights: a share of the largest gradient, or of each array's largest
     entry but for those that are far larger than most, as of a mask."""
-    share = ROUGH[evaluation.both.dtype] / tolerance
-
-    def least(in_jax: Arrays, in_torch: Arrays) -> Mapping[str, float]:
-        if level == "gradients":
-            scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
-            return dict.fromkeys(in_torch, share * scale)
-        return {name: share * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
-
-    return least
+    if level == "gradients":
+        scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+        return dict.fromkeys(in_torch, share * scale)
+    return {name: share * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
 
 
 def _usual(array: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from parity_tests.harness.modules.drawn import scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
 from parity_tests.harness.modules.exercised import effects, exercised, unpaired
-from parity_tests.harness.modules.judging import judge, judge_gradients_lean, judge_roughly
+from parity_tests.harness.modules.judging import judge, judge_gradients_lean
 from parity_tests.harness.modules.optimizers import train_both
 from parity_tests.harness.modules.outputs import MixedError, detached
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -93,7 +93,7 @@ class Levels:
         if (other := self._at(point)) is None:
             self.left_out += ELSEWHERE[point] if self.options["losses"] is not None else ELSEWHERE[point][:1]
             return
-        outputs = judge_roughly(ELSEWHERE[point][0], "outputs", other, self.tolerance)
+        outputs = judge(ELSEWHERE[point][0], "outputs", other, self.tolerance, rough=True)
         yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
         # A buffer of torch alone was asked at the given weights: each takes some calls of the module.
         asked = sorted({*self.unexercised} - {*unpaired(self.both)})
@@ -108,7 +108,7 @@ class Levels:
         finding = judge_gradients_lean(name, evaluation, self.tolerance)
         if finding.passed or (again := self._at(point)) is None:
             return finding, lambda: None
-        finding, sizes, other = judge_roughly(name, "gradients", again, self.tolerance)
+        finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True)
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
     def _at(self, point: int) -> Evaluation | None:

@@ -210,11 +210,12 @@ def _worst_entry(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | f
 
 def _gap(actual: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference, a part at a time: memory for all of them would take longer than they do."""
-    if actual.size <= _TILE or not actual.ndim:
-        return peak(np.asarray(actual - expected))
-    rows = max(1, _TILE // (actual.size // len(actual)))
-    parts = [peak(actual[i : i + rows] - expected[i : i + rows]) for i in range(0, len(actual), rows)]
-    return float(np.max(parts))
+    with np.errstate(all="ignore"):  # of infinities
+        if actual.size <= _TILE or not actual.ndim:
+            return peak(np.asarray(actual - expected))
+        rows = max(1, _TILE // (actual.size // len(actual)))
+        parts = [peak(actual[i : i + rows] - expected[i : i + rows]) for i in range(0, len(actual), rows)]
+        return float(np.max(parts))
 
 
 def _apart(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:

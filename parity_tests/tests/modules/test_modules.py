@@ -21,6 +21,7 @@ from flax import linen, nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
@@ -757,3 +758,11 @@ def test_the_plugins_fixture(tmp_path: Path) -> None:
 
 
 assert len(LABELS) == len(IMAGES)  # both losses are of six
+
+
+@pytest.mark.parametrize("size", [2, 2_000_000])
+def test_an_infinity_in_both_is_the_same_and_warns_of_nothing(size: int) -> None:
+    arrays = {"a": np.full(size, np.inf)}
+    arrays["a"][0] = 1.0
+    assert rounding.worst(arrays, arrays, {"a": 1e-8}, "float64").size == 0
+    assert rounding.worst(arrays, {"a": -arrays["a"]}, {"a": 1e-8}, "float64").size == np.inf
