@@ -62,11 +62,18 @@ def _summed(lhs: jax.Array, rhs: jax.Array, options: dict[str, Any]) -> jax.Arra
     size = [max((side - (length - 1) * between - 1) // step + 1, 0) for side, length, between, step in sides]
     x, kernel = (array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups) for array in (x, kernel))
     result = jnp.zeros((x.shape[0], *size, *kernel.shape[-2:]), lhs.dtype)
-    for place in np.ndindex(kernel.shape[:-3]) if math.prod(size) else ():
-        first = [at * between for at, between in zip(place, apart, strict=True)]
-        last = [at + (n - 1) * step + 1 for at, n, step in zip(first, size, strides, strict=True)]
-        part = jax.lax.slice(x, (0, *first, 0, 0), (x.shape[0], *last, *x.shape[-2:]), (1, *strides, 1, 1))
+    places = np.stack([*np.ndindex(kernel.shape[:-3])]) * np.asarray(apart)
+    spans = [(n - 1) * step + 1 for n, step in zip(size, strides, strict=True)]
+    every = tuple(slice(None, None, step) for step in (1, *strides))
+
+    @jax.checkpoint  # else the gradient keeps each place's part of the input
+    def add(result: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        first, weights = at
+        part = jax.lax.dynamic_slice(x, (0, *first, 0, 0), (x.shape[0], *spans, *x.shape[-2:]))[every]
         one = part.shape[-1] == 1  # a product of numbers is far faster than one of matrices of one number
-        result += part * kernel[place][0] if one else jnp.einsum("...gc,cgo->...go", part, kernel[place])
+        return result + (part * weights[0] if one else jnp.einsum("...gc,cgo->...go", part, weights)), None
+
+    if math.prod(size):  # a loop, since a term for each place takes long to compile
+        result, _ = jax.lax.scan(add, result, (jnp.asarray(places), kernel.reshape(-1, *kernel.shape[-3:])))
     result = jax.lax.collapse(result, result.ndim - 2)
     return jnp.moveaxis(result, range(result.ndim), (of_out[0], *of_out[2:], of_out[1]))

@@ -125,8 +125,8 @@ def compare_modules(
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go
-            through other branches of the activations, and at smaller ones if a tensor was not exercised. "compare"
-            changes nothing and compares the weights first.
+            through other branches of the activations, at larger biases and inputs, and at smaller weights if a tensor
+            was not exercised. "compare" changes nothing and compares the weights first.
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
         input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
@@ -177,7 +177,7 @@ def compare_modules(
         def in_double(both: Both) -> Evaluation:
             exact = made("float64")._replace(pairs=both.pairs)
             wide = {name: array.astype(_wide(array)) for name, array in both.named(both.arrays()).items()}
-            exact = exact.filled(wide)
+            exact = exact.filled(wide)._replace(inputs=[x.astype(_wide(x)) for x in both.inputs])
             exact.fill_torch()
             result = Evaluation(exact, losses)
             result.trees = result.forward_jax(exact)[0], detached(result.forward_torch(exact)[0])

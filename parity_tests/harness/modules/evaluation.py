@@ -17,7 +17,7 @@ from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
-from parity_tests.harness.modules.outputs import detached, mixture
+from parity_tests.harness.modules.outputs import detached, leaves, mixture
 from parity_tests.harness.modules.pair import Arrays, Both
 from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, scaled, spread, tile, unit
 from parity_tests.harness.modules.validation import kind
@@ -43,16 +43,27 @@ class Evaluation:
         self._loss_slopes: tuple[Any, Any, Any] | None = None
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
+        self._called: tuple[Any, torch.nn.Module] | None = None
+        """The outputs of the torch module and the module, called once already, for one gradient."""
         self._known: dict[tuple[str, Level], Arrays] = {}
 
-    def at(self, both: Both) -> "Evaluation":
-        """Return an evaluation at other numbers, which shares the compiled programs."""
+    def at(self, both: Both) -> "Evaluation | None":
+        """Return an evaluation at other numbers, which shares the compiled programs; None if torch has no finite number
+        in an output there."""
         other = Evaluation(both, self.losses, self._in_double)
+        try:
+            in_torch = self.forward_torch(both)
+            finite = all(np.isfinite(array).any() for array in leaves(in_torch[0]).values())
+        except Exception:  # the module may not take such numbers
+            return None
+        if not finite:
+            return None
+        other._called = in_torch if self.losses is not None else None
         other._forward, other._slopes, other._gradient = self._forward, self._slopes, self._gradient
         other._sharing, other.op_by_op = self._sharing, self.op_by_op
         with raised_by("The JAX model at other weights"):
             in_jax, _ = other.forward_jax(both)
-        other.trees = in_jax, detached(other.forward_torch(both)[0])
+        other.trees = in_jax, detached(in_torch[0])
         other.know("outputs", *both.outputs(*other.trees))
         return other
 
@@ -149,7 +160,8 @@ class Evaluation:
             if ("torch", level) not in self._known:
                 self._known["torch", level] = self.torch_numbers(level, self.both)
             return self._known["torch", level]
-        outputs, module = self.forward_torch(both)
+        called, self._called = self._called, None
+        outputs, module = called if called and both is self.both else self.forward_torch(both)
         if level == "state":
             state = flatten(both.net.state)
             named = {pair.name for pair in both.pairs if pair.path in state}

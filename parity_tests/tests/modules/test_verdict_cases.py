@@ -479,7 +479,18 @@ def eps_of_a_millionth_before_a_clip():
     return compare_modules(ours, None, theirs, None, X)
 
 
-@case("agree", "(not compared, since torch gives no finite number there: outputs at larger biases)")
+@case("differ", "at larger biases and inputs")
+def bound_that_the_given_inputs_do_not_reach():
+    """No bias could move them there: the largest number before the activation is 1.3, at other weights 1.7."""
+    kernel = np.random.default_rng(0).uniform(-0.3, 0.3, (8, 8)).astype(np.float32)
+    layer = nn.Linear(8, 8, bias=False)
+    theirs = Torch(lambda m, x: m.layer(x).relu(), layer=layer)
+    return compare_modules(
+        lambda p, x: jax.nn.relu6(x @ p["w"]), {"w": jnp.asarray(kernel)}, theirs, {"w": "layer.weight"}, X
+    )
+
+
+@case("agree", "(not compared, since torch gives no finite number there: outputs at larger biases and inputs)")
 def no_finite_number_at_larger_biases():
     numbers = np.linspace(-0.3, 0.4, 8).astype(np.float32)
     ours = Jax(lambda m, x: x + jnp.exp(20 * m.g[...] ** 2).sum(), g=nnx.Param(jnp.asarray(numbers)))
