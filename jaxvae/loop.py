@@ -16,7 +16,7 @@ from jaxvae.keys import stream_key
 from jaxvae.parallel import agreed, everywhere, local, placed, shares
 from jaxvae.params import optimizer_to_arrays, to_arrays
 from jaxvae.shared.backend import Part, Progress
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
@@ -62,6 +62,7 @@ def fit(
         require_bytes("fit", images, spec.model.image)
         require_labels("fit", spec, labels, len(images))
     require_images(data.train.shape)
+    spec = resolved(spec, len(data.train))
     if start is not None:
         check_params("fit", spec.model, start[0].params, spec.training.stored)
     with jax.default_device(device):

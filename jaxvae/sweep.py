@@ -16,7 +16,7 @@ from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.training.interval import Pace
@@ -55,6 +55,7 @@ def fit_together(
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit_together", images, specs[0].model.image)
         require_labels("fit_together", specs[0], labels, len(images))
+    specs = [resolved(spec, len(data.train)) for spec in specs]
     for spec, start in zip(specs, starts or (), strict=False):
         if start is not None:
             check_params("fit_together", spec.model, start[0].params, spec.training.stored)

@@ -17,11 +17,12 @@ from jaxvae.nets import Params, combine, init, partition
 from jaxvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.config.spec import Spec, require_spec
+from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.requirements import require_batches, require_images
+from jaxvae.updates import clipped, learning_rate
 
 
 class TrainState(NamedTuple):
@@ -39,29 +40,32 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> optax.GradientTransformation:
-    """Make Adam with eps outside the root, whose state is that of `optax.adam`'s inner transformation.
+    """Make Adam with eps outside the root, whose state is that of `optax.adam`'s inner transformation, or AdamW.
+
+    A gradient is clipped first if the configuration says so.
 
     `optax.adam` itself computes 1 - 0.999^t in float32, where it is off by 1e-5 at the first steps.
 
     Args:
         spec: The configuration.
-        learning_rate: The step size; by default the first epoch's.
+        learning_rate: The step size; by default the first epoch's, without a schedule by step.
 
     Returns:
         The gradient transformation.
 
     References:
-        Kingma & Ba 2015, algorithm 1.
+        Kingma & Ba 2015, algorithm 1. Loshchilov & Hutter 2019, algorithm 2, for the decay of the weights.
     """
     b1, b2, eps = spec.training.beta1, spec.training.beta2, spec.training.eps
     rate = spec.training.learning_rates()[0] if learning_rate is None else learning_rate
+    shrink = spec.training.weight_decay
 
     def start(params: Params) -> optax.ScaleByAdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.copy, zeros))
 
     def update(grads, state, params=None):
-        count = state.count + 1
+        count, grads = state.count + 1, clipped(spec, grads)
         dtype = jax.tree.leaves(grads)[0].dtype
         t = count.astype(dtype)
         # The corrections of the moments' bias, taken out of the division that each weight needs.
@@ -70,6 +74,8 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
         updates = jax.tree.map(lambda m, v: -step_size * m / (jnp.sqrt(v) + small), mu, nu)
+        if shrink:
+            updates = jax.tree.map(lambda u, w: u - rate * shrink * w, updates, params)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
@@ -140,7 +146,8 @@ def train_step(
     check_pixels("train_step", spec, state.params, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
-    return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), _learning_rate(spec, epoch))
+    rate = learning_rate(spec, epoch, state.step)
+    return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), rate)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -206,7 +213,7 @@ def train_epoch(
     order = epoch_order(spec, state.key, epoch, n) if order is None else order
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
     weights = real / real.sum(1, keepdims=True)
-    static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
+    static, spec = static_key(state.key, "train"), resolved(spec, n)
     end, size = (epoch + 1) * steps, min(steps, steps_at_once(spec, batch))
     for sooner in (spec.training.max_steps, last):
         end = end if sooner is None else jnp.minimum(end, sooner)
@@ -227,6 +234,7 @@ def train_epoch(
         given = images[rows if places is None else places[at]]
         x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
         row_labels = None if labels is None else labels[rows]
+        rate = learning_rate(spec, epoch, state.step)
         state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate)
         return state, log.at[at].set(jnp.stack(terms))
 
@@ -251,13 +259,6 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
         reported |= terms
     params, opt_state, reported = whole((params, opt_state, reported))
     return TrainState(params, opt_state, state.step + 1, state.key), collect(spec, reported)
-
-
-def _learning_rate(spec: Spec, epoch: Array | int) -> Array | float:
-    rates = spec.training.learning_rates()
-    if len(rates) == 1:
-        return rates[0]
-    return jnp.asarray(rates, spec.training.stored)[jnp.minimum(epoch, len(rates) - 1)]
 
 
 def _power_less_one(base: float, t: Array) -> Array:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.backend import Part, Progress
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
@@ -61,6 +61,7 @@ def fit(
         require_bytes("fit", images, spec.model.image)
         require_labels("fit", spec, labels, len(images))
     require_images(data.train.shape)
+    spec = resolved(spec, len(data.train))
     if start is not None:
         check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start

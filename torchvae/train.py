@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec, require_spec
+from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
@@ -22,6 +22,7 @@ from torchvae.nets import VAE, init
 from torchvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
 from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
+from torchvae.updates import clipped, learning_rate
 
 
 class TrainState(NamedTuple):
@@ -39,7 +40,9 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """Make Adam with eps outside the root, at the first epoch's learning rate.
+    """Make Adam with eps outside the root, or AdamW, at the first epoch's learning rate without a schedule by step.
+
+    A gradient is clipped first if the configuration says so.
 
     Args:
         spec: The configuration.
@@ -49,11 +52,22 @@ def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimize
         The optimizer.
 
     References:
-        Kingma & Ba 2015, algorithm 1.
+        Kingma & Ba 2015, algorithm 1. Loshchilov & Hutter 2019, algorithm 2, for the decay of the weights.
     """
     training = spec.training
     betas = (training.beta1, training.beta2)
-    return torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, fused=True)
+    adam = torch.optim.AdamW if training.weight_decay else torch.optim.Adam
+    rate, shrink = training.learning_rates()[0], training.weight_decay
+    optimizer = adam(parameters, rate, betas, training.eps, shrink, fused=True)
+
+    def clip(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        tensors = [tensor for tensor in optimizer.param_groups[0]["params"] if tensor.grad is not None]
+        for tensor, grad in zip(tensors, clipped(spec, [tensor.grad for tensor in tensors]), strict=True):
+            tensor.grad = grad
+
+    if training.clip:
+        optimizer.register_step_pre_hook(clip)
+    return optimizer
 
 
 def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
@@ -123,7 +137,7 @@ def train_step(
     own_labels = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), own_labels, split(_shares(x, x.dtype)), state.step)
     state.model.train()
-    state, terms = _update(spec, state, batch, _learning_rate(spec, epoch))
+    state, terms = _update(spec, state, batch, learning_rate(spec, epoch, state.step))
     state.model.eval()
     return state, terms
 
@@ -190,7 +204,7 @@ def train_epoch(
     end = min(bound for bound in ((epoch + 1) * steps, spec.training.max_steps, last) if bound is not None)
     end = max(state.step, end)
     at = random.fold_in(keys.noise, torch.arange(state.step, end))
-    static, rate = static_key(state.key, "train"), _learning_rate(spec, epoch)
+    static, spec = static_key(state.key, "train"), resolved(spec, n)
 
     log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
     state.model.train()
@@ -210,7 +224,7 @@ def train_epoch(
         row_labels = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))
         batch_inputs = inputs(spec, x, draws, row_labels, split(_shares(whole, x.dtype)), state.step)
-        state, terms = _update(spec, state, batch_inputs, rate)
+        state, terms = _update(spec, state, batch_inputs, learning_rate(spec, epoch, state.step))
         torch.stack(terms, out=log[place])
     state.model.eval()
     return state, log
@@ -238,11 +252,6 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
         optimizer.step()
         reported |= {name: term.detach() for name, term in terms.items()}
     return state._replace(step=state.step + 1), collect(spec, reported)
-
-
-def _learning_rate(spec: Spec, epoch: int) -> float:
-    rates = spec.training.learning_rates()
-    return rates[min(epoch, len(rates) - 1)]
 
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:

@@ -21,7 +21,7 @@ from jaxvae.shared.commands.common import (
 )
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
-from jaxvae.shared.config.spec import Spec, same_run
+from jaxvae.shared.config.spec import Spec, resolved, same_run
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
@@ -176,7 +176,7 @@ def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: 
         "sessions": [session_record(backend, device, 0)],
     }
     _require_same_start(backend, flags, len(dataset.train), config["data"]["digest"])
-    spec = replace(flags.spec, data=dataset.name)
+    spec = replace(resolved(flags.spec, len(dataset.train)), data=dataset.name)
     out = flags.out or run_folder.free_path(Path("runs"), name)
     if not backend.first():
         yield Session(run_folder.Run(out, spec, config), dataset, device, None)
@@ -246,6 +246,11 @@ def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, s
     if total < step:
         raise InputError(
             f"{run.path} has already taken {step:,} steps, more than the {total:,} requested; ask for more."
+        )
+    if flags.spec != run.spec and training.schedule == "cosine" and total > training.rate_warmup + training.stretch:
+        raise InputError(
+            f"{run.path} has a cosine that falls to 0 at step {training.rate_warmup + training.stretch:,}, and more "
+            "steps would change no weight; start a longer run."
         )
     if flags.spec != run.spec and total == run.spec.training.total_steps(images):
         raise InputError(

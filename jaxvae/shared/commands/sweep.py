@@ -16,7 +16,7 @@ from jaxvae.shared.commands import sweep_folder
 from jaxvae.shared.commands.common import LoadedData, preset_spec
 from jaxvae.shared.commands.open_session import load_images, open_session, require_positive_flags
 from jaxvae.shared.commands.train import Train
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
@@ -108,6 +108,7 @@ def run(backend: Backend, command: Sweep) -> None:
     loaded = load_images(backend, _member_command(command, out, first))
     dataset = loaded[0]
     n, name = len(dataset.train), dataset.name
+    members = {member: resolved(spec, n) for member, spec in members.items()}
     device = backend.device_label(backend.prepare(command.device, first.training.dtype, command.devices))
     together = command.how == "together" or (
         command.how == "auto"

@@ -1,8 +1,8 @@
 """The parts of a configuration: model, objective, training and images."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Self
 
 from typing_extensions import Doc
 
@@ -10,6 +10,7 @@ from jaxvae.shared.config import layer_words, likelihoods, networks
 from jaxvae.shared.config.choices import (
     Activation,
     Binarization,
+    ClipRule,
     Corruption,
     Dtype,
     Form,
@@ -177,9 +178,24 @@ class TrainingSpec:
     """Adam's epsilon, added to the root of the second moment."""
     schedule: Schedule = "exponential"
     """How the learning rate changes. `exponential`: it is multiplied by `decay` after each epoch; `iwae`: in
-    stage i = 0, 1, ..., 7, of 3^i epochs, it is the initial rate times 10^(-i/7)."""
+    stage i = 0, 1, ..., 7, of 3^i epochs, it is the initial rate times 10^(-i/7); `cosine`: it falls to 0 along half
+    a cosine, in `decay_steps` steps; `steps`: it is multiplied by `decay` after every `decay_steps` steps."""
     decay: float = 1.0
-    """Factor of the learning rate from one epoch to the next; 1 for a constant rate."""
+    """Factor of the learning rate from one epoch to the next, or for `steps` from one stretch of `decay_steps` steps to
+    the next; 1 for a constant rate."""
+    decay_steps: int | None = field(default=None, metadata=LATER)
+    """Steps of the schedules `cosine` and `steps`, counted from the end of the rate's warm-up. By default a cosine
+    falls up to the last step of the run."""
+    rate_warmup: int = field(default=0, metadata=LATER)
+    """Steps over which the learning rate rises: step t = 0, 1, ... has (t + 1) / N of it; 0 for none."""
+    weight_decay: float = field(default=0.0, metadata=LATER)
+    """AdamW's weight decay: a step also subtracts this share of every weight, times the learning rate."""
+    clip: float = field(default=0.0, metadata=LATER)
+    """The largest norm of an update's whole gradient, which is scaled down to it; 0 for any norm. The gradient is that
+    of what is minimized, see `units`."""
+    clip_rule: ClipRule = field(default="torch", metadata=LATER)
+    """How a gradient is scaled down. `torch`: by clip / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_; `optax`: by
+    clip / norm, as optax.clip_by_global_norm."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -192,10 +208,27 @@ class TrainingSpec:
             require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         require_positive("eps", self.eps)
         require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
-        if self.decay != 1:  # learning_rates has one for each epoch
+        if self.decay != 1 and self.schedule != "steps":  # learning_rates has one for each epoch
             require(self.epochs <= 10**6, "epochs", "at most 1000000 with a decay", self.epochs)
-        if self.schedule == "iwae" and self.decay != 1:
-            raise InputError(f"The iwae schedule has its own decay; give --decay 1, found {self.decay:g}.")
+        if self.schedule in ("iwae", "cosine") and self.decay != 1:
+            raise InputError(f"The {self.schedule} schedule has its own decay; give --decay 1, found {self.decay:g}.")
+        by_step = self.schedule in ("cosine", "steps")
+        if self.decay_steps is not None:
+            require_positive("decay_steps", self.decay_steps)
+            if not by_step:
+                raise InputError(
+                    f"Only the schedules cosine and steps have decay_steps, and {self.schedule} is by epoch; leave out "
+                    f"--decay-steps, found {self.decay_steps}."
+                )
+        elif self.schedule == "steps":
+            raise InputError("The schedule steps needs the steps after which the rate falls; give --decay-steps.")
+        for name in ("rate_warmup", "weight_decay", "clip"):
+            require_not_negative(name, getattr(self, name))
+        require(
+            self.weight_decay * self.learning_rate < 1, "weight_decay", "below 1 / learning_rate", self.weight_decay
+        )
+        if self.clip_rule != "torch" and not self.clip:
+            raise InputError("Without a clip there is no rule of it; give --clip, or leave out --clip-rule.")
 
     @property
     def stored(self) -> Stored:
@@ -216,11 +249,27 @@ class TrainingSpec:
         steps = self.epochs * self.epoch_steps(images)
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    @property
+    def stretch(self) -> int:
+        """Steps in which the rate falls to 0, or after which it falls. Raises InputError if that is the whole run."""
+        if self.decay_steps is None:
+            raise InputError(
+                "The cosine falls up to the run's last step, which is not known here; give decay_steps, or take "
+                "training.resolved(images)."
+            )
+        return self.decay_steps
+
+    def resolved(self, images: int) -> Self:
+        """Set the `decay_steps` of a cosine over the whole run, with `images` images in an epoch."""
+        if self.schedule != "cosine" or self.decay_steps is not None:
+            return self
+        return replace(self, decay_steps=max(self.total_steps(images) - self.rate_warmup, 1))
+
     def learning_rates(self) -> tuple[float, ...]:
         """Compute the learning rate of each epoch.
 
         Returns:
-            One rate for each epoch, or a single one if the rate is constant.
+            One rate for each epoch, or a single one if no epoch changes it. What changes it at each step is left out.
 
         References:
             Burda, Grosse & Salakhutdinov 2016, section 5, for the schedule `iwae`.
@@ -228,7 +277,7 @@ class TrainingSpec:
         if self.schedule == "iwae":
             stages = [i for i in range(8) for _ in range(3**i)]
             return tuple(self.learning_rate * 10 ** (-i / 7) for i in stages[: self.epochs])
-        if self.decay == 1:
+        if self.decay == 1 or self.schedule == "steps":
             return (self.learning_rate,)
         return tuple(self.learning_rate * self.decay**epoch for epoch in range(self.epochs))
 

@@ -60,6 +60,11 @@ class Spec:
         return 1.0 if self.objective.units == "image" else 1 / self.model.pixels
 
 
+def resolved(spec: Spec, images: int) -> Spec:
+    """Return the configuration with what depends on the number of training images set."""
+    return replace(spec, training=spec.training.resolved(images))
+
+
 def require_spec(spec: object) -> None:
     """Raises InputError unless it is a configuration."""
     if not isinstance(spec, Spec):

@@ -4,7 +4,7 @@ from typing import assert_never
 
 from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
 from jaxvae.shared.config.networks import NETWORKS
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 
@@ -54,8 +54,8 @@ def facts(spec: Spec) -> dict[str, str]:
         "loss": "; ".join(_loss(spec)),
         "units": f"nats per image: {sums}",
         "minimized": _minimized(spec),
-        "training": f"Adam ({training.beta1:g}, {training.beta2:g}, eps {training.eps:g}), {_rate(spec)}, batches of "
-        f"{training.batch_size}, {training.epochs} epochs{until}, {training.dtype}, seed {training.seed}",
+        "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, {training.epochs} "
+        f"epochs{until}, {training.dtype}, seed {training.seed}",
     }
     if model.classes:
         rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
@@ -183,12 +183,24 @@ def _minimized(spec: Spec) -> str:
             return f"the loss over {pixels} pixels: {what} + {own:g} times the divergence's part, in nats per image"
 
 
-def _rate(spec: Spec) -> str:
-    training = spec.training
-    if training.schedule == "iwae":
-        return f"step size {training.learning_rate:g} * 10^(-i/7) for 3^i epochs, i = 0..7"
-    decayed = f" times {training.decay:g} each epoch" if training.decay != 1 else ""
-    return f"step size {training.learning_rate:g}{decayed}"
+def _adam(training: TrainingSpec) -> str:
+    name, decay = ("AdamW", f", weight decay {training.weight_decay:g}") if training.weight_decay else ("Adam", "")
+    clip = f" of gradients clipped to norm {training.clip:g}" if training.clip else ""
+    return f"{name} ({training.beta1:g}, {training.beta2:g}, eps {training.eps:g}{decay}){clip}"
+
+
+def _rate(training: TrainingSpec) -> str:
+    rate = f"step size {training.learning_rate:g}"
+    rising = f", rising over the first {training.rate_warmup:,} steps" if training.rate_warmup else ""
+    match training.schedule:
+        case "iwae":
+            return f"{rate} * 10^(-i/7) for 3^i epochs, i = 0..7{rising}"
+        case "cosine":
+            span = "the run" if training.decay_steps is None else f"{training.decay_steps:,} steps"
+            return f"{rate}{rising}, falling to 0 along a cosine over {span}"
+        case "steps":
+            return f"{rate}{rising}, times {training.decay:g} after every {training.stretch:,} steps"
+    return f"{rate} times {training.decay:g} each epoch{rising}" if training.decay != 1 else f"{rate}{rising}"
 
 
 def _corruption(spec: Spec) -> str:

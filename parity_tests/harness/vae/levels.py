@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxvae.shared.config.networks import NETWORKS
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import Gap, count, gap, shares, worst
 from parity_tests.harness.findings import Finding
@@ -79,6 +79,7 @@ def case(spec: Spec, data: Dataset) -> Case:
         The inputs.
     """
     size, n = min(spec.training.batch_size, len(data.train)), len(data.train)
+    spec = resolved(spec, n)
     start = jax_backend.initial(spec, data.train)
     few = data._replace(test=data.test[:1100], test_labels=data.test_labels[:1100])
     rng = np.random.default_rng(spec.training.seed)

@@ -5,7 +5,7 @@ from itertools import tee
 
 import numpy as np
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
 from parity_tests.harness.compare import gap
@@ -76,8 +76,7 @@ def explain(
 def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str) -> randomness.Causes:
     """Compute the result of step `t` from the state before it, by the plain formulas and under each known fault."""
     per_epoch = spec.training.epoch_steps(len(data.train))
-    rates = spec.training.learning_rates()
-    rate = rates[min(t // per_epoch, len(rates) - 1)]
+    rate = reference.learning_rate(resolved(spec, len(data.train)), t // per_epoch, t)
 
     def loss(rows: np.ndarray, t: int) -> np.ndarray:
         batch = rows_batch(spec, data, rows, t)

@@ -191,7 +191,7 @@ def optimizer(case: Case, name: str) -> Causes:
 
 def steps(case: Case, name: str) -> Causes:
     """Compute two steps from a warm state."""
-    spec, rate = case.spec, case.spec.training.learning_rates()[0]
+    spec = case.spec
     first: dict[int, Any] = {}  # the first gradients, which the variants of Adam share
 
     def answer(how: reference.Adam, shift: int = 0) -> np.ndarray:
@@ -205,6 +205,7 @@ def steps(case: Case, name: str) -> Causes:
                 break
             if not i and shift not in first:
                 first[shift] = reference.first_gradients(spec, weights, batch)
+            rate = reference.learning_rate(spec, 0, WARM + i)
             weights, state = reference.step(spec, weights, batch, rate, state, how, None if i else first[shift])
         named = dict(zip(spec.terms, np.array(terms, case.dtype).T, strict=True))
         return {**named, **weights, **state}[name]

@@ -33,5 +33,6 @@ from parity_tests.harness.vae.reference.training import Adam as Adam
 from parity_tests.harness.vae.reference.training import adam as adam
 from parity_tests.harness.vae.reference.training import first_gradients as first_gradients
 from parity_tests.harness.vae.reference.training import gradients as gradients
+from parity_tests.harness.vae.reference.training import learning_rate as learning_rate
 from parity_tests.harness.vae.reference.training import step as step
 from parity_tests.harness.vae.reference.training import usual as usual

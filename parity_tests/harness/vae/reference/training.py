@@ -68,6 +68,8 @@ class Adam(NamedTuple):
     """Weight decay added to the gradient."""
     clip: float = math.inf
     """The gradient's largest global norm."""
+    clip_eps: float = 0.0
+    """What is added to the norm that a larger one is divided by."""
     largest: bool = False
     """Whether it divides by the largest second moment so far, as AMSGrad."""
 
@@ -91,7 +93,7 @@ def adam(
         count += 1
         norm = math.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in grad.values()))
         for name, w in new.items():
-            g = grad[name] * min(1.0, how.clip / max(norm, 1e-30)) + how.l2 * w
+            g = grad[name] * min(1.0, how.clip / max(norm + how.clip_eps, 1e-30)) + how.l2 * w
             m[name] = how.b1 * m[name] + (1 - how.b1) * g
             v[name] = how.b2 * v[name] + (1 - how.b2) * g * g
             top[name] = np.maximum(top[name], v[name])
@@ -106,7 +108,24 @@ def adam(
 
 def usual(spec: Spec) -> Adam:
     """Make Adam's settings from the configuration."""
-    return Adam(spec.training.beta1, spec.training.beta2, spec.training.eps)
+    training = spec.training
+    own = Adam(training.beta1, training.beta2, training.eps, decay=training.weight_decay)
+    if not training.clip:
+        return own
+    return own._replace(clip=training.clip, clip_eps=1e-6 if training.clip_rule == "torch" else 0.0)
+
+
+def learning_rate(spec: Spec, epoch: int, t: int) -> float:
+    """Compute the learning rate of step `t`, of epoch `epoch`, both from 0."""
+    training, rates = spec.training, spec.training.learning_rates()
+    share = 1.0
+    if t < training.rate_warmup:
+        share = (t + 1) / training.rate_warmup
+    elif training.schedule == "cosine":
+        share = math.cos(min((t - training.rate_warmup) / training.stretch, 1.0) * math.pi / 2) ** 2
+    elif training.schedule == "steps":
+        share = training.decay ** ((t - training.rate_warmup) // training.stretch)
+    return share * rates[min(epoch, len(rates) - 1)]
 
 
 def step(

@@ -1,0 +1,64 @@
+"""What comes before an update of Adam: the learning rate of its step, and a bound on its gradient."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxvae.nets import Params
+from jaxvae.shared.config.spec import Spec
+
+
+def learning_rate(spec: Spec, epoch: Array | int, step: Array | int) -> Array | float:
+    """Compute the learning rate of a step.
+
+    Args:
+        spec: The configuration.
+        epoch: The step's epoch, from 0.
+        step: The step, counted from the run's beginning.
+
+    Returns:
+        The rate.
+
+    Raises:
+        InputError: If the schedule is over the whole run, and `TrainingSpec.resolved` hasn't been told its length.
+
+    References:
+        Loshchilov & Hutter 2017, "SGDR", equation 5, for the cosine.
+    """
+    training = spec.training
+    rates, dtype = training.learning_rates(), training.stored
+    rate = rates[0] if len(rates) == 1 else jnp.asarray(rates, dtype)[jnp.minimum(epoch, len(rates) - 1)]
+    t = jnp.asarray(step).astype(dtype)
+    past = jnp.maximum(t - training.rate_warmup, 0)
+    match training.schedule:
+        case "cosine":
+            rate *= (1 + jnp.cos(jnp.pi * jnp.minimum(past / training.stretch, 1))) / 2
+        case "steps":
+            rate *= training.decay ** jnp.floor(past / training.stretch)
+    if training.rate_warmup:
+        rate *= jnp.minimum((t + 1) / training.rate_warmup, 1)
+    return rate
+
+
+def clipped(spec: Spec, grads: Params) -> Params:
+    """Scale a gradient down to the configuration's largest norm, if its norm is larger.
+
+    Args:
+        spec: The configuration, whose `clip` is the largest norm, or 0 for none.
+        grads: The gradient of one update, whose norm is that of all its tensors together.
+
+    Returns:
+        The gradient.
+
+    References:
+        Pascanu, Mikolov & Bengio 2013, algorithm 1.
+    """
+    most = spec.training.clip
+    if not most:
+        return grads
+    norm = optax.tree.norm(grads)
+    factor = jnp.minimum(most / (norm + 1e-6), 1)
+    if spec.training.clip_rule == "optax":
+        factor = jnp.where(norm < most, 1, most / norm)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)

@@ -1,0 +1,185 @@
+"""What comes before an update: learning rates by step, clipped gradients and decaying weights, beside optax's and
+PyTorch's own, and in every level of the comparison."""
+
+import dataclasses
+import importlib
+import math
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+import jaxvae
+import torchvae
+from jaxvae.shared import cli
+from jaxvae.shared.config.parts import TrainingSpec
+from jaxvae.shared.config.spec import Spec, resolved, same_run
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model import description
+from jaxvae.shared.runs import run_folder
+from parity_tests.harness import report
+from parity_tests.harness.vae import prove
+from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES
+from parity_tests.support.quick import quick
+from parity_tests.support.tiny import STEPS, small, some
+
+RISING = {"rate_warmup": 4, "learning_rate": 2e-3, "dtype": "float64"}
+COSINE = TrainingSpec(schedule="cosine", decay_steps=9, **RISING)
+STAIRS = TrainingSpec(schedule="steps", decay_steps=3, decay=0.5, **RISING)
+WHOLE = TrainingSpec(schedule="cosine", epochs=5, batch_size=32)
+both = pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
+
+
+def rates(package: str, training: TrainingSpec, steps: int) -> list[float]:
+    rate = importlib.import_module(f"{package}.updates").learning_rate
+    return [float(rate(Spec(training=training), 0, step)) for step in range(steps)]
+
+
+@both
+@pytest.mark.parametrize("training", [COSINE, STAIRS], ids=["cosine", "steps"])
+def test_rates_by_step_are_those_of_optax_and_pytorch(package: str, training: TrainingSpec, x64: None) -> None:
+    rising, rate, n = training.rate_warmup, training.learning_rate, 20
+    span = training.stretch
+    up = optax.linear_schedule(rate / rising, rate, rising - 1)
+    down = {
+        "cosine": optax.cosine_decay_schedule(rate, span),
+        "steps": optax.exponential_decay(rate, span, training.decay, staircase=True),
+    }[training.schedule]
+    schedule = optax.join_schedules([up, down], [rising])
+    actual = rates(package, training, n)
+    np.testing.assert_allclose(actual, [np.asarray(schedule(step)) for step in range(n)], rtol=1e-13, atol=1e-18)
+    optimizer = torch.optim.SGD([torch.zeros(1)], rate)
+    parts = torch.optim.lr_scheduler
+    fall = {"cosine": lambda: parts.CosineAnnealingLR(optimizer, span), "steps": lambda: parts.StepLR(optimizer, span)}
+    if training.schedule == "steps":
+        fall["steps"] = lambda: parts.StepLR(optimizer, span, training.decay)
+    rise = parts.LinearLR(optimizer, 1 / rising, total_iters=rising - 1)
+    both_parts = parts.SequentialLR(optimizer, [rise, fall[training.schedule]()], [rising])
+    last = n if training.schedule == "steps" else rising + span  # PyTorch's cosine rises again
+    for step in range(last):
+        # A recursion over the steps, at most 13 roundings of 1e-16, in the cosine's of what 0 is computed from.
+        assert actual[step] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12, abs=1e-17), step
+        optimizer.step()
+        both_parts.step()
+
+
+@both
+def test_a_cosine_over_the_run_ends_at_its_last_step(package: str) -> None:
+    spec = resolved(Spec(training=dataclasses.replace(WHOLE, rate_warmup=10)), 100)
+    assert spec.training.decay_steps == 5 * 4 - 10
+    assert resolved(spec, 1000) == spec
+    actual = rates(package, spec.training, 21)
+    assert actual[9] == pytest.approx(1e-3, rel=1e-6)
+    assert actual[15] == pytest.approx(5e-4, rel=1e-6)
+    assert actual[20] == pytest.approx(0, abs=1e-10)
+    longer = dataclasses.replace(spec, training=dataclasses.replace(spec.training, epochs=9))
+    assert same_run(spec, longer)  # the rate stays 0
+
+
+@both
+def test_a_step_alone_asks_for_the_length_of_the_run(package: str) -> None:
+    module = importlib.import_module(package)
+    spec = dataclasses.replace(small("pytorch-examples"), training=WHOLE)
+    x = np.zeros((2, spec.model.pixels), np.float32)
+    given = jnp.asarray(x) if package == "jaxvae" else torch.tensor(x)
+    with pytest.raises(InputError, match=re.escape("training.resolved(images)")):
+        module.train_step(spec, module.init_state(spec), given)
+
+
+GRADIENTS = [np.array([3.0, -4.0, 1e-3]), np.array([0.3, 0.4, 0.0]), np.array([-30.0, 2.0, 5.0])]
+
+
+@both
+@pytest.mark.parametrize("rule", ["torch", "optax"])
+def test_clipped_steps_of_adamw_are_those_of_optax_and_pytorch(package: str, rule: str, x64: None) -> None:
+    """The second gradient's norm is below the bound."""
+    spec = Spec(training=TrainingSpec(dtype="float64", clip=1.5, clip_rule=rule, weight_decay=0.1))  # type: ignore[arg-type]
+    start = np.array([1.0, -2.0, 0.5])
+    if package == "jaxvae":
+        ours, params = jaxvae.make_optimizer(spec), jnp.asarray(start)
+        state = ours.init(params)
+        for gradient in GRADIENTS:
+            updates, state = ours.update(jnp.asarray(gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        actual = np.asarray(params)
+    else:
+        tensor = torch.tensor(start, requires_grad=True)
+        own = torchvae.make_optimizer(spec, [tensor])
+        for gradient in GRADIENTS:
+            tensor.grad = torch.tensor(gradient)
+            own.step()
+        actual = tensor.detach().numpy()
+    if rule == "optax":
+        # optax computes 1 - 0.999^t in float32, to 3e-5 of it, and a step of 1e-3 is compared beside weights of 1.
+        adam = optax.chain(optax.clip_by_global_norm(1.5), optax.adamw(1e-3, weight_decay=0.1))
+        params = jnp.asarray(start)
+        state = adam.init(params)
+        with jax.numpy_dtype_promotion("standard"):
+            for gradient in GRADIENTS:
+                updates, state = adam.update(jnp.asarray(gradient), state, params)
+                params = optax.apply_updates(params, updates)
+        expected, most = np.asarray(params), 1e-7
+    else:
+        tensor = torch.tensor(start, requires_grad=True)
+        adamw = torch.optim.AdamW([tensor], 1e-3, weight_decay=0.1)
+        for gradient in GRADIENTS:
+            tensor.grad = torch.tensor(gradient)
+            torch.nn.utils.clip_grad_norm_([tensor], 1.5)
+            adamw.step()
+        expected, most = tensor.detach().numpy(), 1e-14
+    np.testing.assert_allclose(actual, expected, rtol=most)
+    assert np.abs(actual - start).max() > 1e-3
+
+
+def test_a_cosine_that_has_ended_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    flags = ["--schedule", "cosine", "--rate-warmup", "2", "--max-steps", "5", "--out", str(out)]
+    assert cli.main(NUMPY_BACKEND, ["train", *SIZES, *flags]) == 0
+    assert run_folder.read(out).spec.training.decay_steps == 3
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(out), "--max-steps", "6"]) == 2
+    assert "falls to 0 at step 5, and more steps would change no weight; start a longer run." in capsys.readouterr().err
+
+
+CASES = {
+    "cosine": {"schedule": "cosine", "rate_warmup": 5, "clip": 1e-3, "weight_decay": 0.05},
+    "steps": {"schedule": "steps", "decay": 0.7, "decay_steps": 4, "clip": 1e-3, "clip_rule": "optax"},
+}
+
+
+@pytest.mark.parametrize("name", quick(CASES, ["cosine"]))
+def test_every_level_agrees(name: str) -> None:
+    spec = small("adversarial" if name == "cosine" else "pytorch-examples")
+    spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, **CASES[name]))
+    result = prove.prove(spec, some(spec), dtypes=["float64"], steps=STEPS)
+    assert result.passed, report.verdict(result)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"schedule": "steps"}, "give --decay-steps"),
+        ({"decay_steps": 5}, "leave out --decay-steps, found 5"),
+        ({"schedule": "cosine", "decay": 0.5}, "The cosine schedule has its own decay; give --decay 1, found 0.5"),
+        ({"clip_rule": "optax"}, "give --clip, or leave out --clip-rule"),
+        ({"clip": -1.0}, "clip must be finite and at least 0"),
+        ({"clip": math.nan}, "clip must be finite and at least 0"),
+        ({"weight_decay": 1e4}, "weight_decay must be below 1 / learning_rate"),
+        ({"schedule": "cosine", "decay_steps": 0}, "decay_steps must be positive"),
+        ({"rate_warmup": -1}, "rate_warmup must be"),
+    ],
+)
+def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        TrainingSpec(**given)
+
+
+def test_a_configuration_says_so() -> None:
+    training = TrainingSpec(schedule="cosine", rate_warmup=100, clip=5.0, weight_decay=0.01)
+    text = description.text(Spec(training=training), "a title")
+    assert "AdamW (0.9, 0.999, eps 1e-08, weight decay 0.01) of gradients clipped to norm 5" in " ".join(text.split())
+    assert "rising over the first 100 steps, falling to 0 along a cosine over the run" in " ".join(text.split())
