@@ -15,6 +15,8 @@ Modules, of which torchvae has the same except where noted:
     nets, layers     encoders, decoders, discriminator and their layers; init, bind, encode, decode
     convolution      convolutions that are fast on CPUs (jaxvae only)
     pixels           bytes to pixels: scaled, binarized, corrupted
+    augmentation     other views of the training images
+    updates          the learning rate of a step, and clipped gradients
     objectives       ELBO, capacity, importance-weighted bound, adversarial
     parallel         several devices and processes
     train, loop      one step, one epoch; one run

@@ -1,3 +1,4 @@
+from .augmentation import augment as augment
 from .devices import device_label as device_label
 from .devices import prepare as prepare
 from .distributions import AnyPosterior as AnyPosterior

@@ -20,6 +20,7 @@ class Streams(NamedTuple):
     evaluation: Array
     pictures: Array
     binarization: Array
+    augmentation: Array
 
 
 def root_key(seed: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
+from jaxvae.augmentation import augment
 from jaxvae.checks import check_params, check_pixels
 from jaxvae.devices import require
 from jaxvae.draws import Draws, draw, image_keys
@@ -133,7 +134,7 @@ def train_step(
     Args:
         spec: The configuration.
         state: The state, which is donated; do not use the argument again.
-        x: Pixels in the configuration's range, `[batch, pixels]`.
+        x: Pixels in the configuration's range, `[batch, pixels]`, which are seen as they are: `augment` is for images.
         labels: Classes, `[batch]`, for a model with classes.
         epoch: From 0, for the learning rate.
 
@@ -232,6 +233,9 @@ def train_epoch(
         rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         given = images[rows if places is None else places[at]]
+        if spec.images.augments:
+            view = random.fold_in(keys.augmentation, state.step)
+            given = augment(spec, given, image_keys(view, jnp.arange(batch)))
         x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
         row_labels = None if labels is None else labels[rows]
         rate = learning_rate(spec, epoch, state.step)

@@ -12,6 +12,7 @@ from ._public import digits as digits
 from ._public import load_data as load_data
 from ._public import mnist as mnist
 from ._public import preset as preset
+from .augmentation import augment as augment
 from .devices import device_label as device_label
 from .devices import prepare as prepare
 from .distributions import AnyPosterior as AnyPosterior

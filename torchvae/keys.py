@@ -18,6 +18,7 @@ class Streams(NamedTuple):
     evaluation: Key
     pictures: Key
     binarization: Key
+    augmentation: Key
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:

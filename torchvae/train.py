@@ -15,6 +15,7 @@ from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches, require_images
 from torchvae import random
+from torchvae.augmentation import augment
 from torchvae.checks import check_params, check_pixels
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
@@ -122,7 +123,8 @@ def train_step(
     Args:
         spec: The configuration.
         state: The state, whose model and optimizers are updated in place; do not use the argument again.
-        x: Pixels in the configuration's range, `[batch, pixels]`; each of several processes gets all of it.
+        x: Pixels in the configuration's range, `[batch, pixels]`, which are seen as they are: `augment` is for images.
+            Each of several processes gets all of them.
         labels: Classes, `[batch]`, for a model with classes.
         epoch: From 0, for the learning rate.
 
@@ -220,6 +222,9 @@ def train_epoch(
             dynamic = image_keys(random.fold_in(key, 0), split(torch.arange(len(whole), device=key.device)))
         # Not images[rows]: that copies byte by byte, for ten times as long.
         given = images.index_select(0, rows if places is None else split(places[these]))
+        if spec.images.augments:
+            view = random.fold_in(keys.augmentation, state.step)
+            given = augment(spec, given, image_keys(view, split(torch.arange(len(whole), device=key.device))))
         x = prepare_pixels(spec, given, own, dynamic)
         row_labels = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))

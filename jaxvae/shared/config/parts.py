@@ -300,10 +300,16 @@ class ImagesSpec:
     """Train on only this many of the training images, the first ones."""
     resize: bool = False
     """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
+    flip: bool = field(default=False, metadata=LATER)
+    """Mirror each training image left to right with probability 1/2, anew at every step."""
+    shift: int = field(default=0, metadata=LATER)
+    """Move each training image by up to this many pixels along its height and its width, anew at every step. What comes
+    in from beyond an edge repeats the edge."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_positive("train_images", 1 if self.train_images is None else self.train_images)
+        require_not_negative("shift", self.shift)
         level, what = self.corruption_level, self.corruption
         if what == "none":
             require(level == 0, "corruption_level", "0 without a corruption", level)
@@ -311,3 +317,8 @@ class ImagesSpec:
             require(0 < level <= _MOST_NOISE, "corruption_level", f"above 0 and at most {_MOST_NOISE:g}", level)
         else:
             require(0 < level < 1, "corruption_level", "above 0 and below 1 for dropout", level)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training sees other views of the images."""
+        return self.flip or self.shift > 0

@@ -59,6 +59,10 @@ def facts(spec: Spec) -> dict[str, str]:
     }
     if model.classes:
         rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
+    if spec.images.augments:
+        mirrored = ["mirrored with probability 1/2"] * spec.images.flip
+        moved = [f"moved by up to {spec.images.shift} pixels"] * (spec.images.shift > 0)
+        rows["augmentation"] = "in training each image is " + " and ".join([*mirrored, *moved])
     if spec.images.corruption != "none":
         rows["corruption"] = _corruption(spec)
     return rows

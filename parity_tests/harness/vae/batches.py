@@ -10,7 +10,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae.batch import Batch
 
-STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")
+STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization", "augmentation")
 
 
 def stream(spec: Spec, name: str, *t: int) -> jax.Array:
@@ -98,4 +98,20 @@ def rows_batch(spec: Spec, data: Dataset, rows: np.ndarray, t: int) -> Batch:
     key = stream(spec, "noise", t)
     batch = cut(drawn(spec, key, min(spec.training.batch_size, len(data.train))), len(rows))
     labels = data.train_labels[rows] if spec.model.classes else None
-    return batch._replace(x=prepared(spec, data.train[rows], rows, "train", key), labels=labels, step=t)
+    images = augmented(spec, data.train[rows], t)
+    return batch._replace(x=prepared(spec, images, rows, "train", key), labels=labels, step=t)
+
+
+def augmented(spec: Spec, images: np.ndarray, t: int) -> np.ndarray:
+    """Mirror and move the images of training step `t`, one by one."""
+    flip, most, (height, width) = spec.images.flip, spec.images.shift, images.shape[1:3]
+    seen = images.copy()
+    for i in range(len(images)) if flip or most else ():
+        key = jax.random.fold_in(stream(spec, "augmentation", t), i)
+        mirrored, *shares = np.asarray(jax.random.uniform(key, (3,), "float32"))
+        if flip and mirrored < 0.5:
+            seen[i] = seen[i, :, ::-1]
+        down, right = (int(np.floor(share * np.float32(2 * most + 1))) - most for share in shares)
+        padded = np.pad(seen[i], ((most, most), (most, most), (0, 0)), "edge")
+        seen[i] = padded[most - down :, most - right :][:height, :width]
+    return seen

@@ -30,6 +30,8 @@ FILES = [
     "nets",
     "objectives",
     "pixels",
+    "augmentation",
+    "updates",
     "train",
     "loop",
     "evaluate",

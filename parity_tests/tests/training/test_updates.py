@@ -1,5 +1,5 @@
-"""What comes before an update: learning rates by step, clipped gradients and decaying weights, beside optax's and
-PyTorch's own, and in every level of the comparison."""
+"""What training may add to plain Adam on the images as they are: learning rates by step, clipped gradients and decaying
+weights, beside optax's and PyTorch's own, and augmented images; each in every level of the comparison."""
 
 import dataclasses
 import importlib
@@ -17,13 +17,13 @@ import torch
 import jaxvae
 import torchvae
 from jaxvae.shared import cli
-from jaxvae.shared.config.parts import TrainingSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec, resolved, same_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import run_folder
 from parity_tests.harness import report
-from parity_tests.harness.vae import prove
+from parity_tests.harness.vae import batches, prove
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES
 from parity_tests.support.quick import quick
 from parity_tests.support.tiny import STEPS, small, some
@@ -145,8 +145,26 @@ def test_a_cosine_that_has_ended_is_not_resumed(tmp_path: Path, capsys: pytest.C
     assert "falls to 0 at step 5, and more steps would change no weight; start a longer run." in capsys.readouterr().err
 
 
+@both
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_augmented_images_are_those_of_the_plain_formulas(package: str, flip: bool, shift: int) -> None:
+    spec = Spec(model=ModelSpec((5, 7, 2)), images=ImagesSpec(flip=flip, shift=shift))
+    images = np.random.default_rng(0).integers(0, 256, (200, 5, 7, 2), dtype=np.uint8)
+    module, step = importlib.import_module(package), 4
+    key = module.stream_key(module.root_key(spec.training.seed), "augmentation", step)
+    if package == "jaxvae":
+        actual = np.asarray(jaxvae.augment(spec, jnp.asarray(images), jaxvae.image_keys(key, jnp.arange(200))))
+    else:
+        actual = torchvae.augment(spec, torch.tensor(images), torchvae.image_keys(key, torch.arange(200))).numpy()
+    np.testing.assert_array_equal(actual, batches.augmented(spec, images, step))
+    same = (actual == images).all((1, 2, 3)).mean()
+    share = (0.5 if flip else 1) * (1 / 49 if shift else 1)
+    assert same == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 200))  # five standard errors
+
+
 CASES = {
-    "cosine": {"schedule": "cosine", "rate_warmup": 5, "clip": 1e-3, "weight_decay": 0.05},
+    "cosine": {"schedule": "cosine", "rate_warmup": 5, "clip": 1e-3, "weight_decay": 0.05},  # and augmented
     "steps": {"schedule": "steps", "decay": 0.7, "decay_steps": 4, "clip": 1e-3, "clip_rule": "optax"},
 }
 
@@ -154,7 +172,8 @@ CASES = {
 @pytest.mark.parametrize("name", quick(CASES, ["cosine"]))
 def test_every_level_agrees(name: str) -> None:
     spec = small("adversarial" if name == "cosine" else "pytorch-examples")
-    spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, **CASES[name]))
+    images = dataclasses.replace(spec.images, flip=True, shift=2) if name == "cosine" else spec.images
+    spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, **CASES[name]), images=images)
     result = prove.prove(spec, some(spec), dtypes=["float64"], steps=STEPS)
     assert result.passed, report.verdict(result)
 
@@ -178,8 +197,15 @@ def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
         TrainingSpec(**given)
 
 
+def test_a_shift_out_of_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="give a --shift of at most 4"):
+        Spec(model=ModelSpec((5, 7, 1)), images=ImagesSpec(shift=5))
+
+
 def test_a_configuration_says_so() -> None:
     training = TrainingSpec(schedule="cosine", rate_warmup=100, clip=5.0, weight_decay=0.01)
-    text = description.text(Spec(training=training), "a title")
+    images = ImagesSpec(flip=True, shift=2)
+    text = description.text(Spec(training=training, images=images), "a title")
+    assert "each image is mirrored with probability 1/2 and moved by up to 2 pixels" in " ".join(text.split())
     assert "AdamW (0.9, 0.999, eps 1e-08, weight decay 0.01) of gradients clipped to norm 5" in " ".join(text.split())
     assert "rising over the first 100 steps, falling to 0 along a cosine over the run" in " ".join(text.split())

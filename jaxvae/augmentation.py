@@ -1,0 +1,37 @@
+"""Other views of the training images: mirrored, and moved by some pixels."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes
+
+
+def augment(spec: Spec, images: Array, keys: Array) -> Array:
+    """Mirror and move images, each as its key says.
+
+    Args:
+        spec: The configuration.
+        images: uint8, `[batch, height, width, channels]`.
+        keys: A key for each image, `[batch]`.
+
+    Returns:
+        The images, of the same shape. What comes in from beyond an edge repeats the edge.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
+    """
+    require_bytes("augment", images, spec.model.image)
+    most = spec.images.shift
+    # In float32 always, so that a float64 run sees the same images.
+    uniforms = jax.vmap(lambda key: random.uniform(key, (3,), "float32"))(keys)
+    if spec.images.flip:
+        images = jnp.where(uniforms[:, 0, None, None, None] < 0.5, images[:, :, ::-1], images)
+    if not most:
+        return images
+    by = jnp.floor(uniforms[:, 1:] * (2 * most + 1)).astype("int32") - most
+    n, height, width = images.shape[:3]
+    rows = jnp.clip(jnp.arange(height, dtype="int32")[None] - by[:, :1], 0, height - 1)
+    columns = jnp.clip(jnp.arange(width, dtype="int32")[None] - by[:, 1:], 0, width - 1)
+    return images[jnp.arange(n, dtype="int32")[:, None, None], rows[:, :, None], columns[:, None]]

@@ -1,0 +1,38 @@
+"""Other views of the training images: mirrored, and moved by some pixels."""
+
+import torch
+from torch import Tensor
+
+from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.model.argument_checks import require_bytes, require_kind
+from torchvae import random
+
+
+def augment(spec: Spec, images: Tensor, keys: random.Key) -> Tensor:
+    """Mirror and move images, each as its key says.
+
+    Args:
+        spec: The configuration.
+        images: uint8, `[batch, height, width, channels]`.
+        keys: A key for each image, `[batch]`.
+
+    Returns:
+        The images, of the same shape. What comes in from beyond an edge repeats the edge.
+
+    Raises:
+        InputError: If the images are not uint8, or not of the model's size.
+    """
+    require_bytes("augment", images, spec.model.image)
+    require_kind("augment", "images", images, Tensor)
+    most = spec.images.shift
+    # In float32 always, so that a float64 run sees the same images.
+    uniforms = random.uniform(keys, (3,), torch.float32)
+    if spec.images.flip:
+        images = torch.where(uniforms[:, 0, None, None, None] < 0.5, images.flip(2), images)
+    if not most:
+        return images
+    by = torch.floor(uniforms[:, 1:] * (2 * most + 1)).to(torch.int64) - most
+    (height, width), device = images.shape[1:3], images.device
+    rows = (torch.arange(height, device=device) - by[:, :1]).clamp(0, height - 1)
+    columns = (torch.arange(width, device=device) - by[:, 1:]).clamp(0, width - 1)
+    return images[torch.arange(len(images), device=device)[:, None, None], rows[:, :, None], columns[:, None]]
