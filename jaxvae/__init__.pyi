@@ -111,6 +111,7 @@ from .train import TrainState as TrainState
 from .train import epoch_order as epoch_order
 from .train import init_optimizers as init_optimizers
 from .train import init_state as init_state
+from .train import loss as loss
 from .train import make_optimizer as make_optimizer
 from .train import train_epoch as train_epoch
 from .train import train_step as train_step

@@ -4,17 +4,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from jaxvae.draws import image_keys
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_bytes
 
+_VIEWS = 2**30  # folded into a step's key: what else is drawn from it takes the smaller numbers
 
-def augment(spec: Spec, images: Array, keys: Array) -> Array:
-    """Mirror and move images, each as its key says.
+
+def augment(spec: Spec, images: Array, key: Array) -> Array:
+    """Mirror and move a step's images.
 
     Args:
         spec: The configuration.
         images: uint8, `[batch, height, width, channels]`.
-        keys: A key for each image, `[batch]`.
+        key: The key of the step.
 
     Returns:
         The images, of the same shape. What comes in from beyond an edge repeats the edge.
@@ -23,7 +26,8 @@ def augment(spec: Spec, images: Array, keys: Array) -> Array:
         InputError: If the images are not uint8, or not of the model's size.
     """
     require_bytes("augment", images, spec.model.image)
-    most = spec.images.shift
+    n, height, width = images.shape[:3]
+    keys, most = image_keys(random.fold_in(key, _VIEWS), jnp.arange(n)), spec.images.shift
     # In float32 always, so that a float64 run sees the same images.
     uniforms = jax.vmap(lambda key: random.uniform(key, (3,), "float32"))(keys)
     if spec.images.flip:
@@ -31,7 +35,6 @@ def augment(spec: Spec, images: Array, keys: Array) -> Array:
     if not most:
         return images
     by = jnp.floor(uniforms[:, 1:] * (2 * most + 1)).astype("int32") - most
-    n, height, width = images.shape[:3]
     rows = jnp.clip(jnp.arange(height, dtype="int32")[None] - by[:, :1], 0, height - 1)
     columns = jnp.clip(jnp.arange(width, dtype="int32")[None] - by[:, 1:], 0, width - 1)
     return images[jnp.arange(n, dtype="int32")[:, None, None], rows[:, :, None], columns[:, None]]

@@ -20,7 +20,6 @@ class Streams(NamedTuple):
     evaluation: Array
     pictures: Array
     binarization: Array
-    augmentation: Array
 
 
 def root_key(seed: int) -> Array:

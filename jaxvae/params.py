@@ -40,7 +40,7 @@ def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
     """Read a weight file, whichever package wrote it.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a run.
         device: Where the parameters go.
 
     Returns:

@@ -15,14 +15,14 @@ from jaxvae.devices import require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, combine, init, partition
-from jaxvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
+from jaxvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
-from jaxvae.shared.model.requirements import require_batches, require_images
+from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from jaxvae.updates import clipped, learning_rate
 
 
@@ -151,6 +151,46 @@ def train_step(
     return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), rate)
 
 
+def loss(
+    spec: Spec,
+    params: Params,
+    images: Array,
+    key: Array,
+    labels: Array | None = None,
+    step: Array | int = 0,
+    phase: Phase | None = None,
+) -> tuple[Array, tuple[dict[str, Array], Params]]:
+    """Compute what a training step minimizes on a batch of images, with all that it draws from one key.
+
+    It is all that a training loop of one's own needs of the package, beside an optimizer.
+
+    Args:
+        spec: The configuration.
+        params: The model's parameters.
+        images: uint8, `[batch, height, width, channels]`.
+        key: The key of the step; use it once.
+        labels: Classes, `[batch]`, for a model with classes.
+        step: The step, from 0, for an objective that changes while it trains.
+        phase: One of `phases`; by default the only one.
+
+    Returns:
+        What `training_loss` returns.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's, if the objective has several
+            phases and none is given, or if each image is to be binarised once for a whole run.
+    """
+    require_bytes("loss", images, spec.model.image)
+    require_labels("loss", spec, labels, len(images))
+    require_drawn_anew(spec)
+    n = len(images)
+    if spec.images.augments:
+        images = augment(spec, images, key)
+    x = prepare_pixels(spec, images, None, image_keys(random.fold_in(key, 0), jnp.arange(n)))
+    weights = jnp.full(n, 1 / n, x.dtype)
+    return training_loss(spec, params, inputs(spec, x, draw(spec, key, n), labels, weights, jnp.asarray(step)), phase)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
     """Shuffle the images of an epoch.
@@ -234,8 +274,7 @@ def train_epoch(
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         given = images[rows if places is None else places[at]]
         if spec.images.augments:
-            view = random.fold_in(keys.augmentation, state.step)
-            given = augment(spec, given, image_keys(view, jnp.arange(batch)))
+            given = augment(spec, given, key)
         x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
         row_labels = None if labels is None else labels[rows]
         rate = learning_rate(spec, epoch, state.step)

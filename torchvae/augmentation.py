@@ -6,15 +6,19 @@ from torch import Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind
 from torchvae import random
+from torchvae.draws import image_keys
+
+_VIEWS = 2**30  # folded into a step's key: what else is drawn from it takes the smaller numbers
 
 
-def augment(spec: Spec, images: Tensor, keys: random.Key) -> Tensor:
-    """Mirror and move images, each as its key says.
+def augment(spec: Spec, images: Tensor, key: random.Key, places: Tensor | None = None) -> Tensor:
+    """Mirror and move a step's images.
 
     Args:
         spec: The configuration.
         images: uint8, `[batch, height, width, channels]`.
-        keys: A key for each image, `[batch]`.
+        key: The key of the step.
+        places: The images' indices in the step's batch, if they are only some of it, `[batch]`.
 
     Returns:
         The images, of the same shape. What comes in from beyond an edge repeats the edge.
@@ -24,7 +28,8 @@ def augment(spec: Spec, images: Tensor, keys: random.Key) -> Tensor:
     """
     require_bytes("augment", images, spec.model.image)
     require_kind("augment", "images", images, Tensor)
-    most = spec.images.shift
+    places = torch.arange(len(images), device=key.device) if places is None else places
+    keys, most = image_keys(random.fold_in(key, _VIEWS), places), spec.images.shift
     # In float32 always, so that a float64 run sees the same images.
     uniforms = random.uniform(keys, (3,), torch.float32)
     if spec.images.flip:

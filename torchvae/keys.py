@@ -18,7 +18,6 @@ class Streams(NamedTuple):
     evaluation: Key
     pictures: Key
     binarization: Key
-    augmentation: Key
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:

@@ -34,7 +34,7 @@ def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VA
     """Read a weight file, whichever package wrote it.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a run.
         device: Where the parameters go.
 
     Returns:

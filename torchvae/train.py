@@ -13,14 +13,14 @@ from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
-from jaxvae.shared.model.requirements import require_batches, require_images
+from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from torchvae import random
 from torchvae.augmentation import augment
 from torchvae.checks import check_params, check_pixels
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
-from torchvae.objectives import AnyTerms, Inputs, collect, inputs, minimized, phases
+from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
 from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 from torchvae.updates import clipped, learning_rate
@@ -144,6 +144,47 @@ def train_step(
     return state, terms
 
 
+def loss(
+    spec: Spec,
+    model: VAE,
+    images: Tensor,
+    key: random.Key,
+    labels: Tensor | None = None,
+    step: int = 0,
+    phase: Phase | None = None,
+) -> tuple[Tensor, tuple[dict[str, Tensor], VAE]]:
+    """Compute what a training step minimizes on a batch of images, with all that it draws from one key.
+
+    It is all that a training loop of one's own needs of the package, beside an optimizer.
+
+    Args:
+        spec: The configuration.
+        model: The model.
+        images: uint8, `[batch, height, width, channels]`.
+        key: The key of the step; use it once.
+        labels: Classes, `[batch]`, for a model with classes.
+        step: The step, from 0, for an objective that changes while it trains.
+        phase: One of `phases`; by default the only one.
+
+    Returns:
+        What `training_loss` returns.
+
+    Raises:
+        InputError: If the model, the images or the labels are not the configuration's, if the objective has several
+            phases and none is given, or if each image is to be binarised once for a whole run.
+    """
+    require_bytes("loss", images, spec.model.image)
+    require_labels("loss", spec, labels, len(images))
+    require_drawn_anew(spec)
+    n = len(images)
+    if spec.images.augments:
+        images = augment(spec, images, key)
+    dynamic = image_keys(random.fold_in(key, 0), torch.arange(n, device=key.device))
+    x = prepare_pixels(spec, images, None, dynamic)
+    batch = inputs(spec, x, draw(spec, key, n), labels, _shares(x, x.dtype), step)
+    return training_loss(spec, model, batch, phase)
+
+
 def epoch_order(spec: Spec, key: random.Key, epoch: int, n: int) -> Tensor:
     """Shuffle the images of an epoch.
 
@@ -223,8 +264,7 @@ def train_epoch(
         # Not images[rows]: that copies byte by byte, for ten times as long.
         given = images.index_select(0, rows if places is None else split(places[these]))
         if spec.images.augments:
-            view = random.fold_in(keys.augmentation, state.step)
-            given = augment(spec, given, image_keys(view, split(torch.arange(len(whole), device=key.device))))
+            given = augment(spec, given, key, split(torch.arange(len(whole), device=key.device)))
         x = prepare_pixels(spec, given, own, dynamic)
         row_labels = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))

@@ -7,10 +7,13 @@ and 12 epochs; `flax-example` draws weights of Flax's variance from a uniform di
 with the last, smaller batch; `iwae-paper` has the Adam of the paper, not of its authors' program."""
 
 import dataclasses
+import difflib
+from typing import Any
 
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown
 
 _AUTOENCODER = ModelSpec(hidden=(256, 64), posterior="relu-point", likelihood="squared-error")
 _RECONSTRUCTION = ObjectiveSpec(form="reconstruction", units="pixel")
@@ -110,8 +113,34 @@ PRESETS: dict[str, Spec] = {
 DEFAULT_PRESET = "pytorch-examples"
 
 
-def preset(name: str) -> Spec:
-    """Look up a preset by its name. Raises InputError, which lists the presets, if there is none."""
+def preset(name: str, **changes: Any) -> Spec:
+    """Look up a preset by its name, and change some of its fields, as `preset("conv", latent=16, epochs=50)` does.
+
+    Args:
+        name: The preset.
+        **changes: Values of fields of `Spec` and of its parts, by their own names.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If there is no such preset or field, or if the changed configuration is invalid.
+    """
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    spec, own = PRESETS[name], {}
+    for part in dataclasses.fields(Spec):
+        value = getattr(spec, part.name)
+        if isinstance(value, ModelSpec | ObjectiveSpec | TrainingSpec | ImagesSpec):
+            fields = {field.name for field in dataclasses.fields(value)} & {*changes}
+            own[part.name] = dataclasses.replace(value, **{field: changes.pop(field) for field in sorted(fields)})
+        elif part.name in changes:
+            own[part.name] = changes.pop(part.name)
+    if changes:
+        unknown = next(iter(changes))
+        kinds = (Spec, ModelSpec, ObjectiveSpec, TrainingSpec, ImagesSpec)
+        known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+        near = difflib.get_close_matches(unknown, known, 1)
+        meant = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
+        raise InputError(f"A configuration has no field {shown(unknown)}{meant}")
+    return dataclasses.replace(spec, **own)

@@ -92,6 +92,15 @@ def require_one_phase(spec: Spec) -> None:
         )
 
 
+def require_drawn_anew(spec: Spec) -> None:
+    """Raises InputError if each image is to be binarised once for a whole run."""
+    if spec.images.binarization == "static":
+        raise InputError(
+            "loss: a static binarisation draws each image once, by its place in the data set, which a batch does not "
+            "tell; binarise the images before, or take the binarization dynamic."
+        )
+
+
 def require_weights(function: str, training: object | None) -> None:
     """Raises InputError if a batch has no weights, and is one for evaluation."""
     if training is None:

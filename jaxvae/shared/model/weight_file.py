@@ -129,7 +129,7 @@ def load(path: Path | str) -> tuple[Spec, dict[str, np.ndarray]]:
     """Read and verify the weights in a weight file or a checkpoint.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a run.
 
     Returns:
         The configuration, and the weights by name in the order of `layout.table`.
@@ -139,7 +139,8 @@ def load(path: Path | str) -> tuple[Spec, dict[str, np.ndarray]]:
             against its configuration.
     """
     path = safe_io.as_path(path, "The weight file")
-    spec, arrays, state = _read(path)
+    inside = path / "model.safetensors"
+    spec, arrays, state = _read(inside if inside.is_file() else path)
     if state:
         _resumable(spec, state, str(path))
     return spec, arrays

@@ -10,7 +10,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae.batch import Batch
 
-STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization", "augmentation")
+STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")
 
 
 def stream(spec: Spec, name: str, *t: int) -> jax.Array:
@@ -107,7 +107,7 @@ def augmented(spec: Spec, images: np.ndarray, t: int) -> np.ndarray:
     flip, most, (height, width) = spec.images.flip, spec.images.shift, images.shape[1:3]
     seen = images.copy()
     for i in range(len(images)) if flip or most else ():
-        key = jax.random.fold_in(stream(spec, "augmentation", t), i)
+        key = jax.random.fold_in(jax.random.fold_in(stream(spec, "noise", t), 2**30), i)
         mirrored, *shares = np.asarray(jax.random.uniform(key, (3,), "float32"))
         if flip and mirrored < 0.5:
             seen[i] = seen[i, :, ::-1]

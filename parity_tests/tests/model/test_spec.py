@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dataclasses
 import json
 import math
 import re
@@ -249,6 +250,26 @@ def test_what_a_configuration_implies() -> None:
     assert (plain.effective_beta, plain.minimized) == (1.0, 1.0)
     assert capacity.effective_beta == pytest.approx(10 * 0.00025 * 784, rel=1e-15)
     assert capacity.minimized == 1 / 784
+
+
+def test_a_preset_is_changed_by_the_names_of_fields() -> None:
+    spec = preset("conv", latent=16, epochs=3, beta=0.5, range="unit", data="digits", hidden=[8, 16])
+    assert (spec.model.latent, spec.training.epochs, spec.objective.beta) == (16, 3, 0.5)
+    assert (spec.images.range, spec.data, spec.model.hidden) == ("unit", "digits", (8, 16))
+    assert preset("conv").model.latent == 128
+    with pytest.raises(InputError, match=r"no field 'latents'; did you mean latent\?"):
+        preset("conv", latents=16)
+    with pytest.raises(InputError, match="no field 'zzz'; it has data, model, "):
+        preset("conv", zzz=1)
+    with pytest.raises(InputError, match="latent must be positive"):
+        preset("conv", latent=0)
+
+
+def test_no_two_parts_have_a_field_of_one_name() -> None:
+    """`preset` finds a field by its name."""
+    kinds = (Spec, ModelSpec, ObjectiveSpec, TrainingSpec, ImagesSpec)
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
 
 
 def test_learning_rates() -> None:

@@ -90,6 +90,35 @@ def test_an_own_loop_takes_the_packages_steps(package: ModuleType, name: str) ->
         assert np.array_equal(given, start[parameter.name]) != moved, parameter.name
 
 
+def test_the_loss_of_a_batch_is_the_steps(package: ModuleType) -> None:
+    """An epoch of one step, in which images are mirrored, moved and binarised anew."""
+    spec = jaxvae.preset(
+        "conv", image=(6, 5, 2), hidden=(4, 6), latent=4, likelihood="gaussian", range="unit", binarization="dynamic",
+        flip=True, shift=1, batch_size=9, dtype="float64", beta=0.5, warmup=4, units="image",
+    )  # fmt: skip
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 5, 2), dtype=np.uint8)
+    on_device = jnp.asarray(images) if package is jaxvae else torch.tensor(images)
+    state = package.init_state(spec)._replace(step=jnp.int32(2) if package is jaxvae else 2)
+    order = np.asarray(package.epoch_order(spec, state.key, 2, 9)).ravel()
+    key = package.stream_key(state.key, "noise", 2)
+    loss, (terms, _) = package.loss(spec, state[0], on_device[order], key, step=2)
+    _, log = package.train_epoch(spec, state, on_device)
+    if package is torchvae:
+        loss, terms = loss.detach(), {name: term.detach() for name, term in terms.items()}
+    terms = [float(terms[name]) for name in spec.terms]
+    np.testing.assert_allclose(terms, np.asarray(log)[0], rtol=1e-12)
+    assert float(loss) == pytest.approx(terms[0], rel=1e-12)
+
+
+def test_a_batch_does_not_tell_which_image_is_which(package: ModuleType) -> None:
+    spec = jaxvae.preset("flax-example", image=(4, 4, 1), hidden=(5,), latent=2)
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    given = jnp.asarray(images) if package is jaxvae else torch.tensor(images)
+    state = package.init_state(spec)
+    with pytest.raises(InputError, match="take the binarization dynamic"):
+        package.loss(spec, state[0], given, package.root_key(0))
+
+
 @pytest.mark.parametrize("trains", [False, True], ids=["image_terms", "training_loss"])
 def test_statistics_have_no_gradient(package: ModuleType, trains: bool) -> None:
     spec = double("conv")
