@@ -15,7 +15,8 @@ LONGEST = 2000
 
 def shown(value: object) -> str:
     """Format any value for a message: on one line, printable and short."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return " ".join(text.split()) if "\n" in text else text  # an array's has a line for each row
 
 
 def printable(text: str, longest: int = 100) -> str:
