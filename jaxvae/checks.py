@@ -52,7 +52,7 @@ def names_tensors(jitted: _F) -> _F:
     """Have a compiled function name an argument of PyTorch's, of which JAX says before the function's own checks that
     it is no array."""
 
-    @functools.wraps(jitted)
+    @functools.wraps(inspect.unwrap(jitted))  # as jax.jit does
     def call(*arguments: Any, **named: Any) -> Any:
         try:
             return jitted(*arguments, **named)
