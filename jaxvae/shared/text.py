@@ -32,6 +32,11 @@ def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
     return separator.join(few) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and a noun, such as "1 step" or "2,000 steps"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> str:
     """Format rows as indented columns for a terminal.
 

@@ -7,6 +7,7 @@ from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
+from jaxvae.shared.text import counted
 
 _LATENTS = {
     "gaussian": "diagonal Gaussian over {} latents; the prior is N(0, I)",
@@ -29,10 +30,11 @@ def summary(spec: Spec) -> str:
 
 def text(spec: Spec, title: str) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
-    lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
-    in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
+    rows = [*layers(spec), ("in all", "", _count(spec))]
+    width = max(46, *(len(words) for _, words, _ in rows))
+    lines = [f"  {name:<24} {words:<{width}} {size:>10,} parameters" for name, words, size in rows]
     about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
-    return "\n".join([title, "", "layers", *lines, in_all, "", *about])
+    return "\n".join([title, "", "layers", *lines, "", *about])
 
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:
@@ -43,9 +45,9 @@ def layers(spec: Spec) -> list[tuple[str, str, int]]:
 def facts(spec: Spec) -> dict[str, str]:
     """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
     model, training = spec.model, spec.training
-    until = f", or {training.max_steps:,} steps if that is sooner" if training.max_steps else ""
-    latents = f" and {model.latent} latents" if "kl" in spec.terms and model.samples_latents else ""
-    sums = f"summed over {model.pixels} pixels{latents}, averaged over images"
+    until = f", or {counted(training.max_steps, 'step')} if that is sooner" if training.max_steps else ""
+    latents = f" and {counted(model.latent, 'latent')}" if "kl" in spec.terms and model.samples_latents else ""
+    sums = f"summed over {counted(model.pixels, 'pixel')}{latents}, averaged over images"
     matched = ", matched to N(0, I) by the discriminator" if spec.objective.form == "adversarial" else ""
     rows = {
         "data": _data(spec),
@@ -55,7 +57,7 @@ def facts(spec: Spec) -> dict[str, str]:
         "units": f"nats per image: {sums}",
         "minimized": _minimized(spec),
         "training": f"Adam ({training.beta1:g}, {training.beta2:g}, eps {training.eps:g}), {_rate(spec)}, batches of "
-        f"{training.batch_size}, {training.epochs} epochs{until}, {training.dtype}, seed {training.seed}",
+        f"{training.batch_size}, {counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
     if model.classes:
         rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
@@ -98,7 +100,8 @@ def _words(spec: Spec, layer: layout.Layer) -> str:
         case "conv" | "conv-transpose":
             height, width = layer.size
             more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
-            kernel = f"{layer.kernel}x{layer.kernel}/{layer.stride}{more}"
+            padded = f" p{layer.padding}" if layer.padding else ""
+            kernel = f"{layer.kernel}x{layer.kernel}/{layer.stride}{padded}{more}"
             return f"{layer.kind.replace('-', ' ')} {kernel}, {sizes} of {height}x{width}{after}"
         case kind:
             assert_never(kind)
