@@ -34,7 +34,8 @@ def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
 
 def counted(n: int, noun: str) -> str:
     """A number and a noun, such as "1 step" or "2,000 steps"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{n:,} {noun}{'' if n == 1 else plural}"
 
 
 def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> str:

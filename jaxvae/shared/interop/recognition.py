@@ -20,7 +20,7 @@ from jaxvae.shared.interop.name_table import EXAMPLE, TABLE, Table
 from jaxvae.shared.interop.source import Source
 from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
-from jaxvae.shared.text import named
+from jaxvae.shared.text import counted, named
 
 Size = tuple[int, int, int]
 
@@ -258,7 +258,9 @@ def _require_classes(classes: int, axes: Mapping[str, Shape], sizes: Shape, wher
     theirs = decoder - axes["encoder.mean.weight"][0]
     if theirs != classes and theirs == encoder - outputs >= 0:
         advice = f"give --classes {theirs}" if theirs else "leave --classes out"
-        raise InputError(f"{where} has the inputs of a model of {theirs} classes, not of {classes}; {advice}.")
+        raise InputError(
+            f"{where} has the inputs of a model of {counted(theirs, 'class')}, not of {classes}; {advice}."
+        )
     for network, inputs in (("encoder", encoder), ("decoder", decoder)):
         if 0 < inputs <= classes:
             raise InputError(

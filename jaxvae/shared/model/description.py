@@ -10,11 +10,11 @@ from jaxvae.shared.model import layout
 from jaxvae.shared.text import counted
 
 _LATENTS = {
-    "gaussian": "diagonal Gaussian over {} latents; the prior is N(0, I)",
-    "log-sigma": "diagonal Gaussian over {} latents by mean and log sigma; the prior is N(0, I)",
-    "relu-sigma": "diagonal Gaussian over {} latents, mean and sigma from a ReLU; the prior is N(0, I)",
-    "point": "a code of {} numbers",
-    "relu-point": "a code of {} numbers from a ReLU; there is no prior to draw from",
+    "gaussian": "diagonal Gaussian over {}; the prior is N(0, I)",
+    "log-sigma": "diagonal Gaussian over {} by mean and log sigma; the prior is N(0, I)",
+    "relu-sigma": "diagonal Gaussian over {}, mean and sigma from a ReLU; the prior is N(0, I)",
+    "point": "a code of {}",
+    "relu-point": "a code of {} from a ReLU; there is no prior to draw from",
 }
 
 
@@ -47,11 +47,12 @@ def facts(spec: Spec) -> dict[str, str]:
     model, training = spec.model, spec.training
     until = f", or {counted(training.max_steps, 'step')} if that is sooner" if training.max_steps else ""
     latents = f" and {counted(model.latent, 'latent')}" if "kl" in spec.terms and model.samples_latents else ""
+    coded = counted(model.latent, "latent" if model.samples_latents else "number")
     sums = f"summed over {counted(model.pixels, 'pixel')}{latents}, averaged over images"
     matched = ", matched to N(0, I) by the discriminator" if spec.objective.form == "adversarial" else ""
     rows = {
         "data": _data(spec),
-        "posterior": _LATENTS[model.posterior].format(model.latent) + matched,
+        "posterior": _LATENTS[model.posterior].format(coded) + matched,
         "likelihood": _likelihood(spec),
         "loss": "; ".join(_loss(spec)),
         "units": f"nats per image: {sums}",
@@ -60,7 +61,7 @@ def facts(spec: Spec) -> dict[str, str]:
         f"{training.batch_size}, {counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
     if model.classes:
-        rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
+        rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.corruption != "none":
         rows["corruption"] = _corruption(spec)
     return rows
@@ -153,7 +154,7 @@ def _loss(spec: Spec) -> list[str]:
     match objective.form:
         case "elbo":
             bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
-            risen = f", reached in {objective.warmup:,} steps" if objective.warmup else ""
+            risen = f", reached in {counted(objective.warmup, 'step')}" if objective.warmup else ""
             drawn = [f"{objective.samples} latents for each image"] if objective.samples > 1 else []
             return [f"reconstruction + beta * kl with effective beta {weight}{risen}{bound}", *drawn]
         case "capacity":
@@ -162,7 +163,7 @@ def _loss(spec: Spec) -> list[str]:
                 f"C rises to {objective.capacity:g} nats in {objective.capacity_steps:,} training steps",
             ]
         case "iwae":
-            return [f"the importance-weighted bound of {objective.samples} samples"]
+            return [f"the importance-weighted bound of {counted(objective.samples, 'sample')}"]
         case "reconstruction":
             return ["reconstruction alone"]
         case "adversarial":

@@ -281,7 +281,7 @@ def test_few_images_of_many_channels_are_drawn_by_default(package, capsys, tmp_p
     assert run(package, capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
     for command, says in {
         "reconstruct": "3 test images above",
-        "interpolate": "1 interpolations",
+        "interpolate": "1 interpolation of",
         "sample": "64 samples",
         "embed": "3 test images",
         "traverse": "latents in",
