@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
 from jaxvae.shared.config import layer_words
@@ -35,6 +36,8 @@ class Match(NamedTuple):
     spec: Spec
     others: tuple[Source, ...] = ()
     """Other programs whose names and shapes the tensors have too, if what is given is left out."""
+    configured: Path | None = None
+    """The file that the configuration was read from, of which nothing is assumed then."""
 
 
 def recognise(shapes: Mapping[str, Shape], given: Given, where: str) -> Match:

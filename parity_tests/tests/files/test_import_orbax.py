@@ -16,12 +16,27 @@ import jaxvae
 import torchvae
 from jaxvae.shared.backend import Format
 from jaxvae.shared.commands import import_
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from parity_tests.tests.files.test_import import both, imported, refused
 
+WORDS = ModelSpec(
+    (8, 8, 3),
+    (),
+    2,
+    "layers",
+    "elu",
+    likelihood="gaussian-learned",
+    encoder=("conv4k4s2p1+norm", "linear5+tanh"),
+    decoder=("linear4x4x2", "up3k4s2p1"),
+)
+
 
 def small(preset: str) -> Spec:
+    """A configuration of this preset, or of layers in words."""
+    if preset == "layers":
+        return Spec(model=WORDS, objective=ObjectiveSpec(form="iwae", samples=3))
     base = PRESETS[preset]
     return replace(base, model=replace(base.model, image=(8, 8, 3), hidden=(5, 4), latent=2))
 
@@ -38,7 +53,7 @@ def exported(path: Path, preset: str, format: Format) -> tuple[Spec, dict[str, n
     return spec, arrays
 
 
-@pytest.mark.parametrize("preset", ["pytorch-examples", "conv"])
+@pytest.mark.parametrize("preset", ["pytorch-examples", "conv", "layers"])
 @pytest.mark.parametrize(
     ("package", "format"),
     [  # torchvae reads torch's for jaxvae, too
@@ -54,6 +69,29 @@ def test_our_own_exports_are_read(package, format: Format, preset: str, tmp_path
     assert list(actual) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(actual[name], array, strict=True)
+
+
+@both
+def test_an_export_of_words_has_its_configuration_beside_it(package, tmp_path, capsys) -> None:
+    spec = exported(tmp_path / "a.msgpack", "layers", "flax")[0]
+    run = imported(package, capsys, tmp_path / "a.msgpack", tmp_path / "run", "--activation", "relu")
+    assert (run.spec.model, run.spec.objective) == (replace(WORDS, activation="relu"), spec.objective)
+    import_.export_source(package, run, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "a.msgpack").read_bytes()
+    file = tmp_path / "a.config.json"
+    config = json.loads(file.read_text())
+    config["spec"]["model"]["latent"] = 0
+    unknown = "is from none of the known programs"
+    for content, says in ((json.dumps(config), "latent must be"), ("[", unknown), ("{}", unknown), ("[]", unknown)):
+        file.write_text(content)
+        err = refused(package, capsys, tmp_path, says, tmp_path / "a.msgpack")
+        assert (str(file) in err) == (says != unknown)
+    config["spec"]["model"] |= {"latent": 2, "encoder": ["linear5", "linear5"]}  # of another model
+    file.write_text(json.dumps(config))
+    refused(package, capsys, tmp_path, unknown, tmp_path / "a.msgpack")
+    config["spec"]["model"]["encoder"] = ["conv9k4s2p1+norm", "linear5"]
+    file.write_text(json.dumps(config))
+    refused(package, capsys, tmp_path, "encoder.hidden.0.conv.kernel should be", tmp_path / "a.msgpack")
 
 
 def saved(path: Path, tree: Any) -> Path:
