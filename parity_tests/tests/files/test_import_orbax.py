@@ -19,6 +19,7 @@ from jaxvae.shared.commands import import_
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
+from parity_tests.corrupt import orbax
 from parity_tests.tests.files.test_import import both, imported, refused
 
 WORDS = ModelSpec(
@@ -82,7 +83,7 @@ def test_an_export_of_words_has_its_configuration_beside_it(package, tmp_path, c
     config = json.loads(file.read_text())
     config["spec"]["model"]["latent"] = 0
     unknown = "is from none of the known programs"
-    for content, says in ((json.dumps(config), "latent must be"), ("[", unknown), ("{}", unknown), ("[]", unknown)):
+    for content, says in ((json.dumps(config), "latent must be"), ("[", unknown), ("{}", unknown)):
         file.write_text(content)
         err = refused(package, capsys, tmp_path, says, tmp_path / "a.msgpack")
         assert (str(file) in err) == (says != unknown)
@@ -149,4 +150,14 @@ def test_a_damaged_folder_is_refused(package, training: Path, tmp_path, capsys, 
 @both
 def test_an_array_that_expands_is_refused(package, tmp_path, capsys) -> None:
     folder = saved(tmp_path / "state", {"a": np.zeros(2**25, np.float32)})
+    refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", folder)
+
+
+@both
+def test_an_array_of_too_many_parts_is_refused(package, tmp_path, capsys) -> None:
+    """None of them is there, and each would be looked for."""
+    folder = tmp_path / "state"
+    orbax.place(folder, orbax.files({"a": np.zeros((2, 3), np.float32)}))
+    about = json.loads((folder / "a/.zarray").read_text())
+    (folder / "a/.zarray").write_text(json.dumps({**about, "shape": [2**18, 3], "chunks": [1, 1], "fill_value": 0.0}))
     refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", folder)
