@@ -6,6 +6,7 @@ from pathlib import Path
 from jaxvae.shared.backend import FileKind
 from jaxvae.shared.config.presets import DEFAULT_PRESET
 from jaxvae.shared.config.serialization import from_json
+from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop.given import Given
 from jaxvae.shared.interop.name_mapping import Rule, entries
 from jaxvae.shared.interop.name_table import TABLE
@@ -13,6 +14,7 @@ from jaxvae.shared.interop.recognition import Match
 from jaxvae.shared.interop.source import Source
 from jaxvae.shared.model import layout
 from jaxvae.shared.safe_io import read_json
+from jaxvae.shared.text import shown
 
 
 def match(path: Path, kind: FileKind, names: Sequence[str], given: Given) -> Match | None:
@@ -37,7 +39,11 @@ def match(path: Path, kind: FileKind, names: Sequence[str], given: Given) -> Mat
         return None
     if not isinstance(value, dict) or not {"jaxvae_version", "spec"} <= set(value):
         return None
-    spec = given.applied(from_json(value["spec"], f"The configuration in {file}"))
+    spec = from_json(value["spec"], f"The configuration in {file}")
+    for name in ("network", "encoder", "decoder", "classes"):
+        if (asked := getattr(given, name)) not in (None, own := getattr(spec.model, name)):
+            raise InputError(f"{file} has the {name} {shown(own)}, not {shown(asked)}; leave --{name} out.")
+    spec = given.applied(spec)
     laid = "flax" if kind in ("msgpack", "orbax") else "torch-hwc"
     layers = {".".join(map(str, layer.path)): layer.kind for layer in layout.layers(spec.model)}
     targets = [name if kind == "scalar" else f"{name}.*" for name, kind in layers.items()]

@@ -79,6 +79,8 @@ def test_an_export_of_words_has_its_configuration_beside_it(package, tmp_path, c
     assert (run.spec.model, run.spec.objective) == (replace(WORDS, activation="relu"), spec.objective)
     import_.export_source(package, run, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "a.msgpack").read_bytes()
+    says = "a.config.json has the classes 0, not 3; leave --classes out."
+    refused(package, capsys, tmp_path, says, tmp_path / "a.msgpack", "--classes", 3)
     file = tmp_path / "a.config.json"
     config = json.loads(file.read_text())
     config["spec"]["model"]["latent"] = 0
