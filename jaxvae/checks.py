@@ -1,20 +1,27 @@
 """Checks of a model, and of what it is given. They look at shapes, dtypes and names; see `argument_checks`."""
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 
 from jaxvae.shared.config.parts import ModelSpec
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
     require_arrays,
     require_bytes,
     require_labels,
     require_latents,
+    require_not_of,
     require_pixels,
 )
 from jaxvae.shared.text import shown
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_WORDS = {"x": "pixels"}  # of arguments in messages
 
 
 def check_params(function: str, spec: ModelSpec, params: Any, dtype: str | None = None) -> None:
@@ -36,6 +43,30 @@ def check_params(function: str, spec: ModelSpec, params: Any, dtype: str | None 
     require_arrays(function, spec, arrays, dtype, flax=True)
 
 
+def require_own(function: str, **arrays: Any) -> None:
+    """Raises InputError if an array, named by what it holds, is the other framework's."""
+    require_not_of("torch", function, arrays)
+
+
+def names_tensors(jitted: _F) -> _F:
+    """Have a compiled function name an argument of PyTorch's, of which JAX says before the function's own checks that
+    it is no array."""
+
+    @functools.wraps(inspect.unwrap(jitted))  # as jax.jit does
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return jitted(*arguments, **named)
+        except TypeError as error:
+            refused = error
+        given = dict(zip(inspect.signature(jitted).parameters, arguments, strict=False)) | named
+        require_own(jitted.__name__, **{_WORDS.get(name, name): value for name, value in given.items()})
+        raise refused
+
+    for name in ("lower", "trace", "eval_shape", "clear_cache"):
+        setattr(call, name, getattr(jitted, name))
+    return call  # type: ignore[return-value]
+
+
 def check_images(function: str, spec: Spec, params: Any, images: Any, labels: Any | None) -> None:
     """Check a model, and images and labels that it is given.
 
@@ -49,6 +80,7 @@ def check_images(function: str, spec: Spec, params: Any, images: Any, labels: An
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, params, spec.training.stored)
     require_bytes(function, images, spec.model.image)
     require_labels(function, spec, labels, images.shape[0])
@@ -67,8 +99,10 @@ def check_pixels(function: str, spec: Spec, params: Any, x: Any, labels: Any | N
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, params, spec.training.stored)
     require_pixels(function, spec, x)
+    require_own(function, pixels=x, labels=labels)
     require_labels(function, spec, labels, x.shape[0])
 
 
@@ -86,6 +120,9 @@ def check_latents(function: str, spec: Spec, params: Any, z: Any, labels: Any | 
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, params, spec.training.stored)
     require_latents(function, spec, z, dtype)
+    if dtype is not None:
+        require_own(function, latents=z, labels=labels)
     require_labels(function, spec, labels, z.shape[0])

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
+from jaxvae.checks import require_own
 from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_floats, require_pixels
@@ -197,6 +198,7 @@ def nll(spec: Spec, decoded: Decoded, x: Array) -> Array:
         InputError: If the pixels are not the configuration's.
     """
     require_pixels("nll", spec, x)
+    require_own("nll", pixels=x)
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
@@ -214,6 +216,7 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
         InputError: If the pixels are no floats.
     """
     require_floats("bernoulli_nll", x)
+    require_own("bernoulli_nll", logits=logits, pixels=x)
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return (_softplus(logits) - logits * x).sum(-1)
 
@@ -239,6 +242,7 @@ def continuous_bernoulli_nll(logits: Array, x: Array) -> Array:
         NeurIPS 2019.
     """
     require_floats("continuous_bernoulli_nll", x)
+    require_own("continuous_bernoulli_nll", logits=logits, pixels=x)
     # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
     return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
 
@@ -257,6 +261,7 @@ def continuous_bernoulli_mean(logits: Array) -> Array:
     References:
         Loaiza-Ganem & Cunningham 2019.
     """
+    require_own("continuous_bernoulli_mean", logits=logits)
     low = jnp.where(logits < -4.0, -logits, 4.0)
     return jnp.where(logits < -4.0, 1.0 / low - _tail(low), 0.5 + _log_sinhc_slope(logits))
 
@@ -276,6 +281,7 @@ def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
         InputError: If the pixels are no floats.
     """
     require_floats("gaussian_nll", x)
+    require_own("gaussian_nll", mean=mean, logvar=logvar, pixels=x)
     return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 

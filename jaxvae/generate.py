@@ -46,7 +46,9 @@ def sample(
     return np.asarray(_sampled(spec, n, params, key, temperature, _labels_for(spec, labels)))
 
 
-def reconstruct(spec: Spec, params: Params, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def reconstruct(
+    spec: Spec, params: Params, images: Array | np.ndarray, labels: Array | np.ndarray | None = None
+) -> np.ndarray:
     """Reconstruct images through the posterior's mean.
 
     Args:
@@ -79,7 +81,9 @@ def draw_latents(spec: Spec, key: Array, n: int) -> np.ndarray:
     return np.asarray(random.normal(key, (n, spec.model.latent), spec.training.stored))
 
 
-def decode_images(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def decode_images(
+    spec: Spec, params: Params, z: Array | np.ndarray, labels: Array | np.ndarray | None = None
+) -> np.ndarray:
     """Decode latents to images.
 
     Args:
@@ -101,10 +105,10 @@ def decode_images(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray 
 def interpolate(
     spec: Spec,
     params: Params,
-    start: np.ndarray,
-    end: np.ndarray,
+    start: Array | np.ndarray,
+    end: Array | np.ndarray,
     steps: int,
-    labels: np.ndarray | None = None,
+    labels: Array | np.ndarray | None = None,
     spherical: bool = False,
 ) -> np.ndarray:
     """Decode interpolations between pairs of latents.
@@ -127,16 +131,16 @@ def interpolate(
     require_count("interpolate", "steps", steps)
     check_latents("interpolate", spec, params, start, labels)
     require_latents("interpolate", spec, end, rows=start.shape[0])
-    z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
-    return _each(spec, params, z, None if labels is None else np.repeat(labels, steps))
+    z = (latent_paths.spherical if spherical else latent_paths.linear)(np.asarray(start), np.asarray(end), steps)
+    return _each(spec, params, z, None if labels is None else np.repeat(np.asarray(labels), steps))
 
 
 def traverse(
     spec: Spec,
     params: Params,
-    z: np.ndarray,
-    dimensions: np.ndarray,
-    values: np.ndarray,
+    z: Array | np.ndarray,
+    dimensions: Array | np.ndarray,
+    values: Array | np.ndarray,
     label: int | None = None,
 ) -> np.ndarray:
     """Decode a latent with one dimension at a time set to other values.
@@ -156,9 +160,9 @@ def traverse(
         InputError: If the model, the latent, its dimensions or the label are not the configuration's.
     """
     check_latents("traverse", spec, params, z[None], None if label is None else np.array([label]))
-    return _each(
-        spec, params, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
-    )
+    z, dimensions, values = (np.asarray(given) for given in (z, dimensions, values))
+    labels = None if label is None else np.full(values.size, label)
+    return _each(spec, params, latent_paths.along(z, dimensions, values), labels)
 
 
 def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -> np.ndarray:
@@ -260,5 +264,5 @@ def _each(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray | None) 
     return images.reshape(*z.shape[:-1], *images.shape[1:])
 
 
-def _labels_for(spec: Spec, labels: np.ndarray | None) -> Array | None:
+def _labels_for(spec: Spec, labels: Array | np.ndarray | None) -> Array | None:
     return None if labels is None or not spec.model.classes else jnp.asarray(labels)

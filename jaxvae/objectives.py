@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvae.checks import check_params, check_pixels
+from jaxvae.checks import check_params, check_pixels, require_own
 from jaxvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from jaxvae.draws import Draws
 from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statistics
@@ -88,6 +88,7 @@ def inputs(
         InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
     require_pixels("inputs", spec, x)
+    require_own("inputs", pixels=x, labels=labels)
     require_noise("inputs", spec, draws.eps, x.shape[0])
     require_labels("inputs", spec, labels, x.shape[0])
     if weights is None:

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jax import Array, random
 
+from jaxvae.checks import require_own
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_pixels
 
@@ -22,6 +23,7 @@ def scale(images: Array, dtype: str) -> Array:
         InputError: If the images are not uint8.
     """
     require_bytes("scale", images)
+    require_own("scale", images=images)
     # 1 / 255 = 257 / 65536 + 1 / (255 * 65536), of which the first product is exact; the sum is rounded as the quotient
     # for every byte. XLA would turn a division by 255 into one product, which misses 126 of the 256 values by an ulp.
     x = images.reshape(len(images), -1).astype(dtype)
@@ -44,6 +46,7 @@ def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Arr
         InputError: If the images are not uint8, or not of the model's size.
     """
     require_bytes("prepare_pixels", images, spec.model.image)
+    require_own("prepare_pixels", images=images)
     dtype, how = spec.training.stored, spec.images.binarization
     if how == "none":
         x = scale(images, dtype)
@@ -71,6 +74,7 @@ def binarize(images: Array, keys: Array) -> Array:
         InputError: If the images are not uint8.
     """
     require_bytes("binarize", images)
+    require_own("binarize", images=images)
     grey = scale(images, "float32")
     # In float32 always, so that a float64 run sees the same images.
     return jax.vmap(lambda key: random.uniform(key, grey.shape[1:], "float32"))(keys) < grey
@@ -91,6 +95,7 @@ def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
         InputError: If the pixels are not the model's.
     """
     require_pixels("corrupt", spec, x)
+    require_own("corrupt", pixels=x)
     match spec.images.corruption:
         case "gaussian":
             assert corruption is not None

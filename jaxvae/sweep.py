@@ -17,8 +17,8 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, resolved
-from jaxvae.shared.data.dataset import Dataset
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels
+from jaxvae.shared.data.dataset import Dataset, require_dataset
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
@@ -52,12 +52,14 @@ def fit_together(
     Raises:
         InputError: If the images, the labels or a state are not the configurations'.
     """
+    require_dataset("fit_together", data)
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit_together", images, specs[0].model.image)
         require_labels("fit_together", specs[0], labels, len(images))
     specs = [resolved(spec, len(data.train)) for spec in specs]
     for spec, start in zip(specs, starts or (), strict=False):
         if start is not None:
+            require_state("fit_together", start[0], TrainState)
             check_params("fit_together", spec.model, start[0].params, spec.training.stored)
     with jax.default_device(device):
         train, test = (jnp.asarray(images) for images in (data.train, data.test))

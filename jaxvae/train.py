@@ -10,7 +10,7 @@ import optax
 from jax import Array, lax, random
 
 from jaxvae.augmentation import augment
-from jaxvae.checks import check_params, check_pixels
+from jaxvae.checks import check_params, check_pixels, names_tensors
 from jaxvae.devices import require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
@@ -20,7 +20,7 @@ from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from jaxvae.updates import clipped, learning_rate
@@ -125,6 +125,7 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
     return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key)
 
 
+@names_tensors
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_step(
     spec: Spec, state: TrainState, x: Array, labels: Array | None = None, epoch: Array | int = 0
@@ -144,6 +145,7 @@ def train_step(
     Raises:
         InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
+    require_state("train_step", state, TrainState)
     check_pixels("train_step", spec, state.params, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
@@ -210,6 +212,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
     return jnp.pad(order, (0, steps * batch - n)).reshape(steps, batch)
 
 
+@names_tensors
 @functools.partial(jax.jit, static_argnums=(0, 6))
 def train_epoch(
     spec: Spec,
@@ -243,6 +246,8 @@ def train_epoch(
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
             or if batch norm would see a batch of one number.
     """
+    require_spec(spec)
+    require_state("train_epoch", state, TrainState)
     check_params("train_epoch", spec.model, state.params, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_images(tuple(images.shape))

@@ -44,9 +44,9 @@ GROUPS = {
     "config": ("config", "metrics", "listing", "measures", "agreement", "old agreement"),
     "data": (
         *("npy", "mapped npy", "npy folder", "npz", "packed npz", "labelled npz"),
-        *("png", "gif", "bmp", "jpeg", "webp", "tiff", "idx", "packed idx", "labels idx"),
+        *("png", "gif", "bmp", "jpeg", "webp", "tiff", "idx", "packed idx", "labels idx", "cifar"),
     ),
-    "foreign": ("safetensors", "msgpack", "arrays", "pickle", "table"),
+    "foreign": ("safetensors", "msgpack", "arrays", "pickle", "orbax", "orbax array", "orbax chunk", "table"),
 }
 SWITCH_TOLERANCE = 1e-10  # of 1,200 steps in float64
 DISTRIBUTED_TOLERANCE = 1e-12  # float64: sums in another order, carried through some hundred steps

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from jaxvae.shared.config.parts import ModelSpec
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
     require_arrays,
@@ -14,6 +14,7 @@ from jaxvae.shared.model.argument_checks import (
     require_kind,
     require_labels,
     require_latents,
+    require_not_of,
     require_pixels,
     require_same_model,
 )
@@ -51,6 +52,11 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def require_own(function: str, **arrays: Any) -> None:
+    """Raises InputError if an array, named by what it holds, is the other framework's."""
+    require_not_of("jax", function, {name: array for name, array in arrays.items() if not isinstance(array, Tensor)})
+
+
 def check_images(function: str, spec: Spec, model: Any, images: Any, labels: Any | None) -> None:
     """Check a model, and images and labels that it is given.
 
@@ -64,6 +70,7 @@ def check_images(function: str, spec: Spec, model: Any, images: Any, labels: Any
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, model, spec.training.stored)
     require_bytes(function, images, spec.model.image)
     require_labels(function, spec, labels, images.shape[0])
@@ -82,9 +89,11 @@ def check_pixels(function: str, spec: Spec, model: Any, x: Any, labels: Any | No
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, model, spec.training.stored)
     require_pixels(function, spec, x)
     require_kind(function, "pixels", x, Tensor)
+    require_own(function, labels=labels)
     require_labels(function, spec, labels, x.shape[0])
 
 
@@ -102,8 +111,10 @@ def check_latents(function: str, spec: Spec, model: Any, z: Any, labels: Any | N
     Raises:
         InputError: If one is not what it should be.
     """
+    require_spec(spec)
     check_params(function, spec.model, model, spec.training.stored)
     require_latents(function, spec, z, dtype)
     if dtype is not None:
         require_kind(function, "latents", z, Tensor)
+        require_own(function, labels=labels)
     require_labels(function, spec, labels, z.shape[0])

@@ -1,7 +1,10 @@
 """Where to compute, and how precisely."""
 
+from typing import Any
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.errors import InputError
@@ -43,3 +46,11 @@ def device_of(model: nn.Module) -> torch.device:
 def device_label(device: torch.device) -> str:
     """Return the device's platform and model, for the run's record."""
     return f"gpu ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu (cpu)"
+
+
+def to_tensor(array: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return an array of any kind as a tensor on a device. `as_tensor` would warn of NumPy's if it can't be written to,
+    as JAX's can't."""
+    if isinstance(array, Tensor):
+        return array.to(device, dtype or array.dtype)
+    return torch.tensor(np.asarray(array), dtype=dtype, device=device)

@@ -16,6 +16,7 @@ from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, vari
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 from torchvae import random
+from torchvae.checks import require_own
 
 # Series in y^2 up to 4, the highest power first and all positive, so that nothing cancels near y = 0:
 # sinh(y) = y + y^3 * the first, y cosh(y) - sinh(y) = y^3 * the second.
@@ -198,6 +199,7 @@ def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
         InputError: If the pixels are not the configuration's.
     """
     require_pixels("nll", spec, x)
+    require_own("nll", pixels=x)
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
@@ -215,6 +217,7 @@ def bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
         InputError: If the pixels are no floats.
     """
     require_floats("bernoulli_nll", x)
+    require_own("bernoulli_nll", logits=logits, pixels=x)
     # From the logits: by way of probabilities float32 saturates at |logit| = 17, with zero gradient.
     return F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
 
@@ -240,6 +243,7 @@ def continuous_bernoulli_nll(logits: Tensor, x: Tensor) -> Tensor:
         NeurIPS 2019.
     """
     require_floats("continuous_bernoulli_nll", x)
+    require_own("continuous_bernoulli_nll", logits=logits, pixels=x)
     # log((e^l - 1) / l) - l x by halves: near l = 0 the cross-entropy and log C, of log 2 each, would cancel.
     return (_log_sinhc(logits) + (0.5 - x) * logits).sum(-1)
 
@@ -258,6 +262,7 @@ def continuous_bernoulli_mean(logits: Tensor) -> Tensor:
     References:
         Loaiza-Ganem & Cunningham 2019.
     """
+    require_own("continuous_bernoulli_mean", logits=logits)
     low = torch.where(logits < -4.0, -logits, 4.0)
     return torch.where(logits < -4.0, 1.0 / low - _tail(low), 0.5 + _log_sinhc_slope(logits))
 
@@ -277,6 +282,7 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
         InputError: If the pixels are no floats.
     """
     require_floats("gaussian_nll", x)
+    require_own("gaussian_nll", mean=mean, logvar=logvar, pixels=x)
     return 0.5 * ((mean - x) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
 
 

@@ -15,7 +15,7 @@ from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
 from torchvae import random
 from torchvae.checks import check_images, check_latents
-from torchvae.devices import device_of
+from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from torchvae.draws import draw, image_keys
 from torchvae.keys import root_key, static_key
@@ -51,8 +51,8 @@ def average_terms(
     """
     check_images("average_terms", spec, model, images, labels)
     device = device_of(model)
-    labels = None if labels is None else torch.as_tensor(labels, device=device)
-    per_image = _terms(spec, model, torch.as_tensor(images, device=device), key.to(device), labels)
+    labels = None if labels is None else to_tensor(labels, device)
+    per_image = _terms(spec, model, to_tensor(images, device), key.to(device), labels)
     terms = per_image.cpu().numpy().astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         reconstruction, kl = torch.tensor(terms[1:])
@@ -97,8 +97,8 @@ def log_likelihood(
     require_density(spec)
     check_images("log_likelihood", spec, model, images, labels)
     device = device_of(model)
-    images, key = torch.as_tensor(images, device=device), key.to(device)
-    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    images, key = to_tensor(images, device), key.to(device)
+    labels = None if labels is None else to_tensor(labels, device)
     parts = []
     for places in torch.arange(len(images), device=device).split(_IMAGES):
         part_labels = None if labels is None else labels[places]
@@ -124,7 +124,7 @@ def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.n
     """
     require_bytes("see_images", images, spec.model.image)
     places = torch.arange(len(images), device=key.device)
-    return _pixels(spec, torch.as_tensor(images, device=key.device), key, places).cpu().numpy().astype(np.float64)
+    return _pixels(spec, to_tensor(images, key.device), key, places).cpu().numpy().astype(np.float64)
 
 
 @torch.no_grad()
@@ -148,8 +148,8 @@ def encode_images(
     """
     check_images("encode_images", spec, model, images, labels)
     device = device_of(model)
-    images, key = torch.as_tensor(images, device=device), key.to(device)
-    labels = None if labels is None else torch.as_tensor(labels, device=device)
+    images, key = to_tensor(images, device), key.to(device)
+    labels = None if labels is None else to_tensor(labels, device)
     posteriors = [
         encode(spec, model, _pixels(spec, images[places], key, places), None if labels is None else labels[places])
         for places in torch.arange(len(images), device=device).split(_BATCH)
@@ -181,8 +181,8 @@ def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.nd
     """
     check_latents("decode_latents", spec, model, z, labels)
     device = device_of(model)
-    labels = None if labels is None else torch.as_tensor(labels, device=device)
-    decoded = decode(spec, model, torch.as_tensor(z, dtype=getattr(torch, spec.training.stored), device=device), labels)
+    labels = None if labels is None else to_tensor(labels, device)
+    decoded = decode(spec, model, to_tensor(z, device, getattr(torch, spec.training.stored)), labels)
     location = _location(spec, decoded)
     logvar = pixel_logvar(spec, decoded)
     return Pixels(

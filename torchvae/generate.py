@@ -10,7 +10,7 @@ from jaxvae.shared.model.argument_checks import require_bytes, require_count, re
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 from torchvae import random
 from torchvae.checks import check_images, check_latents, check_params
-from torchvae.devices import device_of
+from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, pixel_means
 from torchvae.draws import image_keys
 from torchvae.keys import root_key, static_key
@@ -49,7 +49,9 @@ def sample(
 
 
 @torch.no_grad()
-def reconstruct(spec: Spec, model: VAE, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def reconstruct(
+    spec: Spec, model: VAE, images: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None
+) -> np.ndarray:
     """Reconstruct images through the posterior's mean.
 
     Args:
@@ -85,7 +87,9 @@ def draw_latents(spec: Spec, key: random.Key, n: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def decode_images(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+def decode_images(
+    spec: Spec, model: VAE, z: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None
+) -> np.ndarray:
     """Decode latents to images.
 
     Args:
@@ -102,17 +106,17 @@ def decode_images(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | No
     """
     check_latents("decode_images", spec, model, z, labels)
     device = device_of(model)
-    latents = torch.tensor(z, dtype=getattr(torch, spec.training.stored), device=device)
+    latents = to_tensor(z, device, getattr(torch, spec.training.stored))
     return images_of(spec, model, latents, _labels_for(spec, labels, device)).cpu().numpy()
 
 
 def interpolate(
     spec: Spec,
     model: VAE,
-    start: np.ndarray,
-    end: np.ndarray,
+    start: Tensor | np.ndarray,
+    end: Tensor | np.ndarray,
     steps: int,
-    labels: np.ndarray | None = None,
+    labels: Tensor | np.ndarray | None = None,
     spherical: bool = False,
 ) -> np.ndarray:
     """Decode interpolations between pairs of latents.
@@ -135,16 +139,16 @@ def interpolate(
     require_count("interpolate", "steps", steps)
     check_latents("interpolate", spec, model, start, labels)
     require_latents("interpolate", spec, end, rows=start.shape[0])
-    z = (latent_paths.spherical if spherical else latent_paths.linear)(start, end, steps)
-    return _each(spec, model, z, None if labels is None else np.repeat(labels, steps))
+    z = (latent_paths.spherical if spherical else latent_paths.linear)(_numpy(start), _numpy(end), steps)
+    return _each(spec, model, z, None if labels is None else np.repeat(_numpy(labels), steps))
 
 
 def traverse(
     spec: Spec,
     model: VAE,
-    z: np.ndarray,
-    dimensions: np.ndarray,
-    values: np.ndarray,
+    z: Tensor | np.ndarray,
+    dimensions: Tensor | np.ndarray,
+    values: Tensor | np.ndarray,
     label: int | None = None,
 ) -> np.ndarray:
     """Decode a latent with one dimension at a time set to other values.
@@ -164,9 +168,9 @@ def traverse(
         InputError: If the model, the latent, its dimensions or the label are not the configuration's.
     """
     check_latents("traverse", spec, model, z[None], None if label is None else np.array([label]))
-    return _each(
-        spec, model, latent_paths.along(z, dimensions, values), None if label is None else np.full(values.size, label)
-    )
+    z, dimensions, values = (_numpy(given) for given in (z, dimensions, values))
+    labels = None if label is None else np.full(values.size, label)
+    return _each(spec, model, latent_paths.along(z, dimensions, values), labels)
 
 
 def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np.ndarray:
@@ -207,7 +211,7 @@ def seen(spec: Spec, images: Tensor | np.ndarray) -> Tensor:
     """
     require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), torch.arange(len(images)))
-    return prepare_pixels(spec, images.cpu() if isinstance(images, Tensor) else torch.tensor(images), keys, None)
+    return prepare_pixels(spec, to_tensor(images, torch.device("cpu")), keys, None)
 
 
 def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -251,5 +255,9 @@ def _each(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | None) -> n
     return images.reshape(*z.shape[:-1], *images.shape[1:])
 
 
-def _labels_for(spec: Spec, labels: np.ndarray | None, device: torch.device) -> Tensor | None:
-    return None if labels is None or not spec.model.classes else torch.tensor(labels, device=device)
+def _numpy(given: Tensor | np.ndarray) -> np.ndarray:
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+
+
+def _labels_for(spec: Spec, labels: Tensor | np.ndarray | None, device: torch.device) -> Tensor | None:
+    return None if labels is None or not spec.model.classes else to_tensor(labels, device)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.backend import Part, Progress
-from jaxvae.shared.config.spec import Spec, resolved
+from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data import streaming
-from jaxvae.shared.data.dataset import Dataset
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels
+from jaxvae.shared.data.dataset import Dataset, require_dataset
+from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.requirements import require_divisible_batch, require_images
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
@@ -57,12 +57,15 @@ def fit(
         InputError: If the images, the labels or the state are not the configuration's, or if a streamed file has
             changed.
     """
+    require_spec(spec)
+    require_dataset("fit", data)
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
         require_labels("fit", spec, labels, len(images))
     require_images(data.train.shape)
     spec = resolved(spec, len(data.train))
     if start is not None:
+        require_state("fit", start[0], TrainState)
         check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
     test = torch.tensor(data.test, device=device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_kind, require_labels, require_noise, require_pixels
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
-from torchvae.checks import check_params, check_pixels
+from torchvae.checks import check_params, check_pixels, require_own
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from torchvae.draws import Draws
 from torchvae.nets import VAE, Training
@@ -89,6 +89,7 @@ def inputs(
     """
     require_pixels("inputs", spec, x)
     require_kind("inputs", "pixels", x, Tensor)
+    require_own("inputs", labels=labels)
     require_noise("inputs", spec, draws.eps, x.shape[0])
     require_labels("inputs", spec, labels, x.shape[0])
     if weights is None:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
-from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels
+from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels, require_state
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from torchvae import random
 from torchvae.augmentation import augment
-from torchvae.checks import check_params, check_pixels
+from torchvae.checks import check_params, check_pixels, require_own
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
@@ -134,6 +134,7 @@ def train_step(
     Raises:
         InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
+    require_state("train_step", state, TrainState)
     check_pixels("train_step", spec, state.model, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
@@ -233,9 +234,12 @@ def train_epoch(
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
             or if batch norm would see a batch of one number.
     """
+    require_spec(spec)
+    require_state("train_epoch", state, TrainState)
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_kind("train_epoch", "images", images, Tensor)
+    require_own("train_epoch", labels=labels)
     # A process may hold none of the images of a run of several.
     require_images(tuple(images.shape) if n is None else (n, *images.shape[1:]))
     require_labels("train_epoch", spec, labels, len(images) if n is None else n, more=n is not None)

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
@@ -22,7 +23,7 @@ from typing_extensions import Doc
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.text import LONGEST, printable
+from jaxvae.shared.text import LONGEST, printable, shown
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
@@ -35,6 +36,7 @@ _ADVICE = {
     errno.EDQUOT: "free some of your quota on its disk",
     errno.EFBIG: "raise the largest size of a file (ulimit -f)",
 }
+_IMPORTED, _VARIABLES = ("jax", "torch"), ("JAX_", "TORCH")
 _COMMUNICATION = ("Gloo", "gloo", "NCCL")  # libraries that connect the processes of a run
 
 
@@ -90,7 +92,7 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         if backend.first():
             _complain(f"{name}: {stop}")
         return stop.status
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ValueError) as error:
         _complain(f"{name}: {_explained(error)}")
         return InputError.status
     except KeyboardInterrupt:
@@ -177,15 +179,29 @@ def _unusable(error: OSError) -> str:
     return f"{error.filename or 'A file or standard output'} can't be used ({error.strerror or error}){advice}."
 
 
-def _explained(error: MemoryError | RuntimeError) -> str:
+def _explained(error: MemoryError | RuntimeError | ValueError) -> str:
     """A sentence about an error of a framework; any other error is raised again."""
-    reason = (str(error).splitlines() or ["out of memory"])[0]
+    reason = (str(error).strip().splitlines() or ["out of memory"])[0]
+    if variable := _refused_variable(error):
+        refused = f"{variable} is {shown(os.environ[variable])}, which can't be used ({reason.rstrip('.')})"
+        return f"The environment variable {refused}; give it another value, or unset it."
     if any(word in reason for word in _COMMUNICATION):
         reason = reason.partition(". ")[0]
         return f"Another process has ended ({reason}); start all processes again with --resume."
     if not isinstance(error, MemoryError) and not any(word in str(error) for word in _OUT_OF_MEMORY):
         raise error
     return f"This doesn't fit into memory ({reason}); give smaller sizes or fewer samples."
+
+
+def _refused_variable(error: BaseException) -> str | None:
+    """The environment variable for whose value a framework can't be imported, None for another error."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    importing = any(
+        frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__", "").partition(".")[0] in _IMPORTED
+        for frame in frames
+    )
+    named = (name for name in os.environ if name.startswith(_VARIABLES) and name.lower() in str(error).lower())
+    return max(named, key=len, default=None) if importing else None
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:

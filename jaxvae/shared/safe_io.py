@@ -4,6 +4,7 @@ size."""
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plain_paths import kind_of, require_in_place, require_plain
+from jaxvae.shared.plain_paths import is_open, kind_of, require_in_place, require_plain
 from jaxvae.shared.text import shown
 
 PART_SUFFIX = ".part"  # of files that are being written
@@ -173,7 +174,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         path: What is made; nothing may be there yet.
 
     Yields:
-        Where to write it: beside `path`. It is renamed to `path` at the end of the block, and removed if that fails.
+        Where to write it: beside `path`. It is renamed to `path` at the end of the block, and removed if that fails. A
+        killed process leaves it, and the next one that makes `path` removes it.
 
     Raises:
         InputError: If `path` exists, or nothing can be written beside it.
@@ -182,7 +184,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} exists already; give another --out, or remove it.")
     require_in_place(path)
     try:
-        folder = Path(tempfile.mkdtemp(PART_SUFFIX, f".{path.name}.", path.parent))
+        _remove_left(path)
+        folder, handle = _make_part(path)
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); give another --out.") from None
     try:
@@ -198,6 +201,44 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(folder)
+        os.close(handle)
+
+
+def _make_part(path: Path) -> tuple[Path, int]:
+    """Make the folder in which `path` is made, and lock it: the folder, and an open handle of it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(PART_SUFFIX, f".{path.name}.", path.parent))
+        with contextlib.suppress(FileNotFoundError):  # another process may remove it until it is locked
+            handle = os.open(folder, os.O_RDONLY)
+            _lock(handle)  # without one, on a disk that has none, no process would remove what is left
+            if is_open(handle, folder):
+                return folder, handle
+            os.close(handle)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the folders in which killed processes were making `path`. The lock of one that lives is its own."""
+    made = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(PART_SUFFIX)}")
+    for folder in path.parent.iterdir() if os.access(path.parent, os.R_OK) else []:
+        if made.fullmatch(folder.name):
+            with contextlib.suppress(OSError):  # it is no folder, or another user's
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    if _lock(handle):
+                        shutil.rmtree(folder)
+                finally:
+                    os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open folder until it is closed, by whatever ends the process; False where that is not possible."""
+    try:
+        import fcntl  # not on every system
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, ImportError):
+        return False
+    return True
 
 
 MAX_JSON_BYTES = 4 * 2**20

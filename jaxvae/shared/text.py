@@ -15,7 +15,8 @@ LONGEST = 2000
 
 def shown(value: object) -> str:
     """Format any value for a message: on one line, printable and short."""
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return " ".join(text.split()) if "\n" in text else text  # an array's has a line for each row
 
 
 def printable(text: str, longest: int = 100) -> str:
@@ -29,6 +30,12 @@ def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
     names = list(names)
     few = [name if name.isprintable() and 0 < len(name) <= 100 else shown(name) for name in names[:most]]
     return separator.join(few) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and a noun, such as "1 step" or "2,000 steps"."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{n:,} {noun}{'' if n == 1 else plural}"
 
 
 def text_table(rows: Sequence[Sequence[str]], right: Collection[int] = (1,)) -> str:

@@ -35,15 +35,16 @@ READERS: Mapping[str, Sequence[str]] = {
     "jaxvae.shared.data.numpy_files": (),
     "jaxvae.shared.data.image_folder": (),
     "jaxvae.shared.data.idx": ("read", "load"),
+    "jaxvae.shared.data.cifar": ("read", "_verified"),
     "jaxvae.shared.interop.readers": ("pack", "packed", "widened", "narrowed"),
+    "jaxvae.shared.interop.orbax_folder": (),
     "jaxvae.shared.interop.zip_files": ("pack_npz",),
     "jaxvae.shared.interop.tensor_trees": ("nested",),
     "jaxvae.shared.interop.file_limits": (),
     "jaxvae.shared.interop.name_table": (),
     "torchvae.pickles": ("main",),
 }
-"""The modules that read files which may be malformed, and those of their functions that do something else. CIFAR-10's
-reader is not among them: it reads no file whose digest is not the published one."""
+"""The modules that read files which may be malformed, and those of their functions that do something else."""
 
 
 class Coverage(NamedTuple):

@@ -22,8 +22,8 @@ from jaxvae.shared.model import description, weight_file
 from jaxvae.shared.runs import checkpoints, measures_record, metrics_parts, parity_record, run_folder
 from jaxvae.shared.runs import metrics as run_metrics
 from jaxvae.shared.runs.run_folder import Run
-from parity_tests.corrupt import rewritten, structured, transforms
-from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Target, json_field, resealed
+from parity_tests.corrupt import cifar_batch, orbax, rewritten, structured, transforms
+from parity_tests.corrupt.fuzz import IN_JSON, IN_WEIGHTS, OTHER, PLAIN, SAME, Mutate, Target, json_field, resealed
 
 COLOUR = np.random.default_rng(1).integers(0, 256, (12, 4, 6, 3), np.uint8)
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4, 6), np.uint8)
@@ -312,6 +312,10 @@ def _picture(kind: str) -> tuple[str, Target]:
     return f"{name}/0.{name}", Target(picture(kind), PNG if kind == "PNG" else PICTURE, read, True)
 
 
+def _orbax(file: str, mutations: tuple[Mutate, ...]) -> Target:
+    return Target(orbax.content(OTHERS, file), mutations, orbax.read_by(other("fc1")), True)
+
+
 # By name: the file's path in the folder that `place` fills, and its reader.
 TARGETS: dict[str, tuple[str, Target]] = {
     "weights": ("run/model.safetensors", Target(transforms.whole_weights(), WEIGHTS, weights_and_spec, resealed)),
@@ -337,6 +341,10 @@ TARGETS: dict[str, tuple[str, Target]] = {
     "msgpack": ("other/a.msgpack", Target(other_msgpack(), structured.MSGPACK, other("params.encoder"), True)),
     "arrays": ("other/a.npz", Target(saved(lambda f: np.savez(f, **OTHERS)), NPZ, other("fc1"), True)),
     "pickle": ("other/a.pt", Target(other_pickle(), PICKLE, other("state_dict.fc1"), True)),
+    "orbax": (f"orbax/{orbax.METADATA}", _orbax(orbax.METADATA, orbax.IN_METADATA)),
+    "orbax array": (f"orbax/{orbax.ARRAY}", _orbax(orbax.ARRAY, orbax.IN_ARRAY)),
+    "orbax chunk": (f"orbax/{orbax.CHUNK}", _orbax(orbax.CHUNK, orbax.IN_CHUNK)),
+    "cifar": (f"cifar/{cifar_batch.NAME}", Target(cifar_batch.whole(), cifar_batch.MUTATIONS, cifar_batch.read, True)),
     "table": ("other/mine.json", Target(json.dumps(TABLE).encode(), TABLES, tabled, True)),
 }
 
@@ -351,8 +359,10 @@ def place(folder: Path, name: str) -> Path:
         if path.parent.name == "idx":
             for file, content in idx_files().items():
                 path.with_name(file).write_bytes(content)
+        elif path.parent.name == "orbax":
+            orbax.place(path.parent, orbax.files(OTHERS))
         elif name == "table":
             path.with_suffix(".safetensors").write_bytes(safetensors.numpy.save(of_ones_own()))
-        elif path.parent.name not in ("data", "other", "arrays"):
+        elif path.parent.name not in ("data", "other", "arrays", "cifar"):
             Image.fromarray(_drawn(name)[1]).save(path.with_name("1.png"))
     return path

@@ -81,7 +81,6 @@ FAMILY = {
     "learned": Spec("digits", ModelSpec(COLOUR, (12,), 6, likelihood="gaussian-learned"), ObjectiveSpec(1.7), SMALL),
 }
 UNKNOWN = "none known"
-_Jitted = type(jaxvae.train_step)
 
 
 class Fault(NamedTuple):
@@ -167,8 +166,8 @@ def _forget_compiled() -> None:
     jaxvae.nets._graphdef.cache_clear()
     modules = [jax_backend, *(module for name, module in sys.modules.items() if name.partition(".")[0] == "jaxvae")]
     for value in {id(value): value for module in modules for value in vars(module).values()}.values():
-        if isinstance(value, _Jitted):
-            value.clear_cache()  # type: ignore[attr-defined]
+        if callable(value) and hasattr(value, "clear_cache"):
+            value.clear_cache()
 
 
 @functools.cache

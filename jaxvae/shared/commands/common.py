@@ -140,8 +140,12 @@ def flags_of(spec: Spec) -> dict[str, Any]:
 
 def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
     """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
+
+    def said(value: Any) -> str:
+        return "left out" if value is None else shown(value)
+
     return ", ".join(
-        f"its --{name.replace('_', '-')} is {shown(before.get(name))}, not {shown(value)}"
+        f"its --{name.replace('_', '-')} is {said(before.get(name))}, not {said(value)}"
         for name, value in now.items()
         if before.get(name) != value and name not in except_for
     )

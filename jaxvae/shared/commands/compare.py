@@ -13,7 +13,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, op
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import LONGEST, markdown_table, printable, say
+from jaxvae.shared.text import LONGEST, counted, markdown_table, printable, say
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _reference(row: Row, rows: Sequence[Row]) -> Row | None:
 
 
 def _caption(images: int, data: str) -> str:
-    return f"Squared error per image, pixels in [0, 1]: the mean over {images:,} test images of {data}"
+    return f"Squared error per image, pixels in [0, 1]: the mean over {counted(images, 'test image')} of {data}"
 
 
 def _unit(row: Row) -> str:

@@ -111,7 +111,7 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:
     if "imported" in run.config:
-        raise InputError(f"{run.path} was imported, so its training was not recorded; leave it out.")
+        raise InputError(f"{run.path} was imported, so its training was not recorded; give trained runs.")
     records = metrics.to_draw(run)
     if not records:
         raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")

@@ -12,7 +12,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, op
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import projector
 
 By = Literal["auto", "latents", "pca", "tsne"]
@@ -75,7 +75,7 @@ def run(backend: Backend, command: Embed) -> None:
     points, names = project(latents, command.by, command.seed)
     caption = f"The first {len(images):,} test images of {dataset.name}"
     image_grid.write(labelled_figure.points(points, labels, names, caption), command.out)
-    say(f"{len(images):,} test images in {command.out}")
+    say(f"{counted(len(images), 'test image')} in {command.out}")
     if command.projector is not None:
         projector.write(command.projector, latents, labels, images)
         say(f"for TensorBoard's projector in {command.projector}")

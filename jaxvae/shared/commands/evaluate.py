@@ -14,7 +14,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, ope
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
-from jaxvae.shared.text import say, text_table
+from jaxvae.shared.text import counted, say, text_table
 
 _MAX_SAMPLES = 10_000_000
 _MEASURES_HELP = (
@@ -91,9 +91,9 @@ def run(backend: Backend, command: Evaluate) -> None:
     taken = take(trained_model(backend, run, weights, dataset, command.samples), names)
     if "terms" in taken:
         terms = metrics.sentence(run.spec, taken["terms"])
-        say(f"{command.run}: test {terms} over {len(dataset.test):,} images of {dataset.name}")
+        say(f"{command.run}: test {terms} over {counted(len(dataset.test), 'image')} of {dataset.name}")
     else:
-        say(f"{command.run}: {len(dataset.test):,} test images of {dataset.name}")
+        say(f"{command.run}: {counted(len(dataset.test), 'test image')} of {dataset.name}")
     if lines := [row for name in names for row in rows(name, taken[name])]:
         say(text_table(lines))
     measures_record.update(backend.__name__, run, taken)

@@ -170,10 +170,13 @@ def _summary(path: Path, file: File, adopted: Adopted) -> str:
     layers = f"hidden {' '.join(map(str, model.hidden))}"
     if model.network == "layers":
         layers = f"encoder {' '.join(model.encoder)}, decoder {' '.join(model.decoder)}"
+    loss = f"that of the preset {adopted.match.preset}{'' if same else f', but for {apart}'}"
+    if adopted.match.configured is not None:
+        loss = "that of its configuration"
     lines = [
         f"{path}: {source.title}, {len(file.tensors)} tensors of {dtypes}{behind} ({file.kind})",
         f"sizes: image {height}x{width}x{channels}, {layers}, latent {model.latent}",
-        f"loss: that of the preset {adopted.match.preset}{'' if same else f', but for {apart}'}",
+        f"loss: {loss}",
         *(f"note: {note}" for note in adopted.notes),
     ]
     return "\n".join([*lines, ""])

@@ -20,7 +20,7 @@ from jaxvae.shared.commands.common import (
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid, labelled_figure
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 
 
 @dataclass(frozen=True)
@@ -105,4 +105,4 @@ def run(backend: Backend, command: Interpolate) -> None:
     kind = "along an arc" if command.spherical else "in a straight line"
     caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
     image_grid.write(labelled_figure.rows(images, names, caption, heads), command.out)
-    say(f"{len(images)} interpolations of {command.steps} steps in {command.out}")
+    say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

@@ -28,7 +28,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.session import Session
 from jaxvae.shared.training.session_record import session_record
@@ -245,18 +245,18 @@ def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, s
     total = training.total_steps(images)
     if total < step:
         raise InputError(
-            f"{run.path} has already taken {step:,} steps, more than the {total:,} requested; ask for more."
+            f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; ask for more."
         )
     if flags.spec != run.spec and training.schedule == "cosine" and total > training.rate_warmup + training.stretch:
         raise InputError(
             f"{run.path} has a cosine that falls to 0 at step {training.rate_warmup + training.stretch:,}, and more "
             "steps would change no weight; start a longer run."
         )
+    ends = f"--epochs {training.epochs}, without --max-steps"
+    if training.max_steps is not None:
+        ends = f"--epochs {training.epochs} and --max-steps {training.max_steps}, whichever comes first"
     if flags.spec != run.spec and total == run.spec.training.total_steps(images):
-        raise InputError(
-            f"{run.path} would still end after {total:,} steps: --epochs {training.epochs} and --max-steps "
-            f"{training.max_steps}, whichever comes first; give both."
-        )
+        raise InputError(f"{run.path} would still end after {counted(total, 'step')}: {ends}; give both.")
 
 
 def _require_same_start(backend: Backend, flags: SessionFlags, images: int, *settings: Any) -> None:

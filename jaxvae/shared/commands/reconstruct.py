@@ -7,7 +7,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import image_grid, labelled_figure
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,5 @@ def run(backend: Backend, command: Reconstruct) -> None:
     reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:n])
     rows = image_grid.paired(images / 255, reconstructions)
     image_grid.write(labelled_figure.rows(rows, ["image", "reconstruction"] * (len(rows) // 2)), command.out)
-    say(f"{n} test images above their reconstructions in {command.out}")
+    below = "its reconstruction" if n == 1 else "their reconstructions"
+    say(f"{counted(n, 'test image')} above {below} in {command.out}")

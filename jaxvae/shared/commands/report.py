@@ -16,7 +16,7 @@ from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
-from jaxvae.shared.text import LONGEST, printable, say
+from jaxvae.shared.text import LONGEST, counted, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
 _MAX_CLASS_COLUMNS = 16
@@ -141,7 +141,7 @@ def _samples(model: TrainedModel) -> str:
     classes = model.run.spec.model.classes
     columns = classes if 1 < classes <= _MAX_CLASS_COLUMNS else None
     n = columns * 6 if columns else _SAMPLES
-    caption = f"{n} images drawn from the prior" + (", a column for each class" if columns else "")
+    caption = f"{counted(n, 'image')} drawn from the prior" + (", a column for each class" if columns else "")
     images = image_grid.grid(explorer.samples(model, n), columns)
     return webpage.picture(images, f"{caption}.", f"{caption}, from the run's seed.")
 
@@ -150,7 +150,7 @@ def _reconstructions(model: TrainedModel) -> str:
     n = min(_PAIRS, len(model.data.test))
     images = model.data.test[:n]
     reconstructions = model.backend.reconstruct(model.run.spec, model.weights, images, model.data.test_labels[:n])
-    caption = f"The first {n} test images of {model.data.name}, each above its reconstruction."
+    caption = f"The first {counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
     return webpage.picture(image_grid.pairs(images / 255, reconstructions, 8), caption, caption)
 
 
@@ -175,8 +175,8 @@ def _measures(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> s
     for name, figures in measured.items():
         if name != "kl-by-latent":
             rows += evaluation.rows(name, figures)
-    after = f"after {model.step:,} steps" if model.step else "with the imported weights"
-    caption = f"On {len(model.data.test):,} test images of {model.data.name}, {after}."
+    after = f"after {counted(model.step, 'step')}" if model.step else "with the imported weights"
+    caption = f"On {counted(len(model.data.test), 'test image')} of {model.data.name}, {after}."
     html = webpage.paragraph(caption, "soft") + webpage.table(("measure", "value", "unit"), rows, "Measures", (1,))
     if "kl-by-latent" in measured:
         by_latent = evaluation.rows("kl-by-latent", measured["kl-by-latent"])

@@ -15,7 +15,7 @@ from jaxvae.shared.commands.common import (
     require_within,
 )
 from jaxvae.shared.plotting import image_grid, labelled_figure
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 
 _MAX_SAMPLES = 10_000
 
@@ -71,4 +71,4 @@ def run(backend: Backend, command: Sample) -> None:
         image_grid.write(labelled_figure.rows(rows, [""] * len(rows), heads=heads), command.out)
     else:
         image_grid.save(image_grid.grid(images, classes if labels is None and classes else None), command.out)
-    say(f"{command.n} samples in {command.out}")
+    say(f"{counted(command.n, 'sample')} in {command.out}")

@@ -20,7 +20,7 @@ from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 from jaxvae.shared.training.progress import Bar, short_terms
 from jaxvae.shared.training.session import (
     Session,
@@ -120,7 +120,7 @@ def run(backend: Backend, command: Sweep) -> None:
         left = {path: spec for path, spec in specs.items() if not _is_finished(path, spec, loaded)}
         finished = f", {len(specs) - len(left):,} of them finished already" if len(left) < len(specs) else ""
         how = "together" if together else "one by one"
-        say(f"{out}: {description.summary(first)}, {len(specs):,} runs{finished}, {how} on {device}")
+        say(f"{out}: {description.summary(first)}, {counted(len(specs), 'run')}{finished}, {how} on {device}")
         images = first.training.images_seen(first.training.total_steps(n), n)
         with Bar(images * len(specs), images * (len(specs) - len(left))) as bar:
             if together:
@@ -130,7 +130,7 @@ def run(backend: Backend, command: Sweep) -> None:
             diverged = _train_one_by_one(backend, command, left, loaded, out, bar, len(specs))
         sweep_folder.write_summary(out, specs, dataset)
     if diverged:
-        raise NonFiniteError(f"{len(diverged):,} of {len(specs):,} runs diverged, the first: {diverged[0]}")
+        raise NonFiniteError(f"{len(diverged):,} of {counted(len(specs), 'run')} diverged, the first: {diverged[0]}")
 
 
 def _require_one_process(command: Sweep) -> None:

@@ -54,7 +54,7 @@ COMMANDS = (
     Entry(compare.Compare, compare.run),
     Entry(curves.Curves, curves.run),
     Entry(report.Report, report.run),
-    Entry(describe.Describe, describe.run),
+    Entry(describe.Describe, describe.run, describe.defaults),
     Entry(export.Export, export.run),
     Entry(import_.Import, import_.run),
 )

@@ -11,7 +11,7 @@ from jaxvae.shared.commands.common import preset_spec
 from jaxvae.shared.commands.open_session import KEPT_FLAGS, SessionFlags, open_session
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
 from jaxvae.shared.training.session import run_session
@@ -83,7 +83,7 @@ def run(backend: Backend, command: Train) -> None:
         since = f", from step {session.done:,}" if session.done else ""
         if first:
             device = run.config["sessions"][-1]["device"]
-            say(f"{run.path}: {description.summary(run.spec)}, {session.total:,} steps{since} on {device}")
+            say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
         with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
             stream = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
@@ -91,7 +91,7 @@ def run(backend: Backend, command: Train) -> None:
         if first:
             last = metrics.last(run)
             assert last is not None  # of its last epoch
-            say(f"test {metrics.sentence(run.spec, last)} after {last['step']:,} steps")
+            say(f"test {metrics.sentence(run.spec, last)} after {counted(last['step'], 'step')}")
             say(f"pictures in {run.images}\nweights in {run.weights}")
             if session.board is not None:
                 say(f"for TensorBoard in {session.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")

@@ -21,7 +21,7 @@ from jaxvae.shared.commands.common import (
 )
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid, labelled_figure
-from jaxvae.shared.text import say
+from jaxvae.shared.text import counted, say
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ def run(backend: Backend, command: Traverse) -> None:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
     caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
     image_grid.write(labelled_figure.rows(rows, names, caption, heads), command.out)
-    say(f"{len(rows)} of {run.spec.model.latent} latents in {command.out}")
+    say(f"{len(rows)} of {counted(run.spec.model.latent, 'latent')} in {command.out}")

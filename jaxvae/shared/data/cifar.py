@@ -14,6 +14,7 @@ import numpy as np
 from jaxvae.shared.data import published
 from jaxvae.shared.data.dataset import Dataset, Request
 from jaxvae.shared.data.published import Published, wrong_digest
+from jaxvae.shared.text import printable
 
 IMAGE = (32, 32, 3)
 BATCH = 10_000  # images in a file
@@ -76,7 +77,7 @@ def _batch(path: Path, content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pixels, labels = batch[b"data"].pixels, np.array(batch[b"labels"], np.int64)
         planes = pixels.reshape(BATCH, IMAGE[2], *IMAGE[:2])  # all of an image's red, then its green, then its blue
     except Exception as error:  # pickle raises many kinds
-        raise published.unpublished(CIFAR10, path, f"no batch of {BATCH:,} images ({error})") from None
+        raise published.unpublished(CIFAR10, path, f"no batch of {BATCH:,} images ({printable(str(error))})") from None
     if labels.shape != (BATCH,) or labels.min() < 0 or labels.max() >= CLASSES:
         raise published.unpublished(CIFAR10, path, f"other labels than {BATCH:,} from 0 to {CLASSES - 1}")
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels.astype(np.uint8)

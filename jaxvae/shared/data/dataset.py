@@ -28,6 +28,15 @@ class Dataset(NamedTuple):
     """Sentences about what was left out or looks wrong, for whoever trains on it."""
 
 
+def require_dataset(function: str, data: object) -> None:
+    """Raises InputError unless it is a data set, and not, say, the images of one."""
+    if not isinstance(data, Dataset):
+        raise InputError(
+            f"{function} needs a Dataset, found {type(data).__name__}; give load_data(...) or digits(...), or your own "
+            "images and labels as Dataset(name, source, train, train_labels, test, test_labels)."
+        )
+
+
 class Request(NamedTuple):
     """The request to a reader of data sets."""
 

@@ -14,9 +14,9 @@ from jaxvae.shared.backend import File
 from jaxvae.shared.config.likelihoods import mean_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.interop import name_mapping, readers, recognition
+from jaxvae.shared.interop import name_mapping, own_export, readers, recognition
 from jaxvae.shared.interop.given import Given
-from jaxvae.shared.interop.name_table import Table
+from jaxvae.shared.interop.name_table import TABLE, Table
 from jaxvae.shared.interop.tensor_names import is_counter, prefixes, strip_wrappers
 from jaxvae.shared.text import named, printable, shown
 
@@ -56,14 +56,19 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
     skipped = set() if table is None else _skipped(table, list(in_file))
     in_file = {name: tensor for name, tensor in in_file.items() if name not in skipped}
     names = strip_wrappers(list(in_file))
+    own = None
     if table is None and not recognition.is_known(names):
-        _require_one_model(path, list(in_file))
+        own = own_export.match(path, file.kind, names, given)
+        if own is None:
+            _require_one_model(path, list(in_file))
     tensors = dict(zip(names, in_file.values(), strict=True))
     shapes, where, notes = {n: t.array.shape for n, t in tensors.items()}, str(path), []
     if table is not None:
         match = recognition.by_table(table, shapes, given, where)
         given = given.over(table.given)
         notes = [f"the table skips {named(sorted(skipped))}"] if skipped else []
+    elif own is not None:
+        match = own
     else:
         wanted = given
         if "encoder.embedding.weight" in tensors:
@@ -83,7 +88,7 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
             f"the loss here has the Gaussian's constant, {constant:.2f} nats per image, which a program that minimizes "
             "the squared error alone leaves out: its losses are lower by that"
         )
-    notes.append(_assumed(match.spec, given))
+    notes.append(f"the configuration is that of {own.configured}" if own else _assumed(match.spec, given))
     for name, tensor in tensors.items():
         if not tensor.is_float:
             raise InputError(
@@ -103,7 +108,7 @@ def adopt(path: Path, file: File, given: Given, table: Table | None = None) -> A
         elif ".".join(tensor.path) in skipped:
             entry["skipped"] = True
     record = {"file": path.name, "source": source.name, "kind": file.kind, "header": file.header, "tensors": entries}
-    record |= {"rules": [list(rule) for rule in source.rules]} if table is not None else {}
+    record |= {"rules": [list(rule) for rule in source.rules]} if source.name == TABLE else {}
     return Adopted(match, spec, arrays, record, notes)
 
 

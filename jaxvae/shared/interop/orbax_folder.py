@@ -15,6 +15,7 @@ from jaxvae.shared.text import printable
 
 _METADATA = "_METADATA"
 _ITEMS = (".", "default", "params", "state")  # where a step of Orbax's CheckpointManager has its items
+_LEAST_CHUNK = 2**10  # bytes that a part of an array counts as: each is looked for, even if it is not there
 _PLAIN = ("float16", "bfloat16", "float32", "float64", "bool")
 
 
@@ -76,6 +77,8 @@ def _read(path: Path, budget: Budget, opened: Any, keys: tuple[str, ...]) -> Ten
     if dtype not in _PLAIN and not dtype.startswith(("int", "uint")):
         raise file_limits.wrong_type(path, ".".join(keys), dtype, "a plain number type")
     chunk = opened.chunk_layout.read_chunk.shape or opened.shape
-    budget.take(opened.dtype.numpy_dtype.itemsize * max(math.prod(opened.shape), math.prod(chunk)))
+    chunks = math.prod(-(-size // max(1, part)) for size, part in zip(opened.shape, chunk, strict=True))
+    nbytes = opened.dtype.numpy_dtype.itemsize * max(math.prod(opened.shape), math.prod(chunk))
+    budget.take(max(nbytes, _LEAST_CHUNK * chunks))
     array = np.asarray(opened.read().result())
     return Tensor(keys, dtype, array.view(np.uint16) if dtype == "bfloat16" else array)

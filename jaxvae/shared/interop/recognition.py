@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
 from jaxvae.shared.config import layer_words
@@ -20,7 +21,7 @@ from jaxvae.shared.interop.name_table import EXAMPLE, TABLE, Table
 from jaxvae.shared.interop.source import Source
 from jaxvae.shared.interop.tensor_names import strip_wrappers
 from jaxvae.shared.model import layout
-from jaxvae.shared.text import named
+from jaxvae.shared.text import counted, named
 
 Size = tuple[int, int, int]
 
@@ -35,6 +36,8 @@ class Match(NamedTuple):
     spec: Spec
     others: tuple[Source, ...] = ()
     """Other programs whose names and shapes the tensors have too, if what is given is left out."""
+    configured: Path | None = None
+    """The file that the configuration was read from, of which nothing is assumed then."""
 
 
 def recognise(shapes: Mapping[str, Shape], given: Given, where: str) -> Match:
@@ -113,7 +116,7 @@ def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str
     rules = [rule._replace(source=name) for rule, name in zip(table.source.rules, names, strict=True)]
     source = table.source._replace(rules=tuple(rules))
     name = given.preset or source.preset
-    base = given.applied(preset(name))
+    base = _of_table(table, given)
     depth = _table_depth(source, base, shapes)
     try:
         expected = {entry.source for entry in entries(_dummy(base.model, depth), source.rules)}
@@ -132,6 +135,20 @@ def by_table(table: Table, shapes: Mapping[str, Shape], given: Given, where: str
     if problems:
         raise InputError(f"{where} has the names of {source.title}, but {named(problems, '; ', 20)}.")
     return Match(source, name, spec)
+
+
+def _of_table(table: Table, given: Given) -> Spec:
+    """The configuration of a table and of the flags beside it, but for the sizes."""
+    name = given.preset or table.source.preset
+    try:
+        return given.applied(preset(name))
+    except InputError as error:
+        try:
+            table.given.applied(preset(table.source.preset))
+        except InputError as own:
+            if str(own) == str(error):  # it is the table's, not a flag's
+                raise InputError(f"T{table.source.title[1:]}: {str(own)[0].lower()}{str(own)[1:]}") from None
+        raise
 
 
 def _base(source: Source, given: Given) -> Spec:
@@ -186,13 +203,15 @@ def _sized(
         return axes[".".join(map(str, (*layer.path, "weight")))]
 
     widths = tuple(sizes(layer)[0] for layer in layers if layer.path[:2] == ("encoder", "hidden"))
-    inputs = sizes(layers[0])[1] - model.classes
+    taken = sizes(layers[0])[1]
     outputs, latents, *_ = sizes(next(layer for layer in layers if layer.path[0] == "decoder"))
+    if model.network != "layers":
+        _require_classes(model.classes, axes, (taken, latents, axes["decoder.logits.weight"][0]), where)
     match model.network:
         case "mlp":
             image = _flat_image(axes["decoder.logits.weight"][0], image, where)
         case "conv":
-            image = _conv_image(outputs // widths[-1], hidden, inputs, image, where)
+            image = _conv_image(outputs // widths[-1], hidden, taken - model.classes, image, where)
         case "layers":
             return _layered(source, model, axes, image, where)
         case kind:
@@ -213,7 +232,14 @@ def _layered(source: Source, model: ModelSpec, axes: Mapping[str, Shape], image:
     hidden = {network: layout.hidden_layers(model, network) for network in ("encoder", "decoder")}
     last = layers["decoder", "logits"]
     first = (hidden["decoder"] or [last])[0]
-    fields: dict[str, Any] = {"latent": inputs_and_channels(first)[0] - model.classes}
+    latents = inputs_and_channels(first)[0]
+    _require_classes(
+        model.classes,
+        axes,
+        (inputs_and_channels(hidden["encoder"][0])[0], latents, inputs_and_channels(last)[1]),
+        where,
+    )
+    fields: dict[str, Any] = {"latent": latents - model.classes}
     for network, words in (("encoder", source.encoder), ("decoder", source.decoder)):
         if words:
             of_words = [*hidden[network], *([last] if network == "decoder" else [])]
@@ -226,6 +252,24 @@ def _layered(source: Source, model: ModelSpec, axes: Mapping[str, Shape], image:
         theirs, asked = (" ".join(map(str, size)) for size in (made, image))
         raise InputError(f"{where} has images of {theirs}, not {asked}; give --image {theirs}.")
     return replace(model, image=made, **fields)
+
+
+def _require_classes(classes: int, axes: Mapping[str, Shape], sizes: Shape, where: str) -> None:
+    """Raises InputError if the tensors are of a model with another number of classes. sizes: the inputs of encoder and
+    decoder, and the decoder's outputs."""
+    encoder, decoder, outputs = sizes
+    theirs = decoder - axes["encoder.mean.weight"][0]
+    if theirs != classes and theirs == encoder - outputs >= 0:
+        advice = f"give --classes {theirs}" if theirs else "leave --classes out"
+        raise InputError(
+            f"{where} has the inputs of a model of {counted(theirs, 'class')}, not of {classes}; {advice}."
+        )
+    for network, inputs in (("encoder", encoder), ("decoder", decoder)):
+        if 0 < inputs <= classes:
+            raise InputError(
+                f"{where} has {inputs} inputs in its {network}, of which --classes {classes} leaves none for "
+                f"{'images' if network == 'encoder' else 'latents'}; give --classes a smaller number, or leave it out."
+            )
 
 
 def _flat_image(pixels: int, image: Size | None, where: str) -> Size:

@@ -15,6 +15,11 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, tensor_checks
 from jaxvae.shared.text import shown
 
+_ARRAYS = {"torch": "torch.Tensor", "jax": "jax.Array", "jaxlib": "jax.Array"}  # by the package of the type
+_CONVERTED = {
+    "torch": ("an array of JAX or NumPy", "np.asarray({})"),
+    "jax": ("a torch.Tensor", "torch.tensor(np.asarray({}))"),
+}
 _MADE_WITH = "; give the configuration that it was made with"
 _PREPARE = "prepare_pixels converts uint8 images to pixels"
 
@@ -155,8 +160,35 @@ def require_kind(function: str, name: str, array: Any, kind: type) -> None:
         InputError: If it has another type.
     """
     if not isinstance(array, kind):
-        needed = f"{kind.__module__}.{kind.__name__}"
-        raise InputError(f"{function} needs {name} in a {needed}, found {type(array).__name__}; convert {name}.")
+        needed, converted = f"{kind.__module__}.{kind.__name__}", f"torch.tensor(np.asarray({name}))"
+        raise InputError(f"{function} needs {name} in a {needed}, found {_kind(array)}; convert {name}: {converted}.")
+
+
+def require_not_of(framework: str, function: str, arrays: Mapping[str, Any]) -> None:
+    """Check that arrays are not another framework's, which the module of their type tells without an import of it.
+
+    Args:
+        framework: The other framework: `torch` or `jax`.
+        function: The function's name, for the message.
+        arrays: The arrays by what they hold.
+
+    Raises:
+        InputError: If one is; the message says how to convert it.
+    """
+    for name, array in arrays.items():
+        if (found := _kind(array)) == _ARRAYS[framework]:
+            own, converted = _CONVERTED[framework]
+            raise InputError(
+                f"{function} needs {name} in {own}, found {found}; convert {name}: {converted.format(name)}."
+            )
+
+
+def require_state(function: str, state: Any, kind: type) -> None:
+    """Raises InputError unless a state is of the framework's type."""
+    if not isinstance(state, kind):
+        raise InputError(
+            f"{function} needs a {kind.__name__}, found {_kind(state)}; give init_state(spec), or a later step's state."
+        )
 
 
 def require_count(function: str, name: str, count: Any) -> None:
@@ -210,6 +242,12 @@ def _shapes(spec: ModelSpec, flax: bool) -> dict[str, tuple[int, ...]]:
 def _dtype(array: Any) -> str:
     """The name of a dtype, which PyTorch's has a prefix to; the type's of what is no array."""
     return str(getattr(array, "dtype", type(array).__name__)).removeprefix("torch.")
+
+
+def _kind(value: Any) -> str:
+    """The name of a value's type, of an array the name that its framework gives it."""
+    framework = type(value).__module__.partition(".")[0] if hasattr(value, "dtype") else ""
+    return _ARRAYS.get(framework, type(value).__name__)
 
 
 def _sizes(*sizes: Any) -> str:

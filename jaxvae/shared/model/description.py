@@ -7,13 +7,14 @@ from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
+from jaxvae.shared.text import counted
 
 _LATENTS = {
-    "gaussian": "diagonal Gaussian over {} latents; the prior is N(0, I)",
-    "log-sigma": "diagonal Gaussian over {} latents by mean and log sigma; the prior is N(0, I)",
-    "relu-sigma": "diagonal Gaussian over {} latents, mean and sigma from a ReLU; the prior is N(0, I)",
-    "point": "a code of {} numbers",
-    "relu-point": "a code of {} numbers from a ReLU; there is no prior to draw from",
+    "gaussian": "diagonal Gaussian over {}; the prior is N(0, I)",
+    "log-sigma": "diagonal Gaussian over {} by mean and log sigma; the prior is N(0, I)",
+    "relu-sigma": "diagonal Gaussian over {}, mean and sigma from a ReLU; the prior is N(0, I)",
+    "point": "a code of {}",
+    "relu-point": "a code of {} from a ReLU; there is no prior to draw from",
 }
 
 
@@ -29,10 +30,11 @@ def summary(spec: Spec) -> str:
 
 def text(spec: Spec, title: str) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
-    lines = [f"  {name:<24} {words:<46} {size:>10,} parameters" for name, words, size in layers(spec)]
-    in_all = f"  {'in all':<24} {'':<46} {_count(spec):>10,} parameters"
+    rows = [*layers(spec), ("in all", "", _count(spec))]
+    width = max(46, *(len(words) for _, words, _ in rows))
+    lines = [f"  {name:<24} {words:<{width}} {size:>10,} parameters" for name, words, size in rows]
     about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
-    return "\n".join([title, "", "layers", *lines, in_all, "", *about])
+    return "\n".join([title, "", "layers", *lines, "", *about])
 
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:
@@ -43,25 +45,26 @@ def layers(spec: Spec) -> list[tuple[str, str, int]]:
 def facts(spec: Spec) -> dict[str, str]:
     """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
     model, training = spec.model, spec.training
-    until = f", or {training.max_steps:,} steps if that is sooner" if training.max_steps else ""
-    latents = f" and {model.latent} latents" if "kl" in spec.terms and model.samples_latents else ""
-    sums = f"summed over {model.pixels} pixels{latents}, averaged over images"
+    until = f", or {counted(training.max_steps, 'step')} if that is sooner" if training.max_steps else ""
+    latents = f" and {counted(model.latent, 'latent')}" if "kl" in spec.terms and model.samples_latents else ""
+    coded = counted(model.latent, "latent" if model.samples_latents else "number")
+    sums = f"summed over {counted(model.pixels, 'pixel')}{latents}, averaged over images"
     matched = ", matched to N(0, I) by the discriminator" if spec.objective.form == "adversarial" else ""
     rows = {
         "data": _data(spec),
-        "posterior": _LATENTS[model.posterior].format(model.latent) + matched,
+        "posterior": _LATENTS[model.posterior].format(coded) + matched,
         "likelihood": _likelihood(spec),
         "loss": "; ".join(_loss(spec)),
         "units": f"nats per image: {sums}",
         "minimized": _minimized(spec),
-        "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, {training.epochs} "
-        f"epochs{until}, {training.dtype}, seed {training.seed}",
+        "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, "
+        f"{counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
     if model.classes:
-        rows["labels"] = f"{model.classes} classes, one-hot into encoder and decoder"
+        rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:
         mirrored = ["mirrored with probability 1/2"] * spec.images.flip
-        moved = [f"moved by up to {spec.images.shift} pixels"] * (spec.images.shift > 0)
+        moved = [f"moved by up to {counted(spec.images.shift, 'pixel')}"] * (spec.images.shift > 0)
         rows["augmentation"] = "in training each image is " + " and ".join([*mirrored, *moved])
     if spec.images.corruption != "none":
         rows["corruption"] = _corruption(spec)
@@ -102,7 +105,8 @@ def _words(spec: Spec, layer: layout.Layer) -> str:
         case "conv" | "conv-transpose":
             height, width = layer.size
             more = "+" + "x".join(map(str, layer.output_padding)) if any(layer.output_padding) else ""
-            kernel = f"{layer.kernel}x{layer.kernel}/{layer.stride}{more}"
+            padded = f" p{layer.padding}" if layer.padding else ""
+            kernel = f"{layer.kernel}x{layer.kernel}/{layer.stride}{padded}{more}"
             return f"{layer.kind.replace('-', ' ')} {kernel}, {sizes} of {height}x{width}{after}"
         case kind:
             assert_never(kind)
@@ -154,7 +158,7 @@ def _loss(spec: Spec) -> list[str]:
     match objective.form:
         case "elbo":
             bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
-            risen = f", reached in {objective.warmup:,} steps" if objective.warmup else ""
+            risen = f", reached in {counted(objective.warmup, 'step')}" if objective.warmup else ""
             drawn = [f"{objective.samples} latents for each image"] if objective.samples > 1 else []
             return [f"reconstruction + beta * kl with effective beta {weight}{risen}{bound}", *drawn]
         case "capacity":
@@ -163,7 +167,7 @@ def _loss(spec: Spec) -> list[str]:
                 f"C rises to {objective.capacity:g} nats in {objective.capacity_steps:,} training steps",
             ]
         case "iwae":
-            return [f"the importance-weighted bound of {objective.samples} samples"]
+            return [f"the importance-weighted bound of {counted(objective.samples, 'sample')}"]
         case "reconstruction":
             return ["reconstruction alone"]
         case "adversarial":
@@ -195,7 +199,7 @@ def _adam(training: TrainingSpec) -> str:
 
 def _rate(training: TrainingSpec) -> str:
     rate = f"step size {training.learning_rate:g}"
-    rising = f", rising over the first {training.rate_warmup:,} steps" if training.rate_warmup else ""
+    rising = f", rising over the first {counted(training.rate_warmup, 'step')}" if training.rate_warmup else ""
     match training.schedule:
         case "iwae":
             return f"{rate} * 10^(-i/7) for 3^i epochs, i = 0..7{rising}"

@@ -18,14 +18,20 @@ def arguments(run: Run) -> list[str]:
     """List the arguments after the program's name."""
     name = run.config["preset"]
     flags = ["train", *(["--preset", name] if name in PRESETS else [])]
-    base, log_every = PRESETS.get(name, Spec()), run.config["log_every"]
-    flags += _flag("data", run.spec.data) if run.spec.data != base.data else []
+    flags += changes(PRESETS.get(name, Spec()), run.spec)
+    log_every = run.config["log_every"]
+    return flags if log_every is None else [*flags, *_flag("log_every", log_every)]
+
+
+def changes(base: Spec, spec: Spec) -> list[str]:
+    """List the arguments that turn one configuration into another."""
+    flags = _flag("data", spec.data) if spec.data != base.data else []
     for part in ("model", "objective", "training", "images"):
-        before, after = getattr(base, part), getattr(run.spec, part)
+        before, after = getattr(base, part), getattr(spec, part)
         for field in dataclasses.fields(after):
             value = getattr(after, field.name)
             flags += _flag(field.name, value) if value != getattr(before, field.name) else []
-    return flags if log_every is None else [*flags, *_flag("log_every", log_every)]
+    return flags
 
 
 def _flag(name: str, value: Any) -> list[str]:

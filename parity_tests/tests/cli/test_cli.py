@@ -121,6 +121,17 @@ def test_describe(package, capsys) -> None:
     assert status == 0
     assert "652,824 parameters" in out
     assert "nats per image" in out
+    flags = "--network layers --activation leaky-relu --encoder conv2k4s2p1 --decoder linear14x14x2 up1k3s2p1o1"
+    status, out, _ = run(package, capsys, "describe", *flags.split(), "--slope", 0.3)
+    assert status == 0
+    assert out.startswith(f"preset pytorch-examples with --hidden {flags} --slope 0.3\n")
+    for words in (
+        "conv 4x4/2 p1, 1 -> 2 of 14x14, leaky-relu of slope 0.3 ",
+        "conv transpose 3x3/2 p1+1x1, 2 -> 1 of 28",
+    ):
+        assert words in out
+    assert len({line.index(" parameters") for line in out.splitlines() if line.endswith("parameters")}) == 1
+    fails(package, capsys, "describe takes a run folder alone, or --preset", "describe", "a", "--hidden", 3)
 
 
 COMMANDS = (

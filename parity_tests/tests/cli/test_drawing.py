@@ -281,7 +281,7 @@ def test_few_images_of_many_channels_are_drawn_by_default(package, capsys, tmp_p
     assert run(package, capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
     for command, says in {
         "reconstruct": "3 test images above",
-        "interpolate": "1 interpolations",
+        "interpolate": "1 interpolation of",
         "sample": "64 samples",
         "embed": "3 test images",
         "traverse": "latents in",
@@ -296,6 +296,12 @@ def test_one_test_image_is_too_few_to_interpolate_between(capsys, tmp_path) -> N
     np.save(tmp_path / "a.npy", RNG.integers(0, 256, (9, 2, 2), np.uint8))
     flags = ["--data", f"npy:{tmp_path / 'a.npy'}", "--image", 2, 2, 1, "--hidden", 3, "--latent", 2, "--max-steps", 1]
     assert run(PACKAGES["torchvae"], capsys, "train", *flags, "--out", tmp_path / "run")[0] == 0
+    for command, says in (
+        ("reconstruct", "1 test image above its recon"),
+        ("embed", "1 test image in"),
+        ("compare", "1 test image of"),
+    ):
+        assert says in run(PACKAGES["torchvae"], capsys, command, tmp_path / "run", "--out", tmp_path / "b.png")[1]
     between = ["interpolate", tmp_path / "run", "--out", tmp_path / "a.png"]
     says = f"npy:{tmp_path}/a.npy has one test image, expected two or more; give --between latents"
     fails(PACKAGES["torchvae"], capsys, says, *between)

@@ -1,6 +1,7 @@
 """What surrounds a command: JAX's environment variables, closed streams, narrow terminals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,6 +73,21 @@ def test_a_device_that_is_there_needs_no_other_of_jax_platforms(run, tmp_path) -
 def test_a_transfer_guard_that_forbids_is_named(run, tmp_path, variable: str) -> None:
     message = sample(run, tmp_path / "a.png", **{variable: "disallow"})
     assert message.startswith(f"jaxvae: {variable} is disallow, but a run copies")
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("jaxvae", "JAX_ENABLE_X64"), ("jaxvae", "JAX_TRANSFER_GUARD"), ("torchvae", "TORCH_LOGS")]
+)
+def test_a_variable_that_a_framework_refuses_is_named(run, tmp_path, name: str, variable: str) -> None:
+    """In a process that has not imported it."""
+    command = [sys.executable, "-m", name, "sample", str(run), "--out", str(tmp_path / "a.png")]
+    result = subprocess.run(command, env={**os.environ, variable: "so"}, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert re.fullmatch(
+        rf"{name}: The environment variable {variable} is 'so', which can't be used \([Ii]nvalid .*\); give it another "
+        r"value, or unset it\.\n",
+        result.stderr,
+    )
 
 
 @pytest.mark.parametrize("name", PACKAGES)

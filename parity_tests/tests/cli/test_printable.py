@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxvae.shared.commands import compare
-from jaxvae.shared.text import markdown_table, printable, say, text_table
+from jaxvae.shared.commands.common import changed_flags
+from jaxvae.shared.text import counted, markdown_table, printable, say, text_table
 from jaxvae.shared.training import progress
 from parity_tests.corrupt import readers
 from parity_tests.support.cli import PACKAGES, fails, run
@@ -97,3 +98,13 @@ def test_a_runs_name_is_printable(capsys, tmp_path, package) -> None:
 def test_a_compared_runs_name_is_printable() -> None:
     row = compare.Row(HOSTILE, 2, 1.0, np.zeros((1, 2, 2, 1)))
     assert all(line.isprintable() for line in compare.table([row], 3, "digits").split("\n"))
+
+
+def test_counts_have_their_nouns() -> None:
+    assert [counted(n, "step") for n in (0, 1, 2, 3000)] == ["0 steps", "1 step", "2 steps", "3,000 steps"]
+    assert [counted(n, "class") for n in (1, 10)] == ["1 class", "10 classes"]
+
+
+def test_a_flag_that_was_not_given_is_left_out() -> None:
+    before, now = {"train_images": None, "max_steps": 7}, {"train_images": 100, "max_steps": None}
+    assert changed_flags(before, now) == "its --train-images is left out, not 100, its --max-steps is 7, not left out"

@@ -362,7 +362,10 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     assert "There are no metrics of its training: the run was imported." in shown
     assert "It was imported from vae.pt, not trained here." in shown
     assert cli.main(torchvae, ["curves", str(out), "--out", str(tmp_path / "c.png")]) == 2
-    assert capsys.readouterr().err == f"torchvae: {out} was imported, so its training was not recorded; leave it out.\n"
+    assert (
+        capsys.readouterr().err
+        == f"torchvae: {out} was imported, so its training was not recorded; give trained runs.\n"
+    )
 
 
 @pytest.mark.parametrize(

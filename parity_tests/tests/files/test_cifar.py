@@ -1,12 +1,9 @@
 """CIFAR-10's files: found, verified and read; one that is not as published is named, and no code in it runs."""
 
 import hashlib
-import io
 import pickle
 import shutil
-import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,30 +12,13 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import cifar, datasets, published
 from jaxvae.shared.errors import InputError
+from parity_tests.corrupt.cifar_batch import batch, pickled
 
 N = 4  # images in a forged file
 
 
 def spec(image: tuple[int, int, int] = (32, 32, 3), classes: int = 0, resize: bool = False) -> Spec:
     return Spec("cifar10", ModelSpec(image=image, classes=classes), images=ImagesSpec(resize=resize))
-
-
-def save_as_python_2(pickler: Any, value: bytes) -> None:
-    """Writes bytes as Python 2 wrote its strings, as the published files have them."""
-    pickler.write(b"T" + struct.pack("<i", len(value)) + value)
-    pickler.memoize(value)
-
-
-def pickled(value: Any) -> bytes:
-    file = io.BytesIO()
-    pickler: Any = pickle._Pickler(file, protocol=2)  # type: ignore[attr-defined]
-    pickler.dispatch = pickler.dispatch | {bytes: save_as_python_2}
-    pickler.dump(value)
-    return file.getvalue().replace(b"numpy._core", b"numpy.core")  # the module's name before NumPy 2
-
-
-def batch(images: np.ndarray, labels: list[int]) -> bytes:
-    return pickled({b"batch_label": b"a batch", b"labels": labels, b"data": images, b"filenames": [b"a.png"] * N})
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import ast
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
+from jaxvae.shared.errors import InputError
 from parity_tests.corrupt import fuzz as fuzzing
-from parity_tests.corrupt import rewritten, structured
+from parity_tests.corrupt import orbax, rewritten, structured
 from parity_tests.corrupt.coverage import READERS, covered
 from parity_tests.corrupt.fuzz import OTHER, SAME, Target, fuzz, mutated
 from parity_tests.corrupt.readers import TARGETS, place
@@ -70,6 +72,10 @@ STRUCTURED = {
     "safetensors": (structured.tensors_header, rewritten.entry),
     "msgpack": (structured.tree,),
     "pickle": (structured.members(structured.opcodes), rewritten.torch_tensor),
+    "orbax": (orbax.leaf,),
+    "orbax array": (orbax.array,),
+    "orbax chunk": (orbax.numbers,),
+    "cifar": (structured.opcodes,),
     "table": (rewritten.pattern,),
 }
 
@@ -113,3 +119,11 @@ def test_the_functions_that_do_not_read_are_some(module: str) -> None:
     source = inspect.getsource(importlib.import_module(module))
     names = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
     assert set(READERS[module]) <= names
+
+
+def test_a_time_limit_that_a_reader_takes_for_the_files_error_is_reported(tmp_path) -> None:
+    def late(path: Path) -> str:
+        raise InputError(f"{path} can't be read (takes more than 5 s); copy it again.")
+
+    result = fuzz(Target(b"12345", TARGETS["npy"][1].mutations, late, True), tmp_path / "file", [0])
+    assert "takes more than 5 s" in result.wrong[0]

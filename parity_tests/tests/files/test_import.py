@@ -430,6 +430,28 @@ def test_a_conditional_model_is_told_from_the_same_names_without_labels(package,
     refused(package, capsys, tmp_path, says, tmp_path / "file")
 
 
+@both
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (3, "has the inputs of a model of 10 classes, not of 3; give --classes 10."),
+        (14, "has the inputs of a model of 10 classes, not of 14; give --classes 10."),  # the latent would be negative
+        (50, "has the inputs of a model of 10 classes, not of 50; give --classes 10."),  # and the image's width
+    ],
+)
+def test_another_number_of_classes_is_named(package, classes: int, says: str, tmp_path, capsys) -> None:
+    path = saved("timbmg conditional", tmp_path / "file", "safetensors")
+    refused(package, capsys, tmp_path, says, path, "--classes", classes)
+    plain = saved("pytorch-examples", tmp_path / "plain", "safetensors")
+    says = f"has the inputs of a model of 0 classes, not of {classes}; leave --classes out."
+    refused(package, capsys, tmp_path, says, plain, "--classes", classes)
+    state = torch_model("timbmg conditional").state_dict()
+    state["encoder.MLP.L0.weight"] = state["encoder.MLP.L0.weight"][:, 1:].contiguous()
+    safetensors.torch.save_file(state, path)
+    says = "inputs in its decoder, of which --classes 14 leaves none for latents; give --classes a smaller number"
+    refused(package, capsys, tmp_path, says, path, "--classes", 14)
+
+
 def test_the_image_can_be_given(tmp_path, capsys) -> None:
     path = saved("pytorch-examples", tmp_path / "file", "safetensors")
     assert imported(jaxvae, capsys, path, tmp_path / "run", "--image", 3, 4, 3).spec.model.image == (3, 4, 3)
@@ -726,7 +748,13 @@ BAD_TABLES = {
     "skip must be text, found 1": {**MINE, "skip": [1]},
     "layout must be one of 'torch', 'torch-hwc', 'flax', found 'jax'": {**MINE, "layout": "jax"},
     "rules, 'a' must be text, found 1": rules_but(a=1),
-    "There is no preset 'x'": {**MINE, "preset": "x"},
+    "mine.json: there is no preset 'x'": {**MINE, "preset": "x"},
+    "mine.json: the configuration's encoder must be words such as": {
+        **MINE,
+        **{"network": "layers", "encoder": ["linearr5"], "decoder": ["linear12"]},
+    },
+    "mine.json: the configuration's slope must be from 0 to 1, found 5.0": {**MINE, "slope": 5},
+    "mine.json: invalid configuration: only leaky-relu has a slope": {**MINE, "slope": 0.2},
     "the rule for y.* names encoder.men.*, which the model doesn't have; a model with one hidden layer has "
     "encoder.hidden.0, encoder.mean, encoder.logvar, decoder": rules_but(**{"y.*": "encoder.men.*"}),
     "the rule for y.* names 'encoder.m\\ud800n.*', which": rules_but(**{"y.*": "encoder.m\ud800n.*"}),

@@ -16,12 +16,28 @@ import jaxvae
 import torchvae
 from jaxvae.shared.backend import Format
 from jaxvae.shared.commands import import_
+from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
+from parity_tests.corrupt import orbax
 from parity_tests.tests.files.test_import import both, imported, refused
+
+WORDS = ModelSpec(
+    (8, 8, 3),
+    (),
+    2,
+    "layers",
+    "elu",
+    likelihood="gaussian-learned",
+    encoder=("conv4k4s2p1+norm", "linear5+tanh"),
+    decoder=("linear4x4x2", "up3k4s2p1"),
+)
 
 
 def small(preset: str) -> Spec:
+    """A configuration of this preset, or of layers in words."""
+    if preset == "layers":
+        return Spec(model=WORDS, objective=ObjectiveSpec(form="iwae", samples=3))
     base = PRESETS[preset]
     return replace(base, model=replace(base.model, image=(8, 8, 3), hidden=(5, 4), latent=2))
 
@@ -38,7 +54,7 @@ def exported(path: Path, preset: str, format: Format) -> tuple[Spec, dict[str, n
     return spec, arrays
 
 
-@pytest.mark.parametrize("preset", ["pytorch-examples", "conv"])
+@pytest.mark.parametrize("preset", ["pytorch-examples", "conv", "layers"])
 @pytest.mark.parametrize(
     ("package", "format"),
     [  # torchvae reads torch's for jaxvae, too
@@ -54,6 +70,31 @@ def test_our_own_exports_are_read(package, format: Format, preset: str, tmp_path
     assert list(actual) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(actual[name], array, strict=True)
+
+
+@both
+def test_an_export_of_words_has_its_configuration_beside_it(package, tmp_path, capsys) -> None:
+    spec = exported(tmp_path / "a.msgpack", "layers", "flax")[0]
+    run = imported(package, capsys, tmp_path / "a.msgpack", tmp_path / "run", "--activation", "relu")
+    assert (run.spec.model, run.spec.objective) == (replace(WORDS, activation="relu"), spec.objective)
+    import_.export_source(package, run, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "a.msgpack").read_bytes()
+    says = "a.config.json has the classes 0, not 3; leave --classes out."
+    refused(package, capsys, tmp_path, says, tmp_path / "a.msgpack", "--classes", 3)
+    file = tmp_path / "a.config.json"
+    config = json.loads(file.read_text())
+    config["spec"]["model"]["latent"] = 0
+    unknown = "is from none of the known programs"
+    for content, says in ((json.dumps(config), "latent must be"), ("[", unknown), ("{}", unknown)):
+        file.write_text(content)
+        err = refused(package, capsys, tmp_path, says, tmp_path / "a.msgpack")
+        assert (str(file) in err) == (says != unknown)
+    config["spec"]["model"] |= {"latent": 2, "encoder": ["linear5", "linear5"]}  # of another model
+    file.write_text(json.dumps(config))
+    refused(package, capsys, tmp_path, unknown, tmp_path / "a.msgpack")
+    config["spec"]["model"]["encoder"] = ["conv9k4s2p1+norm", "linear5"]
+    file.write_text(json.dumps(config))
+    refused(package, capsys, tmp_path, "encoder.hidden.0.conv.kernel should be", tmp_path / "a.msgpack")
 
 
 def saved(path: Path, tree: Any) -> Path:
@@ -111,4 +152,14 @@ def test_a_damaged_folder_is_refused(package, training: Path, tmp_path, capsys, 
 @both
 def test_an_array_that_expands_is_refused(package, tmp_path, capsys) -> None:
     folder = saved(tmp_path / "state", {"a": np.zeros(2**25, np.float32)})
+    refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", folder)
+
+
+@both
+def test_an_array_of_too_many_parts_is_refused(package, tmp_path, capsys) -> None:
+    """None of them is there, and each would be looked for."""
+    folder = tmp_path / "state"
+    orbax.place(folder, orbax.files({"a": np.zeros((2, 3), np.float32)}))
+    about = json.loads((folder / "a/.zarray").read_text())
+    (folder / "a/.zarray").write_text(json.dumps({**about, "shape": [2**18, 3], "chunks": [1, 1], "fill_value": 0.0}))
     refused(package, capsys, tmp_path, "at most 67,108,864 bytes, since on the disk it has", folder)

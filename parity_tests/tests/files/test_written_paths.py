@@ -2,6 +2,7 @@
 named."""
 
 import ast
+import contextlib
 import errno
 import fcntl
 import os
@@ -54,6 +55,24 @@ def run(trained, tmp_path) -> Path:
 @pytest.fixture(params=PACKAGES)
 def package(request: pytest.FixtureRequest) -> Backend:
     return PACKAGES[request.param]
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed_when_it_is_made_again(tmp_path) -> None:
+    run = tmp_path / "a.run"
+    make = f"from pathlib import Path\nfrom jaxvae.shared.safe_io import written_whole\nmade = Path({str(run)!r})\n"
+    killed = "with written_whole(made) as part: part.mkdir(), os._exit(1)"
+    assert python("-c", f"import os\n{make}{killed}").returncode == 1
+    (left,) = tmp_path.iterdir()
+    assert [path.name for path in left.iterdir()] == ["a.run"]
+    (others := tmp_path / ".a.run.more.abcdefgh.part").mkdir()  # of another folder
+    (file := tmp_path / ".a.run.abcdefgh.part").touch()
+    (link := tmp_path / ".a.run.bcdefghi.part").symlink_to(others)
+    with safe_io.written_whole(run) as part:
+        assert not left.exists()
+        part.mkdir()
+        with contextlib.suppress(FileNotFoundError), safe_io.written_whole(run):  # where nothing is written
+            assert part.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([file, link, others, run])
 
 
 def hard_link(path: Path, mine: Path) -> None:

@@ -286,6 +286,66 @@ def test_numpys_arrays_are_refused_where_pytorch_needs_tensors(function: str, ar
 
 
 @pytest.mark.parametrize(
+    ("function", "argument", "name"),
+    [
+        *((f, "x", "pixels") for f in ("encode", "image_terms", "inputs", "corrupt", "train_step", "bernoulli_nll")),
+        *((f, "images", "images") for f in ("train_epoch", "prepare_pixels", "scale", "binarize")),
+        *((f, "z", "latents") for f in ("decode", "images_of")),
+        *((f, "labels", "labels") for f in ("encode", "decode", "inputs", "train_epoch", "train_step")),
+        *((f, "logits", "logits") for f in ("bernoulli_nll", "continuous_bernoulli_mean")),
+        ("gaussian_nll", "logvar", "logvar"),
+    ],
+)
+def test_the_other_frameworks_array_is_named(package: ModuleType, function: str, argument: str, name: str) -> None:
+    given, other = arguments(package, function, argument), torchvae if package is jaxvae else jaxvae
+    given[argument] = array(other, np.asarray(given[argument]).copy())
+    own, found, convert = {
+        "jaxvae": ("an array of JAX or NumPy", "torch.Tensor", f"np.asarray({name})"),
+        "torchvae": ("a torch.Tensor", "jax.Array", f"torch.tensor(np.asarray({name}))"),
+    }[package.__name__]
+    with pytest.raises(InputError) as error:
+        getattr(package, function)(**given)
+    assert str(error.value) == f"{function} needs {name} in {own}, found {found}; convert {name}: {convert}."
+
+
+@pytest.mark.parametrize("function", ["decode_images", "interpolate", "traverse", "reconstruct"])
+def test_pictures_are_made_of_any_arrays(package: ModuleType, function: str) -> None:
+    given = arguments(package, function, "labels")
+    names = {"z", "start", "end", "values", "images", "labels"} & set(given)
+    pictures = []
+    for make in (np.asarray, torch.tensor, jnp.asarray):
+        cast = {name: make(np.asarray(given[name]).copy()) for name in names}
+        pictures.append(getattr(package, function)(**{**given, **cast}))
+        assert type(pictures[-1]) is np.ndarray
+        np.testing.assert_array_equal(pictures[-1], pictures[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "changes", "says"),
+    [
+        ("fit", {"data": np.zeros((6, 4, 3, 1), np.uint8)}, "^fit needs a Dataset, found ndarray; give load_data"),
+        (
+            "fit",
+            {"spec": "conv"},
+            r"^The configuration must be a Spec, found 'conv'; give Spec\(...\) or preset\('conv",
+        ),
+        (
+            "fit",
+            {"start": ({}, 0)},
+            "^fit needs a TrainState, found dict; give init_state",
+        ),
+        ("encode", {"spec": np.eye(9)}, r"^The configuration must be a Spec, found array\(.*\]\]\); give Spec"),
+        ("train_epoch", {"state": {}}, "^train_epoch needs a TrainState, found dict; give init_state"),
+        ("train_step", {"state": {}}, "^train_step needs a TrainState, found dict; give init_state"),
+        ("train_epoch", {"spec": "conv"}, "^The configuration must be a Spec, found 'conv'; give Spec"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(package: ModuleType, function: str, changes: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        getattr(package, function)(**{**arguments(package, function, "none"), **changes})
+
+
+@pytest.mark.parametrize(
     ("function", "argument", "given", "says"),
     [
         ("train_epoch", "images", [1], "^train_epoch needs uint8 images, 0 to 255, found list; convert"),
@@ -352,7 +412,7 @@ def test_checks_add_nothing_to_a_program(function: str, monkeypatch: pytest.Monk
     def program() -> str:
         def compute(state: Any, x: jax.Array, labels: jax.Array) -> Any:
             if function == "train_step":
-                return getattr(jaxvae.train_step, "__wrapped__")(SPEC, state, x, labels)  # noqa: B009 (jit hides it)
+                return inspect.unwrap(jaxvae.train_step)(SPEC, state, x, labels)
             return jaxvae.image_terms(SPEC, state.params, x, given["draws"], labels)
 
         return str(jax.make_jaxpr(compute)(state, given["x"], given["labels"]))

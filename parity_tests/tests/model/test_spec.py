@@ -330,7 +330,12 @@ DESCRIBED = {
     "dropout": ("a share 0.2 of its pixels",),
     "adversarial": ("three updates a step", "discriminator.logit", "the discriminator's and the generator's part as"),
     "relu-sigma": ("mean and sigma from a ReLU", "the loss over 784 pixels"),
-    "conv": ("conv 3x3/2, 1 -> 32 of 14x14", "batch norm of 32, leaky-relu", "effective beta 0.196", "+ 0.00025 times"),
+    "conv": (
+        "conv 3x3/2 p1, 1 -> 32 of 14x14",
+        "batch norm of 32, leaky-relu",
+        "effective beta 0.196",
+        "+ 0.00025 times",
+    ),
     "beta-h": ("effective beta 1.96", "times 0.95 each epoch"),
     "beta-b": ("effective gamma 1.96", "C rises to 25 nats in 10,000 training steps"),
     "conditional": ("794 -> 400, relu", "30 -> 400, relu", "10 classes, one-hot"),

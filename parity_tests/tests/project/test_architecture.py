@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.runs import measures_record
 from parity_tests.harness.modules import compare
+from parity_tests.support import quick_jax
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import modules_after
 
@@ -50,9 +52,11 @@ EXCEPTIONS = {
     ("torchvae", "_public"): "jaxvae's stub reaches jaxvae.shared by relative imports",
     ("jaxvae", "convolution"): "XLA's own are slow on CPUs",
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
+    ("jaxvae.checks", "names_tensors"): "jax.jit looks at arguments before the function does",
     ("torchvae.train", "copied"): "a torch model is trained in place",
     ("jaxvae.devices", "Device"): "PyTorch has a type for it",
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
+    ("torchvae.devices", "to_tensor"): "jnp.asarray takes all arrays alike",
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
     ("jaxvae.parallel", "Tree"): "for type checkers",
     ("jaxvae.parallel", "share"): "a torch process has one device",
@@ -332,3 +336,12 @@ def test_a_package_has_every_function_that_commands_ask_for(package) -> None:
 
 def test_every_measure_has_its_fields_in_a_runs_record() -> None:
     assert set(MEASURES) == {"terms", *measures_record._FIGURES}
+
+
+def test_a_jax_without_what_the_tests_replace_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((quick_jax.mlir, "make_ir_context"), (quick_jax.lax, "stage_p")):
+        monkeypatch.delattr(module, name, raising=False)
+    functions = runpy.run_path(quick_jax.__file__)
+    functions["install"]()
+    assert not hasattr(quick_jax.mlir, "make_ir_context")
+    assert functions["_private"]("no_such_module") is None
