@@ -50,7 +50,7 @@ def read(request: Request) -> Dataset:
 
     Raises:
         InputError: If the folder has no pictures, one can't be read, or one has another size that may not be resized;
-            or if folders further down are named as splits.
+            or if folders further down, or with names like train2017 and val2017, look like splits.
         UnmappableError: If the images have to stay in their file.
     """
     if request.mapped:
@@ -101,7 +101,7 @@ def _split_pictures(folder: Path) -> tuple[list[Pictures], tuple[str, ...]]:
     else:
         found = [_find(folder)]
         pictures = found[0][0]
-        notes += _require_unmixed(folder, pictures)
+        _require_unmixed(folder, pictures)
         tests = tenths(len(pictures), f"The folder {folder}")
         splits = [[pictures[i] for i in np.flatnonzero(split)] for split in tests]
     if counts := sum((others for _, others in found), Counter[str]()):
@@ -123,31 +123,25 @@ def _splits(folder: Path) -> list[Path | None]:
     return splits
 
 
-def _require_unmixed(folder: Path, pictures: Pictures) -> list[str]:
-    """Raises InputError if folders below one without splits are named as splits: test images would be trained on.
-    Returns sentences about names that only resemble those."""
-    notes: list[str] = []
+def _require_unmixed(folder: Path, pictures: Pictures) -> None:
+    """Raises InputError if folders below one without splits look like splits: test images would be trained on."""
     inner: dict[Path, set[str]] = {}
     for place in {path.parent.relative_to(folder) for _, path in pictures}:
         for above in place.parents:
             inner.setdefault(above, set()).add(place.parts[len(above.parts)])
-    for above, found in sorted(inner.items()):
-        names = sorted(found, key=lambda name: (name.lower() not in (*_TRAIN, *_TEST), name))
-        train, test = (next(filter(like.fullmatch, names), None) for like in _LIKE_SPLITS)
+    for above, names in sorted(inner.items()):
+        train, test = (next(filter(like.fullmatch, sorted(names)), None) for like in _LIKE_SPLITS)
         if train is None or test is None:
             continue
         advice = f"put the splits first, as in {folder / train / above}"
         if train.lower() not in _TRAIN or test.lower() not in _TEST:
-            two = named((train, test), " and ")
-            notes.append(f"{folder / above} has {two}, not taken for splits; name them train and test if they are.")
-            continue
-        if all(path.is_relative_to(folder / above) for _, path in pictures):
+            advice = "rename them to train and test"
+        elif all(path.is_relative_to(folder / above) for _, path in pictures):
             advice = f"give --data images:{folder / above}"
         raise InputError(
             f"{folder / above} has {named((train, test), ' and ')}, which look like splits, and their pictures would "
             f"be mixed; {advice}."
         )
-    return notes
 
 
 def _refuse(error: OSError) -> None:
