@@ -17,7 +17,7 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, resolved
-from jaxvae.shared.data.dataset import Dataset, require_dataset
+from jaxvae.shared.data.dataset import Dataset, as_dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
@@ -52,7 +52,7 @@ def fit_together(
     Raises:
         InputError: If the images, the labels or a state are not the configurations'.
     """
-    require_dataset("fit_together", data)
+    data = as_dataset("fit_together", data)
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit_together", images, specs[0].model.image)
         require_labels("fit_together", specs[0], labels, len(images))

@@ -11,7 +11,7 @@ from torch import Tensor
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data import streaming
-from jaxvae.shared.data.dataset import Dataset, require_dataset
+from jaxvae.shared.data.dataset import Dataset, as_dataset
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.requirements import require_divisible_batch, require_images
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
@@ -27,13 +27,15 @@ from torchvae.train import TrainState, copied, epoch_order, init_state, train_ep
 
 def fit(
     spec: Spec,
-    data: Dataset,
+    data: Dataset | np.ndarray,
     on_epoch: Callable[[Progress[TrainState]], None] = lambda progress: None,
     device: torch.device | str | None = None,
     start: tuple[TrainState, np.ndarray] | None = None,
     on_part: Callable[[Part[TrainState]], None] | None = None,
     every: Sequence[int] = (),
     stream: int | None = None,
+    *,
+    labels: np.ndarray | None = None,
 ) -> TrainState:
     """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
@@ -41,13 +43,14 @@ def fit(
 
     Args:
         spec: The configuration.
-        data: The images.
+        data: A data set, or uint8 images `[n, height, width, channels]`, of which every tenth is for testing.
         on_epoch: Called after each epoch and its evaluation.
         device: Where to train.
         start: A state to resume from, with the terms of its epoch's steps so far as in `Part`.
         on_part: Called about once a second, at the multiples of `every`, and at an epoch's end before its evaluation.
         every: Numbers of steps at whose multiples `on_part` is called.
         stream: Bytes of a block, to load the training images in blocks of at least one batch; two are held at a time.
+        labels: The classes of images that are given as an array, `[n]`.
 
     Returns:
         The final state.
@@ -58,10 +61,10 @@ def fit(
             changed.
     """
     require_spec(spec)
-    require_dataset("fit", data)
-    for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
+    data = as_dataset("fit", data, labels)
+    for images, classes in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
-        require_labels("fit", spec, labels, len(images))
+        require_labels("fit", spec, classes, len(images))
     require_images(data.train.shape)
     spec = resolved(spec, len(data.train))
     if start is not None:

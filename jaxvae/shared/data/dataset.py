@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,38 @@ class Dataset(NamedTuple):
     """Sentences about what was left out or looks wrong, for whoever trains on it."""
 
 
-def require_dataset(function: str, data: object) -> None:
-    """Raises InputError unless it is a data set, and not, say, the images of one."""
-    if not isinstance(data, Dataset):
+def as_dataset(function: str, data: Any, labels: Any = None) -> Dataset:
+    """Make a data set of an array of images, of which every tenth is for testing.
+
+    Args:
+        function: The function that was given them, for a message.
+        data: A data set, which is returned, or uint8 images `[n, height, width, channels]` of any framework.
+        labels: Classes from 0 to 255, `[n]`, if the images are an array and have any.
+
+    Returns:
+        The data set. Whether it is the model's, its user checks.
+
+    Raises:
+        InputError: If it is neither, if there are fewer than two images, or if there are not as many labels.
+    """
+    if isinstance(data, Dataset):
+        if labels is not None:
+            raise InputError(f"{function}: a Dataset has labels of its own; leave labels out.")
+        return data
+    if not hasattr(data, "__array__") or not data.shape:
         raise InputError(
-            f"{function} needs a Dataset, found {type(data).__name__}; give load_data(...) or digits(...), or your own "
-            "images and labels as Dataset(name, source, train, train_labels, test, test_labels)."
+            f"{function} needs a Dataset, or uint8 images, found {type(data).__name__}; give load_data(...) or "
+            "digits(...), or an array [n, height, width, channels]."
         )
+    images = np.asarray(data)
+    classes = np.zeros(len(images), np.uint8) if labels is None else np.asarray(labels)
+    if classes.shape != (len(images),):
+        raise InputError(f"{function} needs one label for each of {len(images):,} images, found {classes.shape}.")
+    if classes.dtype.kind in "iu" and classes.size and 0 <= classes.min() <= classes.max() <= 255:
+        classes = classes.astype(np.uint8)
+    train, test = tenths(len(images), "The array")
+    splits = images[train], classes[train], images[test], classes[test]
+    return Dataset("an array", "memory", *splits, labelled=labels is not None)
 
 
 class Request(NamedTuple):

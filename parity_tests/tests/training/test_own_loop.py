@@ -1,6 +1,7 @@
 """A training loop of the user's own takes the steps that the packages take."""
 
 import dataclasses
+import re
 from types import ModuleType
 from typing import Any
 
@@ -108,6 +109,37 @@ def test_the_loss_of_a_batch_is_the_steps(package: ModuleType) -> None:
     terms = [float(terms[name]) for name in spec.terms]
     np.testing.assert_allclose(terms, np.asarray(log)[0], rtol=1e-12)
     assert float(loss) == pytest.approx(terms[0], rel=1e-12)
+
+
+def test_fit_takes_arrays(package: ModuleType) -> None:
+    spec = jaxvae.preset("conditional", image=(4, 3, 1), hidden=(5,), latent=2, classes=3, dtype="float64", epochs=1)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (25, 4, 3, 1), dtype=np.uint8), rng.integers(0, 3, 25)
+    seen: list[np.ndarray] = []
+    state = package.fit(spec, images, lambda progress: seen.append(progress.test), labels=labels)
+    tenth, small_labels = np.arange(25) % 10 == 9, labels.astype(np.uint8)
+    splits = images[~tenth], small_labels[~tenth], images[tenth], small_labels[tenth]
+    expected = package.fit(spec, jaxvae.Dataset("", "", *splits), lambda progress: seen.append(progress.test))
+    np.testing.assert_array_equal(seen[0], seen[1])
+    for name, array in package.to_arrays(spec, state[0]).items():
+        np.testing.assert_array_equal(array, package.to_arrays(spec, expected[0])[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "sentence"),
+    [
+        (np.zeros((9, 4, 3, 1), np.uint8), np.zeros(8, np.uint8), "one label for each of 9 images, found (8,)"),
+        (np.zeros((9, 4, 3, 1)), None, "fit needs"),
+        (np.zeros((1, 4, 3, 1), np.uint8), None, "The array has 1 image, but one to train and one to test"),
+        ([[1]], None, "fit needs a Dataset, or uint8 images, found list"),
+        (np.zeros((9, 4, 4, 1), np.uint8), None, "fit needs"),
+        (np.zeros((9, 4, 3, 1), np.uint8), np.full(9, 0.5), "fit"),
+    ],
+)
+def test_arrays_that_can_not_be_trained_on_are_refused(package: ModuleType, data, labels, sentence: str) -> None:
+    spec = jaxvae.preset("conditional", image=(4, 3, 1), hidden=(5,), latent=2, classes=3, dtype="float64")
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        package.fit(spec, data, labels=labels)
 
 
 def test_a_batch_does_not_tell_which_image_is_which(package: ModuleType) -> None:
