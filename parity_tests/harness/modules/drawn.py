@@ -15,6 +15,7 @@ from parity_tests.harness.modules.rounding import scaled, tile
 
 _FEW = 4
 _SIZES = (0.01, 10.0)
+_LARGER = 8.0
 _FACTORS = (
     ((-8.0, -0.25, 0.25, 8.0), (-2.0, -0.25, 0.25, 2.0), (0.5, 1.5)),
     ((-40.0, -1.0, 1.0, 40.0), (-1.0, 1.0), (0.5, 1.5)),
@@ -48,20 +49,25 @@ def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
     return _filled(both, constant.items()), ()
 
 
-def scattered(both: Both, point: int, larger: float = 1.0) -> Both:
+def scattered(both: Both, point: int) -> Both:
     """Return both networks at other numbers, under which other branches are taken: each number of a tensor has its sign
     and its size drawn, or only its size where all have one sign.
 
     The torch module's numbers are changed in place, since they are those of the JAX model, which keeps them.
 
     What a maximum over an image passes on is negative only if the whole image is: some biases are therefore far below 0
-    whatever is drawn, and an input of both signs has none but negative numbers in its first row. It is multiplied by
-    `larger` unless it has few values, as a mask: a network without biases may reach no bound otherwise."""
+    whatever is drawn, and an input of both signs has none but negative numbers in its first row."""
     given = both.named(both.arrays()).items()
     numbers = (
         (name, _scattered(name, array, point)) for name, array in given if array.dtype.kind in "fc" and array.size
     )
-    return _filled(both, numbers)._replace(inputs=[_elsewhere(x, point, larger) for x in both.inputs])
+    return _filled(both, numbers)._replace(inputs=[_below_and_above(x, point) for x in both.inputs])
+
+
+def enlarged(both: Both) -> Both | None:
+    """Return both networks with larger inputs, but for those of few values, such as masks; None if all are such."""
+    inputs = [x if x.dtype.kind not in "fc" or _hides(x) else x * x.dtype.type(_LARGER) for x in both.inputs]
+    return both._replace(inputs=inputs) if any(a is not b for a, b in zip(inputs, both.inputs, strict=True)) else None
 
 
 def _scattered(name: str, array: np.ndarray, point: int) -> np.ndarray:
@@ -74,11 +80,6 @@ def _scattered(name: str, array: np.ndarray, point: int) -> np.ndarray:
         return scaled(array, factors)
     farthest = sorted(biases, key=lambda factor: (-abs(factor), factor * (-1) ** point))
     return np.abs(array) * rng.permutation(np.resize(farthest, array.shape)).astype(array.dtype)
-
-
-def _elsewhere(x: np.ndarray, point: int, larger: float) -> np.ndarray:
-    moved = _below_and_above(x, point)
-    return moved if moved.dtype.kind not in "fc" or _hides(x) else moved * larger
 
 
 def _below_and_above(x: np.ndarray, point: int) -> np.ndarray:

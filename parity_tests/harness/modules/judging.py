@@ -18,6 +18,9 @@ ROUGH_REASON = {
     for dtype, share in ROUGH.items()
 }
 _FAR = 1e6
+_SATURATED = 1e4
+"""Roundings of the largest gradient at the given weights that are left of one at others, where tanh may be 1 in one
+network and the number before 1 in the other."""
 
 
 class Judged(NamedTuple):
@@ -30,7 +33,9 @@ class Judged(NamedTuple):
     """The networks as they were compared: JAX's gradients op by op if its compiled ones differ from those."""
 
 
-def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float, rough: bool = False) -> Judged:
+def judge(
+    name: str, level: Level, evaluation: Evaluation, tolerance: float, rough: bool = False, given: float = 0.0
+) -> Judged:
     """Compare a level.
 
     Args:
@@ -40,6 +45,7 @@ def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float, rou
         tolerance: How many rounding errors an entry may differ by.
         rough: Whether the weights are others than the given ones; what is infinite or NaN in both networks there is
             the same.
+        given: The largest gradient at the given weights, where gradients at others are compared.
 
     Returns:
         The finding, the size of each array's difference, and the networks as they were compared.
@@ -55,7 +61,7 @@ def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float, rou
 
     least: Mapping[str, float] = {}
     if rough:
-        least = _least(level, *numbers(), ROUGH[dtype] / tolerance)
+        least = _least(level, *numbers(), dtype, tolerance, given)
     elif level == "gradients":
         least = rounding.least_of_gradients(evaluation.torch_numbers(level))
     worst, sizes = rounding.judged(numbers, dtype, tolerance, samples, least)
@@ -64,13 +70,13 @@ def judge(name: str, level: Level, evaluation: Evaluation, tolerance: float, rou
         with contextlib.suppress(Exception):  # a model that runs only compiled
             two = other.jax_numbers(level), evaluation.jax_numbers(level)
             if rounding.worst(*two, least, dtype).size > tolerance:
-                return judge(name, level, other, tolerance, rough)
+                return judge(name, level, other, tolerance, rough, given)
     reason = ROUGH_REASON[dtype] if rough else rounding.REASON
     finding = Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, reason)
     return Judged(finding, sizes, evaluation)
 
 
-def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float) -> Finding:
+def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float, given: float) -> Finding:
     """Compare the gradients at other weights as they are, with JAX's weights let go once its gradient is known.
 
     The two networks at the given weights and at others, with both gradients, are the most memory that a comparison
@@ -79,18 +85,21 @@ def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float) ->
     in_jax = evaluation.jax_numbers("gradients")
     evaluation.forget_jax_weights()
     in_torch, dtype = evaluation.torch_numbers("gradients"), evaluation.both.dtype
-    least = _least("gradients", in_jax, in_torch, ROUGH[dtype] / tolerance)
+    least = _least("gradients", in_jax, in_torch, dtype, tolerance, given)
     worst = rounding.worst(*_finite(in_jax, in_torch), least, dtype)
     return Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, ROUGH_REASON[dtype])
 
 
-def _least(level: Level, in_jax: Arrays, in_torch: Arrays, share: float) -> Mapping[str, float]:
+def _least(
+    level: Level, in_jax: Arrays, in_torch: Arrays, dtype: str, tolerance: float, given: float
+) -> Mapping[str, float]:
     """Return the least rounding errors at other weights: a share of the largest gradient, or of each array's largest
     entry but for those that are far larger than most, as of a mask."""
+    share = ROUGH[dtype]
     if level == "gradients":
-        scale = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
-        return dict.fromkeys(in_torch, share * scale)
-    return {name: share * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
+        scale = share * max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+        return dict.fromkeys(in_torch, max(scale, _SATURATED * float(np.finfo(dtype).eps) * given) / tolerance)
+    return {name: share / tolerance * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
 
 
 def _usual(array: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.hooks.memory import returned
 from parity_tests.harness.modules import diagnoses, rounding, torch_state
 from parity_tests.harness.modules.adapters import flatten
-from parity_tests.harness.modules.drawn import scattered
+from parity_tests.harness.modules.drawn import enlarged, scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
 from parity_tests.harness.modules.exercised import effects, exercised, unpaired
@@ -31,11 +31,11 @@ STEP_REASON = {
     "float32": rounding.REASON + "; Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
 }
 OUTPUTS, STATE, LOSS, GRADIENTS = "every output", "state after a training step", "the loss", "every gradient"
-_LARGER = 8.0
+LARGER = "outputs at larger inputs"
 EFFECTS = "what each weight moves"
 ELSEWHERE = (
     ("outputs at other weights", "gradients at other weights"),
-    ("outputs at larger biases and inputs", "gradients at larger biases and inputs"),
+    ("outputs at larger biases", "gradients at larger biases"),
     ("outputs at smaller weights", "gradients at smaller weights"),
 )
 
@@ -96,6 +96,8 @@ class Levels:
             return
         outputs = judge(ELSEWHERE[point][0], "outputs", other, self.tolerance, rough=True)
         yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
+        if point == 1:
+            yield from self._at_larger_inputs(other)
         # A buffer of torch alone was asked at the given weights: each takes some calls of the module.
         asked = sorted({*self.unexercised} - {*unpaired(self.both)})
         moved = exercised(other, asked)
@@ -106,22 +108,30 @@ class Levels:
         if self.options["losses"] is not None and (point < 2 or fewer):
             yield self._gradients_elsewhere(point, other)
 
+    def _at_larger_inputs(self, elsewhere: Evaluation) -> Iterator[Compared]:
+        """Compare outputs at larger inputs too, since no bias may move a number to a bound. Gradients are left out:
+        what saturates there leaves little but rounding of them."""
+        if (both := enlarged(elsewhere.both)) is None:
+            return
+        if (other := self.evaluation.at(both)) is None:
+            self.left_out += (LARGER,)
+            return
+        outputs = judge(LARGER, "outputs", other, self.tolerance, rough=True)
+        yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
+
     def _gradients_elsewhere(self, point: int, evaluation: Evaluation) -> Compared:
         name = ELSEWHERE[point][1]
-        finding = judge_gradients_lean(name, evaluation, self.tolerance)
+        finding = judge_gradients_lean(name, evaluation, self.tolerance, self.slope)
         if finding.passed or (again := self._at(point)) is None:
             return finding, lambda: None
-        finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True)
+        finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True, given=self.slope)
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
     def _at(self, point: int) -> Evaluation | None:
         returned()
-        for larger in (_LARGER, 1.0) if point == 1 else (1.0,):
-            both = scattered(self.both, point, larger)
-            returned()
-            if (other := self.evaluation.at(both)) is not None:
-                return other
-        return None
+        both = scattered(self.both, point)
+        returned()
+        return self.evaluation.at(both)
 
     def _call(self) -> None:
         evaluation = self.evaluation
@@ -142,6 +152,8 @@ class Levels:
         evaluation.know("outputs", mine, other)
 
     compared_state: tuple[str, ...] = ()
+    slope = 0.0
+    """The largest gradient at the given weights."""
 
     def _state(self) -> Iterator[Compared]:
         """Compare whatever a call has changed, in either framework, under any name."""
@@ -188,6 +200,7 @@ class Levels:
         yield self._level(
             GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(self.evaluation, self.sizes, self.tolerance)
         )
+        self.slope = max(map(rounding.largest, self.evaluation.torch_numbers("gradients").values()), default=0.0)
         self.evaluation.forget_gradients()
         optimizers = self.options["optimizers"]
         if optimizers is None:
