@@ -30,6 +30,7 @@ from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
+from jaxvae.shared.training.advice import advice
 from jaxvae.shared.training.session import Session
 from jaxvae.shared.training.session_record import session_record
 
@@ -133,8 +134,8 @@ def require_positive_flags(flags: SessionFlags) -> None:
 
 
 def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
-    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred, and the data
-    set's notes.
+    """Load the images that a command names; print a warning if they are not MNIST's, which were preferred, the data
+    set's notes, and what a small data set makes of the configuration.
 
     Args:
         backend: The package that trains.
@@ -148,9 +149,10 @@ def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
     """
     dataset, missing = datasets.load(flags.spec, flags.data_root, flags.stream is not None)
     substituted = () if missing is None else (f"{missing} Training on scikit-learn's 1,797 digits instead.",)
-    for note in (*substituted, *dataset.notes) if backend.first() else ():
-        say(f"{backend.__name__}: WARNING: {note}", sys.stderr)
     requirements.require_batches(flags.spec, len(dataset.train))
+    doubts = advice(flags.spec, len(dataset.train), len(dataset.test))
+    for note in (*substituted, *dataset.notes, *doubts) if backend.first() else ():
+        say(f"{backend.__name__}: WARNING: {note}", sys.stderr)
     return dataset, missing
 
 

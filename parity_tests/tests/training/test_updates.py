@@ -18,10 +18,12 @@ import jaxvae
 import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
+from jaxvae.shared.config.presets import preset
 from jaxvae.shared.config.spec import Spec, resolved, same_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.training.advice import advice
 from parity_tests.harness import report
 from parity_tests.harness.vae import batches, prove
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES
@@ -195,6 +197,30 @@ def test_every_level_agrees(name: str) -> None:
 def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=re.escape(sentence)):
         TrainingSpec(**given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "says"),
+    [
+        (
+            {"image": (64, 64, 3), "epochs": 50},
+            (450, 50),
+            ["it ends at 0.081 of itself, after 400 steps", "counts 3.07"],
+        ),
+        ({"epochs": 50, "decay": 1.0}, (450, 50), []),
+        ({"epochs": 50}, (60_000, 10_000), []),
+        ({"schedule": "steps", "decay_steps": 100}, (450, 50), []),
+        ({"epochs": 3}, (450, 31), ["the mean of 31 images, too few"]),
+        ({"beta": 0.01}, (60_000, 10_000), ["the divergence counts 7.84 times"]),
+    ],
+)
+def test_what_a_small_data_set_makes_of_a_preset_is_said(
+    changes: dict, images: tuple[int, int], says: list[str]
+) -> None:
+    given = [*advice(preset("conv", **changes), *images)]
+    assert len(given) == len(says)
+    for sentence, part in zip(given, says, strict=True):
+        assert part in sentence
 
 
 def test_a_shift_out_of_the_image_is_refused() -> None:
