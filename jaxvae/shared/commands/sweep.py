@@ -109,6 +109,7 @@ def run(backend: Backend, command: Sweep) -> None:
     dataset = loaded[0]
     n, name = len(dataset.train), dataset.name
     members = {member: resolved(spec, n) for member, spec in members.items()}
+    first = next(iter(members.values()))
     device = backend.device_label(backend.prepare(command.device, first.training.dtype, command.devices))
     together = command.how == "together" or (
         command.how == "auto"

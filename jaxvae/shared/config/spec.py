@@ -62,7 +62,8 @@ class Spec:
 
 def resolved(spec: Spec, images: int) -> Spec:
     """Return the configuration with what depends on the number of training images set."""
-    return replace(spec, training=spec.training.resolved(images))
+    training = spec.training.resolved(images)
+    return spec if training is spec.training else replace(spec, training=training)
 
 
 def require_spec(spec: object) -> None:

@@ -83,18 +83,27 @@ def test_each_member_is_what_train_writes(whole, tmp_path) -> None:
     assert configs[0] == configs[1]
 
 
+def test_a_sweep_whose_rate_falls_over_the_run_is_gone_on_with(tmp_path, capsys) -> None:
+    out, flags = tmp_path / "sweep", [*GRID, "--schedule", "cosine"]
+    assert sweep(NUMPY_BACKEND, out, *flags) == 0
+    capsys.readouterr()
+    assert sweep(NUMPY_BACKEND, out, *flags) == 0
+    assert re.search(r"(\d+) runs, \1 of them finished already", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("name", ["flax-example", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> None:
     """In float64, two epochs of five steps, with a decaying learning rate; the preset's own is statically binarised.
     One of them stands seven steps ahead of the other, which catches up. Measured: 4e-15 at most."""
     base = small(name)
+    falling = {"schedule": "cosine", "clip": 0.1, "weight_decay": 0.1} if name == "flax-example" else {"decay": 0.5}
     beta = base.objective.beta * (4.0 if base.objective.form == "elbo" else 1.0)
     specs = [
-        replace(base, training=replace(base.training, dtype="float64", epochs=2, decay=0.5)),
+        replace(base, training=replace(base.training, dtype="float64", epochs=2, **falling)),
         replace(
             base,
             objective=replace(base.objective, beta=beta),
-            training=replace(base.training, dtype="float64", epochs=2, decay=0.5, seed=2, learning_rate=3e-3),
+            training=replace(base.training, dtype="float64", epochs=2, seed=2, learning_rate=3e-3, **falling),
         ),
     ]
     data, alone, result, ahead = some(base), ([], []), ([], []), []
