@@ -1,24 +1,23 @@
 """The curves command: the terms of runs' losses by step, in training and on the test images."""
 
-import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jaxvae.shared import safe_io
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
+from jaxvae.shared.commands.figures import FigurePath, FigureTitle, RunNames, require_figure, run_names
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.text import LONGEST, printable, say
+from jaxvae.shared.text import say
 
-_KINDS = ("png", "pdf", "svg")
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
 _DPI, _FONT_SIZE = 300, 8  # dots per inch; points
 _LETTER_WIDTH = 0.065  # inches, at that font size
-_MAX_NAME = 90  # characters
+_TITLE_LETTERS = 90  # in a line
 _MAX_RUNS = 24  # more colours look alike
 _MAX_DOTS = 20  # of a test curve
 _NARROW = 20  # ratio of the largest to the least value
@@ -39,8 +38,9 @@ class Curves:
 
     run: RunPaths
     """The run folders, written by either package; they may still be training."""
-    out: Path
-    """The PNG, PDF or SVG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
+    names: RunNames = ()
     log: bool = False
     """Use logarithmic axes, except for a term that reaches 0 or less."""
 
@@ -55,25 +55,23 @@ def run(backend: Backend, command: Curves) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = command.out.suffix.lower().removeprefix(".")
-    if kind not in _KINDS:
-        raise InputError(f"Curves are written as PNG, PDF or SVG: {command.out} should end in .png, .pdf or .svg.")
+    kind = require_figure(command.out, command.title)
     runs = [run_folder.read(path) for path in command.run]
-    content = picture(runs, kind, command.log)
-    try:
-        safe_io.write_atomically(command.out, content)
-    except OSError as error:
-        raise InputError(f"{command.out} can't be written ({error.strerror}); give another --out.") from None
+    figure_file.write(picture(runs, kind, command.log, command.names, command.title), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
-def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False) -> bytes:
+def picture(
+    runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False, names: Sequence[str] = (), title: str = ""
+) -> bytes:
     """Draw the learning curves of runs, 7 inches wide: a panel for each term that all have, the loss first.
 
     Args:
         runs: The runs.
-        kind: `png`, `pdf` or `svg`.
+        kind: One of `figure_file.KINDS`.
         log: Use logarithmic axes.
+        names: What to call each run; by default as its folder.
+        title: Above the panels.
 
     Returns:
         The content of the file; the same curves give the same bytes.
@@ -86,16 +84,15 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
 
     if not 1 <= len(runs) <= _MAX_RUNS:
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}.")
+    names = run_names([run.path for run in runs], names)
     records = [_records(run) for run in runs]
     terms = [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
     columns = min(len(terms), 3) if len(terms) != 4 else 2
     rows = math.ceil(len(terms) / columns)
-    names = [*_names([run.path for run in runs]), "training", "test"]
+    names = [*names, "training", "test"]
     across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
     height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
-    # No date and no random names, so that the same curves give the same file; journals require TrueType in a PDF.
-    dates = {"pdf": "CreationDate", "svg": "Date"}
-    with matplotlib.rc_context({"font.size": _FONT_SIZE, "pdf.fonttype": 42, "svg.hashsalt": "curves"}):
+    with matplotlib.rc_context({"font.size": _FONT_SIZE}):
         figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         lines = [
@@ -104,9 +101,9 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
         for i, axes in enumerate(panels):
             _label(axes, i < columns, i >= len(panels) - columns, _epoch_steps(runs))
         _legend(figure, lines[0], names, across)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata={dates[kind]: None} if kind in dates else None)
-    return buffer.getvalue()
+        if title:
+            figure.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
+        return figure_file.packed(figure, kind)
 
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:
@@ -116,14 +113,6 @@ def _records(run: run_folder.Run) -> list[dict[str, Any]]:
     if not records:
         raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")
     return records
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parent folders as make them distinct."""
-    parts = [path.absolute().parts for path in paths]
-    depth = next((n for n in range(1, max(map(len, parts))) if len({p[-n:] for p in parts}) == len(set(parts))), 0)
-    names = [printable("/".join(p[-depth:]), LONGEST) for p in parts]
-    return [name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}" for name in names]
 
 
 def _epoch_steps(runs: Sequence[run_folder.Run]) -> int | None:

@@ -9,9 +9,11 @@ import numpy as np
 from jaxvae.shared.analysis.latents import flat
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, data_name, require_figure
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.model import requirements
+from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import say
 from jaxvae.shared.training import projector
 
@@ -33,8 +35,8 @@ class Embed:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     by: By = "auto"
     """How to project to two dimensions. auto: two latents as they are, more by their first two principal components.
     tsne takes a minute for thousands of images; both packages find the same neighbourhoods, but not the same
@@ -60,7 +62,7 @@ def run(backend: Backend, command: Embed) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     require_seed(command.seed)
     if command.projector is not None and not command.projector.parent.is_dir():
         raise InputError(f"{command.projector} can't be created: its parent is not a folder; give another --projector.")
@@ -72,22 +74,24 @@ def run(backend: Backend, command: Embed) -> None:
     dataset = open_images(run, command.data_root)
     images, labels = dataset.test[: command.n], dataset.test_labels[: command.n]
     latents = encode_first(backend, run, weights, dataset, command.n).mean
-    points, names = project(latents, command.by, command.seed)
-    caption = f"The first {len(images):,} test images of {dataset.name}"
-    image_grid.write(labelled_figure.points(points, labels, names, caption), command.out)
+    unit = f" ({PRIOR_UNIT})" if requirements.has_prior(run.spec) else ""
+    points, names = project(latents, command.by, command.seed, unit)
+    caption = f"The first {len(images):,} test images of {data_name(dataset.name)}"
+    figure_file.write(labelled_figure.points(points, labels, names, caption, command.title, kind), command.out)
     say(f"{len(images):,} test images in {command.out}")
     if command.projector is not None:
         projector.write(command.projector, latents, labels, images)
         say(f"for TensorBoard's projector in {command.projector}")
 
 
-def project(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.ndarray, tuple[str, str]]:
+def project(latents: np.ndarray, by: By = "auto", seed: int = 0, unit: str = "") -> tuple[np.ndarray, tuple[str, str]]:
     """Project latents to a plane.
 
     Args:
         latents: `[n, latent]`.
         by: The method.
         seed: The seed for t-SNE.
+        unit: What follows the name of a latent.
 
     Returns:
         The points, `[n, 2]`, and the names of their axes.
@@ -96,7 +100,7 @@ def project(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.nda
         InputError: If there are too few images for t-SNE.
     """
     if by in ("auto", "latents") and latents.shape[1] == 2:
-        return latents, ("latent 1", "latent 2")
+        return latents, (f"latent 1{unit}", f"latent 2{unit}")
     if by == "tsne":
         from sklearn.manifold import TSNE
 
@@ -108,5 +112,5 @@ def project(latents: np.ndarray, by: By = "auto", seed: int = 0) -> tuple[np.nda
     directions, shares = flat(latents)
     names = [f"component {i + 1}, {100 * share:.0f} % of the variance" for i, share in enumerate(shares)]
     if latents.shape[1] == 1:
-        names = ["latent 1", ""]
+        names = [f"latent 1{unit}", ""]
     return (latents - latents.mean(0)) @ directions.T, (names[0], names[1])

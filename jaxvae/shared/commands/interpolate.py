@@ -1,7 +1,6 @@
 """The interpolate command: images between two latents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,9 +16,10 @@ from jaxvae.shared.commands.common import (
     open_run,
     require_within,
 )
+from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -34,8 +34,8 @@ class Interpolate:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     n: int | None = None
     """Number of interpolations (rows). Those between images take the first test images in pairs. By default 8, or as
     many as there are pairs."""
@@ -66,7 +66,7 @@ def run(backend: Backend, command: Interpolate) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     n = 8 if command.n is None else command.n
     require_within("n", n, 1, MAX_ROWS)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
@@ -102,7 +102,8 @@ def run(backend: Backend, command: Interpolate) -> None:
     if originals is not None:
         images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
         heads = ["from", *heads, "to"]
-    kind = "along an arc" if command.spherical else "in a straight line"
-    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
-    image_grid.write(labelled_figure.rows(images, names, caption, heads), command.out)
+    shape = "along an arc" if command.spherical else "in a straight line"
+    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {shape}"
+    caption += "; above the columns: share of the way"
+    figure_file.write(labelled_figure.rows(images, names, caption, heads, command.title, kind), command.out)
     say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

@@ -1,12 +1,12 @@
 """The manifold command: the plane of a model with two latents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import say
 
 
@@ -23,8 +23,8 @@ class Manifold:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     steps: int = 20
     """Number of rows and columns."""
     label: int | None = None
@@ -43,7 +43,7 @@ def run(backend: Backend, command: Manifold) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
     label = class_to_draw(run.spec, command.label)
@@ -51,5 +51,6 @@ def run(backend: Backend, command: Manifold) -> None:
     suffix = "" if label is None else f", class {label}"
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
-    image_grid.write(labelled_figure.plane(images, marks, ("latent 1", "latent 2"), caption), command.out)
+    names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
+    figure_file.write(labelled_figure.plane(images, marks, names, caption, command.title, kind), command.out)
     say(f"{command.steps} by {command.steps} images in {command.out}")

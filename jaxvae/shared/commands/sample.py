@@ -1,7 +1,6 @@
 """The sample command: images from a run's prior."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import counted, say
 
 _MAX_SAMPLES = 10_000
@@ -31,8 +31,8 @@ class Sample:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     n: int = 64
     """Number of images."""
     seed: int = 0
@@ -57,7 +57,7 @@ def run(backend: Backend, command: Sample) -> None:
     """
     require_within("n", command.n, 1, _MAX_SAMPLES)
     require_deviations("temperature", command.temperature)
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
     # Epochs count from 1, so a run's own pictures never use the key of epoch 0.
     key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
@@ -68,7 +68,8 @@ def run(backend: Backend, command: Sample) -> None:
     if classes and labels is None and command.n % classes == 0 and classes <= MAX_COLUMNS:
         heads = list(map(str, range(classes)))
         rows = images.reshape(-1, classes, *images.shape[1:])
-        image_grid.write(labelled_figure.rows(rows, [""] * len(rows), heads=heads), command.out)
+        picture = labelled_figure.rows(rows, [""] * len(rows), heads=heads, title=command.title, kind=kind)
     else:
-        image_grid.save(image_grid.grid(images, classes if labels is None and classes else None), command.out)
+        picture = labelled_figure.grid(images, "", command.title, kind)
+    figure_file.write(picture, command.out)
     say(f"{counted(command.n, 'sample')} in {command.out}")

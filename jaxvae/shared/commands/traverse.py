@@ -1,7 +1,6 @@
 """The traverse command: one latent at a time, from end to end."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
+from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -35,8 +35,8 @@ class Traverse:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     image: int | None = None
     """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
     latents: int = 10
@@ -63,7 +63,7 @@ def run(backend: Backend, command: Traverse) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     require_within("latents", command.latents, 1, MAX_ROWS)
     require_deviations("reach", command.reach)
@@ -86,5 +86,6 @@ def run(backend: Backend, command: Traverse) -> None:
     if prior:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
     caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
-    image_grid.write(labelled_figure.rows(rows, names, caption, heads), command.out)
+    caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
+    figure_file.write(labelled_figure.rows(rows, names, caption, heads, command.title, kind), command.out)
     say(f"{len(rows)} of {counted(run.spec.model.latent, 'latent')} in {command.out}")

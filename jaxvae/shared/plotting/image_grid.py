@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvae.shared.errors import InputError
-from jaxvae.shared.plain_paths import require_in_place
-from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.plotting import figure_file
 
 _GAP, _SCALE, _GREY = 2, 2, 64
 
@@ -85,27 +83,8 @@ def save(picture: np.ndarray, path: Path) -> None:
     """
     from PIL import Image
 
-    require_png(path)
     enlarged = picture.repeat(_SCALE, 0).repeat(_SCALE, 1)
     image = Image.fromarray(enlarged[..., 0] if enlarged.shape[-1] == 1 else enlarged)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write(buffer.getvalue(), path)
-
-
-def require_png(path: Path) -> None:
-    """Raises InputError unless the path ends in .png and its folder exists, and is where it was."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
-    require_in_place(path)
-    if not path.parent.is_dir():
-        raise InputError(f"The picture {path} can't be written (No such folder); give another --out.")
-
-
-def write(picture: bytes, path: Path) -> None:
-    """Write the bytes of a PNG, whole or not at all. Raises InputError if the file can't be written."""
-    require_png(path)
-    try:
-        write_atomically(path, picture)
-    except OSError as error:
-        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None
+    figure_file.write(buffer.getvalue(), path)
