@@ -11,6 +11,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
 from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, data_name, require_figure
 from jaxvae.shared.config.choices import require_seed
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import figure_file, labelled_figure
@@ -77,10 +78,12 @@ def run(backend: Backend, command: Embed) -> None:
     unit = f" ({PRIOR_UNIT})" if requirements.has_prior(run.spec) else ""
     points, names = project(latents, command.by, command.seed, unit)
     caption = f"The first {len(images):,} test images of {data_name(dataset.name)}"
-    figure_file.write(labelled_figure.points(points, labels, names, caption, command.title, kind), command.out)
+    classes = label_names(dataset.class_names, range(int(labels.max()) + 1))
+    picture = labelled_figure.points(points, labels, names, caption, command.title, kind, classes)
+    figure_file.write(picture, command.out)
     say(f"{len(images):,} test images in {command.out}")
     if command.projector is not None:
-        projector.write(command.projector, latents, labels, images)
+        projector.write(command.projector, latents, [classes[label] for label in labels], images)
         say(f"for TensorBoard's projector in {command.projector}")
 
 

@@ -17,6 +17,7 @@ from jaxvae.shared.commands.common import (
     require_within,
 )
 from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import figure_file, labelled_figure
@@ -80,7 +81,9 @@ def run(backend: Backend, command: Interpolate) -> None:
         ends = backend.draw_latents(spec, key, 2 * n).reshape(n, 2, -1)
         labels = np.arange(n) % spec.model.classes if spec.model.classes else None
         originals = None
-        names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(n)]
+        names = [f"pair {i + 1}" for i in range(n)]
+        if labels is not None:
+            names = [f"class {name}" for name in label_names(run.class_names, labels)]
     else:
         dataset = open_images(run, command.data_root)
         if len(dataset.test) == 1 and not command.images:
@@ -96,7 +99,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         pair_labels = dataset.test_labels[pairs]
         labels = pair_labels[:, 0] if spec.model.classes else None
         originals = dataset.test[pairs] / 255
-        names = [f"{a} to {b}" for a, b in (pair_labels if dataset.labelled else pairs)]
+        ends_named = [label_names(dataset.class_names, two) for two in pair_labels] if dataset.labelled else pairs
+        names = [f"{a} to {b}" for a, b in ends_named]
     images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
     heads = [f"{fraction:.2f}" for fraction in np.linspace(0, 1, command.steps)]
     if originals is not None:

@@ -6,6 +6,7 @@ from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
 from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.text import say
 
@@ -27,8 +28,8 @@ class Manifold:
     title: FigureTitle = ""
     steps: int = 20
     """Number of rows and columns."""
-    label: int | None = None
-    """The class to generate, for a model with classes. By default 0."""
+    label: str | None = None
+    """The class to generate, by its name or its number, for a model with classes. By default the first."""
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -46,9 +47,9 @@ def run(backend: Backend, command: Manifold) -> None:
     kind = require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
-    label = class_to_draw(run.spec, command.label)
+    label = class_to_draw(run, command.label)
     images = backend.manifold(run.spec, weights, command.steps, label)
-    suffix = "" if label is None else f", class {label}"
+    suffix = "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
     names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"

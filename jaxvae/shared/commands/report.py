@@ -11,6 +11,7 @@ from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
@@ -19,7 +20,7 @@ from jaxvae.shared.runs import command_line, measures_record, metrics, parity_re
 from jaxvae.shared.text import LONGEST, counted, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
-_MAX_CLASS_COLUMNS = 16
+_EACH = 8  # samples of each class
 _TRAVERSED = 10  # latents at most
 _HIGHLIGHTS = ("terms", "squared-error", "active-units")  # measures in large type
 
@@ -139,11 +140,16 @@ def _samples(model: TrainedModel) -> str:
     if not requirements.has_prior(model.run.spec):
         return webpage.paragraph("This model has no prior to draw from.")
     classes = model.run.spec.model.classes
-    columns = classes if 1 < classes <= _MAX_CLASS_COLUMNS else None
-    n = columns * 6 if columns else _SAMPLES
-    caption = f"{counted(n, 'image')} drawn from the prior" + (", a column for each class" if columns else "")
-    images = image_grid.grid(explorer.samples(model, n), columns)
-    return webpage.picture(images, f"{caption}.", f"{caption}, from the run's seed.")
+    n = classes * _EACH or _SAMPLES
+    caption, images = f"{counted(n, 'image')} drawn from the prior", explorer.samples(model, n)
+    if not classes:
+        return webpage.picture(image_grid.grid(images), f"{caption}.", f"{caption}, from the run's seed.")
+    rows, of = image_grid.by_class(images, classes)
+    strips = [
+        (name, "", image_grid.grid(row, _EACH), f"Images of the class {name}, drawn from the prior.")
+        for name, row in zip(label_names(model.data.class_names, of), rows, strict=True)
+    ]
+    return webpage.paragraph(f"{caption} from the run's seed, a row for each class.", "soft") + webpage.strips(strips)
 
 
 def _reconstructions(model: TrainedModel) -> str:
@@ -166,7 +172,8 @@ def _traversals(model: TrainedModel, space: latents.Space) -> str:
     centre = "at 0" if requirements.has_prior(model.run.spec) else "at their means over test images"
     which = "Each latent" if len(rows) == len(space.order) else f"Each of the {len(rows)} most active latents"
     caption = f"{which} over the range of its slider, the others {centre}, by falling {kind}."
-    caption += " The class is 0." if model.run.spec.model.classes else ""
+    if model.run.spec.model.classes:
+        caption += f" The class is {label_names(model.data.class_names, [0])[0]}."
     return webpage.paragraph(caption, "soft") + webpage.strips(rows)
 
 

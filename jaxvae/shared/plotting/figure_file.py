@@ -13,7 +13,7 @@ from jaxvae.shared.safe_io import write_atomically
 KINDS = ("png", "pdf", "svg")
 _DATES = {"pdf": "CreationDate", "svg": "Date"}
 # Journals require TrueType in a PDF; text in an SVG stays text; matplotlib's names in an SVG would be random.
-_STYLE = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figure"}
+_STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figure"}
 
 
 def kind_of(path: Path) -> str:

@@ -71,6 +71,25 @@ def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarra
     return np.stack(both, axis=1).reshape(2 * rows, columns, *above.shape[1:])
 
 
+def by_class(images: np.ndarray, classes: int, columns: int = 16) -> tuple[np.ndarray, list[int]]:
+    """Arrange images in rows of one class each, or in several rows for many images of a class.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 1]; image i is of the class i modulo `classes`.
+        classes: The number of classes.
+        columns: The most images in a row.
+
+    Returns:
+        `[rows, columns, height, width, channels]`, grey where a class has no further image, and the class of each row.
+    """
+    shape, classes = images.shape[1:], min(classes, len(images))
+    lines = math.ceil(len(images) / (classes * columns))
+    columns = math.ceil(len(images) / (classes * lines))
+    blank = np.full((lines * columns * classes - len(images), *shape), _GREY / 255, images.dtype)
+    rows = np.concatenate([images, blank]).reshape(lines, columns, classes, *shape).transpose(2, 0, 1, 3, 4, 5)
+    return rows.reshape(classes * lines, columns, *shape), [i // lines for i in range(classes * lines)]
+
+
 def save(picture: np.ndarray, path: Path) -> None:
     """Write a picture as a PNG, at twice its size.
 

@@ -14,7 +14,9 @@ from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis.latents import Space, flat
 from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import mean_of
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.model import layout, requirements
+from jaxvae.shared.plotting.class_colours import class_colour
 from jaxvae.shared.plotting.image_grid import visible
 
 _MAX_WEIGHTS = 4_000_000  # of a decoder in the page
@@ -77,12 +79,14 @@ def content(model: TrainedModel, space: Space, name: str) -> dict[str, Any]:
     """
     spec, order = model.run.spec, space.order
     height, width, channels = spec.model.image
-    decoder = _decoder(model)
+    decoder, kinds = _decoder(model), max(spec.model.classes, 1 + int(model.data.test_labels.max()))
     return {
         "name": name,
         "image": list(visible(np.empty((height, width, channels))).shape),
         "latent": spec.model.latent,
         "classes": spec.model.classes,
+        "names": label_names(model.data.class_names, range(kinds)),
+        "colours": [class_colour(label) for label in range(kinds)],
         "seed": spec.training.seed % 2**32,
         "prior": requirements.has_prior(spec),
         "unit": space.unit,

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared import safe_io
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import make_folder
@@ -109,7 +110,8 @@ def add(
         if board.points:
             projector.update(board.folder, latents)
         else:
-            projector.put(board.folder, projector.files(latents, data.test_labels[:n], np.asarray(data.test[:n])))
+            names = label_names(data.class_names, data.test_labels[:n])
+            projector.put(board.folder, projector.files(latents, names, np.asarray(data.test[:n])))
             board.points = True
     except OSError as error:
         board.file, board.points = None, False

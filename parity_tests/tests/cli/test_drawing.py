@@ -20,8 +20,10 @@ from jaxvae.shared.commands import embed
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import class_colours, image_grid, labelled_figure
+from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
@@ -241,6 +243,63 @@ def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:
     assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == first
     assert np.ptp(read(first), axis=2).max() > 60
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """A run on pictures in folders of their classes, by a model with these classes."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for k, name in enumerate(("10", "2", "Cat", "_dog")):
+        (folder / "shapes" / name).mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(np.full((6, 5), 60 * k + i, np.uint8)).save(folder / "shapes" / name / f"{i:02}.png")
+    flags = ["--data", f"images:{folder / 'shapes'}", "--classes", "4", "--image", "6", "5", "1", "--hidden", "8"]
+    flags += ["--preset", "conditional", "--latent", "2", "--epochs", "1", "--tensorboard"]
+    assert cli.main(PACKAGES["torchvae"], ["train", *flags, "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_classes_have_the_names_of_their_folders(shapes, capsys, tmp_path) -> None:
+    names, package = ["10", "2", "Cat", "_dog"], PACKAGES["torchvae"]
+    assert run_folder.read(shapes).class_names == tuple(names)
+    assert (shapes / "tensorboard" / "metadata.tsv").read_text().split() == [name for name in names for _ in range(3)]
+    for command, parts in {
+        "sample": [f">{name}<" for name in names],
+        "sample --label cat": [">class Cat<"],
+        "sample --label 2": [">class 2<"],  # a name before a number
+        "sample --label 3": [">class _dog<"],
+        "manifold --steps 2 --label _dog": ["class _dog<"],
+        "traverse --label CAT": ["class Cat;"],
+        "interpolate --images 0 11": ["10 to _dog"],
+        "interpolate --between latents --n 2": [">class 10<", ">class 2<"],
+        f"embed --projector {tmp_path / 'projector'}": [f">{name}<" for name in names],
+    }.items():
+        which, *flags = command.split()
+        assert run(package, capsys, which, shapes, "--out", tmp_path / "a.svg", *flags)[::2] == (0, "")
+        svg = " ".join((tmp_path / "a.svg").read_text().split())
+        assert all(part in svg for part in parts), command
+    assert (tmp_path / "projector" / "metadata.tsv").read_text() == (
+        shapes / "tensorboard" / "metadata.tsv"
+    ).read_text()
+    assert run(package, capsys, "report", shapes, "--out", tmp_path / "a.html")[0] == 0
+    assert '"names":["10","2","Cat","_dog"]' in (tmp_path / "a.html").read_text()
+
+
+def test_an_unknown_name_lists_the_names(package, shapes, capsys, tmp_path) -> None:
+    says = "--label must be one of 10, 2, Cat, _dog, or from 0 to 3, found bird"
+    for command in ("sample", "manifold", "traverse"):
+        fails(package, capsys, says, command, shapes, "--out", tmp_path / "x.png", "--label", "bird")
+
+
+def test_published_classes_have_their_names_without_the_data() -> None:
+    runs_of = {
+        name: run_folder.Run(Path(), Spec(data=name), {"data": {}}) for name in ("fashion-mnist", "cifar10", "mnist")
+    }
+    assert runs_of["fashion-mnist"].class_names[7] == "sneaker"
+    assert runs_of["cifar10"].class_names[3] == "cat"
+    assert runs_of["mnist"].class_names == ()
+    assert {len(CLASS_NAMES[f"emnist:{split}"]) for split in ("balanced", "bymerge")} == {47}
+    assert [len(CLASS_NAMES[f"emnist:{split}"]) for split in ("byclass", "letters")] == [62, 26]
 
 
 REFUSED = [

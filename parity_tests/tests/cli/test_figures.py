@@ -30,6 +30,19 @@ def test_grid(n: int, rows: int, columns: int) -> None:
     np.testing.assert_array_equal(result.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
 
 
+@pytest.mark.parametrize(
+    ("n", "classes", "rows", "columns"),
+    [(20, 10, 10, 2), (11, 10, 10, 2), (3, 10, 3, 1), (70, 2, 6, 12), (256, 256, 256, 1)],
+)
+def test_a_row_has_images_of_one_class(n: int, classes: int, rows: int, columns: int) -> None:
+    numbers = np.arange(float(n))
+    result, of = image_grid.by_class(np.broadcast_to(numbers[:, None, None, None] % classes, (n, 2, 3, 1)), classes)
+    assert result.shape == (rows, columns, 2, 3, 1)
+    for row, label in zip(result[..., 0, 0, 0], of, strict=True):
+        assert set(row) <= {label, 64 / 255}
+    assert sum((result[..., 0, 0, 0] == np.array(of)[:, None]).ravel()) == n
+
+
 @pytest.mark.parametrize("channels", [2, 4, 5])
 def test_channels_that_are_no_colours_lie_side_by_side(channels: int) -> None:
     images = np.arange(3 * 4 * 6 * channels).reshape(3, 4, 6, channels) / 400
