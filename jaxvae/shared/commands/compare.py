@@ -9,7 +9,10 @@ from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
-from jaxvae.shared.commands.figures import (
+from jaxvae.shared.data.spread import spread
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import (
     FigurePath,
     FigureTitle,
     RunNames,
@@ -17,10 +20,8 @@ from jaxvae.shared.commands.figures import (
     require_figure,
     run_names,
 )
-from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import markdown_table, say
+from jaxvae.shared.text import LONGEST, markdown_table, printable, say
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Compare:
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
     n: int | None = None
-    """Number of test images to show, the first ones; by default 16, or all if there are fewer."""
+    """Number of test images to show, of all classes; by default 16, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -67,24 +68,28 @@ def run(backend: Backend, command: Compare) -> None:
     dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
     n = min(16, len(test)) if command.n is None else command.n
+    pca.require_shown(n, test)
+    chosen = spread(labels, n)
     rows = [
         pca.row(
-            name,
+            name or printable(str(run.path), LONGEST),
             run.spec.model.latent,
             test,
             lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),
             n,
             # Static binarisation draws by an image's number within a call.
             batch=len(test) if run.spec.images.binarization == "static" else 1000,
+            chosen=chosen,
         )
-        for name, (run, weights) in zip(names, opened, strict=True)
+        for name, (run, weights) in zip(command.names or [""] * len(opened), opened, strict=True)
     ]
     if command.pca:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
-            rows.append(pca.pca(np.asarray(dataset.train), test, components, n))
+            rows.append(pca.pca(np.asarray(dataset.train), test, components, n, chosen=chosen))
     say(table(rows, len(test), dataset.name))
-    figure_file.write(picture(rows, test, dataset.name, command.title, kind), command.out)
+    rows = [row._replace(name=name) for row, name in zip(rows, names, strict=False)] + rows[len(names) :]
+    figure_file.write(picture(rows, test, dataset.name, command.title, kind, chosen), command.out)
     say(f"reconstructions side by side in {command.out}")
 
 
@@ -135,7 +140,14 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
     return f"{_caption(images, data)}:\n\n{markdown_table(head, cells)}"
 
 
-def picture(rows: Sequence[Row], test: np.ndarray, data: str, title: str = "", kind: str = "png") -> bytes:
+def picture(
+    rows: Sequence[Row],
+    test: np.ndarray,
+    data: str,
+    title: str = "",
+    kind: str = "png",
+    chosen: np.ndarray | None = None,
+) -> bytes:
     """Draw test images above each row's reconstructions, labelled with its name and error.
 
     Args:
@@ -144,12 +156,13 @@ def picture(rows: Sequence[Row], test: np.ndarray, data: str, title: str = "", k
         data: The name of the data set.
         title: Above the picture.
         kind: One of `figure_file.KINDS`.
+        chosen: The numbers of the test images whose reconstructions the rows have; by default the first ones.
 
     Returns:
         The bytes of the file; images are enlarged by a whole number.
     """
-    n = len(rows[0].reconstructions)
-    images = np.stack([test[:n] / 255, *(r.reconstructions for r in rows)])
+    chosen = np.arange(len(rows[0].reconstructions)) if chosen is None else chosen
+    images = np.stack([test[chosen] / 255, *(r.reconstructions for r in rows)])
     labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
     return labelled_figure.rows(images, labels, _caption(len(test), data_name(data)), title=title, kind=kind)
 

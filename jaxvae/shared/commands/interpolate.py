@@ -16,11 +16,12 @@ from jaxvae.shared.commands.common import (
     open_run,
     require_within,
 )
-from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -38,8 +39,8 @@ class Interpolate:
     out: FigurePath
     title: FigureTitle = ""
     n: int | None = None
-    """Number of interpolations (rows). Those between images take the first test images in pairs. By default 8, or as
-    many as there are pairs."""
+    """Number of interpolations (rows). Those between images take test images of all classes in pairs. By default 8, or
+    as many as there are pairs."""
     steps: int = 10
     """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
@@ -90,8 +91,9 @@ def run(backend: Backend, command: Interpolate) -> None:
             raise InputError(f"{dataset.name} has one test image, expected two or more; give --between latents.")
         if command.n is None:
             n = max(1, min(n, len(dataset.test) // 2))
-        pairs = np.array(command.images or range(2 * n))
-        if not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
+        pairs = np.array(command.images or spread(dataset.test_labels, 2 * n))
+        missing = not command.images and len(pairs) < 2 * n
+        if missing or not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
             most = len(dataset.test) - 1
             raise InputError(f"Test images have the numbers 0 to {most}; give others with --images, or a smaller --n.")
         pairs = pairs.reshape(-1, 2)

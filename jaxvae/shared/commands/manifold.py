@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
-from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import say
 
 

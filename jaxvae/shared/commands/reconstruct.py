@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
-from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import say
 
 
@@ -23,7 +25,7 @@ class Reconstruct:
     out: FigurePath
     title: FigureTitle = ""
     n: int | None = None
-    """Number of test images, the first ones; by default 32, or all if there are fewer."""
+    """Number of test images, of all classes; by default 32, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -45,9 +47,9 @@ def run(backend: Backend, command: Reconstruct) -> None:
     n = min(32, len(dataset.test)) if command.n is None else command.n
     if not 1 <= n <= len(dataset.test):
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {n}.")
-    images = dataset.test[:n]
-    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:n])
-    rows = image_grid.paired(images / 255, reconstructions)
+    chosen = spread(dataset.test_labels, n)
+    reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
+    rows = image_grid.paired(dataset.test[chosen] / 255, reconstructions)
     names = ["image", "reconstruction"] * (len(rows) // 2)
     figure_file.write(labelled_figure.rows(rows, names, title=command.title, kind=kind), command.out)
     say(f"{n} test images above their reconstructions in {command.out}")

@@ -8,10 +8,12 @@ from pathlib import Path
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
 from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
@@ -154,10 +156,10 @@ def _samples(model: TrainedModel) -> str:
 
 def _reconstructions(model: TrainedModel) -> str:
     n = min(_PAIRS, len(model.data.test))
-    images = model.data.test[:n]
-    reconstructions = model.backend.reconstruct(model.run.spec, model.weights, images, model.data.test_labels[:n])
-    caption = f"The first {counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
-    return webpage.picture(image_grid.pairs(images / 255, reconstructions, 8), caption, caption)
+    chosen = spread(model.data.test_labels, n)
+    reconstructions = reconstruct(model.backend, model.run.spec, model.weights, model.data, chosen)
+    caption = f"{counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
+    return webpage.picture(image_grid.pairs(model.data.test[chosen] / 255, reconstructions, 8), caption, caption)
 
 
 def _traversals(model: TrainedModel, space: latents.Space) -> str:

@@ -12,9 +12,9 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
-from jaxvae.shared.commands.figures import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 _SAMPLES, _EACH = 64, 8  # images by default, and images of each class

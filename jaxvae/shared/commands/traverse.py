@@ -18,10 +18,10 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
-from jaxvae.shared.commands.figures import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis.latents import Space, flat
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import mean_of
 from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.model import layout, requirements
 from jaxvae.shared.plotting.class_colours import class_colour
 from jaxvae.shared.plotting.image_grid import visible
@@ -160,8 +162,8 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
     """Test images, their codes, and with `reconstructed` their rendered reconstructions."""
     data, spec = model.data, model.run.spec
     n = min(_MAX_POINTS, len(data.test), max(1, _MAX_POINT_BYTES // spec.model.pixels))
-    columns = math.ceil(math.sqrt(n))
-    codes, labels = space.codes[:n], data.test_labels[:n]
+    columns, chosen = math.ceil(math.sqrt(n)), spread(data.test_labels, n)
+    codes, labels = space.codes[chosen], data.test_labels[chosen]
     directions = np.eye(2) if codes.shape[1] == 2 else flat(space.codes)[0]
     middle = space.codes.mean(0)
     coordinates = (codes - middle) @ directions.T
@@ -170,8 +172,7 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
     stored = spec.training.stored
     reconstructions = None
     if reconstructed:
-        images = model.backend.reconstruct(spec, model.weights, data.test[:n], labels)
-        reconstructions = png(_sheet(images, columns))
+        reconstructions = png(_sheet(reconstruct(model.backend, spec, model.weights, data, chosen), columns))
     return {
         "columns": columns,
         "labels": labels.tolist(),
@@ -179,7 +180,7 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
         "places": {"dtype": "float32", "data": _packed(coordinates, "float32")},
         "directions": directions.tolist(),
         "middle": middle.tolist(),
-        "sheet": png(_sheet(data.test[:n], columns)),
+        "sheet": png(_sheet(data.test[chosen], columns)),
         "again": reconstructions,
     }
 

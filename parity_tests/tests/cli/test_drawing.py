@@ -20,6 +20,7 @@ from jaxvae.shared.commands import embed
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
 from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import class_colours, image_grid, labelled_figure
@@ -238,11 +239,16 @@ def test_each_command_draws_the_same_picture_by_both(name: str, command: str, ru
 
 def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:
     flags = ["--out", tmp_path / "a.png", "--by", "tsne", "--n", 60]
-    assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
+    status, _, err = run(package, capsys, "embed", runs_of["conditional"], *flags)
+    assert (status, err) == (0, f"{package.__name__}: t-SNE of 60 images, about 1 s ...\n")
     first = (tmp_path / "a.png").read_bytes()
     assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == first
     assert np.ptp(read(first), axis=2).max() > 60
+
+
+def test_an_embedding_goes_somewhere(package, capsys, tmp_path) -> None:
+    fails(package, capsys, "nothing to write; give --out, --save or --projector", "embed", tmp_path / "no run")
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +291,28 @@ def test_classes_have_the_names_of_their_folders(shapes, capsys, tmp_path) -> No
     assert '"names":["10","2","Cat","_dog"]' in (tmp_path / "a.html").read_text()
 
 
+def test_latents_are_saved_as_a_table(package, shapes, capsys, tmp_path) -> None:
+    assert run(package, capsys, "embed", shapes, "--save", tmp_path / "a.npy")[0] == 0
+    assert run(package, capsys, "embed", shapes, "--save", tmp_path / "a.csv", "--n", 6)[0] == 0
+    whole = np.load(tmp_path / "a.npy")
+    assert whole["image"].tolist() == list(range(12))
+    assert whole["label"].tolist() == [label for label in range(4) for _ in range(3)]
+    assert whole["name"].tolist() == [name for name in ("10", "2", "Cat", "_dog") for _ in range(3)]
+    opened = run_folder.read(shapes)
+    spec, weights = package.load(opened.weights)
+    key = package.stream_key(package.root_key(0), "evaluation", 1)
+    test = datasets.load(spec, None)[0]
+    codes = package.encode_images(spec, weights, test.test, key, test.test_labels).mean
+    np.testing.assert_allclose(whole["mean"], codes, rtol=1e-6)
+    head, *lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert head == "image,label,name,mean_1,mean_2"
+    rows = [line.split(",") for line in lines]
+    assert [row[:3] for row in rows] == [  # of all classes
+        *(["0", "0", "10"], ["1", "0", "10"], ["3", "1", "2"], ["4", "1", "2"], ["6", "2", "Cat"], ["9", "3", "_dog"]),
+    ]
+    np.testing.assert_allclose([list(map(float, row[3:])) for row in rows], codes[[0, 1, 3, 4, 6, 9]], rtol=1e-6)
+
+
 def test_an_unknown_name_lists_the_names(package, shapes, capsys, tmp_path) -> None:
     says = "--label must be one of 10, 2, Cat, _dog, or from 0 to 3, found bird"
     for command in ("sample", "manifold", "traverse"):
@@ -321,6 +349,8 @@ REFUSED = [
     ("conditional", "embed --by latents", "the model has 3"),
     ("conditional", "embed --seed 99999999999999999999", "seed"),
     ("conditional", "embed --projector no/such", "can't be created: its parent is not a folder"),
+    ("conditional", "embed --save x.txt", "x.txt should end in .csv or .npy"),
+    ("conditional", "embed --save no/such.csv", "such.csv can't be written: the folder .* doesn't exist"),
     ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
     ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
     ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.report import explorer
 
@@ -41,6 +42,23 @@ def test_a_row_has_images_of_one_class(n: int, classes: int, rows: int, columns:
     for row, label in zip(result[..., 0, 0, 0], of, strict=True):
         assert set(row) <= {label, 64 / 255}
     assert sum((result[..., 0, 0, 0] == np.array(of)[:, None]).ravel()) == n
+
+
+@pytest.mark.parametrize(
+    ("labels", "n", "chosen"),
+    [
+        ([1, 0, 0, 2, 2], 3, [0, 1, 2]),  # in no order: the first
+        ([1, 0], 9, [0, 1]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 3, [0, 8, 12]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 6, [0, 8, 12, 4, 10, 13]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 9, [0, 8, 12, 2, 9, 13, 4, 10, 6]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 2, [0, 8]),
+        ([0] * 9, 3, [0, 3, 6]),
+        ([0] * 2, 3, [0, 1]),
+    ],
+)
+def test_pictures_show_images_of_all_classes(labels: list[int], n: int, chosen: list[int]) -> None:
+    assert spread(np.array(labels, np.uint8), n).tolist() == chosen
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])
