@@ -4,6 +4,9 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import evaluation, latents
@@ -17,6 +20,7 @@ from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
+from jaxvae.shared.plotting.figure_flags import RunNames, require_title, run_names
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
 from jaxvae.shared.text import LONGEST, counted, printable, say
@@ -43,6 +47,9 @@ class Report:
     """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
+    title: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
+    """The title of the page."""
+    names: RunNames = ()
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -59,18 +66,21 @@ def run(backend: Backend, command: Report) -> None:
         InputError: If the request is invalid.
     """
     require_html(command.out)
+    require_title(command.title)
     if not command.run:
         raise InputError("There is nothing to report on; give one run folder or more.")
+    run_names(command.run, command.names)
     articles, content = [], []
     for number, path in enumerate(command.run):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
-        articles.append(_article(number, model, space))
-        content.append(explorer.content(model, space, printable(str(path), LONGEST)))
+        name = command.names[number] if command.names else str(path)
+        articles.append(_article(number, name, model, space))
+        content.append(explorer.content(model, space, printable(name, LONGEST)))
     n = len(articles)
-    title = "Report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
-    heading = "A trained model" if n == 1 else f"{n} trained models"
+    title = command.title or "Report on " + (str((command.names or command.run)[0]) if n == 1 else f"{n} runs")
+    heading = command.title or ("A trained model" if n == 1 else f"{n} trained models")
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):
         lead += " Move a slider to decode another latent: the decoder runs in the browser."
@@ -96,7 +106,7 @@ def save(page: bytes, path: Path) -> None:
         raise InputError(f"The report {path} can't be written ({error.strerror}); give another --out.") from None
 
 
-def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.Article:
+def _article(number: int, name: str, model: TrainedModel, space: latents.Space) -> webpage.Article:
     run, spec = model.run, model.run.spec
     measured = _measured(model)
     lead = webpage.paragraph(description.summary(spec), "soft") + webpage.figures(_highlights(model, measured))
@@ -111,7 +121,7 @@ def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.
         "Agreement of the two packages": _agreement(run),
         "Command to reproduce": _command(run),
     }
-    return webpage.Article(str(run.path), lead, sections)
+    return webpage.Article(name, lead, sections)
 
 
 def _measured(model: TrainedModel) -> dict[str, evaluation.Figures]:
