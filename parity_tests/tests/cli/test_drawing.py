@@ -287,8 +287,12 @@ def test_classes_have_the_names_of_their_folders(shapes, capsys, tmp_path) -> No
     assert (tmp_path / "projector" / "metadata.tsv").read_text() == (
         shapes / "tensorboard" / "metadata.tsv"
     ).read_text()
-    assert run(package, capsys, "report", shapes, "--out", tmp_path / "a.html")[0] == 0
-    assert '"names":["10","2","Cat","_dog"]' in (tmp_path / "a.html").read_text()
+    called = ["--names", "Pets & more", "--title", "About <pets>"]
+    assert run(package, capsys, "report", shapes, "--out", tmp_path / "a.html", *called)[0] == 0
+    page = (tmp_path / "a.html").read_text()
+    for part in ('"names":["10","2","Cat","_dog"]', "Pets &amp; more</h2>", "<title>About &lt;pets&gt;"):
+        assert part in page
+    fails(package, capsys, "--names must be one", "report", shapes, "--out", tmp_path / "b.html", "--names", "a", "b")
 
 
 def test_latents_are_saved_as_a_table(package, shapes, capsys, tmp_path) -> None:
