@@ -9,7 +9,7 @@ from jaxvae.shared.analysis.trained_model import trained_model
 from jaxvae.shared.backend import DeviceName
 from jaxvae.shared.commands import compare
 from jaxvae.shared.data.dataset import Dataset
-from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.plotting import figure_file, image_grid
 from jaxvae.shared.runs import measures_record, run_folder
 from jaxvae.shared.text import text_table
 
@@ -88,7 +88,7 @@ def beside_pca(finished: Finished) -> dict[str, float]:
         pca.pca(finished.dataset.train, test, latent, _PICTURED),
     ]
     picture = run.images / "beside-pca.png"
-    image_grid.write(compare.picture(rows, test, finished.dataset.name), picture)
+    figure_file.write(compare.picture(rows, test, finished.dataset.name), picture)
     print(f"reconstructions beside PCA's in {picture}")
     ours, linear = (row.error for row in rows)
     return {"test squared error": ours, "test squared error of PCA": linear, SHARE: ours / linear}

@@ -26,7 +26,7 @@ class Row(NamedTuple):
     error: float
     """Squared error summed over an image's pixels in [0, 1]; the mean over all test images."""
     reconstructions: np.ndarray
-    """Reconstructions of the first test images: `[n, height, width, channels]` in [0, 1]."""
+    """Reconstructions of some test images: `[n, height, width, channels]` in [0, 1]."""
     baseline: bool = False
     """Whether this is PCA."""
 
@@ -37,7 +37,14 @@ class Row(NamedTuple):
 
 
 def row(
-    name: str, latent: int, test: np.ndarray, reconstruct: Callable[[slice], np.ndarray], n: int, *, batch: int = 1000
+    name: str,
+    latent: int,
+    test: np.ndarray,
+    reconstruct: Callable[[slice], np.ndarray],
+    n: int,
+    *,
+    batch: int = 1000,
+    chosen: np.ndarray | None = None,
 ) -> Row:
     """Reconstruct all test images by a model.
 
@@ -48,28 +55,31 @@ def row(
         reconstruct: Returns the reconstructions of the images of a slice, in their shape and in [0, 1].
         n: The number of reconstructions to keep.
         batch: The length of a slice at most.
+        chosen: The numbers of the images whose reconstructions are kept, `[n]`; by default the first ones.
 
     Returns:
-        The squared error over all images, and the first `n` reconstructions.
+        The squared error over all images, and the `n` reconstructions.
 
     Raises:
         InputError: If there are fewer than `n` images, or if the error is not finite.
     """
     require_shown(n, test)
-    total, shown = 0.0, []
+    chosen = np.arange(n) if chosen is None else chosen
+    total, shown = 0.0, np.empty((n, *test.shape[1:]))
     for start in range(0, len(test), batch):
         part = slice(start, start + batch)
         images = np.asarray(reconstruct(part), np.float64)
         if images.shape != test[part].shape:
             raise ValueError(f"reconstruct({part}) must give {test[part].shape}, found {images.shape}")
         total += float(np.square(images - test[part] / 255).sum())
-        shown.append(images[: max(0, n - start)])
+        inside = (start <= chosen) & (chosen < start + batch)
+        shown[inside] = images[chosen[inside] - start]
     if not math.isfinite(total):
         raise InputError(f"The reconstructions by {name} contain NaN or infinite values; train it again.")
-    return Row(name, latent, total / len(test), np.clip(np.concatenate(shown), 0, 1))
+    return Row(name, latent, total / len(test), np.clip(shown, 0, 1))
 
 
-def pca(train: np.ndarray, test: np.ndarray, components: int, n: int) -> Row:
+def pca(train: np.ndarray, test: np.ndarray, components: int, n: int, *, chosen: np.ndarray | None = None) -> Row:
     """Reconstruct all test images by principal component analysis.
 
     The error is that of the projection, before the reconstructions are clipped to [0, 1].
@@ -79,9 +89,10 @@ def pca(train: np.ndarray, test: np.ndarray, components: int, n: int) -> Row:
         test: uint8 test images, in the same shape.
         components: The number of principal components.
         n: The number of reconstructions to keep.
+        chosen: The numbers of the images whose reconstructions are kept, `[n]`; by default the first ones.
 
     Returns:
-        The squared error over all test images, and the first `n` reconstructions.
+        The squared error over all test images, and the `n` reconstructions.
 
     Raises:
         InputError: If the training images have fewer components, or if there are fewer than `n` test images.
@@ -108,7 +119,7 @@ def pca(train: np.ndarray, test: np.ndarray, components: int, n: int) -> Row:
     def reconstruct(part: slice) -> np.ndarray:
         return model.inverse_transform(model.transform(_flat(test[part]))).reshape(test[part].shape)
 
-    return row("PCA", components, test, reconstruct, n)._replace(baseline=True)
+    return row("PCA", components, test, reconstruct, n, chosen=chosen)._replace(baseline=True)
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

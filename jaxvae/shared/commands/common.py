@@ -16,7 +16,7 @@ from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
-from jaxvae.shared.text import shown
+from jaxvae.shared.text import named, printable, shown
 
 LoadedData = tuple[Dataset, str | None]
 """What `datasets.load` returns: the images, and why they are not MNIST's if MNIST was asked for but not found."""
@@ -116,13 +116,31 @@ def encode_first(backend: Backend, run: run_folder.Run, weights: Weights, datase
     return backend.encode_images(run.spec, weights, dataset.test[:n], key, labels)
 
 
-def class_to_draw(spec: Spec, label: int | None) -> int | None:
-    """The class that --label gives, or 0; None for a model without classes. Raises InputError for an invalid one."""
-    classes = spec.model.classes
-    if label is not None and not 0 <= label < classes:
-        expected = f"from 0 to {classes - 1}" if classes else "left out for a model without classes"
-        raise InputError(f"--label must be {expected}, found {label}.")
-    return (label or 0) if classes else None
+def class_to_draw(run: run_folder.Run, label: str | None) -> int | None:
+    """Find the class that --label names.
+
+    Args:
+        run: The run, whose configuration has the names.
+        label: A name, in any case, or a number; a name that is a number is taken for the name.
+
+    Returns:
+        The class, 0 without a label; None for a model without classes.
+
+    Raises:
+        InputError: If the model has no classes, or no such class.
+    """
+    classes, names = run.spec.model.classes, run.class_names[: run.spec.model.classes]
+    if label is None:
+        return 0 if classes else None
+    if not classes:
+        raise InputError(f"--label must be left out for a model without classes, found {printable(label)}.")
+    for known, wanted in ((names, label), ([name.casefold() for name in names], label.casefold())):
+        if known.count(wanted) == 1:
+            return known.index(wanted)
+    if label.isascii() and label.isdigit() and len(label) < 10 and int(label) < classes:
+        return int(label)
+    expected = f"one of {named(names, most=classes)}, or " if names else ""
+    raise InputError(f"--label must be {expected}from 0 to {classes - 1}, found {printable(label)}.")
 
 
 def preset_spec(arguments: Sequence[str]) -> Spec:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -10,8 +9,17 @@ from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import (
+    FigurePath,
+    FigureTitle,
+    RunNames,
+    data_name,
+    require_figure,
+    run_names,
+)
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.text import LONGEST, counted, markdown_table, printable, say
 
@@ -27,14 +35,15 @@ class Compare:
 
     run: RunPaths
     """The run folders, written by either package, all trained on the same data."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
+    names: RunNames = ()
     pca: bool = False
     """Add a linear baseline: principal component analysis, fitted to all training images."""
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
     n: int | None = None
-    """Number of test images to show, the first ones; by default 16, or all if there are fewer."""
+    """Number of test images to show, of all classes; by default 16, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -50,32 +59,37 @@ def run(backend: Backend, command: Compare) -> None:
     Raises:
         InputError: If the request is invalid, or the runs' images differ.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     if command.components is not None and not command.pca:
         raise InputError("--components requires --pca; give both.")
+    names = run_names(command.run, command.names)
     opened = [open_run(backend, path, command.device) for path in command.run]
     require_comparable([run for run, _ in opened])
     dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels
     n = min(16, len(test)) if command.n is None else command.n
+    pca.require_shown(n, test)
+    chosen = spread(labels, n)
     rows = [
         pca.row(
-            printable(str(run.path), LONGEST),
+            name or printable(str(run.path), LONGEST),
             run.spec.model.latent,
             test,
             lambda part, run=run, weights=weights: backend.reconstruct(run.spec, weights, test[part], labels[part]),
             n,
             # Static binarisation draws by an image's number within a call.
             batch=len(test) if run.spec.images.binarization == "static" else 1000,
+            chosen=chosen,
         )
-        for run, weights in opened
+        for name, (run, weights) in zip(command.names or [""] * len(opened), opened, strict=True)
     ]
     if command.pca:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
-            rows.append(pca.pca(np.asarray(dataset.train), test, components, n))
+            rows.append(pca.pca(np.asarray(dataset.train), test, components, n, chosen=chosen))
     say(table(rows, len(test), dataset.name))
-    image_grid.write(picture(rows, test, dataset.name), command.out)
+    rows = [row._replace(name=name) for row, name in zip(rows, names, strict=False)] + rows[len(names) :]
+    figure_file.write(picture(rows, test, dataset.name, command.title, kind, chosen), command.out)
     say(f"reconstructions side by side in {command.out}")
 
 
@@ -126,21 +140,31 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
     return f"{_caption(images, data)}:\n\n{markdown_table(head, cells)}"
 
 
-def picture(rows: Sequence[Row], test: np.ndarray, data: str) -> bytes:
+def picture(
+    rows: Sequence[Row],
+    test: np.ndarray,
+    data: str,
+    title: str = "",
+    kind: str = "png",
+    chosen: np.ndarray | None = None,
+) -> bytes:
     """Draw test images above each row's reconstructions, labelled with its name and error.
 
     Args:
         rows: The rows.
         test: uint8 test images, `[images, height, width, channels]`.
         data: The name of the data set.
+        title: Above the picture.
+        kind: One of `figure_file.KINDS`.
+        chosen: The numbers of the test images whose reconstructions the rows have; by default the first ones.
 
     Returns:
-        A PNG; images are enlarged by a whole number.
+        The bytes of the file; images are enlarged by a whole number.
     """
-    n = len(rows[0].reconstructions)
-    images = np.stack([test[:n] / 255, *(r.reconstructions for r in rows)])
+    chosen = np.arange(len(rows[0].reconstructions)) if chosen is None else chosen
+    images = np.stack([test[chosen] / 255, *(r.reconstructions for r in rows)])
     labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
-    return labelled_figure.rows(images, labels, _caption(len(test), data))
+    return labelled_figure.rows(images, labels, _caption(len(test), data_name(data)), title=title, kind=kind)
 
 
 def _reference(row: Row, rows: Sequence[Row]) -> Row | None:

@@ -1,24 +1,24 @@
 """The curves command: the terms of runs' losses by step, in training and on the test images."""
 
-import io
+import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jaxvae.shared import safe_io
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting import figure_file
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, RunNames, require_figure, run_names
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.text import LONGEST, printable, say
+from jaxvae.shared.text import say
 
-_KINDS = ("png", "pdf", "svg")
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
 _DPI, _FONT_SIZE = 300, 8  # dots per inch; points
 _LETTER_WIDTH = 0.065  # inches, at that font size
-_MAX_NAME = 90  # characters
+_TITLE_LETTERS, _LABEL_LETTERS = 90, 28  # in a line
 _MAX_RUNS = 24  # more colours look alike
 _MAX_DOTS = 20  # of a test curve
 _NARROW = 20  # ratio of the largest to the least value
@@ -31,7 +31,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 @dataclass(frozen=True)
 class Curves:
     """Plot the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
-    with dots for the test images. Terms that not all of the runs have are left out.
+    with dots for the test images. Runs whose losses have other scales, by the
+    likelihood, the units or the size of the images, have axes of their own. Terms that not all of the runs on the same
+    axes have are left out.
 
     For example, two runs, on logarithmic axes:
 
@@ -39,8 +41,9 @@ class Curves:
 
     run: RunPaths
     """The run folders, written by either package; they may still be training."""
-    out: Path
-    """The PNG, PDF or SVG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
+    names: RunNames = ()
     log: bool = False
     """Use logarithmic axes, except for a term that reaches 0 or less."""
 
@@ -55,25 +58,24 @@ def run(backend: Backend, command: Curves) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = command.out.suffix.lower().removeprefix(".")
-    if kind not in _KINDS:
-        raise InputError(f"Curves are written as PNG, PDF or SVG: {command.out} should end in .png, .pdf or .svg.")
+    kind = require_figure(command.out, command.title)
     runs = [run_folder.read(path) for path in command.run]
-    content = picture(runs, kind, command.log)
-    try:
-        safe_io.write_atomically(command.out, content)
-    except OSError as error:
-        raise InputError(f"{command.out} can't be written ({error.strerror}); give another --out.") from None
+    figure_file.write(picture(runs, kind, command.log, command.names, command.title), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
-def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False) -> bytes:
-    """Draw the learning curves of runs, 7 inches wide: a panel for each term that all have, the loss first.
+def picture(
+    runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False, names: Sequence[str] = (), title: str = ""
+) -> bytes:
+    """Draw the learning curves of runs, 7 inches wide: for runs of one scale a panel for each term that all have, the
+    loss first.
 
     Args:
         runs: The runs.
-        kind: `png`, `pdf` or `svg`.
+        kind: One of `figure_file.KINDS`.
         log: Use logarithmic axes.
+        names: What to call each run; by default as its folder.
+        title: Above the panels.
 
     Returns:
         The content of the file; the same curves give the same bytes.
@@ -86,27 +88,31 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
 
     if not 1 <= len(runs) <= _MAX_RUNS:
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}.")
+    names = run_names([run.path for run in runs], names)
     records = [_records(run) for run in runs]
-    terms = [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
-    columns = min(len(terms), 3) if len(terms) != 4 else 2
-    rows = math.ceil(len(terms) / columns)
-    names = [*_names([run.path for run in runs]), "training", "test"]
+    blocks = [(name, some, _common_terms([runs[i] for i in some])) for name, some in _scales(runs)]
+    most = max(len(terms) for _, _, terms in blocks)
+    columns = min(most, 3) if most != 4 else 2
+    rows = sum(math.ceil(len(terms) / columns) for _, _, terms in blocks)
+    names = [*names, "training", "test"]
     across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
     height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
-    # No date and no random names, so that the same curves give the same file; journals require TrueType in a PDF.
-    dates = {"pdf": "CreationDate", "svg": "Date"}
-    with matplotlib.rc_context({"font.size": _FONT_SIZE, "pdf.fonttype": 42, "svg.hashsalt": "curves"}):
+    with matplotlib.rc_context({"font.size": _FONT_SIZE}):
         figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        lines = [
-            _panel(axes, term, records, _colours(len(runs)), log) for axes, term in zip(panels, terms, strict=True)
-        ]
-        for i, axes in enumerate(panels):
-            _label(axes, i < columns, i >= len(panels) - columns, _epoch_steps(runs))
-        _legend(figure, lines[0], names, across)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, metadata={dates[kind]: None} if kind in dates else None)
-    return buffer.getvalue()
+        panels, colours = list(figure.subplots(rows, columns, squeeze=False).ravel()), _colours(len(runs))
+        single = False
+        for name, some, terms in blocks:
+            block, panels = panels[: len(terms)], panels[columns * math.ceil(len(terms) / columns) :]
+            for i, (axes, term) in enumerate(zip(block, terms, strict=True)):
+                single |= _panel(axes, term, name, [records[j] for j in some], [colours[j] for j in some], log)
+                _label(axes, i < columns, i >= len(terms) - columns, _epoch_steps([runs[j] for j in some]))
+        for axes in figure.axes:
+            if not axes.lines:  # no term is left for it
+                axes.remove()
+        _legend(figure, _handles(figure.axes[0], colours, single), names, across)
+        if title:
+            figure.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
+        return figure_file.packed(figure, kind)
 
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:
@@ -116,14 +122,6 @@ def _records(run: run_folder.Run) -> list[dict[str, Any]]:
     if not records:
         raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")
     return records
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parent folders as make them distinct."""
-    parts = [path.absolute().parts for path in paths]
-    depth = next((n for n in range(1, max(map(len, parts))) if len({p[-n:] for p in parts}) == len(set(parts))), 0)
-    names = [printable("/".join(p[-depth:]), LONGEST) for p in parts]
-    return [name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}" for name in names]
 
 
 def _epoch_steps(runs: Sequence[run_folder.Run]) -> int | None:
@@ -138,11 +136,31 @@ def _colours(n: int) -> list[Any]:
     return list(_COLOURS[:n]) if n <= len(_COLOURS) else list(colormaps["turbo"]([i / (n - 1) for i in range(n)]))
 
 
-def _panel(axes: Any, term: str, records: list[list[dict[str, Any]]], colours: list[Any], log: bool) -> list[Any]:
-    """Draw a term's curves; return the legend's handles for each run, for training and for test."""
+def _scales(runs: Sequence[run_folder.Run]) -> list[tuple[str, list[int]]]:
+    """The runs whose losses have the same scale, each by its number, with what tells these from the others."""
+    parts = []
+    for run in runs:
+        model, units = run.spec.model, run.spec.objective.units
+        size = "x".join(map(str, model.image))
+        parts.append((model.likelihood, f"variance {model.variance:g}", f"{size} pixels", f"{units} units"))
+    differ = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
+    return [
+        (", ".join(itertools.compress(kind, differ)), [i for i, other in enumerate(parts) if other == kind])
+        for kind in dict.fromkeys(parts)
+    ]
+
+
+def _common_terms(runs: Sequence[run_folder.Run]) -> list[str]:
+    return [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
+
+
+def _panel(
+    axes: Any, term: str, scale: str, records: list[list[dict[str, Any]]], colours: list[Any], log: bool
+) -> bool:
+    """Draw a term's curves; return whether a line for training is a single point."""
     values = [record[term] for run_records in records for record in run_records]
     least, linear = min(values), "" if not log or min(values) > 0 else f",\nlinear, as it reaches {min(values):.3g}"
-    axes.set_ylabel(f"{term}\n(nats per image{linear})")
+    axes.set_ylabel("\n".join([term, *textwrap.wrap(scale, _LABEL_LETTERS), f"(nats per image{linear})"]))
     if log and not linear:
         from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
 
@@ -152,15 +170,20 @@ def _panel(axes: Any, term: str, records: list[list[dict[str, Any]]], colours: l
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_minor_locator(NullLocator())
-    dot = {}
+    single = False
     for run_records, colour in zip(records, colours, strict=True):
         train, test = (
             [(r["step"], r[term]) for r in run_records if r["split"] == split] for split in ("train", "test")
         )
-        dot = {"marker": "s"} if len(train) == 1 else {}  # one point makes no line
-        axes.plot(*_columns(train), color=colour, **_TRAIN, **dot)
+        single |= len(train) == 1  # one point makes no line
+        axes.plot(*_columns(train), color=colour, **_TRAIN, **({"marker": "s"} if len(train) == 1 else {}))
         axes.plot(*_columns(test), color=colour, markevery=max(1, len(test) // _MAX_DOTS), **_TEST)
-    styles = [{"color": colour, "lw": 1.5} for colour in colours]
+    return single
+
+
+def _handles(axes: Any, colours: list[Any], single: bool) -> list[Any]:
+    """The legend's lines: for each run, for training and for test."""
+    dot, styles = {"marker": "s"} if single else {}, [{"color": colour, "lw": 1.5} for colour in colours]
     styles += [{"color": "0.4", **_TRAIN, **dot}, {"color": "0.4", **_TEST}]
     return [axes.plot([], [], **style)[0] for style in styles]
 

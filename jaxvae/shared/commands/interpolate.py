@@ -1,7 +1,6 @@
 """The interpolate command: images between two latents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,9 +16,12 @@ from jaxvae.shared.commands.common import (
     open_run,
     require_within,
 )
+from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -34,11 +36,11 @@ class Interpolate:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     n: int | None = None
-    """Number of interpolations (rows). Those between images take the first test images in pairs. By default 8, or as
-    many as there are pairs."""
+    """Number of interpolations (rows). Those between images take test images of all classes in pairs. By default 8, or
+    as many as there are pairs."""
     steps: int = 10
     """Images in an interpolation, both ends included."""
     between: Literal["images", "latents"] = "images"
@@ -66,7 +68,7 @@ def run(backend: Backend, command: Interpolate) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     n = 8 if command.n is None else command.n
     require_within("n", n, 1, MAX_ROWS)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
@@ -80,15 +82,18 @@ def run(backend: Backend, command: Interpolate) -> None:
         ends = backend.draw_latents(spec, key, 2 * n).reshape(n, 2, -1)
         labels = np.arange(n) % spec.model.classes if spec.model.classes else None
         originals = None
-        names = [f"pair {i + 1}" if labels is None else f"class {labels[i]}" for i in range(n)]
+        names = [f"pair {i + 1}" for i in range(n)]
+        if labels is not None:
+            names = [f"class {name}" for name in label_names(run.class_names, labels)]
     else:
         dataset = open_images(run, command.data_root)
         if len(dataset.test) == 1 and not command.images:
             raise InputError(f"{dataset.name} has one test image, expected two or more; give --between latents.")
         if command.n is None:
             n = max(1, min(n, len(dataset.test) // 2))
-        pairs = np.array(command.images or range(2 * n))
-        if not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
+        pairs = np.array(command.images or spread(dataset.test_labels, 2 * n))
+        missing = not command.images and len(pairs) < 2 * n
+        if missing or not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
             most = len(dataset.test) - 1
             raise InputError(f"Test images have the numbers 0 to {most}; give others with --images, or a smaller --n.")
         pairs = pairs.reshape(-1, 2)
@@ -96,13 +101,15 @@ def run(backend: Backend, command: Interpolate) -> None:
         pair_labels = dataset.test_labels[pairs]
         labels = pair_labels[:, 0] if spec.model.classes else None
         originals = dataset.test[pairs] / 255
-        names = [f"{a} to {b}" for a, b in (pair_labels if dataset.labelled else pairs)]
+        ends_named = [label_names(dataset.class_names, two) for two in pair_labels] if dataset.labelled else pairs
+        names = [f"{a} to {b}" for a, b in ends_named]
     images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
     heads = [f"{fraction:.2f}" for fraction in np.linspace(0, 1, command.steps)]
     if originals is not None:
         images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
         heads = ["from", *heads, "to"]
-    kind = "along an arc" if command.spherical else "in a straight line"
-    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {kind}"
-    image_grid.write(labelled_figure.rows(images, names, caption, heads), command.out)
+    shape = "along an arc" if command.spherical else "in a straight line"
+    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {shape}"
+    caption += "; above the columns: share of the way"
+    figure_file.write(labelled_figure.rows(images, names, caption, heads, command.title, kind), command.out)
     say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

@@ -1,12 +1,13 @@
 """The manifold command: the plane of a model with two latents."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import say
 
 
@@ -23,12 +24,12 @@ class Manifold:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     steps: int = 20
     """Number of rows and columns."""
-    label: int | None = None
-    """The class to generate, for a model with classes. By default 0."""
+    label: str | None = None
+    """The class to generate, by its name or its number, for a model with classes. By default the first."""
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -43,13 +44,14 @@ def run(backend: Backend, command: Manifold) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
-    label = class_to_draw(run.spec, command.label)
+    label = class_to_draw(run, command.label)
     images = backend.manifold(run.spec, weights, command.steps, label)
-    suffix = "" if label is None else f", class {label}"
+    suffix = "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
-    image_grid.write(labelled_figure.plane(images, marks, ("latent 1", "latent 2"), caption), command.out)
+    names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
+    figure_file.write(labelled_figure.plane(images, marks, names, caption, command.title, kind), command.out)
     say(f"{command.steps} by {command.steps} images in {command.out}")

@@ -174,6 +174,7 @@ def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: 
             "train": len(dataset.train),
             "test": len(dataset.test),
             "digest": digest(dataset),
+            **({"class_names": list(dataset.class_names)} if dataset.class_names else {}),
         },
         "sessions": [session_record(backend, device, 0)],
     }

@@ -1,12 +1,14 @@
 """The reconstruct command: test images above their reconstructions."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -20,10 +22,10 @@ class Reconstruct:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     n: int | None = None
-    """Number of test images, the first ones; by default 32, or all if there are fewer."""
+    """Number of test images, of all classes; by default 32, or all if there are fewer."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -39,15 +41,16 @@ def run(backend: Backend, command: Reconstruct) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
     dataset = open_images(run, command.data_root)
     n = min(32, len(dataset.test)) if command.n is None else command.n
     if not 1 <= n <= len(dataset.test):
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {n}.")
-    images = dataset.test[:n]
-    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:n])
-    rows = image_grid.paired(images / 255, reconstructions)
-    image_grid.write(labelled_figure.rows(rows, ["image", "reconstruction"] * (len(rows) // 2)), command.out)
+    chosen = spread(dataset.test_labels, n)
+    reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
+    rows = image_grid.paired(dataset.test[chosen] / 255, reconstructions)
+    names = ["image", "reconstruction"] * (len(rows) // 2)
+    figure_file.write(labelled_figure.rows(rows, names, title=command.title, kind=kind), command.out)
     below = "its reconstruction" if n == 1 else "their reconstructions"
     say(f"{counted(n, 'test image')} above {below} in {command.out}")

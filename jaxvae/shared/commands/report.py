@@ -4,22 +4,29 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
+from jaxvae.shared.plotting.figure_flags import RunNames, require_title, run_names
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
 from jaxvae.shared.text import LONGEST, counted, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
-_MAX_CLASS_COLUMNS = 16
+_EACH = 8  # samples of each class
 _TRAVERSED = 10  # latents at most
 _HIGHLIGHTS = ("terms", "squared-error", "active-units")  # measures in large type
 
@@ -40,6 +47,9 @@ class Report:
     """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
+    title: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
+    """The title of the page."""
+    names: RunNames = ()
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -56,18 +66,21 @@ def run(backend: Backend, command: Report) -> None:
         InputError: If the request is invalid.
     """
     require_html(command.out)
+    require_title(command.title)
     if not command.run:
         raise InputError("There is nothing to report on; give one run folder or more.")
+    run_names(command.run, command.names)
     articles, content = [], []
     for number, path in enumerate(command.run):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
-        articles.append(_article(number, model, space))
-        content.append(explorer.content(model, space, printable(str(path), LONGEST)))
+        name = command.names[number] if command.names else str(path)
+        articles.append(_article(number, name, model, space))
+        content.append(explorer.content(model, space, printable(name, LONGEST)))
     n = len(articles)
-    title = "Report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
-    heading = "A trained model" if n == 1 else f"{n} trained models"
+    title = command.title or "Report on " + (str((command.names or command.run)[0]) if n == 1 else f"{n} runs")
+    heading = command.title or ("A trained model" if n == 1 else f"{n} trained models")
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):
         lead += " Move a slider to decode another latent: the decoder runs in the browser."
@@ -93,7 +106,7 @@ def save(page: bytes, path: Path) -> None:
         raise InputError(f"The report {path} can't be written ({error.strerror}); give another --out.") from None
 
 
-def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.Article:
+def _article(number: int, name: str, model: TrainedModel, space: latents.Space) -> webpage.Article:
     run, spec = model.run, model.run.spec
     measured = _measured(model)
     lead = webpage.paragraph(description.summary(spec), "soft") + webpage.figures(_highlights(model, measured))
@@ -108,7 +121,7 @@ def _article(number: int, model: TrainedModel, space: latents.Space) -> webpage.
         "Agreement of the two packages": _agreement(run),
         "Command to reproduce": _command(run),
     }
-    return webpage.Article(str(run.path), lead, sections)
+    return webpage.Article(name, lead, sections)
 
 
 def _measured(model: TrainedModel) -> dict[str, evaluation.Figures]:
@@ -139,19 +152,24 @@ def _samples(model: TrainedModel) -> str:
     if not requirements.has_prior(model.run.spec):
         return webpage.paragraph("This model has no prior to draw from.")
     classes = model.run.spec.model.classes
-    columns = classes if 1 < classes <= _MAX_CLASS_COLUMNS else None
-    n = columns * 6 if columns else _SAMPLES
-    caption = f"{counted(n, 'image')} drawn from the prior" + (", a column for each class" if columns else "")
-    images = image_grid.grid(explorer.samples(model, n), columns)
-    return webpage.picture(images, f"{caption}.", f"{caption}, from the run's seed.")
+    n = classes * _EACH or _SAMPLES
+    caption, images = f"{counted(n, 'image')} drawn from the prior", explorer.samples(model, n)
+    if not classes:
+        return webpage.picture(image_grid.grid(images), f"{caption}.", f"{caption}, from the run's seed.")
+    rows, of = image_grid.by_class(images, classes)
+    strips = [
+        (name, "", image_grid.grid(row, _EACH), f"Images of the class {name}, drawn from the prior.")
+        for name, row in zip(label_names(model.data.class_names, of), rows, strict=True)
+    ]
+    return webpage.paragraph(f"{caption} from the run's seed, a row for each class.", "soft") + webpage.strips(strips)
 
 
 def _reconstructions(model: TrainedModel) -> str:
     n = min(_PAIRS, len(model.data.test))
-    images = model.data.test[:n]
-    reconstructions = model.backend.reconstruct(model.run.spec, model.weights, images, model.data.test_labels[:n])
-    caption = f"The first {counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
-    return webpage.picture(image_grid.pairs(images / 255, reconstructions, 8), caption, caption)
+    chosen = spread(model.data.test_labels, n)
+    reconstructions = reconstruct(model.backend, model.run.spec, model.weights, model.data, chosen)
+    caption = f"{counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
+    return webpage.picture(image_grid.pairs(model.data.test[chosen] / 255, reconstructions, 8), caption, caption)
 
 
 def _traversals(model: TrainedModel, space: latents.Space) -> str:
@@ -166,7 +184,8 @@ def _traversals(model: TrainedModel, space: latents.Space) -> str:
     centre = "at 0" if requirements.has_prior(model.run.spec) else "at their means over test images"
     which = "Each latent" if len(rows) == len(space.order) else f"Each of the {len(rows)} most active latents"
     caption = f"{which} over the range of its slider, the others {centre}, by falling {kind}."
-    caption += " The class is 0." if model.run.spec.model.classes else ""
+    if model.run.spec.model.classes:
+        caption += f" The class is {label_names(model.data.class_names, [0])[0]}."
     return webpage.paragraph(caption, "soft") + webpage.strips(rows)
 
 

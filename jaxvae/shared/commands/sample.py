@@ -1,29 +1,29 @@
 """The sample command: images from a run's prior."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
-    MAX_COLUMNS,
     RunPath,
     class_to_draw,
     open_run,
     require_deviations,
     require_within,
 )
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
+_SAMPLES, _EACH = 64, 8  # images by default, and images of each class
 _MAX_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Write a picture of images that the model generates from its prior; for a model with classes each class has a
-    column.
+    """Write a picture of images that the model generates from its prior; for a model with classes each class has a row.
 
     For example:
 
@@ -31,16 +31,17 @@ class Sample:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
-    n: int = 64
-    """Number of images."""
+    out: FigurePath
+    title: FigureTitle = ""
+    n: int | None = None
+    """Number of images. By default 64, or 8 of each class."""
     seed: int = 0
     """Seed for the draws; both packages draw the same images from it."""
     temperature: float = 1.0
     """Standard deviation of the latents: below 1, images are more likely and more alike; above 1, less so."""
-    label: int | None = None
-    """The class to generate, for a model with classes. By default each class in turn."""
+    label: str | None = None
+    """The class to generate, by its name or its number, for a model with classes. By default each class in turn,
+    so that image i is of the class i modulo their number."""
     device: DeviceName = "auto"
     """Where to compute."""
 
@@ -55,20 +56,23 @@ def run(backend: Backend, command: Sample) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    require_within("n", command.n, 1, _MAX_SAMPLES)
+    require_within("n", _EACH if command.n is None else command.n, 1, _MAX_SAMPLES)
     require_deviations("temperature", command.temperature)
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
     # Epochs count from 1, so a run's own pictures never use the key of epoch 0.
     key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
-    classes = run.spec.model.classes
-    label = class_to_draw(run.spec, command.label)
-    labels = None if label is None or command.label is None else np.full(command.n, label)
-    images = backend.sample(run.spec, weights, key, command.n, labels, command.temperature)
-    if classes and labels is None and command.n % classes == 0 and classes <= MAX_COLUMNS:
-        heads = list(map(str, range(classes)))
-        rows = images.reshape(-1, classes, *images.shape[1:])
-        image_grid.write(labelled_figure.rows(rows, [""] * len(rows), heads=heads), command.out)
+    label = class_to_draw(run, command.label)
+    by_class = label is not None and command.label is None
+    n = command.n or (_EACH * run.spec.model.classes if by_class else _SAMPLES)
+    labels = None if label is None or by_class else np.full(n, label)
+    images = backend.sample(run.spec, weights, key, n, labels, command.temperature)
+    if by_class:
+        rows, classes = image_grid.by_class(images, run.spec.model.classes)
+        names = label_names(run.class_names, classes)
+        picture = labelled_figure.rows(rows, names, title=command.title, kind=kind)
     else:
-        image_grid.save(image_grid.grid(images, classes if labels is None and classes else None), command.out)
-    say(f"{counted(command.n, 'sample')} in {command.out}")
+        caption = "" if label is None else f"class {label_names(run.class_names, [label])[0]}"
+        picture = labelled_figure.grid(images, caption, command.title, kind)
+    figure_file.write(picture, command.out)
+    say(f"{counted(n, 'sample')} in {command.out}")

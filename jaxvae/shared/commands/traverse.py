@@ -1,7 +1,6 @@
 """The traverse command: one latent at a time, from end to end."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,8 +18,10 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -35,8 +36,8 @@ class Traverse:
 
     run: RunPath
     """The run folder, written by either package."""
-    out: Path
-    """The PNG to write."""
+    out: FigurePath
+    title: FigureTitle = ""
     image: int | None = None
     """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
     latents: int = 10
@@ -46,8 +47,9 @@ class Traverse:
     reach: float = 3.0
     """How far a latent varies in each direction, in standard deviations of the prior. Without a prior it varies from
     the smallest to the largest value over the test images."""
-    label: int | None = None
-    """The class to generate, for a model with classes. By default that of the image, or 0."""
+    label: str | None = None
+    """The class to generate, by its name or its number, for a model with classes. By default that of the image, or the
+    first."""
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -63,7 +65,7 @@ def run(backend: Backend, command: Traverse) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    image_grid.require_png(command.out)
+    kind = require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     require_within("latents", command.latents, 1, MAX_ROWS)
     require_deviations("reach", command.reach)
@@ -77,7 +79,7 @@ def run(backend: Backend, command: Traverse) -> None:
     base = space.centre if command.image is None else posteriors.mean[command.image]
     low, high = (-command.reach, command.reach) if prior else (space.low[order], space.high[order])
     values = np.broadcast_to(np.linspace(low, high, command.steps, axis=-1), (len(order), command.steps))
-    label = class_to_draw(run.spec, command.label)
+    label = class_to_draw(run, command.label)
     if command.label is None and command.image is not None and label is not None:
         label = int(dataset.test_labels[command.image])
     rows = backend.traverse(run.spec, weights, base, order, values, label)
@@ -86,5 +88,7 @@ def run(backend: Backend, command: Traverse) -> None:
     if prior:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
     caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
-    image_grid.write(labelled_figure.rows(rows, names, caption, heads), command.out)
+    caption += "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
+    caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
+    figure_file.write(labelled_figure.rows(rows, names, caption, heads, command.title, kind), command.out)
     say(f"{len(rows)} of {counted(run.spec.model.latent, 'latent')} in {command.out}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.shared.data import published
+from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.data.dataset import Dataset, Request
 from jaxvae.shared.data.published import Published, wrong_digest
 from jaxvae.shared.text import printable
@@ -59,7 +60,8 @@ def read(request: Request) -> Dataset:
     batches = [_batch(found.files[name], contents.pop(name)) for name in CIFAR10.files if name != "batches.meta"]
     *train, (test, test_labels) = batches
     train_images, train_labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
-    return Dataset(request.name, found.source, train_images, train_labels, test, test_labels)
+    names = CLASS_NAMES[request.name]
+    return Dataset(request.name, found.source, train_images, train_labels, test, test_labels, class_names=names)
 
 
 def _verified(name: str, path: Path) -> np.ndarray:

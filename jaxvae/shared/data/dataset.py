@@ -26,6 +26,8 @@ class Dataset(NamedTuple):
     """Whether there are labels; without them all are 0."""
     notes: tuple[str, ...] = ()
     """Sentences about what was left out or looks wrong, for whoever trains on it."""
+    class_names: tuple[str, ...] = ()
+    """The names of the classes by label; empty where these have numbers only."""
 
 
 def as_dataset(function: str, data: Any, labels: Any = None) -> Dataset:

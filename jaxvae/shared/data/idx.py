@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxvae.shared.config.data_sets import DATA_SETS
 from jaxvae.shared.data import published
+from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.data.dataset import Dataset, Request
 from jaxvae.shared.data.published import Published, wrong_digest, wrong_size
 from jaxvae.shared.data.resize import words
@@ -74,7 +75,7 @@ def read(request: Request) -> Dataset:
     splits = DATA_SETS[request.kind].splits
     key = f"{request.kind}:{request.argument or splits[0]}" if splits else request.kind
     published.require_published_size(IDX_SETS[key].published, request)
-    return load(key, request.root)._replace(name=request.name)
+    return load(key, request.root)._replace(name=request.name, class_names=CLASS_NAMES.get(key, ()))
 
 
 def load(name: str, root: Path | None = None) -> Dataset:

@@ -17,7 +17,7 @@ from jaxvae.shared.data.dataset import Dataset, Request, from_path, tenths
 from jaxvae.shared.data.resize import Size, require_size, resized, with_progress
 from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.text import named
+from jaxvae.shared.text import LONGEST, named, printable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _LARGEST_OF_14_BITS, _LARGEST_OF_16_BITS = 2**14 - 1, 2**16 - 1
@@ -46,7 +46,8 @@ def read(request: Request) -> Dataset:
             `request.limit` training images are read.
 
     Returns:
-        The data set, its images in the model's size, unlabelled if the folders give no labels.
+        The data set, its images in the model's size, its classes named by their folders, unlabelled if the folders give
+        no labels.
 
     Raises:
         InputError: If the folder has no pictures, one can't be read, or one has another size that may not be resized;
@@ -78,7 +79,8 @@ def read(request: Request) -> Dataset:
             "so that white is 65,535, or save them with 8 bits."
         )
     cut = len(splits[0])
-    return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled, notes)
+    classes = tuple(printable(name, LONGEST) for name in names) if labelled else ()
+    return Dataset(*from_path(request), images[:cut], labels[0], images[cut:], labels[1], labelled, notes, classes)
 
 
 def _split_pictures(folder: Path) -> tuple[list[Pictures], tuple[str, ...]]:

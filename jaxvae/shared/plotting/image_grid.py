@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxvae.shared.errors import InputError
-from jaxvae.shared.plain_paths import require_in_place
-from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.plotting import figure_file
 
 _GAP, _SCALE, _GREY = 2, 2, 64
 
@@ -73,6 +71,25 @@ def paired(above: np.ndarray, below: np.ndarray, columns: int = 16) -> np.ndarra
     return np.stack(both, axis=1).reshape(2 * rows, columns, *above.shape[1:])
 
 
+def by_class(images: np.ndarray, classes: int, columns: int = 16) -> tuple[np.ndarray, list[int]]:
+    """Arrange images in rows of one class each, or in several rows for many images of a class.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 1]; image i is of the class i modulo `classes`.
+        classes: The number of classes.
+        columns: The most images in a row.
+
+    Returns:
+        `[rows, columns, height, width, channels]`, grey where a class has no further image, and the class of each row.
+    """
+    shape, classes = images.shape[1:], min(classes, len(images))
+    lines = math.ceil(len(images) / (classes * columns))
+    columns = math.ceil(len(images) / (classes * lines))
+    blank = np.full((lines * columns * classes - len(images), *shape), _GREY / 255, images.dtype)
+    rows = np.concatenate([images, blank]).reshape(lines, columns, classes, *shape).transpose(2, 0, 1, 3, 4, 5)
+    return rows.reshape(classes * lines, columns, *shape), [i // lines for i in range(classes * lines)]
+
+
 def save(picture: np.ndarray, path: Path) -> None:
     """Write a picture as a PNG, at twice its size.
 
@@ -85,27 +102,8 @@ def save(picture: np.ndarray, path: Path) -> None:
     """
     from PIL import Image
 
-    require_png(path)
     enlarged = picture.repeat(_SCALE, 0).repeat(_SCALE, 1)
     image = Image.fromarray(enlarged[..., 0] if enlarged.shape[-1] == 1 else enlarged)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write(buffer.getvalue(), path)
-
-
-def require_png(path: Path) -> None:
-    """Raises InputError unless the path ends in .png and its folder exists, and is where it was."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"Pictures are written as PNG: {path} should end in .png.")
-    require_in_place(path)
-    if not path.parent.is_dir():
-        raise InputError(f"The picture {path} can't be written (No such folder); give another --out.")
-
-
-def write(picture: bytes, path: Path) -> None:
-    """Write the bytes of a PNG, whole or not at all. Raises InputError if the file can't be written."""
-    require_png(path)
-    try:
-        write_atomically(path, picture)
-    except OSError as error:
-        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None
+    figure_file.write(buffer.getvalue(), path)

@@ -12,9 +12,13 @@ import numpy as np
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis.latents import Space, flat
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import mean_of
+from jaxvae.shared.data.class_names import label_names
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.model import layout, requirements
+from jaxvae.shared.plotting.class_colours import class_colour
 from jaxvae.shared.plotting.image_grid import visible
 
 _MAX_WEIGHTS = 4_000_000  # of a decoder in the page
@@ -77,12 +81,14 @@ def content(model: TrainedModel, space: Space, name: str) -> dict[str, Any]:
     """
     spec, order = model.run.spec, space.order
     height, width, channels = spec.model.image
-    decoder = _decoder(model)
+    decoder, kinds = _decoder(model), max(spec.model.classes, 1 + int(model.data.test_labels.max()))
     return {
         "name": name,
         "image": list(visible(np.empty((height, width, channels))).shape),
         "latent": spec.model.latent,
         "classes": spec.model.classes,
+        "names": label_names(model.data.class_names, range(kinds)),
+        "colours": [class_colour(label) for label in range(kinds)],
         "seed": spec.training.seed % 2**32,
         "prior": requirements.has_prior(spec),
         "unit": space.unit,
@@ -156,8 +162,8 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
     """Test images, their codes, and with `reconstructed` their rendered reconstructions."""
     data, spec = model.data, model.run.spec
     n = min(_MAX_POINTS, len(data.test), max(1, _MAX_POINT_BYTES // spec.model.pixels))
-    columns = math.ceil(math.sqrt(n))
-    codes, labels = space.codes[:n], data.test_labels[:n]
+    columns, chosen = math.ceil(math.sqrt(n)), spread(data.test_labels, n)
+    codes, labels = space.codes[chosen], data.test_labels[chosen]
     directions = np.eye(2) if codes.shape[1] == 2 else flat(space.codes)[0]
     middle = space.codes.mean(0)
     coordinates = (codes - middle) @ directions.T
@@ -166,8 +172,7 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
     stored = spec.training.stored
     reconstructions = None
     if reconstructed:
-        images = model.backend.reconstruct(spec, model.weights, data.test[:n], labels)
-        reconstructions = png(_sheet(images, columns))
+        reconstructions = png(_sheet(reconstruct(model.backend, spec, model.weights, data, chosen), columns))
     return {
         "columns": columns,
         "labels": labels.tolist(),
@@ -175,7 +180,7 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
         "places": {"dtype": "float32", "data": _packed(coordinates, "float32")},
         "directions": directions.tolist(),
         "middle": middle.tolist(),
-        "sheet": png(_sheet(data.test[:n], columns)),
+        "sheet": png(_sheet(data.test[chosen], columns)),
         "again": reconstructions,
     }
 

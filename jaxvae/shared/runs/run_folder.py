@@ -7,18 +7,20 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.config import choices
+from jaxvae.shared.config.fields import LATER
 from jaxvae.shared.config.serialization import build, to_json
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import is_open, kept_in_place, make_folder, require_folder, require_plain
 from jaxvae.shared.safe_io import write_atomically
-from jaxvae.shared.text import shown
+from jaxvae.shared.text import LONGEST, shown
 
 VERSION = 3
 
@@ -32,6 +34,11 @@ class Run(NamedTuple):
     """The content of config.json: version, the framework that started the run, preset, log_every, checkpoint_every,
     keep, data, spec, and the sessions: which package trained from which step on, and on which device; for an imported
     run what it was imported from."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes by label; empty where these have numbers only."""
+        return tuple(self.config["data"].get("class_names", ())) or CLASS_NAMES.get(self.spec.data, ())
 
     @property
     def weights(self) -> Path:
@@ -61,12 +68,15 @@ class _Data:
     train: int
     test: int
     digest: str
+    class_names: tuple[str, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             choices.require(0 < getattr(self, name) < 2**31, name, "positive and below 2^31", getattr(self, name))
         choices.require(len(self.source) <= 4096, "source", "the path of a folder or a file", self.source)
         choices.require(len(self.digest) == 64, "digest", "64 hexadecimal digits", self.digest)
+        for name in self.class_names:
+            choices.require(name.isprintable() and len(name) <= LONGEST, "class_names", "printable", name)
 
 
 @dataclass(frozen=True)

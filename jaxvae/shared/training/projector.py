@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,13 @@ _CONFIG = """embeddings {{
 """
 
 
-def write(folder: Path, latents: np.ndarray, labels: np.ndarray, images: np.ndarray) -> None:
+def write(folder: Path, latents: np.ndarray, labels: Sequence[str], images: np.ndarray) -> None:
     """Write the four files for `tensorboard --logdir`, all or none.
 
     Args:
         folder: The folder; created if it does not exist.
         latents: `[n, latent]`.
-        labels: `[n]`.
+        labels: What to call the class of each, `[n]`.
         images: uint8, `[n, height, width, channels]`. They are reduced if the sprite would be larger than 8,192 pixels.
 
     Raises:
@@ -50,7 +51,7 @@ def write(folder: Path, latents: np.ndarray, labels: np.ndarray, images: np.ndar
         ) from None
 
 
-def files(latents: np.ndarray, labels: np.ndarray, images: np.ndarray) -> dict[str, bytes]:
+def files(latents: np.ndarray, labels: Sequence[str], images: np.ndarray) -> dict[str, bytes]:
     """Return the content of each file that `write` writes, by name."""
     columns = math.ceil(math.sqrt(len(images)))
     if not 1 <= columns <= _MAX_SPRITE:
@@ -58,7 +59,7 @@ def files(latents: np.ndarray, labels: np.ndarray, images: np.ndarray) -> dict[s
     size = min(max(images.shape[1:3]), _MAX_SPRITE // columns)
     return {
         "tensors.tsv": _lines(latents),
-        "metadata.tsv": "".join(f"{label}\n" for label in labels.tolist()).encode(),
+        "metadata.tsv": "".join(f"{label}\n" for label in labels).encode(),
         "sprite.png": _png(_sprite(images, columns, size)),
         "projector_config.pbtxt": _CONFIG.format(size).encode(),  # last: it makes TensorBoard read the others
     }

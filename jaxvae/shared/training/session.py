@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, Device, Part, Progress, State
 from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import NonFiniteError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid
@@ -202,13 +204,17 @@ def save_epoch(backend: Backend, session: Session, progress: Progress[State]) ->
 
 def _save_pictures(backend: Backend, run: run_folder.Run, progress: Progress[State], dataset: Dataset) -> None:
     """Draw samples and reconstructions into the run's images/."""
-    weights, images = progress.state[0], dataset.test[:_RECONSTRUCTIONS]
+    weights, chosen = progress.state[0], spread(dataset.test_labels, _RECONSTRUCTIONS)
     key = backend.stream_key(progress.state.key, "pictures", progress.epoch)
-    reconstructions = backend.reconstruct(run.spec, weights, images, dataset.test_labels[:_RECONSTRUCTIONS])
-    pictures = {"reconstructions": image_grid.pairs(images / 255, reconstructions)}
+    reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
+    pictures = {"reconstructions": image_grid.pairs(dataset.test[chosen] / 255, reconstructions)}
     if requirements.has_prior(run.spec):
-        columns = run.spec.model.classes or None  # one for each class
-        pictures["samples"] = image_grid.grid(backend.sample(run.spec, weights, key, _SAMPLES), columns)
+        classes = run.spec.model.classes
+        samples, columns = backend.sample(run.spec, weights, key, max(_SAMPLES, classes)), None
+        if classes:  # a row for each
+            rows, _ = image_grid.by_class(samples, classes)
+            samples, columns = rows.reshape(-1, *rows.shape[2:]), rows.shape[1]
+        pictures["samples"] = image_grid.grid(samples, columns)
     for kind, picture in pictures.items():
         image_grid.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
 
@@ -222,7 +228,8 @@ def _add_to_board(
 ) -> None:
     """Add an epoch to TensorBoard's files: metrics, pictures, and the posterior means of some test images."""
     spec, dataset = session.run.spec, session.dataset
-    images, labels = dataset.test[: tensorboard.POINTS], dataset.test_labels[: tensorboard.POINTS]
+    chosen = np.sort(spread(dataset.test_labels, tensorboard.POINTS))
+    images, labels = dataset.test[chosen], dataset.test_labels[chosen]
     key = backend.stream_key(progress.state.key, "evaluation", progress.epoch)
     latents = backend.encode_images(spec, progress.state[0], images, key, labels if spec.model.classes else None).mean
-    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset)
+    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen)

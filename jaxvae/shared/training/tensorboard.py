@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.shared import safe_io
+from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import make_folder
@@ -87,7 +88,13 @@ def begin(run: run_folder.Run) -> Board:
 
 
 def add(
-    name: str, board: Board, epoch: int, records: Iterable[dict[str, Any]], latents: np.ndarray, data: Dataset
+    name: str,
+    board: Board,
+    epoch: int,
+    records: Iterable[dict[str, Any]],
+    latents: np.ndarray,
+    data: Dataset,
+    chosen: np.ndarray,
 ) -> None:
     """Add an epoch. If the files can't be written, print a warning and let the run continue.
 
@@ -96,10 +103,10 @@ def add(
         board: The state of the folder; updated.
         epoch: The epoch, from 1.
         records: Its lines of metrics.
-        latents: The latents of the first `n` test images, `[n, latent]`.
+        latents: The latents of the chosen test images, `[n, latent]`.
         data: The run's images.
+        chosen: The numbers of these test images, `[n]`.
     """
-    n = len(latents)
     try:
         if board.file is None or not board.file.exists():
             board.file = None
@@ -109,7 +116,8 @@ def add(
         if board.points:
             projector.update(board.folder, latents)
         else:
-            projector.put(board.folder, projector.files(latents, data.test_labels[:n], np.asarray(data.test[:n])))
+            names = label_names(data.class_names, data.test_labels[chosen])
+            projector.put(board.folder, projector.files(latents, names, data.test[chosen]))
             board.points = True
     except OSError as error:
         board.file, board.points = None, False

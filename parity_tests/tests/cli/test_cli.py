@@ -357,15 +357,12 @@ def test_a_class_is_drawn_by_its_label(package, relatives, trained, capsys, tmp_
         assert run(package, capsys, "sample", path, "--out", target, "--n", "11", *flags)[0] == 0
         drawn[label] = pixels(target)
         target.unlink()
-    # Of eleven in a grid of four columns the first images are those of 0, 1, 2, .. where no label is given.
     assert not np.array_equal(drawn["3"], drawn["4"])
-    squares = {label: picture[4:20] for label, picture in drawn.items()}  # the first row, at twice the size
-    third = slice(4 + 3 * 20, 20 + 3 * 20)
-    np.testing.assert_array_equal(squares["3"][:, third], squares[None][:, third])
-    assert not np.array_equal(squares["3"][:, 4:20], squares[None][:, 4:20])
+    assert drawn[None].shape[0] > 5 * drawn[None].shape[1] / 2, "a row for each class, of two images at most"
     for label in (-1, 10):
         says = f"--label must be from 0 to 9, found {label}"
         fails(package, capsys, says, "sample", path, "--out", tmp_path / "x.png", "--label", label)
+    fails(package, capsys, says[:-3], "sample", path, "--out", tmp_path / "x.png", "--label", "three")
     says = "--label must be left out for a model without classes, found 3"
     fails(package, capsys, says, "sample", trained["jaxvae"], "--out", tmp_path / "x.png", "--label", 3)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ from jaxvae.shared.commands import compare
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.image_grid import grid
 from jaxvae.shared.runs.run_folder import Run
 
@@ -185,17 +185,17 @@ def test_the_picture_is_saved(tmp_path: Path) -> None:
     rows = [made("runs/a", 2, 1.0)]
     picture = compare.picture(rows, images(5), "digits")
     assert picture == compare.picture(rows, images(5), "digits")
-    image_grid.write(picture, tmp_path / "F.PNG")
+    figure_file.write(picture, tmp_path / "F.PNG")
     assert (tmp_path / "F.PNG").read_bytes() == picture
     assert [path.name for path in tmp_path.iterdir()] == ["F.PNG"]
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("f.jpg", "should end in .png"), ("f", "should end in .png")])
-def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "sentence"), [(name, "should end in .png, .pdf or .svg") for name in ("f.jpg", "f")])
+def test_only_a_picture_is_written(name: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
-        image_grid.require_png(tmp_path / name)
+        figure_file.require(tmp_path / name)
     with pytest.raises(InputError, match=sentence):
-        image_grid.write(b"", tmp_path / name)
+        figure_file.write(b"", tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
@@ -203,7 +203,7 @@ def test_only_a_png_is_written(name: str, sentence: str, tmp_path: Path) -> None
 def test_a_picture_goes_into_a_folder(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be written \(No.*; give another --out"):
-        image_grid.write(b"", tmp_path / folder / "f.png")
+        figure_file.write(b"", tmp_path / folder / "f.png")
 
 
 def test_runs_compare_on_the_same_images() -> None:

@@ -138,6 +138,24 @@ def test_runs_that_differ_share_their_terms_and_steps(trained, drawn) -> None:
     assert [bool(axes.child_axes) for axes in whole.axes] == [True, True, False, False]
 
 
+def test_runs_of_other_scales_have_axes_of_their_own(trained, drawn, tmp_path) -> None:
+    """And the same colour on all of them."""
+    flags = {"gaussian": ["--likelihood", "gaussian"], "wide": ["--likelihood", "gaussian", "--variance", "2"]}
+    for name, more in flags.items():
+        assert cli.main(NUMPY_BACKEND, ["train", *TINY, *more, "--out", str(tmp_path / name)]) == 0
+    paths = [trained["jaxvae"], tmp_path / "gaussian", trained["batches"], tmp_path / "wide", trained["adversarial"]]
+    curves.picture([run_folder.read(path) for path in paths])
+    (figure,) = drawn
+    labels = [axes.get_ylabel().split("\n") for axes in figure.axes]
+    assert [label[0] for label in labels] == ["loss", "reconstruction", *["loss", "reconstruction", "kl"] * 2]
+    scales = ["bernoulli, variance 1"] * 2 + ["gaussian, variance 1"] * 3 + ["gaussian, variance 2"] * 3
+    assert [label[1] for label in labels] == scales
+    assert [len(axes.lines) for axes in figure.axes] == [6 + 7, 6, 2, 2, 2, 2, 2, 2]  # and the lines of the legend
+    legend = [line.get_color() for line in figure.legends[0].get_lines()][:5]
+    assert [figure.axes[i].lines[0].get_color() for i in (0, 2, 5)] == [legend[i] for i in (0, 1, 3)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:5] == [path.name for path in paths]
+
+
 def test_runs_of_one_name_get_different_labels(trained, drawn, tmp_path) -> None:
     paths = [copy(trained["jaxvae"], tmp_path / place / "run") for place in ("here", "there")]
     curves.picture([run_folder.read(path) for path in paths])

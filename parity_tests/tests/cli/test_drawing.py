@@ -1,6 +1,8 @@
 """Pictures of latent space: where they look is where they say, and both packages draw the same."""
 
+import base64
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +20,11 @@ from jaxvae.shared.commands import embed
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
+from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import labelled_figure
+from jaxvae.shared.plotting import class_colours, image_grid, labelled_figure
+from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
@@ -152,8 +157,11 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     result = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
     coloured = result[np.ptp(result, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
-    other = labelled_figure.points(places, labels + 7, ("a", "b"), "caption")
-    assert np.array_equal(read(other), result) == (kinds == 1), "a single label says nothing, and is not shown"
+    last = labelled_figure.points(places[labels == kinds - 1], labels[labels == kinds - 1], ("a", "b"), "caption")
+    own = tuple(bytes.fromhex(class_colours.class_colour(kinds - 1)[1:]))
+    nearest = read(last).reshape(-1, 3)
+    nearest = nearest[np.ptp(nearest, axis=1) > 10]
+    assert np.abs(nearest - own).sum(1).min() < 60, "the colour that it has among all"
     if kinds > 1:
         assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
             places, labels[::-1], ("a", "b"), "x"
@@ -231,11 +239,99 @@ def test_each_command_draws_the_same_picture_by_both(name: str, command: str, ru
 
 def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:
     flags = ["--out", tmp_path / "a.png", "--by", "tsne", "--n", 60]
-    assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
+    status, _, err = run(package, capsys, "embed", runs_of["conditional"], *flags)
+    assert (status, err) == (0, f"{package.__name__}: t-SNE of 60 images, about 1 s ...\n")
     first = (tmp_path / "a.png").read_bytes()
     assert run(package, capsys, "embed", runs_of["conditional"], *flags)[0] == 0
     assert (tmp_path / "a.png").read_bytes() == first
     assert np.ptp(read(first), axis=2).max() > 60
+
+
+def test_an_embedding_goes_somewhere(package, capsys, tmp_path) -> None:
+    fails(package, capsys, "nothing to write; give --out, --save or --projector", "embed", tmp_path / "no run")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """A run on pictures in folders of their classes, by a model with these classes."""
+    folder = tmp_path_factory.mktemp("shapes")
+    for k, name in enumerate(("10", "2", "Cat", "_dog")):
+        (folder / "shapes" / name).mkdir(parents=True)
+        for i in range(30):
+            Image.fromarray(np.full((6, 5), 60 * k + i, np.uint8)).save(folder / "shapes" / name / f"{i:02}.png")
+    flags = ["--data", f"images:{folder / 'shapes'}", "--classes", "4", "--image", "6", "5", "1", "--hidden", "8"]
+    flags += ["--preset", "conditional", "--latent", "2", "--epochs", "1", "--tensorboard"]
+    assert cli.main(PACKAGES["torchvae"], ["train", *flags, "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def test_classes_have_the_names_of_their_folders(shapes, capsys, tmp_path) -> None:
+    names, package = ["10", "2", "Cat", "_dog"], PACKAGES["torchvae"]
+    assert run_folder.read(shapes).class_names == tuple(names)
+    assert (shapes / "tensorboard" / "metadata.tsv").read_text().split() == [name for name in names for _ in range(3)]
+    for command, parts in {
+        "sample": [f">{name}<" for name in names],
+        "sample --label cat": [">class Cat<"],
+        "sample --label 2": [">class 2<"],  # a name before a number
+        "sample --label 3": [">class _dog<"],
+        "manifold --steps 2 --label _dog": ["class _dog<"],
+        "traverse --label CAT": ["class Cat;"],
+        "interpolate --images 0 11": ["10 to _dog"],
+        "interpolate --between latents --n 2": [">class 10<", ">class 2<"],
+        f"embed --projector {tmp_path / 'projector'}": [f">{name}<" for name in names],
+    }.items():
+        which, *flags = command.split()
+        assert run(package, capsys, which, shapes, "--out", tmp_path / "a.svg", *flags)[::2] == (0, "")
+        svg = " ".join((tmp_path / "a.svg").read_text().split())
+        assert all(part in svg for part in parts), command
+    assert (tmp_path / "projector" / "metadata.tsv").read_text() == (
+        shapes / "tensorboard" / "metadata.tsv"
+    ).read_text()
+    called = ["--names", "Pets & more", "--title", "About <pets>"]
+    assert run(package, capsys, "report", shapes, "--out", tmp_path / "a.html", *called)[0] == 0
+    page = (tmp_path / "a.html").read_text()
+    for part in ('"names":["10","2","Cat","_dog"]', "Pets &amp; more</h2>", "<title>About &lt;pets&gt;"):
+        assert part in page
+    fails(package, capsys, "--names must be one", "report", shapes, "--out", tmp_path / "b.html", "--names", "a", "b")
+
+
+def test_latents_are_saved_as_a_table(package, shapes, capsys, tmp_path) -> None:
+    assert run(package, capsys, "embed", shapes, "--save", tmp_path / "a.npy")[0] == 0
+    assert run(package, capsys, "embed", shapes, "--save", tmp_path / "a.csv", "--n", 6)[0] == 0
+    whole = np.load(tmp_path / "a.npy")
+    assert whole["image"].tolist() == list(range(12))
+    assert whole["label"].tolist() == [label for label in range(4) for _ in range(3)]
+    assert whole["name"].tolist() == [name for name in ("10", "2", "Cat", "_dog") for _ in range(3)]
+    opened = run_folder.read(shapes)
+    spec, weights = package.load(opened.weights)
+    key = package.stream_key(package.root_key(0), "evaluation", 1)
+    test = datasets.load(spec, None)[0]
+    codes = package.encode_images(spec, weights, test.test, key, test.test_labels).mean
+    np.testing.assert_allclose(whole["mean"], codes, rtol=1e-6)
+    head, *lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert head == "image,label,name,mean_1,mean_2"
+    rows = [line.split(",") for line in lines]
+    assert [row[:3] for row in rows] == [  # of all classes
+        *(["0", "0", "10"], ["1", "0", "10"], ["3", "1", "2"], ["4", "1", "2"], ["6", "2", "Cat"], ["9", "3", "_dog"]),
+    ]
+    np.testing.assert_allclose([list(map(float, row[3:])) for row in rows], codes[[0, 1, 3, 4, 6, 9]], rtol=1e-6)
+
+
+def test_an_unknown_name_lists_the_names(package, shapes, capsys, tmp_path) -> None:
+    says = "--label must be one of 10, 2, Cat, _dog, or from 0 to 3, found bird"
+    for command in ("sample", "manifold", "traverse"):
+        fails(package, capsys, says, command, shapes, "--out", tmp_path / "x.png", "--label", "bird")
+
+
+def test_published_classes_have_their_names_without_the_data() -> None:
+    runs_of = {
+        name: run_folder.Run(Path(), Spec(data=name), {"data": {}}) for name in ("fashion-mnist", "cifar10", "mnist")
+    }
+    assert runs_of["fashion-mnist"].class_names[7] == "sneaker"
+    assert runs_of["cifar10"].class_names[3] == "cat"
+    assert runs_of["mnist"].class_names == ()
+    assert {len(CLASS_NAMES[f"emnist:{split}"]) for split in ("balanced", "bymerge")} == {47}
+    assert [len(CLASS_NAMES[f"emnist:{split}"]) for split in ("byclass", "letters")] == [62, 26]
 
 
 REFUSED = [
@@ -257,6 +353,8 @@ REFUSED = [
     ("conditional", "embed --by latents", "the model has 3"),
     ("conditional", "embed --seed 99999999999999999999", "seed"),
     ("conditional", "embed --projector no/such", "can't be created: its parent is not a folder"),
+    ("conditional", "embed --save x.txt", "x.txt should end in .csv or .npy"),
+    ("conditional", "embed --save no/such.csv", "such.csv can't be written: the folder .* doesn't exist"),
     ("conditional", "embed --n 1", "--n must be at least 2, found 1"),
     ("conditional", "embed --n 4 --by tsne", "needs at least 5 images, found 4"),
     ("pytorch-examples", "sample --temperature 0", "--temperature must be a number above 0"),
@@ -308,9 +406,59 @@ def test_one_test_image_is_too_few_to_interpolate_between(capsys, tmp_path) -> N
     assert run(PACKAGES["torchvae"], capsys, *between, "--between", "latents")[0] == 0
 
 
-@pytest.mark.parametrize("command", ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct"])
-def test_pictures_are_png(package, command: str, runs_of, capsys, tmp_path) -> None:
-    run_of = runs_of["pytorch-examples"]
-    fails(package, capsys, "should end in .png", command, run_of, "--out", tmp_path / "x.jpg")
-    fails(package, capsys, "can't be written", command, run_of, "--out", tmp_path / "no" / "x.png")
+FIGURES = ["interpolate", "traverse", "manifold", "embed", "sample", "reconstruct", "compare", "curves"]
+
+
+@pytest.mark.parametrize("command", FIGURES)
+def test_pictures_have_one_of_three_formats_and_a_title_of_a_line(package, command: str, tmp_path, capsys) -> None:
+    """What can't be written is refused before the run is opened."""
+    for says, *flags in (
+        ("should end in .png, .pdf or .svg", "--out", tmp_path / "x.jpg"),
+        ("should end in .png, .pdf or .svg", "--out", tmp_path / "png"),
+        ("can't be written", "--out", tmp_path / "no" / "x.png"),
+        ("--title must be a line of at most 200 letters", "--out", tmp_path / "x.png", "--title", "a\nb"),
+    ):
+        fails(package, capsys, says, command, tmp_path / "no run", *flags)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["manifold", "embed", "reconstruct", "compare"])
+def test_a_vector_figure_has_its_text_no_date_and_no_path(command: str, runs_of, capsys, tmp_path) -> None:
+    contents = {}
+    for file in ("a.svg", "b.svg", "a.pdf"):
+        flags = ["--title", "Of $two_ latents", "--out", tmp_path / file]
+        assert run(PACKAGES["torchvae"], capsys, command, runs_of["pytorch-examples"], *flags)[::2] == (0, "")
+        content = (tmp_path / file).read_bytes()
+        assert contents.setdefault(file[2:], content) == content
+        assert str(tmp_path.parent).encode() not in content
+    assert ">Of $two_ latents</text>" in contents["svg"].decode()
+    assert b"<dc:date>" not in contents["svg"]
+    assert b"/FontFile2" in contents["pdf"]  # TrueType
+    assert b"CreationDate" not in contents["pdf"]
+    assert b"DCTDecode" not in contents["pdf"]  # JPEG
+
+
+def test_a_vector_figure_has_every_pixel() -> None:
+    images = RNG.random((2, 3, 5, 4, 3))
+    svg = labelled_figure.rows(images, ["a", "b"], kind="svg").decode()
+    embedded = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', svg)
+    for row, content in zip(images, embedded, strict=True):
+        strip = image_grid.grid(row, 3)
+        scale = labelled_figure.enlarged(3, strip.shape[1])
+        np.testing.assert_array_equal(read(base64.b64decode(content)), strip.repeat(scale, 0).repeat(scale, 1))
+
+
+@pytest.mark.parametrize("command", ["compare", "curves"])
+def test_runs_get_the_names_that_are_given(package, command: str, runs_of, capsys, tmp_path) -> None:
+    runs, out = [runs_of["pytorch-examples"], runs_of["conditional"]], ["--out", tmp_path / "a.svg"]
+    for names, says in (
+        (["A"], "--names must be one for each of the 2 runs, found 1"),
+        (["A", "B\n"], "--names must have from 1 to 90 letters"),
+        (["A", ""], "--names must have from 1 to 90 letters"),
+    ):
+        fails(package, capsys, says, command, *runs, *out, "--names", *names)
+    assert run(package, capsys, command, *runs, *out, "--names", "$A_", "B b")[0] == 0
+    svg = (tmp_path / "a.svg").read_text()
+    assert "$A_<" in svg
+    assert "B b<" in svg
+    assert "conditional" not in svg

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.plotting import image_grid, labelled_figure
 from jaxvae.shared.report import explorer
 
@@ -28,6 +29,36 @@ def test_grid(n: int, rows: int, columns: int) -> None:
     result = tiles(image_grid.grid(numbered(n, 3)), 4, 6)
     assert result.shape == (rows, columns, 4, 6, 3)
     np.testing.assert_array_equal(result.reshape(-1, 72)[:n], np.repeat(np.arange(n)[:, None] + 1, 72, 1))
+
+
+@pytest.mark.parametrize(
+    ("n", "classes", "rows", "columns"),
+    [(20, 10, 10, 2), (11, 10, 10, 2), (3, 10, 3, 1), (70, 2, 6, 12), (256, 256, 256, 1)],
+)
+def test_a_row_has_images_of_one_class(n: int, classes: int, rows: int, columns: int) -> None:
+    numbers = np.arange(float(n))
+    result, of = image_grid.by_class(np.broadcast_to(numbers[:, None, None, None] % classes, (n, 2, 3, 1)), classes)
+    assert result.shape == (rows, columns, 2, 3, 1)
+    for row, label in zip(result[..., 0, 0, 0], of, strict=True):
+        assert set(row) <= {label, 64 / 255}
+    assert sum((result[..., 0, 0, 0] == np.array(of)[:, None]).ravel()) == n
+
+
+@pytest.mark.parametrize(
+    ("labels", "n", "chosen"),
+    [
+        ([1, 0, 0, 2, 2], 3, [0, 1, 2]),  # in no order: the first
+        ([1, 0], 9, [0, 1]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 3, [0, 8, 12]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 6, [0, 8, 12, 4, 10, 13]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 9, [0, 8, 12, 2, 9, 13, 4, 10, 6]),
+        ([0] * 8 + [3] * 4 + [7] * 2, 2, [0, 8]),
+        ([0] * 9, 3, [0, 3, 6]),
+        ([0] * 2, 3, [0, 1]),
+    ],
+)
+def test_pictures_show_images_of_all_classes(labels: list[int], n: int, chosen: list[int]) -> None:
+    assert spread(np.array(labels, np.uint8), n).tolist() == chosen
 
 
 @pytest.mark.parametrize("channels", [2, 4, 5])

@@ -24,7 +24,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import report
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import weight_file
-from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.plotting import figure_file, image_grid
 from jaxvae.shared.runs import checkpoints, measures_record, run_folder
 from jaxvae.shared.training import projector
 from parity_tests.corrupt import transforms
@@ -338,7 +338,7 @@ def test_a_picture_of_a_run_that_is_moved_says_so(tmp_path, monkeypatch, when: s
         if when == "before it is looked at":
             run.rename(tmp_path / "moved")
         with pytest.raises(InputError, match=f"^The folder {run} was moved or replaced"):
-            image_grid.write(b"", run / "images" / "a.png")
+            figure_file.write(b"", run / "images" / "a.png")
 
 
 def test_a_run_appears_whole(package, run, tmp_path, monkeypatch) -> None:

@@ -363,7 +363,7 @@ def numbered(n: int, height: int, width: int, channels: int) -> np.ndarray:
 @pytest.mark.parametrize(("n", "side"), [(1, 1), (4, 2), (5, 3)])
 def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> None:
     latents = np.random.default_rng(0).normal(size=(n, 3))
-    projector.write(tmp_path / "new", latents, np.arange(n) % 3, numbered(n, 4, 6, channels))
+    projector.write(tmp_path / "new", latents, [str(i % 3) for i in range(n)], numbered(n, 4, 6, channels))
     results = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
     assert sorted(results) == ["metadata.tsv", "projector_config.pbtxt", "sprite.png", "tensors.tsv"]
     assert results["metadata.tsv"] == "".join(f"{i % 3}\n" for i in range(n)).encode()
@@ -382,7 +382,7 @@ def test_the_projectors_files(n: int, side: int, channels: int, tmp_path) -> Non
 
 def test_a_sprite_that_would_be_too_large_is_made_smaller(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(projector, "_MAX_SPRITE", 10)
-    projector.write(tmp_path, np.zeros((7, 2)), np.zeros(7, int), numbered(7, 8, 4, 3))
+    projector.write(tmp_path, np.zeros((7, 2)), ["0"] * 7, numbered(7, 8, 4, 3))
     assert (tmp_path / "projector_config.pbtxt").read_text().count("single_image_dim: 3\n") == 2
     with Image.open(tmp_path / "sprite.png") as image:
         assert image.size == (9, 9)
@@ -390,11 +390,11 @@ def test_a_sprite_that_would_be_too_large_is_made_smaller(tmp_path, monkeypatch)
     assert [set(tile.ravel()) - {0} for tile in tiles] == [*({i + 1} for i in range(7)), set(), set()]
     for n in (0, 101):
         with pytest.raises(InputError, match=f"shows from 1 to 100 images, found {n}"):
-            projector.write(tmp_path, np.zeros((n, 2)), np.zeros(n, int), numbered(n, 8, 4, 3))
+            projector.write(tmp_path, np.zeros((n, 2)), ["0"] * n, numbered(n, 8, 4, 3))
 
 
 def test_the_projector_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
-    some = np.zeros((2, 2)), np.zeros(2, int), numbered(2, 4, 4, 1)
+    some = np.zeros((2, 2)), ["0", "0"], numbered(2, 4, 4, 1)
     with pytest.raises(InputError, match=r"no/folder can't be written \(No such file or directory\); give another"):
         projector.write(tmp_path / "no" / "folder", *some)
     projector.write(tmp_path / "there", *some)

@@ -20,18 +20,11 @@
     "continuous-bernoulli": (x) =>
       Math.abs(x) < 0.02 ? 0.5 + x / 12 - x ** 3 / 720 : 1 / (1 - Math.exp(-x)) - 1 / x,
   };
-  const COLOURS = [
-    "#4e8fd0", "#f28e2b", "#e15759", "#3fb3a6", "#59a14f", "#c9a11b", "#b07aa1", "#ff8fa3", "#9c755f", "#8a97a3",
-  ];
 
   // Little-endian numbers, like the typed arrays of every machine with a browser.
   function numbers(base64, dtype) {
     const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
     return dtype === "float64" ? new Float64Array(bytes.buffer) : new Float32Array(bytes.buffer);
-  }
-
-  function colour(rank, labels) {
-    return labels <= COLOURS.length ? COLOURS[rank] : `hsl(${(rank * 137.5) % 360} 60% ${rank % 2 ? 45 : 60}%)`;
   }
 
   // `weight` times `x`, plus the bias. Inputs that a ReLU set to zero are skipped.
@@ -176,7 +169,7 @@
       this.part(".reset").addEventListener("click", () => this.reset());
       this.part(".class").hidden = !run.classes;
       const select = this.part(".class select");
-      for (let i = 0; i < run.classes; i++) select.append(element("option", { value: i }, String(i)));
+      for (let i = 0; i < run.classes; i++) select.append(element("option", { value: i }, run.names[i]));
       select.addEventListener("change", () => {
         this.label = Number(select.value);
         if (this.frame?.sheet === "again") {
@@ -185,7 +178,7 @@
           this.z.set(run.centre);
           this.point = null;
         }
-        this.changed(`Class ${this.label}.`);
+        this.changed(`Class ${this.run.names[this.label]}.`);
       });
     }
 
@@ -204,10 +197,10 @@
         ". Click a point or use the arrow keys to decode it; the cross marks the latent of the decoded image.";
       if (this.kinds.length > 1) {
         this.part(".legend").append(
-          ...this.kinds.map((kind, rank) => {
+          ...this.kinds.map((kind) => {
             const dot = element("i");
-            dot.style.background = colour(rank, this.kinds.length);
-            return element("li", {}, dot, String(kind));
+            dot.style.background = this.run.colours[kind];
+            return element("li", {}, dot, this.run.names[kind]);
           }),
         );
       }
@@ -300,7 +293,7 @@
     }
 
     labelled(point) {
-      return this.kinds.length > 1 ? `, label ${this.run.points.labels[point]}` : "";
+      return this.kinds.length > 1 ? `, label ${this.run.names[this.run.points.labels[point]]}` : "";
     }
 
     click(x, y) {
@@ -441,7 +434,7 @@
       context.scale(ratio, ratio);
       context.globalAlpha = 0.75;
       labels.forEach((label, point) => {
-        context.fillStyle = colour(this.kinds.indexOf(label), this.kinds.length);
+        context.fillStyle = this.run.colours[label];
         context.beginPath();
         context.arc(...this.placed(point), width < 400 ? 2.2 : 2.8, 0, 2 * Math.PI);
         context.fill();
@@ -453,8 +446,8 @@
       for (const kind of this.kinds) {
         const mine = labels.flatMap((label, point) => (label === kind ? [this.placed(point)] : []));
         const at = [0, 1].map((axis) => mine.reduce((sum, place) => sum + place[axis], 0) / mine.length);
-        context.strokeText(String(kind), ...at);
-        context.fillText(String(kind), ...at);
+        context.strokeText(this.run.names[kind], ...at);
+        context.fillText(this.run.names[kind], ...at);
       }
       return canvas;
     }

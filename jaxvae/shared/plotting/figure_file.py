@@ -1,0 +1,61 @@
+"""Figures as files: PNG, PDF or SVG by the ending of the name, the same bytes each time."""
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import require_in_place
+from jaxvae.shared.safe_io import write_atomically
+
+KINDS = ("png", "pdf", "svg")
+_DATES = {"pdf": "CreationDate", "svg": "Date"}
+# Journals require TrueType in a PDF; text in an SVG stays text; matplotlib's names in an SVG would be random.
+_STYLE: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figure"}
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of figure that the path's ending names: one of `KINDS`. Raises InputError for another ending."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise InputError(f"Pictures are written as PNG, PDF or SVG: {path} should end in .png, .pdf or .svg.")
+    return kind
+
+
+def require(path: Path) -> None:
+    """Raise InputError unless a figure can be written to the path; to be called before slow work."""
+    kind_of(path)
+    require_in_place(path)
+    if not path.parent.is_dir():
+        raise InputError(f"The picture {path} can't be written ({os.strerror(2)}); give another --out.")
+
+
+def packed(figure: Any, kind: str, **settings: Any) -> bytes:
+    """Convert a matplotlib figure to the bytes of a file, without a date.
+
+    Args:
+        figure: The figure.
+        kind: One of `KINDS`.
+        settings: Those of `Figure.savefig`.
+
+    Returns:
+        The content of the file.
+    """
+    import matplotlib
+
+    buffer, metadata = io.BytesIO(), {_DATES[kind]: None} if kind in _DATES else None
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is drawn as a box
+        figure.savefig(buffer, format=kind, metadata=metadata, **settings)
+    return buffer.getvalue()
+
+
+def write(content: bytes, path: Path) -> None:
+    """Write the bytes of a figure, whole or not at all. Raises InputError if the file can't be written."""
+    require(path)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise InputError(f"The picture {path} can't be written ({error.strerror}); give another --out.") from None
