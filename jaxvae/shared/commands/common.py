@@ -1,10 +1,10 @@
 """Flags and helpers that several commands share: opening a run, its images, and checks of flags."""
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +16,6 @@ from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
-from jaxvae.shared.text import shown
 
 LoadedData = tuple[Dataset, str | None]
 """What `datasets.load` returns: the images, and why they are not MNIST's if MNIST was asked for but not found."""
@@ -130,25 +129,6 @@ def preset_spec(arguments: Sequence[str]) -> Spec:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
     return preset(parser.parse_known_args(arguments)[0].preset)
-
-
-def flags_of(spec: Spec) -> dict[str, Any]:
-    """Return the values of a configuration's flags by name."""
-    parts = [spec.model, spec.objective, spec.training, spec.images]
-    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
-
-
-def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
-    """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
-
-    def said(value: Any) -> str:
-        return "left out" if value is None else shown(value)
-
-    return ", ".join(
-        f"its --{name.replace('_', '-')} is {said(before.get(name))}, not {said(value)}"
-        for name, value in now.items()
-        if before.get(name) != value and name not in except_for
-    )
 
 
 def require_within(flag: str, value: int, least: int, most: int) -> None:
