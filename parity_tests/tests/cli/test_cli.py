@@ -135,7 +135,7 @@ def test_describe(package, capsys) -> None:
 
 
 COMMANDS = (
-    *("train", "sweep", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
+    *("train", "sweep", "list", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
     *("compare", "curves", "report", "describe", "export", "import"),
 )
 
