@@ -14,7 +14,7 @@ from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.data import datasets, streaming
 from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import run_folder
+from jaxvae.shared.runs import find_runs, run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
 
 LoadedData = tuple[Dataset, str | None]
@@ -25,8 +25,9 @@ MAX_COLUMNS, MAX_ROWS = 60, 100
 _MAX_DEVIATIONS = 1000
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+_RUNS = "The run folders, written by either package. A folder of runs stands for all runs below it."
 RunPaths = Annotated[
-    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help=_RUNS, help_behavior_hint="")
 ]
 _DATA_ROOT = (
     "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc., or is "
@@ -62,6 +63,13 @@ def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_fold
     if not same_run(spec, run.spec):
         raise InputError(f"{run.weights} does not match {path / 'config.json'}; restore one of the two.")
     return run, weights
+
+
+def chosen_runs(backend: Backend, given: Sequence[Path]) -> list[Path]:
+    """Find the runs with weights that arguments stand for, as `find_runs.chosen_runs` does."""
+    return find_runs.chosen_runs(
+        backend.__name__, given, lambda path: None if (path / "model.safetensors").is_file() else "no weights yet"
+    )
 
 
 def images_root(run: run_folder.Run, data_root: Path | None) -> Path | None:

@@ -12,6 +12,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs.find_runs import chosen_runs
 from jaxvae.shared.text import LONGEST, printable, say
 
 _KINDS = ("png", "pdf", "svg")
@@ -38,7 +39,6 @@ class Curves:
         curves runs/jaxvae-1 runs/torchvae-1 --log --out curves.png"""
 
     run: RunPaths
-    """The run folders, written by either package; they may still be training."""
     out: Path
     """The PNG, PDF or SVG to write."""
     log: bool = False
@@ -49,7 +49,7 @@ def run(backend: Backend, command: Curves) -> None:
     """Write the picture.
 
     Args:
-        backend: Unused: curves need no framework.
+        backend: Unused but for its name: curves need no framework.
         command: The parsed flags.
 
     Raises:
@@ -58,7 +58,7 @@ def run(backend: Backend, command: Curves) -> None:
     kind = command.out.suffix.lower().removeprefix(".")
     if kind not in _KINDS:
         raise InputError(f"Curves are written as PNG, PDF or SVG: {command.out} should end in .png, .pdf or .svg.")
-    runs = [run_folder.read(path) for path in command.run]
+    runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, _why_not)]
     content = picture(runs, kind, command.log)
     try:
         safe_io.write_atomically(command.out, content)
@@ -85,7 +85,7 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
     from matplotlib.figure import Figure  # pyplot would have global state and want a display
 
     if not 1 <= len(runs) <= _MAX_RUNS:
-        raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}.")
+        raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
     records = [_records(run) for run in runs]
     terms = [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
     columns = min(len(terms), 3) if len(terms) != 4 else 2
@@ -107,6 +107,14 @@ def picture(runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata={dates[kind]: None} if kind in dates else None)
     return buffer.getvalue()
+
+
+def _why_not(path: Path) -> str | None:
+    """Why a run has no curves, in a few words; None if it has some."""
+    run = run_folder.read(path)
+    if "imported" in run.config:
+        return "imported"
+    return "no metrics yet" if metrics.last(run) is None else None
 
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:

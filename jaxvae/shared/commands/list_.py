@@ -1,6 +1,5 @@
 """The list command: the runs below a folder, a line for each."""
 
-import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import checkpoints, command_line, lock, metrics, run_folder
-from jaxvae.shared.runs.find_runs import runs_below
+from jaxvae.shared.runs.find_runs import by_number, runs_below
 from jaxvae.shared.text import printable, say, text_table
 
 _MAX_FLAGS = 60  # characters in the table
@@ -124,13 +123,8 @@ def _cells(row: Row) -> list[str]:
     return [row.path, row.framework or "-", row.preset or "-", flags, step, loss, state]
 
 
-def _by_path(row: Row) -> list[Any]:
-    """Numbers in the path count as such, so that run 10 comes after run 9."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", row.path))]
-
-
 _ORDERS: dict[By, Callable[[Row], Any]] = {
-    "path": _by_path,
-    "loss": lambda row: (row.loss is None, row.loss, _by_path(row)),
-    "step": lambda row: (row.step is None, -(row.step or 0), _by_path(row)),
+    "path": lambda row: by_number(row.path),
+    "loss": lambda row: (row.loss is None, row.loss, by_number(row.path)),
+    "step": lambda row: (row.step is None, -(row.step or 0), by_number(row.path)),
 }

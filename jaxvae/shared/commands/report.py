@@ -10,7 +10,7 @@ from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
@@ -37,7 +37,6 @@ class Report:
     """
 
     run: RunPaths
-    """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
     data_root: RunDataRoot = None
@@ -56,17 +55,18 @@ def run(backend: Backend, command: Report) -> None:
         InputError: If the request is invalid.
     """
     require_html(command.out)
-    if not command.run:
+    runs = chosen_runs(backend, command.run)
+    if not runs:
         raise InputError("There is nothing to report on; give one run folder or more.")
     articles, content = [], []
-    for number, path in enumerate(command.run):
+    for number, path in enumerate(runs):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
         articles.append(_article(number, model, space))
         content.append(explorer.content(model, space, printable(str(path), LONGEST)))
     n = len(articles)
-    title = "Report on " + (str(command.run[0]) if n == 1 else f"{n} runs")
+    title = "Report on " + (str(runs[0]) if n == 1 else f"{n} runs")
     heading = "A trained model" if n == 1 else f"{n} trained models"
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):

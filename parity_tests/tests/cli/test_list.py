@@ -1,6 +1,7 @@
-"""The list of runs: what stands in it, in which order, and what is wrong with a run that is damaged."""
+"""The list of runs, what stands in it and in which order; and the runs that a folder or a pattern stands for."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 
 from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
+from jaxvae.shared.commands import curves
 from jaxvae.shared.config.presets import preset
-from jaxvae.shared.errors import NonFiniteError
+from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.runs import lock, run_folder
 from parity_tests.support.cli import at_step, fails, run
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, copy
@@ -147,3 +149,33 @@ def test_a_run_that_diverges_is_listed_so_until_it_is_resumed(runs, capsys, monk
     assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(path)]) == 0
     assert listed(NUMPY_BACKEND, capsys, tmp_path)[0]["state"] == "finished"
     shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("given", ["folder", "pattern", "expanded"])
+def test_a_folder_or_a_pattern_stands_for_its_runs(runs, capsys, monkeypatch, tmp_path, given: str) -> None:
+    """Also a pattern that the shell expanded: every path in the folder is given."""
+    monkeypatch.setattr(curves, "picture", lambda runs, *how: b"")
+    folder, out = copy(runs, tmp_path / "runs"), tmp_path / "curves.png"  # the copy has no links
+    lines = (folder / "run-10" / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "run-10" / "metrics.jsonl").write_bytes(b"".join(lines[:2]))
+    expanded = [path for path in sorted(folder.iterdir()) if path.name[0] != "."]
+    paths = {"folder": [folder], "pattern": [folder / "*"], "expanded": expanded}[given]
+    fails(NUMPY_BACKEND, capsys, "spoilt/config.json can't be read as JSON", "curves", *paths, "--out", out)
+    shutil.rmtree(folder / "sweep" / "deep")
+    status, printed, err = run(NUMPY_BACKEND, capsys, "curves", *paths, "--out", out)
+    assert (status, printed) == (0, f"learning curves of 4 runs in {out}\n")
+    none = [] if given == "folder" else ["export (no run)", "logs (no run)", "notes.txt (no run)"]
+    left_out = [*none, "sweep/diverged (no metrics yet)", "sweep/imported (imported)"]
+    assert err == f"jaxvae: WARNING: left out: {', '.join(str(folder / reason) for reason in left_out)}.\n"
+
+
+@pytest.mark.parametrize(("command", "out"), [("compare", "a.png"), ("report", "a.html")])
+def test_compare_and_report_take_folders_too(
+    package, runs, capsys, monkeypatch, tmp_path, command: str, out: str
+) -> None:
+    def opened(backend: Backend, path: Path, device: str) -> None:
+        raise InputError(f"The first is {path}.")
+
+    monkeypatch.setattr(f"jaxvae.shared.commands.{command}.open_run", opened)
+    path = copy(runs / "run-9", tmp_path / "runs" / "sweep" / "run")
+    fails(package, capsys, f"The first is {re.escape(str(path))}", command, tmp_path, "--out", tmp_path / out)
