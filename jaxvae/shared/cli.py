@@ -20,10 +20,11 @@ from typing import Annotated, Any, NoReturn, TextIO
 import tyro
 from typing_extensions import Doc
 
+from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.text import LONGEST, printable, shown
+from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
@@ -77,9 +78,13 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 2 for an invalid request, 3 if a loss or a gradient became NaN or infinite, 130
         or 143 after a signal.
     """
-    name = backend.__name__
+    name, arguments = backend.__name__, list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        say(version.line(name, version.FRAMEWORKS[name]))
+        return 0
     try:
-        command = _parse(name, list(sys.argv[1:] if arguments is None else arguments))
+        _require_command(arguments)
+        command = _parse(name, arguments)
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
@@ -204,6 +209,16 @@ def _refused_variable(error: BaseException) -> str | None:
     return max(named, key=len, default=None) if importing else None
 
 
+def _require_command(arguments: Sequence[str]) -> None:
+    """Raises InputError if the first argument should be a command and is none."""
+    names = [entry.name for entry in COMMANDS]
+    if arguments and arguments[0] not in names and not arguments[0].startswith("-"):
+        word = arguments[0]
+        raise InputError(
+            f"There is no command {shown(word)}{suggestion(word, names)}; choose one of {', '.join(names)}."
+        )
+
+
 def _parse(name: str, arguments: Sequence[str]) -> Any:
     """The chosen command, an instance of its dataclass."""
     commands: Any = None
@@ -222,7 +237,8 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         commands,
         prog=name,
         description=f"A variational autoencoder in {_FRAMEWORKS[name]}: jaxvae and torchvae train the same run from "
-        f"the same seed, and each reads the other's runs. Start with `{name} train`.",
+        f"the same seed, and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the "
+        "versions.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )

@@ -11,6 +11,7 @@ import dataclasses
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import suggestion
 
 _AUTOENCODER = ModelSpec(hidden=(256, 64), posterior="relu-point", likelihood="squared-error")
 _RECONSTRUCTION = ObjectiveSpec(form="reconstruction", units="pixel")
@@ -113,5 +114,6 @@ DEFAULT_PRESET = "pytorch-examples"
 def preset(name: str) -> Spec:
     """Look up a preset by its name. Raises InputError, which lists the presets, if there is none."""
     if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        alike = suggestion(name, PRESETS)
+        raise InputError(f"There is no preset {name!r}{alike}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]

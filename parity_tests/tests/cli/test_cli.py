@@ -1,6 +1,7 @@
 """The command line of both packages: what it does, and that what it can't do it says in one sentence."""
 
 import json
+import platform
 import re
 import shutil
 import typing
@@ -20,6 +21,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import published
 from jaxvae.shared.runs import metrics
+from parity_tests.harness.vae.command import run as run_parity
 from parity_tests.support import backends
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.numpy_backend import SIZES
@@ -223,6 +225,9 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
     ("flags", "says"),
     [
         ("--preset nope", "There is no preset 'nope'; choose one of pytorch-examples, yunjey"),
+        ("--preset cnv", r"There is no preset 'cnv' \(did you mean conv\?\); choose one of"),
+        ("--data mnsit", r"found 'mnsit' \(did you mean mnist\?\)\."),
+        ("--data image:faces", r"found 'image:faces' \(did you mean images:faces\?\)\."),
         ("--latent -3", "latent must be positive and below 2.31, found -3"),
         ("--hidden 400 0", "hidden must be positive"),
         ("--beta -1", "beta must be finite and at least 0, found -1"),
@@ -254,6 +259,36 @@ def test_a_run_that_can_not_be_is_refused_and_nothing_is_written(
 ) -> None:
     fails(package, capsys, says, "train", *flags.split(), "--out", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_is_a_path_is_named_with_its_kind(package, capsys, tmp_path) -> None:
+    (tmp_path / "arrays").mkdir()
+    for name in ("a.npz", "b.npy", "arrays/train.npy", "notes.txt"):
+        (tmp_path / name).touch()
+    kinds = {".": "a folder: give images", "arrays": "a folder: give npy", "a.npz": "a file: give npz"}
+    for name, says in (kinds | {"b.npy": "a file: give npy"}).items():
+        path = tmp_path / name
+        fails(package, capsys, f"; that is {says}:{re.escape(str(path))}\\.$", "train", "--data", path)
+    for name in ("notes.txt", "none", "x" * 300):
+        fails(package, capsys, r"found '[^']*'\.$", "train", "--data", tmp_path / name)
+
+
+def test_versions_and_commands_that_are_none(package, capsys) -> None:
+    name = package.__name__
+    framework = {"jaxvae": f"jax {jax.__version__}, ", "torchvae": f"torch {torch.__version__.partition('+')[0]}"}
+    status, out, err = run(package, capsys, "--version")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{name} {package.__version__} ({framework[name]}")
+    assert out.endswith(f", Python {platform.python_version()})\n")
+    fails(package, capsys, r"There is no command 'tarin' \(did you mean train\?\); choose one of train, ", "tarin")
+    fails(package, capsys, r"There is no command 'runs/a'; choose one of train, ", "runs/a")
+
+
+def test_the_versions_that_parity_compares(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["parity", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        run_parity()
+    assert re.fullmatch(r"parity \S+ \(jax .*, flax .*, optax .*, torch .*, Python .*\)\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("flags", ["--latent abc", "--bogus 3", "--dtype float16", "--hidden x"])
