@@ -244,7 +244,8 @@ def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, s
     total = training.total_steps(images)
     if total < step:
         raise InputError(
-            f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; ask for more."
+            f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; give larger "
+            "--epochs or --max-steps."
         )
     ends = f"--epochs {training.epochs}, without --max-steps"
     if training.max_steps is not None:
