@@ -13,12 +13,15 @@ import shutil
 import sys
 import textwrap
 import traceback
+import types
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
 import tyro
 from typing_extensions import Doc
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
@@ -120,10 +123,32 @@ def parse(flags: Any, **settings: Any) -> Any:
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)
     try:
-        return tyro.cli(flags, **settings)
+        return tyro.cli(flags, registry=_OPTIONAL, **settings)
     finally:
         os.environ.pop("COLUMNS", None)
         os.environ.update({} if width is None else {"COLUMNS": width})
+
+
+_OPTIONAL = ConstructorRegistry()
+"""Shows a value that may be left out as INT in the help, not as {None}|INT. None can be given all the same, say to take
+back a preset's value."""
+_asked: list[PrimitiveTypeInfo] = []  # of tyro's own rule
+
+
+@_OPTIONAL.primitive_rule
+def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if kind.type_origin not in (types.UnionType, typing.Union) or kind in _asked:
+        return None
+    _asked.append(kind)
+    try:
+        spec = ConstructorRegistry.get_primitive_spec(kind)
+    finally:
+        _asked.remove(kind)
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    shown_as = re.sub(r"^\{None,", "{", spec.metavar)  # of choices
+    shown_as = re.sub(r"^\{None\}\|(?:\{(.* .*)\}|(.*))$", r"\1\2", shown_as)  # braces are around several words
+    return dataclasses.replace(spec, metavar=shown_as)
 
 
 def _complain(sentence: str) -> None:

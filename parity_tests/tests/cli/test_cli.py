@@ -147,6 +147,16 @@ def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0
     assert len(out) > 300
+    assert "{None" not in out, "a value that may be left out is shown as INT or PATH"
+    assert "default: None" not in out
+
+
+def test_none_takes_a_value_back() -> None:
+    """Though the help doesn't show it."""
+    command = cli._parse("jaxvae", ["train", "--max-steps", "None", "--train-images", "None", "--out", "a"])
+    assert (command.spec.training.max_steps, command.spec.images.train_images) == (None, None)
+    given = cli._parse("jaxvae", ["import", "a", "--out", "b", "--image", "2", "3", "1", "--range", "None"]).given
+    assert (given.image, given.range) == ((2, 3, 1), None)
 
 
 def test_help_has_no_line_breaks_of_its_own() -> None:
