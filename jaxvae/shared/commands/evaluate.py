@@ -95,7 +95,7 @@ def run(backend: Backend, command: Evaluate) -> None:
         say(f"{command.run}: test {terms} over {counted(len(dataset.test), 'image')} of {dataset.name}")
     else:
         say(f"{command.run}: {counted(len(dataset.test), 'test image')} of {dataset.name}")
-    if lines := [row for name in names for row in rows(name, taken[name])]:
+    if lines := [row for name in ALL if name in taken for row in rows(name, taken[name])]:
         say(text_table(lines))
     measures_record.update(backend.__name__, run, taken)
     if command.json is not None:

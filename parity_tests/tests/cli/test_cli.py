@@ -104,6 +104,7 @@ def test_each_packages_commands_accept_the_others_run(package, writer: str, trai
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     assert status == 0
     assert f"test loss {last['loss']:.3f} nats per image" in out
+    assert re.search(r"active units.*\n *squared error.*\n *kl of latent", out), "the model's numbers stand together"
     for command in ("sample", "reconstruct"):
         target = tmp_path / f"{command}.png"
         assert run(package, capsys, command, path, "--out", target, "--n", "20")[0] == 0
