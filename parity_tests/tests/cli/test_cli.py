@@ -4,6 +4,7 @@ import json
 import platform
 import re
 import shutil
+import subprocess
 import typing
 from pathlib import Path
 
@@ -293,6 +294,16 @@ def test_versions_and_commands_that_are_none(package, capsys) -> None:
     assert out.endswith(f", Python {platform.python_version()})\n")
     fails(package, capsys, r"There is no command 'tarin' \(did you mean train\?\); choose one of train, ", "tarin")
     fails(package, capsys, r"There is no command 'runs/a'; choose one of train, ", "runs/a")
+
+
+def test_a_shell_completes_commands_and_flags(tmp_path) -> None:
+    """By the script that running.md says how to write."""
+    file = tmp_path / "torchvae"
+    with pytest.raises(SystemExit):
+        cli.main(torchvae, ["--tyro-write-completion", "bash", str(file)])
+    typed = "COMP_WORDS=(torchvae train --lat); COMP_CWORD=2; _tyro_torchvae torchvae --lat"
+    script = f'source {file}; {typed}; echo "${{COMPREPLY[@]}}"'
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.split() == ["--latent"]
 
 
 def test_the_versions_that_parity_compares(monkeypatch, capsys) -> None:
