@@ -13,17 +13,21 @@ import shutil
 import sys
 import textwrap
 import traceback
+import types
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO
 
 import tyro
 from typing_extensions import Doc
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.text import LONGEST, printable, shown
+from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
@@ -77,9 +81,13 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 on success, 2 for an invalid request, 3 if a loss or a gradient became NaN or infinite, 130
         or 143 after a signal.
     """
-    name = backend.__name__
+    name, arguments = backend.__name__, list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        say(version.line(name, version.FRAMEWORKS[name]))
+        return 0
     try:
-        command = _parse(name, list(sys.argv[1:] if arguments is None else arguments))
+        _require_command(arguments)
+        command = _parse(name, arguments)
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
@@ -115,10 +123,32 @@ def parse(flags: Any, **settings: Any) -> Any:
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)
     try:
-        return tyro.cli(flags, **settings)
+        return tyro.cli(flags, registry=_OPTIONAL, **settings)
     finally:
         os.environ.pop("COLUMNS", None)
         os.environ.update({} if width is None else {"COLUMNS": width})
+
+
+_OPTIONAL = ConstructorRegistry()
+"""Shows a value that may be left out as INT in the help, not as {None}|INT. None can be given all the same, say to take
+back a preset's value."""
+_asked: list[PrimitiveTypeInfo] = []  # of tyro's own rule
+
+
+@_OPTIONAL.primitive_rule
+def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if kind.type_origin not in (types.UnionType, typing.Union) or kind in _asked:
+        return None
+    _asked.append(kind)
+    try:
+        spec = ConstructorRegistry.get_primitive_spec(kind)
+    finally:
+        _asked.remove(kind)
+    if not isinstance(spec, PrimitiveConstructorSpec):
+        return None
+    shown_as = re.sub(r"^\{None,", "{", spec.metavar)  # of choices
+    shown_as = re.sub(r"^\{None\}\|(?:\{(.* .*)\}|(.*))$", r"\1\2", shown_as)  # braces are around several words
+    return dataclasses.replace(spec, metavar=shown_as)
 
 
 def _complain(sentence: str) -> None:
@@ -204,6 +234,16 @@ def _refused_variable(error: BaseException) -> str | None:
     return max(named, key=len, default=None) if importing else None
 
 
+def _require_command(arguments: Sequence[str]) -> None:
+    """Raises InputError if the first argument should be a command and is none."""
+    names = [entry.name for entry in COMMANDS]
+    if arguments and arguments[0] not in names and not arguments[0].startswith("-"):
+        word = arguments[0]
+        raise InputError(
+            f"There is no command {shown(word)}{suggestion(word, names)}; choose one of {', '.join(names)}."
+        )
+
+
 def _parse(name: str, arguments: Sequence[str]) -> Any:
     """The chosen command, an instance of its dataclass."""
     commands: Any = None
@@ -222,7 +262,8 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         commands,
         prog=name,
         description=f"A variational autoencoder in {_FRAMEWORKS[name]}: jaxvae and torchvae train the same run from "
-        f"the same seed, and each reads the other's runs. Start with `{name} train`.",
+        f"the same seed, and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the "
+        "versions.",
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )

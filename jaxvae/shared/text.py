@@ -1,5 +1,6 @@
 """Text for messages and tables: values from files made printable and short, lists of names, aligned columns."""
 
+import difflib
 import reprlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
@@ -30,6 +31,12 @@ def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
     names = list(names)
     few = [name if name.isprintable() and 0 < len(name) <= 100 else shown(name) for name in names[:most]]
     return separator.join(few) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """The choice that is most like a word, for a message, as " (did you mean conv?)"; empty if none is like it."""
+    alike = difflib.get_close_matches(word, choices, 1)
+    return f" (did you mean {alike[0]}?)" if alike else ""
 
 
 def counted(n: int, noun: str) -> str:

@@ -20,7 +20,7 @@ READERS: Mapping[str, Sequence[str]] = {
     "jaxvae.shared.config.fields": ("check_fields",),
     "jaxvae.shared.runs.run_folder": (
         *("free_path", "require_free", "create", "created", "write_config"),
-        *("locked", "held", "_lock", "_sign", "_unlock", "weights", "images"),
+        *("locked", "held", "weights", "images"),
     ),
     "jaxvae.shared.runs.checkpoints": (
         *("index_written", "create_index", "index_resumed", "_listed", "_valid", "_keep", "_write_index"),

@@ -155,7 +155,6 @@ MEASURES = {
         lambda figures: [("active units", str(figures["active_units"]), f"of {len(figures['active'])} latents")],
         _without_prior,
     ),
-    "kl-by-latent": Measure(_kl_by_latent, _kl_by_latent_rows, _without_density),
     "squared-error": Measure(
         _squared_error,
         lambda figures: [("squared error", f"{figures['squared_error']:.3f}", "per image, pixels in [0, 1]")],
@@ -163,8 +162,9 @@ MEASURES = {
     "log-likelihood": Measure(_log_likelihood, _log_likelihood_rows, _without_density, costly=True),
     "mutual-information": Measure(_mutual_information, _mutual_information_rows, _without_density, costly=True),
     "quadrature": Measure(_quadrature, _quadrature_rows, _without_plane, costly=True),
+    "kl-by-latent": Measure(_kl_by_latent, _kl_by_latent_rows, _without_density),
 }
-"""The measures by name."""
+"""The measures by name, in the order in which they are printed: those of the whole model, then those of each latent."""
 CHEAP = tuple(name for name, measure in MEASURES.items() if not measure.costly)
 """The measures that are taken unless others are named."""
 ALL = tuple(MEASURES)

@@ -1,10 +1,10 @@
 """Flags and helpers that several commands share: opening a run, its images, and checks of flags."""
 
 import argparse
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -14,9 +14,9 @@ from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.data import datasets, streaming
 from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import run_folder
+from jaxvae.shared.runs import find_runs, run_folder
 from jaxvae.shared.runs.metrics import steps_and_epochs
-from jaxvae.shared.text import named, printable, shown
+from jaxvae.shared.text import named, printable
 
 LoadedData = tuple[Dataset, str | None]
 """What `datasets.load` returns: the images, and why they are not MNIST's if MNIST was asked for but not found."""
@@ -26,8 +26,9 @@ MAX_COLUMNS, MAX_ROWS = 60, 100
 _MAX_DEVIATIONS = 1000
 
 RunPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+_RUNS = "The run folders, written by either package. A folder of runs stands for all runs below it."
 RunPaths = Annotated[
-    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="")
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]", help=_RUNS, help_behavior_hint="")
 ]
 _DATA_ROOT = (
     "The folder of the published data sets: it contains MNIST/raw, FashionMNIST/raw, cifar-10-batches-py etc., or is "
@@ -63,6 +64,13 @@ def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_fold
     if not same_run(spec, run.spec):
         raise InputError(f"{run.weights} does not match {path / 'config.json'}; restore one of the two.")
     return run, weights
+
+
+def chosen_runs(backend: Backend, given: Sequence[Path]) -> list[Path]:
+    """Find the runs with weights that arguments stand for, as `find_runs.chosen_runs` does."""
+    return find_runs.chosen_runs(
+        backend.__name__, given, lambda path: None if (path / "model.safetensors").is_file() else "no weights yet"
+    )
 
 
 def images_root(run: run_folder.Run, data_root: Path | None) -> Path | None:
@@ -148,25 +156,6 @@ def preset_spec(arguments: Sequence[str]) -> Spec:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", nargs="?", const=DEFAULT_PRESET, default=DEFAULT_PRESET)
     return preset(parser.parse_known_args(arguments)[0].preset)
-
-
-def flags_of(spec: Spec) -> dict[str, Any]:
-    """Return the values of a configuration's flags by name."""
-    parts = [spec.model, spec.objective, spec.training, spec.images]
-    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in fields(part)}
-
-
-def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
-    """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
-
-    def said(value: Any) -> str:
-        return "left out" if value is None else shown(value)
-
-    return ", ".join(
-        f"its --{name.replace('_', '-')} is {said(before.get(name))}, not {said(value)}"
-        for name, value in now.items()
-        if before.get(name) != value and name not in except_for
-    )
 
 
 def require_within(flag: str, value: int, least: int, most: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file, labelled_figure
@@ -26,15 +26,14 @@ from jaxvae.shared.text import LONGEST, counted, markdown_table, printable, say
 
 @dataclass(frozen=True)
 class Compare:
-    """Write a picture of test images beside their reconstructions by several runs, and print the squared error of
-    each run. The error is that from the original image, even if a run was trained on binarised ones.
+    """Write a picture of test images beside their reconstructions by several runs of the same data, and print the
+    squared error of each run. The error is that from the original image, even if a run was trained on binarised ones.
 
     For example, two runs and principal component analysis:
 
         compare runs/a runs/b --pca --out beside-pca.png"""
 
     run: RunPaths
-    """The run folders, written by either package, all trained on the same data."""
     out: FigurePath
     title: FigureTitle = ""
     names: RunNames = ()
@@ -62,8 +61,9 @@ def run(backend: Backend, command: Compare) -> None:
     kind = require_figure(command.out, command.title)
     if command.components is not None and not command.pca:
         raise InputError("--components requires --pca; give both.")
-    names = run_names(command.run, command.names)
-    opened = [open_run(backend, path, command.device) for path in command.run]
+    paths = chosen_runs(backend, command.run)
+    names = run_names(paths, command.names)
+    opened = [open_run(backend, path, command.device) for path in paths]
     require_comparable([run for run, _ in opened])
     dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
     test, labels = dataset.test, dataset.test_labels

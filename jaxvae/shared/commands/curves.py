@@ -5,6 +5,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxvae.shared.backend import Backend
@@ -13,6 +14,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, RunNames, require_figure, run_names
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs.find_runs import chosen_runs
 from jaxvae.shared.text import say
 
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
@@ -40,7 +42,6 @@ class Curves:
         curves runs/jaxvae-1 runs/torchvae-1 --log --out curves.png"""
 
     run: RunPaths
-    """The run folders, written by either package; they may still be training."""
     out: FigurePath
     title: FigureTitle = ""
     names: RunNames = ()
@@ -52,14 +53,14 @@ def run(backend: Backend, command: Curves) -> None:
     """Write the picture.
 
     Args:
-        backend: Unused: curves need no framework.
+        backend: Unused but for its name: curves need no framework.
         command: The parsed flags.
 
     Raises:
         InputError: If the request is invalid.
     """
     kind = require_figure(command.out, command.title)
-    runs = [run_folder.read(path) for path in command.run]
+    runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, _why_not)]
     figure_file.write(picture(runs, kind, command.log, command.names, command.title), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
@@ -87,7 +88,7 @@ def picture(
     from matplotlib.figure import Figure  # pyplot would have global state and want a display
 
     if not 1 <= len(runs) <= _MAX_RUNS:
-        raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}.")
+        raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
     names = run_names([run.path for run in runs], names)
     records = [_records(run) for run in runs]
     blocks = [(name, some, _common_terms([runs[i] for i in some])) for name, some in _scales(runs)]
@@ -113,6 +114,14 @@ def picture(
         if title:
             figure.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
         return figure_file.packed(figure, kind)
+
+
+def _why_not(path: Path) -> str | None:
+    """Why a run has no curves, in a few words; None if it has some."""
+    run = run_folder.read(path)
+    if "imported" in run.config:
+        return "imported"
+    return "no metrics yet" if metrics.last(run) is None else None
 
 
 def _records(run: run_folder.Run) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from jaxvae.shared.model import description
 from jaxvae.shared.runs import command_line, run_folder
 from jaxvae.shared.text import say
 
+_PRESET_HELP = f"A preset instead of a run: one of {', '.join(PRESETS)}."
+
 
 @dataclass(frozen=True)
 class Describe:
@@ -31,7 +33,10 @@ class Describe:
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder, written by either package."""
-    preset: Annotated[str | None, tyro.conf.arg(help=f"A preset instead of a run: one of {', '.join(PRESETS)}.")] = None
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"A preset instead of a run: one of {', '.join(PRESETS)}.", help_behavior_hint=""),
+    ] = None
     spec: Spec = field(default_factory=Spec)
 
 

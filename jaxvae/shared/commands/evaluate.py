@@ -14,7 +14,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, ope
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
-from jaxvae.shared.text import counted, say, text_table
+from jaxvae.shared.text import counted, say, suggestion, text_table
 
 _MAX_SAMPLES = 10_000_000
 _MEASURES_HELP = (
@@ -69,7 +69,8 @@ def chosen(spec: Spec, command: Evaluate) -> list[str]:
         if name == "all":
             raise InputError("--measures all includes the others; give it alone, or leave it out.")
         if name not in ALL:
-            raise InputError(f"There is no measure {name!r}; choose from {', '.join(ALL)}, or all.")
+            alike = suggestion(name, ALL)
+            raise InputError(f"There is no measure {name!r}{alike}; choose from {', '.join(ALL)}, or all.")
         if (reason := reason_not_applicable(spec, name)) is not None:
             raise InputError(f"The measure {name} {reason}; leave it out.")
     return list(dict.fromkeys(command.measures))
@@ -94,7 +95,7 @@ def run(backend: Backend, command: Evaluate) -> None:
         say(f"{command.run}: test {terms} over {counted(len(dataset.test), 'image')} of {dataset.name}")
     else:
         say(f"{command.run}: {counted(len(dataset.test), 'test image')} of {dataset.name}")
-    if lines := [row for name in names for row in rows(name, taken[name])]:
+    if lines := [row for name in ALL if name in taken for row in rows(name, taken[name])]:
         say(text_table(lines))
     measures_record.update(backend.__name__, run, taken)
     if command.json is not None:

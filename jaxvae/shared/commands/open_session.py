@@ -14,8 +14,6 @@ from jaxvae.shared.backend import Backend, Device, DeviceName
 from jaxvae.shared.commands.common import (
     DataRoot,
     LoadedData,
-    changed_flags,
-    flags_of,
     images_root,
     require_same_images,
 )
@@ -28,6 +26,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
+from jaxvae.shared.runs.command_line import changed_flags, flags_of
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.advice import advice
@@ -248,7 +247,8 @@ def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, s
     total = training.total_steps(images)
     if total < step:
         raise InputError(
-            f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; ask for more."
+            f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; give larger "
+            "--epochs or --max-steps."
         )
     if flags.spec != run.spec and training.schedule == "cosine" and total > training.rate_warmup + training.stretch:
         raise InputError(

@@ -14,7 +14,7 @@ from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, open_images, open_run
+from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
@@ -44,7 +44,6 @@ class Report:
     """
 
     run: RunPaths
-    """The run folders, written by either package."""
     out: Path
     """The HTML to write."""
     title: Annotated[str, tyro.conf.arg(help_behavior_hint="")] = ""
@@ -67,11 +66,12 @@ def run(backend: Backend, command: Report) -> None:
     """
     require_html(command.out)
     require_title(command.title)
-    if not command.run:
+    runs = chosen_runs(backend, command.run)
+    if not runs:
         raise InputError("There is nothing to report on; give one run folder or more.")
-    run_names(command.run, command.names)
+    run_names(runs, command.names)
     articles, content = [], []
-    for number, path in enumerate(command.run):
+    for number, path in enumerate(runs):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
@@ -79,7 +79,7 @@ def run(backend: Backend, command: Report) -> None:
         articles.append(_article(number, name, model, space))
         content.append(explorer.content(model, space, printable(name, LONGEST)))
     n = len(articles)
-    title = command.title or "Report on " + (str((command.names or command.run)[0]) if n == 1 else f"{n} runs")
+    title = command.title or "Report on " + (str((command.names or runs)[0]) if n == 1 else f"{n} runs")
     heading = command.title or ("A trained model" if n == 1 else f"{n} trained models")
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxvae.shared.backend import Backend, Part, Progress, State, fits_together
-from jaxvae.shared.commands import sweep_folder
 from jaxvae.shared.commands.common import LoadedData, preset_spec
 from jaxvae.shared.commands.open_session import load_images, open_session, require_positive_flags
 from jaxvae.shared.commands.train import Train
@@ -21,6 +20,7 @@ from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.text import counted, say
+from jaxvae.shared.training import sweep_folder
 from jaxvae.shared.training.progress import Bar, short_terms
 from jaxvae.shared.training.session import (
     Session,

@@ -16,6 +16,7 @@ from jaxvae.shared.commands import (
     export,
     import_,
     interpolate,
+    list_,
     manifold,
     reconstruct,
     report,
@@ -44,6 +45,7 @@ class Entry(NamedTuple):
 COMMANDS = (
     Entry(train.Train, train.run, train.defaults),
     Entry(sweep.Sweep, sweep.run, sweep.defaults),
+    Entry(list_.List, list_.run),
     Entry(evaluate.Evaluate, evaluate.run),
     Entry(sample.Sample, sample.run),
     Entry(reconstruct.Reconstruct, reconstruct.run),

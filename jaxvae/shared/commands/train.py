@@ -14,7 +14,7 @@ from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
-from jaxvae.shared.training.session import run_session
+from jaxvae.shared.training.session import Session, run_session
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def run(backend: Backend, command: Train) -> None:
         if first:
             device = run.config["sessions"][-1]["device"]
             say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
+            if session.done == session.total:
+                say(_finished(session))
         with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
             stream = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
@@ -95,3 +97,15 @@ def run(backend: Backend, command: Train) -> None:
             say(f"pictures in {run.images}\nweights in {run.weights}")
             if session.board is not None:
                 say(f"for TensorBoard in {session.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
+
+
+def _finished(session: Session) -> str:
+    """Say that a run has no step left to take, and what would train it longer."""
+    training, total = session.run.spec.training, session.total
+    longer = []
+    if training.epochs * training.epoch_steps(len(session.dataset.train)) == total:
+        longer.append(f"--epochs, more than {training.epochs}")
+    if training.max_steps == total:
+        longer.append(f"--max-steps, more than {total}")
+    flags = ", and ".join(longer)
+    return f"It is finished, so that its last epoch is only evaluated again; to train it longer give {flags}."

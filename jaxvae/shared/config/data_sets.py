@@ -1,8 +1,12 @@
 """The data sets that `--data` can name. The function that reads each is in `jaxvae.shared.data.datasets.READERS`."""
 
+import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxvae.shared.config.choices import require
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import shown, suggestion
 
 LONGEST = 4096  # of a path
 
@@ -62,6 +66,19 @@ DATA_HELP = "The images. " + "; ".join(f"{', '.join(_forms(name))}: {DATA_SETS[n
 def require_data(name: str) -> None:
     """Raises InputError, which lists the data sets, unless `name` is one of them."""
     kind, colon, argument = name.partition(":")
-    known = kind in DATA_SETS and DATA_SETS[kind].accepts(argument if colon else None)
-    require(known, "data", f"one of {', '.join(form for kind in DATA_SETS for form in _forms(kind))}", name)
+    if kind not in DATA_SETS or not DATA_SETS[kind].accepts(argument if colon else None):
+        forms = ", ".join(form for kind in DATA_SETS for form in _forms(kind))
+        raise InputError(f"The configuration's data must be one of {forms}, found {shown(name)}{_meant(name)}.")
     require(name.isprintable() and len(name) <= LONGEST, "data", f"printable, of at most {LONGEST} letters", name)
+
+
+def _meant(name: str) -> str:
+    """What a name that is none may stand for, as the end of a message: a path without its kind, or a misspelt name."""
+    path, argument = Path(name), name.partition(":")[2]
+    with contextlib.suppress(OSError):  # a name may be too long for a path
+        if name and path.is_dir():
+            return f"; that is a folder: give {'npy' if (path / 'train.npy').exists() else 'images'}:{name}"
+        if path.suffix in (".npy", ".npz") and path.is_file():
+            return f"; that is a file: give {path.suffix[1:]}:{name}"
+    with_path = [f"{kind}:{argument}" for kind, entry in DATA_SETS.items() if entry.paths and argument]
+    return suggestion(name, [*complete_names(), *with_path])

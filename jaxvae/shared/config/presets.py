@@ -7,13 +7,12 @@ and 12 epochs; `flax-example` draws weights of Flax's variance from a uniform di
 with the last, smaller batch; `iwae-paper` has the Adam of the paper, not of its authors' program."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.text import shown
+from jaxvae.shared.text import shown, suggestion
 
 _AUTOENCODER = ModelSpec(hidden=(256, 64), posterior="relu-point", likelihood="squared-error")
 _RECONSTRUCTION = ObjectiveSpec(form="reconstruction", units="pixel")
@@ -127,7 +126,8 @@ def preset(name: str, **changes: Any) -> Spec:
         InputError: If there is no such preset or field, or if the changed configuration is invalid.
     """
     if name not in PRESETS:
-        raise InputError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        alike = suggestion(name, PRESETS)
+        raise InputError(f"There is no preset {name!r}{alike}; choose one of {', '.join(PRESETS)}.")
     spec, own = PRESETS[name], {}
     for part in dataclasses.fields(Spec):
         value = getattr(spec, part.name)
@@ -140,7 +140,6 @@ def preset(name: str, **changes: Any) -> Spec:
         unknown = next(iter(changes))
         kinds = (Spec, ModelSpec, ObjectiveSpec, TrainingSpec, ImagesSpec)
         known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
-        near = difflib.get_close_matches(unknown, known, 1)
-        meant = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known)}."
-        raise InputError(f"A configuration has no field {shown(unknown)}{meant}")
+        alike = suggestion(unknown, known)
+        raise InputError(f"A configuration has no field {shown(unknown)}{alike}; it has {', '.join(known)}.")
     return dataclasses.replace(spec, **own)

@@ -19,7 +19,7 @@ _PRESET_HELP = f"The preset to assume where the tensors do not show the loss; on
 class Given:
     """What the tensors do not show. What is not given is assumed, and printed."""
 
-    preset: Annotated[str | None, tyro.conf.arg(help=_PRESET_HELP)] = None
+    preset: Annotated[str | None, tyro.conf.arg(help=_PRESET_HELP, help_behavior_hint="")] = None
     image: tuple[int, int, int] | None = None
     """Height, width and channels of an image, where the tensors leave that open. By default a square image, grey if
     possible."""

@@ -1,12 +1,14 @@
-"""The command line that reproduces a run: its preset, and a flag for each option that differs from it."""
+"""A configuration as flags: the command line that reproduces a run, and the flags in which two differ."""
 
 import dataclasses
 import shlex
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs.run_folder import Run
+from jaxvae.shared.text import shown
 
 
 def command(run: Run) -> str | None:
@@ -32,6 +34,25 @@ def changes(base: Spec, spec: Spec) -> list[str]:
             value = getattr(after, field.name)
             flags += _flag(field.name, value) if value != getattr(before, field.name) else []
     return flags
+
+
+def flags_of(spec: Spec) -> dict[str, Any]:
+    """Return the values of a configuration's flags by name."""
+    parts = [spec.model, spec.objective, spec.training, spec.images]
+    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+
+
+def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
+    """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
+
+    def said(value: Any) -> str:
+        return "left out" if value is None else shown(value)
+
+    return ", ".join(
+        f"its --{name.replace('_', '-')} is {said(before.get(name))}, not {said(value)}"
+        for name, value in now.items()
+        if before.get(name) != value and name not in except_for
+    )
 
 
 def _flag(name: str, value: Any) -> list[str]:

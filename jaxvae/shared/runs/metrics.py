@@ -181,11 +181,36 @@ def to_draw(run: Run) -> list[dict[str, Any]]:
 def last(run: Run) -> dict[str, Any] | None:
     """Read the last record of a run, or None if there is none yet. Raises InputError if it is not a valid record."""
     _require_file(run)
-    line = metrics_parts.last_line(run.metrics)
+    lines = metrics_parts.last_lines(run.metrics)
     try:
-        return None if line is None else _parsed(run, line)
+        return _parsed(run, lines[-1]) if lines else None
     except ValueError:
         return read(run)[-1]  # which names the line that is wrong
+
+
+def last_test(run: Run) -> dict[str, Any] | None:
+    """Read the last record on the test images near the end of a run's metrics, even while it trains.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The record; None if there is none yet. A last line that is not written to its end doesn't count.
+
+    Raises:
+        InputError: If a line from there on is not a valid record.
+    """
+    _require_file(run)
+    for after, line in enumerate(reversed(metrics_parts.last_lines(run.metrics))):
+        try:
+            record = _parsed(run, line)
+        except ValueError:
+            if after or line.endswith(b"\n"):
+                read(run)  # which names the line that is wrong
+            continue
+        if record["split"] == "test":
+            return record
+    return None
 
 
 def _require_file(run: Run) -> None:

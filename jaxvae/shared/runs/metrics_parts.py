@@ -11,7 +11,7 @@ from jaxvae.shared.safe_io import MAX_JSON_BYTES
 _PART = 2**18  # bytes
 _WHOLE = 2**20  # bytes of a file whose records are all drawn
 _PARTS, _LARGEST = 400, 2**24  # of a longer file, and bytes of each; a panel has about as many pixels
-_LAST = 2**16  # bytes at the end of a file, which hold its last line
+_LAST = 2**16  # bytes at the end of a file, which hold its last lines
 
 Parse = Callable[[bytes], dict[str, Any]]
 """Makes the record of a line. Raises ValueError, which says what is wrong with it."""
@@ -95,12 +95,12 @@ def to_draw(path: Path, terms: Sequence[str], parse: Parse) -> Iterator[Part]:
         yield part._replace(lines=[part.lines[i] for i in sorted(kept)])
 
 
-def last_line(path: Path) -> bytes | None:
-    """Read the last line of a file from its end. None if it is empty."""
+def last_lines(path: Path) -> list[bytes]:
+    """Read the lines at the end of a file, with their ends: all lines of a short one. Empty if the file is."""
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST))
-        lines = file.read().splitlines()
-    return lines[-1] if lines else None
+        start = file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST))
+        lines = file.read().splitlines(keepends=True)
+    return lines[1:] if start and len(lines) > 1 else lines
 
 
 def _pattern(terms: Sequence[str]) -> re.Pattern[bytes]:

@@ -2,10 +2,7 @@
 images/."""
 
 import contextlib
-import datetime
 import json
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +15,8 @@ from jaxvae.shared.config.serialization import build, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plain_paths import is_open, kept_in_place, make_folder, require_folder, require_plain
+from jaxvae.shared.plain_paths import kept_in_place, make_folder, require_folder, require_plain
+from jaxvae.shared.runs import lock
 from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import LONGEST, shown
 
@@ -88,6 +86,8 @@ class _Session:
     device: str
     versions: dict[str, str]
     created: str
+    diverged: str | None = field(default=None, metadata=LATER)
+    """What became NaN or infinite and ended the session."""
 
     def __post_init__(self) -> None:
         choices.require(0 <= self.from_step < 2**31, "from_step", "at least 0 and below 2^31", self.from_step)
@@ -183,9 +183,9 @@ def created(path: Path, spec: Spec, config: dict[str, Any], fill: Callable[[Run]
     with contextlib.ExitStack() as stack:
 
         def locked_and_filled(made: Run) -> None:
-            handle = _lock(made.path)
-            stack.callback(_unlock, path, handle)
-            _sign(made.path, handle)
+            handle = lock.acquire(made.path)
+            stack.callback(lock.release, path, handle)
+            lock.sign(made.path, handle)
             fill(made)
 
         run = create(path, spec, config, locked_and_filled)
@@ -226,57 +226,16 @@ def held(path: Path, files: Iterable[Path], inner: Sequence[Path] = ()) -> Itera
             require_folder(folder)
         for file in files:
             require_plain(file)
-        handle = _lock(path)
+        handle = lock.acquire(path)
         try:
-            _sign(path, handle)
+            lock.sign(path, handle)
             for folder in inner:
                 make_folder(folder)  # some copies leave out empty folders
             for folder in (path, *inner):
                 safe_io.remove_unfinished(folder)
             yield
         finally:
-            _unlock(path, handle)
-
-
-def _lock(path: Path) -> int:
-    """Lock a folder by its file .lock; return the open file."""
-    import fcntl  # not on every system
-
-    file = path / ".lock"
-    while True:
-        require_plain(file)
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if is_open(handle, file):
-                return handle
-            # The process that had the lock removed the file between open and flock.
-        except BlockingIOError:
-            holder = os.read(handle, 200).decode(errors="replace")
-            os.close(handle)
-            raise InputError(f"{path} is being trained by {holder}; let it end or stop it first.") from None
-        except OSError as error:
-            os.close(handle)
-            why = error.strerror or error
-            raise InputError(f"{file} can't be locked ({why}); use a folder on a disk that has locks.") from None
-        os.close(handle)
-
-
-def _sign(path: Path, handle: int) -> None:
-    """Write into a lock's file whose it is."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with safe_io.named(path / ".lock"):
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode())
-
-
-def _unlock(path: Path, handle: int) -> None:
-    """Remove a folder's file .lock, unless the folder is another one by now, and end the lock."""
-    try:
-        if is_open(handle, path / ".lock"):
-            (path / ".lock").unlink()
-    finally:
-        os.close(handle)
+            lock.release(path, handle)
 
 
 def read(path: Path) -> Run:

@@ -13,7 +13,7 @@ from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, Device, Part, Progress, State
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.data.spread import spread
-from jaxvae.shared.errors import NonFiniteError
+from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
@@ -149,12 +149,23 @@ def run_session(
             start, cuts = session.start, session.cuts
             backend.fit(run.spec, session.dataset, on_epoch, session.device, start, on_part, cuts, session.stream)
         except NonFiniteError as error:
+            if backend.first():
+                _record_divergence(run, str(error))
             last = checkpoints.present(run)
             hint = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
             raise NonFiniteError(f"{error}{hint}") from None
         if signals.received is not None:  # too late to stop the run, but the sender has to know
             name = signal.Signals(signals.received).name
             raise StoppedError(f"{run.path} finished all {total:,} steps before {name} took effect", signals.received)
+
+
+def _record_divergence(run: run_folder.Run, why: str) -> None:
+    """Write into config.json that the session diverged; where that fails, the reason for its end matters more."""
+    *before, session = run.config["sessions"]
+    with contextlib.suppress(InputError, OSError):
+        run_folder.write_config(
+            run._replace(config={**run.config, "sessions": [*before, {**session, "diverged": why}]})
+        )
 
 
 def save_part(backend: Backend, session: Session, part: Part[State], now: bool) -> None:

@@ -6,8 +6,7 @@ import platform
 from typing import Any
 
 from jaxvae.shared.backend import Backend, Device
-
-_PACKAGES = {"jaxvae": ("jax", "flax", "optax"), "torchvae": ("torch",)}  # whose versions are recorded
+from jaxvae.shared.version import FRAMEWORKS
 
 
 def session_record(backend: Backend, device: Device, step: int) -> dict[str, Any]:
@@ -30,7 +29,7 @@ def session_record(backend: Backend, device: Device, step: int) -> dict[str, Any
         "device": backend.device_label(device) + number,
         "versions": {
             "python": platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *_PACKAGES[backend.__name__])},
+            **{p: importlib.metadata.version(p) for p in ("jaxvae", "numpy", *FRAMEWORKS[backend.__name__])},
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

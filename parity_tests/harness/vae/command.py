@@ -13,6 +13,7 @@ from typing import Literal, NoReturn
 
 from tqdm import tqdm
 
+from jaxvae.shared import version
 from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.commands.common import DataRoot, images_root, require_same_images
 from jaxvae.shared.config.choices import Stored
@@ -32,7 +33,7 @@ from parity_tests.harness.vae import precision, prove
 class Parity:
     """Compare jaxvae and torchvae level by level: random keys, initial weights, layer outputs, losses, gradients,
     optimizer steps, whole training runs. Print whether they agree. The exit status is 0 if they do, 1 if they don't,
-    and 2 if the comparison could not be run.
+    and 2 if the comparison could not be run. `parity --version` prints the versions.
 
     Examples: parity --html agreement.html
               parity --run runs/jaxvae-1
@@ -179,6 +180,9 @@ def configured(options: Parity, name: str) -> Spec:
 
 def run() -> NoReturn:
     """Run the command and exit with its status."""
+    if sys.argv[1:] == ["--version"]:
+        print(version.line("parity", [name for names in version.FRAMEWORKS.values() for name in names]))
+        sys.exit(0)
     try:
         join_help(Parity)
         sys.exit(main(parse(Parity, prog="parity")))

@@ -1,8 +1,10 @@
 """The command line of both packages: what it does, and that what it can't do it says in one sentence."""
 
 import json
+import platform
 import re
 import shutil
+import subprocess
 import typing
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.data import published
 from jaxvae.shared.runs import metrics
+from parity_tests.harness.vae.command import run as run_parity
 from parity_tests.support import backends
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.numpy_backend import SIZES
@@ -102,6 +105,7 @@ def test_each_packages_commands_accept_the_others_run(package, writer: str, trai
     last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])
     assert status == 0
     assert f"test loss {last['loss']:.3f} nats per image" in out
+    assert re.search(r"active units.*\n *squared error.*\n *kl of latent", out), "the model's numbers stand together"
     for command in ("sample", "reconstruct"):
         target = tmp_path / f"{command}.png"
         assert run(package, capsys, command, path, "--out", target, "--n", "20")[0] == 0
@@ -135,7 +139,7 @@ def test_describe(package, capsys) -> None:
 
 
 COMMANDS = (
-    *("train", "sweep", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
+    *("train", "sweep", "list", "evaluate", "sample", "reconstruct", "interpolate", "traverse", "manifold", "embed"),
     *("compare", "curves", "report", "describe", "export", "import"),
 )
 
@@ -145,6 +149,16 @@ def test_help(package, capsys, command: str) -> None:
     status, out, _ = run(package, capsys, *command.split(), "--help")
     assert status == 0
     assert len(out) > 300
+    assert "{None" not in out, "a value that may be left out is shown as INT or PATH"
+    assert "default: None" not in out
+
+
+def test_none_takes_a_value_back() -> None:
+    """Though the help doesn't show it."""
+    command = cli._parse("jaxvae", ["train", "--max-steps", "None", "--train-images", "None", "--out", "a"])
+    assert (command.spec.training.max_steps, command.spec.images.train_images) == (None, None)
+    given = cli._parse("jaxvae", ["import", "a", "--out", "b", "--image", "2", "3", "1", "--range", "None"]).given
+    assert (given.image, given.range) == ((2, 3, 1), None)
 
 
 def test_help_has_no_line_breaks_of_its_own() -> None:
@@ -223,6 +237,9 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
     ("flags", "says"),
     [
         ("--preset nope", "There is no preset 'nope'; choose one of pytorch-examples, yunjey"),
+        ("--preset cnv", r"There is no preset 'cnv' \(did you mean conv\?\); choose one of"),
+        ("--data mnsit", r"found 'mnsit' \(did you mean mnist\?\)\."),
+        ("--data image:faces", r"found 'image:faces' \(did you mean images:faces\?\)\."),
         ("--latent -3", "latent must be positive and below 2.31, found -3"),
         ("--hidden 400 0", "hidden must be positive"),
         ("--beta -1", "beta must be finite and at least 0, found -1"),
@@ -254,6 +271,46 @@ def test_a_run_that_can_not_be_is_refused_and_nothing_is_written(
 ) -> None:
     fails(package, capsys, says, "train", *flags.split(), "--out", tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_is_a_path_is_named_with_its_kind(package, capsys, tmp_path) -> None:
+    (tmp_path / "arrays").mkdir()
+    for name in ("a.npz", "b.npy", "arrays/train.npy", "notes.txt"):
+        (tmp_path / name).touch()
+    kinds = {".": "a folder: give images", "arrays": "a folder: give npy", "a.npz": "a file: give npz"}
+    for name, says in (kinds | {"b.npy": "a file: give npy"}).items():
+        path = tmp_path / name
+        fails(package, capsys, f"; that is {says}:{re.escape(str(path))}\\.$", "train", "--data", path)
+    for name in ("notes.txt", "none", "x" * 300):
+        fails(package, capsys, r"found '[^']*'\.$", "train", "--data", tmp_path / name)
+
+
+def test_versions_and_commands_that_are_none(package, capsys) -> None:
+    name = package.__name__
+    framework = {"jaxvae": f"jax {jax.__version__}, ", "torchvae": f"torch {torch.__version__.partition('+')[0]}"}
+    status, out, err = run(package, capsys, "--version")
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{name} {package.__version__} ({framework[name]}")
+    assert out.endswith(f", Python {platform.python_version()})\n")
+    fails(package, capsys, r"There is no command 'tarin' \(did you mean train\?\); choose one of train, ", "tarin")
+    fails(package, capsys, r"There is no command 'runs/a'; choose one of train, ", "runs/a")
+
+
+def test_a_shell_completes_commands_and_flags(tmp_path) -> None:
+    """By the script that running.md says how to write."""
+    file = tmp_path / "torchvae"
+    with pytest.raises(SystemExit):
+        cli.main(torchvae, ["--tyro-write-completion", "bash", str(file)])
+    typed = "COMP_WORDS=(torchvae train --lat); COMP_CWORD=2; _tyro_torchvae torchvae --lat"
+    script = f'source {file}; {typed}; echo "${{COMPREPLY[@]}}"'
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.split() == ["--latent"]
+
+
+def test_the_versions_that_parity_compares(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["parity", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        run_parity()
+    assert re.fullmatch(r"parity \S+ \(jax .*, flax .*, optax .*, torch .*, Python .*\)\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("flags", ["--latent abc", "--bogus 3", "--dtype float16", "--hidden x"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvae.shared.commands import compare
-from jaxvae.shared.commands.common import changed_flags
+from jaxvae.shared.runs.command_line import changed_flags
 from jaxvae.shared.text import counted, markdown_table, printable, say, text_table
 from jaxvae.shared.training import progress
 from parity_tests.corrupt import readers

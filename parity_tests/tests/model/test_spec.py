@@ -257,7 +257,7 @@ def test_a_preset_is_changed_by_the_names_of_fields() -> None:
     assert (spec.model.latent, spec.training.epochs, spec.objective.beta) == (16, 3, 0.5)
     assert (spec.images.range, spec.data, spec.model.hidden) == ("unit", "digits", (8, 16))
     assert preset("conv").model.latent == 128
-    with pytest.raises(InputError, match=r"no field 'latents'; did you mean latent\?"):
+    with pytest.raises(InputError, match=r"no field 'latents' \(did you mean latent\?\); it has data"):
         preset("conv", latents=16)
     with pytest.raises(InputError, match="no field 'zzz'; it has data, model, "):
         preset("conv", zzz=1)

@@ -498,6 +498,26 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path, monkeypatch) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(
+    ("ends", "longer"),
+    [
+        ("--epochs 1", "--epochs, more than 1"),
+        ("--max-steps 5", "--max-steps, more than 5"),
+        ("--epochs 1 --max-steps 12", "--epochs, more than 1, and --max-steps, more than 12"),
+    ],
+)
+def test_a_finished_run_says_what_trains_it_longer(tmp_path, capsys, ends: str, longer: str) -> None:
+    run = tmp_path / "run"
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, *ends.split(), "--out", str(run)]) == 0
+    assert "It is finished" not in capsys.readouterr().out
+    before = contents(run)
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(run)]) == 0
+    assert f"It is finished, so that its last epoch is only evaluated again; to train it longer give {longer}.\n" in (
+        capsys.readouterr().out
+    )
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize(("first", "then"), [("--max-steps 5", "--epochs 9"), ("--epochs 1", "--max-steps 30")])
 def test_resuming_for_no_longer_is_refused(tmp_path, capsys, first: str, then: str) -> None:
     run = tmp_path / "run"

@@ -10,13 +10,13 @@ from typing import Any
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import sweep_summary
-from jaxvae.shared.commands.common import changed_flags, flags_of
 from jaxvae.shared.config.fields import later
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs.command_line import changed_flags, flags_of
 from jaxvae.shared.text import say
 
 _VERSION = 1  # of sweep.json
