@@ -19,8 +19,8 @@ ROUGH_REASON = {
 }
 _FAR = 1e6
 _SATURATED = 1e4
-"""Roundings of the largest gradient at the given weights that are left of one at others, where tanh may be 1 in one
-network and the number before 1 in the other."""
+"""Roundings of what a number is at the given weights that are left of it at others, where tanh may be 1 in one network
+and the number before 1 in the other."""
 
 
 class Judged(NamedTuple):
@@ -34,7 +34,12 @@ class Judged(NamedTuple):
 
 
 def judge(
-    name: str, level: Level, evaluation: Evaluation, tolerance: float, rough: bool = False, given: float = 0.0
+    name: str,
+    level: Level,
+    evaluation: Evaluation,
+    tolerance: float,
+    rough: bool = False,
+    given: Mapping[str, float] = {},
 ) -> Judged:
     """Compare a level.
 
@@ -45,7 +50,7 @@ def judge(
         tolerance: How many rounding errors an entry may differ by.
         rough: Whether the weights are others than the given ones; what is infinite or NaN in both networks there is
             the same.
-        given: The largest gradient at the given weights, where gradients at others are compared.
+        given: The size of each array at the given weights, where it is compared at others.
 
     Returns:
         The finding, the size of each array's difference, and the networks as they were compared.
@@ -76,7 +81,7 @@ def judge(
     return Judged(finding, sizes, evaluation)
 
 
-def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float, given: float) -> Finding:
+def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float, given: Mapping[str, float]) -> Finding:
     """Compare the gradients at other weights as they are, with JAX's weights let go once its gradient is known.
 
     The two networks at the given weights and at others, with both gradients, are the most memory that a comparison
@@ -91,18 +96,21 @@ def judge_gradients_lean(name: str, evaluation: Evaluation, tolerance: float, gi
 
 
 def _least(
-    level: Level, in_jax: Arrays, in_torch: Arrays, dtype: str, tolerance: float, given: float
+    level: Level, in_jax: Arrays, in_torch: Arrays, dtype: str, tolerance: float, given: Mapping[str, float]
 ) -> Mapping[str, float]:
     """Return the least rounding errors at other weights: a share of the largest gradient, or of each array's largest
     entry but for those that are far larger than most, as of a mask."""
-    share = ROUGH[dtype]
+    left = _SATURATED * float(np.finfo(dtype).eps)
     if level == "gradients":
-        scale = share * max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
-        return dict.fromkeys(in_torch, max(scale, _SATURATED * float(np.finfo(dtype).eps) * given) / tolerance)
-    return {name: share / tolerance * _usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
+        here = max(map(rounding.largest, (*in_jax.values(), *in_torch.values())), default=0.0)
+        least = max(ROUGH[dtype] * here, left * max(given.values(), default=0.0))
+        return dict.fromkeys(in_torch, least / tolerance)
+    sizes = {name: usual(array) for name, array in in_torch.items() if array.dtype.kind in "fc"}
+    return {name: max(ROUGH[dtype] * size, left * given.get(name, 0.0)) / tolerance for name, size in sizes.items()}
 
 
-def _usual(array: np.ndarray) -> float:
+def usual(array: np.ndarray) -> float:
+    """Return the size of the largest entry that is not far larger than most."""
     sizes = np.abs(array[np.isfinite(array) & (array != 0)])
     return float(sizes[sizes <= _FAR * np.median(sizes)].max()) if sizes.size else 0.0
 

@@ -1,6 +1,6 @@
 """The levels at which a JAX model is compared with a torch module."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from parity_tests.harness.modules.drawn import enlarged, scattered
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Evaluation, Level
 from parity_tests.harness.modules.exercised import effects, exercised, unpaired
-from parity_tests.harness.modules.judging import judge, judge_gradients_lean
+from parity_tests.harness.modules.judging import judge, judge_gradients_lean, usual
 from parity_tests.harness.modules.optimizers import train_both
 from parity_tests.harness.modules.outputs import MixedError, detached
 from parity_tests.harness.modules.pair import Arrays, Both
@@ -94,7 +94,7 @@ class Levels:
         if (other := self._at(point)) is None:
             self.left_out += ELSEWHERE[point] if self.options["losses"] is not None else ELSEWHERE[point][:1]
             return
-        outputs = judge(ELSEWHERE[point][0], "outputs", other, self.tolerance, rough=True)
+        outputs = judge(ELSEWHERE[point][0], "outputs", other, self.tolerance, rough=True, given=self.sizes_of_outputs)
         yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
         if point == 1:
             yield from self._at_larger_inputs(other)
@@ -116,15 +116,16 @@ class Levels:
         if (other := self.evaluation.at(both)) is None:
             self.left_out += (LARGER,)
             return
-        outputs = judge(LARGER, "outputs", other, self.tolerance, rough=True)
+        outputs = judge(LARGER, "outputs", other, self.tolerance, rough=True, given=self.sizes_of_outputs)
         yield outputs.finding, lambda: diagnoses.in_outputs(other, outputs.finding.where)
 
     def _gradients_elsewhere(self, point: int, evaluation: Evaluation) -> Compared:
         name = ELSEWHERE[point][1]
-        finding = judge_gradients_lean(name, evaluation, self.tolerance, self.slope)
+        finding = judge_gradients_lean(name, evaluation, self.tolerance, self.sizes_of_gradients)
         if finding.passed or (again := self._at(point)) is None:
             return finding, lambda: None
-        finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True, given=self.slope)
+        sizes_given = self.sizes_of_gradients
+        finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True, given=sizes_given)
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
     def _at(self, point: int) -> Evaluation | None:
@@ -150,10 +151,12 @@ class Levels:
                 "outputs: neither model returns a number, so there is nothing to compare: make both return some."
             )
         evaluation.know("outputs", mine, other)
+        self.sizes_of_outputs = {name: usual(array) for name, array in other.items() if array.dtype.kind in "fc"}
 
     compared_state: tuple[str, ...] = ()
-    slope = 0.0
-    """The largest gradient at the given weights."""
+    sizes_of_outputs: Mapping[str, float] = {}
+    sizes_of_gradients: Mapping[str, float] = {}
+    """At the given weights."""
 
     def _state(self) -> Iterator[Compared]:
         """Compare whatever a call has changed, in either framework, under any name."""
@@ -200,7 +203,8 @@ class Levels:
         yield self._level(
             GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(self.evaluation, self.sizes, self.tolerance)
         )
-        self.slope = max(map(rounding.largest, self.evaluation.torch_numbers("gradients").values()), default=0.0)
+        gradients = self.evaluation.torch_numbers("gradients")
+        self.sizes_of_gradients = {name: rounding.largest(array) for name, array in gradients.items()}
         self.evaluation.forget_gradients()
         optimizers = self.options["optimizers"]
         if optimizers is None:
