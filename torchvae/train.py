@@ -174,6 +174,7 @@ def loss(
         InputError: If the model, the images or the labels are not the configuration's, if the objective has several
             phases and none is given, or if each image is to be binarised once for a whole run.
     """
+    check_params("loss", spec.model, model, spec.training.stored)
     require_bytes("loss", images, spec.model.image)
     require_labels("loss", spec, labels, len(images))
     require_drawn_anew(spec)

@@ -12,9 +12,10 @@ from typing import Any
 from jaxvae.shared import safe_io
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
-from jaxvae.shared.text import named, say
+from jaxvae.shared.text import LONGEST, printable, say
 
 _DEPTH = 6  # folders below the first one
+_NAMED = 5  # of those left out
 _NO_RUNS = ("checkpoints", "images", "tensorboard")  # folders of a run
 
 
@@ -78,8 +79,9 @@ def chosen_runs(program: str, given: Sequence[Path], why_not: Callable[[Path], s
             elif run not in runs:
                 runs.append(run)
     if runs and left_out:
-        reasons = named(f"{path} ({reason})" for path, reason in left_out.items())
-        say(f"{program}: WARNING: left out: {reasons}.", sys.stderr)
+        few = [f"{printable(str(path), LONGEST)} ({reason})" for path, reason in [*left_out.items()][:_NAMED]]
+        rest = [f"and {len(left_out) - _NAMED:,} more"] if len(left_out) > _NAMED else []
+        say(f"{program}: WARNING: left out: {', '.join([*few, *rest])}.", sys.stderr)
     return runs or list(left_out)[:1]
 
 

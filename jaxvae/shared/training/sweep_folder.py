@@ -11,7 +11,7 @@ from typing import Any
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import sweep_summary
 from jaxvae.shared.config.fields import later
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
@@ -114,9 +114,14 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
 def _shared_flags(spec: Spec) -> dict[str, Any]:
     """The flags that all runs of a sweep share, as they are read back from JSON, without later ones at their default,
     as in a configuration."""
-    flags, defaults = flags_of(spec), later(ModelSpec)
+    flags, defaults = flags_of(spec), _later()
     apart = {"seed", "beta", "learning_rate", *(name for name, value in defaults.items() if flags[name] == value)}
     return {name: value for name, value in _as_read(flags).items() if name not in apart}
+
+
+def _later() -> dict[str, Any]:
+    """The defaults of the flags that sweeps of earlier versions lack."""
+    return {name: value for part in (ModelSpec, TrainingSpec, ImagesSpec) for name, value in later(part).items()}
 
 
 def _as_read(flags: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +129,6 @@ def _as_read(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    defaults = _as_read(later(ModelSpec))
+    defaults = _as_read(_later())
     if changed := changed_flags(defaults | before, defaults | now):
         raise InputError(f"{path} has another configuration: {changed}; leave that out, or give another --out.")

@@ -317,8 +317,12 @@ def test_what_is_no_weight_file_is_said(name: str, tmp_path) -> None:
         package.save(tmp_path / "a", other, params)
     assert not list(tmp_path.iterdir())
     file = written_by(name, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        package.to_arrays(SPEC, package.load(tmp_path)[1])["encoder.mean.bias"],
+        package.to_arrays(SPEC, package.load(file)[1])["encoder.mean.bias"],
+    )
     with pytest.raises(InputError, match=f"^There is no weight file {tmp_path}, found a folder; give {file}.$"):
-        package.load(tmp_path)
+        package.load_checkpoint(tmp_path)
 
 
 def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch) -> None:

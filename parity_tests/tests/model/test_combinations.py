@@ -163,6 +163,7 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (dataclasses.replace(LAYERS, network="mlp"), O(), I(), "only the network layers has layers in encoder and decoder"),
     (M(slope=0.3), O(), I(), "only leaky-relu has a slope, and the activation is relu; give --slope 0.01"),
     (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
+    (M(), O(), I(shift=28), "a shift of 28 pixels moves an image out of itself"),
     (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
 ]
 

@@ -34,11 +34,11 @@ ONCE_WRONG = (
     23099,
     24398,
 )
-"""Seeds over 41 whose verdict was wrong before: each is one of a kind."""
+"""Seeds over 39 whose verdict was wrong before: each is one of a kind."""
 ONCE_MISPLACED = (2572, 2636)
 
 
-@pytest.mark.parametrize("seed", [*range(42), *ONCE_WRONG])
+@pytest.mark.parametrize("seed", [*range(40), *ONCE_WRONG])
 def test_no_verdict_is_false(seed: int) -> None:
     outcome = judge(seed)
     assert not outcome.false, outcome

@@ -87,6 +87,7 @@ ARGUMENTS = {
     ("nets", "bind"): ({"dtype"}, "torch.autocast sets it"),
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
+    ("augmentation", "augment"): ({"places"}, "XLA follows the images' rows"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
     ("parallel", "split"): ({"axis"}, "XLA follows the pixels' rows in all else"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
@@ -97,7 +98,7 @@ WORDS = {"params": "model", "opt_state": "optimizer"}
 DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
-    *("train_step", "train_epoch", "epoch_order", "training_loss"),
+    *("train_step", "train_epoch", "epoch_order", "training_loss", "augment"),
     "split",
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
