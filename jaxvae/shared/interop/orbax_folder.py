@@ -59,7 +59,8 @@ def read(path: Path, prefix: str | None) -> tuple[Tensor, ...]:
             return _read(path, budget, tensorstore.open(spec, read=True).result(), keys)
 
         return tensor_trees.flat(path, tree, array, prefix)
-    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:  # tensorstore's, and of the metadata
+    # What tensorstore raises, also of a text that is no Unicode, and what the metadata's reading does.
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError) as error:
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(f"{path} is not a whole Orbax folder ({reason}); copy it or save it again.") from None
 
