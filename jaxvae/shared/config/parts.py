@@ -222,6 +222,8 @@ class TrainingSpec:
                 )
         elif self.schedule == "steps":
             raise InputError("The schedule steps needs the steps after which the rate falls; give --decay-steps.")
+        if self.schedule == "steps" and self.decay == 1:
+            raise InputError("The schedule steps multiplies the rate by the decay, which is 1; give a --decay below 1.")
         for name in ("rate_warmup", "weight_decay", "clip"):
             require_not_negative(name, getattr(self, name))
         require(

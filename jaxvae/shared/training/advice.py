@@ -25,6 +25,14 @@ def advice(spec: Spec, train: int, test: int) -> Iterator[str]:
             f"The learning rate falls after each epoch, which has {counted(steps, 'step')} here: it ends at {last:.2g} "
             f"of itself, after {counted(total, 'step')}. --schedule steps or cosine counts steps."
         )
+    rising, falling = training.rate_warmup, training.resolved(train).decay_steps
+    if training.schedule == "cosine" and falling is not None and rising + falling < total:
+        yield (
+            f"The learning rate is 0 from step {rising + falling:,} on, of {total:,}: later steps change no weight. "
+            "Leave out --decay-steps for a cosine up to the last step."
+        )
+    if rising >= total:
+        yield f"The learning rate rises over {counted(rising, 'step')}, and the run has {total:,}: give fewer."
     if spec.objective.units == "mixed" and spec.effective_beta > _STRONG:
         yield (
             f"With {spec.model.pixels:,} values in an image the divergence counts {spec.effective_beta:.3g} times "

@@ -185,6 +185,7 @@ def test_every_level_agrees(name: str) -> None:
     ("given", "sentence"),
     [
         ({"schedule": "steps"}, "give --decay-steps"),
+        ({"schedule": "steps", "decay_steps": 9}, "give a --decay below 1"),
         ({"decay_steps": 5}, "leave out --decay-steps, found 5"),
         ({"schedule": "cosine", "decay": 0.5}, "The cosine schedule has its own decay; give --decay 1, found 0.5"),
         ({"clip_rule": "optax"}, "give --clip, or leave out --clip-rule"),
@@ -211,6 +212,9 @@ def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
         ({"epochs": 50, "decay": 1.0}, (450, 50), []),
         ({"epochs": 50}, (60_000, 10_000), []),
         ({"schedule": "steps", "decay_steps": 100}, (450, 50), []),
+        ({"schedule": "cosine", "decay": 1.0, "decay_steps": 9}, (640, 64), ["is 0 from step 9 on, of 100"]),
+        ({"schedule": "cosine", "decay": 1.0, "rate_warmup": 9}, (640, 64), []),
+        ({"decay": 1.0, "rate_warmup": 100}, (640, 64), ["over 100 steps, and the run has 100"]),
         ({"epochs": 3}, (450, 31), ["the mean of 31 images, too few"]),
         ({"beta": 0.01}, (60_000, 10_000), ["the divergence counts 7.84 times"]),
     ],
