@@ -6,6 +6,7 @@ the only functions it can name are NumPy's for an array, which are replaced here
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def _verified(name: str, path: Path) -> np.ndarray:
 def _batch(path: Path, content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The images `[n, height, width, channels]` and the labels `[n]` in a verified file, uint8."""
     try:
+        _require_small_memo(content.data)
         batch = _Unpickler(io.BytesIO(content.data), encoding="bytes").load()
         pixels, labels = batch[b"data"].pixels, np.array(batch[b"labels"], np.int64)
         planes = pixels.reshape(BATCH, IMAGE[2], *IMAGE[:2])  # all of an image's red, then its green, then its blue
@@ -83,6 +85,14 @@ def _batch(path: Path, content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if labels.shape != (BATCH,) or labels.min() < 0 or labels.max() >= CLASSES:
         raise published.unpublished(CIFAR10, path, f"other labels than {BATCH:,} from 0 to {CLASSES - 1}")
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels.astype(np.uint8)
+
+
+def _require_small_memo(content: memoryview) -> None:
+    """Checks that a pickle is whole, and that it stores no value at a number beyond that of its operations: pickle makes
+    a table up to that number."""
+    for count, (operation, argument, _) in enumerate(pickletools.genops(bytes(content))):
+        if operation.name.endswith("PUT") and not 0 <= int(argument) <= count:  # type: ignore[arg-type]
+            raise pickle.UnpicklingError(f"its operation {count} stores value number {argument}")
 
 
 class _Array:
