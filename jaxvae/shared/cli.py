@@ -230,7 +230,12 @@ def _refused_variable(error: BaseException) -> str | None:
         frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__", "").partition(".")[0] in _IMPORTED
         for frame in frames
     )
-    named = (name for name in os.environ if name.startswith(_VARIABLES) and name.lower() in str(error).lower())
+    text = str(error).lower()
+    named = (
+        name
+        for name, value in os.environ.items()
+        if name.startswith(_VARIABLES) and (name.lower() in text or repr(value).lower() in text)
+    )
     return max(named, key=len, default=None) if importing else None
 
 

@@ -88,8 +88,8 @@ def _batch(path: Path, content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_small_memo(content: memoryview) -> None:
-    """Checks that a pickle is whole, and that it stores no value at a number beyond that of its operations: pickle makes
-    a table up to that number."""
+    """Checks that a pickle is whole and stores no value at a larger number than it has operations: pickle makes a table
+    up to that number."""
     for count, (operation, argument, _) in enumerate(pickletools.genops(bytes(content))):
         if operation.name.endswith("PUT") and not 0 <= int(argument) <= count:  # type: ignore[arg-type]
             raise pickle.UnpicklingError(f"its operation {count} stores value number {argument}")

@@ -76,7 +76,13 @@ def test_a_transfer_guard_that_forbids_is_named(run, tmp_path, variable: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "variable"), [("jaxvae", "JAX_ENABLE_X64"), ("jaxvae", "JAX_TRANSFER_GUARD"), ("torchvae", "TORCH_LOGS")]
+    ("name", "variable"),
+    [
+        ("jaxvae", "JAX_ENABLE_X64"),
+        ("jaxvae", "JAX_TRANSFER_GUARD"),
+        ("torchvae", "TORCH_LOGS"),
+        ("torchvae", "TORCH_LOGS_FORMAT"),  # whose message has the value alone
+    ],
 )
 def test_a_variable_that_a_framework_refuses_is_named(run, tmp_path, name: str, variable: str) -> None:
     """In a process that has not imported it."""
