@@ -9,6 +9,8 @@ OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False, "xla_backend_opt
 """XLA would leave out a conversion to fewer bits and back, which another framework computes. At level 0 the gradient of
 a maximum is NaN, as its numbers are computed twice, with other roundings; higher ones take longer to compile."""
 
+UNFUSED = OPTIONS | {"xla_disable_hlo_passes": "fusion"}
+
 
 def compiled(call: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function; one that can't be compiled, such as one that asks for an array's values, runs as it is.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks.compiled import OPTIONS, compiled
+from parity_tests.harness.hooks.compiled import OPTIONS, UNFUSED, compiled
 from parity_tests.harness.hooks.memory import returned
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import torch_state
@@ -38,8 +38,8 @@ class Evaluation:
         self._forward = compiled(both.net.apply)
         self._gradient: Callable[..., Any] | None = None
         self._slopes: Callable[..., Any] | None = None
-        self.op_by_op = False
-        """Whether JAX's gradients are computed without a compiled program."""
+        self.unfused = False
+        """Whether XLA keeps JAX's operations apart in the gradient."""
         self._loss_slopes: tuple[Any, Any, Any] | None = None
         self.trees: tuple[Any, Any] = (None, None)
         """The outputs of both networks, once they were called; a sample is paired as they are."""
@@ -60,21 +60,21 @@ class Evaluation:
             return None
         other._called = in_torch if self.losses is not None else None
         other._forward, other._slopes, other._gradient = self._forward, self._slopes, self._gradient
-        other._sharing, other.op_by_op = self._sharing, self.op_by_op
+        other._sharing, other.unfused = self._sharing, self.unfused
         with raised_by("The JAX model at other weights"):
             in_jax, _ = other.forward_jax(both)
         other.trees = in_jax, detached(in_torch[0])
         other.know("outputs", *both.outputs(*other.trees))
         return other
 
-    def uncompiled(self) -> "Evaluation":
-        """Return an evaluation at the same numbers whose gradients in JAX are computed op by op.
+    def apart(self) -> "Evaluation":
+        """Return an evaluation at the same numbers whose gradients in JAX are computed with XLA's fusion left out.
 
         XLA may compute numbers once for their maximum and again, rounded otherwise, where its gradient looks which of
         them is the maximum; the gradient then takes another path.
         """
         other = Evaluation(self.both, self.losses, self._in_double)
-        other._forward, other._sharing, other.trees, other.op_by_op = self._forward, self._sharing, self.trees, True
+        other._forward, other._sharing, other.trees, other.unfused = self._forward, self._sharing, self.trees, True
         other._known = {place: known for place, known in self._known.items() if place != ("jax", "gradients")}
         return other
 
@@ -99,14 +99,12 @@ class Evaluation:
         """Return the gradient of JAX's loss with respect to its parameters."""
         assert self.losses is not None
         loss, apply = self.losses[0], self.both.net.apply
-        if self.op_by_op:
-            with jax.disable_jit(), raised_by("The gradient of the JAX model or of its loss"):
-                return jax.grad(lambda params: loss(apply(params, state, *inputs)[0]))(params)
         if self._gradient is None:
-            with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
-                return self.slopes(True, params, state, list(inputs))[0]
+            if not self.unfused:
+                with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
+                    return self.slopes(True, params, state, list(inputs))[0]
             of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
-            self._gradient = jax.jit(of_loss, compiler_options=OPTIONS)
+            self._gradient = jax.jit(of_loss, compiler_options=UNFUSED if self.unfused else OPTIONS)
         with raised_by("The gradient of the JAX model or of its loss"):
             return self._gradient(params, state, *inputs)
 
@@ -243,7 +241,7 @@ class Evaluation:
         if self._exact is None:
             with settings("float64"):
                 self._exact = self._in_double(self.both)
-                self._exact.op_by_op = self.op_by_op
+                self._exact.unfused = self.unfused
         return self._exact, unit(self.both.dtype) / unit("float64")
 
 

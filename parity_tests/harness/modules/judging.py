@@ -30,7 +30,7 @@ class Judged(NamedTuple):
     sizes: dict[str, float]
     """The largest difference of each array, in rounding errors."""
     evaluation: Evaluation
-    """The networks as they were compared: JAX's gradients op by op if its compiled ones differ from those."""
+    """The networks as they were compared: JAX's gradients unfused if its fused ones differ from those."""
 
 
 def judge(
@@ -70,9 +70,9 @@ def judge(
     elif level == "gradients":
         least = rounding.least_of_gradients(evaluation.torch_numbers(level))
     worst, sizes = rounding.judged(numbers, dtype, tolerance, samples, least)
-    if level == "gradients" and worst.size > tolerance and not evaluation.op_by_op:
-        other = evaluation.uncompiled()
-        with contextlib.suppress(Exception):  # a model that runs only compiled
+    if level == "gradients" and worst.size > tolerance and not evaluation.unfused:
+        other = evaluation.apart()
+        with contextlib.suppress(Exception):  # a model that XLA compiles only fused
             two = other.jax_numbers(level), evaluation.jax_numbers(level)
             if rounding.worst(*two, least, dtype).size > tolerance:
                 return judge(name, level, other, tolerance, rough, given)
