@@ -60,6 +60,8 @@ def facts(spec: Spec) -> dict[str, str]:
         "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, "
         f"{counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
+    if training.ema:
+        rows["weights"] = f"a moving average of decay {training.ema:g}, less at first, is evaluated and saved"
     if model.classes:
         rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:
