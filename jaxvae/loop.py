@@ -116,7 +116,7 @@ def fit(
                 key = stream_key(own.key, "evaluation", epoch)
                 evaluated, validated = average_terms(spec, own.evaluated, test, key, test_labels), None
                 require_finite(spec, evaluated, done)
-                if data.validation is not None:
+                if validation is not None:
                     key = stream_key(own.key, "validation", epoch)
                     validated = average_terms(spec, own.evaluated, validation, key, validation_labels, "validation")
                     require_finite(spec, validated, done)

@@ -88,7 +88,7 @@ def fit_together(
                     key = stream_key(part.state.key, "evaluation", epoch)
                     evaluated = average_terms(_tested(specs[i]), part.state.evaluated, test, key, test_labels)
                     validated = None
-                    if data.validation is not None:
+                    if validation is not None:
                         key, labels = stream_key(part.state.key, "validation", epoch), validation_labels
                         own = _tested(specs[i]), part.state.evaluated, validation, key, labels, "validation"
                         validated = average_terms(*own)

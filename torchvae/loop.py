@@ -76,9 +76,8 @@ def fit(
         require_state("fit", start[0], TrainState, spec.training)
         check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
-    test, validation = (
-        None if images is None else torch.tensor(images, device=device) for images in (data.test, data.validation)
-    )
+    test = torch.tensor(data.test, device=device)
+    validation = None if data.validation is None else torch.tensor(data.validation, device=device)
     train_labels, test_labels, validation_labels = (
         torch.tensor(labels, device=device) if spec.model.classes and labels is not None else None
         for labels in (data.train_labels, data.test_labels, data.validation_labels)
@@ -113,7 +112,7 @@ def fit(
             key = stream_key(now.key, "evaluation", epoch)
             evaluated, validated = average_terms(spec, now.evaluated, test, key, test_labels), None
             require_finite(spec, evaluated, done)
-            if data.validation is not None:
+            if validation is not None:
                 key = stream_key(now.key, "validation", epoch)
                 validated = average_terms(spec, now.evaluated, validation, key, validation_labels, "validation")
                 require_finite(spec, validated, done)

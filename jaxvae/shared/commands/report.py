@@ -146,7 +146,9 @@ def _curves(model: TrainedModel) -> str:
         reason = "the run was imported" if "imported" in model.run.config else "its metrics.jsonl is empty"
         return webpage.paragraph(f"There are no metrics of its training: {reason}.")
     splits = [split for split in SPLITS if any(record["split"] == split for record in records)]
-    return webpage.curves(svg_charts.learning_curves(records, model.run.spec.terms), splits)
+    kept = f"The weights are those of epoch {model.epoch}, the best by validation loss."
+    best = webpage.paragraph(kept, "soft") if "validation" in splits else ""
+    return webpage.curves(svg_charts.learning_curves(records, model.run.spec.terms), splits) + best
 
 
 def _samples(model: TrainedModel) -> str:

@@ -57,7 +57,7 @@ def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key
         spec: The configuration.
         images: uint8 `[n, height, width, channels]`.
         places: The index of each image in its split, `[n]`.
-        split: `train` or `test`.
+        split: `train`, `test` or `validation`.
         key: The key of the step; needed for dynamic binarisation only.
 
     Returns:

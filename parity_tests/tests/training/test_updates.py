@@ -236,7 +236,13 @@ def test_augmented_images_are_those_of_the_plain_formulas(package: str, flip: bo
 
 
 CASES = {
-    "cosine": {"schedule": "cosine", "rate_warmup": 5, "clip": 1e-3, "weight_decay": 0.05, "ema": 0.9},  # and augmented
+    "cosine": {
+        "schedule": "cosine",
+        "rate_warmup": 5,
+        "clip": 1e-3,
+        "weight_decay": 0.05,
+        "ema": 0.9,
+    },  # and augmented, and validated
     "phases": {"schedule": "cosine", "clip": 1e-3, "ema": 0.99},
     "steps": {"schedule": "steps", "decay": 0.7, "decay_steps": 4, "clip": 1e-3, "clip_rule": "optax"},
 }
@@ -245,7 +251,8 @@ CASES = {
 @pytest.mark.parametrize("name", quick(CASES, ["cosine"]))
 def test_every_level_agrees(name: str) -> None:
     spec = small("adversarial" if name == "phases" else "pytorch-examples")
-    images = dataclasses.replace(spec.images, flip=True, shift=2) if name == "cosine" else spec.images
+    augmented = {"flip": True, "shift": 2, "validation": 10}
+    images = dataclasses.replace(spec.images, **augmented) if name == "cosine" else spec.images
     spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, **CASES[name]), images=images)
     result = prove.prove(spec, some(spec), dtypes=["float64"], steps=STEPS)
     assert result.passed, report.verdict(result)
