@@ -223,7 +223,7 @@ def _resumed_session(
         if not backend.first():
             yield session._replace(run=run_folder.Run(path, flags.spec, {**run.config, **kept}))
             return
-        _require_best(run, losses)
+        _restore_best(run, losses)
         metrics.cut(run, before + 1, step - begun)
         sessions = [*run.config["sessions"], session_record(backend, device, step)]
         then, now = (one["device"] for one in sessions[-2:])
@@ -251,8 +251,11 @@ def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
         raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
 
 
-def _require_best(run: run_folder.Run, losses: list[float]) -> None:
-    """Raise InputError if the weights of the best epoch so far are lost."""
+def _restore_best(run: run_folder.Run, losses: list[float]) -> None:
+    """Put the weights of the best epoch back that are not those of an epoch that was cut short. Raises InputError if
+    they are lost."""
+    if checkpoints.best_before(run).is_file():
+        checkpoints.best_before(run).replace(run.weights)
     if losses and not run.weights.is_file():
         raise InputError(
             f"{run.weights} is missing, the weights of epoch {best_epoch(losses)}, the best one; restore it or train "

@@ -18,6 +18,7 @@ from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
 from jaxvae.shared.runs.best_epoch import best_epoch, is_over
+from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.training import tensorboard
 from jaxvae.shared.training.progress import short_terms
 
@@ -227,6 +228,8 @@ def save_epoch(backend: Backend, session: Session, progress: Progress[State]) ->
         records.append(metrics.record(run.spec, progress.step, progress.epoch, "validation", progress.validation))
         session.losses.append(float(progress.validation[0]))
     if not session.losses or best_epoch(session.losses) == progress.epoch:
+        if session.losses and progress.epoch > 1 and progress.step % run.spec.training.epoch_steps(images):
+            write_atomically(checkpoints.best_before(run), run.weights.read_bytes())
         backend.save(run.weights, run.spec, progress.state.evaluated)
     if session.ended_early and not checkpoints.path(run, progress.step).exists():
         save_part(backend, session, Part(progress.state, progress.epoch, progress.step, progress.train), True)

@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,15 +146,16 @@ AVERAGED = TrainingSpec(dtype="float64", ema=0.5)
 def test_averaged_weights_are_those_of_pytorch_and_of_tensorflow(package: str, x64: None) -> None:
     """torch's average copies the buffers too, and is given TensorFlow's decay with num_updates."""
     spec = dataclasses.replace(small("conv"), training=AVERAGED)
-    module, averaged = importlib.import_module(package), importlib.import_module(f"{package}.updates").averaged
+    module: Any = importlib.import_module(package)
+    averaged = importlib.import_module(f"{package}.updates").averaged
     state, key = torchvae.init_state(spec), torchvae.root_key(0)
 
-    def rule(old: torch.Tensor, new: torch.Tensor, num_updates: torch.Tensor) -> torch.Tensor:
+    def rule(old: Any, new: Any, num_updates: Any) -> Any:
         t = int(num_updates)
         d = min(0.5, (1 + t) / (10 + t))
         return d * old + (1 - d) * new
 
-    theirs = torch.optim.swa_utils.AveragedModel(state.model, avg_fn=rule)
+    theirs: Any = torch.optim.swa_utils.AveragedModel(state.model, avg_fn=rule)
     ours = module.init_state(spec).average
     for step in range(1, 13):
         tensors = state.model.state_dict()
