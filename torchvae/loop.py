@@ -118,7 +118,7 @@ def fit(
                 require_finite(spec, validated, done)
                 losses.append(float(validated[0]))
             on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated, validated))
-            if spec.training.patience and agreed(is_over(losses, spec.training.patience)):
+            if spec.training.patience and agreed(int(is_over(losses, spec.training.patience))):
                 break
     return now
 

@@ -115,9 +115,9 @@ def _row(run: run_folder.Run, name: str) -> Row:
         state, diverged = "running", None
     elif record is not None and (record["step"] == steps or best_epoch.ended_early(run)):
         state, diverged = "finished", None
-    kept = best_epoch.kept(run)
-    loss, best = (None, None) if kept is None else (kept["loss"], kept["epoch"])
-    best = best if run.spec.images.validation else None
+    validated = run.spec.images.validation > 0
+    kept = best_epoch.kept(run) if validated else record
+    loss, best = (None, None) if kept is None else (kept["loss"], kept["epoch"] if validated else None)
     return Row(name, config["framework"], preset, flags, step, steps, loss, state, diverged, best)
 
 

@@ -223,8 +223,10 @@ def _resumed_session(
         if not backend.first():
             yield session._replace(run=run_folder.Run(path, flags.spec, {**run.config, **kept}))
             return
-        _restore_best(run, losses)
+        _require_best(run, losses)
         metrics.cut(run, before + 1, step - begun)
+        if checkpoints.best_before(run).is_file():  # the epoch that was cut short is trained again, and longer
+            checkpoints.best_before(run).replace(run.weights)
         sessions = [*run.config["sessions"], session_record(backend, device, step)]
         then, now = (one["device"] for one in sessions[-2:])
         if now != then and sessions[-2]["framework"] == name:
@@ -251,12 +253,9 @@ def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
         raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
 
 
-def _restore_best(run: run_folder.Run, losses: list[float]) -> None:
-    """Put the weights of the best epoch back that are not those of an epoch that was cut short. Raises InputError if
-    they are lost."""
-    if checkpoints.best_before(run).is_file():
-        checkpoints.best_before(run).replace(run.weights)
-    if losses and not run.weights.is_file():
+def _require_best(run: run_folder.Run, losses: list[float]) -> None:
+    """Raise InputError if the weights of the best epoch so far are lost."""
+    if losses and not (run.weights.is_file() or checkpoints.best_before(run).is_file()):
         raise InputError(
             f"{run.weights} is missing, the weights of epoch {best_epoch(losses)}, the best one; restore it or train "
             "again."
@@ -266,10 +265,8 @@ def _restore_best(run: run_folder.Run, losses: list[float]) -> None:
 def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, step: int) -> None:
     """Raise InputError if the command asks for fewer steps than were taken, or changes --epochs without effect."""
     training, before = flags.spec.training, run.spec.training
-    total, longer = (
-        training.total_steps(images),
-        (training.epochs, training.max_steps) != (before.epochs, before.max_steps),
-    )
+    total = training.total_steps(images)
+    longer = (training.epochs, training.max_steps) != (before.epochs, before.max_steps)
     if total < step:
         raise InputError(
             f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; give larger "

@@ -315,9 +315,11 @@ def test_a_shift_out_of_the_image_is_refused() -> None:
 
 def test_a_configuration_says_so() -> None:
     training = TrainingSpec(schedule="cosine", rate_warmup=100, clip=5.0, weight_decay=0.01, ema=0.999)
-    images = ImagesSpec(flip=True, shift=2)
+    training, images = dataclasses.replace(training, patience=1), ImagesSpec(flip=True, shift=2, validation=1000)
     text = description.text(Spec(training=training, images=images), "a title")
     assert "each image is mirrored with probability 1/2 and moved by up to 2 pixels" in " ".join(text.split())
     assert "AdamW (0.9, 0.999, eps 1e-08, weight decay 0.01) of gradients clipped to norm 5" in " ".join(text.split())
     assert "a moving average of decay 0.999, less at first, is evaluated and saved" in text
+    assert "1,000 of the training images held out" in text
+    assert "early stop  after 1 epoch without a lower validation loss" in text
     assert "rising over the first 100 steps, falling to 0 along a cosine over the run" in " ".join(text.split())
