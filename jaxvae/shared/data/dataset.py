@@ -136,7 +136,7 @@ def held_out(dataset: Dataset, n: int) -> Dataset:
 def digest(dataset: Dataset) -> str:
     """Compute the SHA-256 of the images and labels of all splits, and their shapes."""
     sha = hashlib.sha256()
-    held = () if dataset.validation is None else (dataset.validation, dataset.validation_labels)
+    held = [array for array in (dataset.validation, dataset.validation_labels) if array is not None]
     for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels, *held):
         sha.update(f"{array.shape}".encode())
         for piece in streaming.pieces(array):

@@ -215,9 +215,8 @@ def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarr
     each evaluation, on validation images first, `[evaluations, terms]`."""
     seen: list[torchvae.Progress] = []
     state = torchvae.fit(spec, data, seen.append, _device)
-    train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
-    if seen[0].validation is not None:
-        test = np.concatenate([np.stack([p.validation for p in seen]), test])
+    held = [p.validation for p in seen if p.validation is not None]
+    train, test = np.concatenate([p.train for p in seen]), np.stack([*held, *(p.test for p in seen)])
     return *_trained(spec, state), train, test
 
 
