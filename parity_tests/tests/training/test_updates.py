@@ -296,6 +296,7 @@ def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
         ({"schedule": "cosine", "decay": 1.0, "rate_warmup": 9}, (640, 64), []),
         ({"decay": 1.0, "rate_warmup": 100}, (640, 64), ["over 100 steps, and the run has 100"]),
         ({"epochs": 3}, (450, 31), ["the mean of 31 images, too few"]),
+        ({"epochs": 3, "validation": 20}, (430, 50), ["The validation loss is the mean of 20 images, too few"]),
         ({"beta": 0.01}, (60_000, 10_000), ["the divergence counts 7.84 times"]),
     ],
 )
