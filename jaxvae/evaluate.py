@@ -30,9 +30,14 @@ _PART = 20  # images between two looks at the progress
 
 
 def average_terms(
-    spec: Spec, params: Params, images: Array | np.ndarray, key: Array, labels: Array | np.ndarray | None = None
+    spec: Spec,
+    params: Params,
+    images: Array | np.ndarray,
+    key: Array,
+    labels: Array | np.ndarray | None = None,
+    split: str = "test",
 ) -> np.ndarray:
-    """Average the objective's terms over test images.
+    """Average the objective's terms over images that are not trained on.
 
     Beta and capacity are those that training ends with, and nothing is corrupted.
 
@@ -42,6 +47,7 @@ def average_terms(
         images: uint8, `[n, height, width, channels]`.
         key: The key that latents and binarised pixels are drawn from.
         labels: Classes, `[n]`, for a model with classes.
+        split: `test` or `validation`: what the images are, for static binarisation.
 
     Returns:
         The mean terms, `[terms]`, float64, nats per image.
@@ -51,7 +57,7 @@ def average_terms(
     """
     check_images("average_terms", spec, params, images, labels)
     labels = None if labels is None else jnp.asarray(labels)
-    terms = np.asarray(_terms(spec, params, jnp.asarray(images), key, labels)).astype(np.float64).mean(0)
+    terms = np.asarray(_terms(spec, split, params, jnp.asarray(images), key, labels)).astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         terms[0] = np.float64(capacity_loss(spec, terms[1], terms[2], None))
     return terms
@@ -169,13 +175,13 @@ def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _terms(spec: Spec, params: Params, images: Array, key: Array, labels: Array | None) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _terms(spec: Spec, split: str, params: Params, images: Array, key: Array, labels: Array | None) -> Array:
     """The terms of each image, `[n, terms]`."""
     places = jnp.arange(len(images))
     clean = replace(spec, images=replace(spec.images, corruption="none", corruption_level=0.0))
     draws = draw(clean, key, len(images))
-    static = image_keys(static_key(root_key(spec.training.seed), "test"), places)
+    static = image_keys(static_key(root_key(spec.training.seed), split), places)
     dynamic = image_keys(random.fold_in(key, 0), places)
 
     def one(given: tuple) -> Array:

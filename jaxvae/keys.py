@@ -20,6 +20,7 @@ class Streams(NamedTuple):
     evaluation: Array
     pictures: Array
     binarization: Array
+    validation: Array
 
 
 def root_key(seed: int) -> Array:
@@ -70,9 +71,9 @@ def static_key(key: Array, split: str) -> Array:
 
     Args:
         key: The run's root key.
-        split: `train` or `test`.
+        split: `train`, `test` or `validation`.
 
     Returns:
         The key of the data set.
     """
-    return stream_key(key, "binarization", ("train", "test").index(split))
+    return stream_key(key, "binarization", ("train", "test", "validation").index(split))

@@ -68,7 +68,8 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     check_params("save_checkpoint", spec.model, state.params, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
-    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    average = None if state.average is None else to_arrays(spec, state.average)
+    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train, average)
     weight_file.save_checkpoint(path, checkpoint)
 
 
@@ -89,7 +90,8 @@ def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spe
     params = from_arrays(checkpoint.spec, checkpoint.weights)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
     key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
-    state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key)
+    average = None if checkpoint.average is None else from_arrays(checkpoint.spec, checkpoint.average)
+    state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key, average)
     return checkpoint.spec, jax.device_put(state, device), checkpoint.train
 
 

@@ -17,8 +17,9 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, resolved
-from jaxvae.shared.data.dataset import Dataset, as_dataset
+from jaxvae.shared.data.dataset import Dataset, as_dataset, held_out
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
+from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.training.interval import Pace
 from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
 
@@ -31,6 +32,7 @@ def fit_together(
     starts: Sequence[tuple[TrainState, np.ndarray] | None] | None = None,
     on_part: Callable[[dict[int, Part[TrainState]]], None] | None = None,
     every: Sequence[int] = (),
+    histories: Sequence[Sequence[float]] | None = None,
 ) -> dict[int, TrainState]:
     """Train runs that differ only in seed, beta and learning rate, as one program.
 
@@ -44,6 +46,7 @@ def fit_together(
         starts: For each run a state to resume from, with the terms of its epoch's steps; those behind catch up first.
         on_part: Called as by `fit`, with all runs that took the part.
         every: Steps at whose multiples `on_part` is called.
+        histories: For each run the validation losses of the epochs before its state's.
 
     Returns:
         The final states by their place in `specs`. Diverged runs (NaN or infinite) are left out; `fit` says what
@@ -52,24 +55,27 @@ def fit_together(
     Raises:
         InputError: If the images, the labels or a state are not the configurations'.
     """
-    data = as_dataset("fit_together", data)
+    data = held_out(as_dataset("fit_together", data), specs[0].images.validation)
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit_together", images, specs[0].model.image)
         require_labels("fit_together", specs[0], labels, len(images))
     specs = [resolved(spec, len(data.train)) for spec in specs]
     for spec, start in zip(specs, starts or (), strict=False):
         if start is not None:
-            require_state("fit_together", start[0], TrainState)
+            require_state("fit_together", start[0], TrainState, spec.training)
             check_params("fit_together", spec.model, start[0].params, spec.training.stored)
     with jax.default_device(device):
         train, test = (jnp.asarray(images) for images in (data.train, data.test))
-        train_labels, test_labels = (
-            jnp.asarray(labels) if specs[0].model.classes else None for labels in (data.train_labels, data.test_labels)
+        validation = None if data.validation is None else jnp.asarray(data.validation)
+        train_labels, test_labels, validation_labels = (
+            jnp.asarray(labels) if specs[0].model.classes and labels is not None else None
+            for labels in (data.train_labels, data.test_labels, data.validation_labels)
         )
         training, steps, total = (t := specs[0].training), t.epoch_steps(len(train)), t.total_steps(len(train))
         betas = np.array([spec.objective.beta for spec in specs], training.stored)
         rates = np.array([spec.training.learning_rates() for spec in specs], training.stored)
         standing, finished = {}, {}
+        losses = [list(history) for history in histories or [()] * len(specs)]
         for i, spec in enumerate(specs):
             begun = None if starts is None else starts[i]
             state, terms = begun or (init_state(spec, data.train), np.zeros((0, len(spec.terms)), training.stored))
@@ -80,13 +86,19 @@ def fit_together(
                 if len(part.train) and (part.step % steps == 0 or part.step == total):
                     epoch = -(-part.step // steps)
                     key = stream_key(part.state.key, "evaluation", epoch)
-                    evaluated = average_terms(_tested(specs[i]), part.state.params, test, key, test_labels)
-                    if not np.isfinite(evaluated).all():
+                    evaluated = average_terms(_tested(specs[i]), part.state.evaluated, test, key, test_labels)
+                    validated = None
+                    if validation is not None:
+                        key, labels = stream_key(part.state.key, "validation", epoch), validation_labels
+                        own = _tested(specs[i]), part.state.evaluated, validation, key, labels, "validation"
+                        validated = average_terms(*own)
+                        losses[i].append(float(validated[0]))
+                    if not np.isfinite([evaluated, evaluated if validated is None else validated]).all():
                         del standing[i]
                         continue
-                    on_epoch(i, Progress(part.state, epoch, part.step, part.train, evaluated))
+                    on_epoch(i, Progress(part.state, epoch, part.step, part.train, evaluated, validated))
                     standing[i] = part._replace(train=part.train[:0])
-                    if part.step == total:
+                    if part.step == total or is_over(losses[i], specs[i].training.patience):
                         finished[i] = standing.pop(i).state
             if not standing:
                 return finished
@@ -129,12 +141,13 @@ def _train(
         return state, log, jnp.stack(finite).all()
 
     # One step for all: with a step each, the loop would copy every weight to leave it as it is where a run has ended.
-    axes = TrainState(0, 0, None, 0)  # type: ignore[arg-type]
-    params, opt_state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state[:2] for state in states))
+    axes = TrainState(0, 0, None, 0, 0)  # type: ignore[arg-type]
+    of_each = [(state.params, state.opt_state, state.average) for state in states]
+    params, opt_state, average = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_each)
     words = jnp.stack([random.key_data(state.key) for state in states])  # a stack of the keys would count as their use
-    stacked = TrainState(params, opt_state, states[0].step, random.wrap_key_data(words, impl="threefry2x32"))
+    stacked = TrainState(params, opt_state, states[0].step, random.wrap_key_data(words, impl="threefry2x32"), average)
     stacked, log, finite = jax.vmap(one, (axes, 0, 0), (axes, 0, 0))(stacked, betas, rates)
-    trained = {"params": stacked.params, "opt_state": stacked.opt_state}
+    trained = {"params": stacked.params, "opt_state": stacked.opt_state, "average": stacked.average}
     apart = [
         stacked._replace(**jax.tree.map(lambda leaf, i=i: leaf[i], trained), key=state.key)
         for i, state in enumerate(states)

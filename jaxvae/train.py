@@ -23,7 +23,7 @@ from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.noise_blocks import steps_at_once
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
-from jaxvae.updates import clipped, learning_rate
+from jaxvae.updates import averaged, clipped, learning_rate
 
 
 class TrainState(NamedTuple):
@@ -38,6 +38,13 @@ class TrainState(NamedTuple):
     """The optimizer state of each `objectives.Phase`, by its name, which is empty if there is one phase."""
     step: Array
     key: Array
+    average: Params | None = None
+    """The moving average of the parameters, if the configuration has an `ema`."""
+
+    @property
+    def evaluated(self) -> Params:
+        """What is evaluated, drawn and saved: the average, if there is one, or else the weights."""
+        return self.params if self.average is None else self.average
 
 
 def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> optax.GradientTransformation:
@@ -122,7 +129,8 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
         require_bytes("init_state", images, spec.model.image)
     bias = last_bias(spec, images)
     params = init(spec, streams(key).init, None if bias is None else jnp.asarray(bias))
-    return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key)
+    average = jax.tree.map(jnp.copy, params) if spec.training.ema else None
+    return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key, average)
 
 
 @names_tensors
@@ -145,7 +153,7 @@ def train_step(
     Raises:
         InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
-    require_state("train_step", state, TrainState)
+    require_state("train_step", state, TrainState, spec.training)
     check_pixels("train_step", spec, state.params, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
@@ -248,7 +256,7 @@ def train_epoch(
             or if batch norm would see a batch of one number.
     """
     require_spec(spec)
-    require_state("train_epoch", state, TrainState)
+    require_state("train_epoch", state, TrainState, spec.training)
     check_params("train_epoch", spec.model, state.params, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_images(tuple(images.shape))
@@ -306,8 +314,9 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
         updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
         params = combine(params, optax.apply_updates(trained, updates))  # type: ignore[arg-type]
         reported |= terms
-    params, opt_state, reported = whole((params, opt_state, reported))
-    return TrainState(params, opt_state, state.step + 1, state.key), collect(spec, reported)
+    average = averaged(spec, state.average, params, state.step + 1)
+    params, opt_state, average, reported = whole((params, opt_state, average, reported))
+    return TrainState(params, opt_state, state.step + 1, state.key, average), collect(spec, reported)
 
 
 def _power_less_one(base: float, t: Array) -> Array:

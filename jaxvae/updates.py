@@ -1,11 +1,12 @@
-"""What comes before an update of Adam: the learning rate of its step, and a bound on its gradient."""
+"""What comes before and after an update of Adam: the learning rate of its step, a bound on its gradient, and the
+average of the weights."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxvae.nets import Params
+from jaxvae.nets import Params, combine, partition
 from jaxvae.shared.config.spec import Spec
 
 
@@ -62,3 +63,33 @@ def clipped(spec: Spec, grads: Params) -> Params:
     if spec.training.clip_rule == "optax":
         factor = jnp.where(norm < most, 1, most / norm)
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
+
+
+def averaged(spec: Spec, average: Params | None, params: Params, step: Array | int) -> Params | None:
+    """Move the average of the weights towards the weights after a step.
+
+    It becomes d * average + (1 - d) * weights, where d = min(ema, (1 + t) / (10 + t)) after t steps. Batch norm's
+    running statistics are copied.
+
+    Args:
+        spec: The configuration, whose `ema` is the decay.
+        average: The average before; None without one.
+        params: The model's parameters.
+        step: Steps taken, t.
+
+    Returns:
+        The average.
+
+    References:
+        Polyak & Juditsky 1992 for averaging; TensorFlow's ExponentialMovingAverage for the decay by step, with
+        `num_updates`; torch.optim.swa_utils.AveragedModel, which copies buffers too.
+    """
+    if average is None:
+        return None
+    networks = sum(spec.phases.values(), ())
+    before, after = (partition(spec.model, tree, networks) for tree in (average, params))
+    t = jnp.asarray(step).astype(spec.training.stored)
+    # 1 - d without its rounding, so that the average of equal weights is equal to them.
+    share = jnp.maximum(1 - spec.training.ema, 9 / (10 + t))
+    moved = jax.tree.map(lambda old, new: old + share * (new - old), before[0], after[0])
+    return combine(after[1], moved)

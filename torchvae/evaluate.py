@@ -30,9 +30,14 @@ _DRAWN = 10  # blocks drawn together, since a draw costs hundreds of calls
 
 
 def average_terms(
-    spec: Spec, model: VAE, images: Tensor | np.ndarray, key: random.Key, labels: Tensor | np.ndarray | None = None
+    spec: Spec,
+    model: VAE,
+    images: Tensor | np.ndarray,
+    key: random.Key,
+    labels: Tensor | np.ndarray | None = None,
+    split: str = "test",
 ) -> np.ndarray:
-    """Average the objective's terms over test images.
+    """Average the objective's terms over images that are not trained on.
 
     Beta and capacity are those that training ends with, and nothing is corrupted.
 
@@ -42,6 +47,7 @@ def average_terms(
         images: uint8, `[n, height, width, channels]`.
         key: The key that latents and binarised pixels are drawn from.
         labels: Classes, `[n]`, for a model with classes.
+        split: `test` or `validation`: what the images are, for static binarisation.
 
     Returns:
         The mean terms, `[terms]`, float64, nats per image.
@@ -52,7 +58,7 @@ def average_terms(
     check_images("average_terms", spec, model, images, labels)
     device = device_of(model)
     labels = None if labels is None else to_tensor(labels, device)
-    per_image = _terms(spec, model, to_tensor(images, device), key.to(device), labels)
+    per_image = _terms(spec, split, model, to_tensor(images, device), key.to(device), labels)
     terms = per_image.cpu().numpy().astype(np.float64).mean(0)
     if spec.objective.form == "capacity":
         reconstruction, kl = torch.tensor(terms[1:])
@@ -191,12 +197,12 @@ def decode_latents(spec: Spec, model: VAE, z: np.ndarray, labels: Tensor | np.nd
 
 
 @torch.no_grad()
-def _terms(spec: Spec, model: VAE, images: Tensor, key: random.Key, labels: Tensor | None) -> Tensor:
+def _terms(spec: Spec, split: str, model: VAE, images: Tensor, key: random.Key, labels: Tensor | None) -> Tensor:
     """The terms of each image, `[n, terms]`."""
     places = torch.arange(len(images), device=images.device)
     clean = replace(spec, images=replace(spec.images, corruption="none", corruption_level=0.0))
     draws = draw(clean, key, len(images))
-    static = static_key(root_key(spec.training.seed, images.device), "test")
+    static = static_key(root_key(spec.training.seed, images.device), split)
 
     def some(rows: Tensor) -> Tensor:
         dynamic = image_keys(random.fold_in(key, 0), rows)

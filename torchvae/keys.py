@@ -18,6 +18,7 @@ class Streams(NamedTuple):
     evaluation: Key
     pictures: Key
     binarization: Key
+    validation: Key
 
 
 def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
@@ -61,9 +62,9 @@ def static_key(key: Key, split: str) -> Key:
 
     Args:
         key: The run's root key.
-        split: `train` or `test`.
+        split: `train`, `test` or `validation`.
 
     Returns:
         The key of the data set.
     """
-    return stream_key(key, "binarization", ("train", "test").index(split))
+    return stream_key(key, "binarization", ("train", "test", "validation").index(split))

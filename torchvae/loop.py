@@ -11,9 +11,10 @@ from torch import Tensor
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data import streaming
-from jaxvae.shared.data.dataset import Dataset, as_dataset
+from jaxvae.shared.data.dataset import Dataset, as_dataset, held_out
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.requirements import require_divisible_batch, require_images
+from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
 from torchvae import random
@@ -34,12 +35,15 @@ def fit(
     on_part: Callable[[Part[TrainState]], None] | None = None,
     every: Sequence[int] = (),
     stream: int | None = None,
+    history: Sequence[float] = (),
     *,
     labels: np.ndarray | None = None,
 ) -> TrainState:
     """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
-    How an epoch is cut into parts or blocks changes none of its numbers.
+    How an epoch is cut into parts or blocks changes none of its numbers. With `ImagesSpec.validation` some training
+    images are held out, and each epoch is evaluated on them too: `on_epoch` can keep the best epoch's weights. With
+    `TrainingSpec.patience` training ends once that many epochs have brought no lower validation loss.
 
     Args:
         spec: The configuration.
@@ -50,10 +54,11 @@ def fit(
         on_part: Called about once a second, at the multiples of `every`, and at an epoch's end before its evaluation.
         every: Numbers of steps at whose multiples `on_part` is called.
         stream: Bytes of a block, to load the training images in blocks of at least one batch; two are held at a time.
+        history: The validation losses of the epochs before `start`'s, for the patience.
         labels: The classes of images that are given as an array, `[n]`.
 
     Returns:
-        The final state.
+        The final state, which need not be the best epoch's.
 
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
@@ -61,20 +66,21 @@ def fit(
             changed.
     """
     require_spec(spec)
-    data = as_dataset("fit", data, labels)
+    data = held_out(as_dataset("fit", data, labels), spec.images.validation)
     for images, classes in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
         require_labels("fit", spec, classes, len(images))
     require_images(data.train.shape)
     spec = resolved(spec, len(data.train))
     if start is not None:
-        require_state("fit", start[0], TrainState)
+        require_state("fit", start[0], TrainState, spec.training)
         check_params("fit", spec.model, start[0].model, spec.training.stored)
     now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
     test = torch.tensor(data.test, device=device)
-    train_labels, test_labels = (
-        torch.tensor(labels, device=device) if spec.model.classes else None
-        for labels in (data.train_labels, data.test_labels)
+    validation = None if data.validation is None else torch.tensor(data.validation, device=device)
+    train_labels, test_labels, validation_labels = (
+        torch.tensor(labels, device=device) if spec.model.classes and labels is not None else None
+        for labels in (data.train_labels, data.test_labels, data.validation_labels)
     )
     n = len(data.train)
     steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
@@ -82,7 +88,7 @@ def fit(
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
     begun = 0 if before is None else len(before)
     terms[:begun] = before
-    pace = Pace(every, on_part is not None)
+    losses, pace = [*history], Pace(every, on_part is not None)
     if stream is None:
         blocks = contextlib.nullcontext(_whole(spec, data.train, now.key, done - begun, done))
     else:
@@ -104,9 +110,16 @@ def fit(
             if done < min(first + steps, total):
                 continue
             key = stream_key(now.key, "evaluation", epoch)
-            evaluated = average_terms(spec, now.model, test, key, test_labels)
+            evaluated, validated = average_terms(spec, now.evaluated, test, key, test_labels), None
             require_finite(spec, evaluated, done)
-            on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated))
+            if validation is not None:
+                key = stream_key(now.key, "validation", epoch)
+                validated = average_terms(spec, now.evaluated, validation, key, validation_labels, "validation")
+                require_finite(spec, validated, done)
+                losses.append(float(validated[0]))
+            on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated, validated))
+            if spec.training.patience and agreed(int(is_over(losses, spec.training.patience))):
+                break
     return now
 
 

@@ -62,7 +62,8 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     check_params("save_checkpoint", spec.model, state.model, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
-    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train)
+    average = None if state.average is None else to_arrays(spec, state.average)
+    checkpoint = weight_file.Checkpoint(spec, params, optimizer, int(state.step), key, train, average)
     weight_file.save_checkpoint(path, checkpoint)
 
 
@@ -83,7 +84,8 @@ def load_checkpoint(path: Path | str, device: torch.device | str | None = None) 
     model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
     key = torch.tensor(checkpoint.key, device=device)
-    return checkpoint.spec, TrainState(model, optimizer, checkpoint.step, key), checkpoint.train
+    average = None if checkpoint.average is None else from_arrays(checkpoint.spec, checkpoint.average).to(device)
+    return checkpoint.spec, TrainState(model, optimizer, checkpoint.step, key, average), checkpoint.train
 
 
 def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:

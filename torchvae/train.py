@@ -23,7 +23,7 @@ from torchvae.nets import VAE, init
 from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
 from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
-from torchvae.updates import clipped, learning_rate
+from torchvae.updates import averaged, clipped, learning_rate
 
 
 class TrainState(NamedTuple):
@@ -38,6 +38,13 @@ class TrainState(NamedTuple):
     """The optimizer state of each `objectives.Phase`, by its name, which is empty if there is one phase."""
     step: int
     key: random.Key
+    average: VAE | None = None
+    """The moving average of the parameters, if the configuration has an `ema`."""
+
+    @property
+    def evaluated(self) -> VAE:
+        """What is evaluated, drawn and saved: the average, if there is one, or else the weights."""
+        return self.model if self.average is None else self.average
 
 
 def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -112,7 +119,8 @@ def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.devic
         require_bytes("init_state", images, spec.model.image)
     bias = last_bias(spec, images)
     model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
-    return TrainState(model, init_optimizers(spec, model), 0, key)
+    average = copy.deepcopy(model).requires_grad_(False) if spec.training.ema else None
+    return TrainState(model, init_optimizers(spec, model), 0, key, average)
 
 
 def train_step(
@@ -134,7 +142,7 @@ def train_step(
     Raises:
         InputError: If the state's model, the pixels or the labels are not the configuration's.
     """
-    require_state("train_step", state, TrainState)
+    require_state("train_step", state, TrainState, spec.training)
     check_pixels("train_step", spec, state.model, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
@@ -236,7 +244,7 @@ def train_epoch(
             or if batch norm would see a batch of one number.
     """
     require_spec(spec)
-    require_state("train_epoch", state, TrainState)
+    require_state("train_epoch", state, TrainState, spec.training)
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_kind("train_epoch", "images", images, Tensor)
@@ -286,7 +294,7 @@ def copied(spec: Spec, state: TrainState) -> TrainState:
     optimizer = init_optimizers(spec, model)
     for phase, adam in state.optimizer.items():
         optimizer[phase].load_state_dict(copy.deepcopy(adam.state_dict()))
-    return state._replace(model=model, optimizer=optimizer)
+    return state._replace(model=model, optimizer=optimizer, average=copy.deepcopy(state.average))
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:
@@ -301,7 +309,8 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         reported |= {name: term.detach() for name, term in terms.items()}
-    return state._replace(step=state.step + 1), collect(spec, reported)
+    average = averaged(spec, state.average, state.model, state.step + 1)
+    return state._replace(step=state.step + 1, average=average), collect(spec, reported)
 
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:

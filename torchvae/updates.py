@@ -1,4 +1,5 @@
-"""What comes before an update of Adam: the learning rate of its step, and a bound on its gradient."""
+"""What comes before and after an update of Adam: the learning rate of its step, a bound on its gradient, and the
+average of the weights."""
 
 import math
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
+from torchvae.nets import VAE
 
 
 def learning_rate(spec: Spec, epoch: int, step: int) -> float:
@@ -59,3 +61,32 @@ def clipped(spec: Spec, grads: list[Tensor]) -> list[Tensor]:
     if spec.training.clip_rule == "optax":
         factor = torch.where(norm < most, 1, most / norm)
     return list(torch._foreach_mul(grads, factor))
+
+
+@torch.no_grad()
+def averaged(spec: Spec, average: VAE | None, model: VAE, step: int) -> VAE | None:
+    """Move the average of the weights towards the weights after a step.
+
+    It becomes d * average + (1 - d) * weights, where d = min(ema, (1 + t) / (10 + t)) after t steps. Batch norm's
+    running statistics are copied.
+
+    Args:
+        spec: The configuration, whose `ema` is the decay.
+        average: The average before; None without one.
+        model: The model.
+        step: Steps taken, t.
+
+    Returns:
+        The average.
+
+    References:
+        Polyak & Juditsky 1992 for averaging; TensorFlow's ExponentialMovingAverage for the decay by step, with
+        `num_updates`; torch.optim.swa_utils.AveragedModel, which copies buffers too.
+    """
+    if average is None:
+        return None
+    share = max(1 - spec.training.ema, 9 / (10 + step))  # 1 - d
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+    for old, new in zip(average.buffers(), model.buffers(), strict=True):
+        old.copy_(new)
+    return average

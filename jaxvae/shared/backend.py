@@ -17,7 +17,8 @@ from jaxvae.shared.data.dataset import Dataset
 Weights: TypeAlias = Any
 """A model's parameters: in jaxvae a nested dict of arrays, in torchvae an `nn.Module`."""
 State: TypeAlias = Any
-"""A backend's TrainState, a NamedTuple: its weights are `state[0]`, its step `state.step`, its root key `state.key`."""
+"""A backend's TrainState: its step is `state.step`, its root key `state.key`; `state.evaluated` are the weights that
+are evaluated, drawn and saved."""
 Key: TypeAlias = Any
 """A key of jax.random's threefry streams: in jaxvae a typed key, in torchvae a tensor of two words."""
 Device: TypeAlias = Any
@@ -58,6 +59,8 @@ class Progress(NamedTuple, Generic[S]):
     """Mean terms of each step of the epoch: `[steps, terms]`, nats per image."""
     test: np.ndarray
     """Mean terms over the test images: `[terms]`, float64, nats per image."""
+    validation: np.ndarray | None = None
+    """Those over the validation images; None without any."""
 
 
 class Likelihood(NamedTuple):
@@ -159,6 +162,7 @@ class Backend(Protocol):
         on_part: Callable[[Part[State]], None] | None,
         every: Sequence[int],
         stream: int | None,
+        history: Sequence[float],
         /,
     ) -> State: ...
 
@@ -269,6 +273,7 @@ class SweepBackend(Backend, Protocol):
         starts: Sequence[tuple[State, np.ndarray] | None] | None,
         on_part: Callable[[Mapping[int, Part[State]]], None] | None,
         every: Sequence[int],
+        histories: Sequence[Sequence[float]] | None,
         /,
     ) -> dict[int, State]: ...
 

@@ -27,7 +27,7 @@ READERS: Mapping[str, Sequence[str]] = {
     ),
     "jaxvae.shared.runs.metrics": (
         *("train_records", "mean", "record", "sentence", "first_bad", "require_finite", "stopped"),
-        *("append", "cut", "_lines", "steps_and_epochs"),
+        *("append", "cut", "_lines"),
     ),
     "jaxvae.shared.runs.metrics_parts": (),
     "jaxvae.shared.runs.measures_record": ("update", "to_bytes"),

@@ -132,8 +132,10 @@ def configuration(path: Path) -> str:
 
 def records(path: Path) -> str:
     opened = run_folder.read(path.parent)
+    tested = run_metrics.of_split(opened, "test")
     last, rows = run_metrics.last(opened), run_metrics.read(opened)
     assert last == (rows[-1] if rows else None)
+    assert tested == [row for row in rows if row["split"] == "test"]
     with mock.patch.object(metrics_parts, "_WHOLE", 50):  # bytes, so that only some of the records are drawn
         assert all(row in rows for row in run_metrics.to_draw(opened))
     return SAME if rows == [json.loads(line) for line in metrics().splitlines()] else OTHER

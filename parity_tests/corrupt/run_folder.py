@@ -195,8 +195,8 @@ METRICS = [
          f"line 2, {RECORD} (step must be an integer above 0 and below 2^31, found 1000"),
     Kind("an epoch of 2^31", record(epoch=2**31),
          f"line 2, {RECORD} (epoch must be an integer above 0 and below 2^31, found 2147483648"),
-    Kind("an unknown split", record(split="validation"),
-         f"line 2, {RECORD} (split must be train or test, found 'validation'"),
+    Kind("an unknown split", record(split="dev"),
+         f"line 2, {RECORD} (split must be train, test or validation, found 'dev'"),
 ]  # fmt: skip
 LISTING = [
     Kind("nothing", lambda path, whole: None, " is gone"),

@@ -78,6 +78,7 @@ FAMILY = {
     "continuous": Spec(
         "digits", ModelSpec(COLOUR, (12,), 6, likelihood="continuous-bernoulli"), ObjectiveSpec(1.7), SMALL
     ),
+    "averaged": Spec("digits", ModelSpec(COLOUR, (12,), 6), ObjectiveSpec(1.7), replace(SMALL, ema=0.9)),
     "learned": Spec("digits", ModelSpec(COLOUR, (12,), 6, likelihood="gaussian-learned"), ObjectiveSpec(1.7), SMALL),
 }
 UNKNOWN = "none known"

@@ -19,6 +19,7 @@ import torchvae.nets
 import torchvae.objectives
 import torchvae.pixels
 import torchvae.train
+import torchvae.updates
 from parity_tests.faults.inject import UNKNOWN, Fault, during, loss
 
 J, T = jaxvae.layers, torchvae.layers
@@ -213,4 +214,11 @@ FAULTS = [
           UNKNOWN, ground="adversarial"),
     Fault(T, "dropped", "`x * (mask if` becomes `x + 0 * (mask if`",
           lambda _: lambda x, training, layer: x, UNKNOWN, ground="conditional"),
+    # The average of the weights.
+    Fault(torchvae.updates, "averaged", "`max(1 - spec.training.ema, 9 / (10 + step))` becomes `1 - spec.training.ema`",
+          lambda averaged: lambda spec, average, model, step: averaged(spec, average, model, 10**9),
+          "the weights' average without its smaller decay at first", ground="averaged"),
+    Fault(torchvae.updates, "averaged", "`(10 + step)` becomes `(9 + step)`",
+          lambda averaged: lambda spec, average, model, step: averaged(spec, average, model, step - 1),
+          "the weights' average a step late", ground="averaged"),
 ]  # fmt: skip

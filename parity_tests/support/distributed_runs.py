@@ -32,8 +32,9 @@ def shared(name: str) -> Spec:
     spec = small("conditional" if name == "everything" else name)
     if name == "everything":
         model = replace(spec.model, likelihood="gaussian-learned")
-        images = replace(spec.images, binarization="dynamic", corruption="hidden-dropout", corruption_level=0.3)
-        spec = replace(spec, model=model, images=images)
+        how = {"binarization": "dynamic", "corruption": "hidden-dropout", "corruption_level": 0.3, "validation": 5}
+        spec = replace(spec, model=model, images=replace(spec.images, **how))
+        spec = replace(spec, training=replace(spec.training, ema=0.5, patience=3))
     training = replace(spec.training, batch_size=16, epochs=2, max_steps=STEPS, dtype="float64")
     return replace(spec, training=training)
 
@@ -43,7 +44,8 @@ def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
     name, _, size = name.partition("@")
     spec, seen = shared(name), []
     data = some(spec)
-    data = data._replace(train=data.train[:IMAGES], train_labels=data.train_labels[:IMAGES])
+    images = IMAGES + spec.images.validation
+    data = data._replace(train=data.train[:images], train_labels=data.train_labels[:images])
     with tempfile.TemporaryDirectory() as folder:
         if size:
             np.save(Path(folder) / "train.npy", data.train)
@@ -52,6 +54,8 @@ def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
     return {
         "terms": np.concatenate([progress.train for progress in seen]),
         "tests": np.stack([progress.test for progress in seen]),
+        "validation": np.array([progress.validation for progress in seen if progress.validation is not None]),
+        **{f"average.{name}": array for name, array in package.to_arrays(spec, state.evaluated).items()},
         **package.to_arrays(spec, state[0]),
         **package.optimizer_to_arrays(spec, state[1]),
     }

@@ -74,8 +74,9 @@ def table(results: Sequence[RunResult], images: int, data: str) -> str:
         counted = f"{n}" if n == point.runs else f"{n} of {point.runs}"
         means = [f"{_number(point.mean(term))} ± {_number(point.error(term))}" for term in terms]
         rows.append([f"{point.beta:g}", f"{point.learning_rate:g}", counted, *means])
+    epoch = "best epoch by validation loss" if results[0].spec.images.validation else "last epoch"
     caption = (
-        f"Nats per image over {images:,} test images of {data} after the last epoch: the mean over the seeds ± its "
+        f"Nats per image over {images:,} test images of {data} after the {epoch}: the mean over the seeds ± its "
         "standard error (the sample standard deviation / sqrt(runs)):"
     )
     return f"{caption}\n\n{markdown_table(['beta', 'learning rate', 'runs', *terms], rows)}"

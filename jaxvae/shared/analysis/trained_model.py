@@ -8,7 +8,7 @@ import numpy as np
 from jaxvae.shared.backend import Backend, Key, Latents, Weights
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.runs import run_folder
-from jaxvae.shared.runs.metrics import steps_and_epochs
+from jaxvae.shared.runs.best_epoch import steps_and_epochs
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class TrainedModel:
     weights: Weights
     data: Dataset
     key: Key
-    """The evaluation's key, of the run's last epoch."""
+    """The evaluation's key, of the epoch whose weights the run keeps."""
     samples: int
     """Latent samples per image for the log-likelihood."""
     step: int
-    """Steps that the run has trained; 0 if unknown."""
+    """Steps that the weights were trained for; 0 if unknown."""
     epoch: int
 
     @functools.cached_property
@@ -41,7 +41,7 @@ class TrainedModel:
 def trained_model(
     backend: Backend, run: run_folder.Run, weights: Weights, dataset: Dataset, samples: int = 5000
 ) -> TrainedModel:
-    """Prepare a run for the measures, with the key of its last epoch's evaluation.
+    """Prepare a run for the measures, with the key of the evaluation of these weights.
 
     Args:
         backend: The package that evaluates.

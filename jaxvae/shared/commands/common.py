@@ -15,7 +15,7 @@ from jaxvae.shared.data import datasets, streaming
 from jaxvae.shared.data.dataset import Dataset, digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import find_runs, run_folder
-from jaxvae.shared.runs.metrics import steps_and_epochs
+from jaxvae.shared.runs.best_epoch import steps_and_epochs
 from jaxvae.shared.text import named, printable
 
 LoadedData = tuple[Dataset, str | None]
@@ -85,7 +85,7 @@ def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False
     Args:
         run: The run.
         data_root: The folder that has them; None for the one that training used.
-        whole: Return all training images of the data set, even if the run used only the first of them.
+        whole: Return all training images of the data set, even if the run was trained on some of them.
 
     Returns:
         The images and their labels.
@@ -99,8 +99,10 @@ def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False
     except streaming.UnmappableError:
         dataset = datasets.load(run.spec, root)[0]
     require_same_images(run, dataset)
-    if whole and run.spec.images.train_images:
-        dataset = datasets.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), root)[0]
+    if whole and (run.spec.images.train_images or run.spec.images.validation):
+        images = replace(run.spec.images, train_images=None, validation=0)
+        training = replace(run.spec.training, patience=0)
+        dataset = datasets.load(replace(run.spec, images=images, training=training), root)[0]
     return dataset
 
 
@@ -118,7 +120,7 @@ def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:
 
 
 def encode_first(backend: Backend, run: run_folder.Run, weights: Weights, dataset: Dataset, n: int) -> Latents:
-    """Encode the first `n` test images, binarised and corrupted as in the last epoch's evaluation."""
+    """Encode the first `n` test images, binarised and corrupted as in the evaluation of these weights."""
     key = backend.stream_key(backend.root_key(run.spec.training.seed), "evaluation", steps_and_epochs(run)[1])
     labels = dataset.test_labels[:n] if run.spec.model.classes else None
     return backend.encode_images(run.spec, weights, dataset.test[:n], key, labels)

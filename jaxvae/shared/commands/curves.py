@@ -15,6 +15,7 @@ from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, RunNames, require_figure, run_names
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.find_runs import chosen_runs
+from jaxvae.shared.runs.metrics_parts import SPLITS
 from jaxvae.shared.text import say
 
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
@@ -26,6 +27,7 @@ _MAX_DOTS = 20  # of a test curve
 _NARROW = 20  # ratio of the largest to the least value
 _TRAIN: dict[str, Any] = {"ls": "-", "lw": 0.8, "ms": 3, "alpha": 0.6}
 _TEST: dict[str, Any] = {"ls": (0, (3, 1.5)), "lw": 0.8, "marker": "o", "ms": 3, "mfc": "white", "mew": 0.8}
+_VALIDATION: dict[str, Any] = {"ls": (0, (1, 1)), "lw": 1.0, "marker": "^", "ms": 3, "mfc": "white", "mew": 0.8}
 # Distinct for the colour-blind too, and in grey (Okabe & Ito 2008).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -33,9 +35,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 @dataclass(frozen=True)
 class Curves:
     """Plot the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
-    with dots for the test images. Runs whose losses have other scales, by the
-    likelihood, the units or the size of the images, have axes of their own. Terms that not all of the runs on the same
-    axes have are left out.
+    with circles for the test images, dots with triangles for those held out for validation. Runs whose losses have
+    other scales, by the likelihood, the units or the size of the images, have axes of their own. Terms that not all of
+    the runs on the same axes have are left out.
 
     For example, two runs, on logarithmic axes:
 
@@ -95,7 +97,8 @@ def picture(
     most = max(len(terms) for _, _, terms in blocks)
     columns = min(most, 3) if most != 4 else 2
     rows = sum(math.ceil(len(terms) / columns) for _, _, terms in blocks)
-    names = [*names, "training", "test"]
+    held = any(record["split"] == "validation" for run_records in records for record in run_records)
+    names = [*names, "training", "test", *(["validation"] if held else [])]
     across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
     height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
     with matplotlib.rc_context({"font.size": _FONT_SIZE}):
@@ -110,7 +113,7 @@ def picture(
         for axes in figure.axes:
             if not axes.lines:  # no term is left for it
                 axes.remove()
-        _legend(figure, _handles(figure.axes[0], colours, single), names, across)
+        _legend(figure, _handles(figure.axes[0], colours, single, held), names, across)
         if title:
             figure.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
         return figure_file.packed(figure, kind)
@@ -181,19 +184,26 @@ def _panel(
             axes.yaxis.set_minor_locator(NullLocator())
     single = False
     for run_records, colour in zip(records, colours, strict=True):
-        train, test = (
-            [(r["step"], r[term]) for r in run_records if r["split"] == split] for split in ("train", "test")
+        train, test, validation = (
+            [(r["step"], r[term]) for r in run_records if r["split"] == split] for split in SPLITS
         )
         single |= len(train) == 1  # one point makes no line
         axes.plot(*_columns(train), color=colour, **_TRAIN, **({"marker": "s"} if len(train) == 1 else {}))
-        axes.plot(*_columns(test), color=colour, markevery=max(1, len(test) // _MAX_DOTS), **_TEST)
+        every = max(1, len(test) // _MAX_DOTS)
+        axes.plot(*_columns(test), color=colour, markevery=every, **_TEST)
+        if validation:
+            axes.plot(*_columns(validation), color=colour, markevery=every, **_VALIDATION)
     return single
 
 
-def _handles(axes: Any, colours: list[Any], single: bool) -> list[Any]:
-    """The legend's lines: for each run, for training and for test."""
+def _handles(axes: Any, colours: list[Any], single: bool, held: bool) -> list[Any]:
+    """The legend's lines: for each run, for training, for test, and for validation if a run has it."""
     dot, styles = {"marker": "s"} if single else {}, [{"color": colour, "lw": 1.5} for colour in colours]
-    styles += [{"color": "0.4", **_TRAIN, **dot}, {"color": "0.4", **_TEST}]
+    styles += [
+        {"color": "0.4", **_TRAIN, **dot},
+        {"color": "0.4", **_TEST},
+        *([{"color": "0.4", **_VALIDATION}] if held else []),
+    ]
     return [axes.plot([], [], **style)[0] for style in styles]
 
 

@@ -14,6 +14,7 @@ from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, ope
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
+from jaxvae.shared.runs.best_epoch import kept
 from jaxvae.shared.text import counted, say, suggestion, text_table
 
 _MAX_SAMPLES = 10_000_000
@@ -95,6 +96,8 @@ def run(backend: Backend, command: Evaluate) -> None:
         say(f"{command.run}: test {terms} over {counted(len(dataset.test), 'image')} of {dataset.name}")
     else:
         say(f"{command.run}: {counted(len(dataset.test), 'test image')} of {dataset.name}")
+    if run.spec.images.validation and (record := kept(run)) is not None:
+        say(f"with the weights of epoch {record['epoch']}, the best by validation loss")
     if lines := [row for name in ALL if name in taken for row in rows(name, taken[name])]:
         say(text_table(lines))
     measures_record.update(backend.__name__, run, taken)

@@ -13,7 +13,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import checkpoints, command_line, lock, metrics, run_folder
+from jaxvae.shared.runs import best_epoch, checkpoints, command_line, lock, metrics, run_folder
 from jaxvae.shared.runs.find_runs import by_number, runs_below
 from jaxvae.shared.text import printable, say, text_table
 
@@ -26,7 +26,8 @@ State = Literal["running", "stopped", "finished", "diverged", "imported", "damag
 @dataclass(frozen=True)
 class List:
     """List the runs below a folder: the package that started each, its preset and the flags that differ from it, the
-    steps taken and those of the whole run, the last test loss in nats per image, and its state. Running: a process
+    steps taken and those of the whole run, the last test loss in nats per image, with validation that of the best
+    epoch, and its state. Running: a process
     trains it now; stopped, finished, diverged (a loss or a gradient became NaN or infinite), imported, or damaged.
 
     For example, all runs in runs/, and those of a sweep, the smallest loss first:
@@ -53,8 +54,11 @@ class Row(NamedTuple):
     """None for an imported run, which was not trained here."""
     steps: int | None
     loss: float | None
+    """With validation, the test loss of the best epoch."""
     state: State
     error: str | None
+    best: int | None = None
+    """The epoch whose weights are kept, the best by validation loss; None without validation."""
 
 
 def run(backend: Backend, command: List) -> None:
@@ -109,15 +113,18 @@ def _row(run: run_folder.Run, name: str) -> Row:
     state: State = "stopped" if diverged is None else "diverged"
     if lock.is_held(run.path):
         state, diverged = "running", None
-    elif record is not None and record["step"] == steps:
+    elif record is not None and (record["step"] == steps or best_epoch.ended_early(run)):
         state, diverged = "finished", None
-    loss = None if record is None else record["loss"]
-    return Row(name, config["framework"], preset, flags, step, steps, loss, state, diverged)
+    validated = run.spec.images.validation > 0
+    kept = best_epoch.kept(run) if validated else record
+    loss, best = (None, None) if kept is None else (kept["loss"], kept["epoch"] if validated else None)
+    return Row(name, config["framework"], preset, flags, step, steps, loss, state, diverged, best)
 
 
 def _cells(row: Row) -> list[str]:
     step = "-" if row.step is None else f"{row.step:,} of {row.steps:,}"
     loss = "-" if row.loss is None else f"{row.loss:.3f}"
+    loss += "" if row.best is None else f" in epoch {row.best}"
     flags = "-" if row.flags is None else printable(row.flags, _MAX_FLAGS)
     state = f"{row.state}: {row.error}" if row.state == "damaged" else row.state
     return [row.path, row.framework or "-", row.preset or "-", flags, step, loss, state]

@@ -19,13 +19,14 @@ from jaxvae.shared.commands.common import (
 )
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
-from jaxvae.shared.config.spec import Spec, resolved, same_run
+from jaxvae.shared.config.spec import LENGTH, Spec, resolved, same_run
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plain_paths import is_in_place
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
+from jaxvae.shared.runs.best_epoch import best_epoch, is_over, validation_losses
 from jaxvae.shared.runs.command_line import changed_flags, flags_of
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
@@ -84,7 +85,7 @@ class SessionFlags:
     that has the folder adds to it."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
-    --epochs or --max-steps it trains longer; nothing else of its configuration can change."""
+    --epochs, --max-steps or --patience it trains longer; nothing else of its configuration can change."""
 
 
 @contextlib.contextmanager
@@ -174,18 +175,20 @@ def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: 
             "test": len(dataset.test),
             "digest": digest(dataset),
             **({"class_names": list(dataset.class_names)} if dataset.class_names else {}),
+            **({"validation": flags.spec.images.validation} if flags.spec.images.validation else {}),
         },
         "sessions": [session_record(backend, device, 0)],
     }
     _require_same_start(backend, flags, len(dataset.train), config["data"]["digest"])
     spec = replace(resolved(flags.spec, len(dataset.train)), data=dataset.name)
     out = flags.out or run_folder.free_path(Path("runs"), name)
+    losses = [] if spec.images.validation else None
     if not backend.first():
-        yield Session(run_folder.Run(out, spec, config), dataset, device, None)
+        yield Session(run_folder.Run(out, spec, config), dataset, device, None, losses=losses)
         return
     with run_folder.created(out, spec, config, checkpoints.create_index) as run:
         try:
-            yield Session(run, dataset, device, None)
+            yield Session(run, dataset, device, None, losses=losses)
         except BaseException:
             if is_in_place(out) and not checkpoints.present(run) and not run.metrics.stat().st_size:
                 shutil.rmtree(out)  # it would prevent the next attempt
@@ -211,20 +214,29 @@ def _resumed_session(
             say(f"{name}: WARNING: {' '.join(damaged)} Resuming from step {step}.", sys.stderr)
         _require_more_steps(flags, run, len(dataset.train), step)
         kept = {flag: getattr(flags, flag) for flag in KEPT_FLAGS}
+        per_epoch, held = run.spec.training.epoch_steps(len(dataset.train)), run.spec.images.validation > 0
+        before = (step - begun) // per_epoch  # epochs
+        losses = validation_losses(run) if held and before else []
+        ended = begun == per_epoch and is_over(losses[: before + 1], flags.spec.training.patience)
+        losses = losses[:before]
+        session = Session(run, dataset, device, start, losses=losses if held else None, ended=ended)
         if not backend.first():
-            yield Session(run_folder.Run(path, flags.spec, {**run.config, **kept}), dataset, device, start)
+            yield session._replace(run=run_folder.Run(path, flags.spec, {**run.config, **kept}))
             return
-        metrics.cut(run, (step - begun) // run.spec.training.epoch_steps(len(dataset.train)) + 1, step - begun)
+        _require_best(run, losses)
+        metrics.cut(run, before + 1, step - begun)
+        if checkpoints.best_before(run).is_file():  # the epoch that was cut short is trained again, and longer
+            checkpoints.best_before(run).replace(run.weights)
         sessions = [*run.config["sessions"], session_record(backend, device, step)]
-        before, now = (session["device"] for session in sessions[-2:])
-        if now != before and sessions[-2]["framework"] == name:
-            warning = f"{path} is resumed on {now} instead of {before}; rounding may differ."
+        then, now = (one["device"] for one in sessions[-2:])
+        if now != then and sessions[-2]["framework"] == name:
+            warning = f"{path} is resumed on {now} instead of {then}; rounding may differ."
             say(f"{name}: WARNING: {warning}", sys.stderr)
         run = run_folder.Run(path, flags.spec, {**run.config, **kept, "sessions": sessions})
         run_folder.write_config(run)
         if file is not None:
             checkpoints.index_resumed(run, step, flags.keep)
-        yield Session(run, dataset, device, start)
+        yield session._replace(run=run)
 
 
 def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
@@ -232,7 +244,7 @@ def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
     if flags.out is not None or flags.preset != run.config["preset"]:
         raise InputError("--resume uses the run's own folder and configuration; leave out --out and --preset.")
     if not same_run(flags.spec, run.spec):
-        changed = changed_flags(flags_of(run.spec), flags_of(flags.spec), except_for=("epochs", "max_steps"))
+        changed = changed_flags(flags_of(run.spec), flags_of(flags.spec), except_for=LENGTH)
         raise InputError(
             f"The configuration of {run.path} cannot change on --resume: {changed}; leave that out, or start another "
             "run."
@@ -241,16 +253,26 @@ def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
         raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
 
 
+def _require_best(run: run_folder.Run, losses: list[float]) -> None:
+    """Raise InputError if the weights of the best epoch so far are lost."""
+    if losses and not (run.weights.is_file() or checkpoints.best_before(run).is_file()):
+        raise InputError(
+            f"{run.weights} is missing, the weights of epoch {best_epoch(losses)}, the best one; restore it or train "
+            "again."
+        )
+
+
 def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, step: int) -> None:
     """Raise InputError if the command asks for fewer steps than were taken, or changes --epochs without effect."""
-    training = flags.spec.training
+    training, before = flags.spec.training, run.spec.training
     total = training.total_steps(images)
+    longer = (training.epochs, training.max_steps) != (before.epochs, before.max_steps)
     if total < step:
         raise InputError(
             f"{run.path} has already taken {counted(step, 'step')}, more than the {total:,} requested; give larger "
             "--epochs or --max-steps."
         )
-    if flags.spec != run.spec and training.schedule == "cosine" and total > training.rate_warmup + training.stretch:
+    if longer and training.schedule == "cosine" and total > training.rate_warmup + training.stretch:
         raise InputError(
             f"{run.path} has a cosine that falls to 0 at step {training.rate_warmup + training.stretch:,}, and more "
             "steps would change no weight; start a longer run."
@@ -258,7 +280,7 @@ def _require_more_steps(flags: SessionFlags, run: run_folder.Run, images: int, s
     ends = f"--epochs {training.epochs}, without --max-steps"
     if training.max_steps is not None:
         ends = f"--epochs {training.epochs} and --max-steps {training.max_steps}, whichever comes first"
-    if flags.spec != run.spec and total == run.spec.training.total_steps(images):
+    if longer and total == before.total_steps(images):
         raise InputError(f"{run.path} would still end after {counted(total, 'step')}: {ends}; give both.")
 
 

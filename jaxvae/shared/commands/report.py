@@ -23,6 +23,7 @@ from jaxvae.shared.plotting import image_grid, svg_charts
 from jaxvae.shared.plotting.figure_flags import RunNames, require_title, run_names
 from jaxvae.shared.report import explorer, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
+from jaxvae.shared.runs.metrics_parts import SPLITS
 from jaxvae.shared.text import LONGEST, counted, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
@@ -144,8 +145,10 @@ def _curves(model: TrainedModel) -> str:
     if not records:
         reason = "the run was imported" if "imported" in model.run.config else "its metrics.jsonl is empty"
         return webpage.paragraph(f"There are no metrics of its training: {reason}.")
-    splits = [split for split in ("train", "test") if any(record["split"] == split for record in records)]
-    return webpage.curves(svg_charts.learning_curves(records, model.run.spec.terms), splits)
+    splits = [split for split in SPLITS if any(record["split"] == split for record in records)]
+    kept = f"The weights are those of epoch {model.epoch}, the best by validation loss."
+    best = webpage.paragraph(kept, "soft") if "validation" in splits else ""
+    return webpage.curves(svg_charts.learning_curves(records, model.run.spec.terms), splits) + best
 
 
 def _samples(model: TrainedModel) -> str:

@@ -19,6 +19,7 @@ from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs.best_epoch import kept
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import sweep_folder
 from jaxvae.shared.training.progress import Bar, short_terms
@@ -224,15 +225,16 @@ def _train_together(backend: Backend, commands: list[Train], loaded: LoadedData,
 
         def on_epoch(i: int, progress: Progress[State]) -> None:
             save_epoch(backend, sessions[i], progress)
-            if progress.step == sessions[i].total:
+            if progress.step == sessions[i].total or sessions[i].ended_early:
                 _log_result(bar, sessions[i].run)
 
         specs, starts = [session.run.spec for session in sessions], [session.start for session in sessions]
-        device, cuts = sessions[0].device, sessions[0].cuts
+        how = sessions[0].device, starts, on_part, sessions[0].cuts, [tuple(one.losses or ()) for one in sessions]
         with signals.watched():
-            backend.fit_together(specs, loaded[0], on_epoch, device, starts, on_part, cuts)
-        unfinished = [now for session, now in zip(sessions, seen, strict=True) if now < session.seen(session.total)]
-        bar.move(-sum(unfinished))
+            backend.fit_together(specs, loaded[0], on_epoch, *how)
+        for session, now in zip(sessions, seen, strict=True):
+            rest = session.seen(session.total) - now
+            bar.move(rest if session.ended_early else -now if rest else 0)  # a diverged one is trained again
         stop(signals.received)
 
 
@@ -253,6 +255,6 @@ def _show_parts(bar: Bar, sessions: list[Session], seen: list[int], parts: Mappi
 
 
 def _log_result(bar: Bar, run: run_folder.Run) -> None:
-    last = metrics.last(run)
-    assert last is not None  # of its last epoch
-    bar.say(f"{run.path.name}: test {metrics.sentence(run.spec, last)}  {bar.pace()}")
+    record = kept(run)
+    assert record is not None  # of its best or last epoch
+    bar.say(f"{run.path.name}: test {metrics.sentence(run.spec, record)}  {bar.pace()}")

@@ -9,8 +9,9 @@ from pathlib import Path
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import preset_spec
 from jaxvae.shared.commands.open_session import KEPT_FLAGS, SessionFlags, open_session
+from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import description
-from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs import best_epoch, metrics, run_folder
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
@@ -84,24 +85,49 @@ def run(backend: Backend, command: Train) -> None:
         if first:
             device = run.config["sessions"][-1]["device"]
             say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
-            if session.done == session.total:
+            say(_images(session.dataset))
+            if session.ended or session.done == session.total:
                 say(_finished(session))
         with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
             stream = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
             run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
-            last = metrics.last(run)
-            assert last is not None  # of its last epoch
-            say(f"test {metrics.sentence(run.spec, last)} after {counted(last['step'], 'step')}")
+            kept = best_epoch.kept(run)
+            assert kept is not None  # of its best or last epoch
+            if session.losses:
+                say(_best(session, session.losses))
+            say(f"test {metrics.sentence(run.spec, kept)} after {counted(kept['step'], 'step')}")
             say(f"pictures in {run.images}\nweights in {run.weights}")
             if session.board is not None:
                 say(f"for TensorBoard in {session.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
 
 
+def _images(dataset: Dataset) -> str:
+    """The number of images in each split, in words."""
+    train, test = len(dataset.train), counted(len(dataset.test), "test image")
+    if dataset.validation is None:
+        return f"{counted(train, 'training image')}; {test}"
+    held = len(dataset.validation)
+    return f"{counted(train + held, 'training image')}: {train:,} to train on, {held:,} to validate; {test}"
+
+
+def _best(session: Session, losses: list[float]) -> str:
+    """Say which epoch's weights are kept, and why the run ended if that was early."""
+    best, patience = best_epoch.best_epoch(losses), session.run.spec.training.patience
+    kept = f"the validation loss is lowest after epoch {best} of {len(losses)}, {losses[best - 1]:.3f} nats per image"
+    ended = f"; training ended early, as {counted(patience, 'epoch')} did not improve it" if session.ended_early else ""
+    return f"{kept}: its weights are kept{ended}"
+
+
 def _finished(session: Session) -> str:
     """Say that a run has no step left to take, and what would train it longer."""
     training, total = session.run.spec.training, session.total
+    if session.ended:
+        return (
+            f"It is finished, since {counted(training.patience, 'epoch')} did not improve its validation loss, so that "
+            f"its last epoch is only evaluated again; to train it longer give a --patience above {training.patience}."
+        )
     longer = []
     if training.epochs * training.epoch_steps(len(session.dataset.train)) == total:
         longer.append(f"--epochs, more than {training.epochs}")

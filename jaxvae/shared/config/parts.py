@@ -196,6 +196,13 @@ class TrainingSpec:
     clip_rule: ClipRule = field(default="torch", metadata=LATER)
     """How a gradient is scaled down. `torch`: by clip / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_; `optax`: by
     clip / norm, as optax.clip_by_global_norm."""
+    ema: float = field(default=0.0, metadata=LATER)
+    """Decay of an exponential moving average of the weights, e.g. 0.999, which is evaluated, drawn and saved in place
+    of the weights; 0 for none. After step t = 1, 2, ... the decay is min(ema, (1 + t) / (10 + t)), so that a short run
+    is not dominated by its initial weights."""
+    patience: int = field(default=0, metadata=LATER)
+    """End the training when the validation loss has not improved for this many epochs; 0 for never. Needs images held
+    out by `validation`."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -204,7 +211,7 @@ class TrainingSpec:
         require_positive("batch_size", self.batch_size)
         require_positive("learning_rate", self.learning_rate)
         require_seed(self.seed)
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "ema"):
             require(0 <= getattr(self, name) < 1, name, "at least 0 and below 1", getattr(self, name))
         require_positive("eps", self.eps)
         require(0 < self.decay <= 1, "decay", "above 0 and at most 1", self.decay)
@@ -224,7 +231,7 @@ class TrainingSpec:
             raise InputError("The schedule steps needs the steps after which the rate falls; give --decay-steps.")
         if self.schedule == "steps" and self.decay == 1:
             raise InputError("The schedule steps multiplies the rate by the decay, which is 1; give a --decay below 1.")
-        for name in ("rate_warmup", "weight_decay", "clip"):
+        for name in ("rate_warmup", "weight_decay", "clip", "patience"):
             require_not_negative(name, getattr(self, name))
         require(
             self.weight_decay * self.learning_rate < 1, "weight_decay", "below 1 / learning_rate", self.weight_decay
@@ -299,7 +306,7 @@ class ImagesSpec:
     corruption_level: float = 0.0
     """Standard deviation of the noise in pixel units, or the probability of dropout."""
     train_images: int | None = None
-    """Train on only this many of the training images, the first ones."""
+    """Train on only this many of the training images, the first ones, less those held out by `validation`."""
     resize: bool = False
     """Resize images of another size to the model's, and turn colour to grey or grey to colour."""
     flip: bool = field(default=False, metadata=LATER)
@@ -307,11 +314,15 @@ class ImagesSpec:
     shift: int = field(default=0, metadata=LATER)
     """Move each training image by up to this many pixels along its height and its width, anew at every step. What comes
     in from beyond an edge repeats the edge."""
+    validation: int = field(default=0, metadata=LATER)
+    """Hold this many of the training images out for validation, evenly spaced among them; 0 for none. Their loss is
+    computed after each epoch, and the weights of the epoch with the lowest are kept. They are never trained on."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         require_positive("train_images", 1 if self.train_images is None else self.train_images)
-        require_not_negative("shift", self.shift)
+        for name in ("shift", "validation"):
+            require_not_negative(name, getattr(self, name))
         level, what = self.corruption_level, self.corruption
         if what == "none":
             require(level == 0, "corruption_level", "0 without a corruption", level)

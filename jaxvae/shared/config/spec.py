@@ -12,6 +12,9 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, Tra
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
+LENGTH = ("epochs", "max_steps", "patience")
+"""Fields of `TrainingSpec` that say how long a run trains, which a resumed run may change."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -28,6 +31,11 @@ class Spec:
         require_data(self.data)
         for reason in conflicts(self.model, self.objective, self.images):
             raise InputError(f"Invalid configuration: {reason}.")
+        if self.training.patience and not self.images.validation:
+            raise InputError(
+                "Invalid configuration: patience counts epochs without a lower validation loss, and no images are held "
+                "out for validation; give --validation, or --patience 0."
+            )
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -74,5 +82,5 @@ def require_spec(spec: object) -> None:
 
 
 def same_run(a: Spec, b: Spec) -> bool:
-    """Whether two configurations are equal, apart from `epochs` and `max_steps`."""
-    return replace(a, training=replace(a.training, epochs=b.training.epochs, max_steps=b.training.max_steps)) == b
+    """Whether two configurations are equal, apart from the flags in `LENGTH`."""
+    return replace(a, training=replace(a.training, **{name: getattr(b.training, name) for name in LENGTH})) == b

@@ -1,4 +1,4 @@
-"""A data set: images and labels in two splits."""
+"""A data set: images and labels in two splits, or three."""
 
 import hashlib
 from pathlib import Path
@@ -12,8 +12,8 @@ from jaxvae.shared.errors import InputError
 
 
 class Dataset(NamedTuple):
-    """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits. The training images may be a
-    `streaming.Mapped`."""
+    """uint8 images `[n, height, width, channels]` and uint8 labels `[n]`, in two splits, or three with `held_out`. The
+    training images may be a `streaming.Mapped`."""
 
     name: str
     source: str
@@ -28,6 +28,9 @@ class Dataset(NamedTuple):
     """Sentences about what was left out or looks wrong, for whoever trains on it."""
     class_names: tuple[str, ...] = ()
     """The names of the classes by label; empty where these have numbers only."""
+    validation: np.ndarray | None = None
+    """Images that are not trained on and choose the best epoch; None without any."""
+    validation_labels: np.ndarray | None = None
 
 
 def as_dataset(function: str, data: Any, labels: Any = None) -> Dataset:
@@ -92,10 +95,49 @@ class UnavailableError(InputError):
     """A published data set is neither on this machine nor can be downloaded; `auto` takes another."""
 
 
+def held_out(dataset: Dataset, n: int) -> Dataset:
+    """Hold training images out for validation, evenly spaced, so that images sorted by class keep all classes.
+
+    Args:
+        dataset: The data set, with all training images, or with these held out already.
+        n: The number of images to hold out; 0 for none.
+
+    Returns:
+        The data set with a third split, or as it is without one.
+
+    Raises:
+        InputError: If no image would be left to train on, or if it holds out another number of images.
+    """
+    held = 0 if dataset.validation is None else len(dataset.validation)
+    if held == n:
+        return dataset
+    if held:
+        raise InputError(
+            f"The data {dataset.name} holds {held:,} images out for validation, the configuration {n:,}; give it "
+            f"validation={held}."
+        )
+    total = len(dataset.train)
+    if n >= total:
+        raise InputError(
+            f"The data {dataset.name} has {total:,} training images, {n:,} are to be held out; give --validation "
+            f"{max(total - 1, 0)} or less."
+        )
+    chosen = np.zeros(total, bool)
+    chosen[(2 * np.arange(n) + 1) * total // (2 * n)] = True
+    images, labels = dataset.train, dataset.train_labels
+    return dataset._replace(
+        train=images[~chosen],
+        train_labels=labels[~chosen],
+        validation=np.asarray(images[chosen]),
+        validation_labels=labels[chosen],
+    )
+
+
 def digest(dataset: Dataset) -> str:
-    """Compute the SHA-256 of the images and labels of both splits, and their shapes."""
+    """Compute the SHA-256 of the images and labels of all splits, and their shapes."""
     sha = hashlib.sha256()
-    for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels):
+    held = [array for array in (dataset.validation, dataset.validation_labels) if array is not None]
+    for array in (dataset.train, dataset.train_labels, dataset.test, dataset.test_labels, *held):
         sha.update(f"{array.shape}".encode())
         for piece in streaming.pieces(array):
             sha.update(np.ascontiguousarray(piece).data)

@@ -11,7 +11,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import cifar, idx, image_folder, numpy_files, sklearn_digits, streaming
-from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError
+from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError, held_out
 from jaxvae.shared.data.resize import fit
 from jaxvae.shared.data.sklearn_digits import digits as digits
 from jaxvae.shared.errors import InputError
@@ -89,7 +89,7 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
         )
     image, resize = spec.model.image, spec.images.resize
     train, test = (fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
-    return dataset._replace(train=train, test=test), why
+    return held_out(dataset._replace(train=train, test=test), spec.images.validation), why
 
 
 def load_data(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.shared.config.parts import ModelSpec
+from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, tensor_checks
@@ -183,11 +183,18 @@ def require_not_of(framework: str, function: str, arrays: Mapping[str, Any]) -> 
             )
 
 
-def require_state(function: str, state: Any, kind: type) -> None:
-    """Raises InputError unless a state is of the framework's type."""
+def require_state(function: str, state: Any, kind: type, training: TrainingSpec) -> None:
+    """Raises InputError unless a state is of the framework's type, with an average of the weights where the training
+    has one."""
     if not isinstance(state, kind):
         raise InputError(
             f"{function} needs a {kind.__name__}, found {_kind(state)}; give init_state(spec), or a later step's state."
+        )
+    if (state.average is not None) != (training.ema > 0):
+        has = "no average" if state.average is None else "an average"
+        raise InputError(
+            f"{function}: the configuration has ema {training.ema:g}, the state has {has} of the weights; give a state "
+            "of init_state with this configuration."
         )
 
 

@@ -60,6 +60,11 @@ def facts(spec: Spec) -> dict[str, str]:
         "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, "
         f"{counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
+    if training.patience:
+        patience = counted(training.patience, "epoch")
+        rows["early stop"] = f"after {patience} without a lower validation loss"
+    if training.ema:
+        rows["weights"] = f"a moving average of decay {training.ema:g}, less at first, is evaluated and saved"
     if model.classes:
         rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:
@@ -140,6 +145,7 @@ def _data(spec: Spec) -> str:
         "dynamic": ", binarised again at every step from the run's key",
     }[spec.images.binarization]
     some = f", the first {spec.images.train_images:,} for training" if spec.images.train_images else ""
+    some += f", {spec.images.validation:,} of the training images held out" if spec.images.validation else ""
     return f"{spec.data}: images of {height}x{width}x{channels}, pixels in {pixels}{binarised}{some}"
 
 

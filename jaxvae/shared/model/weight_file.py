@@ -6,7 +6,8 @@ safetensors writes several in any order: the same weights are the same bytes. `s
 `Module.load_state_dict` read the file without this package.
 
 A checkpoint is the same file with what a run needs to resume: Adam's state as `optimizer.NAME`, and as `run.NAME` the
-number of steps taken, the root key, and the terms of the current epoch's steps.
+number of steps taken, the root key, and the terms of the current epoch's steps; with an average of the weights, this
+as `average.NAME`.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import shown
 
 VERSION = 2
-_RUN_STATE = "optimizer.", "run."  # prefixes of a checkpoint's tensors that are not weights
+_RUN_STATE = "optimizer.", "run.", "average."  # prefixes of a checkpoint's tensors that are not weights
 _RETRAIN = "restore the file from a copy or train again"
 
 
@@ -64,6 +65,8 @@ class Checkpoint(NamedTuple):
     """The run's root key: `[2]`, uint32."""
     train: np.ndarray
     """The mean terms of the current epoch's steps: `[steps, terms]`, nats per image."""
+    average: dict[str, np.ndarray] | None = None
+    """The moving average of the weights, if the configuration has an `ema`."""
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
@@ -75,6 +78,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         "run.step": np.asarray(checkpoint.step, np.int64),
         "run.key": np.asarray(checkpoint.key, np.uint32),
         "run.train": checkpoint.train,
+        **{f"average.{name}": array for name, array in (checkpoint.average or {}).items()},
     }
     check(checkpoint.weights, spec, f"The weights for {path}")
     where = f"The checkpoint for {path}"
@@ -101,7 +105,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     spec, weights, state = _read(path)
     if not state:
         raise InputError(f"{path} contains only weights; expected a training checkpoint.")
-    return Checkpoint(spec, weights, *_resumable(spec, state, str(path)))
+    return Checkpoint(spec, weights, *_resumable(spec, state, str(path)), _average(state) or None)
 
 
 def pack(spec: Spec, arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -132,7 +136,8 @@ def load(path: Path | str) -> tuple[Spec, dict[str, np.ndarray]]:
         path: The file, or the folder of a run.
 
     Returns:
-        The configuration, and the weights by name in the order of `layout.table`.
+        The configuration, and the weights by name in the order of `layout.table`; of a checkpoint with an average of
+        the weights that average.
 
     Raises:
         InputError: If the file is neither, is cut short, was changed since it was written, or lacks or has a tensor
@@ -143,7 +148,7 @@ def load(path: Path | str) -> tuple[Spec, dict[str, np.ndarray]]:
     spec, arrays, state = _read(inside if inside.is_file() else path)
     if state:
         _resumable(spec, state, str(path))
-    return spec, arrays
+    return spec, _average(state) or arrays
 
 
 def _writable(path: Path | str) -> Path:
@@ -217,7 +222,14 @@ def _run_state(spec: Spec) -> dict[str, Expected]:
         for moment in MOMENTS:
             weights = expected_weights(spec, table)
             expected |= {f"optimizer.{prefix}{moment}.{name}": weight for name, weight in weights.items()}
+    if spec.training.ema:
+        expected |= {f"average.{name}": weight for name, weight in expected_weights(spec).items()}
     return expected
+
+
+def _average(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The average of the weights by name; none without one."""
+    return {name.removeprefix("average."): array for name, array in state.items() if name.startswith("average.")}
 
 
 def _resumable(

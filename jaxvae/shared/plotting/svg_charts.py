@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.runs.metrics_parts import SPLITS
+
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 10, 36
 _TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # ticks; padding as a share of the range, and of a constant curve's value
@@ -31,9 +33,9 @@ def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> 
         terms: The names of the terms, nats per image.
 
     Returns:
-        An `svg` element for each term by its name: training and test images by step.
+        An `svg` element for each term by its name: training, test and validation images by step.
     """
-    splits = {split: [record for record in records if record["split"] == split] for split in ("train", "test")}
+    splits = {split: [record for record in records if record["split"] == split] for split in SPLITS}
     charts = {}
     for term in terms:
         lines = [

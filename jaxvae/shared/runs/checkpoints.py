@@ -24,6 +24,12 @@ def path(run: Run, step: int) -> Path:
     return run.checkpoints / f"step-{step:09}.safetensors"
 
 
+def best_before(run: Run) -> Path:
+    """The file of the best epoch's weights before an epoch that was cut short and is better. Resumed, that epoch gets
+    longer, and may be worse."""
+    return run.checkpoints / "best-before.safetensors"
+
+
 def present(run: Run) -> list[int]:
     """List the steps whose checkpoint files exist, valid or not, in ascending order."""
     names = [re.fullmatch(r"step-([0-9]{9,10})\.safetensors", file.name) for file in run.checkpoints.glob("step-*")]

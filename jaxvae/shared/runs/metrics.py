@@ -13,8 +13,8 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.config.parts import TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
-from jaxvae.shared.runs import metrics_parts, run_folder
-from jaxvae.shared.runs.metrics_parts import Part
+from jaxvae.shared.runs import metrics_parts
+from jaxvae.shared.runs.metrics_parts import SPLITS, Part
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import shown
@@ -63,7 +63,7 @@ def record(spec: Spec, step: int, epoch: int, split: str, terms: np.ndarray) -> 
         spec: The configuration.
         step: Steps taken.
         epoch: The epoch, from 1.
-        split: `train` or `test`.
+        split: One of `SPLITS`.
         terms: `[terms]`.
     """
     values = {name: float(value) for name, value in zip(spec.terms, terms, strict=True)}
@@ -142,17 +142,21 @@ def cut(run: Run, epoch: int, step: int) -> None:
     Raises:
         InputError: If a record of the epochs before it is missing.
     """
-    size, tested, last, there = 0, [], None, run.metrics.is_file()
+    splits = ["validation", "test"] if run.spec.images.validation else ["test"]
+    size, evaluated, last, there = 0, [], None, run.metrics.is_file()
     for part in _parts(run) if there else ():
         epochs = [int(row[0]) for row in part.rows]
         kept = next((i for i, it in enumerate(epochs) if it >= epoch), len(epochs))
-        tested += [it for it, row in zip(epochs[:kept], part.rows, strict=False) if row[1] == b"test"]
+        rows = zip(epochs[:kept], part.rows, strict=False)
+        evaluated += [(it, row[1].decode()) for it, row in rows if row[1] != b"train"]
         size += sum(map(len, part.lines[:kept]))
         last = part.lines[kept - 1] if kept else last
         if kept < len(part.lines):
             break  # at an epoch to remove, or at the last line, cut short when the process was killed
     record = None if last is None else _parsed(run, last)
-    if tested != list(range(1, epoch)) or (record and (record["step"], record["split"]) != (step, "test")):
+    if evaluated != [(it, split) for it in range(1, epoch) for split in splits] or (
+        record and (record["step"], record["split"]) != (step, "test")
+    ):
         raise InputError(
             f"{run.metrics} should hold the records of the first {epoch - 1} epochs, to step {step}; restore it or "
             "train again."
@@ -176,6 +180,29 @@ def to_draw(run: Run) -> list[dict[str, Any]]:
     """
     drawn = _checked(run, metrics_parts.to_draw(run.metrics, run.spec.terms, functools.partial(_parsed, run)))
     return [_parsed(run, line) for part in drawn for line in part.lines]
+
+
+def of_split(run: Run, split: str) -> list[dict[str, Any]]:
+    """Read the records of a split, even while the run trains.
+
+    Args:
+        run: The run.
+        split: One of `SPLITS`.
+
+    Returns:
+        The records. A last line that is not written to its end doesn't count.
+
+    Raises:
+        InputError: If another line is not a valid record.
+    """
+    _require_file(run)
+    records = []
+    for part in _parts(run):
+        if part.error is not None and (len(part.rows) < len(part.lines) - 1 or part.lines[-1].endswith(b"\n")):
+            read(run)  # which names the line that is wrong
+        chosen = zip(part.lines, part.rows, strict=False)
+        records += [_parsed(run, line) for line, row in chosen if row[1] == split.encode()]
+    return records
 
 
 def last(run: Run) -> dict[str, Any] | None:
@@ -246,17 +273,10 @@ def _parsed(run: Run, line: bytes) -> dict[str, Any]:
             raise ValueError(f"{name} must be an integer above 0 and below 2^31, found {shown(value)}")
         if kind is float and not (type(value) is float and math.isfinite(value)):
             raise ValueError(f"{name} must be a finite number, found {shown(value)}")
-    if record["split"] not in ("train", "test"):
-        raise ValueError(f"split must be train or test, found {shown(record['split'])}")
+    if record["split"] not in SPLITS:
+        raise ValueError(f"split must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, found {shown(record['split'])}")
     return {name: record[name] for name in fields}
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
-
-
-def steps_and_epochs(run: run_folder.Run) -> tuple[int, int]:
-    """The steps and epochs that a run has records of; 0 steps and all epochs for one without any, such as an imported
-    run."""
-    record = last(run)
-    return (0, run.spec.training.epochs) if record is None else (record["step"], record["epoch"])

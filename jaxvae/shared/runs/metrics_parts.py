@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from jaxvae.shared.safe_io import MAX_JSON_BYTES
 
+SPLITS = ("train", "test", "validation")
+
 _PART = 2**18  # bytes
 _WHOLE = 2**20  # bytes of a file whose records are all drawn
 _PARTS, _LARGEST = 400, 2**24  # of a longer file, and bytes of each; a panel has about as many pixels
@@ -25,7 +27,7 @@ class Part(NamedTuple):
     lines: list[bytes]
     """The lines, with their ends."""
     rows: Sequence[tuple[Any, ...]]
-    """Epoch, `b"train"` or `b"test"`, and the terms, to twelve decimals, as `int` and `float` read them: of each line
+    """Epoch, the split, e.g. `b"test"`, and the terms, to twelve decimals, as `int` and `float` read them: of each line
     up to the first that is no record."""
     error: ValueError | None
     """What is wrong with the first line that is no record."""
@@ -66,7 +68,7 @@ def parts(path: Path, terms: Sequence[str], parse: Parse, size: int = _PART) -> 
 def to_draw(path: Path, terms: Sequence[str], parse: Parse) -> Iterator[Part]:
     """Read the lines of a file that a picture needs.
 
-    Of a file above a megabyte these are, of each of some hundred parts and of either split, the first, the last, and
+    Of a file above a megabyte these are, of each of some hundred parts and of each split, the first, the last, and
     those with the least and the largest value of each term.
 
     Args:
@@ -86,7 +88,7 @@ def to_draw(path: Path, terms: Sequence[str], parse: Parse) -> Iterator[Part]:
             yield part
             return
         kept: set[int] = set()
-        for split in (b"train", b"test"):
+        for split in map(str.encode, SPLITS):
             where = [i for i, row in enumerate(part.rows) if row[1] == split]
             kept.update(where[:1], where[-1:])
             for term in range(2, 2 + len(terms)) if where else ():
@@ -107,6 +109,10 @@ def _pattern(terms: Sequence[str]) -> re.Pattern[bytes]:
     """Matches a record on its line as `metrics.append` writes it, but for numbers out of the ordinary."""
     integer, decimals = rb"([1-9]\d{0,8}+)", rb"\.\d{1,12}+(?=\d*+[,}])"
     value = rb"(-?(?:0|[1-9]\d{0,99}+)(?:" + decimals + rb"|(?:\.\d++)?+e[+-]?\d{1,2}+(?!\d)))\d*+"
-    fields = [b'"step": ' + integer.replace(b"(", b"(?:"), b'"epoch": ' + integer, b'"split": "(train|test)"']
+    fields = [
+        b'"step": ' + integer.replace(b"(", b"(?:"),
+        b'"epoch": ' + integer,
+        b'"split": "(' + "|".join(SPLITS).encode() + b')"',
+    ]
     fields += [b'"' + re.escape(term).encode() + b'": ' + value for term in terms]
     return re.compile(rb"^\{" + b", ".join(fields) + rb"\}(?:\n|\Z)", re.MULTILINE)

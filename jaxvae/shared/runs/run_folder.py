@@ -67,10 +67,12 @@ class _Data:
     test: int
     digest: str
     class_names: tuple[str, ...] = field(default=(), metadata=LATER)
+    validation: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             choices.require(0 < getattr(self, name) < 2**31, name, "positive and below 2^31", getattr(self, name))
+        choices.require(0 <= self.validation < 2**31, "validation", "at least 0 and below 2^31", self.validation)
         choices.require(len(self.source) <= 4096, "source", "the path of a folder or a file", self.source)
         choices.require(len(self.digest) == 64, "digest", "64 hexadecimal digits", self.digest)
         for name in self.class_names:

@@ -38,5 +38,7 @@ def advice(spec: Spec, train: int, test: int) -> Iterator[str]:
             f"With {spec.model.pixels:,} values in an image the divergence counts {spec.effective_beta:.3g} times "
             "beside the reconstruction's sum: many latents may go unused. A smaller --beta, or --gamma, counts it less."
         )
+    if 0 < (held := spec.images.validation) < _FEW_IMAGES:
+        yield f"The validation loss is the mean of {counted(held, 'image')}, too few to choose the best epoch by it."
     if 0 < test < _FEW_IMAGES:
         yield f"The test loss is the mean of {counted(test, 'image')}, too few to tell one run from another by it."

@@ -17,6 +17,8 @@ from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import checkpoints, metrics, run_folder
+from jaxvae.shared.runs.best_epoch import best_epoch, is_over
+from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.training import tensorboard
 from jaxvae.shared.training.progress import short_terms
 
@@ -35,6 +37,10 @@ class Session(NamedTuple):
     """Bytes of a block of training images; None to keep all of them on the device."""
     board: tensorboard.Board | None = None
     """The files for TensorBoard, if they are requested."""
+    losses: list[float] | None = None
+    """The validation losses of the epochs so far; None without validation."""
+    ended: bool = False
+    """Whether the run's patience had ended it before this session."""
 
     @property
     def done(self) -> int:
@@ -60,6 +66,11 @@ class Session(NamedTuple):
         """Intervals in steps, of checkpoints and of metrics, at whose multiples an epoch is cut."""
         intervals = (self.run.config[name] for name in ("checkpoint_every", "log_every"))
         return [steps for steps in intervals if steps is not None]
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether the patience has ended the run."""
+        return is_over(self.losses or (), self.run.spec.training.patience)
 
 
 class StoppedError(Exception):
@@ -142,21 +153,26 @@ def run_session(
         train, test = save_epoch(backend, session, progress)
         _, *names = run.spec.terms
         terms = ", ".join(f"{name} {test[name]:.3f}" for name in names)
-        log(f"epoch {progress.epoch:>3}/{session.epochs}  train {train:8.3f}  test {test['loss']:8.3f} ({terms})")
+        held = "" if progress.validation is None else f"  validation {progress.validation[0]:8.3f}"
+        epoch = f"epoch {progress.epoch:>3}/{session.epochs}"
+        log(f"{epoch}  train {train:8.3f}{held}  test {test['loss']:8.3f} ({terms})")
 
     with signals.watched():
         try:
-            start, cuts = session.start, session.cuts
-            backend.fit(run.spec, session.dataset, on_epoch, session.device, start, on_part, cuts, session.stream)
+            how = session.device, session.start, on_part, session.cuts, session.stream, tuple(session.losses or ())
+            backend.fit(run.spec, session.dataset, on_epoch, *how)
         except NonFiniteError as error:
             if backend.first():
                 _record_divergence(run, str(error))
             last = checkpoints.present(run)
             hint = f" Its last checkpoint is {checkpoints.path(run, last[-1])}." if last else ""
             raise NonFiniteError(f"{error}{hint}") from None
+        if session.ended_early:
+            on_progress(session.seen(total) - seen[0], "ended early", ())
         if signals.received is not None:  # too late to stop the run, but the sender has to know
             name = signal.Signals(signals.received).name
-            raise StoppedError(f"{run.path} finished all {total:,} steps before {name} took effect", signals.received)
+            finished = "ended early" if session.ended_early else f"finished all {total:,} steps"
+            raise StoppedError(f"{run.path} {finished} before {name} took effect", signals.received)
 
 
 def _record_divergence(run: run_folder.Run, why: str) -> None:
@@ -193,6 +209,9 @@ def mean_so_far(session: Session, progress: Part[State] | Progress[State]) -> np
 def save_epoch(backend: Backend, session: Session, progress: Progress[State]) -> tuple[float, dict[str, Any]]:
     """Write an epoch's results: weights, pictures, metrics, and the files for TensorBoard.
 
+    With validation the weights are written if the epoch is the best so far, and the last state of a run that ends early
+    is written as a checkpoint.
+
     Args:
         backend: The package that trains.
         session: The run.
@@ -205,7 +224,15 @@ def save_epoch(backend: Backend, session: Session, progress: Progress[State]) ->
     first = progress.step - len(progress.train)
     records = metrics.train_records(progress.train, first, images, run.spec, run.config["log_every"])
     test = metrics.record(run.spec, progress.step, progress.epoch, "test", progress.test)
-    backend.save(run.weights, run.spec, progress.state[0])
+    if session.losses is not None and progress.validation is not None:
+        records.append(metrics.record(run.spec, progress.step, progress.epoch, "validation", progress.validation))
+        session.losses.append(float(progress.validation[0]))
+    if not session.losses or best_epoch(session.losses) == progress.epoch:
+        if session.losses and progress.epoch > 1 and progress.step % run.spec.training.epoch_steps(images):
+            write_atomically(checkpoints.best_before(run), run.weights.read_bytes())
+        backend.save(run.weights, run.spec, progress.state.evaluated)
+    if session.ended_early and not checkpoints.path(run, progress.step).exists():
+        save_part(backend, session, Part(progress.state, progress.epoch, progress.step, progress.train), True)
     _save_pictures(backend, run, progress, session.dataset)
     metrics.append(run, [*records, test])
     if session.board is not None:
@@ -215,7 +242,7 @@ def save_epoch(backend: Backend, session: Session, progress: Progress[State]) ->
 
 def _save_pictures(backend: Backend, run: run_folder.Run, progress: Progress[State], dataset: Dataset) -> None:
     """Draw samples and reconstructions into the run's images/."""
-    weights, chosen = progress.state[0], spread(dataset.test_labels, _RECONSTRUCTIONS)
+    weights, chosen = progress.state.evaluated, spread(dataset.test_labels, _RECONSTRUCTIONS)
     key = backend.stream_key(progress.state.key, "pictures", progress.epoch)
     reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
     pictures = {"reconstructions": image_grid.pairs(dataset.test[chosen] / 255, reconstructions)}
@@ -242,5 +269,7 @@ def _add_to_board(
     chosen = np.sort(spread(dataset.test_labels, tensorboard.POINTS))
     images, labels = dataset.test[chosen], dataset.test_labels[chosen]
     key = backend.stream_key(progress.state.key, "evaluation", progress.epoch)
-    latents = backend.encode_images(spec, progress.state[0], images, key, labels if spec.model.classes else None).mean
+    latents = backend.encode_images(
+        spec, progress.state.evaluated, images, key, labels if spec.model.classes else None
+    ).mean
     tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen)

@@ -15,7 +15,7 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs import best_epoch, metrics, run_folder
 from jaxvae.shared.runs.command_line import changed_flags, flags_of
 from jaxvae.shared.text import say
 
@@ -86,7 +86,7 @@ def is_finished(path: Path, spec: Spec) -> bool:
     _require_same(path, _shared_flags(run.spec), _shared_flags(spec))
     last = metrics.last(run)
     end = spec.training.total_steps(run.config["data"]["train"])
-    return last is not None and (last["split"], last["step"]) == ("test", end)
+    return last is not None and last["split"] == "test" and (last["step"] == end or best_epoch.ended_early(run))
 
 
 def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
@@ -100,7 +100,7 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
     results = []
     for path, spec in specs.items():
         finished = is_finished(path, replace(spec, data=dataset.name))
-        record = metrics.last(run_folder.read(path)) if finished else None
+        record = best_epoch.kept(run_folder.read(path)) if finished else None
         results.append(sweep_summary.RunResult(path.name, spec, record))
     shared = _shared_flags(replace(results[0].spec, data=dataset.name))
     table = sweep_summary.table(results, len(dataset.test), dataset.name)

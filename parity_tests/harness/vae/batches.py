@@ -10,7 +10,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
 from parity_tests.harness.vae.batch import Batch
 
-STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization")
+STREAMS = ("init", "order", "noise", "evaluation", "pictures", "binarization", "validation")
 
 
 def stream(spec: Spec, name: str, *t: int) -> jax.Array:
@@ -57,7 +57,7 @@ def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key
         spec: The configuration.
         images: uint8 `[n, height, width, channels]`.
         places: The index of each image in its split, `[n]`.
-        split: `train` or `test`.
+        split: `train`, `test` or `validation`.
         key: The key of the step; needed for dynamic binarisation only.
 
     Returns:
@@ -71,7 +71,7 @@ def prepared(spec: Spec, images: np.ndarray, places: np.ndarray, split: str, key
             x = (flat > 127).astype(dtype)
         case how:
             if how == "static":
-                own, at = stream(spec, "binarization", ("train", "test").index(split)), places
+                own, at = stream(spec, "binarization", ("train", "test", "validation").index(split)), places
             else:
                 assert key is not None
                 own, at = jax.random.fold_in(key, 0), np.arange(len(flat))

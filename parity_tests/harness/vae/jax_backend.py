@@ -18,11 +18,11 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import optimizer_state
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import jax_layers
-from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batch import Batch, averages
 
 Arrays = dict[str, np.ndarray]
 NAME = "jaxvae"
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
 
 
 def use(device: str) -> str:
@@ -183,10 +183,11 @@ def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
 
 def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
     """Train a whole run and return the final parameters, Adam's state, the terms of each step `[steps, terms]` and of
-    each evaluation `[epochs, terms]`."""
+    each evaluation, on validation images first, `[evaluations, terms]`."""
     seen: list[jaxvae.Progress] = []
     state = jaxvae.fit(spec, data, seen.append)
-    train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
+    held = [p.validation for p in seen if p.validation is not None]
+    train, test = np.concatenate([p.train for p in seen]), np.stack([*held, *(p.test for p in seen)])
     return *_trained(spec, state), train, test
 
 
@@ -283,17 +284,23 @@ def _optional(array: np.ndarray | None) -> jax.Array | None:
 
 
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> jaxvae.TrainState:
-    params = jaxvae.from_arrays(spec, arrays)
+    params, average = jaxvae.from_arrays(spec, arrays), None
+    if spec.training.ema:
+        average = jaxvae.from_arrays(spec, arrays if optimizer is None else averages(optimizer)[0])
     if optimizer is None:
         opt_state, step = jaxvae.init_optimizers(spec, params), 0
     else:
-        opt_state = jaxvae.optimizer_from_arrays(spec, optimizer)
+        opt_state = jaxvae.optimizer_from_arrays(spec, averages(optimizer)[1])
         step = next(int(array) for name, array in optimizer.items() if name.endswith("step"))
-    return jaxvae.TrainState(params, opt_state, jnp.int32(step), jaxvae.root_key(spec.training.seed))
+    return jaxvae.TrainState(params, opt_state, jnp.int32(step), jaxvae.root_key(spec.training.seed), average)
 
 
 def _trained(spec: Spec, state: jaxvae.TrainState) -> tuple[Arrays, Arrays]:
-    return jaxvae.to_arrays(spec, state.params), jaxvae.optimizer_to_arrays(spec, state.opt_state)
+    """The weights, and Adam's state with the average of the weights if there is one."""
+    optimizer = jaxvae.optimizer_to_arrays(spec, state.opt_state)
+    if state.average is not None:
+        optimizer |= {f"average.{name}": array for name, array in jaxvae.to_arrays(spec, state.average).items()}
+    return jaxvae.to_arrays(spec, state.params), optimizer
 
 
 def _numpy(named: dict) -> Arrays:

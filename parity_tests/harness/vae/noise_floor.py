@@ -52,7 +52,8 @@ def judge(
         data: The images.
         start: The initial weights of both.
         terms: The terms of each run, `[steps, terms]`.
-        evaluated: For each run its final weights and its last evaluation, `[terms]`, which the other backend repeats.
+        evaluated: For each run the weights of its last evaluation, and this, `[terms]`, which the other backend
+            repeats.
         backends: The backends of the runs.
         settle: Whether to compare the steps of runs beyond the noise floor one by one.
         bisect: Whether to explain the first step that differs.

@@ -19,7 +19,7 @@ import jaxvae
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec
-from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.dataset import Dataset, held_out
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import weight_file
 from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
@@ -58,6 +58,7 @@ def prove(
     Returns:
         The report. A level in which a backend raises an error fails.
     """
+    data = held_out(data, spec.images.validation)
     findings: list[Finding] = []
     trajectories: list[Trajectory] = []
     # Only the first difference is explained, since the others may follow from it; that of a level at the end, when the

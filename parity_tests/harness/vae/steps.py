@@ -24,13 +24,15 @@ def bounded(spec: Spec, steps: int, images: int) -> Spec:
 
 
 def untrained(spec: Spec, arrays: Arrays) -> Arrays:
-    """Make Adam's state before the first step."""
+    """Make Adam's state before the first step, and the average of the weights if there is one."""
     state: Arrays = {}
     for phase, networks in spec.phases.items():
         prefix = phase and f"{phase}."
         names = [p.name for p in layout.table(spec.model) if p.trained and p.network in networks]
         state |= {f"{prefix}{m}.{n}": np.zeros_like(arrays[n]) for m in ("exp_avg", "exp_avg_sq") for n in names}
         state[f"{prefix}step"] = np.asarray(0, np.int32)
+    if spec.training.ema:
+        state |= {f"average.{name}": array for name, array in arrays.items()}
     return state
 
 

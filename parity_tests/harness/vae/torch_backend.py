@@ -9,12 +9,12 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout, optimizer_state
 from jaxvae.shared.model.requirements import has_prior
 from parity_tests.harness.hooks import torch_layers
-from parity_tests.harness.vae.batch import Batch
+from parity_tests.harness.vae.batch import Batch, averages
 from torchvae import distributions, objectives, random
 
 Arrays = dict[str, np.ndarray]
 NAME = "torchvae"
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")
 _device = torch.device("cpu")
 
 
@@ -212,10 +212,11 @@ def evaluate(spec: Spec, arrays: Arrays, data: Dataset, t: int) -> Arrays:
 
 def run(spec: Spec, data: Dataset) -> tuple[Arrays, Arrays, np.ndarray, np.ndarray]:
     """Train a whole run and return the final parameters, Adam's state, the terms of each step `[steps, terms]` and of
-    each evaluation `[epochs, terms]`."""
+    each evaluation, on validation images first, `[evaluations, terms]`."""
     seen: list[torchvae.Progress] = []
     state = torchvae.fit(spec, data, seen.append, _device)
-    train, test = np.concatenate([p.train for p in seen]), np.stack([p.test for p in seen])
+    held = [p.validation for p in seen if p.validation is not None]
+    train, test = np.concatenate([p.train for p in seen]), np.stack([*held, *(p.test for p in seen)])
     return *_trained(spec, state), train, test
 
 
@@ -251,17 +252,23 @@ def _optional(array: np.ndarray | None) -> torch.Tensor | None:
 
 
 def _state(spec: Spec, arrays: Arrays, optimizer: Arrays | None) -> torchvae.TrainState:
-    model, step = model_of(spec, arrays), 0
+    model, average, step = model_of(spec, arrays), None, 0
+    if spec.training.ema:
+        average = model_of(spec, arrays if optimizer is None else averages(optimizer)[0])
     if optimizer is None:
         adam = torchvae.init_optimizers(spec, model)
     else:
-        adam = torchvae.optimizer_from_arrays(spec, optimizer, model)
+        adam = torchvae.optimizer_from_arrays(spec, averages(optimizer)[1], model)
         step = next(int(array) for name, array in optimizer.items() if name.endswith("step"))
-    return torchvae.TrainState(model, adam, step, torchvae.root_key(spec.training.seed, _device))
+    return torchvae.TrainState(model, adam, step, torchvae.root_key(spec.training.seed, _device), average)
 
 
 def _trained(spec: Spec, state: torchvae.TrainState) -> tuple[Arrays, Arrays]:
-    return torchvae.to_arrays(spec, state.model), torchvae.optimizer_to_arrays(spec, state.optimizer)
+    """The weights, and Adam's state with the average of the weights if there is one."""
+    optimizer = torchvae.optimizer_to_arrays(spec, state.optimizer)
+    if state.average is not None:
+        optimizer |= {f"average.{name}": array for name, array in torchvae.to_arrays(spec, state.average).items()}
+    return torchvae.to_arrays(spec, state.model), optimizer
 
 
 def _numpy(named: dict) -> Arrays:

@@ -13,6 +13,7 @@ from jaxvae.shared.data.dataset import Dataset
 from parity_tests.harness.compare import gap, shares, worst
 from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.vae import noise_floor
+from parity_tests.harness.vae.batch import evaluated
 from parity_tests.harness.vae.levels import BACKENDS, Arrays, nudge
 from parity_tests.harness.vae.steps import explain, untrained
 
@@ -29,10 +30,11 @@ class Run(NamedTuple):
 
     weights: Arrays
     optimizer: Arrays
+    """Adam's state, and the average of the weights if there is one."""
     terms: np.ndarray
     """The terms of each step, `[steps, terms]`."""
     test: np.ndarray
-    """The terms of each evaluation, `[epochs, terms]`."""
+    """The terms of each evaluation, `[evaluations, terms]`, that of the last epoch's test images last."""
 
 
 def follow(
@@ -63,7 +65,7 @@ def follow(
     gaps = noise_floor.worst_term(spec, left.terms, right.terms)
     losses = {backend.NAME: run.terms[:, 0] for backend, run in zip(backends, runs, strict=True)}
     if spec.training.dtype == "float32":
-        evaluations = tuple((run.weights, run.test[-1]) for run in runs)
+        evaluations = tuple((evaluated(run.weights, run.optimizer), run.test[-1]) for run in runs)
         findings, floor, diagnosis = noise_floor.judge(
             spec, data, start, (left.terms, right.terms), evaluations, backends, settle=settle, bisect=bisect
         )
@@ -135,13 +137,14 @@ def _apart(
     spec: Spec, data: Dataset, backend: ModuleType, *runs: tuple[Arrays, Arrays, np.ndarray]
 ) -> dict[str, float]:
     """The differences of two runs of one package."""
-    tests = [backend.evaluate(spec, weights, data, spec.training.epochs) for weights, _, _ in runs]
-    evaluated = [{name: np.asarray(test[name]) for name in spec.terms} for test in tests]
+    last = spec.training.epochs
+    tests = [backend.evaluate(spec, evaluated(weights, state), data, last) for weights, state, _ in runs]
+    figures = [{name: np.asarray(test[name]) for name in spec.terms} for test in tests]
     return {
         LOSSES: float(noise_floor.worst_term(spec, *(terms for _, _, terms in runs)).max()),
         WEIGHTS: gap(*(weights for weights, _, _ in runs)).size,
         OPTIMIZER: gap(*(optimizer for _, optimizer, _ in runs)).size,
-        EVALUATIONS: shares(*evaluated).size,
+        EVALUATIONS: shares(*figures).size,
     }
 
 

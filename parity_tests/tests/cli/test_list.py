@@ -76,7 +76,7 @@ def test_every_state_and_nothing_that_is_no_run(package, runs, capsys) -> None:
         path: json.loads((runs / path / "metrics.jsonl").read_bytes().splitlines()[i])["loss"]
         for path, i in {"run-9": 3, "run-10": 1}.items()
     }
-    assert [tuple(row.values())[:-1] for row in rows] == [
+    assert [tuple(row.values())[:-2] for row in rows] == [
         ("run-9", "jaxvae", "pytorch-examples", FLAGS, 24, 24, loss["run-9"], "finished"),
         ("run-10", "jaxvae", "pytorch-examples", FLAGS, 12, 24, loss["run-10"], "stopped"),
         ("sweep/deep/er/spoilt", None, None, None, None, None, None, "damaged"),

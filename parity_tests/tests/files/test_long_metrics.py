@@ -9,7 +9,7 @@ import pytest
 
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import svg_charts
-from jaxvae.shared.runs import metrics, metrics_parts, run_folder
+from jaxvae.shared.runs import best_epoch, metrics, metrics_parts, run_folder
 from parity_tests.corrupt import readers
 
 STEPS, EPOCHS = 2000, 10
@@ -52,7 +52,7 @@ def test_a_long_file_is_drawn_by_its_first_last_and_extreme_records(run) -> None
     assert order == sorted(set(order))
     assert metrics.read(run) == records
     assert metrics.last(run) == records[-1]
-    assert metrics.steps_and_epochs(run) == (STEPS * EPOCHS, EPOCHS)
+    assert best_epoch.steps_and_epochs(run) == (STEPS * EPOCHS, EPOCHS)
 
 
 def test_a_short_file_is_drawn_whole(run) -> None:
@@ -60,7 +60,7 @@ def test_a_short_file_is_drawn_whole(run) -> None:
     run.metrics.write_bytes(b"")
     assert metrics.to_draw(run) == []
     assert metrics.last(run) is None
-    assert metrics.steps_and_epochs(run) == (0, run.spec.training.epochs)
+    assert best_epoch.steps_and_epochs(run) == (0, run.spec.training.epochs)
 
 
 @pytest.mark.parametrize("epoch", [1, 4, EPOCHS + 1])

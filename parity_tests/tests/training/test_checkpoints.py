@@ -149,7 +149,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
     before = signal.signal(number, usual)  # which the tests' own parent may have set otherwise
 
     def interrupted(*arguments: Any) -> Any:
-        *rest, on_part, every, stream = arguments
+        *rest, on_part, every, stream, history = arguments
 
         def also(progress: Any) -> None:
             if progress.step == 17:
@@ -158,7 +158,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_status(package, trained, tmp_
                 sender.join()
             on_part(progress)
 
-        return fit(*rest, also, [*every, 17], stream)
+        return fit(*rest, also, [*every, 17], stream, history)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(package, "fit", interrupted)

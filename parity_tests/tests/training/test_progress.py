@@ -203,10 +203,10 @@ def test_a_sweep_tells_of_its_runs(capsys, tmp_path, monkeypatch) -> None:
 def test_runs_trained_together_tell_their_losses(tmp_path, monkeypatch) -> None:
     """Those of neither package, one by one in truth."""
 
-    def fit_together(specs, data, on_epoch, device, starts, on_part, every) -> None:
+    def fit_together(specs, data, on_epoch, device, starts, on_part, every, histories) -> None:
         parts, ends = [[] for _ in specs], [[] for _ in specs]
         for i, spec in enumerate(specs):
-            NUMPY_BACKEND.fit(spec, data, ends[i].append, device, starts[i], parts[i].append, every, None)
+            NUMPY_BACKEND.fit(spec, data, ends[i].append, device, starts[i], parts[i].append, every, None, histories[i])
         on_part({i: part[-1] for i, part in enumerate(parts)})
         for i, (end,) in enumerate(ends):
             on_epoch(i, end)

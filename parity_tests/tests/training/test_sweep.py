@@ -177,7 +177,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
     out, fit, calls = tmp_path / "sweep", NUMPY_BACKEND.fit, []
 
     def counted(
-        spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, stream: Any
+        spec: Spec, data: Any, on_epoch: Any, device: Any, start: Any, on_part: Any, every: Any, *rest: Any
     ) -> None:
         calls.append(spec)
 
@@ -186,7 +186,7 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(whole, tmp_path, capsy
                 os.kill(os.getpid(), signal.SIGTERM)
             on_part(progress)
 
-        fit(spec, data, on_epoch, device, start, part, [4], stream)
+        fit(spec, data, on_epoch, device, start, part, [4], *rest)
 
     monkeypatch.setattr(NUMPY_BACKEND, "fit", counted)
     assert sweep(NUMPY_BACKEND, out, *GRID) == 143

@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.presets import preset
 from jaxvae.shared.config.spec import Spec, resolved, same_run
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import description
+from jaxvae.shared.model import description, layout
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.training.advice import advice
 from parity_tests.harness import report
@@ -138,6 +139,77 @@ def test_clipped_steps_of_adamw_are_those_of_optax_and_pytorch(package: str, rul
     assert np.abs(actual - start).max() > 1e-3
 
 
+AVERAGED = TrainingSpec(dtype="float64", ema=0.5)
+
+
+@both
+def test_averaged_weights_are_those_of_pytorch_and_of_tensorflow(package: str, x64: None) -> None:
+    """torch's average copies the buffers too, and is given TensorFlow's decay with num_updates."""
+    spec = dataclasses.replace(small("conv"), training=AVERAGED)
+    module: Any = importlib.import_module(package)
+    averaged = importlib.import_module(f"{package}.updates").averaged
+    state, key = torchvae.init_state(spec), torchvae.root_key(0)
+
+    def rule(old: Any, new: Any, num_updates: Any) -> Any:
+        t = int(num_updates)
+        d = min(0.5, (1 + t) / (10 + t))
+        return d * old + (1 - d) * new
+
+    theirs: Any = torch.optim.swa_utils.AveragedModel(state.model, avg_fn=rule)
+    ours = module.init_state(spec).average
+    for step in range(1, 13):
+        tensors = state.model.state_dict()
+        for i, parameter in enumerate(layout.table(spec.model)):
+            if parameter.trained or "running" in parameter.name:
+                word = torchvae.random.fold_in(key, 1000 * step + i)
+                tensors[parameter.name] += torchvae.random.normal(word, parameter.shape, torch.float64)
+        theirs.n_averaged.fill_(step)
+        theirs.update_parameters(state.model)
+        weights = torchvae.to_arrays(spec, state.model)
+        ours = averaged(spec, ours, module.from_arrays(spec, weights), step)
+        expected, actual = torchvae.to_arrays(spec, theirs.module), module.to_arrays(spec, ours)
+        for name, array in actual.items():
+            if "running" in name:
+                np.testing.assert_array_equal(array, weights[name])
+            else:
+                np.testing.assert_allclose(array, expected[name], rtol=1e-13, atol=1e-15)
+    assert max(abs(actual[name] - weights[name]).max() for name in actual) > 0.1
+
+
+@both
+def test_averages_are_evaluated_saved_and_resumed_by_either_package(package: str, tmp_path: Path, x64: None) -> None:
+    other = {"jaxvae": torchvae, "torchvae": jaxvae}[package]
+    training = dataclasses.replace(AVERAGED, batch_size=17, epochs=2)
+    spec = dataclasses.replace(small("pytorch-examples"), training=training)
+    data, module, file, seen = some(spec), importlib.import_module(package), tmp_path / "checkpoint.safetensors", []
+
+    def save(part) -> None:
+        if part.step == 3:
+            module.save_checkpoint(file, spec, part.state, part.train)
+
+    state = module.fit(spec, data, seen.append, on_part=save, every=[3])
+    tests = [
+        module.average_terms(spec, weights, data.test, module.stream_key(module.root_key(0), "evaluation", 2))
+        for weights in (state.average, state[0])
+    ]
+    assert (tests[0] == seen[-1].test).all()
+    assert (tests[1] != tests[0]).all()
+    expected = [module.to_arrays(spec, weights) for weights in (state[0], state.average)]
+    assert all((expected[0][name] != expected[1][name]).any() for name in expected[0])
+    for one, tolerance in ((module, 0), (other, 1e-13)):
+        loaded, *start = one.load_checkpoint(file)
+        evaluated = one.to_arrays(spec, one.load(file)[1])
+        assert all((evaluated[name] == array).all() for name, array in one.to_arrays(spec, start[0].average).items())
+        again = one.fit(loaded, data, start=start)
+        for weights, before in zip((again[0], again.average), expected, strict=True):
+            for name, array in one.to_arrays(spec, weights).items():
+                np.testing.assert_allclose(array, before[name], rtol=0, atol=tolerance * abs(before[name]).max())
+    with pytest.raises(
+        InputError, match=re.escape("has ema 0.5, the state has no average of the weights; give a state")
+    ):
+        module.fit(spec, data, start=(state._replace(average=None), np.zeros((0, 3))))
+
+
 def test_a_cosine_that_has_ended_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     flags = ["--schedule", "cosine", "--rate-warmup", "2", "--max-steps", "5", "--out", str(out)]
@@ -166,8 +238,14 @@ def test_augmented_images_are_those_of_the_plain_formulas(package: str, flip: bo
 
 
 CASES = {
-    "cosine": {"schedule": "cosine", "rate_warmup": 5, "clip": 1e-3, "weight_decay": 0.05},  # and augmented
-    "phases": {"schedule": "cosine", "clip": 1e-3},
+    "cosine": {
+        "schedule": "cosine",
+        "rate_warmup": 5,
+        "clip": 1e-3,
+        "weight_decay": 0.05,
+        "ema": 0.9,
+    },  # and augmented, and validated
+    "phases": {"schedule": "cosine", "clip": 1e-3, "ema": 0.99},
     "steps": {"schedule": "steps", "decay": 0.7, "decay_steps": 4, "clip": 1e-3, "clip_rule": "optax"},
 }
 
@@ -175,7 +253,8 @@ CASES = {
 @pytest.mark.parametrize("name", quick(CASES, ["cosine"]))
 def test_every_level_agrees(name: str) -> None:
     spec = small("adversarial" if name == "phases" else "pytorch-examples")
-    images = dataclasses.replace(spec.images, flip=True, shift=2) if name == "cosine" else spec.images
+    augmented = {"flip": True, "shift": 2, "validation": 10}
+    images = dataclasses.replace(spec.images, **augmented) if name == "cosine" else spec.images
     spec = dataclasses.replace(spec, training=dataclasses.replace(spec.training, **CASES[name]), images=images)
     result = prove.prove(spec, some(spec), dtypes=["float64"], steps=STEPS)
     assert result.passed, report.verdict(result)
@@ -194,6 +273,7 @@ def test_every_level_agrees(name: str) -> None:
         ({"weight_decay": 1e4}, "weight_decay must be below 1 / learning_rate"),
         ({"schedule": "cosine", "decay_steps": 0}, "decay_steps must be positive"),
         ({"rate_warmup": -1}, "rate_warmup must be"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1, found 1.0"),
     ],
 )
 def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
@@ -216,6 +296,7 @@ def test_what_can_not_be_is_refused(given: dict, sentence: str) -> None:
         ({"schedule": "cosine", "decay": 1.0, "rate_warmup": 9}, (640, 64), []),
         ({"decay": 1.0, "rate_warmup": 100}, (640, 64), ["over 100 steps, and the run has 100"]),
         ({"epochs": 3}, (450, 31), ["the mean of 31 images, too few"]),
+        ({"epochs": 3, "validation": 20}, (430, 50), ["The validation loss is the mean of 20 images, too few"]),
         ({"beta": 0.01}, (60_000, 10_000), ["the divergence counts 7.84 times"]),
     ],
 )
@@ -234,9 +315,12 @@ def test_a_shift_out_of_the_image_is_refused() -> None:
 
 
 def test_a_configuration_says_so() -> None:
-    training = TrainingSpec(schedule="cosine", rate_warmup=100, clip=5.0, weight_decay=0.01)
-    images = ImagesSpec(flip=True, shift=2)
+    training = TrainingSpec(schedule="cosine", rate_warmup=100, clip=5.0, weight_decay=0.01, ema=0.999)
+    training, images = dataclasses.replace(training, patience=1), ImagesSpec(flip=True, shift=2, validation=1000)
     text = description.text(Spec(training=training, images=images), "a title")
     assert "each image is mirrored with probability 1/2 and moved by up to 2 pixels" in " ".join(text.split())
     assert "AdamW (0.9, 0.999, eps 1e-08, weight decay 0.01) of gradients clipped to norm 5" in " ".join(text.split())
+    assert "a moving average of decay 0.999, less at first, is evaluated and saved" in text
+    assert "1,000 of the training images held out" in text
+    assert "early stop  after 1 epoch without a lower validation loss" in text
     assert "rising over the first 100 steps, falling to 0 along a cosine over the run" in " ".join(text.split())

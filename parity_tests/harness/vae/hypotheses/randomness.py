@@ -39,7 +39,7 @@ def keys(case: Case, name: str, answers: Arrays) -> Causes:
             yield f"streams exchanged: {name} has the key of {other}", words(stream(case.spec, other))
         yield "stream not folded in: the root key used as it is", words(root)
     elif name.startswith("static"):
-        yield None, words(stream(case.spec, "binarization", ("train", "test").index(name.split()[1])))
+        yield None, words(stream(case.spec, "binarization", ("train", "test", "validation").index(name.split()[1])))
     elif ", " in name:
         label, t = name.split(", ")
         yield None, words(stream(case.spec, label, int(t)))

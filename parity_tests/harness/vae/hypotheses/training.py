@@ -41,7 +41,12 @@ def adams(spec: Spec) -> dict[str, Adam]:
     own = usual._replace
     if usual == Adam():
         return ADAMS
+    averages = {
+        "the weights' average without its smaller decay at first": own(ema_rises=False),
+        "the weights' average a step late": own(ema_ahead=-1),
+    }
     return {
+        **(averages if usual.ema else {}),
         "Adam's eps inside the root": own(eps_in_root=True),
         "Adam without its bias correction": own(correct=False),
         "Adam's second moment not corrected for its bias": own(second=False),

@@ -72,6 +72,12 @@ class Adam(NamedTuple):
     """What is added to the norm that a larger one is divided by."""
     largest: bool = False
     """Whether it divides by the largest second moment so far, as AMSGrad."""
+    ema: float = 0.0
+    """Decay of the average of the weights; 0 for none."""
+    ema_rises: bool = True
+    """Whether the first steps' decay is smaller."""
+    ema_ahead: int = 0
+    """Number of extra steps in that decay."""
 
 
 def adam(
@@ -109,7 +115,7 @@ def adam(
 def usual(spec: Spec) -> Adam:
     """Make Adam's settings from the configuration."""
     training = spec.training
-    own = Adam(training.beta1, training.beta2, training.eps, decay=training.weight_decay)
+    own = Adam(training.beta1, training.beta2, training.eps, decay=training.weight_decay, ema=training.ema)
     if not training.clip:
         return own
     return own._replace(clip=training.clip, clip_eps=1e-6 if training.clip_rule == "torch" else 0.0)
@@ -138,7 +144,7 @@ def step(
     first: Arrays | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Compute the arrays and the optimizers' state after one training step, phase by phase; `first` is `gradients` of
-    the first phase, where they are known. Running statistics are not updated."""
+    the first phase, where they are known. Running statistics are not updated, the weights' average is."""
     new, moments = dict(arrays), dict(state)
     for phase in spec.phases:
         prefix = phase and f"{phase}."
@@ -149,6 +155,10 @@ def step(
         new |= moved
         moments |= {f"{prefix}{name}": a for name, a in after.items()}
         first = None
+    if how.ema:
+        t = next(int(array) for name, array in moments.items() if name.endswith("step")) + how.ema_ahead
+        d = min(how.ema, (1 + t) / (10 + t)) if how.ema_rises else how.ema
+        moments |= {f"average.{name}": d * moments[f"average.{name}"] + (1 - d) * w for name, w in new.items()}
     return new, moments
 
 
