@@ -116,6 +116,36 @@ class AntixK(nn.Module):
         return F.mse_loss(recons, images), kld_loss
 
 
+class Strided(nn.Module):
+    """Convolutions without batch norm, with the parts of a Perceptron."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        (height, _, channels), hidden = sizes.image, sizes.hidden
+        self.image, edge = sizes.image, height // 2 ** len(hidden)
+        pairs = itertools.pairwise((channels, *hidden))
+        self.encoder = nn.Sequential(*(m for i, o in pairs for m in (nn.Conv2d(i, o, 3, 2, 1), nn.ELU())))
+        self.heads = nn.ModuleList(nn.Linear(hidden[-1] * edge**2, sizes.latent) for _ in range(2))
+        pairs = itertools.pairwise((*hidden[::-1], hidden[0]))
+        ups = (m for i, o in pairs for m in (nn.ConvTranspose2d(i, o, 3, 2, 1, output_padding=1), nn.ELU()))
+        first = nn.Linear(sizes.latent, hidden[-1] * edge**2)
+        self.decoder = nn.Sequential(first, nn.Unflatten(1, (hidden[-1], edge, edge)), *ups)
+        self.tails = nn.ModuleList([nn.Sequential(nn.Conv2d(hidden[0], channels, 3, padding=1), ToPixels())])
+        self.logvar = nn.ParameterList([torch.zeros(())])
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        height, width, channels = self.image
+        h = self.encoder(x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)).flatten(1)
+        return [head(h) for head in self.heads]
+
+
+class ToPixels(nn.Module):
+    """Flatten images in height, width, channel order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def latent(model: Perceptron, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """Return z and the KL divergence summed over the batch, as in pytorch/examples and yunjey."""
     mu, log_var = model.encode(x)
@@ -212,6 +242,11 @@ def learned(model: Perceptron, given: Given) -> tuple[Tensor]:
     return (torch.mean(kl - log_p),)
 
 
+def pictures(model: Any, given: Given) -> tuple[Tensor]:
+    """Return the same for each pixel."""
+    return (learned(model, given)[0] / given.x.shape[-1],)
+
+
 def iwae(model: Perceptron, given: Given) -> tuple[Tensor]:
     """Equation 8 of the paper, sample by sample."""
     mu, log_var = model.encode(given.x)
@@ -252,6 +287,7 @@ SOURCES: dict[str, Source] = {
     "conv": Source(CELEBA, AntixK, vanilla, settings=ANTIXK, decay=0.95),
     "beta-h": Source(CELEBA, AntixK, beta_h, settings=ANTIXK, decay=0.95),
     "beta-b": Source(CELEBA, AntixK, beta_b, settings=ANTIXK, decay=0.95),
+    "pictures": Source(Sizes((64, 64, 3), (16, 32, 64, 128), 32), Strided, pictures, settings=(2e-3, 16)),
     "conditional": Source(VAE, lambda sizes: Perceptron(sizes, classes=10), conditional, per="batch"),
     "gaussian": Source(VAE, Perceptron, pythae, dropped=HALF_LOG_2PI),
     "gaussian-learned": Source(VAE, lambda sizes: Perceptron(sizes, scalar=True), learned),
