@@ -94,8 +94,8 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     leaky = "leaky-relu" in (model.activation, *(word.activation for word in words))
     if model.slope != ModelSpec.slope and not leaky:
         yield f"only leaky-relu has a slope, and the activation is {model.activation}; give --slope {ModelSpec.slope:g}"
-    if model.norm != ModelSpec.norm and model.network != "conv":
-        yield f"only the network conv has a norm, and {model.network} does not; give --norm {ModelSpec.norm}"
+    if model.norm != ModelSpec.norm and model.network == "layers":
+        yield f"the network layers has its norms in its words, as +norm; give --norm {ModelSpec.norm}"
     if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

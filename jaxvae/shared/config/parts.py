@@ -84,7 +84,8 @@ class ModelSpec:
     slope: float = field(default=0.01, metadata=LATER)
     """The slope of `leaky-relu` below 0."""
     norm: Norm = field(default="batch", metadata=LATER)
-    """What follows each convolution of the network `conv`, before its activation: `batch` norm, or `none`."""
+    """What follows each convolution of the network `conv`, before its activation: `batch` norm, or `none`, which is
+    better for small batches."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -185,7 +185,7 @@ INVALID = {
     "model.variance=2.0": "only the gaussian likelihood has a given variance",
     "model.likelihood=gaussian-pixel model.variance=2.0": "gaussian-learned a first one; give --variance 1",
     "model.likelihood=gaussian-learned model.variance=1e-6": "a learned variance stays above 6.14e-06",
-    "model.norm=none": "only the network conv has a norm, and mlp does not; give --norm batch",
+    "model.network=layers model.encoder=('conv1k3',) model.decoder=('linear784',) model.norm=none": "its norms",
     "model.likelihood=gaussian model.init=glorot-data": "glorot-data sets the last bias to log-odds",
     "model.network=conv model.init=glorot-data": "glorot-data sets one bias per pixel",
     "model.network=conv model.hidden=()": "a conv network needs the channels of at least one convolution",
