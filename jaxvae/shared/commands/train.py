@@ -27,7 +27,7 @@ class Train(SessionFlags):
     For example, ten epochs of the default model, and a small convolutional one on a folder of colour pictures:
 
         train --data mnist --seed 1 --out runs/a
-        train --preset pictures --data images:faces --image 64 64 3 --resize --out runs/faces"""
+        train --preset pictures --data images:faces --image 64 64 3 --resize"""
 
 
 def defaults(arguments: Sequence[str]) -> Train:
