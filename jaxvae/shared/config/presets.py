@@ -89,7 +89,7 @@ PRESETS: dict[str, Spec] = {
     # as in Rybkin, Daniilidis & Levine 2021, and a length in steps
     "pictures": Spec(
         model=ModelSpec(
-            hidden=(16, 32, 64, 128),
+            hidden=(16, 32, 64),
             latent=32,
             network="conv",
             activation="elu",
@@ -101,12 +101,12 @@ PRESETS: dict[str, Spec] = {
         objective=ObjectiveSpec(units="pixel"),
         training=TrainingSpec(
             epochs=1000,
-            max_steps=1600,
+            max_steps=3000,
             batch_size=16,
-            learning_rate=2e-3,
+            learning_rate=1e-3,
             schedule="steps",
             decay=0.3,
-            decay_steps=500,
+            decay_steps=1000,
             rate_warmup=100,
             clip=1.0,
         ),
