@@ -87,7 +87,8 @@ def run_one(backend: Any, options: Pictures, name: str, folder: Path, seed: int)
     path = options.out / f"{name}-{options.package}-{seed}"
     if (path / _FILE).exists():
         return
-    spec = preset(PRESET, data=f"images:{folder}", seed=seed)
+    image = (picture_sets.EDGE, picture_sets.EDGE, 3)
+    spec = preset(PRESET, data=f"images:{folder}", image=image, seed=seed)
     if options.steps is not None:
         spec = replace(spec, training=replace(spec.training, max_steps=options.steps))
     if path.exists():
