@@ -232,21 +232,21 @@ def pythae(model: Perceptron, given: Given) -> tuple[Tensor]:
     return (0.5 * F.mse_loss(recon_x, given.x, reduction="none").sum(dim=-1).mean() + kl_div / len(given.x),)
 
 
-def learned(model: Perceptron, given: Given) -> tuple[Tensor]:
+def learned(model: Any, given: Given, bounded: Callable[[Tensor], Tensor] = torch.sigmoid) -> tuple[Tensor]:
     """Return a Gaussian's full log-density; a soft bound of our choice keeps the log-variance above -12."""
     mu, log_var = model.encode(given.x)
     posterior = distributions.Normal(mu, torch.exp(0.5 * log_var))
     h = model.decoder(mu + given.eps * posterior.stddev)
     raw = model.logvar[0] if len(model.logvar) else model.tails[1](h)
     sigma = torch.exp(0.5 * (-12 + F.softplus(raw + 12, threshold=100)))
-    log_p = distributions.Normal(torch.sigmoid(model.tails[0](h)), sigma).log_prob(given.x).sum(-1)
+    log_p = distributions.Normal(bounded(model.tails[0](h)), sigma).log_prob(given.x).sum(-1)
     kl = distributions.kl_divergence(posterior, distributions.Normal(0.0, 1.0)).sum(-1)
     return (torch.mean(kl - log_p),)
 
 
 def pictures(model: Any, given: Given) -> tuple[Tensor]:
-    """Return the same for each pixel."""
-    return (learned(model, given)[0] / given.x.shape[-1],)
+    """Return the same of unbounded means, for each pixel."""
+    return (learned(model, given, bounded=lambda mean: mean)[0] / given.x.shape[-1],)
 
 
 def iwae(model: Perceptron, given: Given) -> tuple[Tensor]:

@@ -94,7 +94,8 @@ PRESETS: dict[str, Spec] = {
             network="conv",
             activation="elu",
             likelihood="gaussian-learned",
-            variance=0.005,
+            variance=0.02,
+            output="linear",
             init="lecun",
             norm="none",
         ),
@@ -110,6 +111,7 @@ PRESETS: dict[str, Spec] = {
             rate_warmup=100,
             clip=1.0,
         ),
+        images=_SIGNED,
     ),
     # The plain model with the one-hot label as an input of both networks (after Sohn, Lee & Yan 2015, whose prior is
     # learned)

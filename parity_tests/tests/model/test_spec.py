@@ -343,7 +343,7 @@ DESCRIBED = {
     "beta-b": ("effective gamma 1.96", "C rises to 25 nats in 10,000 training steps"),
     "pictures": (
         "conv 3x3/2 p1, 1 -> 16 of 14x14, elu",
-        "Gaussian of one learned variance, 0.005 at first",
+        "Gaussian of one learned variance, 0.02 at first",
         "the loss over 784 pixels",
     ),
     "conditional": ("794 -> 400, relu", "30 -> 400, relu", "10 classes, one-hot"),
