@@ -121,7 +121,7 @@ def table(results: Sequence[Result]) -> str:
         for one in sorted(results, key=lambda one: (order.index(one.pictures), one.package, one.seed))
     ]
     head = ["pictures", "package", "seed", "squared error", "of PCA", "ratio", "steps", "minutes", "CPU minutes"]
-    return markdown_table(head, rows, [3, 4, 5, 6, 7, 8])
+    return markdown_table(head, rows)
 
 
 def _cpu_seconds() -> float:

@@ -19,17 +19,17 @@ Draw = Callable[[np.random.Generator, str], np.ndarray]
 """Draws a picture of a class: `[height, width, 3]` in [0, 1]."""
 
 
-def write(name: str, folder: Path, pictures: int = PICTURES) -> None:
+def write(name: str, folder: Path, pictures: int | None = None) -> None:
     """Write a set: a third of the pictures as PNG, the others as JPEG.
 
     Args:
         name: The set, an entry of SETS.
         folder: The folder to write, which gets a subfolder for each class.
-        pictures: The number of pictures.
+        pictures: The number of pictures; by default PICTURES.
     """
     classes, draw = SETS[name]
     rng = np.random.default_rng(list(SETS).index(name))
-    for i in range(pictures):
+    for i in range(PICTURES if pictures is None else pictures):
         label = classes[i % len(classes)]
         picture = Image.fromarray((draw(rng, label).clip(0, 1) * 255).round().astype(np.uint8))
         (folder / label).mkdir(parents=True, exist_ok=True)
@@ -55,10 +55,10 @@ def digit(rng: np.random.Generator, label: str) -> np.ndarray:
     """Draw one of scikit-learn's digits in a colour, turned and moved, on a background of another colour."""
     data = digits((EDGE, EDGE, 1))
     number = rng.choice(np.flatnonzero(data.train_labels == int(label)))
-    inner = round(0.7 * _LARGE)
+    inner, border = round(0.7 * _LARGE), round(0.15 * _LARGE)
     small = Image.fromarray(data.train[number, :, :, 0]).resize((inner, inner), Image.Resampling.BICUBIC)
     picture = Image.new("L", (_LARGE, _LARGE))
-    picture.paste(small, ((_LARGE - inner) // 2,) * 2)
+    picture.paste(small, (border, border))
     x, y = rng.integers(-_LARGE // 10, _LARGE // 10 + 1, 2)
     turned = picture.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC, translate=(int(x), int(y)))
     return _over(_slope(rng), np.broadcast_to(rng.random(3), (1, 1, 3)), np.asarray(turned) / 255)
