@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jaxvae.checks import require_own
-from jaxvae.shared.config.likelihoods import LikelihoodName, Mean, mean_of, variance_of
+from jaxvae.shared.config.likelihoods import LOWEST_LOGVAR, LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 
@@ -21,7 +21,6 @@ from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 # sinh(y) = y + y^3 * the first, y cosh(y) - sinh(y) = y^3 * the second.
 _SINH = tuple(1 / math.factorial(2 * k + 3) for k in reversed(range(11)))
 _COSH = tuple((2 * k + 2) / math.factorial(2 * k + 3) for k in reversed(range(11)))
-_LOWEST = -12.0  # of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next
 
 
 class Posterior(NamedTuple):
@@ -312,7 +311,7 @@ def pixel_logvar(spec: Spec, decoded: Decoded) -> Array | None:
     variance = variance_of(spec.model.likelihood, spec.model.variance)
     if variance is not None:
         return jnp.full((), math.log(variance), decoded.logits.dtype)
-    return None if decoded.logvar is None else _LOWEST + _softplus(decoded.logvar - _LOWEST)
+    return None if decoded.logvar is None else LOWEST_LOGVAR + _softplus(decoded.logvar - LOWEST_LOGVAR)
 
 
 def _squared_error(spec: Spec, decoded: Decoded, x: Array) -> Array:

@@ -53,6 +53,8 @@ class Source(NamedTuple):
     """Number of epochs, where the preset takes the program's; None for programs with other images or no number."""
     decay: float = 1.0
     eps: float = 1e-8
+    clip: float = 0.0
+    """The largest norm of a gradient; 0 for any."""
 
 
 def body(widths: tuple[int, ...], activation: Callable[[], nn.Module]) -> nn.Sequential:
@@ -114,6 +116,36 @@ class AntixK(nn.Module):
         recons = self.final_layer(self.decoder(result))
         kld_loss = torch.mean(-0.5 * torch.sum(1 + log_var - mu**2 - log_var.exp(), dim=1), dim=0)
         return F.mse_loss(recons, images), kld_loss
+
+
+class Strided(nn.Module):
+    """Convolutions without batch norm, with the parts of a Perceptron."""
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        (height, _, channels), hidden = sizes.image, sizes.hidden
+        self.image, edge = sizes.image, height // 2 ** len(hidden)
+        pairs = itertools.pairwise((channels, *hidden))
+        self.encoder = nn.Sequential(*(m for i, o in pairs for m in (nn.Conv2d(i, o, 3, 2, 1), nn.ELU())))
+        self.heads = nn.ModuleList(nn.Linear(hidden[-1] * edge**2, sizes.latent) for _ in range(2))
+        pairs = itertools.pairwise((*hidden[::-1], hidden[0]))
+        ups = (m for i, o in pairs for m in (nn.ConvTranspose2d(i, o, 3, 2, 1, output_padding=1), nn.ELU()))
+        first = nn.Linear(sizes.latent, hidden[-1] * edge**2)
+        self.decoder = nn.Sequential(first, nn.Unflatten(1, (hidden[-1], edge, edge)), *ups)
+        self.tails = nn.ModuleList([nn.Sequential(nn.Conv2d(hidden[0], channels, 3, padding=1), ToPixels())])
+        self.logvar = nn.ParameterList([torch.zeros(())])
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        height, width, channels = self.image
+        h = self.encoder(x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)).flatten(1)
+        return [head(h) for head in self.heads]
+
+
+class ToPixels(nn.Module):
+    """Flatten images in height, width, channel order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
 
 
 def latent(model: Perceptron, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,16 +232,21 @@ def pythae(model: Perceptron, given: Given) -> tuple[Tensor]:
     return (0.5 * F.mse_loss(recon_x, given.x, reduction="none").sum(dim=-1).mean() + kl_div / len(given.x),)
 
 
-def learned(model: Perceptron, given: Given) -> tuple[Tensor]:
+def learned(model: Any, given: Given, bounded: Callable[[Tensor], Tensor] = torch.sigmoid) -> tuple[Tensor]:
     """Return a Gaussian's full log-density; a soft bound of our choice keeps the log-variance above -12."""
     mu, log_var = model.encode(given.x)
     posterior = distributions.Normal(mu, torch.exp(0.5 * log_var))
     h = model.decoder(mu + given.eps * posterior.stddev)
     raw = model.logvar[0] if len(model.logvar) else model.tails[1](h)
     sigma = torch.exp(0.5 * (-12 + F.softplus(raw + 12, threshold=100)))
-    log_p = distributions.Normal(torch.sigmoid(model.tails[0](h)), sigma).log_prob(given.x).sum(-1)
+    log_p = distributions.Normal(bounded(model.tails[0](h)), sigma).log_prob(given.x).sum(-1)
     kl = distributions.kl_divergence(posterior, distributions.Normal(0.0, 1.0)).sum(-1)
     return (torch.mean(kl - log_p),)
+
+
+def pictures(model: Any, given: Given) -> tuple[Tensor]:
+    """Return the same of unbounded means, for each pixel."""
+    return (learned(model, given, bounded=lambda mean: mean)[0] / given.x.shape[-1],)
 
 
 def iwae(model: Perceptron, given: Given) -> tuple[Tensor]:
@@ -252,6 +289,7 @@ SOURCES: dict[str, Source] = {
     "conv": Source(CELEBA, AntixK, vanilla, settings=ANTIXK, decay=0.95),
     "beta-h": Source(CELEBA, AntixK, beta_h, settings=ANTIXK, decay=0.95),
     "beta-b": Source(CELEBA, AntixK, beta_b, settings=ANTIXK, decay=0.95),
+    "pictures": Source(Sizes((64, 64, 3), (16, 32, 64), 32), Strided, pictures, settings=(1e-3, 16), clip=1.0),
     "conditional": Source(VAE, lambda sizes: Perceptron(sizes, classes=10), conditional, per="batch"),
     "gaussian": Source(VAE, Perceptron, pythae, dropped=HALF_LOG_2PI),
     "gaussian-learned": Source(VAE, lambda sizes: Perceptron(sizes, scalar=True), learned),

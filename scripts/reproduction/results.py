@@ -80,12 +80,12 @@ def likelihood(finished: Finished) -> dict[str, float]:
 
 
 def beside_pca(finished: Finished) -> dict[str, float]:
-    """Measure squared errors per image of the autoencoder and of PCA, and draw both."""
+    """Measure squared errors per image of the run and of PCA, and draw both."""
     backend, run, test = finished.backend, finished.run, finished.dataset.test
-    weights, latent = finished.weights, run.spec.model.latent
+    weights, latent, n = finished.weights, run.spec.model.latent, min(_PICTURED, len(test))
     rows = [
-        pca.row("autoencoder", latent, test, lambda p: backend.reconstruct(run.spec, weights, test[p]), _PICTURED),
-        pca.pca(finished.dataset.train, test, latent, _PICTURED),
+        pca.row(run.config["preset"], latent, test, lambda p: backend.reconstruct(run.spec, weights, test[p]), n),
+        pca.pca(finished.dataset.train, test, latent, n),
     ]
     picture = run.images / "beside-pca.png"
     figure_file.write(compare.picture(rows, test, finished.dataset.name), picture)

@@ -154,7 +154,8 @@ def _scales(runs: Sequence[run_folder.Run]) -> list[tuple[str, list[int]]]:
     for run in runs:
         model, units = run.spec.model, run.spec.objective.units
         size = "x".join(map(str, model.image))
-        parts.append((model.likelihood, f"variance {model.variance:g}", f"{size} pixels", f"{units} units"))
+        variance = 1.0 if model.likelihood == "gaussian-learned" else model.variance  # which only starts with it
+        parts.append((model.likelihood, f"variance {variance:g}", f"{size} pixels", f"{units} units"))
     differ = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
     return [
         (", ".join(itertools.compress(kind, differ)), [i for i, other in enumerate(parts) if other == kind])

@@ -25,10 +25,10 @@ class Train(SessionFlags):
     Ctrl-C and SIGTERM save the current step. Exit status: 0 on success, 2 for an invalid request, 3 if a loss or a
     gradient became NaN or infinite, 130 or 143 after a signal.
 
-    For example, ten epochs of the default model, and a convolutional one on a folder of pictures:
+    For example, ten epochs of the default model, and a small convolutional one on a folder of colour pictures:
 
         train --data mnist --seed 1 --out runs/a
-        train --preset conv --data images:faces --image 64 64 3 --resize --epochs 50"""
+        train --preset pictures --data images:faces --image 64 64 3 --resize"""
 
 
 def defaults(arguments: Sequence[str]) -> Train:

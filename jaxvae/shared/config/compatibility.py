@@ -1,9 +1,10 @@
 """Which options of a configuration are incompatible, and why."""
 
+import math
 from collections.abc import Iterator
 
 from jaxvae.shared.config import layer_words
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import LIKELIHOODS, LOWEST_LOGVAR
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 
@@ -32,8 +33,10 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"a {likelihood.title} likelihood's probability is always bounded; give --output bounded"
     if model.output == "tanh" and images.range == "signed":
         yield "tanh is the bounded output of pixels in [-1, 1]; give --output bounded"
-    if model.variance != 1 and not (likelihood.logvar == "fixed" and likelihood.variance is None):
-        yield "only the gaussian likelihood has a given variance; give --variance 1"
+    if model.variance != 1 and (likelihood.variance is not None or likelihood.logvar not in ("fixed", "shared")):
+        yield "only the gaussian likelihood has a given variance, and gaussian-learned a first one; give --variance 1"
+    if likelihood.logvar == "shared" and model.variance < 2 * math.exp(LOWEST_LOGVAR):
+        yield f"a learned variance stays above {math.exp(LOWEST_LOGVAR):.3g}; give a --variance twice as large or more"
     if model.init == "glorot-data" and not likelihood.log_odds:
         yield "glorot-data sets the last bias to log-odds, which only a Bernoulli likelihood has; take glorot"
     if model.init == "glorot-data" and spatial:
@@ -91,6 +94,8 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     leaky = "leaky-relu" in (model.activation, *(word.activation for word in words))
     if model.slope != ModelSpec.slope and not leaky:
         yield f"only leaky-relu has a slope, and the activation is {model.activation}; give --slope {ModelSpec.slope:g}"
+    if model.norm != ModelSpec.norm and model.network == "layers":
+        yield f"the network layers has its norms in its words, as +norm; give --norm {ModelSpec.norm}"
     if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

@@ -22,6 +22,8 @@ Mean = Literal["identity", "sigmoid", "tanh", "continuous-bernoulli"]
 Logvar = Literal["none", "fixed", "shared", "pixel"]
 """Where a pixel's log-variance comes from: nowhere; the configuration; one parameter of the decoder that all pixels
 share; or a second output of the decoder, one for each pixel."""
+LOWEST_LOGVAR = -12.0
+"""The bound of a learned log-variance: sigma 0.0025, below the 1/255 that tells one byte from the next."""
 LogDensity = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
@@ -130,7 +132,7 @@ LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
     ),
     "gaussian-learned": _gaussian(
         help="with one learned variance",
-        description="Gaussian of one learned variance, with its constant; mean: {mean}",
+        description="Gaussian of one learned variance, {variance:g} at first, with its constant; mean: {mean}",
         logvar="shared",
     ),
     "gaussian-pixel": _gaussian(

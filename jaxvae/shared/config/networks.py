@@ -26,7 +26,7 @@ NETWORKS: dict[NetworkName, Network] = {
     "mlp": Network("", "linear layers", spatial=False),
     "conv": Network(
         "convolutional ",
-        "3x3 convolutions of stride 2 with batch norm, and transposed convolutions in the decoder",
+        "3x3 convolutions of stride 2, with batch norm unless `norm` is none, and transposed ones in the decoder",
         spatial=True,
     ),
     "layers": Network("layered ", "any layers, as `encoder` and `decoder` list them", spatial=True),

@@ -15,6 +15,7 @@ from jaxvae.shared.config.choices import (
     Dtype,
     Form,
     Init,
+    Norm,
     Output,
     PosteriorName,
     Range,
@@ -65,7 +66,7 @@ class ModelSpec:
     code after a ReLU."""
     likelihood: Annotated[LikelihoodName, Doc(likelihoods.HELP)] = "bernoulli"
     variance: float = 1.0
-    """The variance of the `gaussian` likelihood, in squared pixel units."""
+    """The variance of the `gaussian` likelihood, in squared pixel units, or where `gaussian-learned` starts."""
     output: Output = "bounded"
     """The mean of a Gaussian pixel: `bounded`, by a sigmoid to [0, 1] or by tanh to [-1, 1]; `linear`, the decoder's
     output itself; or `tanh`, for pixels in [0, 1] too."""
@@ -82,6 +83,9 @@ class ModelSpec:
     decoder: Annotated[tuple[str, ...], Doc(_DECODER_HELP)] = field(default=(), metadata=LATER)
     slope: float = field(default=0.01, metadata=LATER)
     """The slope of `leaky-relu` below 0."""
+    norm: Norm = field(default="batch", metadata=LATER)
+    """What follows each convolution of the network `conv`, before its activation: `batch` norm, or `none`, which is
+    better for small batches."""
 
     def __post_init__(self) -> None:
         check_fields(self)

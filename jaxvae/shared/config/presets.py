@@ -85,6 +85,34 @@ PRESETS: dict[str, Spec] = {
         training=dataclasses.replace(_CONV_TRAINING, epochs=12),
         images=_SIGNED,
     ),
+    # Some hundred colour pictures of one's own, with --image: small convolutions without batch norm, a learned variance
+    # as in Rybkin, Daniilidis & Levine 2021, and a length in steps
+    "pictures": Spec(
+        model=ModelSpec(
+            hidden=(16, 32, 64),
+            latent=32,
+            network="conv",
+            activation="elu",
+            likelihood="gaussian-learned",
+            variance=0.02,
+            output="linear",
+            init="lecun",
+            norm="none",
+        ),
+        objective=ObjectiveSpec(units="pixel"),
+        training=TrainingSpec(
+            epochs=1000,
+            max_steps=3000,
+            batch_size=16,
+            learning_rate=1e-3,
+            schedule="steps",
+            decay=0.3,
+            decay_steps=1000,
+            rate_warmup=100,
+            clip=1.0,
+        ),
+        images=_SIGNED,
+    ),
     # The plain model with the one-hot label as an input of both networks (after Sohn, Lee & Yan 2015, whose prior is
     # learned)
     "conditional": Spec(model=ModelSpec(classes=10)),

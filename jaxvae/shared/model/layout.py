@@ -182,8 +182,7 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
     flat = (spec.hidden[-1], *size[-1])
     layers: list[Layer] = []
     for i in range(len(spec.hidden)):
-        conv = Layer(("encoder", "hidden", i, "conv"), "conv", down[i], down[i + 1], size[i + 1], STRIDE, normed=True)
-        layers += [conv, Layer(("encoder", "hidden", i, "norm"), "norm", down[i + 1], down[i + 1], size[i + 1])]
+        layers += _convolved(spec, Layer(("encoder", "hidden", i), "conv", down[i], down[i + 1], size[i + 1], STRIDE))
     layers += [
         _linear(("encoder", name), math.prod(flat), spec.latent)._replace(flattened=flat) for name in heads(spec)
     ]
@@ -193,9 +192,16 @@ def _conv_layers(spec: ModelSpec) -> list[Layer]:
         # A transposed convolution gives (n - 1) * stride - 2 * padding + kernel = 2n - 1, and what is added.
         more = (large[0] - 2 * small[0] + 1, large[1] - 2 * small[1] + 1)
         path = ("decoder", "hidden", i)
-        layers.append(Layer((*path, "conv"), "conv-transpose", up[i], up[i + 1], large, STRIDE, more, normed=True))
-        layers.append(Layer((*path, "norm"), "norm", up[i + 1], up[i + 1], large))
+        layers += _convolved(spec, Layer(path, "conv-transpose", up[i], up[i + 1], large, STRIDE, more))
     return [*layers, *(Layer(("decoder", name), "conv", up[-1], spec.image[2], size[0]) for name in tails(spec))]
+
+
+def _convolved(spec: ModelSpec, layer: Layer) -> list[Layer]:
+    """A convolution below the path of `layer`, and its batch norm unless the model has none."""
+    normed = spec.norm == "batch"
+    conv = layer._replace(path=(*layer.path, "conv"), normed=normed)
+    norm = Layer((*layer.path, "norm"), "norm", layer.outputs, layer.outputs, layer.size)
+    return [conv, norm] if normed else [conv]
 
 
 def _word_layers(spec: ModelSpec) -> list[Layer]:
@@ -264,7 +270,7 @@ def _parameters(spec: ModelSpec, layer: Layer) -> list[Parameter]:
                 for name, kind in kinds.items()
             ]
         case "scalar":
-            return [Parameter(_dotted(*layer.path), (), layer.path, (), (), (), 0.0)]
+            return [Parameter(_dotted(*layer.path), (), layer.path, (), (), (), 0.0, math.log(spec.variance))]
         case kind:
             assert_never(kind)
 

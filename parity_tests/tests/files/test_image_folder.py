@@ -1,5 +1,6 @@
 """Images of one's own, and the fit of any images to the model: what goes in comes out, or a sentence says why not."""
 
+import json
 import os
 import shutil
 import struct
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from safetensors.numpy import load_file
 
 from jaxvae.shared.commands.open_session import load_images
 from jaxvae.shared.commands.train import Train
@@ -18,12 +20,14 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import datasets, image_folder, numpy_files
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
-from parity_tests.support.cli import fails
+from parity_tests.support.backends import lean as lean_backends
+from parity_tests.support.cli import fails, run
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (25, 4, 6), np.uint8)
 COLOUR = RNG.integers(0, 256, (25, 4, 6, 3), np.uint8)
 TENTHS = [9, 19]
+lean = pytest.fixture(lean_backends)
 REST = [i for i in range(25) if i not in TENTHS]
 
 
@@ -65,6 +69,25 @@ def test_a_folders_pictures_are_sorted_by_path_and_every_tenth_tests(tmp_path) -
     again = load(dataset.name, train_images=5)
     np.testing.assert_array_equal(again.train[..., 0], GREY[REST][:5])
     np.testing.assert_array_equal(again.test, dataset.test)
+
+
+@pytest.mark.usefixtures("lean")
+def test_the_preset_for_pictures_trains_on_a_folder(package, capsys, tmp_path) -> None:
+    for i in range(25):
+        save(tmp_path / "mine" / "ab"[i % 2] / f"{i:02}.{('png', 'jpg')[i % 3 // 2]}", COLOUR[i])
+    flags = ["--preset", "pictures", "--data", f"images:{tmp_path / 'mine'}", "--max-steps", "3"]
+    fails(package, capsys, "give --image 4 6 3", "train", *flags, "--out", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    flags += ["--image", "4", "6", "3", "--hidden", "4", "5", "--out", str(tmp_path / "run")]
+    status, out, _ = run(package, capsys, "train", *flags)
+    assert status == 0
+    assert "3 steps" in out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["split"], line["step"]) for line in lines] == [("train", 2), ("test", 2), ("train", 3), ("test", 3)]
+    assert np.isfinite([line["loss"] for line in lines]).all()
+    # The log-variance has moved from where the preset starts it, by less than three steps of its learning rate.
+    moved = load_file(tmp_path / "run" / "model.safetensors")["decoder.logvar"] - np.log(0.02)
+    assert 0 < abs(moved) < 3 * 1e-3
 
 
 def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:

@@ -12,6 +12,7 @@ import torch
 import jaxvae
 import torchvae
 from jaxvae.shared.config.choices import Corruption
+from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
@@ -138,7 +139,7 @@ def test_the_share_given_to_the_optimizer_is_said(name: str) -> None:
     else:
         assert spec.minimized == 1 / 784
         assert "784 pixels" in minimized
-        assert "mean squared error" in minimized
+        assert LIKELIHOODS[spec.model.likelihood].pixel_error in minimized
     if spec.objective.units == "mixed":
         weight = {"conv": 0.00025, "beta-h": 0.0025, "beta-b": 0.0025}[name]
         assert f"mean squared error + {weight:g} times the divergence's part" in minimized

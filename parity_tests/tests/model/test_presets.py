@@ -109,6 +109,8 @@ def test_a_training_step_gives_its_optimizers_these_losses_in_turn(package: str,
         loss = program.losses(model, given(batch, step))[i]
         model.zero_grad()
         (loss / len(batch.x) if program.per == "batch" else loss).backward()
+        if program.clip:
+            torch.nn.utils.clip_grad_norm_(trained.values(), program.clip)
         prefix = f"{phase}.exp_avg." if phase else "exp_avg."
         for parameter in layout.table(spec.model):
             if parameter.name not in trained or not parameter.trained:
@@ -181,6 +183,7 @@ def test_the_optimizer_is_the_sources(name: str) -> None:
     assert (training.learning_rate, training.batch_size) == program.settings
     assert program.epochs in (None, training.epochs)
     assert (training.beta1, training.beta2, training.eps) == (0.9, 0.999, program.eps)
+    assert (training.clip, training.clip_rule) == (program.clip, "torch")
     rates = training.learning_rates()
     if program.decay != 1:
         assert len(rates) == training.epochs

@@ -7,8 +7,11 @@ import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import pictures
 import reproduce
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.errors import InputError
@@ -18,7 +21,7 @@ from parity_tests.support import backends
 from parity_tests.support.docs import run_script
 from reproduce import Reproduce
 from reproduction import expected as bands
-from reproduction import results, runner, tables
+from reproduction import picture_sets, results, runner, tables
 from reproduction.expected import Band
 from reproduction.protocols import PROTOCOLS, epochs_of
 from reproduction.runner import Kept
@@ -112,6 +115,38 @@ def test_the_conditional_model_is_pictured_by_class(tmp_path) -> None:
     reproduce.main(on_digits(tmp_path, "conditional", "torchvae", 1))
     assert list(runner.read_all(tmp_path)[0].figures) == ["test loss, epoch 1"]
     assert (tmp_path / "conditional-torchvae-0" / "images" / "classes.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("lean")
+def test_the_preset_for_pictures_is_measured_beside_pca(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(picture_sets, "EDGE", 8)
+    monkeypatch.setattr(picture_sets, "PICTURES", 60)
+    options = pictures.Pictures(("shapes",), (1,), "torchvae", tmp_path, steps=2)
+    pictures.main(options)
+    table = capsys.readouterr().out.splitlines()[-3:]
+    result = json.loads((tmp_path / "shapes-torchvae-1" / "figures.json").read_text())
+    assert (result["seed"], result["steps"], result["package"]) == (1, 2, "torchvae")
+    cells = [cell.strip() for cell in table[-1].split("|")[1:6]]
+    assert cells == ["shapes", "torchvae", "1", f"{result['error']:.1f}", f"{result['pca']:.1f}"]
+    assert {path.suffix for path in (tmp_path / "sets" / "shapes" / "disc").iterdir()} == {".png", ".jpg"}
+    monkeypatch.setattr(pictures.train, "run", None)  # not trained again
+    pictures.main(options)
+    assert capsys.readouterr().out.splitlines()[-3:] == table
+    (tmp_path / "shapes-torchvae-1" / "figures.json").unlink()
+    with pytest.raises(InputError, match="shapes-torchvae-1 is unfinished; remove it"):
+        pictures.main(options)
+
+
+@pytest.mark.parametrize("name", picture_sets.SETS)
+def test_a_set_of_pictures_is_always_the_same(tmp_path, name: str) -> None:
+    for folder in ("first", "again"):
+        picture_sets.write(name, tmp_path / folder, 10)
+    first, again = (sorted((tmp_path / folder).rglob("*.*")) for folder in ("first", "again"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    pixels = [np.asarray(Image.open(path)) for path in first]
+    assert {one.shape for one in pixels} == {(64, 64, 3)}
+    assert all(one.std() > 5 for one in pixels)
+    assert {path.parent.name for path in first} == set(picture_sets.SETS[name][0])
 
 
 BAND = Band(105.3, 105.9, "")
