@@ -1,6 +1,7 @@
 """Training: one step, one epoch."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -271,7 +272,21 @@ def train_epoch(
         steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
         drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)
         stop = jnp.minimum(end, first + size)
-        return lax.while_loop(lambda c: c[0].step < stop, functools.partial(step, first, drawn), carry)
+        one = jax.jit(functools.partial(step, first, drawn))  # traced once for all loops
+
+        def part(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            return lax.while_loop(lambda c: c[0].step < stop, one, carry)
+
+        def known(count: int) -> Callable[[tuple[TrainState, Array]], tuple[TrainState, Array]]:
+            return lambda carry: lax.fori_loop(0, count, lambda _, c: one(c), carry)
+
+        def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            """The same steps. The host asks a GPU before each step of a loop whose bound it doesn't know."""
+            counts = {size, steps % size} - {0}
+            which = sum((stop - first == count) * i for i, count in enumerate(counts, 1))
+            return lax.switch(which, [part, *map(known, counts)], carry)
+
+        return lax.platform_dependent(carry, cpu=part, tpu=part, default=on_gpu)
 
     def step(first: Array, drawn: Draws, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, log = carry
