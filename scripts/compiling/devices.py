@@ -110,12 +110,16 @@ def target(name: str, devices: int | None = None) -> Target:
     """
     kind, _, arrangement = name.partition(":")
     if kind not in DEVICES:
-        raise InputError(f"There is no device {shown(kind)}{suggestion(kind, DEVICES)}; choose one of {', '.join(DEVICES)}.")
+        raise InputError(
+            f"There is no device {shown(kind)}{suggestion(kind, DEVICES)}; choose one of {', '.join(DEVICES)}."
+        )
     device = DEVICES[kind]
     pattern, example = (r"[1-9]\d{0,2}", f"{kind}:8") if device.platform == "cuda" else (r"\d+(x\d+)+", f"{kind}:2x4")
     arrangement = arrangement or ("1" if device.platform == "cuda" else "2x2")
     if not re.fullmatch(pattern, arrangement):
-        raise InputError(f"--for {shown(name)} has no arrangement of devices that XLA knows; give one such as {example}.")
+        raise InputError(
+            f"--for {shown(name)} has no arrangement of devices that XLA knows; give one such as {example}."
+        )
     count = 1
     for side in arrangement.split("x"):
         count *= int(side)
@@ -162,7 +166,9 @@ def topology(target: Target) -> Any:
             return topologies.get_topology_desc(target.name if ":" in target.name else f"{target.name}:2x2", "tpu")
         except Exception as error:  # the TPU compiler's own, of many kinds
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise InputError(f"libtpu has no arrangement {target.name} ({reason}); give another, such as v5e:2x4.") from None
+            raise InputError(
+                f"libtpu has no arrangement {target.name} ({reason}); give another, such as v5e:2x4."
+            ) from None
     return topologies.get_topology_desc(
         topology_name=target.name.partition(":")[0],
         platform="cuda",
@@ -177,7 +183,10 @@ def target_config(device: Device) -> str:
     def written(value: Any) -> str:
         return f"{{ major: {value[0]} minor: {value[1]} }}" if isinstance(value, tuple) else f": {value}"
 
-    lines = [f"  {name}{' ' * isinstance(value, tuple)}{written(value)}" for name, value in (_EVERY_GPU | device.target).items()]
+    lines = [
+        f"  {name}{' ' * isinstance(value, tuple)}{written(value)}"
+        for name, value in (_EVERY_GPU | device.target).items()
+    ]
     return "\n".join(
         [
             "gpu_device_info {",

@@ -257,7 +257,9 @@ def _instruction(name: str, rest: str) -> Instruction:
     opcode = found[1] if found else ""
     begin = rest.find("(")
     arguments = rest[begin + 1 : _closing(rest, begin)] if begin >= 0 else ""
-    given = tuple(Shape(dtype, _dims(dims)) for dtype, dims in _SHAPE.findall(re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shapes)))
+    given = tuple(
+        Shape(dtype, _dims(dims)) for dtype, dims in _SHAPE.findall(re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shapes))
+    )
     return Instruction(name, opcode, given, tuple(re.findall(r"%([\w.\-]+)", arguments)), rest)
 
 
@@ -343,4 +345,6 @@ def _library_product(target: str, one: Instruction, named: Mapping[str, Instruct
     columns = out.dims[-1] if out.dims else 1
     precision = re.search(r'"operand_precision":\["(\w+)"', one.text)
     shape = f"[{out.size // columns}, {columns}] over {inner}"
-    return Product(kind, shape, operands[0].dtype, precision[1].lower() if precision else "library", 2 * out.size * inner)
+    return Product(
+        kind, shape, operands[0].dtype, precision[1].lower() if precision else "library", 2 * out.size * inner
+    )

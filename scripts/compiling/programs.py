@@ -160,7 +160,10 @@ def _training(spec: Spec, shapes: _Shapes, images: int, members: int) -> Argumen
 
 def _evaluating(spec: Spec, shapes: _Shapes, images: int, members: int) -> Arguments:
     state, n = _state(spec, shapes), max(images // 10, 1)
-    data = shapes.array((n, *spec.model.image), jnp.uint8), shapes.array((n,), jnp.uint8) if spec.model.classes else None
+    data = (
+        shapes.array((n, *spec.model.image), jnp.uint8),
+        shapes.array((n,), jnp.uint8) if spec.model.classes else None,
+    )
     key = shapes.whole(jax.eval_shape(lambda: jax.random.key(0)))
     params = state.params
     lower = lambda: evaluate._terms.lower(spec, params, data[0], key, data[1])  # noqa: E731
