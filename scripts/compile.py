@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from compiling import devices
-from compiling.estimate import Estimate, estimate
 from tqdm import tqdm
 
+from compiling import devices
+from compiling.estimate import Estimate, estimate
+from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.config.presets import PRESETS, preset
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
-from jaxvae.shared.text import markdown_table
+from jaxvae.shared.text import markdown_table, shown
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ def main(options: Compile) -> int:
     jobs = [(name, kind) for name in names for kind in kinds]
     for name, kind in tqdm(jobs, "compiling", unit=" programs", disable=None):
         spec = specs[name]
-        if (kind == "sample" and not spec.model.samples_latents) or (kind == "sweep" and len(spec.phases) > 1):
+        if options.program == "all" and not _has(spec, kind, target):
             continue
         one = programs.build(kind, name, spec, target, options.images, options.members, xla)  # type: ignore[arg-type]
-        time = estimate(one.work, target, bool(one.unknown_loops))
+        time = estimate(one.work, target, one.waits)
         found.append((one, time))
         rows.append(_row(one, time))
         if options.text is not None:
@@ -91,9 +93,16 @@ def main(options: Compile) -> int:
     return 0
 
 
+def _has(spec: Spec, kind: str, target: devices.Target) -> bool:
+    """Whether there is such a program."""
+    if kind == "sample":
+        return spec.model.samples_latents
+    return kind != "sweep" or (target.count == 1 and len(spec.phases) == 1)  # a sweep has one device
+
+
 _HEADER = [
-    *("preset", "program", "of each", "kernels", "products", "copies", "collectives", "MB moved", "Mops", "waits"),
-    *("MB state", "MB data", "MB peak", "kB program", "compiled in s", "estimate of each, us"),
+    *("preset", "program", "of each", "kernels", "products", "copies", "collectives", "MB moved", "Mops"),
+    *("host reads its bound", "MB state", "MB data", "MB peak", "kB program", "compiled in s", "estimate of each, us"),
 ]
 
 
@@ -104,7 +113,7 @@ def _row(one: Any, time: Estimate) -> list[str]:
     return [
         *(one.preset, one.program, one.each, str(len(one.work.kernels)), str(len(one.work.products))),
         *(str(len(one.work.copies)), f"{collectives} ({moved / 1e6:.2f} MB)" if kinds else "0"),
-        *(f"{one.work.bytes / 1e6:.1f}", f"{one.work.operations / 1e6:,.0f}", str(len(one.unknown_loops))),
+        *(f"{one.work.bytes / 1e6:.1f}", f"{one.work.operations / 1e6:,.0f}", "yes" if one.waits else "no"),
         *(f"{size / 1e6:.1f}" for size in (one.state_bytes, one.data_bytes, one.peak_bytes)),
         *(f"{len(one.text) / 1e3:,.0f}", f"{one.seconds:.0f}", f"{time.total * 1e6:.0f}"),
     ]
@@ -121,11 +130,12 @@ def _constants(target: devices.Target) -> str:
     device = target.device
     rates = ", ".join(f"{rate / 1e12:g} in {name}" for name, rate in device.products.items())
     return (
-        f"The estimate: each kernel takes the longest of {device.launch * 1e6:g} us, its bytes at "
-        f"{device.bandwidth / 1e12:g} TB/s, and its operations at {rates} (products) or {device.vector / 1e12:g} (others) "
-        f"tera-operations a second; a collective {device.latency * 1e6:g} us and its bytes at {device.link / 1e9:g} GB/s "
-        f"around a ring; a loop whose bound the host has to read {device.wait * 1e6:g} us for each iteration. Bandwidths and "
-        "rates are the maker's; the times of a launch, a collective and a wait are assumptions."
+        f"The estimate: a kernel takes the longest of {device.launch * 1e6:g} us, its bytes at "
+        f"{device.bandwidth / 1e12:g} TB/s, and its operations at {rates} (products) or {device.vector / 1e12:g} "
+        f"(others) tera-operations a second; a collective {device.latency * 1e6:g} us and its bytes at "
+        f"{device.link / 1e9:g} GB/s around a ring; a step whose loop has a bound that the host has to read "
+        f"{device.wait * 1e6:g} us. Bandwidths and rates are the maker's; the times of a launch, a collective and a "
+        "wait are assumptions."
     )
 
 
@@ -142,19 +152,23 @@ def _figures(one: Any, time: Estimate) -> dict[str, Any]:
     }
 
 
-def _option(text: str) -> tuple[str, str]:
+def _option(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.startswith("xla_"):
-        raise InputError(f"--xla takes NAME=VALUE such as xla_gpu_enable_triton_gemm=false, found {text!r}.")
-    return name, value
+        raise InputError(f"--xla takes NAME=VALUE such as xla_gpu_enable_triton_gemm=false, found {shown(text)}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
     try:
-        return main(tyro.cli(Compile, args=arguments))
+        join_help(Compile)
+        return main(parse(Compile, args=arguments))
     except InputError as error:
         print(f"compile: {error}", file=sys.stderr)
-        return 2
+        return error.status
 
 
 if __name__ == "__main__":

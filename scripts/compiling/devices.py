@@ -45,18 +45,20 @@ DEVICES = {
         "cuda", "NVIDIA H100 SXM 80 GB", 84_978_434_048, 3.35e12,
         {"float32": 66.9e12, "tf32": 494e12, "bfloat16": 989e12}, 66.9e12, 450e9, 2.5e-6, 10e-6, 15e-6,
         {
-            "shared_memory_per_core": 233472, "core_count": 132, "fpus_per_core": 128, "memory_bandwidth": 3352320000000,
-            "l2_cache_size": 52428800, "clock_rate_ghz": 1.98, "device_memory_size": 84978434048,
-            "shared_memory_per_block_optin": 232448, "cuda_compute_capability": (9, 0),
+            "shared_memory_per_core": 233472, "core_count": 132, "fpus_per_core": 128,
+            "memory_bandwidth": 3352320000000, "l2_cache_size": 52428800, "clock_rate_ghz": 1.98,
+            "device_memory_size": 84978434048, "shared_memory_per_block_optin": 232448,
+            "cuda_compute_capability": (9, 0),
         },
     ),
     "a100": Device(
         "cuda", "NVIDIA A100 SXM 80 GB", 85_094_367_232, 2.04e12,
         {"float32": 19.5e12, "tf32": 156e12, "bfloat16": 312e12}, 19.5e12, 300e9, 2.5e-6, 10e-6, 15e-6,
         {
-            "shared_memory_per_core": 167936, "core_count": 108, "fpus_per_core": 64, "memory_bandwidth": 2039000000000,
-            "l2_cache_size": 41943040, "clock_rate_ghz": 1.41, "device_memory_size": 85094367232,
-            "shared_memory_per_block_optin": 166912, "cuda_compute_capability": (8, 0),
+            "shared_memory_per_core": 167936, "core_count": 108, "fpus_per_core": 64,
+            "memory_bandwidth": 2039000000000, "l2_cache_size": 41943040, "clock_rate_ghz": 1.41,
+            "device_memory_size": 85094367232, "shared_memory_per_block_optin": 166912,
+            "cuda_compute_capability": (8, 0),
         },
     ),
     "v4": Device("tpu", "TPU v4", 32 * 2**30, 1.228e12, {"bfloat16": 275e12}, 4.3e12, 150e9, 1e-6, 2e-6, 0.0),
@@ -143,7 +145,10 @@ def prepare(target: Target) -> None:
         found = importlib.util.find_spec("libtpu")
         if found is None or not found.submodule_search_locations:
             raise InputError(f"Compiling for {target.device.label} needs libtpu, which is not here; {install}.")
+        # libtpu would ask the network which machine this is.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{target.name.partition(':')[0]}-{target.count}")
         os.environ.setdefault("TPU_LIBRARY_PATH", str(Path(found.submodule_search_locations[0]) / "libtpu.so"))
         return
     if importlib.util.find_spec("jax_cuda13_plugin") is None:

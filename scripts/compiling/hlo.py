@@ -20,8 +20,10 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 
 FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id opt-barrier add-dependency "
-    "domain call while conditional".split()
+    [
+        *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
+        *("opt-barrier", "add-dependency", "domain", "call", "while", "conditional"),
+    ]
 )
 """Opcodes that launch nothing of their own; what they call is counted."""
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
@@ -171,27 +173,27 @@ class Program:
 
     def work(self, computation: str | None = None) -> Work:
         """Count what one run of a computation takes, with the loops in it."""
-        computation, total = computation or self.entry, Work()
-        for one in self.computations[computation]:
+        total, name = Work(), computation or self.entry
+        for one in self.computations[name]:
             kind = one.opcode.removesuffix("-start")
             if one.opcode == "while":
                 total.add(self.work(*one.calls("body")), one.trips or 1)
                 total.waits += one.trips is None
             elif one.opcode == "conditional":
-                total.add(max((self.work(name) for name in one.calls()), key=lambda work: len(work.kernels)))
+                total.add(max((self.work(called) for called in one.calls()), key=lambda work: len(work.kernels)))
             elif one.opcode == "call" or kind == "async":
-                for name in one.calls():
-                    total.add(self.work(name))
+                for called in one.calls():
+                    total.add(self.work(called))
             elif one.opcode in FREE or one.opcode.endswith(_ENDS):
                 continue
             elif kind in COLLECTIVES:
-                total.collectives.append(Collective(kind, self._given(computation, one)))
+                total.collectives.append(Collective(kind, self._given(name, one)))
             elif one.opcode in _COPIES:
                 total.copies.append(max((shape.bytes for shape in one.shapes), default=0))
             else:
-                products = list(self._products(computation, one))
+                products = list(self._products(name, one))
                 operations = sum(product.operations for product in products) + self._elementwise(one)
-                total.kernels.append((one.name, self._moved(computation, one), operations))
+                total.kernels.append((one.name, self._moved(name, one), operations))
                 total.products += products
         return total
 
@@ -325,8 +327,9 @@ def _convolved(one: Instruction, operands: list[Shape]) -> tuple[int, str]:
     features = operands[1].dims[labels[1].index("o")]
     taps = operands[1].size // features
     window = re.search(r"window=\{size=([\dx]+)", one.text)
-    size = window[1] if window else "1"
-    return taps, f"{size} to {features} features, {list(one.shapes[0].dims)}"
+    if window is None:  # a TPU's product of matrices
+        return taps, f"[{one.shapes[0].size // features}, {features}] over {taps}"
+    return taps, f"{window[1]} to {features} features, {list(one.shapes[0].dims)}"
 
 
 def _library_product(target: str, one: Instruction, named: Mapping[str, Instruction]) -> Product:

@@ -44,8 +44,9 @@ class Compiled:
     each: str
     """What `work` is of, such as `step`."""
     work: Work
-    unknown_loops: tuple[str, ...]
-    """Loops whose number of iterations the host has to read."""
+    waits: bool
+    """Whether the loop over what is counted has a bound that only the device knows, which a GPU's host reads before
+    each iteration."""
     state_bytes: int
     """Of the run's state on one device."""
     data_bytes: int
@@ -86,15 +87,15 @@ def build(
     seconds = time.perf_counter() - start
     text = compiled.as_text()
     read, memory = Program(text), compiled.memory_analysis()
-    body = _counted(list(read.loops()), given.depth)
+    loop = _counted(list(read.loops()), given.depth)
     return Compiled(
         program=program,
         preset=preset,
         target=target.name,
         devices=target.count,
         each=given.each,
-        work=read.work(body),
-        unknown_loops=tuple(loop.name for loop in read.loops() if loop.trips is None),
+        work=read.work(None if loop is None else loop.body),
+        waits=target.device.platform == "cuda" and loop is not None and loop.trips is None,
         state_bytes=_bytes(given.state),
         data_bytes=_bytes(given.data),
         peak_bytes=memory.argument_size_in_bytes
@@ -108,14 +109,15 @@ def build(
     )
 
 
-def _counted(loops: list[Loop], depth: int) -> str | None:
-    """The body of the loop that is counted: of those at a depth, the one around which most stands."""
+def _counted(loops: list[Loop], depth: int) -> Loop | None:
+    """The loop of which one iteration is counted: of those at a depth, the one of a whole block of steps, whose
+    iterations are the most that are known. None for the whole program."""
     if not depth:
         return None
     fitting = [loop for loop in loops if loop.depth == depth]
     if not fitting:  # XLA unrolled it
         return _counted(loops, depth - 1)
-    return max(fitting, key=lambda loop: "while/body" in loop.body or loop.trips is None or loop.trips).body
+    return max(fitting, key=lambda loop: loop.trips or 0)
 
 
 class _Shapes:
