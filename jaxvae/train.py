@@ -289,8 +289,8 @@ def train_epoch(
 
         def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             """The same steps. The host asks a GPU before each step of a loop whose bound it doesn't know."""
-            counts = {size, steps % size} - {0}
-            which = sum((stop - first == count) * i for i, count in enumerate(counts, 1))
+            counts = sorted({size, steps % size} - {0})
+            which = sum(jnp.where(stop - first == count, i, 0) for i, count in enumerate(counts, 1))
             return lax.switch(which, [part, *map(known, counts)], carry)
 
         return lax.platform_dependent(carry, cpu=part, tpu=part, default=on_gpu)
