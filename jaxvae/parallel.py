@@ -122,10 +122,12 @@ def local(state: Tree) -> Tree:
     return state if _mesh is None else jax.tree.map(lambda leaf: leaf.addressable_data(0), state)
 
 
-def split(x: Array) -> Array:
-    """A batch `[batch, ...]` whose rows are shared. Within jit."""
+def split(x: Array, axis: int = 0) -> Array:
+    """A batch whose rows, along its axis `axis`, are shared. Within jit."""
     mesh = jax.typeof(x).sharding.mesh
-    return x if mesh.empty else lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("batch")))
+    if mesh.empty:
+        return x
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*[None] * axis, "batch")))
 
 
 def whole(state: Tree) -> Tree:

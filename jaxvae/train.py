@@ -1,6 +1,7 @@
 """Training: one step, one epoch."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -279,18 +280,47 @@ def train_epoch(
         steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
         drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)
         stop = jnp.minimum(end, first + size)
-        return lax.while_loop(lambda c: c[0].step < stop, functools.partial(step, first, drawn), carry)
+        given: tuple[Array, Array | None] | None = None
+        if not jax.typeof(images).sharding.mesh.empty:
+            # Each device gets its rows of all these steps at once, so that no step asks another device for some.
+            ahead = jnp.minimum(steps_ahead - epoch * steps, steps - 1)
+            rows = order[ahead]
+            taken = images[rows if places is None else places[ahead]]
+            given = split(taken, 1), None if labels is None else labels[rows]
+        one = jax.jit(functools.partial(step, first, drawn, given))  # traced once for all loops
 
-    def step(first: Array, drawn: Draws, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        def part(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            return lax.while_loop(lambda c: c[0].step < stop, one, carry)
+
+        def known(count: int) -> Callable[[tuple[TrainState, Array]], tuple[TrainState, Array]]:
+            return lambda carry: lax.fori_loop(0, count, lambda _, c: one(c), carry)
+
+        def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            """The same steps. The host asks a GPU before each step of a loop whose bound it doesn't know."""
+            counts = sorted({size, steps % size} - {0})
+            which = sum(jnp.where(stop - first == count, i, 0) for i, count in enumerate(counts, 1))
+            return lax.switch(which, [part, *map(known, counts)], carry)
+
+        return lax.platform_dependent(carry, cpu=part, tpu=part, default=on_gpu)
+
+    def step(
+        first: Array, drawn: Draws, given: tuple[Array, Array | None] | None, carry: tuple[TrainState, Array]
+    ) -> tuple[TrainState, Array]:
         state, log = carry
-        at, mine = state.step - epoch * steps, jax.tree.map(lambda a: a[state.step - first], drawn)
+        at, within = state.step - epoch * steps, state.step - first
         rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
-        given = images[rows if places is None else places[at]]
+        if given is None:
+            chosen, row_labels = (
+                images[rows if places is None else places[at]],
+                None if labels is None else labels[rows],
+            )
+        else:
+            chosen, row_labels = jax.tree.map(lambda a: a[within], given)
+        mine = jax.tree.map(lambda a: a[within], drawn)
         if spec.images.augments:
-            given = augment(spec, given, key)
-        x = prepare_pixels(spec, given, image_keys(static, rows), dynamic)
-        row_labels = None if labels is None else labels[rows]
+            chosen = augment(spec, chosen, key)
+        x = prepare_pixels(spec, chosen, image_keys(static, rows), dynamic)
         rate = learning_rate(spec, epoch, state.step)
         state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate)
         return state, log.at[at].set(jnp.stack(terms))

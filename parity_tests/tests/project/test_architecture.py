@@ -89,7 +89,6 @@ ARGUMENTS = {
     ("train", "init_state"): ({"device"}, "the same"),
     ("augmentation", "augment"): ({"places"}, "XLA follows the images' rows"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
-    ("parallel", "split"): ({"axis"}, "XLA follows the pixels' rows in all else"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
 }
 # The same thing in each framework's word: parameters are a dict there and a module here.

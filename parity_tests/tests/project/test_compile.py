@@ -1,0 +1,135 @@
+"""Compiling for accelerators: what is read of a program's text, and what the programs must be on GPUs and TPUs."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import compile as command
+from compiling import devices
+from compiling.estimate import estimate
+from compiling.hlo import Product, Program
+
+ROOT = Path(__file__).parents[3]
+TEXT = """HloModule small, entry_computation_layout={()->f32[]}
+
+%fused (param_0.1: f32[100,8], param_1.1: s32[]) -> f32[4,8] {
+  %param_0.1 = f32[100,8]{1,0} parameter(0)
+  %param_1.1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %taken = f32[4,8]{1,0} dynamic-slice(%param_0.1, %param_1.1, %zero), dynamic_slice_sizes={4,8}
+  ROOT %twice = f32[4,8]{1,0} add(%taken, %taken)
+}
+
+%step (arg: (s32[], f32[100,8], f32[8,2], f32[4,2])) -> (s32[], f32[100,8], f32[8,2], f32[4,2]) {
+  %arg = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, f32[4,2]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%arg), index=0
+  %rows = f32[100,8]{1,0} get-tuple-element(%arg), index=1
+  %weights = f32[8,2]{1,0} get-tuple-element(%arg), index=2
+  %x = f32[4,8]{1,0} fusion(%rows, %i), kind=kLoop, calls=%fused
+  %y = f32[4,2]{1,0} dot(%x, %weights), lhs_contracting_dims={1}, rhs_contracting_dims={0}, operand_precision={highest,highest}
+  %sum = f32[4,2]{1,0} all-reduce(%y), replica_groups={}, to_apply=%add
+  %same = f32[4,2]{1,0} copy(%sum)
+  ROOT %next = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, f32[4,2]{1,0}) tuple(%i, %rows, %weights, %same)
+}
+
+%more (arg.1: (s32[], f32[100,8], f32[8,2], f32[4,2])) -> pred[] {
+  %arg.1 = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, /*index=3*/f32[4,2]{1,0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (a: (s32[], f32[100,8], f32[8,2], f32[4,2])) -> (s32[], f32[100,8], f32[8,2], f32[4,2]) {
+  %a = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, f32[4,2]{1,0}) parameter(0)
+  %known = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, f32[4,2]{1,0}) while(%a), condition=%more, body=%step, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %unknown = (s32[], f32[100,8]{1,0}, f32[8,2]{1,0}, f32[4,2]{1,0}) while(%known), condition=%more, body=%step
+}
+"""  # noqa: E501
+
+
+def test_a_programs_loops_kernels_and_bytes_are_counted() -> None:
+    program = Program(TEXT)
+    assert [(loop.depth, loop.trips) for loop in program.loops()] == [(1, 5), (1, None)]
+    step = program.work("step")
+    part, weights, result = 4 * 8 * 4, 8 * 2 * 4, 4 * 2 * 4
+    # Of the 100 rows, the four that are taken.
+    assert step.kernels == [("x", part + 4 + part, 32), ("y", part + weights + result, 2 * 4 * 2 * 8)]
+    assert step.products == [Product("dot", "[4, 2] over 8", "f32", "highest", 128)]
+    assert [one.bytes for one in step.collectives] == step.copies == [result]
+    whole = program.work()
+    assert (len(whole.kernels), whole.waits) == (2 * (5 + 1), 1)
+
+
+def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
+    step, target = Program(TEXT).work("step"), devices.target("h100:8")
+    h100 = target.device
+    found = estimate(step, target, counted_waits=True)
+    assert found.kernels == pytest.approx(3 * h100.launch)  # small kernels and a copy
+    assert found.communication == pytest.approx(h100.latency + 32 * 2 * 7 / 8 / h100.link)
+    assert found.waits == h100.wait
+    large = [("large", int(h100.bandwidth), 0)]
+    step.kernels[:] = large
+    assert estimate(step, target, counted_waits=False).kernels == pytest.approx(1 + h100.launch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--for", "h10"], "There is no device 'h10' (did you mean h100?); choose one of h100, "),
+        (
+            ["--for", "h100:2x4"],
+            "--for 'h100:2x4' has no arrangement of devices that XLA knows; give one such as h100:8.",
+        ),
+        (["--for", "v5e:8"], "--for 'v5e:8' has no arrangement of devices that XLA knows; give one such as v5e:2x4."),
+        (["--for", "h100:2", "--devices", "3"], "--devices must be from 1 to the 2 of --for h100:2, found 3."),
+        (
+            ["--for", "h100", "--xla", "fast"],
+            "--xla takes NAME=VALUE such as xla_gpu_enable_triton_gemm=false, found 'fast'.",
+        ),
+        (["--for", "h100", "--preset", "nope"], "nope"),
+        (["--for", "h100", "--images", "0"], "--images and --members must be at least 1."),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(capsys, arguments: list[str], says: str) -> None:
+    assert command.command(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err.startswith("compile: ")) == ("", 1, True)
+    assert says in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="the extra is installed")
+def test_without_the_extra_it_says_what_is_missing(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert command.command(["--for", "a100"]) == 2
+    assert "needs jax's CUDA plugin, which is not here; pip install -e '.[compile]'" in capsys.readouterr().err
+
+
+def compiled(tmp_path: Path, *arguments: str) -> dict:
+    """Compile in a process of its own, whose JAX knows the plugins, and return the figures."""
+    out = tmp_path / "figures.json"
+    program = [sys.executable, str(ROOT / "scripts/compile.py"), "--images", "1000", "--json", str(out), *arguments]
+    subprocess.run(program, check=True, capture_output=True, text=True)
+    (figures,) = json.loads(out.read_text())
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["pytorch-examples", "conv", "iwae-paper"])
+def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str) -> None:
+    assert not compiled(tmp_path, "--for", "h100", "--preset", preset)["waits"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["h100:8", "v5e:2x4"])
+def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str) -> None:
+    collectives = compiled(tmp_path, "--for", target)["collectives"]
+    assert [one["kind"] for one in collectives] == ["all-reduce"]
+
+
+@pytest.mark.slow
+def test_products_of_float32_are_asked_for_in_full(tmp_path) -> None:
+    for target in ("h100", "v5e:2x2"):
+        products = compiled(tmp_path, "--for", target)["products"]
+        assert {product["precision"] for product in products} == {"highest"}
