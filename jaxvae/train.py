@@ -311,10 +311,8 @@ def train_epoch(
         rows, key = order[at], random.fold_in(keys.noise, state.step)
         dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
         if given is None:
-            chosen, row_labels = (
-                images[rows if places is None else places[at]],
-                None if labels is None else labels[rows],
-            )
+            chosen = images[rows if places is None else places[at]]
+            row_labels = None if labels is None else labels[rows]
         else:
             chosen, row_labels = jax.tree.map(lambda a: a[within], given)
         mine = jax.tree.map(lambda a: a[within], drawn)
