@@ -152,7 +152,7 @@ def test_no_code_in_a_pickle_runs(forged, monkeypatch) -> None:
 def test_a_pickle_cannot_ask_for_a_larger_table_than_it_fills(forged, monkeypatch) -> None:
     """pickle makes room for twice as many values as the number that the last is stored at: here, for 34 GB."""
     content = batch(np.zeros((N, 3072), np.uint8), [0] * N)
-    at = next(at for operation, _, at in pickletools.genops(content) if operation.name == "BINPUT")
+    at = next(at or 0 for operation, _, at in pickletools.genops(content) if operation.name == "BINPUT")
     content = content[:at] + b"r" + struct.pack("<I", 2**31) + content[at + 2 :]
     put(monkeypatch, forged[0], "data_batch_3", content)
     refused(forged[0], "data_batch_3", "no batch of 4 images .its operation 2 stores value number 2147483648")
