@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from jaxvae.shared.backend import Backend, DeviceName, Latents, Weights
@@ -45,6 +46,17 @@ RunDataRoot = Annotated[
 ]
 
 
+Split = Literal["test", "train"]
+ImageSplit = Annotated[
+    Split,
+    tyro.conf.arg(
+        help="The images to use: those for testing, or those that the run trained on, prepared as for testing."
+    ),
+]
+SPLITS: dict[str, str] = {"test": "test image", "train": "training image"}
+"""What the images of a split are called, one of them."""
+
+
 def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_folder.Run, Weights]:
     """Open a run folder and load its weights.
 
@@ -79,13 +91,14 @@ def images_root(run: run_folder.Run, data_root: Path | None) -> Path | None:
     return data_root or (source if source.is_dir() else None)
 
 
-def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False) -> Dataset:
+def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False, split: Split = "test") -> Dataset:
     """Load the images that a run was trained and tested on.
 
     Args:
         run: The run.
         data_root: The folder that has them; None for the one that training used.
         whole: Return all training images of the data set, even if the run used only the first of them.
+        split: `train` puts the images that the run trained on in the place of the test images.
 
     Returns:
         The images and their labels.
@@ -101,7 +114,10 @@ def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False
     require_same_images(run, dataset)
     if whole and run.spec.images.train_images:
         dataset = datasets.load(replace(run.spec, images=replace(run.spec.images, train_images=None)), root)[0]
-    return dataset
+    if split == "test":
+        return dataset
+    own = slice(run.spec.images.train_images)
+    return dataset._replace(test=np.asarray(dataset.train[own]), test_labels=dataset.train_labels[own])
 
 
 def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:
@@ -118,7 +134,7 @@ def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:
 
 
 def encode_first(backend: Backend, run: run_folder.Run, weights: Weights, dataset: Dataset, n: int) -> Latents:
-    """Encode the first `n` test images, binarised and corrupted as in the last epoch's evaluation."""
+    """Encode the first `n` test images, prepared as in the last epoch's evaluation."""
     key = backend.stream_key(backend.root_key(run.spec.training.seed), "evaluation", steps_and_epochs(run)[1])
     labels = dataset.test_labels[:n] if run.spec.model.classes else None
     return backend.encode_images(run.spec, weights, dataset.test[:n], key, labels)
