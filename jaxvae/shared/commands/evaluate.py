@@ -27,8 +27,8 @@ _MEASURES_HELP = (
 class Evaluate:
     """Evaluate a run on the test images: the terms of its loss, in nats per image, and other measures.
 
-    The results on the test images are stored in the run folder's measures.json. For example, all measures that apply to the model, with
-    the log-likelihood from 1,000 samples:
+    Results on the test images are stored in the run folder's measures.json. For example, all measures that apply to
+    the model, with the log-likelihood from 1,000 samples:
 
         evaluate runs/a --measures all --samples 1000"""
 

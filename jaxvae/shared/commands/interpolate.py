@@ -97,10 +97,8 @@ def run(backend: Backend, command: Interpolate) -> None:
         pairs = np.array(command.images or spread(dataset.test_labels, 2 * n))
         missing = not command.images and len(pairs) < 2 * n
         if missing or not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
-            most = len(dataset.test) - 1
-            raise InputError(
-                f"{noun.capitalize()}s have the numbers 0 to {most}; give others with --images, or a smaller --n."
-            )
+            have = f"{noun.capitalize()}s have the numbers 0 to {len(dataset.test) - 1}"
+            raise InputError(f"{have}; give others with --images, or a smaller --n.")
         pairs = pairs.reshape(-1, 2)
         ends = encode_first(backend, run, weights, dataset, pairs.max() + 1).mean[pairs]
         pair_labels = dataset.test_labels[pairs]

@@ -90,9 +90,9 @@ def run(backend: Backend, command: Traverse) -> None:
     heads, start = ["least", *[""] * (command.steps - 2), "largest"], "the mean code"
     if prior:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
-    caption = (
-        f"One latent at a time, from {start if command.image is None else f'{SPLITS[command.split]} {command.image}'}"
-    )
+    if command.image is not None:
+        start = f"{SPLITS[command.split]} {command.image}"
+    caption = f"One latent at a time, from {start}"
     caption += "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
     caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
     figure_file.write(labelled_figure.rows(rows, names, caption, heads, command.title, kind), command.out)

@@ -245,7 +245,7 @@ TRAINED_ON = (
     "embed --n 40",
     "interpolate --n 2 --steps 2",
     "compare --n 4",
-    "traverse --image 3 --steps 2",
+    "traverse --image 3",
     "evaluate",
 )
 
