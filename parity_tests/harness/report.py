@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.report import neighbours
 from jaxvae.shared.runs import parity_record
 from jaxvae.shared.runs.parity_record import Agreement, Level, brief, number
 from jaxvae.shared.text import markdown_table
@@ -149,6 +150,7 @@ def to_html(report: Report) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+{neighbours.GENERATOR}
 <title>{title}</title>
 <style>{_STYLE}</style>
 </head>
@@ -156,6 +158,7 @@ def to_html(report: Report) -> str:
 <main>
 <h1 class="{"pass" if passed else "fail"}">{title}</h1>
 <p>{_html(verdict(report))}</p>
+{neighbours.PLACE}
 <h2>Levels</h2>
 <div class="wide" role="region" aria-label="Levels" tabindex="0">
 <table><thead><tr>{head}</tr></thead>
