@@ -25,6 +25,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
+from jaxvae.shared.commands.config_file import expanded
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
@@ -87,7 +88,7 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_command(arguments)
-        command = _parse(name, arguments)
+        command = _parse(name, expanded(arguments))
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:

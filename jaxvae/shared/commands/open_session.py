@@ -44,6 +44,10 @@ class SessionFlags:
 
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Take flags from this file: the config.json of a run, whose whole configuration it gives, or a TOML file whose
+    keys are flags without dashes, such as learning-rate = 1e-3, hidden = [400, 200] and flip = true, also in tables
+    model, objective, training and images. Flags of the command line win."""
     data_root: DataRoot = None
     device: DeviceName = "auto"
     """Where to compute; auto is the first accelerator, or else the CPU."""

@@ -250,7 +250,22 @@ def read(path: Path) -> Run:
     Raises:
         InputError: If it is not a run folder, or its config.json is invalid.
     """
-    file = path / "config.json"
+    return read_config(path / "config.json")
+
+
+def read_config(file: Path) -> Run:
+    """Read the config.json of a run, wherever it lies.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The run in the file's folder, the file validated.
+
+    Raises:
+        InputError: If the file is missing or invalid.
+    """
+    path = file.parent
     try:
         if safe_io.instead_of_file(file) == "nothing":
             raise InputError(f"{path} is not a run folder: it has no config.json; give one that train or import wrote.")
