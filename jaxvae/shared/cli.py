@@ -27,7 +27,9 @@ from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.config_file import expanded
 from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.runs.command_line import flags_of
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
 
@@ -92,7 +94,7 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
-        _complain(f"{name}: {error}")
+        _complain(f"{name}: {_as_typed(str(error), arguments)}")
         return error.status
     except OSError as error:
         _complain(f"{name}: {_unusable(error)}")
@@ -150,6 +152,16 @@ def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     shown_as = re.sub(r"^\{None,", "{", spec.metavar)  # of choices
     shown_as = re.sub(r"^\{None\}\|(?:\{(.* .*)\}|(.*))$", r"\1\2", shown_as)  # braces are around several words
     return dataclasses.replace(spec, metavar=shown_as)
+
+
+def _as_typed(sentence: str, arguments: Sequence[str]) -> str:
+    """A sentence about the configuration that the flags give, with its fields named as these are typed."""
+    if not sentence.startswith(("The configuration's ", "Invalid configuration: ")):
+        return sentence
+    fields = [name for name in flags_of(Spec()) if "_" in name]
+    sentence = re.sub(r"^The configuration's (\w+)", r"--\1", sentence)
+    sentence = re.sub(rf"(?<![\w/])(?:--)?({'|'.join(fields)})\b", lambda m: f"--{m[1].replace('_', '-')}", sentence)
+    return re.sub("^--seed ", "--seeds ", sentence) if arguments[:1] == ["sweep"] else sentence
 
 
 def _complain(sentence: str) -> None:

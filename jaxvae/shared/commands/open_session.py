@@ -33,7 +33,7 @@ from jaxvae.shared.training.advice import advice
 from jaxvae.shared.training.session import Session
 from jaxvae.shared.training.session_record import session_record
 
-KEPT_FLAGS = ("log_every", "checkpoint_every", "keep")
+KEPT_FLAGS = ("log_every", "checkpoint_every", "keep", "keep_pictures")
 """Flags whose recorded values a resumed run uses unless they are given."""
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
@@ -76,6 +76,9 @@ class SessionFlags:
     """Write a checkpoint after every N steps instead of at each epoch's end."""
     keep: int = 2
     """Number of checkpoints to keep; older ones are removed."""
+    keep_pictures: int | None = None
+    """Number of epochs whose pictures to keep; older ones are removed. By default as many as fit into 8 MB, at least
+    those of the last one."""
     stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
     """Load the training images in blocks of this many megabytes, e.g. 256, if they do not fit into memory. Two blocks
     are held at a time: one to train on while the next is loaded. The run's numbers stay the same. Only npy: images of

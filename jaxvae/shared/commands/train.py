@@ -15,6 +15,7 @@ from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
 from jaxvae.shared.training.session import Session, run_session
+from jaxvae.shared.version import FRAMEWORKS
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def resume_command(path: Path) -> Train:
         InputError: If the folder is not a run.
     """
     run = run_folder.read(path)
-    has_board, kept = tensorboard.folder(run).is_dir(), {name: run.config[name] for name in KEPT_FLAGS}
+    has_board, kept = tensorboard.folder(run).is_dir(), {name: run.config.get(name) for name in KEPT_FLAGS}
     return Train(run.spec, run.config["preset"], resume=path, tensorboard=has_board, **kept)
 
 
@@ -86,7 +87,7 @@ def run(backend: Backend, command: Train) -> None:
             say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
             if session.done == session.total:
                 say(_finished(session))
-        with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
+        with Bar(session.seen(session.total), session.seen(session.done), first, first_step(backend)) as bar:
             stream = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
             run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
@@ -97,6 +98,11 @@ def run(backend: Backend, command: Train) -> None:
             say(f"pictures in {run.images}\nweights in {run.weights}")
             if session.board is not None:
                 say(f"for TensorBoard in {session.board.folder}: tensorboard --logdir {shlex.quote(str(run.path))}")
+
+
+def first_step(backend: Backend) -> str:
+    """What the first step of a session takes longest for."""
+    return "compiling..." if "jax" in FRAMEWORKS.get(backend.__name__, ()) else "first step..."
 
 
 def _finished(session: Session) -> str:

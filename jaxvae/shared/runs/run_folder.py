@@ -30,8 +30,8 @@ class Run(NamedTuple):
     spec: Spec
     config: dict[str, Any]
     """The content of config.json: version, the framework that started the run, preset, log_every, checkpoint_every,
-    keep, data, spec, and the sessions: which package trained from which step on, and on which device; for an imported
-    run what it was imported from."""
+    keep, keep_pictures, data, spec, and the sessions: which package trained from which step on, and on which device;
+    for an imported run what it was imported from."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -106,10 +106,11 @@ class _Config:
     data: _Data
     sessions: tuple[_Session, ...]
     spec: Spec
+    keep_pictures: int | None = field(default=None, kw_only=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         choices.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)
-        for name in ("log_every", "checkpoint_every", "keep"):
+        for name in ("log_every", "checkpoint_every", "keep", "keep_pictures"):
             value = getattr(self, name)
             choices.require(value is None or 0 < value < 2**31, name, "positive and below 2^31", value)
         choices.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)

@@ -14,22 +14,23 @@ _REST = 29  # columns of the format without description and postfix, with hours 
 class Bar:
     """A progress bar that counts images, as a context manager."""
 
-    def __init__(self, images: int, seen: int, shown: bool = True) -> None:
+    def __init__(self, images: int, seen: int, shown: bool = True, first: str = "") -> None:
         """Show a bar in a terminal.
 
         Args:
             images: The number of images in all.
             seen: The number of these that were seen before.
             shown: False for a process that must not print.
+            first: What takes most of the time up to the first call of `move`, which no rate counts.
         """
         from tqdm import tqdm
 
-        self.images, self.seen = images, seen
-        self._since = (time.monotonic(), seen)
+        self.images, self.seen, self._first = images, seen, bool(first)
+        self._begun = self._since = (time.monotonic(), seen)
         self._bar = tqdm(
             total=images,
             initial=seen,
-            desc="starting",
+            desc=first or "starting",
             unit=" img",
             unit_scale=True,
             dynamic_ncols=True,
@@ -52,6 +53,10 @@ class Bar:
             terms: Mean terms, of which the bar shows the first ones that fit.
         """
         self.seen += images
+        if self._first and images < self.images - self.seen:  # or nothing is left to take a rate of
+            self._since = (time.monotonic(), self.seen)
+            self._bar.start_t, self._bar.initial = time.time(), self._bar.n + images
+        self._first = False
         if self._bar.disable:
             return
         if where is not None:
@@ -64,7 +69,7 @@ class Bar:
     def skip(self, images: int) -> None:
         """Advance the bar by images that were seen before it started."""
         self.seen += images
-        self._since = (self._since[0], self._since[1] + images)
+        self._begun = self._since = (self._since[0], self._since[1] + images)
         if not self._bar.disable:
             self._bar.initial += images
             self._bar.last_print_n += images
@@ -72,8 +77,8 @@ class Bar:
 
     def pace(self) -> str:
         """Return the speed since the last call, and the time left at that speed, in words."""
-        then, before = self._since
-        self._since = now, seen = time.monotonic(), self.seen
+        then, before = self._since if self.seen > self._since[1] else self._begun
+        self._begun = self._since = now, seen = time.monotonic(), self.seen
         rate = (seen - before) / max(now - then, 1e-9)
         left = (self.images - seen) / rate if rate > 0 else 0.0
         return f"{rate:,.{0 if rate >= 10 else 2}f} images/s, {self._bar.format_interval(left)} left"

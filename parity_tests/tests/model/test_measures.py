@@ -437,7 +437,9 @@ def test_classifiers_of_latents_are_nearest_neighbours_and_a_separating_plane(tr
     train, test = (torchvae.encode_images(spec, weights, images, key).mean for images in (data.train, data.test))
     nearest = np.argsort(((test[:, None] - train) ** 2).sum(-1), 1, kind="stable")[:, :5]
     votes = [np.bincount(data.train_labels[five], minlength=10).argmax() for five in nearest]
-    assert figures["neighbours"] == pytest.approx(np.mean(np.equal(votes, data.test_labels)), abs=0.004)  # a tie's nearest
+    assert figures["neighbours"] == pytest.approx(
+        np.mean(np.equal(votes, data.test_labels)), abs=0.004
+    )  # a tie's nearest
     most = np.bincount(data.train_labels).argmax()
     assert figures["chance"] == (data.test_labels == most).mean()
     assert figures["chance"] < figures["logistic"] < figures["pca_neighbours"] <= 1

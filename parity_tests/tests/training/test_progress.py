@@ -181,6 +181,21 @@ def test_the_pace_is_of_what_was_seen_since_it_was_last_asked(monkeypatch) -> No
         assert bar.pace() == "100 images/s, 00:00 left"
 
 
+def test_no_rate_counts_the_step_that_is_compiled(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with terminal(80, monkeypatch) as lines, Bar(2000, 0, first="compiling...") as bar:
+        assert "compiling..." in lines[0]
+        for seconds, seen in ((50, 100), (2, 400)):
+            now[0] += seconds
+            bar.move(seen, "epoch 1/4")
+        assert bar.pace() == "200 images/s, 00:07 left"
+    with Bar(2000, 0, first="compiling...") as bar:
+        now[0] += 50
+        bar.move(500)
+        assert bar.pace() == "10 images/s, 02:30 left"  # all that there is to take a rate of
+
+
 def test_one_process_speaks_and_writes(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(NUMPY_BACKEND, "first", lambda: False)
     with terminal(80, monkeypatch) as lines:
