@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import preset_spec
@@ -62,7 +63,8 @@ def resume_command(path: Path) -> Train:
         InputError: If the folder is not a run.
     """
     run = run_folder.read(path)
-    has_board, kept = tensorboard.folder(run).is_dir(), {name: run.config.get(name) for name in KEPT_FLAGS}
+    has_board = tensorboard.folder(run).is_dir()
+    kept: dict[str, Any] = {name: run.config.get(name) for name in KEPT_FLAGS}
     return Train(run.spec, run.config["preset"], resume=path, tensorboard=has_board, **kept)
 
 

@@ -65,7 +65,7 @@ def curves_of_runs(
     charts = {}
     for term in terms:
         lines = [
-            Line(f"{name}, {split}", *np.array(points).T, f"{style} {split}")
+            Line(f"{name}, {split}", *np.array(points).T, style=f"{style} {split}")
             for split in ("train", "test")
             for own, name, style in zip(records, names, styles, strict=True)
             if (points := [(record["step"], record[term]) for record in own if record["split"] == split])

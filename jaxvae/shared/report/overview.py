@@ -1,7 +1,6 @@
 """What a report on several runs starts with: the settings that differ, the headline numbers, and all curves."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from jaxvae.shared.model import description
 from jaxvae.shared.plotting import svg_charts
@@ -9,7 +8,7 @@ from jaxvae.shared.plotting.figure_flags import data_name
 from jaxvae.shared.plotting.loss_scales import common_terms, scales
 from jaxvae.shared.report import webpage
 from jaxvae.shared.runs import metrics
-from jaxvae.shared.runs.command_line import flags_of
+from jaxvae.shared.runs.command_line import flag_words, flags_of
 from jaxvae.shared.runs.run_folder import Run
 
 _COLOURS = 8  # in style.css; further runs have them again, dashed
@@ -48,24 +47,11 @@ def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _settings(run: Run) -> dict[str, str]:
-    flags = {name.replace("_", " "): _words(value) for name, value in flags_of(run.spec).items()}
+    flags = {name.replace("_", " "): flag_words(value) for name, value in flags_of(run.spec).items()}
     step, _ = metrics.steps_and_epochs(run)
     about = {"package": run.config["framework"], "preset": run.config["preset"]}
     about |= {**flags, "data": data_name(run.spec.data), "steps taken": f"{step:,}" if step else "unknown"}
     return about | {"parameters": f"{sum(size for *_, size in description.layers(run.spec)):,}"}
-
-
-def _words(value: Any) -> str:
-    match value:
-        case None:
-            return "none"
-        case bool():
-            return "yes" if value else "no"
-        case tuple():
-            return " ".join(map(str, value)) or "none"
-        case float():
-            return f"{value:g}"
-    return str(value)
 
 
 def _numbers(highlights: Sequence[Sequence[Row]]) -> list[dict[str, str]]:

@@ -262,4 +262,9 @@ def _add_to_board(
     images, labels = dataset.test[chosen], dataset.test_labels[chosen]
     key = backend.stream_key(progress.state.key, "evaluation", progress.epoch)
     latents = backend.encode_images(spec, progress.state[0], images, key, labels if spec.model.classes else None).mean
-    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen)
+    norm = None
+    if backend.processes() == 1:  # or the others would have to take part
+        first = slice(spec.training.batch_size)
+        classes = dataset.train_labels[first] if spec.model.classes else None
+        norm = backend.gradient_norm(spec, progress.state, np.asarray(dataset.train[first]), classes)
+    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen, norm)

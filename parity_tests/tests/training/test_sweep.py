@@ -235,7 +235,7 @@ def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays
         ("--beta", "--beta must name at least one value"),
         ("--beta 1 -2", "beta must be finite and at least 0, found -2.0"),
         ("--beta 1 1.0", "--beta must name each value once, found 1 twice"),
-        ("--learning-rate 0.1 0", "learning_rate must be positive"),
+        ("--learning-rate 0.1 0", "--learning-rate must be positive"),
         ("--seeds 0:900 --beta 1 2", "A sweep has at most 1,000 runs, found 900 seeds, 2 betas and 1 learning rates"),
         ("--preset autoencoder --beta 1 2", "only the elbo uses beta, and reconstruction does not; give --beta 1"),
         ("--preset beta-b --beta 4", "and capacity does not; give --beta 1"),
