@@ -33,7 +33,7 @@ from jaxvae.shared.config.spec import resolved
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.training import projector, tensorboard
+from jaxvae.shared.training import projector, session, tensorboard
 from jaxvae.shared.training.progress import Bar, short_terms, time
 from jaxvae.shared.training.rates import learning_rate
 from parity_tests.support.backends import lean
@@ -43,6 +43,7 @@ from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents, c
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = [*SIZES, "--epochs", "3"]
 OFTEN = ["--log-every", "4", "--checkpoint-every", "5", "--keep", "9"]
+KINDS = ("samples", "reconstructions")
 PACE = r"[0-9][0-9,.]* images/s, [0-9:]+ left"
 
 
@@ -210,6 +211,31 @@ def test_no_rate_counts_the_step_that_is_compiled(monkeypatch) -> None:
         now[0] += 50
         bar.move(500)
         assert bar.pace() == "10 images/s, 02:30 left"  # all that there is to take a rate of
+
+
+def test_pictures_of_early_epochs_are_removed(capsys, tmp_path, monkeypatch) -> None:
+    def epochs(run: Path) -> list[str]:
+        kinds = {kind: [f.stem[-3:] for f in sorted((run / "images").glob(f"{kind}-*"))] for kind in KINDS}
+        assert kinds["samples"] == kinds["reconstructions"]
+        return kinds["samples"]
+
+    some, few = tmp_path / "some", tmp_path / "few"
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--keep-pictures", "2", "--out", str(some)]) == 0
+    (some / "images" / "mine-001.png").touch()
+    assert epochs(some) == ["002", "003"]
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(some), "--epochs", "4"]) == 0  # as it was begun
+    assert epochs(some) == ["003", "004"]
+    assert (some / "images" / "mine-001.png").exists()
+    size = sum(file.stat().st_size for file in (some / "images").glob("*-004.png"))
+    monkeypatch.setattr(session, "_PICTURE_BYTES", 2 * size + size // 2)
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--epochs", "5", "--out", str(few)]) == 0
+    assert epochs(few) == ["004", "005"]
+    monkeypatch.setattr(session, "_PICTURE_BYTES", 1)
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(few), "--epochs", "6"]) == 0
+    assert epochs(few) == ["006"]
+    capsys.readouterr()
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--keep-pictures", "0", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == "jaxvae: --keep-pictures must be at least 1, found 0.\n"
 
 
 def test_one_process_speaks_and_writes(capsys, tmp_path, monkeypatch) -> None:
