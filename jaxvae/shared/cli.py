@@ -25,16 +25,18 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.commands.config_file import expanded
+from jaxvae.shared.commands.open_session import SessionFlags
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.runs.command_line import flags_of
+from jaxvae.shared.runs.config_file import expanded
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+_WITH_FILE = {entry.name: entry.flags for entry in COMMANDS if issubclass(entry.flags, SessionFlags)}
 _STDERR = 2  # the last of the standard streams' descriptors
 _NARROWEST = 20  # columns; tyro never ends to break text into lines of none, of which its boxes take up to five
 _OUT_OF_MEMORY = ("allocate", "RESOURCE_EXHAUSTED")  # words of the frameworks' errors
@@ -90,7 +92,7 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_command(arguments)
-        command = _parse(name, expanded(arguments))
+        command = _parse(name, expanded(arguments, _WITH_FILE))
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:

@@ -7,9 +7,9 @@ import pytest
 
 import torchvae
 from jaxvae.shared import cli
-from jaxvae.shared.commands.config_file import expanded
 from jaxvae.shared.commands.train import Train
 from jaxvae.shared.runs import run_folder
+from jaxvae.shared.runs.config_file import expanded
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import PACKAGES, run
 
@@ -30,7 +30,7 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def parsed(*arguments: object) -> Train:
-    return cli._parse("torchvae", expanded([*map(str, arguments)]))
+    return cli._parse("torchvae", expanded([*map(str, arguments)], cli._WITH_FILE))
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))

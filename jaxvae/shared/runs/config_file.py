@@ -7,24 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxvae.shared.commands.sweep import Sweep
-from jaxvae.shared.commands.train import Train
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import command_line, run_folder
 from jaxvae.shared.text import shown, suggestion
 
-_COMMANDS = {"train": Train, "sweep": Sweep}
 _PARTS = {"model": ModelSpec, "objective": ObjectiveSpec, "training": TrainingSpec, "images": ImagesSpec}
 _OWN = ("config", "resume", "spec")  # no keys of a file
 _LARGEST = 2**20  # bytes
 
 
-def expanded(arguments: Sequence[str]) -> list[str]:
+def expanded(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str]:
     """Put the flags of the file that --config names after the command's name.
 
     Args:
         arguments: The command line.
+        commands: The commands that take a file, with the dataclasses of their flags.
 
     Returns:
         The command line with the file's flags; unchanged without --config.
@@ -38,7 +36,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--resume", nargs="?", const="")
     command = next(iter(arguments), "")
     given = parser.parse_known_args(arguments)[0]
-    if not given.config or command not in _COMMANDS or {"-h", "--help"} & set(arguments):
+    if not given.config or command not in commands or {"-h", "--help"} & set(arguments):
         return list(arguments)
     if given.resume is not None:
         raise InputError("--resume uses the run's own configuration; leave out --config.")
@@ -51,7 +49,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             raise InputError(f"{file} is the whole configuration of a run; leave out --preset, or --config.")
         flags = _flags_of_run(command, run_folder.read_config(file))
     else:
-        flags = [word for key, value in _keys(file) for word in _flag(command, file, key, value)]
+        flags = [word for key, value in _keys(file) for word in _flag(commands[command], file, key, value)]
     return [command, *flags, *arguments[1:]]
 
 
@@ -88,15 +86,14 @@ def _keys(file: Path) -> Iterator[tuple[str, Any]]:
             )
 
 
-def _flag(command: str, file: Path, key: str, value: Any) -> list[str]:
+def _flag(command: type, file: Path, key: str, value: Any) -> list[str]:
     """A key and its value as arguments."""
     known = [name.replace("_", "-") for name in ("data", *_fields(command)) if name not in _OWN]
     name = key.replace("_", "-")
     if name not in known:
         alike = suggestion(name, known)
-        raise InputError(
-            f"{file} has an unknown key {shown(key)}{alike}; its keys are flags of {command} without dashes."
-        )
+        of = command.__name__.lower()
+        raise InputError(f"{file} has an unknown key {shown(key)}{alike}; its keys are flags of {of} without dashes.")
     match value:
         case bool():
             return [f"--{name}" if value else f"--no-{name}"]
@@ -107,8 +104,8 @@ def _flag(command: str, file: Path, key: str, value: Any) -> list[str]:
     raise InputError(f"{file}: {name} must be a text, a number, true, false or a list, found {shown(value)}.")
 
 
-def _fields(command: str) -> list[str]:
-    parts = dict.fromkeys(field.name for part in _PARTS.values() for field in dataclasses.fields(part))
-    if command == "sweep":
-        del parts["seed"]
-    return [*parts, *(field.name for field in dataclasses.fields(_COMMANDS[command]))]
+def _fields(command: type) -> list[str]:
+    own = [field.name for field in dataclasses.fields(command)]
+    parts = [field.name for part in _PARTS.values() for field in dataclasses.fields(part)]
+    # A sweep has a list of seeds.
+    return [*(name for name in parts if name != "seed" or "seeds" not in own), *own]
