@@ -70,5 +70,5 @@ def _linked(path: Path, page: bytes, beside: list[Path]) -> bytes:
         title = _OTHERS.get(other.name) or _title(other)
         text = html.escape(printable(f"{title} ({to})", 200))
         links.append(f'<li><a href="{html.escape(quote(to), quote=True)}">{text}</a></li>')
-    inner = f'<nav class="beside" aria-label="Reports beside this one"><ul>{"".join(links)}</ul></nav>' if links else ""
+    inner = f'<nav class="beside"><p>Beside this report:</p><ul>{"".join(links)}</ul></nav>' if links else ""
     return _PLACE.sub(lambda _: f"<!--beside-->{inner}<!--/beside-->".encode(), page, count=1)
