@@ -44,10 +44,6 @@ class SessionFlags:
 
     spec: Spec
     preset: Annotated[str, tyro.conf.arg(help=_PRESET_HELP)] = DEFAULT_PRESET
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Take flags from this file: the config.json of a run, whose whole configuration it gives, or a TOML file whose
-    keys are flags without dashes, such as learning-rate = 1e-3, hidden = [400, 200] and flip = true, also in tables
-    model, objective, training and images. Flags of the command line win."""
     data_root: DataRoot = None
     device: DeviceName = "auto"
     """Where to compute; auto is the first accelerator, or else the CPU."""
@@ -89,6 +85,10 @@ class SessionFlags:
     pictures, and the latents of up to 1,000 test images, which the projector reads when TensorBoard starts. View them
     with `tensorboard --logdir RUN`. Needs tensorboardX: pip install -e '.[tensorboard]' in the clone. A resumed run
     that has the folder adds to it."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Take flags from this file: the config.json of a run, whose whole configuration it gives, or a TOML file whose
+    keys are flags without dashes, such as learning-rate = 1e-3, hidden = [400, 200] and flip = true, also in tables
+    model, objective, training and images. Flags of the command line win."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
     --epochs or --max-steps it trains longer; nothing else of its configuration can change."""
