@@ -67,20 +67,20 @@ def run(backend: Backend, command: Report) -> None:
     runs = chosen_runs(backend, command.run)
     if not runs:
         raise InputError("There is nothing to report on; give one run folder or more.")
-    run_names(runs, command.names)
+    names = run_names(runs, command.names)
     articles, content, opened, highlights = [], [], [], []
     for number, path in enumerate(runs):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
-        name = command.names[number] if command.names else str(path)
+        name = names[number]
         measured = _measured(model)
         opened.append(run)
         highlights.append(_highlights(model, measured))
         articles.append(_article(number, name, model, space, measured))
         content.append(explorer.content(model, space, printable(name, LONGEST)))
     n = len(articles)
-    title = command.title or "Report on " + (str((command.names or runs)[0]) if n == 1 else f"{n} runs")
+    title = command.title or "Report on " + (names[0] if n == 1 else f"{n} runs")
     heading = command.title or ("A trained model" if n == 1 else f"{n} trained models")
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):
@@ -208,7 +208,7 @@ def _measures(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> s
 
 
 def _model(model: TrainedModel) -> str:
-    spec = model.run.spec
+    spec = replace(model.run.spec, data=data_name(model.run.spec.data))
     rows = [(name, words, f"{size:,}") for name, words, size in description.layers(spec)]
     layers = webpage.table(("layer", "operation", "parameters"), rows, "Layers", (2,))
     return webpage.facts(description.facts(spec)) + webpage.disclosure(f"{len(rows)} layers", layers)

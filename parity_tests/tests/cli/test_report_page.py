@@ -444,14 +444,15 @@ def test_everything_has_a_name_and_can_be_reached(view) -> None:
 
 
 def test_a_name_stays_a_name(view, trained, tmp_path) -> None:
-    """A folder called so that it would end the page's script and begin another."""
+    """A folder and a run called so that they would end the page's script and begin another."""
     folder = tmp_path / "a<" / "script><script>throw 1<" / "script><!--"
     shutil.copytree(trained / "signed", folder)
     config = json.loads((folder / "config.json").read_text())
     config["sessions"][0]["device"] = "<img src=x onerror=throw>\ud800\u202e\x1b[31m"
     (folder / "config.json").write_text(json.dumps(config))
-    assert cli.main(torchvae, ["report", str(folder), "--out", str(tmp_path / "odd.html")]) == 0
+    name = "a</script><script>throw 1</script><!--"
+    assert cli.main(torchvae, ["report", str(folder), "--names", name, "--out", str(tmp_path / "odd.html")]) == 0
     page = view("odd", folder=tmp_path)
-    assert page.locator("h2").text_content() == str(folder)
+    assert page.locator("h2").text_content() == name
     assert page.locator("script").count() == 2
     assert r"<img src=x onerror=throw>\ud800\u202e\x1b[31m" in page.locator(".facts").last.text_content()
