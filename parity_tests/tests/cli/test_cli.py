@@ -253,6 +253,8 @@ def test_auto_without_mnist_trains_on_digits_and_says_so(package, capsys, tmp_pa
         ("--data-root /no/such/folder", "The data root /no/such/folder is not a folder"),
         ("--data digits --image 28 28 3", "The digits are grey"),
         (f"--data digits --device {ABSENT}", ABSENT),
+        ("--data digits --image 99999 99999 1 --resize", "take 15,000 GB, this machine's .*; give a smaller --image"),
+        ("--weight-decay 2000", "--weight-decay must be below 1 / --learning-rate, found 2000"),
         ("--data nope", "data must be one of auto, mnist"),
         ("--posterior point", "Invalid configuration: elbo needs a distribution of latents, which a point code is not"),
         ("--form iwae --beta 2", "Invalid configuration: only the elbo uses beta"),

@@ -231,7 +231,7 @@ def test_a_member_killed_before_it_was_a_run_begins_again_and_what_is_none_stays
         ("--seeds one", "--seeds must be numbers, or a range such as 0:8, found 'one'"),
         ("--seeds -1", "--seeds must be numbers, or a range such as 0:8, found '-1'"),
         ("--seeds 0:3 2", "--seeds must name each value once, found 2 twice"),
-        ("--seeds 18446744073709551616", "seed must be an integer from 0 to 2"),
+        ("--seeds 18446744073709551616", "--seeds must be an integer from 0 to 2"),
         ("--beta", "--beta must name at least one value"),
         ("--beta 1 -2", "beta must be finite and at least 0, found -2.0"),
         ("--beta 1 1.0", "--beta must name each value once, found 1 twice"),
