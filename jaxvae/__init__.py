@@ -19,6 +19,7 @@ Modules, of which torchvae has the same except where noted:
     updates          the learning rate of a step, and clipped gradients
     objectives       ELBO, capacity, importance-weighted bound, adversarial
     parallel         several devices and processes
+    gradients        the size of the gradient that a run follows
     train, loop      one step, one epoch; one run
     sweep            the runs of a sweep as one program (jaxvae only)
     evaluate         log-likelihood, active units and other measures

@@ -47,6 +47,7 @@ from .generate import reconstruct as reconstruct
 from .generate import sample as sample
 from .generate import seen as seen
 from .generate import traverse as traverse
+from .gradients import gradient_norm as gradient_norm
 from .keys import Streams as Streams
 from .keys import root_key as root_key
 from .keys import static_key as static_key

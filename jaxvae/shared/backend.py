@@ -166,6 +166,10 @@ class Backend(Protocol):
         /,
     ) -> State: ...
 
+    def gradient_norm(
+        self, spec: Spec, state: State, images: np.ndarray, labels: np.ndarray | None = ..., /
+    ) -> float: ...
+
     # Files
 
     def save(self, path: Path, spec: Spec, weights: Weights, /) -> None: ...

@@ -25,13 +25,18 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
+from jaxvae.shared.commands.open_session import SessionFlags
 from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.runs.command_line import flags_of
+from jaxvae.shared.runs.config_file import expanded
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+_WITH_FILE = {entry.name: entry.flags for entry in COMMANDS if issubclass(entry.flags, SessionFlags)}
 _STDERR = 2  # the last of the standard streams' descriptors
 _NARROWEST = 20  # columns; tyro never ends to break text into lines of none, of which its boxes take up to five
 _OUT_OF_MEMORY = ("allocate", "RESOURCE_EXHAUSTED")  # words of the frameworks' errors
@@ -87,11 +92,11 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         _require_command(arguments)
-        command = _parse(name, arguments)
+        command = _parse(name, expanded(arguments, _WITH_FILE))
         entries = {entry.flags: entry for entry in COMMANDS}
         entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
-        _complain(f"{name}: {error}")
+        _complain(f"{name}: {_as_typed(str(error), arguments)}")
         return error.status
     except OSError as error:
         _complain(f"{name}: {_unusable(error)}")
@@ -149,6 +154,16 @@ def _optional(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     shown_as = re.sub(r"^\{None,", "{", spec.metavar)  # of choices
     shown_as = re.sub(r"^\{None\}\|(?:\{(.* .*)\}|(.*))$", r"\1\2", shown_as)  # braces are around several words
     return dataclasses.replace(spec, metavar=shown_as)
+
+
+def _as_typed(sentence: str, arguments: Sequence[str]) -> str:
+    """A sentence about the configuration that the flags give, with its fields named as these are typed."""
+    if not sentence.startswith(("The configuration's ", "Invalid configuration: ")):
+        return sentence
+    fields = [name for name in flags_of(Spec()) if "_" in name]
+    sentence = re.sub(r"^The configuration's (\w+)", r"--\1", sentence)
+    sentence = re.sub(rf"(?<![\w/])(?:--)?({'|'.join(fields)})\b", lambda m: f"--{m[1].replace('_', '-')}", sentence)
+    return re.sub("^--seed ", "--seeds ", sentence) if arguments[:1] == ["sweep"] else sentence
 
 
 def _complain(sentence: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.report import neighbours
 from jaxvae.shared.runs import parity_record
 from jaxvae.shared.runs.parity_record import Agreement, Level, brief, number
 from jaxvae.shared.text import markdown_table
@@ -31,6 +32,13 @@ h1 { line-height: 1.2; } .pass { color: var(--pass); } .fail { color: var(--fail
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 4rem; } small { display: block; }
+@media (max-width: 48rem) {
+  .cards thead { display: none; } .cards, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
+  .cards tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  .cards :is(th, td) { border: 0; padding: .1rem 0; }
+  .cards td { display: grid; grid-template-columns: 7rem minmax(0, 1fr); gap: .75rem; }
+  .cards td::before { content: attr(data-head); }
+}
 figure { margin: 1rem 0; max-width: 42rem; } svg { width: 100%; height: auto; }
 """
 
@@ -149,6 +157,7 @@ def to_html(report: Report) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+{neighbours.GENERATOR}
 <title>{title}</title>
 <style>{_STYLE}</style>
 </head>
@@ -156,9 +165,10 @@ def to_html(report: Report) -> str:
 <main>
 <h1 class="{"pass" if passed else "fail"}">{title}</h1>
 <p>{_html(verdict(report))}</p>
+{neighbours.PLACE}
 <h2>Levels</h2>
 <div class="wide" role="region" aria-label="Levels" tabindex="0">
-<table><thead><tr>{head}</tr></thead>
+<table class="cards"><thead><tr>{head}</tr></thead>
 <tbody>
 {"".join(_row(finding) for finding in report.findings)}</tbody></table>
 </div>
@@ -197,12 +207,13 @@ def _cells(finding: Finding) -> tuple[str, ...]:
 
 
 def _row(finding: Finding) -> str:
-    level, *cells, tolerance, passed = map(_html, _cells(finding))
-    cells = "".join(f"<td>{cell}</td>" for cell in cells)
-    return (
-        f'<tr><th scope="row">{level}</th>{cells}<td>{tolerance}<small>{_html(finding.reason)}</small></td>'
-        f'<td class="{passed.lower()}">{passed}</td></tr>\n'
+    level, *cells, passed = map(_html, _cells(finding))
+    cells[-1] += f"<small>{_html(finding.reason)}</small>"
+    inner = "".join(
+        f'<td data-head="{head}"><div>{cell}</div></td>' for head, cell in zip(_COLUMNS[1:], cells, strict=False)
     )
+    last = f'<td data-head="{_COLUMNS[-1]}" class="{passed.lower()}">{passed}</td>'
+    return f'<tr><th scope="row">{level}</th>{inner}{last}</tr>\n'
 
 
 def _levels(report: Report) -> tuple[Level, ...]:

@@ -161,6 +161,9 @@ class NumpyBackend:
     def agreed(self, number: int) -> int:
         return number
 
+    def gradient_norm(self, *given: Any) -> float:
+        return 0.25
+
     def stream_key(self, *names: Any) -> None:
         return None
 

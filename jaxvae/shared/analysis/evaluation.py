@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.shared.analysis import measures, pca
+from jaxvae.shared.analysis import classifiers, measures, pca
+from jaxvae.shared.analysis.classifiers import Labelled
 from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
 from jaxvae.shared.runs import run_folder
@@ -30,6 +33,11 @@ class Measure(NamedTuple):
     """Why the measure does not apply to a model, as a clause without its subject; None if it applies."""
     costly: bool = False
     """Whether it takes minutes on many images, so that it is taken only if it is named."""
+    of_labels: bool = False
+    """Whether it needs images with labels, of two classes or more."""
+
+
+_FITTED, _JUDGED = 10_000, 100  # training images that classifiers are fitted to at most; samples of each class
 
 
 def _terms(model: TrainedModel) -> Figures:
@@ -129,6 +137,81 @@ def _quadrature_rows(figures: Figures) -> list[Row]:
     return [row, ("  last change", f"{figures['last_change']:.1e}", "nats, the largest of any image")]
 
 
+def _label_accuracy(model: TrainedModel) -> Figures:
+    """Of classifiers that see the posteriors' means, or as many principal components of the images."""
+    spec, data = model.run.spec, model.data
+    images, labels = _fitted(data)
+    means = model.backend.encode_images(spec, model.weights, images, model.key, None).mean
+    of_latents = Labelled(means, labels), Labelled(model.latents.mean, data.test_labels)
+    projected = classifiers.components(images, data.test, spec.model.latent)
+    of_images = Labelled(projected[0], labels), Labelled(projected[1], data.test_labels)
+    figures = {}
+    with _bar(4, "classifiers") as on_classifier:
+        for name, (train, test) in (("", of_latents), ("pca_", of_images)):
+            for classifier in (classifiers.neighbours, classifiers.logistic):
+                figures[name + classifier.__name__] = classifier(train, test)
+                on_classifier(1)
+    return {**figures, "chance": classifiers.chance(*of_latents), "fitted": len(images)}
+
+
+def _label_accuracy_rows(figures: Figures) -> list[Row]:
+    rows = []
+    for name, words in (("neighbours", f"{classifiers.NEIGHBOURS} neighbours"), ("logistic", "logistic regression")):
+        unit = f"of labels, from latents; from as many principal components {_percent(figures['pca_' + name])}"
+        rows.append((f"accuracy of {words}", _percent(figures[name]), unit))
+    fitted = f"of labels, by the most frequent class; all fitted to {figures['fitted']:,} training images"
+    return [*rows, ("  chance", _percent(figures["chance"]), fitted)]
+
+
+def _sample_accuracy(model: TrainedModel) -> Figures:
+    """Of samples of each class, as a classifier of real images sees them."""
+    backend, spec, data = model.backend, model.run.spec, model.data
+    classes = spec.model.classes
+    images, labels = _fitted(data)
+    key = backend.stream_key(backend.root_key(spec.training.seed), "pictures", 0)
+    with _bar(3, "steps") as on_step:
+        judge = classifiers.judge(images, labels)
+        on_step(1)
+        real = float((judge(data.test / 255) == data.test_labels).mean())
+        on_step(1)
+        asked = np.arange(_JUDGED * classes) % classes
+        drawn = backend.sample(spec, model.weights, key, len(asked), asked)
+        right = float((judge(drawn) == asked).mean())
+        on_step(1)
+    return {"sample_accuracy": right, "real_accuracy": real, "samples": len(asked), "fitted": len(images)}
+
+
+def _sample_accuracy_rows(figures: Figures) -> list[Row]:
+    judged = f"of {figures['samples']:,} samples are seen as the class that was asked for"
+    judge = f"of test images, by the same support vector machine, fitted to {figures['fitted']:,} training images"
+    return [
+        ("accuracy of samples", _percent(figures["sample_accuracy"]), judged),
+        ("  real images", _percent(figures["real_accuracy"]), judge),
+    ]
+
+
+def _fitted(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Training images of all classes for classifiers to be fitted to, and their labels."""
+    chosen = np.sort(spread(data.train_labels, min(_FITTED, len(data.train))))
+    return np.asarray(data.train[chosen]), data.train_labels[chosen]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _with_classes(spec: Spec) -> str | None:
+    if not spec.model.classes:
+        return None
+    return "needs latents of images alone, and this model's encoder sees the class too; sample-accuracy measures it"
+
+
+def _without_classes(spec: Spec) -> str | None:
+    if (reason := _without_prior(spec)) is not None or spec.model.classes:
+        return reason
+    return "needs a model that draws images of a class (--classes)"
+
+
 def _without_density(spec: Spec) -> str | None:
     if spec.model.samples_latents:
         return None
@@ -162,6 +245,8 @@ MEASURES = {
     "log-likelihood": Measure(_log_likelihood, _log_likelihood_rows, _without_density, costly=True),
     "mutual-information": Measure(_mutual_information, _mutual_information_rows, _without_density, costly=True),
     "quadrature": Measure(_quadrature, _quadrature_rows, _without_plane, costly=True),
+    "label-accuracy": Measure(_label_accuracy, _label_accuracy_rows, _with_classes, costly=True, of_labels=True),
+    "sample-accuracy": Measure(_sample_accuracy, _sample_accuracy_rows, _without_classes, costly=True, of_labels=True),
     "kl-by-latent": Measure(_kl_by_latent, _kl_by_latent_rows, _without_density),
 }
 """The measures by name, in the order in which they are printed: those of the whole model, then those of each latent."""
@@ -173,6 +258,13 @@ ALL = tuple(MEASURES)
 def reason_not_applicable(spec: Spec, name: str) -> str | None:
     """Return why a measure does not apply to a model, as a clause without its subject; None if it applies."""
     return MEASURES[name].why_not(spec)
+
+
+def reason_without_labels(data: Dataset, name: str) -> str | None:
+    """Return why a measure can't be taken on images without labels, as a clause without its subject; None if it can."""
+    if not MEASURES[name].of_labels or (data.labelled and len(np.unique(data.train_labels)) > 1):
+        return None
+    return f"needs labels of two classes or more, which {data.name} doesn't have"
 
 
 def take(model: TrainedModel, names: Iterable[str]) -> dict[str, Figures]:

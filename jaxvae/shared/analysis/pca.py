@@ -131,4 +131,4 @@ def require_shown(n: int, test: np.ndarray) -> None:
     """Raise InputError unless `n` of the test images can be shown in a row."""
     most = min(MOST, len(test))
     if not 1 <= n <= most:
-        raise InputError(f"--n must be from 1 to {most}, the test images that fit a row, found {n}.")
+        raise InputError(f"--n must be from 1 to {most}, the images that fit a row, found {n}.")

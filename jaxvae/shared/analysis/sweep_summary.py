@@ -14,6 +14,7 @@ from jaxvae.shared.text import markdown_table
 
 _WIDTH, _HEIGHT, _DPI = 3.4, 2.6, 300  # inches; the width is that of a paper's column
 _SPREAD = 0.5  # of the distance between two ticks; lines that share a tick are spread over this much
+_BESIDE = 0.3  # of a line's share of that, from its error bar to the dots of its runs
 
 
 class RunResult(NamedTuple):
@@ -117,7 +118,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def picture(results: Sequence[RunResult], data: str) -> bytes:
     """Plot the test loss by beta with a line for each learning rate, or by learning rate if there is one beta.
 
-    Each line shows the mean over the seeds with its standard error, and each run as a dot.
+    Each line shows the mean over the seeds with its standard error, and to its right each run as a dot.
 
     Args:
         results: The runs.
@@ -139,7 +140,8 @@ def picture(results: Sequence[RunResult], data: str) -> bytes:
         settings = [(p.beta, p.learning_rate) if by_beta else (p.learning_rate, p.beta) for p in all_points]
         on_line = {tick: p for (tick, other), p in zip(settings, all_points, strict=True) if other == line and p.tests}
         at = {tick: n + shift for n, tick in enumerate(ticks) if tick in on_line}
-        dots = [(x, test[loss]) for tick, x in at.items() for test in on_line[tick].tests]
+        beside = _BESIDE * _SPREAD / len(lines)  # or an error bar would hide the dots
+        dots = [(x + beside, test[loss]) for tick, x in at.items() for test in on_line[tick].tests]
         colour = f"C{i}"
         axes.scatter([x for x, _ in dots], [y for _, y in dots], s=6, color=colour, alpha=0.4, linewidths=0)
         means = [on_line[tick].mean(loss) or 0.0 for tick in at]

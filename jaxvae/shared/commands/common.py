@@ -4,8 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from jaxvae.shared.backend import Backend, DeviceName, Latents, Weights
@@ -45,6 +46,17 @@ RunDataRoot = Annotated[
 ]
 
 
+Split = Literal["test", "train"]
+ImageSplit = Annotated[
+    Split,
+    tyro.conf.arg(
+        help="The images to use: those for testing, or those that the run trained on, prepared as for testing."
+    ),
+]
+SPLITS: dict[str, str] = {"test": "test image", "train": "training image"}
+"""What the images of a split are called, one of them."""
+
+
 def open_run(backend: Backend, path: Path, device: DeviceName) -> tuple[run_folder.Run, Weights]:
     """Open a run folder and load its weights.
 
@@ -79,13 +91,14 @@ def images_root(run: run_folder.Run, data_root: Path | None) -> Path | None:
     return data_root or (source if source.is_dir() else None)
 
 
-def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False) -> Dataset:
+def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False, split: Split = "test") -> Dataset:
     """Load the images that a run was trained and tested on.
 
     Args:
         run: The run.
         data_root: The folder that has them; None for the one that training used.
         whole: Return all training images of the data set, even if the run was trained on some of them.
+        split: `train` puts the images that the run trained on in the place of the test images.
 
     Returns:
         The images and their labels.
@@ -99,11 +112,14 @@ def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False
     except streaming.UnmappableError:
         dataset = datasets.load(run.spec, root)[0]
     require_same_images(run, dataset)
+    own = dataset
     if whole and (run.spec.images.train_images or run.spec.images.validation):
         images = replace(run.spec.images, train_images=None, validation=0)
         training = replace(run.spec.training, patience=0)
         dataset = datasets.load(replace(run.spec, images=images, training=training), root)[0]
-    return dataset
+    if split == "test":
+        return dataset
+    return dataset._replace(test=np.asarray(own.train), test_labels=own.train_labels)
 
 
 def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:

@@ -8,7 +8,16 @@ import numpy as np
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
+from jaxvae.shared.commands.common import (
+    SPLITS,
+    ImageSplit,
+    RunDataRoot,
+    RunPaths,
+    Split,
+    chosen_runs,
+    open_images,
+    open_run,
+)
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file, labelled_figure
@@ -42,7 +51,8 @@ class Compare:
     components: int | None = None
     """Number of components of the baseline. By default each run's number of latents."""
     n: int | None = None
-    """Number of test images to show, of all classes; by default 16, or all if there are fewer."""
+    """Number of images to show, of all classes; by default 16, or all if there are fewer."""
+    split: ImageSplit = "test"
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -65,7 +75,7 @@ def run(backend: Backend, command: Compare) -> None:
     names = run_names(paths, command.names)
     opened = [open_run(backend, path, command.device) for path in paths]
     require_comparable([run for run, _ in opened])
-    dataset = open_images(opened[0][0], command.data_root, whole=command.pca)
+    dataset = open_images(opened[0][0], command.data_root, command.pca, command.split)
     test, labels = dataset.test, dataset.test_labels
     n = min(16, len(test)) if command.n is None else command.n
     pca.require_shown(n, test)
@@ -87,9 +97,9 @@ def run(backend: Backend, command: Compare) -> None:
         latents = sorted({run.spec.model.latent for run, _ in opened})
         for components in latents if command.components is None else [command.components]:
             rows.append(pca.pca(np.asarray(dataset.train), test, components, n, chosen=chosen))
-    say(table(rows, len(test), dataset.name))
+    say(table(rows, len(test), dataset.name, command.split))
     rows = [row._replace(name=name) for row, name in zip(rows, names, strict=False)] + rows[len(names) :]
-    figure_file.write(picture(rows, test, dataset.name, command.title, kind, chosen), command.out)
+    figure_file.write(picture(rows, test, dataset.name, command.title, kind, chosen, command.split), command.out)
     say(f"reconstructions side by side in {command.out}")
 
 
@@ -116,7 +126,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
             )
 
 
-def table(rows: Sequence[Row], images: int, data: str) -> str:
+def table(rows: Sequence[Row], images: int, data: str, split: Split = "test") -> str:
     """Format the rows' errors as a Markdown table, aligned for a terminal.
 
     The last column is the ratio to PCA's error: the PCA with the row's number of latents, or the only one. Without PCA
@@ -124,8 +134,9 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
 
     Args:
         rows: The rows.
-        images: The number of test images.
+        images: The number of images.
         data: The name of the data set.
+        split: Which of its images these are.
 
     Returns:
         The table, below its caption.
@@ -137,7 +148,7 @@ def table(rows: Sequence[Row], images: int, data: str) -> str:
         ratio = "-" if reference is None or reference.error < _ROUNDING else f"{r.error / reference.error:.3f}"
         name = " ".join(r.name.split()).replace("|", "\\|")
         cells.append([name, str(r.latent), f"{r.error:.3f}", f"{r.per_pixel:.5f}", ratio])
-    return f"{_caption(images, data)}:\n\n{markdown_table(head, cells)}"
+    return f"{_caption(images, data, split)}:\n\n{markdown_table(head, cells)}"
 
 
 def picture(
@@ -147,6 +158,7 @@ def picture(
     title: str = "",
     kind: str = "png",
     chosen: np.ndarray | None = None,
+    split: Split = "test",
 ) -> bytes:
     """Draw test images above each row's reconstructions, labelled with its name and error.
 
@@ -157,14 +169,15 @@ def picture(
         title: Above the picture.
         kind: One of `figure_file.KINDS`.
         chosen: The numbers of the test images whose reconstructions the rows have; by default the first ones.
+        split: Which images of the data set these are.
 
     Returns:
         The bytes of the file; images are enlarged by a whole number.
     """
     chosen = np.arange(len(rows[0].reconstructions)) if chosen is None else chosen
     images = np.stack([test[chosen] / 255, *(r.reconstructions for r in rows)])
-    labels = ["test images", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
-    return labelled_figure.rows(images, labels, _caption(len(test), data_name(data)), title=title, kind=kind)
+    labels = [f"{SPLITS[split]}s", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
+    return labelled_figure.rows(images, labels, _caption(len(test), data_name(data), split), title=title, kind=kind)
 
 
 def _reference(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -174,8 +187,8 @@ def _reference(row: Row, rows: Sequence[Row]) -> Row | None:
     return same[0] if same else baselines[0] if len(baselines) == 1 else None
 
 
-def _caption(images: int, data: str) -> str:
-    return f"Squared error per image, pixels in [0, 1]: the mean over {counted(images, 'test image')} of {data}"
+def _caption(images: int, data: str, split: Split) -> str:
+    return f"Squared error per image, pixels in [0, 1]: the mean over {counted(images, SPLITS[split])} of {data}"
 
 
 def _unit(row: Row) -> str:

@@ -1,6 +1,5 @@
 """The curves command: the terms of runs' losses by step, in training and on the test images."""
 
-import itertools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from jaxvae.shared.commands.common import RunPaths
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, RunNames, require_figure, run_names
+from jaxvae.shared.plotting.loss_scales import common_terms, scales
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.find_runs import chosen_runs
 from jaxvae.shared.runs.metrics_parts import SPLITS
@@ -93,7 +93,7 @@ def picture(
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
     names = run_names([run.path for run in runs], names)
     records = [_records(run) for run in runs]
-    blocks = [(name, some, _common_terms([runs[i] for i in some])) for name, some in _scales(runs)]
+    blocks = [(name, some, common_terms([runs[i] for i in some])) for name, some in scales(runs)]
     most = max(len(terms) for _, _, terms in blocks)
     columns = min(most, 3) if most != 4 else 2
     rows = sum(math.ceil(len(terms) / columns) for _, _, terms in blocks)
@@ -146,25 +146,6 @@ def _colours(n: int) -> list[Any]:
     from matplotlib import colormaps
 
     return list(_COLOURS[:n]) if n <= len(_COLOURS) else list(colormaps["turbo"]([i / (n - 1) for i in range(n)]))
-
-
-def _scales(runs: Sequence[run_folder.Run]) -> list[tuple[str, list[int]]]:
-    """The runs whose losses have the same scale, each by its number, with what tells these from the others."""
-    parts = []
-    for run in runs:
-        model, units = run.spec.model, run.spec.objective.units
-        size = "x".join(map(str, model.image))
-        variance = 1.0 if model.likelihood == "gaussian-learned" else model.variance  # which only starts with it
-        parts.append((model.likelihood, f"variance {variance:g}", f"{size} pixels", f"{units} units"))
-    differ = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
-    return [
-        (", ".join(itertools.compress(kind, differ)), [i for i, other in enumerate(parts) if other == kind])
-        for kind in dict.fromkeys(parts)
-    ]
-
-
-def _common_terms(runs: Sequence[run_folder.Run]) -> list[str]:
-    return [term for term in runs[0].spec.terms if all(term in run.spec.terms for run in runs)]
 
 
 def _panel(

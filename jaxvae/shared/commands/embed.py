@@ -11,7 +11,7 @@ import tyro
 from jaxvae.shared.analysis import latents_file
 from jaxvae.shared.analysis.latents import flat
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.common import SPLITS, ImageSplit, RunDataRoot, RunPath, encode_first, open_images, open_run
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
@@ -50,12 +50,13 @@ class Embed:
     tsne takes a minute for ten thousand images; both packages find the same neighbourhoods, but not the same
     coordinates."""
     n: int | None = None
-    """Use at most this many test images, of all classes. By default 2,000, or 1,000 for tsne; with --save and without
+    """Use at most this many images, of all classes. By default 2,000, or 1,000 for tsne; with --save and without
     --out all."""
+    split: ImageSplit = "test"
     seed: int = 0
     """Seed for t-SNE."""
     save: Path | None = None
-    """A CSV or NPY to write the latents to, by the ending of its name. Columns: image, the number of the test image;
+    """A CSV or NPY to write the latents to, by the ending of its name. Columns: image, its number in its split;
     label, its class; name, the class in words; mean_1, mean_2, ..., the mean of its posterior. In an NPY, which is
     read by `numpy.load`, these are the fields image, label, name and mean."""
     projector: Path | None = None
@@ -89,10 +90,11 @@ def run(backend: Backend, command: Embed) -> None:
     run, weights = open_run(backend, command.run, command.device)
     if command.by == "latents" and run.spec.model.latent != 2:
         raise InputError(f"--by latents shows two latents, and the model has {run.spec.model.latent}; choose another.")
-    dataset = open_images(run, command.data_root)
+    dataset = open_images(run, command.data_root, split=command.split)
     n = (_TSNE if command.by == "tsne" else _POINTS) if command.n is None else command.n
     if command.n is None and command.out is None and command.projector is None:
         n = len(dataset.test)
+    noun = SPLITS[command.split]
     chosen = np.sort(spread(dataset.test_labels, n))
     images, labels = dataset.test[chosen], dataset.test_labels[chosen]
     latents = encode_first(backend, run, weights, dataset, int(chosen.max()) + 1).mean[chosen]
@@ -104,13 +106,13 @@ def run(backend: Backend, command: Embed) -> None:
             say(f"{backend.__name__}: t-SNE of {counted(len(images), 'image')}, {seconds} ...", sys.stderr)
         unit = f" ({PRIOR_UNIT})" if requirements.has_prior(run.spec) else ""
         points, names = project(latents, command.by, command.seed, unit)
-        caption = f"{counted(len(images), 'test image')} of {data_name(dataset.name)}"
+        caption = f"{counted(len(images), noun)} of {data_name(dataset.name)}"
         picture = labelled_figure.points(points, labels, names, caption, command.title, kind, classes)
         figure_file.write(picture, command.out)
-        say(f"{counted(len(images), 'test image')} in {command.out}")
+        say(f"{counted(len(images), noun)} in {command.out}")
     if command.save is not None:
         latents_file.write(command.save, latents_file.table(chosen, labels, label_of, latents))
-        say(f"latents of {counted(len(images), 'test image')} in {command.save}")
+        say(f"latents of {counted(len(images), noun)} in {command.save}")
     if command.projector is not None:
         projector.write(command.projector, latents, label_of, images)
         say(f"for TensorBoard's projector in {command.projector}")

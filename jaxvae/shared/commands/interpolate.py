@@ -9,6 +9,8 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    SPLITS,
+    ImageSplit,
     RunDataRoot,
     RunPath,
     encode_first,
@@ -53,6 +55,7 @@ class Interpolate:
     a straight line."""
     seed: int = 0
     """Seed for the draws; both packages draw the same latents from it."""
+    split: ImageSplit = "test"
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -75,7 +78,7 @@ def run(backend: Backend, command: Interpolate) -> None:
     if command.images and (command.between == "latents" or len(command.images) % 2):
         raise InputError("--images must be pairs of test images to interpolate between; give two of them, or four.")
     run, weights = open_run(backend, command.run, command.device)
-    spec = run.spec
+    spec, noun = run.spec, SPLITS[command.split]
     if command.between == "latents":
         requirements.require_prior(spec)
         key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
@@ -86,16 +89,16 @@ def run(backend: Backend, command: Interpolate) -> None:
         if labels is not None:
             names = [f"class {name}" for name in label_names(run.class_names, labels)]
     else:
-        dataset = open_images(run, command.data_root)
+        dataset = open_images(run, command.data_root, split=command.split)
         if len(dataset.test) == 1 and not command.images:
-            raise InputError(f"{dataset.name} has one test image, expected two or more; give --between latents.")
+            raise InputError(f"{dataset.name} has one {noun}, expected two or more; give --between latents.")
         if command.n is None:
             n = max(1, min(n, len(dataset.test) // 2))
         pairs = np.array(command.images or spread(dataset.test_labels, 2 * n))
         missing = not command.images and len(pairs) < 2 * n
         if missing or not 0 <= pairs.min() <= pairs.max() < len(dataset.test):
-            most = len(dataset.test) - 1
-            raise InputError(f"Test images have the numbers 0 to {most}; give others with --images, or a smaller --n.")
+            have = f"{noun.capitalize()}s have the numbers 0 to {len(dataset.test) - 1}"
+            raise InputError(f"{have}; give others with --images, or a smaller --n.")
         pairs = pairs.reshape(-1, 2)
         ends = encode_first(backend, run, weights, dataset, pairs.max() + 1).mean[pairs]
         pair_labels = dataset.test_labels[pairs]
@@ -109,7 +112,7 @@ def run(backend: Backend, command: Interpolate) -> None:
         images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
         heads = ["from", *heads, "to"]
     shape = "along an arc" if command.spherical else "in a straight line"
-    caption = f"Between {'draws from the prior' if command.between == 'latents' else 'test images'}, {shape}"
+    caption = f"Between {'draws from the prior' if command.between == 'latents' else f'{noun}s'}, {shape}"
     caption += "; above the columns: share of the way"
     figure_file.write(labelled_figure.rows(images, names, caption, heads, command.title, kind), command.out)
     say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

@@ -34,7 +34,7 @@ from jaxvae.shared.training.advice import advice
 from jaxvae.shared.training.session import Session
 from jaxvae.shared.training.session_record import session_record
 
-KEPT_FLAGS = ("log_every", "checkpoint_every", "keep")
+KEPT_FLAGS = ("log_every", "checkpoint_every", "keep", "keep_pictures")
 """Flags whose recorded values a resumed run uses unless they are given."""
 _PRESET_HELP = f"The configuration to start from, which the other flags change; one of {', '.join(PRESETS)}."
 
@@ -73,6 +73,9 @@ class SessionFlags:
     """Write a checkpoint after every N steps instead of at each epoch's end."""
     keep: int = 2
     """Number of checkpoints to keep; older ones are removed."""
+    keep_pictures: int | None = None
+    """Number of epochs whose pictures to keep; older ones are removed. By default as many as fit into 8 MB, at least
+    those of the last one."""
     stream: Annotated[int | None, tyro.conf.arg(metavar="MB")] = None
     """Load the training images in blocks of this many megabytes, e.g. 256, if they do not fit into memory. Two blocks
     are held at a time: one to train on while the next is loaded. The run's numbers stay the same. Only npy: images of
@@ -83,6 +86,10 @@ class SessionFlags:
     pictures, and the latents of up to 1,000 test images, which the projector reads when TensorBoard starts. View them
     with `tensorboard --logdir RUN`. Needs tensorboardX: pip install -e '.[tensorboard]' in the clone. A resumed run
     that has the folder adds to it."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Take flags from this file: the config.json of a run, whose whole configuration it gives, or a TOML file whose
+    keys are flags without dashes, such as learning-rate = 1e-3, hidden = [400, 200] and flip = true, also in tables
+    model, objective, training and images. Flags of the command line win."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Resume this run from its last checkpoint, written by either package, as if it had never stopped. With more
     --epochs, --max-steps or --patience it trains longer; nothing else of its configuration can change."""

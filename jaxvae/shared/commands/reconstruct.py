@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
+from jaxvae.shared.commands.common import SPLITS, ImageSplit, RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
@@ -25,7 +25,8 @@ class Reconstruct:
     out: FigurePath
     title: FigureTitle = ""
     n: int | None = None
-    """Number of test images, of all classes; by default 32, or all if there are fewer."""
+    """Number of images, of all classes; by default 32, or all if there are fewer."""
+    split: ImageSplit = "test"
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -43,14 +44,14 @@ def run(backend: Backend, command: Reconstruct) -> None:
     """
     kind = require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
-    dataset = open_images(run, command.data_root)
+    dataset, noun = open_images(run, command.data_root, split=command.split), SPLITS[command.split]
     n = min(32, len(dataset.test)) if command.n is None else command.n
     if not 1 <= n <= len(dataset.test):
-        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of test images, found {n}.")
+        raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of {noun}s, found {n}.")
     chosen = spread(dataset.test_labels, n)
     reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
     rows = image_grid.paired(dataset.test[chosen] / 255, reconstructions)
     names = ["image", "reconstruction"] * (len(rows) // 2)
     figure_file.write(labelled_figure.rows(rows, names, title=command.title, kind=kind), command.out)
     below = "its reconstruction" if n == 1 else "their reconstructions"
-    say(f"{counted(n, 'test image')} above {below} in {command.out}")
+    say(f"{counted(n, noun)} above {below} in {command.out}")

@@ -1,14 +1,12 @@
 """The report command: a web page about runs."""
 
 import os
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from jaxvae.shared import safe_io
 from jaxvae.shared.analysis import evaluation, latents
 from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.reconstructions import reconstruct
@@ -20,8 +18,8 @@ from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import description, requirements
 from jaxvae.shared.plotting import image_grid, svg_charts
-from jaxvae.shared.plotting.figure_flags import RunNames, require_title, run_names
-from jaxvae.shared.report import explorer, webpage
+from jaxvae.shared.plotting.figure_flags import RunNames, data_name, require_title, run_names
+from jaxvae.shared.report import explorer, neighbours, overview, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
 from jaxvae.shared.runs.metrics_parts import SPLITS
 from jaxvae.shared.text import LONGEST, counted, printable, say
@@ -70,22 +68,26 @@ def run(backend: Backend, command: Report) -> None:
     runs = chosen_runs(backend, command.run)
     if not runs:
         raise InputError("There is nothing to report on; give one run folder or more.")
-    run_names(runs, command.names)
-    articles, content = [], []
+    names = run_names(runs, command.names)
+    articles, content, opened, highlights = [], [], [], []
     for number, path in enumerate(runs):
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
-        name = command.names[number] if command.names else str(path)
-        articles.append(_article(number, name, model, space))
+        name = names[number]
+        measured = _measured(model)
+        opened.append(run)
+        highlights.append(_highlights(model, measured))
+        articles.append(_article(number, name, model, space, measured))
         content.append(explorer.content(model, space, printable(name, LONGEST)))
     n = len(articles)
-    title = command.title or "Report on " + (str((command.names or runs)[0]) if n == 1 else f"{n} runs")
+    title = command.title or "Report on " + (names[0] if n == 1 else f"{n} runs")
     heading = command.title or ("A trained model" if n == 1 else f"{n} trained models")
     lead = "This page is one file and needs no network."
     if any(one["decoder"] for one in content):
         lead += " Move a slider to decode another latent: the decoder runs in the browser."
-    save(webpage.page(title, heading, lead, articles, content), command.out)
+    compared = overview.overview(opened, [article.name for article in articles], highlights) if n > 1 else ""
+    save(webpage.page(title, heading, lead, articles, content, compared), command.out)
     say(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
 
 
@@ -100,17 +102,19 @@ def require_html(path: Path) -> None:
 
 
 def save(page: bytes, path: Path) -> None:
-    """Write the page, whole or not at all. Raises InputError if it can't be written."""
+    """Write the page, whole or not at all, with links to those beside it. Raises InputError if it can't be written."""
     try:
-        safe_io.write_atomically(path, page)
+        neighbours.write(path, page)
     except OSError as error:
         raise InputError(f"The report {path} can't be written ({error.strerror}); give another --out.") from None
 
 
-def _article(number: int, name: str, model: TrainedModel, space: latents.Space) -> webpage.Article:
+def _article(
+    number: int, name: str, model: TrainedModel, space: latents.Space, measured: dict[str, evaluation.Figures]
+) -> webpage.Article:
     run, spec = model.run, model.run.spec
-    measured = _measured(model)
-    lead = webpage.paragraph(description.summary(spec), "soft") + webpage.figures(_highlights(model, measured))
+    summary = description.summary(replace(spec, data=data_name(spec.data)))
+    lead = webpage.paragraph(summary, "soft") + webpage.figures(_highlights(model, measured))
     sections = {
         "Latent explorer": webpage.explorer(number),
         "Learning curves": _curves(model),
@@ -143,8 +147,7 @@ def _highlights(model: TrainedModel, measured: dict[str, evaluation.Figures]) ->
 def _curves(model: TrainedModel) -> str:
     records = metrics.to_draw(model.run)
     if not records:
-        reason = "the run was imported" if "imported" in model.run.config else "its metrics.jsonl is empty"
-        return webpage.paragraph(f"There are no metrics of its training: {reason}.")
+        return ""
     splits = [split for split in SPLITS if any(record["split"] == split for record in records)]
     kept = f"The weights are those of epoch {model.epoch}, the best by validation loss."
     best = webpage.paragraph(kept, "soft") if "validation" in splits else ""
@@ -153,7 +156,7 @@ def _curves(model: TrainedModel) -> str:
 
 def _samples(model: TrainedModel) -> str:
     if not requirements.has_prior(model.run.spec):
-        return webpage.paragraph("This model has no prior to draw from.")
+        return ""
     classes = model.run.spec.model.classes
     n = classes * _EACH or _SAMPLES
     caption, images = f"{counted(n, 'image')} drawn from the prior", explorer.samples(model, n)
@@ -171,7 +174,7 @@ def _reconstructions(model: TrainedModel) -> str:
     n = min(_PAIRS, len(model.data.test))
     chosen = spread(model.data.test_labels, n)
     reconstructions = reconstruct(model.backend, model.run.spec, model.weights, model.data, chosen)
-    caption = f"{counted(n, 'test image')} of {model.data.name}, each above its reconstruction."
+    caption = f"{counted(n, 'test image')} of {data_name(model.data.name)}, each above its reconstruction."
     return webpage.picture(image_grid.pairs(model.data.test[chosen] / 255, reconstructions, 8), caption, caption)
 
 
@@ -198,7 +201,7 @@ def _measures(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> s
         if name != "kl-by-latent":
             rows += evaluation.rows(name, figures)
     after = f"after {counted(model.step, 'step')}" if model.step else "with the imported weights"
-    caption = f"On {counted(len(model.data.test), 'test image')} of {model.data.name}, {after}."
+    caption = f"On {counted(len(model.data.test), 'test image')} of {data_name(model.data.name)}, {after}."
     html = webpage.paragraph(caption, "soft") + webpage.table(("measure", "value", "unit"), rows, "Measures", (1,))
     if "kl-by-latent" in measured:
         by_latent = evaluation.rows("kl-by-latent", measured["kl-by-latent"])
@@ -208,7 +211,7 @@ def _measures(model: TrainedModel, measured: dict[str, evaluation.Figures]) -> s
 
 
 def _model(model: TrainedModel) -> str:
-    spec = model.run.spec
+    spec = replace(model.run.spec, data=data_name(model.run.spec.data))
     rows = [(name, words, f"{size:,}") for name, words, size in description.layers(spec)]
     layers = webpage.table(("layer", "operation", "parameters"), rows, "Layers", (2,))
     return webpage.facts(description.facts(spec)) + webpage.disclosure(f"{len(rows)} layers", layers)
@@ -217,11 +220,7 @@ def _model(model: TrainedModel) -> str:
 def _agreement(run: run_folder.Run) -> str:
     record = parity_record.read(run)
     if record is None:
-        hint = (
-            "The agreement of jaxvae and torchvae on this configuration was not measured yet. To measure and store it:"
-        )
-        command = shlex.join(["python", "scripts/parity.py", "--run", str(run.path)])
-        return webpage.paragraph(hint, "soft") + webpage.command(command)
+        return ""
     head, rows = parity_record.brief(record.levels)
     verdict = webpage.paragraph(record.verdict, "pass" if record.passed else "fail")
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())

@@ -14,7 +14,7 @@ import tyro
 from jaxvae.shared.backend import Backend, Part, Progress, State, fits_together
 from jaxvae.shared.commands.common import LoadedData, preset_spec
 from jaxvae.shared.commands.open_session import load_images, open_session, require_positive_flags
-from jaxvae.shared.commands.train import Train
+from jaxvae.shared.commands.train import Train, first_step
 from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
@@ -38,7 +38,17 @@ How = Literal["auto", "together", "one-by-one"]
 
 _MAX_TOGETHER = 64  # runs in one program, each of which holds a lock
 # Flags of the sweep that each run has, too.
-_RUN_FLAGS = ("data_root", "device", "devices", "log_every", "checkpoint_every", "keep", "stream", "tensorboard")
+_RUN_FLAGS = (
+    "data_root",
+    "device",
+    "devices",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "keep_pictures",
+    "stream",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def run(backend: Backend, command: Sweep) -> None:
         how = "together" if together else "one by one"
         say(f"{out}: {description.summary(first)}, {counted(len(specs), 'run')}{finished}, {how} on {device}")
         images = first.training.images_seen(first.training.total_steps(n), n)
-        with Bar(images * len(specs), images * (len(specs) - len(left))) as bar:
+        with Bar(images * len(specs), images * (len(specs) - len(left)), first=first_step(backend)) as bar:
             if together:
                 commands = [_member_command(command, path, spec) for path, spec in left.items()]
                 for start in range(0, len(commands), _MAX_TOGETHER):

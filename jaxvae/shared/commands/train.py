@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import preset_spec
@@ -16,6 +17,7 @@ from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
 from jaxvae.shared.training.session import Session, run_session
+from jaxvae.shared.version import FRAMEWORKS
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def resume_command(path: Path) -> Train:
         InputError: If the folder is not a run.
     """
     run = run_folder.read(path)
-    has_board, kept = tensorboard.folder(run).is_dir(), {name: run.config[name] for name in KEPT_FLAGS}
+    has_board = tensorboard.folder(run).is_dir()
+    kept: dict[str, Any] = {name: run.config.get(name) for name in KEPT_FLAGS}
     return Train(run.spec, run.config["preset"], resume=path, tensorboard=has_board, **kept)
 
 
@@ -88,7 +91,7 @@ def run(backend: Backend, command: Train) -> None:
             say(_images(session.dataset))
             if session.ended or session.done == session.total:
                 say(_finished(session))
-        with Bar(session.seen(session.total), session.seen(session.done), first) as bar:
+        with Bar(session.seen(session.total), session.seen(session.done), first, first_step(backend)) as bar:
             stream = "" if command.stream is None else f" --stream {command.stream}"
             again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
             run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
@@ -118,6 +121,11 @@ def _best(session: Session, losses: list[float]) -> str:
     kept = f"the validation loss is lowest after epoch {best} of {len(losses)}, {losses[best - 1]:.3f} nats per image"
     ended = f"; training ended early, as {counted(patience, 'epoch')} did not improve it" if session.ended_early else ""
     return f"{kept}: its weights are kept{ended}"
+
+
+def first_step(backend: Backend) -> str:
+    """What the first step of a session takes longest for."""
+    return "compiling..." if "jax" in FRAMEWORKS.get(backend.__name__, ()) else "first step..."
 
 
 def _finished(session: Session) -> str:

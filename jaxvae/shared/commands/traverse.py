@@ -9,6 +9,8 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    SPLITS,
+    ImageSplit,
     RunDataRoot,
     RunPath,
     class_to_draw,
@@ -39,17 +41,18 @@ class Traverse:
     out: FigurePath
     title: FigureTitle = ""
     image: int | None = None
-    """Start from the latent of this test image, counted from 0. By default from the prior's mean."""
+    """Start from the latent of this image, counted from 0. By default from the prior's mean."""
     latents: int = 10
     """Show at most this many latents, one in each row."""
     steps: int = 11
     """Images in a row."""
     reach: float = 3.0
     """How far a latent varies in each direction, in standard deviations of the prior. Without a prior it varies from
-    the smallest to the largest value over the test images."""
+    the smallest to the largest value over the images."""
     label: str | None = None
     """The class to generate, by its name or its number, for a model with classes. By default that of the image, or the
     first."""
+    split: ImageSplit = "test"
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
@@ -70,7 +73,7 @@ def run(backend: Backend, command: Traverse) -> None:
     require_within("latents", command.latents, 1, MAX_ROWS)
     require_deviations("reach", command.reach)
     run, weights = open_run(backend, command.run, command.device)
-    dataset = open_images(run, command.data_root)
+    dataset = open_images(run, command.data_root, split=command.split)
     if command.image is not None:
         require_within("image", command.image, 0, len(dataset.test) - 1)
     posteriors = encode_first(backend, run, weights, dataset, len(dataset.test))
@@ -87,7 +90,9 @@ def run(backend: Backend, command: Traverse) -> None:
     heads, start = ["least", *[""] * (command.steps - 2), "largest"], "the mean code"
     if prior:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
-    caption = f"One latent at a time, from {start if command.image is None else f'test image {command.image}'}"
+    if command.image is not None:
+        start = f"{SPLITS[command.split]} {command.image}"
+    caption = f"One latent at a time, from {start}"
     caption += "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
     caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
     figure_file.write(labelled_figure.rows(rows, names, caption, heads, command.title, kind), command.out)

@@ -78,7 +78,8 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"warmup raises beta, which {form} does not use; give --warmup 0"
     if form != "capacity" and any(getattr(objective, n) != getattr(plain, n) for n in _CAPACITY):
         given = " ".join(f"--{n.replace('_', '-')} {getattr(plain, n):g}" for n in _CAPACITY)
-        yield f"only the capacity objective uses {', '.join(_CAPACITY)}, and {form} does not; give {given}"
+        named = ", ".join(f"--{n.replace('_', '-')}" for n in _CAPACITY)
+        yield f"only the capacity objective uses {named}, and {form} does not; give {given}"
     if objective.units == "mixed" and form not in ("elbo", "capacity"):
         yield f"mixed units need a KL divergence beside a mean pixel's error, and {form} has none"
     if images.shift >= min(model.image[:2]):

@@ -1,5 +1,7 @@
 """Images of another size, resized to the model's."""
 
+import math
+import os
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -35,10 +37,23 @@ def fit(images: np.ndarray, image: Size, resize: bool, what: str) -> np.ndarray:
         return images
     if isinstance(images, streaming.Mapped):
         raise streaming.UnmappableError(f"{what.removesuffix(' has images of')}'s images", words(images.shape[1:]))
+    require_memory(len(images), image, what)
     fitted = np.empty((len(images), *image), np.uint8)
     for i, one in enumerate(with_progress(images, len(images))):
         fitted[i] = resized(one, image)
     return fitted
+
+
+def require_memory(n: int, image: Size, what: str) -> None:
+    """Raise InputError if `n` images of the model's size are more bytes than this machine's memory."""
+    size = n * math.prod(image)
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # which not every system says
+        return
+    if size > memory:
+        sizes = f"{words(image)}, take {size / 1e9:,.0f} GB, this machine's memory is {memory / 1e9:,.0f} GB"
+        raise InputError(f"{what.removesuffix(' of')} that, resized to {sizes}; give a smaller --image.")
 
 
 def require_size(size: tuple[int, ...], image: Size, resize: bool, what: str) -> None:

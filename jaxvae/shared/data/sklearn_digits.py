@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.data.dataset import Dataset, Request
-from jaxvae.shared.data.resize import Size, resized
+from jaxvae.shared.data.resize import Size, require_memory, resized
 from jaxvae.shared.errors import InputError
 
 _TRAIN = 1500
@@ -36,6 +36,7 @@ def digits(image: Size = (28, 28, 1)) -> Dataset:
             f"The digits are grey, with 1 channel, the model's images have {image[2]}; "
             f"give --image {image[0]} {image[1]} 1 or --resize."
         )
+    require_memory(_TRAIN, image, "The digits are images of")
     images, labels = (array.copy() for array in _resized_digits(image))
     return Dataset("digits", "scikit-learn", images[:_TRAIN], labels[:_TRAIN], images[_TRAIN:], labels[_TRAIN:])
 

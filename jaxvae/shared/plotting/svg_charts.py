@@ -23,6 +23,8 @@ class Line(NamedTuple):
     name: str
     x: np.ndarray
     y: np.ndarray
+    style: str = ""
+    """Its classes in the page's style sheet; by default those of its number."""
 
 
 def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> dict[str, str]:
@@ -48,11 +50,38 @@ def learning_curves(records: Sequence[dict[str, Any]], terms: Sequence[str]) -> 
     return charts
 
 
+def curves_of_runs(
+    records: Sequence[Sequence[dict[str, Any]]], names: Sequence[str], styles: Sequence[str], terms: Sequence[str]
+) -> dict[str, str]:
+    """Draw a chart of each term of the losses of several runs.
+
+    Args:
+        records: Each run's lines of metrics.
+        names: What to call each run.
+        styles: The classes of each run's curves in the page's style sheet.
+        terms: The names of the terms, nats per image.
+
+    Returns:
+        An `svg` element for each term by its name: training and test images of all runs by step.
+    """
+    charts = {}
+    for term in terms:
+        lines = [
+            Line(f"{name}, {split}", *np.array(points).T, style=f"{style} {split}")
+            for split in ("train", "test")
+            for own, name, style in zip(records, names, styles, strict=True)
+            if (points := [(record["step"], record[term]) for record in own if record["split"] == split])
+        ]
+        if lines:
+            charts[term] = chart(lines, term, "nats per image")
+    return charts
+
+
 def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     """Draw an `svg` element of a quantity by step.
 
     Args:
-        lines: The curves; curve i has the class `line-i`.
+        lines: The curves; curve i has the class `line-i` unless it has its own.
         what: The name of the quantity.
         unit: Its unit.
     """
@@ -81,11 +110,12 @@ def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">step</text>')
     ends = []
     for i, line in enumerate(lines):
+        style = line.style or f"line-{i}"
         points = [place(*point) for point in _thinned(line)]
         path = "M" + "L".join(" ".join(point) for point in points)
-        parts.append(f'<path class="line line-{i}" d="{path}"/>')
+        parts.append(f'<path class="line {style}" d="{path}"/>')
         if len(line.x) <= _FEW:
-            parts += [f'<circle class="line-{i}" cx="{at}" cy="{value}" r="2.2"/>' for at, value in points]
+            parts += [f'<circle class="{style}" cx="{at}" cy="{value}" r="2.2"/>' for at, value in points]
         ends.append(f"{line.name} from {line.y[0]:.4g} at step {line.x[0]:.0f} to {line.y[-1]:.4g} at {line.x[-1]:.0f}")
     label = html.escape(f"{what}, {unit}: {'; '.join(ends)}")
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -24,8 +24,9 @@ from jaxvae.shared.plotting.image_grid import visible
 _MAX_WEIGHTS = 4_000_000  # of a decoder in the page
 _MAX_POINTS, _MAX_POINT_BYTES = 1000, 2_000_000  # test images in the page, and their pixels
 STOPS = 21
-"""Images along a latent."""
-_MAX_AXES, _MAX_FRAME_BYTES = 10, 6_000_000  # latents with rendered frames, and their pixels
+"""Images along a latent, for the most active ones."""
+_MAX_FRAME_BYTES = 12_000_000  # pixels of rendered frames
+_FULL, _FEWER = 10, (STOPS, 11, 7, 5, 3)  # latents with all stops if they fit, and the stops of the others
 _DRAWS = 48  # rendered samples, for a decoder that is not in the page
 
 
@@ -45,6 +46,12 @@ def images(model: TrainedModel, z: np.ndarray, label: int = 0) -> np.ndarray:
     return model.backend.decode_images(spec, model.weights, z, labels)
 
 
+def drawn_latents(model: TrainedModel, n: int) -> np.ndarray:
+    """The latents that `samples` decodes, `[n, latent]`."""
+    backend, spec = model.backend, model.run.spec
+    return backend.draw_latents(spec, backend.stream_key(backend.root_key(spec.training.seed), "pictures", 0), n)
+
+
 def samples(model: TrainedModel, n: int, label: int | None = None) -> np.ndarray:
     """Draw images from the prior, as the command sample does from the run's seed.
 
@@ -61,10 +68,10 @@ def samples(model: TrainedModel, n: int, label: int | None = None) -> np.ndarray
     return backend.sample(spec, model.weights, key, n, None if label is None else np.full(n, label))
 
 
-def along(space: Space, latent: int) -> np.ndarray:
-    """Return codes along a latent, with the centre in the middle: `[STOPS, latent]`."""
+def along(space: Space, latent: int, stops: int = STOPS) -> np.ndarray:
+    """Return codes along a latent, with the centre in the middle: `[stops, latent]`, an odd number of them."""
     ends = space.low[latent], space.centre[latent], space.high[latent]
-    values = np.interp(np.arange(STOPS), [0, STOPS // 2, STOPS - 1], ends)
+    values = np.interp(np.arange(stops), [0, stops // 2, stops - 1], ends)
     return latent_paths.along(space.centre, np.array([latent]), values[None])[0]
 
 
@@ -144,18 +151,46 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
 
 
 def _frames(model: TrainedModel, space: Space) -> dict[str, Any]:
-    """Sheets of frames along the most active latents, a row for each class, and a sheet of samples."""
+    """Sheets of frames along each latent, a row for each class, and a sheet of samples with their latents."""
     spec = model.run.spec
-    classes = max(1, spec.model.classes)
-    axes = max(1, min(_MAX_AXES, spec.model.latent, _MAX_FRAME_BYTES // (STOPS * classes * spec.model.pixels)))
-    sheets = []
-    for latent in space.order[:axes]:
-        z = along(space, latent)
-        sheets.append(png(_sheet(np.concatenate([images(model, z, label) for label in range(classes)]), STOPS)))
-    drawn = None
+    classes, sheets = max(1, spec.model.classes), []
+    stops, scale = frame_stops(spec.model.latent, classes * spec.model.pixels)
+    for latent, n in zip(space.order, stops, strict=True):
+        z = along(space, latent, n)
+        frames = np.concatenate([_smaller(images(model, z, label), scale) for label in range(classes)])
+        sheets.append(png(_sheet(frames, n)))
+    drawn, codes = None, None
     if requirements.has_prior(spec):
         drawn = png(_sheet(np.concatenate([samples(model, _DRAWS, label) for label in range(classes)]), _DRAWS))
-    return {"stops": STOPS, "sheets": sheets, "drawn": drawn, "draws": _DRAWS}
+        codes = {"dtype": spec.training.stored, "data": _packed(drawn_latents(model, _DRAWS), spec.training.stored)}
+    return {"stops": stops, "scale": scale, "sheets": sheets, "drawn": drawn, "draws": _DRAWS, "codes": codes}
+
+
+def frame_stops(latents: int, values: int) -> tuple[list[int], int]:
+    """Choose how many frames each latent has, so that all latents have some and a page stays moderate.
+
+    Args:
+        latents: The number of latents.
+        values: The pixels' values of one stop, in all classes.
+
+    Returns:
+        The frames of each latent by falling activity, odd numbers; and the factor by which frames are reduced.
+    """
+    for scale in (1, 2, 4, 8):
+        for stops in _FEWER:
+            of = [max(stops, STOPS if i < _FULL else 0) for i in range(latents)]
+            if sum(of) * values <= _MAX_FRAME_BYTES * scale**2:
+                return of, scale
+    return [_FEWER[-1]] * latents, 8
+
+
+def _smaller(images: np.ndarray, scale: int) -> np.ndarray:
+    """Images whose sides are divided by a factor: the means of the pixels in each square."""
+    n, height, width, channels = images.shape
+    if scale == 1 or min(height, width) < scale:
+        return images
+    rows, columns = height // scale, width // scale
+    return images[:, : rows * scale, : columns * scale].reshape(n, rows, scale, columns, scale, channels).mean((2, 4))
 
 
 def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str, Any]:
@@ -164,11 +199,15 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
     n = min(_MAX_POINTS, len(data.test), max(1, _MAX_POINT_BYTES // spec.model.pixels))
     columns, chosen = math.ceil(math.sqrt(n)), spread(data.test_labels, n)
     codes, labels = space.codes[chosen], data.test_labels[chosen]
-    directions = np.eye(2) if codes.shape[1] == 2 else flat(space.codes)[0]
-    middle = space.codes.mean(0)
+    latents = codes.shape[1]
+    directions, shares = (np.eye(2), np.ones(2)) if latents == 2 else flat(space.codes)
+    middle = space.codes.mean(0) if latents > 2 else np.zeros(latents)
     coordinates = (codes - middle) @ directions.T
-    if codes.shape[1] == 1:  # the other axis shows the label
-        coordinates[:, 1] = labels - labels.mean()
+    names = ["latent 1", "latent 2"]
+    if latents == 1:
+        coordinates[:, 1], names = labels, ["latent 1", "label"]
+    elif latents > 2:
+        names = [f"component {i + 1}, {100 * share:.0f} % of the variance" for i, share in enumerate(shares)]
     stored = spec.training.stored
     reconstructions = None
     if reconstructed:
@@ -180,6 +219,7 @@ def _points(model: TrainedModel, space: Space, reconstructed: bool) -> dict[str,
         "places": {"dtype": "float32", "data": _packed(coordinates, "float32")},
         "directions": directions.tolist(),
         "middle": middle.tolist(),
+        "axes": names,
         "sheet": png(_sheet(data.test[chosen], columns)),
         "again": reconstructions,
     }

@@ -5,12 +5,14 @@ import hashlib
 import html
 import importlib.resources
 import json
+import re
 from collections.abc import Mapping, Sequence
 from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.report import neighbours
 from jaxvae.shared.report.explorer import png
 from jaxvae.shared.text import LONGEST, printable
 
@@ -22,10 +24,17 @@ class Article(NamedTuple):
     lead: str
     """HTML."""
     sections: dict[str, str]
-    """HTML by heading. The headings are the same for every run, so that sections stand side by side."""
+    """HTML by heading; empty for what a run doesn't have."""
 
 
-def page(title: str, heading: str, lead: str, articles: Sequence[Article], data: Sequence[Mapping[str, Any]]) -> bytes:
+def page(
+    title: str,
+    heading: str,
+    lead: str,
+    articles: Sequence[Article],
+    data: Sequence[Mapping[str, Any]],
+    overview: str = "",
+) -> bytes:
     """Assemble the page.
 
     Args:
@@ -34,10 +43,13 @@ def page(title: str, heading: str, lead: str, articles: Sequence[Article], data:
         lead: The sentence below it.
         articles: The runs.
         data: The data of each run's explorer, as JSON values.
+        overview: What compares the runs, HTML.
 
     Returns:
         The content of the HTML file.
     """
+    # Those that any run has, so that the sections of several stand side by side.
+    headings = [name for name in articles[0].sections if any(article.sections[name] for article in articles)]
     folder = importlib.resources.files("jaxvae.shared.report") / "static"
     frame, style, script = (folder.joinpath(name).read_text("utf-8") for name in _FILES)
     text = Template(frame).substitute(
@@ -47,8 +59,11 @@ def page(title: str, heading: str, lead: str, articles: Sequence[Article], data:
         style=style,
         script=script,
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),  # the only script that may run
-        sections=1 + max(len(article.sections) for article in articles),
-        articles="".join(_article(i, article) for i, article in enumerate(articles)),
+        generator=neighbours.GENERATOR,
+        beside=neighbours.PLACE,
+        overview=_overview(overview, articles),
+        sections=1 + len(headings),
+        articles="".join(_article(i, article, headings) for i, article in enumerate(articles)),
         # A script element has no entities, and `</script>` or `<!--` would end or change it.
         data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
@@ -117,13 +132,43 @@ def strips(rows: Sequence[tuple[str, str, np.ndarray, str]]) -> str:
     return f'<div class="strips">{inner}</div>'
 
 
-def curves(charts: Mapping[str, str], names: Sequence[str]) -> str:
-    """Format charts by name, with the names of their lines."""
-    keys = "".join(f'<span class="key line-{i}">{_text(name)}</span>' for i, name in enumerate(names))
+def comparison(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+    """Format a table that compares runs, which a narrow window shows as a card for each of its rows.
+
+    Args:
+        names: The runs' names, each a link to its part of the page.
+        rows: The values of each run by their names. Each run is a row, or a column where these are fewer.
+
+    Returns:
+        HTML.
+    """
+    links = [f'<a href="#run-{i}">{_text(name)}</a>' for i, name in enumerate(names)]
+    heads, cells = list(rows[0]), [list(row.values()) for row in rows]
+    columns, lines = [(head, _text(head)) for head in heads], list(zip(links, cells, strict=True))
+    if len(rows) < len(heads):
+        columns = list(zip(names, links, strict=True))
+        lines = [(_text(head), [row[head] for row in rows]) for head in heads]
+    top = "".join(f'<th scope="col">{html}</th>' for _, html in columns)
+    body = ""
+    for head, values in lines:
+        pairs = zip(columns, values, strict=True)
+        inner = "".join(f'<td data-head="{_text(name)}">{_text(value)}</td>' for (name, _), value in pairs)
+        body += f'<tr><th scope="row">{head}</th>{inner}</tr>'
+    whole = f'<table class="cards"><thead><tr><th></th>{top}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide" role="region" aria-label="What differs" tabindex="0">{whole}</div>'
+
+
+def curves(charts: Mapping[str, str], names: Sequence[str], styles: Sequence[str] = (), title: str = "") -> str:
+    """Format charts by name, with the names of their lines, or of the runs whose training and test lines have a style,
+    and a heading."""
+    kinds = styles or [f"line-{i}" for i in range(len(names))]
+    keys = "".join(f'<span class="key {kind}">{_text(name)}</span>' for name, kind in zip(names, kinds, strict=True))
+    keys += "<span>Thin: training. Bold: test images.</span>" if styles else ""
+    above = f"<h3>{_text(title)}</h3>" if title else ""
     inner = "".join(
         f"<figure>{svg}<figcaption>{_text(name)}, nats per image</figcaption></figure>" for name, svg in charts.items()
     )
-    return f'<p class="soft">{keys}</p><div class="curves">{inner}</div>'
+    return f'{above}<p class="soft keys">{keys}</p><div class="curves">{inner}</div>'
 
 
 def disclosure(summary: str, inner: str) -> str:
@@ -140,11 +185,25 @@ _COMMAND = 20_000  # characters; paths take up to 4,096 each
 _FILES = ("page.html", "style.css", "explorer.js")
 
 
-def _article(number: int, article: Article) -> str:
-    sections = "".join(
-        f"<section>\n<h3>{_text(heading)}</h3>\n{inner}\n</section>\n" for heading, inner in article.sections.items()
-    )
-    head = f'<header>\n<h2 id="run-{number}">{_text(article.name)}</h2>\n{article.lead}\n</header>\n'
+def _overview(inner: str, articles: Sequence[Article]) -> str:
+    """What compares the runs, below links to each of them; nothing for a single run."""
+    if not inner:
+        return ""
+    links = "".join(f'<a href="#run-{i}">{_text(article.name)}</a>' for i, article in enumerate(articles))
+    jump = f'<nav class="jump" aria-label="Runs">{links}</nav>'
+    return f'<section class="overview">{jump}<h2>What differs</h2>{inner}</section>'
+
+
+def _article(number: int, article: Article, headings: Sequence[str]) -> str:
+    sections, links = "", ""
+    for row, heading in enumerate(headings, 2):
+        if inner := article.sections[heading]:
+            kind = re.sub("[^a-z]+", "-", heading.lower())
+            place = f'id="run-{number}-{kind}" class="{kind}" style="--row: {row}"'
+            sections += f"<section {place}>\n<h3>{_text(heading)}</h3>\n{inner}\n</section>\n"
+            links += f'<a href="#run-{number}-{kind}">{_text(heading)}</a>'
+    jump = f'<nav class="jump" aria-label="Sections">{links}</nav>'
+    head = f'<header>\n<h2 id="run-{number}">{_text(article.name)}</h2>\n{article.lead}\n{jump}\n</header>\n'
     return f'<article class="run" aria-labelledby="run-{number}">\n{head}{sections}</article>\n'
 
 

@@ -42,6 +42,20 @@ def flags_of(spec: Spec) -> dict[str, Any]:
     return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
 
 
+def flag_words(value: Any) -> str:
+    """Format a flag's value for a table."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case tuple():
+            return " ".join(map(str, value)) or "none"
+        case float():
+            return f"{value:g}"
+    return str(value)
+
+
 def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
     """List the flags of `now` that have another value in `before`, as clauses; empty if there are none."""
 

@@ -22,6 +22,11 @@ _FIGURES: dict[str, dict[str, type]] = {
     "mutual-information": {"mutual_information": float, "standard_error": float, "at_most": float},
     "squared-error": {"squared_error": float},
     "quadrature": {**_ESTIMATE, "last_change": float},
+    "label-accuracy": {
+        **dict.fromkeys(("neighbours", "logistic", "pca_neighbours", "pca_logistic", "chance"), float),
+        "fitted": int,
+    },
+    "sample-accuracy": {"sample_accuracy": float, "real_accuracy": float, "samples": int, "fitted": int},
 }  # the fields of each measure but the terms, beside _ABOUT
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 

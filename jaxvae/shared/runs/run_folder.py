@@ -30,8 +30,8 @@ class Run(NamedTuple):
     spec: Spec
     config: dict[str, Any]
     """The content of config.json: version, the framework that started the run, preset, log_every, checkpoint_every,
-    keep, data, spec, and the sessions: which package trained from which step on, and on which device; for an imported
-    run what it was imported from."""
+    keep, keep_pictures, data, spec, and the sessions: which package trained from which step on, and on which device;
+    for an imported run what it was imported from."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,10 +108,11 @@ class _Config:
     data: _Data
     sessions: tuple[_Session, ...]
     spec: Spec
+    keep_pictures: int | None = field(default=None, kw_only=True, metadata=LATER)
 
     def __post_init__(self) -> None:
         choices.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)
-        for name in ("log_every", "checkpoint_every", "keep"):
+        for name in ("log_every", "checkpoint_every", "keep", "keep_pictures"):
             value = getattr(self, name)
             choices.require(value is None or 0 < value < 2**31, name, "positive and below 2^31", value)
         choices.require(self.data.name == self.spec.data, "data, name", f"spec's data {self.spec.data}", self.data.name)
@@ -252,7 +253,22 @@ def read(path: Path) -> Run:
     Raises:
         InputError: If it is not a run folder, or its config.json is invalid.
     """
-    file = path / "config.json"
+    return read_config(path / "config.json")
+
+
+def read_config(file: Path) -> Run:
+    """Read the config.json of a run, wherever it lies.
+
+    Args:
+        file: The file.
+
+    Returns:
+        The run in the file's folder, the file validated.
+
+    Raises:
+        InputError: If the file is missing or invalid.
+    """
+    path = file.parent
     try:
         if safe_io.instead_of_file(file) == "nothing":
             raise InputError(f"{path} is not a run folder: it has no config.json; give one that train or import wrote.")

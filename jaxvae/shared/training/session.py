@@ -5,10 +5,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.backend import Backend, Device, Part, Progress, State
 from jaxvae.shared.data.dataset import Dataset
@@ -23,6 +25,7 @@ from jaxvae.shared.training import tensorboard
 from jaxvae.shared.training.progress import short_terms
 
 _SAMPLES, _RECONSTRUCTIONS = 64, 32  # images drawn after each epoch
+_PICTURE_BYTES = 8_000_000  # of all epochs' pictures, unless the number of epochs is given
 
 
 class Session(NamedTuple):
@@ -255,6 +258,22 @@ def _save_pictures(backend: Backend, run: run_folder.Run, progress: Progress[Sta
         pictures["samples"] = image_grid.grid(samples, columns)
     for kind, picture in pictures.items():
         image_grid.save(picture, run.images / f"{kind}-{progress.epoch:03}.png")
+    _remove_pictures(run)
+
+
+def _remove_pictures(run: run_folder.Run) -> None:
+    """Remove the pictures of early epochs: all but those of the last N, or of those that fit into some megabytes."""
+    of: dict[int, list[Path]] = {}
+    for file in run.images.glob("*-*.png"):
+        kind, _, epoch = file.stem.rpartition("-")
+        if kind in ("samples", "reconstructions") and epoch.isdecimal():
+            of.setdefault(int(epoch), []).append(file)
+    kept, size = run.config.get("keep_pictures"), 0
+    for number, epoch in enumerate(sorted(of, reverse=True)):
+        size += sum(file.lstat().st_size for file in of[epoch])
+        if number and (size > _PICTURE_BYTES if kept is None else number >= kept):
+            for file in of[epoch]:
+                safe_io.remove(file)
 
 
 def _add_to_board(
@@ -269,7 +288,11 @@ def _add_to_board(
     chosen = np.sort(spread(dataset.test_labels, tensorboard.POINTS))
     images, labels = dataset.test[chosen], dataset.test_labels[chosen]
     key = backend.stream_key(progress.state.key, "evaluation", progress.epoch)
-    latents = backend.encode_images(
-        spec, progress.state.evaluated, images, key, labels if spec.model.classes else None
-    ).mean
-    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen)
+    weights, classed = progress.state.evaluated, spec.model.classes
+    latents = backend.encode_images(spec, weights, images, key, labels if classed else None).mean
+    norm = None
+    if backend.processes() == 1:  # or the others would have to take part
+        first = slice(spec.training.batch_size)
+        classes = dataset.train_labels[first] if classed else None
+        norm = backend.gradient_norm(spec, progress.state, np.asarray(dataset.train[first]), classes)
+    tensorboard.add(backend.__name__, board, progress.epoch, records, latents, dataset, chosen, norm)

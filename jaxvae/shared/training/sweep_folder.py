@@ -15,6 +15,7 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plotting.figure_flags import data_name
 from jaxvae.shared.runs import best_epoch, metrics, run_folder
 from jaxvae.shared.runs.command_line import changed_flags, flags_of
 from jaxvae.shared.text import say
@@ -107,7 +108,7 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
     content = {"version": _VERSION, "shared": shared, **sweep_summary.to_json(results)}
     sweep_summary.write_json(out / "sweep.json", content)
     safe_io.write_atomically(out / "sweep.md", (table + "\n").encode())
-    safe_io.write_atomically(out / "sweep.png", sweep_summary.picture(results, dataset.name))
+    safe_io.write_atomically(out / "sweep.png", sweep_summary.picture(results, data_name(dataset.name)))
     say(f"{table}\n\nas {out / 'sweep.md'}, sweep.json and sweep.png")
 
 

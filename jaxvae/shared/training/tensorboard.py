@@ -1,18 +1,20 @@
-"""TensorBoard's view of a run, in its folder tensorboard/: metrics, pictures and latents.
+"""TensorBoard's view of a run, in its folder tensorboard/: configuration, metrics, pictures and latents.
 
-All but the latents comes from the run's other files. The events are written again from these when a run is resumed, and
-after a failed write, so that nothing appears twice.
+All but the latents and the norms of gradients comes from the run's other files. The events are written again from these
+when a run is resumed, and after a failed write, so that nothing appears twice.
 """
 
 import functools
 import importlib
 import itertools
+import json
+import math
 import os
 import shutil
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +26,26 @@ from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import make_folder
+from jaxvae.shared.plotting.figure_flags import data_name
 from jaxvae.shared.runs import metrics, run_folder
+from jaxvae.shared.runs.command_line import flag_words, flags_of
+from jaxvae.shared.text import markdown_table
 from jaxvae.shared.training import projector
 from jaxvae.shared.training.progress import warn
+from jaxvae.shared.training.rates import learning_rate
 
+_NORM = (
+    "Euclidean norm of the gradient of what the optimizer minimizes, before clipping, over all tensors, at the weights "
+    "after the epoch, on the first training images, as many as a batch has"
+)
 POINTS = 1000
 """Largest number of images whose latents are shown."""
-_FOLDER, _EVENTS = "tensorboard", "events.out.tfevents.{}.vae"
+_FOLDER, _EVENTS, _NORMS = "tensorboard", "events.out.tfevents.{}.vae", "gradient_norms.json"
 _PICTURES = ("samples", "reconstructions")
+_MODULES = (
+    *(f"proto.{name}_pb2" for name in ("event", "summary", "tensor", "layout", "plugin_hparams", "api")),
+    "record_writer",
+)
 
 
 @dataclass
@@ -52,6 +66,10 @@ class Board:
 class _Library(NamedTuple):
     events: Any
     summaries: Any
+    tensors: Any
+    layouts: Any
+    parameters: Any
+    api: Any
     crc: Any
 
 
@@ -95,6 +113,7 @@ def add(
     latents: np.ndarray,
     data: Dataset,
     chosen: np.ndarray,
+    norm: float | None = None,
 ) -> None:
     """Add an epoch. If the files can't be written, print a warning and let the run continue.
 
@@ -106,8 +125,12 @@ def add(
         latents: The latents of the chosen test images, `[n, latent]`.
         data: The run's images.
         chosen: The numbers of these test images, `[n]`.
+        norm: The norm of the gradient after the epoch, on the first training images; None if it is unknown.
     """
     try:
+        if norm is not None and math.isfinite(norm):
+            norms = {**_norms(board.run), str(epoch): norm}
+            safe_io.write_atomically(board.folder / _NORMS, json.dumps(norms).encode(), sync=False)
         if board.file is None or not board.file.exists():
             board.file = None
             board.file = _rewrite(board.run)
@@ -133,10 +156,7 @@ def _library() -> _Library:
     hidden = {} if "torch" in sys.modules else {"torch": None}
     sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
-        events, summaries, records = (
-            importlib.import_module(f"tensorboardX.{name}")
-            for name in ("proto.event_pb2", "proto.summary_pb2", "record_writer")
-        )
+        modules = [importlib.import_module(f"tensorboardX.{name}") for name in _MODULES]
     except ImportError:
         raise InputError(
             "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
@@ -144,7 +164,7 @@ def _library() -> _Library:
     finally:
         for name in hidden:
             del sys.modules[name]
-    return _Library(events, summaries, records.masked_crc32c)
+    return _Library(*modules[:-1], crc=modules[-1].masked_crc32c)
 
 
 def _rewrite(run: run_folder.Run) -> Path:
@@ -161,6 +181,7 @@ def _rewrite(run: run_folder.Run) -> Path:
         _framed(lib.events.Event(wall_time=when, file_version="brain.Event:2")),
         # A TensorBoard that is open discards earlier files' events from this step on.
         _framed(lib.events.Event(wall_time=when, step=0, session_log=start)),
+        *(_framed(lib.events.Event(wall_time=when, step=0, summary=one)) for one in _configuration(run)),
         *(_events(run, epoch, group) for epoch, group in itertools.groupby(records, lambda record: record["epoch"])),
     ]
     file.touch(exist_ok=False)
@@ -174,18 +195,71 @@ def _rewrite(run: run_folder.Run) -> Path:
     return file
 
 
+def _norms(run: run_folder.Run) -> dict[str, float]:
+    """The norms of gradients by epoch; none if the file is missing or isn't what `add` writes."""
+    try:
+        norms = safe_io.read_json(folder(run) / _NORMS)
+    except (OSError, ValueError):
+        return {}
+    kept = norms if isinstance(norms, dict) else {}
+    return {name: norm for name, norm in kept.items() if name.isdecimal() and type(norm) is float}
+
+
+def _configuration(run: run_folder.Run) -> Iterator[Any]:
+    """The configuration as a text and as a table of hyperparameters, and charts of training and test together."""
+    lib = _library()
+    flags = {"package": run.config["framework"], "preset": run.config["preset"], **flags_of(run.spec)}
+    flags["data"] = data_name(run.spec.data)
+    rows = [(name.replace("_", "-"), flag_words(value)) for name, value in flags.items()]
+    table = markdown_table(("flag", "value"), rows, numbers=False)
+    yield _text(lib, "configuration/text_summary", "text", table.encode())
+    values, metric = lib.parameters.HParamsPluginData(version=0), f"{run.spec.terms[0]}/test"
+    kinds = lib.parameters.HParamsPluginData(version=0)
+    kinds.experiment.metric_infos.add().name.tag = metric
+    for name, value in flags.items():
+        known, info = values.session_start_info.hparams[name], kinds.experiment.hparam_infos.add()
+        info.name = name
+        if isinstance(value, bool):
+            known.bool_value, info.type = value, lib.api.DATA_TYPE_BOOL
+        elif isinstance(value, int | float):
+            known.number_value, info.type = value, lib.api.DATA_TYPE_FLOAT64
+        else:
+            known.string_value, info.type = flag_words(value), lib.api.DATA_TYPE_STRING
+    for tag, content in (("experiment", kinds), ("session_start_info", values)):
+        plugin = {"plugin_name": "hparams", "content": content.SerializeToString()}
+        metadata = lib.summaries.SummaryMetadata(plugin_data=plugin)
+        value = lib.summaries.Summary.Value(tag=f"_hparams_/{tag}", metadata=metadata)
+        yield lib.summaries.Summary(value=[value])
+    layout = lib.layouts.Layout()
+    category = layout.category.add(title="training and test")
+    for term in run.spec.terms:
+        category.chart.add(title=f"{term}, nats per image").multiline.tag.append(f"^{term}/.*$")
+    yield _text(lib, "custom_scalars__config__", "custom_scalars", layout.SerializeToString())
+
+
+def _text(lib: _Library, tag: str, plugin: str, content: bytes) -> Any:
+    """A summary that holds a text, for one of TensorBoard's plugins."""
+    tensor = lib.tensors.TensorProto(dtype="DT_STRING", string_val=[content])
+    metadata = lib.summaries.SummaryMetadata(plugin_data={"plugin_name": plugin})
+    return lib.summaries.Summary(value=[lib.summaries.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+
+
+def _scalar(lib: _Library, tag: str, value: float, about: str) -> Any:
+    metadata = lib.summaries.SummaryMetadata(summary_description=about, plugin_data={"plugin_name": "scalars"})
+    return lib.summaries.Summary.Value(tag=tag, simple_value=value, metadata=metadata)
+
+
 def _events(run: run_folder.Run, epoch: int, records: Iterable[dict[str, Any]]) -> bytes:
     """The events of an epoch."""
-    lib, when, events = _library(), _when(run, epoch), []
-    scalar = {"plugin_name": "scalars"}
-    metadata = lib.summaries.SummaryMetadata(summary_description="nats per image", plugin_data=scalar)
+    lib, when, events, norm = _library(), _when(run, epoch), [], _norms(run).get(str(epoch))
     for record in records:
         step, split = record["step"], record["split"]
-        values = [
-            lib.summaries.Summary.Value(tag=f"{term}/{split}", simple_value=record[term], metadata=metadata)
-            for term in run.spec.terms
-        ]
+        values = [_scalar(lib, f"{term}/{split}", record[term], "nats per image") for term in run.spec.terms]
+        if split == "train":
+            rate = learning_rate(run.spec.training, epoch - 1, step - 1)
+            values.append(_scalar(lib, "learning rate", rate, "of the step"))
         if split == "test":  # the epoch's end
+            values += [] if norm is None else [_scalar(lib, "gradient norm", norm, _NORM)]
             values += [_picture(kind, file) for kind, file in _pictures(run, epoch).items()]
         events.append(lib.events.Event(wall_time=when, step=step, summary=lib.summaries.Summary(value=values)))
     return b"".join(map(_framed, events))

@@ -7,6 +7,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -22,6 +23,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.report import neighbours
 from jaxvae.shared.runs import parity_record, run_folder
 from jaxvae.shared.safe_io import require_writable, write_atomically
 from parity_tests.harness import report
@@ -120,7 +122,7 @@ def main(options: Parity) -> int:
     if options.junit is not None:
         write(options.junit, report.to_junit(merged))
     if options.html is not None:
-        write(options.html, report.to_html(merged).encode())
+        write(options.html, report.to_html(merged).encode(), neighbours.write)
     if run is not None:
         keep(run, report.to_agreement(merged, run.spec, options.steps))
     return 0 if merged.passed else 1
@@ -164,9 +166,9 @@ def keep(run: run_folder.Run, agreement: parity_record.Agreement) -> None:
         ) from None
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, how: Callable[[Path, bytes], None] = write_atomically) -> None:
     try:
-        write_atomically(path, content)
+        how(path, content)
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); choose another path.") from None
 

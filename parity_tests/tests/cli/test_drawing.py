@@ -2,7 +2,9 @@
 
 import base64
 import io
+import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 from scipy.spatial import geometric_slerp
 from scipy.stats import norm
 
+import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.analysis import latent_paths, latents
 from jaxvae.shared.backend import Latents
@@ -219,6 +222,7 @@ DRAWN = [
     ("pytorch-examples", "embed --n 50"),
     ("conditional", "embed --n 50 --by pca"),
     ("conditional", "sample --n 20 --temperature 0.5"),
+    ("pytorch-examples", "reconstruct --n 4 --split train"),
 ]
 
 
@@ -235,6 +239,36 @@ def test_each_command_draws_the_same_picture_by_both(name: str, command: str, ru
     jax.config.update("jax_enable_x64", False)
     # Half a grey level may be rounded either way, a point's edge too.
     assert np.abs(read(pictures[0]) - read(pictures[1])).max() <= 1
+
+
+TRAINED_ON = (
+    "embed --n 40",
+    "interpolate --n 2 --steps 2",
+    "compare --n 4",
+    "traverse --image 3",
+    "evaluate",
+)
+
+
+@pytest.mark.parametrize("command", TRAINED_ON)
+def test_training_images_are_drawn_and_measured(command: str, runs_of, capsys, tmp_path) -> None:
+    which, *flags = command.split()
+    file = {"evaluate": "--json"}.get(which, "--out")
+    path, said = shutil.copytree(runs_of["conditional"], tmp_path / "run"), []
+    for split in ("test", "train"):
+        target = tmp_path / f"{split}.png"
+        status, out, err = run(torchvae, capsys, which, path, file, target, *flags, "--split", split)
+        assert (status, err) == (0, "")
+        said.append(out)
+    jax.config.update("jax_enable_x64", False)
+    assert (tmp_path / "test.png").read_bytes() != (tmp_path / "train.png").read_bytes()
+    if which == "evaluate":
+        assert ": train loss " in said[1]
+        assert " over 1,500 images of digits" in said[1]
+        assert json.loads((path / "measures.json").read_text())["terms"]["images"] == 297  # these alone are kept
+        assert json.loads(target.read_text())["terms"]["split"] == "train"
+    if which in ("embed", "compare"):
+        assert "training images" in said[1]
 
 
 def test_neighbours_by_tsne(package, runs_of, capsys, tmp_path) -> None:

@@ -19,7 +19,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.data import datasets
-from jaxvae.shared.report.explorer import STOPS
+from jaxvae.shared.report.explorer import STOPS, frame_stops
 from parity_tests.support import backends
 
 PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -352,6 +352,31 @@ def test_frames_stand_in_for_a_decoder_that_is_not_in_the_page(view, trained) ->
     assert (shown[0] != shown[-1]).any()
 
 
+def test_sliders_stand_where_a_draw_among_the_frames_was_drawn(view, trained) -> None:
+    page, run = view(), list(MODELS).index("conv")
+    explorer(page, run).get_by_label("Class").select_option("3")
+    explorer(page, run).get_by_role("button", name="Draw from the prior").click()
+    z = np.array(state(page, run)["z"])
+    assert np.abs(z).min() > 0
+    expected = 255 * generated("torchvae", trained / "conv", z[None], np.array([3]))[0]
+    np.testing.assert_allclose(pixels(page, run), np.broadcast_to(expected, (8, 8, 3)), atol=0.51)
+    sliders = explorer(page, run).locator("input[type=range]")
+    assert sliders.count() == 4  # all latents
+    for i in range(4):
+        latent = int((sliders.nth(i).get_attribute("id") or "").rpartition("-")[2])
+        assert float(sliders.nth(i).get_attribute("aria-valuetext") or "") == pytest.approx(z[latent], abs=0.006)
+
+
+@pytest.mark.parametrize(("latents", "values"), [(4, 640), (128, 784), (128, 12288), (128, 122880), (500, 784), (1, 1)])
+def test_every_latent_has_frames_and_the_page_stays_moderate(latents: int, values: int) -> None:
+    stops, scale = frame_stops(latents, values)
+    assert len(stops) == latents
+    assert all(n % 2 for n in stops)
+    assert stops[0] == STOPS >= stops[-1] >= 3
+    assert sum(stops) * values <= 12e6 * scale**2
+    assert scale == 1 or values > 12288
+
+
 def test_a_class_chosen_beside_frames_leaves_the_test_image(view, trained) -> None:
     """Its reconstruction was rendered in its own class alone: what is shown instead is the middle, and said to be."""
     page, run = view(), list(MODELS).index("conv")
@@ -407,7 +432,7 @@ def test_everything_has_a_name_and_can_be_reached(view) -> None:
     assert page.evaluate(nameless) == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
-    page.locator("body").press("Tab")
+    page.locator(".draw").first.focus()
     seen = set()
     for _ in range(16):
         here = page.evaluate("document.activeElement.className || document.activeElement.type || 'other'")
@@ -419,14 +444,15 @@ def test_everything_has_a_name_and_can_be_reached(view) -> None:
 
 
 def test_a_name_stays_a_name(view, trained, tmp_path) -> None:
-    """A folder called so that it would end the page's script and begin another."""
+    """A folder and a run called so that they would end the page's script and begin another."""
     folder = tmp_path / "a<" / "script><script>throw 1<" / "script><!--"
     shutil.copytree(trained / "signed", folder)
     config = json.loads((folder / "config.json").read_text())
     config["sessions"][0]["device"] = "<img src=x onerror=throw>\ud800\u202e\x1b[31m"
     (folder / "config.json").write_text(json.dumps(config))
-    assert cli.main(torchvae, ["report", str(folder), "--out", str(tmp_path / "odd.html")]) == 0
+    name = "a</script><script>throw 1</script><!--"
+    assert cli.main(torchvae, ["report", str(folder), "--names", name, "--out", str(tmp_path / "odd.html")]) == 0
     page = view("odd", folder=tmp_path)
-    assert page.locator("h2").text_content() == str(folder)
+    assert page.locator("h2").text_content() == name
     assert page.locator("script").count() == 2
     assert r"<img src=x onerror=throw>\ud800\u202e\x1b[31m" in page.locator(".facts").last.text_content()

@@ -29,9 +29,10 @@ from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, Tra
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.plotting import svg_charts
-from jaxvae.shared.report import explorer
+from jaxvae.shared.report import explorer, neighbours
 from jaxvae.shared.runs import command_line, parity_record, run_folder
 from jaxvae.shared.runs.parity_record import Agreement, Level
+from parity_tests.harness.report import Report, to_html
 from parity_tests.harness.vae import command, torch_backend
 from parity_tests.support import backends
 from parity_tests.support.external_models import torch_model
@@ -232,18 +233,63 @@ def found_by(run: Path, **changed: Any) -> dict[str, Any]:
 
 
 def test_agreement_that_was_measured_is_shown(capsys, run) -> None:
-    assert f"python scripts/parity.py --run {run}" in text(page(capsys, run))
+    assert "Agreement" not in text(page(capsys, run))
     (run / "agreement.json").write_text(json.dumps(found_by(run)))
     shown = text(page(capsys, run))
     assert "jaxvae and torchvae agree: all. Runs of 100 steps from the same seed; jax 0.10.2, torch 2.15.0." in shown
     assert "in float64 tolerance float32 tolerance every gradient 3.0e-16 1.0e-12 4.0e-07 5.0e-06" in shown
     assert "the run's weights 2.5e-13 1.0e-10" in shown
-    assert "was not measured" not in shown
     differs = json.loads(json.dumps(asdict(replace(LEVELS[0], size=None, passed=False))))
     (run / "agreement.json").write_text(json.dumps(found_by(run, passed=False, levels=[differs], verdict="No.")))
     html = page(capsys, run)
     assert '<p class="fail">No.</p>' in html
     assert "every gradient no number 1.0e-12" in text(html)
+
+
+def test_several_runs_are_compared_first(capsys, run, tmp_path) -> None:
+    other = tmp_path / "other"
+    flags = QUICK.replace("--hidden 5", "--hidden 7 4").split()
+    assert cli.main(torchvae, ["train", *flags, "--beta", "2", "--out", str(other)]) == 0
+    status, _, err = report(torchvae, capsys, run, other, "--out", tmp_path / "both.html")
+    assert (status, err) == (0, "")
+    html = (tmp_path / "both.html").read_text()
+    shown = text(html)
+    assert shown.index("What differs") < shown.index("Latent explorer")
+    for row in ("hidden 5 7 4", "beta 1 2", "parameters 374 556"):
+        assert f" {row} " in shown, shown[:1500]
+    assert " epochs 2 2 " not in shown
+    assert html.count('class="line run-1 dash-0 test"') == 3  # of each term
+    targets = set(re.findall(' id="([^"]+)"', html))
+    links = re.findall('<a href="#([^"]+)"', html)
+    assert set(links) <= targets
+    assert {"run-0", "run-1", "run-1-learning-curves"} <= set(links)
+    assert "What differs" not in page(capsys, run)
+
+
+def test_reports_beside_each_other_are_linked(capsys, run, tmp_path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "other.html").write_text("<title>None of ours</title>")
+    (folder / "sweep.md").write_text("")
+    for file in (folder / "one.html", folder / "two<b>.html", run / "below.html", tmp_path / "above.html"):
+        assert report(torchvae, capsys, run, "--title", file.stem, "--out", file)[0] == 0
+    parity = to_html(Report({}, ()))
+    neighbours.write(folder / "parity.html", parity.encode())
+
+    def links(file: Path) -> list[str]:
+        return re.findall('<li><a href="([^"]+)">', file.read_text())
+
+    assert links(tmp_path / "above.html") == [
+        *("a%20folder/one.html", "a%20folder/parity.html", "a%20folder/sweep.md", "a%20folder/two%3Cb%3E.html"),
+        "run/below.html",
+    ]
+    assert links(folder / "parity.html") == ["one.html", "sweep.md", "two%3Cb%3E.html", "../above.html"]
+    assert links(folder / "one.html") == ["parity.html", "sweep.md", "two%3Cb%3E.html", "../above.html"]
+    assert links(run / "below.html") == ["../above.html"]
+    navigation = (folder / "one.html").read_text().partition('<nav class="beside"')[2].partition("</nav>")[0]
+    assert "above (../above.html)" in navigation
+    assert str(tmp_path) not in navigation
+    assert (folder / "other.html").read_text() == "<title>None of ours</title>"
 
 
 def changed_level(**changed: Any) -> Callable[[Path], dict[str, Any]]:
@@ -359,7 +405,7 @@ def test_an_imported_run_has_a_page_without_curves(capsys, tmp_path) -> None:
     arguments = ["import", str(tmp_path / "vae.pt"), "--out", str(out), "--data", "digits", "--resize"]
     assert cli.main(torchvae, arguments) == 0
     shown = text(page(capsys, out))
-    assert "There are no metrics of its training: the run was imported." in shown
+    assert "Learning curves" not in shown
     assert "It was imported from vae.pt, not trained here." in shown
     assert cli.main(torchvae, ["curves", str(out), "--out", str(tmp_path / "c.png")]) == 2
     assert (

@@ -149,9 +149,9 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (JUDGED, O(form="adversarial", samples=2), I(), "adversarial uses one latent per image"),
     (M(), O(form="iwae", beta=2.0), I(), "only the elbo uses beta, and iwae does not"),
     (M(), O(form="capacity", warmup=5), I(), "warmup raises beta, which capacity does not use"),
-    (M(), O(gamma=2.0), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
-    (M(), O(capacity=2.0), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
-    (M(), O(capacity_steps=2), I(), "only the capacity objective uses gamma, capacity, capacity_steps, and elbo"),
+    (M(), O(gamma=2.0), I(), "only the capacity objective uses --gamma, --capacity, --capacity-steps, and elbo"),
+    (M(), O(capacity=2.0), I(), "only the capacity objective uses --gamma, --capacity, --capacity-steps, and elbo"),
+    (M(), O(capacity_steps=2), I(), "only the capacity objective uses --gamma, --capacity, --capacity-steps, and elbo"),
     (M(), O(form="iwae", units="mixed"), I(), "mixed units need a KL divergence"),
     (M(), O(beta=0.0), I(), "a beta of 0 would shrink a gaussian posterior to a point; give a --beta"),
     (

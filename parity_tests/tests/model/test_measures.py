@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,11 +17,14 @@ from scipy.stats import multivariate_normal, norm
 import jaxvae
 import torchvae
 from jaxvae.shared import cli, safe_io
-from jaxvae.shared.analysis import evaluation, measures
+from jaxvae.shared.analysis import classifiers, evaluation, measures
+from jaxvae.shared.analysis.trained_model import TrainedModel
 from jaxvae.shared.config.likelihoods import LIKELIHOODS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data import datasets
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, Implementation, lean, some_arrays
 from parity_tests.support.linear_gaussian import LINEAR, linear_gaussian
 from parity_tests.support.quick import quick
@@ -349,7 +353,7 @@ def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys)
         assert "active units" in out
         results.append(json.loads(file.read_text()))
         assert json.loads((trained / "vae" / "measures.json").read_text()) == results[-1]
-    assert tuple(results[0]) == evaluation.ALL
+    assert tuple(results[0]) == tuple(name for name in evaluation.ALL if name != "sample-accuracy")
     for name, in_jax in results[0].items():
         in_torch = results[1][name]
         assert (in_jax.pop("by"), in_torch.pop("by")) == ("jaxvae", "torchvae")
@@ -390,7 +394,9 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
     assert "kl of" not in out
     status, out, _ = ask(package, capsys, trained / "code", "--measures", "all")
     assert status == 0
-    assert list(json.loads((trained / "code" / "measures.json").read_text())) == ["terms", "squared-error"]
+    assert list(json.loads((trained / "code" / "measures.json").read_text())) == [
+        *("terms", "squared-error", "label-accuracy")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -404,6 +410,7 @@ def test_the_default_leaves_out_what_makes_no_sense(package, trained, capsys) ->
         ),
         ("code", "--measures active-units", "active-units needs a prior"),
         ("code", "--measures quadrature", "quadrature needs a prior"),
+        ("vae", "--measures sample-accuracy", "sample-accuracy needs a model that draws images of a class"),
         ("vae", "--measures nope", "no measure 'nope'; choose from terms, active-units"),
         ("vae", "--samples 0", "--samples must be from 1 to 10,000,000, found 0"),
         ("vae", "--json /no/such/f.json", "the folder /no/such doesn't exist; give another --json"),
@@ -416,6 +423,61 @@ def test_what_can_not_be_measured_is_refused_in_a_sentence(trained, capsys, run:
     assert err.count("\n") == 1
     assert says in err
     assert [path.stat().st_mtime_ns for path in sorted((trained / run).rglob("*"))] == before
+
+
+def test_classifiers_of_latents_are_nearest_neighbours_and_a_separating_plane(trained, capsys, tmp_path) -> None:
+    """Neighbours by distances to all training images; both classifiers where the classes are far apart."""
+    file = tmp_path / "figures.json"
+    assert ask(torchvae, capsys, trained / "vae", "--measures", "label-accuracy", "--json", file)[0] == 0
+    figures = json.loads(file.read_text())["label-accuracy"]
+    run = run_folder.read(trained / "vae")
+    spec, weights = torchvae.load(run.weights)
+    data = datasets.load(run.spec, None)[0]
+    key = torchvae.stream_key(torchvae.root_key(0), "evaluation", 5)
+    train, test = (torchvae.encode_images(spec, weights, images, key).mean for images in (data.train, data.test))
+    nearest = np.argsort(((test[:, None] - train) ** 2).sum(-1), 1, kind="stable")[:, :5]
+    votes = [np.bincount(data.train_labels[five], minlength=10).argmax() for five in nearest]
+    assert figures["neighbours"] == pytest.approx(
+        np.mean(np.equal(votes, data.test_labels)), abs=0.004
+    )  # a tie's nearest
+    most = np.bincount(data.train_labels).argmax()
+    assert figures["chance"] == (data.test_labels == most).mean()
+    assert figures["chance"] < figures["logistic"] < figures["pca_neighbours"] <= 1
+    assert figures["fitted"] == 1500
+    rows, labels = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
+    apart = classifiers.Labelled(rows + 50 * np.array([[0, 0], [1, 0], [0, 1]])[labels], labels)
+    assert classifiers.neighbours(apart, apart) == classifiers.logistic(apart, apart) == 1
+    assert classifiers.chance(apart, apart) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("shift", "least", "most"), [(0, 1, 1), (1, 0, 0)])
+def test_samples_are_judged_by_the_class_that_was_asked_for(shift: int, least: float, most: float) -> None:
+    """A stand-in for a model, which draws training images of that class, or of the next one."""
+    spec = Spec(model=ModelSpec((8, 8, 1), (4,), 2, classes=10))
+    data = datasets.load(replace(spec, data="digits"), None)[0]
+
+    def sample(spec, weights, key, n: int, labels: np.ndarray) -> np.ndarray:
+        first = [np.flatnonzero(data.train_labels == (label + shift) % 10)[i // 10] for i, label in enumerate(labels)]
+        return data.train[first] / 255
+
+    backend = SimpleNamespace(stream_key=lambda *_: None, root_key=lambda _: None, sample=sample)
+    run = run_folder.Run(Path("run"), spec, {})
+    model = TrainedModel(backend, run, None, data, None, 1, 1, 1)  # type: ignore[arg-type]
+    figures = evaluation.MEASURES["sample-accuracy"].take(model)
+    assert least - 0.02 <= figures["sample_accuracy"] <= most + 0.02
+    assert 0.9 < figures["real_accuracy"] < 1
+    assert (figures["samples"], figures["fitted"]) == (1000, 1500)
+
+
+def test_labels_are_needed_to_measure_them(capsys, tmp_path) -> None:
+    np.save(tmp_path / "images.npy", np.arange(40 * 30, dtype=np.uint32).astype(np.uint8).reshape(40, 6, 5))
+    flags = QUICK.replace("digits", f"npy:{tmp_path / 'images.npy'}").replace("--resize", "").split()
+    assert cli.main(torchvae, ["train", *flags, "--out", str(tmp_path / "run")]) == 0
+    status, out, err = ask(torchvae, capsys, tmp_path / "run", "--measures", "label-accuracy")
+    assert (status, out) == (2, "")
+    assert "The measure label-accuracy needs labels of two classes or more, which npy:" in err
+    assert ask(torchvae, capsys, tmp_path / "run", "--measures", "all", "--samples", "5")[0] == 0
+    assert "label-accuracy" not in json.loads((tmp_path / "run" / "measures.json").read_text())
 
 
 def test_quadrature_is_of_two_latents(trained, tmp_path, capsys) -> None:

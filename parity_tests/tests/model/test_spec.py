@@ -200,7 +200,7 @@ INVALID = {
     "objective.form=adversarial model.discriminator=(3,) objective.samples=2": "adversarial uses one latent",
     "objective.form=iwae objective.beta=2.0": "only the elbo uses beta",
     "objective.form=iwae objective.warmup=2": "warmup raises beta, which iwae does not use",
-    "objective.gamma=3.0": "only the capacity objective uses gamma, capacity, capacity_steps",
+    "objective.gamma=3.0": "only the capacity objective uses --gamma, --capacity, --capacity-steps",
     "objective.form=iwae objective.units=mixed": "mixed units need a KL divergence",
     "images.corruption=hidden-dropout images.corruption_level=0.5 model.hidden=()": "hidden-dropout needs hidden",
     "images.corruption=dropout images.corruption_level=1.0": "corruption_level must be above 0 and below 1",

@@ -41,6 +41,7 @@ FILES = [
     "export",
     "params",
     "foreign",
+    "gradients",
     "devices",
     "parallel",
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -17,19 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import jaxvae
 import torchvae
+from jaxvae import updates
 from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
+from jaxvae.shared.config.spec import resolved
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import metrics, run_folder
-from jaxvae.shared.training import projector, tensorboard
+from jaxvae.shared.training import projector, session, tensorboard
 from jaxvae.shared.training.progress import Bar, short_terms, time
+from jaxvae.shared.training.rates import learning_rate
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step, modules_after
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents, copy
@@ -37,6 +43,7 @@ from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents, c
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = [*SIZES, "--epochs", "3"]
 OFTEN = ["--log-every", "4", "--checkpoint-every", "5", "--keep", "9"]
+KINDS = ("samples", "reconstructions")
 PACE = r"[0-9][0-9,.]* images/s, [0-9:]+ left"
 
 
@@ -102,6 +109,8 @@ def shown(result: list[Any]) -> dict[str, list[tuple[int, Any]]]:
         if event.session_log.status == 1 and any(e.session_log.status == 1 for e in result[:i]):
             tags = {tag: [point for point in points if point[0] < event.step] for tag, points in tags.items()}
         for value in event.summary.value:
+            if value.WhichOneof("value") not in ("simple_value", "image"):
+                continue  # the configuration
             number = value.simple_value if value.HasField("simple_value") else value.image.encoded_image_string
             tags.setdefault(value.tag, []).append((event.step, number))
     return tags
@@ -110,9 +119,17 @@ def shown(result: list[Any]) -> dict[str, list[tuple[int, Any]]]:
 def expected(run: Path) -> dict[str, list[tuple[int, Any]]]:
     """What it should show: all lines of metrics, in the precision of its files, and all pictures of their epochs."""
     opened, tags = run_folder.read(run), {}
+    rate, file = opened.spec.training.learning_rate, run / "tensorboard" / "gradient_norms.json"
+    norms = json.loads(file.read_text()) if file.exists() else {}
     for record in metrics.read(opened):
         for term in opened.spec.terms:
             tags.setdefault(f"{term}/{record['split']}", []).append((record["step"], float(np.float32(record[term]))))
+        if record["split"] == "train":
+            tags.setdefault("learning rate", []).append((record["step"], float(np.float32(rate))))
+        elif str(record["epoch"]) in norms:
+            tags.setdefault("gradient norm", []).append(
+                (record["step"], float(np.float32(norms[str(record["epoch"])])))
+            )
         for kind in ("samples", "reconstructions"):
             if record["split"] == "test":
                 file = run / "images" / f"{kind}-{record['epoch']:03}.png"
@@ -181,6 +198,46 @@ def test_the_pace_is_of_what_was_seen_since_it_was_last_asked(monkeypatch) -> No
         assert bar.pace() == "100 images/s, 00:00 left"
 
 
+def test_no_rate_counts_the_step_that_is_compiled(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with terminal(80, monkeypatch) as lines, Bar(2000, 0, first="compiling...") as bar:
+        for seconds, seen in ((50, 100), (2, 400)):
+            now[0] += seconds
+            bar.move(seen, "epoch 1/4")
+        assert bar.pace() == "200 images/s, 00:07 left"
+    assert "compiling..." in lines[0]
+    with Bar(2000, 0, first="compiling...") as bar:
+        now[0] += 50
+        bar.move(500)
+        assert bar.pace() == "10 images/s, 02:30 left"  # all that there is to take a rate of
+
+
+def test_pictures_of_early_epochs_are_removed(capsys, tmp_path, monkeypatch) -> None:
+    def epochs(run: Path) -> list[str]:
+        kinds = {kind: [f.stem[-3:] for f in sorted((run / "images").glob(f"{kind}-*"))] for kind in KINDS}
+        assert kinds["samples"] == kinds["reconstructions"]
+        return kinds["samples"]
+
+    some, few = tmp_path / "some", tmp_path / "few"
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--keep-pictures", "2", "--out", str(some)]) == 0
+    (some / "images" / "mine-001.png").touch()
+    assert epochs(some) == ["002", "003"]
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(some), "--epochs", "4"]) == 0  # as it was begun
+    assert epochs(some) == ["003", "004"]
+    assert (some / "images" / "mine-001.png").exists()
+    size = sum(file.stat().st_size for file in (some / "images").glob("*-004.png"))
+    monkeypatch.setattr(session, "_PICTURE_BYTES", 2 * size + size // 2)
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--epochs", "5", "--out", str(few)]) == 0
+    assert epochs(few) == ["004", "005"]
+    monkeypatch.setattr(session, "_PICTURE_BYTES", 1)
+    assert cli.main(NUMPY_BACKEND, ["train", "--resume", str(few), "--epochs", "6"]) == 0
+    assert epochs(few) == ["006"]
+    capsys.readouterr()
+    assert cli.main(NUMPY_BACKEND, ["train", *TINY, "--keep-pictures", "0", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == "jaxvae: --keep-pictures must be at least 1, found 0.\n"
+
+
 def test_one_process_speaks_and_writes(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(NUMPY_BACKEND, "first", lambda: False)
     with terminal(80, monkeypatch) as lines:
@@ -233,6 +290,52 @@ def test_tensorboard_shows_every_record_and_picture(package, boards, digits) -> 
     sizes = {v.tag: (v.image.width, v.image.height, v.image.colorspace) for e in actual for v in e.summary.value}
     with Image.open(run / "images" / "samples-001.png") as image:
         assert sizes["samples"] == (*image.size, 1)
+
+
+def test_tensorboard_has_the_configuration_and_charts_of_training_and_test(boards) -> None:
+    lib, run = tensorboard._library(), boards["torchvae"]
+    found = {value.tag: value for event in events(files(run)[0]) for value in event.summary.value}
+    text = found["configuration/text_summary"].tensor.string_val[0].decode()
+    rows = dict(re.findall(r"^\| ([\w-]+) +\| (.*?) +\|$", text, re.M))
+    assert {"package": "torchvae", "learning-rate": "0.001", "network": "mlp"}.items() <= rows.items()
+    layout = lib.layouts.Layout.FromString(found["custom_scalars__config__"].tensor.string_val[0])
+    (category,) = layout.category
+    tags = [next(iter(chart.multiline.tag)) for chart in category.chart]
+    assert tags == ["^loss/.*$", "^reconstruction/.*$", "^kl/.*$"]
+    content = found["_hparams_/session_start_info"].metadata.plugin_data.content
+    values = lib.parameters.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert (values["beta"].number_value, values["network"].string_value) == (1.0, "mlp")
+    kinds = lib.parameters.HParamsPluginData.FromString(found["_hparams_/experiment"].metadata.plugin_data.content)
+    assert {info.name for info in kinds.experiment.hparam_infos} == set(values)
+
+
+@pytest.mark.parametrize("schedule", ["exponential --decay 0.5", "cosine --rate-warmup 4", "iwae", "steps --decay 0.5"])
+def test_the_rate_that_is_shown_is_the_packages(schedule: str) -> None:
+    flags = ["train", "--schedule", *schedule.split(), *(["--decay-steps", "3"] if "steps" in schedule else [])]
+    spec = resolved(cli._parse("jaxvae", flags).spec, 1280)
+    for step in range(0, 40, 3):
+        expected = float(updates.learning_rate(spec, step // 10, step))
+        assert learning_rate(spec.training, step // 10, step) == pytest.approx(expected, rel=1e-6), step
+
+
+@pytest.mark.parametrize("flags", ["", "--preset adversarial --hidden 6 --discriminator 5", "--preset flax-example"])
+def test_the_norm_is_that_of_the_gradient_of_a_step(flags: str, digits: Dataset, x64) -> None:
+    """The same from both packages, where a state is left as it is; that of what a loop of one's own minimizes."""
+    small = ["--data", "digits", "--hidden", "6", "--latent", "3", "--dtype", "float64"]
+    spec = cli._parse("jaxvae", ["train", *flags.split(), *small]).spec
+    images, states = digits.train[:20], [package.init_state(spec) for package in (jaxvae, torchvae)]
+    states[1].model.load_state_dict(
+        {name: torch.tensor(array) for name, array in jaxvae.to_arrays(spec, states[0].params).items()}
+    )
+    before = {name: array.copy() for name, array in torchvae.to_arrays(spec, states[1].model).items()}
+    by_jax = jaxvae.gradient_norm(spec, states[0], images)
+    assert torchvae.gradient_norm(spec, states[1], images) == pytest.approx(by_jax, rel=1e-12)
+    assert all((array == before[name]).all() for name, array in torchvae.to_arrays(spec, states[1].model).items())
+    if not flags:
+        key = jax.random.fold_in(jaxvae.streams(states[0].key).noise, 0)
+        grads = jax.grad(lambda params: jaxvae.loss(spec, params, jnp.asarray(images), key)[0])(states[0].params)
+        squares = sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(grads))
+        assert by_jax == pytest.approx(squares**0.5, rel=1e-12)
 
 
 def test_the_projector_has_the_latents_after_the_last_epoch(package, boards, digits) -> None:

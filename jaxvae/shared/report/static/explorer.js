@@ -3,6 +3,7 @@
 // the page has rendered frames. jaxvae/shared/report/explorer.py writes the data.
 (() => {
   const SHOWN = 10; // sliders outside the disclosure
+  const [LEFT, BELOW, EDGE] = [44, 36, 8]; // CSS pixels of the map's margins, which have the axes' numbers and names
   const NEAR = 24; // CSS pixels at most from a click to the point it selects
   const ACTIVATIONS = {
     relu: (x) => (x > 0 ? x : 0),
@@ -92,6 +93,7 @@
       this.decode = run.decoder ? decoderOf(run) : null;
       this.normal = normals(run.seed);
       this.drawn = 0; // number of rendered samples that were shown
+      if (run.frames?.codes) this.draws = numbers(run.frames.codes.data, run.frames.codes.dtype);
       this.z = Float64Array.from(run.centre);
       this.label = 0;
       this.point = null; // the selected test image
@@ -125,7 +127,7 @@
 
     makeSliders() {
       const { run } = this;
-      const axes = run.order.slice(0, run.frames ? run.frames.sheets.length : run.latent);
+      const axes = run.order;
       const most = Math.max(...run.activity);
       const [first, rest] = ["div.sliders", ".more .sliders"].map((selector) => this.part(selector));
       this.sliders = axes.map((latent, rank) => {
@@ -134,7 +136,7 @@
         const words = activity < 0.0005 ? "0" : activity.toPrecision(3);
         const input = element("input", { type: "range", id });
         const [low, high] = [run.low[latent], run.high[latent]];
-        Object.assign(input, run.frames ? { min: 0, max: run.frames.stops - 1, step: 1 } : { min: low, max: high });
+        Object.assign(input, run.frames ? { min: 0, max: run.frames.stops[rank] - 1, step: 1 } : { min: low, max: high });
         if (!run.frames) input.step = run.prior ? 0.05 : (high - low) / 100 || 1;
         input.disabled = low === high;
         const share = element("i");
@@ -145,7 +147,7 @@
         const output = element("span", { class: "value", "aria-hidden": "true" }); // the slider itself announces it
         (rank < SHOWN ? first : rest).append(element("div", { class: "slider" }, name, input, output));
         input.addEventListener("input", () => this.move(rank, latent, Number(input.value)));
-        return { latent, input, output };
+        return { latent, rank, input, output };
       });
       if (axes.length > SHOWN) {
         this.part(".more").hidden = false;
@@ -153,11 +155,14 @@
       }
       if (run.frames) {
         const note = this.part(".note");
+        const [least, many] = [Math.min(...run.frames.stops), Math.max(...run.frames.stops)];
         note.hidden = false;
         note.textContent =
           `This decoder is convolutional or too large to run in the page. It shows rendered images instead: ` +
-          `${run.frames.stops} frames along each of the ${axes.length} most active of ${run.latent} latents, with the ` +
-          "other latents at the centre, and the test images' reconstructions.";
+          `${least === many ? many : `${least} to ${many}`} frames along each of the ${run.latent} latents, with the ` +
+          "other latents at the centre; samples from the prior; and the test images' reconstructions, for which a " +
+          "slider stands at its nearest frame." +
+          (run.frames.scale > 1 ? ` The frames are reduced to 1/${run.frames.scale} of the model's size.` : "");
       }
     }
 
@@ -194,7 +199,8 @@
       this.part(".map figcaption").textContent =
         `Latents of ${n.toLocaleString("en")} test images: ${directions}` +
         (run.latent === 1 ? ", with the label as the vertical axis" : "") +
-        ". Click a point or use the arrow keys to decode it; the cross marks the latent of the decoded image.";
+        ". Click a point or use the arrow keys to decode it; the cross marks the latent of the decoded image" +
+        (this.kinds.length > 1 ? ", a diamond the mean of a class." : ".");
       if (this.kinds.length > 1) {
         this.part(".legend").append(
           ...this.kinds.map((kind) => {
@@ -210,9 +216,10 @@
         const pad = 0.06 * (high - low) || 1;
         return [low - pad, high + pad];
       });
+      this.bounds = bounds;
       this.scale = (x, y) => [
-        ((x - bounds[0][0]) / (bounds[0][1] - bounds[0][0])) * canvas.clientWidth,
-        ((bounds[1][1] - y) / (bounds[1][1] - bounds[1][0])) * canvas.clientHeight,
+        LEFT + ((x - bounds[0][0]) / (bounds[0][1] - bounds[0][0])) * (canvas.clientWidth - LEFT - EDGE),
+        EDGE + ((bounds[1][1] - y) / (bounds[1][1] - bounds[1][0])) * (canvas.clientHeight - EDGE - BELOW),
       ];
       canvas.addEventListener("click", (event) => this.click(event.offsetX, event.offsetY));
       canvas.addEventListener("keydown", (event) => {
@@ -238,7 +245,7 @@
       const { run } = this;
       if (run.frames) {
         this.z.set(run.centre);
-        this.z[latent] = this.at(latent, value);
+        this.z[latent] = this.at(rank, latent, value);
         this.frame = { sheet: rank, stop: value };
         this.point = null;
       } else {
@@ -247,21 +254,22 @@
       this.changed(this.point === null ? "" : `Moved from test image ${this.point + 1}.`);
     }
 
-    // The value of a latent at a stop of its frames; the centre is in the middle.
-    at(latent, stop) {
+    // The value of a latent at a stop of its frames, which are those of its rank; the centre is in the middle.
+    at(rank, latent, stop) {
       const [low, centre, high] = [this.run.low[latent], this.run.centre[latent], this.run.high[latent]];
-      const half = (this.run.frames.stops - 1) / 2;
+      const half = (this.run.frames.stops[rank] - 1) / 2;
       return stop <= half ? low + ((centre - low) * stop) / half : centre + ((high - centre) * (stop - half)) / half;
     }
 
     // The stop nearest to a value.
-    stop(latent, value) {
-      const stops = Array.from({ length: this.run.frames.stops }, (_, stop) => Math.abs(this.at(latent, stop) - value));
+    stop(rank, latent, value) {
+      const length = this.run.frames.stops[rank];
+      const stops = Array.from({ length }, (_, stop) => Math.abs(this.at(rank, latent, stop) - value));
       return stops.indexOf(Math.min(...stops));
     }
 
     middle() {
-      return { sheet: 0, stop: (this.run.frames.stops - 1) / 2 };
+      return { sheet: 0, stop: (this.run.frames.stops[0] - 1) / 2 };
     }
 
     draw() {
@@ -269,7 +277,7 @@
       this.point = null;
       if (frames) {
         this.frame = { sheet: "drawn", stop: this.drawn++ % frames.draws };
-        this.z.set(this.run.centre);
+        this.z.set(this.draws.subarray(this.frame.stop * latent, (this.frame.stop + 1) * latent));
       } else {
         for (let i = 0; i < latent; i++) this.z[i] = this.normal();
       }
@@ -331,9 +339,9 @@
     show() {
       if (!this.loaded) return;
       const { run } = this;
-      for (const { latent, input, output } of this.sliders) {
+      for (const { latent, rank, input, output } of this.sliders) {
         const value = this.z[latent];
-        input.value = run.frames ? this.stop(latent, value) : value;
+        input.value = run.frames ? this.stop(rank, latent, value) : value;
         output.textContent = value.toFixed(2).replace(/^-(0\.00)$/, "$1");
         input.setAttribute("aria-valuetext", output.textContent);
       }
@@ -350,7 +358,10 @@
         const row = run.classes ? this.label : 0;
         if (frame.sheet === "again") this.cut(context, this.again, run.points.columns, frame.stop);
         else if (frame.sheet === "drawn") this.cut(context, this.samples, run.frames.draws, row * run.frames.draws + frame.stop);
-        else this.cut(context, this.sheets[frame.sheet], run.frames.stops, row * run.frames.stops + frame.stop);
+        else {
+          const stops = run.frames.stops[frame.sheet];
+          this.cut(context, this.sheets[frame.sheet], stops, row * stops + frame.stop, run.frames.scale);
+        }
         return;
       }
       const [height, width, channels] = run.image;
@@ -365,11 +376,13 @@
       context.putImageData(picture, 0, 0);
     }
 
-    // Draws the image with a number from a sheet with `columns` columns.
-    cut(context, sheet, columns, number) {
+    // Draws the image with a number from a sheet with `columns` columns, whose images are reduced by `scale`.
+    cut(context, sheet, columns, number, scale = 1) {
       const [height, width] = this.run.image;
-      const [left, top] = [(number % columns) * width, Math.floor(number / columns) * height];
-      context.drawImage(sheet, left, top, width, height, 0, 0, width, height);
+      const [rows, wide] = scale > Math.min(height, width) ? [height, width] : [height, width].map((n) => Math.floor(n / scale));
+      const [left, top] = [(number % columns) * wide, Math.floor(number / columns) * rows];
+      context.imageSmoothingEnabled = false;
+      context.drawImage(sheet, left, top, wide, rows, 0, 0, width, height);
     }
 
     showOriginal() {
@@ -396,7 +409,7 @@
       context.scale(ratio, ratio);
       const text = getComputedStyle(canvas).color;
       if (this.point !== null) this.ring(context, this.placed(this.point), text);
-      if (!this.run.frames || typeof this.frame?.sheet === "number") {
+      if (this.frame?.sheet !== "again") {
         const [x, y] = this.here();
         context.strokeStyle = text;
         context.lineWidth = 2;
@@ -415,7 +428,8 @@
       const at = directions.map((direction) => direction.reduce((sum, part, i) => sum + part * (this.z[i] - middle[i]), 0));
       if (this.run.latent === 1) at[1] = this.places[2 * (this.point ?? this.last ?? 0) + 1];
       const [x, y] = this.scale(...at);
-      return [Math.min(Math.max(x, 0), this.map.clientWidth), Math.min(Math.max(y, 0), this.map.clientHeight)];
+      const [right, bottom] = [this.map.clientWidth - EDGE, this.map.clientHeight - BELOW];
+      return [Math.min(Math.max(x, LEFT), right), Math.min(Math.max(y, EDGE), bottom)];
     }
 
     ring(context, [x, y], text) {
@@ -426,12 +440,45 @@
       context.stroke();
     }
 
-    // The background of the map: the points and the names of their labels.
+    // The axes of the map, with their numbers and names, up to eight numbers on each.
+    paintAxes(context, width, height) {
+      const style = getComputedStyle(this.map);
+      const [soft, line] = ["--soft", "--line"].map((name) => style.getPropertyValue(name));
+      const { axes } = this.run.points;
+      Object.assign(context, { font: "11px system-ui, sans-serif", lineWidth: 1, strokeStyle: line, fillStyle: soft });
+      this.bounds.forEach(([low, high], axis) => {
+        const power = 10 ** Math.floor(Math.log10((high - low) / 5));
+        let step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => (high - low) / size <= 8);
+        if (axes[axis] === "label") step = Math.max(1, Math.round(step));
+        const digits = Math.max(0, -Math.floor(Math.log10(step)));
+        for (let i = Math.ceil(low / step); i * step <= high; i++) {
+          const [x, y] = axis ? this.scale(this.bounds[0][0], i * step) : this.scale(i * step, this.bounds[1][0]);
+          const to = axis ? [width - EDGE, y] : [x, EDGE];
+          context.beginPath();
+          context.moveTo(x, y);
+          context.lineTo(...to);
+          context.stroke();
+          Object.assign(context, axis ? { textAlign: "right", textBaseline: "middle" } : { textAlign: "center", textBaseline: "top" });
+          const text = (i * step).toFixed(digits).replace(/^-(0(\.0*)?)$/, "$1");
+          context.fillText(text, ...(axis ? [x - 5, y] : [x, y + 4]));
+        }
+      });
+      Object.assign(context, { textAlign: "right", textBaseline: "bottom" });
+      context.fillText(axes[0], width - EDGE, height - 2);
+      context.save();
+      context.rotate(-Math.PI / 2);
+      Object.assign(context, { textAlign: "right", textBaseline: "top" });
+      context.fillText(axes[1], -EDGE, 2);
+      context.restore();
+    }
+
+    // The background of the map: the axes, the points, and the means of the classes.
     paint(width, height, ratio) {
       const canvas = element("canvas", { width: Math.round(width * ratio), height: Math.round(height * ratio) });
       const context = canvas.getContext("2d");
       const { labels } = this.run.points;
       context.scale(ratio, ratio);
+      this.paintAxes(context, width, height);
       context.globalAlpha = 0.75;
       labels.forEach((label, point) => {
         context.fillStyle = this.run.colours[label];
@@ -446,8 +493,16 @@
       for (const kind of this.kinds) {
         const mine = labels.flatMap((label, point) => (label === kind ? [this.placed(point)] : []));
         const at = [0, 1].map((axis) => mine.reduce((sum, place) => sum + place[axis], 0) / mine.length);
-        context.strokeText(this.run.names[kind], ...at);
-        context.fillText(this.run.names[kind], ...at);
+        const [x, y] = at;
+        const diamond = new Path2D(`M${x} ${y - 7}L${x + 7} ${y}L${x} ${y + 7}L${x - 7} ${y}Z`);
+        context.stroke(diamond);
+        context.fill(diamond);
+        context.save();
+        context.fillStyle = this.run.colours[kind];
+        context.fill(new Path2D(`M${x} ${y - 4.5}L${x + 4.5} ${y}L${x} ${y + 4.5}L${x - 4.5} ${y}Z`));
+        context.restore();
+        context.strokeText(this.run.names[kind], x, y - 17);
+        context.fillText(this.run.names[kind], x, y - 17);
       }
       return canvas;
     }
