@@ -112,7 +112,7 @@ PRESETS: dict[str, Spec] = {
             weight_decay=0.1,
             clip=1.0,
         ),
-        images=ImagesSpec(range="signed", shift=3),
+        images=ImagesSpec(range="signed", shift=2),
     ),
     # The plain model with the one-hot label as an input of both networks (after Sohn, Lee & Yan 2015, whose prior is
     # learned)
