@@ -15,7 +15,7 @@ def small(name: str) -> Spec:
     """Return the preset with small sizes."""
     spec = PRESETS[name]
     model, objective, images = spec.model, spec.objective, spec.images
-    hidden = {1: (12,), 2: (12, 9), 3: (4, 6), 5: (4, 6)}[len(model.hidden)]
+    hidden = {1: (12,), 2: (12, 9), 4: (4, 6), 5: (4, 6)}[len(model.hidden)]
     image = (6, 5, 2) if model.network == "conv" else (6, 5, 1)
     model = replace(model, image=image, hidden=hidden, latent=4, discriminator=model.discriminator and (8, 7))
     objective = replace(objective, samples=min(3, objective.samples))

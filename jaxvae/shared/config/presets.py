@@ -89,7 +89,7 @@ PRESETS: dict[str, Spec] = {
     # as in Rybkin, Daniilidis & Levine 2021, and a length in steps
     "pictures": Spec(
         model=ModelSpec(
-            hidden=(16, 32, 64),
+            hidden=(16, 32, 64, 128),
             latent=32,
             network="conv",
             activation="elu",
@@ -104,14 +104,15 @@ PRESETS: dict[str, Spec] = {
             epochs=1000,
             max_steps=3000,
             batch_size=16,
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             schedule="steps",
             decay=0.3,
             decay_steps=1000,
             rate_warmup=100,
+            weight_decay=0.1,
             clip=1.0,
         ),
-        images=_SIGNED,
+        images=ImagesSpec(range="signed", shift=2),
     ),
     # The plain model with the one-hot label as an input of both networks (after Sohn, Lee & Yan 2015, whose prior is
     # learned)

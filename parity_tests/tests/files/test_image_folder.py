@@ -87,7 +87,7 @@ def test_the_preset_for_pictures_trains_on_a_folder(package, capsys, tmp_path) -
     assert np.isfinite([line["loss"] for line in lines]).all()
     # The log-variance has moved from where the preset starts it, by less than three steps of its learning rate.
     moved = load_file(tmp_path / "run" / "model.safetensors")["decoder.logvar"] - np.log(0.02)
-    assert 0 < abs(moved) < 3 * 1e-3
+    assert 0 < abs(moved) < 3 * 1.5e-3
 
 
 def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
