@@ -7,7 +7,7 @@ from jaxvae.shared.plotting import svg_charts
 from jaxvae.shared.plotting.figure_flags import data_name
 from jaxvae.shared.plotting.loss_scales import common_terms, scales
 from jaxvae.shared.report import webpage
-from jaxvae.shared.runs import metrics
+from jaxvae.shared.runs import best_epoch, metrics
 from jaxvae.shared.runs.command_line import flag_words, flags_of
 from jaxvae.shared.runs.run_folder import Run
 
@@ -48,7 +48,7 @@ def differences(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def _settings(run: Run) -> dict[str, str]:
     flags = {name.replace("_", " "): flag_words(value) for name, value in flags_of(run.spec).items()}
-    step, _ = metrics.steps_and_epochs(run)
+    step, _ = best_epoch.steps_and_epochs(run)
     about = {"package": run.config["framework"], "preset": run.config["preset"]}
     about |= {**flags, "data": data_name(run.spec.data), "steps taken": f"{step:,}" if step else "unknown"}
     return about | {"parameters": f"{sum(size for *_, size in description.layers(run.spec)):,}"}
