@@ -18,7 +18,7 @@ from jaxvae.nets import Params
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
-from jaxvae.train import TrainState
+from jaxvae.train import TrainState, is_adam
 
 
 def save(path: Path | str, spec: Spec, params: Params) -> None:
@@ -137,7 +137,11 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
     Returns:
         `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
         phase's name and a dot.
+
+    Raises:
+        InputError: If it is another optimizer's state.
     """
+    optimizer_state.require_adam(map(is_adam, opt_state.values()))
     arrays = {}
     for phase, networks in spec.phases.items():
         state, table, prefix = opt_state[phase], optimizer_state.trained(spec, networks), phase and f"{phase}."

@@ -12,7 +12,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.checks import check_params
 from torchvae.nets import VAE, bind
-from torchvae.train import TrainState, init_optimizers
+from torchvae.train import TrainState, init_optimizers, is_adam
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
@@ -131,7 +131,11 @@ def optimizer_to_arrays(spec: Spec, optimizer: dict[str, torch.optim.Optimizer])
     Returns:
         `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
         phase's name and a dot.
+
+    Raises:
+        InputError: If it is another optimizer's state.
     """
+    optimizer_state.require_adam(map(is_adam, optimizer.values()))
     arrays = {}
     for phase, networks in spec.phases.items():
         adam, prefix = optimizer[phase], phase and f"{phase}."

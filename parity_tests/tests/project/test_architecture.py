@@ -54,6 +54,7 @@ EXCEPTIONS = {
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
     ("jaxvae.checks", "names_tensors"): "jax.jit looks at arguments before the function does",
     ("torchvae.train", "copied"): "a torch model is trained in place",
+    ("torchvae.train", "MakeOptimizer"): "optax has a type for it",
     ("jaxvae.devices", "Device"): "PyTorch has a type for it",
     ("jaxvae.devices", "require"): "JAX computes in float32 unless its 64-bit mode is on",
     ("torchvae.devices", "to_tensor"): "jnp.asarray takes all arrays alike",
