@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 
+from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
@@ -147,15 +148,19 @@ class VAE(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         encoder, decoder = NETWORKS[spec.network]
-        self.encoder, self.decoder = encoder(spec, rngs=rngs), decoder(spec, rngs=rngs)
+        self.spec = spec
+        self.encoder = (spec.parts.encoder or encoder)(spec, rngs=rngs)
+        self.decoder = (spec.parts.decoder or decoder)(spec, rngs=rngs)
         if spec.discriminator:
             self.discriminator = Discriminator(spec, rngs=rngs)
 
     def encode(self, x: Array, labels: Array | None = None, training: Training | None = None) -> AnyPosterior:
-        return self.encoder(x, labels, training)
+        posterior = self.encoder(x, labels, training)
+        return posterior if self.spec.parts.encoder is None else own.encoded(self.spec, posterior, x.shape[0])
 
     def decode(self, z: Array, labels: Array | None = None, training: Training | None = None) -> Decoded:
-        return self.decoder(z, labels, training)
+        outputs = self.decoder(z, labels, training)
+        return outputs if self.spec.parts.decoder is None else own.decoded(self.spec, outputs, z.shape[0])
 
     def discriminate(self, z: Array) -> Array:
         return self.discriminator(z)
@@ -266,7 +271,7 @@ def combine(params: Params, others: Params) -> Params:
 def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Array) -> Decoded:
     """Apply the decoder's last layers to its last hidden one."""
     logits = full(decoder.logits(h).reshape(h.shape[0], -1))  # type: ignore[attr-defined]
-    match LIKELIHOODS[decoder.spec.likelihood].logvar:
+    match likelihood_of(decoder.spec).logvar:
         case "shared":
             return Decoded(logits, decoder.logvar[...])  # type: ignore[attr-defined]
         case "pixel":
@@ -308,6 +313,8 @@ def _init(spec: Spec, key: Array) -> Params:
             value = (2.0 * unit - 1.0) * parameter.bound
         moved = value.reshape(parameter.view).transpose(parameter.axes)
         _put(params, parameter.path, moved.reshape(parameter.flax_shape))
+    for i, network in enumerate(spec.model.parts.networks):
+        params[network] = own.initial(spec, random.fold_in(key, len(table) + i), network)
     return params
 
 

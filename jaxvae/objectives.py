@@ -16,6 +16,7 @@ from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statist
 from jaxvae.pixels import corrupt
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
+from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
 
 
@@ -131,7 +132,7 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
     """
     share = spec.minimized
     terms = {
-        "elbo": [(negative_elbo, share)],
+        "elbo": [(negative_elbo if spec.model.parts.objective is None else own_objective, share)],
         "capacity": [(capacity, share)],
         "iwae": [(importance_weighted, share)],
         "reconstruction": [(reconstruction, share)],
@@ -233,6 +234,12 @@ def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     posterior, errors = encode_decode(spec, model, batch)
     error = errors.mean(0)
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
+
+
+def own_objective(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+    """The terms of the user's own objective, checked."""
+    assert spec.model.parts.objective is not None
+    return require_terms(spec, spec.model.parts.objective(spec, model, batch), batch.x.shape[0])
 
 
 def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:

@@ -86,10 +86,12 @@ from .objectives import AnyTerms as AnyTerms
 from .objectives import Inputs as Inputs
 from .objectives import Phase as Phase
 from .objectives import Terms as Terms
+from .objectives import encode_decode as encode_decode
 from .objectives import image_terms as image_terms
 from .objectives import inputs as inputs
 from .objectives import phases as phases
 from .objectives import training_loss as training_loss
+from .own import Parts as Parts
 from .parallel import agreed as agreed
 from .parallel import first as first
 from .parallel import join as join

@@ -29,6 +29,7 @@ from jaxvae.shared.config.choices import (
 from jaxvae.shared.config.fields import LATER, check_fields
 from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
+from jaxvae.shared.config.own import Parts
 from jaxvae.shared.errors import InputError
 
 MOST_LAYERS = 100  # hidden ones; a weight file's header for as many tensors is below its limit
@@ -82,6 +83,8 @@ class ModelSpec:
     decoder: Annotated[tuple[str, ...], Doc(_DECODER_HELP)] = field(default=(), metadata=LATER)
     slope: float = field(default=0.01, metadata=LATER)
     """The slope of `leaky-relu` below 0."""
+    parts: Parts = field(default=Parts(), metadata=LATER)
+    """A likelihood, networks and an objective of your own, in Python only: `Parts` of either package."""
 
     def __post_init__(self) -> None:
         check_fields(self)

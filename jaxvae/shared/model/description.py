@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
+from jaxvae.shared.config.likelihoods import likelihood_of, mean_of, variance_of
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
@@ -74,7 +74,7 @@ def facts(spec: Spec) -> dict[str, str]:
 def implied_variance(spec: Spec) -> float | None:
     """The variance of a pixel that the likelihood stands for, in squared pixel units; None where it is no Gaussian's or
     is learned."""
-    return variance_of(spec.model.likelihood, spec.model.variance)
+    return None if spec.model.parts.nll else variance_of(spec.model.likelihood, spec.model.variance)
 
 
 def _layers(spec: Spec) -> list[layout.Layer]:
@@ -145,7 +145,9 @@ def _data(spec: Spec) -> str:
 
 def _likelihood(spec: Spec) -> str:
     model = spec.model
-    likelihood = LIKELIHOODS[model.likelihood]
+    likelihood = likelihood_of(model)
+    if model.parts.nll is not None:
+        return likelihood.description
     return likelihood.description.format(
         mean=mean_of(model.likelihood, model.output, spec.images.range),
         variance=model.variance,
@@ -155,6 +157,8 @@ def _likelihood(spec: Spec) -> str:
 
 def _loss(spec: Spec) -> list[str]:
     objective, weight = spec.objective, f"{spec.effective_beta:g}"
+    if (own := spec.model.parts.record.get("objective")) is not None:
+        return [f"{own.name}, an objective of the user's own"]
     match objective.form:
         case "elbo":
             bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
@@ -178,7 +182,7 @@ def _loss(spec: Spec) -> list[str]:
 
 
 def _minimized(spec: Spec) -> str:
-    pixels, what = spec.model.pixels, LIKELIHOODS[spec.model.likelihood].pixel_error
+    pixels, what = spec.model.pixels, likelihood_of(spec.model).pixel_error
     if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
         return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
     match spec.objective.units:
