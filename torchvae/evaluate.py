@@ -235,7 +235,7 @@ def _weigh(
 def _nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
     """-log p(x | z) of `_BLOCK` latents of each image, `[n, _BLOCK]`, from the decoder's outputs for all of them,
     `[n * _BLOCK, pixels]`, whose logits it overwrites."""
-    if spec.model.likelihood in _FASTER:
+    if spec.model.parts.nll is None and spec.model.likelihood in _FASTER:
         return _FASTER[spec.model.likelihood](decoded.logits.unflatten(0, (len(x), _BLOCK)), x)
     constant = spec.model.pixels * likelihood_of(spec.model).omitted
     return nll(spec, decoded, x.repeat_interleave(_BLOCK, 0)).unflatten(0, (len(x), _BLOCK)) + constant

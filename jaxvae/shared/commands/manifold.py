@@ -44,7 +44,7 @@ def run(backend: Backend, command: Manifold) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
     label = class_to_draw(run, command.label)
@@ -53,5 +53,5 @@ def run(backend: Backend, command: Manifold) -> None:
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
     names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
-    figure_file.write(labelled_figure.plane(images, marks, names, caption, command.title, kind), command.out)
+    figure_file.save(labelled_figure.plane(images, marks, names, caption, command.title), command.out)
     say(f"{command.steps} by {command.steps} images in {command.out}")

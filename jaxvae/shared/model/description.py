@@ -1,5 +1,6 @@
 """Describe a configuration in words and units."""
 
+import math
 from typing import assert_never
 
 from jaxvae.shared.config.likelihoods import likelihood_of, mean_of, variance_of
@@ -7,7 +8,7 @@ from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
-from jaxvae.shared.text import counted
+from jaxvae.shared.text import counted, named
 
 _LATENTS = {
     "gaussian": "diagonal Gaussian over {}; the prior is N(0, I)",
@@ -25,7 +26,8 @@ def summary(spec: Spec) -> str:
     widths = "-".join(map(str, (model.pixels, *hidden, model.latent)))
     name = "VAE" if model.samples_latents else "autoencoder"
     kind = NETWORKS[model.network].adjective
-    return f"{kind}{name} {widths} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
+    own = f" with its user's {named(map(str, model.parts.record))}" if model.parts else ""
+    return f"{kind}{name} {widths}{own} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
 
 
 def text(spec: Spec, title: str) -> str:
@@ -39,7 +41,11 @@ def text(spec: Spec, title: str) -> str:
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:
     """Each layer's name, what it does, and its number of parameters."""
-    return [(_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec)]
+    own = [
+        (network, f"{spec.model.parts.record[network].name}, a network of the user's own", _own_size(spec, network))
+        for network in spec.model.parts.networks
+    ]
+    return [*own, *((_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec))]
 
 
 def facts(spec: Spec) -> dict[str, str]:
@@ -126,8 +132,14 @@ def _size(layer: layout.Layer) -> int:
             assert_never(kind)
 
 
+def _own_size(spec: Spec, network: str) -> int:
+    table = layout.table(spec.model)
+    return sum(math.prod(parameter.shape) for parameter in table if parameter.network == network and parameter.trained)
+
+
 def _count(spec: Spec) -> int:
-    return sum(map(_size, _layers(spec)))
+    own = sum(_own_size(spec, network) for network in spec.model.parts.networks)
+    return own + sum(map(_size, _layers(spec)))
 
 
 def _data(spec: Spec) -> str:

@@ -26,22 +26,18 @@ RunNames = Annotated[
 ]
 
 
-def require_figure(out: Path, title: str) -> str:
+def require_figure(out: Path, title: str) -> None:
     """Check where a figure goes and its title; to be called before slow work.
 
     Args:
         out: The file to write.
         title: Its title; empty for none.
 
-    Returns:
-        The kind of figure: one of `figure_file.KINDS`.
-
     Raises:
         InputError: If the file can't be written, or the title can't be drawn.
     """
     figure_file.require(out)
     require_title(title)
-    return figure_file.kind_of(out)
 
 
 def require_title(title: str) -> None:
