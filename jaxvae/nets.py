@@ -14,7 +14,7 @@ from jax import Array, random
 from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
-from jaxvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
+from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
@@ -25,7 +25,7 @@ from jaxvae.shared.model import layout
 Params = dict  # nested, by layout.Parameter.path
 
 
-class Encoder(nnx.Module):
+class Encoder(Module):
     """Linear layers from pixels `[batch, pixels]` to the posterior, each part `[batch, latent]`."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -42,7 +42,7 @@ class Encoder(nnx.Module):
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
-class ConvEncoder(nnx.Module):
+class ConvEncoder(Module):
     """Convolutions and linear layers from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -62,7 +62,7 @@ class ConvEncoder(nnx.Module):
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
-class Decoder(nnx.Module):
+class Decoder(Module):
     """Linear layers from latents `[batch, latent]` to the decoder's outputs: logits, never probabilities."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -79,7 +79,7 @@ class Decoder(nnx.Module):
         return decoded(self, z)
 
 
-class ConvDecoder(nnx.Module):
+class ConvDecoder(Module):
     """Transposed convolutions with batch norm, and a last convolution, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -98,7 +98,7 @@ class ConvDecoder(nnx.Module):
         return decoded(self, z)
 
 
-class LayersDecoder(nnx.Module):
+class LayersDecoder(Module):
     """The layers of `ModelSpec.decoder`, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -117,7 +117,7 @@ class LayersDecoder(nnx.Module):
         return decoded(self, z.reshape(z.shape[0], -1) if self.flat else z)
 
 
-class Discriminator(nnx.Module):
+class Discriminator(Module):
     """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -139,7 +139,7 @@ NETWORKS: dict[NetworkName, tuple[type, type]] = {
 """The encoder and the decoder of each kind of network."""
 
 
-class VAE(nnx.Module):
+class VAE(Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with

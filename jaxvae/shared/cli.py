@@ -26,6 +26,8 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.config import parts_file
+from jaxvae.shared.config.own import using
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
 from jaxvae.shared.training.session import StoppedError
@@ -89,7 +91,9 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         _require_command(arguments)
         command = _parse(name, arguments)
         entries = {entry.flags: entry for entry in COMMANDS}
-        entries[type(command)].run(backend, command)
+        parts = getattr(command, "parts", None)
+        with using(None if parts is None else parts_file.read(parts)):
+            entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
         _complain(f"{name}: {error}")
         return error.status
@@ -265,5 +269,5 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         f"the same seed, and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the "
         "versions.",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),  # fixed: ModelSpec.parts, which are functions
     )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae.shared.analysis import pca
 from jaxvae.shared.analysis.pca import Row
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file, labelled_figure
@@ -50,6 +50,7 @@ class Compare:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Compare) -> None:

@@ -11,7 +11,7 @@ import tyro
 from jaxvae.shared.analysis import latents_file, pictures
 from jaxvae.shared.analysis.latents import MIN_TSNE, By
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPath, encode_first, open_images, open_run
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
@@ -60,6 +60,7 @@ class Embed:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Embed) -> None:

@@ -10,7 +10,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.evaluation import ALL, CHEAP, reason_not_applicable, rows, take
 from jaxvae.shared.analysis.trained_model import trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
@@ -42,6 +42,7 @@ class Evaluate:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def chosen(spec: Spec, command: Evaluate) -> list[str]:

@@ -9,6 +9,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    PartsFile,
     RunDataRoot,
     RunPath,
     encode_first,
@@ -56,6 +57,7 @@ class Interpolate:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Interpolate) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
+from jaxvae.shared.commands.common import MAX_COLUMNS, PartsFile, RunPath, class_to_draw, open_run, require_within
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
@@ -32,6 +32,7 @@ class Manifold:
     """The class to generate, by its name or its number, for a model with classes. By default the first."""
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Manifold) -> None:

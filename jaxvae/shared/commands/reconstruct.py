@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPath, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
@@ -28,6 +28,7 @@ class Reconstruct:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Reconstruct) -> None:

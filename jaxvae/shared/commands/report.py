@@ -14,7 +14,7 @@ from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
@@ -52,10 +52,11 @@ class Report:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Report) -> None:
-    """Write the page.
+    """Write the page, and say so.
 
     Args:
         backend: The package that evaluates and draws.
@@ -64,6 +65,12 @@ def run(backend: Backend, command: Report) -> None:
     Raises:
         InputError: If the request is invalid.
     """
+    n = write(backend, command)
+    say(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
+
+
+def write(backend: Backend, command: Report) -> int:
+    """Write the page, and return the number of runs in it. Raises InputError if the request is invalid."""
     require_html(command.out)
     require_title(command.title)
     runs = chosen_runs(backend, command.run)
@@ -85,7 +92,7 @@ def run(backend: Backend, command: Report) -> None:
     if any(one["decoder"] for one in content):
         lead += " Move a slider to decode another latent: the decoder runs in the browser."
     save(webpage.page(title, heading, lead, articles, content), command.out)
-    say(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
+    return n
 
 
 def require_html(path: Path) -> None:
@@ -208,7 +215,9 @@ def _model(model: TrainedModel) -> str:
     spec = model.run.spec
     rows = [(name, words, f"{size:,}") for name, words, size in description.layers(spec)]
     layers = webpage.table(("layer", "operation", "parameters"), rows, "Layers", (2,))
-    return webpage.facts(description.facts(spec)) + webpage.disclosure(f"{len(rows)} layers", layers)
+    return webpage.facts(description.facts(spec, model.run.own_loop)) + webpage.disclosure(
+        f"{len(rows)} layers", layers
+    )
 
 
 def _agreement(run: run_folder.Run) -> str:
@@ -228,6 +237,8 @@ def _agreement(run: run_folder.Run) -> str:
 
 def _command(run: run_folder.Run) -> str:
     command = command_line.command(run)
+    if run.own_loop:
+        return webpage.paragraph("It was trained by a loop of its user's own: no command trains it again.")
     if command is None:
         return webpage.paragraph(f"It was imported from {run.config['imported'].get('file')}, not trained here.")
     sessions = {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
+    PartsFile,
     RunPath,
     class_to_draw,
     open_run,
@@ -41,6 +42,7 @@ class Sample:
     so that image i is of the class i modulo their number."""
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Sample) -> None:

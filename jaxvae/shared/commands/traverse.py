@@ -7,6 +7,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
+    PartsFile,
     RunDataRoot,
     RunPath,
     class_to_draw,
@@ -49,6 +50,7 @@ class Traverse:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Traverse) -> None:

@@ -8,16 +8,18 @@ import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from jaxvae.shared.config.choices import require
 from jaxvae.shared.config.fields import build
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
 
+Logvar = Literal["none", "shared", "pixel"]
+"""What the package's decoders give an own likelihood beside the logits."""
 _NAMES = ("nll", "mean", "encoder", "decoder", "objective")
 _MOST_LETTERS = 100  # of a name
 
@@ -48,7 +50,7 @@ class _Record:
 
     nll: Recorded | None = None
     mean: Recorded | None = None
-    logvar: Literal["none", "shared", "pixel"] = "none"
+    logvar: Logvar = "none"
     encoder: Recorded | None = None
     decoder: Recorded | None = None
     objective: Recorded | None = None
@@ -57,24 +59,18 @@ class _Record:
 class Parts:
     """Parts of a model that are the user's own; the class of each package, which describes them, inherits it."""
 
-    def __init__(
-        self,
-        *,
-        nll: Callable[..., Any] | None = None,
-        mean: Callable[..., Any] | None = None,
-        logvar: Literal["none", "shared", "pixel"] = "none",
-        encoder: Callable[..., Any] | None = None,
-        decoder: Callable[..., Any] | None = None,
-        objective: Callable[..., Any] | None = None,
-    ):
-        self.nll, self.mean, self.logvar = nll, mean, logvar
-        self.encoder, self.decoder, self.objective = encoder, decoder, objective
-        if (nll is None) != (mean is None):
-            missing, there = ("mean", "nll") if mean is None else ("nll", "mean")
+    def __init__(self, **parts):  # of no types: tyro would make a flag of each
+        self.nll, self.mean = parts.get("nll"), parts.get("mean")
+        self.logvar: Logvar = parts.get("logvar", "none")
+        self.encoder, self.decoder, self.objective = (parts.get(name) for name in ("encoder", "decoder", "objective"))
+        if (self.nll is None) != (self.mean is None):
+            missing, there = ("mean", "nll") if self.mean is None else ("nll", "mean")
             raise InputError(f"A likelihood of your own needs both nll and mean, found {there} alone; give {missing}.")
-        require(logvar in ("none", "shared", "pixel"), "logvar", "none, shared or pixel", logvar)
-        if nll is None and logvar != "none":
-            raise InputError(f"Only a likelihood of your own has a logvar, found {logvar!r} without nll; leave it out.")
+        require(self.logvar in get_args(Logvar), "logvar", f"one of {', '.join(get_args(Logvar))}", self.logvar)
+        if self.nll is None and self.logvar != "none":
+            raise InputError(
+                f"Only a likelihood of your own has a logvar, found {self.logvar} without nll; leave it out."
+            )
         self.record = {
             name: recorded(part) for name in _NAMES if (part := getattr(self, name)) is not None
         }  # now, so that a part without a source is refused here

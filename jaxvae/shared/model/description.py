@@ -30,12 +30,12 @@ def summary(spec: Spec) -> str:
     return f"{kind}{name} {widths}{own} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
 
 
-def text(spec: Spec, title: str) -> str:
+def text(spec: Spec, title: str, own_loop: bool = False) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
     rows = [*layers(spec), ("in all", "", _count(spec))]
     width = max(46, *(len(words) for _, words, _ in rows))
     lines = [f"  {name:<24} {words:<{width}} {size:>10,} parameters" for name, words, size in rows]
-    about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    about = [f"{name:<12}{value}" for name, value in facts(spec, own_loop).items()]
     return "\n".join([title, "", "layers", *lines, "", *about])
 
 
@@ -48,8 +48,9 @@ def layers(spec: Spec) -> list[tuple[str, str, int]]:
     return [*own, *((_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec))]
 
 
-def facts(spec: Spec) -> dict[str, str]:
-    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
+def facts(spec: Spec, own_loop: bool = False) -> dict[str, str]:
+    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained; `own_loop`: whether
+    by a loop of its user's own, of which no more is known."""
     model, training = spec.model, spec.training
     until = f", or {counted(training.max_steps, 'step')} if that is sooner" if training.max_steps else ""
     latents = f" and {counted(model.latent, 'latent')}" if "kl" in spec.terms and model.samples_latents else ""
@@ -66,6 +67,8 @@ def facts(spec: Spec) -> dict[str, str]:
         "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, "
         f"{counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
     }
+    if own_loop:
+        rows["training"] = f"by a loop of its user's own; {training.dtype}, seed {training.seed}"
     if model.classes:
         rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:

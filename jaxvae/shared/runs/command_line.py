@@ -12,8 +12,8 @@ from jaxvae.shared.text import shown
 
 
 def command(run: Run) -> str | None:
-    """Format the command line for a shell; None for an imported run, which no command trains."""
-    return None if "imported" in run.config else shlex.join([run.config["framework"], *arguments(run)])
+    """Format the command line for a shell; None for one that no command trains: imported, or by an own loop."""
+    return None if "imported" in run.config or run.own_loop else shlex.join([run.config["framework"], *arguments(run)])
 
 
 def arguments(run: Run) -> list[str]:
