@@ -1,6 +1,7 @@
 """A user's own likelihood, networks and objective: `Parts`, and what is asked of own networks."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,18 @@ class Parts(own.Parts):
     Raises:
         InputError: If a part has no name or no source, or if one of `nll` and `mean` is missing.
     """
+
+    def __init__(
+        self,
+        *,
+        nll: Callable[..., Any] | None = None,
+        mean: Callable[..., Any] | None = None,
+        logvar: own.Logvar = "none",
+        encoder: Callable[..., Any] | None = None,
+        decoder: Callable[..., Any] | None = None,
+        objective: Callable[..., Any] | None = None,
+    ):
+        super().__init__(nll=nll, mean=mean, logvar=logvar, encoder=encoder, decoder=decoder, objective=objective)
 
     def tensors(
         self, model: ModelSpec, network: str
