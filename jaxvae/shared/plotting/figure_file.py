@@ -12,6 +12,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import require_in_place
 from jaxvae.shared.safe_io import write_atomically
 
+_SCREEN = 150  # dots per inch in a notebook
 KINDS = ("png", "pdf", "svg")
 _DATES = {"pdf": "CreationDate", "svg": "Date"}
 # Journals require TrueType in a PDF; text in an SVG stays text; matplotlib's names in an SVG would be random.
@@ -65,7 +66,9 @@ def _picture() -> type:
                 super().savefig(fname, **{**self._margins, **settings})
 
         def _repr_png_(self) -> bytes:
-            return packed(self, "png")
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=_SCREEN)
+            return buffer.getvalue()
 
     return Picture
 
