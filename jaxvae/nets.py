@@ -314,7 +314,7 @@ def _init(spec: Spec, key: Array) -> Params:
         moved = value.reshape(parameter.view).transpose(parameter.axes)
         _put(params, parameter.path, moved.reshape(parameter.flax_shape))
     for i, network in enumerate(spec.model.parts.networks):
-        params[network] = own.initial(spec, random.fold_in(key, len(table) + i), network)
+        params |= own.initial(spec, random.fold_in(key, len(table) + i), network)
     return params
 
 

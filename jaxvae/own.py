@@ -67,10 +67,11 @@ def initial(spec: Spec, key: Array, network: str) -> dict:
         network: `encoder` or `decoder`.
 
     Returns:
-        The parameters.
+        The parameters by the name of the network; nothing for one that has none.
     """
     module = getattr(spec.model.parts, network)(spec.model, rngs=nnx.Rngs(key))
-    return jax.tree.map(lambda array: array.astype(spec.training.stored), nnx.to_pure_dict(nnx.state(module)))
+    params = jax.tree.map(lambda array: array.astype(spec.training.stored), nnx.to_pure_dict(nnx.state(module)))
+    return {network: params} if params else {}
 
 
 def encoded(spec: ModelSpec, posterior: AnyPosterior, rows: int) -> AnyPosterior:

@@ -193,8 +193,7 @@ def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
             value = (2.0 * unit - 1.0) * parameter.bound
         params[parameter.name] = value
     for i, network in enumerate(spec.model.parts.networks):
-        values = own.initial(spec, random.fold_in(key, len(table) + i), network)
-        params |= {f"{network}.{name}": value for name, value in values.items()}
+        params |= own.initial(spec, random.fold_in(key, len(table) + i), network)
     if last_bias is not None:
         params["decoder.logits.bias"] = last_bias
     return bind(spec.model, params)

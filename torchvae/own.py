@@ -65,14 +65,14 @@ def initial(spec: Spec, key: random.Key, network: str) -> dict:
         network: `encoder` or `decoder`.
 
     Returns:
-        The parameters.
+        The parameters by the name of the network; nothing for one that has none.
     """
     with torch.random.fork_rng(devices=[]):  # the process's own stream goes on as if nothing had been drawn
         high, low = key.tolist()
         torch.manual_seed((high & 0x7FFFFFFF) << 32 | low & 0xFFFFFFFF)
         module = getattr(spec.model.parts, network)(spec.model)
     dtype = getattr(torch, spec.training.stored)
-    return {name: tensor.to(key.device, dtype) for name, tensor in _held(module).items()}
+    return {f"{network}.{name}": tensor.to(key.device, dtype) for name, tensor in _held(module).items()}
 
 
 def encoded(spec: ModelSpec, posterior: AnyPosterior, rows: int) -> AnyPosterior:

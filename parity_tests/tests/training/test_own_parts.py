@@ -133,13 +133,12 @@ def compared(run: Callable[[ModuleType], tuple[dict[str, np.ndarray], Any]]) -> 
 
 def test_an_optimizer_of_ones_own_trains_the_same_run() -> None:
     """Beside batch norm's statistics and biases that are not trained."""
-    spec = small(network="conv", hidden=(3, 4), image=(6, 5, 1), max_steps=5)
-    images = np.random.default_rng(1).integers(0, 256, (30, 6, 5, 1), dtype=np.uint8)
+    spec = small(network="conv", hidden=(2,), epochs=1)
 
     def run(package: ModuleType) -> Any:
         seen: list[Any] = []
         sgd = moments(package, 0.003)
-        state = package.fit(spec, images, lambda progress: seen.append(progress.test), optimizer=sgd)
+        state = package.fit(spec, IMAGES, lambda progress: seen.append(progress.test), optimizer=sgd)
         return package.to_arrays(spec, state[0]), np.array(seen)
 
     compared(run)
@@ -177,13 +176,9 @@ def test_an_own_likelihood_and_objective_train_the_same_run() -> None:
     compared(run)
 
 
-@pytest.mark.parametrize("changes", [{}, {"network": "conv", "likelihood": "gaussian-pixel"}], ids=["both", "one"])
-def test_own_networks_are_trained_saved_and_loaded(package: ModuleType, changes: dict, tmp_path: Path) -> None:
-    """Both of one's own, or an encoder beside a decoder of the package."""
+def test_own_networks_are_trained_saved_and_loaded(package: ModuleType, tmp_path: Path) -> None:
     parts = NETWORKS[package.__name__]
-    if changes:
-        parts = type(parts)(encoder=parts.encoder)
-    spec = small(parts, **changes)
+    spec = small(parts)
     state = package.fit(spec, IMAGES)
     start = package.to_arrays(spec, package.init_state(spec)[0])
     trained, again = package.to_arrays(spec, state[0]), package.to_arrays(spec, package.fit(spec, IMAGES)[0])
@@ -194,12 +189,8 @@ def test_own_networks_are_trained_saved_and_loaded(package: ModuleType, changes:
     assert trained["encoder.batches"] == 6
     package.save(tmp_path / "a.safetensors", spec, state[0])
     package.save_checkpoint(tmp_path / "b.safetensors", spec, state, np.zeros((0, 3)))
-    for found, weights in (
-        package.load(tmp_path / "a.safetensors", parts=parts),
-        (lambda spec, state, train: (spec, state[0]))(
-            *package.load_checkpoint(tmp_path / "b.safetensors", parts=parts)
-        ),
-    ):
+    checkpoint = package.load_checkpoint(tmp_path / "b.safetensors", parts=parts)
+    for found, weights in (package.load(tmp_path / "a.safetensors", parts=parts), (checkpoint[0], checkpoint[1][0])):
         assert found == spec
         for name, array in package.to_arrays(spec, weights).items():
             np.testing.assert_array_equal(array, trained[name])
@@ -207,6 +198,22 @@ def test_own_networks_are_trained_saved_and_loaded(package: ModuleType, changes:
     for image in (package.sample(spec, state[0], key, 2), package.reconstruct(spec, state[0], IMAGES[:2])):
         assert image.shape == (2, 4, 3, 1)
     assert np.isfinite(package.log_likelihood(spec, state[0], IMAGES[:2], key, samples=3).nats).all()
+
+
+def test_an_own_encoder_stands_beside_a_decoder_of_the_package(package: ModuleType, tmp_path: Path) -> None:
+    parts = package.Parts(encoder=NETWORKS[package.__name__].encoder)
+    spec = small(parts, network="conv", hidden=(2,), likelihood="gaussian-pixel")
+    weights = package.init_state(spec)[0]
+    arrays = package.to_arrays(spec, weights)
+    assert {name.partition(".")[0] for name in arrays} == {"encoder", "decoder"}
+    usual = small(network="conv", hidden=(2,), likelihood="gaussian-pixel")
+    plain = package.to_arrays(usual, package.init_state(usual)[0])
+    assert [name for name in arrays if "decoder" in name] == [name for name in plain if "decoder" in name]
+    package.save(tmp_path / "a.safetensors", spec, weights)
+    found, again = package.load(tmp_path / "a.safetensors", parts=parts)
+    np.testing.assert_array_equal(
+        package.reconstruct(found, again, IMAGES[:2]), package.reconstruct(spec, weights, IMAGES[:2])
+    )
 
 
 def other_location(decoded: Any) -> Any:
@@ -364,10 +371,6 @@ def test_a_run_of_ones_own_loop_is_one_for_the_commands(saved, capsys, monkeypat
     assert [record["split"] for record in map(eval, (path / "metrics.jsonl").read_text().splitlines())] == [
         *("train", "train", "test")
     ]
-    assert run(package, capsys, "curves", path, "--out", tmp_path / "curves.png")[0] == 0
-    for command in ("sample", "reconstruct", "traverse", "embed"):
-        status, _, err = run(package, capsys, command, path, *parts, "--out", tmp_path / f"{command}.png")
-        assert status == 0, err
     assert run(package, capsys, "evaluate", path, *parts)[0] == 0
     status, out, err = run(package, capsys, "describe", path, *parts)
     assert "likelihood  " in out, err
@@ -412,7 +415,7 @@ def test_the_functions_draw_what_the_commands_draw(saved, capsys, tmp_path: Path
         assert figure_file.packed(figure) == (tmp_path / f"{command}.png").read_bytes(), command
         assert figure._repr_png_().startswith(b"\x89PNG")
     drawn["sample"].savefig(tmp_path / "own.svg")
-    assert "class 2" in (tmp_path / "own.svg").read_text() or "2" in (tmp_path / "own.svg").read_text()
+    assert (tmp_path / "own.svg").read_text().startswith("<?xml")
     grid = package.picture_grid(IMAGES[:6] / 255, columns=3)
     assert (grid.shape, grid.dtype) == ((2 * 6 + 2, 3 * 5 + 2, 1), np.uint8)
     package.write_report(tmp_path / "report.html", path, parts=own_parts)
