@@ -2,10 +2,9 @@
 
 import torchvae
 from jaxvae.shared.library import Library
-from jaxvae.shared.plotting.image_grid import grid
+from jaxvae.shared.library import picture_grid as picture_grid
 
 _library = Library(torchvae)
-picture_grid = grid
 plot_samples = _library.plot_samples
 plot_reconstructions = _library.plot_reconstructions
 plot_traversals = _library.plot_traversals

@@ -16,8 +16,10 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels
+from jaxvae.shared.plotting import image_grid
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.safe_io import as_path
+from jaxvae.shared.text import shown
 from jaxvae.shared.training import saved_run
 
 if TYPE_CHECKING:
@@ -25,6 +27,28 @@ if TYPE_CHECKING:
 
 _POINTS = 2000  # images in a plane by default
 Images = Dataset | np.ndarray
+
+
+def picture_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 1], as `sample` and `reconstruct` return them.
+        columns: Images in a row; without it the grid is about square.
+
+    Returns:
+        One picture, uint8 `[height, width, channels]` of one or three channels, with grey gaps.
+
+    Raises:
+        InputError: If they are no such images.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.dtype.kind != "f" or not len(images):
+        raise InputError(
+            f"picture_grid needs floats [n, height, width, channels] in [0, 1], found {images.dtype} of the shape "
+            f"{list(images.shape)}; divide uint8 images by 255."
+        )
+    return image_grid.grid(images, columns)
 
 
 class Library:
@@ -138,8 +162,9 @@ class Library:
         data = _shown("plot_traversals", spec, images, labels)
         for name, count in (("latents", latents), ("steps", steps)):
             require_count("plot_traversals", name, count)
-        if image is not None:
-            _require_some("plot_traversals", image + 1, data, "image")
+        if image is not None and not (isinstance(image, int) and 0 <= image < len(data.test)):
+            most = len(data.test) - 1
+            raise InputError(f"plot_traversals needs an image from 0 to {most:,}, found {shown(image)}; give another.")
         if label is None and spec.model.classes:
             label = 0 if image is None else int(data.test_labels[image])
         return pictures.traversals(
@@ -288,11 +313,11 @@ def _shown(function: str, spec: Spec, images: Images, labels: np.ndarray | None)
     return images
 
 
-def _require_some(function: str, n: int, data: Dataset, name: str = "n") -> None:
+def _require_some(function: str, n: int, data: Dataset) -> None:
     """Raises InputError unless there are `n` images."""
-    require_count(function, name, n)
+    require_count(function, "n", n)
     if n > len(data.test):
-        raise InputError(f"{function} needs {name} of at most {len(data.test):,}, the number of images, found {n:,}.")
+        raise InputError(f"{function} needs n of at most {len(data.test):,}, the number of images, found {n:,}.")
 
 
 def _paths(runs: Path | str | Sequence[Path | str]) -> tuple[Path, ...]:

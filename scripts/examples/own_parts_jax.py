@@ -13,13 +13,13 @@ import optax
 import jaxvae
 
 
-def laplace(decoded: jaxvae.Decoded, x: jax.Array) -> jax.Array:
+def laplace(decoded, x):
     """-log p(x | z) of Laplace pixels whose scale is learned: `[batch]`, nats per image."""
     distance = jnp.abs(location(decoded) - x)
     return (distance * jnp.exp(-decoded.logvar) + decoded.logvar + math.log(2)).sum(-1)
 
 
-def location(decoded: jaxvae.Decoded) -> jax.Array:
+def location(decoded):
     """The mean of each pixel."""
     return jax.nn.sigmoid(decoded.logits)
 

@@ -11,13 +11,13 @@ import torch
 import torchvae
 
 
-def laplace(decoded: torchvae.Decoded, x: torch.Tensor) -> torch.Tensor:
+def laplace(decoded, x):
     """-log p(x | z) of Laplace pixels whose scale is learned: `[batch]`, nats per image."""
     distance = (location(decoded) - x).abs()
     return (distance * torch.exp(-decoded.logvar) + decoded.logvar + math.log(2)).sum(-1)
 
 
-def location(decoded: torchvae.Decoded) -> torch.Tensor:
+def location(decoded):
     """The mean of each pixel."""
     return torch.sigmoid(decoded.logits)
 

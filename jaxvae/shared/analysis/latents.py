@@ -1,6 +1,6 @@
 """How test images use a model's latents: the active ones, their range, and a plane to show them in."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from jaxvae.shared.backend import Latents
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import requirements
+from jaxvae.shared.text import shown
 
 By = Literal["auto", "latents", "pca", "tsne"]
 """How latents are projected to a plane."""
@@ -99,8 +100,13 @@ def project(latents: np.ndarray, by: By = "auto", seed: int = 0, unit: str = "")
         The points, `[n, 2]`, and the names of their axes.
 
     Raises:
-        InputError: If there are too few images for t-SNE.
+        InputError: If there are too few images for t-SNE, if there are not two latents to show as they are, or if there
+            is no such method.
     """
+    if by not in get_args(By):
+        raise InputError(f"Latents are projected by one of {', '.join(get_args(By))}, found {shown(by)}; choose one.")
+    if by == "latents" and latents.shape[1] != 2:
+        raise InputError(f"--by latents shows two latents, and the model has {latents.shape[1]}; choose another.")
     if by in ("auto", "latents") and latents.shape[1] == 2:
         return latents, (f"latent 1{unit}", f"latent 2{unit}")
     if by == "tsne":

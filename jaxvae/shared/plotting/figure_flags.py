@@ -76,6 +76,6 @@ def run_names(paths: Sequence[Path], given: Sequence[str]) -> list[str]:
 
 
 def data_name(name: str) -> str:
-    """Name a data set in a picture: as `--data` does, without the folders above its own."""
+    """Name a data set in a picture: as `--data` does, without the folders above its own. An array's may be any."""
     kind, _, argument = name.partition(":")
-    return f"{kind}:{printable(Path(argument).name)}" if DATA_SETS[kind].paths else name
+    return f"{kind}:{printable(Path(argument).name)}" if kind in DATA_SETS and DATA_SETS[kind].paths else name

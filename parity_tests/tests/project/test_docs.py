@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -221,7 +222,8 @@ def test_the_example_of_own_parts_makes_a_run(package: str, tmp_path: Path, monk
     """And the command that it names reads the run."""
     file = EXAMPLES / f"own_parts_{package.removesuffix('vae')}.py"
     monkeypatch.chdir(tmp_path)
-    run_script(f"examples/{file.name}")
+    with jax.numpy_dtype_promotion("standard"):  # as a user's is
+        run_script(f"examples/{file.name}")
     assert len(capsys.readouterr().out.splitlines()) == 3
     words = next(line for line in file.read_text().splitlines() if line.startswith("Then: ")).split()[2:]
     assert words[:2] == ["sample", "runs/laplace"]

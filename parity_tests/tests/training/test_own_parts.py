@@ -85,6 +85,7 @@ class TorchEncoder(torch.nn.Module):
     def __init__(self, spec: Any):
         super().__init__()
         self.heads = torch.nn.ModuleList([torch.nn.Linear(spec.pixels, spec.latent) for _ in range(2)])
+        self.batches: Any
         self.register_buffer("batches", torch.zeros(()))
         self.register_buffer("one", torch.ones(()), persistent=False)  # which no file holds
 
@@ -147,7 +148,14 @@ def test_an_optimizer_of_ones_own_trains_the_same_run() -> None:
 def test_what_another_optimizer_would_not_follow_is_refused(package: ModuleType, tmp_path: Path) -> None:
     sgd, spec = moments(package, 0.1), small()
     images = jnp.asarray(IMAGES) if package is jaxvae else torch.tensor(IMAGES)
-    for changes in ({"clip": 1.0}, {"decay": 0.5}, {"rate_warmup": 3}, {"weight_decay": 0.1}, {"schedule": "cosine"}):
+    settings: tuple[dict[str, Any], ...] = (
+        {"clip": 1.0},
+        {"decay": 0.5},
+        {"rate_warmup": 3},
+        {"weight_decay": 0.1},
+        {"schedule": "cosine"},
+    )
+    for changes in settings:
         name, value = next(iter(changes.items()))
         with pytest.raises(InputError, match=f"would not follow the configuration's {name} {value!r}; set {name}="):
             package.fit(small(**changes), IMAGES, optimizer=sgd)
