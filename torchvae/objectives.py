@@ -268,7 +268,16 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 
 
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
-    """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
+    """Encode a batch, draw its latents and decode them: the first half of an objective.
+
+    Args:
+        spec: The configuration.
+        model: The model, as an objective is given it.
+        batch: The batch.
+
+    Returns:
+        The posterior, and the reconstruction error of every sample of every image in nats, `[samples, batch]`.
+    """
     posterior = model.encode(batch.seen, batch.labels, batch.training)
     eps = batch.draws.eps
     k = len(eps) if eps.ndim == 3 else 1
