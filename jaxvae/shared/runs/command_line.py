@@ -10,6 +10,9 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.text import shown
 
+WITHOUT_FLAG = "parts"
+"""The field of a configuration that is given in Python only."""
+
 
 def command(run: Run) -> str | None:
     """Format the command line for a shell; None for one that no command trains: imported, or by an own loop."""
@@ -39,7 +42,8 @@ def changes(base: Spec, spec: Spec) -> list[str]:
 def flags_of(spec: Spec) -> dict[str, Any]:
     """Return the values of a configuration's flags by name."""
     parts = [spec.model, spec.objective, spec.training, spec.images]
-    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+    fields = [(part, field.name) for part in parts for field in dataclasses.fields(part) if field.name != WITHOUT_FLAG]
+    return {"data": spec.data} | {name: getattr(part, name) for part, name in fields}
 
 
 def changed_flags(before: Mapping[str, Any], now: Mapping[str, Any], except_for: Collection[str] = ()) -> str:
