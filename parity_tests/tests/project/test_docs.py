@@ -245,7 +245,7 @@ def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch
     def outputs(cell: Any) -> tuple[str, list[str]]:
         texts = [output["text"] for output in cell.get("outputs", ()) if output["output_type"] == "stream"]
         kinds = [kind for output in cell.get("outputs", ()) for kind in output.get("data", {})]
-        return "".join(texts), kinds
+        return "".join(texts), sorted(kinds)
 
     assert any("image/png" in outputs(cell)[1] for cell in shown.cells)
     for cell, again in zip(shown.cells, executed.cells, strict=True):
