@@ -27,6 +27,8 @@ Modules, of which torchvae has the same except where noted:
     params           parameters to and from named arrays; load, save
     devices          where to compute, and in which precision
     export, foreign  models for, and from, other programs
+    own              a likelihood, networks and an objective of one's own
+    library          figures, reports and run folders, as functions
     shared/          everything that needs no framework, used by both packages:
                      config, model, data, runs, plotting, analysis, training, interop, report, commands
 

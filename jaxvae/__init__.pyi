@@ -53,6 +53,14 @@ from .keys import root_key as root_key
 from .keys import static_key as static_key
 from .keys import stream_key as stream_key
 from .keys import streams as streams
+from .library import picture_grid as picture_grid
+from .library import plot_curves as plot_curves
+from .library import plot_latents as plot_latents
+from .library import plot_reconstructions as plot_reconstructions
+from .library import plot_samples as plot_samples
+from .library import plot_traversals as plot_traversals
+from .library import save_run as save_run
+from .library import write_report as write_report
 from .loop import Part as Part
 from .loop import Progress as Progress
 from .loop import fit as fit
@@ -73,10 +81,12 @@ from .objectives import AnyTerms as AnyTerms
 from .objectives import Inputs as Inputs
 from .objectives import Phase as Phase
 from .objectives import Terms as Terms
+from .objectives import encode_decode as encode_decode
 from .objectives import image_terms as image_terms
 from .objectives import inputs as inputs
 from .objectives import phases as phases
 from .objectives import training_loss as training_loss
+from .own import Parts as Parts
 from .parallel import agreed as agreed
 from .parallel import first as first
 from .parallel import join as join

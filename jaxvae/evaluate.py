@@ -18,7 +18,7 @@ from jaxvae.nets import Params, decode, encode
 from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
@@ -200,7 +200,7 @@ def _weigh(
 ) -> tuple[Array, Array]:
     """The estimate and the effective samples of the images at these places, each `[places]`."""
     dtype = spec.training.stored
-    constant = spec.model.pixels * LIKELIHOODS[spec.model.likelihood].omitted
+    constant = spec.model.pixels * likelihood_of(spec.model).omitted
 
     def one(given: tuple) -> tuple[Array, Array]:
         x, label, noise = given
@@ -254,7 +254,7 @@ def _decode(spec: Spec, params: Params, z: Array, labels: Array | None) -> tuple
 
 
 def _location(spec: Spec, decoded: Decoded) -> Array:
-    match LIKELIHOODS[spec.model.likelihood].located_by:
+    match likelihood_of(spec.model).located_by:
         case "logits":
             return decoded.logits
         case "means":

@@ -1,5 +1,6 @@
 """The layers that the networks are made of, each from its entry in `layout.layers`, and the operations between them."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, assert_never
@@ -26,7 +27,16 @@ class Training(NamedTuple):
     """Factors on the hidden units, shaped as `layout.hidden_units`; empty without dropout."""
 
 
-class Block(nnx.Module):
+class Module(nnx.Module):
+    """A Flax module whose class shows the arguments it is made of, where Flax's would show *args and **kwargs."""
+
+    def __init_subclass__(cls, **settings: Any):
+        super().__init_subclass__(**settings)
+        of_instance = inspect.signature(cls.__init__)
+        cls.__signature__ = of_instance.replace(parameters=list(of_instance.parameters.values())[1:])
+
+
+class Block(Module):
     """A layer, strided or transposed convolution or linear, and its batch norm if it has one, from a map to a map."""
 
     def __init__(self, layer: layout.Layer, *, rngs: nnx.Rngs):
@@ -43,7 +53,7 @@ class Block(nnx.Module):
         return x if self.norm is None else self.norm(x, training)
 
 
-class BatchNorm(nnx.Module):
+class BatchNorm(Module):
     """Batch norm over all but the last axis, as PyTorch has it: normalized by the batch's biased variance, while the
     running variance, for evaluation, is the unbiased one (Ioffe & Szegedy 2015, algorithms 1 and 2)."""
 

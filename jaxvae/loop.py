@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from jaxvae.checks import check_params
@@ -24,7 +25,7 @@ from jaxvae.shared.model.requirements import require_divisible_batch, require_im
 from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
-from jaxvae.train import TrainState, epoch_order, init_state, train_epoch
+from jaxvae.train import TrainState, epoch_order, init_state, require_optimizer, train_epoch
 
 
 def fit(
@@ -39,6 +40,7 @@ def fit(
     history: Sequence[float] = (),
     *,
     labels: np.ndarray | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
     """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
@@ -57,14 +59,16 @@ def fit(
         stream: Bytes of a block, to load the training images in blocks of at least one batch; two are held at a time.
         history: The validation losses of the epochs before `start`'s, for the patience.
         labels: The classes of images that are given as an array, `[n]`.
+        optimizer: Another optimizer than the configuration's Adam: in jaxvae an `optax.GradientTransformation`, in
+            torchvae a function that makes a `torch.optim.Optimizer` of a list of parameters.
 
     Returns:
         The final state, which need not be the best epoch's.
 
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
-        InputError: If the images, the labels or the state are not the configuration's, or if a streamed file has
-            changed.
+        InputError: If the images, the labels or the state are not the configuration's, if the configuration has
+            settings that the optimizer would not follow, or if a streamed file has changed.
     """
     require_spec(spec)
     data = held_out(as_dataset("fit", data, labels), spec.images.validation)
@@ -76,8 +80,9 @@ def fit(
     if start is not None:
         require_state("fit", start[0], TrainState, spec.training)
         check_params("fit", spec.model, start[0].params, spec.training.stored)
+        require_optimizer("fit", spec, start[0], optimizer)
     with jax.default_device(device):
-        now, before = (init_state(spec, data.train), None) if start is None else start
+        now, before = (init_state(spec, data.train, optimizer=optimizer), None) if start is None else start
         now, n = everywhere(now), len(data.train)
         require_divisible_batch(spec, n, shares())
         test, validation = jnp.asarray(data.test), None if data.validation is None else jnp.asarray(data.validation)
@@ -102,12 +107,15 @@ def fit(
                 while done < block.end:
                     was, since = now, done
                     done = agreed(pace.next_stop(since, block.end))
-                    now, log = train_epoch(spec, was, block.images, train_labels, done, block.order, n, block.places)
+                    now, log = train_epoch(
+                        *(spec, was, block.images, train_labels, done, block.order, n, block.places),
+                        optimizer=optimizer,
+                    )
                     part = slice(since - first, done - first)
                     terms[part] = np.asarray(log)[part]
                     pace.took(done - since)
                     if not np.isfinite(terms[part]).all() or not _finite(now):
-                        _stop(spec, was, block, train_labels, done, n)
+                        _stop(spec, was, block, train_labels, done, n, optimizer)
                     if on_part is not None:
                         on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
                 if done < min(first + steps, total):
@@ -168,12 +176,23 @@ def _streamed(
             yield _Block(epoch, span.end, block_images, order, places)
 
 
-def _stop(spec: Spec, state: TrainState, block: _Block, labels: Array | None, until: int, n: int) -> NoReturn:
+def _stop(
+    spec: Spec,
+    state: TrainState,
+    block: _Block,
+    labels: Array | None,
+    until: int,
+    n: int,
+    optimizer: optax.GradientTransformation | None,
+) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
     steps, since = spec.training.epoch_steps(n), int(state.step)
     for step in range(since, until):
-        state, log = train_epoch(spec, state, block.images, labels, step + 1, block.order, n, block.places)
-        arrays = {**to_arrays(spec, state.params), **optimizer_to_arrays(spec, state.opt_state)}
+        state, log = train_epoch(
+            *(spec, state, block.images, labels, step + 1, block.order, n, block.places), optimizer=optimizer
+        )
+        moments = optimizer_to_arrays(spec, state.opt_state) if optimizer is None else {}
+        arrays = {**to_arrays(spec, state.params), **moments}
         if (bad := first_bad(spec, np.asarray(log)[step % steps], arrays)) is not None:
             raise stopped(bad, step + 1, since, until)
     # Some devices add in another order each time.

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, random
 
+from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
-from jaxvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
+from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.shared.config.choices import Dtype
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
@@ -24,7 +25,7 @@ from jaxvae.shared.model import layout
 Params = dict  # nested, by layout.Parameter.path
 
 
-class Encoder(nnx.Module):
+class Encoder(Module):
     """Linear layers from pixels `[batch, pixels]` to the posterior, each part `[batch, latent]`."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -41,7 +42,7 @@ class Encoder(nnx.Module):
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
-class ConvEncoder(nnx.Module):
+class ConvEncoder(Module):
     """Convolutions and linear layers from pixels `[batch, pixels]` to the posterior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -61,7 +62,7 @@ class ConvEncoder(nnx.Module):
         return posterior(self.spec, [getattr(self, name)(x) for name in layout.heads(self.spec)])
 
 
-class Decoder(nnx.Module):
+class Decoder(Module):
     """Linear layers from latents `[batch, latent]` to the decoder's outputs: logits, never probabilities."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -78,7 +79,7 @@ class Decoder(nnx.Module):
         return decoded(self, z)
 
 
-class ConvDecoder(nnx.Module):
+class ConvDecoder(Module):
     """Transposed convolutions with batch norm, and a last convolution, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -97,7 +98,7 @@ class ConvDecoder(nnx.Module):
         return decoded(self, z)
 
 
-class LayersDecoder(nnx.Module):
+class LayersDecoder(Module):
     """The layers of `ModelSpec.decoder`, from latents to the decoder's outputs."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -116,7 +117,7 @@ class LayersDecoder(nnx.Module):
         return decoded(self, z.reshape(z.shape[0], -1) if self.flat else z)
 
 
-class Discriminator(nnx.Module):
+class Discriminator(Module):
     """Linear layers from latents `[batch, latent]` to the logit `[batch, 1]` of their being drawn from the prior."""
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
@@ -138,7 +139,7 @@ NETWORKS: dict[NetworkName, tuple[type, type]] = {
 """The encoder and the decoder of each kind of network."""
 
 
-class VAE(nnx.Module):
+class VAE(Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
@@ -147,15 +148,19 @@ class VAE(nnx.Module):
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
         encoder, decoder = NETWORKS[spec.network]
-        self.encoder, self.decoder = encoder(spec, rngs=rngs), decoder(spec, rngs=rngs)
+        self.spec = spec
+        self.encoder = (spec.parts.encoder or encoder)(spec, rngs=rngs)
+        self.decoder = (spec.parts.decoder or decoder)(spec, rngs=rngs)
         if spec.discriminator:
             self.discriminator = Discriminator(spec, rngs=rngs)
 
     def encode(self, x: Array, labels: Array | None = None, training: Training | None = None) -> AnyPosterior:
-        return self.encoder(x, labels, training)
+        posterior = self.encoder(x, labels, training)
+        return posterior if self.spec.parts.encoder is None else own.encoded(self.spec, posterior, x.shape[0])
 
     def decode(self, z: Array, labels: Array | None = None, training: Training | None = None) -> Decoded:
-        return self.decoder(z, labels, training)
+        outputs = self.decoder(z, labels, training)
+        return outputs if self.spec.parts.decoder is None else own.decoded(self.spec, outputs, z.shape[0])
 
     def discriminate(self, z: Array) -> Array:
         return self.discriminator(z)
@@ -266,7 +271,7 @@ def combine(params: Params, others: Params) -> Params:
 def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Array) -> Decoded:
     """Apply the decoder's last layers to its last hidden one."""
     logits = full(decoder.logits(h).reshape(h.shape[0], -1))  # type: ignore[attr-defined]
-    match LIKELIHOODS[decoder.spec.likelihood].logvar:
+    match likelihood_of(decoder.spec).logvar:
         case "shared":
             return Decoded(logits, decoder.logvar[...])  # type: ignore[attr-defined]
         case "pixel":
@@ -308,6 +313,8 @@ def _init(spec: Spec, key: Array) -> Params:
             value = (2.0 * unit - 1.0) * parameter.bound
         moved = value.reshape(parameter.view).transpose(parameter.axes)
         _put(params, parameter.path, moved.reshape(parameter.flax_shape))
+    for i, network in enumerate(spec.model.parts.networks):
+        params |= own.initial(spec, random.fold_in(key, len(table) + i), network)
     return params
 
 

@@ -16,6 +16,7 @@ from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statist
 from jaxvae.pixels import corrupt
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
+from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
 
 
@@ -131,7 +132,7 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
     """
     share = spec.minimized
     terms = {
-        "elbo": [(negative_elbo, share)],
+        "elbo": [(negative_elbo if spec.model.parts.objective is None else own_objective, share)],
         "capacity": [(capacity, share)],
         "iwae": [(importance_weighted, share)],
         "reconstruction": [(reconstruction, share)],
@@ -235,6 +236,12 @@ def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
 
 
+def own_objective(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+    """The terms of the user's own objective, checked."""
+    assert spec.model.parts.objective is not None
+    return require_terms(spec, spec.model.parts.objective(spec, model, batch), batch.x.shape[0])
+
+
 def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     """The reconstruction phase of an adversarial autoencoder (Makhzani et al. 2015, section 2)."""
     return {"reconstruction": encode_decode(spec, model, batch)[1].mean(0)}
@@ -255,7 +262,16 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
 
 
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
-    """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
+    """Encode a batch, draw its latents and decode them: the first half of an objective.
+
+    Args:
+        spec: The configuration.
+        model: The model, as an objective is given it.
+        batch: The batch.
+
+    Returns:
+        The posterior, and the reconstruction error of every sample of every image in nats, `[samples, batch]`.
+    """
     posterior = model.encode(batch.seen, batch.labels, batch.training)
     eps = batch.draws.eps.reshape(-1, *batch.draws.eps.shape[-2:])
     k = len(eps)

@@ -15,10 +15,11 @@ from jax import random
 from jaxvae.checks import check_params
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
+from jaxvae.shared.config.own import Parts, using
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
-from jaxvae.train import TrainState
+from jaxvae.train import TrainState, is_adam
 
 
 def save(path: Path | str, spec: Spec, params: Params) -> None:
@@ -36,20 +37,22 @@ def save(path: Path | str, spec: Spec, params: Params) -> None:
     weight_file.save(path, spec, to_arrays(spec, params))
 
 
-def load(path: Path | str, device: Device | None = None) -> tuple[Spec, Params]:
+def load(path: Path | str, device: Device | None = None, *, parts: Parts | None = None) -> tuple[Spec, Params]:
     """Read a weight file, whichever package wrote it.
 
     Args:
         path: The file, or the folder of a run.
         device: Where the parameters go.
+        parts: The own parts that the model was made with, if it was made with any.
 
     Returns:
         The configuration, and the parameters.
 
     Raises:
-        InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
+        InputError: If the file is corrupt, doesn't hold exactly its model's tensors, or was made with other own parts.
     """
-    spec, arrays = weight_file.load(path)
+    with using(parts):
+        spec, arrays = weight_file.load(path)
     return spec, jax.device_put(from_arrays(spec, arrays), device)
 
 
@@ -73,20 +76,24 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     weight_file.save_checkpoint(path, checkpoint)
 
 
-def load_checkpoint(path: Path | str, device: Device | None = None) -> tuple[Spec, TrainState, np.ndarray]:
+def load_checkpoint(
+    path: Path | str, device: Device | None = None, *, parts: Parts | None = None
+) -> tuple[Spec, TrainState, np.ndarray]:
     """Read a checkpoint, whichever package wrote it.
 
     Args:
         path: The file.
         device: Where the state goes.
+        parts: The own parts that the model was made with, if it was made with any.
 
     Returns:
         The configuration, the state, and the mean terms of the epoch's steps so far, `[steps, terms]`.
 
     Raises:
-        InputError: If the file is corrupt or doesn't hold exactly what its run needs.
+        InputError: If the file is corrupt, doesn't hold exactly what its run needs, or was made with other own parts.
     """
-    checkpoint = weight_file.load_checkpoint(path)
+    with using(parts):
+        checkpoint = weight_file.load_checkpoint(path)
     params = from_arrays(checkpoint.spec, checkpoint.weights)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
     key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
@@ -139,7 +146,11 @@ def optimizer_to_arrays(spec: Spec, opt_state: dict[str, optax.OptState]) -> dic
     Returns:
         `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
         phase's name and a dot.
+
+    Raises:
+        InputError: If it is another optimizer's state.
     """
+    optimizer_state.require_adam(map(is_adam, opt_state.values()))
     arrays = {}
     for phase, networks in spec.phases.items():
         state, table, prefix = opt_state[phase], optimizer_state.trained(spec, networks), phase and f"{phase}."

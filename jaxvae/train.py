@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.model.noise_blocks import steps_at_once
+from jaxvae.shared.model.optimizer_state import other_optimizer, require_kind_of_optimizer, require_plain_training
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from jaxvae.updates import averaged, clipped, learning_rate
 
@@ -90,38 +91,74 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def init_optimizers(spec: Spec, params: Params) -> dict[str, optax.OptState]:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def init_optimizers(
+    spec: Spec, params: Params, optimizer: optax.GradientTransformation | None = None
+) -> dict[str, optax.OptState]:
     """Make the optimizer state of each phase of a step.
 
     Args:
         spec: The configuration.
         params: The parameters.
+        optimizer: Another optimizer than the configuration's Adam.
 
     Returns:
         The states by the names of `Spec.phases`.
 
     Raises:
-        InputError: If the parameters are not the configuration's.
+        InputError: If the parameters are not the configuration's, or if the configuration has settings of Adam's that
+            another optimizer would not follow.
     """
     check_params("init_optimizers", spec.model, params)
-    adam = make_optimizer(spec)
+    if optimizer is not None:
+        require_kind_of_optimizer("init_optimizers", optimizer, optax.GradientTransformation, "an optax transformation")
+        require_plain_training("init_optimizers", spec)
+    adam = make_optimizer(spec) if optimizer is None else optimizer
     return {name: adam.init(partition(spec.model, params, networks)[0]) for name, networks in spec.phases.items()}
 
 
-def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
+def require_optimizer(function: str, spec: Spec, state: TrainState, optimizer: Any) -> None:
+    """Check that a state was made for an optimizer.
+
+    Args:
+        function: The function's name, for the message.
+        spec: The configuration.
+        state: The state.
+        optimizer: The optimizer; None for the configuration's Adam.
+
+    Raises:
+        InputError: If it is another one's, or if the configuration has settings of Adam's that it would not follow.
+    """
+    if optimizer is not None:
+        require_plain_training(function, spec)
+    for phase, networks in spec.phases.items():
+        made = state.opt_state[phase]
+        trained = partition(spec.model, state.params, networks)[0]
+        if not is_adam(made) if optimizer is None else not _alike(made, jax.eval_shape(optimizer.init, trained)):
+            raise other_optimizer(function, optimizer is not None)
+
+
+def is_adam(optimizer: Any) -> bool:
+    """Whether a phase's optimizer is the configuration's Adam."""
+    return isinstance(optimizer, optax.ScaleByAdamState)
+
+
+def init_state(
+    spec: Spec, images: np.ndarray | None = None, *, optimizer: optax.GradientTransformation | None = None
+) -> TrainState:
     """Make the state before the first step.
 
     Args:
         spec: The configuration.
         images: The training images, uint8 `[n, height, width, channels]`; only `glorot-data` needs them.
+        optimizer: Another optimizer than the configuration's Adam, for the functions that train to be given too.
 
     Returns:
         The state.
 
     Raises:
-        InputError: If `spec` is not a Spec, if the images are needed and missing, or not the model's, or for float64
-            without JAX's 64-bit mode.
+        InputError: If `spec` is not a Spec, if the images are needed and missing, or not the model's, if the
+            configuration has settings that the optimizer would not follow, or for float64 without JAX's 64-bit mode.
     """
     require_spec(spec)
     require(spec.training.dtype)
@@ -131,13 +168,19 @@ def init_state(spec: Spec, images: np.ndarray | None = None) -> TrainState:
     bias = last_bias(spec, images)
     params = init(spec, streams(key).init, None if bias is None else jnp.asarray(bias))
     average = jax.tree.map(jnp.copy, params) if spec.training.ema else None
-    return TrainState(params, init_optimizers(spec, params), jnp.zeros((), jnp.int32), key, average)
+    return TrainState(params, init_optimizers(spec, params, optimizer), jnp.zeros((), jnp.int32), key, average)
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="optimizer", donate_argnums=1)
 def train_step(
-    spec: Spec, state: TrainState, x: Array, labels: Array | None = None, epoch: Array | int = 0
+    spec: Spec,
+    state: TrainState,
+    x: Array,
+    labels: Array | None = None,
+    epoch: Array | int = 0,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, AnyTerms]:
     """Take one training step.
 
@@ -147,19 +190,22 @@ def train_step(
         x: Pixels in the configuration's range, `[batch, pixels]`, which are seen as they are: `augment` is for images.
         labels: Classes, `[batch]`, for a model with classes.
         epoch: From 0, for the learning rate.
+        optimizer: The optimizer that `init_state` was given, if it was given one.
 
     Returns:
         The new state, and the mean terms, nats per image.
 
     Raises:
-        InputError: If the state's model, the pixels or the labels are not the configuration's.
+        InputError: If the state's model, the pixels or the labels are not the configuration's, or if the state is
+            another optimizer's.
     """
     require_state("train_step", state, TrainState, spec.training)
+    require_optimizer("train_step", spec, state, optimizer)
     check_pixels("train_step", spec, state.params, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
     rate = learning_rate(spec, epoch, state.step)
-    return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), rate)
+    return _update(spec, state, inputs(spec, x, draws, labels, weights, state.step), rate, optimizer)
 
 
 def loss(
@@ -223,7 +269,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6), static_argnames="optimizer")
 def train_epoch(
     spec: Spec,
     state: TrainState,
@@ -233,6 +279,8 @@ def train_epoch(
     order: Array | None = None,
     n: int | None = None,
     places: Array | None = None,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, Array]:
     """Train from `state` to the end of its epoch.
 
@@ -247,6 +295,7 @@ def train_epoch(
         order: The epoch's `epoch_order`, if it is known.
         n: Number of training images, where `images` holds more or fewer.
         places: If `images` holds only part of the data: the index in it of each image of `order`, `[steps, batch]`.
+        optimizer: The optimizer that `init_state` was given, if it was given one.
 
     Returns:
         The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not
@@ -254,10 +303,11 @@ def train_epoch(
 
     Raises:
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
-            or if batch norm would see a batch of one number.
+            if the state is another optimizer's, or if batch norm would see a batch of one number.
     """
     require_spec(spec)
     require_state("train_epoch", state, TrainState, spec.training)
+    require_optimizer("train_epoch", spec, state, optimizer)
     check_params("train_epoch", spec.model, state.params, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_images(tuple(images.shape))
@@ -320,16 +370,19 @@ def train_epoch(
             chosen = augment(spec, chosen, key)
         x = prepare_pixels(spec, chosen, image_keys(static, rows), dynamic)
         rate = learning_rate(spec, epoch, state.step)
-        state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate)
+        state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate, optimizer)
         return state, log.at[at].set(jnp.stack(terms))
 
     # A bound that is no constant: one program for any part of an epoch, so that a run in parts is the run in one.
     return lax.while_loop(lambda c: c[0].step < end, block, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
-def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -> tuple[TrainState, AnyTerms]:
-    """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
-    params, opt_state, reported, adam = state.params, dict(state.opt_state), {}, make_optimizer(spec, rate)
+def _update(
+    spec: Spec, state: TrainState, batch: Inputs, rate: Array | float, optimizer: optax.GradientTransformation | None
+) -> tuple[TrainState, AnyTerms]:
+    """One step: each phase's update of its optimizer, on its terms averaged with the batch's weights."""
+    params, opt_state, reported = state.params, dict(state.opt_state), {}
+    adam = make_optimizer(spec, rate) if optimizer is None else optimizer
     batch = batch._replace(x=split(batch.x), seen=split(batch.seen))
 
     for phase in phases(spec):
@@ -345,6 +398,10 @@ def _update(spec: Spec, state: TrainState, batch: Inputs, rate: Array | float) -
     average = averaged(spec, state.average, params, state.step + 1)
     params, opt_state, average, reported = whole((params, opt_state, average, reported))
     return TrainState(params, opt_state, state.step + 1, state.key, average), collect(spec, reported)
+
+
+def _alike(tree: Any, other: Any) -> bool:
+    return jax.tree.structure(tree) == jax.tree.structure(other)
 
 
 def _power_less_one(base: float, t: Array) -> Array:

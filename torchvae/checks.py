@@ -44,8 +44,12 @@ def check_params(function: str, spec: ModelSpec, model: Any, dtype: str | None =
 def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     """The module's tensors by name, in a quarter of the time of `state_dict`: it is looked at before every step."""
     # PyTorch's batch norm counts the batches it saw, which nothing asks for at a fixed momentum.
-    own = {**module._parameters, **module._buffers}
-    tensors = {prefix + name: t for name, t in own.items() if t is not None and name != "num_batches_tracked"}
+    own, left_out = {**module._parameters, **module._buffers}, module._non_persistent_buffers_set
+    tensors = {
+        prefix + name: t
+        for name, t in own.items()
+        if t is not None and name != "num_batches_tracked" and name not in left_out
+    }
     for name, child in module._modules.items():
         if child is not None:
             tensors |= _tensors(child, f"{prefix}{name}.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from jaxvae.shared.config.likelihoods import LOWEST_LOGVAR, LikelihoodName, Mean, mean_of, variance_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_floats, require_pixels
+from jaxvae.shared.model.own_outputs import require_shape
 from torchvae import random
 from torchvae.checks import require_own
 
@@ -199,6 +200,8 @@ def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
     """
     require_pixels("nll", spec, x)
     require_own("nll", pixels=x)
+    if (own := spec.model.parts.nll) is not None:
+        return require_shape(spec.model, "nll", own(decoded, x), (decoded.logits.shape[0],), "nats of each image")
     return NLL[spec.model.likelihood](spec, decoded, x)
 
 
@@ -295,6 +298,9 @@ def pixel_means(spec: Spec, decoded: Decoded) -> Tensor:
     Returns:
         Means in the configuration's pixel range, `[batch, pixels]`; unbounded for a linear output.
     """
+    if (own := spec.model.parts.mean) is not None:
+        shape = decoded.logits.shape[0], spec.model.pixels
+        return require_shape(spec.model, "mean", own(decoded), shape, "the mean of each pixel")
     return MEANS[mean_of(spec.model.likelihood, spec.model.output, spec.images.range)](decoded.logits)
 
 
@@ -307,8 +313,10 @@ def pixel_logvar(spec: Spec, decoded: Decoded) -> Tensor | None:
 
     Returns:
         `[batch, pixels]`, or `[]` where all pixels share it; log(1/2) for squared-error. None for a likelihood without
-        a variance.
+        a variance, and for one of the user's own.
     """
+    if spec.model.parts.nll is not None:
+        return None
     variance = variance_of(spec.model.likelihood, spec.model.variance)
     if variance is not None:
         return torch.full((), math.log(variance), dtype=decoded.logits.dtype, device=decoded.logits.device)

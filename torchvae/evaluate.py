@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
@@ -241,9 +241,9 @@ def _weigh(
 def _nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
     """-log p(x | z) of `_BLOCK` latents of each image, `[n, _BLOCK]`, from the decoder's outputs for all of them,
     `[n * _BLOCK, pixels]`, whose logits it overwrites."""
-    if spec.model.likelihood in _FASTER:
+    if spec.model.parts.nll is None and spec.model.likelihood in _FASTER:
         return _FASTER[spec.model.likelihood](decoded.logits.unflatten(0, (len(x), _BLOCK)), x)
-    constant = spec.model.pixels * LIKELIHOODS[spec.model.likelihood].omitted
+    constant = spec.model.pixels * likelihood_of(spec.model).omitted
     return nll(spec, decoded, x.repeat_interleave(_BLOCK, 0)).unflatten(0, (len(x), _BLOCK)) + constant
 
 
@@ -262,7 +262,7 @@ _FASTER = {"bernoulli": _bernoulli}  # than what `nll` computes for one batch
 
 
 def _location(spec: Spec, decoded: Decoded) -> Tensor:
-    match LIKELIHOODS[spec.model.likelihood].located_by:
+    match likelihood_of(spec.model).located_by:
         case "logits":
             return decoded.logits
         case "means":

@@ -23,7 +23,7 @@ from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
 from torchvae.parallel import agreed, shares, split
 from torchvae.params import optimizer_to_arrays, to_arrays
-from torchvae.train import TrainState, copied, epoch_order, init_state, train_epoch
+from torchvae.train import MakeOptimizer, TrainState, copied, epoch_order, init_state, require_optimizer, train_epoch
 
 
 def fit(
@@ -38,6 +38,7 @@ def fit(
     history: Sequence[float] = (),
     *,
     labels: np.ndarray | None = None,
+    optimizer: MakeOptimizer | None = None,
 ) -> TrainState:
     """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
@@ -56,14 +57,16 @@ def fit(
         stream: Bytes of a block, to load the training images in blocks of at least one batch; two are held at a time.
         history: The validation losses of the epochs before `start`'s, for the patience.
         labels: The classes of images that are given as an array, `[n]`.
+        optimizer: Another optimizer than the configuration's Adam: in jaxvae an `optax.GradientTransformation`, in
+            torchvae a function that makes a `torch.optim.Optimizer` of a list of parameters.
 
     Returns:
         The final state, which need not be the best epoch's.
 
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
-        InputError: If the images, the labels or the state are not the configuration's, or if a streamed file has
-            changed.
+        InputError: If the images, the labels or the state are not the configuration's, if the configuration has
+            settings that the optimizer would not follow, or if a streamed file has changed.
     """
     require_spec(spec)
     data = held_out(as_dataset("fit", data, labels), spec.images.validation)
@@ -75,7 +78,8 @@ def fit(
     if start is not None:
         require_state("fit", start[0], TrainState, spec.training)
         check_params("fit", spec.model, start[0].model, spec.training.stored)
-    now, before = (init_state(spec, data.train, device or "cpu"), None) if start is None else start
+        require_optimizer("fit", spec, start[0], optimizer)
+    now, before = (init_state(spec, data.train, device or "cpu", optimizer=optimizer), None) if start is None else start
     test = torch.tensor(data.test, device=device)
     validation = None if data.validation is None else torch.tensor(data.validation, device=device)
     train_labels, test_labels, validation_labels = (
@@ -97,14 +101,16 @@ def fit(
         for block in coming:
             epoch, first = block.epoch + 1, block.epoch * steps
             while done < block.end:
-                was, since = copied(spec, now), done
+                was, since = copied(spec, now, optimizer), done
                 done = agreed(pace.next_stop(since, block.end))
-                now, log = train_epoch(spec, now, block.images, train_labels, done, block.order, n, block.places)
+                now, log = train_epoch(
+                    *(spec, now, block.images, train_labels, done, block.order, n, block.places), optimizer=optimizer
+                )
                 part = slice(since - first, done - first)
                 terms[part] = log[part].cpu().numpy()
                 pace.took(done - since)
                 if not np.isfinite(terms[part]).all() or not _finite(now):
-                    _stop(spec, was, block, train_labels, done, n)
+                    _stop(spec, was, block, train_labels, done, n, optimizer)
                 if on_part is not None:
                     on_part(Part(now, epoch, done, terms[: done - first].copy()))
             if done < min(first + steps, total):
@@ -170,12 +176,23 @@ def _on(device: torch.device, tensor: Tensor) -> Tensor:
     return copy
 
 
-def _stop(spec: Spec, state: TrainState, block: _Block, labels: Tensor | None, until: int, n: int) -> NoReturn:
+def _stop(
+    spec: Spec,
+    state: TrainState,
+    block: _Block,
+    labels: Tensor | None,
+    until: int,
+    n: int,
+    optimizer: MakeOptimizer | None,
+) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
     steps, since = spec.training.epoch_steps(n), state.step
     for step in range(since, until):
-        state, log = train_epoch(spec, state, block.images, labels, step + 1, block.order, n, block.places)
-        arrays = {**to_arrays(spec, state.model), **optimizer_to_arrays(spec, state.optimizer)}
+        state, log = train_epoch(
+            *(spec, state, block.images, labels, step + 1, block.order, n, block.places), optimizer=optimizer
+        )
+        moments = optimizer_to_arrays(spec, state.optimizer) if optimizer is None else {}
+        arrays = {**to_arrays(spec, state.model), **moments}
         if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
             raise stopped(bad, step + 1, since, until)
     # Some devices add in another order each time.
@@ -184,5 +201,5 @@ def _stop(spec: Spec, state: TrainState, block: _Block, labels: Tensor | None, u
 
 def _finite(state: TrainState) -> bool:
     adams = [adam.state[tensor] for adam in state.optimizer.values() for tensor in adam.state]
-    tensors = [*state.model.state_dict().values(), *(tensor for held in adams for tensor in held.values())]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+    held = [value for values in adams for value in values.values() if isinstance(value, Tensor)]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in (*state.model.state_dict().values(), *held)]).all())

@@ -5,13 +5,13 @@ Every network takes and returns images flattened in height, width, channel order
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
 from jaxvae.shared.model.argument_checks import require_arrays
-from torchvae import random
+from torchvae import own, random
 from torchvae.checks import check_latents, check_pixels
 from torchvae.distributions import AnyPosterior, Decoded, reparameterize
 from torchvae.layers import Block, Training, activate, dropped, full, make, maps, posterior, with_labels
@@ -147,15 +147,19 @@ class VAE(nn.Module):
     def __init__(self, spec: ModelSpec):
         super().__init__()
         encoder, decoder = NETWORKS[spec.network]
-        self.encoder, self.decoder = encoder(spec), decoder(spec)
+        self.spec = spec
+        self.encoder = (spec.parts.encoder or encoder)(spec)
+        self.decoder = (spec.parts.decoder or decoder)(spec)
         if spec.discriminator:
             self.discriminator = Discriminator(spec)
 
     def encode(self, x: Tensor, labels: Tensor | None = None, training: Training | None = None) -> AnyPosterior:
-        return self.encoder(x, labels, training)
+        posterior = self.encoder(x, labels, training)
+        return posterior if self.spec.parts.encoder is None else own.encoded(self.spec, posterior, x.shape[0])
 
     def decode(self, z: Tensor, labels: Tensor | None = None, training: Training | None = None) -> Decoded:
-        return self.decoder(z, labels, training)
+        outputs = self.decoder(z, labels, training)
+        return outputs if self.spec.parts.decoder is None else own.decoded(self.spec, outputs, z.shape[0])
 
     def discriminate(self, z: Tensor) -> Tensor:
         return self.discriminator(z)
@@ -180,14 +184,16 @@ def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
         The model, on the key's device.
     """
     dtype = getattr(torch, spec.training.stored)
-    params = {}
-    for i, parameter in enumerate(layout.table(spec.model)):
+    params, table = {}, layout.table(spec.model)
+    for i, parameter in enumerate(table):
         value = torch.full(parameter.shape, parameter.fill, dtype=dtype, device=key.device)
         if parameter.bound:
             unit = random.uniform(random.fold_in(key, i), parameter.shape, dtype)
             # 2u - 1 is exact, so that the product is rounded once.
             value = (2.0 * unit - 1.0) * parameter.bound
         params[parameter.name] = value
+    for i, network in enumerate(spec.model.parts.networks):
+        params |= own.initial(spec, random.fold_in(key, len(table) + i), network)
     if last_bias is not None:
         params["decoder.logits.bias"] = last_bias
     return bind(spec.model, params)
@@ -246,8 +252,12 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
     """
     counted = {name: tensor for name, tensor in params.items() if not name.endswith("num_batches_tracked")}
     require_arrays("bind", spec, counted, None, flax=False)
-    with torch.device("meta"):  # no numbers drawn that are not used
-        model = VAE(spec)
+    if spec.parts.networks:  # which may make tensors that no file holds
+        with torch.random.fork_rng(devices=[]):
+            model = VAE(spec)
+    else:
+        with torch.device("meta"):  # no numbers drawn that are not used
+            model = VAE(spec)
     model.load_state_dict(params, assign=True)
     return model.requires_grad_()
 
@@ -255,7 +265,7 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
 def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Tensor) -> Decoded:
     """Apply the decoder's last layers to its last hidden one."""
     logits = full(_flat(decoder.logits(h)))  # type: ignore[operator]
-    match LIKELIHOODS[decoder.spec.likelihood].logvar:
+    match likelihood_of(decoder.spec).logvar:
         case "shared":
             return Decoded(logits, decoder.logvar)  # type: ignore[arg-type]
         case "pixel":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model.argument_checks import require_kind, require_labels, require_noise, require_pixels
+from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
 from torchvae.checks import check_params, check_pixels, require_own
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
@@ -133,7 +134,7 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
     """
     share = spec.minimized
     terms = {
-        "elbo": [(negative_elbo, share)],
+        "elbo": [(negative_elbo if spec.model.parts.objective is None else own_objective, share)],
         "capacity": [(capacity, share)],
         "iwae": [(importance_weighted, share)],
         "reconstruction": [(reconstruction, share)],
@@ -241,6 +242,12 @@ def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
 
 
+def own_objective(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
+    """The terms of the user's own objective, checked."""
+    assert spec.model.parts.objective is not None
+    return require_terms(spec, spec.model.parts.objective(spec, model, batch), batch.x.shape[0])
+
+
 def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     """The reconstruction phase of an adversarial autoencoder (Makhzani et al. 2015, section 2)."""
     return {"reconstruction": encode_decode(spec, model, batch)[1].mean(0)}
@@ -261,7 +268,16 @@ def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
 
 
 def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
-    """The posterior, and the reconstruction error of every sample of every image: `[samples, batch]`."""
+    """Encode a batch, draw its latents and decode them: the first half of an objective.
+
+    Args:
+        spec: The configuration.
+        model: The model, as an objective is given it.
+        batch: The batch.
+
+    Returns:
+        The posterior, and the reconstruction error of every sample of every image in nats, `[samples, batch]`.
+    """
     posterior = model.encode(batch.seen, batch.labels, batch.training)
     eps = batch.draws.eps
     k = len(eps) if eps.ndim == 3 else 1

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from jaxvae.shared.config.own import Parts, using
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.checks import check_params
 from torchvae.nets import VAE, bind
-from torchvae.train import TrainState, init_optimizers
+from torchvae.train import TrainState, init_optimizers, is_adam
 
 
 def save(path: Path | str, spec: Spec, model: VAE) -> None:
@@ -30,20 +31,22 @@ def save(path: Path | str, spec: Spec, model: VAE) -> None:
     weight_file.save(path, spec, to_arrays(spec, model))
 
 
-def load(path: Path | str, device: torch.device | None = None) -> tuple[Spec, VAE]:
+def load(path: Path | str, device: torch.device | None = None, *, parts: Parts | None = None) -> tuple[Spec, VAE]:
     """Read a weight file, whichever package wrote it.
 
     Args:
         path: The file, or the folder of a run.
         device: Where the parameters go.
+        parts: The own parts that the model was made with, if it was made with any.
 
     Returns:
         The configuration, and the model.
 
     Raises:
-        InputError: If the file is corrupt or doesn't hold exactly its model's tensors.
+        InputError: If the file is corrupt, doesn't hold exactly its model's tensors, or was made with other own parts.
     """
-    spec, arrays = weight_file.load(path)
+    with using(parts):
+        spec, arrays = weight_file.load(path)
     return spec, from_arrays(spec, arrays).to(device)
 
 
@@ -67,20 +70,24 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     weight_file.save_checkpoint(path, checkpoint)
 
 
-def load_checkpoint(path: Path | str, device: torch.device | str | None = None) -> tuple[Spec, TrainState, np.ndarray]:
+def load_checkpoint(
+    path: Path | str, device: torch.device | str | None = None, *, parts: Parts | None = None
+) -> tuple[Spec, TrainState, np.ndarray]:
     """Read a checkpoint, whichever package wrote it.
 
     Args:
         path: The file.
         device: Where the state goes.
+        parts: The own parts that the model was made with, if it was made with any.
 
     Returns:
         The configuration, the state, and the mean terms of the epoch's steps so far, `[steps, terms]`.
 
     Raises:
-        InputError: If the file is corrupt or doesn't hold exactly what its run needs.
+        InputError: If the file is corrupt, doesn't hold exactly what its run needs, or was made with other own parts.
     """
-    checkpoint = weight_file.load_checkpoint(path)
+    with using(parts):
+        checkpoint = weight_file.load_checkpoint(path)
     model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
     key = torch.tensor(checkpoint.key, device=device)
@@ -133,7 +140,11 @@ def optimizer_to_arrays(spec: Spec, optimizer: dict[str, torch.optim.Optimizer])
     Returns:
         `exp_avg.NAME`, `exp_avg_sq.NAME` and `step`, as PyTorch names them; with several phases, each behind the
         phase's name and a dot.
+
+    Raises:
+        InputError: If it is another optimizer's state.
     """
+    optimizer_state.require_adam(map(is_adam, optimizer.values()))
     arrays = {}
     for phase, networks in spec.phases.items():
         adam, prefix = optimizer[phase], phase and f"{phase}."

@@ -1,8 +1,9 @@
 """Training: one step, one epoch."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,12 @@ from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_labels, require_state
 from jaxvae.shared.model.noise_blocks import steps_at_once
-from jaxvae.shared.model.optimizer_state import trained
+from jaxvae.shared.model.optimizer_state import (
+    other_optimizer,
+    require_kind_of_optimizer,
+    require_plain_training,
+    trained,
+)
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from torchvae import random
 from torchvae.augmentation import augment
@@ -24,6 +30,8 @@ from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimi
 from torchvae.parallel import processes, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 from torchvae.updates import averaged, clipped, learning_rate
+
+MakeOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
 class TrainState(NamedTuple):
@@ -47,6 +55,14 @@ class TrainState(NamedTuple):
         return self.model if self.average is None else self.average
 
 
+class _Adam(torch.optim.Adam):
+    """The configuration's Adam, told from the user's own."""
+
+
+class _AdamW(torch.optim.AdamW):
+    """The same with weight decay."""
+
+
 def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimizer:
     """Make Adam with eps outside the root, or AdamW, at the first epoch's learning rate without a schedule by step.
 
@@ -64,7 +80,7 @@ def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimize
     """
     training = spec.training
     betas = (training.beta1, training.beta2)
-    adam = torch.optim.AdamW if training.weight_decay else torch.optim.Adam
+    adam = _AdamW if training.weight_decay else _Adam
     rate, shrink = training.learning_rates()[0], training.weight_decay
     optimizer = adam(parameters, rate, betas, training.eps, shrink, fused=True)
 
@@ -78,40 +94,82 @@ def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimize
     return optimizer
 
 
-def init_optimizers(spec: Spec, model: VAE) -> dict[str, torch.optim.Optimizer]:
+def init_optimizers(spec: Spec, model: VAE, optimizer: MakeOptimizer | None = None) -> dict[str, torch.optim.Optimizer]:
     """Make the optimizer of each phase of a step.
 
     Args:
         spec: The configuration.
         model: The model.
+        optimizer: Makes another optimizer than the configuration's Adam, of a list of parameters.
 
     Returns:
         The optimizers by the names of `Spec.phases`, each with its parameters in the order of `layout.table`.
 
     Raises:
-        InputError: If the model is not the configuration's.
+        InputError: If the model is not the configuration's, or if the configuration has settings of Adam's that
+            another optimizer would not follow.
     """
     check_params("init_optimizers", spec.model, model)
+    if optimizer is not None:
+        needed = "a function of a list of parameters that returns a torch.optim.Optimizer"
+        require_kind_of_optimizer("init_optimizers", optimizer, Callable, needed)  # type: ignore[arg-type]
+        require_plain_training("init_optimizers", spec)
     tensors = dict(model.named_parameters())
-    return {
-        phase: make_optimizer(spec, [tensors[parameter.name] for parameter in trained(spec, networks)])
+    make = functools.partial(make_optimizer, spec) if optimizer is None else optimizer
+    made = {
+        phase: make([tensors[parameter.name] for parameter in trained(spec, networks)])
         for phase, networks in spec.phases.items()
     }
+    for one in made.values():
+        require_kind_of_optimizer("init_optimizers", one, torch.optim.Optimizer, "a torch.optim.Optimizer of it")
+    return made
 
 
-def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.device | str = "cpu") -> TrainState:
+def require_optimizer(function: str, spec: Spec, state: TrainState, optimizer: Any) -> None:
+    """Check that a state was made for an optimizer.
+
+    Args:
+        function: The function's name, for the message.
+        spec: The configuration.
+        state: The state.
+        optimizer: The optimizer; None for the configuration's Adam.
+
+    Raises:
+        InputError: If it is another one's, or if the configuration has settings of Adam's that it would not follow.
+    """
+    if optimizer is not None:
+        require_plain_training(function, spec)
+    if any(is_adam(made) == (optimizer is not None) for made in state.optimizer.values()):
+        raise other_optimizer(function, optimizer is not None)
+
+
+def is_adam(optimizer: Any) -> bool:
+    """Whether a phase's optimizer is the configuration's Adam."""
+    return isinstance(optimizer, _Adam | _AdamW)
+
+
+def init_state(
+    spec: Spec,
+    images: np.ndarray | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    optimizer: MakeOptimizer | None = None,
+) -> TrainState:
     """Make the state before the first step.
 
     Args:
         spec: The configuration.
         images: The training images, uint8 `[n, height, width, channels]`; only `glorot-data` needs them.
         device: Where the model goes.
+        optimizer: Makes another optimizer than the configuration's Adam, of a list of parameters, for the functions
+            that train to be given too.
 
     Returns:
         The state.
 
     Raises:
-        InputError: If `spec` is not a Spec, or if the images are needed and missing, or not the model's.
+        InputError: If `spec` is not a Spec, if the images are needed and missing, or not the model's, or if the
+            configuration has settings that the optimizer would not follow.
     """
     require_spec(spec)
     key = root_key(spec.training.seed, device)
@@ -120,11 +178,17 @@ def init_state(spec: Spec, images: np.ndarray | None = None, device: torch.devic
     bias = last_bias(spec, images)
     model = init(spec, streams(key).init, None if bias is None else torch.tensor(bias, device=device))
     average = copy.deepcopy(model).requires_grad_(False) if spec.training.ema else None
-    return TrainState(model, init_optimizers(spec, model), 0, key, average)
+    return TrainState(model, init_optimizers(spec, model, optimizer), 0, key, average)
 
 
 def train_step(
-    spec: Spec, state: TrainState, x: Tensor, labels: Tensor | None = None, epoch: int = 0
+    spec: Spec,
+    state: TrainState,
+    x: Tensor,
+    labels: Tensor | None = None,
+    epoch: int = 0,
+    *,
+    optimizer: MakeOptimizer | None = None,
 ) -> tuple[TrainState, AnyTerms]:
     """Take one training step.
 
@@ -135,14 +199,17 @@ def train_step(
             Each of several processes gets all of them.
         labels: Classes, `[batch]`, for a model with classes.
         epoch: From 0, for the learning rate.
+        optimizer: The function that `init_state` was given, if it was given one.
 
     Returns:
         The new state, and the mean terms, nats per image.
 
     Raises:
-        InputError: If the state's model, the pixels or the labels are not the configuration's.
+        InputError: If the state's model, the pixels or the labels are not the configuration's, or if the state is
+            another optimizer's.
     """
     require_state("train_step", state, TrainState, spec.training)
+    require_optimizer("train_step", spec, state, optimizer)
     check_pixels("train_step", spec, state.model, x, labels)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
@@ -219,6 +286,8 @@ def train_epoch(
     order: Tensor | None = None,
     n: int | None = None,
     places: Tensor | None = None,
+    *,
+    optimizer: MakeOptimizer | None = None,
 ) -> tuple[TrainState, Tensor]:
     """Train from `state` to the end of its epoch.
 
@@ -234,6 +303,7 @@ def train_epoch(
         order: The epoch's `epoch_order`, if it is known.
         n: Number of training images, where `images` holds more or fewer.
         places: If `images` holds only part of the data: the index in it of each image of `order`, `[n]`.
+        optimizer: The function that `init_state` was given, if it was given one.
 
     Returns:
         The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not
@@ -241,10 +311,11 @@ def train_epoch(
 
     Raises:
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
-            or if batch norm would see a batch of one number.
+            if the state is another optimizer's, or if batch norm would see a batch of one number.
     """
     require_spec(spec)
     require_state("train_epoch", state, TrainState, spec.training)
+    require_optimizer("train_epoch", spec, state, optimizer)
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_kind("train_epoch", "images", images, Tensor)
@@ -288,25 +359,26 @@ def train_epoch(
     return state, log
 
 
-def copied(spec: Spec, state: TrainState) -> TrainState:
+def copied(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = None) -> TrainState:
     """The state with a model and optimizers of its own, which steps taken in the other leave as they are."""
     model = copy.deepcopy(state.model)
-    optimizer = init_optimizers(spec, model)
+    optimizers = init_optimizers(spec, model, optimizer)
     for phase, adam in state.optimizer.items():
-        optimizer[phase].load_state_dict(copy.deepcopy(adam.state_dict()))
-    return state._replace(model=model, optimizer=optimizer, average=copy.deepcopy(state.average))
+        optimizers[phase].load_state_dict(copy.deepcopy(adam.state_dict()))
+    return state._replace(model=model, optimizer=optimizers, average=copy.deepcopy(state.average))
 
 
 def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:
-    """One step: each phase's update of Adam, on its terms averaged with the batch's weights."""
+    """One step: each phase's update of its optimizer, on its terms averaged with the batch's weights."""
     reported: dict[str, Tensor] = {}
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
         loss, (terms, _) = minimized(spec, state.model, batch, phase)
         state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
         (loss if processes() == 1 else loss / processes()).backward()
-        sum_gradients(optimizer.param_groups[0]["params"])
-        optimizer.param_groups[0]["lr"] = rate
+        sum_gradients([tensor for group in optimizer.param_groups for tensor in group["params"]])
+        if is_adam(optimizer):
+            optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
         reported |= {name: term.detach() for name, term in terms.items()}
     average = averaged(spec, state.average, state.model, state.step + 1)

@@ -27,6 +27,8 @@ from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.open_session import SessionFlags
 from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.config import parts_file
+from jaxvae.shared.config.own import using
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.runs.command_line import flags_of
@@ -94,7 +96,9 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         _require_command(arguments)
         command = _parse(name, expanded(arguments, _WITH_FILE))
         entries = {entry.flags: entry for entry in COMMANDS}
-        entries[type(command)].run(backend, command)
+        parts = getattr(command, "parts", None)
+        with using(None if parts is None else parts_file.read(parts)):
+            entries[type(command)].run(backend, command)
     except (InputError, NonFiniteError) as error:
         _complain(f"{name}: {_as_typed(str(error), arguments)}")
         return error.status
@@ -285,5 +289,5 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         f"the same seed, and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the "
         "versions.",
         args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),  # fixed: ModelSpec.parts, which are functions
     )

@@ -5,6 +5,7 @@
 
 import contextlib
 import io
+import linecache
 import os
 import re
 import runpy
@@ -49,10 +50,12 @@ def play(page: Path) -> list[str]:
     """
     namespace: dict[str, Any] = {"__name__": page.stem}
     printed = []
-    for block in blocks(page.read_text()):
+    for i, block in enumerate(blocks(page.read_text())):
         if block.language == "python":
+            name, lines = f"{page.name}, block {i}", block.content.splitlines(keepends=True)
+            linecache.cache[name] = len(block.content), None, lines, name  # as of a notebook's cell, for its source
             with contextlib.redirect_stdout(io.StringIO()) as out:
-                exec(compile(block.content, f"{page.name}: {block.content.splitlines()[0]}", "exec"), namespace)
+                exec(compile(block.content, name, "exec"), namespace)
             printed.append(out.getvalue())
     for name, test in list(namespace.items()):
         if name.startswith("test_"):

@@ -88,7 +88,7 @@ def beside_pca(finished: Finished) -> dict[str, float]:
         pca.pca(finished.dataset.train, test, latent, n),
     ]
     picture = run.images / "beside-pca.png"
-    figure_file.write(compare.picture(rows, test, finished.dataset.name), picture)
+    figure_file.save(compare.picture(rows, test, finished.dataset.name), picture)
     print(f"reconstructions beside PCA's in {picture}")
     ours, linear = (row.error for row in rows)
     return {"test squared error": ours, "test squared error of PCA": linear, SHARE: ours / linear}

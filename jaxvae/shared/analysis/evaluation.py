@@ -226,6 +226,8 @@ def _without_prior(spec: Spec) -> str | None:
 
 
 def _without_plane(spec: Spec) -> str | None:
+    if spec.model.parts.nll is not None:
+        return "needs one of the package's likelihoods, and the model has its user's own"
     if (reason := _without_prior(spec)) is not None or spec.model.latent == 2:
         return reason
     return f"sums over a grid of two latents, and the model has {spec.model.latent}"

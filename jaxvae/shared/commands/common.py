@@ -44,6 +44,14 @@ DataRoot = Annotated[
 RunDataRoot = Annotated[
     Path | None, tyro.conf.arg(help=f"{_DATA_ROOT} By default the one that training used.", help_behavior_hint="")
 ]
+PartsFile = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="FILE.py:NAME",
+        help="The own parts that the run was made with: the Parts of this name in a Python file, which is executed.",
+        help_behavior_hint="",
+    ),
+]
 
 
 Split = Literal["test", "train"]
@@ -106,20 +114,26 @@ def open_images(run: run_folder.Run, data_root: Path | None, whole: bool = False
     Raises:
         InputError: If the images are not available, or are not those of the run.
     """
-    root = images_root(run, data_root)
+    root, spec = images_root(run, data_root), images_spec(run)
     try:
-        dataset = datasets.load(run.spec, root, mapped=True)[0]  # the training images need only be checked
+        dataset = datasets.load(spec, root, mapped=True)[0]  # the training images need only be checked
     except streaming.UnmappableError:
-        dataset = datasets.load(run.spec, root)[0]
+        dataset = datasets.load(spec, root)[0]
     require_same_images(run, dataset)
     own = dataset
-    if whole and (run.spec.images.train_images or run.spec.images.validation):
-        images = replace(run.spec.images, train_images=None, validation=0)
-        training = replace(run.spec.training, patience=0)
-        dataset = datasets.load(replace(run.spec, images=images, training=training), root)[0]
-    if split == "test":
-        return dataset
-    return dataset._replace(test=np.asarray(own.train), test_labels=own.train_labels)
+    if whole and (spec.images.train_images or spec.images.validation):
+        images = replace(spec.images, train_images=None, validation=0)
+        training = replace(spec.training, patience=0)
+        dataset = datasets.load(replace(spec, images=images, training=training), root)[0]
+    if split == "train":
+        dataset = dataset._replace(test=np.asarray(own.train), test_labels=own.train_labels)
+    return dataset._replace(class_names=dataset.class_names or run.class_names) if run.own_loop else dataset
+
+
+def images_spec(run: run_folder.Run) -> Spec:
+    """The configuration of a run, with the place of images that are in its folder."""
+    own = run.own_loop and run.spec.data == run_folder.OWN_DATA
+    return replace(run.spec, data=f"npy:{run.path / run_folder.DATA_FOLDER}") if own else run.spec
 
 
 def require_same_images(run: run_folder.Run, dataset: Dataset) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     SPLITS,
     ImageSplit,
+    PartsFile,
     RunDataRoot,
     RunPaths,
     Split,
@@ -31,6 +33,9 @@ from jaxvae.shared.plotting.figure_flags import (
 )
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.text import LONGEST, counted, markdown_table, printable, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Compare:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Compare) -> None:
@@ -68,7 +74,7 @@ def run(backend: Backend, command: Compare) -> None:
     Raises:
         InputError: If the request is invalid, or the runs' images differ.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     if command.components is not None and not command.pca:
         raise InputError("--components requires --pca; give both.")
     paths = chosen_runs(backend, command.run)
@@ -99,7 +105,7 @@ def run(backend: Backend, command: Compare) -> None:
             rows.append(pca.pca(np.asarray(dataset.train), test, components, n, chosen=chosen))
     say(table(rows, len(test), dataset.name, command.split))
     rows = [row._replace(name=name) for row, name in zip(rows, names, strict=False)] + rows[len(names) :]
-    figure_file.write(picture(rows, test, dataset.name, command.title, kind, chosen, command.split), command.out)
+    figure_file.save(picture(rows, test, dataset.name, command.title, chosen, command.split), command.out)
     say(f"reconstructions side by side in {command.out}")
 
 
@@ -156,10 +162,9 @@ def picture(
     test: np.ndarray,
     data: str,
     title: str = "",
-    kind: str = "png",
     chosen: np.ndarray | None = None,
     split: Split = "test",
-) -> bytes:
+) -> "Figure":
     """Draw test images above each row's reconstructions, labelled with its name and error.
 
     Args:
@@ -167,17 +172,16 @@ def picture(
         test: uint8 test images, `[images, height, width, channels]`.
         data: The name of the data set.
         title: Above the picture.
-        kind: One of `figure_file.KINDS`.
         chosen: The numbers of the test images whose reconstructions the rows have; by default the first ones.
         split: Which images of the data set these are.
 
     Returns:
-        The bytes of the file; images are enlarged by a whole number.
+        The figure; images are enlarged by a whole number.
     """
     chosen = np.arange(len(rows[0].reconstructions)) if chosen is None else chosen
     images = np.stack([test[chosen] / 255, *(r.reconstructions for r in rows)])
     labels = [f"{SPLITS[split]}s", *(f"{r.name}\n{r.latent} {_unit(r)}, error {r.error:.2f}" for r in rows)]
-    return labelled_figure.rows(images, labels, _caption(len(test), data_name(data), split), title=title, kind=kind)
+    return labelled_figure.rows(images, labels, _caption(len(test), data_name(data), split), title=title)
 
 
 def _reference(row: Row, rows: Sequence[Row]) -> Row | None:

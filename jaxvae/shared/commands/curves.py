@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.common import RunPaths
@@ -17,6 +17,9 @@ from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.find_runs import chosen_runs
 from jaxvae.shared.runs.metrics_parts import SPLITS
 from jaxvae.shared.text import say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
 _DPI, _FONT_SIZE = 300, 8  # dots per inch; points
@@ -61,33 +64,37 @@ def run(backend: Backend, command: Curves) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, _why_not)]
-    figure_file.write(picture(runs, kind, command.log, command.names, command.title), command.out)
+    figure_file.save(figure(runs, command.log, command.names, command.title), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
 def picture(
     runs: Sequence[run_folder.Run], kind: str = "png", log: bool = False, names: Sequence[str] = (), title: str = ""
 ) -> bytes:
+    """Return the content of a file with the learning curves of runs, as `figure` draws them; the same curves give the
+    same bytes. `kind` is one of `figure_file.KINDS`."""
+    return figure_file.packed(figure(runs, log, names, title), kind)
+
+
+def figure(runs: Sequence[run_folder.Run], log: bool = False, names: Sequence[str] = (), title: str = "") -> "Figure":
     """Draw the learning curves of runs, 7 inches wide: for runs of one scale a panel for each term that all have, the
     loss first.
 
     Args:
         runs: The runs.
-        kind: One of `figure_file.KINDS`.
         log: Use logarithmic axes.
         names: What to call each run; by default as its folder.
         title: Above the panels.
 
     Returns:
-        The content of the file; the same curves give the same bytes.
+        The figure.
 
     Raises:
         InputError: If there is no run or too many, or if one has no metrics yet.
     """
     import matplotlib
-    from matplotlib.figure import Figure  # pyplot would have global state and want a display
 
     if not 1 <= len(runs) <= _MAX_RUNS:
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
@@ -102,21 +109,23 @@ def picture(
     across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
     height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
     with matplotlib.rc_context({"font.size": _FONT_SIZE}):
-        figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-        panels, colours = list(figure.subplots(rows, columns, squeeze=False).ravel()), _colours(len(runs))
+        drawn = figure_file.new(
+            style={"font.size": _FONT_SIZE}, figsize=(_WIDTH, height), dpi=_DPI, layout="constrained"
+        )
+        panels, colours = list(drawn.subplots(rows, columns, squeeze=False).ravel()), _colours(len(runs))
         single = False
         for name, some, terms in blocks:
             block, panels = panels[: len(terms)], panels[columns * math.ceil(len(terms) / columns) :]
             for i, (axes, term) in enumerate(zip(block, terms, strict=True)):
                 single |= _panel(axes, term, name, [records[j] for j in some], [colours[j] for j in some], log)
                 _label(axes, i < columns, i >= len(terms) - columns, _epoch_steps([runs[j] for j in some]))
-        for axes in figure.axes:
+        for axes in drawn.axes:
             if not axes.lines:  # no term is left for it
                 axes.remove()
-        _legend(figure, _handles(figure.axes[0], colours, single, held), names, across)
+        _legend(drawn, _handles(drawn.axes[0], colours, single, held), names, across)
         if title:
-            figure.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
-        return figure_file.packed(figure, kind)
+            drawn.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
+        return drawn
 
 
 def _why_not(path: Path) -> str | None:

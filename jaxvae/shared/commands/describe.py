@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.commands.common import preset_spec
+from jaxvae.shared.commands.common import PartsFile, preset_spec
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -38,6 +38,7 @@ class Describe:
         tyro.conf.arg(help=f"A preset instead of a run: one of {', '.join(PRESETS)}.", help_behavior_hint=""),
     ] = None
     spec: Spec = field(default_factory=Spec)
+    parts: PartsFile = None
 
 
 def defaults(arguments: Sequence[str]) -> Describe:
@@ -69,6 +70,8 @@ def run(backend: Backend, command: Describe) -> None:
         run = run_folder.read(command.run)
         say(
             description.text(
-                run.spec, f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}"
+                run.spec,
+                f"run {run.path}, from preset {run.config['preset']}, by {run.config['framework']}",
+                run.own_loop,
             )
         )

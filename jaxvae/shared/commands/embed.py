@@ -3,28 +3,34 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
 
-from jaxvae.shared.analysis import latents_file
-from jaxvae.shared.analysis.latents import flat
+from jaxvae.shared.analysis import latents_file, pictures
+from jaxvae.shared.analysis.latents import MIN_TSNE, By
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import SPLITS, ImageSplit, RunDataRoot, RunPath, encode_first, open_images, open_run
+from jaxvae.shared.commands.common import (
+    SPLITS,
+    ImageSplit,
+    PartsFile,
+    RunDataRoot,
+    RunPath,
+    encode_first,
+    open_images,
+    open_run,
+)
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import figure_file, labelled_figure
-from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigureTitle, data_name, require_figure
+from jaxvae.shared.plotting import figure_file
+from jaxvae.shared.plotting.figure_flags import FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 from jaxvae.shared.training import projector
 
-By = Literal["auto", "latents", "pca", "tsne"]
-
-_POINTS, _TSNE, _MIN_TSNE = 2000, 1000, 5  # images by default, by default for t-SNE, and at least for t-SNE
+_POINTS, _TSNE = 2000, 1000  # images by default, and by default for t-SNE
 _TSNE_A_SECOND = 200  # images
 
 
@@ -64,6 +70,7 @@ class Embed:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Embed) -> None:
@@ -79,7 +86,8 @@ def run(backend: Backend, command: Embed) -> None:
     targets = (command.out, command.save, command.projector)
     if all(target is None for target in targets):
         raise InputError("There is nothing to write; give --out, --save or --projector.")
-    kind = "" if command.out is None else require_figure(command.out, command.title)
+    if command.out is not None:
+        require_figure(command.out, command.title)
     if command.save is not None:
         latents_file.require(command.save)
     require_seed(command.seed)
@@ -101,14 +109,11 @@ def run(backend: Backend, command: Embed) -> None:
     classes = label_names(dataset.class_names, range(int(labels.max()) + 1))
     label_of = [classes[label] for label in labels]
     if command.out is not None:
-        if command.by == "tsne" and len(images) >= _MIN_TSNE:
+        if command.by == "tsne" and len(images) >= MIN_TSNE:
             seconds = f"about {max(1, round(len(images) / _TSNE_A_SECOND))} s"
             say(f"{backend.__name__}: t-SNE of {counted(len(images), 'image')}, {seconds} ...", sys.stderr)
-        unit = f" ({PRIOR_UNIT})" if requirements.has_prior(run.spec) else ""
-        points, names = project(latents, command.by, command.seed, unit)
-        caption = f"{counted(len(images), noun)} of {data_name(dataset.name)}"
-        picture = labelled_figure.points(points, labels, names, caption, command.title, kind, classes)
-        figure_file.write(picture, command.out)
+        picture = pictures.latents(run.spec, latents, labels, dataset, command.by, command.seed, command.title, noun)
+        figure_file.save(picture, command.out)
         say(f"{counted(len(images), noun)} in {command.out}")
     if command.save is not None:
         latents_file.write(command.save, latents_file.table(chosen, labels, label_of, latents))
@@ -116,35 +121,3 @@ def run(backend: Backend, command: Embed) -> None:
     if command.projector is not None:
         projector.write(command.projector, latents, label_of, images)
         say(f"for TensorBoard's projector in {command.projector}")
-
-
-def project(latents: np.ndarray, by: By = "auto", seed: int = 0, unit: str = "") -> tuple[np.ndarray, tuple[str, str]]:
-    """Project latents to a plane.
-
-    Args:
-        latents: `[n, latent]`.
-        by: The method.
-        seed: The seed for t-SNE.
-        unit: What follows the name of a latent.
-
-    Returns:
-        The points, `[n, 2]`, and the names of their axes.
-
-    Raises:
-        InputError: If there are too few images for t-SNE.
-    """
-    if by in ("auto", "latents") and latents.shape[1] == 2:
-        return latents, (f"latent 1{unit}", f"latent 2{unit}")
-    if by == "tsne":
-        from sklearn.manifold import TSNE
-
-        if len(latents) < _MIN_TSNE:
-            raise InputError(f"t-SNE needs at least {_MIN_TSNE} images, found {len(latents)}; give a larger --n.")
-        perplexity = min(30.0, (len(latents) - 1) / 3)
-        model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed % 2**32)
-        return model.fit_transform(latents), ("t-SNE 1", "t-SNE 2")
-    directions, shares = flat(latents)
-    names = [f"component {i + 1}, {100 * share:.0f} % of the variance" for i, share in enumerate(shares)]
-    if latents.shape[1] == 1:
-        names = [f"latent 1{unit}", ""]
-    return (latents - latents.mean(0)) @ directions.T, (names[0], names[1])

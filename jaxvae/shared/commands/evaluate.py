@@ -10,7 +10,7 @@ from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.evaluation import ALL, CHEAP, reason_not_applicable, reason_without_labels, rows, take
 from jaxvae.shared.analysis.trained_model import trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import SPLITS, ImageSplit, RunDataRoot, RunPath, open_images, open_run
+from jaxvae.shared.commands.common import SPLITS, ImageSplit, PartsFile, RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import measures_record, metrics
@@ -46,6 +46,7 @@ class Evaluate:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def chosen(spec: Spec, command: Evaluate) -> list[str]:

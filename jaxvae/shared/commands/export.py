@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxvae.shared.backend import Backend, Format
-from jaxvae.shared.commands.common import RunPath, open_run
+from jaxvae.shared.commands.common import PartsFile, RunPath, open_run
 from jaxvae.shared.commands.import_ import export_source
 from jaxvae.shared.runs import run_folder
 from jaxvae.shared.text import say
@@ -30,6 +30,7 @@ class Export:
     source: an imported run in the format and with the names of the program it was imported from."""
     out: Path
     """The file or folder to create."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Export) -> None:

@@ -11,6 +11,7 @@ from jaxvae.shared.commands.common import (
     MAX_ROWS,
     SPLITS,
     ImageSplit,
+    PartsFile,
     RunDataRoot,
     RunPath,
     encode_first,
@@ -59,6 +60,7 @@ class Interpolate:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Interpolate) -> None:
@@ -71,7 +73,7 @@ def run(backend: Backend, command: Interpolate) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     n = 8 if command.n is None else command.n
     require_within("n", n, 1, MAX_ROWS)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
@@ -114,5 +116,5 @@ def run(backend: Backend, command: Interpolate) -> None:
     shape = "along an arc" if command.spherical else "in a straight line"
     caption = f"Between {'draws from the prior' if command.between == 'latents' else f'{noun}s'}, {shape}"
     caption += "; above the columns: share of the way"
-    figure_file.write(labelled_figure.rows(images, names, caption, heads, command.title, kind), command.out)
+    figure_file.save(labelled_figure.rows(images, names, caption, heads, command.title), command.out)
     say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

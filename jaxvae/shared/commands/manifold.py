@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import MAX_COLUMNS, RunPath, class_to_draw, open_run, require_within
+from jaxvae.shared.commands.common import MAX_COLUMNS, PartsFile, RunPath, class_to_draw, open_run, require_within
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.plotting import figure_file, labelled_figure
 from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
@@ -32,6 +32,7 @@ class Manifold:
     """The class to generate, by its name or its number, for a model with classes. By default the first."""
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Manifold) -> None:
@@ -44,7 +45,7 @@ def run(backend: Backend, command: Manifold) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
     label = class_to_draw(run, command.label)
@@ -53,5 +54,5 @@ def run(backend: Backend, command: Manifold) -> None:
     caption = f"N(0, I) in equally likely steps{suffix}"
     marks = latent_paths.quantiles(command.steps)
     names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
-    figure_file.write(labelled_figure.plane(images, marks, names, caption, command.title, kind), command.out)
+    figure_file.save(labelled_figure.plane(images, marks, names, caption, command.title), command.out)
     say(f"{command.steps} by {command.steps} images in {command.out}")

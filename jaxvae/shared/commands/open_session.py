@@ -258,6 +258,11 @@ def _require_resumable(flags: SessionFlags, run: run_folder.Run) -> None:
         )
     if "imported" in run.config:
         raise InputError(f"{run.path} was imported and has no checkpoint to --resume from; train another run.")
+    if run.own_loop:
+        raise InputError(
+            f"{run.path} was trained by a loop of its user's own and has no checkpoint to --resume from; train on from "
+            "its weights in Python, or train another run."
+        )
 
 
 def _require_best(run: run_folder.Run, losses: list[float]) -> None:

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from jaxvae.shared.analysis.reconstructions import reconstruct
+from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import SPLITS, ImageSplit, RunDataRoot, RunPath, open_images, open_run
-from jaxvae.shared.data.spread import spread
+from jaxvae.shared.commands.common import SPLITS, ImageSplit, PartsFile, RunDataRoot, RunPath, open_images, open_run
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
@@ -30,6 +29,7 @@ class Reconstruct:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Reconstruct) -> None:
@@ -42,16 +42,13 @@ def run(backend: Backend, command: Reconstruct) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
     dataset, noun = open_images(run, command.data_root, split=command.split), SPLITS[command.split]
     n = min(32, len(dataset.test)) if command.n is None else command.n
     if not 1 <= n <= len(dataset.test):
         raise InputError(f"--n must be from 1 to {len(dataset.test)}, the number of {noun}s, found {n}.")
-    chosen = spread(dataset.test_labels, n)
-    reconstructions = reconstruct(backend, run.spec, weights, dataset, chosen)
-    rows = image_grid.paired(dataset.test[chosen] / 255, reconstructions)
-    names = ["image", "reconstruction"] * (len(rows) // 2)
-    figure_file.write(labelled_figure.rows(rows, names, title=command.title, kind=kind), command.out)
+    picture = pictures.reconstructions(backend, run.spec, weights, dataset, n, command.title)
+    figure_file.save(picture, command.out)
     below = "its reconstruction" if n == 1 else "their reconstructions"
     say(f"{counted(n, noun)} above {below} in {command.out}")

@@ -12,7 +12,7 @@ from jaxvae.shared.analysis.evaluation import CHEAP, reason_not_applicable, take
 from jaxvae.shared.analysis.reconstructions import reconstruct
 from jaxvae.shared.analysis.trained_model import TrainedModel, trained_model
 from jaxvae.shared.backend import Backend, DeviceName
-from jaxvae.shared.commands.common import RunDataRoot, RunPaths, chosen_runs, open_images, open_run
+from jaxvae.shared.commands.common import PartsFile, RunDataRoot, RunPaths, chosen_runs, open_images, open_run
 from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
@@ -51,10 +51,11 @@ class Report:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Report) -> None:
-    """Write the page.
+    """Write the page, and say so.
 
     Args:
         backend: The package that evaluates and draws.
@@ -63,6 +64,12 @@ def run(backend: Backend, command: Report) -> None:
     Raises:
         InputError: If the request is invalid.
     """
+    n = write(backend, command)
+    say(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
+
+
+def write(backend: Backend, command: Report) -> int:
+    """Write the page, and return the number of runs in it. Raises InputError if the request is invalid."""
     require_html(command.out)
     require_title(command.title)
     runs = chosen_runs(backend, command.run)
@@ -88,7 +95,7 @@ def run(backend: Backend, command: Report) -> None:
         lead += " Move a slider to decode another latent: the decoder runs in the browser."
     compared = overview.overview(opened, [article.name for article in articles], highlights) if n > 1 else ""
     save(webpage.page(title, heading, lead, articles, content, compared), command.out)
-    say(f"{'a run' if n == 1 else f'{n} runs'} in {command.out}")
+    return n
 
 
 def require_html(path: Path) -> None:
@@ -214,7 +221,9 @@ def _model(model: TrainedModel) -> str:
     spec = replace(model.run.spec, data=data_name(model.run.spec.data))
     rows = [(name, words, f"{size:,}") for name, words, size in description.layers(spec)]
     layers = webpage.table(("layer", "operation", "parameters"), rows, "Layers", (2,))
-    return webpage.facts(description.facts(spec)) + webpage.disclosure(f"{len(rows)} layers", layers)
+    return webpage.facts(description.facts(spec, model.run.own_loop)) + webpage.disclosure(
+        f"{len(rows)} layers", layers
+    )
 
 
 def _agreement(run: run_folder.Run) -> str:
@@ -230,6 +239,8 @@ def _agreement(run: run_folder.Run) -> str:
 
 def _command(run: run_folder.Run) -> str:
     command = command_line.command(run)
+    if run.own_loop:
+        return webpage.paragraph("It was trained by a loop of its user's own: no command trains it again.")
     if command is None:
         return webpage.paragraph(f"It was imported from {run.config['imported'].get('file')}, not trained here.")
     sessions = {}

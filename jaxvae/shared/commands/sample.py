@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
+    PartsFile,
     RunPath,
     class_to_draw,
     open_run,
     require_deviations,
     require_within,
 )
-from jaxvae.shared.data.class_names import label_names
-from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
-_SAMPLES, _EACH = 64, 8  # images by default, and images of each class
 _MAX_SAMPLES = 10_000
 
 
@@ -44,6 +42,7 @@ class Sample:
     so that image i is of the class i modulo their number."""
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Sample) -> None:
@@ -56,23 +55,13 @@ def run(backend: Backend, command: Sample) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    require_within("n", _EACH if command.n is None else command.n, 1, _MAX_SAMPLES)
+    require_within("n", pictures.EACH if command.n is None else command.n, 1, _MAX_SAMPLES)
     require_deviations("temperature", command.temperature)
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     run, weights = open_run(backend, command.run, command.device)
-    # Epochs count from 1, so a run's own pictures never use the key of epoch 0.
-    key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
-    label = class_to_draw(run, command.label)
-    by_class = label is not None and command.label is None
-    n = command.n or (_EACH * run.spec.model.classes if by_class else _SAMPLES)
-    labels = None if label is None or by_class else np.full(n, label)
-    images = backend.sample(run.spec, weights, key, n, labels, command.temperature)
-    if by_class:
-        rows, classes = image_grid.by_class(images, run.spec.model.classes)
-        names = label_names(run.class_names, classes)
-        picture = labelled_figure.rows(rows, names, title=command.title, kind=kind)
-    else:
-        caption = "" if label is None else f"class {label_names(run.class_names, [label])[0]}"
-        picture = labelled_figure.grid(images, caption, command.title, kind)
-    figure_file.write(picture, command.out)
+    label = class_to_draw(run, command.label) if command.label is not None else None
+    by_class = run.spec.model.classes > 0 and label is None
+    n = command.n or (pictures.EACH * run.spec.model.classes if by_class else pictures.SAMPLES)
+    drawn = n, command.seed, label, command.temperature, run.class_names, command.title
+    figure_file.save(pictures.samples(backend, run.spec, weights, *drawn), command.out)
     say(f"{counted(n, 'sample')} in {command.out}")

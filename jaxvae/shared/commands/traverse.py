@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from jaxvae.shared.analysis import latents
+from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
     MAX_ROWS,
     SPLITS,
     ImageSplit,
+    PartsFile,
     RunDataRoot,
     RunPath,
     class_to_draw,
@@ -20,10 +19,8 @@ from jaxvae.shared.commands.common import (
     require_deviations,
     require_within,
 )
-from jaxvae.shared.data.class_names import label_names
-from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import figure_file, labelled_figure
-from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
+from jaxvae.shared.plotting import figure_file
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
 
@@ -56,6 +53,7 @@ class Traverse:
     data_root: RunDataRoot = None
     device: DeviceName = "auto"
     """Where to compute."""
+    parts: PartsFile = None
 
 
 def run(backend: Backend, command: Traverse) -> None:
@@ -68,7 +66,7 @@ def run(backend: Backend, command: Traverse) -> None:
     Raises:
         InputError: If the request is invalid.
     """
-    kind = require_figure(command.out, command.title)
+    require_figure(command.out, command.title)
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     require_within("latents", command.latents, 1, MAX_ROWS)
     require_deviations("reach", command.reach)
@@ -77,23 +75,24 @@ def run(backend: Backend, command: Traverse) -> None:
     if command.image is not None:
         require_within("image", command.image, 0, len(dataset.test) - 1)
     posteriors = encode_first(backend, run, weights, dataset, len(dataset.test))
-    space, prior = latents.space(run.spec, posteriors, str(command.run)), requirements.has_prior(run.spec)
-    order = space.order[: command.latents]
-    base = space.centre if command.image is None else posteriors.mean[command.image]
-    low, high = (-command.reach, command.reach) if prior else (space.low[order], space.high[order])
-    values = np.broadcast_to(np.linspace(low, high, command.steps, axis=-1), (len(order), command.steps))
     label = class_to_draw(run, command.label)
     if command.label is None and command.image is not None and label is not None:
         label = int(dataset.test_labels[command.image])
-    rows = backend.traverse(run.spec, weights, base, order, values, label)
-    names = [f"latent {i + 1}\n{space.activity[i]:.2f} {space.unit}" for i in order]
-    heads, start = ["least", *[""] * (command.steps - 2), "largest"], "the mean code"
-    if prior:
-        heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"
-    if command.image is not None:
-        start = f"{SPLITS[command.split]} {command.image}"
-    caption = f"One latent at a time, from {start}"
-    caption += "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
-    caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
-    figure_file.write(labelled_figure.rows(rows, names, caption, heads, command.title, kind), command.out)
-    say(f"{len(rows)} of {counted(run.spec.model.latent, 'latent')} in {command.out}")
+    picture = pictures.traversals(
+        backend,
+        run.spec,
+        weights,
+        posteriors,
+        image=command.image,
+        latents=command.latents,
+        steps=command.steps,
+        reach=command.reach,
+        label=label,
+        names=run.class_names,
+        title=command.title,
+        name=str(command.run),
+        noun=SPLITS[command.split],
+    )
+    figure_file.save(picture, command.out)
+    n = min(command.latents, run.spec.model.latent)
+    say(f"{n} of {counted(run.spec.model.latent, 'latent')} in {command.out}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from jaxvae.shared.config import layer_words
-from jaxvae.shared.config.likelihoods import LIKELIHOODS, LOWEST_LOGVAR
+from jaxvae.shared.config.likelihoods import LOWEST_LOGVAR, likelihood_of
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 
@@ -21,7 +21,7 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         One reason for each conflict, with the flags that resolve it; none if the parts are compatible.
     """
     form, posterior, plain = objective.form, model.posterior, ObjectiveSpec()
-    likelihood, spatial = LIKELIHOODS[model.likelihood], NETWORKS[model.network].spatial
+    likelihood, spatial = likelihood_of(model), NETWORKS[model.network].spatial
     distribution = model.samples_latents
     if images.range not in likelihood.means:
         allowed = " or ".join(_PIXELS[name] for name in likelihood.means)
@@ -97,6 +97,12 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
         yield f"only leaky-relu has a slope, and the activation is {model.activation}; give --slope {ModelSpec.slope:g}"
     if model.norm != ModelSpec.norm and model.network == "layers":
         yield f"the network layers has its norms in its words, as +norm; give --norm {ModelSpec.norm}"
+    if model.parts.objective is not None and form != "elbo":
+        yield f"an objective of your own takes the place of the form, which is {form}; give the form elbo"
+    if model.parts.decoder is not None and model.init == "glorot-data":
+        yield "glorot-data sets the last bias of the package's decoders, and the decoder is your own; take glorot"
+    if model.parts.networks and images.corruption == "hidden-dropout":
+        yield "hidden-dropout drops units of the package's networks, and one is your own; drop them in it instead"
     if images.corruption == "hidden-dropout" and not (model.hidden or words):
         yield "hidden-dropout needs hidden layers, and hidden is empty"
 

@@ -33,6 +33,8 @@ def build(kind: Any, value: object, where: str) -> Any:
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
+    if hasattr(kind, "from_json"):
+        return value if isinstance(value, kind) else kind.from_json(value, where)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise InputError(f"{where} must be an object of named fields, found {shown(value)}.")
@@ -99,6 +101,8 @@ def written(part: Any) -> dict[str, Any]:
             values[field.name] = written(value)
         elif field.metadata == LATER and value == field.default:
             del values[field.name]
+        elif hasattr(value, "to_json"):
+            values[field.name] = value.to_json()
     return values
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -143,6 +143,26 @@ LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
 }
 
 HELP = f"The distribution of a pixel. {'; '.join(f'`{name}`: {entry.help}' for name, entry in LIKELIHOODS.items())}."
+
+
+def likelihood_of(model: Any) -> Likelihood:
+    """Return the entry of a model's likelihood, which for the user's own says what little is known of it.
+
+    Args:
+        model: The `ModelSpec`.
+    """
+    if model.parts.nll is None:
+        return LIKELIHOODS[model.likelihood]
+    name = model.parts.record["nll"].name
+    return Likelihood(
+        title=name,
+        help="",
+        description=f"{name}, a function of the user's own",
+        means={"unit": "identity", "signed": "identity"},
+        log_density=gaussian_log_density,  # not used: no quadrature is taken of it
+        linear=True,
+        logvar=model.parts.logvar,
+    )
 
 
 def mean_of(likelihood: LikelihoodName, output: str, pixel_range: str) -> Mean:

@@ -30,6 +30,7 @@ from jaxvae.shared.config.choices import (
 from jaxvae.shared.config.fields import LATER, check_fields
 from jaxvae.shared.config.likelihoods import LikelihoodName
 from jaxvae.shared.config.networks import NetworkName
+from jaxvae.shared.config.own import Parts
 from jaxvae.shared.errors import InputError
 
 MOST_LAYERS = 100  # hidden ones; a weight file's header for as many tensors is below its limit
@@ -86,6 +87,8 @@ class ModelSpec:
     norm: Norm = field(default="batch", metadata=LATER)
     """What follows each convolution of the network `conv`, before its activation: `batch` norm, or `none`, which is
     better for small batches."""
+    parts: Parts = field(default=Parts(), metadata=LATER)
+    """A likelihood, networks and an objective of your own, in Python only: `Parts` of either package."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from jaxvae.shared.backend import Format
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -57,7 +57,7 @@ def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
     beyond = "" if model.output == "bounded" else f", or beyond, since the model's output is {model.output}"
     means = [Port("pixel_means", dtype, model.image, f"{axes}{beyond}")]
     if learns_variance(spec):
-        shared = "; all pixels of all images have the same" if LIKELIHOODS[model.likelihood].logvar == "shared" else ""
+        shared = "; all pixels of all images have the same" if likelihood_of(model).logvar == "shared" else ""
         variances = f"each pixel's variance, in squares of the units of pixel_means{shared}"
         means.append(Port("pixel_variances", dtype, model.image, variances))
     return {
@@ -69,7 +69,7 @@ def signature(spec: Spec) -> dict[str, tuple[list[Port], list[Port]]]:
 
 def learns_variance(spec: Spec) -> bool:
     """Whether the decoder gives a variance of the pixels, which is an output of the programs then."""
-    return LIKELIHOODS[spec.model.likelihood].logvar in ("shared", "pixel")
+    return spec.model.parts.nll is None and likelihood_of(spec.model).logvar in ("shared", "pixel")
 
 
 def require(package: str, format: str) -> None:

@@ -1,13 +1,14 @@
 """Describe a configuration in words and units."""
 
+import math
 from typing import assert_never
 
-from jaxvae.shared.config.likelihoods import LIKELIHOODS, mean_of, variance_of
+from jaxvae.shared.config.likelihoods import likelihood_of, mean_of, variance_of
 from jaxvae.shared.config.networks import NETWORKS
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import layout
-from jaxvae.shared.text import counted
+from jaxvae.shared.text import counted, named
 
 _LATENTS = {
     "gaussian": "diagonal Gaussian over {}; the prior is N(0, I)",
@@ -25,25 +26,31 @@ def summary(spec: Spec) -> str:
     widths = "-".join(map(str, (model.pixels, *hidden, model.latent)))
     name = "VAE" if model.samples_latents else "autoencoder"
     kind = NETWORKS[model.network].adjective
-    return f"{kind}{name} {widths} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
+    own = f" with its user's {named(map(str, model.parts.record))}" if model.parts else ""
+    return f"{kind}{name} {widths}{own} on {spec.data}, {_loss(spec)[0]}, {_count(spec):,} parameters"
 
 
-def text(spec: Spec, title: str) -> str:
+def text(spec: Spec, title: str, own_loop: bool = False) -> str:
     """The architecture with parameter counts, the likelihood, the loss and its units, and how it is trained."""
     rows = [*layers(spec), ("in all", "", _count(spec))]
     width = max(46, *(len(words) for _, words, _ in rows))
     lines = [f"  {name:<24} {words:<{width}} {size:>10,} parameters" for name, words, size in rows]
-    about = [f"{name:<12}{value}" for name, value in facts(spec).items()]
+    about = [f"{name:<12}{value}" for name, value in facts(spec, own_loop).items()]
     return "\n".join([title, "", "layers", *lines, "", *about])
 
 
 def layers(spec: Spec) -> list[tuple[str, str, int]]:
     """Each layer's name, what it does, and its number of parameters."""
-    return [(_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec)]
+    own = [
+        (network, f"{spec.model.parts.record[network].name}, a network of the user's own", _own_size(spec, network))
+        for network in spec.model.parts.networks
+    ]
+    return [*own, *((_name(layer), _words(spec, layer), _size(layer)) for layer in _layers(spec))]
 
 
-def facts(spec: Spec) -> dict[str, str]:
-    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained."""
+def facts(spec: Spec, own_loop: bool = False) -> dict[str, str]:
+    """All but the layers: the data, the likelihood, the loss and its units, and how it is trained; `own_loop`: whether
+    by a loop of its user's own, of which no more is known."""
     model, training = spec.model, spec.training
     until = f", or {counted(training.max_steps, 'step')} if that is sooner" if training.max_steps else ""
     latents = f" and {counted(model.latent, 'latent')}" if "kl" in spec.terms and model.samples_latents else ""
@@ -65,6 +72,8 @@ def facts(spec: Spec) -> dict[str, str]:
         rows["early stop"] = f"after {patience} without a lower validation loss"
     if training.ema:
         rows["weights"] = f"a moving average of decay {training.ema:g}, less at first, is evaluated and saved"
+    if own_loop:
+        rows["training"] = f"by a loop of its user's own; {training.dtype}, seed {training.seed}"
     if model.classes:
         rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:
@@ -79,7 +88,7 @@ def facts(spec: Spec) -> dict[str, str]:
 def implied_variance(spec: Spec) -> float | None:
     """The variance of a pixel that the likelihood stands for, in squared pixel units; None where it is no Gaussian's or
     is learned."""
-    return variance_of(spec.model.likelihood, spec.model.variance)
+    return None if spec.model.parts.nll else variance_of(spec.model.likelihood, spec.model.variance)
 
 
 def _layers(spec: Spec) -> list[layout.Layer]:
@@ -131,8 +140,14 @@ def _size(layer: layout.Layer) -> int:
             assert_never(kind)
 
 
+def _own_size(spec: Spec, network: str) -> int:
+    table = layout.table(spec.model)
+    return sum(math.prod(parameter.shape) for parameter in table if parameter.network == network and parameter.trained)
+
+
 def _count(spec: Spec) -> int:
-    return sum(map(_size, _layers(spec)))
+    own = sum(_own_size(spec, network) for network in spec.model.parts.networks)
+    return own + sum(map(_size, _layers(spec)))
 
 
 def _data(spec: Spec) -> str:
@@ -151,7 +166,9 @@ def _data(spec: Spec) -> str:
 
 def _likelihood(spec: Spec) -> str:
     model = spec.model
-    likelihood = LIKELIHOODS[model.likelihood]
+    likelihood = likelihood_of(model)
+    if model.parts.nll is not None:
+        return likelihood.description
     return likelihood.description.format(
         mean=mean_of(model.likelihood, model.output, spec.images.range),
         variance=model.variance,
@@ -161,6 +178,8 @@ def _likelihood(spec: Spec) -> str:
 
 def _loss(spec: Spec) -> list[str]:
     objective, weight = spec.objective, f"{spec.effective_beta:g}"
+    if (own := spec.model.parts.record.get("objective")) is not None:
+        return [f"{own.name}, an objective of the user's own"]
     match objective.form:
         case "elbo":
             bound = ", the negative ELBO" if spec.effective_beta == 1 else ""
@@ -184,7 +203,7 @@ def _loss(spec: Spec) -> list[str]:
 
 
 def _minimized(spec: Spec) -> str:
-    pixels, what = spec.model.pixels, LIKELIHOODS[spec.model.likelihood].pixel_error
+    pixels, what = spec.model.pixels, likelihood_of(spec.model).pixel_error
     if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
         return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
     match spec.objective.units:

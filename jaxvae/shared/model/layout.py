@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.choices import Activation
-from jaxvae.shared.config.likelihoods import LIKELIHOODS
+from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.parts import ModelSpec
 
 Path = tuple[str | int, ...]
+NETWORKS = ("encoder", "decoder", "discriminator")
 KERNEL, STRIDE, PADDING = 3, 2, 1  # of every convolution of `conv` but the last, whose stride is 1
 
 
@@ -75,19 +76,21 @@ class Parameter(NamedTuple):
 
 def table(spec: ModelSpec) -> tuple[Parameter, ...]:
     """Every array of the model, in the order of the weight file and of the initial draws."""
-    return tuple(parameter for layer in layers(spec) for parameter in _parameters(spec, layer))
+    parameters = [parameter for layer in layers(spec) for parameter in _parameters(spec, layer)]
+    own = [parameter for network in spec.parts.networks for parameter in _own(spec, network)]
+    return tuple(sorted([*own, *parameters], key=lambda parameter: NETWORKS.index(parameter.network)))
 
 
 def layers(spec: ModelSpec) -> list[Layer]:
-    """Every layer with parameters, in the order of the computation."""
+    """Every layer with parameters, in the order of the computation; none of a network that is the user's own."""
     judge = (spec.latent, *spec.discriminator)
     networks = {"mlp": _mlp_layers, "conv": _conv_layers, "layers": _word_layers}[spec.network](spec)
-    scalars = [Layer(("decoder", name), "scalar", 0, 1) for name in scalar_parameters(spec)]
+    networks += [Layer(("decoder", name), "scalar", 0, 1) for name in scalar_parameters(spec)]
+    networks = [layer for layer in networks if layer.path[0] not in spec.parts.networks]
     if not spec.discriminator:
-        return [*networks, *scalars]
+        return networks
     return [
         *networks,
-        *scalars,
         *(_linear(("discriminator", "hidden", i), judge[i], judge[i + 1]) for i in range(len(judge) - 1)),
         _linear(("discriminator", "logit"), judge[-1], 1),
     ]
@@ -111,12 +114,12 @@ def heads(spec: ModelSpec) -> tuple[str, ...]:
 
 def tails(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the decoder's last layers."""
-    return LIKELIHOODS[spec.likelihood].heads
+    return likelihood_of(spec).heads
 
 
 def scalar_parameters(spec: ModelSpec) -> tuple[str, ...]:
     """The names of the decoder's scalar parameters."""
-    return LIKELIHOODS[spec.likelihood].scalars
+    return likelihood_of(spec).scalars
 
 
 def sizes(spec: ModelSpec) -> list[tuple[int, int]]:
@@ -303,6 +306,16 @@ def _weight_and_bias(spec: ModelSpec, layer: Layer) -> list[Parameter]:
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The transpose of channels, height, width to height, width, channels, or that of one axis."""
     return (1, 2, 0) if len(shape) == 3 else (0,)
+
+
+def _own(spec: ModelSpec, network: str) -> list[Parameter]:
+    """The arrays of a network of the user's own, as its framework has them."""
+    return [
+        Parameter(
+            _dotted(network, *path), shape, (network, *path), shape, tuple(range(len(shape))), shape, 0.0, 0.0, trained
+        )
+        for path, shape, trained in spec.parts.tensors(spec, network)
+    ]
 
 
 def _vector(name: str, path: Path, size: int, bound: float) -> Parameter:

@@ -1,14 +1,16 @@
 """The state of the optimizers as named arrays: Adam's moments of the parameters that each phase trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config.parts import TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout
 from jaxvae.shared.model.tensor_checks import check, fit
+from jaxvae.shared.text import shown
 
 MOMENTS = "exp_avg", "exp_avg_sq"
 STEP = "int32", ()
@@ -22,6 +24,49 @@ class Moments(NamedTuple):
     exp_avg: dict[str, np.ndarray]
     """By the name of the weight."""
     exp_avg_sq: dict[str, np.ndarray]
+
+
+def require_plain_training(function: str, spec: Spec) -> None:
+    """Check that another optimizer than Adam would follow the configuration.
+
+    Args:
+        function: The function's name, for the message.
+        spec: The configuration.
+
+    Raises:
+        InputError: If it has a schedule, a clip or a weight decay, which the package's Adam alone follows.
+    """
+    plain = TrainingSpec()
+    for name in ("schedule", "decay", "rate_warmup", "clip", "weight_decay"):
+        default, value = getattr(plain, name), getattr(spec.training, name)
+        if value != default:
+            raise InputError(
+                f"{function}: another optimizer would not follow the configuration's {name} {shown(value)}; set "
+                f"{name}={default!r}, and build such a thing into the optimizer."
+            )
+
+
+def require_kind_of_optimizer(function: str, optimizer: object, kind: type, needed: str) -> None:
+    """Raises InputError unless what is given for an optimizer, or what it makes, is one; `needed` says what is."""
+    if not isinstance(optimizer, kind):
+        raise InputError(f"{function} needs for its optimizer {needed}, found {shown(optimizer)}; give one.")
+
+
+def other_optimizer(function: str, given: bool) -> InputError:
+    """Return the error of a state that was made for another optimizer than a function's; `given`: whether the function
+    was given one."""
+    advice = "make it with init_state(spec, optimizer=...)" if given else "give the same optimizer="
+    expected = "the optimizer it was given" if given else "the configuration's Adam"
+    return InputError(f"{function} needs a state of {expected}, found another optimizer's; {advice}.")
+
+
+def require_adam(are_adam: Iterable[bool]) -> None:
+    """Raises InputError unless all optimizers are the configuration's Adam, whose state alone files have names for."""
+    if not all(are_adam):
+        raise InputError(
+            "A checkpoint holds the moments of the configuration's Adam, found another optimizer's state; save the "
+            "weights by save or save_run, and the optimizer's state by the framework's own means."
+        )
 
 
 def moments(arrays: Mapping[str, np.ndarray], spec: Spec, where: str = "The optimizer") -> dict[str, Moments]:

@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import save as to_bytes
 
 from jaxvae.shared import safe_io
+from jaxvae.shared.config import own
 from jaxvae.shared.config.serialization import from_json, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -169,6 +170,7 @@ def _read(path: Path) -> tuple[Spec, dict[str, np.ndarray], dict[str, np.ndarray
             size = os.fstat(file.fileno()).st_size
             header = safetensors_reader.header(file, size)
             spec, digests = _about(header.get("__metadata__"), path)
+            own.require_given(spec.model.parts, str(path))
             entries = safetensors_reader.tensors(header, file.tell(), size)
             is_checkpoint = any(name.startswith(_RUN_STATE) for name in entries)
             fit(entries, {**expected_weights(spec), **(_run_state(spec) if is_checkpoint else {})}, str(path))

@@ -26,22 +26,18 @@ RunNames = Annotated[
 ]
 
 
-def require_figure(out: Path, title: str) -> str:
+def require_figure(out: Path, title: str) -> None:
     """Check where a figure goes and its title; to be called before slow work.
 
     Args:
         out: The file to write.
         title: Its title; empty for none.
 
-    Returns:
-        The kind of figure: one of `figure_file.KINDS`.
-
     Raises:
         InputError: If the file can't be written, or the title can't be drawn.
     """
     figure_file.require(out)
     require_title(title)
-    return figure_file.kind_of(out)
 
 
 def require_title(title: str) -> None:
@@ -80,6 +76,6 @@ def run_names(paths: Sequence[Path], given: Sequence[str]) -> list[str]:
 
 
 def data_name(name: str) -> str:
-    """Name a data set in a picture: as `--data` does, without the folders above its own."""
+    """Name a data set in a picture: as `--data` does, without the folders above its own. An array's may be any."""
     kind, _, argument = name.partition(":")
-    return f"{kind}:{printable(Path(argument).name)}" if DATA_SETS[kind].paths else name
+    return f"{kind}:{printable(Path(argument).name)}" if kind in DATA_SETS and DATA_SETS[kind].paths else name

@@ -3,12 +3,15 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxvae.shared.plotting import figure_file, image_grid
 from jaxvae.shared.plotting.class_colours import class_colour
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DPI, _TEXT = 300, 7  # dots per inch of print; points of a caption's letters
 _COLUMN, _PAGE = 780, 1800  # dots of a row of images, which leave room for labels in 3.4 and in 7 inches
@@ -16,24 +19,23 @@ _FEW = 12  # images that fit into a column
 _LINE, _MARGIN, _LETTER = 36, 12, 15  # dots: a label's line, a gap, a letter's width
 
 
-def grid(images: np.ndarray, caption: str = "", title: str = "", kind: str = "png") -> bytes:
+def grid(images: np.ndarray, caption: str = "", title: str = "") -> "Figure":
     """Draw images in a grid that is about square, enlarged by a whole number.
 
     Args:
         images: `[n, height, width, channels]` in [0, 1].
         caption: Above the figure.
         title: Above the caption.
-        kind: One of `figure_file.KINDS`.
 
     Returns:
-        The bytes of the file.
+        The figure.
     """
     whole = image_grid.grid(images)
     scale = enlarged(math.ceil(math.sqrt(len(images))), whole.shape[1])
     figure = _figure(whole.shape[1] * scale, whole.shape[0] * scale)
     _draw(figure.add_axes((0, 0, 1, 1)), whole, scale)
     _entitle(figure, caption, title, 1)
-    return _packed(figure, kind)
+    return figure
 
 
 def rows(
@@ -42,8 +44,7 @@ def rows(
     caption: str = "",
     heads: Sequence[str] = (),
     title: str = "",
-    kind: str = "png",
-) -> bytes:
+) -> "Figure":
     """Draw rows of images, enlarged by a whole number.
 
     Args:
@@ -52,10 +53,9 @@ def rows(
         caption: Above the figure.
         heads: The title above each column; some are left out where they have no room.
         title: Above the caption.
-        kind: One of `figure_file.KINDS`.
 
     Returns:
-        The bytes of the file.
+        The figure.
     """
     n = images.shape[1]
     strips = [image_grid.grid(row, n) for row in images]
@@ -76,7 +76,7 @@ def rows(
             continue
         figure.text((i + 0.5) / n, 1, head, ha="center", va="bottom", size=_TEXT - 1, parse_math=False)
     _entitle(figure, caption, title, 1 + (1.4 * _LINE / (pitch * len(strips)) if heads else 0))
-    return _packed(figure, kind)
+    return figure
 
 
 def plane(
@@ -85,8 +85,7 @@ def plane(
     names: tuple[str, str],
     caption: str = "",
     title: str = "",
-    kind: str = "png",
-) -> bytes:
+) -> "Figure":
     """Draw a plane of images without gaps.
 
     Args:
@@ -95,10 +94,9 @@ def plane(
         names: The names of the horizontal and the vertical axis.
         caption: Above the figure.
         title: Above the caption.
-        kind: One of `figure_file.KINDS`.
 
     Returns:
-        The bytes of the file.
+        The figure.
     """
     images = image_grid.visible(images)
     steps, _, height, width, channels = images.shape
@@ -115,7 +113,7 @@ def plane(
     axes.set_xlabel(names[0], size=_TEXT)
     axes.set_ylabel(names[1], size=_TEXT)
     _entitle(figure, caption, title, 1)
-    return _packed(figure, kind)
+    return figure
 
 
 def points(
@@ -124,9 +122,8 @@ def points(
     names: tuple[str, str],
     caption: str = "",
     title: str = "",
-    kind: str = "png",
     classes: Sequence[str] = (),
-) -> bytes:
+) -> "Figure":
     """Draw points in a plane.
 
     Args:
@@ -135,11 +132,10 @@ def points(
         names: The names of the horizontal and the vertical axis.
         caption: Above the figure.
         title: Above the caption.
-        kind: One of `figure_file.KINDS`.
         classes: The names of the classes; by default their numbers.
 
     Returns:
-        The bytes of the file.
+        The figure.
     """
     figure = _figure(_COLUMN, _COLUMN)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -159,16 +155,12 @@ def points(
             text.set_parse_math(False)
             # Only now: a legend leaves out labels that begin with an underscore.
             text.set_text(classes[label] if classes else str(label))
-    return _packed(figure, kind)
+    return figure
 
 
 def enlarged(columns: int, width: int) -> int:
     """Compute the factor that enlarges a row of `columns` images, `width` dots wide, to a column or a page."""
     return max(1, (_COLUMN if columns <= _FEW else _PAGE) // width)
-
-
-def _packed(figure: Any, kind: str) -> bytes:
-    return figure_file.packed(figure, kind, bbox_inches="tight", pad_inches=_MARGIN / _DPI)
 
 
 def _entitle(figure: Any, caption: str, title: str, above: float) -> None:
@@ -183,9 +175,7 @@ def _entitle(figure: Any, caption: str, title: str, above: float) -> None:
 
 
 def _figure(width: int, height: int) -> Any:
-    from matplotlib.figure import Figure  # pyplot has global state and a backend that needs a display
-
-    return Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    return figure_file.new(figsize=(width / _DPI, height / _DPI), dpi=_DPI, margin=_MARGIN / _DPI)
 
 
 def _draw(axes: Any, picture: np.ndarray, scale: int) -> None:

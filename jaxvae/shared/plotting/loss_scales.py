@@ -20,7 +20,8 @@ def scales(runs: Sequence[Run]) -> list[tuple[str, list[int]]]:
         model, units = run.spec.model, run.spec.objective.units
         size = "x".join(map(str, model.image))
         variance = 1.0 if model.likelihood == "gaussian-learned" else model.variance  # which only starts with it
-        parts.append((model.likelihood, f"variance {variance:g}", f"{size} pixels", f"{units} units"))
+        likelihood = model.likelihood if model.parts.nll is None else model.parts.record["nll"].name
+        parts.append((likelihood, f"variance {variance:g}", f"{size} pixels", f"{units} units"))
     differ = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
     return [
         (", ".join(itertools.compress(kind, differ)), [i for i, other in enumerate(parts) if other == kind])

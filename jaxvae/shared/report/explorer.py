@@ -127,7 +127,8 @@ def _decoder(model: TrainedModel) -> dict[str, Any] | None:
     spec = model.run.spec
     decoder = [layer for layer in layout.layers(spec.model) if layer.path[0] == "decoder"]
     layers = [layer for layer in decoder if layer.path[1] in ("hidden", "logits")]
-    if spec.model.network != "mlp" or spec.model.image[2] not in (1, 3):
+    own = spec.model.parts.decoder is not None or spec.model.parts.nll is not None
+    if own or spec.model.network != "mlp" or spec.model.image[2] not in (1, 3):
         return None
     arrays = model.backend.to_arrays(spec, model.weights)
     names = [".".join(map(str, layer.path)) for layer in layers]

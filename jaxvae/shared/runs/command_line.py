@@ -10,10 +10,13 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs.run_folder import Run
 from jaxvae.shared.text import shown
 
+WITHOUT_FLAG = "parts"
+"""The field of a configuration that is given in Python only."""
+
 
 def command(run: Run) -> str | None:
-    """Format the command line for a shell; None for an imported run, which no command trains."""
-    return None if "imported" in run.config else shlex.join([run.config["framework"], *arguments(run)])
+    """Format the command line for a shell; None for one that no command trains: imported, or by an own loop."""
+    return None if "imported" in run.config or run.own_loop else shlex.join([run.config["framework"], *arguments(run)])
 
 
 def arguments(run: Run) -> list[str]:
@@ -39,7 +42,8 @@ def changes(base: Spec, spec: Spec) -> list[str]:
 def flags_of(spec: Spec) -> dict[str, Any]:
     """Return the values of a configuration's flags by name."""
     parts = [spec.model, spec.objective, spec.training, spec.images]
-    return {"data": spec.data} | {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+    fields = [(part, field.name) for part in parts for field in dataclasses.fields(part) if field.name != WITHOUT_FLAG]
+    return {"data": spec.data} | {name: getattr(part, name) for part, name in fields}
 
 
 def flag_words(value: Any) -> str:

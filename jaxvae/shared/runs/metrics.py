@@ -99,7 +99,7 @@ def first_bad(spec: Spec, terms: np.ndarray, arrays: Mapping[str, np.ndarray]) -
             if ".running_" in name:
                 return f"the statistic {name} became {array[~np.isfinite(array)][0]}"
             weight = re.sub(r"^(.*\.)?exp_avg(_sq)?\.", "", name)
-            return f"the gradient of {weight}, or what Adam made of it, became {array[~np.isfinite(array)][0]}"
+            return f"the gradient of {weight}, or what the optimizer made of it, became {array[~np.isfinite(array)][0]}"
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxvae.shared import safe_io
 from jaxvae.shared.config import choices
 from jaxvae.shared.config.choices import Stored
-from jaxvae.shared.config.serialization import build
+from jaxvae.shared.config.serialization import build, to_json
 from jaxvae.shared.config.spec import Spec, same_run
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import run_folder
@@ -54,7 +54,8 @@ class Agreement:
 
 def write(run: run_folder.Run, agreement: Agreement) -> None:
     """Write agreement.json in a run's folder."""
-    content = json.dumps(asdict(agreement), indent=1, allow_nan=False) + "\n"
+    written = asdict(agreement) | {"spec": to_json(agreement.spec)}
+    content = json.dumps(written, indent=1, allow_nan=False) + "\n"
     safe_io.write_atomically(run.path / "agreement.json", content.encode())
 
 

@@ -21,6 +21,9 @@ from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import LONGEST, shown
 
 VERSION = 3
+DATA_FOLDER = "data"
+OWN_DATA = f"npy:{DATA_FOLDER}"
+"""The data set of a run whose images are in its own folder."""
 
 
 class Run(NamedTuple):
@@ -32,6 +35,11 @@ class Run(NamedTuple):
     """The content of config.json: version, the framework that started the run, preset, log_every, checkpoint_every,
     keep, keep_pictures, data, spec, and the sessions: which package trained from which step on, and on which device;
     for an imported run what it was imported from."""
+
+    @property
+    def own_loop(self) -> bool:
+        """Whether it was trained by a loop of its user's own, which no command starts or resumes."""
+        return self.config.get("own_loop", False)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -109,6 +117,8 @@ class _Config:
     sessions: tuple[_Session, ...]
     spec: Spec
     keep_pictures: int | None = field(default=None, kw_only=True, metadata=LATER)
+    own_loop: bool = field(default=False, metadata=LATER, kw_only=True)
+    """Whether it was trained by a loop of its user's own, and made by `save_run`."""
 
     def __post_init__(self) -> None:
         choices.require(self.preset.isprintable() and len(self.preset) <= 100, "preset", "a name", self.preset)

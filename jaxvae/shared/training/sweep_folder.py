@@ -17,7 +17,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting.figure_flags import data_name
 from jaxvae.shared.runs import best_epoch, metrics, run_folder
-from jaxvae.shared.runs.command_line import changed_flags, flags_of
+from jaxvae.shared.runs.command_line import WITHOUT_FLAG, changed_flags, flags_of
 from jaxvae.shared.text import say
 
 _VERSION = 1  # of sweep.json
@@ -122,7 +122,8 @@ def _shared_flags(spec: Spec) -> dict[str, Any]:
 
 def _later() -> dict[str, Any]:
     """The defaults of the flags that sweeps of earlier versions lack."""
-    return {name: value for part in (ModelSpec, TrainingSpec, ImagesSpec) for name, value in later(part).items()}
+    defaults = [item for part in (ModelSpec, TrainingSpec, ImagesSpec) for item in later(part).items()]
+    return {name: value for name, value in defaults if name != WITHOUT_FLAG}
 
 
 def _as_read(flags: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jaxvae.shared import version
 from jaxvae.shared.cli import join_help, parse
-from jaxvae.shared.commands.common import DataRoot, images_root, require_same_images
+from jaxvae.shared.commands.common import DataRoot, images_root, images_spec, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
 from jaxvae.shared.config.spec import Spec
@@ -146,13 +146,18 @@ def own(options: Parity, path: Path) -> run_folder.Run:
         if getattr(options, name) != getattr(Parity, name):
             raise InputError(f"--run compares the run's own configuration, which has its {name}; leave out --{name}.")
     run = run_folder.read(path)
+    if run.spec.model.parts:
+        raise InputError(
+            f"{path} has parts of its user's own, {run.spec.model.parts}, which only one of the packages has; "
+            "compare a run of the packages' parts, or such functions by assert_parity."
+        )
     parity_record.read(run)  # an invalid file is an error now, not after an hour of measuring
     return run
 
 
 def images_of(options: Parity, run: run_folder.Run) -> Dataset:
     """Load the images that the run was trained on."""
-    dataset = datasets.load(run.spec, images_root(run, options.data_root))[0]
+    dataset = datasets.load(images_spec(run), images_root(run, options.data_root))[0]
     require_same_images(run, dataset)
     return dataset
 

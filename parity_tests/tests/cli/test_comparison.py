@@ -160,7 +160,7 @@ def test_a_name_can_not_break_the_table() -> None:
 def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, channels: int) -> None:
     test = images(12, height, width, channels)
     rows = [made(f"runs/$x_{i}", i, 1.0, i > 1, images(5, height, width, channels, i) / 255) for i in (1, 2, 3)]
-    with Image.open(io.BytesIO(compare.picture(rows, test, "digits"))) as opened:
+    with Image.open(io.BytesIO(figure_file.packed(compare.picture(rows, test, "digits")))) as opened:
         assert opened.format == "PNG"
         actual = np.asarray(opened.convert("RGB")).astype(int)
     strips = [grid(shown, 5) for shown in (test[:5] / 255, *(row.reconstructions for row in rows))]
@@ -183,8 +183,8 @@ def test_the_picture_holds_every_image_to_the_dot(height: int, width: int, chann
 
 def test_the_picture_is_saved(tmp_path: Path) -> None:
     rows = [made("runs/a", 2, 1.0)]
-    picture = compare.picture(rows, images(5), "digits")
-    assert picture == compare.picture(rows, images(5), "digits")
+    picture = figure_file.packed(compare.picture(rows, images(5), "digits"))
+    assert picture == figure_file.packed(compare.picture(rows, images(5), "digits"))
     figure_file.write(picture, tmp_path / "F.PNG")
     assert (tmp_path / "F.PNG").read_bytes() == picture
     assert [path.name for path in tmp_path.iterdir()] == ["F.PNG"]

@@ -19,14 +19,13 @@ import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.analysis import latent_paths, latents
 from jaxvae.shared.backend import Latents
-from jaxvae.shared.commands import embed
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data import datasets
 from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plotting import class_colours, image_grid, labelled_figure
+from jaxvae.shared.plotting import class_colours, figure_file, image_grid, labelled_figure
 from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
@@ -143,7 +142,7 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
     """Of nine images in nine colours each is where it should be, and as large."""
     colours = np.array([[r, g, 1.0] for r in (0, 0.5, 1) for g in (0, 0.4, 0.8)])
     images = np.broadcast_to(colours.reshape(3, 3, 1, 1, 3), (3, 3, 5, 4, 3))
-    result = read(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption"))
+    result = read(figure_file.packed(labelled_figure.plane(images, latent_paths.quantiles(3), ("a", "b"), "caption")))
     places = [np.argwhere((np.abs(result - np.round(255 * colour)) <= 1).all(2)) for colour in colours]
     middles = np.array([place.mean(0) for place in places]).reshape(3, 3, 2)
     scale = 780 // 12
@@ -157,30 +156,29 @@ def test_a_plane_shows_the_first_row_uppermost() -> None:
 def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     labels = np.arange(200) % kinds
     places = np.stack([np.cos(labels), np.sin(labels)], 1)
-    result = read(labelled_figure.points(places, labels, ("a", "b"), "caption"))
+    result = read(figure_file.packed(labelled_figure.points(places, labels, ("a", "b"), "caption")))
     coloured = result[np.ptp(result, axis=2) > 60]
     assert len(np.unique(coloured, axis=0)) >= kinds - (kinds == 10)  # of ten colours one is a grey
     last = labelled_figure.points(places[labels == kinds - 1], labels[labels == kinds - 1], ("a", "b"), "caption")
     own = tuple(bytes.fromhex(class_colours.class_colour(kinds - 1)[1:]))
-    nearest = read(last).reshape(-1, 3)
+    nearest = read(figure_file.packed(last)).reshape(-1, 3)
     nearest = nearest[np.ptp(nearest, axis=1) > 10]
     assert np.abs(nearest - own).sum(1).min() < 60, "the colour that it has among all"
     if kinds > 1:
-        assert labelled_figure.points(places, labels, ("a", "b"), "x") != labelled_figure.points(
-            places, labels[::-1], ("a", "b"), "x"
-        )
+        others = [labelled_figure.points(places, some, ("a", "b"), "x") for some in (labels, labels[::-1])]
+        assert figure_file.packed(others[0]) != figure_file.packed(others[1])
 
 
 def test_components_are_those_of_the_covariance() -> None:
     codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
-    result, names = embed.project(codes)
+    result, names = latents.project(codes)
     values = np.linalg.eigvalsh(np.cov(codes.T, bias=True))[::-1]
     np.testing.assert_allclose(result.var(0), values[:2], rtol=1e-12)
     np.testing.assert_allclose(result.mean(0), 0, atol=1e-12)
     assert names[0] == f"component 1, {100 * values[0] / values.sum():.0f} % of the variance"
-    np.testing.assert_allclose(embed.project(-codes)[0], -result, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(embed.project(np.ones((5, 1)))[0], 0)
-    np.testing.assert_array_equal(embed.project(np.ones((5, 3)))[0], 0)
+    np.testing.assert_allclose(latents.project(-codes)[0], -result, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(latents.project(np.ones((5, 1)))[0], 0)
+    np.testing.assert_array_equal(latents.project(np.ones((5, 3)))[0], 0)
 
 
 def test_the_latent_that_matters_most_comes_first() -> None:
@@ -474,7 +472,7 @@ def test_a_vector_figure_has_its_text_no_date_and_no_path(command: str, runs_of,
 
 def test_a_vector_figure_has_every_pixel() -> None:
     images = RNG.random((2, 3, 5, 4, 3))
-    svg = labelled_figure.rows(images, ["a", "b"], kind="svg").decode()
+    svg = figure_file.packed(labelled_figure.rows(images, ["a", "b"]), "svg").decode()
     embedded = re.findall(r'xlink:href="data:image/png;base64,([^"]*)"', svg)
     for row, content in zip(images, embedded, strict=True):
         strip = image_grid.grid(row, 3)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxvae.shared.data.spread import spread
-from jaxvae.shared.plotting import image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
 from jaxvae.shared.report import explorer
 
 
@@ -72,7 +72,7 @@ def test_channels_that_are_no_colours_lie_side_by_side(channels: int) -> None:
         labelled_figure.rows(images[None], ["row"]),
         labelled_figure.plane(images[None, :1], np.zeros(1), ("", "")),
     ):
-        assert Image.open(io.BytesIO(picture)).getbbox()
+        assert Image.open(io.BytesIO(figure_file.packed(picture))).getbbox()
     shown = Image.open(io.BytesIO(base64.b64decode(explorer.png(images[0]).partition(",")[2])))
     assert (shown.mode, shown.size) == ("L", (6 * channels, 4))
 

@@ -25,6 +25,7 @@ from jaxvae.shared import cli
 from jaxvae.shared.analysis import latents
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import report as report_command
+from jaxvae.shared.config.fields import written
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
@@ -229,7 +230,7 @@ def found_by(run: Path, **changed: Any) -> dict[str, Any]:
     versions = {"jax": "0.10.2", "torch": "2.15.0"}
     spec, verdict = run_folder.read(run).spec, "jaxvae and torchvae agree: all."
     made = Agreement(parity_record.VERSION, spec, 100, verdict, True, versions, LEVELS)
-    return {**json.loads(json.dumps(asdict(made))), **changed}
+    return {**json.loads(json.dumps(written(made))), **changed}
 
 
 def test_agreement_that_was_measured_is_shown(capsys, run) -> None:
@@ -312,7 +313,7 @@ def changed_level(**changed: Any) -> Callable[[Path], dict[str, Any]]:
         (changed_level(dtype="float16"), "dtype must be one of"),
         (changed_level(tolerance=None), "tolerance must be a number"),
         (changed_level(passed=1), "passed must be true or false"),
-        (lambda run: found_by(run, spec=asdict(Spec("digits"))), "is of another configuration"),
+        (lambda run: found_by(run, spec=written(Spec("digits"))), "is of another configuration"),
         (lambda run: found_by(run, spec=None), "spec must be an object"),
     ],
 )

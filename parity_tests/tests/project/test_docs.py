@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,7 +26,7 @@ from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
 from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
-from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands
+from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands, run_script
 from parity_tests.support.external_models import torch_model
 from parity_tests.support.warm import python
 
@@ -211,6 +212,44 @@ def test_every_scripts_help_holds_an_example_that_parses(script: str) -> None:
         assert "Example" in text
         for line in lines:
             cli.parse(options, args=line.split())
+
+
+EXAMPLES = ROOT / "scripts" / "examples"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_example_of_own_parts_makes_a_run(package: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """And the command that it names reads the run."""
+    file = EXAMPLES / f"own_parts_{package.removesuffix('vae')}.py"
+    monkeypatch.chdir(tmp_path)
+    with jax.numpy_dtype_promotion("standard"):  # as a user's is
+        run_script(f"examples/{file.name}")
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    words = next(line for line in file.read_text().splitlines() if line.startswith("Then: ")).split()[2:]
+    assert words[:2] == ["sample", "runs/laplace"]
+    words = [str(ROOT / word) if word.startswith("scripts/") else word for word in words]
+    assert cli.main(PACKAGES[package], words) == 0, capsys.readouterr().err
+    assert Path("samples.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch) -> None:
+    """And draws a figure wherever it shows one."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shown = nbformat.read(path, as_version=4)
+    run = nbclient.NotebookClient(nbformat.from_dict(shown), timeout=300, resources={"metadata": {"path": tmp_path}})
+    executed = run.execute()
+
+    def outputs(cell: Any) -> tuple[str, list[str]]:
+        texts = [output["text"] for output in cell.get("outputs", ()) if output["output_type"] == "stream"]
+        kinds = [kind for output in cell.get("outputs", ()) for kind in output.get("data", {})]
+        return "".join(texts), sorted(kinds)
+
+    assert any("image/png" in outputs(cell)[1] for cell in shown.cells)
+    for cell, again in zip(shown.cells, executed.cells, strict=True):
+        assert outputs(again) == outputs(cell), cell.source
 
 
 def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:

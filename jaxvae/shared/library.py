@@ -1,0 +1,324 @@
+"""What the commands do, as functions of a model: figures, reports and run folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxvae.shared.analysis import pictures
+from jaxvae.shared.analysis.latents import By
+from jaxvae.shared.backend import Backend, Latents, Weights
+from jaxvae.shared.commands import curves, report
+from jaxvae.shared.config.own import Parts, using
+from jaxvae.shared.config.spec import Spec, require_spec
+from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.spread import spread
+from jaxvae.shared.errors import InputError
+from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels
+from jaxvae.shared.plotting import image_grid
+from jaxvae.shared.runs import run_folder
+from jaxvae.shared.safe_io import as_path
+from jaxvae.shared.text import shown
+from jaxvae.shared.training import saved_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_POINTS = 2000  # images in a plane by default
+Images = Dataset | np.ndarray
+
+
+def picture_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Arrange images in a grid, row by row.
+
+    Args:
+        images: `[n, height, width, channels]` in [0, 1], as `sample` and `reconstruct` return them.
+        columns: Images in a row; without it the grid is about square.
+
+    Returns:
+        One picture, uint8 `[height, width, channels]` of one or three channels, with grey gaps.
+
+    Raises:
+        InputError: If they are no such images.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.dtype.kind != "f" or not len(images):
+        raise InputError(
+            f"picture_grid needs floats [n, height, width, channels] in [0, 1], found {images.dtype} of the shape "
+            f"{list(images.shape)}; divide uint8 images by 255."
+        )
+    return image_grid.grid(images, columns)
+
+
+class Library:
+    """The functions of one package. `weights` are its params or its model."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+
+    def plot_samples(
+        self,
+        spec: Spec,
+        weights: Weights,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        label: int | None = None,
+        temperature: float = 1.0,
+        class_names: Sequence[str] = (),
+        title: str = "",
+    ) -> "Figure":
+        """Draw images from the prior, as the command `sample` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            n: Number of images; by default 64, or 8 of each class.
+            seed: Seed for the draws; both packages draw the same images from it.
+            label: The class, for a model with classes; by default a row for each.
+            temperature: The latents' standard deviation; below 1 images are likelier and more alike.
+            class_names: The names of the classes; by default their numbers.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model is not the configuration's, has no prior, or has no such class.
+        """
+        require_spec(spec)
+        if n is not None:
+            require_count("plot_samples", "n", n)
+        return pictures.samples(self._backend, spec, weights, n, seed, label, temperature, class_names, title)
+
+    def plot_reconstructions(
+        self,
+        spec: Spec,
+        weights: Weights,
+        images: Images,
+        *,
+        labels: np.ndarray | None = None,
+        n: int | None = None,
+        title: str = "",
+    ) -> "Figure":
+        """Draw images, each above its reconstruction, as the command `reconstruct` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            images: A data set, of whose test images some of each class are drawn, or uint8 images `[n, height, width,
+                channels]`.
+            labels: The classes of images that are given as an array, `[n]`.
+            n: Number of images; by default 32, or all if there are fewer.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model, the images or the labels are not the configuration's.
+        """
+        data = _shown("plot_reconstructions", spec, images, labels)
+        n = min(32, len(data.test)) if n is None else n
+        _require_some("plot_reconstructions", n, data)
+        return pictures.reconstructions(self._backend, spec, weights, data, n, title)
+
+    def plot_traversals(
+        self,
+        spec: Spec,
+        weights: Weights,
+        images: Images,
+        *,
+        labels: np.ndarray | None = None,
+        image: int | None = None,
+        latents: int = 10,
+        steps: int = 11,
+        reach: float = 3.0,
+        label: int | None = None,
+        title: str = "",
+    ) -> "Figure":
+        """Draw a row of images for each latent, which it varies, as the command `traverse` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            images: A data set, whose test images tell how the latents are used, or uint8 images `[n, height, width,
+                channels]`.
+            labels: The classes of images that are given as an array, `[n]`.
+            image: Start from the latent of this image, counted from 0; by default from the prior's mean.
+            latents: The most latents that are shown.
+            steps: Images in a row.
+            reach: How far a latent varies in each direction, in standard deviations of the prior.
+            label: The class, for a model with classes; by default that of the image, or the first.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model, the images or the labels are not the configuration's.
+        """
+        data = _shown("plot_traversals", spec, images, labels)
+        for name, count in (("latents", latents), ("steps", steps)):
+            require_count("plot_traversals", name, count)
+        if image is not None and not (isinstance(image, int) and 0 <= image < len(data.test)):
+            most = len(data.test) - 1
+            raise InputError(f"plot_traversals needs an image from 0 to {most:,}, found {shown(image)}; give another.")
+        if label is None and spec.model.classes:
+            label = 0 if image is None else int(data.test_labels[image])
+        return pictures.traversals(
+            self._backend,
+            spec,
+            weights,
+            self._encoded(spec, weights, data),
+            image=image,
+            latents=latents,
+            steps=steps,
+            reach=reach,
+            label=label,
+            names=data.class_names,
+            title=title,
+        )
+
+    def plot_latents(
+        self,
+        spec: Spec,
+        weights: Weights,
+        images: Images,
+        *,
+        labels: np.ndarray | None = None,
+        by: By = "auto",
+        n: int | None = None,
+        seed: int = 0,
+        title: str = "",
+    ) -> "Figure":
+        """Draw the latents of images as points in a plane, coloured by label, as the command `embed` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            images: A data set, for its test images, or uint8 images `[n, height, width, channels]`.
+            labels: The classes of images that are given as an array, `[n]`.
+            by: How they are projected: `latents` for two latents as they are, `pca`, `tsne`, or `auto` for one of the
+                first two.
+            n: The most images, of all classes; by default 2,000.
+            seed: The seed for t-SNE.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model, the images or the labels are not the configuration's.
+        """
+        data = _shown("plot_latents", spec, images, labels)
+        n = min(_POINTS, len(data.test)) if n is None else n
+        _require_some("plot_latents", n, data)
+        chosen = np.sort(spread(data.test_labels, n))
+        means = self._encoded(spec, weights, data).mean[chosen]
+        return pictures.latents(spec, means, data.test_labels[chosen], data, by, seed, title)
+
+    def plot_curves(
+        self, runs: Path | str | Sequence[Path | str], *, log: bool = False, names: Sequence[str] = (), title: str = ""
+    ) -> "Figure":
+        """Draw the learning curves of runs, as the command `curves` does.
+
+        Args:
+            runs: The folder of a run, or of several.
+            log: Use logarithmic axes.
+            names: What to call each run; by default as its folder.
+            title: Above the panels.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If one is no run, or has no metrics.
+        """
+        return curves.figure([run_folder.read(path) for path in _paths(runs)], log, names, title)
+
+    def write_report(
+        self,
+        path: Path | str,
+        runs: Path | str | Sequence[Path | str],
+        *,
+        parts: Parts | None = None,
+        names: Sequence[str] = (),
+        title: str = "",
+    ) -> None:
+        """Write the HTML report of runs, as the command `report` does.
+
+        Args:
+            path: The file, which ends in .html.
+            runs: The folder of a run, or of several.
+            parts: The own parts that the runs were made with, if they were made with any.
+            names: What to call each run; by default as its folder.
+            title: The title of the page.
+
+        Raises:
+            InputError: If the file can't be written, or if one is no run, or was made with other own parts.
+        """
+        with using(parts):
+            flags = report.Report(_paths(runs), as_path(path, "The report"), title, tuple(names))
+            report.write(self._backend, flags)
+
+    def save_run(
+        self,
+        path: Path | str,
+        spec: Spec,
+        weights: Weights,
+        data: Images,
+        *,
+        labels: np.ndarray | None = None,
+        step: int | None = None,
+        terms: np.ndarray | None = None,
+    ) -> None:
+        """Make the run folder of a model of your own loop, whole or not at all, for all commands but `train`.
+
+        Args:
+            path: The folder, which may not exist yet.
+            spec: The configuration.
+            weights: The model's parameters, in torchvae the model, or a `TrainState`.
+            data: The data set that it was trained on, or uint8 images `[n, height, width, channels]`, of which every
+                tenth is for testing. Images that no data set's name stands for are copied into the folder.
+            labels: The classes of images that are given as an array, `[n]`.
+            step: The steps that were taken; by default those of the state, or of `terms`.
+            terms: The mean terms of each step, `[steps, terms]`, for the learning curves.
+
+        Raises:
+            InputError: If the folder exists or can't be made, if the model or the images are not the configuration's,
+                or if the number of steps is missing or doesn't fit.
+            NonFiniteError: If a term over the test images is NaN or infinite.
+        """
+        saved_run.save_run(self._backend, path, spec, weights, data, labels=labels, step=step, terms=terms)
+
+    def _encoded(self, spec: Spec, weights: Weights, data: Dataset) -> Latents:
+        """The posteriors of the test images."""
+        backend, classes = self._backend, data.test_labels if spec.model.classes else None
+        key = backend.stream_key(backend.root_key(spec.training.seed), "evaluation", spec.training.epochs)
+        return backend.encode_images(spec, weights, data.test, key, classes)
+
+
+def _shown(function: str, spec: Spec, images: Images, labels: np.ndarray | None) -> Dataset:
+    """Images to draw, as a data set's test images."""
+    require_spec(spec)
+    if not isinstance(images, Dataset):
+        images = np.asarray(images)
+        require_bytes(function, images, spec.model.image)
+        require_labels(function, spec, labels, len(images))
+        classes = np.zeros(len(images), np.uint8) if labels is None else np.asarray(labels).astype(np.uint8)
+        images = Dataset("an array", "memory", images[:0], classes[:0], images, classes, labels is not None)
+    require_bytes(function, images.test, spec.model.image)
+    return images
+
+
+def _require_some(function: str, n: int, data: Dataset) -> None:
+    """Raises InputError unless there are `n` images."""
+    require_count(function, "n", n)
+    if n > len(data.test):
+        raise InputError(f"{function} needs n of at most {len(data.test):,}, the number of images, found {n:,}.")
+
+
+def _paths(runs: Path | str | Sequence[Path | str]) -> tuple[Path, ...]:
+    return tuple(as_path(run, "The run") for run in ([runs] if isinstance(runs, Path | str) else runs))
