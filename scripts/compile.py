@@ -31,12 +31,9 @@ class Compile:
     is made of the bytes, the operations, the launches and the communication of the program, and of the device's data
     sheet; its constants are printed below.
 
-    Examples:
-        python scripts/compile.py --for h100
-        python scripts/compile.py --for v5e:2x4 --preset all --program train
-        python scripts/compile.py --for h100:8 --batch-size 1024 --json h100.json"""
+    Example: python scripts/compile.py --for v5e:2x4 --preset conv --json conv.json"""
 
-    target: Annotated[str, tyro.conf.arg(name="for", metavar="DEVICE")]
+    target: Annotated[str, tyro.conf.arg(name="for", metavar="DEVICE")] = "h100"
     """What to compile for: h100, a100 or h100:8, or a TPU with the arrangement of its chips, such as v5e:2x4 or
     v6e:16x16."""
     preset: str = "pytorch-examples"
