@@ -40,7 +40,7 @@ def sample(run: Path, out: Path, *flags: str, **environment: str) -> str:
     return result.stderr
 
 
-@pytest.mark.parametrize("device", ["auto", "gpu"])
+@pytest.mark.parametrize("device", [pytest.param("auto", marks=pytest.mark.slow), "gpu"])
 @pytest.mark.parametrize(
     "platforms", ["nope", pytest.param("cuda", marks=no_gpu), pytest.param("gpu,cpu", marks=no_gpu)]
 )

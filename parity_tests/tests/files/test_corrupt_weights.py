@@ -112,6 +112,7 @@ def test_what_is_not_read_to_its_end_is_not_taken(tmp_path, monkeypatch) -> None
     refused(weight_file.load, path, "it was cut short as it was read")
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_what_a_file_holds() -> None:
     """In a process with no room for what some of the files ask for: besides its tensors' bytes, tens of times a header,
     of which 4 MB are read."""

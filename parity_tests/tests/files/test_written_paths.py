@@ -57,6 +57,7 @@ def package(request: pytest.FixtureRequest) -> Backend:
     return PACKAGES[request.param]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_of_a_folder_is_removed_when_it_is_made_again(tmp_path) -> None:
     run = tmp_path / "a.run"
     make = f"from pathlib import Path\nfrom jaxvae.shared.safe_io import written_whole\nmade = Path({str(run)!r})\n"

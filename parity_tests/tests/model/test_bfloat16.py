@@ -72,6 +72,7 @@ def test_all_but_training_is_float32s(package) -> None:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.slow
 def test_a_run_stops_and_goes_on_in_either_package(tmp_path: Path) -> None:
     """To the bit in its own; in the other its own roundings follow."""
     pairs: tuple[tuple[Backend, Backend], ...] = ((jaxvae, torchvae), (torchvae, jaxvae))

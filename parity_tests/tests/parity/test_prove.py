@@ -111,6 +111,7 @@ def test_a_fault_that_comes_with_time_is_no_chaos() -> None:
     assert result.diagnosis.cause == "learning rate 0.5 times as large from step 23 on"
 
 
+@pytest.mark.slow
 def test_a_run_beyond_its_noise_floor_whose_steps_agree_is_chaos(monkeypatch: pytest.MonkeyPatch) -> None:
     """With almost no tolerance correct runs are beyond the noise floor; then each of their steps is compared."""
     monkeypatch.setattr(noise_floor, "TIMES_FLOOR", 1e-3)

@@ -188,6 +188,7 @@ def test_an_evaluation_is_of_as_many_images_as_take_their_time(monkeypatch) -> N
     assert "log-likelihood of 8 images by 500 samples" in tables.to_markdown(times)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lean")
 def test_a_process_tells_its_memory() -> None:
     setting = changed(Setting(Spec("digits"), np.zeros((1500, 28, 28, 1), np.uint8), IMAGES, "cpu"), images=256)

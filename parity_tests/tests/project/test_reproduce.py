@@ -40,6 +40,7 @@ def kept(package: str = "jaxvae", seed: int = 0, protocol: str = "yunjey", epoch
     return Kept(protocol, package, "mnist", seed, epochs, "cpu (cpu)", {"jaxvae": "0.1.0"}, named)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lean")
 def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys, monkeypatch) -> None:
     asked = {"jaxvae": (3,), "torchvae": (3, 4)}  # another seed is compiled again by JAX
@@ -69,6 +70,7 @@ def test_both_packages_come_to_the_same_and_are_only_read_again(tmp_path, capsys
     assert capsys.readouterr().out.endswith(table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lean")
 def test_the_log_likelihood_is_taken_again_of_more_samples_or_epochs(tmp_path) -> None:
     result: dict[str, float] = {}
