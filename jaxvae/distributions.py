@@ -284,7 +284,11 @@ def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
     """
     require_floats("gaussian_nll", x)
     require_own("gaussian_nll", mean=mean, logvar=logvar, pixels=x)
-    return 0.5 * ((mean - x) ** 2 * jnp.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
+    squares, constant = (mean - x) ** 2, math.log(2 * math.pi)
+    if not jnp.ndim(logvar):
+        # The sum first, so that the gradient of the one variance adds up images, not all pixels of a batch in a row.
+        return 0.5 * (squares.sum(-1) * jnp.exp(-logvar) + x.shape[-1] * (logvar + constant))
+    return 0.5 * (squares * jnp.exp(-logvar) + logvar + constant).sum(-1)
 
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Array:

@@ -285,7 +285,11 @@ def gaussian_nll(mean: Tensor, logvar: Tensor, x: Tensor) -> Tensor:
     """
     require_floats("gaussian_nll", x)
     require_own("gaussian_nll", mean=mean, logvar=logvar, pixels=x)
-    return 0.5 * ((mean - x) ** 2 * torch.exp(-logvar) + logvar + math.log(2 * math.pi)).sum(-1)
+    squares, constant = (mean - x) ** 2, math.log(2 * math.pi)
+    if not logvar.ndim:
+        # The sum first, so that the gradient of the one variance adds up images, not all pixels of a batch in a row.
+        return 0.5 * (squares.sum(-1) * torch.exp(-logvar) + x.shape[-1] * (logvar + constant))
+    return 0.5 * (squares * torch.exp(-logvar) + logvar + constant).sum(-1)
 
 
 def pixel_means(spec: Spec, decoded: Decoded) -> Tensor:
