@@ -16,7 +16,7 @@ Modules, of which torchvae has the same except where noted:
     convolution      convolutions that are fast on CPUs (jaxvae only)
     pixels           bytes to pixels: scaled, binarized, corrupted
     augmentation     other views of the training images
-    updates          the learning rate of a step, and clipped gradients
+    updates          the learning rate of a step, clipped gradients, and the average of the weights
     objectives       ELBO, capacity, importance-weighted bound, adversarial
     parallel         several devices and processes
     gradients        the size of the gradient that a run follows
