@@ -1,10 +1,11 @@
 """What the commands do, as functions of a model: figures, reports and run folders."""
 
 import jaxvae
+from jaxvae.checks import check_params
 from jaxvae.shared.library import Library
 from jaxvae.shared.library import picture_grid as picture_grid
 
-_library = Library(jaxvae)
+_library = Library(jaxvae, check_params)
 plot_samples = _library.plot_samples
 plot_reconstructions = _library.plot_reconstructions
 plot_traversals = _library.plot_traversals

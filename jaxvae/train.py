@@ -172,7 +172,7 @@ def init_state(
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnums=0, static_argnames="optimizer", donate_argnums=1)
+@functools.partial(jax.jit, static_argnames=("spec", "optimizer"), donate_argnums=1)
 def train_step(
     spec: Spec,
     state: TrainState,
@@ -200,8 +200,8 @@ def train_step(
             another optimizer's.
     """
     require_state("train_step", state, TrainState, spec.training)
-    require_optimizer("train_step", spec, state, optimizer)
     check_pixels("train_step", spec, state.params, x, labels)
+    require_optimizer("train_step", spec, state, optimizer)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     weights = jnp.full(len(x), 1 / len(x), x.dtype)
     rate = learning_rate(spec, epoch, state.step)
@@ -269,7 +269,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnums=(0, 6), static_argnames="optimizer")
+@functools.partial(jax.jit, static_argnames=("spec", "n", "optimizer"))
 def train_epoch(
     spec: Spec,
     state: TrainState,
@@ -307,7 +307,6 @@ def train_epoch(
     """
     require_spec(spec)
     require_state("train_epoch", state, TrainState, spec.training)
-    require_optimizer("train_epoch", spec, state, optimizer)
     check_params("train_epoch", spec.model, state.params, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_images(tuple(images.shape))
@@ -315,6 +314,7 @@ def train_epoch(
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
+    require_optimizer("train_epoch", spec, state, optimizer)
     keys, epoch = streams(state.key), state.step // steps
     order = epoch_order(spec, state.key, epoch, n) if order is None else order
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)

@@ -3,8 +3,9 @@
 import torchvae
 from jaxvae.shared.library import Library
 from jaxvae.shared.library import picture_grid as picture_grid
+from torchvae.checks import check_params
 
-_library = Library(torchvae)
+_library = Library(torchvae, check_params)
 plot_samples = _library.plot_samples
 plot_reconstructions = _library.plot_reconstructions
 plot_traversals = _library.plot_traversals

@@ -209,8 +209,8 @@ def train_step(
             another optimizer's.
     """
     require_state("train_step", state, TrainState, spec.training)
-    require_optimizer("train_step", spec, state, optimizer)
     check_pixels("train_step", spec, state.model, x, labels)
+    require_optimizer("train_step", spec, state, optimizer)
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), own_labels, split(_shares(x, x.dtype)), state.step)
@@ -315,7 +315,6 @@ def train_epoch(
     """
     require_spec(spec)
     require_state("train_epoch", state, TrainState, spec.training)
-    require_optimizer("train_epoch", spec, state, optimizer)
     check_params("train_epoch", spec.model, state.model, spec.training.stored)
     require_bytes("train_epoch", images, spec.model.image)
     require_kind("train_epoch", "images", images, Tensor)
@@ -326,6 +325,7 @@ def train_epoch(
     n, dtype = len(images) if n is None else n, spec.training.stored
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
+    require_optimizer("train_epoch", spec, state, optimizer)
     keys, epoch = streams(state.key), state.step // steps
     order = epoch_order(spec, state.key, epoch, n) if order is None else order
     end = min(bound for bound in ((epoch + 1) * steps, spec.training.max_steps, last) if bound is not None)

@@ -1,6 +1,6 @@
 """What the commands do, as functions of a model: figures, reports and run folders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from jaxvae.shared.backend import Backend, Latents, Weights
 from jaxvae.shared.commands import curves, report
 from jaxvae.shared.config.own import Parts, using
 from jaxvae.shared.config.spec import Spec, require_spec
-from jaxvae.shared.data.dataset import Dataset
+from jaxvae.shared.data.dataset import Dataset, as_dataset
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels
@@ -40,7 +40,7 @@ def picture_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
         One picture, uint8 `[height, width, channels]` of one or three channels, with grey gaps.
 
     Raises:
-        InputError: If they are no such images.
+        InputError: If they are no such images, or if a row has none.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype.kind != "f" or not len(images):
@@ -48,14 +48,16 @@ def picture_grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
             f"picture_grid needs floats [n, height, width, channels] in [0, 1], found {images.dtype} of the shape "
             f"{list(images.shape)}; divide uint8 images by 255."
         )
+    if columns is not None:
+        require_count("picture_grid", "columns", columns)
     return image_grid.grid(images, columns)
 
 
 class Library:
     """The functions of one package. `weights` are its params or its model."""
 
-    def __init__(self, backend: Backend):
-        self._backend = backend
+    def __init__(self, backend: Backend, check_params: Callable[..., None]):
+        self._backend, self._check_params = backend, check_params
 
     def plot_samples(
         self,
@@ -87,7 +89,8 @@ class Library:
         Raises:
             InputError: If the model is not the configuration's, has no prior, or has no such class.
         """
-        require_spec(spec)
+        self._check("plot_samples", spec, weights)
+        label = _class("plot_samples", spec, label)
         if n is not None:
             require_count("plot_samples", "n", n)
         return pictures.samples(self._backend, spec, weights, n, seed, label, temperature, class_names, title)
@@ -119,6 +122,7 @@ class Library:
         Raises:
             InputError: If the model, the images or the labels are not the configuration's.
         """
+        self._check("plot_reconstructions", spec, weights)
         data = _shown("plot_reconstructions", spec, images, labels)
         n = min(32, len(data.test)) if n is None else n
         _require_some("plot_reconstructions", n, data)
@@ -159,12 +163,14 @@ class Library:
         Raises:
             InputError: If the model, the images or the labels are not the configuration's.
         """
+        self._check("plot_traversals", spec, weights)
         data = _shown("plot_traversals", spec, images, labels)
         for name, count in (("latents", latents), ("steps", steps)):
             require_count("plot_traversals", name, count)
         if image is not None and not (isinstance(image, int) and 0 <= image < len(data.test)):
             most = len(data.test) - 1
             raise InputError(f"plot_traversals needs an image from 0 to {most:,}, found {shown(image)}; give another.")
+        label = _class("plot_traversals", spec, label)
         if label is None and spec.model.classes:
             label = 0 if image is None else int(data.test_labels[image])
         return pictures.traversals(
@@ -212,6 +218,7 @@ class Library:
         Raises:
             InputError: If the model, the images or the labels are not the configuration's.
         """
+        self._check("plot_latents", spec, weights)
         data = _shown("plot_latents", spec, images, labels)
         n = min(_POINTS, len(data.test)) if n is None else n
         _require_some("plot_latents", n, data)
@@ -291,7 +298,13 @@ class Library:
                 or if the number of steps is missing or doesn't fit.
             NonFiniteError: If a term over the test images is NaN or infinite.
         """
+        self._check("save_run", spec, getattr(weights, "evaluated", weights))
         saved_run.save_run(self._backend, path, spec, weights, data, labels=labels, step=step, terms=terms)
+
+    def _check(self, function: str, spec: Spec, weights: Weights) -> None:
+        """Raises InputError unless it is a configuration, and the weights are its model's."""
+        require_spec(spec)
+        self._check_params(function, spec.model, weights, spec.training.stored)
 
     def _encoded(self, spec: Spec, weights: Weights, data: Dataset) -> Latents:
         """The posteriors of the test images."""
@@ -302,15 +315,24 @@ class Library:
 
 def _shown(function: str, spec: Spec, images: Images, labels: np.ndarray | None) -> Dataset:
     """Images to draw, as a data set's test images."""
-    require_spec(spec)
-    if not isinstance(images, Dataset):
-        images = np.asarray(images)
-        require_bytes(function, images, spec.model.image)
-        require_labels(function, spec, labels, len(images))
-        classes = np.zeros(len(images), np.uint8) if labels is None else np.asarray(labels).astype(np.uint8)
-        images = Dataset("an array", "memory", images[:0], classes[:0], images, classes, labels is not None)
-    require_bytes(function, images.test, spec.model.image)
-    return images
+    if isinstance(images, Dataset):
+        data = as_dataset(function, images, labels)
+        require_bytes(function, data.test, spec.model.image)
+        require_labels(function, spec, data.test_labels, len(data.test))
+        return data
+    images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
+    require_bytes(function, images, spec.model.image)
+    require_labels(function, spec, labels, len(images))
+    classes = np.zeros(len(images), np.uint8) if labels is None else labels.astype(np.uint8)
+    return Dataset("an array", "memory", images[:0], classes[:0], images, classes, labels is not None)
+
+
+def _class(function: str, spec: Spec, label: int | None) -> int | None:
+    """A class that was given, if the model has classes."""
+    if label is None or not spec.model.classes:
+        return None
+    require_labels(function, spec, np.array([label]), 1)
+    return label
 
 
 def _require_some(function: str, n: int, data: Dataset) -> None:

@@ -109,7 +109,7 @@ def nll_of_probabilities(logits: jax.Array, x: jax.Array) -> jax.Array:
     return -(x * jnp.log(p + 1e-8) + (1 - x) * jnp.log(1 - p + 1e-8)).sum(-1)
 
 
-def adam(kind: Callable[..., Any] = torch.optim.Adam, **changed: Any) -> Replacement:
+def adam(kind: Callable[..., Any] = train._Adam, **changed: Any) -> Replacement:
     def wrong(spec: Spec, parameters):
         own = spec.training
         usual = {"lr": own.learning_rates()[0], "betas": (own.beta1, own.beta2), "eps": own.eps, "fused": True}
@@ -198,10 +198,10 @@ def one_sigma_off(*args):
     return posterior._replace(mean=posterior.mean + torch.exp(0.5 * posterior.logvar))
 
 
-def decaying(spec, state, *args):
+def decaying(spec, state, *args, **options):
     """Weight decay in the second epoch, of 19 steps."""
     state.optimizer[""].param_groups[0]["weight_decay"] = 0.01 * (state.step // 19 == 1)
-    return EPOCH(spec, state, *args)
+    return EPOCH(spec, state, *args, **options)
 
 
 def shorter(whole):
@@ -389,7 +389,7 @@ FAULTS = [
           "`torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, "
           "fused=True)` becomes `torch.optim.AdamW(parameters, training.learning_rates()[0], "
           "betas, training.eps, weight_decay=0.0...`",
-          adam(torch.optim.AdamW, weight_decay=0.01), "decoupled weight decay 0.01, AdamW's default"),
+          adam(train._AdamW, weight_decay=0.01), "decoupled weight decay 0.01, AdamW's default"),
     Fault(train, "make_optimizer",
           "`torch.optim.Adam(parameters, training.learning_rates()[0], betas, training.eps, "
           "fused=True)` becomes `torch.optim.Adam(parameters, training.learning_rates()[0], betas, "

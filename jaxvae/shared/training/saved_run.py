@@ -59,7 +59,7 @@ def save_run(
         require_bytes("save_run", images, spec.model.image)
         require_labels("save_run", spec, classes, len(images))
     is_state = hasattr(weights, "step") and hasattr(weights, "key")
-    weights, step = (weights[0], int(weights.step) if step is None else step) if is_state else (weights, step)
+    weights, step = (weights.evaluated, int(weights.step) if step is None else step) if is_state else (weights, step)
     arrays, n = backend.to_arrays(spec, weights), len(dataset.train)
     step, terms = _steps(spec, step, terms)
     spec = replace(resolved(spec, n), training=_ending(resolved(spec, n).training, n, step))

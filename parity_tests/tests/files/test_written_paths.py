@@ -233,6 +233,7 @@ BESIDE_RUNS = {
     "jaxvae/shared/interop/export_files.py",
     "jaxvae/shared/interop/tensor_archive.py",
     "jaxvae/shared/commands/import_.py",
+    "jaxvae/shared/training/saved_run.py",
     "jaxvae/shared/training/sweep_folder.py",
     "jaxvae/shared/data/published.py",
     "jaxvae/shared/runs/run_folder.py",

@@ -28,12 +28,17 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 MODEL = ModelSpec(image=(4, 3, 1), hidden=(5,), latent=2, classes=3)
 SPEC = Spec(model=MODEL, training=TrainingSpec(batch_size=4))
 ROWS = 6
-CHECKED = ("images", "x", "params", "model", "state", "data", "start", "starts", "end", "z", "labels", "label")
+MODELS = ("params", "model", "weights")
+CHECKED = (*MODELS, "images", "x", "state", "data", "start", "starts", "end", "z", "labels", "label")
 """The arguments that hold a model, or what it is given."""
 UNCHECKED = {
     ("optimizer_from_arrays", "model"): "its arrays are checked against the configuration",
     ("bind", "params"): "the test below: in PyTorch they are named tensors",
     ("fit", "labels"): "those of an array: parity_tests/tests/training/test_own_loop.py has them",
+    ("inputs", "weights"): "the images' shares of a batch",
+    ("save_run", "labels"): "those of an array, as fit's",
+    ("to_foreign", "weights"): "to_arrays checks it, in its own name",
+    ("encode_decode", "model"): "an objective is given it when it has been checked",
 }
 
 
@@ -82,7 +87,7 @@ def right(package: ModuleType) -> dict[str, Any]:
     key, weights = package.root_key(0), model(package, SPEC)
     draws, shares = package.draw(SPEC, key, ROWS), np.full(ROWS, 1 / ROWS, np.float32)
     return {
-        **{"spec": SPEC, "specs": [SPEC], "params": weights, "model": weights, "state": state(package, weights)},
+        **{"spec": SPEC, "specs": [SPEC], **dict.fromkeys(MODELS, weights), "state": state(package, weights)},
         **{"images": array(package, images), "labels": array(package, labels), "label": 1, "x": x, "key": key},
         **{"draws": draws, "dtype": "float32", "keys": key, "static": None, "dynamic": None, "corruption": None},
         **{"z": array(package, latents), "start": latents, "end": latents, "n": ROWS, "steps": 2},
@@ -99,10 +104,13 @@ def arguments(package: ModuleType, function: str, argument: str) -> dict[str, An
     given = right(package)
     if function == "traverse":
         given["z"] = np.zeros(2, np.float32)
+    if function == "picture_grid":
+        given["images"] = np.zeros((ROWS, *MODEL.image), np.float32)
     if function in ("fit", "fit_together"):
         given["start"] = (given["state"], np.zeros((0, 3), np.float32))
         given["starts"] = [given["start"]]
-    optional = () if function == "fit" else ("labels", "label")  # the labels of an array, and `right` has a data set
+    # Their labels are an array's, and `right` has a data set.
+    optional = () if function in ("fit", "save_run") else ("labels", "label")
     asked = [n for n, p in parameters.items() if p.default is p.empty or n in optional]
     names = [*asked, *([argument] if argument in parameters else [])]
     assert set(names) <= set(given), f"give `right` what {function} takes"
@@ -154,6 +162,10 @@ SIZES = [
     Wrong("other axes", resized(ROWS, 1, 4, 3), r"needs images of the model's size, .*, found \[6, 1, 4, 3\]"),
     Wrong("flat", resized(ROWS, 12), r"needs images of the model's size, \[n, 4, 3, 1\], found \[6, 12\]"),
 ]  # fmt: skip
+FLOATS = [
+    Wrong("bytes", recast("uint8"), r"needs floats \[n, height, width, channels\] in \[0, 1\], found uint8 of the"),
+    Wrong("flat", resized(ROWS, 12), r"needs floats .*, found float32 of the shape \[6, 12\]; divide uint8"),
+]
 PIXELS = [
     Wrong("bytes", recast("uint8"), "needs pixels of float(32|s), found uint8; prepare_pixels converts"),
     Wrong("another size", resized(ROWS, 9), r"needs pixels of the shape \[batch, 12\], found \[6, 9\]; prepare_pixels"),
@@ -182,11 +194,13 @@ ANY_DTYPE = ("init_optimizers", "to_arrays")  # the weights' own
 def wrongs(function: str, argument: str) -> list[Wrong]:
     """What may be wrong with an argument of a function."""
     match argument:
-        case "params" | "model":
+        case name if name in MODELS:
             return WEIGHTS if function in ANY_DTYPE else [*WEIGHTS, DTYPE]
         case "state":
             return [w._replace(make=lambda p, s, w=w: state(p, w.make(p, s[0]))) for w in [*WEIGHTS, DTYPE]]
         case "images":
+            if function == "picture_grid":
+                return FLOATS
             return IMAGES if function in NO_SIZE else IMAGES + SIZES
         case "data":
             fields = ("train", "test")
@@ -216,7 +230,8 @@ def wrongs(function: str, argument: str) -> list[Wrong]:
                 return LABELS[1:]
             return LABELS[:-1] if function in ("train_step", "train_epoch") else LABELS
         case "label":
-            return [LABELS[0], Wrong("too large", lambda package, given: 3, "found labels from 3 to 3; give a class")]
+            large = Wrong("too large", lambda package, given: 3, "found labels from 3 to 3; give a class")
+            return [large] if function in ("plot_samples", "plot_traversals") else [LABELS[0], large]
     raise AssertionError(argument)
 
 

@@ -8,7 +8,7 @@ import typing
 import numpy as np
 import pytest
 
-from jaxvae.shared.config import choices, compatibility, likelihoods
+from jaxvae.shared.config import choices, compatibility, likelihoods, own
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec
@@ -127,6 +127,7 @@ M, O, I = ModelSpec, ObjectiveSpec, ImagesSpec  # noqa: E741
 POINT, JUDGED = M(posterior="point"), M(posterior="point", discriminator=(5,))
 LAYERS = M((2, 2, 1), network="layers", encoder=("linear3",), decoder=("linear4",))
 GAUSSIAN, ADVERSARIAL = M(likelihood="gaussian"), O(form="adversarial")
+OWN_DECODER, DROPS = own.Parts(decoder=shrunk), I(corruption="hidden-dropout", corruption_level=0.5)
 # One configuration for each sentence of `conflicts`, and the words it has to hold.
 SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(), O(), I(range="signed"), "a Bernoulli likelihood needs pixels in [0, 1]"),
@@ -166,7 +167,10 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (M(slope=0.3), O(), I(), "only leaky-relu has a slope, and the activation is relu; give --slope 0.01"),
     (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
     (M(), O(), I(shift=28), "a shift of 28 pixels moves an image out of itself"),
-    (M(hidden=()), O(), I(corruption="hidden-dropout", corruption_level=0.5), "hidden-dropout needs hidden layers"),
+    (M(parts=own.Parts(objective=shrunk)), O(form="iwae"), I(), "an objective of your own takes the place of the form"),
+    (M(parts=OWN_DECODER, init="glorot-data"), O(), I(), "glorot-data sets the last bias of the package's decoders"),
+    (M(parts=OWN_DECODER), O(), DROPS, "hidden-dropout drops units of the package's networks, and one is your own"),
+    (M(hidden=()), O(), DROPS, "hidden-dropout needs hidden layers"),
 ]
 
 
