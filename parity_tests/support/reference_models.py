@@ -289,7 +289,7 @@ SOURCES: dict[str, Source] = {
     "conv": Source(CELEBA, AntixK, vanilla, settings=ANTIXK, decay=0.95),
     "beta-h": Source(CELEBA, AntixK, beta_h, settings=ANTIXK, decay=0.95),
     "beta-b": Source(CELEBA, AntixK, beta_b, settings=ANTIXK, decay=0.95),
-    "pictures": Source(Sizes((64, 64, 3), (16, 32, 64, 128), 32), Strided, pictures, settings=(1.5e-3, 16), clip=1.0),
+    "pictures": Source(Sizes((64, 64, 3), (16, 32, 64, 128), 32), Strided, pictures, settings=(2e-3, 16), clip=1.0),
     "conditional": Source(VAE, lambda sizes: Perceptron(sizes, classes=10), conditional, per="batch"),
     "gaussian": Source(VAE, Perceptron, pythae, dropped=HALF_LOG_2PI),
     "gaussian-learned": Source(VAE, lambda sizes: Perceptron(sizes, scalar=True), learned),

@@ -78,7 +78,7 @@ def test_the_preset_for_pictures_trains_on_a_folder(package, capsys, tmp_path) -
     flags = ["--preset", "pictures", "--data", f"images:{tmp_path / 'mine'}", "--max-steps", "3"]
     fails(package, capsys, "give --image 4 6 3", "train", *flags, "--out", tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    flags += ["--image", "4", "6", "3", "--hidden", "4", "5", "--out", str(tmp_path / "run")]
+    flags += ["--image", "4", "6", "3", "--shift", "1", "--hidden", "4", "5", "--out", str(tmp_path / "run")]
     status, out, _ = run(package, capsys, "train", *flags)
     assert status == 0
     assert "3 steps" in out
@@ -87,7 +87,7 @@ def test_the_preset_for_pictures_trains_on_a_folder(package, capsys, tmp_path) -
     assert np.isfinite([line["loss"] for line in lines]).all()
     # The log-variance has moved from where the preset starts it, by less than three steps of its learning rate.
     moved = load_file(tmp_path / "run" / "model.safetensors")["decoder.logvar"] - np.log(0.02)
-    assert 0 < abs(moved) < 3 * 1.5e-3
+    assert 0 < abs(moved) < 3 * 2e-3
 
 
 def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:

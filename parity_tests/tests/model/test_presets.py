@@ -12,7 +12,7 @@ import jaxvae
 import torchvae
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.model import layout
 from parity_tests.support.backends import (
     IMPLEMENTATIONS,
@@ -98,6 +98,7 @@ def test_a_training_step_gives_its_optimizers_these_losses_in_turn(package: str,
     """Adam's first moment after one step from zero is a tenth of the gradient; each phase starts from the weights that
     the one before it left."""
     step, (spec, sizes) = 7, small(name)
+    spec = resolved(spec, 6)
     arrays, batch = some_arrays(spec), some_batch(spec, 6)
     moments, draws = one_step(package, spec, arrays, batch, step)
     batch = batch._replace(eps=draws.eps, prior=draws.prior, corruption=draws.corruption)
@@ -130,7 +131,8 @@ def one_step(package: str, spec: Spec, arrays: Arrays, batch: Batch, step: int) 
     draws = torchvae.Draws(*(None if t is None else t.numpy() for t in drawn[:3]), ())  # type: ignore[arg-type]
     if package == "torchvae":
         model = torchvae.from_arrays(spec, arrays)
-        state = torchvae.TrainState(model, torchvae.init_optimizers(spec, model), step, key)
+        average = torchvae.from_arrays(spec, arrays) if spec.training.ema else None
+        state = torchvae.TrainState(model, torchvae.init_optimizers(spec, model), step, key, average)
         labels = None if batch.labels is None else torch.tensor(batch.labels)
         return torchvae.optimizer_to_arrays(
             spec, torchvae.train_step(spec, state, torch.tensor(batch.x), labels)[0].optimizer
