@@ -22,7 +22,7 @@ def small(name: str) -> Spec:
     if objective.form == "capacity":
         objective = replace(objective, capacity_steps=8)
     training = replace(spec.training, batch_size=17, seed=2**40 + 5)
-    return Spec("digits", model, objective, training, replace(images, train_images=None))
+    return Spec("digits", model, objective, training, replace(images, train_images=None, shift=min(images.shift, 2)))
 
 
 def some(spec: Spec) -> Dataset:

@@ -37,6 +37,8 @@ PARTS = {
 
 def shrunk(spec: Spec) -> Spec:
     conv = spec.model.network == "conv"
+    shift = min(spec.images.shift, 2)
+    spec = dataclasses.replace(spec, images=dataclasses.replace(spec.images, shift=shift))
     spec = tiny(spec, ModelSpec((5, 4, 1), (3, 4) if conv else (6,), 3, discriminator=(5,)))
     objective = dataclasses.replace(spec.objective, samples=min(2, spec.objective.samples))
     return dataclasses.replace(spec, objective=objective, training=FLOAT64)
