@@ -18,7 +18,8 @@ from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.safe_io import write_atomically
+from jaxvae.shared.model.requirements import has_prior, require_divisible_batch
+from jaxvae.shared.safe_io import require_writable, write_atomically
 from jaxvae.shared.text import markdown_table, shown
 
 
@@ -63,6 +64,12 @@ def main(options: Compile) -> int:
     xla = dict(_option(text) for text in options.xla)
     if options.images < 1 or options.members < 1:
         raise InputError("--images and --members must be at least 1.")
+    for spec in specs.values():
+        require_divisible_batch(spec, options.images, target.count)
+    if options.json is not None:
+        require_writable(options.json, "give another --json")
+    if options.text is not None and not options.text.is_dir():
+        raise InputError(f"--text {options.text} is no folder; make it, or give another.")
     devices.prepare(target)
     from compiling import programs  # imports JAX, which reads its environment
 
@@ -71,14 +78,18 @@ def main(options: Compile) -> int:
     jobs = [(name, kind) for name in names for kind in kinds]
     for name, kind in tqdm(jobs, "compiling", unit=" programs", disable=None):
         spec = specs[name]
-        if options.program == "all" and not _has(spec, kind, target):
+        if not _has(spec, kind, target):
+            if len(jobs) == 1:
+                raise InputError(
+                    f"There is no program {kind} of {name} on {target.name}: samples need a prior, and a sweep has one "
+                    "device; give another --program."
+                )
             continue
         one = programs.build(kind, name, spec, target, options.images, options.members, xla)  # type: ignore[arg-type]
         time = estimate(one.work, target, one.waits)
         found.append((one, time))
         rows.append(_row(one, time))
         if options.text is not None:
-            options.text.mkdir(parents=True, exist_ok=True)
             write_atomically(options.text / f"{name}-{kind}-{options.target.replace(':', '-')}.txt", one.text.encode())
     print(f"{target.device.label}, {target.count} device{'s' * (target.count > 1)}\n")
     print(markdown_table(_HEADER, rows, padded=False))
@@ -93,13 +104,13 @@ def main(options: Compile) -> int:
 def _has(spec: Spec, kind: str, target: devices.Target) -> bool:
     """Whether there is such a program."""
     if kind == "sample":
-        return spec.model.samples_latents
-    return kind != "sweep" or (target.count == 1 and len(spec.phases) == 1)  # a sweep has one device
+        return has_prior(spec)
+    return kind != "sweep" or target.count == 1
 
 
 _HEADER = [
     *("preset", "program", "of each", "kernels", "products", "copies", "collectives", "MB moved", "Mops"),
-    *("host reads its bound", "MB state", "MB data", "MB peak", "kB program", "compiled in s", "estimate of each, us"),
+    *("host reads its bound", "MB state", "MB data", "MB peak", "kB as text", "compiled in s", "estimate of each, us"),
 ]
 
 

@@ -89,6 +89,9 @@ def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
             "--xla takes NAME=VALUE such as xla_gpu_enable_triton_gemm=false, found 'fast'.",
         ),
         (["--for", "h100", "--preset", "nope"], "nope"),
+        (["--for", "h100:3"], "A batch of 128 images can't be shared equally by 3 devices; choose a --batch-size"),
+        (["--json", "none/a.json"], "none/a.json can't be written: the folder "),
+        (["--text", "none"], "--text none is no folder; make it, or give another."),
         (["--for", "h100", "--images", "0"], "--images and --members must be at least 1."),
     ],
 )

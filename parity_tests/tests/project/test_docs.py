@@ -236,7 +236,9 @@ def test_the_example_of_own_parts_makes_a_run(package: str, tmp_path: Path, monk
 @pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch) -> None:
     """And draws a figure wherever it shows one."""
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    import nbclient  # slow to import
+    import nbformat
+
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     shown = nbformat.read(path, as_version=4)
     run = nbclient.NotebookClient(nbformat.from_dict(shown), timeout=300, resources={"metadata": {"path": tmp_path}})
