@@ -143,7 +143,7 @@ class _Shapes:
 
 
 def _state(spec: Spec, shapes: _Shapes) -> Any:
-    plain = replace(spec, model=replace(spec.model, init="torch")) if spec.model.init == "glorot-data" else spec
+    plain = replace(spec, model=replace(spec.model, init="glorot")) if spec.model.init == "glorot-data" else spec
     return shapes.whole(jax.eval_shape(lambda: train.init_state(plain)))
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,9 @@ def compiled(tmp_path: Path, *arguments: str) -> dict:
     """Compile in a process of its own, whose JAX knows the plugins, and return the figures."""
     out = tmp_path / "figures.json"
     program = [sys.executable, str(ROOT / "scripts/compile.py"), "--images", "1000", "--json", str(out), *arguments]
-    subprocess.run(program, check=True, capture_output=True, text=True)
+    # As a user compiles: libtpu ends at flags that are the CPU compiler's.
+    environment = {**os.environ, "XLA_FLAGS": os.environ["PARITY_TESTS_XLA_FLAGS"]}
+    subprocess.run(program, check=True, capture_output=True, text=True, env=environment)
     (figures,) = json.loads(out.read_text())
     return figures
 
