@@ -69,7 +69,9 @@ from .keys import stream_key as stream_key
 from .keys import streams as streams
 from .library import picture_grid as picture_grid
 from .library import plot_curves as plot_curves
+from .library import plot_interpolations as plot_interpolations
 from .library import plot_latents as plot_latents
+from .library import plot_manifold as plot_manifold
 from .library import plot_reconstructions as plot_reconstructions
 from .library import plot_samples as plot_samples
 from .library import plot_traversals as plot_traversals

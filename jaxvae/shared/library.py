@@ -187,6 +187,99 @@ class Library:
             title=title,
         )
 
+    def plot_interpolations(
+        self,
+        spec: Spec,
+        weights: Weights,
+        images: Images | None = None,
+        *,
+        labels: np.ndarray | None = None,
+        n: int | None = None,
+        steps: int = 10,
+        spherical: bool = False,
+        seed: int = 0,
+        class_names: Sequence[str] = (),
+        title: str = "",
+    ) -> "Figure":
+        """Draw the images between two latents, a row for each pair, as the command `interpolate` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            images: A data set, of whose test images some of each class are taken in pairs, or uint8 images `[n, height,
+                width, channels]`; by default the ends are draws from the prior.
+            labels: The classes of images that are given as an array, `[n]`.
+            n: Number of interpolations; by default 8, or as many as there are pairs.
+            steps: Images in an interpolation, both ends included.
+            spherical: Interpolate along an arc about the origin, which keeps the typical norm of draws from the prior.
+            seed: Seed for the draws; both packages draw the same latents from it.
+            class_names: The names of the classes of draws; by default their numbers.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model, the images or the labels are not the configuration's, or if a model without a
+                prior is to draw from it.
+        """
+        self._check("plot_interpolations", spec, weights)
+        require_count("plot_interpolations", "steps", steps, least=2)
+        if n is not None:
+            require_count("plot_interpolations", "n", n)
+        if images is None:
+            return pictures.between_draws(
+                self._backend,
+                spec,
+                weights,
+                n or 8,
+                steps,
+                seed=seed,
+                spherical=spherical,
+                names=class_names,
+                title=title,
+            )
+        data = _shown("plot_interpolations", spec, images, labels)
+        n = max(1, min(8, len(data.test) // 2)) if n is None else n
+        _require_some("plot_interpolations", 2 * n, data)
+        pairs, means = spread(data.test_labels, 2 * n).reshape(-1, 2), self._encoded(spec, weights, data).mean
+        return pictures.between_images(
+            self._backend, spec, weights, data, means, pairs, steps, spherical=spherical, title=title
+        )
+
+    def plot_manifold(
+        self,
+        spec: Spec,
+        weights: Weights,
+        *,
+        steps: int = 20,
+        label: int | None = None,
+        class_names: Sequence[str] = (),
+        title: str = "",
+    ) -> "Figure":
+        """Draw the plane of a model with two latents, as the command `manifold` does.
+
+        Args:
+            spec: The configuration.
+            weights: The model's parameters, or in torchvae the model.
+            steps: Number of rows and columns.
+            label: The class, for a model with classes; by default the first.
+            class_names: The names of the classes; by default their numbers.
+            title: Above the figure.
+
+        Returns:
+            A figure of matplotlib's, which a notebook shows and `savefig` writes.
+
+        Raises:
+            InputError: If the model is not the configuration's, has no prior, or not two latents.
+        """
+        self._check("plot_manifold", spec, weights)
+        require_count("plot_manifold", "steps", steps, least=2)
+        label = _class("plot_manifold", spec, label)
+        if label is None and spec.model.classes:
+            label = 0
+        return pictures.manifold(self._backend, spec, weights, steps, label, class_names, title)
+
     def plot_latents(
         self,
         spec: Spec,

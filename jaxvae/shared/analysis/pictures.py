@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.analysis import latents as latent_space
 from jaxvae.shared.analysis.latents import By, project
 from jaxvae.shared.analysis.reconstructions import reconstruct
@@ -140,6 +141,131 @@ def traversals(
     caption += "" if label is None else f", class {label_names(names, [label])[0]}"
     caption += f"; above the columns: {PRIOR_UNIT}" if prior else ""
     return labelled_figure.rows(rows, labels, caption, heads, title)
+
+
+def manifold(
+    backend: Backend,
+    spec: Spec,
+    weights: Weights,
+    steps: int = 20,
+    label: int | None = None,
+    names: Sequence[str] = (),
+    title: str = "",
+) -> "Figure":
+    """Draw the plane of two latents, at equally likely steps of the normal distribution.
+
+    Args:
+        backend: The package that decodes.
+        spec: The configuration.
+        weights: The weights.
+        steps: Number of rows and columns.
+        label: The class, for a model with classes.
+        names: The names of the classes; by default their numbers.
+        title: Above the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If the model has no prior, or not two latents.
+    """
+    images = backend.manifold(spec, weights, steps, label)
+    caption = "N(0, I) in equally likely steps"
+    caption += "" if label is None else f", class {label_names(names, [label])[0]}"
+    axes = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
+    return labelled_figure.plane(images, latent_paths.quantiles(steps), axes, caption, title)
+
+
+def between_draws(
+    backend: Backend,
+    spec: Spec,
+    weights: Weights,
+    n: int = 8,
+    steps: int = 10,
+    *,
+    seed: int = 0,
+    spherical: bool = False,
+    names: Sequence[str] = (),
+    title: str = "",
+) -> "Figure":
+    """Draw interpolations between draws from the prior, a row each.
+
+    Args:
+        backend: The package that decodes.
+        spec: The configuration.
+        weights: The weights.
+        n: Number of interpolations. Those of a model with classes are of each class in turn.
+        steps: Images in an interpolation, both ends included.
+        seed: Seed for the draws; both packages draw the same latents from it.
+        spherical: Interpolate along an arc about the origin.
+        names: The names of the classes; by default their numbers.
+        title: Above the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        InputError: If the model has no prior.
+    """
+    requirements.require_prior(spec)
+    key = backend.stream_key(backend.root_key(seed), "pictures", 0)
+    ends = backend.draw_latents(spec, key, 2 * n).reshape(n, 2, -1)
+    classes = np.arange(n) % spec.model.classes if spec.model.classes else None
+    images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], steps, classes, spherical)
+    rows = [f"pair {i + 1}" for i in range(n)]
+    if classes is not None:
+        rows = [f"class {name}" for name in label_names(names, classes)]
+    return labelled_figure.rows(images, rows, _between("draws from the prior", spherical), _shares(steps), title)
+
+
+def between_images(
+    backend: Backend,
+    spec: Spec,
+    weights: Weights,
+    data: Dataset,
+    means: np.ndarray,
+    pairs: np.ndarray,
+    steps: int = 10,
+    *,
+    spherical: bool = False,
+    title: str = "",
+    noun: str = "test image",
+) -> "Figure":
+    """Draw interpolations between the latents of test images, a row each, from the image to the other.
+
+    Args:
+        backend: The package that decodes.
+        spec: The configuration.
+        weights: The weights.
+        data: The images.
+        means: Their posteriors' means, `[n, latent]`; those of the pairs are needed.
+        pairs: The images' numbers from 0: start and end of each interpolation, `[rows, 2]`. A model with classes draws
+            a whole interpolation in the class of its first image.
+        steps: Images in an interpolation, both ends included.
+        spherical: Interpolate along an arc about the origin.
+        title: Above the figure.
+        noun: What the images are called, one of them.
+
+    Returns:
+        The figure.
+    """
+    ends, originals, classes = means[pairs], data.test[pairs] / 255, data.test_labels[pairs]
+    own = classes[:, 0] if spec.model.classes else None
+    images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], steps, own, spherical)
+    images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
+    named = [label_names(data.class_names, two) for two in classes] if data.labelled else pairs
+    rows, heads = [f"{a} to {b}" for a, b in named], ["from", *_shares(steps), "to"]
+    return labelled_figure.rows(images, rows, _between(f"{noun}s", spherical), heads, title)
+
+
+def _between(what: str, spherical: bool) -> str:
+    return (
+        f"Between {what}, {'along an arc' if spherical else 'in a straight line'}; above the columns: share of the way"
+    )
+
+
+def _shares(steps: int) -> list[str]:
+    return [f"{share:.2f}" for share in np.linspace(0, 1, steps)]
 
 
 def latents(

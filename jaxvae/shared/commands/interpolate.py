@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import (
     MAX_COLUMNS,
@@ -19,11 +20,9 @@ from jaxvae.shared.commands.common import (
     open_run,
     require_within,
 )
-from jaxvae.shared.data.class_names import label_names
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model import requirements
-from jaxvae.shared.plotting import figure_file, labelled_figure
+from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import counted, say
 
@@ -82,14 +81,17 @@ def run(backend: Backend, command: Interpolate) -> None:
     run, weights = open_run(backend, command.run, command.device)
     spec, noun = run.spec, SPLITS[command.split]
     if command.between == "latents":
-        requirements.require_prior(spec)
-        key = backend.stream_key(backend.root_key(command.seed), "pictures", 0)
-        ends = backend.draw_latents(spec, key, 2 * n).reshape(n, 2, -1)
-        labels = np.arange(n) % spec.model.classes if spec.model.classes else None
-        originals = None
-        names = [f"pair {i + 1}" for i in range(n)]
-        if labels is not None:
-            names = [f"class {name}" for name in label_names(run.class_names, labels)]
+        figure = pictures.between_draws(
+            backend,
+            spec,
+            weights,
+            n,
+            command.steps,
+            seed=command.seed,
+            spherical=command.spherical,
+            names=run.class_names,
+            title=command.title,
+        )
     else:
         dataset = open_images(run, command.data_root, split=command.split)
         if len(dataset.test) == 1 and not command.images:
@@ -102,19 +104,18 @@ def run(backend: Backend, command: Interpolate) -> None:
             have = f"{noun.capitalize()}s have the numbers 0 to {len(dataset.test) - 1}"
             raise InputError(f"{have}; give others with --images, or a smaller --n.")
         pairs = pairs.reshape(-1, 2)
-        ends = encode_first(backend, run, weights, dataset, pairs.max() + 1).mean[pairs]
-        pair_labels = dataset.test_labels[pairs]
-        labels = pair_labels[:, 0] if spec.model.classes else None
-        originals = dataset.test[pairs] / 255
-        ends_named = [label_names(dataset.class_names, two) for two in pair_labels] if dataset.labelled else pairs
-        names = [f"{a} to {b}" for a, b in ends_named]
-    images = backend.interpolate(spec, weights, ends[:, 0], ends[:, 1], command.steps, labels, command.spherical)
-    heads = [f"{fraction:.2f}" for fraction in np.linspace(0, 1, command.steps)]
-    if originals is not None:
-        images = np.concatenate([originals[:, :1], images, originals[:, 1:]], axis=1)
-        heads = ["from", *heads, "to"]
-    shape = "along an arc" if command.spherical else "in a straight line"
-    caption = f"Between {'draws from the prior' if command.between == 'latents' else f'{noun}s'}, {shape}"
-    caption += "; above the columns: share of the way"
-    figure_file.save(labelled_figure.rows(images, names, caption, heads, command.title), command.out)
-    say(f"{counted(len(images), 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")
+        n = len(pairs)
+        figure = pictures.between_images(
+            backend,
+            spec,
+            weights,
+            dataset,
+            encode_first(backend, run, weights, dataset, pairs.max() + 1).mean,
+            pairs,
+            command.steps,
+            spherical=command.spherical,
+            title=command.title,
+            noun=noun,
+        )
+    figure_file.save(figure, command.out)
+    say(f"{counted(n, 'interpolation')} of {counted(command.steps, 'step')} in {command.out}")

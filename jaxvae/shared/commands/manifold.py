@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from jaxvae.shared.analysis import latent_paths
+from jaxvae.shared.analysis import pictures
 from jaxvae.shared.backend import Backend, DeviceName
 from jaxvae.shared.commands.common import MAX_COLUMNS, PartsFile, RunPath, class_to_draw, open_run, require_within
-from jaxvae.shared.data.class_names import label_names
-from jaxvae.shared.plotting import figure_file, labelled_figure
-from jaxvae.shared.plotting.figure_flags import PRIOR_UNIT, FigurePath, FigureTitle, require_figure
+from jaxvae.shared.plotting import figure_file
+from jaxvae.shared.plotting.figure_flags import FigurePath, FigureTitle, require_figure
 from jaxvae.shared.text import say
 
 
@@ -49,10 +48,6 @@ def run(backend: Backend, command: Manifold) -> None:
     require_within("steps", command.steps, 2, MAX_COLUMNS)
     run, weights = open_run(backend, command.run, command.device)
     label = class_to_draw(run, command.label)
-    images = backend.manifold(run.spec, weights, command.steps, label)
-    suffix = "" if label is None else f", class {label_names(run.class_names, [label])[0]}"
-    caption = f"N(0, I) in equally likely steps{suffix}"
-    marks = latent_paths.quantiles(command.steps)
-    names = f"latent 1 ({PRIOR_UNIT})", f"latent 2 ({PRIOR_UNIT})"
-    figure_file.save(labelled_figure.plane(images, marks, names, caption, command.title), command.out)
+    figure = pictures.manifold(backend, run.spec, weights, command.steps, label, run.class_names, command.title)
+    figure_file.save(figure, command.out)
     say(f"{command.steps} by {command.steps} images in {command.out}")

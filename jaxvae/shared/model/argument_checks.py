@@ -198,10 +198,12 @@ def require_state(function: str, state: Any, kind: type, training: TrainingSpec)
         )
 
 
-def require_count(function: str, name: str, count: Any) -> None:
-    """Raises InputError if a number of images is no integer, or below 1."""
-    if not isinstance(count, int | np.integer) or count < 1:
-        raise InputError(f"{function} needs {name} of at least 1, an integer, found {shown(count)}; give another.")
+def require_count(function: str, name: str, count: Any, least: int = 1) -> None:
+    """Raises InputError if a number of images is no integer, or below `least`."""
+    if not isinstance(count, int | np.integer) or count < least:
+        raise InputError(
+            f"{function} needs {name} of at least {least}, an integer, found {shown(count)}; give another."
+        )
 
 
 def require_arrays(function: str, spec: ModelSpec, arrays: Mapping[str, Any], dtype: str | None, *, flax: bool) -> None:

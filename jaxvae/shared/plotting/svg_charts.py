@@ -62,13 +62,13 @@ def curves_of_runs(
         terms: The names of the terms, nats per image.
 
     Returns:
-        An `svg` element for each term by its name: training and test images of all runs by step.
+        An `svg` element for each term by its name: training, test and validation images of all runs by step.
     """
     charts = {}
     for term in terms:
         lines = [
             Line(f"{name}, {split}", *np.array(points).T, style=f"{style} {split}")
-            for split in ("train", "test")
+            for split in SPLITS
             for own, name, style in zip(records, names, styles, strict=True)
             if (points := [(record["step"], record[term]) for record in own if record["split"] == split])
         ]

@@ -80,5 +80,7 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         called, own = [names[i] for i in some], [styles[i] for i in some]
         terms = common_terms([runs[i] for i in some])
         charts = svg_charts.curves_of_runs([records[i] for i in some], called, own, terms)
-        parts.append(webpage.curves(charts, called, own, f"Losses, {scale}" if scale else "Losses"))
+        held = any(record["split"] == "validation" for i in some for record in records[i])
+        key = f"Thin: training. Bold: test images.{' Dotted: validation images.' if held else ''}"
+        parts.append(webpage.curves(charts, called, own, f"Losses, {scale}" if scale else "Losses", key))
     return parts

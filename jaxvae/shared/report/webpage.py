@@ -158,12 +158,14 @@ def comparison(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
     return f'<div class="wide" role="region" aria-label="What differs" tabindex="0">{whole}</div>'
 
 
-def curves(charts: Mapping[str, str], names: Sequence[str], styles: Sequence[str] = (), title: str = "") -> str:
-    """Format charts by name, with the names of their lines, or of the runs whose training and test lines have a style,
-    and a heading."""
+def curves(
+    charts: Mapping[str, str], names: Sequence[str], styles: Sequence[str] = (), title: str = "", key: str = ""
+) -> str:
+    """Format charts by name, with the names of their lines, or of the runs whose lines have a style, what else a line
+    tells, and a heading."""
     kinds = styles or [f"line-{i}" for i in range(len(names))]
     keys = "".join(f'<span class="key {kind}">{_text(name)}</span>' for name, kind in zip(names, kinds, strict=True))
-    keys += "<span>Thin: training. Bold: test images.</span>" if styles else ""
+    keys += f"<span>{_text(key)}</span>" if key else ""
     above = f"<h3>{_text(title)}</h3>" if title else ""
     inner = "".join(
         f"<figure>{svg}<figcaption>{_text(name)}, nats per image</figcaption></figure>" for name, svg in charts.items()

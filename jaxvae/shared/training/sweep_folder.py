@@ -104,7 +104,7 @@ def write_summary(out: Path, specs: dict[Path, Spec], dataset: Dataset) -> None:
         record = best_epoch.kept(run_folder.read(path)) if finished else None
         results.append(sweep_summary.RunResult(path.name, spec, record))
     shared = _shared_flags(replace(results[0].spec, data=dataset.name))
-    table = sweep_summary.table(results, len(dataset.test), dataset.name)
+    table = sweep_summary.table(results, len(dataset.test), data_name(dataset.name))
     content = {"version": _VERSION, "shared": shared, **sweep_summary.to_json(results)}
     sweep_summary.write_json(out / "sweep.json", content)
     safe_io.write_atomically(out / "sweep.md", (table + "\n").encode())

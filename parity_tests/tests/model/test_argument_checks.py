@@ -231,7 +231,7 @@ def wrongs(function: str, argument: str) -> list[Wrong]:
             return LABELS[:-1] if function in ("train_step", "train_epoch") else LABELS
         case "label":
             large = Wrong("too large", lambda package, given: 3, "found labels from 3 to 3; give a class")
-            return [large] if function in ("plot_samples", "plot_traversals") else [LABELS[0], large]
+            return [large] if function in ("plot_samples", "plot_traversals", "plot_manifold") else [LABELS[0], large]
     raise AssertionError(argument)
 
 

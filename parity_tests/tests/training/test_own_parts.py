@@ -414,6 +414,8 @@ def test_the_functions_draw_what_the_commands_draw(saved, capsys, tmp_path: Path
         "sample": package.plot_samples(spec, weights),
         "reconstruct": package.plot_reconstructions(spec, weights, test, labels=LABELS[9::10]),
         "traverse": package.plot_traversals(spec, weights, data),
+        "interpolate": package.plot_interpolations(spec, weights, data),
+        "manifold": package.plot_manifold(spec, weights),
         "embed": package.plot_latents(spec, weights, data),
         "curves": package.plot_curves(path),
     }
