@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import zlib
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
 # Nothing that was compiled before decides a test: the session's processes share programs in a folder of its own.
@@ -51,6 +52,19 @@ quick_jax.install()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two tests of shared code (marked `either`) that differ in the package alone, one becomes slow: jaxvae's of
+    about half of them, torchvae's of the others."""
+    names = {item.nodeid for item in items}
+    for item in items:
+        of_jax = "jaxvae" in item.nodeid
+        pair = sorted({item.nodeid, item.nodeid.replace(*(("jaxvae", "torchvae")[:: 1 if of_jax else -1]))} & names)
+        chosen = pair[zlib.crc32(pair[0].encode()) % len(pair)]
+        if item.get_closest_marker("either") and item.nodeid != chosen:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

@@ -28,6 +28,8 @@ from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.numpy_backend import SIZES
 from parity_tests.support.quick import quick
 
+pytestmark = pytest.mark.either
+
 QUICK = [*SIZES, "--epochs", "2"]
 ABSENT = "tpu" if torch.cuda.is_available() else "gpu"
 

@@ -13,6 +13,8 @@ from jaxvae.shared.runs.config_file import expanded
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import PACKAGES, run
 
+pytestmark = pytest.mark.either
+
 FLAGS = """
 data = "digits"
 max-steps = 2

@@ -20,6 +20,8 @@ from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, copy
 
+pytestmark = pytest.mark.either
+
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = ["--data", "digits", "--epochs", "2", "--hidden", "5", "--latent", "2"]
 

@@ -31,6 +31,8 @@ from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_a
 from parity_tests.support.cli import PACKAGES, fails, run
 from parity_tests.support.tiny import small
 
+pytestmark = pytest.mark.either
+
 RNG = np.random.default_rng(0)
 KINDS = ("pytorch-examples", "conditional", "autoencoder", "conv", "tanh-mse")
 

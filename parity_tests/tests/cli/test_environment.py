@@ -17,6 +17,8 @@ from parity_tests.support.cli import PACKAGES
 from parity_tests.support.cli import run as run_command
 from parity_tests.support.warm import Process, python
 
+pytestmark = pytest.mark.either
+
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -79,8 +81,8 @@ def test_a_transfer_guard_that_forbids_is_named(run, tmp_path, variable: str) ->
     ("name", "variable"),
     [
         ("jaxvae", "JAX_ENABLE_X64"),
-        ("jaxvae", "JAX_TRANSFER_GUARD"),
-        ("torchvae", "TORCH_LOGS"),
+        pytest.param("jaxvae", "JAX_TRANSFER_GUARD", marks=pytest.mark.slow),
+        pytest.param("torchvae", "TORCH_LOGS", marks=pytest.mark.slow),
         ("torchvae", "TORCH_LOGS_FORMAT"),  # whose message has the value alone
     ],
 )

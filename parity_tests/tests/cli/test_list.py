@@ -17,6 +17,8 @@ from jaxvae.shared.runs import lock, run_folder
 from parity_tests.support.cli import at_step, fails, run
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, copy
 
+pytestmark = pytest.mark.either
+
 FLAGS = "--data digits --hidden 16 --latent 3 --epochs 2"
 
 

@@ -14,6 +14,8 @@ from jaxvae.shared.training import progress
 from parity_tests.corrupt import readers
 from parity_tests.support.cli import PACKAGES, fails, run
 
+pytestmark = pytest.mark.either
+
 HOSTILE = "\x1b]0;title\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b31m\udcff"
 ESCAPED = r"\x1b]0;title\x07\x1b[2J\r\n\u202e\u2066\u200b\x9b31m\udcff"
 

@@ -22,6 +22,8 @@ from jaxvae.shared.data import datasets
 from jaxvae.shared.report.explorer import STOPS, frame_stops
 from parity_tests.support import backends
 
+pytestmark = pytest.mark.either
+
 PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUICK = "--data digits --resize --image 8 8 1 --max-steps 30 --batch-size 250"
@@ -443,6 +445,7 @@ def test_everything_has_a_name_and_can_be_reached(view) -> None:
     assert page.evaluate("document.querySelector('.map canvas').tabIndex") == 0
 
 
+@pytest.mark.slow
 def test_a_name_stays_a_name(view, trained, tmp_path) -> None:
     """A folder and a run called so that they would end the page's script and begin another."""
     folder = tmp_path / "a<" / "script><script>throw 1<" / "script><!--"

@@ -38,6 +38,8 @@ from parity_tests.harness.vae import command, torch_backend
 from parity_tests.support import backends
 from parity_tests.support.external_models import torch_model
 
+pytestmark = pytest.mark.either
+
 ROOT = Path(__file__).parents[3]
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 QUICK = "--data digits --resize --image 6 5 1 --max-steps 12 --epochs 2 --batch-size 250 --hidden 5 --latent 2"

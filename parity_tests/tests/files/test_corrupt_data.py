@@ -19,6 +19,8 @@ from parity_tests.corrupt.data import NPY, NPZ, PICTURES
 from parity_tests.corrupt.transforms import Kind
 from parity_tests.support.cli import in_time
 
+pytestmark = pytest.mark.either
+
 __all__ = ["in_time"]
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 GROUPS = {"npy": (NPY, "npy"), "npz": (NPZ, "npz"), "images": (PICTURES, "png")}

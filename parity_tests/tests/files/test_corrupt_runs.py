@@ -19,6 +19,8 @@ from parity_tests.corrupt.run_folder import CONFIG, LISTING, METRICS
 from parity_tests.corrupt.transforms import Kind
 from parity_tests.support.cli import in_time, refused
 
+pytestmark = pytest.mark.either
+
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 COMMANDS = {
     "evaluate": ["evaluate", "RUN"],

@@ -23,6 +23,8 @@ from parity_tests.corrupt.transforms import Kind
 from parity_tests.corrupt.weights import CHECKPOINT, WEIGHTS
 from parity_tests.support.cli import Load, in_time, refused
 
+pytestmark = pytest.mark.either
+
 __all__ = ["in_time"]
 
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}

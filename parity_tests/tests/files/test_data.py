@@ -18,6 +18,8 @@ from jaxvae.shared.data import datasets, idx, published
 from jaxvae.shared.data.dataset import digest
 from jaxvae.shared.errors import InputError
 
+pytestmark = pytest.mark.either
+
 SIBLINGS = [name for name in idx.IDX_SETS if name != "mnist"]
 TRAIN, TRAIN_LABELS, TEST, TEST_LABELS = idx.MNIST
 

@@ -14,6 +14,8 @@ from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, measures_record, metrics, parity_record, run_folder
 from parity_tests.harness.compare import gap
 
+pytestmark = pytest.mark.either
+
 EARLIER = Path(__file__).parents[2] / "golden" / "version_0_1_0"
 PACKAGES = {"jaxvae": jaxvae, "torchvae": torchvae}
 TOLERANCE = 1e-12  # float64: 25 further steps, whose sums another processor may add in another order

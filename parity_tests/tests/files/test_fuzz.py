@@ -14,12 +14,12 @@ from parity_tests.corrupt.coverage import READERS, covered
 from parity_tests.corrupt.fuzz import OTHER, SAME, Target, fuzz, mutated
 from parity_tests.corrupt.readers import TARGETS, place
 
-MANY = {"weights": 1000, "checkpoint": 500, "config": 500, "listing": 50, "stored": 50}
+MANY = {"weights": 500, "checkpoint": 250, "config": 250, "listing": 50, "stored": 50}
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_whatever_is_changed_is_refused_or_read_as_it_was(tmp_path, name: str) -> None:
-    number = MANY.get(name, 120)
+    number = MANY.get(name, 60)
     result = fuzz(TARGETS[name][1], place(tmp_path, name), range(number))
     assert result.wrong == []
     assert result.outcomes.total() == number

@@ -23,6 +23,8 @@ from jaxvae.shared.errors import InputError
 from parity_tests.support.backends import lean as lean_backends
 from parity_tests.support.cli import fails, run
 
+pytestmark = pytest.mark.either
+
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (25, 4, 6), np.uint8)
 COLOUR = RNG.integers(0, 256, (25, 4, 6, 3), np.uint8)

@@ -36,6 +36,8 @@ from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.external_models import KNOWN, answers, flax_file, flax_params, torch_model
 
+pytestmark = pytest.mark.either
+
 PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
 both = pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))
 

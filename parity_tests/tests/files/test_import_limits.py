@@ -19,6 +19,8 @@ from jaxvae.shared.text import printable
 from parity_tests.support.external_models import torch_model
 from parity_tests.tests.files.test_import import both, refused, run
 
+pytestmark = pytest.mark.either
+
 
 def shared_dicts() -> dict:
     """Sixty dicts, each twice in the next: 2^60 ways through them."""

@@ -22,6 +22,8 @@ from jaxvae.shared.config.spec import Spec
 from parity_tests.corrupt import orbax
 from parity_tests.tests.files.test_import import both, imported, refused
 
+pytestmark = pytest.mark.either
+
 WORDS = ModelSpec(
     (8, 8, 3),
     (),

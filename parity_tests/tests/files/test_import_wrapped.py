@@ -21,6 +21,8 @@ from parity_tests.corrupt import transforms
 from parity_tests.support.external_models import flax_params, torch_model
 from parity_tests.tests.files.test_import import both, flags, imported, refused, same_pickles
 
+pytestmark = pytest.mark.either
+
 
 def same_model(package, path: Path, plain: Path, prefix: str | None = None, given: Given | None = None) -> None:
     """Both files have the same configuration and weights."""

@@ -20,6 +20,8 @@ from parity_tests.harness.vae import jax_backend, torch_backend
 from parity_tests.harness.vae.batch import Batch
 from parity_tests.support.backends import lean
 
+pytestmark = pytest.mark.either
+
 SPEC = Spec("digits", ModelSpec((4, 5, 1), (7, 6), 3))
 PACKAGES = {"jaxvae": (jaxvae, jax_backend), "torchvae": (torchvae, torch_backend)}
 

@@ -32,6 +32,8 @@ from parity_tests.support.cli import fails, in_time
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents, copy
 from parity_tests.support.warm import python
 
+pytestmark = pytest.mark.either
+
 __all__ = ["in_time"]
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}

@@ -37,6 +37,7 @@ def spec_of(objective: ObjectiveSpec, **model: Any) -> Spec:
     return Spec("digits", ModelSpec((3, 4, 1), (7, 5), 3, **model), objective, FLOAT64)
 
 
+@pytest.mark.either
 @pytest.mark.parametrize(
     ("network", "activation"), [("conv", "elu"), *(("mlp", activation) for activation in typing.get_args(Activation))]
 )

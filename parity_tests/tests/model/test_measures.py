@@ -93,7 +93,7 @@ def by_hand(side: Implementation, spec: Spec, samples: int) -> tuple[np.ndarray,
 
 
 @pytest.mark.usefixtures("_x64")
-@pytest.mark.parametrize("name", quick(SPECS, ["bernoulli", "conditional gaussian-pixel", "conv"]))
+@pytest.mark.parametrize("name", quick(SPECS, ["bernoulli", "conditional gaussian-pixel"]))
 def test_the_log_likelihood_is_its_formula_and_the_same_from_both(name: str) -> None:
     """To 1e-10 of the figures."""
     spec, results = spec_of(name), {}
@@ -340,6 +340,7 @@ def ask(package, capsys, *arguments: object) -> tuple[int, str, str]:
     return status, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_same_figures_from_both(trained, tmp_path, capsys) -> None:
     """Every number of every measure to 1e-10."""
     results = []

@@ -70,6 +70,7 @@ def source(name: str, arrays: Arrays, batch: Batch, step: int) -> tuple[list[flo
     return losses, gradients
 
 
+@pytest.mark.either
 @both
 @every
 def test_the_loss_and_its_gradient_are_the_sources(side, name: str) -> None:
@@ -91,6 +92,7 @@ def test_the_loss_and_its_gradient_are_the_sources(side, name: str) -> None:
 COMPILED = ("relu-sigma", "adversarial", "beta-b")
 
 
+@pytest.mark.either
 @pytest.mark.parametrize(
     ("package", "name"), [("torchvae", n) for n in PRESETS] + [("jaxvae", n) for n in COMPILED], ids=str
 )

@@ -74,6 +74,7 @@ def test_bits(seed: int, shape: tuple[int, ...], kind: str) -> None:
     same(random.bits(random.key(seed), shape, getattr(torch, kind)), jax.random.bits(jax_key(seed), shape, kind))
 
 
+@pytest.mark.slow
 @many
 @given(seed=SEEDS, shape=SHAPES, dtype=FLOATS, p=st.floats(0, 1))
 def test_bernoulli(seed: int, shape: tuple[int, ...], dtype: str, p: float) -> None:
@@ -94,6 +95,7 @@ def test_permutation_of_rows() -> None:
 
 
 # From here on to the bit, with XLA's fused multiply-adds.
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @many
 @given(seed=SEEDS, shape=FLOAT_SHAPES, dtype=FLOATS, bounds=RANGES)

@@ -9,17 +9,19 @@ from parity_tests.faults.table import LINES, REGENERATE, caught_at, package_row
 # jaxvae's come last: each of them clears what was compiled without it.
 EVERY = sorted([*plain_vae.FAULTS, *variants.FAULTS, *ranges.FAULTS], key=lambda fault: fault.package == "jaxvae")
 
-each = pytest.mark.parametrize("fault", EVERY, ids=lambda fault: f"{fault.place}-{fault.cause}")
+NAMES = [f"{fault.place}-{fault.cause}" for fault in EVERY]
+# Every other one runs with every change.
+HALF = [pytest.param(fault, marks=[pytest.mark.slow] * (i % 2)) for i, fault in enumerate(EVERY)]
 
 
-@each
+@pytest.mark.parametrize("fault", HALF, ids=NAMES)
 def test_a_fault_is_caught_and_named(fault: Fault) -> None:
     """By the level of the table, and not by the one before it."""
     is_caught(fault, tried(fault, caught_at(fault, LINES)))
 
 
 @pytest.mark.slow
-@each
+@pytest.mark.parametrize("fault", EVERY, ids=NAMES)
 def test_no_earlier_level_catches_a_fault(fault: Fault) -> None:
     is_caught(fault, tried(fault))
 

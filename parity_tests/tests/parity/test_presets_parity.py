@@ -11,7 +11,7 @@ from parity_tests.support.tiny import STEPS, small, some
 
 
 # Convolutions pass every level in the golden files, and float32 in the command of test_prove.
-@pytest.mark.parametrize("name", quick(PRESETS, ["adversarial"]))
+@pytest.mark.parametrize("name", quick(PRESETS, []))
 def test_a_preset_passes_every_level_in_float64(name: str) -> None:
     result = passes(name, "float64")
     levels = {finding.level for finding in result.findings}

@@ -65,6 +65,7 @@ def test_a_plain_loss_is_the_packages(name: str, samples: int | None) -> None:
     assert [value.item() / share for value in values] == pytest.approx([terms.loss.item()] * len(values), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lean")
 @pytest.mark.parametrize(("name", "samples"), KINDS)
 def test_the_plain_loops_learn(name: str, samples: int | None) -> None:

@@ -1,6 +1,7 @@
 """The pages are true: the guides' programs print what is shown, and every command on a page is one."""
 
 import contextlib
+import functools
 import importlib.util
 import inspect
 import io
@@ -107,6 +108,7 @@ def offered() -> list[str]:
     return re.findall(r"[\w-]+", re.findall(r"\{(.*?)\}", " ".join(helped("jaxvae").split()))[0])
 
 
+@functools.cache
 def helped(name: str, *words: str) -> str:
     """What --help prints."""
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as end:
@@ -254,6 +256,7 @@ def test_a_notebook_prints_what_it_shows(path: Path, tmp_path: Path, monkeypatch
         assert outputs(again) == outputs(cell), cell.source
 
 
+@pytest.mark.slow
 def test_the_pages_commands_run(tmp_path, monkeypatch, capsys) -> None:
     """In the order of the pages, each on what those before it made, with two steps of a small model on the digits for
     every training. A run that the pages have from elsewhere is made first."""

@@ -26,7 +26,7 @@ from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import PACKAGES, fails, run
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.either]
 _lean = pytest.fixture(scope="module", autouse=True)(lean)
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(0, 256, (30, 4, 3, 1), dtype=np.uint8), RNG.integers(0, 3, 30)

@@ -39,6 +39,9 @@ from jaxvae.shared.training.rates import learning_rate
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import at_step, modules_after
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents, copy
+from parity_tests.support.quick import quick
+
+pytestmark = pytest.mark.either
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 TINY = [*SIZES, "--epochs", "3"]
@@ -318,7 +321,9 @@ def test_the_rate_that_is_shown_is_the_packages(schedule: str) -> None:
         assert learning_rate(spec.training, step // 10, step) == pytest.approx(expected, rel=1e-6), step
 
 
-@pytest.mark.parametrize("flags", ["", "--preset adversarial --hidden 6 --discriminator 5", "--preset flax-example"])
+@pytest.mark.parametrize(
+    "flags", quick(["", "--preset adversarial --hidden 6 --discriminator 5", "--preset flax-example"], [""])
+)
 def test_the_norm_is_that_of_the_gradient_of_a_step(flags: str, digits: Dataset, x64) -> None:
     """The same from both packages, where a state is left as it is; that of what a loop of one's own minimizes."""
     small = ["--data", "digits", "--hidden", "6", "--latent", "3", "--dtype", "float64"]

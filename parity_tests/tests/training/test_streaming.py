@@ -33,6 +33,8 @@ from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents, fit
 from parity_tests.support.tiny import small, some
 
+pytestmark = pytest.mark.either
+
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
 
 _lean = pytest.fixture(scope="module", autouse=True)(lean)

@@ -22,6 +22,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, contents, numpy_command
+from parity_tests.support.quick import quick
 from parity_tests.support.tiny import small, some
 
 TINY = ["--data", "digits", "--image", "6", "6", "1", "--hidden", "5", "--latent", "2", "--batch-size", "500"]
@@ -91,7 +92,7 @@ def test_a_sweep_whose_rate_falls_over_the_run_is_gone_on_with(tmp_path, capsys)
     assert re.search(r"(\d+) runs, \1 of them finished already", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", ["flax-example", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
+@pytest.mark.parametrize("name", quick(["flax-example", *SLOW], []))
 def test_runs_trained_together_are_those_trained_alone(x64: None, name: str) -> None:
     """In float64, two epochs of five steps, with a decaying learning rate; the preset's own is statically binarised.
     One of them stands seven steps ahead of the other, which catches up. Measured: 4e-15 at most."""

@@ -150,6 +150,7 @@ def test_an_epoch_visits_every_image_once(package, x64: None) -> None:
     np.testing.assert_allclose(epoch[2], progress.test[2], rtol=1e-12)
 
 
+@pytest.mark.either
 @PACKAGES
 @pytest.mark.parametrize("binarization", ["static", "dynamic"])
 def test_an_epochs_steps_are_given_each_images_own_label_and_pixels(package, x64: None, digits, binarization) -> None:

@@ -19,6 +19,8 @@ from jaxvae.shared.runs import best_epoch, metrics, run_folder
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, SIZES, contents
 from parity_tests.support.tiny import small, some
 
+pytestmark = pytest.mark.either
+
 both = pytest.mark.parametrize("package", ["jaxvae", "torchvae"])
 FLAGS = [*SIZES, "--train-images", "90", "--validation", "10", "--batch-size", "40", "--epochs", "9"]
 
@@ -85,6 +87,7 @@ def test_training_ends_when_the_patience_does(package: str) -> None:
     assert int(state.step) == 2 * spec.training.epoch_steps(60)
 
 
+@pytest.mark.slow
 def test_runs_trained_together_end_each_by_its_own_patience() -> None:
     spec = validating(dtype="float32", patience=2)
     specs = [spec, dataclasses.replace(spec, training=dataclasses.replace(spec.training, seed=1))]
