@@ -197,10 +197,13 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
         (r"new has no metrics yet; the first ones are written after its first epoch", [path, new, *out]),
         (r"is not a run folder", [path / "images", *out]),
         (r"is not a run folder", [path, path / "images", *out]),
-        (r"no is not a run folder", [tmp_path, tmp_path / "no", *out]),
+        (r"nev does not exist \(did you mean .*/new\?\); give a run folder", [tmp_path, tmp_path / "nev", *out]),
         (r"Nothing matches .*/n\*o; give run folders", [path, tmp_path / "n*o", *out]),
         (r"new has no metrics yet", [tmp_path, *out]),
-        (r"can't be written \(No such file or directory\)", [path, "--out", tmp_path / "no" / "x.png"]),
+        (
+            r"can't be written: there is no folder .*/no; make it, or give another --out",
+            [path, "--out", tmp_path / "no" / "x.png"],
+        ),
         (r"Curves show 1 to 24 runs, found 0; give some", out),
         (r"Curves show 1 to 24 runs, found 25; give fewer", [*[path] * 25, *out]),
     ):
