@@ -66,6 +66,14 @@ def edited(run: Path, to: Path, **values: float) -> Path:
     return to
 
 
+def test_curves_begin_at_a_step(package, trained, drawn, tmp_path) -> None:
+    out = str(tmp_path / "curves.png")
+    assert cli.main(package, ["curves", str(trained["jaxvae"]), "--from-step", "24", "--out", out]) == 0
+    axes = drawn[0].axes[0]
+    assert axes.get_xlim()[0] == 24
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[24], [24]]
+
+
 def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -> None:
     paths = [trained["jaxvae"], trained["torchvae"]]
     out = tmp_path / "curves.png"
@@ -198,6 +206,7 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
         (r"is not a run folder", [path / "images", *out]),
         (r"is not a run folder", [path, path / "images", *out]),
         (r"nev does not exist \(did you mean .*/new\?\); give a run folder", [tmp_path, tmp_path / "nev", *out]),
+        (r"ends after step 24; give a smaller --from-step", [path, "--from-step", 25, *out]),
         (r"Nothing matches .*/n\*o; give run folders", [path, tmp_path / "n*o", *out]),
         (r"new has no metrics yet", [tmp_path, *out]),
         (
