@@ -169,6 +169,14 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
         assert figure_file.packed(others[0]) != figure_file.packed(others[1])
 
 
+@pytest.mark.parametrize(("n", "area"), [(10, 15), (150, 10), (2000, 3)])
+def test_few_points_are_larger(n: int, area: float) -> None:
+    figure = labelled_figure.points(np.zeros((n, 2)), np.arange(n) % 2, ("a", "b"))
+    assert [points.get_sizes().tolist() for points in figure.axes[0].collections] == [[area]] * 2
+    sizes = [handle.get_sizes().item() for handle in figure.axes[0].get_legend().legend_handles]
+    assert sizes == pytest.approx([18.75] * 2)
+
+
 def test_components_are_those_of_the_covariance() -> None:
     codes = RNG.normal(size=(300, 4)) * [3, 1, 0.5, 0.1] + 7
     result, names = latents.project(codes)
