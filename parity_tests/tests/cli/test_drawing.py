@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -171,9 +172,9 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
 
 @pytest.mark.parametrize(("n", "area"), [(10, 15), (150, 10), (2000, 3)])
 def test_few_points_are_larger(n: int, area: float) -> None:
-    figure = labelled_figure.points(np.zeros((n, 2)), np.arange(n) % 2, ("a", "b"))
-    assert [points.get_sizes().tolist() for points in figure.axes[0].collections] == [[area]] * 2
-    sizes = [handle.get_sizes().item() for handle in figure.axes[0].get_legend().legend_handles]
+    axes: Any = labelled_figure.points(np.zeros((n, 2)), np.arange(n) % 2, ("a", "b")).axes[0]
+    assert [points.get_sizes().tolist() for points in axes.collections] == [[area]] * 2
+    sizes = [handle.get_sizes().item() for handle in axes.get_legend().legend_handles]
     assert sizes == pytest.approx([18.75] * 2)
 
 
