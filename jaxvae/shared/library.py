@@ -320,7 +320,13 @@ class Library:
         return pictures.latents(spec, means, data.test_labels[chosen], data, by, seed, title)
 
     def plot_curves(
-        self, runs: Path | str | Sequence[Path | str], *, log: bool = False, names: Sequence[str] = (), title: str = ""
+        self,
+        runs: Path | str | Sequence[Path | str],
+        *,
+        log: bool = False,
+        names: Sequence[str] = (),
+        title: str = "",
+        from_step: int = 0,
     ) -> "Figure":
         """Draw the learning curves of runs, as the command `curves` does.
 
@@ -329,14 +335,15 @@ class Library:
             log: Use logarithmic axes.
             names: What to call each run; by default as its folder.
             title: Above the panels.
+            from_step: Leave out what was recorded before this step.
 
         Returns:
             A figure of matplotlib's, which a notebook shows and `savefig` writes.
 
         Raises:
-            InputError: If one is no run, or has no metrics.
+            InputError: If one is no run, or has no metrics, or none from that step on.
         """
-        return curves.figure([run_folder.read(path) for path in _paths(runs)], log, names, title)
+        return curves.figure([run_folder.read(path) for path in _paths(runs)], log, names, title, from_step)
 
     def write_report(
         self,

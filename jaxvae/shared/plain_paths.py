@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import closest
 
 _in_place: dict[Path, int] = {}  # an open handle of each folder that has to stay where it is
 _KINDS = {
@@ -21,6 +22,16 @@ _KINDS = {
 def kind_of(mode: int) -> str:
     """Say what a path is by its mode: "a file", "a folder", "a FIFO", "a socket", "a symbolic link" or "a device"."""
     return _KINDS.get(stat.S_IFMT(mode), "a device")
+
+
+def likely(path: Path) -> str:
+    """The folder that is most like one that does not exist, as " (did you mean runs/faces?)"; empty if none is."""
+    try:
+        beside = {folder.name: folder for folder in path.parent.iterdir() if folder.is_dir()}
+    except OSError:
+        return ""
+    alike = closest(path.name, beside)
+    return f" (did you mean {beside[alike]}?)" if alike else ""
 
 
 @contextlib.contextmanager

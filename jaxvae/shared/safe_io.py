@@ -181,7 +181,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         InputError: If `path` exists, or nothing can be written beside it.
     """
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists already; give another --out, or remove it.")
+        raise InputError(f"{path} exists already; give another --out, or move it away.")
     require_in_place(path)
     try:
         _remove_left(path)

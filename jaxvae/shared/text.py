@@ -1,8 +1,10 @@
 """Text for messages and tables: values from files made printable and short, lists of names, aligned columns."""
 
 import difflib
+import re
 import reprlib
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 _SHORT = reprlib.Repr()
@@ -26,6 +28,11 @@ def printable(text: str, longest: int = 100) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def from_here(text: str) -> str:
+    """Write the paths in a text that lie in the current folder without it."""
+    return re.sub(rf"(?<![^\s:'\"]){re.escape(str(Path.cwd()))}/", "", text)
+
+
 def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
     """List names in a message: the first few, made printable and short, and how many more there are."""
     names = list(names)
@@ -35,8 +42,13 @@ def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
 
 def suggestion(word: str, choices: Iterable[str]) -> str:
     """The choice that is most like a word, for a message, as " (did you mean conv?)"; empty if none is like it."""
-    alike = difflib.get_close_matches(word, choices, 1)
-    return f" (did you mean {alike[0]}?)" if alike else ""
+    alike = closest(word, choices)
+    return f" (did you mean {alike}?)" if alike else ""
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """The choice that is most like a word; empty if none is like it."""
+    return next(iter(difflib.get_close_matches(word, choices, 1)), "")
 
 
 def counted(n: int, noun: str) -> str:

@@ -203,7 +203,7 @@ def _percent(share: float) -> str:
 def _with_classes(spec: Spec) -> str | None:
     if not spec.model.classes:
         return None
-    return "needs latents of images alone, and this model's encoder sees the class too; sample-accuracy measures it"
+    return "needs latents of images alone, and this encoder sees the class too (sample-accuracy measures such models)"
 
 
 def _without_classes(spec: Spec) -> str | None:

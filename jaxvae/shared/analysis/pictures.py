@@ -133,7 +133,8 @@ def traversals(
     low, high = (-reach, reach) if prior else (space.low[order], space.high[order])
     values = np.broadcast_to(np.linspace(low, high, steps, axis=-1), (len(order), steps))
     rows = backend.traverse(spec, weights, base, order, values, label)
-    labels = [f"latent {i + 1}\n{space.activity[i]:.2f} {space.unit}" for i in order]
+    of = "KL " if space.unit == "nats" else ""
+    labels = [f"latent {i + 1}\n{of}{space.activity[i]:.2f} {space.unit}" for i in order]
     heads, start = ["least", *[""] * (steps - 2), "largest"], "the mean code"
     if prior:
         heads, start = [f"{value:.3g}" for value in values[0].round(9)], "the prior's mean"

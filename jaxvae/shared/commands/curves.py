@@ -52,6 +52,8 @@ class Curves:
     names: RunNames = ()
     log: bool = False
     """Use logarithmic axes, except for a term that reaches 0 or less."""
+    from_step: int = 0
+    """Leave out what was recorded before this step, so that the axes show how a loss ends that began far above."""
 
 
 def run(backend: Backend, command: Curves) -> None:
@@ -66,7 +68,7 @@ def run(backend: Backend, command: Curves) -> None:
     """
     require_figure(command.out, command.title)
     runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, _why_not)]
-    figure_file.save(figure(runs, command.log, command.names, command.title), command.out)
+    figure_file.save(figure(runs, command.log, command.names, command.title, command.from_step), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
@@ -78,7 +80,13 @@ def picture(
     return figure_file.packed(figure(runs, log, names, title), kind)
 
 
-def figure(runs: Sequence[run_folder.Run], log: bool = False, names: Sequence[str] = (), title: str = "") -> "Figure":
+def figure(
+    runs: Sequence[run_folder.Run],
+    log: bool = False,
+    names: Sequence[str] = (),
+    title: str = "",
+    from_step: int = 0,
+) -> "Figure":
     """Draw the learning curves of runs, 7 inches wide: for runs of one scale a panel for each term that all have, the
     loss first.
 
@@ -87,19 +95,20 @@ def figure(runs: Sequence[run_folder.Run], log: bool = False, names: Sequence[st
         log: Use logarithmic axes.
         names: What to call each run; by default as its folder.
         title: Above the panels.
+        from_step: The first step that is drawn.
 
     Returns:
         The figure.
 
     Raises:
-        InputError: If there is no run or too many, or if one has no metrics yet.
+        InputError: If there is no run or too many, or if one has no metrics yet, or none from that step on.
     """
     import matplotlib
 
     if not 1 <= len(runs) <= _MAX_RUNS:
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
     names = run_names([run.path for run in runs], names)
-    records = [_records(run) for run in runs]
+    records = [_records(run, from_step) for run in runs]
     blocks = [(name, some, common_terms([runs[i] for i in some])) for name, some in scales(runs)]
     most = max(len(terms) for _, _, terms in blocks)
     columns = min(most, 3) if most != 4 else 2
@@ -118,7 +127,7 @@ def figure(runs: Sequence[run_folder.Run], log: bool = False, names: Sequence[st
             block, panels = panels[: len(terms)], panels[columns * math.ceil(len(terms) / columns) :]
             for i, (axes, term) in enumerate(zip(block, terms, strict=True)):
                 single |= _panel(axes, term, name, [records[j] for j in some], [colours[j] for j in some], log)
-                _label(axes, i < columns, i >= len(terms) - columns, _epoch_steps([runs[j] for j in some]))
+                _label(axes, i < columns, i >= len(terms) - columns, _epoch_steps([runs[j] for j in some]), from_step)
         for axes in drawn.axes:
             if not axes.lines:  # no term is left for it
                 axes.remove()
@@ -136,13 +145,16 @@ def _why_not(path: Path) -> str | None:
     return "no metrics yet" if metrics.last(run) is None else None
 
 
-def _records(run: run_folder.Run) -> list[dict[str, Any]]:
+def _records(run: run_folder.Run, from_step: int) -> list[dict[str, Any]]:
     if "imported" in run.config:
         raise InputError(f"{run.path} was imported, so its training was not recorded; give trained runs.")
     records = metrics.to_draw(run)
     if not records:
         raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")
-    return records
+    shown = [record for record in records if record["step"] >= from_step]
+    if not shown:
+        raise InputError(f"{run.path} ends after step {records[-1]['step']:,}; give a smaller --from-step.")
+    return shown
 
 
 def _epoch_steps(runs: Sequence[run_folder.Run]) -> int | None:
@@ -202,14 +214,14 @@ def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _label(axes: Any, top: bool, bottom: bool, epoch: int | None) -> None:
+def _label(axes: Any, top: bool, bottom: bool, epoch: int | None, from_step: int) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     axes.grid(True, lw=0.3, color="0.85")
     axes.spines[["right"] if epoch is not None and top else ["right", "top"]].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=max(0, from_step))
     if bottom:
         axes.set_xlabel("step")
     if epoch is not None and top:

@@ -15,7 +15,7 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import best_epoch, checkpoints, command_line, lock, metrics, run_folder
 from jaxvae.shared.runs.find_runs import by_number, runs_below
-from jaxvae.shared.text import printable, say, text_table
+from jaxvae.shared.text import from_here, printable, say, text_table
 
 _MAX_FLAGS = 60  # characters in the table
 
@@ -125,7 +125,7 @@ def _cells(row: Row) -> list[str]:
     step = "-" if row.step is None else f"{row.step:,} of {row.steps:,}"
     loss = "-" if row.loss is None else f"{row.loss:.3f}"
     loss += "" if row.best is None else f" in epoch {row.best}"
-    flags = "-" if row.flags is None else printable(row.flags, _MAX_FLAGS)
+    flags = "-" if row.flags is None else printable(from_here(row.flags), _MAX_FLAGS)
     state = f"{row.state}: {row.error}" if row.state == "damaged" else row.state
     return [row.path, row.framework or "-", row.preset or "-", flags, step, loss, state]
 

@@ -1,6 +1,7 @@
 """The report command: a web page about runs."""
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from jaxvae.shared.plotting.figure_flags import RunNames, data_name, require_tit
 from jaxvae.shared.report import explorer, neighbours, overview, webpage
 from jaxvae.shared.runs import command_line, measures_record, metrics, parity_record, run_folder
 from jaxvae.shared.runs.metrics_parts import SPLITS
-from jaxvae.shared.text import LONGEST, counted, printable, say
+from jaxvae.shared.text import LONGEST, counted, from_here, printable, say
 
 _SAMPLES, _PAIRS = 64, 32  # images
 _EACH = 8  # samples of each class
@@ -78,6 +79,8 @@ def write(backend: Backend, command: Report) -> int:
     names = run_names(runs, command.names)
     articles, content, opened, highlights = [], [], [], []
     for number, path in enumerate(runs):
+        if len(runs) > 1:
+            say(f"{backend.__name__}: {names[number]}, run {number + 1} of {len(runs)} ...", sys.stderr)
         run, weights = open_run(backend, path, command.device)  # one at a time: float64 is set for the whole process
         model = trained_model(backend, run, weights, open_images(run, command.data_root))
         space = latents.space(run.spec, model.latents, str(path))
@@ -249,6 +252,6 @@ def _command(run: run_folder.Run) -> str:
         start = f"from step {session['from_step']:,} by {session['framework']} on {session['device']}"
         sessions[f"session {number}"] = f"{start}, {session['created']}: {versions}"
     data = run.config["data"]
-    images = f"Images of {data['name']}: {data['train']:,} for training, {data['test']:,} for testing, "
+    images = f"Images of {data_name(data['name'])}: {data['train']:,} for training, {data['test']:,} for testing, "
     images += f"SHA-256 {data['digest'][:12]}..."
-    return webpage.command(command) + webpage.paragraph(images, "soft") + webpage.facts(sessions)
+    return webpage.command(from_here(command)) + webpage.paragraph(images, "soft") + webpage.facts(sessions)

@@ -83,8 +83,11 @@ def conflicts(model: ModelSpec, objective: ObjectiveSpec, images: ImagesSpec) ->
     if objective.units == "mixed" and form not in ("elbo", "capacity"):
         yield f"mixed units need a KL divergence beside a mean pixel's error, and {form} has none"
     if images.shift >= min(model.image[:2]):
-        most = min(model.image[:2]) - 1
-        yield f"a shift of {images.shift} pixels moves an image out of itself; give a --shift of at most {most}"
+        height, width, _ = model.image
+        yield (
+            f"a shift of {images.shift} pixels moves an image of height {height} and width {width} out of itself; "
+            f"give a --shift of at most {min(height, width) - 1}"
+        )
     if images.corruption == "dropout" and images.range == "signed":
         yield "dropout sets pixels to 0, which is grey in [-1, 1]; give --range unit, or gaussian noise"
     words = [*layer_words.words(model.encoder, "encoder"), *layer_words.words(model.decoder[:-1], "decoder")]

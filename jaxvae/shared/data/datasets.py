@@ -87,6 +87,11 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
             f"{what} has labels up to {largest}, the model's {classes} classes are 0 to {classes - 1}; "
             f"give --classes {largest + 1}."
         )
+    if classes > (known := len(dataset.class_names)) > 0:
+        note = (
+            f"The model has {classes} classes, {what} has {known}: the others have no images. Give --classes {known}."
+        )
+        dataset = dataset._replace(notes=(*dataset.notes, note))
     image, resize = spec.model.image, spec.images.resize
     train, test = (fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
     return held_out(dataset._replace(train=train, test=test), spec.images.validation), why

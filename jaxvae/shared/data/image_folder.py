@@ -17,6 +17,7 @@ from jaxvae.shared.data.dataset import Dataset, Request, from_path, tenths
 from jaxvae.shared.data.resize import Size, require_size, resized, with_progress
 from jaxvae.shared.data.streaming import UnmappableError
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.plain_paths import likely
 from jaxvae.shared.text import LONGEST, named, printable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -57,6 +58,10 @@ def read(request: Request) -> Dataset:
     if request.mapped:
         raise UnmappableError(f"The images of {request.name}", "pictures")
     folder, image = Path(request.argument), request.image
+    if not folder.exists():
+        raise InputError(
+            f"The folder of pictures {folder} does not exist{likely(folder)}; give one by --data images:DIR."
+        )
     if not folder.is_dir():
         raise InputError(f"The folder of pictures {folder} is not a folder; give one by --data images:DIR.")
     splits, notes = _split_pictures(folder)

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +31,9 @@ def require(path: Path) -> None:
     kind_of(path)
     require_in_place(path)
     if not path.parent.is_dir():
-        raise InputError(f"The picture {path} can't be written ({os.strerror(2)}); give another --out.")
+        raise InputError(
+            f"The picture {path} can't be written: there is no folder {path.parent}; make it, or give another --out."
+        )
 
 
 def new(margin: float | None = None, style: Mapping[str, Any] | None = None, **settings: Any) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _DPI, _TEXT = 300, 7  # dots per inch of print; points of a caption's letters
 _COLUMN, _PAGE = 780, 1800  # dots of a row of images, which leave room for labels in 3.4 and in 7 inches
 _FEW = 12  # images that fit into a column
+_AREAS, _CROWD, _LEGEND_AREA = (3, 15), 1500, 18.75  # square points: of a point, of all at most, of a legend's
 _LINE, _MARGIN, _LETTER = 36, 12, 15  # dots: a label's line, a gap, a letter's width
 
 
@@ -139,9 +140,9 @@ def points(
     """
     figure = _figure(_COLUMN, _COLUMN)
     axes = figure.add_axes((0, 0, 1, 1))
-    present = np.unique(labels).tolist()
+    present, area = np.unique(labels).tolist(), float(np.clip(_CROWD / len(places), *_AREAS))
     for label in present:
-        axes.scatter(*places[labels == label].T, s=3, linewidths=0, alpha=0.8, color=class_colour(label))
+        axes.scatter(*places[labels == label].T, s=area, linewidths=0, alpha=0.8, color=class_colour(label))
     axes.set_aspect("equal", adjustable="datalim")
     axes.tick_params(labelsize=_TEXT - 1, width=0.5, length=2)
     axes.set_xlabel(names[0], size=_TEXT)
@@ -149,7 +150,12 @@ def points(
     _entitle(figure, caption, title, 1)
     if len(present) > 1:
         beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False, "fontsize": _TEXT - 1}
-        beside |= {"markerscale": 2.5, "handletextpad": 0.1, "borderaxespad": 0.3, "ncols": -(-len(present) // 20)}
+        beside |= {
+            "markerscale": (_LEGEND_AREA / area) ** 0.5,
+            "handletextpad": 0.1,
+            "borderaxespad": 0.3,
+            "ncols": -(-len(present) // 20),
+        }
         legend = axes.legend(axes.collections, list(map(str, present)), **beside)
         for text, label in zip(legend.get_texts(), present, strict=True):
             text.set_parse_math(False)

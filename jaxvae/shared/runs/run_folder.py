@@ -15,7 +15,7 @@ from jaxvae.shared.config.serialization import build, to_json
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.class_names import CLASS_NAMES
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.plain_paths import kept_in_place, make_folder, require_folder, require_plain
+from jaxvae.shared.plain_paths import kept_in_place, likely, make_folder, require_folder, require_plain
 from jaxvae.shared.runs import lock
 from jaxvae.shared.safe_io import write_atomically
 from jaxvae.shared.text import LONGEST, shown
@@ -156,7 +156,8 @@ def free_path(folder: Path, prefix: str) -> Path:
 def require_free(path: Path) -> None:
     """Raises InputError if something exists at `path`, where a run is to start."""
     if path.exists() or path.is_symlink():
-        raise InputError(f"{path} exists already; give another --out, or remove it.")
+        more = ", or continue that run with --resume" if (path / "config.json").is_file() else ""
+        raise InputError(f"{path} exists already; give another --out, or move it away{more}.")
 
 
 def create(path: Path, spec: Spec, config: dict[str, Any], fill: Callable[[Run], None]) -> Run:
@@ -280,6 +281,8 @@ def read_config(file: Path) -> Run:
     """
     path = file.parent
     try:
+        if not path.exists():
+            raise InputError(f"{path} does not exist{likely(path)}; give a run folder that train or import wrote.")
         if safe_io.instead_of_file(file) == "nothing":
             raise InputError(f"{path} is not a run folder: it has no config.json; give one that train or import wrote.")
         config = safe_io.read_json(file)

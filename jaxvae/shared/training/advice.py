@@ -29,10 +29,11 @@ def advice(spec: Spec, train: int, test: int) -> Iterator[str]:
     if training.schedule == "cosine" and falling is not None and rising + falling < total:
         yield (
             f"The learning rate is 0 from step {rising + falling:,} on, of {total:,}: later steps change no weight. "
-            "Leave out --decay-steps for a cosine up to the last step."
+            f"Give --decay-steps {total - rising} for a cosine up to the last step."
         )
     if rising >= total:
-        yield f"The learning rate rises over {counted(rising, 'step')}, and the run has {total:,}: give fewer."
+        steps_up = counted(rising, "step")
+        yield f"The learning rate rises over {steps_up}, and the run has {total:,}: give a smaller --rate-warmup."
     if spec.objective.units == "mixed" and spec.effective_beta > _STRONG:
         yield (
             f"With {spec.model.pixels:,} values in an image the divergence counts {spec.effective_beta:.3g} times "

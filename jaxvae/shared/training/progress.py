@@ -25,7 +25,7 @@ class Bar:
         """
         from tqdm import tqdm
 
-        self.images, self.seen, self._first = images, seen, bool(first)
+        self.images, self.seen, self._first, self._paced = images, seen, bool(first), False
         self._moved = time.monotonic()
         self._begun = self._since = (self._moved, seen)
         self._bar = tqdm(
@@ -85,11 +85,15 @@ class Bar:
         self._bar.n += images
 
     def pace(self) -> str:
-        """Return the speed of training since the last call, and the time left at the pace since then, in words."""
+        """Return the speed of training since the last call, and the time left at the pace since then, in words.
+
+        The first call takes the time left from the training alone, as the first evaluation is compiled.
+        """
         then, before = self._since if self.seen > self._since[1] else self._begun
         self._begun = self._since = now, seen = time.monotonic(), self.seen
         rate = (seen - before) / max(self._moved - then, 1e-9)  # without the evaluation, which may be compiled first
-        left = (self.images - seen) * max(now - then, 1e-9) / (seen - before) if seen > before else 0.0
+        until, self._paced = now if self._paced else self._moved, True
+        left = (self.images - seen) * max(until - then, 1e-9) / (seen - before) if seen > before else 0.0
         return f"{rate:,.{0 if rate >= 10 else 2}f} images/s, {self._bar.format_interval(left)} left"
 
     def say(self, line: str, file: TextIO | None = None) -> None:

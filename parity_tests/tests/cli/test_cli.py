@@ -329,7 +329,8 @@ def test_a_flag_that_can_not_be_read_is_named(package, capsys, tmp_path, flags: 
 
 def test_a_run_folder_that_exists_is_kept(package, capsys, trained) -> None:
     before = {path: path.read_bytes() for path in trained["jaxvae"].rglob("*") if path.is_file()}
-    fails(package, capsys, "exists already; give another --out", "train", *QUICK, "--out", trained["jaxvae"])
+    says = "exists already; give another --out, or move it away, or continue that run with --resume"
+    fails(package, capsys, says, "train", *QUICK, "--out", trained["jaxvae"])
     assert {path: path.read_bytes() for path in trained["jaxvae"].rglob("*") if path.is_file()} == before
 
 

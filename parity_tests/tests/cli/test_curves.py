@@ -68,6 +68,14 @@ def edited(run: Path, to: Path, **values: float) -> Path:
     return to
 
 
+def test_curves_begin_at_a_step(package, trained, drawn, tmp_path) -> None:
+    out = str(tmp_path / "curves.png")
+    assert cli.main(package, ["curves", str(trained["jaxvae"]), "--from-step", "24", "--out", out]) == 0
+    axes = drawn[0].axes[0]
+    assert axes.get_xlim()[0] == 24
+    assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[24], [24]]
+
+
 def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -> None:
     paths = [trained["jaxvae"], trained["torchvae"]]
     out = tmp_path / "curves.png"
@@ -199,10 +207,14 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
         (r"new has no metrics yet; the first ones are written after its first epoch", [path, new, *out]),
         (r"is not a run folder", [path / "images", *out]),
         (r"is not a run folder", [path, path / "images", *out]),
-        (r"no is not a run folder", [tmp_path, tmp_path / "no", *out]),
+        (r"nev does not exist \(did you mean .*/new\?\); give a run folder", [tmp_path, tmp_path / "nev", *out]),
+        (r"ends after step 24; give a smaller --from-step", [path, "--from-step", 25, *out]),
         (r"Nothing matches .*/n\*o; give run folders", [path, tmp_path / "n*o", *out]),
         (r"new has no metrics yet", [tmp_path, *out]),
-        (r"can't be written \(No such file or directory\)", [path, "--out", tmp_path / "no" / "x.png"]),
+        (
+            r"can't be written: there is no folder .*/no; make it, or give another --out",
+            [path, "--out", tmp_path / "no" / "x.png"],
+        ),
         (r"Curves show 1 to 24 runs, found 0; give some", out),
         (r"Curves show 1 to 24 runs, found 25; give fewer", [*[path] * 25, *out]),
     ):

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -169,6 +170,14 @@ def test_points_have_a_colour_for_each_label(kinds: int) -> None:
     if kinds > 1:
         others = [labelled_figure.points(places, some, ("a", "b"), "x") for some in (labels, labels[::-1])]
         assert figure_file.packed(others[0]) != figure_file.packed(others[1])
+
+
+@pytest.mark.parametrize(("n", "area"), [(10, 15), (150, 10), (2000, 3)])
+def test_few_points_are_larger(n: int, area: float) -> None:
+    axes: Any = labelled_figure.points(np.zeros((n, 2)), np.arange(n) % 2, ("a", "b")).axes[0]
+    assert [points.get_sizes().tolist() for points in axes.collections] == [[area]] * 2
+    sizes = [handle.get_sizes().item() for handle in axes.get_legend().legend_handles]
+    assert sizes == pytest.approx([18.75] * 2)
 
 
 def test_components_are_those_of_the_covariance() -> None:

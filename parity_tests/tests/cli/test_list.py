@@ -94,6 +94,16 @@ def test_every_state_and_nothing_that_is_no_run(package, runs, capsys) -> None:
     assert "config.json can't be read as JSON" in table[3]
 
 
+def test_data_in_the_current_folder_is_shown_without_it(tmp_path, monkeypatch, capsys) -> None:
+    write_imported(tmp_path / "runs" / "a", {"version": run_folder.VERSION})
+    config = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
+    config["spec"]["data"] = config["data"]["name"] = config["data"]["asked"] = f"npy:{tmp_path}/pictures"
+    (tmp_path / "runs" / "a" / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    assert "  --data npy:pictures  " in run(NUMPY_BACKEND, capsys, "list")[1]
+    assert listed(NUMPY_BACKEND, capsys, Path("runs"))[0]["flags"] == f"--data npy:{tmp_path}/pictures"
+
+
 @pytest.mark.parametrize(
     ("by", "last"), [("loss", "spoilt diverged imported"), ("step", "run-10 diverged spoilt imported")]
 )

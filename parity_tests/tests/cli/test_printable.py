@@ -9,7 +9,7 @@ import pytest
 
 from jaxvae.shared.commands import compare
 from jaxvae.shared.runs.command_line import changed_flags
-from jaxvae.shared.text import counted, markdown_table, printable, say, text_table
+from jaxvae.shared.text import counted, from_here, markdown_table, printable, say, text_table
 from jaxvae.shared.training import progress
 from parity_tests.corrupt import readers
 from parity_tests.support.cli import PACKAGES, fails, run
@@ -100,6 +100,12 @@ def test_a_runs_name_is_printable(capsys, tmp_path, package) -> None:
 def test_a_compared_runs_name_is_printable() -> None:
     row = compare.Row(HOSTILE, 2, 1.0, np.zeros((1, 2, 2, 1)))
     assert all(line.isprintable() for line in compare.table([row], 3, "digits").split("\n"))
+
+
+def test_paths_in_the_current_folder_are_shown_without_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = f"--data images:{tmp_path}/a --out '{tmp_path}/b c' {tmp_path}/d /mnt{tmp_path}/e {tmp_path}-2/f"
+    assert from_here(given) == f"--data images:a --out 'b c' d /mnt{tmp_path}/e {tmp_path}-2/f"
 
 
 def test_counts_have_their_nouns() -> None:

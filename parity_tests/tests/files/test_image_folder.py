@@ -103,6 +103,9 @@ def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
     np.testing.assert_array_equal(dataset.train_labels, [0, 1, 1])
     np.testing.assert_array_equal(dataset.test_labels, [2])
     refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", dataset.name, classes=2)
+    assert dataset.notes == ()
+    (note,) = load(dataset.name, classes=4).notes
+    assert note.endswith(f"{dataset.name} has 3: the others have no images. Give --classes 3.")
     save(tmp_path / "one" / "stray.png", GREY[9])
     refused("has no labels, the model's classes are 3; give --classes 0", dataset.name, classes=3)
     assert not load(dataset.name).labelled
@@ -333,9 +336,12 @@ def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
 
 
 def test_what_is_no_picture_is_named(tmp_path) -> None:
-    refused("The folder of pictures .*none is not a folder", f"images:{tmp_path / 'none'}")
+    refused(r"The folder of pictures .*none does not exist; give one", f"images:{tmp_path / 'none'}")
+    mistyped = f"images:{tmp_path.with_name(tmp_path.name + 'x')}"
+    refused(rf"does not exist \(did you mean {tmp_path}\?\); give one", mistyped)
     refused("has no pictures", f"images:{tmp_path}")
     whole = save(tmp_path / "0.png", GREY[0])
+    refused("The folder of pictures .*0.png is not a folder", f"images:{whole}")
     refused("has 1 image, but one to train and one to test are needed", f"images:{tmp_path}")
     content, broken = whole.read_bytes(), tmp_path / "1.png"
     for wrong in (b"", b"no picture", content[:40], content[:-30], content[:20] + b"\xff" * 20):

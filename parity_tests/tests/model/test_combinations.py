@@ -168,7 +168,12 @@ SENTENCES: list[tuple[ModelSpec, ObjectiveSpec, ImagesSpec, str]] = [
     (dataclasses.replace(LAYERS, network="mlp"), O(), I(), "only the network layers has layers in encoder and decoder"),
     (M(slope=0.3), O(), I(), "only leaky-relu has a slope, and the activation is relu; give --slope 0.01"),
     (M(hidden=(), activation="tanh"), O(), I(), "the activation tanh needs hidden layers, and hidden is empty"),
-    (M(), O(), I(shift=28), "a shift of 28 pixels moves an image out of itself"),
+    (
+        M(),
+        O(),
+        I(shift=28),
+        "a shift of 28 pixels moves an image of height 28 and width 28 out of itself; give a --shift of at most 27",
+    ),
     (M(parts=own.Parts(objective=shrunk)), O(form="iwae"), I(), "an objective of your own takes the place of the form"),
     (M(parts=OWN_DECODER, init="glorot-data"), O(), I(), "glorot-data sets the last bias of the package's decoders"),
     (M(parts=OWN_DECODER), O(), DROPS, "hidden-dropout drops units of the package's networks, and one is your own"),

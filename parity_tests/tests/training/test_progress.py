@@ -201,6 +201,17 @@ def test_the_pace_is_of_what_was_seen_since_it_was_last_asked(monkeypatch) -> No
         assert bar.pace() == "100 images/s, 00:00 left"
 
 
+def test_the_first_time_left_leaves_out_the_evaluation_that_is_compiled(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Bar(2000, 0) as bar:
+        for evaluation, pace in ((60, "250 images/s, 00:06 left"), (2, "250 images/s, 00:08 left")):
+            now[0] += 2
+            bar.move(500)
+            now[0] += evaluation
+            assert bar.pace() == pace
+
+
 def test_no_rate_counts_the_step_that_is_compiled(monkeypatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
