@@ -30,7 +30,11 @@ def printable(text: str, longest: int = 100) -> str:
 
 def from_here(text: str) -> str:
     """Write the paths in a text that lie in the current folder without it."""
-    return re.sub(rf"(?<![^\s:'\"]){re.escape(str(Path.cwd()))}/", "", text)
+    try:
+        here = re.escape(str(Path.cwd()))
+    except FileNotFoundError:  # it was removed
+        return text
+    return re.sub(rf"(?<![^\s:'\"]){here}/", "", text)
 
 
 def named(names: Iterable[str], separator: str = ", ", most: int = 5) -> str:
