@@ -1,4 +1,4 @@
-"""Folders of small colour pictures, drawn with a fixed seed: what somebody's own pictures may be like.
+"""Folders of small colour pictures, drawn from a seed: what somebody's own pictures may be like.
 
 Each set has 500 pictures of 64x64 in class folders, PNG and JPEG. `train` keeps every tenth one for testing.
 """
@@ -19,16 +19,17 @@ Draw = Callable[[np.random.Generator, str], np.ndarray]
 """Draws a picture of a class: `[height, width, 3]` in [0, 1]."""
 
 
-def write(name: str, folder: Path, pictures: int | None = None) -> None:
+def write(name: str, folder: Path, pictures: int | None = None, seed: int = 0) -> None:
     """Write a set: a third of the pictures as PNG, the others as JPEG.
 
     Args:
         name: The set, an entry of SETS.
         folder: The folder to write, which gets a subfolder for each class.
         pictures: The number of pictures; by default PICTURES.
+        seed: The seed of the drawings.
     """
     classes, draw = SETS[name]
-    rng = np.random.default_rng(list(SETS).index(name))
+    rng = np.random.default_rng(list(SETS).index(name) + len(SETS) * seed)
     for i in range(PICTURES if pictures is None else pictures):
         label = classes[i % len(classes)]
         picture = Image.fromarray((draw(rng, label).clip(0, 1) * 255).round().astype(np.uint8))

@@ -145,6 +145,9 @@ def test_a_set_of_pictures_is_always_the_same(tmp_path, name: str) -> None:
         picture_sets.write(name, tmp_path / folder, 10)
     first, again = (sorted((tmp_path / folder).rglob("*.*")) for folder in ("first", "again"))
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    picture_sets.write(name, tmp_path / "other", 10, seed=1)
+    other = sorted((tmp_path / "other").rglob("*.*"))
+    assert not {path.read_bytes() for path in first} & {path.read_bytes() for path in other}
     pixels = [np.asarray(Image.open(path)) for path in first]
     assert {one.shape for one in pixels} == {(64, 64, 3)}
     assert all(one.std() > 5 for one in pixels)
