@@ -204,6 +204,14 @@ def require_count(function: str, name: str, count: Any) -> None:
         raise InputError(f"{function} needs {name} of at least 1, an integer, found {shown(count)}; give another.")
 
 
+def require_callback(function: str, on_epoch: Any) -> None:
+    """Raises InputError if what is called after each epoch can't be, as the labels of images in its place."""
+    if not callable(on_epoch):
+        raise InputError(
+            f"{function} needs a function for on_epoch, found {_kind(on_epoch)}; give labels=, optimizer= by name."
+        )
+
+
 def require_arrays(function: str, spec: ModelSpec, arrays: Mapping[str, Any], dtype: str | None, *, flax: bool) -> None:
     """Check a model's parameters.
 
