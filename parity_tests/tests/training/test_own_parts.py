@@ -460,6 +460,14 @@ def test_a_run_folder_that_can_not_be_is_refused_whole(package: ModuleType, tmp_
         package.save_run(out, spec, weights, IMAGES, step=1)
 
 
+def test_the_other_packages_parts_are_named(package: ModuleType) -> None:
+    other = torchvae if package is jaxvae else jaxvae
+    spec = small(other.Parts(nll=laplace, mean=location))
+    sentence = f"^VAE needs {package.__name__}.Parts, found {other.__name__}.Parts; write the parts for"
+    with pytest.raises(InputError, match=sentence):
+        package.fit(spec, IMAGES)
+
+
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_run_of_some_of_the_images_is_read_with_them(package: ModuleType, held_out: bool, tmp_path: Path) -> None:
     spec, data = small(train_images=20, validation=4), as_dataset("fit", IMAGES)
