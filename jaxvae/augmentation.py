@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jaxvae.draws import image_keys
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes
 
 _VIEWS = 2**30  # folded into a step's key: what else is drawn from it takes the smaller numbers
@@ -25,6 +25,7 @@ def augment(spec: Spec, images: Array, key: Array) -> Array:
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("augment", images, spec.model.image)
     n, height, width = images.shape[:3]
     keys, most = image_keys(random.fold_in(key, _VIEWS), jnp.arange(n)), spec.images.shift

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
+    refuse_key,
     require_arrays,
     require_bytes,
     require_labels,
@@ -46,6 +49,15 @@ def check_params(function: str, spec: ModelSpec, params: Any, dtype: str | None 
 def require_own(function: str, **arrays: Any) -> None:
     """Raises InputError if an array, named by what it holds, is the other framework's."""
     require_not_of("torch", function, arrays)
+
+
+def require_key(function: str, key: Any) -> None:
+    """Raises InputError unless it is one key of JAX's, typed or as two words."""
+    if isinstance(key, jax.Array | np.ndarray):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if key.ndim == 0 if typed else key.ndim == 1 and key.dtype == np.uint32:
+            return
+    refuse_key(function, key, "a jax.Array", "jax.random.fold_in")
 
 
 def names_tensors(jitted: _F) -> _F:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout
 
 
@@ -34,6 +34,7 @@ def draw(spec: Spec, key: Array, rows: int) -> Draws:
     Returns:
         The draws that the configuration needs; None or empty for the others.
     """
+    require_spec(spec)
     dtype, latent, level = spec.training.stored, spec.model.latent, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     eps = random.normal(key, (*samples, rows, latent), dtype)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from jaxvae.checks import check_images, check_latents
+from jaxvae.checks import check_images, check_latents, require_key
 from jaxvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import root_key, static_key
@@ -19,7 +19,7 @@ from jaxvae.objectives import capacity_loss, image_terms
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.likelihoods import likelihood_of
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
 
@@ -55,6 +55,7 @@ def average_terms(
     Raises:
         InputError: If the model, the images or the labels are not the configuration's.
     """
+    require_key("average_terms", key)
     check_images("average_terms", spec, params, images, labels)
     labels = None if labels is None else jnp.asarray(labels)
     terms = np.asarray(_terms(spec, split, params, jnp.asarray(images), key, labels)).astype(np.float64).mean(0)
@@ -96,6 +97,8 @@ def log_likelihood(
     References:
         Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
+    require_spec(spec)
+    require_key("log_likelihood", key)
     require_density(spec)
     check_images("log_likelihood", spec, params, images, labels)
     images, labels = jnp.asarray(images), None if labels is None else jnp.asarray(labels)
@@ -123,6 +126,8 @@ def see_images(spec: Spec, images: Array | np.ndarray, key: Array) -> np.ndarray
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
+    require_key("see_images", key)
     require_bytes("see_images", images, spec.model.image)
     return np.asarray(_pixels(spec, jnp.asarray(images), key, jnp.arange(len(images))), np.float64)
 
@@ -145,6 +150,7 @@ def encode_images(
     Raises:
         InputError: If the model, the images or the labels are not the configuration's.
     """
+    require_key("encode_images", key)
     check_images("encode_images", spec, params, images, labels)
     labels = None if labels is None else jnp.asarray(labels)
     mean, logvar, z = _encode(spec, params, jnp.asarray(images), key, labels)

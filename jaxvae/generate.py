@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from jaxvae.checks import check_images, check_latents, check_params
+from jaxvae.checks import check_images, check_latents, check_params, require_key
 from jaxvae.distributions import Decoded, pixel_means
 from jaxvae.draws import image_keys
 from jaxvae.keys import root_key, static_key
 from jaxvae.nets import Params, decode, encode
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.analysis import latent_paths
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 
@@ -38,6 +38,8 @@ def sample(
     Raises:
         InputError: If the model has no prior, or if the model or the labels are not the configuration's.
     """
+    require_spec(spec)
+    require_key("sample", key)
     require_prior(spec)
     require_count("sample", "n", n)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
@@ -78,6 +80,8 @@ def draw_latents(spec: Spec, key: Array, n: int) -> np.ndarray:
     Returns:
         `[n, latent]`.
     """
+    require_spec(spec)
+    require_key("draw_latents", key)
     return np.asarray(random.normal(key, (n, spec.model.latent), spec.training.stored))
 
 
@@ -181,6 +185,7 @@ def manifold(spec: Spec, params: Params, steps: int, label: int | None = None) -
         InputError: If the model has other than two latents, or no prior, or if the model or the label are not the
             configuration's.
     """
+    require_spec(spec)
     require_2d_latent(spec)
     require_count("manifold", "steps", steps)
     check_params("manifold", spec.model, params, spec.training.stored)
@@ -221,6 +226,7 @@ def images_of(spec: Spec, params: Params, z: Array, labels: Array | None = None)
     Raises:
         InputError: If the model, the latents or the labels are not the configuration's.
     """
+    require_spec(spec)
     check_latents("images_of", spec, params, z, labels, spec.training.stored)
     return means_of(spec, decode(spec, params, z, labels))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from jaxvae.checks import require_key
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 
@@ -49,6 +50,7 @@ def root_key(seed: int) -> Array:
 
 def streams(key: Array) -> Streams:
     """Derive the streams of a run from its root key."""
+    require_key("streams", key)
     return Streams(*(random.fold_in(key, i) for i in range(len(Streams._fields))))
 
 

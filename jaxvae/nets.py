@@ -19,8 +19,9 @@ from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout
+from jaxvae.shared.model.argument_checks import require_model_spec
 
 Params = dict  # nested, by layout.Parameter.path
 
@@ -143,10 +144,19 @@ class VAE(Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
-    classes.
+    classes. `init_state(spec).params` are the first parameters of a run, and `bind(spec.model, params)` is this module
+    with them.
+
+    Args:
+        spec: The model's configuration, `spec.model` of a `Spec`.
+        rngs: Where NNX draws parameters from, which are not those of a run.
+
+    Raises:
+        InputError: If it is another configuration, or has own parts of torchvae.
     """
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):
+        require_model_spec("VAE", spec, own.Parts)
         encoder, decoder = NETWORKS[spec.network]
         self.spec = spec
         self.encoder = (spec.parts.encoder or encoder)(spec, rngs=rngs)
@@ -224,6 +234,7 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
     Raises:
         InputError: If the model, the latents or the labels are not the configuration's.
     """
+    require_spec(spec)
     check_latents("decode", spec, params, z, labels, spec.training.stored)
     return bind(spec.model, params).decode(z, labels)
 

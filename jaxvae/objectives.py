@@ -14,7 +14,7 @@ from jaxvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio
 from jaxvae.draws import Draws
 from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statistics
 from jaxvae.pixels import corrupt
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
 from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
@@ -88,6 +88,7 @@ def inputs(
     Raises:
         InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
+    require_spec(spec)
     require_pixels("inputs", spec, x)
     require_own("inputs", pixels=x, labels=labels)
     require_noise("inputs", spec, draws.eps, x.shape[0])
@@ -162,6 +163,7 @@ def training_loss(
         InputError: If the parameters are not the configuration's, if the batch was built for evaluation, or if the
             objective has several phases and none is given.
     """
+    require_spec(spec)
     check_params("training_loss", spec.model, params, spec.training.stored)
     if phase is None:
         require_one_phase(spec)

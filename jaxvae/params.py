@@ -16,7 +16,7 @@ from jaxvae.checks import check_params
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
 from jaxvae.shared.config.own import Parts, using
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from jaxvae.train import TrainState, is_adam
@@ -33,6 +33,7 @@ def save(path: Path | str, spec: Spec, params: Params) -> None:
     Raises:
         InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
+    require_spec(spec)
     check_params("save", spec.model, params, spec.training.stored)
     weight_file.save(path, spec, to_arrays(spec, params))
 
@@ -68,6 +69,7 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     Raises:
         InputError: If the state is not the configuration's, or the file's folder doesn't exist.
     """
+    require_spec(spec)
     check_params("save_checkpoint", spec.model, state.params, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.opt_state)
     params, key = to_arrays(spec, state.params), np.asarray(random.key_data(state.key))
@@ -115,6 +117,7 @@ def to_arrays(spec: Spec, params: Params) -> dict[str, np.ndarray]:
     Raises:
         InputError: If an entry is missing or unexpected, or of another shape.
     """
+    require_spec(spec)
     check_params("to_arrays", spec.model, params)
     return _named(layout.table(spec.model), params)
 

@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.checks import require_own
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_pixels
 
 
@@ -45,6 +45,7 @@ def prepare_pixels(spec: Spec, images: Array, static: Array | None, dynamic: Arr
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("prepare_pixels", images, spec.model.image)
     require_own("prepare_pixels", images=images)
     dtype, how = spec.training.stored, spec.images.binarization

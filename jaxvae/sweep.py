@@ -17,7 +17,7 @@ from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, resolved
-from jaxvae.shared.data.dataset import Dataset, as_dataset, held_out
+from jaxvae.shared.data.dataset import Dataset, as_dataset, trained_on
 from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
 from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.training.interval import Pace
@@ -55,10 +55,10 @@ def fit_together(
     Raises:
         InputError: If the images, the labels or a state are not the configurations'.
     """
-    data = held_out(as_dataset("fit_together", data), specs[0].images.validation)
+    data = trained_on(as_dataset("fit_together", data), specs[0].images)
     for images, labels in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit_together", images, specs[0].model.image)
-        require_labels("fit_together", specs[0], labels, len(images))
+        require_labels("fit_together", specs[0], labels if data.labelled else None, len(images))
     specs = [resolved(spec, len(data.train)) for spec in specs]
     for spec, start in zip(specs, starts or (), strict=False):
         if start is not None:

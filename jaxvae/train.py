@@ -11,7 +11,7 @@ import optax
 from jax import Array, lax, random
 
 from jaxvae.augmentation import augment
-from jaxvae.checks import check_params, check_pixels, names_tensors
+from jaxvae.checks import check_params, check_pixels, names_tensors, require_key, require_own
 from jaxvae.devices import require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
@@ -237,8 +237,11 @@ def loss(
         InputError: If the model, the images or the labels are not the configuration's, if the objective has several
             phases and none is given, or if each image is to be binarised once for a whole run.
     """
+    require_spec(spec)
+    require_key("loss", key)
     check_params("loss", spec.model, params, spec.training.stored)
     require_bytes("loss", images, spec.model.image)
+    require_own("loss", images=images, labels=labels)
     require_labels("loss", spec, labels, len(images))
     require_drawn_anew(spec)
     n = len(images)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind
 from torchvae import random
 from torchvae.draws import image_keys
@@ -26,6 +26,7 @@ def augment(spec: Spec, images: Tensor, key: random.Key, places: Tensor | None =
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("augment", images, spec.model.image)
     require_kind("augment", "images", images, Tensor)
     places = torch.arange(len(images), device=key.device) if places is None else places

@@ -9,6 +9,7 @@ from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.argument_checks import (
+    refuse_key,
     require_arrays,
     require_bytes,
     require_kind,
@@ -59,6 +60,12 @@ def _tensors(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 def require_own(function: str, **arrays: Any) -> None:
     """Raises InputError if an array, named by what it holds, is the other framework's."""
     require_not_of("jax", function, {name: array for name, array in arrays.items() if not isinstance(array, Tensor)})
+
+
+def require_key(function: str, key: Any) -> None:
+    """Raises InputError unless it is one key: two words."""
+    if not isinstance(key, Tensor) or key.shape != (2,) or key.dtype != torch.uint32:
+        refuse_key(function, key, "a torch.Tensor", "torchvae.random.fold_in")
 
 
 def check_images(function: str, spec: Spec, model: Any, images: Any, labels: Any | None) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout
 from torchvae import random
 
@@ -34,6 +34,7 @@ def draw(spec: Spec, key: random.Key, rows: int) -> Draws:
     Returns:
         The draws that the configuration needs; None or empty for the others.
     """
+    require_spec(spec)
     dtype, latent, level = getattr(torch, spec.training.stored), spec.model.latent, spec.images.corruption_level
     samples = () if spec.objective.samples == 1 else (spec.objective.samples,)
     eps = random.normal(key, (*samples, rows, latent), dtype)

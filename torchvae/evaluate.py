@@ -10,11 +10,11 @@ from torch import Tensor
 
 from jaxvae.shared.backend import Latents, Likelihood, Pixels
 from jaxvae.shared.config.likelihoods import likelihood_of
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes
 from jaxvae.shared.model.requirements import require_density
 from torchvae import random
-from torchvae.checks import check_images, check_latents
+from torchvae.checks import check_images, check_latents, require_key
 from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from torchvae.draws import draw, image_keys
@@ -55,6 +55,7 @@ def average_terms(
     Raises:
         InputError: If the model, the images or the labels are not the configuration's.
     """
+    require_key("average_terms", key)
     check_images("average_terms", spec, model, images, labels)
     device = device_of(model)
     labels = None if labels is None else to_tensor(labels, device)
@@ -100,6 +101,8 @@ def log_likelihood(
     References:
         Burda, Grosse & Salakhutdinov 2016, equation 8.
     """
+    require_spec(spec)
+    require_key("log_likelihood", key)
     require_density(spec)
     check_images("log_likelihood", spec, model, images, labels)
     device = device_of(model)
@@ -128,6 +131,8 @@ def see_images(spec: Spec, images: Tensor | np.ndarray, key: random.Key) -> np.n
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
+    require_key("see_images", key)
     require_bytes("see_images", images, spec.model.image)
     places = torch.arange(len(images), device=key.device)
     return _pixels(spec, to_tensor(images, key.device), key, places).cpu().numpy().astype(np.float64)
@@ -152,6 +157,7 @@ def encode_images(
     Raises:
         InputError: If the model, the images or the labels are not the configuration's.
     """
+    require_key("encode_images", key)
     check_images("encode_images", spec, model, images, labels)
     device = device_of(model)
     images, key = to_tensor(images, device), key.to(device)

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.analysis import latent_paths
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
 from torchvae import random
-from torchvae.checks import check_images, check_latents, check_params
+from torchvae.checks import check_images, check_latents, check_params, require_key
 from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, pixel_means
 from torchvae.draws import image_keys
@@ -38,6 +38,8 @@ def sample(
     Raises:
         InputError: If the model has no prior, or if the model or the labels are not the configuration's.
     """
+    require_spec(spec)
+    require_key("sample", key)
     require_prior(spec)
     require_count("sample", "n", n)
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
@@ -83,6 +85,8 @@ def draw_latents(spec: Spec, key: random.Key, n: int) -> np.ndarray:
     Returns:
         `[n, latent]`.
     """
+    require_spec(spec)
+    require_key("draw_latents", key)
     return random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored)).cpu().numpy()
 
 
@@ -189,6 +193,7 @@ def manifold(spec: Spec, model: VAE, steps: int, label: int | None = None) -> np
         InputError: If the model has other than two latents, or no prior, or if the model or the label are not the
             configuration's.
     """
+    require_spec(spec)
     require_2d_latent(spec)
     require_count("manifold", "steps", steps)
     check_params("manifold", spec.model, model, spec.training.stored)
@@ -229,6 +234,7 @@ def images_of(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -
     Raises:
         InputError: If the model, the latents or the labels are not the configuration's.
     """
+    require_spec(spec)
     check_latents("images_of", spec, model, z, labels, spec.training.stored)
     return means_of(spec, decode(spec, model, z, labels))
 

@@ -6,6 +6,7 @@ import torch
 
 from jaxvae.shared.config.choices import require_seed
 from torchvae import random
+from torchvae.checks import require_key
 from torchvae.random import Key
 
 
@@ -40,6 +41,7 @@ def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
 
 def streams(key: Key) -> Streams:
     """Derive the streams of a run from its root key."""
+    require_key("streams", key)
     return Streams(*random.fold_in(key, torch.arange(len(Streams._fields))))
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data import streaming
-from jaxvae.shared.data.dataset import Dataset, as_dataset, held_out
-from jaxvae.shared.model.argument_checks import require_bytes, require_labels, require_state
+from jaxvae.shared.data.dataset import Dataset, as_dataset, trained_on
+from jaxvae.shared.model.argument_checks import require_bytes, require_callback, require_labels, require_state
 from jaxvae.shared.model.requirements import require_divisible_batch, require_images
 from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
@@ -48,7 +48,8 @@ def fit(
 
     Args:
         spec: The configuration.
-        data: A data set, or uint8 images `[n, height, width, channels]`, of which every tenth is for testing.
+        data: A data set, or uint8 images `[n, height, width, channels]`, of which every tenth is for testing. Of the
+            others the first `ImagesSpec.train_images` are trained on, or all.
         on_epoch: Called after each epoch and its evaluation.
         device: Where to train.
         start: A state to resume from, with the terms of its epoch's steps so far as in `Part`.
@@ -69,10 +70,11 @@ def fit(
             settings that the optimizer would not follow, or if a streamed file has changed.
     """
     require_spec(spec)
-    data = held_out(as_dataset("fit", data, labels), spec.images.validation)
+    require_callback("fit", on_epoch)
+    data = trained_on(as_dataset("fit", data, labels), spec.images)
     for images, classes in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
-        require_labels("fit", spec, classes, len(images))
+        require_labels("fit", spec, classes if data.labelled else None, len(images))
     require_images(data.train.shape)
     spec = resolved(spec, len(data.train))
     if start is not None:

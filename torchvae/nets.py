@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout
-from jaxvae.shared.model.argument_checks import require_arrays
+from jaxvae.shared.model.argument_checks import require_arrays, require_model_spec
 from torchvae import own, random
 from torchvae.checks import check_latents, check_pixels
 from torchvae.distributions import AnyPosterior, Decoded, reparameterize
@@ -141,11 +141,19 @@ class VAE(nn.Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
-    classes.
+    classes. `init_state(spec).model` is this module with the first parameters of a run.
+
+    Args:
+        spec: The model's configuration, `spec.model` of a `Spec`. PyTorch draws the parameters, which are not those of
+            a run.
+
+    Raises:
+        InputError: If it is another configuration, or has own parts of jaxvae.
     """
 
     def __init__(self, spec: ModelSpec):
         super().__init__()
+        require_model_spec("VAE", spec, own.Parts)
         encoder, decoder = NETWORKS[spec.network]
         self.spec = spec
         self.encoder = (spec.parts.encoder or encoder)(spec)
@@ -233,6 +241,7 @@ def decode(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> D
     Raises:
         InputError: If the model, the latents or the labels are not the configuration's.
     """
+    require_spec(spec)
     check_latents("decode", spec, model, z, labels, spec.training.stored)
     return model.eval().decode(z, labels)
 

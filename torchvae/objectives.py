@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_kind, require_labels, require_noise, require_pixels
 from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
@@ -88,6 +88,7 @@ def inputs(
     Raises:
         InputError: If pixels, draws or labels are not those of one batch of the configuration.
     """
+    require_spec(spec)
     require_pixels("inputs", spec, x)
     require_kind("inputs", "pixels", x, Tensor)
     require_own("inputs", labels=labels)
@@ -164,6 +165,7 @@ def training_loss(
         InputError: If the model is not the configuration's, if the batch was built for evaluation, or if the
             objective has several phases and none is given.
     """
+    require_spec(spec)
     check_params("training_loss", spec.model, model, spec.training.stored)
     if phase is None:
         require_one_phase(spec)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jaxvae.shared.config.own import Parts, using
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.checks import check_params
 from torchvae.nets import VAE, bind
@@ -27,6 +27,7 @@ def save(path: Path | str, spec: Spec, model: VAE) -> None:
     Raises:
         InputError: If the parameters are not the model's, or the file's folder doesn't exist.
     """
+    require_spec(spec)
     check_params("save", spec.model, model, spec.training.stored)
     weight_file.save(path, spec, to_arrays(spec, model))
 
@@ -62,6 +63,7 @@ def save_checkpoint(path: Path | str, spec: Spec, state: TrainState, train: np.n
     Raises:
         InputError: If the state is not the configuration's, or the file's folder doesn't exist.
     """
+    require_spec(spec)
     check_params("save_checkpoint", spec.model, state.model, spec.training.stored)
     optimizer = optimizer_to_arrays(spec, state.optimizer)
     params, key = to_arrays(spec, state.model), state.key.numpy(force=True)
@@ -108,6 +110,7 @@ def to_arrays(spec: Spec, model: VAE) -> dict[str, np.ndarray]:
     Raises:
         InputError: If an entry is missing or unexpected, or of another shape.
     """
+    require_spec(spec)
     check_params("to_arrays", spec.model, model)
     leaves = {name: tensor.numpy(force=True).copy() for name, tensor in model.state_dict().items()}
     return {parameter.name: leaves[parameter.name] for parameter in layout.table(spec.model)}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_kind, require_pixels
 from torchvae import random
 
@@ -43,6 +43,7 @@ def prepare_pixels(spec: Spec, images: Tensor, static: random.Key | None, dynami
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("prepare_pixels", images, spec.model.image)
     require_kind("prepare_pixels", "images", images, Tensor)
     dtype, how = spec.training.stored, spec.images.binarization

@@ -22,7 +22,7 @@ from jaxvae.shared.model.optimizer_state import (
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
 from torchvae import random
 from torchvae.augmentation import augment
-from torchvae.checks import check_params, check_pixels, require_own
+from torchvae.checks import check_params, check_pixels, require_key, require_own
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, init
@@ -249,8 +249,12 @@ def loss(
         InputError: If the model, the images or the labels are not the configuration's, if the objective has several
             phases and none is given, or if each image is to be binarised once for a whole run.
     """
+    require_spec(spec)
+    require_key("loss", key)
     check_params("loss", spec.model, model, spec.training.stored)
     require_bytes("loss", images, spec.model.image)
+    require_kind("loss", "images", images, Tensor)
+    require_own("loss", labels=labels)
     require_labels("loss", spec, labels, len(images))
     require_drawn_anew(spec)
     n = len(images)

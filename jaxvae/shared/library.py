@@ -418,7 +418,7 @@ def _shown(function: str, spec: Spec, images: Images, labels: np.ndarray | None)
     if isinstance(images, Dataset):
         data = as_dataset(function, images, labels)
         require_bytes(function, data.test, spec.model.image)
-        require_labels(function, spec, data.test_labels, len(data.test))
+        require_labels(function, spec, data.test_labels if data.labelled else None, len(data.test))
         return data
     images, labels = np.asarray(images), None if labels is None else np.asarray(labels)
     require_bytes(function, images, spec.model.image)

@@ -145,7 +145,8 @@ def preset(name: str, **changes: Any) -> Spec:
 
     Args:
         name: The preset.
-        **changes: Values of fields of `Spec` and of its parts, by their own names.
+        **changes: Values of fields of `Spec` and of its parts, by their own names; a whole part, as `model=`, replaces
+            the preset's.
 
     Returns:
         The configuration.
@@ -153,17 +154,15 @@ def preset(name: str, **changes: Any) -> Spec:
     Raises:
         InputError: If there is no such preset or field, or if the changed configuration is invalid.
     """
-    if name not in PRESETS:
-        alike = suggestion(name, PRESETS)
-        raise InputError(f"There is no preset {name!r}{alike}; choose one of {', '.join(PRESETS)}.")
+    if not isinstance(name, str) or name not in PRESETS:
+        alike = suggestion(str(name), PRESETS)
+        raise InputError(f"There is no preset {shown(name)}{alike}; choose one of {', '.join(PRESETS)}.")
     spec, own = PRESETS[name], {}
     for part in dataclasses.fields(Spec):
-        value = getattr(spec, part.name)
+        value = own[part.name] = changes.pop(part.name, getattr(spec, part.name))
         if isinstance(value, ModelSpec | ObjectiveSpec | TrainingSpec | ImagesSpec):
             fields = {field.name for field in dataclasses.fields(value)} & {*changes}
             own[part.name] = dataclasses.replace(value, **{field: changes.pop(field) for field in sorted(fields)})
-        elif part.name in changes:
-            own[part.name] = changes.pop(part.name)
     if changes:
         unknown = next(iter(changes))
         kinds = (Spec, ModelSpec, ObjectiveSpec, TrainingSpec, ImagesSpec)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.shared.config.parts import ImagesSpec
 from jaxvae.shared.data import streaming
 from jaxvae.shared.data.resize import Size
 from jaxvae.shared.errors import InputError
@@ -45,7 +46,8 @@ def as_dataset(function: str, data: Any, labels: Any = None) -> Dataset:
         The data set. Whether it is the model's, its user checks.
 
     Raises:
-        InputError: If it is neither, if there are fewer than two images, or if there are not as many labels.
+        InputError: If it is neither, if there are fewer than two images, if no pixel is above 1, or if there are not
+            as many labels.
     """
     if isinstance(data, Dataset):
         if labels is not None:
@@ -63,6 +65,10 @@ def as_dataset(function: str, data: Any, labels: Any = None) -> Dataset:
     if classes.dtype.kind in "iu" and classes.size and 0 <= classes.min() <= classes.max() <= 255:
         classes = classes.astype(np.uint8)
     train, test = tenths(len(images), "The array")
+    if images.dtype == np.uint8 and images.size and (largest := images.max()) <= 1:
+        raise InputError(
+            f"{function} needs uint8 images, 0 to 255, found none above {largest}; multiply images of 0 and 1 by 255."
+        )
     splits = images[train], classes[train], images[test], classes[test]
     return Dataset("an array", "memory", *splits, labelled=labels is not None)
 
@@ -122,8 +128,7 @@ def held_out(dataset: Dataset, n: int) -> Dataset:
             f"The data {dataset.name} has {total:,} training images, {n:,} are to be held out; give --validation "
             f"{max(total - 1, 0)} or less."
         )
-    chosen = np.zeros(total, bool)
-    chosen[(2 * np.arange(n) + 1) * total // (2 * n)] = True
+    chosen = _evenly(n, total)
     images, labels = dataset.train, dataset.train_labels
     return dataset._replace(
         train=images[~chosen],
@@ -131,6 +136,51 @@ def held_out(dataset: Dataset, n: int) -> Dataset:
         validation=np.asarray(images[chosen]),
         validation_labels=labels[chosen],
     )
+
+
+def trained_on(dataset: Dataset, images: ImagesSpec) -> Dataset:
+    """Leave out of a data set what a configuration does not train on: all but its first images, and those held out.
+
+    Args:
+        dataset: The data set, as it was read, or with images held out already.
+        images: How many are used, and how many of them are held out.
+
+    Returns:
+        The data set, with a third split if images are held out.
+
+    Raises:
+        InputError: As `held_out`.
+    """
+    if dataset.validation is None:
+        first = slice(images.train_images)
+        dataset = dataset._replace(train=dataset.train[first], train_labels=dataset.train_labels[first])
+    return held_out(dataset, images.validation)
+
+
+def put_back(dataset: Dataset) -> Dataset:
+    """Undo `held_out`: the held-out images are training images again, in their order."""
+    if dataset.validation is None:
+        return dataset
+    chosen = _evenly(len(dataset.validation), len(dataset.validation) + len(dataset.train))
+
+    def merged(trained: Any, held: Any) -> np.ndarray:
+        whole = np.empty((len(chosen), *held.shape[1:]), held.dtype)
+        whole[~chosen], whole[chosen] = np.asarray(trained), held
+        return whole
+
+    return dataset._replace(
+        train=merged(dataset.train, dataset.validation),
+        train_labels=merged(dataset.train_labels, dataset.validation_labels),
+        validation=None,
+        validation_labels=None,
+    )
+
+
+def _evenly(n: int, total: int) -> np.ndarray:
+    """Which of `total` images are n evenly spaced ones, `[total]`."""
+    chosen = np.zeros(total, bool)
+    chosen[(2 * np.arange(n) + 1) * total // (2 * n)] = True
+    return chosen
 
 
 def digest(dataset: Dataset) -> str:

@@ -5,10 +5,11 @@ looked at in NumPy's arrays only: no device is waited for, and a compiled progra
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from jaxvae.shared.config import own
 from jaxvae.shared.config.parts import ModelSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -203,6 +204,40 @@ def require_count(function: str, name: str, count: Any, least: int = 1) -> None:
     if not isinstance(count, int | np.integer) or count < least:
         raise InputError(
             f"{function} needs {name} of at least {least}, an integer, found {shown(count)}; give another."
+        )
+
+
+def refuse_key(function: str, key: Any, kind: str, fold_in: str) -> NoReturn:
+    """Raises InputError: a function was given something else than one key of its framework's."""
+    found = f"{_kind(key)} of {_dtype(key)} {_sizes(*key.shape)}" if hasattr(key, "shape") else shown(key)
+    raise InputError(
+        f"{function} needs one key in {kind}, found {found}; give root_key(seed), or {fold_in}(key, t) of one."
+    )
+
+
+def require_model_spec(function: str, spec: Any, kind: type[own.Parts]) -> None:
+    """Check what a model is made of.
+
+    Args:
+        function: The name of what makes it, for the message.
+        spec: The model's configuration.
+        kind: The package's class of own parts.
+
+    Raises:
+        InputError: If it is another configuration, as the whole one, or has the other package's own parts.
+    """
+    if not isinstance(spec, ModelSpec):
+        raise InputError(f"{function} needs a ModelSpec, found {_kind(spec)}; give spec.model, or ModelSpec(...).")
+    if type(spec.parts) not in (own.Parts, kind):
+        mine, other = (one.__module__.partition(".")[0] for one in (kind, type(spec.parts)))
+        raise InputError(f"{function} needs {mine}.Parts, found {other}.Parts; write the parts for {mine}.")
+
+
+def require_callback(function: str, on_epoch: Any) -> None:
+    """Raises InputError if what is called after each epoch can't be, as the labels of images in its place."""
+    if not callable(on_epoch):
+        raise InputError(
+            f"{function} needs a function for on_epoch, found {_kind(on_epoch)}; give labels=, optimizer= by name."
         )
 
 

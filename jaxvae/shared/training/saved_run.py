@@ -12,7 +12,7 @@ from jaxvae.shared.config.parts import TrainingSpec
 from jaxvae.shared.config.presets import PRESETS
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data import datasets
-from jaxvae.shared.data.dataset import Dataset, as_dataset, digest
+from jaxvae.shared.data.dataset import Dataset, as_dataset, digest, put_back, trained_on
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels
@@ -54,10 +54,10 @@ def save_run(
     require_spec(spec)
     path = safe_io.as_path(path, "The run folder")
     run_folder.require_free(path)
-    dataset = as_dataset("save_run", data, labels)
+    dataset = trained_on(as_dataset("save_run", data, labels), spec.images)
     for images, classes in ((dataset.train, dataset.train_labels), (dataset.test, dataset.test_labels)):
         require_bytes("save_run", images, spec.model.image)
-        require_labels("save_run", spec, classes, len(images))
+        require_labels("save_run", spec, classes if dataset.labelled else None, len(images))
     is_state = hasattr(weights, "step") and hasattr(weights, "key")
     weights, step = (weights.evaluated, int(weights.step) if step is None else step) if is_state else (weights, step)
     arrays, n = backend.to_arrays(spec, weights), len(dataset.train)
@@ -69,7 +69,10 @@ def save_run(
     tested = backend.average_terms(spec, weights, dataset.test, key, classes)
     metrics.require_finite(spec, tested, step)
     known = _is_known(spec, dataset)
-    spec = replace(spec, data=dataset.name if known else run_folder.OWN_DATA)
+    if known:
+        spec = replace(spec, data=dataset.name)
+    else:  # the folder has those images alone that the configuration trains on
+        spec = replace(spec, data=run_folder.OWN_DATA, images=replace(spec.images, train_images=None))
     config = {
         "framework": backend.__name__,
         "preset": min(PRESETS, key=lambda name: len(changes(PRESETS[name], spec))),
@@ -93,7 +96,7 @@ def save_run(
         checkpoints.create_index(made)
         metrics.append(made, [*_records(spec, terms, n), metrics.record(spec, step, epoch, "test", tested)])
         if not known:
-            _save_data(made.path / run_folder.DATA_FOLDER, dataset)
+            _save_data(made.path / run_folder.DATA_FOLDER, put_back(dataset))
 
     return run_folder.create(path, spec, config, fill)
 

@@ -42,6 +42,10 @@ UNCHECKED = {
 }
 
 
+OF_A_SPEC = ("loss", "training_loss", "inputs", "draw", "prepare_pixels", "sample", "decode", "save", "log_likelihood")
+OF_A_KEY = ("loss", "sample", "draw_latents", "log_likelihood", "average_terms", "encode_images", "streams")
+
+
 class Wrong(NamedTuple):
     """A wrong argument."""
 
@@ -90,7 +94,7 @@ def right(package: ModuleType) -> dict[str, Any]:
         **{"spec": SPEC, "specs": [SPEC], **dict.fromkeys(MODELS, weights), "state": state(package, weights)},
         **{"images": array(package, images), "labels": array(package, labels), "label": 1, "x": x, "key": key},
         **{"draws": draws, "dtype": "float32", "keys": key, "static": None, "dynamic": None, "corruption": None},
-        **{"z": array(package, latents), "start": latents, "end": latents, "n": ROWS, "steps": 2},
+        **{"rows": ROWS, "z": array(package, latents), "start": latents, "end": latents, "n": ROWS, "steps": 2},
         **{"dimensions": np.array([0, 1]), "values": np.zeros((2, 3)), "path": "none", "format": "safetensors"},
         **{"train": np.zeros((0, 3), np.float32), "decoded": None, "logits": x, "mean": x, "logvar": x},
         "data": Dataset("digits", "none", images, labels, images, labels),
@@ -308,6 +312,7 @@ def test_numpys_arrays_are_refused_where_pytorch_needs_tensors(function: str, ar
         *((f, "x", "pixels") for f in ("encode", "image_terms", "inputs", "corrupt", "train_step", "bernoulli_nll")),
         *((f, "images", "images") for f in ("train_epoch", "prepare_pixels", "scale", "binarize")),
         *((f, "z", "latents") for f in ("decode", "images_of")),
+        *(("loss", name, name) for name in ("images", "labels")),
         *((f, "labels", "labels") for f in ("encode", "decode", "inputs", "train_epoch", "train_step")),
         *((f, "logits", "logits") for f in ("bernoulli_nll", "continuous_bernoulli_mean")),
         ("gaussian_nll", "logvar", "logvar"),
@@ -355,6 +360,9 @@ def test_pictures_are_made_of_any_arrays(package: ModuleType, function: str) -> 
         ("train_epoch", {"state": {}}, "^train_epoch needs a TrainState, found dict; give init_state"),
         ("train_step", {"state": {}}, "^train_step needs a TrainState, found dict; give init_state"),
         ("train_epoch", {"spec": "conv"}, "^The configuration must be a Spec, found 'conv'; give Spec"),
+        *((f, {"spec": MODEL}, "^The configuration must be a Spec, found ModelSpec") for f in OF_A_SPEC),
+        *((f, {"key": 0}, f"^{f} needs one key in a .*, found 0; give root_key") for f in OF_A_KEY),
+        *((f, {"key": np.zeros(3)}, f"^{f} needs one key in a .*, found ndarray of float64 ") for f in OF_A_KEY),
     ],
 )
 def test_an_argument_of_another_kind_is_named(package: ModuleType, function: str, changes: dict, says: str) -> None:

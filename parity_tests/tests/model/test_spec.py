@@ -260,6 +260,11 @@ def test_a_preset_is_changed_by_the_names_of_fields() -> None:
     assert (spec.model.latent, spec.training.epochs, spec.objective.beta) == (16, 3, 0.5)
     assert (spec.images.range, spec.data, spec.model.hidden) == ("unit", "digits", (8, 16))
     assert preset("conv").model.latent == 128
+    assert preset("yunjey", model=ModelSpec(hidden=(3,)), latent=5).model == ModelSpec(hidden=(3,), latent=5)
+    with pytest.raises(InputError, match="model must be of the class ModelSpec, found"):
+        preset("conv", model={"latent": 3})
+    with pytest.raises(InputError, match="There is no preset 3; choose one of"):
+        preset(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no field 'latents' \(did you mean latent\?\); it has data"):
         preset("conv", latents=16)
     with pytest.raises(InputError, match="no field 'zzz'; it has data, model, "):

@@ -138,12 +138,26 @@ def test_fit_takes_arrays(package: ModuleType) -> None:
         ([[1]], None, "fit needs a Dataset, or uint8 images, found list"),
         (np.zeros((9, 4, 4, 1), np.uint8), None, "fit needs"),
         (np.zeros((9, 4, 3, 1), np.uint8), np.full(9, 0.5), "fit"),
+        (np.full((9, 4, 3, 1), 9, np.uint8), None, "fit: a model of 3 classes needs labels, found none"),
+        (np.ones((9, 4, 3, 1), np.uint8), np.zeros(9, np.uint8), "found none above 1; multiply images of 0 and 1"),
     ],
 )
 def test_arrays_that_can_not_be_trained_on_are_refused(package: ModuleType, data, labels, sentence: str) -> None:
     spec = jaxvae.preset("conditional", image=(4, 3, 1), hidden=(5,), latent=2, classes=3, dtype="float64")
     with pytest.raises(InputError, match=re.escape(sentence)):
         package.fit(spec, data, labels=labels)
+
+
+def test_labels_in_the_place_of_a_callback_are_refused(package: ModuleType) -> None:
+    with pytest.raises(InputError, match="fit needs a function for on_epoch, found ndarray; give labels="):
+        package.fit(small("conditional"), np.zeros((9, 6, 5, 1), np.uint8), np.zeros(9, np.uint8))
+
+
+def test_fit_trains_on_the_first_images_alone(package: ModuleType) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 3, 1), dtype=np.uint8)
+    changes: dict[str, Any] = {"image": (4, 3, 1), "hidden": (5,), "latent": 2, "epochs": 1, "batch_size": 4}
+    spec = jaxvae.preset("pytorch-examples", **changes, train_images=20, validation=4)
+    assert int(package.fit(spec, images).step) == 4
 
 
 def test_a_batch_does_not_tell_which_image_is_which(package: ModuleType) -> None:

@@ -18,8 +18,10 @@ from flax import nnx
 
 import jaxvae
 import torchvae
+from jaxvae.shared.commands.common import open_images
 from jaxvae.shared.config import own
 from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.data.dataset import as_dataset, digest, trained_on
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plotting import figure_file
 from jaxvae.shared.runs import run_folder
@@ -458,6 +460,24 @@ def test_a_run_folder_that_can_not_be_is_refused_whole(package: ModuleType, tmp_
     assert saved.spec.training.total_steps(saved.config["data"]["train"]) == 7
     with pytest.raises(InputError, match="exists already"):
         package.save_run(out, spec, weights, IMAGES, step=1)
+
+
+def test_the_other_packages_parts_are_named(package: ModuleType) -> None:
+    other = torchvae if package is jaxvae else jaxvae
+    spec = small(other.Parts(nll=laplace, mean=location))
+    sentence = f"^VAE needs {package.__name__}.Parts, found {other.__name__}.Parts; write the parts for"
+    with pytest.raises(InputError, match=sentence):
+        package.fit(spec, IMAGES)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_run_of_some_of_the_images_is_read_with_them(package: ModuleType, held_out: bool, tmp_path: Path) -> None:
+    spec, data = small(train_images=20, validation=4), as_dataset("fit", IMAGES)
+    trained = trained_on(data, spec.images)
+    package.save_run(tmp_path / "run", spec, package.init_state(spec)[0], trained if held_out else data, step=1)
+    run = run_folder.read(tmp_path / "run")
+    assert run.config["data"]["train"] == 16
+    assert digest(open_images(run, None)) == digest(trained)
 
 
 def test_the_classes_show_the_arguments_they_take() -> None:
