@@ -52,7 +52,7 @@ def require_own(function: str, **arrays: Any) -> None:
 
 
 def require_key(function: str, key: Any) -> None:
-    """Raises InputError unless it is one key of JAX's, typed or as two words."""
+    """Raises InputError unless it is one key of the framework's."""
     if isinstance(key, jax.Array | np.ndarray):
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         if key.ndim == 0 if typed else key.ndim == 1 and key.dtype == np.uint32:

@@ -144,15 +144,14 @@ class VAE(Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
-    classes. `init_state(spec).params` are the first parameters of a run, and `bind(spec.model, params)` is this module
-    with them.
+    classes. The first parameters of a run are those of `init_state`; a module that is made here draws its own.
 
     Args:
         spec: The model's configuration, `spec.model` of a `Spec`.
-        rngs: Where NNX draws parameters from, which are not those of a run.
+        rngs: In jaxvae the `nnx.Rngs` that the parameters are drawn from.
 
     Raises:
-        InputError: If it is another configuration, or has own parts of torchvae.
+        InputError: If it is another configuration, or has the other package's own parts.
     """
 
     def __init__(self, spec: ModelSpec, *, rngs: nnx.Rngs):

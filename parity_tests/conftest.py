@@ -60,8 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     about half of them, torchvae's of the others."""
     names = {item.nodeid for item in items}
     for item in items:
-        of_jax = "jaxvae" in item.nodeid
-        pair = sorted({item.nodeid, item.nodeid.replace(*(("jaxvae", "torchvae")[:: 1 if of_jax else -1]))} & names)
+        this, other = ("jaxvae", "torchvae") if "jaxvae" in item.nodeid else ("torchvae", "jaxvae")
+        pair = sorted({item.nodeid, item.nodeid.replace(this, other)} & names)
         chosen = pair[zlib.crc32(pair[0].encode()) % len(pair)]
         if item.get_closest_marker("either") and item.nodeid != chosen:
             item.add_marker(pytest.mark.slow)

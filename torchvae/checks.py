@@ -63,7 +63,7 @@ def require_own(function: str, **arrays: Any) -> None:
 
 
 def require_key(function: str, key: Any) -> None:
-    """Raises InputError unless it is one key: two words."""
+    """Raises InputError unless it is one key of the framework's."""
     if not isinstance(key, Tensor) or key.shape != (2,) or key.dtype != torch.uint32:
         refuse_key(function, key, "a torch.Tensor", "torchvae.random.fold_in")
 

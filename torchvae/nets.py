@@ -141,14 +141,14 @@ class VAE(nn.Module):
     """An encoder and a decoder, and a discriminator for the adversarial objective.
 
     Images are `[batch, pixels]`, flattened in height, width, channel order; labels `[batch]` are for models with
-    classes. `init_state(spec).model` is this module with the first parameters of a run.
+    classes. The first parameters of a run are those of `init_state`; a module that is made here draws its own.
 
     Args:
-        spec: The model's configuration, `spec.model` of a `Spec`. PyTorch draws the parameters, which are not those of
-            a run.
+        spec: The model's configuration, `spec.model` of a `Spec`.
+        rngs: In jaxvae the `nnx.Rngs` that the parameters are drawn from.
 
     Raises:
-        InputError: If it is another configuration, or has own parts of jaxvae.
+        InputError: If it is another configuration, or has the other package's own parts.
     """
 
     def __init__(self, spec: ModelSpec):
