@@ -27,7 +27,7 @@ FLOAT_SHAPES = st.sampled_from([(), (0,), (17,), (128, 20), (2, 3, 5)])
 FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 
-many = settings(max_examples=200, deadline=None, derandomize=True, database=None)
+many = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
