@@ -228,6 +228,8 @@ class Library:
         if n is not None:
             require_count("plot_interpolations", "n", n)
         if images is None:
+            if labels is not None:
+                raise InputError("plot_interpolations needs images beside labels, found none; give both or neither.")
             return pictures.between_draws(
                 self._backend,
                 spec,

@@ -202,7 +202,7 @@ def test_only_a_picture_is_written(name: str, sentence: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("folder", ["missing", "file"])
 def test_a_picture_goes_into_a_folder(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"can't be written \(No.*; give another --out"):
+    with pytest.raises(InputError, match=r"can't be written: there is no folder .*; make it, or give another --out"):
         figure_file.write(b"", tmp_path / folder / "f.png")
 
 

@@ -115,6 +115,7 @@ def arguments(package: ModuleType, function: str, argument: str) -> dict[str, An
         given["starts"] = [given["start"]]
     # Their labels are an array's, and `right` has a data set.
     optional = () if function in ("fit", "save_run") else ("labels", "label")
+    optional += ("images",) if function == "plot_interpolations" else ()  # else draws from the prior
     asked = [n for n, p in parameters.items() if p.default is p.empty or n in optional]
     names = [*asked, *([argument] if argument in parameters else [])]
     assert set(names) <= set(given), f"give `right` what {function} takes"
