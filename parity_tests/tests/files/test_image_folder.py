@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from safetensors.numpy import load_file
 
 from jaxvae.shared.commands.open_session import load_images
@@ -320,6 +320,19 @@ def test_a_jpeg_and_a_transparent_palette_are_read(tmp_path) -> None:
     assert np.abs(np.concatenate([dataset.train, dataset.test]).astype(int) - flat).max() <= 3
     assert (dataset.train[1] == flat).all()
     refused(f"The picture {tmp_path}/0.jpg is 8 8 3, the model's images 8 8 1", dataset.name, 8, 8, 1)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path, ending: str, orientation: int) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    for i in range(2):  # smooth, so that JPEG keeps it
+        smooth = Image.fromarray(COLOUR[i]).resize((24, 16), Image.Resampling.BICUBIC)
+        smooth.save(tmp_path / f"{i}.{ending}", exif=tags)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"1.{ending}")))
+    assert upright.shape == ((24, 16, 3) if orientation > 4 else (16, 24, 3))
+    np.testing.assert_array_equal(load(f"images:{tmp_path}", *upright.shape).test[0], upright)
 
 
 def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
