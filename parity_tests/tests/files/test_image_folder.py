@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
     np.testing.assert_array_equal(dataset.train_labels, [0, 1, 1])
     np.testing.assert_array_equal(dataset.test_labels, [2])
     refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", dataset.name, classes=2)
-    assert dataset.notes == ()
-    (note,) = load(dataset.name, classes=4).notes
+    assert dataset.notes == (f"The data {dataset.name} has no training images of these classes: c.",)
+    note, _ = load(dataset.name, classes=4).notes
     assert note.endswith(f"{dataset.name} has 3: the others have no images. Give --classes 3.")
     save(tmp_path / "one" / "stray.png", GREY[9])
     refused("has no labels, the model's classes are 3; give --classes 0", dataset.name, classes=3)
@@ -161,6 +162,19 @@ def test_what_is_left_out_is_said(package, capsys, tmp_path) -> None:
     refused(
         f"^The folder {tmp_path}/none has no pictures .* or below, found 1 .avif; give one", f"images:{tmp_path}/none"
     )
+
+
+def test_classes_without_training_images_are_said(tmp_path) -> None:
+    for i, place in enumerate(("train/a", "train/b", "test/b", "test/c")):
+        (tmp_path / place).mkdir(parents=True)
+        save(tmp_path / place / "0.png", GREY[i])
+    name = f"images:{tmp_path}"
+    spec = Spec(data=name, model=ModelSpec(image=(4, 6, 1), classes=3))
+    (note,) = datasets.load(spec, None)[0].notes
+    assert note == f"The data {name} has no training images of these classes: c."
+    (note,) = datasets.load(replace(spec, images=ImagesSpec(train_images=1)), None)[0].notes
+    assert note == f"The data {name} has no training images of these classes: b, c."
+    assert not load(name).notes
 
 
 @pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "a/.thumbnails"])
