@@ -1,5 +1,6 @@
 """The curves command: the terms of runs' losses by step, in training and on the test images."""
 
+import functools
 import math
 import textwrap
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ def run(backend: Backend, command: Curves) -> None:
         InputError: If the request is invalid.
     """
     require_figure(command.out, command.title)
-    runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, _why_not)]
+    why_not = functools.partial(_why_not, from_step=command.from_step)
+    runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, why_not)]
     figure_file.save(figure(runs, command.log, command.names, command.title, command.from_step), command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
@@ -137,12 +139,14 @@ def figure(
         return drawn
 
 
-def _why_not(path: Path) -> str | None:
-    """Why a run has no curves, in a few words; None if it has some."""
+def _why_not(path: Path, from_step: int) -> str | None:
+    """Why a run has no curves from a step on, in a few words; None if it has some."""
     run = run_folder.read(path)
     if "imported" in run.config:
         return "imported"
-    return "no metrics yet" if metrics.last(run) is None else None
+    if (last := metrics.last(run)) is None:
+        return "no metrics yet"
+    return f"ends after step {last['step']:,}" if last["step"] < from_step else None
 
 
 def _records(run: run_folder.Run, from_step: int) -> list[dict[str, Any]]:

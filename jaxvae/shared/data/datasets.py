@@ -15,6 +15,7 @@ from jaxvae.shared.data.dataset import Dataset, Request, UnavailableError, held_
 from jaxvae.shared.data.resize import fit
 from jaxvae.shared.data.sklearn_digits import digits as digits
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named
 
 READERS: dict[str, Callable[[Request], Dataset]] = {
     "mnist": idx.read,
@@ -94,7 +95,12 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
         dataset = dataset._replace(notes=(*dataset.notes, note))
     image, resize = spec.model.image, spec.images.resize
     train, test = (fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
-    return held_out(dataset._replace(train=train, test=test), spec.images.validation), why
+    dataset = held_out(dataset._replace(train=train, test=test), spec.images.validation)
+    names = dataset.class_names[:classes] or tuple(map(str, range(classes)))
+    if classes and (untrained := set(range(len(names))) - set(dataset.train_labels.tolist())):
+        note = f"{what} has no training images of these classes: {named(names[i] for i in sorted(untrained))}."
+        dataset = dataset._replace(notes=(*dataset.notes, note))
+    return dataset, why
 
 
 def load_data(

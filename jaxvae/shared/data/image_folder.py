@@ -3,6 +3,7 @@
 A size, a type or a label that doesn't fit is an error; nothing is guessed.
 """
 
+import contextlib
 import os
 import re
 import warnings
@@ -26,6 +27,7 @@ _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val", "valid", "vali
 _LIKE_SPLITS = [re.compile(f"({'|'.join(names)})([^a-z].*)?", re.IGNORECASE) for names in (_TRAIN, _TEST)]
 # Pillow looks at the content, and runs Ghostscript for some others.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+_ORIENTATION = 0x0112  # the tag of EXIF
 _COLOUR_OF_16_BITS = re.compile("(RGB[AXa]*|LA);16[BLN]")  # Pillow's names for how pixels are stored
 # Few bytes can claim gigabytes of pixels. A photograph has ten pixels in a byte, a blank page of grey a thousand.
 _PIXELS_OF_ANY_FILE, _PIXELS_OF_A_BYTE = 2**24, 1000
@@ -39,8 +41,8 @@ def read(request: Request) -> Dataset:
 
     The folders `train` or `training`, and `test`, `testing`, `val`, `valid` or `validation`, in any case, are the
     splits (of a test and a validation folder, the test folder); without them every tenth picture is for testing. If all
-    lie in subfolders, the first level's names, sorted, are the labels. What is transparent is laid on white, and of a
-    moving picture all frames but the first are dropped.
+    lie in subfolders, the first level's names, sorted, are the labels. A photograph is turned as its EXIF says. What is
+    transparent is laid on white, and of a moving picture all frames but the first are dropped.
 
     Args:
         request: The folder, the size of the model's images, and whether to resize. No more than the first
@@ -221,7 +223,9 @@ def _pixels(path: Path, image: Size, resize: bool) -> np.ndarray:
             raise InputError(f"The picture {path} holds fractions, expected 8 or 16 bits; convert or remove it.")
         grey, palette = picture.mode in ("1", "L", "LA"), picture.mode in ("P", "PA")
         deep = picture.mode.startswith("I")
-        size = (picture.height, picture.width, 1 if grey or deep or (palette and image[2] == 1) else 3)
+        orientation = _orientation(picture.info.get("exif", b""))
+        height, width = (picture.width, picture.height) if orientation > 4 else (picture.height, picture.width)
+        size = (height, width, 1 if grey or deep or (palette and image[2] == 1) else 3)
         if size[:2] != image[:2]:
             require_size(size, image, resize, f"The picture {path} is")
         stored, claimed = path.stat().st_size, picture.height * picture.width
@@ -235,13 +239,31 @@ def _pixels(path: Path, image: Size, resize: bool) -> np.ndarray:
             numbers = np.asarray(picture)
             if numbers.min() < 0 or numbers.max() > _LARGEST_OF_16_BITS:
                 raise InputError(f"The picture {path} holds more than 16 bits, expected 8 or 16; convert or remove it.")
-            return numbers.astype(np.uint16)[..., None]
+            return _upright(numbers.astype(np.uint16)[..., None], orientation)
         if picture.has_transparency_data:
             white = Image.new("RGBA", picture.size, "white")
             colour = np.asarray(Image.alpha_composite(white, picture.convert("RGBA")))[..., :3]
         else:
             colour = np.asarray(picture.convert("L" if grey else "RGB"))
             colour = colour[..., None] if grey else colour
+    colour = _upright(colour, orientation)
     if wide:  # of 16-bit colour Pillow keeps the high byte
         return colour * np.uint16(257)
     return colour[..., :1] if grey or (palette and image[2] == 1 and (colour == colour[..., :1]).all()) else colour
+
+
+def _orientation(exif: bytes) -> int:
+    """How a photograph lies, from 1 to 8; 1, upright, if its EXIF doesn't say. Pillow turns a TIFF itself."""
+    from PIL import Image
+
+    tags, orientation = Image.Exif(), 1
+    with contextlib.suppress(Exception):  # of nonsense, as in the picture's decoders
+        tags.load(exif)
+        orientation = tags.get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror a picture `[h, w, channels]` to how it was taken."""
+    pixels = pixels.swapaxes(0, 1) if orientation > 4 else pixels
+    return pixels[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]

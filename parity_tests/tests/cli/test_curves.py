@@ -76,6 +76,15 @@ def test_curves_begin_at_a_step(package, trained, drawn, tmp_path) -> None:
     assert [list(line.get_xdata()) for line in axes.lines[:2]] == [[24], [24]]
 
 
+def test_runs_of_a_folder_that_end_before_the_step_are_left_out(trained, capsys, tmp_path) -> None:
+    copy(trained["jaxvae"], tmp_path / "long")
+    short = run_folder.read(copy(trained["jaxvae"], tmp_path / "short"))
+    short.metrics.write_bytes(metrics._lines([record for record in metrics.read(short) if record["step"] < 24]))
+    arguments = ["curves", str(tmp_path), "--from-step", "24", "--out", str(tmp_path / "curves.png")]
+    assert cli.main(NUMPY_BACKEND, arguments) == 0
+    assert f"left out: {short.path} (ends after step " in capsys.readouterr().err
+
+
 def test_the_curves_are_the_metrics(package, trained, drawn, capsys, tmp_path) -> None:
     paths = [trained["jaxvae"], trained["torchvae"]]
     out = tmp_path / "curves.png"

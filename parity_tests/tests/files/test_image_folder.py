@@ -5,12 +5,13 @@ import os
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 from safetensors.numpy import load_file
 
 from jaxvae.shared.commands.open_session import load_images
@@ -103,8 +104,8 @@ def test_subfolders_are_labels_also_when_they_are_links(tmp_path) -> None:
     np.testing.assert_array_equal(dataset.train_labels, [0, 1, 1])
     np.testing.assert_array_equal(dataset.test_labels, [2])
     refused("has labels up to 2, the model's 2 classes are 0 to 1; give --classes 3", dataset.name, classes=2)
-    assert dataset.notes == ()
-    (note,) = load(dataset.name, classes=4).notes
+    assert dataset.notes == (f"The data {dataset.name} has no training images of these classes: c.",)
+    note, _ = load(dataset.name, classes=4).notes
     assert note.endswith(f"{dataset.name} has 3: the others have no images. Give --classes 3.")
     save(tmp_path / "one" / "stray.png", GREY[9])
     refused("has no labels, the model's classes are 3; give --classes 0", dataset.name, classes=3)
@@ -161,6 +162,19 @@ def test_what_is_left_out_is_said(package, capsys, tmp_path) -> None:
     refused(
         f"^The folder {tmp_path}/none has no pictures .* or below, found 1 .avif; give one", f"images:{tmp_path}/none"
     )
+
+
+def test_classes_without_training_images_are_said(tmp_path) -> None:
+    for i, place in enumerate(("train/a", "train/b", "test/b", "test/c")):
+        (tmp_path / place).mkdir(parents=True)
+        save(tmp_path / place / "0.png", GREY[i])
+    name = f"images:{tmp_path}"
+    spec = Spec(data=name, model=ModelSpec(image=(4, 6, 1), classes=3))
+    (note,) = datasets.load(spec, None)[0].notes
+    assert note == f"The data {name} has no training images of these classes: c."
+    (note,) = datasets.load(replace(spec, images=ImagesSpec(train_images=1)), None)[0].notes
+    assert note == f"The data {name} has no training images of these classes: b, c."
+    assert not load(name).notes
 
 
 @pytest.mark.parametrize("copies", [".ipynb_checkpoints", "__MACOSX", "a/.thumbnails"])
@@ -320,6 +334,19 @@ def test_a_jpeg_and_a_transparent_palette_are_read(tmp_path) -> None:
     assert np.abs(np.concatenate([dataset.train, dataset.test]).astype(int) - flat).max() <= 3
     assert (dataset.train[1] == flat).all()
     refused(f"The picture {tmp_path}/0.jpg is 8 8 3, the model's images 8 8 1", dataset.name, 8, 8, 1)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path, ending: str, orientation: int) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    for i in range(2):  # smooth, so that JPEG keeps it
+        smooth = Image.fromarray(COLOUR[i]).resize((24, 16), Image.Resampling.BICUBIC)
+        smooth.save(tmp_path / f"{i}.{ending}", exif=tags)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / f"1.{ending}")))
+    assert upright.shape == ((24, 16, 3) if orientation > 4 else (16, 24, 3))
+    np.testing.assert_array_equal(load(f"images:{tmp_path}", *upright.shape).test[0], upright)
 
 
 def test_pictures_of_another_size_are_named_or_resized(tmp_path) -> None:
