@@ -16,7 +16,7 @@ from jaxvae.distributions import pixel_logvar
 from jaxvae.generate import means_of
 from jaxvae.nets import Params, decode, encode
 from jaxvae.params import to_arrays
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format
 
@@ -33,6 +33,7 @@ def export_model(path: Path | str, spec: Spec, params: Params, format: Format) -
     Raises:
         InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
     """
+    require_spec(spec)
     export_files.require("jaxvae", format)
     check_params("export_model", spec.model, params, spec.training.stored)
     with export_files.written(Path(path), spec, format) as made:
@@ -64,6 +65,7 @@ def programs(spec: Spec, params: Params) -> dict[str, Callable[..., dict[str, Ar
     Raises:
         InputError: If the model is not the configuration's.
     """
+    require_spec(spec)
     check_params("programs", spec.model, params, spec.training.stored)
 
     def encoded(images: Array, labels: Array | None = None) -> dict[str, Array]:

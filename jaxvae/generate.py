@@ -206,6 +206,7 @@ def seen(spec: Spec, images: Array | np.ndarray) -> Array:
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), jnp.arange(len(images)))
     return prepare_pixels(spec, jnp.asarray(images), keys, None)

@@ -15,7 +15,7 @@ from jaxvae.keys import static_key, streams
 from jaxvae.nets import Params, combine, partition
 from jaxvae.objectives import Phase, inputs, minimized, phases
 from jaxvae.pixels import prepare_pixels
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_state
 from jaxvae.train import TrainState
 
@@ -39,6 +39,7 @@ def gradient_norm(
     Raises:
         InputError: If the state, the images or the labels are not the configuration's.
     """
+    require_spec(spec)
     require_state("gradient_norm", state, TrainState, spec.training)
     check_images("gradient_norm", spec, state.params, images, labels)
     return float(_norm(spec, state, jnp.asarray(images), None if labels is None else jnp.asarray(labels)))

@@ -193,6 +193,7 @@ def init(spec: Spec, key: Array, last_bias: Array | None = None) -> Params:
     Returns:
         The parameters, nested by `layout.Parameter.path`.
     """
+    require_spec(spec)
     params = _init(spec, key)
     if last_bias is not None:
         params["decoder"]["logits"]["bias"] = last_bias

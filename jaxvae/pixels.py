@@ -95,6 +95,7 @@ def corrupt(spec: Spec, x: Array, corruption: Array | None) -> Array:
     Raises:
         InputError: If the pixels are not the model's.
     """
+    require_spec(spec)
     require_pixels("corrupt", spec, x)
     require_own("corrupt", pixels=x)
     match spec.images.corruption:

@@ -66,6 +66,7 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
     References:
         Kingma & Ba 2015, algorithm 1. Loshchilov & Hutter 2019, algorithm 2, for the decay of the weights.
     """
+    require_spec(spec)
     b1, b2, eps = spec.training.beta1, spec.training.beta2, spec.training.eps
     rate = spec.training.learning_rates()[0] if learning_rate is None else learning_rate
     shrink = spec.training.weight_decay
@@ -109,6 +110,7 @@ def init_optimizers(
         InputError: If the parameters are not the configuration's, or if the configuration has settings of Adam's that
             another optimizer would not follow.
     """
+    require_spec(spec)
     check_params("init_optimizers", spec.model, params)
     if optimizer is not None:
         require_kind_of_optimizer("init_optimizers", optimizer, optax.GradientTransformation, "an optax transformation")
@@ -199,6 +201,7 @@ def train_step(
         InputError: If the state's model, the pixels or the labels are not the configuration's, or if the state is
             another optimizer's.
     """
+    require_spec(spec)
     require_state("train_step", state, TrainState, spec.training)
     check_pixels("train_step", spec, state.params, x, labels)
     require_optimizer("train_step", spec, state, optimizer)

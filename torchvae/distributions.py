@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jaxvae.shared.config.likelihoods import LOWEST_LOGVAR, LikelihoodName, Mean, mean_of, variance_of
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_floats, require_pixels
 from jaxvae.shared.model.own_outputs import require_shape
 from torchvae import random
@@ -198,6 +198,7 @@ def nll(spec: Spec, decoded: Decoded, x: Tensor) -> Tensor:
     Raises:
         InputError: If the pixels are not the configuration's.
     """
+    require_spec(spec)
     require_pixels("nll", spec, x)
     require_own("nll", pixels=x)
     if (own := spec.model.parts.nll) is not None:
@@ -302,6 +303,7 @@ def pixel_means(spec: Spec, decoded: Decoded) -> Tensor:
     Returns:
         Means in the configuration's pixel range, `[batch, pixels]`; unbounded for a linear output.
     """
+    require_spec(spec)
     if (own := spec.model.parts.mean) is not None:
         shape = decoded.logits.shape[0], spec.model.pixels
         return require_shape(spec.model, "mean", own(decoded), shape, "the mean of each pixel")
@@ -319,6 +321,7 @@ def pixel_logvar(spec: Spec, decoded: Decoded) -> Tensor | None:
         `[batch, pixels]`, or `[]` where all pixels share it; log(1/2) for squared-error. None for a likelihood without
         a variance, and for one of the user's own.
     """
+    require_spec(spec)
     if spec.model.parts.nll is not None:
         return None
     variance = variance_of(spec.model.likelihood, spec.model.variance)

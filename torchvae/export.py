@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.interop import export_files
 from jaxvae.shared.interop.export_files import Format
@@ -32,6 +32,7 @@ def export_model(path: Path | str, spec: Spec, model: VAE, format: Format) -> No
     Raises:
         InputError: If the path exists, if the other package writes the format, or if what it needs is not installed.
     """
+    require_spec(spec)
     export_files.require("torchvae", format)
     check_params("export_model", spec.model, model, spec.training.stored)
     # A model of its own: on the CPU, without gradients, so that its programs' results have none.
@@ -67,6 +68,7 @@ def programs(spec: Spec, model: VAE) -> dict[str, Callable[..., dict[str, Tensor
     Raises:
         InputError: If the model is not the configuration's.
     """
+    require_spec(spec)
     check_params("programs", spec.model, model, spec.training.stored)
 
     def encoded(images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:

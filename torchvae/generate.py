@@ -214,6 +214,7 @@ def seen(spec: Spec, images: Tensor | np.ndarray) -> Tensor:
     Raises:
         InputError: If the images are not uint8, or not of the model's size.
     """
+    require_spec(spec)
     require_bytes("seen", images, spec.model.image)
     keys = image_keys(static_key(root_key(spec.training.seed), "test"), torch.arange(len(images)))
     return prepare_pixels(spec, to_tensor(images, torch.device("cpu")), keys, None)

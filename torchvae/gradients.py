@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jaxvae.shared.config.spec import Spec
+from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_state
 from jaxvae.shared.model.optimizer_state import trained
 from torchvae import random
@@ -38,6 +38,7 @@ def gradient_norm(
     Raises:
         InputError: If the state, the images or the labels are not the configuration's.
     """
+    require_spec(spec)
     require_state("gradient_norm", state, TrainState, spec.training)
     check_images("gradient_norm", spec, state.model, images, labels)
     device = state.key.device

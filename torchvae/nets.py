@@ -191,6 +191,7 @@ def init(spec: Spec, key: random.Key, last_bias: Tensor | None = None) -> VAE:
     Returns:
         The model, on the key's device.
     """
+    require_spec(spec)
     dtype = getattr(torch, spec.training.stored)
     params, table = {}, layout.table(spec.model)
     for i, parameter in enumerate(table):

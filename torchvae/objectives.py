@@ -133,6 +133,7 @@ def phases(spec: Spec) -> tuple[Phase, ...]:
     Returns:
         The phases, under the names that `Spec.phases` gives them.
     """
+    require_spec(spec)
     share = spec.minimized
     terms = {
         "elbo": [(negative_elbo if spec.model.parts.objective is None else own_objective, share)],

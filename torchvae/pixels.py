@@ -93,6 +93,7 @@ def corrupt(spec: Spec, x: Tensor, corruption: Tensor | None) -> Tensor:
     Raises:
         InputError: If the pixels are not the model's.
     """
+    require_spec(spec)
     require_pixels("corrupt", spec, x)
     require_kind("corrupt", "pixels", x, Tensor)
     match spec.images.corruption:

@@ -78,6 +78,7 @@ def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimize
     References:
         Kingma & Ba 2015, algorithm 1. Loshchilov & Hutter 2019, algorithm 2, for the decay of the weights.
     """
+    require_spec(spec)
     training = spec.training
     betas = (training.beta1, training.beta2)
     adam = _AdamW if training.weight_decay else _Adam
@@ -109,6 +110,7 @@ def init_optimizers(spec: Spec, model: VAE, optimizer: MakeOptimizer | None = No
         InputError: If the model is not the configuration's, or if the configuration has settings of Adam's that
             another optimizer would not follow.
     """
+    require_spec(spec)
     check_params("init_optimizers", spec.model, model)
     if optimizer is not None:
         needed = "a function of a list of parameters that returns a torch.optim.Optimizer"
@@ -208,6 +210,7 @@ def train_step(
         InputError: If the state's model, the pixels or the labels are not the configuration's, or if the state is
             another optimizer's.
     """
+    require_spec(spec)
     require_state("train_step", state, TrainState, spec.training)
     check_pixels("train_step", spec, state.model, x, labels)
     require_optimizer("train_step", spec, state, optimizer)

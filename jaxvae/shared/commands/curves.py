@@ -135,7 +135,14 @@ def figure(
                 axes.remove()
         _legend(drawn, _handles(drawn.axes[0], colours, single, held), names, across)
         if title:
-            drawn.suptitle(textwrap.fill(title, _TITLE_LETTERS), weight="bold", size=_FONT_SIZE + 1, parse_math=False)
+            drawn.suptitle(
+                textwrap.fill(title, _TITLE_LETTERS),
+                x=0.01,
+                ha="left",
+                weight="bold",
+                size=_FONT_SIZE + 1,
+                parse_math=False,
+            )
         return drawn
 
 

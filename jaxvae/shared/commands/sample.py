@@ -38,8 +38,8 @@ class Sample:
     temperature: float = 1.0
     """Standard deviation of the latents: below 1, images are more likely and more alike; above 1, less so."""
     label: str | None = None
-    """The class to generate, by its name or its number, for a model with classes. By default each class in turn,
-    so that image i is of the class i modulo their number."""
+    """The class to generate, by its name or its number, for a model with classes. By default every class, a row for
+    each."""
     device: DeviceName = "auto"
     """Where to compute."""
     parts: PartsFile = None

@@ -42,7 +42,10 @@ UNCHECKED = {
 }
 
 
-OF_A_SPEC = ("loss", "training_loss", "inputs", "draw", "prepare_pixels", "sample", "decode", "save", "log_likelihood")
+OF_A_SPEC = (
+    *("loss", "training_loss", "inputs", "draw", "prepare_pixels", "sample", "decode", "save", "log_likelihood"),
+    *("corrupt", "seen", "gradient_norm", "init", "init_optimizers", "phases", "train_step"),
+)
 OF_A_KEY = ("loss", "sample", "draw_latents", "log_likelihood", "average_terms", "encode_images", "streams")
 
 
