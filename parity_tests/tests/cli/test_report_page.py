@@ -427,6 +427,7 @@ def test_the_page_is_dark_where_the_reader_is(view) -> None:
     assert dark < 150 < 600 < light
 
 
+@pytest.mark.slow
 def test_everything_has_a_name_and_can_be_reached(view) -> None:
     page = view(new=True)
     nameless = """() => [...document.querySelectorAll("img, canvas, svg, input, select, button, [role=region]")]

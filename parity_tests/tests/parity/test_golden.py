@@ -76,7 +76,7 @@ def test_a_package_alone_agrees_with_the_record(package: str, name: str, level: 
     assert finding["passed"], {key: finding[key] for key in ("size", "unit", "where", "tolerance", "reason")}
 
 
-@pytest.mark.parametrize("package", quick(BACKENDS, ["torchvae"]))
+@pytest.mark.parametrize("package", quick(BACKENDS, []))
 def test_the_command_line_alone(package: str, tmp_path) -> None:
     program = f"""
 import {package} as backend

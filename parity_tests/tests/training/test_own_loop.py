@@ -93,6 +93,7 @@ def test_an_own_loop_takes_the_packages_steps(package: ModuleType, name: str) ->
         assert np.array_equal(given, start[parameter.name]) != moved, parameter.name
 
 
+@pytest.mark.either
 def test_the_loss_of_a_batch_is_the_steps(package: ModuleType) -> None:
     """An epoch of one step, in which images are mirrored, moved and binarised anew."""
     spec = jaxvae.preset(
