@@ -72,8 +72,10 @@ class Result:
 
 
 def main(options: Pictures) -> None:
-    for seed in (*options.seeds, options.drawing):
+    for seed in options.seeds:
         require_seed(seed)
+    if options.drawing < 0:
+        raise InputError(f"--drawing must be at least 0, found {options.drawing}.")
     backend = importlib.import_module(options.package)
     for name in options.sets:
         folder = options.out / "sets" / f"{name}{options.drawing or ''}"

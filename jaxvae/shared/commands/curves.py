@@ -17,7 +17,7 @@ from jaxvae.shared.plotting.loss_scales import common_terms, scales
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.find_runs import chosen_runs
 from jaxvae.shared.runs.metrics_parts import SPLITS
-from jaxvae.shared.text import say
+from jaxvae.shared.text import say, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,12 +103,15 @@ def figure(
         The figure.
 
     Raises:
-        InputError: If there is no run or too many, or if one has no metrics yet, or none from that step on.
+        InputError: If there is no run or too many, if one has no metrics yet, or none from that step on, or if that is
+            no step.
     """
     import matplotlib
 
     if not 1 <= len(runs) <= _MAX_RUNS:
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
+    if not isinstance(from_step, int) or from_step < 0:
+        raise InputError(f"Curves start at a step of at least 0, an integer, found {shown(from_step)}; give another.")
     names = run_names([run.path for run in runs], names)
     records = [_records(run, from_step) for run in runs]
     blocks = [(name, some, common_terms([runs[i] for i in some])) for name, some in scales(runs)]
@@ -162,10 +165,10 @@ def _records(run: run_folder.Run, from_step: int) -> list[dict[str, Any]]:
     records = metrics.to_draw(run)
     if not records:
         raise InputError(f"{run.path} has no metrics yet; the first ones are written after its first epoch.")
-    shown = [record for record in records if record["step"] >= from_step]
-    if not shown:
+    later = [record for record in records if record["step"] >= from_step]
+    if not later:
         raise InputError(f"{run.path} ends after step {records[-1]['step']:,}; give a smaller --from-step.")
-    return shown
+    return later
 
 
 def _epoch_steps(runs: Sequence[run_folder.Run]) -> int | None:

@@ -218,6 +218,7 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
         (r"is not a run folder", [path, path / "images", *out]),
         (r"nev does not exist \(did you mean .*/new\?\); give a run folder", [tmp_path, tmp_path / "nev", *out]),
         (r"ends after step 24; give a smaller --from-step", [path, "--from-step", 25, *out]),
+        (r"start at a step of at least 0, an integer, found -1; give another", [path, "--from-step", -1, *out]),
         (r"Nothing matches .*/n\*o; give run folders", [path, tmp_path / "n*o", *out]),
         (r"new has no metrics yet", [tmp_path, *out]),
         (
