@@ -31,6 +31,7 @@ from jaxvae.shared.config import parts_file
 from jaxvae.shared.config.own import using
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError, NonFiniteError
+from jaxvae.shared.flag_errors import in_one_sentence
 from jaxvae.shared.runs.command_line import flags_of
 from jaxvae.shared.runs.config_file import expanded
 from jaxvae.shared.text import LONGEST, printable, say, shown, suggestion
@@ -131,8 +132,14 @@ def parse(flags: Any, **settings: Any) -> Any:
     width = os.environ.get("COLUMNS")
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)
+    arguments = list(sys.argv[1:] if settings.get("args") is None else settings["args"])
+
+    def parsed(arguments: Sequence[str]) -> Any:
+        return tyro.cli(flags, registry=_OPTIONAL, **{**settings, "args": arguments})
+
     try:
-        return tyro.cli(flags, registry=_OPTIONAL, **settings)
+        with in_one_sentence(arguments, parsed):
+            return parsed(arguments)
     finally:
         os.environ.pop("COLUMNS", None)
         os.environ.update({} if width is None else {"COLUMNS": width})

@@ -200,7 +200,7 @@ def test_imports_between_files_run_one_way() -> None:
 ORDER = (
     *("version", "errors", "text", "plain_paths", "safe_io"),
     *("config", "model", "data", "runs", "backend", "plotting", "analysis"),
-    *("training", "interop", "report", "commands", "library", "cli"),
+    *("training", "interop", "report", "commands", "library", "flag_errors", "cli"),
 )
 """What stands in jaxvae/shared: each file or folder imports only what comes before it, or its own folder."""
 
