@@ -64,6 +64,11 @@ def device_label(device: Device) -> str:
     return f"{device.platform} ({device.device_kind})"
 
 
+def has_gpu() -> bool:
+    """Whether programs may be run on a GPU."""
+    return jax.default_backend() not in ("cpu", "tpu")
+
+
 def require(dtype: Dtype) -> None:
     """Raise InputError if JAX would silently compute in float32 what was requested in float64."""
     if dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]

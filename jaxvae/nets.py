@@ -4,7 +4,7 @@ Every network takes and returns images flattened in height, width, channel order
 
 import functools
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
+from jaxvae.packed import PackedVAE, packed
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
@@ -253,18 +254,26 @@ def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
     Raises:
         InputError: If the parameters are not the model's.
     """
+    if packed(params):
+        return cast("VAE", PackedVAE(spec, params))
     check_params("bind", spec, params)
     return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
 
 
 def statistics(model: VAE) -> Params:
     """The running statistics of a bound model, nested as the parameters are."""
-    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    return {} if isinstance(model, PackedVAE) else nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
 def partition(spec: ModelSpec, params: Params, networks: tuple[str, ...]) -> tuple[Params, Params]:
     """Split the parameters into those that the optimizer of these networks trains, and all others; both are nested as
     the parameters are, with None in place of each other's."""
+    if packed(params):
+        none = jax.tree.map(lambda _: None, params)
+        return (
+            {name: (params if name in networks else none)[name] for name in params},
+            {name: (none if name in networks else params)[name] for name in params},
+        )
     chosen: Params = {}
     for parameter in layout.table(spec):
         _put(chosen, parameter.path, parameter.trained and parameter.network in networks)

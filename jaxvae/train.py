@@ -12,11 +12,12 @@ from jax import Array, lax, random
 
 from jaxvae.augmentation import augment
 from jaxvae.checks import check_params, check_pixels, names_tensors, require_key, require_own
-from jaxvae.devices import require
+from jaxvae.devices import has_gpu, require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, combine, init, partition
 from jaxvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
+from jaxvae.packed import pack, packs, unpack
 from jaxvae.parallel import split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
@@ -67,9 +68,28 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
         Kingma & Ba 2015, algorithm 1. Loshchilov & Hutter 2019, algorithm 2, for the decay of the weights.
     """
     require_spec(spec)
-    b1, b2, eps = spec.training.beta1, spec.training.beta2, spec.training.eps
     rate = spec.training.learning_rates()[0] if learning_rate is None else learning_rate
-    shrink = spec.training.weight_decay
+    return _adam(spec, lambda t: _sizes(spec, rate, t))
+
+
+class _Sizes(NamedTuple):
+    """What a step of Adam is made of, beside the moments."""
+
+    step: Array
+    small: Array
+    shrink: Array | float
+
+
+def _sizes(spec: Spec, rate: Array | float, t: Array) -> _Sizes:
+    """Those of step t, from 1, with the corrections of the moments' bias, which so are taken out of the division that
+    each weight needs."""
+    root = jnp.sqrt(-_power_less_one(spec.training.beta2, t))
+    step = rate * root / -_power_less_one(spec.training.beta1, t)
+    return _Sizes(step, spec.training.eps * root, rate * spec.training.weight_decay)
+
+
+def _adam(spec: Spec, sizes_of: Callable[[Array], _Sizes]) -> optax.GradientTransformation:
+    b1, b2 = spec.training.beta1, spec.training.beta2
 
     def start(params: Params) -> optax.ScaleByAdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -77,16 +97,12 @@ def make_optimizer(spec: Spec, learning_rate: Array | float | None = None) -> op
 
     def update(grads, state, params=None):
         count, grads = state.count + 1, clipped(spec, grads)
-        dtype = jax.tree.leaves(grads)[0].dtype
-        t = count.astype(dtype)
-        # The corrections of the moments' bias, taken out of the division that each weight needs.
-        root = jnp.sqrt(-_power_less_one(b2, t))
-        step_size, small = rate * root / -_power_less_one(b1, t), eps * root
+        sizes = sizes_of(count.astype(jax.tree.leaves(grads)[0].dtype))
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
-        updates = jax.tree.map(lambda m, v: -step_size * m / (jnp.sqrt(v) + small), mu, nu)
-        if shrink:
-            updates = jax.tree.map(lambda u, w: u - rate * shrink * w, updates, params)
+        updates = jax.tree.map(lambda m, v: -sizes.step * m / (jnp.sqrt(v) + sizes.small), mu, nu)
+        if spec.training.weight_decay:
+            updates = jax.tree.map(lambda u, w: u - sizes.shrink * w, updates, params)
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
@@ -343,52 +359,80 @@ def train_epoch(
             rows = order[ahead]
             taken = images[rows if places is None else places[ahead]]
             given = split(taken, 1), None if labels is None else labels[rows]
-        one = jax.jit(functools.partial(step, first, drawn, given))  # traced once for all loops
 
-        def part(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            return lax.while_loop(lambda c: c[0].step < stop, one, carry)
-
-        def known(count: int) -> Callable[[tuple[TrainState, Array]], tuple[TrainState, Array]]:
-            return lambda carry: lax.fori_loop(0, count, lambda _, c: one(c), carry)
+        def part(ahead: _Ahead, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            return lax.while_loop(lambda c: c[0].step < stop, functools.partial(step, first, ahead), carry)
 
         def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            """The same steps. The host asks a GPU before each step of a loop whose bound it doesn't know."""
+            """The same in fewer kernels, and with known numbers of steps: the host asks a GPU before each step of a
+            loop whose bound it doesn't know."""
+            ahead, change = _Ahead(drawn, given), optimizer is None and packs(spec)
+            if change:
+                carry = _changed(pack, spec, carry[0]), carry[1]
+                pixels = jax.vmap(pixels_of)(steps_ahead, given)
+                sizes = {phase: sizes_of(steps_ahead, adam) for phase, adam in carry[0].opt_state.items()}
+                ahead = _Ahead(drawn, None, pixels, sizes)
+            one = jax.jit(functools.partial(step, first, ahead))  # traced once for all loops
+            known = lambda count: lambda carry: lax.fori_loop(0, count, lambda _, c: one(c), carry)  # noqa: E731
             counts = sorted({size, steps % size} - {0})
             which = sum(jnp.where(stop - first == count, i, 0) for i, count in enumerate(counts, 1))
-            return lax.switch(which, [part, *map(known, counts)], carry)
+            loops = [functools.partial(part, ahead), *map(known, counts)]
+            state, log = lax.switch(which, loops, carry)
+            return _changed(unpack, spec, state) if change else state, log
 
-        return lax.platform_dependent(carry, cpu=part, tpu=part, default=on_gpu)
+        def sizes_of(steps_ahead: Array, adam: Any) -> _Sizes:
+            ts = (adam.count + 1 + jnp.arange(size, dtype=jnp.int32)).astype(dtype)
+            return jax.vmap(lambda at, t: _sizes(spec, learning_rate(spec, epoch, at), t))(steps_ahead, ts)
 
-    def step(
-        first: Array, drawn: Draws, given: tuple[Array, Array | None] | None, carry: tuple[TrainState, Array]
-    ) -> tuple[TrainState, Array]:
-        state, log = carry
-        at, within = state.step - epoch * steps, state.step - first
-        rows, key = order[at], random.fold_in(keys.noise, state.step)
-        dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
-        if given is None:
-            chosen = images[rows if places is None else places[at]]
-            row_labels = None if labels is None else labels[rows]
-        else:
-            chosen, row_labels = jax.tree.map(lambda a: a[within], given)
-        mine = jax.tree.map(lambda a: a[within], drawn)
+        plain = functools.partial(part, _Ahead(drawn, given))
+        return lax.platform_dependent(carry, cpu=plain, tpu=plain, default=on_gpu) if has_gpu() else plain(carry)
+
+    def pixels_of(at: Array, given: tuple[Array, Array | None] | None) -> tuple[Array, Array | None]:
+        """The pixels and the labels of a step."""
+        place, key = jnp.minimum(at - epoch * steps, steps - 1), random.fold_in(keys.noise, at)
+        rows = order[place]
+        chosen = images[rows if places is None else places[place]] if given is None else given[0]
+        row_labels = (None if labels is None else labels[rows]) if given is None else given[1]
         if spec.images.augments:
             chosen = augment(spec, chosen, key)
-        x = prepare_pixels(spec, chosen, image_keys(static, rows), dynamic)
+        dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
+        return prepare_pixels(spec, chosen, image_keys(static, rows), dynamic), row_labels
+
+    def step(first: Array, ahead: _Ahead, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+        state, log = carry
+        at = state.step - epoch * steps
+        mine = jax.tree.map(lambda a: a[state.step - first], ahead)
+        x, row_labels = pixels_of(state.step, mine.given) if mine.pixels is None else mine.pixels
         rate = learning_rate(spec, epoch, state.step)
-        state, terms = _update(spec, state, inputs(spec, x, mine, row_labels, weights[at], state.step), rate, optimizer)
-        return state, log.at[at].set(jnp.stack(terms))
+        batch_inputs = inputs(spec, x, mine.draws, row_labels, weights[at], state.step)
+        state, terms = _update(spec, state, batch_inputs, mine.sizes or rate, optimizer)
+        return state, lax.dynamic_update_index_in_dim(log, jnp.stack(terms), at, 0)
 
     # A bound that is no constant: one program for any part of an epoch, so that a run in parts is the run in one.
     return lax.while_loop(lambda c: c[0].step < end, block, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
+class _Ahead(NamedTuple):
+    """What the steps of a block are given, of all of them: `[steps, ...]`."""
+
+    draws: Draws
+    given: tuple[Array, Array | None] | None
+    """Images and labels, where no step takes them from all."""
+    pixels: tuple[Array, Array | None] | None = None
+    """Or their pixels, and labels."""
+    sizes: dict[str, _Sizes] | None = None
+    """Each phase's, where no step computes them."""
+
+
 def _update(
-    spec: Spec, state: TrainState, batch: Inputs, rate: Array | float, optimizer: optax.GradientTransformation | None
+    spec: Spec,
+    state: TrainState,
+    batch: Inputs,
+    rate: Array | float | dict[str, _Sizes],
+    optimizer: optax.GradientTransformation | None,
 ) -> tuple[TrainState, AnyTerms]:
     """One step: each phase's update of its optimizer, on its terms averaged with the batch's weights."""
     params, opt_state, reported = state.params, dict(state.opt_state), {}
-    adam = make_optimizer(spec, rate) if optimizer is None else optimizer
     batch = batch._replace(x=split(batch.x), seen=split(batch.seen))
 
     for phase in phases(spec):
@@ -398,12 +442,27 @@ def _update(
             return minimized(spec, combine(rest, trained), batch, phase)
 
         grads, (terms, params) = jax.grad(loss, has_aux=True)(trained)
+        if optimizer is not None:
+            adam = optimizer
+        elif isinstance(rate, dict):
+            adam = _adam(spec, lambda _, sizes=rate[phase.name]: sizes)
+        else:
+            adam = make_optimizer(spec, rate)
         updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
         params = combine(params, optax.apply_updates(trained, updates))  # type: ignore[arg-type]
         reported |= terms
     average = averaged(spec, state.average, params, state.step + 1)
     params, opt_state, average, reported = whole((params, opt_state, average, reported))
     return TrainState(params, opt_state, state.step + 1, state.key, average), collect(spec, reported)
+
+
+def _changed(change: Callable[..., Params], spec: Spec, state: TrainState) -> TrainState:
+    """The state with its parameters, and all that is kept for each of them, changed by `pack` or `unpack`."""
+    opt_state: dict[str, Any] = dict(state.opt_state)
+    for phase, adam in opt_state.items():
+        opt_state[phase] = adam._replace(mu=change(spec.model, adam.mu), nu=change(spec.model, adam.nu))
+    average = None if state.average is None else change(spec.model, state.average)
+    return state._replace(params=change(spec.model, state.params), opt_state=opt_state, average=average)
 
 
 def _alike(tree: Any, other: Any) -> bool:

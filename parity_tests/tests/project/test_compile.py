@@ -139,3 +139,11 @@ def test_products_of_float32_are_asked_for_in_full(tmp_path) -> None:
     for target in ("h100", "v5e:2x2"):
         products = compiled(tmp_path, "--for", target)["products"]
         assert {product["precision"] for product in products} == {"highest"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generated", ["true", "false"])
+def test_a_step_of_the_default_preset_is_at_most_28_kernels(tmp_path, generated: str) -> None:
+    """Of which 11 are products, generated or the library's."""
+    found = compiled(tmp_path, "--for", "h100", "--xla", f"xla_gpu_enable_triton_gemm={generated}")
+    assert (found["kernels"], len(found["products"]), found["copies"]) <= (28, 11, 0)
