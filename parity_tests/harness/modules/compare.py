@@ -125,8 +125,9 @@ def compare_modules(
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go
-            through other branches of the activations, outputs at larger inputs, and both at smaller weights if a tensor
-            was not exercised. "compare" changes nothing and compares the weights first.
+            through other branches of the activations, gradients of a larger loss too, outputs at larger inputs, and
+            both at smaller weights if a tensor was not exercised. "compare" changes nothing and compares the weights
+            first.
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
         input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.

@@ -32,7 +32,9 @@ class Evaluation:
     """Both networks at the same numbers: their outputs, their state afterwards, their losses and gradients."""
 
     def __init__(self, both: Both, losses: Losses | None, in_double: "Callable[[Both], Evaluation] | None" = None):
-        self.both, self.losses, self._in_double = both, losses, in_double
+        self.both, self._losses, self._in_double = both, losses, in_double
+        self.factor = 1.0
+        """What the losses are multiplied by before their gradients are taken."""
         self._exact: Evaluation | None = None
         self._sharing: bool | None = None
         self._forward = compiled(both.net.apply)
@@ -47,10 +49,18 @@ class Evaluation:
         """The outputs of the torch module and the module, called once already, for one gradient."""
         self._known: dict[tuple[str, Level], Arrays] = {}
 
+    @property
+    def losses(self) -> Losses | None:
+        """The losses, multiplied by the factor."""
+        if self._losses is None or self.factor == 1.0:
+            return self._losses
+        in_jax, in_torch = self._losses
+        return lambda outputs: self.factor * in_jax(outputs), lambda outputs: self.factor * in_torch(outputs)
+
     def at(self, both: Both) -> "Evaluation | None":
         """Return an evaluation at other numbers, which shares the compiled programs; None if torch has no finite number
         in an output there."""
-        other = Evaluation(both, self.losses, self._in_double)
+        other = Evaluation(both, self._losses, self._in_double)
         try:
             in_torch = self.forward_torch(both)
             finite = all(np.isfinite(array).any() for array in leaves(in_torch[0]).values())
@@ -73,7 +83,8 @@ class Evaluation:
         XLA may compute numbers once for their maximum and again, rounded otherwise, where its gradient looks which of
         them is the maximum; the gradient then takes another path.
         """
-        other = Evaluation(self.both, self.losses, self._in_double)
+        other = Evaluation(self.both, self._losses, self._in_double)
+        other.factor = self.factor
         other._forward, other._sharing, other.trees, other.unfused = self._forward, self._sharing, self.trees, True
         other._known = {place: known for place, known in self._known.items() if place != ("jax", "gradients")}
         return other
@@ -97,33 +108,38 @@ class Evaluation:
 
     def gradient(self, params: Any, state: Any, *inputs: Any) -> Any:
         """Return the gradient of JAX's loss with respect to its parameters."""
-        assert self.losses is not None
-        loss, apply = self.losses[0], self.both.net.apply
+        assert self._losses is not None
+        loss, apply = self._losses[0], self.both.net.apply
         if self._gradient is None:
             if not self.unfused:
                 with contextlib.suppress(Exception):  # a model that is differentiable in its parameters only
                     return self.slopes(True, params, state, list(inputs))[0]
-            of_loss = jax.grad(lambda params, state, *x: loss(apply(params, state, *x)[0]))
-            self._gradient = jax.jit(of_loss, compiler_options=UNFUSED if self.unfused else OPTIONS)
+
+            def of_loss(factor: jax.Array, params: Any, state: Any, *x: jax.Array) -> jax.Array:
+                value = loss(apply(params, state, *x)[0])
+                return factor.astype(value.dtype) * value
+
+            self._gradient = jax.jit(jax.grad(of_loss, 1), compiler_options=UNFUSED if self.unfused else OPTIONS)
         with raised_by("The gradient of the JAX model or of its loss"):
-            return self._gradient(params, state, *inputs)
+            return self._gradient(jnp.asarray(self.factor), params, state, *inputs)
 
     def slopes(self, of_loss: bool, params: Any, state: Any, inputs: list[jax.Array]) -> tuple[Any, Any, Any]:
         """Return the gradients of JAX's loss, or else of a mixture of its outputs, with respect to its parameters,
         state and inputs. One program computes both, since compiling it is most of the time."""
         if self._slopes is None:
-            losses, apply = self.losses, self.both.net.apply
+            losses, apply = self._losses, self.both.net.apply
 
-            def value(of_loss: jax.Array, params: Any, state: Any, inputs: list[jax.Array]) -> jax.Array:
+            def value(factor: jax.Array, params: Any, state: Any, inputs: list[jax.Array]) -> jax.Array:
                 outputs, _ = apply(params, state, *inputs)
                 if losses is None:
                     return mixture(outputs)
                 loss = losses[0]
                 kind = jax.eval_shape(lambda: loss(outputs)).dtype
-                return jax.lax.cond(of_loss, lambda: loss(outputs), lambda: mixture(outputs).astype(kind))
+                of_loss = lambda: factor.astype(kind) * loss(outputs)  # noqa: E731
+                return jax.lax.cond(factor != 0, of_loss, lambda: mixture(outputs).astype(kind))
 
             self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=OPTIONS)
-        return self._slopes(of_loss, params, state, inputs)
+        return self._slopes(jnp.asarray(self.factor if of_loss else 0.0), params, state, inputs)
 
     def loss_slopes(self) -> tuple[Any, Any, Any]:
         """Return the slopes of the loss at the numbers of this evaluation, computed once."""
@@ -241,7 +257,7 @@ class Evaluation:
         if self._exact is None:
             with settings("float64"):
                 self._exact = self._in_double(self.both)
-                self._exact.unfused = self.unfused
+                self._exact.unfused, self._exact.factor = self.unfused, self.factor
         return self._exact, unit(self.both.dtype) / unit("float64")
 
 

@@ -35,9 +35,13 @@ LARGER = "outputs at larger inputs"
 EFFECTS = "what each weight moves"
 ELSEWHERE = (
     ("outputs at other weights", "gradients at other weights"),
-    ("outputs at larger biases", "gradients at larger biases"),
+    ("outputs at larger biases", "gradients at larger biases and a larger loss"),
     ("outputs at smaller weights", "gradients at smaller weights"),
 )
+
+FACTOR = {"float32": 2.0**8, "float64": 2.0**20}
+"""Of the losses whose gradients are compared at larger biases. A gradient that is clipped may only show it where it is
+large. Powers of two change no other digit, and these leave what is nothing but rounding below usual bounds."""
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
 
@@ -121,10 +125,10 @@ class Levels:
 
     def _gradients_elsewhere(self, point: int, evaluation: Evaluation) -> Compared:
         name = ELSEWHERE[point][1]
-        finding = judge_gradients_lean(name, evaluation, self.tolerance, self.sizes_of_gradients)
+        sizes_given = {name: evaluation.factor * size for name, size in self.sizes_of_gradients.items()}
+        finding = judge_gradients_lean(name, evaluation, self.tolerance, sizes_given)
         if finding.passed or (again := self._at(point)) is None:
             return finding, lambda: None
-        sizes_given = self.sizes_of_gradients
         finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True, given=sizes_given)
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
@@ -132,7 +136,9 @@ class Levels:
         returned()
         both = scattered(self.both, point)
         returned()
-        return self.evaluation.at(both)
+        if (other := self.evaluation.at(both)) is not None and point == 1:
+            other.factor = FACTOR[both.dtype]
+        return other
 
     def _call(self) -> None:
         evaluation = self.evaluation
