@@ -153,6 +153,8 @@ def test_help(package, capsys, command: str) -> None:
     assert len(out) > 300
     assert "{None" not in out, "a value that may be left out is shown as INT or PATH"
     assert "default: None" not in out
+    examples = re.findall(rf"^    .*\b{command} .*" if command else "", out, re.MULTILINE)
+    assert not [line for line in examples if not line.strip().startswith((package.__name__, "•", "│"))]
 
 
 def test_none_takes_a_value_back() -> None:
