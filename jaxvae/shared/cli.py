@@ -285,7 +285,7 @@ def _parse(name: str, arguments: Sequence[str]) -> Any:
         default = {"default": entry.defaults(arguments)} if chosen and entry.defaults else {}
         text = inspect.getdoc(entry.flags) or ""
         # The examples, which hold for both packages, begin with this one's name; the list of commands has no examples.
-        whole = re.sub(rf"\n( +)(?={entry.name} )", rf"\n\1{name} ", text)
+        whole = re.sub(rf"\n( +)(?={entry.name}\b)", rf"\n\1{name} ", text)
         text = whole if chosen else text.partition("\n\n")[0]
         command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, description=text, **default)]
         commands = command if commands is None else commands | command

@@ -329,6 +329,7 @@ class Library:
         names: Sequence[str] = (),
         title: str = "",
         from_step: int = 0,
+        width: float = 7.0,
     ) -> "Figure":
         """Draw the learning curves of runs, as the command `curves` does.
 
@@ -338,6 +339,7 @@ class Library:
             names: What to call each run; by default as its folder.
             title: Above the panels.
             from_step: Leave out what was recorded before this step.
+            width: That of the figure, in inches.
 
         Returns:
             A figure of matplotlib's, which a notebook shows and `savefig` writes.
@@ -345,7 +347,7 @@ class Library:
         Raises:
             InputError: If one is no run, or has no metrics, or none from that step on.
         """
-        return curves.figure([run_folder.read(path) for path in _paths(runs)], log, names, title, from_step)
+        return curves.figure([run_folder.read(path) for path in _paths(runs)], log, names, title, from_step, width)
 
     def write_report(
         self,

@@ -3,6 +3,7 @@
 import difflib
 import re
 import reprlib
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +27,11 @@ def printable(text: str, longest: int = 100) -> str:
     """Make text from a file fit for a terminal: control characters are escaped, and the end of a long text left out."""
     text = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def columns(text: str) -> int:
+    """Count the columns that a text takes in a terminal, where a Chinese letter is as wide as two Latin ones."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def from_here(text: str) -> str:
@@ -93,7 +99,7 @@ def markdown_table(
     right = range(1, len(head) if numbers else 1)
     widths = [4 if i in right else 3 for i in range(len(head))]
     if padded:
-        widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+        widths = [max(map(columns, column)) for column in zip(*body, strict=True)]
     body.insert(1, ["-" * (width - 1) + ":" if i in right else "-" * width for i, width in enumerate(widths)])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (_padded(body, right) if padded else body))
 
@@ -105,11 +111,10 @@ def say(text: str, file: TextIO | None = None) -> None:
 
 def _padded(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[list[str]]:
     """The cells, each padded to its column's width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    padded = []
+    for row in rows:
+        spaces = [" " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = enumerate(zip(row, spaces, strict=True))
+        padded.append([space + cell if i in right else cell + space for i, (cell, space) in cells])
+    return padded

@@ -35,8 +35,8 @@ thead th { white-space: nowrap; } td { overflow-wrap: anywhere; min-width: 4rem;
 @media (max-width: 48rem) {
   .cards thead { display: none; } .cards, .cards tbody, .cards tr, .cards th, .cards td { display: block; }
   .cards tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  .cards :is(th, td) { border: 0; padding: .1rem 0; }
-  .cards td { display: grid; grid-template-columns: 7rem minmax(0, 1fr); gap: .75rem; }
+  .cards :is(th, td) { border: 0; padding: .1rem 0; overflow-wrap: anywhere; }
+  .cards td[data-head] { display: grid; grid-template-columns: 7rem minmax(0, 1fr); gap: .75rem; }
   .cards td::before { content: attr(data-head); }
 }
 figure { margin: 1rem 0; max-width: 42rem; } svg { width: 100%; height: auto; }
@@ -176,7 +176,9 @@ def to_html(report: Report) -> str:
 {figures}
 {"" if report.diagnosis is None else f"<h2>First difference</h2><p>{_html(_cause(report.diagnosis))}</p>"}
 <h2>About this comparison</h2>
-<div class="wide" role="region" aria-label="About" tabindex="0"><table><tbody>{about}</tbody></table></div>
+<div class="wide" role="region" aria-label="About" tabindex="0">
+<table class="cards"><tbody>{about}</tbody></table>
+</div>
 </main>
 </body>
 </html>

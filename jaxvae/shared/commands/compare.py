@@ -32,7 +32,7 @@ from jaxvae.shared.plotting.figure_flags import (
     run_names,
 )
 from jaxvae.shared.runs.run_folder import Run
-from jaxvae.shared.text import LONGEST, counted, markdown_table, printable, say
+from jaxvae.shared.text import LONGEST, counted, from_here, markdown_table, printable, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def require_comparable(runs: Sequence[Run]) -> None:
     """
     if not runs:
         raise InputError("There is nothing to compare; give one run folder or more.")
-    images = [f"{run.spec.data}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
+    images = [f"{from_here(run.spec.data)}, {' '.join(map(str, run.spec.model.image))}" for run in runs]
     for run, shown in zip(runs, images, strict=True):
         if shown != images[0]:
             raise InputError(

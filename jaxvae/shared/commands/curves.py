@@ -22,10 +22,11 @@ from jaxvae.shared.text import say, shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 7.0, 2.1, 0.16  # inches; the width is that of a paper's two columns
+_WIDTH, _WIDTHS = 7.0, (3.0, 14.0)  # inches: that of a paper's two columns, the least and the largest
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEGEND_LINE = 2.2, 2.1, 0.16  # inches
 _DPI, _FONT_SIZE = 300, 8  # dots per inch; points
 _LETTER_WIDTH = 0.065  # inches, at that font size
-_TITLE_LETTERS, _LABEL_LETTERS = 90, 28  # in a line
+_TITLE_LETTERS, _LABEL_LETTERS = 12, 25  # in an inch of a title; in a line of a label
 _MAX_RUNS = 24  # more colours look alike
 _MAX_DOTS = 20  # of a test curve
 _NARROW = 20  # ratio of the largest to the least value
@@ -40,7 +41,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 class Curves:
     """Plot the learning curves of runs: each term of the loss by step, in nats per image; a line for training, dashes
     with circles for the test images, dots with triangles for those held out for validation. Runs whose losses have
-    other scales, by the likelihood, the units or the size of the images, have axes of their own. Terms that not all of
+    other scales, by the likelihood, the size or the range of the images, have axes of their own. Terms that not all of
     the runs on the same axes have are left out.
 
     For example, two runs, on logarithmic axes:
@@ -55,6 +56,8 @@ class Curves:
     """Use logarithmic axes, except for a term that reaches 0 or less."""
     from_step: int = 0
     """Leave out what was recorded before this step, so that the axes show how a loss ends that began far above."""
+    width: float = _WIDTH
+    """Width of the picture in inches, whose letters have 8 points: 7 for a page of a paper, 3.3 for a column."""
 
 
 def run(backend: Backend, command: Curves) -> None:
@@ -70,7 +73,8 @@ def run(backend: Backend, command: Curves) -> None:
     require_figure(command.out, command.title)
     why_not = functools.partial(_why_not, from_step=command.from_step)
     runs = [run_folder.read(path) for path in chosen_runs(backend.__name__, command.run, why_not)]
-    figure_file.save(figure(runs, command.log, command.names, command.title, command.from_step), command.out)
+    drawn = figure(runs, command.log, command.names, command.title, command.from_step, command.width)
+    figure_file.save(drawn, command.out)
     say(f"learning curves of {len(runs)} run{'s' * (len(runs) > 1)} in {command.out}")
 
 
@@ -88,9 +92,9 @@ def figure(
     names: Sequence[str] = (),
     title: str = "",
     from_step: int = 0,
+    width: float = _WIDTH,
 ) -> "Figure":
-    """Draw the learning curves of runs, 7 inches wide: for runs of one scale a panel for each term that all have, the
-    loss first.
+    """Draw the learning curves of runs: for runs of one scale a panel for each term that all have, the loss first.
 
     Args:
         runs: The runs.
@@ -98,13 +102,14 @@ def figure(
         names: What to call each run; by default as its folder.
         title: Above the panels.
         from_step: The first step that is drawn.
+        width: That of the figure, in inches.
 
     Returns:
         The figure.
 
     Raises:
         InputError: If there is no run or too many, if one has no metrics yet, or none from that step on, or if that is
-            no step.
+            no step, or the width none.
     """
     import matplotlib
 
@@ -112,19 +117,23 @@ def figure(
         raise InputError(f"Curves show 1 to {_MAX_RUNS} runs, found {len(runs)}; give {'fewer' if runs else 'some'}.")
     if not isinstance(from_step, int) or from_step < 0:
         raise InputError(f"Curves start at a step of at least 0, an integer, found {shown(from_step)}; give another.")
+    if not isinstance(width, int | float) or not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        raise InputError(
+            f"Curves are {_WIDTHS[0]:g} to {_WIDTHS[1]:g} inches wide, found {shown(width)}; give another."
+        )
     names = run_names([run.path for run in runs], names)
     records = [_records(run, from_step) for run in runs]
     blocks = [(name, some, common_terms([runs[i] for i in some])) for name, some in scales(runs)]
     most = max(len(terms) for _, _, terms in blocks)
-    columns = min(most, 3) if most != 4 else 2
+    columns = min(most, 3 if most != 4 else 2, int(width / _PANEL_WIDTH))
     rows = sum(math.ceil(len(terms) / columns) for _, _, terms in blocks)
     held = any(record["split"] == "validation" for run_records in records for record in run_records)
     names = [*names, "training", "test", *(["validation"] if held else [])]
-    across = max(1, min(len(names), int(_WIDTH / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
+    across = max(1, min(len(names), int(width / (_LETTER_WIDTH * (max(map(len, names)) + 6)))))
     height = rows * _PANEL_HEIGHT + _LEGEND_LINE * math.ceil(len(names) / across)
     with matplotlib.rc_context({"font.size": _FONT_SIZE}):
         drawn = figure_file.new(
-            style={"font.size": _FONT_SIZE}, figsize=(_WIDTH, height), dpi=_DPI, layout="constrained"
+            style={"font.size": _FONT_SIZE}, figsize=(width, height), dpi=_DPI, layout="constrained"
         )
         panels, colours = list(drawn.subplots(rows, columns, squeeze=False).ravel()), _colours(len(runs))
         single = False
@@ -136,11 +145,11 @@ def figure(
         for axes in drawn.axes:
             if not axes.lines:  # no term is left for it
                 axes.remove()
-        _legend(drawn, _handles(drawn.axes[0], colours, single, held), names, across)
+        _legend(drawn, _handles(drawn.axes[0], colours, single, held), names, across, width)
         if title:
             drawn.suptitle(
-                textwrap.fill(title, _TITLE_LETTERS),
-                x=0.01,
+                textwrap.fill(title, int(_TITLE_LETTERS * width)),
+                x=0.07 / width,
                 ha="left",
                 weight="bold",
                 size=_FONT_SIZE + 1,
@@ -191,10 +200,10 @@ def _panel(
     least, linear = min(values), "" if not log or min(values) > 0 else f",\nlinear, as it reaches {min(values):.3g}"
     axes.set_ylabel("\n".join([term, *textwrap.wrap(scale, _LABEL_LETTERS), f"(nats per image{linear})"]))
     if log and not linear:
-        from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator, ScalarFormatter
+        from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter, StrMethodFormatter
 
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if max(values) < _NARROW * least:  # hardly any power of ten lies within
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -244,10 +253,12 @@ def _label(axes: Any, top: bool, bottom: bool, epoch: int | None, from_step: int
         above.set_xlabel("epoch")
 
 
-def _legend(figure: Any, handles: list[Any], names: list[str], across: int) -> None:
+def _legend(figure: Any, handles: list[Any], names: list[str], across: int, width: float) -> None:
     legend = figure.legend(
         handles, [str(i) for i in range(len(names))], loc="outside lower center", ncols=across, frameon=False
     )
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
-        text.set_text(name)  # only now: a legend leaves out labels that begin with an underscore
+        text.set_text(
+            textwrap.fill(name, int(width / _LETTER_WIDTH) - 8)
+        )  # only now: a legend leaves out labels that begin with an underscore

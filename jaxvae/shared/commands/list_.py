@@ -1,7 +1,9 @@
 """The list command: the runs below a folder, a line for each."""
 
 import shlex
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
@@ -15,9 +17,9 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.runs import best_epoch, checkpoints, command_line, lock, metrics, run_folder
 from jaxvae.shared.runs.find_runs import by_number, runs_below
-from jaxvae.shared.text import from_here, printable, say, text_table
+from jaxvae.shared.text import LONGEST, columns, from_here, printable, say, text_table
 
-_MAX_FLAGS = 60  # characters in the table
+_MAX_FLAGS = 60  # characters in the table, or as many as the terminal has room for
 
 By = Literal["path", "loss", "step"]
 State = Literal["running", "stopped", "finished", "diverged", "imported", "damaged"]
@@ -80,7 +82,7 @@ def run(backend: Backend, command: List) -> None:
         print(dumps([row._asdict() for row in rows], indent=2, allow_nan=False))
     elif rows:
         head = ("run", "framework", "preset", "flags", "step", "test loss", "state")
-        say(text_table([head, *map(_cells, rows)], right=(4, 5)))
+        say(_table([head, *map(_cells, rows)]))
     else:
         say(f"There are no runs in {folder}; start one with {program} train.")
 
@@ -121,11 +123,24 @@ def _row(run: run_folder.Run, name: str) -> Row:
     return Row(name, config["framework"], preset, flags, step, steps, loss, state, diverged, best)
 
 
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """The rows as lines, with as much of the flags as fits into the terminal."""
+
+    def lines(longest: int) -> str:
+        return text_table([[*row[:3], printable(row[3], longest), *row[4:]] for row in rows], right=(4, 5))
+
+    whole = lines(LONGEST)
+    if not sys.stdout.isatty():
+        return lines(_MAX_FLAGS)
+    over = max(map(columns, whole.split("\n"))) - shutil.get_terminal_size().columns
+    return whole if over <= 0 else lines(max(_MAX_FLAGS, max(columns(row[3]) for row in rows) - over))
+
+
 def _cells(row: Row) -> list[str]:
     step = "-" if row.step is None else f"{row.step:,} of {row.steps:,}"
     loss = "-" if row.loss is None else f"{row.loss:.3f}"
     loss += "" if row.best is None else f" in epoch {row.best}"
-    flags = "-" if row.flags is None else printable(from_here(row.flags), _MAX_FLAGS)
+    flags = "-" if row.flags is None else from_here(row.flags)
     state = f"{row.state}: {row.error}" if row.state == "damaged" else row.state
     return [row.path, row.framework or "-", row.preset or "-", flags, step, loss, state]
 

@@ -20,7 +20,7 @@ from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import metrics, run_folder
 from jaxvae.shared.runs.best_epoch import kept
-from jaxvae.shared.text import counted, say
+from jaxvae.shared.text import counted, from_here, say
 from jaxvae.shared.training import sweep_folder
 from jaxvae.shared.training.progress import Bar, short_terms
 from jaxvae.shared.training.session import (
@@ -132,7 +132,9 @@ def run(backend: Backend, command: Sweep) -> None:
         left = {path: spec for path, spec in specs.items() if not _is_finished(path, spec, loaded)}
         finished = f", {len(specs) - len(left):,} of them finished already" if len(left) < len(specs) else ""
         how = "together" if together else "one by one"
-        say(f"{out}: {description.summary(first)}, {counted(len(specs), 'run')}{finished}, {how} on {device}")
+        say(
+            f"{out}: {from_here(description.summary(first))}, {counted(len(specs), 'run')}{finished}, {how} on {device}"
+        )
         images = first.training.images_seen(first.training.total_steps(n), n)
         with Bar(images * len(specs), images * (len(specs) - len(left)), first=first_step(backend)) as bar:
             if together:

@@ -13,7 +13,7 @@ from jaxvae.shared.commands.open_session import KEPT_FLAGS, SessionFlags, open_s
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import description
 from jaxvae.shared.runs import best_epoch, metrics, run_folder
-from jaxvae.shared.text import counted, say
+from jaxvae.shared.text import counted, from_here, say
 from jaxvae.shared.training import processes, tensorboard
 from jaxvae.shared.training.progress import Bar
 from jaxvae.shared.training.session import Session, run_session
@@ -87,7 +87,8 @@ def run(backend: Backend, command: Train) -> None:
         since = f", from step {session.done:,}" if session.done else ""
         if first:
             device = run.config["sessions"][-1]["device"]
-            say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
+            about = from_here(description.summary(run.spec))
+            say(f"{run.path}: {about}, {counted(session.total, 'step')}{since} on {device}")
             say(_images(session.dataset))
             if session.ended or session.done == session.total:
                 say(_finished(session))

@@ -168,5 +168,7 @@ def preset(name: str, **changes: Any) -> Spec:
         kinds = (Spec, ModelSpec, ObjectiveSpec, TrainingSpec, ImagesSpec)
         known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
         alike = suggestion(unknown, known)
-        raise InputError(f"A configuration has no field {shown(unknown)}{alike}; it has {', '.join(known)}.")
+        raise InputError(
+            f"A configuration has no field {shown(unknown)}{alike}; print(preset({name!r})) shows those it has."
+        )
     return dataclasses.replace(spec, **own)

@@ -96,9 +96,12 @@ def load(spec: Spec, root: Path | None, mapped: bool = False) -> tuple[Dataset, 
     image, resize = spec.model.image, spec.images.resize
     train, test = (fit(i, image, resize, f"{what} has images of") for i in (dataset.train, dataset.test))
     dataset = held_out(dataset._replace(train=train, test=test), spec.images.validation)
-    names = dataset.class_names[:classes] or tuple(map(str, range(classes)))
-    if classes and (untrained := set(range(len(names))) - set(dataset.train_labels.tolist())):
-        note = f"{what} has no training images of these classes: {named(names[i] for i in sorted(untrained))}."
+    names = dataset.class_names[: classes or None] or tuple(map(str, range(classes)))
+    few = classes or limit is not None
+    if few and (untrained := set(range(len(names))) - set(dataset.train_labels.tolist())):
+        among = "" if limit is None else f" among the first {limit:,}"
+        missing = named(names[i] for i in sorted(untrained))
+        note = f"{what} has no training images of these classes{among}: {missing}."
         dataset = dataset._replace(notes=(*dataset.notes, note))
     return dataset, why
 

@@ -92,7 +92,9 @@ def require(package: str, format: str) -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise InputError(f"Exporting to {format} needs {name}; run pip install 'jaxvae[export]'.") from None
+            raise InputError(
+                f"Exporting to {format} needs {name}; run pip install -e '.[export]' in the clone."
+            ) from None
 
 
 def write_hub(folder: Path, spec: Spec, arrays: Mapping[str, np.ndarray]) -> None:

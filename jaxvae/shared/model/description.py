@@ -205,15 +205,15 @@ def _loss(spec: Spec) -> list[str]:
 def _minimized(spec: Spec) -> str:
     pixels, what = spec.model.pixels, likelihood_of(spec.model).pixel_error
     if spec.objective.form == "adversarial" and spec.objective.units == "pixel":
-        return f"the {what} over {pixels} pixels; the discriminator's and the generator's part as they are"
+        return f"the {what} over {pixels:,} pixels; the discriminator's and the generator's part as they are"
     match spec.objective.units:
         case "image":
             return "the loss as it is"
         case "pixel":
-            return f"the loss over {pixels} pixels: the {what}, and the rest as much smaller"
+            return f"the loss over {pixels:,} pixels: the {what}, and the rest as much smaller"
         case _:
             own = spec.effective_beta / pixels
-            return f"the loss over {pixels} pixels: {what} + {own:g} times the divergence's part, in nats per image"
+            return f"the loss over {pixels:,} pixels: {what} + {own:g} times the divergence's part, in nats per image"
 
 
 def _adam(training: TrainingSpec) -> str:
@@ -229,7 +229,7 @@ def _rate(training: TrainingSpec) -> str:
         case "iwae":
             return f"{rate} * 10^(-i/7) for 3^i epochs, i = 0..7{rising}"
         case "cosine":
-            span = "the run" if training.decay_steps is None else f"{training.decay_steps:,} steps"
+            span = "the run" if training.decay_steps is None else counted(training.decay_steps, "step")
             return f"{rate}{rising}, falling to 0 along a cosine over {span}"
         case "steps":
             return f"{rate}{rising}, times {training.decay:g} after every {training.stretch:,} steps"

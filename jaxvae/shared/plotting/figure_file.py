@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.plain_paths import require_in_place
+from jaxvae.shared.plotting import letters
 from jaxvae.shared.safe_io import write_atomically
 
 _SCREEN = 150  # dots per inch in a notebook
@@ -63,6 +64,7 @@ def _picture() -> type:
             self._style: Any = style
 
         def savefig(self, fname: Any, **settings: Any) -> None:
+            letters.complete(self)
             with matplotlib.rc_context(self._style):
                 super().savefig(fname, **{**self._margins, **settings})
 
@@ -88,7 +90,7 @@ def packed(figure: Any, kind: str = "png") -> bytes:
 
     buffer, metadata = io.BytesIO(), {_DATES[kind]: None} if kind in _DATES else None
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a letter that the font lacks is drawn as a box
+        warnings.filterwarnings("ignore", "Glyph")  # a letter that no font has is drawn as a box
         figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
 

@@ -15,6 +15,7 @@ _TICKS, _PAD, _FLAT = 5, 0.06, 1e-6  # ticks; padding as a share of the range, a
 _DRAWN = 1e200  # larger numbers are drawn here
 _MOST = 300  # points of a line; of more, the ends and the extremes of neighbours are drawn
 _FEW = 40  # points up to which each has its dot
+_EARLY, _LITTLE, _LEFT_SHARE = 0.25, 0.1, 0.05  # shares: first steps, too little of an axis, of it what is then left
 
 
 class Line(NamedTuple):
@@ -80,6 +81,9 @@ def curves_of_runs(
 def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     """Draw an `svg` element of a quantity by step.
 
+    If the steps after the first quarter would have less than a tenth of the axis, it ends below the first steps, and
+    says so.
+
     Args:
         lines: The curves; curve i has the class `line-i` unless it has its own.
         what: The name of the quantity.
@@ -89,6 +93,9 @@ def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     x, y = (np.concatenate([line[i] for line in lines]) for i in (1, 2))
     left, right = 0.0, max(float(x.max()), 1.0)
     low, high = float(y.min()), float(y.max())
+    later = max(float(line.y[line.x >= _EARLY * line.x[-1]].max()) for line in lines)
+    begun, cut = _label(float(f"{high:.3g}")), later - low < _LITTLE * (high - low)
+    high = max(later, low + _LEFT_SHARE * (high - low)) if cut else high
     pad = max(_PAD * (high - low), _FLAT * abs(high)) or 1.0
     low, high = low - pad, high + pad
 
@@ -111,12 +118,17 @@ def chart(lines: Sequence[Line], what: str, unit: str) -> str:
     ends = []
     for i, line in enumerate(lines):
         style = line.style or f"line-{i}"
-        points = [place(*point) for point in _thinned(line)]
-        path = "M" + "L".join(" ".join(point) for point in points)
+        pieces = [[place(*point) for point in piece] for piece in _below(_thinned(line), high)]
+        path = "".join("M" + "L".join(" ".join(point) for point in piece) for piece in pieces)
         parts.append(f'<path class="line {style}" d="{path}"/>')
         if len(line.x) <= _FEW:
+            points = [place(*point) for point in zip(line.x, line.y, strict=True) if point[1] <= high]
             parts += [f'<circle class="{style}" cx="{at}" cy="{value}" r="2.2"/>' for at, value in points]
         ends.append(f"{line.name} from {line.y[0]:.4g} at step {line.x[0]:.0f} to {line.y[-1]:.4g} at {line.x[-1]:.0f}")
+    if cut:
+        parts.append(
+            f'<text x="{_WIDTH - _RIGHT}" y="{_TOP}" text-anchor="end">not shown: first steps, up to {begun}</text>'
+        )
     label = html.escape(f"{what}, {unit}: {'; '.join(ends)}")
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
@@ -127,6 +139,19 @@ def _thinned(line: Line) -> list[tuple[float, float]]:
     for part in np.array_split(np.arange(n), _MOST // 2 - 1) if n > _MOST else ():
         kept |= {int(part[line.y[part].argmin()]), int(part[line.y[part].argmax()])}
     return [(float(line.x[i]), float(line.y[i])) for i in sorted(kept)]
+
+
+def _below(points: list[tuple[float, float]], top: float) -> list[list[tuple[float, float]]]:
+    """The pieces of a line that are not above `top`, up to where it crosses it."""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for i, (x, y) in enumerate(points):
+        if i and (y > top) != (points[i - 1][1] > top):
+            before, value = points[i - 1]
+            crossing = (before + (x - before) * (top - value) / (y - value), top)
+            pieces = [*pieces, [crossing]] if y <= top else [*pieces[:-1], [*pieces[-1], crossing]]
+        if y <= top:
+            pieces[-1].append((x, y))
+    return [piece for piece in pieces if piece]
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -32,7 +32,7 @@ def overview(runs: Sequence[Run], names: Sequence[str], highlights: Sequence[Seq
     html = webpage.comparison(names, cells) + "".join(_charts(runs, names))
     if len(scales(runs)) > 1:
         html += webpage.paragraph(
-            "Losses of runs with another likelihood, variance, units or size of images have another scale; only those "
+            "Losses of runs with another likelihood, variance, size or range of images have another scale; only those "
             "in the same chart can be compared.",
             "soft",
         )

@@ -119,7 +119,7 @@ def stopped(bad: str, step: int, since: int, until: int) -> NonFiniteError:
         until: The last of them.
     """
     return NonFiniteError(
-        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; try a smaller --learning-rate."
+        f"Training stopped: {bad} at step {step}, of steps {since + 1} to {until}; try a smaller learning rate."
     )
 
 

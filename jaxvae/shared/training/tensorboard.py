@@ -159,7 +159,8 @@ def _library() -> _Library:
         modules = [importlib.import_module(f"tensorboardX.{name}") for name in _MODULES]
     except ImportError:
         raise InputError(
-            "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+            "--tensorboard needs tensorboardX; run pip install -e '.[tensorboard]' in the clone, or give "
+            "--no-tensorboard."
         ) from None
     finally:
         for name in hidden:

@@ -28,7 +28,6 @@ from jaxvae.shared.runs import parity_record, run_folder
 from jaxvae.shared.safe_io import require_writable, write_atomically
 from parity_tests.harness import report
 from parity_tests.harness.findings import Report
-from parity_tests.harness.vae import precision, prove
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,8 @@ def main(options: Parity) -> int:
         require_writable(path, "give another path")
         if paths.count(path) > 1:
             raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
+    from parity_tests.harness.vae import precision, prove  # both frameworks, which --help and an error don't need
+
     devices = prove.use(options.device)
     dtypes = prove.BOTH if options.dtype == "both" else (options.dtype,)
     reports: dict[str, Report] = {}

@@ -153,6 +153,9 @@ def test_help(package, capsys, command: str) -> None:
     assert len(out) > 300
     assert "{None" not in out, "a value that may be left out is shown as INT or PATH"
     assert "default: None" not in out
+    if command:
+        assert re.search(rf"^    {package.__name__} {command}\b", out, re.MULTILINE)
+        assert not re.search(rf"^    {command}\b", out, re.MULTILINE), "an example begins with the program's name"
 
 
 def test_none_takes_a_value_back() -> None:

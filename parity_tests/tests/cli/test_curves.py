@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import torchvae
 from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import curves
+from jaxvae.shared.config.presets import preset
+from jaxvae.shared.plotting.loss_scales import scales
 from jaxvae.shared.runs import metrics, run_folder
 from parity_tests.support.backends import lean
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, copy
@@ -175,6 +178,28 @@ def test_runs_of_other_scales_have_axes_of_their_own(trained, drawn, tmp_path) -
     assert [text.get_text() for text in figure.legends[0].get_texts()][:5] == [path.name for path in paths]
 
 
+def test_losses_are_nats_per_image_whatever_is_minimized() -> None:
+    pixel = preset("gaussian", units="pixel")
+    runs: Any = [SimpleNamespace(spec=spec) for spec in (preset("gaussian"), pixel, preset("gaussian", range="signed"))]
+    assert scales(runs) == [("28x28x1 pixels in [0, 1]", [0, 1]), ("28x28x1 pixels in [-1, 1]", [2])]
+
+
+@pytest.mark.parametrize(("width", "rows"), [(7, 1), (4.5, 2), (3.3, 3)])
+def test_their_width_is_that_of_a_page_or_a_column(trained, drawn, tmp_path, width: float, rows: int) -> None:
+    long = edited(trained["jaxvae"], tmp_path / ("long-" * 18), kl=1.0)
+    out = tmp_path / "curves.png"
+    title = "The losses of a run, in a title that takes more than a line of a column"
+    arguments = [str(long), "--log", "--width", str(width), "--title", title, "--out", str(out)]
+    assert cli.main(NUMPY_BACKEND, ["curves", *arguments]) == 0
+    (figure,) = drawn
+    assert figure.axes[0].get_subplotspec().get_geometry()[0] == rows
+    for text in [*figure.texts, *figure.legends[0].get_texts()]:
+        box = text.get_window_extent()
+        assert -1 <= box.x0 < box.x1 <= width * 300 + 1, text
+    with Image.open(out) as image:
+        assert image.width == round(width * 300)
+
+
 def test_runs_of_one_name_get_different_labels(trained, drawn, tmp_path) -> None:
     paths = [copy(trained["jaxvae"], tmp_path / place / "run") for place in ("here", "there")]
     curves.picture([run_folder.read(path) for path in paths])
@@ -197,6 +222,7 @@ def test_logarithmic_axes_but_where_there_is_no_logarithm(trained, drawn, tmp_pa
     assert drawn[0].axes[2].get_ylabel() == "kl\n(nats per image,\nlinear, as it reaches -0.25)"
     for axes in [*drawn[0].axes, *drawn[1].axes]:
         low, high = axes.get_ylim()
+        assert not any("e-0" in label.get_text() for label in axes.get_yticklabels())
         assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 2, "numbers to read it by"
 
 
@@ -219,6 +245,8 @@ def test_curves_that_can_not_be_are_refused(package, trained, capsys, tmp_path) 
         (r"nev does not exist \(did you mean .*/new\?\); give a run folder", [tmp_path, tmp_path / "nev", *out]),
         (r"ends after step 24; give a smaller --from-step", [path, "--from-step", 25, *out]),
         (r"start at a step of at least 0, an integer, found -1; give another", [path, "--from-step", -1, *out]),
+        (r"Curves are 3 to 14 inches wide, found 2.0; give another", [path, "--width", 2, *out]),
+        (r"Curves are 3 to 14 inches wide, found nan; give another", [path, "--width", "nan", *out]),
         (r"Nothing matches .*/n\*o; give run folders", [path, tmp_path / "n*o", *out]),
         (r"new has no metrics yet", [tmp_path, *out]),
         (

@@ -2,13 +2,16 @@
 
 import base64
 import io
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from PIL import Image
 
 from jaxvae.shared.data.spread import spread
-from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure
+from jaxvae.shared.plotting import figure_file, image_grid, labelled_figure, letters
 from jaxvae.shared.report import explorer
 
 
@@ -22,6 +25,20 @@ def tiles(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 def numbered(n: int, channels: int = 1) -> np.ndarray:
     """Image i is filled with the byte i + 1."""
     return np.broadcast_to((np.arange(n) + 1)[:, None, None, None] / 255, (n, 4, 6, channels))
+
+
+@pytest.mark.parametrize("installed", [["STIXGeneral.ttf", "STIXGeneralBol.ttf"], []])
+def test_letters_of_other_scripts_are_drawn_in_a_font_that_has_them(installed: list[str], monkeypatch) -> None:
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(fonts / name) for name in installed])
+    letters._families.cache_clear()
+    figure = labelled_figure.rows(np.zeros((2, 1, 4, 4, 1)), ["la", "のé"], title="title")
+    svg = figure_file.packed(figure, "svg").decode()
+    letters._families.cache_clear()
+    assert [text.get_text() for text in figure.texts if "STIXGeneral" in text.get_fontfamily()] == ["のé"] * any(
+        installed
+    )
+    assert ("STIXGeneral" in svg) == any(installed)
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(1, 1, 1), (3, 2, 2), (64, 8, 8), (60, 8, 8)])

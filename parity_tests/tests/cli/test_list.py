@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.commands import curves
+from jaxvae.shared.commands import compare, curves
 from jaxvae.shared.config.presets import preset
 from jaxvae.shared.errors import InputError, NonFiniteError
 from jaxvae.shared.runs import lock, run_folder
@@ -94,6 +96,20 @@ def test_every_state_and_nothing_that_is_no_run(package, runs, capsys) -> None:
     assert "config.json can't be read as JSON" in table[3]
 
 
+def test_flags_take_the_room_that_the_terminal_has(runs, capsys, monkeypatch, tmp_path) -> None:
+    copy(runs / "run-9", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["spec"]["model"]["hidden"] = [16] * 40
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    flags = " ".join(["--data digits --hidden", *["16"] * 40, "--latent 3 --epochs 2"])
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for width, seen in ((400, flags), (180, f"{flags[:100]}"), (40, f"{flags[:57]}...  ")):
+        monkeypatch.setenv("COLUMNS", str(width))
+        table = run(NUMPY_BACKEND, capsys, "list", tmp_path)[1]
+        assert seen in table
+        assert max(map(len, table.splitlines())) == 180 or width != 180
+
+
 def test_data_in_the_current_folder_is_shown_without_it(tmp_path, monkeypatch, capsys) -> None:
     write_imported(tmp_path / "runs" / "a", {"version": run_folder.VERSION})
     config = json.loads((tmp_path / "runs" / "a" / "config.json").read_text())
@@ -102,6 +118,10 @@ def test_data_in_the_current_folder_is_shown_without_it(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     assert "  --data npy:pictures  " in run(NUMPY_BACKEND, capsys, "list")[1]
     assert listed(NUMPY_BACKEND, capsys, Path("runs"))[0]["flags"] == f"--data npy:{tmp_path}/pictures"
+    here = run_folder.read(Path("runs/a"))
+    other: Any = SimpleNamespace(path="b", spec=preset("conv", data="digits"))
+    with pytest.raises(InputError, match=r"The images of b \(digits, .*\) are not those of .*a \(npy:pictures, "):
+        compare.require_comparable([here, other])
 
 
 @pytest.mark.parametrize(

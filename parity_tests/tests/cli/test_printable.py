@@ -34,6 +34,15 @@ def test_tables_are_printable(padded: bool) -> None:
     assert len(markdown_table(["a"], [["x" * 10**6]])) < 10**4
 
 
+def test_columns_are_aligned_where_letters_are_wide() -> None:
+    assert text_table([["写真", "1"], ["e\u0301t", "10"]]) == "  写真   1\n  e\u0301t    10"
+    assert markdown_table(["run", "b"], [["写真", "10"]]).split("\n") == [
+        "| run  |  b |",
+        "| ---- | -: |",
+        "| 写真 | 10 |",
+    ]
+
+
 def test_lines_are_printable(capsys) -> None:
     say(f"one {HOSTILE}".replace("\n", " "))
     progress.warn(HOSTILE)

@@ -34,7 +34,7 @@ from jaxvae.shared.report import explorer, neighbours
 from jaxvae.shared.runs import command_line, parity_record, run_folder
 from jaxvae.shared.runs.parity_record import Agreement, Level
 from parity_tests.harness.report import Report, to_html
-from parity_tests.harness.vae import command, torch_backend
+from parity_tests.harness.vae import command, prove, torch_backend
 from parity_tests.support import backends
 from parity_tests.support.external_models import torch_model
 
@@ -343,9 +343,7 @@ def test_agreement_that_is_no_json(capsys, run, content: str) -> None:
 @pytest.fixture
 def script(monkeypatch):
     """The command `parity`, with torchvae as both packages: jaxvae takes its time to compile."""
-    monkeypatch.setattr(
-        command.prove, "prove", functools.partial(command.prove.prove, backends=(torch_backend, torch_backend))
-    )
+    monkeypatch.setattr(prove, "prove", functools.partial(prove.prove, backends=(torch_backend, torch_backend)))
     return command
 
 
@@ -431,6 +429,25 @@ def test_a_chart_holds_its_curve(y: list[float]) -> None:
     assert len(points) <= 300
     assert ((points >= 0) & (points <= [340, 200])).all()
     assert len(set(re.findall(r">([^<>]+)</text>", svg))) >= 4  # some ticks on either axis, and its name
+
+
+def test_a_chart_of_a_loss_that_began_far_above_shows_how_it_ends() -> None:
+    x = np.arange(1.0, 3001)
+    far = svg_charts.Line("train", x, 85_000 * np.exp(-x / 100) - 4560)
+    near = svg_charts.Line("test", np.array([1500.0]), np.array([-4000.0]))
+    svg = svg_charts.chart([far, near], "loss", "nats")
+    assert ">not shown: first steps, up to 79.6k</text>" in svg
+    drawn = svg.split('line-0" d="')[1].partition('"')[0]
+    path = np.array([point.split() for point in re.findall(r"[ML]([\d. ]+)", drawn)], float)
+    assert path[0, 1] == 10.0, "it comes from above"
+    assert path[:, 1].min() == 10.0
+    assert path[-1, 0] == 324.0
+    assert "not shown" not in svg_charts.chart([far._replace(y=85_000 - 20 * x)], "loss", "nats")
+
+
+def test_a_line_that_leaves_a_chart_comes_back_as_another_piece() -> None:
+    points = [(0.0, 4.0), (1.0, 0.0), (2.0, 4.0), (3.0, 4.0), (4.0, 0.0)]
+    assert svg_charts._below(points, 2.0) == [[(0.5, 2.0), (1.0, 0.0), (1.5, 2.0)], [(3.5, 2.0), (4.0, 0.0)]]
 
 
 def test_frames_have_the_centre_in_the_middle() -> None:

@@ -173,6 +173,7 @@ def test_the_page_is_complete_and_loads_nothing_from_the_network(result: Report)
     drawn = [trajectory for trajectory in result.trajectories if len(trajectory.gaps)]
     assert tags.count("svg") == len(drawn)
     assert tags.count("tr") == 1 + len(result.findings) + len(list(report._flat(result.about)))
+    assert text.count("<table") == text.count('<table class="cards">'), "a narrow window shows a table as cards"
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     ids = [attributes["id"] for _, attributes in page.seen if "id" in attributes]

@@ -146,6 +146,7 @@ def test_importing_a_package_or_asking_for_help_imports_no_framework(package: st
     assert not modules_after(f"import {package}") & (heavy | {"numpy"})
     ask = f"import {package}, jaxvae.shared.cli as c\ntry: c.main({package}, ['--help'])\nexcept SystemExit: pass"
     assert not modules_after(ask) & heavy
+    assert not modules_after("import parity_tests.harness.vae.command") & heavy
 
 
 def test_importing_the_harness_imports_no_framework() -> None:

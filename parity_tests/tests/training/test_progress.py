@@ -461,7 +461,8 @@ def test_without_the_extra_it_is_named_before_anything_is_written(
     monkeypatch.setitem(sys.modules, "tensorboardX.proto.event_pb2", None)
     tensorboard._library.cache_clear()
     assert cli.main(package, [command, *TINY, "--tensorboard", "--out", str(tmp_path / "run")]) == 2
-    message = "--tensorboard needs tensorboardX; run pip install 'jaxvae[tensorboard]', or give --no-tensorboard."
+    install = "pip install -e '.[tensorboard]' in the clone"
+    message = f"--tensorboard needs tensorboardX; run {install}, or give --no-tensorboard."
     assert capsys.readouterr() == ("", f"{package.__name__}: {message}\n")
     assert list(tmp_path.iterdir()) == []
 
