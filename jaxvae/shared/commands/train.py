@@ -89,6 +89,8 @@ def run(backend: Backend, command: Train) -> None:
             device = run.config["sessions"][-1]["device"]
             say(f"{run.path}: {description.summary(run.spec)}, {counted(session.total, 'step')}{since} on {device}")
             say(_images(session.dataset))
+            if (emulated := description.emulated(run.spec.training, device)) is not None:
+                say(emulated)
             if session.ended or session.done == session.total:
                 say(_finished(session))
         with Bar(session.seen(session.total), session.seen(session.done), first, first_step(backend)) as bar:

@@ -135,7 +135,15 @@ def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str) -> 
 
 
 @pytest.mark.slow
-def test_products_of_float32_are_asked_for_in_full(tmp_path) -> None:
-    for target in ("h100", "v5e:2x2"):
-        products = compiled(tmp_path, "--for", target)["products"]
-        assert {product["precision"] for product in products} == {"highest"}
+@pytest.mark.parametrize(
+    ("target", "precision", "asked"),
+    [
+        ("h100", "float32", "highest"),
+        ("h100", "bf16x3", "dot_bf16_bf16_f32_x3"),
+        ("v5e:2x2", "float32", "highest"),
+        ("v5e:2x2", "bf16x3", "high"),
+    ],
+)
+def test_products_are_of_the_precision_that_is_asked_for(tmp_path, target: str, precision: str, asked: str) -> None:
+    products = compiled(tmp_path, "--for", target, "--precision", precision)["products"]
+    assert {product["precision"] for product in products} == {asked}
