@@ -207,11 +207,13 @@ def gradient(package: Any, spec: Spec) -> tuple[float, dict[str, np.ndarray]]:
     """The loss of a batch, and its gradient by the name of the parameter."""
     data, key = some(spec), package.root_key(3)
     model = package.init_state(spec)[0]
-    images, labels = data.train[:17], data.train_labels[:17]
+    given = data.train[:17], data.train_labels[:17]
     if package is torchvae:
-        loss = torchvae.loss(spec, model, torch.tensor(images), key, torch.tensor(labels))[0]
+        images, labels = map(torch.tensor, given)
+        loss = torchvae.loss(spec, model, images, key, labels)[0]
         loss.backward()
         return loss.item(), {name: tensor.grad.numpy() for name, tensor in model.named_parameters()}
+    images, labels = map(jax.numpy.asarray, given)
     of = jax.jit(jax.value_and_grad(lambda params: jaxvae.loss(spec, params, images, key, labels)[0]))
     loss, grads = of(model)
     return float(loss), jaxvae.to_arrays(spec, grads)
