@@ -13,6 +13,7 @@ Modules, of which torchvae has the same except where noted:
     keys, draws      the random streams of a run, and what one step draws from them
     distributions    posteriors, likelihoods, divergences
     nets, layers     encoders, decoders, discriminator and their layers; init, bind, encode, decode
+    products         products of lower precision, and their gradients
     convolution      convolutions that are fast on CPUs (jaxvae only)
     pixels           bytes to pixels: scaled, binarized, corrupted
     augmentation     other views of the training images

@@ -6,41 +6,58 @@ transposed convolutions are slow loops, which make a training step 40 times slow
 therefore a matrix product, in which the patch of pixels that an output sees is a row."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxvae.products import CONVOLUTIONS, product
+from jaxvae.shared.config.choices import Precision
 
-def convolve(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+
+def convolve(x: Array, kernel: Array, stride: int, padding: int, precision: Precision = "float32") -> Array:
     """Convolve images, to heights and widths of floor((n + 2 * padding - k) / stride) + 1. kernel: `[k, k, inputs,
-    outputs]`."""
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(_by_products, stride, padding),
-        default=functools.partial(_by_xla, stride, padding),
-    )
+    outputs]`; precision: of the products."""
+
+    def op(x: Array, kernel: Array, asked: Any) -> Array:
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(_by_products, stride, padding),
+            default=functools.partial(_by_xla, stride, padding, asked),
+        )
+
+    return product(precision, op, x, kernel, CONVOLUTIONS)
 
 
-def transposed(x: Array, kernel: Array, stride: int, padding: int, more: tuple[int, int]) -> Array:
+def transposed(
+    x: Array, kernel: Array, stride: int, padding: int, more: tuple[int, int], precision: Precision = "float32"
+) -> Array:
     """Apply the transpose of `convolve`. kernel: `[k, k, outputs, inputs]`; more: rows and columns to add to the
     smallest output, since several sizes have the same convolution."""
     edge = len(kernel)
     size = ((n - 1) * stride - 2 * padding + edge + rows for n, rows in zip(x.shape[1:3], more, strict=True))
     shape = jax.ShapeDtypeStruct((x.shape[0], *size, kernel.shape[2]), x.dtype)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=lambda x, kernel: _overlaid(_product(x, _rows(kernel).T), edge, stride, padding, shape),
-        default=lambda x, kernel: jax.linear_transpose(lambda y: _by_xla(stride, padding, y, kernel), shape)(x)[0],
-    )
+
+    def op(x: Array, kernel: Array, asked: Any) -> Array:
+        def by_xla(x: Array, kernel: Array) -> Array:
+            return jax.linear_transpose(lambda y: _by_xla(stride, padding, asked, y, kernel), shape)(x)[0]
+
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: _overlaid(_product(x, _rows(kernel).T), edge, stride, padding, shape),
+            default=by_xla,
+        )
+
+    return product(precision, op, x, kernel, CONVOLUTIONS)
 
 
-def _by_xla(stride: int, padding: int, x: Array, kernel: Array) -> Array:
+def _by_xla(stride: int, padding: int, asked: Any, x: Array, kernel: Array) -> Array:
     numbers = ("NHWC", "HWIO", "NHWC")
     pads = ((padding, padding),) * 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers, precision="highest")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers, precision=asked)
 
 
 def _by_products(stride: int, padding: int, x: Array, kernel: Array) -> Array:

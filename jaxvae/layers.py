@@ -12,6 +12,7 @@ from jax import Array, random
 
 from jaxvae.convolution import convolve, transposed
 from jaxvae.distributions import AnyPosterior, PointPosterior, Posterior, ScalePosterior
+from jaxvae.shared.config.choices import Precision
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.model import layout
 
@@ -188,10 +189,11 @@ class _Conv(nnx.Conv):
         shape = (layer.kernel, layer.kernel)
         super().__init__(layer.inputs, layer.outputs, shape, kernel_init=draw, bias_init=draw, rngs=rngs)
         self.stride, self.pad = layer.stride, layer.padding
+        self.products: Precision = "float32"
 
     def __call__(self, inputs: Array, out_sharding=None) -> Array:
         x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
-        return convolve(x, kernel, self.stride, self.pad) + bias[None, None, None]
+        return convolve(x, kernel, self.stride, self.pad, self.products) + bias[None, None, None]
 
 
 class _ConvTranspose(nnx.ConvTranspose):
@@ -202,10 +204,12 @@ class _ConvTranspose(nnx.ConvTranspose):
         shape, common = (layer.kernel, layer.kernel), {"kernel_init": draw, "bias_init": draw, "rngs": rngs}
         super().__init__(layer.inputs, layer.outputs, shape, transpose_kernel=True, **common)
         self.stride, self.pad, self.more = layer.stride, layer.padding, layer.output_padding
+        self.products: Precision = "float32"
 
     def __call__(self, inputs: Array) -> Array:
         x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], self.bias[...]), dtype=self.dtype)  # type: ignore[index]
-        return transposed(x, kernel, self.stride, self.pad, self.more) + bias[None, None, None]
+        y = transposed(x, kernel, self.stride, self.pad, self.more, self.products)
+        return y + bias[None, None, None]
 
 
 def _uniform(bound: float) -> Callable[..., Array]:

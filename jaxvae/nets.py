@@ -16,7 +16,8 @@ from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.packed import PackedVAE, packed
-from jaxvae.shared.config.choices import Dtype
+from jaxvae.products import dot_general
+from jaxvae.shared.config.choices import Dtype, Precision
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
 from jaxvae.shared.config.parts import ModelSpec
@@ -240,13 +241,14 @@ def decode(spec: Spec, params: Params, z: Array, labels: Array | None = None) ->
     return bind(spec.model, params).decode(z, labels)
 
 
-def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
+def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None, precision: Precision = "float32") -> VAE:
     """Bind parameters to the Flax module.
 
     Args:
         spec: The model.
         params: The parameters, nested by `layout.Parameter.path`.
         dtype: bfloat16 has the layers compute in it; otherwise they compute in the parameters' dtype.
+        precision: Of the layers' products and of those of their gradients.
 
     Returns:
         The module, for use inside one function; what it does to its state stays in it.
@@ -257,7 +259,7 @@ def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
     if packed(params):
         return cast("VAE", PackedVAE(spec, params))
     check_params("bind", spec, params)
-    return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
+    return nnx.merge(_graphdef(spec, dtype == "bfloat16", precision), params)
 
 
 def statistics(model: VAE) -> Params:
@@ -301,11 +303,13 @@ def decoded(decoder: Decoder | ConvDecoder | LayersDecoder, h: Array) -> Decoded
 
 
 @functools.cache
-def _graphdef(spec: ModelSpec, bfloat16: bool) -> nnx.GraphDef:
+def _graphdef(spec: ModelSpec, bfloat16: bool, precision: Precision) -> nnx.GraphDef:
     """The model without its numbers: static, so `bind` costs nothing inside jit."""
     model = nnx.eval_shape(lambda: VAE(spec, rngs=nnx.Rngs(0)))
     if bfloat16:
         model.set_attributes(dtype="bfloat16")
+    if precision != "float32":
+        model.set_attributes(dot_general=dot_general(precision), products=precision, raise_if_not_found=False)
     return nnx.split(model)[0]
 
 

@@ -176,7 +176,8 @@ def minimized(spec: Spec, params: Params, batch: Inputs, phase: Phase) -> tuple[
     """Compute what `training_loss` returns; in PyTorch of a model in training mode."""
     assert batch.training is not None
     trained, rest = partition(spec.model, params, phase.networks)
-    model = bind(spec.model, combine(jax.lax.stop_gradient(rest), trained), spec.training.dtype)
+    params, training = combine(jax.lax.stop_gradient(rest), trained), spec.training
+    model = bind(spec.model, params, training.dtype, training.precision)
     terms = average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
     return next(iter(terms.values())) * phase.share, (terms, combine(params, statistics(model)))
 

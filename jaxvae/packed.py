@@ -23,8 +23,9 @@ _MULTIPLE = 32
 
 
 def packs(spec: Spec) -> bool:
-    """Whether the steps of a configuration take its parameters so."""
-    return spec.model.network == "mlp" and not spec.model.parts.networks and spec.training.dtype != "bfloat16"
+    """Whether the steps of a configuration take its parameters so. In fewer bits a product would round the bias too."""
+    plain = spec.training.dtype != "bfloat16" and spec.training.precision == "float32"
+    return plain and spec.model.network == "mlp" and not spec.model.parts.networks
 
 
 def packed(tree: dict) -> bool:

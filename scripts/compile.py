@@ -15,6 +15,7 @@ from tqdm import tqdm
 from compiling import devices
 from compiling.estimate import Estimate, estimate
 from jaxvae.shared.cli import join_help, parse
+from jaxvae.shared.config.choices import Precision
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
@@ -45,6 +46,8 @@ class Compile:
     """How many of the devices share a batch; None for all."""
     batch_size: int | None = None
     """Images a step; None for the preset's."""
+    precision: Precision = "float32"
+    """Of the products in training: float32, tf32, bf16x3 or bfloat16."""
     images: int = 60_000
     """Number of training images; a tenth as many are evaluated."""
     members: int = 32
@@ -60,7 +63,9 @@ class Compile:
 def main(options: Compile) -> int:
     target = devices.target(options.target, options.devices)
     names = list(PRESETS) if options.preset == "all" else [options.preset]
-    specs = {name: preset(name, **({"batch_size": options.batch_size} if options.batch_size else {})) for name in names}
+    changed: dict[str, Any] = {"precision": options.precision}
+    changed |= {"batch_size": options.batch_size} if options.batch_size else {}
+    specs = {name: preset(name, **changed) for name in names}
     xla = dict(_option(text) for text in options.xla)
     if options.images < 1 or options.members < 1:
         raise InputError("--images and --members must be at least 1.")

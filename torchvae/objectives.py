@@ -18,6 +18,7 @@ from torchvae.draws import Draws
 from torchvae.nets import VAE, Training
 from torchvae.parallel import processes, summed
 from torchvae.pixels import corrupt
+from torchvae.products import in_precision
 
 
 class Terms(NamedTuple):
@@ -181,7 +182,8 @@ def training_loss(
 def minimized(spec: Spec, model: VAE, batch: Inputs, phase: Phase) -> tuple[Tensor, tuple[dict[str, Tensor], VAE]]:
     """Compute what `training_loss` returns; in PyTorch of a model in training mode."""
     assert batch.training is not None
-    with torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16"):
+    autocast = torch.autocast(batch.x.device.type, torch.bfloat16, spec.training.dtype == "bfloat16")
+    with autocast, in_precision(spec.training.precision):
         terms = average(spec, phase.terms(spec, model, batch), batch.training.weights, batch.step)
     return next(iter(terms.values())) * phase.share, (terms, model)
 

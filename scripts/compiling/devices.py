@@ -89,12 +89,12 @@ class Target:
 
     def rate(self, dtype: str, precision: str) -> float:
         """Return operations a second of a product of operands of this dtype, as its precision was asked for."""
-        rates = self.device.products
-        if dtype in ("bf16", "f16") or "bf16" in precision.lower():
-            return rates["bfloat16"]
+        rates, asked = self.device.products, precision.lower()
+        if dtype in ("bf16", "f16") or "bf16" in asked:
+            return rates["bfloat16"] / (3 if asked.endswith("_x3") else 1)
         if self.device.platform == "tpu":
             return rates["bfloat16"] / _PASSES.get(precision, 6)
-        return rates["tf32"] if precision == "default" or "tf32" in precision.lower() else rates["float32"]
+        return rates["tf32"] if precision == "default" or "tf32" in asked else rates["float32"]
 
 
 def target(name: str, devices: int | None = None) -> Target:

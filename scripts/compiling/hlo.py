@@ -313,10 +313,14 @@ def _product(one: Instruction, named: Mapping[str, Instruction]) -> Product:
     else:
         kernel, shape = _convolved(one, operands)
         operations = 2 * out.size * kernel
-    asked = re.search(r"operand_precision=\{(\w+),(\w+)\}", one.text)
     algorithm = re.search(r"algorithm=(\w+)", one.text)
-    precision = algorithm[1] if algorithm else asked[1] if asked else "default"
-    return Product(one.opcode, shape, operands[0].dtype, precision, operations)
+    return Product(one.opcode, shape, operands[0].dtype, algorithm[1] if algorithm else _asked(one), operations)
+
+
+def _asked(one: Instruction) -> str:
+    """The precision that a product's operands were asked for; XLA writes none for the default."""
+    asked = re.search(r"operand_precision=\{(\w+),(\w+)\}", one.text)
+    return asked[1] if asked else "default"
 
 
 def _convolved(one: Instruction, operands: list[Shape]) -> tuple[int, str]:
@@ -342,7 +346,7 @@ def _library_product(target: str, one: Instruction, named: Mapping[str, Instruct
         # The gradients of a convolution have the products of its own, of which another array is what it gives.
         whole = max((shape.size for shape in operands), default=0) if not forward else 0
         operations = 2 * (out.size * taps if forward else whole * taps)
-        return Product(kind, shape, operands[0].dtype, "library", operations)
+        return Product(kind, shape, operands[0].dtype, _asked(one), operations)
     contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.text)
     inner = operands[0].dims[int(contracted[1])] if contracted and operands else 1
     columns = out.dims[-1] if out.dims else 1

@@ -90,6 +90,8 @@ def run(backend: Backend, command: Train) -> None:
             about = from_here(description.summary(run.spec))
             say(f"{run.path}: {about}, {counted(session.total, 'step')}{since} on {device}")
             say(_images(session.dataset))
+            if (emulated := description.emulated(run.spec.training, device)) is not None:
+                say(emulated)
             if session.ended or session.done == session.total:
                 say(_finished(session))
         with Bar(session.seen(session.total), session.seen(session.done), first, first_step(backend)) as bar:

@@ -8,6 +8,7 @@ from jaxvae.shared.text import shown
 
 Stored = Literal["float32", "float64"]
 Dtype = Literal[Stored, "bfloat16"]
+Precision = Literal["float32", "tf32", "bf16x3", "bfloat16"]
 Activation = Literal["relu", "tanh", "leaky-relu", "leaky-relu-0.2", "softplus", "elu"]
 PosteriorName = Literal["gaussian", "log-sigma", "relu-sigma", "point", "relu-point"]
 Output = Literal["bounded", "linear", "tanh"]

@@ -18,6 +18,7 @@ from jaxvae.shared.config.choices import (
     Norm,
     Output,
     PosteriorName,
+    Precision,
     Range,
     Schedule,
     Stored,
@@ -210,6 +211,11 @@ class TrainingSpec:
     patience: int = field(default=0, metadata=LATER)
     """End the training when the validation loss has not improved for this many epochs; 0 for never. Needs images held
     out by `validation`."""
+    precision: Precision = field(default="float32", metadata=LATER)
+    """Precision of the layers' products in training, those of gradients too. `float32`: all bits, on GPUs and TPUs too;
+    `tf32` and `bfloat16`: of operands rounded to 11 and 8 significant bits; `bf16x3`: three products of two bfloat16
+    numbers that stand for each operand. Sums, weights, Adam and evaluation are float32. A device without such products
+    emulates them, which is slower."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -243,6 +249,11 @@ class TrainingSpec:
         require(
             self.weight_decay * self.learning_rate < 1, "weight_decay", "below 1 / learning_rate", self.weight_decay
         )
+        if self.precision != "float32" and self.dtype != "float32":
+            raise InputError(
+                f"A precision is of products of float32 numbers, and the dtype is {self.dtype}; give --dtype float32, "
+                f"or leave out --precision, found {self.precision}."
+            )
         if self.clip_rule != "torch" and not self.clip:
             raise InputError("Without a clip there is no rule of it; give --clip, or leave out --clip-rule.")
 

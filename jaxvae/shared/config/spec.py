@@ -36,6 +36,11 @@ class Spec:
                 "Invalid configuration: patience counts epochs without a lower validation loss, and no images are held "
                 "out for validation; give --validation, or --patience 0."
             )
+        if self.training.precision != "float32" and self.model.parts.networks:
+            raise InputError(
+                f"Invalid configuration: the precision {self.training.precision} is of the package's layers, and the "
+                f"{self.model.parts.networks[0]} is your own; ask for it in your layers, and give --precision float32."
+            )
 
     @property
     def terms(self) -> tuple[str, ...]:

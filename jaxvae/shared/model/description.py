@@ -65,7 +65,7 @@ def facts(spec: Spec, own_loop: bool = False) -> dict[str, str]:
         "units": f"nats per image: {sums}",
         "minimized": _minimized(spec),
         "training": f"{_adam(training)}, {_rate(training)}, batches of {training.batch_size}, "
-        f"{counted(training.epochs, 'epoch')}{until}, {training.dtype}, seed {training.seed}",
+        f"{counted(training.epochs, 'epoch')}{until}, {_numbers(training)}, seed {training.seed}",
     }
     if training.patience:
         patience = counted(training.patience, "epoch")
@@ -73,7 +73,7 @@ def facts(spec: Spec, own_loop: bool = False) -> dict[str, str]:
     if training.ema:
         rows["weights"] = f"a moving average of decay {training.ema:g}, less at first, is evaluated and saved"
     if own_loop:
-        rows["training"] = f"by a loop of its user's own; {training.dtype}, seed {training.seed}"
+        rows["training"] = f"by a loop of its user's own; {_numbers(training)}, seed {training.seed}"
     if model.classes:
         rows["labels"] = f"{counted(model.classes, 'class')}, one-hot into encoder and decoder"
     if spec.images.augments:
@@ -83,6 +83,17 @@ def facts(spec: Spec, own_loop: bool = False) -> dict[str, str]:
     if spec.images.corruption != "none":
         rows["corruption"] = _corruption(spec)
     return rows
+
+
+def emulated(training: TrainingSpec, device: str) -> str | None:
+    """Say that a device, by its label, has no products of the configuration's precision; None if it has them."""
+    precision, platform = training.precision, device.partition(" ")[0]
+    if precision == "float32" or platform == "gpu" or (platform == "tpu" and precision != "tf32"):
+        return None
+    return (
+        f"this {platform} has no {precision} products: they are emulated by float32 products of rounded numbers, which "
+        "takes longer than --precision float32"
+    )
 
 
 def implied_variance(spec: Spec) -> float | None:
@@ -220,6 +231,11 @@ def _adam(training: TrainingSpec) -> str:
     name, decay = ("AdamW", f", weight decay {training.weight_decay:g}") if training.weight_decay else ("Adam", "")
     clip = f" of gradients clipped to norm {training.clip:g}" if training.clip else ""
     return f"{name} ({training.beta1:g}, {training.beta2:g}, eps {training.eps:g}{decay}){clip}"
+
+
+def _numbers(training: TrainingSpec) -> str:
+    """The dtype, and the precision of products where it is another."""
+    return training.dtype if training.precision == "float32" else f"{training.dtype} with {training.precision} products"
 
 
 def _rate(training: TrainingSpec) -> str:

@@ -58,9 +58,9 @@ class Parity:
     """The data set, as in train."""
     data_root: DataRoot = None
     device: Literal["cpu", "gpu"] = "cpu"
-    """Where both backends compute. On a GPU the effect of TF32 and bfloat16 on the loss is measured too."""
+    """Where both backends compute. On a GPU the effect of lower precision on the loss is measured too."""
     precisions: bool = False
-    """Measure the effect of TF32 and bfloat16 on the loss on a CPU too."""
+    """Measure the effect of lower precision on the loss, which a CPU emulates, on a CPU too."""
     bisect: bool = True
     """When a level fails, find the first tensor that differs and name the likely cause."""
     brief: bool = False

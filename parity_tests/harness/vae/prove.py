@@ -47,7 +47,7 @@ def prove(
     """Compare both packages on a configuration at every level and over a run, in each dtype.
 
     Args:
-        spec: The configuration; its own dtype, epochs and last step are replaced.
+        spec: The configuration; its own dtype, precision, epochs and last step are replaced.
         data: The images.
         dtypes: The dtypes to compare in.
         steps: Length of the run.
@@ -189,4 +189,4 @@ def about(
 
 
 def _in(spec: Spec, dtype: Stored) -> Spec:
-    return replace(spec, training=replace(spec.training, dtype=dtype))
+    return replace(spec, training=replace(spec.training, dtype=dtype, precision="float32"))

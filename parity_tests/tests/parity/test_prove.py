@@ -168,13 +168,19 @@ def test_the_noise_floor_is_what_an_ulp_does() -> None:
 
 
 def test_what_lower_precision_does_to_the_loss() -> None:
-    """A CPU has no TF32; bfloat16 keeps eight bits, so that logits are off by about 2^-8 of their largest."""
+    """bfloat16 keeps eight bits, so that logits are off by about 2^-8 of their largest; TF32 keeps three more."""
     result = prove.precisions(in_float32(SPEC), few(SPEC))
     assert [(e.mode, e.package) for e in result] == [
-        (mode, package) for mode in ("float32, highest", "bfloat16") for package in ("jaxvae", "torchvae")
+        (mode, package) for mode in precision.MODES for package in ("jaxvae", "torchvae")
     ]
+    bounds = {
+        "float32": (0, 1e-5, 1e-3),
+        "bf16x3": (0, 1e-4, 1e-2),
+        "tf32": (1e-5, 5e-3, 0.1),
+        "bfloat16": (1e-4, 0.05, 1),
+    }
     for effect in result:
-        low, high, nats = (1e-4, 0.05, 1) if effect.mode == "bfloat16" else (0, 1e-5, 1e-3)
+        low, high, nats = bounds[effect.mode]
         assert low <= effect.logits < high
         assert abs(effect.nats) < nats
     assert "| bfloat16 | torchvae |" in precision.to_markdown(result)

@@ -63,6 +63,20 @@ def test_a_programs_loops_kernels_and_bytes_are_counted() -> None:
     assert (len(whole.kernels), whole.waits) == (2 * (5 + 1), 1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "precision"), [(" operand_precision={highest,highest},", "highest"), ("", "default")]
+)
+def test_a_librarys_convolution_has_the_precision_that_it_was_asked_for(asked: str, precision: str) -> None:
+    program = Program(f"""ENTRY %main (x: f32[2,8,8,3], k: f32[4,3,3,3]) -> (f32[2,4,4,4], u8[0]) {{
+  %x = f32[2,8,8,3]{{3,2,1,0}} parameter(0)
+  %k = f32[4,3,3,3]{{3,2,1,0}} parameter(1)
+  ROOT %y = (f32[2,4,4,4]{{3,2,1,0}}, u8[0]{{0}}) custom-call(%x, %k), window={{size=3x3 stride=2x2 pad=1_1x1_1}}, dim_labels=b01f_o01i->b01f,{asked} custom_call_target="__cudnn$convForward"
+}}
+""")  # noqa: E501
+    ((kind, _, _, found, operations),) = program.work().products
+    assert (kind, found, operations) == ("cudnn convForward", precision, 2 * 2 * 4 * 4 * 4 * 27)
+
+
 def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
     step, target = Program(TEXT).work("step"), devices.target("h100:8")
     h100 = target.device
@@ -135,10 +149,18 @@ def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str) -> 
 
 
 @pytest.mark.slow
-def test_products_of_float32_are_asked_for_in_full(tmp_path) -> None:
-    for target in ("h100", "v5e:2x2"):
-        products = compiled(tmp_path, "--for", target)["products"]
-        assert {product["precision"] for product in products} == {"highest"}
+@pytest.mark.parametrize(
+    ("target", "precision", "asked"),
+    [
+        ("h100", "float32", "highest"),
+        ("h100", "bf16x3", "dot_bf16_bf16_f32_x3"),
+        ("v5e:2x2", "float32", "highest"),
+        ("v5e:2x2", "bf16x3", "high"),
+    ],
+)
+def test_products_are_of_the_precision_that_is_asked_for(tmp_path, target: str, precision: str, asked: str) -> None:
+    products = compiled(tmp_path, "--for", target, "--precision", precision)["products"]
+    assert {product["precision"] for product in products} == {asked}
 
 
 @pytest.mark.slow
