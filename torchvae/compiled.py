@@ -26,6 +26,8 @@ _LEAVE_OUT = "leave out --compile (in Python compile=True)"
 class _Program(NamedTuple):
     terms: tuple[str, ...]
     """The names of the terms."""
+    weights: list[str]
+    """The names of the parameters whose gradient it computes."""
     run: Callable[..., tuple[Tensor, list[Tensor | None]]]
     """The mean terms `[terms]` and the gradient, of the model's tensors and of a batch's; batch norm's running
     statistics are updated in place."""
@@ -69,21 +71,23 @@ def gradient(spec: Spec, model: VAE) -> Gradient:
         for tensor in tensors:
             torch._dynamo.mark_static_address(tensor)  # or a CUDA graph copies it in each step
 
+    ready: dict[tuple[str, int], _Program] = {}  # those of _programs that were found, as a Spec takes long to look up
+
     def compute(batch: Inputs, phase: Phase) -> dict[str, Tensor]:
-        labels, x = batch.labels, batch.x
-        key = spec, phase.name, len(x), x.dtype, x.device, None if labels is None else labels.dtype
-        given = [*tensors, *_leaves(batch)]
+        given, size = [*tensors, *_leaves(batch)], (phase.name, len(batch.x))
+        key = spec, batch.x.dtype, batch.x.device, None if batch.labels is None else batch.labels.dtype
         for parameter in parameters.values():
             parameter.grad = None
         with torch.no_grad():
-            if (program := _programs.get(key)) is None:
+            if (program := ready.get(size) or _programs.get((*key, *size))) is None:
                 program, terms, grads = _compiled(spec, model, batch, phase, given)
                 if len(_programs) == _MOST:
                     del _programs[next(iter(_programs))]
-                _programs[key] = program
+                _programs[*key, *size] = program
             else:
                 terms, grads = program.run(*given)
-        for name, grad in zip((tensor.name for tensor in trained(spec, phase.networks)), grads, strict=True):
+        ready[size] = program
+        for name, grad in zip(program.weights, grads, strict=True):
             parameters[name].grad = grad
         return dict(zip(program.terms, terms.clone(), strict=True))  # which a CUDA graph computes in the same place
 
@@ -154,7 +158,8 @@ def _compiled(
     on_gpu = batch.x.is_cuda
     try:
         run = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead" if on_gpu else None)
-        return _Program(names, run), *run(*given)
+        weights = [parameter.name for parameter in trained(spec, phase.networks)]
+        return _Program(names, weights, run), *run(*given)
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:  # of many kinds
@@ -185,8 +190,8 @@ class _Loss(nn.Module):
 def _leaves(batch: Inputs) -> list[Tensor]:
     """The tensors of a batch."""
     draws = batch.draws
-    assert batch.training is not None
-    step = torch.full((), batch.step or 0, dtype=torch.float64, device=batch.x.device)
+    assert batch.training is not None and isinstance(batch.step, int)
+    step = torch.full((), batch.step, dtype=torch.float64, device=batch.x.device)
     seen = None if batch.seen is batch.x else batch.seen
     given = batch.x, seen, batch.labels, *draws[:3], batch.training.weights, step, *draws.masks
     return [tensor for tensor in given if tensor is not None]
