@@ -190,7 +190,8 @@ class _Loss(nn.Module):
 def _leaves(batch: Inputs) -> list[Tensor]:
     """The tensors of a batch."""
     draws = batch.draws
-    assert batch.training is not None and isinstance(batch.step, int)
+    assert batch.training is not None
+    assert isinstance(batch.step, int)
     step = torch.full((), batch.step, dtype=torch.float64, device=batch.x.device)
     seen = None if batch.seen is batch.x else batch.seen
     given = batch.x, seen, batch.labels, *draws[:3], batch.training.weights, step, *draws.masks
