@@ -33,7 +33,8 @@ Modules, of which torchvae has the same except where noted:
     shared/          everything that needs no framework, used by both packages:
                      config, model, data, runs, plotting, analysis, training, interop, report, commands
 
-torchvae also has `random`, jax.random's streams in PyTorch, and `pickles`, which reads torch's for jaxvae.
+torchvae also has `random`, jax.random's streams in PyTorch, `compiled`, the gradient of a step by torch.compile, and
+`pickles`, which reads torch's for jaxvae.
 scripts/docs/contributing.md describes the layout.
 """
 

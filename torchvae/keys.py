@@ -42,7 +42,7 @@ def root_key(seed: int, device: torch.device | str = "cpu") -> Key:
 def streams(key: Key) -> Streams:
     """Derive the streams of a run from its root key."""
     require_key("streams", key)
-    return Streams(*random.fold_in(key, torch.arange(len(Streams._fields))))
+    return Streams(*random.fold_in(key, torch.arange(len(Streams._fields), device=key.device)))
 
 
 def stream_key(key: Key, stream: str, t: int) -> Key:

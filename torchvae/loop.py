@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxvae.shared.model.requirements import require_divisible_batch, require_im
 from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
-from torchvae import random
+from torchvae import compiled, random
 from torchvae.checks import check_params
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
@@ -39,6 +39,7 @@ def fit(
     *,
     labels: np.ndarray | None = None,
     optimizer: MakeOptimizer | None = None,
+    compile: bool = False,
 ) -> TrainState:
     """Train for the configured epochs or steps, and evaluate on the test images after each epoch.
 
@@ -60,6 +61,7 @@ def fit(
         labels: The classes of images that are given as an array, `[n]`.
         optimizer: Another optimizer than the configuration's Adam: in jaxvae an `optax.GradientTransformation`, in
             torchvae a function that makes a `torch.optim.Optimizer` of a list of parameters.
+        compile: Compute the gradient of a step by torch.compile, which takes a minute at first. It is the same run.
 
     Returns:
         The final state, which need not be the best epoch's.
@@ -67,10 +69,13 @@ def fit(
     Raises:
         NonFiniteError: If a term, a gradient or a parameter becomes NaN or infinite.
         InputError: If the images, the labels or the state are not the configuration's, if the configuration has
-            settings that the optimizer would not follow, or if a streamed file has changed.
+            settings that the optimizer would not follow, if a streamed file has changed, or if the step can't be
+            compiled.
     """
     require_spec(spec)
     require_callback("fit", on_epoch)
+    if compile:
+        compiled.require_one_process("fit")
     data = trained_on(as_dataset("fit", data, labels), spec.images)
     for images, classes in ((data.train, data.train_labels), (data.test, data.test_labels)):
         require_bytes("fit", images, spec.model.image)
@@ -91,6 +96,7 @@ def fit(
     n = len(data.train)
     steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
     require_divisible_batch(spec, n, shares())
+    how = {"optimizer": optimizer, "compile": compile}
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
     begun = 0 if before is None else len(before)
     terms[:begun] = before
@@ -106,13 +112,13 @@ def fit(
                 was, since = copied(spec, now, optimizer), done
                 done = agreed(pace.next_stop(since, block.end))
                 now, log = train_epoch(
-                    *(spec, now, block.images, train_labels, done, block.order, n, block.places), optimizer=optimizer
+                    *(spec, now, block.images, train_labels, done, block.order, n, block.places), **how
                 )
                 part = slice(since - first, done - first)
                 terms[part] = log[part].cpu().numpy()
                 pace.took(done - since)
                 if not np.isfinite(terms[part]).all() or not _finite(now):
-                    _stop(spec, was, block, train_labels, done, n, optimizer)
+                    _stop(spec, was, block, train_labels, done, n, how)
                 if on_part is not None:
                     on_part(Part(now, epoch, done, terms[: done - first].copy()))
             if done < min(first + steps, total):
@@ -185,15 +191,13 @@ def _stop(
     labels: Tensor | None,
     until: int,
     n: int,
-    optimizer: MakeOptimizer | None,
+    how: dict[str, Any],
 ) -> NoReturn:
     """Takes the steps of a part that went wrong one by one, and raises NonFiniteError naming what did first."""
     steps, since = spec.training.epoch_steps(n), state.step
     for step in range(since, until):
-        state, log = train_epoch(
-            *(spec, state, block.images, labels, step + 1, block.order, n, block.places), optimizer=optimizer
-        )
-        moments = optimizer_to_arrays(spec, state.optimizer) if optimizer is None else {}
+        state, log = train_epoch(*(spec, state, block.images, labels, step + 1, block.order, n, block.places), **how)
+        moments = optimizer_to_arrays(spec, state.optimizer) if how["optimizer"] is None else {}
         arrays = {**to_arrays(spec, state.model), **moments}
         if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
             raise stopped(bad, step + 1, since, until)

@@ -53,8 +53,9 @@ class Inputs(NamedTuple):
     draws: Draws
     training: Training | None
     """None in evaluation."""
-    step: int | None
-    """Training steps taken before; None: beta and capacity have their final values."""
+    step: int | Tensor | None
+    """Training steps taken before, in a compiled step as a tensor `[]`; None: beta and capacity have their final
+    values."""
 
 
 class Phase(NamedTuple):
@@ -195,7 +196,7 @@ def collect(spec: Spec, terms: dict[str, Tensor]) -> AnyTerms:
     return Terms(**terms)
 
 
-def average(spec: Spec, terms: dict[str, Tensor], weights: Tensor, step: int | None) -> dict[str, Tensor]:
+def average(spec: Spec, terms: dict[str, Tensor], weights: Tensor, step: int | Tensor | None) -> dict[str, Tensor]:
     """Average the terms of a phase over the batch."""
     means = {name: (term * weights).sum() for name, term in terms.items()}
     if processes() > 1:  # in one message
@@ -223,7 +224,7 @@ def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Tensor]:
     return {"loss": loss, "reconstruction": error, "kl": divergence}
 
 
-def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | None) -> Tensor:
+def capacity_loss(spec: Spec, reconstruction: Tensor, kl: Tensor, step: int | Tensor | None) -> Tensor:
     """Compute the capacity objective from means over a batch, or from the terms of each image."""
     reached = spec.objective.capacity * ramp(step, spec.objective.capacity_steps, kl.dtype)
     return reconstruction + spec.effective_beta * torch.abs(kl - reached)
@@ -302,8 +303,9 @@ def encoded(model: VAE, batch: Inputs) -> Tensor:
     return locate(model.encode(batch.seen, batch.labels, batch.training), batch.draws.eps)
 
 
-def ramp(step: int | None, steps: int, dtype: torch.dtype) -> float:
+def ramp(step: int | Tensor | None, steps: int, dtype: torch.dtype) -> float | Tensor:
     """The share of its final value that a weight rising over `steps` steps has at `step`: from 1 / steps to 1."""
     if step is None or steps == 0:
         return 1.0
-    return min((step + 1) / steps, 1.0)
+    share = (step + 1) / steps
+    return share.clamp(max=1.0).to(dtype) if isinstance(share, Tensor) else min(share, 1.0)

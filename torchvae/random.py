@@ -79,7 +79,9 @@ def key(seed: int, device: torch.device | str = "cpu") -> Key:
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
     """The key of `data` (modulo 2^32) under `key`. A tensor of integers gives a key for each: `[*data.shape, 2]`."""
-    low = torch.as_tensor(data, device=key.device).to(torch.int64)
+    if not isinstance(data, Tensor):
+        data = torch.full((), data, dtype=torch.int64, device=key.device)  # torch.tensor would wait for a GPU
+    low = data.to(key.device, torch.int64)
     return _pair(*_threefry(key, torch.zeros_like(low), low)).view(torch.uint32)
 
 
@@ -189,7 +191,10 @@ def _erfinv(x: Tensor) -> Tensor:
     value = _horner(coefficients, w - centre)
     for end, centre, coefficients in tails:  # six draws in a thousand, or fewer
         tail = w >= start if end == math.inf else (w >= start).logical_and_(w < end)
-        value[tail] = _horner(coefficients, w[tail].sqrt_().sub_(centre))
+        if w.device.type == "cpu":
+            value[tail] = _horner(coefficients, w[tail].sqrt_().sub_(centre))
+        else:  # a GPU's host would wait for the number of those
+            value = torch.where(tail, _horner(coefficients, w.sqrt().sub_(centre)), value)
         start = end
     return value.mul_(x)
 
@@ -232,4 +237,4 @@ def _horner(coefficients: Sequence[float], x: Tensor) -> Tensor:
 @functools.cache
 def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A constant as a tensor; making a new one costs as much as adding ten thousand numbers."""
-    return torch.tensor(value, dtype=dtype, device=device)
+    return torch.full((), value, dtype=dtype, device=device)

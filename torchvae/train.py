@@ -20,7 +20,7 @@ from jaxvae.shared.model.optimizer_state import (
     trained,
 )
 from jaxvae.shared.model.requirements import require_batches, require_drawn_anew, require_images
-from torchvae import random
+from torchvae import compiled, random
 from torchvae.augmentation import augment
 from torchvae.checks import check_params, check_pixels, require_key, require_own
 from torchvae.draws import Draws, draw, image_keys
@@ -191,6 +191,7 @@ def train_step(
     epoch: int = 0,
     *,
     optimizer: MakeOptimizer | None = None,
+    compile: bool = False,
 ) -> tuple[TrainState, AnyTerms]:
     """Take one training step.
 
@@ -202,23 +203,27 @@ def train_step(
         labels: Classes, `[batch]`, for a model with classes.
         epoch: From 0, for the learning rate.
         optimizer: The function that `init_state` was given, if it was given one.
+        compile: Compute the gradient by torch.compile.
 
     Returns:
         The new state, and the mean terms, nats per image.
 
     Raises:
         InputError: If the state's model, the pixels or the labels are not the configuration's, or if the state is
-            another optimizer's.
+            another optimizer's, or if the step can't be compiled.
     """
     require_spec(spec)
     require_state("train_step", state, TrainState, spec.training)
     check_pixels("train_step", spec, state.model, x, labels)
     require_optimizer("train_step", spec, state, optimizer)
+    if compile:
+        compiled.require_one_process("train_step")
     draws = draw(spec, random.fold_in(streams(state.key).noise, state.step), len(x))
     own_labels = None if labels is None else split(labels)
     batch = inputs(spec, split(x), _split(draws), own_labels, split(_shares(x, x.dtype)), state.step)
     state.model.train()
-    state, terms = _update(spec, state, batch, learning_rate(spec, epoch, state.step))
+    gradient = compiled.gradient(spec, state.model) if compile else functools.partial(_gradient, spec, state.model)
+    state, terms = _update(spec, state, batch, learning_rate(spec, epoch, state.step), gradient)
     state.model.eval()
     return state, terms
 
@@ -295,6 +300,7 @@ def train_epoch(
     places: Tensor | None = None,
     *,
     optimizer: MakeOptimizer | None = None,
+    compile: bool = False,
 ) -> tuple[TrainState, Tensor]:
     """Train from `state` to the end of its epoch.
 
@@ -311,6 +317,7 @@ def train_epoch(
         n: Number of training images, where `images` holds more or fewer.
         places: If `images` holds only part of the data: the index in it of each image of `order`, `[n]`.
         optimizer: The function that `init_state` was given, if it was given one.
+        compile: Compute the gradient by torch.compile.
 
     Returns:
         The new state, and the mean terms of each step in nats per image, `[steps, terms]`. Rows of steps that were not
@@ -318,7 +325,8 @@ def train_epoch(
 
     Raises:
         InputError: If there are no images, if the state's model, the images or the labels are not the configuration's,
-            if the state is another optimizer's, or if batch norm would see a batch of one number.
+            if the state is another optimizer's, if batch norm would see a batch of one number, or if the step can't be
+            compiled.
     """
     require_spec(spec)
     require_state("train_epoch", state, TrainState, spec.training)
@@ -333,15 +341,19 @@ def train_epoch(
     batch, steps = min(spec.training.batch_size, n), spec.training.epoch_steps(n)
     require_batches(spec, n)
     require_optimizer("train_epoch", spec, state, optimizer)
+    if compile:
+        compiled.require_one_process("train_epoch")
     keys, epoch = streams(state.key), state.step // steps
     order = epoch_order(spec, state.key, epoch, n) if order is None else order
     end = min(bound for bound in ((epoch + 1) * steps, spec.training.max_steps, last) if bound is not None)
     end = max(state.step, end)
-    at = random.fold_in(keys.noise, torch.arange(state.step, end))
+    at = random.fold_in(keys.noise, torch.arange(state.step, end, device=state.key.device))
     static, spec = static_key(state.key, "train"), resolved(spec, n)
 
     log = torch.zeros(steps, len(spec.terms), dtype=getattr(torch, dtype), device=images.device)
     state.model.train()
+    eager = functools.partial(_gradient, spec, state.model)
+    gradient = compiled.gradient(spec, state.model) if compile else eager
     for key, draws in zip(at, _drawn(spec, at, batch), strict=True):
         place = state.step - epoch * steps
         these = slice(place * batch, (place + 1) * batch)
@@ -360,7 +372,9 @@ def train_epoch(
         row_labels = None if labels is None else labels[rows]
         draws = _split(_first(draws, len(whole)))
         batch_inputs = inputs(spec, x, draws, row_labels, split(_shares(whole, x.dtype)), state.step)
-        state, terms = _update(spec, state, batch_inputs, learning_rate(spec, epoch, state.step))
+        # An epoch's last batch, if it has fewer images, is not worth a program of its own.
+        how = gradient if len(whole) == batch else eager
+        state, terms = _update(spec, state, batch_inputs, learning_rate(spec, epoch, state.step), how)
         torch.stack(terms, out=log[place])
     state.model.eval()
     return state, log
@@ -375,21 +389,28 @@ def copied(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = None
     return state._replace(model=model, optimizer=optimizers, average=copy.deepcopy(state.average))
 
 
-def _update(spec: Spec, state: TrainState, batch: Inputs, rate: float) -> tuple[TrainState, AnyTerms]:
+def _update(
+    spec: Spec, state: TrainState, batch: Inputs, rate: float, gradient: compiled.Gradient
+) -> tuple[TrainState, AnyTerms]:
     """One step: each phase's update of its optimizer, on its terms averaged with the batch's weights."""
     reported: dict[str, Tensor] = {}
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
-        loss, (terms, _) = minimized(spec, state.model, batch, phase)
-        state.model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
-        (loss if processes() == 1 else loss / processes()).backward()
+        reported |= gradient(batch, phase)
         sum_gradients([tensor for group in optimizer.param_groups for tensor in group["params"]])
         if is_adam(optimizer):
             optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        reported |= {name: term.detach() for name, term in terms.items()}
     average = averaged(spec, state.average, state.model, state.step + 1)
     return state._replace(step=state.step + 1, average=average), collect(spec, reported)
+
+
+def _gradient(spec: Spec, model: VAE, batch: Inputs, phase: Phase) -> dict[str, Tensor]:
+    """The mean terms of a phase; the gradient goes into the parameters' `grad`."""
+    loss, (terms, _) = minimized(spec, model, batch, phase)
+    model.zero_grad(set_to_none=True)  # of all, since a phase's gradient reaches networks it doesn't train
+    (loss if processes() == 1 else loss / processes()).backward()
+    return {name: term.detach() for name, term in terms.items()}
 
 
 def _drawn(spec: Spec, keys: random.Key, rows: int) -> Iterator[Draws]:

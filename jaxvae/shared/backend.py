@@ -3,6 +3,7 @@
 jaxvae and torchvae are backends, as modules. Any object with these attributes is one too, and the command line runs
 with it. Calls take and return NumPy arrays, except for the opaque types below, which a command only passes on."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -263,6 +264,31 @@ class Backend(Protocol):
     ) -> np.ndarray: ...
 
     def manifold(self, spec: Spec, weights: Weights, steps: int, label: int | None = ..., /) -> np.ndarray: ...
+
+
+class CompilingBackend(Backend, Protocol):
+    """A backend that compiles a step on request."""
+
+    def fit(
+        self,
+        spec: Spec,
+        data: Dataset,
+        on_epoch: Callable[[Progress[State]], None],
+        device: Device,
+        start: tuple[State, np.ndarray] | None,
+        on_part: Callable[[Part[State]], None] | None,
+        every: Sequence[int],
+        stream: int | None,
+        history: Sequence[float],
+        /,
+        *,
+        compile: bool = ...,
+    ) -> State: ...
+
+
+def compiles(backend: Backend) -> TypeGuard[CompilingBackend]:
+    """Whether the backend compiles a step on request."""
+    return "compile" in inspect.signature(backend.fit).parameters
 
 
 class SweepBackend(Backend, Protocol):

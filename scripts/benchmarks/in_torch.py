@@ -13,6 +13,7 @@ from torch import Tensor
 import torchvae
 from benchmarks import baselines, matmul_bound
 from benchmarks.workload import Setting
+from jaxvae.shared.errors import InputError
 
 Epoch = Callable[[], object]
 _NO_LAYERS = "No loop of a PyTorch user is written here for the network layers."
@@ -58,7 +59,7 @@ def tuned(setting: Setting) -> Epoch | None:
     return compiled(setting, "max-autotune")
 
 
-def package(setting: Setting) -> Epoch:
+def package(setting: Setting, compile: bool = False) -> Epoch:
     """Train as `torchvae.fit` does."""
     spec, n = setting.spec, len(setting.train)
     state = torchvae.init_state(spec, setting.train, setting.torch_device)
@@ -67,10 +68,23 @@ def package(setting: Setting) -> Epoch:
     def epoch() -> None:
         nonlocal state
         order = torchvae.epoch_order(spec, state.key, state.step // setting.steps, n)
-        state, log = torchvae.train_epoch(spec, state, images, None, state.step + setting.steps, order)
+        state, log = torchvae.train_epoch(
+            *(spec, state, images, None, state.step + setting.steps, order), compile=compile
+        )
         log.cpu()
 
     return synchronized(setting, epoch, search=False)
+
+
+def compiled_package(setting: Setting) -> Epoch | None:
+    """Prepare `package` with compiled steps; None, with a warning, if torch.compile fails."""
+    few = setting._replace(train=setting.train[: setting.spec.training.batch_size])
+    try:
+        package(few, compile=True)()
+    except InputError as error:
+        print(f"WARNING: torchvae --compile is left out. {error}", file=sys.stderr)
+        return None
+    return package(setting, compile=True)
 
 
 def products(setting: Setting) -> Epoch:

@@ -13,7 +13,8 @@ from jaxvae.shared.config.networks import NETWORKS
 
 TUTORIAL, MEMORY, COMPILED = "tutorial loop, PyTorch", "in memory, PyTorch", "torch.compile"
 GRAPHS, TUNED = "torch.compile, CUDA graphs", "torch.compile, max-autotune"
-TORCHVAE, STEPS, JAXVAE = "torchvae", "jaxvae, per step", "jaxvae"
+TORCHVAE, TORCHVAE_COMPILED = "torchvae", "torchvae --compile"
+STEPS, JAXVAE = "jaxvae, per step", "jaxvae"
 LIMIT, LIMIT_TORCH = "the products alone, XLA", "the products alone, PyTorch"
 
 Make = Callable[[Setting], Callable[[], object] | None]
@@ -55,6 +56,7 @@ def contestants(device: str) -> dict[str, Make]:
         COMPILED: in_torch.compiled,
         **graphs,
         TORCHVAE: in_torch.package,
+        TORCHVAE_COMPILED: in_torch.compiled_package,
         **jax,
         LIMIT_TORCH: in_torch.products,
     }

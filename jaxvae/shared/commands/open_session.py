@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxvae.shared.backend import Backend, Device, DeviceName
+from jaxvae.shared.backend import Backend, Device, DeviceName, compiles
 from jaxvae.shared.commands.common import (
     DataRoot,
     LoadedData,
@@ -81,6 +81,10 @@ class SessionFlags:
     are held at a time: one to train on while the next is loaded. The run's numbers stay the same. Only npy: images of
     type uint8 and of the model's size stay on disk; MNIST and other published data sets are held in this machine's
     memory. Pass the flag again when resuming."""
+    compile: bool = False
+    """Compile the gradient of a step by torch.compile before the first one, which takes a minute: by CUDA graphs on a
+    GPU, and by a C++ compiler, as g++, on a CPU. It is the same run, up to rounding. Pass the flag again when resuming.
+    torchvae only: jaxvae compiles every step."""
     tensorboard: bool = False
     """Write files for TensorBoard too, after each epoch, in the run's folder tensorboard/: every line of metrics, the
     pictures, and the latents of up to 1,000 test images, which the projector reads when TensorBoard starts. View them
@@ -110,7 +114,7 @@ def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | Non
     Raises:
         InputError: If the request is invalid.
     """
-    require_positive_flags(flags)
+    require_valid_flags(backend, flags)
     device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices)
     if flags.resume is None:
         opened = _new_session(backend, flags, device, loaded)
@@ -119,19 +123,26 @@ def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | Non
     with opened as session:
         yield session._replace(
             stream=None if flags.stream is None else flags.stream * 10**6,
+            compiled=flags.compile,
             board=tensorboard.begin(session.run) if flags.tensorboard and backend.first() else None,
         )
 
 
-def require_positive_flags(flags: SessionFlags) -> None:
-    """Check the flags that count steps, checkpoints or megabytes, and that TensorBoard's files can be written.
+def require_valid_flags(backend: Backend, flags: SessionFlags) -> None:
+    """Check the flags that count steps, checkpoints or megabytes, that TensorBoard's files can be written, and that
+    there is something to compile on request.
 
     Args:
+        backend: The package that trains.
         flags: The parsed flags.
 
     Raises:
-        InputError: If a number is below 1, or if the files can't be written.
+        InputError: If a number is below 1, if the files can't be written, or if the package has no `--compile`.
     """
+    if flags.compile and not compiles(backend):
+        raise InputError(
+            f"--compile is for torchvae, found with {backend.__name__}; leave it out: jaxvae compiles every step."
+        )
     for name in (*KEPT_FLAGS, "stream"):
         value = getattr(flags, name)
         if value is not None and value < 1:

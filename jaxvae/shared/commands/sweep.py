@@ -13,7 +13,7 @@ import tyro
 
 from jaxvae.shared.backend import Backend, Part, Progress, State, fits_together
 from jaxvae.shared.commands.common import LoadedData, preset_spec
-from jaxvae.shared.commands.open_session import load_images, open_session, require_positive_flags
+from jaxvae.shared.commands.open_session import load_images, open_session, require_valid_flags
 from jaxvae.shared.commands.train import Train, first_step
 from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.errors import InputError, NonFiniteError
@@ -47,6 +47,7 @@ _RUN_FLAGS = (
     "keep",
     "keep_pictures",
     "stream",
+    "compile",
     "tensorboard",
 )
 
@@ -112,7 +113,7 @@ def run(backend: Backend, command: Sweep) -> None:
     """
     _require_one_process(command)
     _require_possible_together(backend, command)
-    require_positive_flags(command)
+    require_valid_flags(backend, command)
     members = grid(command.spec, command.seeds, command.beta, command.learning_rate)
     out = command.out or run_folder.free_path(Path("runs"), f"{backend.__name__}-sweep")
     first = next(iter(members.values()))
@@ -136,7 +137,9 @@ def run(backend: Backend, command: Sweep) -> None:
             f"{out}: {from_here(description.summary(first))}, {counted(len(specs), 'run')}{finished}, {how} on {device}"
         )
         images = first.training.images_seen(first.training.total_steps(n), n)
-        with Bar(images * len(specs), images * (len(specs) - len(left)), first=first_step(backend)) as bar:
+        with Bar(
+            images * len(specs), images * (len(specs) - len(left)), first=first_step(backend, command.compile)
+        ) as bar:
             if together:
                 commands = [_member_command(command, path, spec) for path, spec in left.items()]
                 for start in range(0, len(commands), _MAX_TOGETHER):

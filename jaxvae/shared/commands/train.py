@@ -94,9 +94,11 @@ def run(backend: Backend, command: Train) -> None:
                 say(emulated)
             if session.ended or session.done == session.total:
                 say(_finished(session))
-        with Bar(session.seen(session.total), session.seen(session.done), first, first_step(backend)) as bar:
-            stream = "" if command.stream is None else f" --stream {command.stream}"
-            again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{stream}"
+        with Bar(
+            session.seen(session.total), session.seen(session.done), first, first_step(backend, command.compile)
+        ) as bar:
+            flags = f"{'' if command.stream is None else f' --stream {command.stream}'}{' --compile' * command.compile}"
+            again = f"{backend.__name__} train --resume {shlex.quote(str(run.path))}{flags}"
             run_session(backend, session, again, bar.move, lambda line: bar.say(f"{line}  {bar.pace()}"))
         if first:
             kept = best_epoch.kept(run)
@@ -126,9 +128,9 @@ def _best(session: Session, losses: list[float]) -> str:
     return f"{kept}: its weights are kept{ended}"
 
 
-def first_step(backend: Backend) -> str:
+def first_step(backend: Backend, compiled: bool = False) -> str:
     """What the first step of a session takes longest for."""
-    return "compiling..." if "jax" in FRAMEWORKS.get(backend.__name__, ()) else "first step..."
+    return "compiling..." if compiled or "jax" in FRAMEWORKS.get(backend.__name__, ()) else "first step..."
 
 
 def _finished(session: Session) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxvae.shared import safe_io
 from jaxvae.shared.analysis.reconstructions import reconstruct
-from jaxvae.shared.backend import Backend, Device, Part, Progress, State
+from jaxvae.shared.backend import Backend, Device, Part, Progress, State, compiles
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.data.spread import spread
 from jaxvae.shared.errors import InputError, NonFiniteError
@@ -42,6 +42,8 @@ class Session(NamedTuple):
     """The files for TensorBoard, if they are requested."""
     losses: list[float] | None = None
     """The validation losses of the epochs so far; None without validation."""
+    compiled: bool = False
+    """Whether the steps are compiled on request."""
     ended: bool = False
     """Whether the run's patience had ended it before this session."""
 
@@ -163,7 +165,10 @@ def run_session(
     with signals.watched():
         try:
             how = session.device, session.start, on_part, session.cuts, session.stream, tuple(session.losses or ())
-            backend.fit(run.spec, session.dataset, on_epoch, *how)
+            if session.compiled and compiles(backend):
+                backend.fit(run.spec, session.dataset, on_epoch, *how, compile=True)
+            else:
+                backend.fit(run.spec, session.dataset, on_epoch, *how)
         except NonFiniteError as error:
             if backend.first():
                 _record_divergence(run, str(error))

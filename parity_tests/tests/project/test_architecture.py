@@ -54,6 +54,7 @@ FILES = [
 EXCEPTIONS = {
     ("torchvae", "random"): "JAX has these streams built in",
     ("torchvae", "pickles"): "torch's files, which jaxvae reads through it in a process apart",
+    ("torchvae", "compiled"): "jax.jit compiles every step",
     ("torchvae", "_public"): "jaxvae's stub reaches jaxvae.shared by relative imports",
     ("jaxvae", "convolution"): "XLA's own are slow on CPUs",
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
@@ -100,6 +101,9 @@ ARGUMENTS = {
     ("keys", "root_key"): ({"device"}, "torch draws where the key is"),
     ("train", "init_state"): ({"device"}, "the same"),
     ("augmentation", "augment"): ({"places"}, "XLA follows the images' rows"),
+    ("train", "train_step"): ({"compile"}, "JAX compiles every step"),
+    ("train", "train_epoch"): ({"compile"}, "the same"),
+    ("loop", "fit"): ({"compile"}, "the same"),
     ("train", "make_optimizer"): ({"parameters", "learning_rate"}, "a torch optimizer holds both"),
     ("params", "optimizer_from_arrays"): ({"model"}, "the same"),
 }
@@ -109,7 +113,7 @@ WORDS = {"params": "model", "opt_state": "optimizer"}
 DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
-    *("train_step", "train_epoch", "epoch_order", "training_loss", "augment"),
+    *("train_step", "train_epoch", "fit", "epoch_order", "training_loss", "augment"),
     "split",
     *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
 }
