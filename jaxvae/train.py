@@ -17,7 +17,7 @@ from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, combine, init, partition
 from jaxvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
-from jaxvae.parallel import split, whole
+from jaxvae.parallel import complete, kept, scattered, split, used, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
@@ -383,6 +383,19 @@ def train_epoch(
     return lax.while_loop(lambda c: c[0].step < end, block, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
+def gathered(spec: Spec, state: TrainState) -> TrainState:
+    """Return a state of which this process has all, for what not all processes do: to save, evaluate and draw it.
+
+    Args:
+        spec: The configuration.
+        state: A TrainState as `Part` has it. All processes have to call this with theirs.
+
+    Returns:
+        The state, which may be the argument itself. Of sharded parameters in several processes it is on the CPU.
+    """
+    return complete(state)
+
+
 def _update(
     spec: Spec, state: TrainState, batch: Inputs, rate: Array | float, optimizer: optax.GradientTransformation | None
 ) -> tuple[TrainState, AnyTerms]:
@@ -395,14 +408,15 @@ def _update(
         trained, rest = partition(spec.model, params, phase.networks)
 
         def loss(trained: Params, phase=phase, rest=rest) -> tuple[Array, tuple[dict[str, Array], Params]]:
-            return minimized(spec, combine(rest, trained), batch, phase)
+            return minimized(spec, used(combine(rest, trained)), batch, phase)
 
         grads, (terms, params) = jax.grad(loss, has_aux=True)(trained)
-        updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
+        updates, opt_state[phase.name] = adam.update(scattered(grads), opt_state[phase.name], trained)
         params = combine(params, optax.apply_updates(trained, updates))  # type: ignore[arg-type]
         reported |= terms
     average = averaged(spec, state.average, params, state.step + 1)
-    params, opt_state, average, reported = whole((params, opt_state, average, reported))
+    params, opt_state, average = kept((params, opt_state, average))
+    reported = whole(reported)
     return TrainState(params, opt_state, state.step + 1, state.key, average), collect(spec, reported)
 
 
