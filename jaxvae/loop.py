@@ -14,7 +14,7 @@ from jaxvae.checks import check_params
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
-from jaxvae.parallel import agreed, complete, everywhere, home, local, placed, shares, spread
+from jaxvae.parallel import agreed, everywhere, home, local, placed, shares, spread
 from jaxvae.params import optimizer_to_arrays, to_arrays
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
@@ -103,7 +103,7 @@ def fit(
         if stream is None:
             blocks = contextlib.nullcontext(_whole(spec, data.train, now.key, done - begun, done))
         else:
-            key = complete(now.key)
+            key = now.key.addressable_data(0)
             blocks = streaming.ahead(_streamed(spec, data.train, key, done - begun, done, device, stream))
         with blocks as coming:
             for block in coming:

@@ -131,7 +131,8 @@ def fit(
             if done < min(first + steps, total):
                 continue
             own = gathered(spec, now, optimizer)
-            own.evaluated.to(device)
+            if own is not now:
+                own.evaluated.to(device)
             key = stream_key(now.key, "evaluation", epoch)
             evaluated, validated = average_terms(spec, own.evaluated, test, key, test_labels), None
             require_finite(spec, evaluated, done)
