@@ -15,6 +15,7 @@ from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
+from jaxvae.parallel import used
 from jaxvae.shared.config.choices import Dtype
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.networks import NetworkName
@@ -254,7 +255,7 @@ def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None) -> VAE:
         InputError: If the parameters are not the model's.
     """
     check_params("bind", spec, params)
-    return nnx.merge(_graphdef(spec, dtype == "bfloat16"), params)
+    return nnx.merge(_graphdef(spec, dtype == "bfloat16"), used(params))
 
 
 def statistics(model: VAE) -> Params:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import Array, lax, random
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.shared.config.choices import Shard
@@ -175,8 +176,8 @@ def kept(state: Tree) -> Tree:
 
 
 def used(params: Tree) -> Tree:
-    """The weights that a step computes with, gathered if they are sharded. Within jit."""
-    return jax.tree.map(lambda leaf: whole(leaf) if _is_sharded(leaf) else leaf, params)
+    """The weights that a model computes with, gathered if they are sharded. Within jit; elsewhere as they are."""
+    return jax.tree.map(lambda leaf: whole(leaf) if isinstance(leaf, Tracer) and _is_sharded(leaf) else leaf, params)
 
 
 def scattered(gradients: Tree) -> Tree:

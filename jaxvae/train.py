@@ -17,7 +17,7 @@ from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, combine, init, partition
 from jaxvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
-from jaxvae.parallel import complete, kept, scattered, split, used, whole
+from jaxvae.parallel import complete, kept, scattered, split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
@@ -408,7 +408,7 @@ def _update(
         trained, rest = partition(spec.model, params, phase.networks)
 
         def loss(trained: Params, phase=phase, rest=rest) -> tuple[Array, tuple[dict[str, Array], Params]]:
-            return minimized(spec, used(combine(rest, trained)), batch, phase)
+            return minimized(spec, combine(rest, trained), batch, phase)
 
         grads, (terms, params) = jax.grad(loss, has_aux=True)(trained)
         updates, opt_state[phase.name] = adam.update(scattered(grads), opt_state[phase.name], trained)

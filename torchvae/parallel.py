@@ -102,16 +102,16 @@ def agreed(number: int) -> int:
     return int(largest)
 
 
-def shares() -> int:
-    """Return how many devices share a batch."""
-    return processes()
-
-
 def share(shard: choices.Shard | None) -> None:
     """Share, in all later runs, the parameters too if `shard` says so. Raises InputError if there is one process."""
     global _sharded
     require_several(shard, processes(), "start several processes: torchrun --nproc-per-node N -m torchvae train")
     _sharded = shard is not None
+
+
+def shares() -> int:
+    """Return how many devices share a batch."""
+    return processes()
 
 
 def sharded() -> bool:
@@ -131,6 +131,11 @@ def split(x: Tensor, axis: int = 0) -> Tensor:
     return x.tensor_split(processes(), axis)[distributed.get_rank()]
 
 
+def all_rows(tensor: Tensor) -> Tensor:
+    """The tensor that all processes hold rows of; another one as it is. All processes have to call it."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
 def summed(x: Tensor) -> Tensor:
     """The sum of the processes' tensors."""
     return x if processes() == 1 else _Sum.apply(x)  # type: ignore[return-value]
@@ -147,11 +152,6 @@ def rows(tensor: Tensor, device: torch.device | str) -> Tensor:
 def own_rows(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: its rows of a sharded one."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor that all processes hold rows of; another one as it is. All processes have to call it."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def is_sharded(tensor: Tensor) -> bool:

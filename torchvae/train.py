@@ -27,7 +27,7 @@ from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
 from torchvae.nets import VAE, bind, init
 from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
-from torchvae.parallel import is_sharded, processes, rows, shard_layers, sharded, split, sum_gradients, whole
+from torchvae.parallel import all_rows, is_sharded, processes, rows, shard_layers, sharded, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 from torchvae.updates import averaged, clipped, learning_rate
 
@@ -120,7 +120,7 @@ def init_optimizers(spec: Spec, model: VAE, optimizer: MakeOptimizer | None = No
     make = functools.partial(make_optimizer, spec) if optimizer is None else optimizer
     made = {}
     for phase, networks in spec.phases.items():
-        own = [tensors[parameter.name] for parameter in trained(spec, networks)]
+        own: list[Tensor] = [tensors[parameter.name] for parameter in trained(spec, networks)]
         numbers = [tensor for tensor in own if not tensor.ndim] if sharded() else []
         one = made[phase] = make([tensor for tensor in own if tensor.ndim] if numbers else own)
         require_kind_of_optimizer("init_optimizers", one, torch.optim.Optimizer, "a torch.optim.Optimizer of it")
@@ -407,7 +407,7 @@ def gathered(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = No
     """
     if not any(map(is_sharded, state.model.parameters())):
         return state
-    return _changed(spec, state, lambda tensor, parameter: whole(tensor.detach()).cpu(), optimizer, None)
+    return _changed(spec, state, lambda tensor, parameter: all_rows(tensor.detach()).cpu(), optimizer, None)
 
 
 def _changed(
@@ -430,7 +430,7 @@ def _changed(
         return bind(spec.model, tensors, wrap)
 
     model, average = bound(state.model), state.average and bound(state.average).requires_grad_(False)
-    names = {tensor: name for name, tensor in state.model.named_parameters()}
+    names: dict[Tensor, str] = {tensor: name for name, tensor in state.model.named_parameters()}
     parameters, optimizers = dict(model.named_parameters()), init_optimizers(spec, model, optimizer)
     for phase, before in state.optimizer.items():
         after = optimizers[phase]
@@ -444,7 +444,7 @@ def _changed(
     return state._replace(model=model.train(state.model.training), optimizer=optimizers, average=average)
 
 
-def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _tensors(optimizer: torch.optim.Optimizer) -> list[Any]:
     """The parameters of all groups."""
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 

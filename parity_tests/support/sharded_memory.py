@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxvae import parallel, prepare, train
@@ -19,9 +20,11 @@ def arguments(devices: int, shard: Shard | None) -> tuple[int, int]:
     spec = replace(preset, model=replace(preset.model, hidden=(1024, 1024), latent=64))
     prepare("cpu", "float32", devices, shard)
     state = parallel.spread(train.init_state(spec))
-    images = parallel.placed(jnp.zeros((256, *spec.model.image), jnp.uint8))
+    images = parallel.placed(np.zeros((256, *spec.model.image), np.uint8))
     program = train.train_epoch.lower(spec, state, images, None, parallel.everywhere(jnp.int32(1)))
-    total = program.compile().memory_analysis().argument_size_in_bytes
+    measured = program.compile().memory_analysis()
+    assert measured is not None
+    total = measured.argument_size_in_bytes
     return total, total - sum(map(_held, jax.tree.leaves((state.params, state.opt_state))))
 
 

@@ -65,8 +65,7 @@ EXCEPTIONS = {
     ("torchvae.devices", "device_of"): "JAX's arrays go where its default device is",
     ("torchvae.train", "spread"): "jaxvae.parallel has it, of any tree",
     ("jaxvae.parallel", "Tree"): "for type checkers",
-    ("jaxvae.parallel", "WHOLE"): "a mesh's, which XLA has to know",
-    ("jaxvae.parallel", "ROWS"): "the same",
+    ("jaxvae.parallel", "whole"): "and all of the state",
     ("jaxvae.parallel", "rows_of"): "torch's rows are of the first dimension",
     ("jaxvae.parallel", "used"): "FSDP2 gathers by itself",
     ("jaxvae.parallel", "scattered"): "the same",
@@ -76,6 +75,7 @@ EXCEPTIONS = {
     ("torchvae.parallel", "sharded"): "a JAX array tells",
     ("torchvae.parallel", "is_sharded"): "the same",
     ("torchvae.parallel", "rows"): "the same",
+    ("torchvae.parallel", "all_rows"): "jaxvae.parallel.complete is of any tree",
     ("torchvae.parallel", "own_rows"): "jax.tree and XLA compute with sharded arrays alike",
     ("torchvae.parallel", "shard_layers"): "the same",
     ("torchvae.parallel", "total_norm"): "the same",
@@ -83,7 +83,6 @@ EXCEPTIONS = {
     ("jaxvae.parallel", "placed"): "and all of the images",
     ("jaxvae.parallel", "everywhere"): "and all of the state",
     ("jaxvae.parallel", "local"): "the same",
-    ("jaxvae.parallel", "whole"): "the same",
     ("torchvae.parallel", "share_port"): "torchrun starts torch's processes",
     ("torchvae.parallel", "summed"): "XLA adds up by itself",
     ("torchvae.parallel", "sum_gradients"): "the same",
@@ -122,8 +121,8 @@ DESCRIBED_DIFFERENTLY = {
     "BatchNorm",
     *("root_key", "draw", "init", "bind", "init_optimizers", "make_optimizer", "init_state"),
     *("train_step", "train_epoch", "epoch_order", "training_loss", "augment"),
-    "split",
-    *("load", "from_arrays", "optimizer_from_arrays", "prepare"),
+    *("split", "share"),
+    *("load", "from_arrays", "optimizer_from_arrays", "prepare", "gathered"),
 }
 
 

@@ -91,6 +91,10 @@ def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
         ),
         (["--for", "h100", "--preset", "nope"], "nope"),
         (["--for", "h100:3"], "A batch of 128 images can't be shared equally by 3 devices; choose a --batch-size"),
+        (
+            ["--for", "h100", "--shard", "parameters"],
+            "--shard parameters needs several devices to divide them among, found 1; give more, such as --for h100:8.",
+        ),
         (["--json", "none/a.json"], "none/a.json can't be written: the folder "),
         (["--text", "none"], "--text none is no folder; make it, or give another."),
         (["--for", "h100", "--images", "0"], "--images and --members must be at least 1."),
@@ -132,6 +136,15 @@ def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str) -> Non
 def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str) -> None:
     collectives = compiled(tmp_path, "--for", target)["collectives"]
     assert [one["kind"] for one in collectives] == ["all-reduce"]
+
+
+@pytest.mark.slow
+def test_sharded_parameters_take_an_eighth_and_are_gathered_and_scattered(tmp_path) -> None:
+    flags = ["--for", "h100:8", "--hidden", "1024"]
+    whole, sharded = (compiled(tmp_path, *flags, *shard) for shard in ([], ["--shard", "parameters"]))
+    assert sharded["state_bytes"] < whole["state_bytes"] / 8 * 1.01
+    kinds = {one["kind"] for one in sharded["collectives"]}
+    assert kinds >= {"all-gather", "reduce-scatter"}
 
 
 @pytest.mark.slow
