@@ -141,8 +141,7 @@ def local(state: Tree) -> Tree:
 
 
 def complete(tree: Tree) -> Tree:
-    """What this process has of a state or all of it, if it has no more than parts of some arrays. All processes have to
-    call it."""
+    """A state of which this process has all, rather than parts of some arrays. All processes have to call it."""
 
     def gather(leaf: Array) -> Array:
         if leaf.is_fully_addressable:
