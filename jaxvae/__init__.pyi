@@ -122,6 +122,7 @@ from .shared.version import __version__ as __version__
 from .sweep import fit_together as fit_together
 from .train import TrainState as TrainState
 from .train import epoch_order as epoch_order
+from .train import gathered as gathered
 from .train import init_optimizers as init_optimizers
 from .train import init_state as init_state
 from .train import loss as loss

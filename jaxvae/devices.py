@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from jaxvae import parallel
-from jaxvae.shared.config.choices import Dtype
+from jaxvae.shared.config.choices import Dtype, Shard
 from jaxvae.shared.data import published
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import shown
@@ -21,19 +21,23 @@ _WORTH = 0.1  # seconds of compiling from which on a program is kept; JAX keeps 
 _GUARDS = ("", "_host_to_device", "_device_to_device", "_device_to_host")
 
 
-def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> Device:
+def prepare(
+    name: str = "auto", dtype: Dtype = "float32", devices: int | None = None, shard: Shard | None = None
+) -> Device:
     """Choose a device and prepare the framework for it. Call it before the first array is made.
 
     Args:
         name: `auto` (the first one that is available), `cpu`, `gpu` or `tpu`.
         dtype: The precision to compute in.
         devices: How many devices of each process share a batch, as in `parallel.share`.
+        shard: What else they share: with `parameters` each holds some rows of all weights and of the optimizer's state.
 
     Returns:
         The process's first device.
 
     Raises:
-        InputError: If there is no such device, or fewer, or if JAX's environment variables forbid what a run does.
+        InputError: If there is no such device, or fewer, if there is one device to shard for, or if JAX's environment
+            variables forbid what a run does.
     """
     _require_transfers()
     jax.config.update("jax_enable_x64", dtype == "float64")
@@ -45,7 +49,7 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
     try:
         if name == "cpu":
             jax.config.update("jax_platforms", "cpu")  # or JAX would start every accelerator it finds
-        parallel.share(jax.devices(kind), devices)
+        parallel.share(jax.devices(kind), devices, shard)
         return jax.local_devices(backend=kind)[0]
     except (RuntimeError, AssertionError) as error:  # an assertion, where JAX passes over all of JAX_PLATFORMS
         reason = (str(error).splitlines() or ["none is visible"])[0].partition(" (set JAX_PLATFORMS")[0].rstrip(".")

@@ -14,7 +14,7 @@ from jaxvae.checks import check_params
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
-from jaxvae.parallel import agreed, everywhere, local, placed, shares
+from jaxvae.parallel import agreed, everywhere, home, local, placed, shares, spread
 from jaxvae.params import optimizer_to_arrays, to_arrays
 from jaxvae.shared.backend import Part, Progress
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
@@ -25,7 +25,7 @@ from jaxvae.shared.model.requirements import require_divisible_batch, require_im
 from jaxvae.shared.runs.best_epoch import is_over
 from jaxvae.shared.runs.metrics import first_bad, require_finite, stopped
 from jaxvae.shared.training.interval import Pace
-from jaxvae.train import TrainState, epoch_order, init_state, require_optimizer, train_epoch
+from jaxvae.train import TrainState, epoch_order, gathered, init_state, require_optimizer, train_epoch
 
 
 def fit(
@@ -84,8 +84,10 @@ def fit(
         check_params("fit", spec.model, start[0].params, spec.training.stored)
         require_optimizer("fit", spec, start[0], optimizer)
     with jax.default_device(device):
-        now, before = (init_state(spec, data.train, optimizer=optimizer), None) if start is None else start
-        now, n = everywhere(now), len(data.train)
+        if start is None:
+            with jax.default_device(home(device)):
+                start = init_state(spec, data.train, optimizer=optimizer), np.zeros((0, len(spec.terms)))
+        now, before, n = spread(start[0]), start[1], len(data.train)
         require_divisible_batch(spec, n, shares())
         test, validation = jnp.asarray(data.test), None if data.validation is None else jnp.asarray(data.validation)
         train_labels = placed(data.train_labels) if spec.model.classes else None
@@ -95,14 +97,14 @@ def fit(
         )
         steps, total = spec.training.epoch_steps(n), spec.training.total_steps(n)
         done, terms = int(now.step), np.zeros((steps, len(spec.terms)), spec.training.stored)
-        begun = 0 if before is None else len(before)
+        begun = len(before)
         terms[:begun] = before
         losses, pace = [*history], Pace(every, on_part is not None)
         if stream is None:
             blocks = contextlib.nullcontext(_whole(spec, data.train, now.key, done - begun, done))
         else:
-            own = local(now)
-            blocks = streaming.ahead(_streamed(spec, data.train, own.key, done - begun, done, device, stream))
+            key = now.key.addressable_data(0)
+            blocks = streaming.ahead(_streamed(spec, data.train, key, done - begun, done, device, stream))
         with blocks as coming:
             for block in coming:
                 epoch, first = block.epoch + 1, block.epoch * steps
@@ -122,7 +124,7 @@ def fit(
                         on_part(Part(local(now), epoch, done, terms[: done - first].copy()))
                 if done < min(first + steps, total):
                     continue
-                own = local(now)
+                own = gathered(spec, now)
                 key = stream_key(own.key, "evaluation", epoch)
                 evaluated, validated = average_terms(spec, own.evaluated, test, key, test_labels), None
                 require_finite(spec, evaluated, done)
@@ -134,7 +136,7 @@ def fit(
                 on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated, validated))
                 if spec.training.patience and agreed(int(is_over(losses, spec.training.patience))):
                     break
-        return local(now)
+        return gathered(spec, now)
 
 
 class _Block(NamedTuple):
@@ -193,8 +195,9 @@ def _stop(
         state, log = train_epoch(
             *(spec, state, block.images, labels, step + 1, block.order, n, block.places), optimizer=optimizer
         )
-        moments = optimizer_to_arrays(spec, state.opt_state) if optimizer is None else {}
-        arrays = {**to_arrays(spec, state.params), **moments}
+        own = gathered(spec, state)
+        moments = optimizer_to_arrays(spec, own.opt_state) if optimizer is None else {}
+        arrays = {**to_arrays(spec, own.params), **moments}
         if (bad := first_bad(spec, np.asarray(log)[step % steps], arrays)) is not None:
             raise stopped(bad, step + 1, since, until)
     # Some devices add in another order each time.

@@ -16,6 +16,7 @@ from jaxvae.checks import check_latents, check_params, check_pixels
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.packed import PackedVAE, packed
+from jaxvae.parallel import used
 from jaxvae.products import dot_general
 from jaxvae.shared.config.choices import Dtype, Precision
 from jaxvae.shared.config.likelihoods import likelihood_of
@@ -259,7 +260,7 @@ def bind(spec: ModelSpec, params: Params, dtype: Dtype | None = None, precision:
     if packed(params):
         return cast("VAE", PackedVAE(spec, params))
     check_params("bind", spec, params)
-    return nnx.merge(_graphdef(spec, dtype == "bfloat16", precision), params)
+    return nnx.merge(_graphdef(spec, dtype == "bfloat16", precision), used(params))
 
 
 def statistics(model: VAE) -> Params:

@@ -15,6 +15,7 @@ from jax import random
 from jaxvae.checks import check_params
 from jaxvae.devices import Device, require
 from jaxvae.nets import Params
+from jaxvae.parallel import home
 from jaxvae.shared.config.own import Parts, using
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.errors import InputError
@@ -96,11 +97,13 @@ def load_checkpoint(
     """
     with using(parts):
         checkpoint = weight_file.load_checkpoint(path)
-    params = from_arrays(checkpoint.spec, checkpoint.weights)
-    optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
-    key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
-    average = None if checkpoint.average is None else from_arrays(checkpoint.spec, checkpoint.average)
-    state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key, average)
+    device = home(device)
+    with jax.default_device(device):
+        params = from_arrays(checkpoint.spec, checkpoint.weights)
+        optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer)
+        key = random.wrap_key_data(jnp.asarray(checkpoint.key), impl="threefry2x32")
+        average = None if checkpoint.average is None else from_arrays(checkpoint.spec, checkpoint.average)
+        state = TrainState(params, optimizer, jnp.int32(checkpoint.step), key, average)
     return checkpoint.spec, jax.device_put(state, device), checkpoint.train
 
 

@@ -18,7 +18,7 @@ from jaxvae.keys import root_key, static_key, streams
 from jaxvae.nets import Params, combine, init, partition
 from jaxvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
 from jaxvae.packed import pack, packs, unpack
-from jaxvae.parallel import split, whole
+from jaxvae.parallel import complete, is_sharded, kept, scattered, split, whole
 from jaxvae.pixels import prepare_pixels
 from jaxvae.shared.config.spec import Spec, require_spec, resolved
 from jaxvae.shared.data.mean_image import last_bias
@@ -366,7 +366,7 @@ def train_epoch(
         def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             """The same in fewer kernels, and with known numbers of steps: the host asks a GPU before each step of a
             loop whose bound it doesn't know."""
-            ahead, change = _Ahead(drawn, given), optimizer is None and packs(spec)
+            ahead, change = _Ahead(drawn, given), optimizer is None and packs(spec) and not is_sharded(images)
             if change:
                 carry = _changed(pack, spec, carry[0]), carry[1]
                 pixels = jax.vmap(pixels_of)(steps_ahead, given)
@@ -412,6 +412,19 @@ def train_epoch(
     return lax.while_loop(lambda c: c[0].step < end, block, (state, jnp.zeros((steps, len(spec.terms)), dtype)))
 
 
+def gathered(spec: Spec, state: TrainState) -> TrainState:
+    """Return a state of which this process has all, for what not all processes do: to save, evaluate and draw it.
+
+    Args:
+        spec: The configuration.
+        state: A TrainState as `Part` has it. All processes have to call this with theirs.
+
+    Returns:
+        The state, which may be the argument itself. Of sharded parameters in several processes it is on the CPU.
+    """
+    return complete(state)
+
+
 class _Ahead(NamedTuple):
     """What the steps of a block are given, of all of them: `[steps, ...]`."""
 
@@ -448,11 +461,12 @@ def _update(
             adam = _adam(spec, lambda _, sizes=rate[phase.name]: sizes)
         else:
             adam = make_optimizer(spec, rate)
-        updates, opt_state[phase.name] = adam.update(grads, opt_state[phase.name], trained)
+        updates, opt_state[phase.name] = adam.update(scattered(grads), opt_state[phase.name], trained)
         params = combine(params, optax.apply_updates(trained, updates))  # type: ignore[arg-type]
         reported |= terms
     average = averaged(spec, state.average, params, state.step + 1)
-    params, opt_state, average, reported = whole((params, opt_state, average, reported))
+    params, opt_state, average = kept((params, opt_state, average))
+    reported = whole(reported)
     return TrainState(params, opt_state, state.step + 1, state.key, average), collect(spec, reported)
 
 

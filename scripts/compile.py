@@ -15,11 +15,11 @@ from tqdm import tqdm
 from compiling import devices
 from compiling.estimate import Estimate, estimate
 from jaxvae.shared.cli import join_help, parse
-from jaxvae.shared.config.choices import Precision
+from jaxvae.shared.config.choices import Precision, Shard
 from jaxvae.shared.config.presets import PRESETS, preset
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
-from jaxvae.shared.model.requirements import has_prior, require_divisible_batch
+from jaxvae.shared.model.requirements import has_prior, require_divisible_batch, require_several
 from jaxvae.shared.safe_io import require_writable, write_atomically
 from jaxvae.shared.text import markdown_table, shown
 
@@ -44,10 +44,14 @@ class Compile:
     """Which program: an epoch of training, the evaluation of test images, 10,000 samples, an epoch of a sweep."""
     devices: int | None = None
     """How many of the devices share a batch; None for all."""
+    shard: Shard | None = None
+    """What they share too: the rows of parameters and of the optimizer's state."""
     batch_size: int | None = None
     """Images a step; None for the preset's."""
     precision: Precision = "float32"
     """Of the products in training: float32, tf32, bf16x3 or bfloat16."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers; none for the preset's."""
     images: int = 60_000
     """Number of training images; a tenth as many are evaluated."""
     members: int = 32
@@ -64,11 +68,12 @@ def main(options: Compile) -> int:
     target = devices.target(options.target, options.devices)
     names = list(PRESETS) if options.preset == "all" else [options.preset]
     changed: dict[str, Any] = {"precision": options.precision}
-    changed |= {"batch_size": options.batch_size} if options.batch_size else {}
+    changed |= {name: value for name in ("batch_size", "hidden") if (value := getattr(options, name))}
     specs = {name: preset(name, **changed) for name in names}
     xla = dict(_option(text) for text in options.xla)
     if options.images < 1 or options.members < 1:
         raise InputError("--images and --members must be at least 1.")
+    require_several(options.shard, target.count, f"give more, such as --for {options.target.partition(':')[0]}:8")
     for spec in specs.values():
         require_divisible_batch(spec, options.images, target.count)
     if options.json is not None:
@@ -90,7 +95,7 @@ def main(options: Compile) -> int:
                     "device; give another --program."
                 )
             continue
-        one = programs.build(kind, name, spec, target, options.images, options.members, xla)  # type: ignore[arg-type]
+        one = programs.build(kind, name, spec, target, options.images, options.members, xla, options.shard)  # type: ignore[arg-type]
         time = estimate(one.work, target, one.waits)
         found.append((one, time))
         rows.append(_row(one, time))

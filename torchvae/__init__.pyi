@@ -123,6 +123,7 @@ from .pixels import prepare_pixels as prepare_pixels
 from .pixels import scale as scale
 from .train import TrainState as TrainState
 from .train import epoch_order as epoch_order
+from .train import gathered as gathered
 from .train import init_optimizers as init_optimizers
 from .train import init_state as init_state
 from .train import loss as loss

@@ -6,23 +6,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jaxvae.shared.config.choices import Dtype
+from jaxvae.shared.config.choices import Dtype, Shard
 from jaxvae.shared.errors import InputError
+from torchvae.parallel import share
 
 
-def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = None) -> torch.device:
+def prepare(
+    name: str = "auto", dtype: Dtype = "float32", devices: int | None = None, shard: Shard | None = None
+) -> torch.device:
     """Choose a device and prepare the framework for it. Call it before the first tensor is made.
 
     Args:
         name: `auto` (a gpu if there is one), `cpu` or `gpu`.
         dtype: The precision to compute in.
         devices: Must be 1 or None, since each of torchvae's processes has one device.
+        shard: What the processes share beside batches: with `parameters` each holds some rows of all weights and of the
+            optimizer's state.
 
     Returns:
         The device.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If there is no such device, or if there is one process to shard for.
     """
     if devices not in (None, 1):
         raise InputError(
@@ -35,6 +40,7 @@ def prepare(name: str = "auto", dtype: Dtype = "float32", devices: int | None = 
         raise InputError("torchvae computes on a cpu or a gpu, not on a tpu; use jaxvae for that, or --device auto.")
     if name == "gpu" and not torch.cuda.is_available():
         raise InputError("PyTorch finds no gpu here; use --device auto, or install PyTorch for it.")
+    share(shard)
     return torch.device("cuda" if name == "gpu" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 

@@ -21,9 +21,19 @@ from torchvae import compiled, random
 from torchvae.checks import check_params
 from torchvae.evaluate import average_terms
 from torchvae.keys import stream_key
-from torchvae.parallel import agreed, shares, split
+from torchvae.parallel import agreed, home, own_rows, shares, split
 from torchvae.params import optimizer_to_arrays, to_arrays
-from torchvae.train import MakeOptimizer, TrainState, copied, epoch_order, init_state, require_optimizer, train_epoch
+from torchvae.train import (
+    MakeOptimizer,
+    TrainState,
+    copied,
+    epoch_order,
+    gathered,
+    init_state,
+    require_optimizer,
+    spread,
+    train_epoch,
+)
 
 
 def fit(
@@ -86,7 +96,10 @@ def fit(
         require_state("fit", start[0], TrainState, spec.training)
         check_params("fit", spec.model, start[0].model, spec.training.stored)
         require_optimizer("fit", spec, start[0], optimizer)
-    now, before = (init_state(spec, data.train, device or "cpu", optimizer=optimizer), None) if start is None else start
+    if start is None:
+        made = init_state(spec, data.train, home(device) or "cpu", optimizer=optimizer)
+        start = made, np.zeros((0, len(spec.terms)))
+    now, before = spread(spec, start[0], device, optimizer), start[1]
     test = torch.tensor(data.test, device=device)
     validation = None if data.validation is None else torch.tensor(data.validation, device=device)
     train_labels, test_labels, validation_labels = (
@@ -98,7 +111,7 @@ def fit(
     require_divisible_batch(spec, n, shares())
     how = {"optimizer": optimizer, "compile": compile}
     done, terms = now.step, np.zeros((steps, len(spec.terms)), spec.training.stored)
-    begun = 0 if before is None else len(before)
+    begun = len(before)
     terms[:begun] = before
     losses, pace = [*history], Pace(every, on_part is not None)
     if stream is None:
@@ -123,18 +136,21 @@ def fit(
                     on_part(Part(now, epoch, done, terms[: done - first].copy()))
             if done < min(first + steps, total):
                 continue
+            own = gathered(spec, now, optimizer)
+            if own is not now:
+                own.evaluated.to(device)
             key = stream_key(now.key, "evaluation", epoch)
-            evaluated, validated = average_terms(spec, now.evaluated, test, key, test_labels), None
+            evaluated, validated = average_terms(spec, own.evaluated, test, key, test_labels), None
             require_finite(spec, evaluated, done)
             if validation is not None:
                 key = stream_key(now.key, "validation", epoch)
-                validated = average_terms(spec, now.evaluated, validation, key, validation_labels, "validation")
+                validated = average_terms(spec, own.evaluated, validation, key, validation_labels, "validation")
                 require_finite(spec, validated, done)
                 losses.append(float(validated[0]))
-            on_epoch(Progress(now, epoch, done, terms[: done - first].copy(), evaluated, validated))
+            on_epoch(Progress(own, epoch, done, terms[: done - first].copy(), evaluated, validated))
             if spec.training.patience and agreed(int(is_over(losses, spec.training.patience))):
                 break
-    return now
+    return gathered(spec, now, optimizer)
 
 
 class _Block(NamedTuple):
@@ -197,8 +213,9 @@ def _stop(
     steps, since = spec.training.epoch_steps(n), state.step
     for step in range(since, until):
         state, log = train_epoch(*(spec, state, block.images, labels, step + 1, block.order, n, block.places), **how)
-        moments = optimizer_to_arrays(spec, state.optimizer) if how["optimizer"] is None else {}
-        arrays = {**to_arrays(spec, state.model), **moments}
+        own = gathered(spec, state, how["optimizer"])
+        moments = optimizer_to_arrays(spec, own.optimizer) if how["optimizer"] is None else {}
+        arrays = {**to_arrays(spec, own.model), **moments}
         if (bad := first_bad(spec, log[step % steps].cpu().numpy(), arrays)) is not None:
             raise stopped(bad, step + 1, since, until)
     # Some devices add in another order each time.
@@ -208,4 +225,6 @@ def _stop(
 def _finite(state: TrainState) -> bool:
     adams = [adam.state[tensor] for adam in state.optimizer.values() for tensor in adam.state]
     held = [value for values in adams for value in values.values() if isinstance(value, Tensor)]
-    return bool(torch.stack([tensor.isfinite().all() for tensor in (*state.model.state_dict().values(), *held)]).all())
+    tensors = [own_rows(tensor) for tensor in (*state.model.state_dict().values(), *held)]
+    bad = not torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+    return not agreed(int(bad))

@@ -2,6 +2,8 @@
 
 Every network takes and returns images flattened in height, width, channel order."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -247,12 +249,13 @@ def decode(spec: Spec, model: VAE, z: Tensor, labels: Tensor | None = None) -> D
     return model.eval().decode(z, labels)
 
 
-def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
+def bind(spec: ModelSpec, params: dict[str, Tensor], wrap: Callable[[VAE], None] = lambda model: None) -> VAE:
     """Build the module on a state_dict.
 
     Args:
         spec: The model.
         params: The tensors by name; the module takes them as its own.
+        wrap: Changes the module before it takes them.
 
     Returns:
         The module, whose tensors require gradients.
@@ -268,6 +271,7 @@ def bind(spec: ModelSpec, params: dict[str, Tensor]) -> VAE:
     else:
         with torch.device("meta"):  # no numbers drawn that are not used
             model = VAE(spec)
+    wrap(model)
     model.load_state_dict(params, assign=True)
     return model.requires_grad_()
 

@@ -13,6 +13,7 @@ from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.checks import check_params
 from torchvae.nets import VAE, bind
+from torchvae.parallel import home
 from torchvae.train import TrainState, init_optimizers, is_adam
 
 
@@ -90,6 +91,7 @@ def load_checkpoint(
     """
     with using(parts):
         checkpoint = weight_file.load_checkpoint(path)
+    device = home(device)
     model = from_arrays(checkpoint.spec, checkpoint.weights).to(device)
     optimizer = optimizer_from_arrays(checkpoint.spec, checkpoint.optimizer, model)
     key = torch.tensor(checkpoint.key, device=device)

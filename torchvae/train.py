@@ -25,9 +25,9 @@ from torchvae.augmentation import augment
 from torchvae.checks import check_params, check_pixels, require_key, require_own
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
-from torchvae.nets import VAE, init
+from torchvae.nets import VAE, bind, init
 from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
-from torchvae.parallel import processes, split, sum_gradients
+from torchvae.parallel import all_rows, is_sharded, processes, rows, shard_layers, sharded, split, sum_gradients
 from torchvae.pixels import prepare_pixels
 from torchvae.updates import averaged, clipped, learning_rate
 
@@ -86,7 +86,7 @@ def make_optimizer(spec: Spec, parameters: list[Tensor]) -> torch.optim.Optimize
     optimizer = adam(parameters, rate, betas, training.eps, shrink, fused=True)
 
     def clip(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        tensors = [tensor for tensor in optimizer.param_groups[0]["params"] if tensor.grad is not None]
+        tensors = [tensor for tensor in _tensors(optimizer) if tensor.grad is not None]
         for tensor, grad in zip(tensors, clipped(spec, [tensor.grad for tensor in tensors]), strict=True):
             tensor.grad = grad
 
@@ -118,12 +118,14 @@ def init_optimizers(spec: Spec, model: VAE, optimizer: MakeOptimizer | None = No
         require_plain_training("init_optimizers", spec)
     tensors = dict(model.named_parameters())
     make = functools.partial(make_optimizer, spec) if optimizer is None else optimizer
-    made = {
-        phase: make([tensors[parameter.name] for parameter in trained(spec, networks)])
-        for phase, networks in spec.phases.items()
-    }
-    for one in made.values():
+    made = {}
+    for phase, networks in spec.phases.items():
+        own: list[Tensor] = [tensors[parameter.name] for parameter in trained(spec, networks)]
+        numbers = [tensor for tensor in own if not tensor.ndim] if sharded() else []
+        one = made[phase] = make([tensor for tensor in own if tensor.ndim] if numbers else own)
         require_kind_of_optimizer("init_optimizers", one, torch.optim.Optimizer, "a torch.optim.Optimizer of it")
+        if numbers:  # which have no rows: torch updates sharded tensors and others apart
+            one.add_param_group({"params": numbers})
     return made
 
 
@@ -382,11 +384,83 @@ def train_epoch(
 
 def copied(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = None) -> TrainState:
     """The state with a model and optimizers of its own, which steps taken in the other leave as they are."""
+    if sharded():  # which deepcopy refuses
+        return _changed(spec, state, lambda tensor, parameter: tensor.detach().clone(), optimizer, state.key.device)
     model = copy.deepcopy(state.model)
     optimizers = init_optimizers(spec, model, optimizer)
     for phase, adam in state.optimizer.items():
         optimizers[phase].load_state_dict(copy.deepcopy(adam.state_dict()))
     return state._replace(model=model, optimizer=optimizers, average=copy.deepcopy(state.average))
+
+
+def spread(
+    spec: Spec, state: TrainState, device: torch.device | str | None, optimizer: MakeOptimizer | None = None
+) -> TrainState:
+    """The state, which every process has, as each process trains it on its device: as it is, or some rows of it."""
+    if not sharded():
+        return state
+    at = "cpu" if device is None else device
+
+    def own(tensor: Tensor, parameter: Tensor | None) -> Tensor:
+        cut = parameter is not None and tensor.ndim and tensor.shape == parameter.shape
+        return rows(tensor, at) if cut else tensor.detach().to(at)
+
+    return _changed(spec, state._replace(key=state.key.to(at)), own, optimizer, at)
+
+
+def gathered(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = None) -> TrainState:
+    """Return a state of which this process has all, for what not all processes do: to save, evaluate and draw it.
+
+    Args:
+        spec: The configuration.
+        state: A TrainState as `Part` has it. All processes have to call this with theirs.
+        optimizer: The function that `init_state` was given, if it was given one.
+
+    Returns:
+        The state, which may be the argument itself. Of sharded parameters it is on the CPU.
+    """
+    if not any(map(is_sharded, state.model.parameters())):
+        return state
+    return _changed(spec, state, lambda tensor, parameter: all_rows(tensor.detach()).cpu(), optimizer, None)
+
+
+def _changed(
+    spec: Spec,
+    state: TrainState,
+    change: Callable[[Tensor, Tensor | None], Tensor],
+    optimizer: MakeOptimizer | None,
+    device: torch.device | str | None,
+) -> TrainState:
+    """A state of changed tensors, each given with the parameter that it is or is of, on devices that share its
+    parameters, or on none that do."""
+
+    def wrap(model: VAE) -> None:
+        if device is not None:
+            shard_layers(model, device, spec.model.parts.networks)
+
+    def bound(model: VAE) -> VAE:
+        parameters = dict(model.named_parameters())
+        tensors = {name: change(tensor, parameters.get(name)) for name, tensor in model.state_dict().items()}
+        return bind(spec.model, tensors, wrap)
+
+    model, average = bound(state.model), state.average and bound(state.average).requires_grad_(False)
+    names: dict[Tensor, str] = {tensor: name for name, tensor in state.model.named_parameters()}
+    parameters, optimizers = dict(model.named_parameters()), init_optimizers(spec, model, optimizer)
+    for phase, before in state.optimizer.items():
+        after = optimizers[phase]
+        for tensor, held in before.state.items():
+            after.state[parameters[names[tensor]]] = {
+                name: change(value, tensor) if isinstance(value, Tensor) else value for name, value in held.items()
+            }
+        settings = {name: value for name, value in before.param_groups[0].items() if name != "params"}
+        for group in after.param_groups:
+            group.update(settings)
+    return state._replace(model=model.train(state.model.training), optimizer=optimizers, average=average)
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> list[Any]:
+    """The parameters of all groups."""
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
 def _update(
@@ -397,9 +471,9 @@ def _update(
     for phase in phases(spec):
         optimizer = state.optimizer[phase.name]
         reported |= gradient(batch, phase)
-        sum_gradients([tensor for group in optimizer.param_groups for tensor in group["params"]])
-        if is_adam(optimizer):
-            optimizer.param_groups[0]["lr"] = rate
+        sum_gradients(_tensors(optimizer))
+        for group in optimizer.param_groups if is_adam(optimizer) else ():
+            group["lr"] = rate
         optimizer.step()
     average = averaged(spec, state.average, state.model, state.step + 1)
     return state._replace(step=state.step + 1, average=average), collect(spec, reported)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
 from torchvae.nets import VAE
+from torchvae.parallel import own_rows, scaled, total_norm
 
 
 def learning_rate(spec: Spec, epoch: int, step: int) -> float:
@@ -56,11 +57,11 @@ def clipped(spec: Spec, grads: list[Tensor]) -> list[Tensor]:
     most = spec.training.clip
     if not most:
         return grads
-    norm = torch.nn.utils.get_total_norm(grads)
+    norm = total_norm(grads)
     factor = (most / (norm + 1e-6)).clamp(max=1)
     if spec.training.clip_rule == "optax":
         factor = torch.where(norm < most, 1, most / norm)
-    return list(torch._foreach_mul(grads, factor))
+    return scaled(grads, factor)
 
 
 @torch.no_grad()
@@ -86,7 +87,8 @@ def averaged(spec: Spec, average: VAE | None, model: VAE, step: int) -> VAE | No
     if average is None:
         return None
     share = max(1 - spec.training.ema, 9 / (10 + step))  # 1 - d
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+    before, after = ([own_rows(tensor) for tensor in module.parameters()] for module in (average, model))
+    torch._foreach_lerp_(before, after, share)
     for old, new in zip(average.buffers(), model.buffers(), strict=True):
         old.copy_(new)
     return average

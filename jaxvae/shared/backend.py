@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeG
 
 import numpy as np
 
-from jaxvae.shared.config.choices import Dtype
+from jaxvae.shared.config.choices import Dtype, Shard
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset
 
@@ -129,7 +129,9 @@ class Backend(Protocol):
 
     # Devices and processes
 
-    def prepare(self, name: DeviceName = ..., dtype: Dtype = ..., devices: int | None = ..., /) -> Device: ...
+    def prepare(
+        self, name: DeviceName = ..., dtype: Dtype = ..., devices: int | None = ..., shard: Shard | None = ..., /
+    ) -> Device: ...
 
     def device_label(self, device: Device, /) -> str: ...
 
@@ -166,6 +168,8 @@ class Backend(Protocol):
         history: Sequence[float],
         /,
     ) -> State: ...
+
+    def gathered(self, spec: Spec, state: State, /) -> State: ...
 
     def gradient_norm(
         self, spec: Spec, state: State, images: np.ndarray, labels: np.ndarray | None = ..., /

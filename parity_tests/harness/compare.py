@@ -32,7 +32,7 @@ def gap(actual: Arrays, expected: Arrays) -> Gap:
     Raises:
         ValueError: If names, shapes or dtypes differ.
     """
-    return _worst(actual, expected, lambda difference, expected: difference / np.abs(expected).max())
+    return _worst(actual, expected, lambda difference, expected: difference / np.abs(expected).max(initial=0))
 
 
 def shares(actual: Arrays, expected: Arrays) -> Gap:

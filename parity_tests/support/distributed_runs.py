@@ -1,9 +1,9 @@
 """Runs on several devices or processes, for tests and `scripts/stress.py distributed`.
 
 `python -m parity_tests.support.distributed_runs PACKAGE OUT DEVICES NAME...` trains the small runs of these names on
-each of these numbers of devices, the largest first (8,1,2), and writes all results to
-OUT/NAME-DEVICES.npz. Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the environment, it is one of
-several processes."""
+each of these numbers of devices, the largest first (8,1,2), with sharded parameters for a number with an s (8s), and
+writes all results to OUT/NAME-DEVICES.npz. Under torchrun, or with COORDINATOR, PROCESSES and PROCESS in the
+environment, it is one of several processes."""
 
 import logging
 import os
@@ -28,15 +28,18 @@ STEPS, IMAGES = 7, 65  # in epochs of five steps; the last has one image, so all
 
 
 def shared(name: str) -> Spec:
-    """The small preset in float64, with batch sizes divisible by 8; `everything` adds options of no preset."""
+    """The small preset in float64, with batch sizes divisible by 8; `everything` adds options of no preset, and
+    wide-NAME has layers whose widths 8 divides."""
+    width, name = (8, name.removeprefix("wide-")) if name.startswith("wide-") else (1, name)
     spec = small("conditional" if name == "everything" else name)
+    model = replace(spec.model, hidden=tuple(width * size for size in spec.model.hidden), latent=width * 4)
     if name == "everything":
-        model = replace(spec.model, likelihood="gaussian-learned")
+        model = replace(model, likelihood="gaussian-learned")
         how = {"binarization": "dynamic", "corruption": "hidden-dropout", "corruption_level": 0.3, "validation": 5}
         spec = replace(spec, model=model, images=replace(spec.images, **how))
-        spec = replace(spec, training=replace(spec.training, ema=0.5, patience=3))
+        spec = replace(spec, training=replace(spec.training, ema=0.5, patience=3, clip=1.0))
     training = replace(spec.training, batch_size=16, epochs=2, max_steps=STEPS, dtype="float64")
-    return replace(spec, training=training)
+    return replace(spec, model=model, training=training)
 
 
 def trained(package: Any, name: str, device: Any) -> dict[str, np.ndarray]:
@@ -110,7 +113,8 @@ def main(package_name: str, out: str, devices: str, *names: str) -> None:
         jax.config.update("jax_log_compiles", True)
         logging.getLogger("jax").propagate = False
     for count in devices.split(","):
-        device = package.prepare("cpu", "float64", int(count))
+        shard = "parameters" if count.endswith("s") else None
+        device = package.prepare("cpu", "float64", int(count.rstrip("s")), shard)
         for name in names:
             compiled = Compiled()
             logging.getLogger("jax").handlers = [compiled]

@@ -12,7 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from compiling.devices import Target, topology
 from compiling.hlo import Loop, Program, Work
-from jaxvae import evaluate, generate, sweep, train
+from jaxvae import evaluate, generate, parallel, sweep, train
+from jaxvae.shared.config.choices import Shard
 from jaxvae.shared.config.spec import Spec, resolved
 
 train.has_gpu = lambda: True  # for which these programs are compiled, though none is here
@@ -65,7 +66,14 @@ class Compiled:
 
 
 def build(
-    program: ProgramName, preset: str, spec: Spec, target: Target, images: int, members: int, options: dict[str, str]
+    program: ProgramName,
+    preset: str,
+    spec: Spec,
+    target: Target,
+    images: int,
+    members: int,
+    options: dict[str, str],
+    shard: Shard | None = None,
 ) -> Compiled:
     """Compile one program of a configuration.
 
@@ -77,12 +85,14 @@ def build(
         images: Number of training images; as many test images as a tenth of them are evaluated.
         members: Runs of a sweep; images that are sampled are 10,000.
         options: XLA's options, by name.
+        shard: What the devices share beside batches.
 
     Returns:
         The compiled program.
     """
     chips = topology(target).devices[: target.count]
-    mesh = Mesh(mesh_utils.create_device_mesh((target.count,), list(chips)), ("batch",), axis_types=(AxisType.Auto,))
+    axes = (parallel.WHOLE if shard is None else parallel.ROWS,)
+    mesh = Mesh(mesh_utils.create_device_mesh((target.count,), list(chips)), axes, axis_types=(AxisType.Auto,))
     given = _PROGRAMS[program](resolved(spec, images), _Shapes(mesh), images, members)
     start = time.perf_counter()
     compiled = given.lower().compile(compiler_options=options or None)
@@ -130,8 +140,18 @@ class _Shapes:
 
     def whole(self, tree: Any) -> Any:
         """Return arrays of which each device has all."""
-        sharding = NamedSharding(self.mesh, PartitionSpec())
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+        return self._placed(tree, lambda mesh, shape: PartitionSpec())
+
+    def state(self, tree: Any) -> Any:
+        """Return arrays that lie on the devices as `parallel.spread` places a state."""
+        return self._placed(tree, parallel.rows_of)
+
+    def _placed(self, tree: Any, place: Callable[[Any, tuple[int, ...]], PartitionSpec]) -> Any:
+        def placed(leaf: Any) -> Any:
+            sharding = NamedSharding(self.mesh, place(self.mesh, leaf.shape))
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+        return jax.tree.map(placed, tree)
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of which each device has all."""
@@ -140,13 +160,13 @@ class _Shapes:
     def rows(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of which each device has its rows, as `parallel.placed` places them."""
         n = -(-shape[0] // self.mesh.size) * self.mesh.size
-        sharding = NamedSharding(self.mesh, PartitionSpec("batch"))
+        sharding = NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
         return jax.ShapeDtypeStruct((n, *shape[1:]), dtype, sharding=sharding)
 
 
 def _state(spec: Spec, shapes: _Shapes) -> Any:
     plain = replace(spec, model=replace(spec.model, init="glorot")) if spec.model.init == "glorot-data" else spec
-    return shapes.whole(jax.eval_shape(lambda: train.init_state(plain)))
+    return shapes.state(jax.eval_shape(lambda: train.init_state(plain)))
 
 
 def _labels(spec: Spec, shapes: _Shapes, n: int) -> Any:

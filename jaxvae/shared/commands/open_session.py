@@ -17,6 +17,7 @@ from jaxvae.shared.commands.common import (
     images_root,
     require_same_images,
 )
+from jaxvae.shared.config.choices import Shard
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS
 from jaxvae.shared.config.serialization import to_json
 from jaxvae.shared.config.spec import LENGTH, Spec, resolved, same_run
@@ -53,6 +54,10 @@ class SessionFlags:
     results are the same up to rounding. By default one device, or all if several processes train together. On a CPU any
     number of virtual devices can be used.
     jaxvae only: each process of torchvae has one device."""
+    shard: Shard | None = None
+    """For models too large for one device: with `parameters` each device of all processes holds some rows of every
+    weight and of Adam's state, and has all weights within a step alone. Needs several devices or processes. The results
+    are the same up to rounding, and checkpoints are whole: pass the flag again when resuming, or leave it out."""
     distributed: bool = False
     """Train in several processes together. Start each with this same command, with folders that all of them see. The
     cluster connects the processes: SLURM, Open MPI, Kubernetes or TPU pods for jaxvae, and torchrun for torchvae, which
@@ -115,7 +120,7 @@ def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | Non
         InputError: If the request is invalid.
     """
     require_valid_flags(backend, flags)
-    device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices)
+    device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices, flags.shard)
     if flags.resume is None:
         opened = _new_session(backend, flags, device, loaded)
     else:

@@ -42,6 +42,7 @@ _RUN_FLAGS = (
     "data_root",
     "device",
     "devices",
+    "shard",
     "log_every",
     "checkpoint_every",
     "keep",
@@ -122,7 +123,7 @@ def run(backend: Backend, command: Sweep) -> None:
     n, name = len(dataset.train), dataset.name
     members = {member: resolved(spec, n) for member, spec in members.items()}
     first = next(iter(members.values()))
-    device = backend.device_label(backend.prepare(command.device, first.training.dtype, command.devices))
+    device = backend.device_label(backend.prepare(command.device, first.training.dtype, command.devices, command.shard))
     together = command.how == "together" or (
         command.how == "auto"
         and (command.devices, command.stream) == (None, None)

@@ -21,6 +21,7 @@ ClipRule = Literal["torch", "optax"]
 Range = Literal["unit", "signed"]
 Binarization = Literal["none", "threshold", "static", "dynamic"]
 Corruption = Literal["none", "gaussian", "dropout", "hidden-dropout"]
+Shard = Literal["parameters"]
 
 
 def require(ok: bool, name: str, expected: str, value: object) -> None:

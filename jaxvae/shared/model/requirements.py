@@ -1,5 +1,6 @@
 """Requirements of a configuration on its data and on a command."""
 
+from jaxvae.shared.config.choices import Shard
 from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import layout
@@ -49,6 +50,12 @@ def require_divisible_batch(spec: Spec, images: int, shares: int) -> None:
             f"A batch of {batch} images can't be shared equally by {shares} devices; choose a --batch-size that is a "
             f"multiple of {shares}, or fewer devices."
         )
+
+
+def require_several(shard: Shard | None, devices: int, advice: str) -> None:
+    """Raises InputError if something is to be sharded and there is one device."""
+    if shard is not None and devices == 1:
+        raise InputError(f"--shard {shard} needs several devices to divide them among, found 1; {advice}.")
 
 
 def has_prior(spec: Spec) -> bool:

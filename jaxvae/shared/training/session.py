@@ -203,8 +203,11 @@ def save_part(backend: Backend, session: Session, part: Part[State], now: bool) 
     """
     run, step = session.run, part.step
     interval = run.config["checkpoint_every"] or run.spec.training.epoch_steps(len(session.dataset.train))
-    if backend.first() and (now or step % interval == 0 or step == session.total):
-        backend.save_checkpoint(checkpoints.path(run, step), run.spec, part.state, part.train)
+    if not (now or step % interval == 0 or step == session.total):
+        return
+    state = backend.gathered(run.spec, part.state)
+    if backend.first():
+        backend.save_checkpoint(checkpoints.path(run, step), run.spec, state, part.train)
         checkpoints.index_written(run, step, run.config["keep"])
 
 

@@ -105,6 +105,10 @@ def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
         ),
         (["--for", "h100", "--preset", "nope"], "nope"),
         (["--for", "h100:3"], "A batch of 128 images can't be shared equally by 3 devices; choose a --batch-size"),
+        (
+            ["--for", "h100", "--shard", "parameters"],
+            "--shard parameters needs several devices to divide them among, found 1; give more, such as --for h100:8.",
+        ),
         (["--json", "none/a.json"], "none/a.json can't be written: the folder "),
         (["--text", "none"], "--text none is no folder; make it, or give another."),
         (["--for", "h100", "--images", "0"], "--images and --members must be at least 1."),
@@ -169,3 +173,12 @@ def test_a_step_of_the_default_preset_is_at_most_28_kernels(tmp_path, generated:
     """Of which 11 are products, generated or the library's."""
     found = compiled(tmp_path, "--for", "h100", "--xla", f"xla_gpu_enable_triton_gemm={generated}")
     assert (found["kernels"], len(found["products"]), found["copies"]) <= (28, 11, 0)
+
+
+@pytest.mark.slow
+def test_sharded_parameters_take_an_eighth_and_are_gathered_and_scattered(tmp_path) -> None:
+    flags = ["--for", "h100:8", "--hidden", "1024"]
+    whole, sharded = (compiled(tmp_path, *flags, *shard) for shard in ([], ["--shard", "parameters"]))
+    assert sharded["state_bytes"] < whole["state_bytes"] / 8 * 1.01
+    kinds = {one["kind"] for one in sharded["collectives"]}
+    assert kinds >= {"all-gather", "reduce-scatter"}

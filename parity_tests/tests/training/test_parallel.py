@@ -10,16 +10,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 import jaxvae
 import torchvae
+from jaxvae import parallel
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Part
+from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.model import weight_file
 from jaxvae.shared.runs import checkpoints, run_folder
-from parity_tests.harness.compare import gap
+from jaxvae.shared.training.session import Session, save_part
+from parity_tests.harness.compare import Gap, gap
 from parity_tests.support.backends import lean
 from parity_tests.support.distributed_runs import difference, ended, started, trained
 from parity_tests.support.numpy_backend import NUMPY_BACKEND, NumpyBackend
+from parity_tests.support.tiny import some
 from parity_tests.support.warm import python
 
 NEAR = (1e-12,)
@@ -36,6 +42,16 @@ def on_devices(out: Path, name: str, counts: str) -> Path:
         assert difference(out / f"{name}-{count}.npz", out / f"{name}-1.npz") < NEAR, (name, count)
         assert np.load(out / f"{name}-{count}.npz")["compiled"] == 1
     return out / f"{name}-1.npz"
+
+
+def under_torchrun(out: Path, count: str, name: str) -> Gap:
+    """The difference of torch's run of that name in two processes from that of one."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*launch, "-m", "parity_tests.support.distributed_runs", "torchvae", str(out), count, name]
+    subprocess.run(command, check=True, capture_output=True)
+    result = dict(np.load(out / f"{name}-{count}.npz"))
+    del result["compiled"]
+    return gap(result, trained(torchvae, name, None))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +72,73 @@ def test_every_number_of_devices_and_kind_of_model(tmp_path, name: str) -> None:
     on_devices(tmp_path, name, "8,4,2,1")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wide-everything", "wide-beta-b", "wide-adversarial"])
+def test_sharded_parameters_train_the_run_of_one_device(tmp_path, name: str) -> None:
+    """Of eight devices, of two processes of two devices, and of two processes of torch."""
+    alone = on_devices(tmp_path, name, "8s,1")
+    two = started("parity_tests.support.distributed_runs", ["jaxvae", str(tmp_path), "2s", name], 2, False)
+    assert [status for status, *_ in ended(two)] == [0, 0]
+    assert difference(tmp_path / f"{name}-2s.npz", alone) < NEAR
+    assert under_torchrun(tmp_path, "1s", name) < NEAR
+
+
+@pytest.mark.slow
+def test_a_device_holds_its_share_of_the_state() -> None:
+    """By what the compiler measures: an eighth of the parameters and of Adam's state, and what is no part of it."""
+    result = python("-m", "parity_tests.support.sharded_memory", "8")
+    whole, sharded, rest = map(int, result.stdout.split())
+    assert whole / 8 <= sharded - rest <= whole / 8 * 1.01, result
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_on_any_number_of_devices_and_in_the_other_package(tmp_path) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    flags = [*TINY, "--hidden", "16", "--latent", "8", "--ema", "0.9", "--checkpoint-every", "3", "--epochs", "9"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "torchvae"]
+    resume, shard = ["train", "--resume", str(run)], ["--shard", "parameters"]
+    for command in (
+        ["-m", "jaxvae", *flags, "--max-steps", "5", "--devices", "8", *shard, "--out", str(run)],
+        ["-m", "jaxvae", *resume, "--max-steps", "10"],
+        [*torchrun, *resume, "--max-steps", "14", *shard],
+        ["-m", "torchvae", *resume, "--max-steps", "18"],
+        ["-m", "jaxvae", *resume, "--max-steps", "20", "--devices", "4", *shard],
+        ["-m", "torchvae", *flags, "--max-steps", "20", "--out", str(whole)],
+    ):
+        result = subprocess.run([sys.executable, *command], check=False, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    actual, expected = (
+        weight_file.load_checkpoint(checkpoints.path(run_folder.read(path), 20)) for path in (run, whole)
+    )
+    assert actual.average is not None
+    assert expected.average is not None
+    assert gap(actual.average, expected.average) < NEAR
+    assert gap(actual.weights, expected.weights) < NEAR
+    assert gap(actual.optimizer, expected.optimizer) < NEAR
+
+
+def test_rows_are_of_the_first_dimension_that_the_devices_divide() -> None:
+    sharded, shared = (AbstractMesh((8,), (axis,)) for axis in (parallel.ROWS, parallel.WHOLE))
+    shapes = {(16, 3): (parallel.ROWS,), (3, 3, 3, 8): (None, None, None, parallel.ROWS), (9,): (), (): (), (0,): ()}
+    assert {shape: tuple(parallel.rows_of(sharded, shape)) for shape in shapes} == shapes
+    assert not any(parallel.rows_of(shared, shape) for shape in shapes)
+
+
+def test_all_processes_take_part_when_a_checkpoint_is_due(tmp_path) -> None:
+    """Also those that write none: the rows of all are gathered."""
+    side, gathered, saved = NumpyBackend(), [], []
+    vars(side).update(
+        gathered=lambda spec, state: gathered.append(state) or "whole",
+        save_checkpoint=lambda path, spec, state, train: saved.append(state),
+        first=lambda: False,
+    )
+    spec = Spec()
+    session = Session(run_folder.Run(tmp_path, spec, {"checkpoint_every": 2, "keep": 2}), some(spec), None, None)
+    for step in (1, 2, 3):
+        save_part(side, session, Part("rows", 1, step, np.zeros((step, 3))), now=step == 3)
+    assert (gathered, saved) == (["rows"] * 2, [])
+
+
 def test_two_processes_of_jax_train_the_run_of_one(alone, tmp_path) -> None:
     """Of two devices each, and 65 images, which 4 doesn't divide."""
     statuses = [
@@ -72,12 +155,7 @@ def test_two_processes_of_jax_train_the_run_of_one(alone, tmp_path) -> None:
 @pytest.mark.parametrize("name", ["everything", "beta-b", "adversarial", "iwae"])
 def test_processes_of_torch_train_the_run_of_one(name: str, tmp_path) -> None:
     """Started by torchrun; of each epoch's last batch one of them gets nothing."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command = [*launch, "-m", "parity_tests.support.distributed_runs", "torchvae", str(tmp_path), "1", name]
-    subprocess.run(command, check=True, capture_output=True)
-    result = dict(np.load(tmp_path / f"{name}-1.npz"))
-    del result["compiled"]
-    assert gap(result, trained(torchvae, name, None)) < NEAR
+    assert under_torchrun(tmp_path, "1", name) < NEAR
 
 
 def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> None:
@@ -116,6 +194,16 @@ def test_a_process_that_dies_ends_the_others_and_the_run_resumes(tmp_path) -> No
             torchvae,
             "--devices 2",
             "--devices must be 1, as each of torchvae's processes has one, found 2; start as many",
+        ),
+        (
+            jaxvae,
+            "--shard parameters",
+            "--shard parameters needs several devices to divide them among, found 1; give --devices N, ",
+        ),
+        (
+            torchvae,
+            "--shard parameters",
+            "--shard parameters needs several devices to divide them among, found 1; start several processes: torchrun",
         ),
         (
             NUMPY_BACKEND,
