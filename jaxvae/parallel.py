@@ -219,6 +219,6 @@ def _constrained(tree: Tree, place: Callable[[Any, tuple[int, ...]], PartitionSp
     return jax.tree.map(constrain, tree)
 
 
-def is_sharded(leaf: Array) -> bool:
-    """Whether an array is of a mesh whose devices hold some rows of the parameters each."""
-    return jax.typeof(leaf).sharding.mesh.axis_names == (ROWS,)
+def is_sharded(tensor: Array) -> bool:
+    """Whether each of several devices holds some rows of the tensor."""
+    return jax.typeof(tensor).sharding.mesh.axis_names == (ROWS,)

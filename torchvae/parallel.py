@@ -155,7 +155,7 @@ def own_rows(tensor: Tensor) -> Tensor:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds some rows of the tensor."""
+    """Whether each of several devices holds some rows of the tensor."""
     if not _sharded:
         return False
     from torch.distributed.tensor import DTensor  # slow to import
