@@ -1,9 +1,10 @@
 """Record the inputs and outputs of every layer of a torch module."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from parity_tests.harness.hooks.record import LayerCall, add, first
@@ -33,6 +34,23 @@ def record(module: nn.Module, leaves: bool = False) -> Iterator[dict[str, LayerC
             with contextlib.suppress(RuntimeError):  # a part of TorchScript takes no hooks
                 stack.callback(layer.register_forward_hook(recorder(name), with_kwargs=True).remove)
         yield calls
+
+
+@contextlib.contextmanager
+def moved(module: nn.Module, change: Callable[[np.ndarray], np.ndarray]) -> Iterator[None]:
+    """Change the first input of each layer's calls inside the context."""
+
+    def before(layer, args):
+        if not (args and isinstance(args[0], Tensor) and (args[0].is_floating_point() or args[0].is_complex())):
+            return None
+        given = _numbers(args[0])
+        return (args[0] + torch.from_numpy(change(given) - given).to(args[0].device), *args[1:])
+
+    with contextlib.ExitStack() as stack:
+        for _, layer in module.named_modules():
+            with contextlib.suppress(RuntimeError):
+                stack.callback(layer.register_forward_pre_hook(before).remove)
+        yield
 
 
 def _numbers(x: Tensor):
