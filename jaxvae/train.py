@@ -421,7 +421,13 @@ def gathered(spec: Spec, state: TrainState) -> TrainState:
 
     Returns:
         The state, which may be the argument itself. Of sharded parameters in several processes it is on the CPU.
+
+    Raises:
+        InputError: If the state's model is not the configuration's.
     """
+    require_spec(spec)
+    require_state("gathered", state, TrainState, spec.training)
+    check_params("gathered", spec.model, state.params, spec.training.stored)
     return complete(state)
 
 

@@ -418,7 +418,13 @@ def gathered(spec: Spec, state: TrainState, optimizer: MakeOptimizer | None = No
 
     Returns:
         The state, which may be the argument itself. Of sharded parameters it is on the CPU.
+
+    Raises:
+        InputError: If the state's model is not the configuration's.
     """
+    require_spec(spec)
+    require_state("gathered", state, TrainState, spec.training)
+    check_params("gathered", spec.model, state.model, spec.training.stored)
     if not any(map(is_sharded, state.model.parameters())):
         return state
     return _changed(spec, state, lambda tensor, parameter: all_rows(tensor.detach()).cpu(), optimizer, None)

@@ -218,8 +218,8 @@ def pixels_drawn(spec: Spec, decoded) -> Tensor:
 
 
 def halved_late(update):
-    def wrong(spec, state, batch, rate):
-        return update(spec, state, batch, rate * (0.5 if state.step >= 23 else 1))
+    def wrong(spec, state, batch, rate, gradient):
+        return update(spec, state, batch, rate * (0.5 if state.step >= 23 else 1), gradient)
 
     return wrong
 

@@ -26,12 +26,14 @@ J, T = jaxvae.layers, torchvae.layers
 dist, objectives = torchvae.distributions, torchvae.objectives
 
 
-def same_padding(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def same_padding(x: jax.Array, kernel: jax.Array, stride: int, padding: int, precision: str) -> jax.Array:
     axes = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, "SAME", dimension_numbers=axes, precision="highest")
 
 
-def at_the_start(x: jax.Array, kernel: jax.Array, stride: int, padding: int, more: tuple[int, int]) -> jax.Array:
+def at_the_start(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, more: tuple[int, int], precision: str
+) -> jax.Array:
     pads = tuple((padding + extra, padding) for extra in more)
     return jax.lax.conv_transpose(x, kernel, (2, 2), pads, transpose_kernel=True, precision="highest")
 

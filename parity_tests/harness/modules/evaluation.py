@@ -226,7 +226,7 @@ class Evaluation:
         A sample moves each input and weight by a unit in the last place, in one of the frameworks. It is drawn in
         float64 also where float32 is compared: a layer that rounds to fewer bits than it should would otherwise hide
         behind the jumps of its own rounding. In float64 the first sample is the error of torch's float32, which holds
-        the rounding within layers too; it is scaled to float64. The last samples move the inputs of the layers: what
+        the rounding within layers too; it is scaled to float64. The last sample moves the inputs of the layers: what
         stands behind a clip sees none of the units that move the networks' inputs.
         """
         exact, scale = self._in_float64()
@@ -252,18 +252,17 @@ class Evaluation:
                 else:
                     moved = entries(exact.torch_numbers(level, _jittered_torch(exact.both, seed)), places)
                     yield "torch", {name: array * scale for name, array in spread(moved, in_torch).items()}
-            for seed in range(SAMPLES // 2):
-                within: dict[str, Arrays] = {}
-                with contextlib.suppress(Exception):  # a layer that takes no other numbers
-                    within = exact._moved_within(level, seed)
-                for framework, moved in within.items():
-                    apart = spread(entries(moved, places), in_jax if framework == "jax" else in_torch)
-                    yield framework, {name: array * scale for name, array in apart.items()}
+            within: dict[str, Arrays] = {}
+            with contextlib.suppress(Exception):  # a layer that takes no other numbers
+                within = exact._moved_within(level)
+            for framework, moved in within.items():
+                apart = spread(entries(moved, places), in_jax if framework == "jax" else in_torch)
+                yield framework, {name: array * scale for name, array in apart.items()}
 
-    def _moved_within(self, level: Level, seed: int) -> dict[str, Arrays]:
+    def _moved_within(self, level: Level) -> dict[str, Arrays]:
         """Return a level's numbers in both networks with the inputs of their layers moved by a unit in the last place;
         nothing where JAX's layers can't be reached."""
-        both, net, change = self.both, self.both.net, _jitter(seed)
+        both, net, change = self.both, self.both.net, _jitter(SAMPLES)
         tapped, watch = net.tapped, net.watch
         if tapped is None or watch is None or level == "state":
             return {}
@@ -273,23 +272,23 @@ class Evaluation:
             if call.input.dtype.kind in "fc"
         }
 
-        def in_jax(params: Any) -> Any:
+        def in_jax(taps: Any, params: Any) -> Any:
             return tapped(taps, params, net.state, *both.jax_inputs)
 
         module = self.copied(both.module)
         with torch_layers.moved(module, change):
             outputs = torch_state.called(module, both.torch_inputs)
         if level == "outputs":
-            mine, other = both.outputs(in_jax(net.params), detached(outputs))
+            mine, other = both.outputs(compiled(in_jax)(taps, net.params), detached(outputs))
             return {"jax": mine, "torch": other}
         assert self.losses is not None
         loss, torch_loss = self.losses[0], self.torch_loss(outputs)
         if level == "loss":
             return {
-                "jax": {"the loss": np.asarray(loss(in_jax(net.params)))},
+                "jax": {"the loss": np.asarray(loss(in_jax(taps, net.params)))},
                 "torch": {"the loss": torch_loss.numpy(force=True)},
             }
-        slopes = jax.grad(lambda params: loss(in_jax(params)))(net.params)
+        slopes = compiled(jax.grad(lambda params, taps: loss(in_jax(taps, params))))(net.params, taps)
         torch_loss.backward()
         return {"jax": _gradients(both, slopes), "torch": both.gradients(module)}
 

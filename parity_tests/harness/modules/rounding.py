@@ -17,7 +17,7 @@ _WORSE = 4.0  # a correct implementation may round so much worse than another, b
 _TILE = 1_000_003  # a prime, so that rows of a usual length differ
 SAMPLES = 8
 """How many samples of inputs and weights are drawn before an entry counts as different."""
-_BEYOND = 1e4  # tolerances: what is left so large by samples of inputs and weights is not drawn within the networks
+_BEYOND = 1e3  # tolerances: what is left so large by samples of inputs and weights is not drawn within the networks
 
 Sample = tuple[str, Arrays]
 """The framework in which a sample was drawn, and how far each entry moved."""

@@ -455,7 +455,7 @@ def test_what_is_no_run_is_refused(package: str, tmp_path, capsys) -> None:
 )
 def test_without_the_extra_one_sentence_says_which(package, format, module, run, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    says = rf"Exporting to {format} needs {module}; run pip install 'jaxvae\[export\]'\."
+    says = rf"Exporting to {format} needs {module}; run pip install -e '\.\[export\]' in the clone\."
     refused(package, capsys, says, run, format, tmp_path / "out")
 
 
