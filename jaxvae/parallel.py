@@ -200,8 +200,9 @@ def _put(tree: Tree, place: Callable[[Any, tuple[int, ...]], PartitionSpec]) -> 
     mesh = _mesh
 
     def put(leaf: Any) -> Array:
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return random.wrap_key_data(put(random.key_data(leaf)), impl=random.key_impl(leaf))
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # whose words two devices would divide
+            words = everywhere(random.key_data(leaf))
+            return random.wrap_key_data(words, impl=random.key_impl(leaf))
         host = np.asarray(leaf)
         sharding = NamedSharding(mesh, place(mesh, host.shape))
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -177,6 +177,7 @@ def shard_layers(model: nn.Module, device: torch.device | str, apart: tuple[str,
         for module in (*layers, network):
             unit = fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=numbers)
             unit.set_gradient_divide_factor(1.0)  # the loss is divided already
+            unit.set_force_sum_reduction_for_comms(True)  # in float32 FSDP2 would ask gloo for what NCCL alone has
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:
