@@ -141,7 +141,7 @@ def _matrix(layers: list[dict]) -> Array | None:
         return None
     kernel, bias = (jnp.concatenate([layer[name] for layer in layers], -1) for name in ("kernel", "bias"))
     inputs, outputs = kernel.shape
-    more = (0, _even(inputs + 1) - inputs - 1), (0, _even(outputs) - outputs)
+    more = (0, _rounded_up(inputs + 1) - inputs - 1), (0, _rounded_up(outputs) - outputs)
     return jnp.pad(jnp.concatenate([kernel, bias[None]]), more)
 
 
@@ -150,5 +150,5 @@ def _at(network: dict, layer: layout.Layer) -> dict:
     return functools.reduce(lambda tree, name: tree[name], layer.path[1:], network)
 
 
-def _even(size: int) -> int:
+def _rounded_up(size: int) -> int:
     return -(-size // _MULTIPLE) * _MULTIPLE

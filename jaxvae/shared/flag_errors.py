@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tyro import _errors
+import tyro
 
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.text import LONGEST, closest, named, printable, shown, suggestion
 
+_errors: Any = getattr(tyro, "_errors", None)
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "a value", "PATH": "a path"}
 
 
@@ -26,16 +27,20 @@ def in_one_sentence(arguments: Sequence[str], help_of: Callable[[list[str]], Any
         help_of: Prints the help of the command line that it is given, and raises SystemExit.
     """
 
-    def stop(event: _errors.ParseErrorEvent) -> None:
-        if sentence := _sentence(event, arguments, help_of):
+    def stop(event: Any) -> None:
+        sentence = ""
+        with contextlib.suppress(Exception):  # another tyro's events: its box says it
+            sentence = _sentence(event, arguments, help_of)
+        if sentence:
             print(printable(f"{event.prog.partition(' ')[0]}: {sentence}", LONGEST), file=sys.stderr)
             raise SystemExit(InputError.status)
 
-    with _errors.on_parse_error(stop):
+    # Tyro promises nothing of these names: without them it prints its boxes.
+    with getattr(_errors, "on_parse_error", lambda _: contextlib.nullcontext())(stop):
         yield
 
 
-def _sentence(event: _errors.ParseErrorEvent, arguments: Sequence[str], help_of: Callable) -> str:
+def _sentence(event: Any, arguments: Sequence[str], help_of: Callable) -> str:
     """The sentence; empty for an event that a later tyro may add."""
     command = list(arguments[:1]) if arguments and re.match(r"[\w-]+$", arguments[0]) and arguments[0][0] != "-" else []
     program = event.prog.partition(" ")[0]
