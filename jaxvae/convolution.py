@@ -6,29 +6,26 @@ transposed convolutions are slow loops, which make a training step 40 times slow
 therefore a matrix product, in which the patch of pixels that an output sees is a row."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxvae.devices import has_gpu
 from jaxvae.products import CONVOLUTIONS, product
 from jaxvae.shared.config.choices import Precision
+
+_Convolution = Callable[[Array, Array], Array]
+_SMALL = 2
 
 
 def convolve(x: Array, kernel: Array, stride: int, padding: int, precision: Precision = "float32") -> Array:
     """Convolve images, to heights and widths of floor((n + 2 * padding - k) / stride) + 1. kernel: `[k, k, inputs,
     outputs]`; precision: of the products."""
 
-    def op(x: Array, kernel: Array, asked: Any) -> Array:
-        return lax.platform_dependent(
-            x,
-            kernel,
-            cpu=functools.partial(_by_products, stride, padding),
-            default=functools.partial(_by_xla, stride, padding, asked),
-        )
-
-    return product(precision, op, x, kernel, CONVOLUTIONS)
+    return product(precision, functools.partial(_convolved, stride, padding), x, kernel, CONVOLUTIONS)
 
 
 def transposed(
@@ -44,14 +41,31 @@ def transposed(
         def by_xla(x: Array, kernel: Array) -> Array:
             return jax.linear_transpose(lambda y: _by_xla(stride, padding, asked, y, kernel), shape)(x)[0]
 
-        return lax.platform_dependent(
-            x,
-            kernel,
-            cpu=lambda x, kernel: _overlaid(_product(x, _rows(kernel).T), edge, stride, padding, shape),
-            default=by_xla,
-        )
+        def by_products(x: Array, kernel: Array) -> Array:
+            return _overlaid(_product(x, _rows(kernel).T, asked), edge, stride, padding, shape)
 
-    return product(precision, op, x, kernel, CONVOLUTIONS)
+        return _on(x, kernel, max(x.shape[1:3]), by_products, by_xla)
+
+    def to_kernel(x: Array, g: Array, asked: Any) -> Array:
+        return jax.linear_transpose(lambda kernel: _convolved(stride, padding, g, kernel, asked), kernel)(x)[0]
+
+    # JAX's own gradient of the kernel is a convolution of x with zeros between its pixels, for which a GPU's library
+    # has no kernel: XLA writes the zeros down and transposes both operands.
+    gradients = (functools.partial(_convolved, stride, padding), to_kernel) if has_gpu() else None
+    return product(precision, op, x, kernel, CONVOLUTIONS, gradients)
+
+
+def _convolved(stride: int, padding: int, x: Array, kernel: Array, asked: Any) -> Array:
+    smaller = max((n + 2 * padding - len(kernel)) // stride + 1 for n in x.shape[1:3])
+    by_products, by_xla = (functools.partial(by, stride, padding, asked) for by in (_by_products, _by_xla))
+    return _on(x, kernel, smaller, by_products, by_xla)
+
+
+def _on(x: Array, kernel: Array, smaller: int, by_products: _Convolution, by_xla: _Convolution) -> Array:
+    """Apply what suits the device. smaller: the larger side of the smaller map."""
+    # XLA takes the gradients of so small maps for other convolutions, whose operands it transposes.
+    on_gpu = by_products if smaller <= _SMALL else by_xla
+    return lax.platform_dependent(x, kernel, cpu=by_products, cuda=on_gpu, default=by_xla)
 
 
 def _by_xla(stride: int, padding: int, asked: Any, x: Array, kernel: Array) -> Array:
@@ -60,14 +74,14 @@ def _by_xla(stride: int, padding: int, asked: Any, x: Array, kernel: Array) -> A
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers, precision=asked)
 
 
-def _by_products(stride: int, padding: int, x: Array, kernel: Array) -> Array:
+def _by_products(stride: int, padding: int, asked: Any, x: Array, kernel: Array) -> Array:
     edge, (inputs, outputs) = len(kernel), kernel.shape[2:]
     if stride == 1 and outputs < inputs and padding < edge:  # products to few outputs are less than those of patches
         flipped = kernel[::-1, ::-1].swapaxes(2, 3)
         size = (n + 2 * padding - edge + 1 for n in x.shape[1:3])
         shape = jax.ShapeDtypeStruct((x.shape[0], *size, outputs), x.dtype)
-        return _overlaid(_product(x, _rows(flipped).T), edge, 1, edge - 1 - padding, shape)
-    return _product(_patches(x, edge, stride, padding), _rows(kernel))
+        return _overlaid(_product(x, _rows(flipped).T, asked), edge, 1, edge - 1 - padding, shape)
+    return _product(_patches(x, edge, stride, padding), _rows(kernel), asked)
 
 
 def _patches(x: Array, edge: int, stride: int, padding: int) -> Array:
@@ -107,7 +121,7 @@ def _rows(kernel: Array) -> Array:
     return kernel.reshape(-1, kernel.shape[3])
 
 
-def _product(x: Array, matrix: Array) -> Array:
+def _product(x: Array, matrix: Array, asked: Any) -> Array:
     """Of the last axis. As plain matrices: with more axes XLA copies both before it contracts them for a gradient."""
-    rows = jnp.dot(x.reshape(-1, x.shape[-1]), matrix, precision="highest")
+    rows = jnp.dot(x.reshape(-1, x.shape[-1]), matrix, precision=asked)
     return rows.reshape(*x.shape[:-1], matrix.shape[1])

@@ -51,7 +51,12 @@ def terms(precision: Precision, x: Array) -> tuple[Array, ...]:
 
 
 def product(
-    precision: Precision, op: Product, x: Array, w: Array, native: Mapping[str, Mapping[str, Any]] = MATRICES
+    precision: Precision,
+    op: Product,
+    x: Array,
+    w: Array,
+    native: Mapping[str, Mapping[str, Any]] = MATRICES,
+    gradients: tuple[Product, Product] | None = None,
 ) -> Array:
     """Multiply in a lower precision, with gradients whose products have it too.
 
@@ -61,6 +66,8 @@ def product(
         x: Its left operand.
         w: Its right operand.
         native: What the devices have of their own. On all others the operands are rounded first.
+        gradients: Of the result's gradient and w the gradient of x, and of x and the result's that of w; by default
+            the transposes of `op`. With them there is no forward-mode derivative.
 
     Returns:
         The product, added in float32.
@@ -69,10 +76,12 @@ def product(
         Henry, Tang & Heinecke 2019, "Leveraging the bfloat16 Artificial Intelligence Datatype for Higher-Precision
         Computations", for `bf16x3`.
     """
-    if precision == "float32":
+    if precision == "float32" and gradients is None:
         return op(x, w, _FULL)
 
     def on(platform: str) -> Callable[[Array, Array], Array]:
+        if precision == "float32":
+            return lambda x, w: op(x, w, _FULL)
         asked = native.get(platform, {}).get(precision)
         if asked is not None:
             return lambda x, w: op(x, w, asked)
@@ -90,8 +99,8 @@ def product(
         def to_w(x: Array, g: Array, asked: Any) -> Array:
             return jax.linear_transpose(lambda w: op(x, w, asked), operands[1])(g)[0]
 
-        x, w = operands
-        return product(precision, to_x, g, w, native), product(precision, to_w, x, g, native)
+        (x, w), (of_x, of_w) = operands, gradients or (to_x, to_w)
+        return product(precision, of_x, g, w, native), product(precision, of_w, x, g, native)
 
     multiplied.defvjp(lambda x, w: (multiplied(x, w), (x, w)), backward)
     return multiplied(x, w)

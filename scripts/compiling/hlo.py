@@ -311,41 +311,42 @@ def _product(one: Instruction, named: Mapping[str, Instruction]) -> Product:
         shape = f"{f'{batch} x ' * (batch > 1)}[{out.size // max(columns * batch, 1)}, {columns}] over {inner}"
         operations = 2 * out.size * inner
     else:
-        kernel, shape = _convolved(one, operands)
-        operations = 2 * out.size * kernel
+        operations, shape = _convolved(one, operands[1], out) if len(operands) > 1 else (0, "convolution")
     algorithm = re.search(r"algorithm=(\w+)", one.text)
     return Product(one.opcode, shape, operands[0].dtype, algorithm[1] if algorithm else _asked(one), operations)
 
 
 def _asked(one: Instruction) -> str:
     """The precision that a product's operands were asked for; XLA writes none for the default."""
-    asked = re.search(r"operand_precision=\{(\w+),(\w+)\}", one.text)
+    asked = re.search(r"operand_precision=\{(\w+),", one.text)
     return asked[1] if asked else "default"
 
 
-def _convolved(one: Instruction, operands: list[Shape]) -> tuple[int, str]:
-    """The products in each number that a convolution gives, and its shape in words."""
+def _convolved(one: Instruction, kernel: Shape, result: Shape) -> tuple[int, str]:
+    """The operations of a convolution, or of its gradients, which are as many, and its shape in words."""
     labels = re.search(r"dim_labels=\w+_(\w+)->(\w+)", one.text)
-    if len(operands) < 2 or labels is None:
-        return 1, "convolution"
-    features = operands[1].dims[labels[1].index("o")]
-    taps = operands[1].size // features
+    if labels is None:
+        return 0, "convolution"
+    features = kernel.dims[labels[1].index("o")]
+    taps = kernel.size // features
     window = re.search(r"window=\{size=([\dx]+)", one.text)
+    operations = 2 * result.size * taps
     if window is None:  # a TPU's product of matrices
-        return taps, f"[{one.shapes[0].size // features}, {features}] over {taps}"
-    return taps, f"{window[1]} to {features} features, {list(one.shapes[0].dims)}"
+        return operations, f"[{result.size // features}, {features}] over {taps}"
+    return operations, f"{window[1]} to {features} features, {list(one.shapes[0].dims)}"
 
 
 def _library_product(target: str, one: Instruction, named: Mapping[str, Instruction]) -> Product:
     operands = [named[name].shapes[0] for name in one.operands if name in named]
     out = one.shapes[0]
     kind = target.strip("_").replace("$", " ")
-    if "dim_labels" in one.text:
-        taps, shape = _convolved(one, operands)
-        forward = "forward" in target.lower() or "conv" not in target.lower()
-        # The gradients of a convolution have the products of its own, of which another array is what it gives.
-        whole = max((shape.size for shape in operands), default=0) if not forward else 0
-        operations = 2 * (out.size * taps if forward else whole * taps)
+    if "dim_labels" in one.text and len(operands) > 1:
+        kernel, result = operands[1], out
+        if "BackwardInput" in target:
+            result = operands[0]
+        elif "BackwardFilter" in target:
+            kernel, result = out, operands[1]
+        operations, shape = _convolved(one, kernel, result)
         return Product(kind, shape, operands[0].dtype, _asked(one), operations)
     contracted = re.search(r'"lhs_contracting_dimensions":\["(\d+)"', one.text)
     inner = operands[0].dims[int(contracted[1])] if contracted and operands else 1

@@ -12,11 +12,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from compiling.devices import Target, topology
 from compiling.hlo import Loop, Program, Work
-from jaxvae import evaluate, generate, parallel, sweep, train
+from jaxvae import convolution, evaluate, generate, parallel, sweep, train
 from jaxvae.shared.config.choices import Shard
 from jaxvae.shared.config.spec import Spec, resolved
 
-train.has_gpu = lambda: True  # for which these programs are compiled, though none is here
+convolution.has_gpu = train.has_gpu = lambda: True  # for which these programs are compiled, though none is here
 
 ProgramName = Literal["train", "evaluate", "sample", "sweep"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import jaxvae
 import torchvae
-from jaxvae import nets
+from jaxvae import convolution, nets
 from jaxvae.convolution import convolve, transposed
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
@@ -130,6 +130,30 @@ def test_any_size_comes_back_as_it_went_in(hidden: tuple[int, ...]) -> None:
         assert layout.sizes(model)[-1] == tuple(-(-n // 2 ** len(hidden)) for n in (height, width))
         if i % 16 == 0:
             assert jax.eval_shape(functools.partial(there_and_back, model)).shape == (4, model.pixels)
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+@pytest.mark.parametrize("size", [(3, 4), (9, 6)], ids=["products on GPUs", "convolutions"])
+def test_what_other_devices_compute_is_what_a_cpu_does(device: str, size: tuple[int, int], monkeypatch) -> None:
+    """Values and gradients, of a convolution and of the transpose of another, by what this processor runs of it."""
+    kernels = jnp.asarray(RNG.normal(size=(2, 3, 3, 4, 2)))
+    x, back = jnp.asarray(RNG.normal(size=(3, *size, 4))), jnp.asarray(RNG.normal(size=(3, *size, 4)))
+
+    def both(kernels: jax.Array, x: jax.Array) -> jax.Array:
+        hidden = jnp.tanh(convolve(x, kernels[0], 2, 1))
+        return transposed(hidden, kernels[1], 2, 1, (1 - size[0] % 2, 1 - size[1] % 2))
+
+    def pulled() -> tuple:
+        value, pull = jax.vjp(lambda kernels, x: both(kernels, x), kernels, x)
+        return value, *pull(back)
+
+    expected = jax.jit(pulled)()
+    monkeypatch.setattr(convolution, "has_gpu", lambda: device == "cuda")
+    monkeypatch.setattr(
+        lax, "platform_dependent", lambda *given, default, **others: others.get(device, default)(*given)
+    )
+    for actual, one in zip(jax.jit(lambda: pulled())(), expected, strict=True):
+        np.testing.assert_allclose(actual, one, rtol=0, atol=1e-12)
 
 
 def there_and_back(model: ModelSpec) -> jax.Array:

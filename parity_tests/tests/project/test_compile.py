@@ -77,6 +77,26 @@ def test_a_librarys_convolution_has_the_precision_that_it_was_asked_for(asked: s
     assert (kind, found, operations) == ("cudnn convForward", precision, 2 * 2 * 4 * 4 * 4 * 27)
 
 
+@pytest.mark.parametrize(
+    ("target", "operands", "result"),
+    [
+        ("convBiasActivationForward", ["2,8,8,3", "4,3,3,3", "4"], "2,4,4,4"),
+        ("convBackwardInput", ["2,4,4,4", "4,3,3,3"], "2,8,8,3"),
+        ("convBackwardFilter", ["2,8,8,3", "2,4,4,4"], "4,3,3,3"),
+    ],
+)
+def test_the_gradients_of_a_convolution_are_as_many_operations(target: str, operands: list[str], result: str) -> None:
+    given = "".join(f"  %p{i} = f32[{dims}] parameter({i})\n" for i, dims in enumerate(operands))
+    names, asked = ", ".join(f"%p{i}" for i in range(len(operands))), ["highest", "highest", "default"][: len(operands)]
+    program = Program(f"""ENTRY %main (x: f32[]) -> (f32[{result}], u8[0]) {{
+{given}  ROOT %y = (f32[{result}], u8[0]{{0}}) custom-call({names}), window={{size=3x3 stride=2x2 pad=1_1x1_1}}, dim_labels=b01f_o01i->b01f, operand_precision={{{",".join(asked)}}}, custom_call_target="__cudnn${target}"
+}}
+""")  # noqa: E501
+    ((_, shape, _, precision, operations),) = program.work().products
+    assert shape == f"3x3 to 4 features, [{result.replace(',', ', ')}]"
+    assert (precision, operations) == ("highest", 2 * 2 * 4 * 4 * 4 * 27)
+
+
 def test_an_estimate_is_of_the_longest_of_launch_bytes_and_operations() -> None:
     step, target = Program(TEXT).work("step"), devices.target("h100:8")
     h100 = target.device
@@ -173,6 +193,23 @@ def test_a_step_of_the_default_preset_is_at_most_28_kernels(tmp_path, generated:
     """Of which 11 are products, generated or the library's."""
     found = compiled(tmp_path, "--for", "h100", "--xla", f"xla_gpu_enable_triton_gemm={generated}")
     assert (found["kernels"], len(found["products"]), found["copies"]) <= (28, 11, 0)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_one_program_whose_products_are_batched(tmp_path) -> None:
+    """Of 32 members, in at most twice the kernels of one."""
+    found = compiled(tmp_path, "--for", "h100", "--program", "sweep")
+    assert (found["kernels"], found["copies"], found["waits"]) <= (2 * 28, 0, False)
+    assert {product["shape"].partition(" x ")[0] for product in found["products"]} == {"32"}
+
+
+@pytest.mark.slow
+def test_nothing_is_transposed_around_a_convolution(tmp_path) -> None:
+    found = compiled(tmp_path, "--for", "h100", "--preset", "conv", "--text", str(tmp_path))
+    assert not found["copies"]
+    assert len([one for one in found["products"] if one["kind"] == "convolution"]) == 20
+    (text,) = tmp_path.glob("*.txt")
+    assert "transpose_fusion" not in text.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
