@@ -227,7 +227,7 @@ def test_the_form_for_cpus_is_that_for_accelerators(kind, stride: int, more: tup
 
         actual = jax.jit(jax.vmap(jax.value_and_grad(applied, (0, 1))))(x, kernel)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lax, "platform_dependent", lambda *x, cpu, default: default(*x))
+            patch.setattr(lax, "platform_dependent", lambda *x, default, **others: default(*x))
             expected = jax.jit(jax.vmap(jax.value_and_grad(lambda *x: applied(*x), (0, 1))))(x, kernel)
         for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
