@@ -20,7 +20,8 @@ def in_mode(
         first: How many parameters stand before the inputs.
 
     Returns:
-        A function from the inputs to the positional and the keyword arguments of the call.
+        A function from the inputs to the positional and the keyword arguments of the call. What the inputs have by
+        keyword stays as it is.
     """
     flags = {"train": train, "training": train, "is_training": train, "deterministic": not train}
     flags["use_running_average"] = not train
@@ -34,9 +35,11 @@ def in_mode(
 
     asked = {p.name for p in parameters if p.name in flags or p.name == "rngs"}
 
-    def arguments(*inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        left, positional, keywords = list(inputs), [], {}
+    def arguments(*inputs: Any, **given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        left, positional, keywords = list(inputs), [], given
         for parameter in parameters:
+            if parameter.name in given:
+                continue
             if parameter.name in asked:
                 if parameter.kind in _POSITIONAL and (left or parameter.kind is inspect.Parameter.POSITIONAL_ONLY):
                     positional.append(value(parameter))

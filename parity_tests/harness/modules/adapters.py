@@ -17,6 +17,7 @@ from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
 from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules.inputs import Arguments, Form
 from parity_tests.harness.modules.mapping import canonical
 from parity_tests.harness.modules.validation import kind
 
@@ -38,17 +39,17 @@ class Network(NamedTuple):
     """Maps taps and the same arguments to the outputs, see `jax_layers.record`."""
 
 
-def network(model: Any, params: Any, dtype: str, train: bool) -> Network:
+def network(model: Any, params: Any, dtype: str, train: bool, form: Form, method: str = "__call__") -> Network:
     """Adapt a Flax NNX module (`params` None, or its state), a Linen module (its variables) or a function
-    `f(params, *inputs)`, with its floats in `dtype`."""
+    `f(params, *inputs)`, with its floats in `dtype`. The inputs are the arrays of a form."""
     if isinstance(model, nnx.Module):
-        return _nnx(model, params, dtype, train)
+        return _nnx(model, params, dtype, train, form, method)
     if params is None:
         raise InputError(f"params: {kind(model)} needs its parameters; found None: pass the result of its init.")
     params = nn.meta.unbox(params)
     if isinstance(model, nn.Module):
-        return _linen(model, params, dtype, train)
-    return _function(model, params, dtype, train)
+        return _linen(model, params, dtype, train, form, method)
+    return _function(model, params, dtype, train, form)
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -87,7 +88,18 @@ def _path(path: Any) -> str:
     return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
 
 
-def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
+def _in_form(form: Form, *given: Any, **more: Any) -> Callable[..., Arguments]:
+    """What `in_mode` returns, as a function of the arrays of a form."""
+    arguments = in_mode(*given, **more)
+
+    def of_arrays(*arrays: Any) -> Arguments:
+        positional, keywords = form(arrays, jnp.asarray)
+        return arguments(*positional, **keywords)
+
+    return of_arrays
+
+
+def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool, form: Form, method: str) -> Network:
     module = nnx.clone(model)
     if params is not None:
         nnx.update(module, params)
@@ -96,7 +108,7 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
     else:
         module.eval()
     recast_nnx(module, dtype)
-    arguments = in_mode(module.__call__, train, lambda: nnx.Rngs(0))
+    arguments = _in_form(form, getattr(module, method), train, lambda: nnx.Rngs(0))
     graph, trained, state, rest = nnx.split(module, nnx.Param, _is_state, ...)
 
     def merged(params: Any, state: Any) -> Any:
@@ -104,19 +116,19 @@ def _nnx(model: nnx.Module, params: Any, dtype: str, train: bool) -> Network:
 
     def apply(params: Any, state: Any, *inputs: Any) -> tuple[Any, Any]:
         module = merged(params, state)
-        outputs = applied(module, arguments(*inputs))
+        outputs = applied(getattr(module, method), arguments(*inputs))
         return outputs, nnx.to_pure_dict(nnx.state(module, _is_state))
 
     def recorded(traced: Traced | None, params: Any, state: Any, *inputs: Any) -> dict[str, LayerCall]:
         module = merged(params, state)
         with jax.disable_jit(), jax_layers.record(module, traced=traced) as calls, until_failure(traced):
-            applied(module, arguments(*inputs))
+            applied(getattr(module, method), arguments(*inputs))
         return calls
 
     def tapped(taps: Any, params: Any, state: Any, *inputs: Any) -> Any:
         module = merged(params, state)
         with jax.disable_jit(), jax_layers.record(module, taps=taps):
-            return applied(module, arguments(*inputs))
+            return applied(getattr(module, method), arguments(*inputs))
 
     params, state = (cast(nnx.to_pure_dict(tree), dtype) for tree in (trained, state))
     return Network(params, state, apply, watched(recorded), tapped)
@@ -130,17 +142,17 @@ def _is_state(path: Any, value: Any) -> bool:
     return isinstance(held, jax.Array | np.ndarray) and not jnp.issubdtype(held.dtype, jax.dtypes.extended)
 
 
-def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network:
+def _linen(model: nn.Module, variables: Any, dtype: str, train: bool, form: Form, method: str) -> Network:
     whole = "params" in variables or "batch_stats" in variables  # a model may have state alone
     state = dict(cast(variables if whole else {"params": variables}, dtype))
     params = state.pop("params", {})
-    arguments = in_mode(model.__call__, train, lambda: {"dropout": jax.random.key(0)})
+    arguments = _in_form(form, getattr(model, method), train, lambda: {"dropout": jax.random.key(0)})
+    options: dict[str, Any] = {"rngs": {"dropout": jax.random.key(0)}, "method": method}
 
     def called(mutable: Any, params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
         positional, keywords = arguments(*inputs)
-        rngs = {"dropout": jax.random.key(0)}
         with recast_linen(dtype):
-            result = model.apply({"params": params, **state}, *positional, **keywords, rngs=rngs, mutable=mutable)
+            result = model.apply({"params": params, **state}, *positional, **keywords, **options, mutable=mutable)
         return result if mutable else (result, state)  # type: ignore[return-value]
 
     writes = True if train and state else None  # a model may ask whether its state is mutable
@@ -170,9 +182,9 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool) -> Network
     return Network(params, state, apply, watched(recorded), tapped)
 
 
-def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool) -> Network:
+def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool, form: Form) -> Network:
     """Running statistics in a function's Linen variables are state: nothing trains them."""
-    arguments = in_mode(call, train, lambda: {"dropout": jax.random.key(0)}, first=1)
+    arguments = _in_form(form, call, train, lambda: {"dropout": jax.random.key(0)}, first=1)
     params = cast(params, dtype)
     split = isinstance(params, Mapping) and "params" in params and "batch_stats" in params
     state = {"batch_stats": params["batch_stats"]} if split else {}

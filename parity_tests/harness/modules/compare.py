@@ -19,6 +19,7 @@ from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
+from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, resolve
@@ -92,6 +93,10 @@ def compare_modules(
     input_layouts: Layouts = None,
     output_layouts: Layouts = None,
     outputs: Mapping[str, str] | None = None,
+    jax_inputs: Any = None,
+    torch_inputs: Any = None,
+    method: str | None = None,
+    torch_method: str | None = None,
     strict: bool = False,
 ) -> Report:
     """Compare a JAX model with a torch module: outputs, state, loss, gradients, optimizer steps.
@@ -107,7 +112,8 @@ def compare_modules(
             order of calls; `{path: name}` lists pairs, as in `{"conv1/kernel": "conv1.weight"}`; `[(regex,
             replacement)]` lists rules, of which the first that matches the whole path gives the name. A pair or a rule
             may end in a `Transform`. A name may end in rows, as in `"rnn.weight_ih_l0[0:8]"`.
-        inputs: One array or several, in torch's layout.
+        inputs: One array or several, in torch's layout, or `Inputs(...)` of what else both are called with: trees of
+            arrays, arguments by keyword, options.
         losses: `(jax_loss, torch_loss)`; each maps its model's outputs to one number. With losses, every gradient is
             compared.
         optimizers: `(optax_optimizer, make_torch_optimizer)`; the second maps parameters to a torch optimizer. Both
@@ -129,12 +135,19 @@ def compare_modules(
             both at smaller weights if a tensor was not exercised. "compare" changes nothing and compares the weights
             first.
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
-        input_layouts: How JAX holds each input, in a list or by number in a dict: "channels_last", "same", or torch's
+        input_layouts: How JAX holds each input, in a list, or in a dict by its number or its name in `Inputs`, as in
+            `"inputs['mask']"`: "channels_last", "same", or torch's
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
         output_layouts: How JAX holds each output, in a list or by its place in torch in a dict. By default it is the
             one of the two usual layouts in which the numbers are nearer.
         outputs: Which output of the JAX model is which of the torch module's, as in `{"output[0]": "output['mean']"}`.
             By default they are paired by name where both have names and by position where both have positions.
+        jax_inputs: The JAX model's own arguments, where they differ from torch's: one array, several, or `Inputs`.
+            Arrays of the same numbers in both, in any of the usual layouts, are one input. Any other array, or one that
+            equals several, is not moved, and is listed as not exercised.
+        torch_inputs: The torch module's own arguments, with `jax_inputs`.
+        method: The method of the Flax module that is called in place of the module itself.
+        torch_method: That of the torch module.
         strict: Whether a parameter, buffer or input that moves no output is a failure. It is listed in any case.
 
     Returns:
@@ -148,19 +161,22 @@ def compare_modules(
     validation.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
-    layouts.check_places(input_layouts, "input_layouts", range(len(validation.arrays(inputs, dtype))))
     validation.check_outputs(outputs)
+    validation.check_method(jax_model, method, torch_module, torch_method)
+    own = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype).own
     torch_module = torch_state.plain(torch_module)
     given: Mapping[Any, Any] = (
         output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
     )
 
     def made(dtype: str) -> Both:
-        net = network(jax_model, params, dtype, train)
+        call = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype)
+        net = network(jax_model, params, dtype, train, call.in_jax, method or "__call__")
         module = torch_state.recast(torch_state.copied(torch_module), dtype).train(train)
+        if torch_method is not None:
+            module.forward = getattr(module, torch_method)
         placed = {place: layout for place, layout in given.items() if layout is not None}
-        arrays = validation.arrays(inputs, dtype)
-        return Both(net, module, (), arrays, dtype, channels_last, input_layouts, placed, outputs)
+        return Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
 
     with settings(dtype):
         both = made(dtype)
@@ -204,8 +220,8 @@ def compare_modules(
                 return Report(about, tuple(findings), diagnosis=_diagnosed(finding, diagnose), drawn=drawn)
             del diagnose  # it holds the arrays of its level
         if strict:
-            findings.append(_strict(compared.unexercised, dtype))
-        unexercised, left_out = compared.unexercised, compared.left_out
+            findings.append(_strict((*compared.unexercised, *own), dtype))
+        unexercised, left_out = (*compared.unexercised, *own), compared.left_out
         return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out)
 
 
@@ -213,7 +229,7 @@ def orders(both: Both) -> tuple[list[str], list[str]]:
     """Return the layers of both models in the order in which their first calls return."""
     module = torch_state.copied(both.module)
     with torch_layers.record(module) as calls, torch.no_grad(), contextlib.suppress(Exception):
-        torch_state.called(module, both.torch_inputs)
+        torch_state.called(module, both.torch_arguments)
     if both.net.watch is None:
         return [], []
     in_jax = both.net.watch(both.net.params, both.net.state, *both.jax_inputs)

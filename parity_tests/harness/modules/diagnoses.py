@@ -33,7 +33,7 @@ def _recorded(evaluation: Evaluation) -> tuple[Mapping[str, LayerCall], Mapping[
     both = evaluation.both
     module = torch_state.copied(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
-        torch_state.called(module, both.torch_inputs)
+        torch_state.called(module, both.torch_arguments)
     assert both.net.watch is not None
     return both.net.watch(both.net.params, both.net.state, *both.jax_inputs), calls
 
@@ -44,7 +44,7 @@ def _floors(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> Arrays:
     for seed in range(_FLOORS):
         jittered = evaluation.jittered(seed)
         with torch_layers.record(jittered.module) as moved, torch.no_grad():
-            torch_state.called(jittered.module, jittered.torch_inputs)
+            torch_state.called(jittered.module, jittered.torch_arguments)
         for label, call in calls.items():
             if label in moved:
                 for name, kept, now in zip((f"{label}, input", label), call, moved[label], strict=True):
@@ -73,7 +73,7 @@ def before_failure(error: Exception, evaluation: Evaluation) -> Diagnosis | None
     if both.net.watch is None:
         return None
     calls = _recorded(evaluation)
-    end = LayerCall(both.inputs[0], np.empty(0))
+    end = LayerCall(both.first, np.empty(0))
     found = localize.walk(both.pairs, both.module, calls, (end, end), TOLERANCES[both.dtype])
     if not found or found[0].difference == localize.NOT_CALLED:
         return None  # the first layer that differs raised, and its own message says why
@@ -98,7 +98,7 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
 def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> list[Diagnosis]:
     """Return the layers that differ, and what lies between them, on the way to an output of both networks."""
     both = evaluation.both
-    ends = LayerCall(both.inputs[0], in_jax), LayerCall(both.inputs[0], in_torch)
+    ends = LayerCall(both.first, in_jax), LayerCall(both.first, in_torch)
     calls = _recorded(evaluation)
     floors = _floors(evaluation, calls[1])
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
@@ -129,7 +129,7 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
     mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
     module = torch_state.copied(both.module)
     with torch_layers.record(module) as calls, torch.no_grad():
-        torch_state.called(module, both.torch_inputs)
+        torch_state.called(module, both.torch_arguments)
     cause = state.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
     worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
     return Diagnosis(worst, f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}.", cause)
@@ -199,7 +199,7 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
     in_jax = {name: LayerCall(*map(np.asarray, slope)) for name, slope in slopes.items()}
     module = torch_state.copied(both.module)
     with torch_layers.record_gradients(module) as in_torch:
-        losses[1](torch_state.called(module, both.torch_inputs)).backward()
+        losses[1](torch_state.called(module, both.torch_arguments)).backward()
     tolerance = 1e3 * TOLERANCES[both.dtype]  # gradients that differ by a fault differ by more
     return backward.walk_back(both.pairs, both.module, (in_jax, in_torch), tolerance)
 

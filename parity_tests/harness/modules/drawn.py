@@ -108,7 +108,7 @@ def _filled(both: Both, numbers: Iterable[tuple[str, np.ndarray]]) -> Both:
 
 def _finite(both: Both) -> bool:
     try:
-        outputs = torch_state.called(torch_state.copied(both.module), both.torch_inputs)
+        outputs = torch_state.called(torch_state.copied(both.module), both.torch_arguments)
         return all(np.isfinite(array).any() for array in leaves(outputs).values())
     except Exception:
         return False  # the comparison itself says what is wrong

@@ -94,7 +94,7 @@ class Evaluation:
         """Return the outputs of the torch module and the module after the call."""
         module = self.copied(both.module)
         with raised_by("The torch module"):
-            outputs = torch_state.called(module, both.torch_inputs)
+            outputs = torch_state.called(module, both.torch_arguments)
         if self._sharing is None:  # a module that renormalizes a table in its call needs a copy each time
             self._sharing = torch_state.same_parameters(both.module, module)
         return outputs, module
@@ -277,7 +277,7 @@ class Evaluation:
 
         module = self.copied(both.module)
         with torch_layers.moved(module, change):
-            outputs = torch_state.called(module, both.torch_inputs)
+            outputs = torch_state.called(module, both.torch_arguments)
         if level == "outputs":
             mine, other = both.outputs(compiled(in_jax)(taps, net.params), detached(outputs))
             return {"jax": mine, "torch": other}

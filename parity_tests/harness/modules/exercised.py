@@ -45,7 +45,7 @@ def effects(evaluation: Evaluation, compared: frozenset[str]) -> Effect:
     both = evaluation.both
     in_torch = _by_gradient(lambda: _torch_slopes(evaluation))
     in_jax = _by_gradient(lambda: _jax_slopes(evaluation, evaluation.losses is not None))
-    names = [pair.name for pair in both.pairs] + [f"inputs[{i}]" for i in range(len(both.inputs))]
+    names = [pair.name for pair in both.pairs] + both.names
     alone = unpaired(both)
     if evaluation.losses is not None and any(in_torch.get(n) and not in_jax.get(n) for n in names):
         other = _by_gradient(lambda: _jax_slopes(evaluation, False))  # what moves an output and not the loss
@@ -78,7 +78,7 @@ def exercised(
     both = evaluation.both
     entries, alone = torch_state.entries(both.module), frozenset(unpaired(both))
     every = both.tensors(both.module) | {name: entries[name].numpy() for name in alone}
-    every |= {f"inputs[{i}]": x for i, x in enumerate(both.inputs)}
+    every |= dict(zip(both.names, both.inputs, strict=True))
     floats = [name for name in names if every[name].dtype.kind in "fc"]
     moves = _each(evaluation, floats, every, alone)
     for name in names:
@@ -115,7 +115,7 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     plain = mock.patch.object(F, "batch_norm", partial(_batch_norm, F.batch_norm))
     with torch.random.fork_rng(), plain:
         torch_state.seed()
-        outputs = functional_call(module, wanted, tuple(inputs))
+        outputs = functional_call(module, wanted, *both.in_torch(inputs))
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
     torch_mixture(outputs).backward()
     held = {name: (torch_state.Entry(tensor, slice(None), module, "")) for name, tensor in wanted.items()}
@@ -127,10 +127,8 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
         if (tensor := wanted.get(name)) is not None and tensor.grad is not None:
             slope, value = tensor.grad.numpy(force=True), tensor.numpy(force=True)
             result[name] = _matters(slope, value, size, both.dtype)
-    for i, x in enumerate(inputs):
-        result[f"inputs[{i}]"] = x.grad is not None and _matters(
-            x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype
-        )
+    for name, x in zip(both.names, inputs, strict=True):
+        result[name] = x.grad is not None and _matters(x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype)
     return result
 
 
@@ -153,8 +151,8 @@ def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
     )
     values, slopes = both.arrays(), flatten(params) | flatten(state)
     moving = {pair.name: (slopes[pair.path], values[pair.path]) for pair in both.pairs}
-    for i, pair in enumerate(zip(map(np.asarray, inputs), both.moved(both.inputs), strict=True)):
-        moving[f"inputs[{i}]"] = pair
+    of_inputs = zip(map(np.asarray, inputs), both.moved(both.inputs), strict=True)
+    moving |= dict(zip(both.names, of_inputs, strict=True))
     real = {name: pair for name, pair in moving.items() if pair[0].dtype.kind in "fc"}
     if of_loss:  # parts of a loss may cancel, and so does its size then
         size = max((reach for pair in real.values() if np.isfinite(reach := _reach(*pair))), default=0.0)
@@ -208,8 +206,8 @@ def _moves(evaluation: Evaluation, values: Arrays, torch_alone: bool) -> tuple[b
 
 
 def _with(both: Both, changed: Arrays) -> Both:
-    inputs = [changed.get(f"inputs[{i}]", x) for i, x in enumerate(both.inputs)]
-    tensors = {name: array for name, array in changed.items() if not name.startswith("inputs[")}
+    inputs = [changed.get(name, x) for name, x in zip(both.names, both.inputs, strict=True)]
+    tensors = {name: array for name, array in changed.items() if name not in both.names}
     return both.filled(changed)._replace(inputs=inputs, module=torch_state.changed(both.module, tensors))
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.adapters import Network, flatten, replaced
+from parity_tests.harness.modules.inputs import Arguments, Call
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import array, paired
 from parity_tests.harness.modules.torch_state import entries, entry, rows, tensor, whole
@@ -29,6 +30,8 @@ class Both(NamedTuple):
     channels_last: bool = True
     input_layouts: layouts.Layouts = None
     output_layouts: dict[Any, layouts.Layout] = {}  # noqa: RUF012, it is filled as outputs are first seen
+    call: Call | None = None
+    """The arguments of both, of which the inputs are the arrays; None if the inputs are all of them."""
     order: Mapping[str, str] | None = None
     """Which output of the JAX model is which of the torch module's, where the caller says so."""
 
@@ -39,6 +42,24 @@ class Both(NamedTuple):
     @property
     def torch_inputs(self) -> list[torch.Tensor]:
         return self.on_device(self.inputs)
+
+    @property
+    def torch_arguments(self) -> Arguments:
+        return self.in_torch(self.torch_inputs)
+
+    @property
+    def names(self) -> list[str]:
+        """The inputs' names."""
+        return [f"inputs[{i}]" for i in range(len(self.inputs))] if self.call is None else self.call.names
+
+    @property
+    def first(self) -> np.ndarray:
+        return self.inputs[0] if self.inputs else np.empty(0)
+
+    def in_torch(self, tensors: list[torch.Tensor]) -> Arguments:
+        """Return the arguments of the torch module with these inputs."""
+        own = lambda array: self.on_device([array])[0]  # noqa: E731
+        return (tuple(tensors), {}) if self.call is None else self.call.in_torch(tensors, own)
 
     def moved(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """Return the inputs in JAX's layout."""

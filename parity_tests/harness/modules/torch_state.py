@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,11 +136,12 @@ def counts_batches(name: str, layer: nn.Module) -> bool:
     return name.endswith("num_batches_tracked") and getattr(layer, "momentum", None) is not None
 
 
-def called(module: nn.Module, inputs: list[torch.Tensor]) -> Any:
+def called(module: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
     """Call the module with torch's generator at the same seed each time, and leave the generator as it was."""
     with torch.random.fork_rng():
         seed()
-        return module(*inputs)
+        positional, keywords = arguments
+        return module(*positional, **keywords)
 
 
 def seed() -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from flax import linen, nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
@@ -63,12 +64,23 @@ def check_outputs(outputs: Any) -> None:
         )
 
 
-def arrays(inputs: Any, dtype: str) -> list[np.ndarray]:
+def check_method(jax_model: Any, method: Any, torch_module: nn.Module, torch_method: Any) -> None:
+    """Raise InputError if there is no such method of a model."""
+    for where, model, name in (("method", jax_model, method), ("torch_method", torch_module, torch_method)):
+        if name is None:
+            continue
+        if not isinstance(model, nnx.Module | linen.Module | nn.Module):
+            raise InputError(f"{where}: expected None with {kind(model)}, found {name!r}: pass the function itself.")
+        if not (isinstance(name, str) and callable(getattr(model, name, None))):
+            raise InputError(f"{where}: {kind(model)} has no method {name!r}: pass the name of one.")
+
+
+def arrays(inputs: Any, where: str, dtype: str) -> list[np.ndarray]:
     """Return the inputs as numpy arrays, with their floats in `dtype`."""
     several = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
     if not several:
-        raise InputError("inputs: expected one array or more in torch's layout, found none.")
-    return [_array(x, f"inputs[{i}]" if isinstance(inputs, list | tuple) else "inputs", dtype)
+        raise InputError(f"{where}: expected one array or more in torch's layout, found none.")
+    return [array(x, f"{where}[{i}]" if isinstance(inputs, list | tuple) else where, dtype)
             for i, x in enumerate(several)]  # fmt: skip
 
 
@@ -81,8 +93,8 @@ def numbers(leaf: Any) -> np.ndarray | None:
         return None  # a random key
     if not isinstance(leaf, np.ndarray | np.generic | jax.Array | bool | int | float | complex):
         return None
-    array = np.asarray(leaf)
-    return array if any(jnp.issubdtype(array.dtype, real) for real in (jnp.inexact, np.integer, bool)) else None
+    result = np.asarray(leaf)
+    return result if any(jnp.issubdtype(result.dtype, real) for real in (jnp.inexact, np.integer, bool)) else None
 
 
 def kind(value: Any) -> str:
@@ -93,19 +105,23 @@ def kind(value: Any) -> str:
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
-def _array(x: Any, where: str, dtype: str) -> np.ndarray:
-    array = numbers(x)
-    if array is None:
-        raise InputError(f"{where}: expected an array of numbers, or several in a list, found {kind(x)}.")
-    if not array.size:
+def array(x: Any, where: str, dtype: str) -> np.ndarray:
+    """Return an input as a numpy array, a float in `dtype`."""
+    found = numbers(x)
+    if found is None:
         raise InputError(
-            f"{where}: expected at least one number, found the empty shape {list(array.shape)}: pass a batch."
+            f"{where}: expected an array of numbers, or several in a list, found {kind(x)}; pass dicts, arguments by "
+            "keyword and options as Inputs(...)."
         )
-    if jnp.issubdtype(array.dtype, jnp.floating):
+    if not found.size:
+        raise InputError(
+            f"{where}: expected at least one number, found the empty shape {list(found.shape)}: pass a batch."
+        )
+    if jnp.issubdtype(found.dtype, jnp.floating):
         kept: Any = dtype
     else:
-        kept = {"float32": np.complex64, "float64": np.complex128}[dtype] if array.dtype.kind == "c" else array.dtype
-    return np.array(array, kept, order="C")  # torch rejects arrays with negative strides
+        kept = {"float32": np.complex64, "float64": np.complex128}[dtype] if found.dtype.kind == "c" else found.dtype
+    return np.array(found, kept, order="C")  # torch rejects arrays with negative strides
 
 
 def _check_optimizers(optimizers: Any, losses: Any, steps: Any) -> None:

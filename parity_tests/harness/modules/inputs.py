@@ -1,0 +1,180 @@
+"""The arguments of both models: arrays, which a comparison moves too, and whatever else a call takes."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import torch
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules import layouts, validation
+from parity_tests.harness.modules.layouts import Layout, Layouts
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Of a call: the positional ones and those by keyword."""
+
+
+class Inputs:
+    """The arguments of a call.
+
+    Args:
+        *args: Arrays of NumPy or of either framework; dicts, lists and tuples of them; and options, which are passed on
+            as they are, such as None, strings, and Python's own numbers and booleans.
+        **kwargs: The same by keyword.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.args, self.kwargs = args, kwargs
+
+
+class Form:
+    """What a call takes, with a place for each array."""
+
+    def __init__(self, leaves: Sequence[Any], structure: Any):
+        self._leaves, self._structure = leaves, structure
+
+    def __call__(self, arrays: Sequence[Any], own: Callable[[np.ndarray], Any]) -> Arguments:
+        """Return the arguments with these arrays; `own` converts those that this call alone has."""
+
+        def filled(leaf: Any) -> Any:
+            if isinstance(leaf, _Place):
+                array = arrays[leaf.number]
+                return array if leaf.shape is None else array.reshape(leaf.shape)
+            return own(leaf.array) if isinstance(leaf, _Own) else leaf
+
+        return jax.tree.unflatten(self._structure, [filled(leaf) for leaf in self._leaves])
+
+
+class Call(NamedTuple):
+    """The arguments of both models."""
+
+    names: list[str]
+    """Of the arrays that both have."""
+    arrays: list[np.ndarray]
+    """Those, in torch's layout."""
+    in_jax: Form
+    in_torch: Form
+    layouts: Layouts
+    """How JAX holds each array."""
+    own: tuple[str, ...] = ()
+    """The names of arrays that one of the two alone has, which are not moved."""
+
+
+def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype: str) -> Call:
+    """Read the arguments of both models.
+
+    Args:
+        inputs: Those of both: `Inputs`, or one array or several.
+        jax_inputs: Those of the JAX model, where they are others.
+        torch_inputs: Those of the torch module.
+        given: The layouts of the inputs in JAX.
+        dtype: Of their floats.
+
+    Raises:
+        InputError: If an argument is invalid, or if only one of the models has its own.
+    """
+    if jax_inputs is None and torch_inputs is None:
+        names, arrays, leaves, structure = _flat(inputs, "inputs", dtype)
+        layouts.check_places(given, "input_layouts", names if isinstance(inputs, Inputs) else range(len(names)))
+        if isinstance(given, Mapping):
+            given = {names.index(place) if place in names else place: layout for place, layout in given.items()}
+        form = Form(leaves, structure)
+        return Call(names, arrays, form, form, given)
+    if jax_inputs is None or torch_inputs is None or not _nothing(inputs):
+        raise InputError("inputs: expected inputs alone, or jax_inputs and torch_inputs without it: pass one or two.")
+    if given is not None:
+        raise InputError("input_layouts: with jax_inputs the layouts are found by the numbers: leave it out.")
+    ours, mine, our_leaves, our_structure = _flat(jax_inputs, "jax_inputs", dtype)
+    theirs, others, their_leaves, their_structure = _flat(torch_inputs, "torch_inputs", dtype)
+    pairs = _pairs(mine, others)
+    in_jax = {j: _Place(n, shape) for n, (j, _, _, shape) in enumerate(pairs)}
+    in_torch = {i: _Place(n, None) for n, (_, i, _, _) in enumerate(pairs)}
+    own = [name for i, name in enumerate(ours) if i not in in_jax]
+    own += [name for i, name in enumerate(theirs) if i not in in_torch]
+    return Call(
+        [theirs[i] for _, i, _, _ in pairs],
+        [others[i] for _, i, _, _ in pairs],
+        Form(_placed(our_leaves, in_jax, mine), our_structure),
+        Form(_placed(their_leaves, in_torch, others), their_structure),
+        [layout for _, _, layout, _ in pairs],
+        tuple(own),
+    )
+
+
+class _Place:
+    """Stands for an array, which the call takes in another shape if one is given."""
+
+    def __init__(self, number: int, shape: tuple[int, ...] | None = None):
+        self.number, self.shape = number, shape
+
+
+class _Own:
+    """An array that one call alone has."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+
+def _nothing(inputs: Any) -> bool:
+    return isinstance(inputs, tuple) and not inputs
+
+
+def _flat(inputs: Any, where: str, dtype: str) -> tuple[list[str], list[np.ndarray], list[Any], Any]:
+    """Return the names of the arrays, the arrays, and the leaves and the structure of the arguments."""
+    if not isinstance(inputs, Inputs):
+        arrays = validation.arrays(inputs, where, dtype)
+        places = [_Place(i) for i in range(len(arrays))]
+        return [f"{where}[{i}]" for i in range(len(arrays))], arrays, *jax.tree.flatten((tuple(places), {}))
+    paths, structure = jax.tree_util.tree_flatten_with_path((inputs.args, inputs.kwargs))
+    names, arrays, leaves = [], [], []
+    for (_, first, *rest), leaf in paths:
+        name = f"{where}{jax.tree_util.keystr((first, *rest))}"
+        if isinstance(leaf, Mapping):
+            raise InputError(f"{name}: expected arrays or options, found {validation.kind(leaf)}: pass a dict.")
+        if (
+            isinstance(leaf, np.ndarray | np.generic | jax.Array | torch.Tensor)
+            and validation.numbers(leaf) is not None
+        ):
+            names.append(name)
+            arrays.append(validation.array(leaf, name, dtype))
+            leaf = _Place(len(arrays) - 1)
+        leaves.append(leaf)
+    return names, arrays, leaves, structure
+
+
+def _placed(leaves: Sequence[Any], places: Mapping[int, _Place], arrays: Sequence[np.ndarray]) -> list[Any]:
+    return [places.get(leaf.number, _Own(arrays[leaf.number])) if isinstance(leaf, _Place) else leaf for leaf in leaves]
+
+
+def _pairs(ours: list[np.ndarray], theirs: list[np.ndarray]) -> list[tuple[int, int, Layout, tuple[int, ...] | None]]:
+    """Return which arrays hold the same numbers in both, with JAX's layout and, if it isn't of axes alone, its shape.
+
+    An array that could be one of several is in no pair: to move another one than the model's would be a difference.
+    """
+    fits = {
+        (j, i): found
+        for (j, mine), (i, other) in itertools.product(enumerate(ours), enumerate(theirs))
+        if (found := _held_as(mine, other)) is not None
+    }
+    alone = [
+        (j, i)
+        for j, i in fits
+        if sum(j == k for k, _ in fits) == 1 == sum(i == k for _, k in fits)
+    ]  # fmt: skip
+    return [(j, i, *found) for j, i in sorted(alone, key=lambda pair: pair[1]) if (found := fits[j, i]) is not None]
+
+
+def _held_as(mine: np.ndarray, other: np.ndarray) -> tuple[Layout, tuple[int, ...] | None] | None:
+    """Return how JAX holds torch's array; None if it is another one, or if that can't be told from its numbers."""
+    if mine.dtype.kind != other.dtype.kind or mine.size != other.size:
+        return None
+    usual: list[Layout] = ["same", *([("channels_last")] if other.ndim > 2 else [])]  # type: ignore[list-item]
+    held = [layout for layout in usual if np.array_equal(layouts.to_jax(other, layout), mine, equal_nan=True)]
+    if held:
+        return (held[0], None) if len(held) == 1 else None
+    squeezed = [tuple(n for n in array.shape if n != 1) for array in (mine, other)]
+    if squeezed[0] == squeezed[1] and np.array_equal(mine.ravel(), other.ravel()):
+        return "same", mine.shape
+    return None
