@@ -12,7 +12,7 @@ from flax import nnx
 from flax.errors import ModifyScopeVariableError
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import jax_layers, linen_layers
+from parity_tests.harness.hooks import dropout, jax_layers, linen_layers
 from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
 from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
@@ -89,10 +89,11 @@ def _path(path: Any) -> str:
 
 
 def _in_form(form: Form, *given: Any, **more: Any) -> Callable[..., Arguments]:
-    """What `in_mode` returns, as a function of the arrays of a form."""
+    """What `in_mode` returns, as a function of the arrays of a form that is called as each call of the model begins."""
     arguments = in_mode(*given, **more)
 
     def of_arrays(*arrays: Any) -> Arguments:
+        dropout.begin("jax")
         positional, keywords = form(arrays, jnp.asarray)
         return arguments(*positional, **keywords)
 

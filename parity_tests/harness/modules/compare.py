@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from parity_tests.harness.findings import Diagnosis, Finding, Report
-from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
@@ -97,6 +97,7 @@ def compare_modules(
     torch_inputs: Any = None,
     method: str | None = None,
     torch_method: str | None = None,
+    share_dropout: bool = False,
     strict: bool = False,
 ) -> Report:
     """Compare a JAX model with a torch module: outputs, state, loss, gradients, optimizer steps.
@@ -148,6 +149,8 @@ def compare_modules(
         torch_inputs: The torch module's own arguments, with `jax_inputs`.
         method: The method of the Flax module that is called in place of the module itself.
         torch_method: That of the torch module.
+        share_dropout: Whether the dropout of both frameworks takes the same masks, in the order of its calls, as
+            `train=True` needs to compare more than the layers before the first.
         strict: Whether a parameter, buffer or input that moves no output is a failure. It is listed in any case.
 
     Returns:
@@ -178,8 +181,11 @@ def compare_modules(
         placed = {place: layout for place, layout in given.items() if layout is not None}
         return Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
 
-    with settings(dtype):
+    with settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
+        if share_dropout:
+            with torch.no_grad(), contextlib.suppress(Exception):  # the comparison itself says what is wrong
+                torch_state.called(torch_state.copied(both.module), both.torch_arguments)
         shapes = {path: array.shape for path, array in both.arrays().items()}
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
         both = both._replace(pairs=resolve(shapes, both.module, mapping, state, lambda: orders(both)))

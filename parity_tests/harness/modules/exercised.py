@@ -114,7 +114,7 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     inputs = [x.requires_grad_(x.is_floating_point()) for x in both.torch_inputs]
     plain = mock.patch.object(F, "batch_norm", partial(_batch_norm, F.batch_norm))
     with torch.random.fork_rng(), plain:
-        torch_state.seed()
+        torch_state.begin_call()
         outputs = functional_call(module, wanted, *both.in_torch(inputs))
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
     torch_mixture(outputs).backward()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.hooks import dropout
 
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
@@ -139,13 +140,14 @@ def counts_batches(name: str, layer: nn.Module) -> bool:
 def called(module: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> Any:
     """Call the module with torch's generator at the same seed each time, and leave the generator as it was."""
     with torch.random.fork_rng():
-        seed()
+        begin_call()
         positional, keywords = arguments
         return module(*positional, **keywords)
 
 
-def seed() -> None:
-    """Seed torch's generators with 0."""
+def begin_call() -> None:
+    """Seed torch's generators with 0, and begin with the first of the masks that are shared."""
+    dropout.begin("torch")
     if torch.accelerator.is_available():
         torch.manual_seed(0)
     else:  # torch.manual_seed notes each call and its stack, for a GPU that is found later
