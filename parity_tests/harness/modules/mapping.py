@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.draft import draft
 from parity_tests.harness.modules.pairing import infer, left_over
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole
 from parity_tests.harness.modules.transforms import Transform, as_is, flattened, flipped_kernel, layout, transposed
@@ -70,8 +71,24 @@ def resolve(
 
     Raises:
         InputError: If a parameter is left over, is paired twice, is unknown or has another shape, or if several pairs
-            are possible.
+            are possible. Without a mapping the message ends in a draft of one.
     """
+    if mapping is None:
+        try:
+            return _resolved(shapes, module, None, state, orders)
+        except InputError as error:
+            text = f"{error}\nA draft to correct and paste:\n{draft(shapes, module, state, orders)}"
+            raise InputError(text) from None
+    return _resolved(shapes, module, mapping, state, orders)
+
+
+def _resolved(
+    shapes: Shapes,
+    module: nn.Module,
+    mapping: MappingLike,
+    state: Collection[str],
+    orders: Callable[[], tuple[list[str], list[str]]] | None,
+) -> tuple[Pair, ...]:
     every = entries(module)
     if mapping is None:
         chosen: dict[str, Target] = dict(infer(shapes, module, state, orders))

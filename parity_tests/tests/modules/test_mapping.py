@@ -84,6 +84,29 @@ def test_an_ambiguity_lists_the_candidates() -> None:
         resolve(shapes, twins)
 
 
+def test_what_is_refused_ends_in_a_draft_that_can_be_pasted() -> None:
+    shapes = {f"Dense_{i}/{leaf}": shape for i in (0, 1) for leaf, shape in {"bias": (4,), "kernel": (4, 4)}.items()}
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    with pytest.raises(InputError, match="give pairs") as refused:
+        resolve({**shapes, "Dense_2/kernel": (4, 3), "Dense_2/bias": (3,), "extra": (7,)}, module)
+    sentence, _, code = str(refused.value).partition("\nA draft to correct and paste:\n")
+    assert "\n" not in sentence
+    assert "'Dense_0/kernel': '0.weight',  # or '1.weight'\n" in code
+    assert "# 'extra': ?  no tensor that is left has its shape, [7]" in code
+    drafted: dict = {}
+    exec(code, drafted)
+    pairs = {
+        f"Dense_{i}/{leaf}": f"{i}.{name}" for i in range(3) for leaf, name in (("kernel", "weight"), ("bias",) * 2)
+    }
+    assert drafted["mapping"] == pairs
+    assert len(resolve({**shapes, "Dense_2/kernel": (4, 3), "Dense_2/bias": (3,)}, module, drafted["mapping"])) == 6
+
+
+def test_a_draft_names_what_is_left_over_in_torch() -> None:
+    with pytest.raises(InputError, match=r"# left over in torch: '1.weight' \[4, 4\]"):
+        resolve({"a/kernel": (3, 4), "a/bias": (4,)}, nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)))
+
+
 def test_a_bare_parameter_is_paired_by_its_name() -> None:
     net = nn.Module()
     net.register_parameter("token", nn.Parameter(torch.zeros(2, 3)))
