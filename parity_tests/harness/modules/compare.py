@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax
@@ -12,6 +12,7 @@ import optax
 import torch
 from torch import nn
 
+from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
@@ -22,7 +23,7 @@ from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
-from parity_tests.harness.modules.mapping import MappingLike, resolve
+from parity_tests.harness.modules.mapping import MappingLike, ignored_of, resolve
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
 
@@ -98,6 +99,7 @@ def compare_modules(
     method: str | None = None,
     torch_method: str | None = None,
     share_dropout: bool = False,
+    ignore: Sequence[str] = (),
     strict: bool = False,
 ) -> Report:
     """Compare a JAX model with a torch module: outputs, state, loss, gradients, optimizer steps.
@@ -151,6 +153,8 @@ def compare_modules(
         torch_method: That of the torch module.
         share_dropout: Whether the dropout of both frameworks takes the same masks, in the order of its calls, as
             `train=True` needs to compare more than the layers before the first.
+        ignore: Regexes of whole paths in JAX and whole names in torch that have no counterpart. Each model keeps its
+            own numbers there; the report lists them as not exercised.
         strict: Whether a parameter, buffer or input that moves no output is a failure. It is listed in any case.
 
     Returns:
@@ -167,6 +171,8 @@ def compare_modules(
     validation.check_outputs(outputs)
     validation.check_method(jax_model, method, torch_module, torch_method)
     own = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype).own
+    if isinstance(ignore, str):
+        raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
     torch_module = torch_state.plain(torch_module)
     given: Mapping[Any, Any] = (
         output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
@@ -188,7 +194,8 @@ def compare_modules(
                 torch_state.called(torch_state.copied(both.module), both.torch_arguments)
         shapes = {path: array.shape for path, array in both.arrays().items()}
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
-        both = both._replace(pairs=resolve(shapes, both.module, mapping, state, lambda: orders(both)))
+        both = both._replace(pairs=resolve(shapes, both.module, mapping, state, lambda: orders(both), ignore))
+        own += tuple(sorted(frozenset.union(*ignored_of(shapes, both.module, ignore))))
         drawn: tuple[str, ...] = ()
         if weights == "jax":
             both.fill_torch()

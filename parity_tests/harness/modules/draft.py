@@ -19,6 +19,7 @@ def draft(
     module: nn.Module,
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
+    ignored: Collection[str] = (),
 ) -> str:
     """Draft a mapping.
 
@@ -27,6 +28,7 @@ def draft(
         module: The torch module.
         state: The paths of those that are no parameters.
         orders: Returns the layers of both models in the order of their calls.
+        ignored: The names of tensors that stay without a pair.
 
     Returns:
         Python code. A line in doubt ends in a comment with the other tensors that fit; an array that no tensor fits is
@@ -34,10 +36,10 @@ def draft(
     """
     certain: dict[str, str] = {}
     with contextlib.suppress(InputError):
-        certain.update(infer(shapes, module, state, orders))  # those before the first that is in doubt
+        certain.update(infer(shapes, module, state, orders, ignored))  # those before the first that is in doubt
     every, saved = entries(module), persistent(module)
     buffers = {name for name, _ in module.named_buffers()}
-    used = {whole(name) for name in certain.values()}
+    used = {whole(name) for name in certain.values()} | {*ignored}
     free = {
         name: held
         for name, held in every.items()

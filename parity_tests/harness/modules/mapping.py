@@ -53,6 +53,7 @@ def resolve(
     mapping: MappingLike = None,
     state: Collection[str] = (),
     orders: Callable[[], tuple[list[str], list[str]]] | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Pair, ...]:
     """Pair every parameter of the JAX model with a parameter of the torch module, and state with buffers.
 
@@ -65,6 +66,7 @@ def resolve(
             replaces the transform that the kind of the torch layer implies.
         state: The paths of the JAX arrays that are no parameters. These may stay without a pair, as buffers may.
         orders: Returns the layers of both models, dotted, in the order in which they are called.
+        ignore: Regexes of whole paths and whole names that stay without a pair.
 
     Returns:
         The pairs, in the order of the torch module. Every parameter is in exactly one pair.
@@ -73,13 +75,37 @@ def resolve(
         InputError: If a parameter is left over, is paired twice, is unknown or has another shape, or if several pairs
             are possible. Without a mapping the message ends in a draft of one.
     """
+    ignored_paths, ignored = ignored_of(shapes, module, ignore)
+    shapes = {path: shape for path, shape in shapes.items() if path not in ignored_paths}
     if mapping is None:
         try:
-            return _resolved(shapes, module, None, state, orders)
+            return _resolved(shapes, module, None, state, orders, ignored)
         except InputError as error:
-            text = f"{error}\nA draft to correct and paste:\n{draft(shapes, module, state, orders)}"
+            text = f"{error}\nA draft to correct and paste:\n{draft(shapes, module, state, orders, ignored)}"
             raise InputError(text) from None
-    return _resolved(shapes, module, mapping, state, orders)
+    return _resolved(shapes, module, mapping, state, orders, ignored)
+
+
+def ignored_of(
+    shapes: Collection[str], module: nn.Module, ignore: Sequence[str]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the paths and the names that are ignored.
+
+    Raises:
+        InputError: If a regex is invalid or matches nothing.
+    """
+    paths, names = set(), set()
+    for pattern in ignore:
+        try:
+            whole = re.compile(pattern).fullmatch
+        except (re.error, TypeError) as error:
+            raise InputError(f"ignore: {pattern!r} is not a valid regex: {error}: correct it.") from None
+        found = {path for path in shapes if whole(path)}, {name for name in entries(module) if whole(name)}
+        if not any(found):
+            raise InputError(f"ignore: {pattern!r} matches no whole path or name of either model: correct it.")
+        paths |= found[0]
+        names |= found[1]
+    return frozenset(paths), frozenset(names)
 
 
 def _resolved(
@@ -88,10 +114,11 @@ def _resolved(
     mapping: MappingLike,
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
+    ignored: Collection[str],
 ) -> tuple[Pair, ...]:
     every = entries(module)
     if mapping is None:
-        chosen: dict[str, Target] = dict(infer(shapes, module, state, orders))
+        chosen: dict[str, Target] = dict(infer(shapes, module, state, orders, ignored))
     elif isinstance(mapping, Mapping):
         chosen = {canonical(path): target for path, target in mapping.items()}
     else:
@@ -113,7 +140,7 @@ def _resolved(
         pairs.append(
             Pair(path, name, transform or layout(held.layer, held.leaf, tuple(held.value.shape), shapes[path]))
         )
-    _check_total(shapes, state, module, every, pairs)
+    _check_total(shapes, state, module, every, pairs, ignored)
     for pair in pairs:
         _check_shape(shapes[pair.path], pair, entry(module, pair.name, every))
     order = list(every)
@@ -137,7 +164,12 @@ def _ruled(shapes: Shapes, rules: Sequence[tuple]):
 
 
 def _check_total(
-    shapes: Shapes, state: Collection[str], module: nn.Module, every: Mapping[str, Entry], pairs: Sequence[Pair]
+    shapes: Shapes,
+    state: Collection[str],
+    module: nn.Module,
+    every: Mapping[str, Entry],
+    pairs: Sequence[Pair],
+    ignored: Collection[str],
 ) -> None:
     names = [pair.name for pair in pairs]
     for name in names:
@@ -150,7 +182,7 @@ def _check_total(
     for name in names:
         held = entry(module, name, every).value
         covered[whole(name)] = covered.get(whole(name), 0) + (len(held) if held.ndim else 1)
-    parameters = [name for name, _ in module.named_parameters()]
+    parameters = [name for name, _ in module.named_parameters() if name not in ignored]
     tensors = {name: every[name].tensor for name in parameters}
     targets = {n: t.shape for n, t in tensors.items() if covered.get(n, 0) != (len(t) if t.ndim else 1)}
     unpaired = [

@@ -22,13 +22,15 @@ def infer(
     module: nn.Module,
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
+    ignored: Collection[str] = (),
 ) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of paths and names that are certain.
+    """Yield the pairs of paths and names that are certain; names that are ignored are in none.
 
     Raises:
         InputError: If several pairs are possible.
     """
-    held = _named(module)
+    tensors = {id(held.tensor) for name, held in entries(module).items() if name in ignored}
+    held = {name: one for name, one in _named(module).items() if id(one.tensor) not in tensors}
     left = dict.fromkeys(held)
     spelled = {_spelling(name): name for name in reversed(left)}
     unnamed: dict[str, Leaves] = {}  # JAX layers without a match by name: shapes by leaf

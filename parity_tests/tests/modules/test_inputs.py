@@ -154,9 +154,32 @@ def test_methods_take_the_place_of_the_call() -> None:
     assert_parity(Two(), variables, nn.Sequential(nn.Linear(3, 4)), None, ROWS, method="inner")
 
 
+def test_what_has_no_counterpart_is_ignored_on_request() -> None:
+    """Its own numbers stay, and the report lists it."""
+
+    class Flax(InNNX):
+        def __init__(self) -> None:
+            super().__init__()
+            self.b = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    class Torch(InTorch):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 9)
+
+    with pytest.raises(InputError, match="give pairs"):
+        compare_modules(Flax(), None, Torch(), None, inputs())
+    report = assert_parity(Flax(), None, Torch(), None, inputs(), ignore=["b/.*", r"head\.(weight|bias)"])
+    assert report.unexercised == ("b/bias", "b/kernel", "head.bias", "head.weight")
+    assert not compare_modules(Flax(), None, Torch(), None, inputs(), ignore=["b/.*", "head.*"], strict=True).passed
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
+        ({"inputs": ROWS, "ignore": "a/.*"}, "ignore: expected a list of regexes, found 'a/"),
+        ({"inputs": ROWS, "ignore": ["("]}, r"ignore: '\(' is not a valid regex"),
+        ({"inputs": ROWS, "ignore": ["c/.*"]}, "ignore: 'c/.*' matches no whole path or name of either model"),
         ({"inputs": {"x": ROWS}}, "found a dict; pass dicts, arguments by keyword and options as Inputs"),
         ({"jax_inputs": ROWS}, "expected inputs alone, or jax_inputs and torch_inputs without it"),
         ({"inputs": ROWS, "jax_inputs": ROWS, "torch_inputs": ROWS}, "expected inputs alone, or jax_inputs"),
