@@ -41,12 +41,23 @@ class Entry(NamedTuple):
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """Return the module that `torch.compile` wraps, or the module itself.
+    """Return the module that `torch.compile` or data parallelism wraps, or the module itself; of one whose tensors are
+    shared among devices (DTensor) a copy that has them whole, which all processes have to ask for.
 
     Raises:
-        InputError: If a lazy layer has not been called yet, or a layer is TorchScript, whose kind can't be seen.
+        InputError: If a lazy layer has not been called yet, if a layer is TorchScript, whose kind can't be seen, or if
+            the module is one of FSDP's, which can't be copied.
     """
-    module = getattr(module, "_orig_mod", module)
+    while isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(module, "_orig_mod"):
+        module = getattr(module, "_orig_mod", None) or module.module  # type: ignore[assignment]
+    if any(type(layer).__name__.startswith(("FSDP", "FullyShardedDataParallel")) for layer in module.modules()):
+        raise InputError(
+            "torch_module: it is sharded by FSDP, which can't be copied: load its full state dict, as "
+            "get_model_state_dict of torch.distributed.checkpoint.state_dict returns it, into a plain module, and pass "
+            "that."
+        )
+    if any(hasattr(t, "full_tensor") for t in (*module.parameters(), *module.buffers())):
+        module = _gathered(copied(module))
     for name, layer in module.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
             which = f"the layer {name!r}" if name else "the module"
@@ -143,6 +154,17 @@ def called(module: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]
         begin_call()
         positional, keywords = arguments
         return module(*positional, **keywords)
+
+
+def _gathered(module: nn.Module) -> nn.Module:
+    """Replace the tensors of a module that are shared among devices by whole ones."""
+    for layer in module.modules():
+        for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+            if hasattr(tensor, "full_tensor"):
+                whole = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+                held = nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
+                setattr(layer, name, held)
+    return module
 
 
 def begin_call() -> None:
