@@ -140,11 +140,31 @@ def _resolved(
         pairs.append(
             Pair(path, name, transform or layout(held.layer, held.leaf, tuple(held.value.shape), shapes[path]))
         )
+    if mapping is None:
+        pairs = _with_crossed_kernels(pairs, shapes, {pair.name: entry(module, pair.name, every) for pair in pairs})
     _check_total(shapes, state, module, every, pairs, ignored)
     for pair in pairs:
         _check_shape(shapes[pair.path], pair, entry(module, pair.name, every))
     order = list(every)
     return tuple(sorted(pairs, key=lambda pair: (order.index(whole(pair.name)), rows(pair.name))))
+
+
+def _with_crossed_kernels(pairs: list[Pair], shapes: Shapes, held: Mapping[str, Entry]) -> list[Pair]:
+    """Transpose the matrices of the user's own kinds of layers that hold them in the other order of axes, as GPT-2's
+    Conv1D does: a square one is in the order of those of its kind that aren't."""
+    crossed, straight = set(), set()
+    matrices = [
+        pair for pair in pairs
+        if pair.transform is as_is and held[pair.name].value.ndim == 2
+        and not type(held[pair.name].layer).__module__.startswith("torch.nn")
+    ]  # fmt: skip
+    for pair in matrices:
+        mine, other = shapes[pair.path], tuple(held[pair.name].value.shape)
+        if mine != mine[::-1]:
+            kinds = crossed if mine == other[::-1] else straight
+            kinds.add(type(held[pair.name].layer))
+    turned = {pair.path for pair in matrices if type(held[pair.name].layer) in crossed - straight}
+    return [pair._replace(transform=transposed) if pair.path in turned else pair for pair in pairs]
 
 
 def _ruled(shapes: Shapes, rules: Sequence[tuple]):

@@ -107,6 +107,21 @@ def test_a_draft_names_what_is_left_over_in_torch() -> None:
         resolve({"a/kernel": (3, 4), "a/bias": (4,)}, nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4)))
 
 
+def test_a_kind_of_layer_with_crossed_kernels_is_told_by_those_that_are_not_square() -> None:
+    class Conv1D(nn.Module):
+        def __init__(self, inputs: int, outputs: int):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.zeros(inputs, outputs)), nn.Parameter(torch.zeros(outputs))
+
+    crossed = {"a/kernel": (6, 4), "a/bias": (6,), "b/kernel": (4, 4), "b/bias": (4,)}
+    module = nn.ModuleDict({"a": Conv1D(4, 6), "b": Conv1D(4, 4)})
+    assert [pair.transform is transposed for pair in resolve(crossed, module)] == [True, False, True, False]
+    straight = {**crossed, "a/kernel": (4, 6)}
+    assert not any(pair.transform is transposed for pair in resolve(straight, module))
+    with pytest.raises(InputError, match="the other order of axes, so give the pair the transform `transposed`"):
+        resolve(crossed, module, {path: path.replace("/kernel", ".weight").replace("/", ".") for path in crossed})
+
+
 def test_a_bare_parameter_is_paired_by_its_name() -> None:
     net = nn.Module()
     net.register_parameter("token", nn.Parameter(torch.zeros(2, 3)))
