@@ -171,6 +171,8 @@ def topology(target: Target) -> Any:
             return topologies.get_topology_desc(target.name if ":" in target.name else f"{target.name}:2x2", "tpu")
         except Exception as error:  # the TPU compiler's own, of many kinds
             reason = str(error).strip().splitlines()[0].rstrip(".")
+            if "lockfile" in reason:
+                raise InputError("libtpu serves one process at a time, and another uses it; wait for that.") from None
             raise InputError(
                 f"libtpu has no arrangement {target.name} ({reason}); give another, such as v5e:2x4."
             ) from None

@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.draft import draft
-from parity_tests.harness.modules.pairing import infer, left_over
+from parity_tests.harness.modules.inference.draft import draft
+from parity_tests.harness.modules.inference.pairing import infer, left_over
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole
 from parity_tests.harness.modules.transforms import Transform, as_is, flattened, flipped_kernel, layout, transposed
 

@@ -18,7 +18,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands.table import COMMANDS
 from jaxvae.shared.runs import measures_record
 from parity_tests.harness import modules
-from parity_tests.harness.modules import compare
+from parity_tests.harness.modules import compare, inputs
 from parity_tests.support import quick_jax
 from parity_tests.support.backends import lean
 from parity_tests.support.cli import modules_after
@@ -201,7 +201,8 @@ def test_the_harness_exports_its_functions() -> None:
     assert parity_tests.assert_parity is compare.assert_parity
     assert parity_tests.compare_modules is compare.compare_modules
     assert parity_tests.ParityError is compare.ParityError
-    assert all(getattr(modules, name) is getattr(compare, name) for name in modules.__all__)
+    assert parity_tests.Inputs is inputs.Inputs
+    assert all(getattr(modules, name) is getattr(parity_tests, name) for name in modules.__all__)
 
 
 def test_a_run_on_verified_mnist_imports_neither_torch_nor_torchvision(tmp_path, mnist_root) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.pairing import Shapes, infer
+from parity_tests.harness.modules.inference.pairing import Shapes, infer
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, persistent, whole
 from parity_tests.harness.modules.transforms import layout
 
