@@ -1,6 +1,7 @@
 """The objectives. Losses are nats per image: summed over pixels and latents, so that beta keeps its meaning whatever
 the batch size or the image size."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -279,15 +280,21 @@ def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
     posterior = model.encode(batch.seen, batch.labels, batch.training)
     eps = batch.draws.eps.reshape(-1, *batch.draws.eps.shape[-2:])
     k = len(eps)
-    z = jax.vmap(locate, (None, 0))(posterior, eps).reshape(-1, eps.shape[-1])
     labels, training, x = batch.labels, batch.training, batch.x
+    # Of devices that share a batch each has all samples of its images.
+    images_first = not jax.typeof(x).sharding.mesh.empty
+    z = jax.vmap(locate, (None, 0), int(images_first))(posterior, eps).reshape(-1, eps.shape[-1])
     if k > 1:  # the samples stand one below the other, and share labels, pixels, weights and masks
-        x = jnp.tile(x, (k, 1))
-        labels = None if labels is None else jnp.tile(labels, k)
+        several = functools.partial(jnp.repeat, repeats=k, axis=0) if images_first else functools.partial(_tiled, k)
+        x, labels = several(x), None if labels is None else several(labels)
         if training is not None:
-            masks = tuple(jnp.tile(mask, (k, *[1] * (mask.ndim - 1))) for mask in training.masks)
-            training = Training(jnp.tile(training.weights / k, k), masks)
-    return posterior, nll(spec, model.decode(z, labels, training), x).reshape(k, -1)
+            training = Training(several(training.weights / k), tuple(map(several, training.masks)))
+    errors = nll(spec, model.decode(z, labels, training), x)
+    return posterior, errors.reshape(-1, k).T if images_first else errors.reshape(k, -1)
+
+
+def _tiled(k: int, array: Array) -> Array:
+    return jnp.tile(array, (k, *[1] * (array.ndim - 1)))
 
 
 def encoded(model: VAE, batch: Inputs) -> Array:
