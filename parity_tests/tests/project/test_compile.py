@@ -160,15 +160,20 @@ def compiled(tmp_path: Path, *arguments: str) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["pytorch-examples", "conv", "iwae-paper"])
-def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str) -> None:
-    assert not compiled(tmp_path, "--for", "h100", "--preset", preset)["waits"]
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [("pytorch-examples", ()), ("conv", ()), ("iwae-paper", ()), ("dropout", ("--batch-size", "500"))],
+)
+def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str, more: tuple[str, ...]) -> None:
+    assert not compiled(tmp_path, "--for", "h100", "--preset", preset, *more)["waits"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["h100:8", "v5e:2x4"])
-def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str) -> None:
-    collectives = compiled(tmp_path, "--for", target)["collectives"]
+@pytest.mark.parametrize(
+    ("target", "preset"), [("h100:8", "pytorch-examples"), ("v5e:2x4", "pytorch-examples"), ("h100:8", "iwae")]
+)
+def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str, preset: str) -> None:
+    collectives = compiled(tmp_path, "--for", target, "--preset", preset, "--batch-size", "128")["collectives"]
     assert [one["kind"] for one in collectives] == ["all-reduce"]
 
 
