@@ -170,10 +170,10 @@ def _held_as(mine: np.ndarray, other: np.ndarray) -> tuple[Layout, tuple[int, ..
     """Return how JAX holds torch's array; None if it is another one, or if that can't be told from its numbers."""
     if mine.dtype.kind != other.dtype.kind or mine.size != other.size:
         return None
-    usual: list[Layout] = ["same", *([("channels_last")] if other.ndim > 2 else [])]  # type: ignore[list-item]
-    held = [layout for layout in usual if np.array_equal(layouts.to_jax(other, layout), mine, equal_nan=True)]
-    if held:
-        return (held[0], None) if len(held) == 1 else None
+    usual: list[Layout] = ["same", "channels_last"] if other.ndim > 2 else ["same"]
+    held = [np.array_equal(layouts.to_jax(other, layout), mine, equal_nan=True) for layout in usual]
+    if any(held):
+        return (usual[held.index(True)], None) if sum(held) == 1 else None
     squeezed = [tuple(n for n in array.shape if n != 1) for array in (mine, other)]
     if squeezed[0] == squeezed[1] and np.array_equal(mine.ravel(), other.ravel()):
         return "same", mine.shape

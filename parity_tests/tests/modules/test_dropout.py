@@ -52,8 +52,8 @@ class InTorch(nn.Module):
 @pytest.mark.parametrize("make", ["nnx", "linen"])
 def test_outputs_and_gradients_in_training_are_compared(make: str) -> None:
     variables = InLinen().init(jax.random.key(0), jnp.zeros((1, 5, 4, 2)), deterministic=True)
-    jax_model = {"nnx": (InNNX(), None), "linen": (InLinen(), variables)}[make]
-    report = assert_parity(*jax_model, InTorch(), None, IMAGES, **TRAINING)
+    jax_model, params = {"nnx": (InNNX(), None), "linen": (InLinen(), variables)}[make]
+    report = assert_parity(jax_model, params, InTorch(), None, IMAGES, **TRAINING)
     assert "every gradient" in [finding.level for finding in report.findings]
     assert not report.unexercised
 

@@ -88,7 +88,7 @@ def test_an_argument_that_one_of_them_ignores_is_a_difference(ignored: str, name
 
 
 def test_an_option_that_differs_is_a_difference() -> None:
-    own = {"jax_inputs": inputs(kind="tanh"), "torch_inputs": inputs(kind="plain")}
+    own: dict[str, Any] = {"jax_inputs": inputs(kind="tanh"), "torch_inputs": inputs(kind="plain")}
     assert not compare_modules(InNNX(), None, InTorch(), None, **own).passed
 
 
