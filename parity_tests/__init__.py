@@ -1,7 +1,8 @@
-"""Compare modules of JAX and PyTorch: outputs, loss, gradients, optimizer steps.
+"""Compare modules of JAX and PyTorch: outputs, loss, gradients, optimizer steps; and training loops, step by step.
 
 `assert_parity` raises a `ParityError` that names the first layer that differs and its likely cause; `compare_modules`
-returns the report. Both are imported when they are first used, so that `import parity_tests` loads no framework.
+returns the report. `assert_run_parity` and `compare_runs` do so for two training loops. All are imported when they are
+first used, so that `import parity_tests` loads no framework.
 """
 
 import lazy_loader

@@ -1,5 +1,10 @@
 from .harness.findings import Finding as Finding
 from .harness.findings import Report as Report
+from .harness.loops.compare import assert_run_parity as assert_run_parity
+from .harness.loops.compare import compare_runs as compare_runs
+from .harness.loops.records import Start as Start
+from .harness.loops.records import Step as Step
+from .harness.loops.report import RunsReport as RunsReport
 from .harness.modules.compare import ParityError as ParityError
 from .harness.modules.compare import assert_parity as assert_parity
 from .harness.modules.compare import compare_modules as compare_modules

@@ -109,7 +109,7 @@ def to_json(report: Report) -> dict[str, Any]:
         A dict for `json.dumps(.., allow_nan=False)`. Floats that are not finite are the strings `NaN`, `Infinity` and
         `-Infinity`, which `float` reads; a missing value is null.
     """
-    return _plain(
+    return plain(
         {
             "version": VERSION,
             "passed": report.passed,
@@ -231,19 +231,20 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
     else:
-        yield name, value if isinstance(value, str) else json.dumps(_plain(value))
+        yield name, value if isinstance(value, str) else json.dumps(plain(value))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Convert a value to plain JSON values; floats that are not finite become strings."""
     match value:
         case np.ndarray() | np.generic():
-            return _plain(value.tolist())
+            return plain(value.tolist())
         case float() if not np.isfinite(value):
             return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
         case Mapping():
-            return {str(key): _plain(inner) for key, inner in value.items()}
+            return {str(key): plain(inner) for key, inner in value.items()}
         case list() | tuple():
-            return [_plain(inner) for inner in value]
+            return [plain(inner) for inner in value]
     return value
 
 

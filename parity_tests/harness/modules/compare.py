@@ -16,6 +16,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding, Report
 from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
+from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
@@ -29,7 +30,7 @@ from parity_tests.harness.modules.pair import Both
 
 
 class ParityError(AssertionError):
-    """The two networks differ.
+    """The two networks, or the two runs, differ.
 
     The message is `str(report)`: every level's difference and tolerance, then the diagnosis.
 
@@ -37,7 +38,7 @@ class ParityError(AssertionError):
         report: The report of the comparison; `report.diagnosis` names the first layer that differs and the cause.
     """
 
-    def __init__(self, report: Report):
+    def __init__(self, report: "Report | RunsReport"):
         super().__init__(str(report))
         self.report = report
 

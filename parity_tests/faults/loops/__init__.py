@@ -1,0 +1,1 @@
+"""Training scripts in both frameworks, and faults planted in them."""

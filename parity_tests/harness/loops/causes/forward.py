@@ -1,0 +1,311 @@
+"""Known faults in the loss and in its gradient."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from parity_tests.harness.loops import judging
+from parity_tests.harness.loops.causes.parting import Causes, Parting, each_way, factor, figure, joined, several
+from parity_tests.harness.loops.records import SIDES, Arrays
+
+_LARGEST_SUM = 1_000_000
+
+
+def of_loss(p: Parting) -> Causes:
+    """Name a mode of evaluation, a factor of the loss, a penalty of the weights, a term."""
+    pair = p.scalar("loss")
+    if pair is None or not np.isfinite(pair).all():
+        if pair is not None and np.isfinite(pair).any():
+            yield f"the loss is NaN or infinite in {SIDES[int(np.isfinite(pair[0]))]} alone"
+        return
+    yield from _evaluation_mode(p, pair)
+    yield from _penalty(p, pair)
+    yield from _scaled_loss(p, pair)
+    yield from _one_term(p, pair)
+    yield from _training_alone(p)
+
+
+def of_terms(p: Parting) -> Causes:
+    """Name a term that has a factor, where the loss is the same."""
+    a, b = (arrays[p.parted.name] for arrays in p.both("terms"))
+    if a.ndim or not a or not np.isfinite([a, b]).all():
+        return
+    if (known := _known_factor(p, float(b / a))) is not None:
+        yield f"the term {p.parted.name} is {known} in {SIDES[1]}; the loss is the same"
+
+
+def of_gradients(p: Parting) -> Causes:
+    """Name clipping, a factor, gradients that pile up, a penalty, a gradient that is cut off."""
+    left, right = p.both("gradients")
+    yield from _piled_up(p)
+    yield from _clipped(p, left, right)
+    yield from penalties(p, "gradients", "is added to the gradient")
+    yield from _missing(p)
+
+
+def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
+    """Say by which rule gradients were clipped from `raw` to `used`, None where no rule does it."""
+    if p.explains(raw, used, {n: np.zeros_like(a) for n, a in raw.items()}):
+        return None
+    ratio = factor(joined(used), joined(raw))
+    norm, limit = (float(np.sqrt((joined(a) ** 2).sum())) for a in (raw, used))
+    scaled = {name: ratio * array for name, array in raw.items()}
+    if 0 < ratio < 1 and p.explains(scaled, used, raw) and _round(limit):
+        return f"to a norm of {limit:.4g}, from {norm:.4g}"
+    bound = max(judging.peak(array) for array in used.values())
+    if p.explains({name: np.clip(array, -bound, bound) for name, array in raw.items()}, used, raw):
+        return f"value by value to {bound:.4g}"
+    norms = {n: (float(np.linalg.norm(raw[n])), float(np.linalg.norm(used[n]))) for n in raw}
+    least = 1e-6 * max((before for before, _ in norms.values()), default=0.0)
+    limits = [after for before, after in norms.values() if before > least and after < before * (1 - 1e-6)]
+    if limits and np.ptp(limits) <= 1e-5 * max(limits):
+        made = {n: raw[n] * min(1.0, limits[0] / norms[n][0]) if norms[n][0] else raw[n] for n in raw}
+        if p.explains(made, used, raw):
+            return f"tensor by tensor, each to a norm of {limits[0]:.4g}"
+    return None
+
+
+def penalties(p: Parting, quantity: str, how: str) -> Causes:
+    """Name a multiple of the weights that one run has more than the other in some arrays."""
+    weights = p.state("parameters")[0]
+    left, right = p.both(quantity)
+    names = [name for name in left if name in weights]
+    if not names:
+        return
+    for i, (a, b) in enumerate(((left, right), (right, left))):
+        factors, made = {}, {}
+        for name in names:
+            apart = b[name] - a[name]
+            c = factor(apart.ravel(), weights[name].ravel())
+            wrong = not p.explained(a[name], b[name], weights[name])
+            factors[name] = c if wrong and np.isfinite(c) else 0.0
+            made[name] = a[name] + factors[name] * weights[name]
+        found = {name: c for name, c in factors.items() if c}
+        sizes = list(found.values())
+        if found and min(sizes) > 0 and np.ptp(sizes) <= 1e-4 * max(sizes) and p.explains(made, b, a):
+            where = _which(found, [name for name in names if weights[name].any()])
+            yield (
+                f"{figure(float(np.median(sizes)))} times the weights {how} in {SIDES[1 - i]} only: weight decay (L2) "
+                f"of {where}"
+            )
+            return
+
+
+def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
+    evaluation = p.scalar("loss in evaluation")
+    if evaluation is None or not p.agrees("loss in evaluation"):
+        return
+    same = [abs(a - b) <= p.tolerance * max(abs(a), abs(b)) for a, b in zip(loss, evaluation, strict=True)]
+    if same[0] != same[1]:
+        side = same.index(True)
+        yield (
+            f"the loss of {SIDES[side]} is its loss in evaluation: it trains in evaluation mode (dropout off, running "
+            f"statistics for the batch's), and {SIDES[1 - side]} in training mode"
+        )
+
+
+def _training_alone(p: Parting) -> Causes:
+    if not p.agrees("loss in evaluation"):
+        return
+    statistics = p.both("running statistics")[0]
+    if not statistics or p.agrees("running statistics"):
+        yield (
+            "the losses in evaluation agree and those in training don't: what only training does differs, as dropout, "
+            "which "
+            "drops other units or at another rate"
+        )
+    else:
+        yield "batch norm in training: the losses in evaluation agree, and the statistics of the batch don't"
+
+
+def _penalty(p: Parting, loss: tuple[float, float]) -> Causes:
+    """Half of lambda times the squared weights in the loss of one run, as its gradient confirms."""
+    weights = p.state("parameters")[0]
+    gradients = p.both("gradients")
+    if not weights or not gradients[0]:
+        return
+    for i, (a, b) in enumerate((gradients, gradients[::-1])):
+        factors = {n: factor((b[n] - a[n]).ravel(), weights[n].ravel()) for n in a if n in weights}
+        made = {n: a[n] + (c if np.isfinite(c) else 0.0) * weights[n] for n, c in factors.items()}
+        real = {n: c for n, c in factors.items() if np.isfinite(c) and not p.explained(a[n], b[n], weights[n])}
+        if not real or min(real.values()) <= 0 or not p.explains(made, b, a):
+            continue
+        added = sum(c * float((weights[n] ** 2).sum()) for n, c in real.items()) / 2
+        if abs(added - (loss[1 - i] - loss[i])) <= 1e-3 * abs(added):
+            where = _which(real, [n for n in factors if weights[n].any()])
+            yield (
+                f"the loss has {figure(float(np.median(list(real.values()))))} / 2 times the squared weights of "
+                f"{where} in {SIDES[1 - i]} only"
+            )
+            return
+
+
+def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
+    if not loss[0]:
+        return
+    ratio = loss[1] / loss[0]
+    left, right = p.both("gradients")
+    known = _known_factor(p, ratio)
+    if not left:
+        if known:
+            yield f"the loss is {known} in {SIDES[1]}"
+        return
+    if p.explains({name: ratio * array for name, array in left.items()}, right, left):
+        yield f"the loss and every gradient are {known or f'{figure(ratio)} times as large'} in {SIDES[1]}"
+    elif p.agrees("gradients"):
+        yield (
+            f"the loss is {known or f'{figure(ratio)} times as large'} in {SIDES[1]} and the gradients are the same: "
+            "clipped to one norm, or the loss is only reported otherwise"
+        )
+
+
+def _one_term(p: Parting, loss: tuple[float, float]) -> Causes:
+    left, right = p.both("terms")
+    wrong = [name for name, size in judging.between("terms", left, right).items() if size > p.tolerance]
+    if len(wrong) != 1:
+        return
+    a, b = float(left[wrong[0]]), float(right[wrong[0]])
+    if abs((b - a) - (loss[1] - loss[0])) <= 1e-3 * abs(b - a):
+        known = _known_factor(p, b / a) if a else None
+        yield (
+            f"the term {wrong[0]} of the loss differs, and no other: it is "
+            f"{known or figure(b / a) + ' times as large'} in {SIDES[1]}"
+        )
+
+
+def _piled_up(p: Parting) -> Causes:
+    """A gradient to which the previous step's was added: nothing set it to zero."""
+    if p.step < 1:
+        return
+    for i, (this, other, mine, theirs) in enumerate(each_way(p, "gradients")):
+        earlier = p.runs[i][p.step - 1].get("gradients", {})
+        if mine and earlier and p.explains({n: theirs[n] + earlier[n] for n in mine}, mine, theirs):
+            yield (
+                f"the gradients of {this} are added to those of the step before: they are never set to zero (zero_grad)"
+            )
+            return
+        del other
+
+
+def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
+    a, b = joined(left), joined(right)
+    if not a.any() or not b.any() or not np.isfinite(a).all() or not np.isfinite(b).all():
+        return
+    ratio = factor(b, a)
+    if p.explains({name: ratio * array for name, array in left.items()}, right, left):
+        norms = tuple(float(np.sqrt((x**2).sum())) for x in (a, b))
+        if 0 < 1 - min(ratio, 1 / ratio) < 1e-4:
+            side = int(ratio < 1)
+            if _round(norms[1 - side]):
+                yield (
+                    f"the gradients are clipped to a norm of {norms[1 - side]:.4g} in both, and {SIDES[side]} divides "
+                    "by the "
+                    "norm plus a small number, as PyTorch's clipping does by 1e-6"
+                )
+                return
+        known = _known_factor(p, ratio)
+        side = int(norms[1] < norms[0])
+        if known and not _round(norms[side]):
+            yield f"every gradient is {known} in {SIDES[1]}, and the loss is the same"
+            return
+        if _round(norms[side]):
+            if _round(norms[1 - side]) and _is_clipped(p, 1 - side, norms[1 - side]):
+                yield (
+                    f"the gradients are clipped to a norm of {norms[0]:.4g} in {SIDES[0]} and of {norms[1]:.4g} in "
+                    f"{SIDES[1]}"
+                )
+            else:
+                yield (
+                    f"the gradients are clipped to a norm of {norms[side]:.4g} in {SIDES[side]} only, from "
+                    f"{norms[1 - side]:.4g}"
+                )
+            return
+        yield f"every gradient is {figure(ratio)} times as large in {SIDES[1]}, and the loss is the same"
+        return
+    for this, other, mine, theirs in each_way(p, "gradients"):
+        if (rule := clipping(p, theirs, mine)) is not None:
+            yield f"the gradients are clipped {rule}, in {this} only"
+            return
+        del other
+    bounds = [float(np.sqrt((x**2).sum())) for x in (a, b)]
+    largest = [float(np.abs(x).max()) for x in (a, b)]
+    for i in (0, 1):
+        if (
+            _round(bounds[i])
+            and _round(largest[1 - i])
+            and (np.abs((a, b)[1 - i]) >= largest[1 - i] * (1 - 1e-9)).sum() > 1
+        ):
+            yield (
+                f"the gradients are clipped to a norm of {bounds[i]:.4g} in {SIDES[i]} and value by value to "
+                f"{largest[1 - i]:.4g} in {SIDES[1 - i]}"
+            )
+            return
+
+
+def _is_clipped(p: Parting, side: int, limit: float) -> bool:
+    """Return whether no gradient of a run is longer than `limit`, and several have this length."""
+    norms = [
+        np.sqrt(sum(float((a.astype(float) ** 2).sum()) for a in r.get("gradients", {}).values())) for r in p.runs[side]
+    ]
+    return max(norms) <= limit * (1 + 1e-5) and sum(abs(n - limit) <= 1e-5 * limit for n in norms) > 1
+
+
+def _missing(p: Parting) -> Causes:
+    """Tensors to which no gradient comes in one run, a row of an embedding, a transposed one."""
+    left, right = p.both("gradients")
+    wrong = [name for name, size in judging.between("gradients", left, right).items() if size > p.tolerance]
+    for i, arrays in enumerate((left, right)):
+        none = [name for name in arrays if not arrays[name].any() and (left, right)[1 - i][name].any()]
+        if wrong and set(wrong) <= set(none):
+            yield f"no gradient comes to {several(none)} in {SIDES[i]}: frozen, detached or stopped"
+            return
+    if len(wrong) != 1:
+        return
+    (name,) = wrong
+    a, b = left[name], right[name]
+    if a.ndim == 2 and a.shape == b.shape:
+        rows = np.flatnonzero(np.abs(a - b).max(1) > p.tolerance * judging.peak(a))
+        for i, x in enumerate((a, b)):
+            if len(rows) == 1 and not x[rows[0]].any():
+                yield f"no gradient comes to row {rows[0]} of {name} in {SIDES[i]}: a padding index"
+                return
+        if p.explained(a.T, b, a):
+            yield f"{name} is transposed in {SIDES[1]}"
+
+
+def _known_factor(p: Parting, ratio: float) -> str | None:
+    """Say which count of the batch a factor is: a sum for a mean."""
+    for inverse, value in ((False, ratio), (True, 1 / ratio if ratio else 0.0)):
+        n = round(value)
+        if not 2 <= n <= _LARGEST_SUM or abs(value - n) > max(1e-6, 10 * p.tolerance) * n:
+            continue
+        what = next((text for count, text in _counts(p) if count == n), None)
+        if what is None and n & (n - 1) == 0 and n >= 1024:
+            what = "a loss scale of mixed precision"
+        if what is not None:
+            return f"{'1 / ' if inverse else ''}{n} times as large ({what})"
+    return None
+
+
+def _counts(p: Parting) -> Iterator[tuple[int, str]]:
+    for quantity in ("batch", "inputs"):
+        arrays = p.both(quantity)[0]
+        for name, array in arrays.items():
+            if array.ndim:
+                yield len(array), "rows of the batch: a sum for a mean"
+            if array.ndim == 2:
+                yield array.size, f"entries of {name or quantity}: a sum for a mean"
+                yield array.shape[0] * (array.shape[1] - 1), "tokens that are predicted: a sum for a mean"
+                yield array.shape[1], f"columns of {name or quantity}: a sum for a mean"
+                yield array.shape[1] - 1, "tokens of a row that are predicted: a sum for a mean"
+
+
+def _round(value: float) -> bool:
+    """Return whether a number has at most two digits, as a limit that someone chose."""
+    return value > 0 and abs(float(f"{value:.2g}") - value) <= 1e-6 * value
+
+
+def _which(found: object, every: list[str]) -> str:
+    names = list(found)  # type: ignore[call-overload]
+    rest = [name for name in every if name not in names]
+    return "all of them" if not rest else f"{several(names)}, not of {several(rest)}"

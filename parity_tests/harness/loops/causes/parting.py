@@ -1,0 +1,116 @@
+"""Where two runs part, and when a formula explains it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from parity_tests.harness.loops import judging
+from parity_tests.harness.loops.judging import Parted
+from parity_tests.harness.loops.naming import Record
+from parity_tests.harness.loops.records import SIDES, Arrays
+
+Causes = Iterator[str]
+
+_LEFT_OVER = 1e-3  # of the difference
+_ROUNDING = {"float64": 1e-12, "float32": 3e-6}
+
+
+class Parting(NamedTuple):
+    """Where two runs part, with their numbers."""
+
+    parted: Parted
+    dtype: str
+    before: tuple[Record, Record]
+    """The state before the step."""
+    at: tuple[Record, Record]
+    """The step."""
+    runs: tuple[list[Record], list[Record]]
+    """All steps of both."""
+    carried: bool
+    """Whether both took the step from the same state."""
+
+    @property
+    def step(self) -> int:
+        return self.parted.step
+
+    def both(self, quantity: str) -> tuple[Arrays, Arrays]:
+        """Return the arrays of a quantity that both have, by the same names."""
+        left, right = (record.get(quantity, {}) for record in self.at)
+        names = [name for name in left if name in right]
+        return {n: _wide(left[n]) for n in names}, {n: _wide(right[n]) for n in names}
+
+    def state(self, quantity: str) -> tuple[Arrays, Arrays]:
+        """Return the same of the state before the step."""
+        left, right = (record.get(quantity, {}) for record in self.before)
+        names = [name for name in left if name in right]
+        return {n: _wide(left[n]) for n in names}, {n: _wide(right[n]) for n in names}
+
+    def scalar(self, quantity: str) -> tuple[float, float] | None:
+        """Return the first number of a quantity in both, None where it is missing."""
+        left, right = self.both(quantity)
+        return (
+            None
+            if not left
+            else (float(next(iter(left.values())).ravel()[0]), float(next(iter(right.values())).ravel()[0]))
+        )
+
+    def agrees(self, quantity: str) -> bool:
+        """Return whether both have a quantity in this step and it is the same."""
+        left, right = self.both(quantity)
+        return bool(left) and all(size <= self.tolerance for size in judging.between(quantity, left, right).values())
+
+    @property
+    def tolerance(self) -> float:
+        return judging.OF_STEP[self.dtype] if self.carried or self.dtype == "float32" else judging.OF_RUN
+
+    def explains(self, made: Mapping[str, np.ndarray], observed: Arrays, other: Arrays) -> bool:
+        """Return whether a formula gives what was observed, so far as it differs from `other`.
+
+        Each array has to be explained beyond a thousandth of the difference, or to its rounding.
+        """
+        least = judging.SMALL * max((judging.peak(observed[name]) for name in made), default=0.0)
+        return all(self.explained(made[name], observed[name], other[name], least) for name in made)
+
+    def explained(self, made: np.ndarray, observed: np.ndarray, other: np.ndarray, least: float = 0.0) -> bool:
+        """Return the same of one array, whose numbers below `least` are rounding."""
+        if made.shape != observed.shape:
+            return False
+        scale = max(judging.peak(observed), judging.peak(other), least)
+        left = judging.difference(made, observed, scale)
+        apart = judging.difference(other, observed, scale) if other.shape == observed.shape else 1.0
+        return left <= max(_LEFT_OVER * min(apart, 1.0), _ROUNDING[self.dtype])
+
+
+def each_way(p: Parting, quantity: str) -> Iterable[tuple[str, str, Arrays, Arrays]]:
+    """Yield both runs as (this, the other), their names and their arrays of a quantity."""
+    left, right = p.both(quantity)
+    yield SIDES[0], SIDES[1], left, right
+    yield SIDES[1], SIDES[0], right, left
+
+
+def joined(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return all numbers as one vector."""
+    return np.concatenate([array.ravel() for array in arrays.values()]) if arrays else np.zeros(0)
+
+
+def factor(numerator: np.ndarray, denominator: np.ndarray) -> float:
+    """Return the factor that comes nearest to making the first vector of the second."""
+    size = float(denominator @ denominator)
+    return float(numerator @ denominator) / size if size else float("nan")
+
+
+def several(names: Iterable[str], limit: int = 4) -> str:
+    """List names, shortened."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def figure(value: float) -> str:
+    """Write a number shortly."""
+    return f"1 {'+' if value > 1 else '-'} {abs(value - 1):.2g}" if 0 < abs(value - 1) < 1e-5 else f"{value:.6g}"
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

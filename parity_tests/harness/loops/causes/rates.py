@@ -1,0 +1,80 @@
+"""Known faults in a learning-rate schedule."""
+
+import numpy as np
+
+from parity_tests.harness.loops.causes.parting import Causes, Parting, figure
+from parity_tests.harness.loops.records import SIDES
+
+_LEAST = 3  # steps, before a pattern means anything
+
+
+def of_schedule(p: Parting) -> Causes:
+    """Name how the learning rates of all steps are related."""
+    name = p.parted.name
+    found = [[record.get("learning rate", {}).get(name) for record in run] for run in p.runs]
+    if any(rate is None or rate.ndim for run in found for rate in run):
+        return
+    left, right = (np.array([float(rate) for rate in run]) for run in found)  # type: ignore[arg-type]
+    n = len(left)
+
+    def same(a: np.ndarray, b: np.ndarray) -> bool:
+        return bool(np.allclose(a, b, rtol=max(p.tolerance, 1e-6 if p.dtype == "float32" else 0), atol=0))
+
+    for shift in (1, 2):
+        for ahead, (a, b) in enumerate(((left, right), (right, left))):
+            # a has at step t what b has `shift` steps later
+            if n - shift >= _LEAST and np.ptp(a) and same(a[:-shift], b[shift:]):
+                yield (
+                    f"the schedule of {SIDES[1 - ahead]} is {shift} step{'s' * (shift > 1)} late: it has "
+                    f"{SIDES[ahead]}'s learning rate of step t at step t + {shift}"
+                )
+                return
+    if left.all() and same(right / left, np.full(n, right[0] / left[0])):
+        yield f"the learning rate is {figure(right[0] / left[0])} times as large in {SIDES[1]}, at every step"
+        return
+    for side, (a, b) in enumerate(((left, right), (right, left))):
+        for k in range(2, n):
+            if same(a[np.arange(n) // k * k], b) or same(a[np.arange(n) // k], b):
+                yield (
+                    f"the schedule advances with each step in {SIDES[side]} and once in {k} steps in "
+                    f"{SIDES[1 - side]}: an epoch, or an accumulation"
+                )
+                return
+    lengths = [_warm(run) for run in (left, right)]
+    if lengths[0] != lengths[1] and _warm_up_alone(left, right, max(lengths)):
+        if min(lengths) <= 1:
+            side = int(lengths[0] > lengths[1])
+            yield f"{SIDES[side]} has no warm-up, and {SIDES[1 - side]} one of {max(lengths)} steps"
+        else:
+            yield f"the warm-up takes {lengths[0]} steps in {SIDES[0]} and {lengths[1]} in {SIDES[1]}"
+        return
+    periods = [_cosine(run) for run in (left, right)]
+    if None not in periods and not same(np.array(periods[:1]), np.array(periods[1:])):
+        yield f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
+
+
+def _warm(rates: np.ndarray) -> int:
+    """Return how many steps the rate rises by the same amount from its first value on."""
+    rises = np.diff(rates)
+    if not len(rises) or rises[0] <= 0:
+        return 0
+    others = np.flatnonzero(~np.isclose(rises, rises[0], rtol=1e-5, atol=0))
+    return int(others[0] if len(others) else len(rises)) + 1
+
+
+def _warm_up_alone(left: np.ndarray, right: np.ndarray, length: int) -> bool:
+    """Return whether the rates are the same after the longer warm-up, or a cosine that starts there."""
+    same = np.allclose(left[length:], right[length:], rtol=1e-6)
+    return length < len(left) and bool(same or np.isclose(left.max(), right.max()))
+
+
+def _cosine(rates: np.ndarray) -> float | None:
+    """Return after how many steps a cosine from the largest rate ends at zero, None where it is none."""
+    start = int(np.flatnonzero(np.isclose(rates, rates.max(), rtol=1e-9))[-1])
+    after = rates[start:]
+    if len(after) < 4 or not after[0] > 0:
+        return None
+    phase = np.arccos(np.clip(2 * after / after[0] - 1, -1, 1)) / np.pi
+    t = np.arange(len(after))
+    slope = float(phase @ t) / float(t @ t)
+    return 1 / slope if slope > 0 and np.allclose(phase, slope * t, atol=1e-6) else None

@@ -1,0 +1,496 @@
+"""Known faults in what an optimizer does with a gradient, and in running statistics.
+
+What each run does is identified from its own numbers, by least squares over its arrays; two runs whose rules are known
+and differ in one part differ by this part.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity_tests.harness.loops import judging
+from parity_tests.harness.loops.causes.forward import clipping, penalties
+from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several
+from parity_tests.harness.loops.naming import Record
+from parity_tests.harness.loops.records import SIDES, Arrays
+
+_FIRST, _SECOND, _MOMENTUM = "first moment", "second moment", "momentum"
+_EPS = [10.0**-e for e in (8, 7, 6, 5, 4, 3, 9, 10, 12, 15, 16)] + [0.0]
+_FIT = 1e-9  # of the largest, in float64; 1e-4 in float32
+
+
+class Rule(NamedTuple):
+    """An optimizer as its numbers show it; None is what they don't show."""
+
+    beta1: float | None = None
+    beta2: float | None = None
+    momentum: float | None = None
+    dampening: float | None = None
+    gradient: float = 1.0
+    """The factor of the gradient that it used."""
+    coupled: tuple[tuple[str, float], ...] = ()
+    """How much of each array's weights is added to its gradient."""
+    decoupled: tuple[tuple[str, float], ...] = ()
+    """The share of each array's weights that a step takes off, over the learning rate."""
+    eps: tuple[str, float] | None = None
+    corrected: bool | None = None
+    nesterov: bool | None = None
+    rate: float | None = None
+
+
+def of_optimizer(p: Parting) -> Causes:
+    """Name in which part the optimizers of both runs differ."""
+    yield from _how_often(p)
+    yield from _used(p)
+    rules = [_rule(p, side) for side in (0, 1)]
+    if rules[0] is not None and rules[1] is not None:
+        yield from _differences(p, *rules)
+
+
+def of_parameters(p: Parting) -> Causes:
+    """Name what the steps of two runs differ by, where their optimizers' state isn't known."""
+    for text in penalties(p, "parameters", "is added to the step"):
+        side = SIDES[1] if f"in {SIDES[0]} only" in text else SIDES[0]
+        yield (
+            f"weight decay on other tensors: {text.replace('is added to the step', 'stay').replace(' only', ' more')}; "
+            f"{side} takes them off"
+        )
+        return
+    before = p.state("parameters")[0]
+    left, right = p.both("parameters")
+    if not before:
+        return
+    steps = [{n: arrays[n] - before[n] for n in left if n in before} for arrays in (left, right)]
+    ratio = factor(joined(steps[1]), joined(steps[0]))
+    if p.explains({n: before[n] + ratio * steps[0][n] for n in steps[0]}, right, left):
+        if p.agrees("learning rate"):
+            t = p.step + 1
+            yield (
+                f"the step of {SIDES[1]} is {figure(ratio)} times as long at the same learning "
+                f"rate{_correction(ratio, t)}"
+            )
+        else:
+            yield f"the step is {figure(ratio)} times as long in {SIDES[1]}: the learning rate"
+
+
+def of_statistics(p: Parting) -> Causes:
+    """Name how running statistics are updated otherwise: momentum, the unbiased variance, not at all."""
+    before = p.state("running statistics")[0]
+    left, right = p.both("running statistics")
+    if not before or not all(np.isfinite(a).all() for a in (*left.values(), *right.values())):
+        return
+    moved = [{n: arrays[n] - before[n] for n in left if n in before} for arrays in (left, right)]
+    for side in (0, 1):
+        if not joined(moved[side]).any():
+            yield (
+                f"the running statistics are not updated in {SIDES[side]}: evaluation mode, or a new state that is "
+                "dropped"
+            )
+            return
+    ratio = factor(joined(moved[1]), joined(moved[0]))
+    if p.explains({n: before[n] + ratio * moved[0][n] for n in moved[0]}, right, left):
+        yield (
+            f"the momentum of the running statistics: they move {figure(ratio)} times as far in {SIDES[1]} (0.1 in "
+            "PyTorch is "
+            "0.9 in Flax)"
+        )
+        return
+    variances = [n for n, a in before.items() if n.rpartition(".")[2] in ("running_var", "var")]
+    means = [n for n in before if n not in variances]
+    ratio = factor(*(joined({n: m[n] for n in means}) for m in reversed(moved))) if means else 1.0
+    if not p.explains({n: before[n] + ratio * moved[0][n] for n in means}, {n: right[n] for n in means}, left):
+        return
+    for side, (a, b) in enumerate(((moved[0], moved[1]), (moved[1], moved[0]))):
+        scale = ratio if not side else 1 / ratio
+        x, base, y = (joined({n: arrays[n] for n in variances}) for arrays in (a, before, b))
+        # a = k (v - base) and b = s k (c v - base), where c = n / (n - 1): b - s a = s (c - 1) (a + k base)
+        known, *_ = np.linalg.lstsq(np.stack([x, base], 1), y / scale - x, rcond=None)
+        if known[0] <= 0:
+            continue
+        count, rate = 1 + 1 / known[0], known[1] / known[0]
+        made = {n: before[n] + scale * (a[n] + known[0] * a[n] + known[1] * before[n]) for n in variances}
+        observed, other = ((right, left), (left, right))[side]
+        if abs(count - round(count)) < 1e-3 * count and 0 < rate < 1 and p.explains(made, observed, other):
+            other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {figure(ratio)} times"
+            yield (
+                f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with n = "
+                f"{round(count)}, and "
+                f"not in {SIDES[side]}{other_momentum}"
+            )
+            return
+
+
+def changes(run: Sequence[Record], start: Record) -> list[bool]:
+    """Return in which steps the parameters change; the first counts as one in which they do if the start is unknown."""
+    found, before = [], start.get("parameters")
+    for record in run:
+        after = record.get("parameters", {})
+        found.append(before is None or any(not np.array_equal(after[n], before[n]) for n in after if n in before))
+        before = after
+    return found
+
+
+def _how_often(p: Parting) -> Causes:
+    """Name an update in some steps only, as gradients are accumulated."""
+    both = [changes(run, {} if "parameters" not in p.before[i] else _start(p, i)) for i, run in enumerate(p.runs)]
+    if not all("parameters" in record for run in p.runs for record in run) or both[0][p.step] == both[1][p.step]:
+        return
+    periods = [_period(found) for found in both]
+    if None not in periods and periods[0] != periods[1]:
+        words = [f"{'at each step' if k == 1 else f'once in {k} steps'} in {SIDES[i]}" for i, k in enumerate(periods)]
+        yield f"the parameters are updated {' and '.join(words)}: accumulation of gradients"
+        return
+    side = both[0][p.step]
+    yield (
+        f"step {p.step} updates the parameters in {SIDES[not side]} only: an update that is skipped, or an incomplete "
+        "accumulation"
+    )
+
+
+def _start(p: Parting, side: int) -> Record:
+    return p.before[side] if p.step == 0 else {}
+
+
+def _period(found: list[bool]) -> int | None:
+    for k in range(1, len(found) // 2 + 1):
+        if found[1:] == [(t + 1) % k == 0 for t in range(1, len(found))]:
+            return k
+    return None
+
+
+def _used(p: Parting) -> Causes:
+    """Name clipping and factors between the gradient and what the moments show of it."""
+    before, (left, right) = p.state("optimizer state"), p.both("optimizer state")
+    slot = next((s for s in (_FIRST, _MOMENTUM) if _of(s, left)), None)
+    if slot is None:
+        return
+    first = [_of(slot, arrays) for arrays in (left, right)]
+    earlier = _of(slot, before[0])
+    empty = not earlier or not joined(earlier).any()
+    betas = [_constant(p, side, slot) for side in (0, 1)]
+    if empty:
+        ratio = factor(joined(first[1]), joined(first[0]))
+        squares = [_of(_SECOND, arrays) for arrays in (left, right)]
+        if p.explains({n: ratio * a for n, a in first[0].items()}, first[1], first[0]) and abs(ratio - 1) > p.tolerance:
+            if squares[0] and not p.explains({n: ratio**2 * a for n, a in squares[0].items()}, squares[1], squares[0]):
+                return
+            if betas[0] is not None and betas[1] is not None and abs(betas[0] - betas[1]) > 1e-6:
+                return
+            yield _of_factor(p, ratio)
+            return
+    gradients = p.both("gradients")
+    if not gradients[0]:
+        return
+    for side in (0, 1):
+        beta = next((b for b in (betas[1 - side], betas[side], 0.9) if b is not None), 0.9)
+        share = 1 - beta if slot == _FIRST else 1.0
+        if all(n in gradients[side] for n in first[side]):
+            raw = {n: gradients[side][n] for n in first[side]}
+            used = {n: (a - beta * earlier.get(n, 0.0)) / share for n, a in first[side].items()}
+            if (rule := clipping(p, raw, used)) is not None:
+                other = {n: (a - beta * earlier.get(n, 0.0)) / share for n, a in first[1 - side].items()}
+                theirs = clipping(p, raw, other)
+                if theirs == rule:
+                    return
+                rest = "only" if theirs is None else f"and {theirs}, in {SIDES[1 - side]}"
+                yield f"the gradients are clipped {rule}, in {SIDES[side]} {rest}"
+                return
+
+
+def _of_factor(p: Parting, ratio: float) -> str:
+    gradients = p.both("gradients")[0]
+    if gradients:
+        norm = float(np.sqrt((joined(gradients) ** 2).sum()))
+        limit = norm * min(ratio, 1 / ratio)
+        if abs(float(f"{limit:.2g}") - limit) <= 1e-6 * limit:
+            return (
+                f"the gradients are clipped to a norm of {limit:.4g} in {SIDES[int(ratio < 1)]} only, from {norm:.4g}"
+            )
+    k = round(max(ratio, 1 / ratio))
+    exact = k > 1 and abs(max(ratio, 1 / ratio) - k) < 1e-6 * k
+    text = (
+        f"the optimizer gets {k if exact else figure(max(ratio, 1 / ratio))} times the gradient in "
+        f"{SIDES[int(ratio > 1)]}"
+    )
+    return text + (": a sum of batches or micro-batches for their mean, or another scale of the loss" if exact else "")
+
+
+def _constant(p: Parting, side: int, slot: str) -> float | None:
+    """Return beta1 or the momentum of a run, from a step that has one before it."""
+    for step in range(max(p.step, 1), len(p.runs[side])):
+        before, after = p.runs[side][step - 1], p.runs[side][step]
+        fit = _moment(slot, before, after)
+        if fit is not None:
+            return fit[0]
+    return None
+
+
+def _moment(slot: str, before: Record, after: Record) -> tuple[float, float, dict[str, float]] | None:
+    """Fit a first moment: the share of the one before, that of the gradient, and that of each array's weights."""
+    old, new = (_wide(_of(slot, record.get("optimizer state", {}))) for record in (before, after))
+    gradient, weights = _wide(after.get("gradients", {})), _wide(before.get("parameters", {}))
+    names = [n for n in new if n in old and n in gradient and n in weights]
+    if not names or not any(old[n].any() for n in names):
+        return None
+    fit = _fitted({n: new[n] for n in names}, [old, gradient], weights, _near(new))
+    return None if fit is None else (fit[0][0], fit[0][1], fit[1])
+
+
+def _rule(p: Parting, side: int) -> Rule | None:
+    """Identify the optimizer of a run at the step in which the runs part, or at the next one that has one before it."""
+    run = p.runs[side]
+    at = max(p.step, 1)
+    if at >= len(run):
+        return None
+    before, after = run[at - 1], run[at]
+    weights, moved = _wide(before.get("parameters", {})), _wide(after.get("parameters", {}))
+    gradient = _wide(after.get("gradients", {}))
+    state = _wide(after.get("optimizer state", {}))
+    old = _wide(before.get("optimizer state", {}))
+    names = [n for n in weights if n in moved and n in gradient]
+    if not names:
+        return None
+    steps = {n: moved[n] - weights[n] for n in names}
+    if _of(_FIRST, state):
+        return _adam(p, before, after, weights, gradient, steps, _of(_SECOND, old), _of(_SECOND, state), at, moved)
+    if buffers := _of(_MOMENTUM, state):
+        fit = _moment(_MOMENTUM, before, after)
+        if fit is None:
+            return None
+        momentum, share, coupled = fit
+        used = {n: gradient[n] + coupled.get(n, 0.0) / share * weights[n] for n in names}
+        made = _fitted(steps, [buffers, used], weights, _near(moved))
+        if made is None:
+            return Rule(momentum=momentum, dampening=1 - share, coupled=_tidy(coupled, share))
+        (of_buffer, of_gradient), own = made
+        rate = -of_buffer - of_gradient
+        nesterov = abs(of_gradient) > 1e-6 * abs(rate)
+        if nesterov:
+            rate = -of_gradient
+        return Rule(
+            momentum=momentum,
+            dampening=1 - share,
+            coupled=_tidy(coupled, share),
+            decoupled=_tidy(own, -rate),
+            nesterov=nesterov,
+            rate=rate,
+        )
+    made = _fitted(steps, [gradient], weights, _near(moved))
+    if made is None:
+        return None
+    rate = -made[0][0]
+    return Rule(coupled=_tidy(made[1], -rate), rate=rate)
+
+
+def _adam(
+    p: Parting,
+    before: Record,
+    after: Record,
+    weights: Arrays,
+    gradient: Arrays,
+    steps: Arrays,
+    old: Arrays,
+    square: Arrays,
+    at: int,
+    moved: Arrays,
+) -> Rule | None:
+    fit = _moment(_FIRST, before, after)
+    if fit is None:
+        return None
+    beta1, share, coupled = fit
+    scale = share / (1 - beta1)
+    used = {n: scale * gradient[n] + coupled.get(n, 0.0) / (1 - beta1) * weights[n] for n in square if n in gradient}
+    second = _fitted(square, [old, {n: a**2 for n, a in used.items()}], None, _near(square))
+    beta2 = None if second is None else second[0][0]
+    rule = Rule(beta1=beta1, beta2=beta2, gradient=scale, coupled=_tidy(coupled, share))
+    if beta2 is None:
+        return rule
+    first = _of(_FIRST, _wide(after["optimizer state"]))
+    updates = sum(changes(p.runs[0][: at + 1], {}))
+    known = next(iter(after.get("learning rate", {}).values()), None)
+    fits: list[Rule] = []
+    for corrected, (place, eps), t in itertools.product((True, False), _places(), {at + 1, updates}):
+        c1, c2 = (1 - beta1**t, 1 - beta2**t) if corrected else (1.0, 1.0)
+        direction = {}
+        for n in steps:
+            if n not in first or n not in square:
+                continue
+            v = square[n] / c2
+            root = (
+                np.sqrt(v + eps)
+                if place == "inside the root"
+                else np.sqrt(v) + (eps / np.sqrt(c2) if place == "before the correction" else eps)
+            )
+            direction[n] = first[n] / c1 / np.where(root == 0, np.inf, root)
+        made = _fitted({n: steps[n] for n in direction}, [direction], weights, _near(moved))
+        if made is not None:
+            rate = -made[0][0]
+            fits.append(
+                rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=_tidy(made[1], -rate))
+            )
+            if known is None or abs(rate - float(known)) <= 1e-5 * abs(rate):
+                return fits[-1]  # without the correction, a step is one of another rate with it
+    return fits[0] if fits else rule
+
+
+def _rounded_rate(p: Parting, rules: Sequence[Rule | None]) -> Causes:
+    """Name a learning rate that one run rounds to float32, as a schedule of optax does whose count is int32."""
+    rate = next(iter(p.runs[1][max(p.step, 1)].get("learning rate", {}).values()), None) if len(p.runs[1]) > 1 else None
+    if rate is None or p.dtype != "float64" or rate.ndim:
+        return
+    error = float(np.float32(rate)) - float(rate)
+    near = [
+        None if rule is None or rule.rate is None or not error else (rule.rate - float(rate)) / error for rule in rules
+    ]
+    for side in (0, 1):
+        mine, other = near[side], near[1 - side]
+        if mine is not None and other is not None and abs(mine - 1) < 0.05 and abs(other) < 0.05:
+            yield f"the learning rate is rounded to float32 in {SIDES[side]}, where the step uses it"
+            return
+
+
+def _places() -> Iterator[tuple[str, float]]:
+    for eps in _EPS:
+        for place in ("outside the root", "inside the root", "before the correction"):
+            yield place, eps
+
+
+def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
+    """Name the parts in which two rules differ, in the order in which a step uses them."""
+    found: list[str] = []
+
+    def numbers(name: str, a: float | None, b: float | None) -> None:
+        if a is not None and b is not None and abs(a - b) > 1e-6 * max(abs(a), abs(b), 1e-3):
+            found.append(f"{name} is {_rounded(a)} in {SIDES[0]} and {_rounded(b)} in {SIDES[1]}")
+
+    numbers("the factor of the gradient in the optimizer", left.gradient, right.gradient)
+    moved = left.coupled and right.decoupled and not left.decoupled and not right.coupled
+    other = right.coupled and left.decoupled and not right.decoupled and not left.coupled
+    if moved or other:
+        side = int(bool(moved))
+        found.append(
+            f"the weight decay is decoupled (AdamW) in {SIDES[side]} and added to the gradient (L2) in "
+            f"{SIDES[1 - side]}"
+        )
+    else:
+        for a, b, how in (
+            (left.coupled, right.coupled, "added to the gradient"),
+            (left.decoupled, right.decoupled, "decoupled"),
+        ):
+            found += _decays(dict(a), dict(b), how, p)
+    numbers("beta1", left.beta1, right.beta1)
+    numbers("beta2", left.beta2, right.beta2)
+    numbers("the momentum", left.momentum, right.momentum)
+    numbers("the dampening", left.dampening, right.dampening)
+    if left.nesterov is not None and right.nesterov is not None and left.nesterov != right.nesterov:
+        found.append(f"Nesterov's momentum in {SIDES[int(right.nesterov)]} only")
+    if left.corrected is not None and right.corrected is not None and left.corrected != right.corrected:
+        found.append(f"Adam's bias correction is missing in {SIDES[int(left.corrected)]}")
+    if left.eps is not None and right.eps is not None and left.eps != right.eps:
+        found.append(
+            f"the optimizer's eps is {left.eps[1]:g} {left.eps[0]} in {SIDES[0]} and {right.eps[1]:g} {right.eps[0]} "
+            f"in {SIDES[1]}"
+        )
+    if not found:
+        found += _rounded_rate(p, (left, right))
+    if not found:
+        numbers("the learning rate that the step uses", left.rate, right.rate)
+    if found:
+        yield "; ".join(found)
+
+
+def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Parting) -> list[str]:
+    if left == right == {}:
+        return []
+    sizes = [float(np.median(list(d.values()))) if d else 0.0 for d in (left, right)]
+    every = [n for n in p.state("parameters")[0] if p.state("parameters")[0][n].any()]
+    only = [[n for n in left if n not in right], [n for n in right if n not in left]]
+    if left and right and (only[0] or only[1]):
+        parts = [f"of {several(names)} in {SIDES[i]} only" for i, names in enumerate(only) if names]
+        return [f"the weight decay of {_rounded(sizes[0] or sizes[1])}, {how}, is {', and '.join(parts)}"]
+    if only[0] or only[1]:
+        side = int(bool(only[1]))
+        rest = [n for n in every if n not in only[side]]
+        which = "all tensors" if not rest else f"{several(only[side])}, not of {several(rest)}"
+        return [f"the weight decay, {how}, is in {SIDES[side]} only: {_rounded(sizes[side])} of {which}"]
+    if abs(sizes[0] - sizes[1]) > 1e-4 * max(sizes):
+        return [
+            f"the weight decay, {how}, is {_rounded(sizes[0])} in {SIDES[0]} and {_rounded(sizes[1])} in {SIDES[1]}"
+        ]
+    return []
+
+
+def _fitted(
+    target: Arrays, columns: Sequence[Arrays], own: Arrays | None, near: float
+) -> tuple[list[float], dict[str, float]] | None:
+    """Fit a sum of columns, with the same factors for all arrays, and each array's `own` with a factor for itself.
+
+    The arrays' own parts are projected out first. None where the fit doesn't reproduce the target.
+    """
+    names = [n for n in target if all(n in column for column in columns)]
+    if not names:
+        return None
+
+    def rest(n: str, array: np.ndarray) -> np.ndarray:
+        flat = array.ravel()
+        if own is None or n not in own:
+            return flat
+        base = own[n].ravel()
+        size = float(base @ base)
+        return flat - base * (float(base @ flat) / size) if size else flat
+
+    x = np.stack([np.concatenate([rest(n, column[n]) for n in names]) for column in columns], 1)
+    y = np.concatenate([rest(n, target[n]) for n in names])
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    scale = np.abs(x).max(0)
+    scale[scale == 0] = 1.0
+    factors = np.linalg.lstsq(x / scale, y, rcond=None)[0] / scale
+    owns: dict[str, float] = {}
+    largest = max(judging.peak(target[n]) for n in names)
+    for n in names:
+        left = target[n] - sum(f * column[n] for f, column in zip(factors, columns, strict=True))
+        if own is not None and n in own and (c := factor(left.ravel(), own[n].ravel())) == c:
+            made = left - c * own[n]
+            if judging.peak(left) > near * largest and judging.peak(made) < 1e-2 * judging.peak(left):
+                owns[n], left = c, made
+        if judging.peak(left) > near * largest:
+            return None
+    return [float(f) for f in factors], owns
+
+
+def _near(arrays: Arrays) -> float:
+    return 1e-4 if any(a.dtype == np.float32 for a in arrays.values()) else _FIT
+
+
+def _tidy(factors: dict[str, float], share: float) -> tuple[tuple[str, float], ...]:
+    """Return the factors of each array over a share, without those that are rounding."""
+    found = {n: c / share for n, c in factors.items()} if share else {}
+    largest = max(map(abs, found.values()), default=0.0)
+    return tuple((n, c) for n, c in found.items() if abs(c) > 1e-3 * largest)
+
+
+def _of(slot: str, arrays: Any) -> Arrays:
+    return {n.removeprefix(f"{slot} of "): _float(a) for n, a in arrays.items() if n.startswith(f"{slot} of ")}
+
+
+def _wide(arrays: Any) -> Arrays:
+    return {n: _float(a) for n, a in arrays.items()}
+
+
+def _float(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64)
+
+
+def _rounded(value: float) -> str:
+    return f"{value if abs(value) > 1e-12 else 0.0:.4g}"
+
+
+def _correction(ratio: float, t: int) -> str:
+    for b1, b2 in ((0.9, 0.999), (0.9, 0.95), (0.9, 0.99)):
+        c = np.sqrt(1 - b2**t) / (1 - b1**t)
+        if abs(c - 1) > 1e-2 and min(abs(ratio / c - 1), abs(ratio * c - 1)) < 1e-4:
+            return f": Adam's bias correction is missing in {SIDES[int(abs(ratio / c - 1) >= 1e-4)]}"
+    return ""

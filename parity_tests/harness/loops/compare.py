@@ -1,0 +1,336 @@
+"""Compare two training runs step by step, and find the first step and the first quantity in which they part."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
+from parity_tests.harness.loops import carrying, judging, naming
+from parity_tests.harness.loops.carrying import Side
+from parity_tests.harness.loops.causes.find import Parting, cause, difference
+from parity_tests.harness.loops.judging import Floor, Parted
+from parity_tests.harness.loops.naming import QUANTITIES, Record
+from parity_tests.harness.loops.records import SIDES, Start, Step, collect, restartable
+from parity_tests.harness.loops.report import RunsReport
+from parity_tests.harness.modules import torch_state, validation
+from parity_tests.harness.modules.compare import ParityError
+from parity_tests.harness.modules.mapping import MappingLike
+
+RunLike = Iterable[Step] | Callable[..., Iterable[Step | Start]]
+_LARGEST = "of the largest"
+_FAR = 1e-3  # what no rounding of a float32 step is
+_CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"
+
+
+def assert_run_parity(jax_run: RunLike, torch_run: RunLike, **options: Any) -> RunsReport:
+    """Assert that two training loops take the same steps.
+
+    Args:
+        jax_run: The JAX run, see `compare_runs`.
+        torch_run: The torch run.
+        **options: The keyword arguments of `compare_runs`.
+
+    Returns:
+        The report of the comparison, which passed.
+
+    Raises:
+        ParityError: If the runs part; the message names the first step and the first quantity, and the likely cause.
+        InputError: If an argument or what a run yields is invalid.
+        ModelError: If a run raises an exception, which is its cause.
+    """
+    __tracebackhide__ = True  # pytest then shows the caller's line
+    report = compare_runs(jax_run, torch_run, **options)
+    if not report.passed:
+        raise ParityError(report)
+    return report
+
+
+def compare_runs(
+    jax_run: RunLike,
+    torch_run: RunLike,
+    *,
+    steps: int,
+    module: nn.Module | None = None,
+    mapping: MappingLike = None,
+) -> RunsReport:
+    """Compare two training loops of your own step by step.
+
+    Each run yields a `Step` after each of its steps, with what it has of batch, inputs, learning rate, loss, terms,
+    gradients, optimizer state, parameters and moving average; what both yield is compared. The first step, and in it
+    the first quantity in this order that differs by more than its tolerance, is where the runs part.
+
+    A run that is a function of one argument can be started again: it is called with None to start by itself, yields
+    the `Start` of its own before the first step, and is called with a `Start` to take the steps from `start.step` on
+    from this state. In float32 one such run at least is needed, to measure the noise floor, and each step is then also
+    compared from the same state. Where runs part, the steps are bisected with the state of one carried to the other, so
+    that the step is found whose own work differs, and not the one in which a small difference has grown.
+
+    Args:
+        jax_run: An iterable of steps, or a function that returns one, of no argument or of a `Start` or None.
+        torch_run: The same of the torch run.
+        steps: Number of steps to compare. All of them are kept in memory.
+        module: The torch module that is trained, whose layers say how each parameter is laid out. None where the torch
+            run yields it as `parameters`, or where both runs have the same names and layouts.
+        mapping: Which JAX array is which torch tensor, as in `compare_modules`.
+
+    Returns:
+        The report: the worst difference of each quantity, and where the runs part, how, and the likely cause.
+
+    Raises:
+        InputError: If an argument is invalid, a run yields too few steps or anything but steps, the parameters can't be
+            paired, or there is nothing that both runs yield.
+        ModelError: If a run raises an exception, which is its cause.
+    """
+    _check(jax_run, torch_run, steps, module)
+    taken = collect(jax_run, SIDES[0], steps, None), collect(torch_run, SIDES[1], steps, module)
+    module = taken[1].module and torch_state.plain(taken[1].module)
+    names = naming.names(*taken, module, mapping)
+    dtype = naming.dtype(*taken)
+    runs = [[names.record(raw, side) for raw in run.steps] for run, side in zip(taken, SIDES, strict=True)]
+    missing, runs[0] = naming.aligned(*runs)
+    starts = [
+        {} if run.start is None else names.record(run.start, side) for run, side in zip(taken, SIDES, strict=True)
+    ]
+    if not any(judging.sizes(a, b) for a, b in zip(*runs, strict=True)):
+        raise InputError(
+            f"The two runs yield nothing that can be compared: {'; '.join(missing) or 'their steps are empty'}: yield "
+            "the "
+            "same fields of Step in both."
+        )
+    sides = tuple(
+        Side(i, run, taken[i], runs[i], starts[i], names, module, _aligner(i, runs[1]))
+        for i, run in enumerate((jax_run, torch_run))
+    )
+    comparison = Comparison(sides, dtype)  # type: ignore[arg-type]
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return comparison.report(missing)
+
+
+class Comparison:
+    """Two runs that were taken, and what is asked of them."""
+
+    def __init__(self, sides: tuple[Side, Side], dtype: str):
+        self.sides, self.dtype = sides, dtype
+        self.again = [side for side in reversed(sides) if self._carries(side)]
+        self.notes: list[str] = []
+
+    def report(self, missing: list[str]) -> RunsReport:
+        """Find where the runs part, and why."""
+        left, right = self.sides
+        steps = self._finite(missing)
+        parted = self._start() or self._unmeasured(steps)
+        floor = self._floor() if self.dtype == "float32" and parted is None else None
+        if parted is None:
+            parted = judging.first(left.records[:steps], right.records[:steps], self.dtype, floor)
+        record, note = None, None
+        if self.again and (floor is not None or (parted is not None and self.dtype == "float64" and parted.step >= 0)):
+            parted, record, note = self._settled(parted, steps, floor)
+        findings = self._findings(parted, steps, floor, note)
+        diagnosis = None if parted is None else self._diagnosed(parted, record)
+        where = (None, None) if parted is None else (parted.step, parted.quantity)
+        about = {
+            "jax": jax.__version__,
+            "torch": torch.__version__,
+            "dtype": self.dtype,
+            "steps": steps,
+            "states carried": bool(self.again),
+        }
+        everything = (*missing, *self.notes)
+        return RunsReport(about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor))
+
+    def _carries(self, side: Side) -> bool:
+        """Return whether a run can be started from the other's state: if the other yields all kinds that it has."""
+        if not restartable(side.run) or side.taken.start is None or "parameters" not in side.start:
+            return False
+        other = self.sides[1 - side.number]
+        yielded = {naming.FIELDS[field] for field in side.taken.steps[0] if field in Start._fields}
+        return yielded <= {*other.records[0], *other.start}
+
+    def _finite(self, missing: list[str]) -> int:
+        """Return how many steps there are before both runs become NaN."""
+        left, right = (side.records for side in self.sides)
+        for i, (a, b) in enumerate(zip(left, right, strict=True)):
+            if (quantity := judging.nonfinite(a)) and quantity == judging.nonfinite(b):
+                if not i:
+                    raise InputError(
+                        f"The {quantity} of both runs is NaN or infinite at step 0, so nothing can be compared: "
+                        "correct both."
+                    )
+                missing.append(f"step {i} and all after it, since the {quantity} of both is NaN or infinite there")
+                return i
+        return len(left)
+
+    def _floor(self) -> Floor:
+        if not self.again:
+            raise InputError(
+                "The runs are in float32, whose rounding grows by training, and neither can be started again to "
+                "measure how "
+                "fast: pass a function run(start) that yields its Start and its state, or compare the runs in float64."
+            )
+        for side in self.again:
+            carrying.check(side, self.dtype)
+        return judging.merged([carrying.floor(side, self.dtype) for side in self.again])
+
+    def _start(self) -> Parted | None:
+        """Return where the states before the first step differ."""
+        left, right = self.sides
+        for quantity, apart in judging.sizes(left.start, right.start).items():
+            name = max(apart, key=lambda n: apart[n])
+            tolerance = judging.OF_STEP[self.dtype]
+            if not apart[name] <= tolerance:
+                return Parted(-1, quantity, name, apart[name], tolerance)
+        return None
+
+    def _unmeasured(self, steps: int) -> Parted | None:
+        """Return where float32 runs part in what doesn't depend on their rounding: the data, the rates, and by far more
+        than it the first step, if it can't be measured."""
+        if self.dtype == "float64":
+            return None
+        left, right = (
+            [{q: array for q, array in record.items() if q in QUANTITIES[:3]} for record in side.records[:steps]]
+            for side in self.sides
+        )
+        parted = judging.first(left, right, self.dtype)
+        if parted is None and not self.again:
+            parted = judging.first(self.sides[0].records[:1], self.sides[1].records[:1], self.dtype)
+            return parted if parted is not None and parted.size > _FAR else None
+        return parted
+
+    def _settled(
+        self, parted: Parted | None, steps: int, floor: Floor | None
+    ) -> tuple[Parted | None, Record | None, str | None]:
+        """Find the first step whose own work differs.
+
+        Returns:
+            Where the runs part, the torch or JAX run's step there from the other's state, and why runs beyond their
+            tolerance agree, if they do.
+        """
+        side = self.again[0]
+        other = self.sides[1 - side.number]
+        if self.dtype == "float64" and (carried := carrying.repeats(side, self.dtype)) is not None:
+            self.notes.append(
+                f"each step from the same state, since the {side.label} run, started again from its own state before "
+                "step "
+                f"{carried.step}, has another {carried.quantity} there"
+            )
+            return parted, None, None
+        if parted is not None:
+            for step in self._suspects(parted, side, other, floor):
+                carried = carrying.step_from(side, other, step, self.dtype)
+                if carried.parted is not None:
+                    return carried.parted, carried.record, None
+        for step in range(steps):
+            carried = carrying.step_from(side, other, step, self.dtype)
+            if carried.parted is not None:
+                return carried.parted, carried.record, None
+        if parted is None or self.dtype == "float32":
+            return None, None, _CHAOS
+        grown = carrying.floor(side, self.dtype)
+        left, right = (s.records[:steps] for s in self.sides)
+        still = judging.first(left, right, self.dtype, grown[:steps])
+        return still, None, _CHAOS
+
+    def _suspects(self, parted: Parted, side: Side, other: Side, floor: Floor | None) -> Iterator[int]:
+        """Yield the steps whose own work may differ: the first beyond the rounding of a step, then by bisection."""
+        pairs = zip(*(s.records[: parted.step] for s in self.sides), strict=True)
+        first = next((i for i, pair in enumerate(pairs) if judging.own(*pair, self.dtype) is not None), parted.step)
+        yield first
+        yield carrying.bisected(side, other, parted.step, self.dtype, floor)
+
+    def _findings(self, parted: Parted | None, steps: int, floor: Floor | None, chaos: str | None) -> list[Finding]:
+        left, right = self.sides
+        last = steps if parted is None else max(parted.step, 0)
+        worst = judging.worst(left.records[:last], right.records[:last])
+        if parted is not None and parted.step >= 0:
+            earlier = QUANTITIES[: QUANTITIES.index(parted.quantity)]
+            here = [{q: r.records[parted.step][q] for q in earlier if q in r.records[parted.step]} for r in self.sides]
+            for quantity, found in judging.worst(here[:1], here[1:]).items():
+                found = found._replace(step=parted.step)
+                worst[quantity] = max(found, worst.get(quantity, found), key=lambda one: one.size)
+        findings = []
+        for quantity in QUANTITIES:
+            if (found := worst.get(quantity)) is None or (parted and quantity == parted.quantity):
+                continue
+            noise = floor[found.step].get(quantity, {}).get(found.name, 0.0) if floor else 0.0
+            tolerance = judging.allowance(self.dtype, quantity, noise)
+            if floor:
+                noise = max(step.get(quantity, {}).get(found.name, 0.0) for step in floor[: found.step + 1])
+                tolerance = judging.allowance(self.dtype, quantity, noise)
+            if not found.size <= tolerance:
+                tolerance = float("inf")  # chaos, or what is found at an earlier step has grown
+            where = f"step {found.step}" + (f", {found.name}" if found.name else "")
+            reason = chaos if chaos and tolerance == float("inf") else judging.REASON[self.dtype]
+            findings.append(Finding(quantity, self.dtype, found.size, where, tolerance, _LARGEST, reason))
+        if parted is not None:
+            when = "before the first step" if parted.step < 0 else f"step {parted.step}"
+            where = when + (f", {parted.name}" if parted.name else "")
+            findings.append(
+                Finding(
+                    parted.quantity,
+                    self.dtype,
+                    parted.size,
+                    where,
+                    parted.tolerance,
+                    _LARGEST,
+                    judging.REASON[self.dtype],
+                )
+            )
+        return findings
+
+    def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
+        left, right = self.sides
+        at = [side.start if parted.step < 0 else side.records[parted.step] for side in self.sides]
+        before = [{} if parted.step < 0 else side.before(parted.step) for side in self.sides]
+        if carried is not None:
+            side = self.again[0].number
+            at[side], before[side] = carried, before[1 - side]
+        parting = Parting(
+            parted, self.dtype, tuple(before), tuple(at), (left.records, right.records), carried is not None
+        )
+        where = f"{'The start' if parted.step < 0 else f'Step {parted.step}'}, {parted.quantity}" + (
+            f", {parted.name}" if parted.name else ""
+        )
+        try:
+            return Diagnosis(where, difference(parting), cause(parting))
+        except Exception as error:  # whatever goes wrong there, the figures stay
+            text = f"They differ by {parted.size:.1e}, and the diagnosis failed: {type(error).__name__}: {error}."
+            return Diagnosis(where, text, None)
+
+    def _trajectory(self, steps: int, floor: Floor | None) -> Trajectory | None:
+        left, right = (side.records[:steps] for side in self.sides)
+        if not steps or "loss" not in left[0] or "loss" not in right[0]:
+            return None
+        losses = {
+            side: np.array([float(next(iter(record["loss"].values()))) for record in records])
+            for side, records in zip(SIDES, (left, right), strict=True)
+        }
+        gaps = np.array(
+            [max(judging.between("loss", a["loss"], b["loss"]).values()) for a, b in zip(left, right, strict=True)]
+        )
+        noise = None if floor is None else np.array([max(f.get("loss", {"": 0.0}).values()) for f in floor[:steps]])
+        return Trajectory(self.dtype, losses, gaps, noise)
+
+
+def _check(jax_run: Any, torch_run: Any, steps: Any, module: Any) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise InputError(f"steps: expected a positive integer, found {steps!r}.")
+    if module is not None and not isinstance(module, nn.Module):
+        raise InputError(f"module: expected the torch.nn.Module that is trained, found {validation.kind(module)}.")
+    for name, run in (("jax_run", jax_run), ("torch_run", torch_run)):
+        if not callable(run) and not isinstance(run, Iterable):
+            raise InputError(
+                f"{name}: expected a generator of steps or a function that returns one, found {validation.kind(run)}."
+            )
+
+
+def _aligner(side: int, right: list[Record]) -> Callable[[list[Record], int], list[Record]]:
+    if side:
+        return lambda records, step: records
+    return lambda records, step: naming.aligned(records, right[step : step + len(records)])[1]

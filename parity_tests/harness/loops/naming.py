@@ -1,0 +1,284 @@
+"""Give the arrays of both runs torch's names and layout."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.loops.records import SIDES, Arrays, Raw, Run
+from parity_tests.harness.modules import layouts
+from parity_tests.harness.modules.mapping import MappingLike, Pair, as_is, resolve
+from parity_tests.harness.modules.torch_state import _SLICE, whole
+
+QUANTITIES = (
+    "batch",
+    "inputs",
+    "learning rate",
+    "loss in evaluation",
+    "loss",
+    "terms",
+    "gradients",
+    "optimizer state",
+    "parameters",
+    "running statistics",
+    "EMA",
+)
+"""What is compared of a step, in the order in which a step computes it."""
+STATE = ("parameters", "running statistics", "optimizer state", "EMA")
+FIELDS = {
+    "batch": "batch",
+    "inputs": "inputs",
+    "learning_rate": "learning rate",
+    "evaluation": "loss in evaluation",
+    "loss": "loss",
+    "terms": "terms",
+    "gradients": "gradients",
+    "optimizer_state": "optimizer state",
+    "parameters": "parameters",
+    "ema": "EMA",
+}
+_NAMED = ("gradients", "parameters", "ema")
+_SLOTS = {
+    **dict.fromkeys(("mu", "exp_avg"), "first moment"),
+    **dict.fromkeys(("nu", "exp_avg_sq", "square_avg"), "second moment"),
+    **dict.fromkeys(("trace", "momentum_buffer"), "momentum"),
+    **dict.fromkeys(("nu_max", "max_exp_avg_sq"), "largest second moment"),
+    "acc_grads": "accumulated gradient",
+}
+_STATISTICS = ("running_mean", "running_var", "mean", "var")
+
+Record = dict[str, Arrays]
+"""The arrays of a step by quantity, and in it by torch's name."""
+
+
+class Names(NamedTuple):
+    """Which array of the JAX run is which of the torch run."""
+
+    pairs: tuple[Pair, ...]
+    statistics: frozenset[str]
+    """Torch's names of what is no parameter."""
+
+    def record(self, raw: Raw, side: str) -> Record:
+        """Return the arrays of a step by quantity and torch's name, in torch's layout."""
+        found: Record = {}
+        for field, snapshot in raw.items():
+            quantity = FIELDS[field]
+            if field in _NAMED:
+                found[quantity] = self._named(snapshot.arrays, side)
+            elif field == "optimizer_state":
+                found[quantity] = self._state(snapshot.arrays, side)
+            else:
+                found[quantity] = dict(snapshot.arrays)
+        apart = {name: array for name, array in found.get("parameters", {}).items() if name in self.statistics}
+        if apart:
+            found["parameters"] = {n: a for n, a in found["parameters"].items() if n not in apart}
+            found["running statistics"] = apart
+        return {quantity: arrays for quantity, arrays in found.items() if arrays}
+
+    def written(self, raw: Raw, record: Record, side: str) -> dict[str, object]:
+        """Return the state in `raw` in its own structure, with the numbers of a record in all arrays that it has."""
+        state: dict[str, object] = {}
+        for field in ("parameters", "optimizer_state", "ema"):
+            if field not in raw:
+                continue
+            given = {
+                name: array
+                for quantity in STATE
+                if _holds(field, quantity)
+                for name, array in record.get(quantity, {}).items()
+            }
+            snapshot = raw[field]
+            state[field] = snapshot.written(self._back(snapshot.arrays, given, side, field == "optimizer_state"))
+        return state
+
+    def _named(self, arrays: Arrays, side: str) -> Arrays:
+        if side == SIDES[0]:
+            return {p.name: p.transform.to_torch(arrays[p.path]) for p in self.pairs if p.path in arrays}
+        return {p.name: part(arrays[whole(p.name)], p.name) for p in self.pairs if whole(p.name) in arrays}
+
+    def _places(self, arrays: Iterable[str], side: str) -> dict[str, tuple[str, Pair]]:
+        """Return the array of an optimizer's state that is each slot of each pair, by the slot's name."""
+        found: dict[str, tuple[str, Pair]] = {}
+        own = {pair: pair.path if side == SIDES[0] else whole(pair.name) for pair in self.pairs}
+        for path in arrays:
+            slots = {pair: slot for pair, name in own.items() if (slot := _slot(path, name)) is not None}
+            longest = max(
+                (_words(own[pair]) for pair in slots), key=len, default=[]
+            )  # fc/kernel is also in up/fc/kernel
+            for pair, slot in slots.items():
+                if _words(own[pair]) == longest:
+                    found.setdefault(f"{slot} of {pair.name}", (path, pair))
+        return found
+
+    def _state(self, arrays: Arrays, side: str) -> Arrays:
+        places = self._places(arrays, side)
+        if side == SIDES[0]:
+            return {name: pair.transform.to_torch(arrays[path]) for name, (path, pair) in places.items()}
+        return {name: part(arrays[path], pair.name) for name, (path, pair) in places.items()}
+
+    def _back(self, arrays: Arrays, given: Arrays, side: str, optimizer: bool) -> Arrays:
+        jax = side == SIDES[0]
+        places = (
+            self._places(arrays, side)
+            if optimizer
+            else {pair.name: (pair.path if jax else whole(pair.name), pair) for pair in self.pairs}
+        )
+        result: Arrays = {}
+        for name, (path, pair) in places.items():
+            if name not in given or path not in arrays:
+                continue
+            if jax:
+                result[path] = pair.transform.to_jax(given[name])
+            elif (rows := _SLICE.fullmatch(pair.name)) is None:
+                result[path] = given[name]
+            else:
+                result[path] = result.get(path, arrays[path].copy())
+                result[path][int(rows[2]) : int(rows[3])] = given[name]
+        return result
+
+
+def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: MappingLike) -> Names:
+    """Pair the arrays of both runs' parameters.
+
+    Raises:
+        InputError: If they can't be paired.
+    """
+    shapes, held = _shapes(in_jax), _shapes(in_torch)
+    if not shapes or not held:
+        return Names((), frozenset())
+    if module is None:
+        return _same_names(shapes, held)
+    gradients = next((raw["gradients"].arrays for raw in in_jax.steps if "gradients" in raw), None)
+    state = {path for path in shapes if path.rpartition("/")[2] in ("mean", "var")}
+    if gradients is not None and set(gradients) < set(shapes):
+        state = set(shapes) - set(gradients)
+    pairs = resolve(shapes, module, mapping, state)
+    buffers = {name for name, _ in module.named_buffers()}
+    return Names(pairs, frozenset(pair.name for pair in pairs if whole(pair.name) in buffers))
+
+
+def part(array: np.ndarray, name: str) -> np.ndarray:
+    """Return the rows of an array that a name such as `weight[0:8]` means."""
+    match = _SLICE.fullmatch(name)
+    return array[int(match[2]) : int(match[3])] if match else array
+
+
+def aligned(left: list[Record], right: list[Record]) -> tuple[list[str], list[Record]]:
+    """Give what isn't named by the model, batches and terms, the same names and layout in both.
+
+    Returns:
+        What can't be compared, as clauses; and the records of the JAX run in torch's names and layout.
+    """
+    missing: dict[str, None] = {}
+    changed: list[Record] = []
+    for mine, other in zip(left, right, strict=True):
+        record = dict(mine)
+        for quantity in QUANTITIES:
+            a, b = mine.get(quantity), other.get(quantity)
+            if a is None or b is None:
+                if (a is None) != (b is None):
+                    missing[f"{quantity}, which only the {SIDES[a is None]} run yields"] = None
+                record.pop(quantity, None)
+                continue
+            if set(a) != set(b) and len(a) == len(b) and quantity not in (*STATE, "gradients", "terms"):
+                a = dict(zip(b, a.values(), strict=True))
+            if quantity in ("batch", "inputs"):
+                a = {name: _laid_out(array, b[name]) if name in b else array for name, array in a.items()}
+            for name in sorted(set(a) ^ set(b)):
+                missing[f"{_where(quantity, name)}, which only the {SIDES[name in b]} run yields"] = None
+            record[quantity] = {name: a[name] for name in b if name in a}
+        changed.append(record)
+    return list(missing), changed
+
+
+def dtype(*runs: Run) -> str:
+    """Return float32 if any run has float32 numbers, or floats that all are, else float64.
+
+    Raises:
+        InputError: If there are numbers of half precision.
+    """
+    found: set[str] = set()
+    scalars: list[float] = []
+    for run in runs:
+        for raw in run.steps:
+            for field, snapshot in raw.items():
+                if field in ("batch", "inputs"):
+                    continue
+                for path, array in snapshot.arrays.items():
+                    if str(array.dtype) in ("float16", "bfloat16"):
+                        raise InputError(
+                            f"{field} {path!r} is {array.dtype}, in which two right runs differ in the third digit: "
+                            "compare "
+                            "the runs in float64 or float32."
+                        )
+                    if array.dtype == np.float64 and array.ndim == 0:
+                        scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
+                    elif array.dtype.kind == "f":
+                        found.add(str(array.dtype))
+    if found:
+        return "float32" if "float32" in found else "float64"
+    with np.errstate(over="ignore"):
+        return "float32" if scalars and all(np.float32(x) == x or x != x for x in scalars) else "float64"
+
+
+def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
+    for field in ("parameters", "gradients", "ema"):
+        for raw in (*([run.start] if run.start else []), *run.steps):
+            if field in raw:
+                return {path: a.shape for path, a in raw[field].arrays.items() if a.dtype.kind in "fc"}
+    return {}
+
+
+def _same_names(shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, tuple[int, ...]]) -> Names:
+    pairs = []
+    for path, shape in shapes.items():
+        name = path.replace("/", ".")
+        if held.get(name) != shape:
+            raise InputError(
+                f"The JAX run's parameter {path!r}, {list(shape)}, has no namesake of this shape in the torch run: "
+                "pass the "
+                "torch module as module=, whose layers say which is which and how each is laid out."
+            )
+        pairs.append(Pair(path, name, as_is))
+    if extra := [name for name in held if name not in {pair.name for pair in pairs}]:
+        raise InputError(
+            f"The torch run's parameter {extra[0]!r} has no namesake in the JAX run: pass the torch module as module=."
+        )
+    return Names(tuple(pairs), frozenset(p.name for p in pairs if p.name.rpartition(".")[2] in _STATISTICS))
+
+
+def _slot(path: str, parameter: str) -> str | None:
+    """Return the name of what `path`, of an optimizer's state, holds of a parameter; None if it holds nothing of it."""
+    words, own = _words(path), _words(parameter)
+    n = len(own)
+    for i in range(len(words) - n + 1):
+        if words[i : i + n] == own:
+            rest = [word for word in (*words[:i], *words[i + n :]) if word not in ("value", "params")]
+            slot = next((word for word in reversed(rest) if word in _SLOTS), rest[-1] if rest else "state")
+            return _SLOTS.get(slot, slot)
+    return None
+
+
+def _words(path: str) -> list[str]:
+    return re.split(r"[/.]", path)
+
+
+def _holds(field: str, quantity: str) -> bool:
+    return FIELDS[field] == quantity or (field, quantity) == ("parameters", "running statistics")
+
+
+def _laid_out(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return JAX's array in torch's layout."""
+    if mine.ndim == other.ndim == 4:
+        layout = layouts.of_output(None, 0, "", mine, other, True, "float64")
+        mine = layouts.to_torch(mine, layout)
+    if mine.shape != other.shape and mine.size == other.size and mine.shape[:1] == other.shape[:1]:
+        return mine.reshape(other.shape)
+    return mine
+
+
+def _where(quantity: str, name: str) -> str:
+    return f"{name} of the {quantity}" if name else quantity

@@ -1,0 +1,294 @@
+"""What a training run yields of each step, copied to NumPy as it is received."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.errors import raised_by
+from parity_tests.harness.modules.mapping import canonical
+from parity_tests.harness.modules.torch_state import counts_batches, entries, persistent
+from parity_tests.harness.modules.validation import kind, numbers
+
+Arrays = dict[str, np.ndarray]
+SIDES = ("JAX", "PyTorch")
+
+
+class Start(NamedTuple):
+    """The state before a step. A run yields it before its first step; a run that can be started again is given it.
+
+    A field is in the run's own structure: what it yielded, as a tree of arrays. Of a `torch.nn.Module` and a torch
+    optimizer it is the state dict, of a Flax NNX module or optimizer the `nnx.State`.
+    """
+
+    parameters: Any = None
+    optimizer_state: Any = None
+    ema: Any = None
+    step: int = 0
+    """The first step to take, counted from 0."""
+
+
+class Step(NamedTuple):
+    """What a run has of one step, in the order in which a step computes it; None is what it has not.
+
+    Trees hold arrays of either framework: dicts, lists, NamedTuples, Flax states. A `torch.nn.Module` stands for its
+    parameters and buffers, in `gradients` for its `.grad`, and a torch optimizer for its state.
+    """
+
+    batch: Any = None
+    """What was drawn from the data: images, labels, tokens, or the indices of the rows."""
+    inputs: Any = None
+    """What the model receives, after preprocessing."""
+    learning_rate: Any = None
+    """The learning rate with which this step moves the parameters."""
+    evaluation: Any = None
+    """The loss of this batch before the step without what only training does: dropout, batch statistics."""
+    loss: Any = None
+    terms: Any = None
+    """The parts of the loss and other figures of the step, by name."""
+    gradients: Any = None
+    """The gradients as the optimizer receives them, or as the model has them: the same in both runs."""
+    optimizer_state: Any = None
+    """After the step."""
+    parameters: Any = None
+    """After the step; running statistics, if they are among them, are compared by themselves."""
+    ema: Any = None
+    """The moving average of the parameters, after the step."""
+
+
+class Snapshot(NamedTuple):
+    """A tree as a run yielded it, copied."""
+
+    tree: Any
+    """In the structure in which the run is given it back."""
+    arrays: Arrays
+    """Its numbers, by path."""
+    written: Callable[[Arrays], Any]
+    """Makes the tree again with other numbers in some of its arrays, by path."""
+
+
+Raw = dict[str, Snapshot]
+"""The fields of a step."""
+
+
+class Run(NamedTuple):
+    """What one side yielded."""
+
+    start: Raw | None
+    steps: list[Raw]
+    module: nn.Module | None
+    """The torch module that it trains, if it is known."""
+
+
+def restartable(run: Any) -> bool:
+    """Return whether a run is a function that takes a `Start`: by an argument that is required or named `start`."""
+    if not callable(run):
+        return False
+    try:
+        parameters = inspect.signature(run).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and (p.default is p.empty or p.name == "start") for p in parameters)
+
+
+def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: Start | None = None) -> Run:
+    """Take `steps` steps of a run and copy what it yields.
+
+    Args:
+        run: An iterable of steps, or a function that returns one.
+        side: Whose run it is, JAX or PyTorch.
+        steps: Number of steps; what the run has after them is left.
+        module: The torch module whose parameters an optimizer holds.
+        start: The state to start from; None to start as the run does by itself.
+
+    Raises:
+        InputError: If it yields no step, too few, or anything but steps.
+        ModelError: If its own code raises an exception, which is its cause.
+    """
+    found: list[Raw] = []
+    first: Raw | None = None
+    for yielded in _yielded(run, side, start, lambda: len(found)):
+        fields = _fields(yielded, side, len(found))
+        given = fields.parameters if isinstance(fields, Start) else fields.get("parameters")
+        module = given if isinstance(given, nn.Module) else module  # a run that is started again may make another one
+        if isinstance(fields, Start):
+            first = _raw(fields._asdict(), side, "its start", module)
+            continue
+        found.append(_raw(fields, side, f"step {len(found)}", module))
+        if len(found) == steps:
+            break
+    if not found:
+        raise InputError(f"The {side} run yields no step: yield a Step after each of its steps.")
+    if len(found) < steps:
+        raise InputError(
+            f"The {side} run yields {len(found)} steps, expected {steps}: pass steps={len(found)}, or train longer."
+        )
+    return Run(first, found, module)
+
+
+def _yielded(run: Any, side: str, start: Start | None, count: Callable[[], int]) -> Iterator[Any]:
+    with raised_by(f"The {side} run, before its first step,"):
+        made = (run(start) if restartable(run) else run()) if callable(run) else run
+    if not isinstance(made, Iterable) or isinstance(made, Mapping | str | Step | Start):
+        raise InputError(
+            f"The {side} run is {kind(made)}, expected a generator of steps or a function that returns one: yield a "
+            "Step "
+            "after each step."
+        )
+    iterator = iter(made)
+    while True:
+        with raised_by(f"The {side} run, step {count()},"):
+            try:
+                value = next(iterator)
+            except StopIteration:
+                return
+        yield value
+
+
+def _fields(yielded: Any, side: str, i: int) -> Start | dict[str, Any]:
+    if isinstance(yielded, Start):
+        if i:
+            raise InputError(
+                f"The {side} run yields a Start after step {i - 1}, expected it before its first step only."
+            )
+        return yielded
+    if isinstance(yielded, Step):
+        return yielded._asdict()
+    if not isinstance(yielded, Mapping):
+        raise InputError(f"The {side} run yields {kind(yielded)} at step {i}, expected a Step or a dict of its fields.")
+    if unknown := [name for name in yielded if name not in Step._fields]:
+        raise InputError(
+            f"The {side} run yields {unknown[0]!r} at step {i}; the fields of a Step are {', '.join(Step._fields)}."
+        )
+    return dict(yielded)
+
+
+def _raw(fields: Mapping[str, Any], side: str, when: str, module: nn.Module | None) -> Raw:
+    return {
+        name: _snapshot(value, name, f"The {side} run, {when}: {name}", module)
+        for name, value in fields.items()
+        if value is not None and name != "step"
+    }
+
+
+def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> Snapshot:
+    if isinstance(value, torch.optim.Optimizer):
+        return _optimizer(value, where, module)
+    if isinstance(value, nn.Module):
+        return _module(getattr(value, "_orig_mod", value), field)
+    if isinstance(value, nnx.Module | nnx.Optimizer):
+        value = nnx.state(value)
+    leaves = jax.tree.leaves(value)
+    if any(isinstance(leaf, torch.Tensor) for leaf in leaves):
+        return _tensors(value, where)
+    tree = jax.tree.map(lambda leaf: leaf if numbers(leaf) is None else np.array(leaf), value)
+    arrays = {
+        _path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if numbers(leaf) is not None
+    }
+    if leaves and not arrays:
+        raise InputError(f"{where} is {kind(leaves[0])}, expected arrays of numbers.")
+
+    in_jax = jax.tree.map(lambda leaf: isinstance(leaf, jax.Array), value)
+
+    def written(new: Arrays) -> Any:
+        def one(path: Any, leaf: Any, in_jax: bool) -> Any:
+            if not isinstance(leaf, np.ndarray):
+                return leaf
+            array = np.array(new.get(_path(path), leaf), leaf.dtype)
+            return jnp.asarray(array) if in_jax else array
+
+        return jax.tree_util.tree_map_with_path(one, tree, in_jax)
+
+    return Snapshot(tree, arrays, written)
+
+
+def _path(path: Any) -> str:
+    """Return the path of an array, without the `value` of an NNX variable."""
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
+
+
+def _module(module: nn.Module, field: str) -> Snapshot:
+    prefix = "module." if isinstance(module, torch.optim.swa_utils.AveragedModel) else ""
+    every, saved = entries(module), persistent(module)
+    buffers = {name for name, _ in module.named_buffers()}
+    names = [n for n, e in every.items() if n not in buffers or (n in saved and not counts_batches(n, e.layer))]
+    if field == "gradients":
+        gradients = {n: every[n].gradient().copy() for n in names if n not in buffers}
+        return Snapshot(gradients, gradients, lambda new: {**gradients, **new})
+    tree = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    arrays = {
+        name.removeprefix(prefix): every[name].numpy().copy()
+        for name in names
+        if every[name].tensor.is_floating_point() and name.startswith(prefix)
+    }
+    return Snapshot(
+        tree,
+        arrays,
+        lambda new: {**tree, **{prefix + name: _tensor(array, tree[prefix + name]) for name, array in new.items()}},
+    )
+
+
+def _tensors(value: Any, where: str) -> Snapshot:
+    """A tree of torch's tensors, named with dots as a module's are."""
+
+    def copied(leaf: Any) -> Any:
+        return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else copy.deepcopy(leaf)
+
+    def name(path: Any) -> str:
+        return jax.tree_util.keystr(path, simple=True, separator=".")
+
+    if isinstance(value, Mapping) and {"state", "param_groups"} <= set(value):
+        raise InputError(f"{where} is the optimizer's state dict, which has no names: yield the optimizer itself.")
+    tree = jax.tree.map(copied, value)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {name(path): np.array(a) for path, leaf in leaves if (a := numbers(leaf)) is not None}
+
+    def written(new: Arrays) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _tensor(new[name(path)], leaf) if name(path) in new else copied(leaf), tree
+        )
+
+    return Snapshot(tree, arrays, written)
+
+
+def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module | None) -> Snapshot:
+    names = {} if module is None else {id(entry.tensor): name for name, entry in entries(module).items()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if missing := [parameter for parameter in held if id(parameter) not in names]:
+        raise InputError(
+            f"{where} trains a tensor {list(missing[0].shape)} that is no parameter of the module, so it has no name: "
+            "pass "
+            "the module whose parameters it trains as parameters of the Step or as module=."
+        )
+    tree = copy.deepcopy(optimizer.state_dict())
+    places = {
+        f"{names[id(parameter)]}/{slot}": (i, slot)
+        for i, parameter in enumerate(held)
+        for slot, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    }
+    arrays = {path: tree["state"][i][slot].numpy(force=True) for path, (i, slot) in places.items()}
+
+    def written(new: Arrays) -> Any:
+        result = copy.deepcopy(tree)
+        for path, array in new.items():
+            i, slot = places[path]
+            result["state"][i][slot] = _tensor(array, tree["state"][i][slot])
+        return result
+
+    return Snapshot(tree, arrays, written)
+
+
+def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(np.ascontiguousarray(array), dtype=like.dtype, device=like.device)
