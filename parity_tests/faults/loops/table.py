@@ -1,9 +1,14 @@
-"""The faults that are planted in the training scripts, where each shows first, and the cause that is to be named."""
+"""The faults that are planted in the training scripts, where each shows first, and the cause that is to be named:
+python -m parity_tests.faults.loops.table writes FAULTS.md."""
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import jax
+from tqdm import tqdm
 
 from parity_tests.faults.loops import classifier, transformer
 from parity_tests.harness.loops.compare import compare_runs
@@ -201,7 +206,9 @@ FAULTS = (
     ),
     _transformer("micro-batches are summed", "PyTorch", 0, "loss", "2 times as large", accumulated="sum"),
     _transformer("a sum over the tokens", "JAX", 0, "loss", "1 / 24 times as large", reduction="sum"),
-    _transformer("no clipping", "PyTorch", 0, "gradients", "clipped to a norm of 0.5 in JAX only", clipping="none"),
+    _transformer(
+        "no clipping", "PyTorch", 0, "gradients", "clipped to a norm of 0.5 (from 6.421) in JAX only", clipping="none"
+    ),
     _transformer("clipping by value", "JAX", 0, "gradients", "value by value to 0.05 in JAX", clipping="value"),
     _transformer(
         "torch's clipping adds 1e-6",
@@ -228,7 +235,7 @@ FAULTS = (
         "PyTorch",
         0,
         "optimizer state",
-        "clipped to a norm of 0.5 in JAX",
+        "clipped to a norm of 0.5 (from 6.421) in JAX only",
         both={"raw": True},
         clipping="none",
     ),
@@ -304,5 +311,79 @@ FAULTS = (
         both={"average_zero": True},
         average_corrected=True,
     ),
+    _classifier(
+        "gradients clipped by value", "PyTorch", 0, "gradients", "value by value to 0.02 in PyTorch", clip_value=0.02
+    ),
+    _classifier(
+        "the unbiased variance and another momentum",
+        "PyTorch",
+        0,
+        "running statistics",
+        "and the momentum differs",
+        unbiased=True,
+        statistics=0.2,
+    ),
+    _transformer(
+        "an eps of 3e-7", "PyTorch", 0, "parameters", "eps is 1e-08 outside the root in JAX and 3e-07 outside", eps=3e-7
+    ),
+    _transformer(
+        "both betas",
+        "PyTorch",
+        0,
+        "optimizer state",
+        "beta1 is 0.9 in JAX and 0.8 in PyTorch; beta2 is 0.95",
+        betas=(0.8, 0.999),
+    ),
+    _transformer("no decay", "PyTorch", 0, "parameters", "decoupled, is in JAX only: 0.1 of words.weight", decay=0.0),
 )
 """Each shows where it is said to: the first step and the first quantity that the script computes otherwise."""
+
+_ONE_FRAMEWORK = (
+    "unbiased",
+    "dampening",
+    "zero_grad",
+    "frozen",
+    "padding",
+    "eps_root",
+    "corrected",
+    "average_corrected",
+)
+
+
+def mirrored(fault: RunFault) -> RunFault | None:
+    """Return the fault in the other framework, where both scripts have it and it shows at the same place."""
+    torch_alone = {*_ONE_FRAMEWORK} & {*fault.options} or fault.options.get("clipping") == "torch"
+    shows_elsewhere = (
+        "reduction" in fault.options or "every" in fault.options or fault.options.get("labels") == "from 1"
+    )
+    if torch_alone or shows_elsewhere:
+        return None
+    return fault._replace(framework=next(side for side in SIDES if side != fault.framework))
+
+
+TABLE = Path(__file__).parent / "FAULTS.md"
+HEAD = """# Faults planted in training scripts, and what the comparison of runs says
+
+Two scripts, an image classifier and a transformer, each in Flax and in PyTorch; each fault is in one of the two. The
+comparison has to find the first step and the first quantity that differ. `python -m parity_tests.faults.loops.table`
+writes this table, and the tests check all rows.
+
+| fault | found at | named |
+| --- | --- | --- |
+"""
+
+
+def row(fault: RunFault, report: RunsReport) -> str:
+    """Return the line of a fault."""
+    script = fault.script.__name__.rpartition(".")[2]
+    cause = (report.diagnosis and report.diagnosis.cause) or "no known fault reproduces it"
+    return f"| {script} in {fault.framework}: {fault.name} | step {report.step}, {report.quantity} | {cause} |"
+
+
+def main() -> None:
+    jax.config.update("jax_enable_x64", True)
+    TABLE.write_text(HEAD + "".join(f"{row(fault, tried(fault))}\n" for fault in tqdm(FAULTS)))
+
+
+if __name__ == "__main__":
+    main()

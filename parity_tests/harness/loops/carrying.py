@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from jaxvae.shared.errors import InputError
 from parity_tests.harness.loops import judging
 from parity_tests.harness.loops.judging import Floor, Parted, Sizes
 from parity_tests.harness.loops.naming import STATE, Names, Record
@@ -104,13 +103,3 @@ def bisected(side: Side, other: Side, last: int, dtype: str, floor: Floor | None
         else:
             low = middle
     return low
-
-
-def check(side: Side, dtype: str) -> None:
-    """Raise InputError if a run doesn't repeat itself."""
-    if (parted := repeats(side, dtype)) is not None:
-        raise InputError(
-            f"The {side.label} run, started again from its own state before step {parted.step}, has another "
-            f"{parted.quantity} there, by {parted.size:.1e}: yield its whole state (parameters, optimizer_state, ema), "
-            "set it from the Start, and draw the same data and random numbers at a step whichever step it starts from."
-        )

@@ -20,6 +20,7 @@ from parity_tests.harness.loops.records import SIDES, Start, Step, collect, rest
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.modules import torch_state, validation
 from parity_tests.harness.modules.compare import ParityError
+from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import MappingLike
 
 RunLike = Iterable[Step] | Callable[..., Iterable[Step | Start]]
@@ -98,10 +99,9 @@ def compare_runs(
         {} if run.start is None else names.record(run.start, side) for run, side in zip(taken, SIDES, strict=True)
     ]
     if not any(judging.sizes(a, b) for a, b in zip(*runs, strict=True)):
+        why = "; ".join(missing) or "their steps are empty"
         raise InputError(
-            f"The two runs yield nothing that can be compared: {'; '.join(missing) or 'their steps are empty'}: yield "
-            "the "
-            "same fields of Step in both."
+            f"The two runs yield nothing that can be compared: {why}: yield the same fields of Step in both."
         )
     sides = tuple(
         Side(i, run, taken[i], runs[i], starts[i], names, module, _aligner(i, runs[1]))
@@ -129,10 +129,12 @@ class Comparison:
         floor = self._floor() if self.dtype == "float32" and parted is None else None
         if parted is None:
             parted = judging.first(left.records[:steps], right.records[:steps], self.dtype, floor)
+            if parted is not None and floor is None:
+                self._drop_unrepeated()
         record, note = None, None
         if self.again and (floor is not None or (parted is not None and self.dtype == "float64" and parted.step >= 0)):
             parted, record, note = self._settled(parted, steps, floor)
-        findings = self._findings(parted, steps, floor, note)
+        findings = self._findings(parted, steps, floor, note, record is not None)
         diagnosis = None if parted is None else self._diagnosed(parted, record)
         where = (None, None) if parted is None else (parted.step, parted.quantity)
         about = {
@@ -151,7 +153,7 @@ class Comparison:
             return False
         other = self.sides[1 - side.number]
         yielded = {naming.FIELDS[field] for field in side.taken.steps[0] if field in Start._fields}
-        return yielded <= {*other.records[0], *other.start}
+        return yielded <= {*other.start, *(quantity for record in other.records for quantity in record)}
 
     def _finite(self, missing: list[str]) -> int:
         """Return how many steps there are before both runs become NaN."""
@@ -171,11 +173,11 @@ class Comparison:
         if not self.again:
             raise InputError(
                 "The runs are in float32, whose rounding grows by training, and neither can be started again to "
-                "measure how "
-                "fast: pass a function run(start) that yields its Start and its state, or compare the runs in float64."
+                "measure how fast: pass a function run(start) that yields its Start and state, or compare in float64."
             )
-        for side in self.again:
-            carrying.check(side, self.dtype)
+        self._drop_unrepeated()
+        if not self.again:
+            raise InputError(f"The noise floor of the float32 runs can't be measured: {'; '.join(self.notes)}.")
         return judging.merged([carrying.floor(side, self.dtype) for side in self.again])
 
     def _start(self) -> Parted | None:
@@ -214,13 +216,6 @@ class Comparison:
         """
         side = self.again[0]
         other = self.sides[1 - side.number]
-        if self.dtype == "float64" and (carried := carrying.repeats(side, self.dtype)) is not None:
-            self.notes.append(
-                f"each step from the same state, since the {side.label} run, started again from its own state before "
-                "step "
-                f"{carried.step}, has another {carried.quantity} there"
-            )
-            return parted, None, None
         if parted is not None:
             for step in self._suspects(parted, side, other, floor):
                 carried = carrying.step_from(side, other, step, self.dtype)
@@ -237,66 +232,80 @@ class Comparison:
         still = judging.first(left, right, self.dtype, grown[:steps])
         return still, None, _CHAOS
 
+    def _drop_unrepeated(self) -> None:
+        """Leave out the runs that don't repeat themselves, and note why."""
+        for side in list(self.again):
+            try:
+                parted = carrying.repeats(side, self.dtype)
+            except (InputError, ModelError) as error:
+                why = f"can't be started again from its own state: {str(error).rstrip('.')}"
+            else:
+                if parted is None:
+                    continue
+                why = (
+                    f"started again from its own state before step {parted.step}, differs there in the "
+                    f"{parted.quantity} "
+                    f"by {parted.size:.1e}: a run has to yield its whole state (parameters, optimizer_state, ema), to "
+                    "set "
+                    "it from the Start, and to draw by the step's number"
+                )
+            self.again.remove(side)
+            self.notes.append(f"the {side.label} run from the other's state, since it, {why}")
+
     def _suspects(self, parted: Parted, side: Side, other: Side, floor: Floor | None) -> Iterator[int]:
         """Yield the steps whose own work may differ: the first beyond the rounding of a step, then by bisection."""
         pairs = zip(*(s.records[: parted.step] for s in self.sides), strict=True)
-        first = next((i for i, pair in enumerate(pairs) if judging.own(*pair, self.dtype) is not None), parted.step)
+        first = next((i for i, (a, b) in enumerate(pairs) if judging.own(a, b, self.dtype)), parted.step)
         yield first
         yield carrying.bisected(side, other, parted.step, self.dtype, floor)
 
-    def _findings(self, parted: Parted | None, steps: int, floor: Floor | None, chaos: str | None) -> list[Finding]:
-        left, right = self.sides
-        last = steps if parted is None else max(parted.step, 0)
-        worst = judging.worst(left.records[:last], right.records[:last])
+    def _findings(
+        self, parted: Parted | None, steps: int, floor: Floor | None, chaos: str | None, same: bool
+    ) -> list[Finding]:
+        """Return the worst difference of each quantity before the runs part, and that in which they do.
+
+        same: whether this one is of a step from the same state.
+        """
+        records = [list(side.records[: steps if parted is None else max(parted.step, 0)]) for side in self.sides]
         if parted is not None and parted.step >= 0:
             earlier = QUANTITIES[: QUANTITIES.index(parted.quantity)]
-            here = [{q: r.records[parted.step][q] for q in earlier if q in r.records[parted.step]} for r in self.sides]
-            for quantity, found in judging.worst(here[:1], here[1:]).items():
-                found = found._replace(step=parted.step)
-                worst[quantity] = max(found, worst.get(quantity, found), key=lambda one: one.size)
+            for side, held in zip(self.sides, records, strict=True):
+                held.append({q: array for q, array in side.records[parted.step].items() if q in earlier})
+        worst = judging.worst(*records)
         findings = []
         for quantity in QUANTITIES:
-            if (found := worst.get(quantity)) is None or (parted and quantity == parted.quantity):
+            if (found := worst.get(quantity)) is None or (parted is not None and quantity == parted.quantity):
                 continue
-            noise = floor[found.step].get(quantity, {}).get(found.name, 0.0) if floor else 0.0
-            tolerance = judging.allowance(self.dtype, quantity, noise)
-            if floor:
-                noise = max(step.get(quantity, {}).get(found.name, 0.0) for step in floor[: found.step + 1])
-                tolerance = judging.allowance(self.dtype, quantity, noise)
-            if not found.size <= tolerance:
-                tolerance = float("inf")  # chaos, or what is found at an earlier step has grown
-            where = f"step {found.step}" + (f", {found.name}" if found.name else "")
-            reason = chaos if chaos and tolerance == float("inf") else judging.REASON[self.dtype]
-            findings.append(Finding(quantity, self.dtype, found.size, where, tolerance, _LARGEST, reason))
+            noise = [sizes.get(quantity, {}).get(found.name, 0.0) for sizes in (floor or [{}])[: found.step + 1]]
+            tolerance = judging.allowance(self.dtype, max(noise))
+            reason = judging.REASON[self.dtype]
+            if not found.size <= tolerance:  # what is chaos, or grew of what an earlier step did
+                tolerance, reason = float("inf"), chaos or reason
+            findings.append(self._finding(found, tolerance, reason))
         if parted is not None:
-            when = "before the first step" if parted.step < 0 else f"step {parted.step}"
-            where = when + (f", {parted.name}" if parted.name else "")
             findings.append(
-                Finding(
-                    parted.quantity,
-                    self.dtype,
-                    parted.size,
-                    where,
-                    parted.tolerance,
-                    _LARGEST,
-                    judging.REASON[self.dtype],
-                )
+                self._finding(parted, parted.tolerance, judging.OWN if same else judging.REASON[self.dtype])
             )
         return findings
 
+    def _finding(self, found: Parted, tolerance: float, reason: str) -> Finding:
+        where = ("before the first step" if found.step < 0 else f"step {found.step}") + (
+            found.name and f", {found.name}"
+        )
+        return Finding(found.quantity, self.dtype, found.size, where, tolerance, _LARGEST, reason)
+
     def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
         left, right = self.sides
-        at = [side.start if parted.step < 0 else side.records[parted.step] for side in self.sides]
-        before = [{} if parted.step < 0 else side.before(parted.step) for side in self.sides]
+        start = parted.step < 0
+        at = [side.start if start else side.records[parted.step] for side in self.sides]
+        before = [{} if start else side.before(parted.step) for side in self.sides]
         if carried is not None:
             side = self.again[0].number
             at[side], before[side] = carried, before[1 - side]
-        parting = Parting(
-            parted, self.dtype, tuple(before), tuple(at), (left.records, right.records), carried is not None
-        )
-        where = f"{'The start' if parted.step < 0 else f'Step {parted.step}'}, {parted.quantity}" + (
-            f", {parted.name}" if parted.name else ""
-        )
+        runs = left.records, right.records
+        parting = Parting(parted, self.dtype, (before[0], before[1]), (at[0], at[1]), runs, carried is not None)
+        step = "The start" if start else f"Step {parted.step}"
+        where = f"{step}, {parted.quantity}" + (parted.name and f", {parted.name}")
         try:
             return Diagnosis(where, difference(parting), cause(parting))
         except Exception as error:  # whatever goes wrong there, the figures stay

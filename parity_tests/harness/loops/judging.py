@@ -25,6 +25,7 @@ REASON = {
     "ulp; "
     f"but {OF_STEP['float32']:g}, a step's own rounding, at least",
 }
+OWN = "both from the same state: a step's own rounding, or ten times what moving the parameters by an ulp changes there"
 # A gradient that is zero but for rounding, as of a bias before a batch norm, is compared beside the others.
 SMALL = 1e-3
 
@@ -101,7 +102,7 @@ def first(
             for name, size in apart.items():
                 noise = floor[i].get(quantity, {}).get(name, 0.0) if floor else 0.0
                 grown[quantity, name] = max(noise, grown.get((quantity, name), 0.0))  # chaos shrinks by chance, too
-                allowed = allowance(dtype, quantity, grown[quantity, name])
+                allowed = allowance(dtype, grown[quantity, name])
                 if not size <= allowed and (worst is None or size / allowed > worst.size / worst.tolerance):
                     worst = Parted(i + offset, quantity, name, size, allowed)
             if worst is not None:
@@ -109,8 +110,8 @@ def first(
     return None
 
 
-def allowance(dtype: str, quantity: str, noise: float = 0.0) -> float:
-    """Return the tolerance of a quantity of a run beside its noise floor."""
+def allowance(dtype: str, noise: float = 0.0) -> float:
+    """Return the tolerance of a run's array beside its noise floor."""
     least = OF_STEP["float32"] if dtype == "float32" else OF_RUN
     return max(least, TIMES_FLOOR * noise)
 

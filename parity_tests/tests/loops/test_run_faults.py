@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from parity_tests.faults.loops import classifier, transformer
-from parity_tests.faults.loops.table import FAULTS, RunFault, named, place, tried
+from parity_tests.faults.loops.table import FAULTS, TABLE, RunFault, mirrored, named, place, row, tried
 from parity_tests.harness.loops.compare import compare_runs
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.report import RunsReport
@@ -32,6 +32,7 @@ def test_a_fault_is_found_and_named(name: str) -> None:
     report = tried(fault)
     assert (report.step, report.quantity) == (fault.step, fault.quantity), str(report)
     assert named(fault, report) == bool(fault.cause), str(report)
+    assert row(fault, report) in TABLE.read_text().splitlines(), "python -m parity_tests.faults.loops.table writes it"
 
 
 def test_the_list_is_long_enough_to_mean_something() -> None:
@@ -61,6 +62,15 @@ def _right(script: str, dtype: str = "float64") -> RunsReport:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", [f for f in map(mirrored, FAULTS) if f is not None], ids=lambda fault: fault.name)
+def test_a_fault_in_the_other_framework_is_found_and_named(fault: RunFault) -> None:
+    report = tried(fault)
+    assert (report.step, report.quantity) == (fault.step, fault.quantity), str(report)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause, str(report)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(FAULTS)))
 def test_of_two_faults_the_first_is_found(i: int) -> None:
     """Each fault beside the next one of its script that shows elsewhere."""
@@ -72,7 +82,9 @@ def test_of_two_faults_the_first_is_found(i: int) -> None:
 
 
 def _together(one: RunFault, other: RunFault) -> bool:
+    """Whether two faults are of one script, show at different places and don't change each other's."""
     apart = not {*one.options, *one.both} & {*other.options, *other.both}
+    apart = apart and not ("raw" in {*one.both, *other.both} and {"clip", "clipping"} & {*one.options, *other.options})
     return one.script is other.script and place(one) != place(other) and apart
 
 

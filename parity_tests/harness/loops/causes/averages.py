@@ -38,7 +38,7 @@ def _kind(p: Parting, side: int, step: int) -> str | None:
     before, after = run[step - 1] if step else p.before[side], run[step]
     old, new = before.get("EMA", {}), after.get("EMA", {})
     weights = _weights(after)
-    near = 1e-9 if p.dtype == "float64" else 1e-4
+    near = 1e-9 if p.dtype == "float64" else 1e-3
     if old and all(np.array_equal(new[n], old[n]) for n in new if n in old):
         return "isn't updated (it starts later, or is updated at some steps only)"
     if all(n in weights and np.allclose(new[n], weights[n], rtol=near * 1e-3) for n in new):
@@ -52,9 +52,10 @@ def _kind(p: Parting, side: int, step: int) -> str | None:
         if share != share or np.abs(moved - share * apart).max() > near * np.abs(moved).max():
             continue
         decay = 1 - share
-        warm = next((t for t in (step, step + 1, step - 1) if abs(decay - (1 + t) / (10 + t)) < 1e-6), None)
+        warm = next((t for t in (step, step + 1, step - 1) if abs(decay - (1 + t) / (10 + t)) < near), None)
         formula = "" if warm is None else f" = (1 + {warm}) / (10 + {warm}), which warms up"
-        return f"has the decay {decay:.6g}{formula}{when}"
+        digits = 6 if p.dtype == "float64" else 3
+        return f"has the decay {decay:.{digits}g}{formula}{when}"
     return None
 
 

@@ -185,7 +185,7 @@ def _short(p: Parting, quantity: str, side: int, rows: int) -> Causes:
         yield f"the batches are of another size: {len(left)} rows in {SIDES[0]} and {len(right)} in {SIDES[1]}"
 
 
-def _rows(arrays: Record | Arrays) -> list[bytes] | None:
+def _rows(arrays: Arrays) -> list[bytes] | None:
     """Return the rows of a batch as keys: all arrays with as many rows as the first."""
     held = [array for array in arrays.values() if getattr(array, "ndim", 0)]
     if not held:

@@ -15,7 +15,7 @@ _CAUSES: dict[str, tuple[Callable[[Parting], Causes], ...]] = {
     "batch": (data.of_values, data.of_batches),
     "inputs": (data.of_values, data.of_batches),
     "learning rate": (rates.of_schedule,),
-    "loss in evaluation": (),
+    "loss in evaluation": (forward.of_evaluation,),
     "loss": (forward.of_loss,),
     "terms": (forward.of_terms,),
     "gradients": (forward.of_gradients,),

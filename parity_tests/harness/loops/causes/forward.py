@@ -25,6 +25,15 @@ def of_loss(p: Parting) -> Causes:
     yield from _training_alone(p)
 
 
+def of_evaluation(p: Parting) -> Causes:
+    """Name a factor that the loss has in evaluation and in training."""
+    evaluation, loss = p.scalar("loss in evaluation"), p.scalar("loss")
+    if evaluation and loss and evaluation[0] and loss[0]:
+        ratios = evaluation[1] / evaluation[0], loss[1] / loss[0]
+        if abs(ratios[0] - ratios[1]) <= 10 * p.tolerance * abs(ratios[0]):
+            yield from _scaled_loss(p, loss)
+
+
 def of_terms(p: Parting) -> Causes:
     """Name a term that has a factor, where the loss is the same."""
     a, b = (arrays[p.parted.name] for arrays in p.both("terms"))
@@ -51,7 +60,7 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
     norm, limit = (float(np.sqrt((joined(a) ** 2).sum())) for a in (raw, used))
     scaled = {name: ratio * array for name, array in raw.items()}
     if 0 < ratio < 1 and p.explains(scaled, used, raw) and _round(limit):
-        return f"to a norm of {limit:.4g}, from {norm:.4g}"
+        return f"to a norm of {limit:.4g} (from {norm:.4g})"
     bound = max(judging.peak(array) for array in used.values())
     if p.explains({name: np.clip(array, -bound, bound) for name, array in raw.items()}, used, raw):
         return f"value by value to {bound:.4g}"
@@ -61,7 +70,7 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
     if limits and np.ptp(limits) <= 1e-5 * max(limits):
         made = {n: raw[n] * min(1.0, limits[0] / norms[n][0]) if norms[n][0] else raw[n] for n in raw}
         if p.explains(made, used, raw):
-            return f"tensor by tensor, each to a norm of {limits[0]:.4g}"
+            return f"tensor by tensor to a norm of {limits[0]:.4g} each"
     return None
 
 
@@ -216,15 +225,15 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
                 )
             else:
                 yield (
-                    f"the gradients are clipped to a norm of {norms[side]:.4g} in {SIDES[side]} only, from "
-                    f"{norms[1 - side]:.4g}"
+                    f"the gradients are clipped to a norm of {norms[side]:.4g} (from {norms[1 - side]:.4g}) in "
+                    f"{SIDES[side]} only"
                 )
             return
         yield f"every gradient is {figure(ratio)} times as large in {SIDES[1]}, and the loss is the same"
         return
     for this, other, mine, theirs in each_way(p, "gradients"):
         if (rule := clipping(p, theirs, mine)) is not None:
-            yield f"the gradients are clipped {rule}, in {this} only"
+            yield f"the gradients are clipped {rule} in {this} only"
             return
         del other
     bounds = [float(np.sqrt((x**2).sum())) for x in (a, b)]

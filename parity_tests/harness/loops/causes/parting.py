@@ -14,6 +14,7 @@ Causes = Iterator[str]
 
 _LEFT_OVER = 1e-3  # of the difference
 _ROUNDING = {"float64": 1e-12, "float32": 3e-6}
+_LEAST = {"float64": judging.SMALL, "float32": 1.0}  # of the largest array's, below which a number is rounding
 
 
 class Parting(NamedTuple):
@@ -58,7 +59,10 @@ class Parting(NamedTuple):
     def agrees(self, quantity: str) -> bool:
         """Return whether both have a quantity in this step and it is the same."""
         left, right = self.both(quantity)
-        return bool(left) and all(size <= self.tolerance for size in judging.between(quantity, left, right).values())
+        least = _LEAST[self.dtype] * max((judging.peak(array) for array in left.values()), default=0.0)
+        scales = {name: max(judging.peak(array), judging.peak(right[name]), least) for name, array in left.items()}
+        apart = (judging.difference(left[name], right[name], scale) for name, scale in scales.items())
+        return bool(left) and all(size <= self.tolerance for size in apart)
 
     @property
     def tolerance(self) -> float:
@@ -69,7 +73,8 @@ class Parting(NamedTuple):
 
         Each array has to be explained beyond a thousandth of the difference, or to its rounding.
         """
-        least = judging.SMALL * max((judging.peak(observed[name]) for name in made), default=0.0)
+        peaks = (judging.peak(arrays[name]) for arrays in (observed, other) for name in made)
+        least = _LEAST[self.dtype] * max(peaks, default=0.0)
         return all(self.explained(made[name], observed[name], other[name], least) for name in made)
 
     def explained(self, made: np.ndarray, observed: np.ndarray, other: np.ndarray, least: float = 0.0) -> bool:
@@ -79,7 +84,8 @@ class Parting(NamedTuple):
         scale = max(judging.peak(observed), judging.peak(other), least)
         left = judging.difference(made, observed, scale)
         apart = judging.difference(other, observed, scale) if other.shape == observed.shape else 1.0
-        return left <= max(_LEFT_OVER * min(apart, 1.0), _ROUNDING[self.dtype])
+        rounding = self.tolerance if apart <= self.tolerance else _ROUNDING[self.dtype]
+        return left <= max(_LEFT_OVER * min(apart, 1.0), rounding)
 
 
 def each_way(p: Parting, quantity: str) -> Iterable[tuple[str, str, Arrays, Arrays]]:

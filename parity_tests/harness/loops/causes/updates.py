@@ -18,7 +18,10 @@ from parity_tests.harness.loops.records import SIDES, Arrays
 
 _FIRST, _SECOND, _MOMENTUM = "first moment", "second moment", "momentum"
 _EPS = [10.0**-e for e in (8, 7, 6, 5, 4, 3, 9, 10, 12, 15, 16)] + [0.0]
-_FIT = 1e-9  # of the largest, in float64; 1e-4 in float32
+_NEAR = {"float64": 1e-9, "float32": 3e-4}
+"""How near a fit must come to the largest number of what it is fitted to."""
+_SAME = {"float64": 1e-6, "float32": 5e-3}
+"""How far two factors that were fitted may be apart."""
 
 
 class Rule(NamedTuple):
@@ -32,7 +35,7 @@ class Rule(NamedTuple):
     """The factor of the gradient that it used."""
     coupled: tuple[tuple[str, float], ...] = ()
     """How much of each array's weights is added to its gradient."""
-    decoupled: tuple[tuple[str, float], ...] = ()
+    decoupled: tuple[tuple[str, float], ...] | None = None
     """The share of each array's weights that a step takes off, over the learning rate."""
     eps: tuple[str, float] | None = None
     corrected: bool | None = None
@@ -44,9 +47,9 @@ def of_optimizer(p: Parting) -> Causes:
     """Name in which part the optimizers of both runs differ."""
     yield from _how_often(p)
     yield from _used(p)
-    rules = [_rule(p, side) for side in (0, 1)]
-    if rules[0] is not None and rules[1] is not None:
-        yield from _differences(p, *rules)
+    left, right = _rule(p, 0), _rule(p, 1)
+    if left is not None and right is not None:
+        yield from _differences(p, left, right)
 
 
 def of_parameters(p: Parting) -> Causes:
@@ -194,8 +197,8 @@ def _used(p: Parting) -> Causes:
                 theirs = clipping(p, raw, other)
                 if theirs == rule:
                     return
-                rest = "only" if theirs is None else f"and {theirs}, in {SIDES[1 - side]}"
-                yield f"the gradients are clipped {rule}, in {SIDES[side]} {rest}"
+                rest = " only" if theirs is None else f", and {theirs} in {SIDES[1 - side]}"
+                yield f"the gradients are clipped {rule} in {SIDES[side]}{rest}"
                 return
 
 
@@ -206,7 +209,7 @@ def _of_factor(p: Parting, ratio: float) -> str:
         limit = norm * min(ratio, 1 / ratio)
         if abs(float(f"{limit:.2g}") - limit) <= 1e-6 * limit:
             return (
-                f"the gradients are clipped to a norm of {limit:.4g} in {SIDES[int(ratio < 1)]} only, from {norm:.4g}"
+                f"the gradients are clipped to a norm of {limit:.4g} (from {norm:.4g}) in {SIDES[int(ratio < 1)]} only"
             )
     k = round(max(ratio, 1 / ratio))
     exact = k > 1 and abs(max(ratio, 1 / ratio) - k) < 1e-6 * k
@@ -221,20 +224,20 @@ def _constant(p: Parting, side: int, slot: str) -> float | None:
     """Return beta1 or the momentum of a run, from a step that has one before it."""
     for step in range(max(p.step, 1), len(p.runs[side])):
         before, after = p.runs[side][step - 1], p.runs[side][step]
-        fit = _moment(slot, before, after)
+        fit = _moment(p, slot, before, after)
         if fit is not None:
             return fit[0]
     return None
 
 
-def _moment(slot: str, before: Record, after: Record) -> tuple[float, float, dict[str, float]] | None:
+def _moment(p: Parting, slot: str, before: Record, after: Record) -> tuple[float, float, dict[str, float]] | None:
     """Fit a first moment: the share of the one before, that of the gradient, and that of each array's weights."""
     old, new = (_wide(_of(slot, record.get("optimizer state", {}))) for record in (before, after))
     gradient, weights = _wide(after.get("gradients", {})), _wide(before.get("parameters", {}))
     names = [n for n in new if n in old and n in gradient and n in weights]
     if not names or not any(old[n].any() for n in names):
         return None
-    fit = _fitted({n: new[n] for n in names}, [old, gradient], weights, _near(new))
+    fit = _fitted({n: new[n] for n in names}, [old, gradient], weights, _NEAR[p.dtype])
     return None if fit is None else (fit[0][0], fit[0][1], fit[1])
 
 
@@ -256,12 +259,12 @@ def _rule(p: Parting, side: int) -> Rule | None:
     if _of(_FIRST, state):
         return _adam(p, before, after, weights, gradient, steps, _of(_SECOND, old), _of(_SECOND, state), at, moved)
     if buffers := _of(_MOMENTUM, state):
-        fit = _moment(_MOMENTUM, before, after)
+        fit = _moment(p, _MOMENTUM, before, after)
         if fit is None:
             return None
         momentum, share, coupled = fit
         used = {n: gradient[n] + coupled.get(n, 0.0) / share * weights[n] for n in names}
-        made = _fitted(steps, [buffers, used], weights, _near(moved))
+        made = _fitted(steps, [buffers, used], weights, _NEAR[p.dtype])
         if made is None:
             return Rule(momentum=momentum, dampening=1 - share, coupled=_tidy(coupled, share))
         (of_buffer, of_gradient), own = made
@@ -277,7 +280,7 @@ def _rule(p: Parting, side: int) -> Rule | None:
             nesterov=nesterov,
             rate=rate,
         )
-    made = _fitted(steps, [gradient], weights, _near(moved))
+    made = _fitted(steps, [gradient], weights, _NEAR[p.dtype])
     if made is None:
         return None
     rate = -made[0][0]
@@ -296,13 +299,13 @@ def _adam(
     at: int,
     moved: Arrays,
 ) -> Rule | None:
-    fit = _moment(_FIRST, before, after)
+    fit = _moment(p, _FIRST, before, after)
     if fit is None:
         return None
     beta1, share, coupled = fit
     scale = share / (1 - beta1)
     used = {n: scale * gradient[n] + coupled.get(n, 0.0) / (1 - beta1) * weights[n] for n in square if n in gradient}
-    second = _fitted(square, [old, {n: a**2 for n, a in used.items()}], None, _near(square))
+    second = _fitted(square, [old, {n: a**2 for n, a in used.items()}], None, _NEAR[p.dtype])
     beta2 = None if second is None else second[0][0]
     rule = Rule(beta1=beta1, beta2=beta2, gradient=scale, coupled=_tidy(coupled, share))
     if beta2 is None:
@@ -311,28 +314,50 @@ def _adam(
     updates = sum(changes(p.runs[0][: at + 1], {}))
     known = next(iter(after.get("learning rate", {}).values()), None)
     fits: list[Rule] = []
-    for corrected, (place, eps), t in itertools.product((True, False), _places(), {at + 1, updates}):
+    for corrected, t in itertools.product((True, False), {at + 1, updates}):
         c1, c2 = (1 - beta1**t, 1 - beta2**t) if corrected else (1.0, 1.0)
-        direction = {}
-        for n in steps:
-            if n not in first or n not in square:
+        means = {n: first[n] / c1 for n in steps if n in first and n in square}
+        squares = {n: square[n] / c2 for n in means}
+        for place, eps in (*_places(), *_solved(steps, means, squares, known)):
+            made = _fitted(
+                {n: steps[n] for n in means},
+                [{n: means[n] / _root(squares[n], place, eps, c2) for n in means}],
+                weights,
+                _NEAR[p.dtype],
+            )
+            if made is None:
                 continue
-            v = square[n] / c2
-            root = (
-                np.sqrt(v + eps)
-                if place == "inside the root"
-                else np.sqrt(v) + (eps / np.sqrt(c2) if place == "before the correction" else eps)
-            )
-            direction[n] = first[n] / c1 / np.where(root == 0, np.inf, root)
-        made = _fitted({n: steps[n] for n in direction}, [direction], weights, _near(moved))
-        if made is not None:
             rate = -made[0][0]
-            fits.append(
-                rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=_tidy(made[1], -rate))
-            )
+            rest = _tidy(made[1], -rate)
+            fits.append(rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=rest))
             if known is None or abs(rate - float(known)) <= 1e-5 * abs(rate):
                 return fits[-1]  # without the correction, a step is one of another rate with it
     return fits[0] if fits else rule
+
+
+def _root(square: np.ndarray, place: str, eps: float, correction: float) -> np.ndarray:
+    """Return what Adam divides by; infinite where that is zero."""
+    if place == "inside the root":
+        root = np.sqrt(square + eps)
+    else:
+        root = np.sqrt(square) + (eps / np.sqrt(correction) if place == "before the correction" else eps)
+    return np.where(root == 0, np.inf, root)
+
+
+def _solved(steps: Arrays, means: Arrays, squares: Arrays, rate: np.ndarray | None) -> Iterator[tuple[str, float]]:
+    """Yield the eps that the step of an array without weight decay has, to three digits, at the known learning rate."""
+    if rate is None:
+        return
+    for n in means:
+        with np.errstate(all="ignore"):
+            root = np.abs(float(rate) * means[n] / steps[n])
+            for place, values in (
+                ("outside the root", root - np.sqrt(squares[n])),
+                ("inside the root", root**2 - squares[n]),
+            ):
+                eps = float(np.median(values))
+                if np.isfinite(eps) and eps > 0 and np.abs(values - eps).max() < 1e-2 * eps:
+                    yield place, float(f"{eps:.3g}")
 
 
 def _rounded_rate(p: Parting, rules: Sequence[Rule | None]) -> Causes:
@@ -362,12 +387,13 @@ def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
     found: list[str] = []
 
     def numbers(name: str, a: float | None, b: float | None) -> None:
-        if a is not None and b is not None and abs(a - b) > 1e-6 * max(abs(a), abs(b), 1e-3):
+        if a is not None and b is not None and abs(a - b) > _SAME[p.dtype] * max(abs(a), abs(b), 1e-3):
             found.append(f"{name} is {_rounded(a)} in {SIDES[0]} and {_rounded(b)} in {SIDES[1]}")
 
     numbers("the factor of the gradient in the optimizer", left.gradient, right.gradient)
-    moved = left.coupled and right.decoupled and not left.decoupled and not right.coupled
-    other = right.coupled and left.decoupled and not right.decoupled and not left.coupled
+    known = left.decoupled is not None and right.decoupled is not None
+    moved = known and left.coupled and right.decoupled and not left.decoupled and not right.coupled
+    other = known and right.coupled and left.decoupled and not right.decoupled and not left.coupled
     if moved or other:
         side = int(bool(moved))
         found.append(
@@ -379,7 +405,8 @@ def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
             (left.coupled, right.coupled, "added to the gradient"),
             (left.decoupled, right.decoupled, "decoupled"),
         ):
-            found += _decays(dict(a), dict(b), how, p)
+            if a is not None and b is not None:
+                found += _decays(dict(a), dict(b), how, p)
     numbers("beta1", left.beta1, right.beta1)
     numbers("beta2", left.beta2, right.beta2)
     numbers("the momentum", left.momentum, right.momentum)
@@ -415,7 +442,7 @@ def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Partin
         rest = [n for n in every if n not in only[side]]
         which = "all tensors" if not rest else f"{several(only[side])}, not of {several(rest)}"
         return [f"the weight decay, {how}, is in {SIDES[side]} only: {_rounded(sizes[side])} of {which}"]
-    if abs(sizes[0] - sizes[1]) > 1e-4 * max(sizes):
+    if abs(sizes[0] - sizes[1]) > 10 * _SAME[p.dtype] * max(sizes):
         return [
             f"the weight decay, {how}, is {_rounded(sizes[0])} in {SIDES[0]} and {_rounded(sizes[1])} in {SIDES[1]}"
         ]
@@ -459,10 +486,6 @@ def _fitted(
         if judging.peak(left) > near * largest:
             return None
     return [float(f) for f in factors], owns
-
-
-def _near(arrays: Arrays) -> float:
-    return 1e-4 if any(a.dtype == np.float32 for a in arrays.values()) else _FIT
 
 
 def _tidy(factors: dict[str, float], share: float) -> tuple[tuple[str, float], ...]:
