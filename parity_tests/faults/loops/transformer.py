@@ -301,7 +301,7 @@ def _averaged(d: float, average: Any, params: Any = None) -> Any:
 def _clip_jax(options: Options, gradients: Any) -> Any:
     match options.clipping:
         case "norm":
-            norm = optax.global_norm(gradients)
+            norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradients)))
             return jax.tree.map(lambda g: g * jnp.minimum(options.clip / norm, 1.0), gradients)
         case "value":
             return jax.tree.map(lambda g: jnp.clip(g, -options.clip / 10, options.clip / 10), gradients)

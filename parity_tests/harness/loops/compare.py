@@ -1,7 +1,7 @@
 """Compare two training runs step by step, and find the first step and the first quantity in which they part."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from parity_tests.harness.modules.compare import ParityError
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import MappingLike
 
-RunLike = Iterable[Step] | Callable[..., Iterable[Step | Start]]
+Yielded = Step | Start | Mapping[str, Any]
+RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded]]
 _LARGEST = "of the largest"
 _FAR = 1e-3  # what no rounding of a float32 step is
 _CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"

@@ -47,7 +47,8 @@ class Parted(NamedTuple):
 
 def sizes(left: Record, right: Record) -> Sizes:
     """Measure the difference of each array that both records have."""
-    return {q: between(q, left[q], right[q]) for q in QUANTITIES if q in left and q in right}
+    apart = {q: between(q, left[q], right[q]) for q in QUANTITIES if q in left and q in right}
+    return {quantity: found for quantity, found in apart.items() if found}
 
 
 def between(quantity: str, left: Arrays, right: Arrays) -> dict[str, float]:

@@ -187,9 +187,14 @@ def aligned(left: list[Record], right: list[Record]) -> tuple[list[str], list[Re
                 a = dict(zip(b, a.values(), strict=True))
             if quantity in ("batch", "inputs"):
                 a = {name: _laid_out(array, b[name]) if name in b else array for name, array in a.items()}
-            for name in sorted(set(a) ^ set(b)):
-                missing[f"{_where(quantity, name)}, which only the {SIDES[name in b]} run yields"] = None
+            for i, rest in enumerate((set(a) - set(b), set(b) - set(a))):
+                if rest:
+                    more = f"{len(rest)} arrays, such as " if len(rest) > 2 else ""
+                    names = " and ".join(sorted(rest)[: 1 if more else None])
+                    missing[f"{more}{names} of the {quantity}, which only the {SIDES[i]} run yields"] = None
             record[quantity] = {name: a[name] for name in b if name in a}
+            if not record[quantity]:
+                del record[quantity]
         changed.append(record)
     return list(missing), changed
 
@@ -278,7 +283,3 @@ def _laid_out(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
     if mine.shape != other.shape and mine.size == other.size and mine.shape[:1] == other.shape[:1]:
         return mine.reshape(other.shape)
     return mine
-
-
-def _where(quantity: str, name: str) -> str:
-    return f"{name} of the {quantity}" if name else quantity

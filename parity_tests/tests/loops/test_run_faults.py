@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -22,8 +23,10 @@ DOUBLE_ALONE = ("torch's clipping adds 1e-6",)
 
 
 @pytest.fixture(autouse=True)
-def _double(x64) -> None:
-    """In float64."""
+def _as_users_are(x64: None) -> Iterator[None]:
+    """In float64, under JAX's own rules of promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 @pytest.mark.parametrize("name", quick([fault.name for fault in FAULTS], QUICK))

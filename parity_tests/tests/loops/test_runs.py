@@ -65,6 +65,30 @@ def test_the_first_step_and_quantity_are_found_and_the_error_holds_the_report() 
     assert compared(descent(), descent(slope=2.0)).quantity == "gradients"
 
 
+def test_what_no_formula_reproduces_has_no_name() -> None:
+    def noisy(of: str) -> Iterator[Step]:
+        for step in descent():
+            noise = 1 + 1e-3 * np.random.default_rng(0).normal(size=4)
+            yield step._replace(**{of: {"w": getattr(step, of)["w"] * noise}})
+
+    for quantity in ("gradients", "parameters"):
+        report = compared(descent(), noisy(quantity))
+        assert (report.step, report.quantity) == (0, quantity)
+        assert report.diagnosis is not None
+        assert report.diagnosis.cause is None
+        assert "No known fault reproduces these numbers." in str(report)
+
+
+def test_optimizers_without_a_common_slot_are_not_compared() -> None:
+    slots = {name: {"w": np.ones(4)} for name in ("mu", "trace")}
+    report = compared(descent(optimizer_state={"mu": slots["mu"]}), descent(optimizer_state={"trace": slots["trace"]}))
+    assert report.passed
+    assert report.not_compared == (
+        "first moment of w of the optimizer state, which only the JAX run yields",
+        "momentum of w of the optimizer state, which only the PyTorch run yields",
+    )
+
+
 def test_the_report_is_json() -> None:
     for report in (compared(descent(), descent()), compared(descent(), descent(loss=float("nan")))):
         plain = json.loads(json.dumps(report.to_json(), allow_nan=False))

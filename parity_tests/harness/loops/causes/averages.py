@@ -6,17 +6,19 @@ from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, j
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
+_NEAR = {"float64": 1e-9, "float32": 1e-3}
 _DECAYS = (0.9, 0.99, 0.999, 0.9999, 0.95, 0.995, 0.5, 0.8)
 
 
 def of_average(p: Parting) -> Causes:
     """Name the decay, the start, the weights that are averaged, a bias correction, what is left out."""
     left, right = p.both("EMA")
+    near = _NEAR[p.dtype]
     yield from _statistics(p, left, right)
     for this, (a, b) in enumerate(((left, right), (right, left))):
         ratio = factor(joined(b), joined(a))
         if p.explains({n: ratio * x for n, x in a.items()}, b, a):
-            power = next((d for d in _DECAYS if abs(ratio * (1 - d ** (p.step + 1)) - 1) < 1e-6), None)
+            power = next((d for d in _DECAYS if abs(ratio * (1 - d ** (p.step + 1)) - 1) < near), None)
             if power is not None:
                 yield (
                     f"the average is divided by 1 - {power:g}^t in {SIDES[1 - this]} only: the bias correction of an "
@@ -37,8 +39,7 @@ def _kind(p: Parting, side: int, step: int) -> str | None:
         return None
     before, after = run[step - 1] if step else p.before[side], run[step]
     old, new = before.get("EMA", {}), after.get("EMA", {})
-    weights = _weights(after)
-    near = 1e-9 if p.dtype == "float64" else 1e-3
+    weights, near = _weights(after), _NEAR[p.dtype]
     if old and all(np.array_equal(new[n], old[n]) for n in new if n in old):
         return "isn't updated (it starts later, or is updated at some steps only)"
     if all(n in weights and np.allclose(new[n], weights[n], rtol=near * 1e-3) for n in new):

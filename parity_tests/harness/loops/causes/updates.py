@@ -508,7 +508,7 @@ def _float(array: np.ndarray) -> np.ndarray:
 
 
 def _rounded(value: float) -> str:
-    return f"{value if abs(value) > 1e-12 else 0.0:.4g}"
+    return f"{value if abs(value) > 1e-7 else 0.0:.4g}"
 
 
 def _correction(ratio: float, t: int) -> str:
