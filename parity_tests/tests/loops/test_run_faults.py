@@ -87,7 +87,8 @@ def test_of_two_faults_the_first_is_found(i: int) -> None:
 def _together(one: RunFault, other: RunFault) -> bool:
     """Whether two faults are of one script, show at different places and don't change each other's."""
     apart = not {*one.options, *one.both} & {*other.options, *other.both}
-    apart = apart and not ("raw" in {*one.both, *other.both} and {"clip", "clipping"} & {*one.options, *other.options})
+    for a, b in ((one, other), (other, one)):
+        apart = apart and not ("raw" in a.both and {"clip", "clipping"} & {*b.options})
     return one.script is other.script and place(one) != place(other) and apart
 
 
