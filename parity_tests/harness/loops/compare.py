@@ -245,10 +245,8 @@ class Comparison:
                     continue
                 why = (
                     f"started again from its own state before step {parted.step}, differs there in the "
-                    f"{parted.quantity} "
-                    f"by {parted.size:.1e}: a run has to yield its whole state (parameters, optimizer_state, ema), to "
-                    "set "
-                    "it from the Start, and to draw by the step's number"
+                    f"{parted.quantity} by {parted.size:.1e}: a run has to yield its whole state (parameters, "
+                    "optimizer_state, ema), to set it from the Start, and to draw by the step's number"
                 )
             self.again.remove(side)
             self.notes.append(f"the {side.label} run from the other's state, since it, {why}")

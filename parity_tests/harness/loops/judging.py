@@ -22,8 +22,7 @@ REASON = {
     "float64": f"a rounding of 1e-16 grows as training goes, and the smallest known mistake is 1e-7; {OF_RUN:g} is "
     "between",
     "float32": f"{TIMES_FLOOR:g} times the noise floor, each run against itself with its first parameters moved by an "
-    "ulp; "
-    f"but {OF_STEP['float32']:g}, a step's own rounding, at least",
+    f"ulp; but {OF_STEP['float32']:g}, a step's own rounding, at least",
 }
 OWN = "both from the same state: a step's own rounding, or ten times what moving the parameters by an ulp changes there"
 # A gradient that is zero but for rounding, as of a bias before a batch norm, is compared beside the others.

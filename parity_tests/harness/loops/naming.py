@@ -216,8 +216,7 @@ def dtype(*runs: Run) -> str:
                     if str(array.dtype) in ("float16", "bfloat16"):
                         raise InputError(
                             f"{field} {path!r} is {array.dtype}, in which two right runs differ in the third digit: "
-                            "compare "
-                            "the runs in float64 or float32."
+                            "compare the runs in float64 or float32."
                         )
                     if array.dtype == np.float64 and array.ndim == 0:
                         scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
@@ -226,7 +225,7 @@ def dtype(*runs: Run) -> str:
     if found:
         return "float32" if "float32" in found else "float64"
     with np.errstate(over="ignore"):
-        return "float32" if scalars and all(np.float32(x) == x or x != x for x in scalars) else "float64"
+        return "float32" if scalars and all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
 
 
 def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
@@ -244,8 +243,7 @@ def _same_names(shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, tuple[
         if held.get(name) != shape:
             raise InputError(
                 f"The JAX run's parameter {path!r}, {list(shape)}, has no namesake of this shape in the torch run: "
-                "pass the "
-                "torch module as module=, whose layers say which is which and how each is laid out."
+                "pass the torch module as module=, whose layers say which is which and how each is laid out."
             )
         pairs.append(Pair(path, name, as_is))
     if extra := [name for name in held if name not in {pair.name for pair in pairs}]:
@@ -280,6 +278,6 @@ def _laid_out(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
     if mine.ndim == other.ndim == 4:
         layout = layouts.of_output(None, 0, "", mine, other, True, "float64")
         mine = layouts.to_torch(mine, layout)
-    if mine.shape != other.shape and mine.size == other.size and mine.shape[:1] == other.shape[:1]:
+    if mine.ndim != other.ndim and mine.size == other.size and mine.shape[:1] == other.shape[:1]:
         return mine.reshape(other.shape)
     return mine

@@ -141,8 +141,7 @@ def _yielded(run: Any, side: str, start: Start | None, count: Callable[[], int])
     if not isinstance(made, Iterable) or isinstance(made, Mapping | str | Step | Start):
         raise InputError(
             f"The {side} run is {kind(made)}, expected a generator of steps or a function that returns one: yield a "
-            "Step "
-            "after each step."
+            "Step after each step."
         )
     iterator = iter(made)
     while True:
@@ -268,8 +267,7 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
     if missing := [parameter for parameter in held if id(parameter) not in names]:
         raise InputError(
             f"{where} trains a tensor {list(missing[0].shape)} that is no parameter of the module, so it has no name: "
-            "pass "
-            "the module whose parameters it trains as parameters of the Step or as module=."
+            "pass the module whose parameters it trains as parameters of the Step or as module=."
         )
     tree = copy.deepcopy(optimizer.state_dict())
     places = {

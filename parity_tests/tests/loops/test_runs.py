@@ -79,6 +79,26 @@ def test_what_no_formula_reproduces_has_no_name() -> None:
         assert "No known fault reproduces these numbers." in str(report)
 
 
+def test_weight_decay_is_named_without_the_optimizers_state() -> None:
+    def adam(decayed: tuple[str, ...], coupled: float = 0.0) -> Iterator[Step | Start]:
+        w = {"kernel": np.linspace(0.5, 1.5, 4), "bias": np.linspace(-1, 1, 4)}
+        m, v = ({n: np.zeros(4) for n in w} for _ in "mv")
+        yield Start(parameters=w)
+        for t in range(1, 5):
+            g = {n: np.sin(7 * t * a) + coupled * a for n, a in w.items()}
+            m = {n: 0.9 * m[n] + 0.1 * g[n] for n in w}
+            v = {n: 0.99 * v[n] + 0.01 * g[n] ** 2 for n in w}
+            step = {n: m[n] / (1 - 0.9**t) / (np.sqrt(v[n] / (1 - 0.99**t)) + 1e-8) for n in w}
+            w = {n: w[n] - 0.1 * step[n] - 0.02 * w[n] * (n in decayed) for n in w}
+            yield Step(gradients=g, parameters=w)
+
+    report = compared(adam(("kernel", "bias")), adam(("kernel",)))
+    assert "0.02 times the weights of bias, not of kernel off in JAX only: decoupled weight decay" in str(report)
+    report = compared(adam(("kernel",)), adam(("kernel",), 0.3))
+    assert (report.step, report.quantity) == (0, "gradients")
+    assert "0.3 times the weights of all of them is added to the gradient in PyTorch only: weight decay" in str(report)
+
+
 def test_optimizers_without_a_common_slot_are_not_compared() -> None:
     slots = {name: {"w": np.ones(4)} for name in ("mu", "trace")}
     report = compared(descent(optimizer_state={"mu": slots["mu"]}), descent(optimizer_state={"trace": slots["trace"]}))
@@ -313,3 +333,60 @@ def test_a_state_is_given_back_in_the_structure_in_which_it_was_yielded(averaged
     report = compare_runs(lambda: tree(None), run, steps=4, mapping=[("(.*)/(.*)", r"\1.\2", as_is)])
     assert report.passed, str(report)
     assert seen
+
+
+def constant(**fields: Any) -> list[Step]:
+    """Four steps with these fields, of which a function gives that of each step."""
+    return [Step(**{name: f(i) if callable(f) else f for name, f in fields.items()}) for i in range(4)]
+
+
+IMAGES = np.random.default_rng(0).random((4, 3, 5, 6))
+SLICES = IMAGES.reshape(12, 5, 6)
+KERNEL = np.array([[2.0, 1.0], [5.0, 1.0]])
+TWO = {"w": np.array([3.0, 4.1]), "v": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "cause"),
+    [
+        ({"batch": lambda i: ROWS[:6]}, {"batch": lambda i: ROWS[5::-1]}, "the same rows in another order"),
+        ({"batch": lambda i: ROWS[:6]}, {"batch": lambda i: ROWS[:4]}, "another size: 6 rows in JAX and 4 in PyTorch"),
+        ({"batch": lambda i: ROWS[i : i + 3]}, {"batch": lambda i: ROWS[i + 1 : i + 4]}, "PyTorch are 1 step ahead"),
+        ({"inputs": SLICES}, {"inputs": SLICES.swapaxes(1, 2)}, "have JAX's axes in the order (0, 2, 1)"),
+        ({"inputs": IMAGES}, {"inputs": IMAGES[..., ::-1]}, "inputs is mirrored, left and right"),
+        ({"inputs": IMAGES}, {"inputs": (IMAGES - 0.5) / 0.25}, "PyTorch's inputs are 4 times JAX's - 2"),
+        (
+            {"inputs": IMAGES, "loss": 3.0, "terms": {"nll": 1.0, "kl": 2.0}},
+            {"inputs": IMAGES, "loss": 9.0, "terms": {"nll": 1.0, "kl": 8.0}},
+            "the term kl of the loss differs, and no other: it is 4 times as large (rows of the batch",
+        ),
+        (
+            {"inputs": IMAGES, "loss": 1.0, "terms": {"kl": 1.0}},
+            {"inputs": IMAGES, "loss": 1.0, "terms": {"kl": 4.0}},
+            "the term kl is 4 times as large (rows of the batch: a sum for a mean) in PyTorch, and the loss is the same",
+        ),
+        ({"batch": IMAGES, "loss": 1.0}, {"batch": IMAGES, "loss": 4.0}, "the loss is 4 times as large (rows of the"),
+        ({"learning_rate": 0.1}, {"learning_rate": 0.2}, "2 times as large in PyTorch, at every step"),
+        ({"gradients": {"w": KERNEL}}, {"gradients": {"w": KERNEL.T}}, "w is transposed in PyTorch"),
+        (
+            {"gradients": TWO},
+            {"gradients": {name: 4 * array for name, array in TWO.items()}},
+            "every gradient is 4 times as large in PyTorch",
+        ),
+        ({"loss": 3.1}, {"loss": float(np.float32(3.1))}, "the loss is computed in float32 in PyTorch only"),
+    ],
+)  # fmt: skip
+def test_a_cause_is_named(left: dict[str, Any], right: dict[str, Any], cause: str) -> None:
+    report = compared(constant(**left), constant(**right))
+    assert not report.passed
+    assert report.diagnosis is not None
+    assert cause in (report.diagnosis.cause or ""), str(report)
+
+
+def test_a_transposed_start_is_named() -> None:
+    w = np.arange(9.0).reshape(3, 3)
+    in_jax, in_torch = ([Start(parameters={"w": a}), *constant(loss=1.0, parameters={"w": a})] for a in (w, w.T))
+    report = compared(in_jax, in_torch)
+    assert (report.step, report.quantity) == (-1, "parameters")
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "w is transposed in PyTorch"

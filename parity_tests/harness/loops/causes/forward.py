@@ -40,7 +40,7 @@ def of_terms(p: Parting) -> Causes:
     if a.ndim or not a or not np.isfinite([a, b]).all():
         return
     if (known := _known_factor(p, float(b / a))) is not None:
-        yield f"the term {p.parted.name} is {known} in {SIDES[1]}; the loss is the same"
+        yield f"the term {p.parted.name} is {known} in {SIDES[1]}{_same_loss(p)}"
 
 
 def of_gradients(p: Parting) -> Causes:
@@ -48,7 +48,11 @@ def of_gradients(p: Parting) -> Causes:
     left, right = p.both("gradients")
     yield from _piled_up(p)
     yield from _clipped(p, left, right)
-    yield from penalties(p, "gradients", "is added to the gradient")
+    if (found := penalty(p, "gradients")) is not None:
+        side, size, where = found
+        yield (
+            f"{figure(size)} times the weights of {where} is added to the gradient in {SIDES[side]} only: weight decay"
+        )
     yield from _missing(p)
 
 
@@ -74,30 +78,23 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
     return None
 
 
-def penalties(p: Parting, quantity: str, how: str) -> Causes:
-    """Name a multiple of the weights that one run has more than the other in some arrays."""
+def penalty(p: Parting, quantity: str) -> tuple[int, float, str] | None:
+    """Find a multiple of the weights that one run has more than the other in some arrays: run, factor, which."""
     weights = p.state("parameters")[0]
     left, right = p.both(quantity)
     names = [name for name in left if name in weights]
-    if not names:
-        return
     for i, (a, b) in enumerate(((left, right), (right, left))):
         factors, made = {}, {}
         for name in names:
-            apart = b[name] - a[name]
-            c = factor(apart.ravel(), weights[name].ravel())
+            c = factor((b[name] - a[name]).ravel(), weights[name].ravel())
             wrong = not p.explained(a[name], b[name], weights[name])
             factors[name] = c if wrong and np.isfinite(c) else 0.0
             made[name] = a[name] + factors[name] * weights[name]
         found = {name: c for name, c in factors.items() if c}
         sizes = list(found.values())
         if found and min(sizes) > 0 and np.ptp(sizes) <= 1e-4 * max(sizes) and p.explains(made, b, a):
-            where = _which(found, [name for name in names if weights[name].any()])
-            yield (
-                f"{figure(float(np.median(sizes)))} times the weights {how} in {SIDES[1 - i]} only: weight decay (L2) "
-                f"of {where}"
-            )
-            return
+            return 1 - i, float(np.median(sizes)), _which(found, [name for name in names if weights[name].any()])
+    return None
 
 
 def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
@@ -120,8 +117,7 @@ def _training_alone(p: Parting) -> Causes:
     if not statistics or p.agrees("running statistics"):
         yield (
             "the losses in evaluation agree and those in training don't: what only training does differs, as dropout, "
-            "which "
-            "drops other units or at another rate"
+            "which drops other units or at another rate"
         )
     else:
         yield "batch norm in training: the losses in evaluation agree, and the statistics of the batch don't"
@@ -208,14 +204,13 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
             if _round(norms[1 - side]):
                 yield (
                     f"the gradients are clipped to a norm of {norms[1 - side]:.4g} in both, and {SIDES[side]} divides "
-                    "by the "
-                    "norm plus a small number, as PyTorch's clipping does by 1e-6"
+                    "by the norm plus a small number, as PyTorch's clipping does by 1e-6"
                 )
                 return
         known = _known_factor(p, ratio)
         side = int(norms[1] < norms[0])
         if known and not _round(norms[side]):
-            yield f"every gradient is {known} in {SIDES[1]}, and the loss is the same"
+            yield f"every gradient is {known} in {SIDES[1]}{_same_loss(p)}"
             return
         if _round(norms[side]):
             if _round(norms[1 - side]) and _is_clipped(p, 1 - side, norms[1 - side]):
@@ -229,7 +224,7 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
                     f"{SIDES[side]} only"
                 )
             return
-        yield f"every gradient is {figure(ratio)} times as large in {SIDES[1]}, and the loss is the same"
+        yield f"every gradient is {figure(ratio)} times as large in {SIDES[1]}{_same_loss(p)}"
         return
     for this, other, mine, theirs in each_way(p, "gradients"):
         if (rule := clipping(p, theirs, mine)) is not None:
@@ -307,6 +302,10 @@ def _counts(p: Parting) -> Iterator[tuple[int, str]]:
                 yield array.shape[0] * (array.shape[1] - 1), "tokens that are predicted: a sum for a mean"
                 yield array.shape[1], f"columns of {name or quantity}: a sum for a mean"
                 yield array.shape[1] - 1, "tokens of a row that are predicted: a sum for a mean"
+
+
+def _same_loss(p: Parting) -> str:
+    return ", and the loss is the same" if p.agrees("loss") else ""
 
 
 def _round(value: float) -> bool:

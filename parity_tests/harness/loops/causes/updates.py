@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes.forward import clipping, penalties
+from parity_tests.harness.loops.causes.forward import clipping, penalty
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
@@ -54,11 +54,11 @@ def of_optimizer(p: Parting) -> Causes:
 
 def of_parameters(p: Parting) -> Causes:
     """Name what the steps of two runs differ by, where their optimizers' state isn't known."""
-    for text in penalties(p, "parameters", "is added to the step"):
-        side = SIDES[1] if f"in {SIDES[0]} only" in text else SIDES[0]
+    if (found := penalty(p, "parameters")) is not None:
+        side, size, where = found
         yield (
-            f"weight decay on other tensors: {text.replace('is added to the step', 'stay').replace(' only', ' more')}; "
-            f"{side} takes them off"
+            f"a step takes {figure(size)} times the weights of {where} off in {SIDES[1 - side]} only: decoupled weight "
+            "decay"
         )
         return
     before = p.state("parameters")[0]
@@ -96,8 +96,7 @@ def of_statistics(p: Parting) -> Causes:
     if p.explains({n: before[n] + ratio * moved[0][n] for n in moved[0]}, right, left):
         yield (
             f"the momentum of the running statistics: they move {figure(ratio)} times as far in {SIDES[1]} (0.1 in "
-            "PyTorch is "
-            "0.9 in Flax)"
+            "PyTorch is 0.9 in Flax)"
         )
         return
     variances = [n for n, a in before.items() if n.rpartition(".")[2] in ("running_var", "var")]
@@ -119,8 +118,7 @@ def of_statistics(p: Parting) -> Causes:
             other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {figure(ratio)} times"
             yield (
                 f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with n = "
-                f"{round(count)}, and "
-                f"not in {SIDES[side]}{other_momentum}"
+                f"{round(count)}, and not in {SIDES[side]}{other_momentum}"
             )
             return
 
