@@ -363,7 +363,7 @@ TWO = {"w": np.array([3.0, 4.1]), "v": np.ones(2)}
         (
             {"inputs": IMAGES, "loss": 1.0, "terms": {"kl": 1.0}},
             {"inputs": IMAGES, "loss": 1.0, "terms": {"kl": 4.0}},
-            "the term kl is 4 times as large (rows of the batch: a sum for a mean) in PyTorch, and the loss is the same",
+            "the term kl is 4 times as large (rows of the batch: a sum for a mean) in PyTorch, and the loss is",
         ),
         ({"batch": IMAGES, "loss": 1.0}, {"batch": IMAGES, "loss": 4.0}, "the loss is 4 times as large (rows of the"),
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, "2 times as large in PyTorch, at every step"),
