@@ -96,6 +96,7 @@ def compare_runs(
     dtype = naming.dtype(*taken)
     runs = [[names.record(raw, side) for raw in run.steps] for run, side in zip(taken, SIDES, strict=True)]
     missing, runs[0] = naming.aligned(*runs)
+    missing = list(dict.fromkeys([*naming.uncovered(names, *taken), *missing]))
     starts = [
         {} if run.start is None else names.record(run.start, side) for run, side in zip(taken, SIDES, strict=True)
     ]

@@ -105,11 +105,9 @@ class Names(NamedTuple):
         own = {pair: pair.path if side == SIDES[0] else whole(pair.name) for pair in self.pairs}
         for path in arrays:
             slots = {pair: slot for pair, name in own.items() if (slot := _slot(path, name)) is not None}
-            longest = max(
-                (_words(own[pair]) for pair in slots), key=len, default=[]
-            )  # fc/kernel is also in up/fc/kernel
+            longest = max((_words(own[pair]) for pair in slots), key=len, default=[])
             for pair, slot in slots.items():
-                if _words(own[pair]) == longest:
+                if _words(own[pair]) == longest:  # the path of fc/kernel also ends that of up/fc/kernel
                     found.setdefault(f"{slot} of {pair.name}", (path, pair))
         return found
 
@@ -158,6 +156,21 @@ def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: Mapping
     pairs = resolve(shapes, module, mapping, state)
     buffers = {name for name, _ in module.named_buffers()}
     return Names(pairs, frozenset(pair.name for pair in pairs if whole(pair.name) in buffers))
+
+
+def uncovered(names: Names, in_jax: Run, in_torch: Run) -> list[str]:
+    """Return, as clauses, the fields that only one run yields, and the arrays that are in no pair."""
+    found: dict[str, None] = {}
+    for field, quantity in FIELDS.items():
+        first = [next((raw[field] for raw in run.steps if field in raw), None) for run in (in_jax, in_torch)]
+        if (first[0] is None) != (first[1] is None):
+            found[f"{quantity}, which only the {SIDES[first[0] is None]} run yields"] = None
+        for i, snapshot in enumerate(first if field in _NAMED and None not in first else []):
+            paired = {pair.path if not i else whole(pair.name) for pair in names.pairs}
+            for path, array in snapshot.arrays.items() if snapshot is not None else ():
+                if array.dtype.kind in "fc" and path not in paired:
+                    found[f"{path} of the {quantity} of the {SIDES[i]} run, which is in no pair"] = None
+    return list(found)
 
 
 def part(array: np.ndarray, name: str) -> np.ndarray:

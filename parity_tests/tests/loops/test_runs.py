@@ -53,6 +53,22 @@ def test_what_one_run_alone_yields_is_named() -> None:
     assert "(not compared: learning rate, which only the PyTorch run yields)" in str(report)
 
 
+def test_parameters_that_one_run_alone_has_are_named() -> None:
+    report = compared([step._replace(parameters=None, gradients=None) for step in descent()], descent())
+    assert report.passed
+    assert report.not_compared == (
+        "gradients, which only the PyTorch run yields",
+        "parameters, which only the PyTorch run yields",
+    )
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, affine=False)).double()
+    kernel = net[0].weight.detach().numpy()
+    report = compare_runs([Step(parameters={"0": {"kernel": kernel}})], [Step(parameters=net)], steps=1)
+    assert report.passed
+    assert report.not_compared == tuple(
+        f"1.running_{name} of the parameters of the PyTorch run, which is in no pair" for name in ("mean", "var")
+    )
+
+
 def test_the_first_step_and_quantity_are_found_and_the_error_holds_the_report() -> None:
     with pytest.raises(ParityError, match="part at step 0, in the parameters") as error:
         assert_run_parity(descent(), descent(rate=0.2), steps=4)
