@@ -1,7 +1,8 @@
 """Give the arrays of both runs torch's names and layout."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.loops.records import SIDES, Arrays, Raw, Run
 from parity_tests.harness.modules import layouts
-from parity_tests.harness.modules.mapping import MappingLike, Pair, as_is, resolve
+from parity_tests.harness.modules.mapping import MappingLike, Pair, as_is, canonical, resolve
 from parity_tests.harness.modules.torch_state import _SLICE, whole
 
 QUANTITIES = (
@@ -99,20 +100,8 @@ class Names(NamedTuple):
             return {p.name: p.transform.to_torch(arrays[p.path]) for p in self.pairs if p.path in arrays}
         return {p.name: part(arrays[whole(p.name)], p.name) for p in self.pairs if whole(p.name) in arrays}
 
-    def _places(self, arrays: Iterable[str], side: str) -> dict[str, tuple[str, Pair]]:
-        """Return the array of an optimizer's state that is each slot of each pair, by the slot's name."""
-        found: dict[str, tuple[str, Pair]] = {}
-        own = {pair: pair.path if side == SIDES[0] else whole(pair.name) for pair in self.pairs}
-        for path in arrays:
-            slots = {pair: slot for pair, name in own.items() if (slot := _slot(path, name)) is not None}
-            longest = max((_words(own[pair]) for pair in slots), key=len, default=[])
-            for pair, slot in slots.items():
-                if _words(own[pair]) == longest:  # the path of fc/kernel also ends that of up/fc/kernel
-                    found.setdefault(f"{slot} of {pair.name}", (path, pair))
-        return found
-
     def _state(self, arrays: Arrays, side: str) -> Arrays:
-        places = self._places(arrays, side)
+        places = _places(self.pairs, tuple(arrays), side)
         if side == SIDES[0]:
             return {name: pair.transform.to_torch(arrays[path]) for name, (path, pair) in places.items()}
         return {name: part(arrays[path], pair.name) for name, (path, pair) in places.items()}
@@ -120,7 +109,7 @@ class Names(NamedTuple):
     def _back(self, arrays: Arrays, given: Arrays, side: str, optimizer: bool) -> Arrays:
         jax = side == SIDES[0]
         places = (
-            self._places(arrays, side)
+            _places(self.pairs, tuple(arrays), side)
             if optimizer
             else {pair.name: (pair.path if jax else whole(pair.name), pair) for pair in self.pairs}
         )
@@ -251,8 +240,9 @@ def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
 
 def _same_names(shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, tuple[int, ...]]) -> Names:
     pairs = []
+    spelled = {canonical(name): name for name in held}
     for path, shape in shapes.items():
-        name = path.replace("/", ".")
+        name = spelled.get(path, "")
         if held.get(name) != shape:
             raise InputError(
                 f"The JAX run's parameter {path!r}, {list(shape)}, has no namesake of this shape in the torch run: "
@@ -264,6 +254,20 @@ def _same_names(shapes: Mapping[str, tuple[int, ...]], held: Mapping[str, tuple[
             f"The torch run's parameter {extra[0]!r} has no namesake in the JAX run: pass the torch module as module=."
         )
     return Names(tuple(pairs), frozenset(p.name for p in pairs if p.name.rpartition(".")[2] in _STATISTICS))
+
+
+@functools.lru_cache(maxsize=8)
+def _places(pairs: tuple[Pair, ...], paths: tuple[str, ...], side: str) -> dict[str, tuple[str, Pair]]:
+    """Return the array of an optimizer's state that is each slot of each pair, by the slot's name."""
+    found: dict[str, tuple[str, Pair]] = {}
+    own = {pair: pair.path if side == SIDES[0] else whole(pair.name) for pair in pairs}
+    for path in paths:
+        slots = {pair: slot for pair, name in own.items() if (slot := _slot(path, name)) is not None}
+        longest = max((len(_words(own[pair])) for pair in slots), default=0)
+        for pair, slot in slots.items():
+            if len(_words(own[pair])) == longest:  # the path of fc/kernel also ends that of up/fc/kernel
+                found.setdefault(f"{slot} of {pair.name}", (path, pair))
+    return found
 
 
 def _slot(path: str, parameter: str) -> str | None:
@@ -278,8 +282,9 @@ def _slot(path: str, parameter: str) -> str | None:
     return None
 
 
-def _words(path: str) -> list[str]:
-    return re.split(r"[/.]", path)
+@functools.lru_cache(maxsize=100_000)
+def _words(path: str) -> tuple[str, ...]:
+    return tuple(re.split(r"[/.]", path))
 
 
 def _holds(field: str, quantity: str) -> bool:
