@@ -60,8 +60,9 @@ def test_parameters_that_one_run_alone_has_are_named() -> None:
         "gradients, which only the PyTorch run yields",
         "parameters, which only the PyTorch run yields",
     )
-    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, affine=False)).double()
-    kernel = net[0].weight.detach().numpy()
+    linear = nn.Linear(1, 1, bias=False)
+    net = nn.Sequential(linear, nn.BatchNorm1d(1, affine=False)).double()
+    kernel = linear.weight.detach().numpy()
     report = compare_runs([Step(parameters={"0": {"kernel": kernel}})], [Step(parameters=net)], steps=1)
     assert report.passed
     assert report.not_compared == tuple(
