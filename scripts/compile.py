@@ -84,7 +84,7 @@ def main(options: Compile) -> int:
     from compiling import programs  # imports JAX, which reads its environment
 
     kinds = ["train", "evaluate", "sample", "sweep"] if options.program == "all" else [options.program]
-    rows, found = [], []
+    rows, found, unread = [], [], []
     jobs = [(name, kind) for name in names for kind in kinds]
     for name, kind in tqdm(jobs, "compiling", unit=" programs", disable=None):
         spec = specs[name]
@@ -95,7 +95,13 @@ def main(options: Compile) -> int:
                     "device; give another --program."
                 )
             continue
-        one = programs.build(kind, name, spec, target, options.images, options.members, xla, options.shard)  # type: ignore[arg-type]
+        try:
+            one = programs.build(kind, name, spec, target, options.images, options.members, xla, options.shard)  # type: ignore[arg-type]
+        except InputError as error:
+            if len(jobs) == 1:
+                raise
+            unread.append(str(error))
+            continue
         time = estimate(one.work, target, one.waits)
         found.append((one, time))
         rows.append(_row(one, time))
@@ -106,9 +112,11 @@ def main(options: Compile) -> int:
     if len(found) == 1:
         print(f"\n{_products(found[0][0])}")
     print(f"\n{_constants(target)}")
+    for sentence in unread:
+        print(sentence, file=sys.stderr)
     if options.json is not None:
         write_atomically(options.json, (json.dumps([_figures(*one) for one in found], indent=1) + "\n").encode())
-    return 0
+    return InputError.status if unread else 0
 
 
 def _has(spec: Spec, kind: str, target: devices.Target) -> bool:

@@ -15,6 +15,7 @@ from compiling.hlo import Loop, Program, Work
 from jaxvae import convolution, evaluate, generate, parallel, sweep, train
 from jaxvae.shared.config.choices import Shard
 from jaxvae.shared.config.spec import Spec, resolved
+from jaxvae.shared.errors import InputError
 
 convolution.has_gpu = train.has_gpu = lambda: True  # for which these programs are compiled, though none is here
 
@@ -89,6 +90,9 @@ def build(
 
     Returns:
         The compiled program.
+
+    Raises:
+        InputError: If JAX can't read what the compiler wrote.
     """
     chips = topology(target).devices[: target.count]
     axes = (parallel.WHOLE if shard is None else parallel.ROWS,)
@@ -97,7 +101,14 @@ def build(
     start = time.perf_counter()
     compiled = given.lower().compile(compiler_options=options or None)
     seconds = time.perf_counter() - start
-    text = compiled.as_text()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"The program {program} of {preset} for {target.name} was compiled into a form that this jaxlib can't read "
+            f"({reason}); give another --batch-size or --devices."
+        ) from None
     read, memory = Program(text), compiled.memory_analysis()
     loop = _counted(list(read.loops()), given.depth)
     return Compiled(
