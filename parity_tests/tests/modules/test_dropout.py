@@ -13,6 +13,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
+from parity_tests.support.quick import quick
 
 RNG = np.random.default_rng(0)
 IMAGES, TOKENS = RNG.normal(size=(3, 2, 5, 4)), RNG.normal(size=(2, 5, 8))
@@ -49,7 +50,7 @@ class InTorch(nn.Module):
         return F.dropout(self.head(torch.tanh(x).mean((2, 3))), 0.3, self.training)
 
 
-@pytest.mark.parametrize("make", ["nnx", "linen"])
+@pytest.mark.parametrize("make", quick(["nnx", "linen"], ["nnx"]))
 def test_outputs_and_gradients_in_training_are_compared(make: str) -> None:
     variables = InLinen().init(jax.random.key(0), jnp.zeros((1, 5, 4, 2)), deterministic=True)
     jax_model, params = {"nnx": (InNNX(), None), "linen": (InLinen(), variables)}[make]
@@ -58,7 +59,7 @@ def test_outputs_and_gradients_in_training_are_compared(make: str) -> None:
     assert not report.unexercised
 
 
-@pytest.mark.parametrize("change", ["rate", "place", "none"])
+@pytest.mark.parametrize("change", quick(["rate", "place", "none"], ["rate"]))
 def test_another_dropout_is_a_difference(change: str) -> None:
     class Changed(InTorch):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -70,6 +71,7 @@ def test_another_dropout_is_a_difference(change: str) -> None:
     assert not compare_modules(InNNX(rate), None, Changed(), None, IMAGES, **TRAINING).passed
 
 
+@pytest.mark.slow
 def test_attentions_own_dropout_is_shared() -> None:
     class Flax(nnx.Module):
         def __init__(self) -> None:

@@ -29,6 +29,7 @@ from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands, run_script
 from parity_tests.support.external_models import torch_model
+from parity_tests.support.quick import quick
 from parity_tests.support.warm import python
 
 PACKAGES: dict[str, Backend] = {"jaxvae": jaxvae, "torchvae": torchvae}
@@ -80,7 +81,10 @@ def alike(text: str) -> str:
 PROGRAMS = [guide for guide in GUIDES if any(block.language == "python" for block in blocks(guide.read_text()))]
 
 
-@pytest.mark.parametrize("guide", PROGRAMS, ids=lambda path: path.stem)
+QUICK = [guide for guide in PROGRAMS if guide.stem != "own-loops"]  # which takes as long as all others together
+
+
+@pytest.mark.parametrize("guide", quick(PROGRAMS, QUICK), ids=lambda path: path.stem)
 def test_a_guides_programs_print_what_it_shows(guide: Path, tmp_path: Path) -> None:
     programs = [block for block in blocks(guide.read_text()) if block.language == "python"]
     code = f"import json, parity_tests.support.docs as g\nprint(json.dumps(g.play(g.Path({str(guide)!r}))))"
