@@ -67,14 +67,16 @@ def _dropout(masks: _Masks, of_features: bool, in_place: bool) -> Callable[..., 
     """A dropout of torch's, of whole channels or of single numbers."""
 
     def dropout(x: Tensor, p: float, train: bool) -> Tensor:
-        if not train:
+        if not train or p == 0:  # where Flax draws nothing either
             return x
+        if p == 1:
+            return x.zero_() if in_place else x * 0
         shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if of_features else tuple(x.shape)
         k = masks.calls["torch"]
         masks.calls["torch"] += 1
         masks.shapes.append(shape)
         kept = torch.as_tensor(masks.below(k, shape) < 1.0 - p, device=x.device)
-        factor = kept.to(x.dtype) / (1.0 - p) if p < 1 else kept.to(x.dtype)
+        factor = kept.to(x.dtype) / (1.0 - p)
         return x.mul_(factor) if in_place else x * factor
 
     return dropout

@@ -71,6 +71,23 @@ def test_another_dropout_is_a_difference(change: str) -> None:
     assert not compare_modules(InNNX(rate), None, Changed(), None, IMAGES, **TRAINING).passed
 
 
+@pytest.mark.parametrize("rate", quick([0.0, 1.0], [0.0]))
+def test_a_rate_at_which_nothing_is_drawn_takes_no_mask(rate: float) -> None:
+    """Flax draws none at 0 and 1; the next dropout has to take the same mask in both."""
+
+    class Changed(InTorch):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = F.dropout(self.channels(self.conv(x)), rate, self.training)
+            return F.dropout(self.head(torch.tanh(x).mean((2, 3))), 0.3, self.training)
+
+    class Flax(InNNX):
+        def __call__(self, x: Any) -> Any:
+            x = nnx.Dropout(rate, rngs=nnx.Rngs(0))(self.channels(self.conv(x)), deterministic=self.drop.deterministic)
+            return self.drop(self.head(jnp.tanh(x).mean((1, 2))))
+
+    assert_parity(Flax(), None, Changed(), None, IMAGES, **TRAINING)
+
+
 @pytest.mark.slow
 def test_attentions_own_dropout_is_shared() -> None:
     class Flax(nnx.Module):
