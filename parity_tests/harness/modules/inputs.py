@@ -88,7 +88,8 @@ def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype:
         raise InputError("input_layouts: with jax_inputs the layouts are found by the numbers: leave it out.")
     ours, mine, our_leaves, our_structure = _flat(jax_inputs, "jax_inputs", dtype)
     theirs, others, their_leaves, their_structure = _flat(torch_inputs, "torch_inputs", dtype)
-    pairs = _pairs(mine, others)
+    # In float64 for either dtype: a comparison in float32 computes in both, whose arrays have to be the same pairs.
+    pairs = _pairs(*(_flat(each, "", "float64")[1] for each in (jax_inputs, torch_inputs)))
     in_jax = {j: _Place(n, shape) for n, (j, _, _, shape) in enumerate(pairs)}
     in_torch = {i: _Place(n, None) for n, (_, i, _, _) in enumerate(pairs)}
     own = [name for i, name in enumerate(ours) if i not in in_jax]

@@ -133,6 +133,21 @@ def test_an_array_that_could_be_one_of_two_is_not_moved() -> None:
     assert not assert_parity(Flax(), None, Torch(), None, **own).unexercised
 
 
+def test_arrays_that_only_float32_takes_for_one_are_two() -> None:
+    own = {"jax_inputs": (ROWS, ROWS[:, :1]), "torch_inputs": (ROWS, ROWS[:, :1] * (1 + 1e-12))}
+
+    class Flax(nnx.Module):
+        def __call__(self, x: Any, y: Any) -> Any:
+            return x * y
+
+    class Torch(nn.Module):
+        def forward(self, x: Any, y: Any) -> Any:
+            return x * y
+
+    report = compare_modules(Flax(), None, Torch(), None, **own, dtype="float32")
+    assert (report.passed, report.unexercised) == (True, ("jax_inputs[1]", "torch_inputs[1]"))
+
+
 def test_methods_take_the_place_of_the_call() -> None:
     """Of a torch module on a copy: the module itself is called as before."""
     module = InTorch()
