@@ -342,7 +342,7 @@ def train_epoch(
     real = (jnp.arange(steps * batch) < n).reshape(steps, batch).astype(dtype)
     weights = real / real.sum(1, keepdims=True)
     static, spec = static_key(state.key, "train"), resolved(spec, n)
-    end, size = (epoch + 1) * steps, min(steps, steps_at_once(spec, batch, has_gpu()))
+    end, size = (epoch + 1) * steps, min(steps, steps_at_once(spec, batch, has_gpu() and places is None))
     for sooner in (spec.training.max_steps, last):
         end = end if sooner is None else jnp.minimum(end, sooner)
 

@@ -16,7 +16,8 @@ def steps_at_once(spec: Spec, batch: int, on_gpu: bool = False) -> int:
     Args:
         spec: The configuration.
         batch: Images per step.
-        on_gpu: Whether they may do so on a GPU, where a loop over fewer steps costs more than memory.
+        on_gpu: Whether they may do so on a GPU, where a loop over fewer steps costs more than memory; not for streamed
+            images, whose blocks are made for the number on a CPU.
 
     Returns:
         The number of steps, at least 1.
