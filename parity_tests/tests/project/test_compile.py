@@ -162,7 +162,12 @@ def compiled(tmp_path: Path, *arguments: str) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "more"),
-    [("pytorch-examples", ()), ("conv", ()), ("iwae-paper", ()), ("dropout", ("--batch-size", "500"))],
+    [
+        ("pytorch-examples", ()),
+        ("conv", ()),
+        ("iwae-paper", ()),
+        ("dropout", ("--batch-size", "900", "--images", "9000")),
+    ],
 )
 def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str, more: tuple[str, ...]) -> None:
     assert not compiled(tmp_path, "--for", "h100", "--preset", preset, *more)["waits"]
