@@ -134,7 +134,7 @@ def test_an_array_that_could_be_one_of_two_is_not_moved() -> None:
 
 
 def test_arrays_that_only_float32_takes_for_one_are_two() -> None:
-    own = {"jax_inputs": (ROWS, ROWS[:, :1]), "torch_inputs": (ROWS, ROWS[:, :1] * (1 + 1e-12))}
+    own: dict[str, Any] = {"jax_inputs": (ROWS, ROWS[:, :1]), "torch_inputs": (ROWS, ROWS[:, :1] * (1 + 1e-12))}
 
     class Flax(nnx.Module):
         def __call__(self, x: Any, y: Any) -> Any:
