@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
-from parity_tests.harness.loops import carrying, judging, naming
+from parity_tests.harness.findings import Diagnosis, Finding, Layer, Node, Trajectory
+from parity_tests.harness.loops import carrying, judging, naming, tree
 from parity_tests.harness.loops.carrying import Side
 from parity_tests.harness.loops.causes.find import Parting, cause, difference
 from parity_tests.harness.loops.judging import Floor, Parted
@@ -22,10 +22,10 @@ from parity_tests.harness.modules import torch_state, validation
 from parity_tests.harness.modules.compare import ParityError
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import MappingLike
+from parity_tests.harness.modules.torch_state import whole
 
 Yielded = Step | Start | Mapping[str, Any]
 RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded]]
-_LARGEST = "of the largest"
 _FAR = 1e-3  # what no rounding of a float32 step is
 _CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"
 
@@ -147,7 +147,10 @@ class Comparison:
             "states carried": bool(self.again),
         }
         everything = (*missing, *self.notes)
-        return RunsReport(about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor))
+        modules = self._tree(parted, record, steps, floor, note)
+        return RunsReport(
+            about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor), modules
+        )
 
     def _carries(self, side: Side) -> bool:
         """Return whether a run can be started from the other's state: if the other yields all kinds that it has."""
@@ -292,25 +295,46 @@ class Comparison:
         where = ("before the first step" if found.step < 0 else f"step {found.step}") + (
             found.name and f", {found.name}"
         )
-        return Finding(found.quantity, self.dtype, found.size, where, tolerance, _LARGEST, reason)
+        return Finding(found.quantity, self.dtype, found.size, where, tolerance, tree.UNIT, reason)
 
-    def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
-        left, right = self.sides
+    def _at(self, parted: Parted, carried: Record | None) -> tuple[list[Record], list[Record]]:
+        """Return the step in which the runs part, and the states before it."""
         start = parted.step < 0
         at = [side.start if start else side.records[parted.step] for side in self.sides]
         before = [{} if start else side.before(parted.step) for side in self.sides]
         if carried is not None:
             side = self.again[0].number
             at[side], before[side] = carried, before[1 - side]
+        return at, before
+
+    def _tree(
+        self, parted: Parted | None, carried: Record | None, steps: int, floor: Floor | None, chaos: str | None
+    ) -> Node:
+        """Return the difference of each array in the step in which the runs part, or the largest."""
+        if parted is None:
+            return tree.of_all([side.records[:steps] for side in self.sides], self.dtype, floor, chaos)
+        at, _ = self._at(parted, carried)
+        return tree.of_step(parted, at, self.dtype, judging.REASON[self.dtype] if carried is None else judging.OWN)
+
+    def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
+        left, right = self.sides
+        start = parted.step < 0
+        at, before = self._at(parted, carried)
         runs = left.records, right.records
         parting = Parting(parted, self.dtype, (before[0], before[1]), (at[0], at[1]), runs, carried is not None)
         step = "The start" if start else f"Step {parted.step}"
         where = f"{step}, {parted.quantity}" + (parted.name and f", {parted.name}")
         try:
-            return Diagnosis(where, difference(parting), cause(parting))
+            return Diagnosis(where, difference(parting), cause(parting), layer=self._layer(parted.name))
         except Exception as error:  # whatever goes wrong there, the figures stay
             text = f"They differ by {parted.size:.1e}, and the diagnosis failed: {type(error).__name__}: {error}."
             return Diagnosis(where, text, None)
+
+    def _layer(self, name: str) -> Layer | None:
+        """Return the layer of an array."""
+        tensor = name.rpartition(" of ")[2]
+        pair = next((pair for pair in self.sides[0].names.pairs if pair.name == tensor), None)
+        return pair and Layer(pair.path.rpartition("/")[0], whole(tensor).rpartition(".")[0])
 
     def _trajectory(self, steps: int, floor: Floor | None) -> Trajectory | None:
         left, right = (side.records[:steps] for side in self.sides)

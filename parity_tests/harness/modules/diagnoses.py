@@ -1,13 +1,13 @@
 """Diagnose a level that fails: the place where the two networks first differ, and the cause."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 
-from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.findings import Diagnosis, Figure
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.hooks.record import LayerCall
@@ -27,6 +27,11 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 
 _CLEAR = 30.0  # times the tolerance that the difference of a faulty layer is, unless none is
 _FLOORS = 3  # samples of what rounding does to each layer's output
+_REASON = (
+    f"{rounding.REASON}, of which {_FLOORS} samples are drawn for a layer; {{clear:g}} times the tolerance of the "
+    "whole networks, since of few samples some are small by chance"
+)
+_ONCE = f"{rounding.REASON}, of which {_FLOORS} samples are drawn for a layer"
 
 
 def _recorded(evaluation: Evaluation) -> tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]]:
@@ -55,8 +60,7 @@ def _floors(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> Arrays:
 def _differs(evaluation: Evaluation, floors: Arrays, clear: float) -> localize.Differs:
     """Return a function that compares arrays of a layer entry by entry with what rounding does to them; a difference is
     so many times the tolerance."""
-    both = evaluation.both
-    allowed = clear * rounding.tolerance(max((a.size for a in both.arrays().values()), default=1))
+    both, allowed = evaluation.both, clear * _tolerance(evaluation)
 
     def differs(name: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
         if in_jax.shape != in_torch.shape:
@@ -101,11 +105,52 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
     ends = LayerCall(both.first, in_jax), LayerCall(both.first, in_torch)
     calls = _recorded(evaluation)
     floors = _floors(evaluation, calls[1])
+    stages = list(localize.stages(both.pairs, both.module, *calls))
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
         differs = _differs(evaluation, floors, clear)
-        if found := localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs, both.inputs):
+        tolerance = TOLERANCES[both.dtype]
+        if found := localize.walk(both.pairs, both.module, calls, ends, tolerance, differs, both.inputs, stages):
+            found[0] = found[0]._replace(figures=_figures(evaluation, stages, floors, clear))
             return found
     return []
+
+
+def of_layers(evaluation: Evaluation) -> tuple[tuple[str, Figure], ...]:
+    """Measure the difference of the output of every layer that both networks have, by torch's name; nothing of a bare
+    function."""
+    if evaluation.both.net.watch is None:
+        return ()
+    calls = _recorded(evaluation)
+    stages = list(localize.stages(evaluation.both.pairs, evaluation.both.module, *calls))
+    return _figures(evaluation, stages, _floors(evaluation, calls[1]), _CLEAR)
+
+
+def _figures(
+    evaluation: Evaluation, stages: Sequence[localize.Stage | str], floors: Arrays, clear: float
+) -> tuple[tuple[str, Figure], ...]:
+    differs, dtype = _differs(evaluation, floors, clear), evaluation.both.dtype
+    tolerance = clear * _tolerance(evaluation)
+    reason = _REASON.format(clear=clear) if clear > 1 else _ONCE
+    figures = []
+    for stage in stages:
+        if isinstance(stage, str):
+            continue
+        floor = _floor(floors, stage.label, stage.in_torch.output)
+        size = rounding.worst({"": stage.in_jax.output}, {"": stage.in_torch.output}, {"": floor}, dtype).size
+        follows = differs(f"{stage.label}, input", stage.in_jax.input, stage.in_torch.input)  # its input does
+        name, _, nth = stage.label.partition("#")
+        of = f"output of call {nth}" if nth else "output"
+        figures.append((name, Figure(of, "forward", dtype, size, tolerance, rounding.UNIT, reason, follows)))
+    return tuple(figures)
+
+
+def _tolerance(evaluation: Evaluation) -> float:
+    return rounding.tolerance(max((a.size for a in evaluation.both.arrays().values()), default=1))
+
+
+def _floor(floors: Arrays, name: str, like: np.ndarray) -> np.ndarray | float:
+    floor = floors.get(name)
+    return floor if floor is not None and floor.shape == like.shape else 0.0
 
 
 def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
