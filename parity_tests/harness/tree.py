@@ -45,7 +45,7 @@ def grown(
         entry = entries.get(path, Entry())
         children = tuple(node(child) for child in below.get(path, ()))
         states = [_status(entry.figures, path in differ), *(child.status for child in children)]
-        if (not path and not all(state == "unmeasured" for state in states)) or (not passed and not path):
+        if not path:
             states.append("agrees" if passed else "differs")
         here = first is not None and path == first[: len(path)]
         title = path[-1] if path else name

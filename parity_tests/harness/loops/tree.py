@@ -1,5 +1,6 @@
 """The tree of what two runs yield, by quantity and name."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from parity_tests.harness import tree
@@ -9,6 +10,7 @@ from parity_tests.harness.loops.judging import Floor, Parted
 from parity_tests.harness.loops.naming import QUANTITIES, Record
 
 UNIT = "of the largest"
+_PARTS = re.compile("[./]")  # of names in torch, or of paths where both runs have the same
 _DIRECTIONS = {
     **dict.fromkeys(("inputs", "loss in evaluation", "loss", "terms"), "forward"),
     "gradients": "backward",
@@ -63,7 +65,7 @@ def of_all(runs: Sequence[Sequence[Record]], dtype: str, floor: Floor | None, ch
 
 
 def _figure(quantity: str, name: str, dtype: str, size: float, tolerance: float, reason: str) -> Figure:
-    of = name.rpartition(".")[2] or quantity
+    of = _PARTS.split(name)[-1] or quantity
     return Figure(of, _DIRECTIONS.get(quantity, ""), dtype, size, tolerance, UNIT, reason)
 
 
@@ -78,4 +80,4 @@ def _grown(title: str, figures: Mapping[Key, Figure], first: Key | None = None) 
 
 def _path(quantity: str, name: str) -> tree.Path:
     slot, of, tensor = name.rpartition(" of ")
-    return (quantity, *([slot] if of else []), *tensor.split(".")[:-1])
+    return (quantity, *([slot] if of else []), *_PARTS.split(tensor)[:-1])

@@ -67,7 +67,8 @@ class Sources:
             return call(*args, **kwargs)
 
         with contextlib.suppress(Exception), linen.intercept_methods(noting):
-            jax.eval_shape(both.net.apply, both.net.params, both.net.state, *both.jax_inputs)
+            traced = lambda *given: both.net.apply(*given)  # noqa: E731, what was traced before isn't called again
+            jax.eval_shape(traced, both.net.params, both.net.state, *both.jax_inputs)
         return classes
 
 

@@ -13,6 +13,7 @@ from jaxvae.shared.runs.parity_record import number
 from parity_tests.harness import plot, report
 from parity_tests.harness.findings import PRESETS, Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.formats import page as pages
+from parity_tests.support.report_schema import validated
 
 ODD = "a<b>&\"c\"|'d'\x00\x1b\ud800\n*e*"
 GOOD = Finding("every gradient", "float64", 3e-16, "decoder.logits.bias", 1e-12, "of the tensor's largest", "Rounding.")
@@ -127,7 +128,7 @@ def test_json_is_strict_and_can_be_read_back(result: Report) -> None:
         raise AssertionError(constant)
 
     plain = report.to_json(result)
-    back = json.loads(json.dumps(plain, allow_nan=False), parse_constant=forbid)
+    back = json.loads(json.dumps(validated(plain), allow_nan=False), parse_constant=forbid)
     assert back == plain
     assert back["passed"] == result.passed
     assert back["verdict"] == report.verdict(result)
