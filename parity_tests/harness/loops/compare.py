@@ -14,13 +14,14 @@ from parity_tests.harness.findings import Diagnosis, Finding, Layer, Node, Traje
 from parity_tests.harness.loops import carrying, judging, naming, tree
 from parity_tests.harness.loops.carrying import Side
 from parity_tests.harness.loops.causes.find import Parting, cause, difference
-from parity_tests.harness.loops.judging import Floor, Parted
+from parity_tests.harness.loops.judging import Floor, Parted, Sizes
 from parity_tests.harness.loops.naming import QUANTITIES, Record
 from parity_tests.harness.loops.records import SIDES, Start, Step, collect, restartable
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.modules import torch_state, validation
 from parity_tests.harness.modules.compare import ParityError
 from parity_tests.harness.modules.errors import ModelError
+from parity_tests.harness.modules.layers.sources import source
 from parity_tests.harness.modules.mapping import MappingLike
 from parity_tests.harness.modules.torch_state import whole
 
@@ -122,6 +123,8 @@ class Comparison:
         self.sides, self.dtype = sides, dtype
         self.again = [side for side in reversed(sides) if self._carries(side)]
         self.notes: list[str] = []
+        self.apart: list[Sizes] = []
+        """The differences of each step that was compared."""
 
     def report(self, missing: list[str]) -> RunsReport:
         """Find where the runs part, and why."""
@@ -147,7 +150,7 @@ class Comparison:
             "states carried": bool(self.again),
         }
         everything = (*missing, *self.notes)
-        modules = self._tree(parted, record, steps, floor, note)
+        modules = self._tree(parted, record, floor, note)
         return RunsReport(
             about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor), modules
         )
@@ -274,7 +277,8 @@ class Comparison:
             earlier = QUANTITIES[: QUANTITIES.index(parted.quantity)]
             for side, held in zip(self.sides, records, strict=True):
                 held.append({q: array for q, array in side.records[parted.step].items() if q in earlier})
-        worst = judging.worst(*records)
+        self.apart = [judging.sizes(a, b) for a, b in zip(*records, strict=True)]
+        worst = judging.worst(self.apart)
         findings = []
         for quantity in QUANTITIES:
             if (found := worst.get(quantity)) is None or (parted is not None and quantity == parted.quantity):
@@ -307,12 +311,10 @@ class Comparison:
             at[side], before[side] = carried, before[1 - side]
         return at, before
 
-    def _tree(
-        self, parted: Parted | None, carried: Record | None, steps: int, floor: Floor | None, chaos: str | None
-    ) -> Node:
+    def _tree(self, parted: Parted | None, carried: Record | None, floor: Floor | None, chaos: str | None) -> Node:
         """Return the difference of each array in the step in which the runs part, or the largest."""
         if parted is None:
-            return tree.of_all([side.records[:steps] for side in self.sides], self.dtype, floor, chaos)
+            return tree.of_all(self.apart, self.dtype, floor, chaos)
         at, _ = self._at(parted, carried)
         return tree.of_step(parted, at, self.dtype, judging.REASON[self.dtype] if carried is None else judging.OWN)
 
@@ -330,11 +332,12 @@ class Comparison:
             text = f"They differ by {parted.size:.1e}, and the diagnosis failed: {type(error).__name__}: {error}."
             return Diagnosis(where, text, None)
 
-    def _layer(self, name: str) -> Layer | None:
-        """Return the layer of an array."""
+    def _layer(self, name: str) -> Layer:
+        """Return the layer of an array, with the source of both runs."""
         tensor = name.rpartition(" of ")[2]
         pair = next((pair for pair in self.sides[0].names.pairs if pair.name == tensor), None)
-        return pair and Layer(pair.path.rpartition("/")[0], whole(tensor).rpartition(".")[0])
+        names = (None, None) if pair is None else (pair.path.rpartition("/")[0], whole(tensor).rpartition(".")[0])
+        return Layer(*names, *(source(side.run) if callable(side.run) else None for side in self.sides))
 
     def _trajectory(self, steps: int, floor: Floor | None) -> Trajectory | None:
         left, right = (side.records[:steps] for side in self.sides)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from parity_tests.harness import tree
 from parity_tests.harness.findings import Figure, Node
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.judging import Floor, Parted
+from parity_tests.harness.loops.judging import Floor, Parted, Sizes
 from parity_tests.harness.loops.naming import QUANTITIES, Record
 
 UNIT = "of the largest"
@@ -38,19 +38,19 @@ def of_step(parted: Parted, at: Sequence[Record], dtype: str, reason: str) -> No
     return _grown(title, figures, (parted.quantity, parted.name))
 
 
-def of_all(runs: Sequence[Sequence[Record]], dtype: str, floor: Floor | None, chaos: str | None) -> Node:
+def of_all(steps: Sequence[Sizes], dtype: str, floor: Floor | None, chaos: str | None) -> Node:
     """Return the largest difference of each array in all steps.
 
     Args:
-        runs: What both yield in each step.
+        steps: The difference of each array in each step.
         dtype: The precision of the runs.
         floor: The noise floor of each step, if it was measured.
         chaos: Why numbers beyond their tolerance agree, if they do.
     """
     worst: dict[Key, float] = {}
     noise: dict[Key, float] = {}
-    for i, (a, b) in enumerate(zip(*runs, strict=True)):
-        for quantity, apart in judging.sizes(a, b).items():
+    for i, step in enumerate(steps):
+        for quantity, apart in step.items():
             for name, size in apart.items():
                 here = floor[i].get(quantity, {}).get(name, 0.0) if floor else 0.0
                 worst[quantity, name] = max(size, worst.get((quantity, name), 0.0))
@@ -61,7 +61,7 @@ def of_all(runs: Sequence[Sequence[Record]], dtype: str, floor: Floor | None, ch
         if not size <= tolerance:
             tolerance, reason = float("inf"), chaos or reason
         figures[quantity, name] = _figure(quantity, name, dtype, size, tolerance, reason)
-    return _grown(f"all {len(runs[0])} steps", figures)
+    return _grown(f"all {len(steps)} steps", figures)
 
 
 def _figure(quantity: str, name: str, dtype: str, size: float, tolerance: float, reason: str) -> Figure:

@@ -17,17 +17,18 @@ from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.loops.report import RunsReport
-from parity_tests.harness.modules import layer_tree, layouts, torch_state, validation
+from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
+from parity_tests.harness.modules.layers import layer_tree
+from parity_tests.harness.modules.layers.sources import Sources
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, ignored_of, resolve
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
-from parity_tests.harness.modules.sources import Sources
 
 
 class ParityError(AssertionError):

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ class Sources:
         """Return a diagnosis with the sources of its layers, and of the losses where these differ."""
         layer = diagnosis.layer
         if layer is None and diagnosis.where == "the loss" and losses is not None:
-            layer = Layer(None, None, *map(_source, losses))
+            layer = Layer(None, None, *map(source, losses))
         elif layer is None:
             layer = self._of_tensor(diagnosis.where)
         more = tuple(self.located(one) for one in diagnosis.more)
@@ -49,7 +48,7 @@ class Sources:
 
     def _of_jax(self, path: str | None) -> Source | None:
         if not isinstance(self._jax_model, nnx.Module | linen.Module):
-            return None if path is None else _source(self._jax_model)
+            return None if path is None else source(self._jax_model)
         if path is None:
             return None
         if self._jax is None:
@@ -78,13 +77,13 @@ def _owner(name: str, separator: str, classes: Mapping[str, Any]) -> Source | No
         name = name.rpartition(separator)[0]
         kind = classes.get(name)
         if kind is not None and kind.__module__.partition(".")[0] not in _LIBRARIES:
-            return _source(kind)
+            return source(kind)
         if not name:
             return None
 
 
-@cache
-def _source(code: Any) -> Source:
+def source(code: Any) -> Source:
+    """Return where a class or a function is defined."""
     name = getattr(code, "__qualname__", type(code).__qualname__)
     with contextlib.suppress(OSError, TypeError):
         file, (_, line) = inspect.getsourcefile(code), inspect.getsourcelines(code)
