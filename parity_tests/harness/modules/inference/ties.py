@@ -70,11 +70,12 @@ def in_jax_alone(module: nn.Module, taken: Collection[str]) -> dict[str, str]:
     parameters = [name for name, _ in module.named_parameters()]
     found = {}
     for name in parameters:
-        if name in taken or every[name].tensor.ndim < 2:
-            continue
         tensor = every[name].tensor
+        if name in taken or tensor.ndim < 2:
+            continue
         alike = [other for other in parameters if other in taken and every[other].tensor.shape == tensor.shape]
-        equal = [other for other in alike if torch.equal(every[other].tensor, tensor)]
+        constant = bool((tensor == tensor.flatten()[0]).all())  # as many a last kernel is, of zeros
+        equal = [other for other in alike if torch.equal(every[other].tensor, tensor) and not constant]
         tables = [other for other in alike if isinstance(every[other].layer, nn.Embedding)]
         chosen = equal if len(equal) == 1 else tables if isinstance(every[name].layer, nn.Linear) else []
         if len(chosen) == 1:
