@@ -41,7 +41,7 @@ def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> 
         for name, layers in lists.items():
             if len(list(layers.children())) == size:
                 with contextlib.suppress(InputError):
-                    fitting[name] = resolve(one, next(iter(layers.children())), prefix, f"{name}.0")
+                    fitting[name] = resolve(one, next(iter(layers.children())), prefix, f"{name}.0".lstrip("."))
         same = [name for name in fitting if name.split(".") == prefix.split("/")] or list(fitting)
         if len(same) > 1:
             raise InputError(
@@ -54,12 +54,12 @@ def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> 
         path = name.replace(".", "/")
         links = tuple(
             in_parts(f"{prefix}/{leaf}", (size, *shape), [shape] * size, stacked(),
-                     [f"{path}/{i}/{leaf}" for i in range(size)])
+                     [f"{path}/{i}/{leaf}".lstrip("/") for i in range(size)])
             for leaf, shape in one.items()
         )  # fmt: skip
         found += Arrangement(links=links, stacks={prefix.replace("/", "."): name})
         for i in range(size):
-            found += fitting[name].below(f"{path}/{i}", f"{name}.{i}")
+            found += fitting[name].below(f"{path}/{i}".lstrip("/"), f"{name}.{i}".lstrip("."))
     return found
 
 

@@ -168,7 +168,7 @@ def _in_list(label: str, stacks: Mapping[str, str]) -> str:
     prefix = next((path for path in stacks if f"{layer}.".startswith(f"{path}.")), None)
     if prefix is None:
         return label
-    return f"{stacks[prefix]}.{int(nth or 1) - 1}{layer.removeprefix(prefix)}"
+    return f"{stacks[prefix]}.{int(nth or 1) - 1}{layer.removeprefix(prefix)}".lstrip(".")
 
 
 def _near(one: np.ndarray, other: np.ndarray) -> bool:
