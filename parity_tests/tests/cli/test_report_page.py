@@ -19,7 +19,7 @@ from jaxvae.shared import cli
 from jaxvae.shared.data import datasets
 from jaxvae.shared.report.explorer import STOPS, frame_stops
 from parity_tests.support import backends
-from parity_tests.support.browser import launched
+from parity_tests.support.reports.browser import launched
 
 pytestmark = pytest.mark.either
 

@@ -13,7 +13,7 @@ from parity_tests.harness.loops.compare import compare_runs
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.support.quick import quick
-from parity_tests.support.report_schema import validated
+from parity_tests.support.reports.schema import validated
 
 SCRIPTS = {"classifier": classifier, "transformer": transformer}
 QUICK = ("the data is shuffled once", "other images are mirrored", "L2 in the loss too", "the unbiased variance",

@@ -12,7 +12,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests import ParityError, RunsReport, Start, Step, assert_run_parity, compare_runs
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
-from parity_tests.support.report_schema import validated
+from parity_tests.support.reports.schema import validated
 
 UNNAMED = nn.Parameter(torch.ones(4))
 ROWS = np.random.default_rng(0).normal(size=(12, 4))

@@ -34,9 +34,9 @@ from parity_tests.harness.modules.hypotheses import (
     positions,
     state,
 )
-from parity_tests.support.browser import launched
 from parity_tests.support.docs import ROOT, blocks, run_script
-from parity_tests.support.report_schema import validated
+from parity_tests.support.reports.browser import launched
+from parity_tests.support.reports.schema import validated
 from parity_tests.support.warm import python
 
 PAGE = ROOT / "scripts" / "docs" / "parity-reports.md"

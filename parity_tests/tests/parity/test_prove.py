@@ -29,7 +29,7 @@ from parity_tests.harness.vae import (
     trajectory,
 )
 from parity_tests.harness.vae.steps import bounded
-from parity_tests.support.report_schema import validated
+from parity_tests.support.reports.schema import validated
 from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]

@@ -13,7 +13,7 @@ from jaxvae.shared.runs.parity_record import number
 from parity_tests.harness import plot, report
 from parity_tests.harness.findings import PRESETS, Diagnosis, Finding, Report, Trajectory
 from parity_tests.harness.formats import page as pages
-from parity_tests.support.report_schema import validated
+from parity_tests.support.reports.schema import validated
 
 ODD = "a<b>&\"c\"|'d'\x00\x1b\ud800\n*e*"
 GOOD = Finding("every gradient", "float64", 3e-16, "decoder.logits.bias", 1e-12, "of the tensor's largest", "Rounding.")
