@@ -25,6 +25,9 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 """How near the numbers of a cause must come, as a share of a tensor's usual size."""
 
 
+Figures = tuple[tuple[str, Figure], ...]
+"""The difference of each layer's output, by torch's name."""
+
 _CLEAR = 30.0  # times the tolerance that the difference of a faulty layer is, unless none is
 _FLOORS = 3  # samples of what rounding does to each layer's output
 _REASON = (
@@ -93,14 +96,16 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
         cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
         return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
-    found = _walked(evaluation, in_jax, in_torch)
+    found, figures = _walked(evaluation, in_jax, in_torch)
     if not found:  # no layer alone is over the tolerance
-        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}.", None)
-    return found[0]._replace(more=tuple(found[1:]))
+        text = f"It differs: {localize.worst_difference(in_jax, in_torch)}."
+        return Diagnosis("the output", text, None, figures=figures)
+    return found[0]._replace(more=tuple(found[1:]), figures=figures)
 
 
-def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> list[Diagnosis]:
-    """Return the layers that differ, and what lies between them, on the way to an output of both networks."""
+def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> tuple[list[Diagnosis], Figures]:
+    """Return the layers that differ, and what lies between them, on the way to an output of both networks; and the
+    difference of every layer."""
     both = evaluation.both
     ends = LayerCall(both.first, in_jax), LayerCall(both.first, in_torch)
     calls = _recorded(evaluation)
@@ -110,12 +115,11 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
         differs = _differs(evaluation, floors, clear)
         tolerance = TOLERANCES[both.dtype]
         if found := localize.walk(both.pairs, both.module, calls, ends, tolerance, differs, both.inputs, stages):
-            found[0] = found[0]._replace(figures=_figures(evaluation, stages, floors, clear))
-            return found
-    return []
+            return found, _figures(evaluation, stages, floors, clear)
+    return [], _figures(evaluation, stages, floors, 1.0)
 
 
-def of_layers(evaluation: Evaluation) -> tuple[tuple[str, Figure], ...]:
+def of_layers(evaluation: Evaluation) -> Figures:
     """Measure the difference of the output of every layer that both networks have, by torch's name; nothing of a bare
     function."""
     if evaluation.both.net.watch is None:
@@ -125,9 +129,7 @@ def of_layers(evaluation: Evaluation) -> tuple[tuple[str, Figure], ...]:
     return _figures(evaluation, stages, _floors(evaluation, calls[1]), _CLEAR)
 
 
-def _figures(
-    evaluation: Evaluation, stages: Sequence[localize.Stage | str], floors: Arrays, clear: float
-) -> tuple[tuple[str, Figure], ...]:
+def _figures(evaluation: Evaluation, stages: Sequence[localize.Stage | str], floors: Arrays, clear: float) -> Figures:
     differs, dtype = _differs(evaluation, floors, clear), evaluation.both.dtype
     tolerance = clear * _tolerance(evaluation)
     reason = _REASON.format(clear=clear) if clear > 1 else _ONCE
@@ -164,12 +166,14 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
     """Diagnose running statistics, or other state, that differ after a step."""
     both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
     in_jax, in_torch = evaluation.jax_numbers("state"), evaluation.torch_numbers("state")
-    if both.net.watch is not None and (found := _walked(evaluation, np.empty(0), np.empty(0))):
-        return found[0]._replace(more=tuple(found[1:]))  # a layer whose difference a norm takes out of the outputs
+    found, figures = ([], ()) if both.net.watch is None else _walked(evaluation, np.empty(0), np.empty(0))
+    if found:  # a layer whose difference a norm takes out of the outputs
+        return found[0]._replace(more=tuple(found[1:]), figures=figures)
     norms = state.statistics(both.pairs, both.module)
     differing = [n for n, names in norms.items() if any(_far(in_jax, in_torch, x, tolerance) for x in names)]
     if not differing or not any(where in names for names in norms.values()):
-        return Diagnosis(where, f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}.", None)
+        text = f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}."
+        return Diagnosis(where, text, None, figures=figures)
     norm = differing[0]
     mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
     module = torch_state.copied(both.module)
@@ -177,7 +181,8 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
         torch_state.called(module, both.torch_arguments)
     cause = state.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
     worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
-    return Diagnosis(worst, f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}.", cause)
+    text = f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}."
+    return Diagnosis(worst, text, cause, figures=figures)
 
 
 def _far(in_jax: Arrays, in_torch: Arrays, name: str, tolerance: float) -> bool:

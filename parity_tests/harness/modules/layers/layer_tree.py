@@ -29,11 +29,13 @@ def grown(compared: Levels, findings: Sequence[Finding], diagnosis: Diagnosis | 
         with contextlib.suppress(Exception):  # as of losses of another shape, which the comparison didn't come to
             backward = judge("", "gradients", compared.evaluation, compared.tolerance).sizes
     figures: dict[str, list[Figure]] = {"": [_of_level(finding) for finding in findings]}
+    at = findings[-1].level.removeprefix("outputs ")  # as `at other weights`
+    elsewhere = f" {at}" if diagnosis and diagnosis.figures and at != findings[-1].level else ""
     for name, figure in forward:
-        figures.setdefault(name, []).append(figure)
+        figures.setdefault(name, []).append(figure._replace(of=figure.of + elsewhere))
     buffers = {name for name, _ in module.named_buffers()}
     gradients = {name: size for name, size in backward.items() if whole(name) not in buffers}
-    follows = not findings[0].passed and findings[0].level == OUTPUTS
+    follows = any(finding.level == OUTPUTS and not finding.passed for finding in findings)
     for direction, sizes in (("", compared.differences_of_state), ("backward", gradients)):
         for name, size in sizes.items():
             layer, _, tensor = name.rpartition(".")
