@@ -1,5 +1,6 @@
 """The tree of modules of both packages, from the levels that compare their layers and their gradients."""
 
+import re
 from collections.abc import Iterable
 
 from parity_tests.harness import tree
@@ -18,11 +19,11 @@ def add(entries: dict[tree.Path, tree.Entry], level: Level, finding: Finding, an
         return
     for name in left:
         size = worst(level.measure, {name: right[name]}, {name: left[name]}).size
-        dotted, _, state = name.partition(" ")
-        path = tuple(dotted.split("."))
-        of = "output" if level.name == "every layer's output" else f"{path[-1]} {state}".strip()
-        if level.name == "every gradient" and len(path) > 1:
-            path = path[:-1]
+        dotted = re.split("[ ,]", name)[0]  # as in `encoder.mean, its bias` and `encoder.mean.bias at the start`
+        path, rest = tuple(dotted.split(".")), name[len(dotted) :].strip(" ,")
+        of = rest or "output"
+        if DIRECTIONS[level.name] == "backward":
+            path, of = path[:-1], f"{path[-1]} {rest}".strip()
         figure = Figure(
             of, DIRECTIONS[level.name], finding.dtype, size, finding.tolerance, finding.unit, finding.reason
         )

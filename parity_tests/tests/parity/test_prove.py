@@ -214,6 +214,11 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
     assert actual["compared"] == "presets"
     assert [tree["name"] for tree in actual["tree"]["children"]] == ["pytorch-examples", "yunjey"]
     assert actual["tree"]["status"] == "agrees"
+    encoder = actual["tree"]["children"][0]["children"][0]
+    (hidden,) = encoder["children"][0]["children"]
+    assert (encoder["name"], hidden["torch"]) == ("encoder", "encoder.hidden.0")
+    directions = [(figure["direction"], figure["of"]) for figure in hidden["figures"]]
+    assert directions[:3] == [("forward", "input"), ("forward", "output"), ("backward", "weight at the start")]
     for preset in ("pytorch-examples", "yunjey"):
         about = actual["about"][preset]
         assert about["spec"]["training"]["batch_size"] == 64
