@@ -37,13 +37,14 @@ def caption(trajectory: Trajectory, unit: str = "nats per image") -> str:
     return " ".join(sentences)
 
 
-def to_svg(trajectory: Trajectory, name: str, unit: str = "nats per image") -> str:
+def to_svg(trajectory: Trajectory, name: str, unit: str = "nats per image", first: int = 1) -> str:
     """Draw a trajectory as an `svg` element of an HTML page, in the text colour of the page.
 
     Args:
         trajectory: The two runs.
         name: The prefix of all ids, unique on the page.
         unit: That of the losses; empty if it is not known.
+        first: The number of the first step.
 
     Returns:
         The element; empty if there are no steps.
@@ -64,8 +65,8 @@ def to_svg(trajectory: Trajectory, name: str, unit: str = "nats per image") -> s
     ):
         figure = Figure(figsize=(5.2, 4.2), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
-        _losses(above, trajectory, unit)
-        _gaps(below, trajectory)
+        _losses(above, trajectory, unit, first)
+        _gaps(below, trajectory, first)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -73,16 +74,16 @@ def to_svg(trajectory: Trajectory, name: str, unit: str = "nats per image") -> s
     return _inline(buffer.getvalue(), name, label)
 
 
-def _losses(axes, trajectory: Trajectory, unit: str) -> None:
+def _losses(axes, trajectory: Trajectory, unit: str, first: int) -> None:
     styles = zip(_COLOURS, _STYLES, strict=True)
     for (name, loss), (colour, style) in zip(trajectory.losses.items(), styles, strict=False):
-        _draw(axes, loss, label=name, color=colour, linestyle=style)
+        _draw(axes, loss, first, label=name, color=colour, linestyle=style)
     axes.set_ylabel(", ".join(filter(None, ("loss", unit))))
     for text in axes.legend(frameon=False).get_texts():
         text.set_parse_math(False)
 
 
-def _gaps(axes, trajectory: Trajectory) -> None:
+def _gaps(axes, trajectory: Trajectory, first: int) -> None:
     lines = [trajectory.gaps] if trajectory.floor is None else [trajectory.gaps, trajectory.floor]
     lines = [np.where(line == 0, 0, line.clip(*_DRAWN)) for line in lines]
     every = np.concatenate(lines)
@@ -94,7 +95,7 @@ def _gaps(axes, trajectory: Trajectory) -> None:
     for line, (label, colour, style) in zip(
         lines, [("difference", _COLOURS[0], "solid"), ("one ulp", _FLOOR, (0, (1, 1)))], strict=False
     ):
-        _draw(axes, np.where(line == 0, zero, line), label=label, color=colour, linestyle=style)
+        _draw(axes, np.where(line == 0, zero, line), first, label=label, color=colour, linestyle=style)
     if (every == 0).any():
         axes.axhline(zero, color=_FLOOR, linewidth=0.5)
         axes.annotate("0", (1, zero), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points")
@@ -103,9 +104,9 @@ def _gaps(axes, trajectory: Trajectory) -> None:
     axes.legend(frameon=False)
 
 
-def _draw(axes, y: np.ndarray, **style) -> None:
+def _draw(axes, y: np.ndarray, first: int, **style) -> None:
     finite = np.where(np.isfinite(y), y, np.nan)
-    axes.plot(1 + np.arange(len(y)), finite, linewidth=1.2, marker="." if len(y) <= _FEW else None, **style)
+    axes.plot(first + np.arange(len(y)), finite, linewidth=1.2, marker="." if len(y) <= _FEW else None, **style)
 
 
 def _inline(svg: str, name: str, label: str) -> str:

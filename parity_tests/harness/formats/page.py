@@ -52,9 +52,9 @@ def to_html(document: Json) -> str:
     """Format a report as one HTML page that loads nothing from the network."""
     title = escaped(text.title(document))
     head = "".join(f'<th scope="col">{column}</th>' for column in text.COLUMNS)
-    unit = "nats per image" if document["compared"] == "presets" else ""
+    unit, first = ("nats per image", 1) if document["compared"] == "presets" else ("", 0)
     figures = "".join(
-        f"<figure>{plot.to_svg(run, f'run{i}', unit)}<figcaption>{escaped(plot.caption(run, unit))}</figcaption>"
+        f"<figure>{plot.to_svg(run, f'run{i}', unit, first)}<figcaption>{escaped(plot.caption(run, unit))}</figcaption>"
         "</figure>\n"
         for i, run in enumerate(map(_trajectory, document["trajectories"]))
     )
