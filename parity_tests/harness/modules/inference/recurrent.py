@@ -8,6 +8,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
+from parity_tests.harness.modules.inference.words import place
 from parity_tests.harness.modules.joining.joints import Shape, numpy_of, summed
 from parity_tests.harness.modules.joining.links import Link, in_parts
 from parity_tests.harness.modules.transforms import as_is, transposed
@@ -31,6 +32,7 @@ class _Cell(NamedTuple):
 class _Weights(NamedTuple):
     """The tensors of one direction of one layer in torch, by side, with the number of its inputs."""
 
+    name: str
     kernels: dict[str, str]
     biases: dict[str, str]
     inputs: int
@@ -60,17 +62,22 @@ def recurrent(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
     for layer in layers:
         fitting = [cell for cell in cells if _alike(cell, layer)]
         rivals = [other for other in layers if _alike(fitting[0], other)] if fitting else []
+        named = [cell for cell in fitting if _within(cell, layer)]
+        same = [other for other in rivals if other.name == layer.name]
+        if len(named) == len(same):  # else the two have other names
+            fitting, rivals = named, same
         if len(fitting) != len(rivals):
             continue
         turned = [cell for cell in fitting if _backward(cell)]
-        if len(turned) not in (0, sum(other.reverse for other in rivals)):
-            raise InputError(
-                f"mapping: the cells {', '.join(repr(cell.path) for cell in fitting)} of the JAX model could each be "
-                "any direction of torch's recurrent layers: give pairs for their arrays."
-            )
-        if turned:
+        if turned and len(turned) == sum(other.reverse for other in rivals):
             fitting = [cell for cell in fitting if _backward(cell) == layer.reverse]
             rivals = [other for other in rivals if other.reverse == layer.reverse]
+        if len({re.sub(r"\d+", "", cell.path) for cell in fitting}) > 1:
+            raise InputError(
+                f"mapping: the cells {', '.join(repr(cell.path) for cell in fitting)} of the JAX model could each be "
+                f"any of torch's recurrent layers {', '.join(repr(other.kernels['i']) for other in rivals)}: give "
+                "pairs for their arrays."
+            )
         found += _paired(sorted(fitting, key=_natural)[rivals.index(layer)], layer, shapes)
     return found
 
@@ -88,10 +95,12 @@ def _layers(module: nn.Module) -> Iterator[_Weights]:
         for suffix in suffixes:
             kernels = {side: f"weight_{side}h{suffix}" for side in _SIDES}
             biases = {side: f"bias_{side}h{suffix}" for side in _SIDES} if getattr(layer, "bias", True) else {}
-            if getattr(layer, "proj_size", 0):
-                continue
+            own = dict(layer.named_parameters(recurse=False))
+            if getattr(layer, "proj_size", 0) or not {*kernels.values(), *biases.values()} <= {*own}:
+                continue  # a projection, or weight normalization
             size = getattr(layer, kernels["i"]).shape
             yield _Weights(
+                name,
                 *({side: prefix + tensor for side, tensor in each.items()} for each in (kernels, biases)),
                 inputs=size[1],
                 hidden=size[0] // len(gates),
@@ -126,6 +135,11 @@ def _cells(shapes: Mapping[str, Shape]) -> Iterator[_Cell]:
 
 def _alike(cell: _Cell, layer: _Weights) -> bool:
     return (cell.inputs, cell.hidden, cell.gates) == (layer.inputs, layer.hidden, layer.gates)
+
+
+def _within(cell: _Cell, layer: _Weights) -> bool:
+    """Return whether the layer's name is part of the cell's."""
+    return {*place(layer.name)} <= {*place(cell.path)}
 
 
 def _backward(cell: _Cell) -> bool:
