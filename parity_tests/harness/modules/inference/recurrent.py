@@ -151,49 +151,36 @@ def _natural(cell: _Cell) -> list[tuple[int, str]]:
 
 
 def _paired(cell: _Cell, layer: _Weights, shapes: Mapping[str, Shape]) -> Arrangement:
-    size = layer.hidden
+    size, gates = layer.hidden, layer.gates
 
     def rows(name: str, first: int, last: int) -> str:
-        return name if (first, last) == (0, len(layer.gates)) else f"{name}[{first * size}:{last * size}]"
+        return name if (first, last) == (0, len(gates)) else f"{name}[{first * size}:{last * size}]"
 
     pairs, links, zeros = [], [], []
-    for (side, gate, kind), path in cell.arrays.items():
-        if kind == "kernel":
-            at = layer.gates.index(gate) if gate else 0
-            pairs.append(Pair(path, rows(layer.kernels[side], at, at + 1 if gate else len(layer.gates)), transposed))
-    if not layer.biases:
-        return Arrangement(tuple(pairs))
-    biases = {(side, gate): path for (side, gate, kind), path in cell.arrays.items() if kind == "bias"}
-    if (whole := {side for side, gate in biases if not gate}) and len(layer.gates) > 1:
-        # One array has the biases of all gates; those of the last gate may be of one side alone.
-        last = layer.gates.index(_APART) if _APART in layer.gates else len(layer.gates)
-        if whole == {*_SIDES}:
-            pairs += [Pair(biases[side, ""], layer.biases[side], as_is) for side in _SIDES]
+    whole = ("i", "", "kernel") in cell.arrays
+    for gate, first, last in [("", 0, len(gates))] if whole else [(g, i, i + 1) for i, g in enumerate(gates)]:
+        kernels = {side: cell.arrays[side, gate, "kernel"] for side in _SIDES}
+        pairs += [Pair(path, rows(layer.kernels[side], first, last), transposed) for side, path in kernels.items()]
+        held = {side: cell.arrays[side, gate, "bias"] for side in _SIDES if (side, gate, "bias") in cell.arrays}
+        if not layer.biases:
+            continue
+        if len(held) != 1:
+            own = {side: rows(layer.biases[side], first, last) for side in _SIDES}
+            pairs += [Pair(path, own[side], as_is) for side, path in held.items()]
+            zeros += [] if held else own.values()
+            continue
+        ((side, path),) = held.items()
+        mine, other = layer.biases[side], layer.biases[_SIDES[side == "i"]]
+        added = next((i for i in range(first, last) if gates[i] == _APART), last)
+        if added == first:
+            pairs.append(Pair(path, rows(mine, first, last), as_is))
         else:
-            (side,) = whole
-            other = _SIDES[side == "i"]
-            link = _in_two(biases[side, ""], shapes, last * size)
+            link = _in_two(path, shapes, (added - first) * size)
             links.append(link)
-            pairs.append(Pair(link.parts[0], layer.biases[side], as_is))
-            pairs.append(Pair(link.parts[1], rows(layer.biases[other], 0, last), as_is))
-            if last < len(layer.gates):
-                zeros.append(rows(layer.biases[other], last, len(layer.gates)))
-        return Arrangement(tuple(pairs), tuple(links), {}, tuple(zeros))
-    for at, letter in enumerate(layer.gates):
-        gate = letter.strip()
-        held = {side: biases[side, gate] for side in _SIDES if (side, gate) in biases}
-        names = {side: rows(layer.biases[side], at, at + 1) for side in _SIDES}
-        if len(held) == 2 or gate == _APART:
-            pairs += [Pair(path, names[side], as_is) for side, path in held.items()]
-            zeros += [names[side] for side in _SIDES if side not in held]
-        elif held:
-            ((side, path),) = held.items()
-            link = in_parts(path, shapes[path], [shapes[path]] * 2, summed())
-            links.append(link)
-            other = _SIDES[side == "i"]
-            pairs += [Pair(link.parts[0], names[side], as_is), Pair(link.parts[1], names[other], as_is)]
-        else:
-            zeros += names.values()
+            pairs.append(Pair(link.parts[0], rows(mine, first, last), as_is))
+            pairs.append(Pair(link.parts[1], rows(other, first, added), as_is))
+        if added < last:
+            zeros.append(rows(other, added, last))
     return Arrangement(tuple(pairs), tuple(links), {}, tuple(zeros))
 
 
