@@ -1,6 +1,5 @@
 """What compare_runs accepts, what it says of bad input, and its verdicts on runs made of NumPy numbers."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests import ParityError, RunsReport, Start, Step, assert_run_parity, compare_runs
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
+from parity_tests.support.reports.schema import validated
 
 UNNAMED = nn.Parameter(torch.ones(4))
 ROWS = np.random.default_rng(0).normal(size=(12, 4))
@@ -128,7 +128,7 @@ def test_optimizers_without_a_common_slot_are_not_compared() -> None:
 
 def test_the_report_is_json() -> None:
     for report in (compared(descent(), descent()), compared(descent(), descent(loss=float("nan")))):
-        plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
+        plain = validated(report.to_json())
         assert plain["passed"] == report.passed
         assert plain["verdict"] == str(report).splitlines()[0]
 
