@@ -26,7 +26,7 @@ from parity_tests.harness.modules.mapping import MappingLike
 from parity_tests.harness.modules.torch_state import whole
 
 Yielded = Step | Start | Mapping[str, Any]
-RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded]]
+RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded] | None]
 _FAR = 1e-3  # what no rounding of a float32 step is
 _CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"
 
@@ -75,7 +75,9 @@ def compare_runs(
     that the step is found whose own work differs, and not the one in which a small difference has grown.
 
     Args:
-        jax_run: An iterable of steps, or a function that returns one, of no argument or of a `Start` or None.
+        jax_run: An iterable of steps, or a function that returns one, of no argument or of a `Start` or None; or a
+            function with an argument named `on_step`, which it calls with each step in place of yielding it. It is
+            ended within that call after the last step.
         torch_run: The same of the torch run.
         steps: Number of steps to compare. All of them are kept in memory.
         module: The torch module that is trained, whose layers say how each parameter is laid out. None where the torch
@@ -362,7 +364,8 @@ def _check(jax_run: Any, torch_run: Any, steps: Any, module: Any) -> None:
     for name, run in (("jax_run", jax_run), ("torch_run", torch_run)):
         if not callable(run) and not isinstance(run, Iterable):
             raise InputError(
-                f"{name}: expected a generator of steps or a function that returns one, found {validation.kind(run)}."
+                f"{name}: expected a generator of steps, a function that returns one, or one of on_step, found "
+                f"{validation.kind(run)}."
             )
 
 
