@@ -137,7 +137,7 @@ def _uncompared(
         paths.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair.path.rpartition("/")[0])
     found = []
     for layer, held in paths.items():
-        prefix = _common(held).replace("/", ".")
+        prefix = common(held).replace("/", ".")
         at = next((i for i, label in enumerate(in_jax) if f"{label}.".startswith(f"{prefix}.")), None)
         if layer and prefix and layer not in compared and at is not None:
             found.append((at, layer))
@@ -282,7 +282,7 @@ def path_in_jax(layers: Mapping[str, Sequence[Pair]], name: str) -> str:
     """Return the innermost module of JAX that holds all arrays of a torch layer and its parts; of the whole module, of
     those that it holds itself."""
     within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
-    return _common([pair.path.rpartition("/")[0] for pair in (within if name else layers.get("", ()))])
+    return common([pair.path.rpartition("/")[0] for pair in (within if name else layers.get("", ()))])
 
 
 def _without_activation(
@@ -301,7 +301,7 @@ def _without_activation(
     return bare, LayerCall(in_torch[label].input, first.input)
 
 
-def _common(paths: Sequence[str]) -> str:
+def common(paths: Sequence[str]) -> str:
     """Return the innermost module that holds all paths."""
     split = [path.split("/") if path else [] for path in dict.fromkeys(paths)]
     return "/".join(part[0] for part in itertools.takewhile(lambda p: len(set(p)) == 1, zip(*split, strict=False)))
