@@ -62,6 +62,25 @@ class Diagnosis(NamedTuple):
     """How far the two are apart there on the same input, as a share of the usual size; 0 where no input is the same."""
 
 
+class Distance(NamedTuple):
+    """How far one tensor is from its framework's own float64 in each framework."""
+
+    level: str
+    """`outputs`, `the loss`, `gradients` or `layers`."""
+    name: str
+    in_jax: float
+    """The root of the mean square of the differences, each as a share of its entry's size."""
+    in_torch: float
+    note: str = ""
+    """Where one of them is nearer: the operation that is computed otherwise."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as far as the other the one is."""
+        near, far = sorted((self.in_jax, self.in_torch))
+        return far / near if near else 1.0 if far == near else math.inf
+
+
 class Report(NamedTuple):
     """The results of one comparison; printed, every level and the diagnosis."""
 
@@ -76,6 +95,8 @@ class Report(NamedTuple):
     """The parameters, buffers and inputs that move no output, so that nothing about them was compared."""
     left_out: tuple[str, ...] = ()
     """The levels at other weights that were not compared, since torch gives no finite number there."""
+    distances: tuple[Distance, ...] = ()
+    """How far both are from float64, where they are compared in fewer bits."""
 
     @property
     def passed(self) -> bool:
@@ -96,6 +117,7 @@ class Report(NamedTuple):
             lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(self.drawn)})")
         if self.left_out:
             lines.append(f"  (not compared, since torch gives no finite number there: {', '.join(self.left_out)})")
+        lines += _distances_shown(self.distances)
         if failed:
             lines.append(f"  ({self.findings[-1].dtype}: {self.findings[-1].reason})")
         if self.diagnosis is not None:
@@ -105,6 +127,27 @@ class Report(NamedTuple):
                 lines += ["Also:"] * (i > 0) + _explained(one)
                 lines += ["No other difference on the same input is so large."] * (one is largest)
         return "\n".join(lines)
+
+
+_SHOWN = 4
+"""Tensors whose distances are printed; the report has all."""
+
+
+def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
+    """Return the tensors of which one framework is most times as far from float64 as the other, and the notes."""
+    tensors = sorted((one for one in distances if not one.note), key=lambda one: -one.ratio)[:_SHOWN]
+    notes: dict[str, list[Distance]] = {}
+    for one in distances:
+        if one.note:
+            notes.setdefault(one.note, []).append(one)
+    lines = ["  from its own float64, as a share of its size:"] if tensors else []
+    lines += [f"    {one.name}: {one.in_jax:.1e} in JAX, {one.in_torch:.1e} in PyTorch" for one in tensors]
+    lines += ["  what one of them rounds and the other does not:"] if notes else []
+    for note, some in notes.items():
+        most = max(one.ratio for one in some)
+        times = f" ({most:.2g} times as far there)" if math.isfinite(most) else ""
+        lines.append(f"    {', '.join(one.name for one in some)}: {note}{times}")
+    return lines
 
 
 def _explained(diagnosis: Diagnosis) -> list[str]:

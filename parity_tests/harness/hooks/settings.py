@@ -51,5 +51,29 @@ def settings(dtype: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def as_run(dtype: str) -> Iterator[None]:
+    """Leave both frameworks as the caller runs them, and restore what a model changes.
+
+    Products keep the precision that is set, so that TF32 is compared where it is on; "tf32" turns it on in both. JAX
+    has its 32 bits, but for "as run" in a process that has turned 64 on.
+    """
+    with contextlib.ExitStack() as stack:
+        if dtype != "as run":
+            stack.enter_context(jax.enable_x64(False))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.debug_key_reuse(False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if dtype == "tf32":
+            stack.enter_context(jax.default_matmul_precision("tensorfloat32"))
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            stack.callback(_allow_tf32, torch.backends.cudnn.allow_tf32)
+            torch.set_float32_matmul_precision("high")
+            _allow_tf32(True)
+        yield
+
+
 def _allow_tf32(value: bool) -> None:
     torch.backends.cudnn.allow_tf32 = value

@@ -27,6 +27,8 @@ from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, ignored_of, resolve
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
+from parity_tests.harness.modules.precision.levels import compared as compared_as_run
+from parity_tests.harness.modules.precision.levels import in_float64
 
 
 class ParityError(AssertionError):
@@ -171,6 +173,8 @@ def compare_modules(
     layouts.check(output_layouts, "output_layouts")
     validation.check_outputs(outputs)
     validation.check_method(jax_model, method, torch_module, torch_method)
+    low = dtype if dtype not in ("float64", "float32") else None
+    dtype = "float64" if low else dtype  # the formulas are compared first
     own = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype).own
     if isinstance(ignore, str):
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
@@ -188,7 +192,7 @@ def compare_modules(
         placed = {place: layout for place, layout in given.items() if layout is not None}
         return Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
 
-    with settings(dtype), dropout.shared(share_dropout):
+    with in_float64() if low else settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
         if share_dropout:
             with torch.no_grad(), contextlib.suppress(Exception):  # the comparison itself says what is wrong
@@ -220,10 +224,11 @@ def compare_modules(
             "optax": optax.__version__,
             "torch": torch.__version__,
             "device": jax.default_backend(),
-            "dtype": dtype,
+            "dtype": low or dtype,
             "weights": weights,
             "mode": "training" if train else "evaluation",
         }
+        numbers = {name: array.copy() for name, array in both.named(both.arrays()).items()} if low else {}
         evaluation = Evaluation(both, losses, in_double if dtype == "float32" else None)
         options = {"losses": losses, "optimizers": optimizers, "scheduler": scheduler, "steps": steps}
         compared = Levels(evaluation, {**options, "compare_weights": weights == "compare", "statistics": statistics})
@@ -236,7 +241,14 @@ def compare_modules(
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
         unexercised, left_out = (*compared.unexercised, *own), compared.left_out
-        return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out)
+        report = Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out)
+    if not low or not report.passed:
+        return report
+    with dropout.shared(share_dropout):
+        as_run = compared_as_run(made, both, numbers, losses, low)
+    return report._replace(
+        findings=(*report.findings, *as_run.findings), distances=as_run.distances, diagnosis=as_run.diagnosis
+    )
 
 
 def orders(both: Both) -> tuple[list[str], list[str]]:

@@ -223,16 +223,13 @@ def stages(
     pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
     """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
-    layers: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
+    layers = held_by(pairs)
     order = {label: i for i, label in enumerate(in_jax)}
     for label, torchs in in_torch.items():
         name, _, nth = label.partition("#")
         if (held := layers.get(name)) is None:
             continue
-        within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
-        jax_name = _common([pair.path.rpartition("/")[0] for pair in (within if name else held)]).replace("/", ".")
+        jax_name = in_jax_of(name, layers)
         if name and not jax_name:
             continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
@@ -253,6 +250,20 @@ def stages(
                 layer, torchs = bare
         call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
         yield Stage(shown, label, layer, call, torchs, order[jax_label])
+
+
+def held_by(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Return the pairs by the torch layer that holds their tensor."""
+    layers: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
+    return layers
+
+
+def in_jax_of(name: str, layers: Mapping[str, Sequence[Pair]]) -> str:
+    """Return the layer in JAX that holds what a torch layer and its parts do; empty where there is none."""
+    within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
+    return _common([pair.path.rpartition("/")[0] for pair in (within if name else layers[name])]).replace("/", ".")
 
 
 def _without_activation(
