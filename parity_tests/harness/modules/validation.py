@@ -56,6 +56,11 @@ def check(
         raise InputError(
             f"optimizers: steps are compared in float64 and float32, and dtype is {dtype!r}: compare them in float64."
         )
+    if dtype == "tf32" and not (torch.cuda.is_available() and jax.default_backend() == "gpu"):
+        raise InputError(
+            "dtype: 'tf32' needs a GPU that both frameworks compute on, and there is none: compare in float32, whose "
+            "products CPUs compute with all of their bits."
+        )
     if weights not in ("jax", "torch", "compare"):
         raise InputError(f"weights: expected jax, torch or compare, found {weights!r}.")
 

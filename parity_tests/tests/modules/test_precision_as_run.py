@@ -1,7 +1,7 @@
-"""Comparisons in bfloat16, in float16, in mixed precision and as the modules are: what rounds alike agrees, and what one
+"""Comparisons in bfloat16, in float16, in mixed precision and as modules are: what rounds alike agrees, and what one
 framework computes in more bits is named."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,9 +35,8 @@ class FirstLevel(Levels):
 
 
 @pytest.fixture
-def short(monkeypatch) -> Iterator[None]:
+def short(monkeypatch) -> None:
     monkeypatch.setattr(compare, "Levels", FirstLevel)
-    yield
 
 
 class Jax(nnx.Module):
@@ -152,8 +151,8 @@ def test_a_stream_that_stays_float32_in_one_framework_is_named() -> None:
 
     report = compared(pair(partial(blocks, True), partial(blocks, False), "a b c d head"), "bfloat16")
     assert report.passed
-    assert notes(report)["the output"] if "the output" in notes(report) else True
-    print(report)
+    named = notes(report)["between d and head"]
+    assert named == "a sum is rounded to bfloat16 in PyTorch and stays float32 in JAX", report
 
 
 @pytest.mark.usefixtures("short")
@@ -161,8 +160,10 @@ def test_a_network_that_one_framework_computes_in_float32_differs() -> None:
     models = pair(lambda net, x: net.head(net.a(x.astype(jnp.float32))), lambda net, x: net.head(net.a(x)), "a head")
     report = compared(models, "bfloat16")
     assert not report.passed
-    assert "stays float32 in JAX and is rounded to bfloat16 in PyTorch" in str(report)
-    print(report)
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "its output stays float32 in JAX and is rounded to bfloat16 in PyTorch"
+    distance = report.distances[0]
+    assert distance.in_jax * 1000 < distance.in_torch
 
 
 def cross_entropy(logits: jax.Array) -> jax.Array:
@@ -176,7 +177,137 @@ def torch_cross_entropy(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.usefixtures("short")
 def test_a_loss_in_bfloat16_in_one_framework_is_named() -> None:
     models = pair(lambda net, x: net.head(x), lambda net, x: net.head(x), "head")
-    losses = cross_entropy, lambda logits: torch_cross_entropy(logits.float())
-    report = compared(models, "bfloat16", losses=losses)
-    assert "the loss" in notes(report), report
-    print(report)
+    report = compared(models, "bfloat16", losses=(cross_entropy, lambda y: torch_cross_entropy(y.float())))
+    assert notes(report)["the loss"] == "it is computed in bfloat16 in JAX and in float32 in PyTorch", report
+
+
+@pytest.mark.usefixtures("short")
+def test_a_layer_without_the_policy_of_the_others_is_named() -> None:
+    here, there = pair(lambda net, x: net.head(net.b(net.a(x))), lambda net, x: net.head(net.b(net.a(x))), "a b head",
+                       dtype=jnp.bfloat16)  # fmt: skip
+    here.b.dtype = None
+    report = compared((here, there), "mixed")
+    assert notes(report)["b"].startswith("its output stays float32 in JAX and is rounded to bfloat16 in PyTorch"), (
+        report
+    )
+    here.b.dtype = jnp.bfloat16
+    assert "b" not in notes(compared((here, there), "mixed"))
+
+
+def scaled(size: float, wide: bool, net: Any, x: Any) -> Any:
+    y = net.a(x)
+    z = y.astype(jnp.float32) if wide else y
+    squares = (z * size) ** 2
+    return net.head((squares / squares.max()).astype(y.dtype) if isinstance(y, jax.Array) else squares / squares.max())
+
+
+@pytest.mark.usefixtures("short")
+def test_a_number_beyond_float16_is_found_where_it_comes_first() -> None:
+    models = pair(partial(scaled, 300.0, True), partial(scaled, 300.0, False), "a head")
+    report = compared(models, "float16")
+    assert not report.passed
+    assert report.diagnosis is not None
+    assert report.diagnosis.where == "between a and head"
+    cause = report.diagnosis.cause or ""
+    assert cause.startswith("the first number that is not finite in PyTorch: pow gives"), report
+    assert cause.endswith("and float16 ends at 6.55e+04")
+
+
+@pytest.mark.usefixtures("short")
+def test_an_eps_that_float16_rounds_to_zero_is_found() -> None:
+    def normalized(wide: bool, net: Any, x: Any) -> Any:
+        y = net.a(0 * x)
+        z = y - y[..., :1]
+        z = z * 0
+        z = z.astype(jnp.float32) if wide else z
+        squares = (z * z).mean(-1, keepdims=True) if isinstance(z, jax.Array) else (z * z).mean(-1, keepdim=True)
+        sizes = (jnp.sqrt if isinstance(z, jax.Array) else torch.sqrt)(squares)
+        z = z / (
+            sizes + (jnp.asarray(1e-8, z.dtype) if isinstance(z, jax.Array) else torch.tensor(1e-8, dtype=z.dtype))
+        )
+        return net.head((z.astype(y.dtype) if isinstance(z, jax.Array) else z) + y)
+
+    report = compared(pair(partial(normalized, True), partial(normalized, False), "a head"), "float16")
+    assert not report.passed
+    assert "divides by a number, such as a small eps, that is 0 in float16" in str(report)
+
+
+def gelu(approximate: bool, net: Any, x: Any) -> Any:
+    y = net.a(x)
+    if isinstance(y, jax.Array):
+        return net.head(jax.nn.gelu(y, approximate=approximate))
+    return net.head(F.gelu(y))
+
+
+def test_a_mistake_that_float64_shows_differs_in_bfloat16_too() -> None:
+    report = compared(pair(partial(gelu, True), partial(gelu, True), "a head"), "bfloat16")
+    assert not report.passed
+    assert report.about["dtype"] == "bfloat16"
+    assert "GELU's tanh form" in str(report)
+    here = Jax(lambda net, x: net.norm(x), norm=nnx.LayerNorm(16, epsilon=1e-6, rngs=nnx.Rngs(0)))
+    report = compared((here, Torch(lambda net, x: net.norm(x), norm=nn.LayerNorm(16))), "bfloat16")
+    assert not report.passed
+    assert "eps differs: 1e-06 in JAX, 1e-05 in PyTorch" in str(report)
+
+
+def test_every_level_is_compared_in_float64_first_and_then_as_it_is_run() -> None:
+    losses = cross_entropy, torch_cross_entropy
+    report = compared(pair(partial(gelu, False), partial(gelu, False), "a head"), "bfloat16", losses=losses)
+    assert report.passed, report
+    assert [finding.level for finding in report.findings if finding.dtype == "float64"][:3] == [
+        "every output", "the loss", "every gradient"]  # fmt: skip
+    assert [finding.level for finding in report.findings if finding.dtype == "bfloat16"] == [
+        "every output, bfloat16", "every output by entry, bfloat16", "the loss, bfloat16", "every gradient, bfloat16",
+        "every gradient by entry, bfloat16"]  # fmt: skip
+    assert {one.level for one in report.distances} >= {"outputs", "the loss", "gradients"}
+
+
+@pytest.mark.usefixtures("short")
+def test_modules_as_they_are_run() -> None:
+    here, there = pair(lambda net, x: net.head(net.a(x)), lambda net, x: net.head(net.a(x)), "a head")
+    assert compared((here, there), "as run").passed  # float32 in both
+    low = pair(lambda net, x: net.head(net.a(x)), lambda net, x: net.head(net.a(x)), "a head", dtype=jnp.bfloat16)[0]
+    report = compared((low, there), "as run")
+    assert not report.passed
+    assert "stays float32 in PyTorch and is rounded to bfloat16 in JAX" in str(report)
+    inputs = jnp.asarray(ROWS, jnp.bfloat16)
+    report = compare_modules(low, None, there.bfloat16(), None, inputs, weights="torch", dtype="as run")
+    assert report.passed, report
+
+
+class Linen(linen.Module):
+    dtype: Any = None
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.silu(linen.Dense(16, name="a", dtype=self.dtype)(x))
+        return linen.Dense(8, name="head", dtype=self.dtype)(x)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
+def test_linen_modules_with_a_policy_of_their_own_and_without(dtype) -> None:
+    there = pair(lambda net, x: x, lambda net, x: net.head(F.silu(net.a(x))), "a head")[1]
+    variables = Linen().init(jax.random.key(0), jnp.ones((1, 16)))
+    report = compare_modules(Linen(dtype), variables, there, None, ROWS, dtype="mixed")
+    assert report.passed, report
+
+
+def test_what_can_not_be_compared_is_said_in_one_sentence() -> None:
+    models = pair(lambda net, x: net.head(x), lambda net, x: net.head(x), "head")
+    with pytest.raises(InputError, match=r"dtype: expected one of float64, float32, bfloat16, .*, found 'half'\."):
+        compared(models, "half")
+    adam = optax.adam(1e-3), partial(torch.optim.Adam, lr=1e-3)
+    with pytest.raises(InputError, match="optimizers: steps are compared in float64 and float32"):
+        compared(models, "bfloat16", losses=SQUARES, optimizers=adam)
+    with pytest.raises(InputError, match="dtype: 'tf32' needs a GPU"):
+        compared(models, "tf32")
+
+
+@pytest.mark.usefixtures("short")
+def test_a_module_that_can_not_run_in_the_dtype_is_named() -> None:
+    models = pair(
+        lambda net, x: net.head(net.a(x)), lambda net, x: net.head(net.a(x).masked_fill(x > 9, -1e9)), "a head"
+    )
+    with pytest.raises(ModelError, match=r"The torch module in float16, after a, raised .* without overflow"):
+        compared(models, "float16")

@@ -16,7 +16,16 @@ from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision import operations
 from parity_tests.harness.modules.precision.distances import times
 from parity_tests.harness.modules.precision.networks import wide
-from parity_tests.harness.modules.precision.operations import EVERYTHING, KINDS, InSingle, Kind, Names, Program
+from parity_tests.harness.modules.precision.operations import (
+    ALONE,
+    EVERYTHING,
+    KINDS,
+    InSingle,
+    Kind,
+    Names,
+    Program,
+    rounded,
+)
 from parity_tests.harness.modules.precision.places import Calls, Place, Values, Walk, floats, places
 
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -101,8 +110,11 @@ def errors(low: Sequence[Any], exact: Sequence[Any]) -> np.ndarray:
 
 
 class Causes:
-    """Tells what one framework computes otherwise at a place, if the other framework, computing it so too, comes as
-    near to float64.
+    """Tells what one framework computes otherwise at a place.
+
+    Each kind of operation is computed in float32 in both frameworks, everywhere, while each layer is given the numbers
+    that it was given as the networks were run. Where that changes the numbers of one framework alone, the other one
+    computes it in float32 by itself; where it takes away what the one is further from float64, it is why.
 
     Args:
         labels: The calls of layers that both have, torch's to JAX's.
@@ -112,10 +124,12 @@ class Causes:
     """
 
     def __init__(self, labels: dict[str, str], sample: Sample, low: Setting, name: str):
-        self._labels, self._sample, self._low, self._name = labels, sample, low, name
-        self._program: Program | None = None
-        self._names: dict[tuple[str, bool], frozenset[str]] | None = None
-        """Of the operations in torch, by place."""
+        self._sample, self._low, self._name = sample, low, name
+        self._places = list(places(labels))
+        self._walk = Walk(low.samples[0], labels)
+        self._known: dict[tuple[Kind, int], list[list[Any]] | None] = {}
+        with low.context():
+            self._names = self._names_in_jax(), self._names_in_torch()
 
     def explained(self, local: Local) -> Local:
         """Return the place with the sentence about it, if there is one."""
@@ -125,62 +139,83 @@ class Causes:
         exact = [place.of(calls) for calls in self._sample.exact]
         target, notes = distances[1 - further], []
         if dtypes[1 - further] != dtypes[further] and dtypes[1 - further] in ("float32", "float64"):
-            rounded = [_numbers(x).astype(jnp.dtype(dtypes[further])) for x in place.of(self._sample.low[1 - further])]
-            target = _mean(errors(rounded, exact[1 - further]))
-            if target > 0.5 * distances[further]:
-                what = "what they give" if place.before else "its output"
-                notes.append(
-                    f"{what} stays {dtypes[1 - further]} in {near} and is rounded to {dtypes[further]} in {far}"
-                )
+            as_other = [_numbers(x).astype(jnp.dtype(dtypes[further])) for x in place.of(self._sample.low[1 - further])]
+            target = _mean(errors(as_other, exact[1 - further]))
+            what = "what they give" if place.before else "its output"
+            notes.append(f"{what} stays {dtypes[1 - further]} in {near} and is rounded to {dtypes[further]} in {far}")
         excess = distances[further] ** 2 - target**2
         if excess > 0.3 * distances[further] ** 2:
-            for kind in (*KINDS, EVERYTHING):
-                again = self._again(kind, place, further, exact[further])
+            for kind in (*(ALONE if notes else KINDS), EVERYTHING):
+                again = self._again(kind, place, further)
                 share = _CLOSED if kind is not EVERYTHING else 0.5
-                if again is not None and distances[further] ** 2 - again**2 > share * excess:
+                closed = again is not None and distances[further] ** 2 - _mean(errors(again, exact[further])) ** 2
+                if closed and closed > share * excess:
                     notes.append(kind.sentence.format(low=self._name, far=far, near=near))
                     break
         return local._replace(note="; ".join(notes))
 
-    def _again(self, kind: Kind, place: Place, further: int, exact: list[Any]) -> float | None:
-        """Return the distance of a place in a framework that computes one kind of operation in float32; None where the
+    def alone(self, place: Place, unit: float) -> str:
+        """Return the sentence about an operation that one framework alone computes in fewer bits, whether or not it
+        comes further from float64 by that; empty if there is none."""
+        for kind in ALONE:
+            changes = []
+            for i in range(2):
+                again, before = self._again(kind, place, i), place.of(self._sample.low[i])
+                changes.append(None if again is None else _mean(errors(again, before)))
+            if changes[0] is None or changes[1] is None:
+                continue
+            further = int(changes[1] > changes[0])
+            if changes[further] > unit / 8 and changes[1 - further] < unit / 64:
+                near, far = ((TORCH, JAX), (JAX, TORCH))[further]
+                return kind.sentence.format(low=self._name, far=far, near=near)
+        return ""
+
+    def _again(self, kind: Kind, place: Place, framework: int) -> list[Any] | None:
+        """Return the numbers of a place in a framework that computes one kind of operation in float32; None where the
         place has no such operation, or can't be computed otherwise."""
-        with contextlib.suppress(Exception), self._low.context():
-            values = (self._in_jax if further == 0 else self._in_torch)(place, kind)
-            return None if values is None else _mean(errors(values, exact))
-        return None
-
-    def _in_jax(self, place: Place, kind: Kind) -> list[Any] | None:
-        low, calls = self._low.samples[0], self._sample.low[0]
-        walk, every = Walk(low, self._labels), list(places(self._labels))
-        if self._program is None:
-
-            def values(params: Any, state: Any, *inputs: Any) -> list[list[Any]]:
-                again = walk.in_jax(calls, params, state, *inputs)
-                return [each.of(again) for each in every]
-
-            self._program = Program(values, low.net.params, low.net.state, *low.jax_inputs)
-        at = every.index(place)
-        start = sum(len(each.of(calls)) for each in every[:at])
-        wanted = range(start, start + len(place.of(calls)))
-        return self._program.outputs(wanted, kind) if kind.among(self._program.names(wanted)) else None
-
-    def _in_torch(self, place: Place, kind: Kind) -> list[Any] | None:
-        low, calls = self._low.samples[0], self._sample.low[1]
-        walk = Walk(low, self._labels)
-        if self._names is None:
-            self._names, mode = {}, Names()
-
-            def ended(label: str, returned: bool, names: dict[tuple[str, bool], frozenset[str]] = self._names) -> None:
-                names[label, returned] = frozenset(mode.names)
-                mode.names.clear()
-
-            with mode:
-                walk.torch_calls(low, calls, ended)
-        if not kind.among(self._names[place.label, not place.before]):
+        at = self._places.index(place)
+        if not kind.among(self._names[framework][at]):
             return None
-        with InSingle(kind, getattr(torch, self._name)):
-            return place.of(walk.torch_calls(low, calls))
+        if (kind, framework) not in self._known:
+            self._known[kind, framework] = None
+            with contextlib.suppress(Exception), self._low.context():
+                self._known[kind, framework] = (self._in_jax if framework == 0 else self._in_torch)(kind)
+        known = self._known[kind, framework]
+        return None if known is None else known[at]
+
+    def _names_in_jax(self) -> list[frozenset[str]]:
+        low, calls = self._low.samples[0], self._sample.low[0]
+
+        def values(params: Any, state: Any, *inputs: Any) -> list[list[Any]]:
+            again = self._walk.in_jax(calls, params, state, *inputs)
+            return [each.of(again) for each in self._places]
+
+        self._program = Program(values, low.net.params, low.net.state, *low.jax_inputs)
+        ends = np.cumsum([len(each.of(calls)) for each in self._places])
+        self._parts = [range(start, end) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
+        return [self._program.names(part) for part in self._parts]
+
+    def _in_jax(self, kind: Kind) -> list[list[Any]]:
+        outputs = self._program.outputs(kind)
+        return [[outputs[i] for i in part] for part in self._parts]
+
+    def _names_in_torch(self) -> list[frozenset[str]]:
+        found: dict[tuple[str, bool], frozenset[str]] = {}
+        mode = Names()
+
+        def ended(label: str, returned: bool) -> None:
+            found[label, returned] = frozenset(mode.names)
+            mode.names.clear()
+
+        with mode:
+            self._walk.torch_calls(self._low.samples[0], self._sample.low[1], ended)
+        return [found[each.label, not each.before] for each in self._places]
+
+    def _in_torch(self, kind: Kind) -> list[list[Any]]:
+        low = getattr(torch, self._name)
+        with InSingle(kind, low):
+            calls = self._walk.torch_calls(self._low.samples[0], self._sample.low[1])
+        return [[rounded(x, low) for x in each.of(calls)] for each in self._places]
 
 
 def _mean(squares: np.ndarray) -> float:

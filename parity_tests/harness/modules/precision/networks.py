@@ -1,7 +1,8 @@
 """Compute outputs, loss and gradients of both networks in the precision in which they are run, and in float64."""
 
+import contextlib
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ class Networks:
     """Both networks in one precision."""
 
     def __init__(self, both: Both, losses: Losses | None):
-        self.both, self.losses = both, losses
+        self.both, self.losses, self.dtype = both, losses, both.dtype
         apply = both.net.apply
         loss = losses[0] if losses is not None else None
 
@@ -51,9 +52,10 @@ class Networks:
 
     def outputs(self, both: Both) -> tuple[Any, Any]:
         """Return the outputs of both models, JAX's first; torch is called first, as masks that are shared ask."""
-        with raised_by("The torch module"), torch.no_grad():
-            in_torch = torch_state.called(torch_state.copied(both.module), both.torch_arguments)
-        with raised_by("The JAX model"):
+        module = torch_state.copied(both.module)
+        with _in_torch(module, self.dtype), torch.no_grad():
+            in_torch = torch_state.called(module, both.torch_arguments)
+        with raised_by(f"The JAX model in {self.dtype}"):
             return self._forward(both.net.params, both.net.state, *both.jax_inputs), in_torch
 
     def numbers(self, both: Both) -> tuple[Numbers, Numbers]:
@@ -61,14 +63,14 @@ class Networks:
         if self.losses is None:
             return _two(both, *self.outputs(both))
         module = torch_state.copied(both.module)
-        with raised_by("The torch module"):
+        with _in_torch(module, self.dtype):
             in_torch = torch_state.called(module, both.torch_arguments)
-        with raised_by("The torch loss"):
+        with raised_by(f"The torch loss in {self.dtype}"):
             torch_loss = self.losses[1](in_torch)
         if torch_loss.requires_grad:
             with raised_by("The gradient of the torch module or of its loss"):
                 torch_loss.backward()
-        with raised_by("The JAX model, or its loss,"):
+        with raised_by(f"The JAX model in {self.dtype}, or its loss,"):
             (loss, in_jax), slopes = self._slopes(both.net.params, both.net.state, *both.jax_inputs)
         mine, other = _two(both, in_jax, in_torch)
         mine["the loss"] = {"the loss": wide(np.asarray(loss))}
@@ -76,6 +78,26 @@ class Networks:
         mine["gradients"] = {name: wide(array) for name, array in gradients_of(both, slopes).items()}
         other["gradients"] = {name: wide(array) for name, array in both.gradients(module).items()}
         return mine, other
+
+
+@contextlib.contextmanager
+def _in_torch(module: torch.nn.Module, dtype: str) -> Iterator[None]:
+    """Say in which layer of a torch module, or after which, an exception was raised."""
+    inside: list[str] = []
+    left: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for name, layer in module.named_modules():
+            if name:
+                before = layer.register_forward_pre_hook(lambda *_, name=name: inside.append(name))
+                after = layer.register_forward_hook(lambda *_: left.append(inside.pop()))
+                stack.callback(before.remove)
+                stack.callback(after.remove)
+        try:
+            yield
+        except Exception as error:
+            place = f", in {inside[-1]}," if inside else f", after {left[-1]}," if left else ""
+            with raised_by(f"The torch module in {dtype}{place}"):
+                raise error
 
 
 def _two(both: Both, in_jax: Any, in_torch: Any) -> tuple[Numbers, Numbers]:

@@ -12,6 +12,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.modules.precision.networks import wide
 
 
@@ -56,6 +57,8 @@ KINDS = (
     _kind(_COMPUTED.format("a sum or a mean"), "reduce_sum sum mean cumsum", "div mul"),
     _kind("a sum is rounded to {low} in {far} and stays float32 in {near}", "add add_ sub", "mul"),
 )  # fmt: skip
+ALONE = KINDS[:3]
+"""Those that are named wherever one framework alone computes them in float32."""
 EVERYTHING = Kind("numbers are rounded to {low} on the way in {far} that are not in {near}", frozenset(), frozenset())
 
 _MOVES = frozenset(
@@ -93,18 +96,18 @@ class Program:
 
     def names(self, wanted: Sequence[int]) -> frozenset[str]:
         """Return the names of the operations that give some of the outputs."""
-        return frozenset(_names(self._needed(wanted)[0]))
-
-    def outputs(self, wanted: Sequence[int], kind: Kind) -> list[Any]:
-        """Return some of the outputs, computed one operation after another, those of a kind in float32."""
-        jaxpr, kept = self._needed(wanted)
-        args = [arg for arg, keep in zip(self._args, kept, strict=True) if keep]
-        return _evaluated(jaxpr, self._closed.consts, args, kind)
-
-    def _needed(self, wanted: Sequence[int]) -> tuple[Any, list[bool]]:
         jaxpr = self._closed.jaxpr
-        used = [i in set(wanted) for i in range(len(jaxpr.outvars))]
-        return partial_eval.dce_jaxpr(jaxpr, used)  # type: ignore[arg-type]
+        used = [i in wanted for i in range(len(jaxpr.outvars))]
+        return frozenset(_names(partial_eval.dce_jaxpr(jaxpr, used)[0]))  # type: ignore[arg-type]
+
+    def outputs(self, kind: Kind) -> list[Any]:
+        """Return the outputs with the operations of a kind in float32."""
+        closed = self._closed
+
+        def evaluated(*args: Any) -> list[Any]:
+            return _evaluated(closed.jaxpr, closed.consts, args, kind)
+
+        return compiled(evaluated)(*self._args)
 
 
 def _names(jaxpr: Any) -> Iterator[str]:
@@ -218,7 +221,7 @@ class InSingle(TorchDispatchMode):
         return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == self._low else leaf
 
     def _rounded(self, leaf: Any) -> Any:
-        return leaf.to(self._low) if _unrounded(leaf) else leaf
+        return rounded(leaf, self._low)
 
 
 _TORCH_MOVES = frozenset(
@@ -247,6 +250,11 @@ _TORCH_MOVES = frozenset(
         "where",
     ]
 )
+
+
+def rounded(leaf: Any, low: torch.dtype) -> Any:
+    """Round a tensor that an operation of the kind gave, as whatever is given it does."""
+    return leaf.to(low) if _unrounded(leaf) else leaf
 
 
 def _unrounded(leaf: Any) -> bool:

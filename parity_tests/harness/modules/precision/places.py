@@ -87,16 +87,9 @@ def floats(tree: Any) -> list[Any]:
 
 
 def replaced(tree: Any, arrays: Iterable[Any]) -> Any:
-    """Return the tree with these arrays in the place of its floats, each in the dtype of the one that it replaces."""
+    """Return the tree with these arrays in the place of its floats."""
     others = iter(arrays)
-
-    def one(leaf: Any) -> Any:
-        if not _is_float(leaf):
-            return leaf
-        other = next(others)
-        return other.to(leaf.dtype) if isinstance(leaf, torch.Tensor) else other.astype(leaf.dtype)
-
-    return jax.tree.map(one, tree)
+    return jax.tree.map(lambda leaf: next(others) if _is_float(leaf) else leaf, tree)
 
 
 def _is_float(leaf: Any) -> bool:
