@@ -30,6 +30,9 @@ from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision.levels import compared as compared_as_run
 from parity_tests.harness.modules.precision.levels import in_float64
 
+Dtype = Literal["float64", "float32", "bfloat16", "float16", "mixed", "tf32", "as run"]
+"""The precisions in which two models can be compared."""
+
 
 class ParityError(AssertionError):
     """The two networks, or the two runs, differ.
@@ -91,7 +94,7 @@ def compare_modules(
     steps: int = 5,
     train: bool = False,
     statistics: bool = True,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: Dtype = "float64",
     weights: Literal["jax", "torch", "compare"] = "jax",
     channels_last: bool = True,
     input_layouts: Layouts = None,
@@ -132,8 +135,13 @@ def compare_modules(
             `is_training`, `deterministic` or `use_running_average`, and random streams as `rngs`, if its signature has
             one.
         statistics: Whether running statistics, and any other state that a call changes, are compared after it.
-        dtype: The precision of both models. Each entry may differ by a number of its own rounding errors, which are
-            measured; the tolerance is this number.
+        dtype: The precision of both models. In "float64" and "float32" each entry may differ by a number of its own
+            rounding errors, which are measured; the tolerance is this number. The others compare in float64 first, and
+            then how far each framework is from its own float64 at the same rounded numbers: neither may be much
+            further than the other, and the report names the operations that one of them alone rounds. "bfloat16" and
+            "float16" are the dtype of parameters, inputs and layers; "mixed" is float32 with products in bfloat16, by
+            the JAX layers' own dtypes (bfloat16 in all where none has one) and by `torch.autocast`; "as run" leaves
+            both models as they were passed; "tf32" is float32 with the products of GPUs that round to TF32.
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go

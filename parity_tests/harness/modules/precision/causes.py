@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +12,11 @@ import torch
 
 from parity_tests.harness.findings import Distance
 from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.evaluation import gradients_of
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision import operations
 from parity_tests.harness.modules.precision.distances import times
-from parity_tests.harness.modules.precision.networks import wide
+from parity_tests.harness.modules.precision.networks import Networks, Numbers, wide
 from parity_tests.harness.modules.precision.operations import (
     ALONE,
     EVERYTHING,
@@ -32,6 +33,7 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 NEARER = 1.2
 """How many times as near as the other a framework is where its place is looked at. Two layers that round at the same
 places are within 1.05 of each other, and one that rounds a product and its bias apart is 1.4 times as far."""
+_SUM = next(kind for kind in KINDS if "reduce_sum" in kind.keys)
 _CLOSED = 0.3
 """The share of what the framework is further, by its square, that an operation has to explain to be named."""
 JAX, TORCH = "JAX", "PyTorch"
@@ -93,8 +95,8 @@ def located(labels: dict[str, str], samples: Sequence[Sample]) -> list[Local]:
                 sums[i] += float(squares.sum())
                 count += squares.size if i else 0
         dtypes = [sorted({_dtype(x) for x in place.of(samples[0].low[i])}) for i in range(2)]
-        mean = [math.sqrt(total / max(count, 1)) for total in sums]
-        found.append(Local(place, *mean, count, (", ".join(dtypes[0]), ", ".join(dtypes[1]))))
+        in_jax, in_torch = (math.sqrt(total / max(count, 1)) for total in sums)
+        found.append(Local(place, in_jax, in_torch, count, (", ".join(dtypes[0]), ", ".join(dtypes[1]))))
     return found
 
 
@@ -216,6 +218,66 @@ class Causes:
         with InSingle(kind, low):
             calls = self._walk.torch_calls(self._low.samples[0], self._sample.low[1])
         return [[rounded(x, low) for x in each.of(calls)] for each in self._places]
+
+
+def in_gradients(
+    networks: Networks,
+    both: Both,
+    context: Context,
+    actual: tuple[Numbers, Numbers],
+    expected: tuple[Numbers, Numbers],
+    names: Mapping[str, int],
+    low: str,
+) -> dict[str, str]:
+    """Name the operations whose computation in float32 brings gradients of one framework near to float64.
+
+    Args:
+        networks: Both networks as they are run.
+        both: The networks at one sample.
+        context: What they are run in.
+        actual: The numbers of the sample in JAX and in torch.
+        expected: Those in float64.
+        names: Tensors whose gradient is further from float64 in one framework, 0 for JAX and 1 for torch.
+        low: The dtype with the fewest bits.
+    """
+    found: dict[str, str] = {}
+    for framework in sorted(set(names.values())):
+        near, far = ((TORCH, JAX), (JAX, TORCH))[framework]
+        left = [name for name, further in names.items() if further == framework]
+        with contextlib.suppress(Exception), context():  # a backward pass that can't be computed otherwise
+            again = _gradients_in_jax(networks, both) if framework == 0 else _gradients_in_torch(networks, both, low)
+            for kind in (_SUM, *ALONE, EVERYTHING):
+                gradients = again(kind)
+                if gradients is None:
+                    continue
+                for name in left:
+                    own = [expected[framework]["gradients"][name]]
+                    before = _mean(errors([actual[framework]["gradients"][name]], own)) ** 2
+                    if before - _mean(errors([gradients[name]], own)) ** 2 > 0.5 * before:
+                        found[name] = f"in its gradient {kind.sentence.format(low=low, far=far, near=near)}"
+                left = [name for name in left if name not in found]
+                if not left:
+                    break
+    return found
+
+
+def _gradients_in_jax(networks: Networks, both: Both) -> Callable[[Kind], dict[str, np.ndarray] | None]:
+    program = Program(networks.slopes, both.net.params, both.net.state, *both.jax_inputs)
+
+    def again(kind: Kind) -> dict[str, np.ndarray] | None:
+        if not kind.among(program.names()):
+            return None
+        return gradients_of(both, jax.tree.unflatten(program.structure, program.outputs(kind))[1])
+
+    return again
+
+
+def _gradients_in_torch(networks: Networks, both: Both, low: str) -> Callable[[Kind], dict[str, np.ndarray] | None]:
+    def again(kind: Kind) -> dict[str, np.ndarray] | None:
+        with InSingle(kind, getattr(torch, low)):
+            return networks.torch_gradients(both)
+
+    return again
 
 
 def _mean(squares: np.ndarray) -> float:

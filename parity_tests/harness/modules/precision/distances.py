@@ -1,6 +1,7 @@
 """How far each framework is from its own float64, tensor by tensor, and whether both are as far."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,23 +35,17 @@ class Apart(NamedTuple):
     """How many numbers it is the mean of."""
     zero: bool
     """Whether it is zero but for rounding in float64, so that no distance says anything."""
-    infinite: tuple[bool, bool]
-    """Whether JAX and torch have an entry that is not finite where it is in float64."""
-    other_infinite: bool
-    """Whether one of them has such an entry where the other has not."""
+    infinite: bool
+    """Whether one of them has an entry that is not finite where it is in float64 and in the other."""
 
     @property
     def ratio(self) -> float:
         """How many times the one is as far as the other."""
         return times(self.in_jax, self.in_torch)
 
-    @property
-    def unsure(self) -> bool:
-        """Whether both are as far from float64 as the tensor is large."""
-        return min(self.in_jax, self.in_torch) > 0.5
-
-    def distance(self) -> Distance:
-        return Distance(self.level, self.name, self.in_jax, self.in_torch)
+    def distance(self, notes: Mapping[str, str]) -> Distance:
+        note = notes.get(self.name, "") if self.level == "gradients" else ""
+        return Distance(self.level, self.name, self.in_jax, self.in_torch, note)
 
 
 def times(one: float, other: float) -> float:
@@ -63,7 +58,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], list[np.ndarray]] = {}
-        self._infinite: dict[tuple[str, str], np.ndarray] = {}
+        self._infinite: dict[tuple[str, str], bool] = {}
         self._largest: dict[str, float] = {}
         self.samples = 0
 
@@ -90,25 +85,21 @@ class Sums:
         counted = usual.astype(float) + (before[4] if before else 0.0)
         added = squares if before is None else [a + b for a, b in zip(before, squares, strict=False)]
         self._sums[place] = [*added, largest, counted]
-        flags = np.array(
-            [(finite & ~known[0]).any(), (finite & ~known[1]).any(), (finite & (known[0] ^ known[1])).any()]
-        )
-        self._infinite[place] = self._infinite.get(place, np.zeros(3, bool)) | flags
+        self._infinite[place] = self._infinite.get(place, False) or bool((finite & (known[0] ^ known[1])).any())
 
     def apart(self) -> list[Apart]:
         """Return the distances of every tensor that holds floats."""
         result = []
-        for (level, name), (in_jax, in_torch, apart, largest, counted) in self._sums.items():
+        for (level, name), (jax_sums, torch_sums, apart, largest, counted) in self._sums.items():
             count = int(counted.sum())
-            mean = [math.sqrt(float(array.sum()) / max(count, 1)) for array in (in_jax, in_torch)]
-            typical = math.hypot(*mean)
+            in_jax, in_torch = (math.sqrt(float(sums.sum()) / max(count, 1)) for sums in (jax_sums, torch_sums))
+            typical = math.hypot(in_jax, in_torch)
             each = np.sqrt(apart / np.maximum(counted, 1)) / max(typical, _LEAST)
             at = np.unravel_index(int(each.argmax()), each.shape) if each.size else ()
             worst = Entry(float(each[at]) if each.size else 0.0, tuple(map(int, at)))
             zero = float(np.max(largest, initial=0.0)) <= _ZERO * self._largest[level]
-            infinite = self._infinite[level, name]
-            result.append(Apart(level, name, *mean, worst, count, zero, (bool(infinite[0]), bool(infinite[1])),
-                                bool(infinite[2])))  # fmt: skip
+            infinite = bool(self._infinite[level, name])
+            result.append(Apart(level, name, in_jax, in_torch, worst, count, zero, infinite))
         return result
 
 

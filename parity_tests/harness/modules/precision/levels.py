@@ -2,8 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +27,8 @@ in bfloat16 and float16, half are within 1.1, 95 of 100 within 2.6 and one beyon
 tensor in float32 it is thousands of times as near."""
 _SPREAD = 5.0
 """Standard deviations: the ratio of two means of n squares has 1 / sqrt(n), by its logarithm."""
+_FURTHER = 3.0
+"""How many times as far from float64 a gradient is where its operations are looked at."""
 _NOTED, _SURE = 3.0, 4.0
 """Standard deviations from where on a place is looked at, since only what is recomputed is named; and how many times as
 near a framework is where a place is named without that."""
@@ -70,6 +72,7 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
     contexts: tuple[causes.Context, causes.Context] = (lambda: as_run(dtype), in_float64)
     here, there, sums = Networks(low, low_losses), Networks(exact, losses), Sums()
     kept: list[tuple[Both, Both]] = []
+    first: Any = None
     for seed in range(SAMPLES):
         with contextlib.nullcontext() if not seed else contextlib.suppress(Exception):  # near numbers may be refused
             sample = networks.sampled(seed, numbers, exact.inputs, low)
@@ -80,6 +83,7 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
                 narrow = here.at(sample.numbers, sample.inputs)
                 actual = here.numbers(narrow)
             sums.add(actual, expected)
+            first = first or (actual, expected)
             if len(kept) < _WALKED:
                 kept.append((narrow, wide))
     every = sums.apart()
@@ -90,8 +94,14 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
             break
     settings_ = Setting([narrow for narrow, _ in kept], contexts[0]), Setting([wide for _, wide in kept], contexts[1])
     noted, infinite = _noted(settings_, here, low_losses, losses, name)
-    distances = (*(apart.distance() for apart in every if not apart.zero), *(_distance(local) for local in noted))
-    diagnosis = None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite)
+    further = {
+        apart.name: int(apart.in_torch > apart.in_jax)
+        for apart in every
+        if apart.level == "gradients" and not apart.zero and apart.ratio > _FURTHER * _spread(apart.count)
+    }
+    said = causes.in_gradients(here, kept[0][0], contexts[0], first[0], first[1], further, name) if further else {}
+    distances = (*(apart.distance(said) for apart in every if not apart.zero), *(_distance(local) for local in noted))
+    diagnosis = None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite, said)
     return Result(tuple(findings), (*distances, *infinite), diagnosis)
 
 
@@ -131,11 +141,16 @@ def _findings(every: Sequence[Apart], dtype: str) -> Iterator[Finding]:
 
 
 def _size(apart: Apart) -> float:
-    return math.inf if apart.other_infinite or not apart.count else apart.ratio
+    return math.inf if apart.infinite or not apart.count else apart.ratio
 
 
 def _tolerance(apart: Apart) -> float:
-    return FACTOR * math.exp(_SPREAD / math.sqrt(max(apart.count, 1)))
+    return FACTOR * _spread(apart.count)
+
+
+def _spread(count: int) -> float:
+    """Return how many times as far chance may show a framework that is as far as the other."""
+    return math.exp(_SPREAD / math.sqrt(max(count, 1)))
 
 
 def _noted(
@@ -188,7 +203,7 @@ def _noted_loss(
         totals += np.square([apart, single])
     apart, single = np.sqrt(totals / len(low.samples))
     place = places.Place("the loss", "the loss", "")
-    local = Local(place, *map(float, apart), len(low.samples), (dtypes[0], dtypes[1]))
+    local = Local(place, float(apart[0]), float(apart[1]), len(low.samples), (dtypes[0], dtypes[1]))
     if local.ratio <= _SURE or max(apart) < unit / 64:
         return
     further = int(apart[1] > apart[0])
@@ -203,13 +218,18 @@ def _distance(local: Local) -> Distance:
 
 
 def _diagnosis(
-    failed: Finding, every: Sequence[Apart], noted: Sequence[Local], infinite: Sequence[Distance]
+    failed: Finding,
+    every: Sequence[Apart],
+    noted: Sequence[Local],
+    infinite: Sequence[Distance],
+    said: Mapping[str, str],
 ) -> Diagnosis:
     """Say which framework is further from float64, and where it comes to be."""
-    where = failed.where.partition("[")[0] if failed.unit == ENTRY_UNIT else failed.where
+    where = failed.where.rpartition("[")[0] if failed.unit == ENTRY_UNIT else failed.where
     apart = next(apart for apart in every if apart.name == where)
     text = f"It is {apart.in_jax:.1e} of its size from float64 in JAX, and {apart.in_torch:.1e} in PyTorch."
     found = [Diagnosis(one.name, text, one.note) for one in infinite]
+    found += [Diagnosis(where, text, said[where])] if where in said else []
     for local in sorted(noted, key=lambda one: -one.ratio):
         here = f"On the same input it adds {local.in_jax:.1e} of its size in JAX, and {local.in_torch:.1e} in PyTorch."
         found.append(Diagnosis(local.place.name, here, local.note or None))

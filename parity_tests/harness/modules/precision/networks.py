@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks.compiled import AS_RUN, compiled
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.errors import raised_by
@@ -37,6 +38,8 @@ class Networks:
 
             return jax.value_and_grad(of_loss, has_aux=True, allow_int=True)(params)
 
+        self.slopes = slopes
+        """Maps JAX's arguments to the loss with the outputs, and to the gradient of its parameters."""
         self._forward, self._slopes = compiled(lambda *args: apply(*args)[0], AS_RUN), compiled(slopes, AS_RUN)
 
     def at(self, numbers: Arrays, inputs: Sequence[np.ndarray]) -> Both:
@@ -62,14 +65,7 @@ class Networks:
         """Return the numbers of both at every level."""
         if self.losses is None:
             return _two(both, *self.outputs(both))
-        module = torch_state.copied(both.module)
-        with _in_torch(module, self.dtype):
-            in_torch = torch_state.called(module, both.torch_arguments)
-        with raised_by(f"The torch loss in {self.dtype}"):
-            torch_loss = self.losses[1](in_torch)
-        if torch_loss.requires_grad:
-            with raised_by("The gradient of the torch module or of its loss"):
-                torch_loss.backward()
+        in_torch, torch_loss, module = self._backward(both)
         with raised_by(f"The JAX model in {self.dtype}, or its loss,"):
             (loss, in_jax), slopes = self._slopes(both.net.params, both.net.state, *both.jax_inputs)
         mine, other = _two(both, in_jax, in_torch)
@@ -78,6 +74,23 @@ class Networks:
         mine["gradients"] = {name: wide(array) for name, array in gradients_of(both, slopes).items()}
         other["gradients"] = {name: wide(array) for name, array in both.gradients(module).items()}
         return mine, other
+
+    def torch_gradients(self, both: Both) -> Arrays:
+        """Return torch's gradients."""
+        return {name: wide(array) for name, array in both.gradients(self._backward(both)[2]).items()}
+
+    def _backward(self, both: Both) -> tuple[Any, torch.Tensor, torch.nn.Module]:
+        """Return torch's outputs, its loss, and the module with its gradients."""
+        assert self.losses is not None
+        module = torch_state.copied(both.module)
+        with _in_torch(module, self.dtype):
+            outputs = torch_state.called(module, both.torch_arguments)
+        with raised_by(f"The torch loss in {self.dtype}"):
+            loss = self.losses[1](outputs)
+        if loss.requires_grad:
+            with raised_by("The gradient of the torch module or of its loss"):
+                loss.backward()
+        return outputs, loss, module
 
 
 @contextlib.contextmanager
@@ -102,9 +115,12 @@ def _in_torch(module: torch.nn.Module, dtype: str) -> Iterator[None]:
 
 def _two(both: Both, in_jax: Any, in_torch: Any) -> tuple[Numbers, Numbers]:
     mine, other = both.outputs(in_jax, in_torch)
+    floats = [name for name, array in other.items() if jnp.issubdtype(array.dtype, jnp.inexact)]
+    if not floats:
+        raise InputError(f"outputs: neither model returns a float, which {both.dtype!r} is about: leave dtype out.")
     return (
-        {"outputs": {name: wide(array) for name, array in mine.items()}},
-        {"outputs": {name: wide(array) for name, array in other.items()}},
+        {"outputs": {name: wide(mine[name]) for name in floats}},
+        {"outputs": {name: wide(other[name]) for name in floats}},
     )
 
 

@@ -91,12 +91,14 @@ class Program:
     """A JAX function as a list of operations, of which some can be computed otherwise."""
 
     def __init__(self, function: Callable[..., Any], *args: Any):
-        self._closed = jax.make_jaxpr(function)(*args)
+        self._closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        self.structure = jax.tree.structure(shapes)
         self._args = jax.tree.leaves(args)
 
-    def names(self, wanted: Sequence[int]) -> frozenset[str]:
-        """Return the names of the operations that give some of the outputs."""
+    def names(self, wanted: Sequence[int] | None = None) -> frozenset[str]:
+        """Return the names of the operations that give some of the outputs, or all."""
         jaxpr = self._closed.jaxpr
+        wanted = range(len(jaxpr.outvars)) if wanted is None else wanted
         used = [i in wanted for i in range(len(jaxpr.outvars))]
         return frozenset(_names(partial_eval.dce_jaxpr(jaxpr, used)[0]))  # type: ignore[arg-type]
 
