@@ -9,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from jax._src.lax import lax
-from jax.extend.core.primitives import conv_general_dilated_p, convert_element_type_p, dot_general_p
+from jax.extend.core.primitives import (
+    conv_general_dilated_p,
+    convert_element_type_p,
+    dot_general_p,
+    reduce_precision_p,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _NARROW = (jnp.bfloat16, np.float16, np.float32)
@@ -49,7 +53,7 @@ def widened() -> Iterator[None]:
         return lambda *args, **more: function(*map(wide, args), **{name: wide(value) for name, value in more.items()})
 
     patches = [(convert_element_type_p, convert), (dot_general_p, accumulate), (conv_general_dilated_p, accumulate)]
-    patches += [(lax.reduce_precision_p, lambda _: lambda x, **_: x)]
+    patches += [(reduce_precision_p, lambda _: lambda x, **_: x)]
     with contextlib.ExitStack() as stack:
         for primitive, change in patches:
             stack.enter_context(mock.patch.object(primitive, "bind", change(primitive.bind)))

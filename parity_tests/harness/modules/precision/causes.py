@@ -61,6 +61,13 @@ class Local(NamedTuple):
     def ratio(self) -> float:
         return times(self.in_jax, self.in_torch)
 
+    @property
+    def single(self) -> int | None:
+        """The framework whose numbers alone are float32, 0 for JAX and 1 for torch."""
+        single = [dtype == "float32" for dtype in self.dtypes]
+        low = [dtype in ("bfloat16", "float16") for dtype in self.dtypes]
+        return next((i for i in range(2) if single[i] and low[1 - i]), None)
+
 
 class Sample(NamedTuple):
     """The calls of one sample: as they are run, and in float64 on the same numbers."""
@@ -135,16 +142,21 @@ class Causes:
 
     def explained(self, local: Local) -> Local:
         """Return the place with the sentence about it, if there is one."""
-        place, dtypes, distances = local.place, local.dtypes, (local.in_jax, local.in_torch)
+        place, dtypes = local.place, local.dtypes
         further = 0 if local.in_jax > local.in_torch else 1
         near, far = ((TORCH, JAX), (JAX, TORCH))[further]
         exact = [place.of(calls) for calls in self._sample.exact]
+        distances = [_mean(errors(place.of(self._sample.low[i]), exact[i])) for i in range(2)]  # of this sample
         target, notes = distances[1 - further], []
-        if dtypes[1 - further] != dtypes[further] and dtypes[1 - further] in ("float32", "float64"):
-            as_other = [_numbers(x).astype(jnp.dtype(dtypes[further])) for x in place.of(self._sample.low[1 - further])]
-            target = _mean(errors(as_other, exact[1 - further]))
+        if (single := local.single) is not None:
+            low = dtypes[1 - single]
             what = "what they give" if place.before else "its output"
-            notes.append(f"{what} stays {dtypes[1 - further]} in {near} and is rounded to {dtypes[further]} in {far}")
+            notes.append(
+                f"{what} stays float32 in {(JAX, TORCH)[single]} and is rounded to {low} in {(TORCH, JAX)[single]}"
+            )
+            if single != further:
+                as_other = [_numbers(x).astype(jnp.dtype(low)) for x in place.of(self._sample.low[single])]
+                target = _mean(errors(as_other, exact[single]))
         excess = distances[further] ** 2 - target**2
         if excess > 0.3 * distances[further] ** 2:
             for kind in (*(ALONE if notes else KINDS), EVERYTHING):
@@ -211,7 +223,12 @@ class Causes:
 
         with mode:
             self._walk.torch_calls(self._low.samples[0], self._sample.low[1], ended)
-        return [found[each.label, not each.before] for each in self._places]
+        names, before = [], frozenset[str]()
+        for each in self._places:
+            here = found[each.label, not each.before]
+            before |= here if each.before else frozenset()
+            names.append(before if each.before else here)  # what a layer is given may have been computed before others
+        return names
 
     def _in_torch(self, kind: Kind) -> list[list[Any]]:
         low = getattr(torch, self._name)

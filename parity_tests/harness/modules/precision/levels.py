@@ -169,11 +169,12 @@ def _noted(
         infinite = causes.infinite(labels, samples[0], low, name)
         named = causes.Causes(labels, samples[0], low, name)
         for local in causes.located(labels, samples):
-            if local.ratio > _clear(local.count) and max(local.in_jax, local.in_torch) > unit / 64:
+            rounds = max(local.in_jax, local.in_torch) > unit / 64
+            if rounds and (local.ratio > _clear(local.count) or local.single is not None):
                 local = named.explained(local)
             if not local.note:
                 local = local._replace(note=named.alone(local.place, unit))
-            if local.note or (local.ratio > _SURE and max(local.in_jax, local.in_torch) > unit / 64):
+            if local.note or (local.ratio > _SURE and rounds):
                 noted.append(local)
     if low_losses is not None and losses is not None:
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
