@@ -142,7 +142,7 @@ def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
             notes.setdefault(one.note, []).append(one)
     lines = ["  from its own float64, as a share of its size:"] if tensors else []
     lines += [f"    {one.name}: {one.in_jax:.1e} in JAX, {one.in_torch:.1e} in PyTorch" for one in tensors]
-    lines += ["  what one of them rounds and the other does not:"] if notes else []
+    lines += ["  where they round otherwise:"] if notes else []
     for note, some in notes.items():
         most = max(one.ratio for one in some)
         times = f" ({most:.2g} times as far there)" if math.isfinite(most) else ""

@@ -24,7 +24,6 @@ def settings(dtype: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # JAX's own contexts: inside one of them a change of jax.config has no effect, and would persist.
         stack.enter_context(jax.enable_x64(dtype == "float64"))
-        stack.enter_context(jax.default_matmul_precision("highest"))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.debug_key_reuse(False))
@@ -34,6 +33,15 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(summed_convolutions(dtype))
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(getattr(torch, dtype))  # a module may make tensors in its call
+        stack.enter_context(exact_products())
+        yield
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Let both frameworks compute products with all bits, and restore their settings afterwards."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision("highest"))
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
         # Torch's older switches set the same, and reading them raises where the two disagree.

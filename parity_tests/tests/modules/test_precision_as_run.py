@@ -275,6 +275,21 @@ def test_modules_as_they_are_run() -> None:
     assert report.passed, report
 
 
+@pytest.mark.usefixtures("short")
+def test_products_in_fewer_bits_in_one_framework_are_named() -> None:
+    def product(net: Any, x: Any) -> Any:
+        if jax.config.jax_default_matmul_precision not in ("highest", "float32"):  # as a GPU does it in TF32
+            x = jax.lax.reduce_precision(x, 8, 10)
+        return net.head(x)
+
+    report = compared(pair(product, lambda net, x: net.head(x), "head"), "as run")
+    assert not report.passed
+    cause = "products are computed with fewer bits (TF32) in JAX and with all of float32 in PyTorch"
+    assert notes(report)["output"] == cause
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == cause
+
+
 class Linen(linen.Module):
     dtype: Any = None
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from parity_tests.harness.findings import Distance
+from parity_tests.harness.hooks.settings import exact_products
 from parity_tests.harness.modules import torch_state
-from parity_tests.harness.modules.evaluation import gradients_of
+from parity_tests.harness.modules.evaluation import Losses, gradients_of
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision import operations
 from parity_tests.harness.modules.precision.distances import times
@@ -33,6 +34,8 @@ Context = Callable[[], contextlib.AbstractContextManager[Any]]
 NEARER = 1.2
 """How many times as near as the other a framework is where its place is looked at. Two layers that round at the same
 places are within 1.05 of each other, and one that rounds a product and its bias apart is 1.4 times as far."""
+_TF32 = 2.0**-14
+"""The least change of numbers that TF32, of 11 bits, makes."""
 _SUM = next(kind for kind in KINDS if "reduce_sum" in kind.keys)
 _CLOSED = 0.3
 """The share of what the framework is further, by its square, that an operation has to explain to be named."""
@@ -301,17 +304,31 @@ def _mean(squares: np.ndarray) -> float:
     return math.sqrt(float(squares.mean())) if squares.size else 0.0
 
 
+def in_products(networks: Networks, both: Both, context: Context, actual: tuple[Numbers, Numbers]) -> str:
+    """Return the sentence about products that one framework alone computes with fewer bits than it could, as in TF32;
+    empty if both do, or neither."""
+    with context(), exact_products():
+        again = Networks(networks.both, networks.losses).numbers(both)
+    outputs = [(again[i]["outputs"], actual[i]["outputs"]) for i in range(2)]
+    changes = [_mean(errors(list(one.values()), list(other.values()))) for one, other in outputs]
+    further = int(changes[1] > changes[0])
+    if changes[further] < _TF32 or changes[1 - further] > changes[further] / 8:
+        return ""
+    near, far = ((TORCH, JAX), (JAX, TORCH))[further]
+    return f"products are computed with fewer bits (TF32) in {far} and with all of float32 in {near}"
+
+
 def in_the_loss(
-    losses: tuple[Callable[..., Any], Callable[..., Any]], outputs: tuple[Any, Any], contexts: tuple[Context, Context]
+    losses: tuple[Losses, Losses], outputs: tuple[Any, Any], contexts: tuple[Context, Context]
 ) -> tuple[list[float], list[float], list[str]]:
     """Return what the losses add to the distance from float64 in JAX and in torch, what they would on outputs in
     float32, and the dtypes of the losses."""
-    low, exact = contexts
+    (low, exact), (here, there) = contexts, losses
     with low():
-        values = [losses[0](outputs[0]), losses[1](outputs[1])]
-        single = [losses[0](_cast(outputs[0], jnp.float32)), losses[1](_cast(outputs[1], torch.float32))]
+        values = [here[0](outputs[0]), here[1](outputs[1])]
+        single = [here[0](_cast(outputs[0], jnp.float32)), here[1](_cast(outputs[1], torch.float32))]
     with exact():
-        wide_values = [losses[0](_cast(outputs[0], jnp.float64)), losses[1](_cast(outputs[1], torch.float64))]
+        wide_values = [there[0](_cast(outputs[0], jnp.float64)), there[1](_cast(outputs[1], torch.float64))]
     expected = [float(_numbers(x)) for x in wide_values]
     apart = [
         [abs(float(_numbers(x)) - y) / max(abs(y), 1e-30) for x, y in zip(some, expected, strict=True)]

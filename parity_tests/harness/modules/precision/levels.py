@@ -100,6 +100,10 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
         if apart.level == "gradients" and not apart.zero and apart.ratio > _FURTHER * _spread(apart.count)
     }
     said = causes.in_gradients(here, kept[0][0], contexts[0], first[0], first[1], further, name) if further else {}
+    if any(apart.level == "outputs" and apart.ratio > _FURTHER * _spread(apart.count) for apart in every):
+        with contextlib.suppress(Exception):
+            if text := causes.in_products(here, kept[0][0], contexts[0], first[0]):
+                said |= {apart.name: text for apart in every if apart.level == "outputs"}
     distances = (*(apart.distance(said) for apart in every if not apart.zero), *(_distance(local) for local in noted))
     diagnosis = None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite, said)
     return Result(tuple(findings), (*distances, *infinite), diagnosis)
@@ -178,7 +182,7 @@ def _noted(
                 noted.append(local)
     if low_losses is not None and losses is not None:
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
-            noted += _noted_loss(low, here, low_losses, (low.context, exact.context), unit, name)
+            noted += _noted_loss(low, here, (low_losses, losses), (low.context, exact.context), unit, name)
     return noted, infinite
 
 
@@ -190,7 +194,7 @@ def _clear(count: int) -> float:
 def _noted_loss(
     low: Setting,
     here: Networks,
-    losses: Losses,
+    losses: tuple[Losses, Losses],
     contexts: tuple[causes.Context, causes.Context],
     unit: float,
     name: str,
