@@ -66,7 +66,7 @@ class Distance(NamedTuple):
     """How far one tensor is from its framework's own float64 in each framework."""
 
     level: str
-    """`outputs`, `the loss`, `gradients` or `layers`."""
+    """`outputs`, `the loss`, `gradients`, `layers`, or `weights` for the dtype in which one is held."""
     name: str
     in_jax: float
     """The root of the mean square of the differences, each as a share of its entry's size."""
@@ -145,7 +145,7 @@ def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
     lines += ["  where they round otherwise:"] if notes else []
     for note, some in notes.items():
         most = max(one.ratio for one in some)
-        times = f" ({most:.2g} times as far there)" if math.isfinite(most) else ""
+        times = f" ({most:.2g} times as far there)" if math.isfinite(most) and some[0].level != "weights" else ""
         lines.append(f"    {', '.join(one.name for one in some)}: {note}{times}")
     return lines
 

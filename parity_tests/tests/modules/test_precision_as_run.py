@@ -43,6 +43,7 @@ class Jax(nnx.Module):
     """Layers by name and what is done with them."""
 
     b: Any
+    head: Any
 
     def __init__(self, forward: Callable[..., Any], **layers: Any):
         self.forward = forward
@@ -55,6 +56,8 @@ class Jax(nnx.Module):
 
 class Torch(nn.Module):
     """The same in torch."""
+
+    head: Any
 
     def __init__(self, run: Callable[..., Any], **layers: nn.Module):
         super().__init__()
@@ -273,6 +276,7 @@ def test_modules_as_they_are_run() -> None:
     inputs = jnp.asarray(ROWS, jnp.bfloat16)
     report = compare_modules(low, None, there.bfloat16(), None, inputs, weights="torch", dtype="as run")
     assert report.passed, report
+    assert notes(report)["head.bias"] == "it is held in float32 in JAX and in bfloat16 in PyTorch"
 
 
 @pytest.mark.usefixtures("short")
@@ -288,6 +292,31 @@ def test_products_in_fewer_bits_in_one_framework_are_named() -> None:
     assert notes(report)["output"] == cause
     assert report.diagnosis is not None
     assert report.diagnosis.cause == cause
+
+
+@pytest.mark.usefixtures("short")
+def test_a_buffer_that_is_rounded_with_the_module_is_named() -> None:
+    """As the frequencies of rotary positions are by `module.to(torch.bfloat16)`."""
+    places, frequencies = (
+        50 * np.arange(1, 11)[:, None],
+        (1001 + 37 * np.arange(16)) / 1024,
+    )  # more bits than bfloat16's
+
+    class Turned(Torch):
+        def __init__(self, **layers: nn.Module):
+            super().__init__(lambda net, x: x, **layers)
+            self.register_buffer("frequencies", torch.tensor(frequencies, dtype=torch.float32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            angles = torch.as_tensor(places).float() * self.frequencies.float()  # type: ignore[operator]
+            return self.head(x * angles.cos().to(x.dtype))  # type: ignore[operator]
+
+    here, there = pair(lambda net, x: net.head(x * jnp.cos(jnp.asarray(places * frequencies)).astype(x.dtype)),
+                       lambda net, x: x, "head")  # fmt: skip
+    report = compared((here, Turned(head=there.head)), "bfloat16")
+    assert not report.passed
+    assert report.diagnosis is not None
+    assert (report.diagnosis.cause or "").startswith("frequencies, which JAX computes, is rounded in PyTorch"), report
 
 
 class Linen(linen.Module):

@@ -17,7 +17,7 @@ from parity_tests.harness.modules.evaluation import Losses, gradients_of
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision import operations
 from parity_tests.harness.modules.precision.distances import times
-from parity_tests.harness.modules.precision.networks import Networks, Numbers, wide
+from parity_tests.harness.modules.precision.networks import Networks, Numbers, unpaired_rounded, wide
 from parity_tests.harness.modules.precision.operations import (
     ALONE,
     EVERYTHING,
@@ -316,6 +316,32 @@ def in_products(networks: Networks, both: Both, context: Context, actual: tuple[
         return ""
     near, far = ((TORCH, JAX), (JAX, TORCH))[further]
     return f"products are computed with fewer bits (TF32) in {far} and with all of float32 in {near}"
+
+
+def in_buffers(low: Both, exact: Both, networks: Networks, context: Context, actual: Numbers, before: Numbers) -> str:
+    """Return the sentence about torch's buffers without a counterpart whose rounding is most of torch's distance; empty
+    if it is not.
+
+    Args:
+        low: Both networks as they are run.
+        exact: Both networks in float64, at the same sample.
+        networks: The networks that compute in float64.
+        context: What they are computed in.
+        actual: Torch's numbers as it is run.
+        before: Those in float64.
+    """
+    with context():
+        again, names = unpaired_rounded(low, exact)
+        if not names:
+            return ""
+        numbers = networks.numbers(again)[1]
+    outputs = list(actual["outputs"].values())
+    distances = [_mean(errors(outputs, list(some["outputs"].values()))) for some in (before, numbers)]
+    if distances[1] > distances[0] / 2:
+        return ""
+    return (
+        f"{', '.join(names)}, which JAX computes, is rounded in PyTorch: keep its dtype where the module is converted"
+    )
 
 
 def in_the_loss(

@@ -29,6 +29,8 @@ _SPREAD = 5.0
 """Standard deviations: the ratio of two means of n squares has 1 / sqrt(n), by its logarithm."""
 _FURTHER = 3.0
 """How many times as far from float64 a gradient is where its operations are looked at."""
+_LOOKED = 1.5
+"""The same of an output."""
 _NOTED, _SURE = 3.0, 4.0
 """Standard deviations from where on a place is looked at, since only what is recomputed is named; and how many times as
 near a framework is where a place is named without that."""
@@ -100,13 +102,17 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
         if apart.level == "gradients" and not apart.zero and apart.ratio > _FURTHER * _spread(apart.count)
     }
     said = causes.in_gradients(here, kept[0][0], contexts[0], first[0], first[1], further, name) if further else {}
-    if any(apart.level == "outputs" and apart.ratio > _FURTHER * _spread(apart.count) for apart in every):
+    outputs = [apart for apart in every if apart.level == "outputs"]
+    if any(apart.ratio > _LOOKED * _spread(apart.count) for apart in outputs):
         with contextlib.suppress(Exception):
-            if text := causes.in_products(here, kept[0][0], contexts[0], first[0]):
-                said |= {apart.name: text for apart in every if apart.level == "outputs"}
+            narrow, wide = kept[0]
+            text = causes.in_products(here, narrow, contexts[0], first[0])
+            text = text or causes.in_buffers(narrow, wide, there, contexts[1], first[0][1], first[1][1])
+            said |= {apart.name: text for apart in outputs if text}
+    held = networks.stored(low) if dtype == "as run" else {}
     distances = (*(apart.distance(said) for apart in every if not apart.zero), *(_distance(local) for local in noted))
     diagnosis = None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite, said)
-    return Result(tuple(findings), (*distances, *infinite), diagnosis)
+    return Result(tuple(findings), (*distances, *infinite, *map(_held, held.items())), diagnosis)
 
 
 @contextlib.contextmanager
@@ -216,6 +222,11 @@ def _noted_loss(
     if single[further] <= max(4 * apart[1 - further], apart[further] / 8):
         local = local._replace(note=f"it is computed in {name} in {far} and in float32 in {nearer}")
     yield local
+
+
+def _held(weight: tuple[str, tuple[str, str]]) -> Distance:
+    name, (in_jax, in_torch) = weight
+    return Distance("weights", name, 0.0, 0.0, f"it is held in {in_jax} in JAX and in {in_torch} in PyTorch")
 
 
 def _distance(local: Local) -> Distance:

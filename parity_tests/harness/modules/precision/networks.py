@@ -151,6 +151,32 @@ def autocast(module: torch.nn.Module, losses: Losses | None) -> Losses | None:
     return losses[0], loss
 
 
+def unpaired_rounded(low: Both, exact: Both) -> tuple[Both, list[str]]:
+    """Return the networks in float64 with the torch buffers that are in no pair rounded as those of `low` are, and the
+    names of those that rounding changes, such as a table of frequencies."""
+    module, held = torch_state.copied(exact.module), torch_state.entries(low.module)
+    paired = {torch_state.whole(pair.name) for pair in exact.pairs}
+    names = []
+    for name, entry in torch_state.entries(module).items():
+        if name in paired or name not in held or not entry.tensor.is_floating_point():
+            continue
+        as_held = entry.tensor.to(held[name].tensor.dtype).to(entry.tensor.dtype)
+        if not torch.equal(as_held, entry.tensor):
+            names.append(name)
+            entry.tensor.data.copy_(as_held)
+    return exact._replace(module=module), names
+
+
+def stored(low: Both) -> dict[str, tuple[str, str]]:
+    """Return the dtypes in JAX and in torch of the weights that they hold in other dtypes."""
+    held, every = low.named(low.arrays()), torch_state.entries(low.module)
+    dtypes = {
+        name: (str(array.dtype), str(torch_state.entry(low.module, name, every).tensor.dtype).removeprefix("torch."))
+        for name, array in held.items()
+    }
+    return {name: both for name, both in dtypes.items() if both[0] != both[1]}
+
+
 def rounded(both: Both, numbers: Arrays) -> Arrays:
     """Round numbers, by torch's names, to what the arrays of both networks can hold."""
     held = both.named(both.arrays())
