@@ -330,10 +330,10 @@ def in_buffers(low: Both, exact: Both, networks: Networks, context: Context, act
         actual: Torch's numbers as it is run.
         before: Those in float64.
     """
+    again, names = unpaired_rounded(low, exact)
+    if not names:
+        return ""
     with context():
-        again, names = unpaired_rounded(low, exact)
-        if not names:
-            return ""
         numbers = networks.numbers(again)[1]
     outputs = list(actual["outputs"].values())
     distances = [_mean(errors(outputs, list(some["outputs"].values()))) for some in (before, numbers)]
