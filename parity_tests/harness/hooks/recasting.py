@@ -50,9 +50,15 @@ def recast_linen(dtype: str, own: bool = False) -> Iterator[None]:
     whether "mixed" leaves the modules as they are, since one of them was told its dtype.
     """
 
+    def recast(module: nn.Module) -> None:
+        for name, value in recast_layer(vars(module), dtype):
+            object.__setattr__(module, name, value)  # the dataclass is frozen
+        for name, value in list(vars(module).items()):
+            if isinstance(value, nn.Module) and name != "parent":
+                recast(value)  # a cell's first state is made before the cell is called
+
     def recasting(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        for name, value in recast_layer(vars(context.module), dtype):
-            object.__setattr__(context.module, name, value)  # the dataclass is frozen
+        recast(context.module)
         return call(*args, **kwargs)
 
     if dtype in ("float64", *_LOW) or (dtype == "mixed" and not own):

@@ -38,6 +38,10 @@ class Network(NamedTuple):
     """Maps the same arguments to the calls of every layer, until one fails; None for a bare function."""
     tapped: Callable[..., Any] | None = None
     """Maps taps and the same arguments to the outputs, see `jax_layers.record`."""
+    own: Callable[[Any], Any] = lambda params: params
+    """Maps parameters to the structure that the caller passed, where they are rearranged."""
+    rearranged: Callable[[Any], Any] = lambda tree: tree
+    """Maps a tree of that structure, such as a gradient, to the arrangement of the parameters."""
 
 
 def network(model: Any, params: Any, dtype: str, train: bool, form: Form, method: str = "__call__") -> Network:
@@ -74,20 +78,21 @@ def cast(tree: Any, dtype: str) -> Any:
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """Return the tree's arrays by path, `conv1/kernel`, without the collection's name."""
-    return {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Return a tree of the same structure with the leaves in `arrays`, by path; others stay."""
 
     def one(path: Any, leaf: Any) -> Any:
-        array = arrays.get(_path(path))
+        array = arrays.get(path_of(path))
         return leaf if array is None else jnp.asarray(array, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _path(path: Any) -> str:
+def path_of(path: Any) -> str:
+    """Return the name of a leaf's place in a tree."""
     return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
 
 

@@ -16,6 +16,7 @@ from parity_tests.harness.hooks import dropout
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
 STORED = {"mixed": "float32", "tf32": "float32"}
 """The dtype of parameters and inputs where it is another than that of the comparison."""
+_PARAMETRIZED = {"original": "", "original0": "_g", "original1": "_v"}
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
 
@@ -115,6 +116,9 @@ def entries(module: nn.Module) -> dict[str, Entry]:
     for named in (module.named_parameters(), module.named_buffers()):
         for name, tensor in named:
             parent, _, leaf = name.rpartition(".")
+            owner, parametrized, tensors = parent.rpartition("parametrizations.")
+            if parametrized and leaf in _PARAMETRIZED:  # the layer's own tensor stands behind a parametrization
+                parent, leaf = owner.removesuffix("."), f"{tensors}{_PARAMETRIZED[leaf]}"
             found.setdefault(name, Entry(tensor, slice(None), layers[parent], leaf))
     return found
 

@@ -21,6 +21,7 @@ from parity_tests.harness.modules import compare
 from parity_tests.harness.modules.compare import compare_modules
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.levels import Levels
+from parity_tests.support.quick import quick
 
 ROWS = np.random.default_rng(0).normal(size=(6, 10, 16))
 LABELS = np.arange(60).reshape(6, 10) % 8
@@ -108,19 +109,15 @@ LAYERS = "q k v o head"
 BETWEEN = "between v and o"
 
 
+SOFTMAX = [
+    (upcast, one_by_one, "in bfloat16 in PyTorch and in float32 in JAX"),
+    (jax.nn.softmax, partial(torch.softmax, dim=-1), "in bfloat16 in JAX and in float32 in PyTorch"),
+    (upcast, partial(torch.softmax, dim=-1), None),
+]
+
+
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(
-    ("in_jax", "in_torch", "far"),
-    [
-        (upcast, one_by_one, "in bfloat16 in PyTorch and in float32 in JAX"),
-        (
-            partial(jax.nn.softmax, axis=-1),
-            partial(torch.softmax, dim=-1),
-            "in bfloat16 in JAX and in float32 in PyTorch",
-        ),
-        (upcast, partial(torch.softmax, dim=-1), None),
-    ],
-)
+@pytest.mark.parametrize(("in_jax", "in_torch", "far"), quick(SOFTMAX, SOFTMAX[:1]))
 def test_a_softmax_in_float32_in_one_framework_is_named(in_jax, in_torch, far) -> None:
     report = compared(pair(partial(attention, in_jax), partial(attention, in_torch), LAYERS), "bfloat16")
     assert report.passed, report
@@ -136,6 +133,7 @@ def rms(in_single: bool, net: Any, x: Any) -> Any:
     return net.head((z * jax.lax.rsqrt((z**2).mean(-1, keepdims=True) + 1e-5)).astype(y.dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_norm_in_bfloat16_in_one_framework_is_named() -> None:
     report = compared(pair(partial(rms, True), partial(rms, False), "a head"), "bfloat16")
@@ -218,6 +216,7 @@ def test_a_number_beyond_float16_is_found_where_it_comes_first() -> None:
     assert cause.endswith("and float16 ends at 6.55e+04")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_an_eps_that_float16_rounds_to_zero_is_found() -> None:
     def normalized(net: Any, x: Any) -> Any:
@@ -253,6 +252,7 @@ def test_a_mistake_that_float64_shows_differs_in_bfloat16_too() -> None:
     assert "eps differs: 1e-06 in JAX, 1e-05 in PyTorch" in str(report)
 
 
+@pytest.mark.slow
 def test_every_level_is_compared_in_float64_first_and_then_as_it_is_run() -> None:
     losses = cross_entropy, torch_cross_entropy
     report = compared(pair(partial(gelu, False), partial(gelu, False), "a head"), "bfloat16", losses=losses)
@@ -294,6 +294,7 @@ def test_products_in_fewer_bits_in_one_framework_are_named() -> None:
     assert report.diagnosis.cause == cause
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_a_buffer_that_is_rounded_with_the_module_is_named() -> None:
     """As the frequencies of rotary positions are by `module.to(torch.bfloat16)`."""
@@ -329,7 +330,7 @@ class Linen(linen.Module):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", quick([None, jnp.bfloat16, jnp.float32], [jnp.bfloat16]))
 def test_linen_modules_with_a_policy_of_their_own_and_without(dtype) -> None:
     there = pair(lambda net, x: x, lambda net, x: net.head(F.silu(net.a(x))), "a head")[1]
     variables = Linen().init(jax.random.key(0), jnp.ones((1, 16)))
