@@ -130,7 +130,7 @@ class Report(NamedTuple):
 
 
 _SHOWN = 4
-"""Tensors whose distances are printed; the report has all."""
+"""Tensors whose distances are printed, and places of one note; the report has all."""
 
 
 def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
@@ -145,8 +145,10 @@ def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
     lines += ["  where they round otherwise:"] if notes else []
     for note, some in notes.items():
         most = max(one.ratio for one in some)
-        times = f" ({most:.2g} times as far there)" if math.isfinite(most) and some[0].level != "weights" else ""
-        lines.append(f"    {', '.join(one.name for one in some)}: {note}{times}")
+        times = f" ({most:.2g} times as far there)" if 1.05 < most < math.inf else ""
+        names = [one.name for one in some]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN + 1 else ""
+        lines.append(f"    {', '.join(names[:_SHOWN] if more else names)}{more}: {note}{times}")
     return lines
 
 

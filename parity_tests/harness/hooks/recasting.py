@@ -29,8 +29,12 @@ def recast_layer(attributes: Mapping[str, Any], dtype: str) -> list[tuple[str, A
     """Return what the dtypes of a layer become, by the names of its attributes.
 
     In float64 every float32 is replaced, which is Flax's default. In fewer bits the dtype of the softmax is left, which
-    is someone's choice. "mixed" sets the dtype of the computation alone, where none is set.
+    is someone's choice. "mixed" sets the dtype of the computation alone, where none is set, in the layers that
+    `torch.autocast` computes in bfloat16: it leaves tables of embeddings and norms, but for batch normalization.
     """
+    table = not {"embedding", "embedding_init"}.isdisjoint(attributes)
+    if dtype == "mixed" and (table or ("epsilon" in attributes and "momentum" not in attributes)):
+        return []
     names = {"float64": _ATTRIBUTES, "mixed": ("dtype",)}.get(dtype, _ATTRIBUTES[:3] if dtype in _LOW else ())
     wanted = jnp.dtype(_MIXED if dtype == "mixed" else dtype) if names else None
     unset = dtype == "mixed" and "dtype" in attributes and attributes["dtype"] is None

@@ -141,8 +141,8 @@ def compare_modules(
             then how far each framework is from its own float64 at the same rounded numbers: neither may be much
             further than the other, and the report names the operations that one of them alone rounds. "bfloat16" and
             "float16" are the dtype of parameters, inputs and layers; "mixed" is float32 with products in bfloat16, by
-            the JAX layers' own dtypes (bfloat16 in all where none has one) and by `torch.autocast`; "as run" leaves
-            both models as they were passed; "tf32" is float32 with the products of GPUs that round to TF32.
+            the JAX layers' own dtypes (or, where none has one, those that autocast sets) and by `torch.autocast`;
+            "as run" leaves both models as they were passed; "tf32" is float32 with the products of GPUs in TF32.
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go

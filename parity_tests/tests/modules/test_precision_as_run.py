@@ -282,7 +282,7 @@ def test_modules_as_they_are_run() -> None:
 @pytest.mark.usefixtures("short")
 def test_products_in_fewer_bits_in_one_framework_are_named() -> None:
     def product(net: Any, x: Any) -> Any:
-        if jax.config.jax_default_matmul_precision not in ("highest", "float32"):  # as a GPU does it in TF32
+        if jax.config.read("jax_default_matmul_precision") not in ("highest", "float32"):  # as a GPU does it in TF32
             x = jax.lax.reduce_precision(x, 8, 10)
         return net.head(x)
 
@@ -347,6 +347,11 @@ def test_what_can_not_be_compared_is_said_in_one_sentence() -> None:
         compared(models, "bfloat16", losses=SQUARES, optimizers=adam)
     with pytest.raises(InputError, match="dtype: 'tf32' needs a GPU"):
         compared(models, "tf32")
+    with pytest.raises(InputError, match="dtype: the models hold no floats, which 'bfloat16' is about"):
+        compare_modules(lambda _, x: 2 * x, {}, Torch(lambda net, x: 2 * x), None, np.arange(1, 4), dtype="bfloat16")
+    turned = np.exp(1j * np.arange(1, 4))
+    with pytest.raises(InputError, match="dtype: complex numbers are compared in float64 and float32"):
+        compare_modules(lambda _, x: 2 * x, {}, Torch(lambda net, x: 2 * x), None, turned, dtype="bfloat16")
 
 
 @pytest.mark.usefixtures("short")

@@ -36,6 +36,7 @@ _NOTED, _SURE = 3.0, 4.0
 near a framework is where a place is named without that."""
 ENTRY = 64.0
 """How many times its tensor's usual distance an entry may be apart. In the same pairs it is at most 14."""
+_NOT_WALKED = "they can't be reached in one of the models, so that no operation is named"
 NO_CAUSE = "no known operation explains it"
 RATIO_UNIT, ENTRY_UNIT = "times as far from float64 in one as in the other", "times its tensor's usual distance"
 _REASON = (
@@ -110,8 +111,18 @@ def compared(made: Callable[[str], Both], exact: Both, numbers: Arrays, losses: 
             text = text or causes.in_buffers(narrow, wide, there, contexts[1], first[0][1], first[1][1])
             said |= {apart.name: text for apart in outputs if text}
     held = networks.stored(low) if dtype == "as run" else {}
-    distances = (*(apart.distance(said) for apart in every if not apart.zero), *(_distance(local) for local in noted))
-    diagnosis = None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite, said)
+    kinds = {
+        name: f"it is {in_jax} in JAX and {in_torch} in PyTorch"
+        for name, (in_jax, in_torch) in here.dtypes.items()
+        if in_jax != in_torch
+    }
+    distances = (
+        *(apart.distance(kinds | said) for apart in every if not apart.zero),
+        *(_distance(local) for local in noted),
+    )
+    diagnosis = (
+        None if not findings or findings[-1].passed else _diagnosis(findings[-1], every, noted, infinite, said, kinds)
+    )
     return Result(tuple(findings), (*distances, *infinite, *map(_held, held.items())), diagnosis)
 
 
@@ -172,20 +183,23 @@ def _noted(
     noted: list[Local] = []
     infinite: list[Distance] = []
     unit = float(jnp.finfo(name).eps)
-    with contextlib.suppress(Exception), np.errstate(all="ignore"):  # layers that can't be reached: no place is named
-        with exact.context():
-            labels = places.matched(exact.samples[0])
-        samples = list(causes.sampled(labels, low, exact))
-        infinite = causes.infinite(labels, samples[0], low, name)
-        named = causes.Causes(labels, samples[0], low, name)
-        for local in causes.located(labels, samples):
-            rounds = max(local.in_jax, local.in_torch) > unit / 64
-            if rounds and (local.ratio > _clear(local.count) or local.single is not None):
-                local = named.explained(local)
-            if not local.note:
-                local = local._replace(note=named.alone(local.place, unit))
-            if local.note or (local.ratio > _SURE and rounds):
-                noted.append(local)
+    try:
+        with np.errstate(all="ignore"):
+            with exact.context():
+                labels = places.matched(exact.samples[0])
+            samples = list(causes.sampled(labels, low, exact))
+            infinite = causes.infinite(labels, samples[0], low, name)
+            named = causes.Causes(labels, samples[0], low, name)
+            for local in causes.located(labels, samples):
+                rounds = max(local.in_jax, local.in_torch) > unit / 64
+                if rounds and (local.ratio > _clear(local.count) or local.single is not None):
+                    local = named.explained(local)
+                if not local.note:
+                    local = local._replace(note=named.alone(local.place, unit))
+                if local.note or (local.ratio > _SURE and rounds):
+                    noted.append(local)
+    except Exception:  # whatever can't be walked, the distances stay
+        noted = [Local(places.Place("the layers", "the layers", ""), 0.0, 0.0, 0, ("", ""), _NOT_WALKED)]
     if low_losses is not None and losses is not None:
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
             noted += _noted_loss(low, here, (low_losses, losses), (low.context, exact.context), unit, name)
@@ -239,6 +253,7 @@ def _diagnosis(
     noted: Sequence[Local],
     infinite: Sequence[Distance],
     said: Mapping[str, str],
+    kinds: Mapping[str, str],
 ) -> Diagnosis:
     """Say which framework is further from float64, and where it comes to be."""
     where = failed.where.rpartition("[")[0] if failed.unit == ENTRY_UNIT else failed.where
@@ -247,8 +262,10 @@ def _diagnosis(
     found = [Diagnosis(one.name, text, one.note) for one in infinite]
     found += [Diagnosis(where, text, said[where])] if where in said else []
     for local in sorted(noted, key=lambda one: -one.ratio):
+        if not local.count:
+            continue  # the layers could not be walked
         here = f"On the same input it adds {local.in_jax:.1e} of its size in JAX, and {local.in_torch:.1e} in PyTorch."
         found.append(Diagnosis(local.place.name, here, local.note or None))
     if not found:
-        return Diagnosis(failed.where, text, None)
+        return Diagnosis(failed.where, text, kinds.get(failed.where))
     return found[0]._replace(more=tuple(found[1:4]))

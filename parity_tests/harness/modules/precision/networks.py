@@ -16,6 +16,7 @@ from parity_tests.harness.hooks.compiled import AS_RUN, compiled
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.evaluation import Losses, gradients_of
+from parity_tests.harness.modules.outputs import paired
 from parity_tests.harness.modules.pair import Arrays, Both
 
 Numbers = dict[str, Arrays]
@@ -40,6 +41,8 @@ class Networks:
 
         self.slopes = slopes
         """Maps JAX's arguments to the loss with the outputs, and to the gradient of its parameters."""
+        self.dtypes: dict[str, tuple[str, ...]] = {}
+        """Of the outputs in JAX and in torch, once they were computed."""
         self._forward, self._slopes = compiled(lambda *args: apply(*args)[0], AS_RUN), compiled(slopes, AS_RUN)
 
     def at(self, numbers: Arrays, inputs: Sequence[np.ndarray]) -> Both:
@@ -64,16 +67,28 @@ class Networks:
     def numbers(self, both: Both) -> tuple[Numbers, Numbers]:
         """Return the numbers of both at every level."""
         if self.losses is None:
-            return _two(both, *self.outputs(both))
+            return self._two(both, *self.outputs(both))
         in_torch, torch_loss, module = self._backward(both)
         with raised_by(f"The JAX model in {self.dtype}, or its loss,"):
             (loss, in_jax), slopes = self._slopes(both.net.params, both.net.state, *both.jax_inputs)
-        mine, other = _two(both, in_jax, in_torch)
+        mine, other = self._two(both, in_jax, in_torch)
         mine["the loss"] = {"the loss": wide(np.asarray(loss))}
         other["the loss"] = {"the loss": wide(torch_state.numpy(torch_loss))}
         mine["gradients"] = {name: wide(array) for name, array in gradients_of(both, slopes).items()}
         other["gradients"] = {name: wide(array) for name, array in both.gradients(module).items()}
         return mine, other
+
+    def _two(self, both: Both, in_jax: Any, in_torch: Any) -> tuple[Numbers, Numbers]:
+        mine, other = both.outputs(in_jax, in_torch)
+        floats = [name for name, array in other.items() if jnp.issubdtype(array.dtype, jnp.inexact)]
+        if not floats:
+            raise InputError(f"outputs: neither model returns a float, which {both.dtype!r} is about: leave dtype out.")
+        leaves = paired(in_jax, in_torch, both.order)
+        self.dtypes = {name: tuple(str(x.dtype).removeprefix("torch.") for x in leaves[name]) for name in floats}
+        return (
+            {"outputs": {name: wide(mine[name]) for name in floats}},
+            {"outputs": {name: wide(other[name]) for name in floats}},
+        )
 
     def torch_gradients(self, both: Both) -> Arrays:
         """Return torch's gradients."""
@@ -111,17 +126,6 @@ def _in_torch(module: torch.nn.Module, dtype: str) -> Iterator[None]:
             place = f", in {inside[-1]}," if inside else f", after {left[-1]}," if left else ""
             with raised_by(f"The torch module in {dtype}{place}"):
                 raise error
-
-
-def _two(both: Both, in_jax: Any, in_torch: Any) -> tuple[Numbers, Numbers]:
-    mine, other = both.outputs(in_jax, in_torch)
-    floats = [name for name, array in other.items() if jnp.issubdtype(array.dtype, jnp.inexact)]
-    if not floats:
-        raise InputError(f"outputs: neither model returns a float, which {both.dtype!r} is about: leave dtype out.")
-    return (
-        {"outputs": {name: wide(mine[name]) for name in floats}},
-        {"outputs": {name: wide(other[name]) for name in floats}},
-    )
 
 
 def wide(array: np.ndarray) -> np.ndarray:

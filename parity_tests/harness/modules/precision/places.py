@@ -52,10 +52,14 @@ class Place(NamedTuple):
 
 def matched(both: Both) -> dict[str, str]:
     """Return the calls of the layers that hold pairs and are called in both frameworks, torch's labels to JAX's, in
-    torch's order; empty where JAX's layers can't be reached."""
+    torch's order.
+
+    Raises:
+        LookupError: If JAX's layers can't be reached.
+    """
     watch = both.net.watch
     if watch is None or both.net.tapped is None:
-        return {}
+        raise LookupError("a bare function has no layers")
     module = torch_state.copied(both.module)
     with torch_layers.record(module) as in_torch, torch.no_grad():
         torch_state.called(module, both.torch_arguments)
