@@ -260,7 +260,9 @@ def _diagnosis(
     apart = next(apart for apart in every if apart.name == where)
     text = f"It is {apart.in_jax:.1e} of its size from float64 in JAX, and {apart.in_torch:.1e} in PyTorch."
     found = [Diagnosis(one.name, text, one.note) for one in infinite]
-    found += [Diagnosis(where, text, said[where])] if where in said else []
+    if where in said or apart.level != "outputs":  # what a layer adds to the outputs need not be why a gradient differs
+        in_loss = next((local.note for local in noted if local.place.label == where), "")
+        found.append(Diagnosis(where, text, said.get(where) or in_loss or None))
     for local in sorted(noted, key=lambda one: -one.ratio):
         if not local.count:
             continue  # the layers could not be walked
