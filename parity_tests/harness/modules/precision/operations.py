@@ -205,19 +205,26 @@ class InSingle(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
-        chosen = self._kind.has(name)
-        moves = name in _TORCH_MOVES and any(_unrounded(leaf) for leaf in jax.tree.leaves((args, kwargs)))
-        if chosen and not name.endswith("_"):
-            args, kwargs = jax.tree.map(self._widened, (args, kwargs))
-            if kwargs.get("dtype") == self._low:
-                kwargs["dtype"] = torch.float32
-            return jax.tree.map(_marked, func(*args, **kwargs))
-        if moves:
-            if kwargs.get("dtype") == self._low:
-                return args[0]
-            return jax.tree.map(_marked, func(*args, **kwargs))
-        args, kwargs = jax.tree.map(self._rounded, (args, kwargs))
-        return func(*args, **kwargs)
+        unrounded = any(_unrounded(leaf) for leaf in jax.tree.leaves((args, kwargs)))
+        if unrounded and name.endswith("_") and not name.startswith("_"):
+            raise NotImplementedError(f"{name} would change a number that was rounded for it alone")
+        as_run, keywords = jax.tree.map(self._rounded, (args, kwargs))
+        plain = func(*as_run, **keywords)
+        if not (self._kind.has(name) or (name in _TORCH_MOVES and unrounded)):
+            return plain
+        if not any(isinstance(leaf, torch.Tensor) and leaf.dtype == self._low for leaf in jax.tree.leaves(plain)):
+            return plain
+        if name == "_to_copy":
+            return args[0] if unrounded else plain
+        args, kwargs = jax.tree.map(self._widened, (args, kwargs))
+        if kwargs.get("dtype") == self._low:
+            kwargs["dtype"] = torch.float32
+        return jax.tree.map(self._marked, func(*args, **kwargs), plain)
+
+    def _marked(self, leaf: Any, plain: Any) -> Any:
+        if isinstance(plain, torch.Tensor) and plain.dtype == self._low and leaf.dtype == torch.float32:
+            leaf._unrounded = True
+        return leaf
 
     def _widened(self, leaf: Any) -> Any:
         return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype == self._low else leaf
@@ -261,12 +268,6 @@ def rounded(leaf: Any, low: torch.dtype) -> Any:
 
 def _unrounded(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and getattr(leaf, "_unrounded", False)
-
-
-def _marked(leaf: Any) -> Any:
-    if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float32:
-        leaf._unrounded = True  # type: ignore[attr-defined]
-    return leaf
 
 
 class Infinite(NamedTuple):
