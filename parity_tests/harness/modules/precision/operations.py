@@ -120,6 +120,12 @@ def _names(jaxpr: Any) -> Iterator[str]:
             yield from _names(inner.jaxpr)
 
 
+def _is_loop(eqn: Any) -> bool:
+    """Return whether an operation is a loop or a branch, which is computed as it is run."""
+    held = [part for value in eqn.params.values() for part in (value if isinstance(value, tuple) else (value,))]
+    return any(isinstance(part, core.Jaxpr | core.ClosedJaxpr) for part in held)
+
+
 def _inner(eqn: Any) -> Any:
     """Return what an operation calls, if it is nothing but a call."""
     held = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
@@ -139,7 +145,7 @@ def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], kind: Kin
     for eqn in jaxpr.eqns:
         name, values = eqn.primitive.name, [read(atom) for atom in eqn.invars]
         within = any(not isinstance(atom, core.Literal) and atom in chosen for atom in eqn.invars)
-        if (name in _MOVES and within) or kind.has(name):
+        if ((name in _MOVES and within) or kind.has(name)) and not _is_loop(eqn):
             chosen.update(eqn.outvars)
         if (inner := _inner(eqn)) is not None:
             results = _evaluated(inner.jaxpr, inner.consts, values, kind)
@@ -159,7 +165,7 @@ def _computed(eqn: Any, values: list[Any], chosen: bool) -> list[Any]:
     values = [jnp.asarray(value, jnp.float32) if _is_low(jnp.result_type(value)) else value for value in values]
     params = dict(eqn.params)
     if params.get("new_dtype") is not None and _is_low(params["new_dtype"]):
-        return [values[0]]
+        return [jnp.asarray(values[0], jnp.float32)]
     if params.get("preferred_element_type") is not None:
         params["preferred_element_type"] = np.dtype(np.float32)
     return _bound(eqn, values, params)
@@ -206,8 +212,8 @@ class InSingle(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func.overloadpacket.__name__, dict(kwargs or {})
         unrounded = any(_unrounded(leaf) for leaf in jax.tree.leaves((args, kwargs)))
-        if unrounded and name.endswith("_") and not name.startswith("_"):
-            raise NotImplementedError(f"{name} would change a number that was rounded for it alone")
+        if name.endswith("_") and args and _unrounded(args[0]):
+            return func(args[0], *jax.tree.map(self._rounded, args[1:]), **kwargs)  # it has to change this tensor
         as_run, keywords = jax.tree.map(self._rounded, (args, kwargs))
         plain = func(*as_run, **keywords)
         if not (self._kind.has(name) or (name in _TORCH_MOVES and unrounded)):
