@@ -14,7 +14,7 @@ from torch import nn
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.modules import torch_state
-from parity_tests.harness.modules.hypotheses.localize import held_by, in_jax_of
+from parity_tests.harness.modules.hypotheses.localize import by_layer, path_in_jax
 from parity_tests.harness.modules.pair import Both
 
 OUTPUT = "the output"
@@ -64,10 +64,10 @@ def matched(both: Both) -> dict[str, str]:
     with torch_layers.record(module) as in_torch, torch.no_grad():
         torch_state.called(module, both.torch_arguments)
     in_jax = watch(both.net.params, both.net.state, *both.jax_inputs)
-    layers, found = held_by(both.pairs), {}
+    layers, found = by_layer(both.pairs), {}
     for label in in_torch:
         name, _, nth = label.partition("#")
-        if name not in layers or not name or not (jax_name := in_jax_of(name, layers)):
+        if name not in layers or not name or not (jax_name := path_in_jax(layers, name).replace("/", ".")):
             continue
         jax_label = f"{jax_name}#{nth}" if nth else jax_name
         if jax_label in in_jax and jax_label not in found.values():
