@@ -263,6 +263,8 @@ def test_every_level_is_compared_in_float64_first_and_then_as_it_is_run() -> Non
         "every output, bfloat16", "every output by entry, bfloat16", "the loss, bfloat16", "every gradient, bfloat16",
         "every gradient by entry, bfloat16"]  # fmt: skip
     assert {one.level for one in report.distances} >= {"outputs", "the loss", "gradients"}
+    assert report.to_json()["distances"][0] == report.distances[0]._asdict()
+    assert "rounded apart in JAX" in report.to_markdown()
 
 
 @pytest.mark.usefixtures("short")
