@@ -28,6 +28,7 @@ from jaxvae.shared.safe_io import require_writable
 from jaxvae.shared.text import LONGEST, markdown_table, printable
 from parity_tests.corrupt import coverage, fuzz
 from parity_tests.corrupt.readers import TARGETS, place
+from parity_tests.harness.modules.validation import DTYPES
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.kill_and_resume import killed, unbroken
 from parity_tests.support.numpy_backend import contents
@@ -142,6 +143,8 @@ class Verdicts:
     """The file of verdicts, JSON lines. None keeps none."""
     edit: str | None = None
     """The name of one edit for every pair. None takes every edit in its turn."""
+    dtype: str = "float64"
+    """The precision of the comparisons, as in `compare_modules`. A file of verdicts is of one."""
 
 
 Trial = (
@@ -280,6 +283,8 @@ def run_distributed(options: Distributed) -> int:
 def run_verdicts(options: Verdicts) -> int:
     if options.pairs < 1 or options.first < 0:
         raise InputError("--pairs must be at least 1 and --first at least 0.")
+    if options.dtype not in DTYPES:
+        raise InputError(f"--dtype {options.dtype!r} is unknown: give one of {', '.join(map(repr, DTYPES))}.")
     named = {edit.name: edit for edit in EDITS}
     if options.edit is not None and options.edit not in named:
         raise InputError(f"--edit {options.edit!r} is unknown: give one of {', '.join(map(repr, named))}.")
@@ -290,7 +295,7 @@ def run_verdicts(options: Verdicts) -> int:
     for seed in tqdm(range(options.first, options.first + options.pairs), "verdicts", unit=" pairs", disable=None):
         name = (edit or edit_of(seed)).name
         if (outcome := known.get((seed, name))) is None:
-            outcome = judge(seed, edit)
+            outcome = judge(seed, edit, options.dtype)
             if out is not None:
                 with out.open("a") as file:
                     file.write(json.dumps(outcome.json()) + "\n")

@@ -132,6 +132,25 @@ MODULES, PRESETS = "The JAX model and the torch module", "jaxvae and torchvae"
 """What a report may be of."""
 
 
+class Distance(NamedTuple):
+    """How far one tensor is from its framework's own float64 in each framework."""
+
+    level: str
+    """`outputs`, `the loss`, `gradients`, `layers`, or `weights` for the dtype in which one is held."""
+    name: str
+    in_jax: float
+    """The root of the mean square of the differences, each as a share of its entry's size."""
+    in_torch: float
+    note: str = ""
+    """Where one of them is nearer: the operation that is computed otherwise."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as far as the other the one is."""
+        near, far = sorted((self.in_jax, self.in_torch))
+        return far / near if near else 1.0 if far == near else math.inf
+
+
 class Report(NamedTuple):
     """The results of one comparison; printed, every level and the diagnosis."""
 
@@ -150,6 +169,8 @@ class Report(NamedTuple):
     """The tree of modules with the difference of each."""
     subject: str = MODULES
     """What was compared."""
+    distances: tuple[Distance, ...] = ()
+    """How far both are from float64, where they are compared in fewer bits."""
 
     @property
     def passed(self) -> bool:
@@ -170,6 +191,7 @@ class Report(NamedTuple):
             lines.append(f"  (drawn for the comparison, since they were constant: {', '.join(self.drawn)})")
         if self.left_out:
             lines.append(f"  (not compared, since torch gives no finite number there: {', '.join(self.left_out)})")
+        lines += _distances_shown(self.distances)
         if failed:
             lines.append(f"  ({self.findings[-1].dtype}: {self.findings[-1].reason})")
         if self.diagnosis is not None:
@@ -214,6 +236,29 @@ class Report(NamedTuple):
         from parity_tests.harness.formats import files
 
         files.save(self, path)
+
+
+_SHOWN = 4
+"""Tensors whose distances are printed, and places of one note; the report has all."""
+
+
+def _distances_shown(distances: tuple[Distance, ...]) -> list[str]:
+    """Return the tensors of which one framework is most times as far from float64 as the other, and the notes."""
+    tensors = sorted((one for one in distances if not one.note), key=lambda one: -one.ratio)[:_SHOWN]
+    notes: dict[str, list[Distance]] = {}
+    for one in distances:
+        if one.note:
+            notes.setdefault(one.note, []).append(one)
+    lines = ["  from its own float64, as a share of its size:"] if tensors else []
+    lines += [f"    {one.name}: {one.in_jax:.1e} in JAX, {one.in_torch:.1e} in PyTorch" for one in tensors]
+    lines += ["  where they round otherwise:"] if notes else []
+    for note, some in notes.items():
+        most = max(one.ratio for one in some)
+        times = f" ({most:.2g} times as far there)" if 1.05 < most < math.inf else ""
+        names = [one.name for one in some]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN + 1 else ""
+        lines.append(f"    {', '.join(names[:_SHOWN] if more else names)}{more}: {note}{times}")
+    return lines
 
 
 def _explained(diagnosis: Diagnosis) -> list[str]:

@@ -30,6 +30,7 @@ def of_report(report: Report) -> Json:
         drawn=report.drawn,
         unexercised=report.unexercised,
         left_out=report.left_out,
+        distances=[one._asdict() for one in report.distances],
         trajectories=report.trajectories,
         about=report.about,
     )
@@ -63,7 +64,7 @@ def _document(
     about: dict[str, object],
     **rest: Any,
 ) -> Json:
-    lists = dict.fromkeys(("drawn", "unexercised", "left_out", "not_compared"), ())
+    lists = dict.fromkeys(("drawn", "unexercised", "left_out", "not_compared", "distances"), ())
     every = [] if diagnosis is None else [diagnosis, *diagnosis.more]
     listed = [(one.layer, cause) for one in every for cause in _causes(one)]
     return plain(

@@ -36,6 +36,8 @@ def to_markdown(document: Json) -> str:
     if listed := reasons(document):
         parts.append("\n".join(f"- Reason {i}: {markdown(reason)}." for reason, i in listed.items()))
     parts += ["## Levels", findings_table(document["findings"]).rstrip()]
+    if noted := [one for one in document["distances"] if one["note"]]:
+        parts += ["## Roundings", "\n".join(f"- {markdown(one['name'])}: {markdown(one['note'])}" for one in noted)]
     parts += [f"{text}: {', '.join(map(markdown, document[name]))}." for name, text in LISTS.items() if document[name]]
     return "\n\n".join(parts) + "\n"
 

@@ -14,7 +14,9 @@ from jax.extend.core import get_opaque_trace_state
 from parity_tests.harness.hooks.compiled import OPTIONS
 from parity_tests.harness.hooks.record import LayerCall, add, first
 
-Taps = Mapping[str, tuple[Any, Any]] | None
+Tap = Callable[[Callable[..., Any], tuple[Any, ...], str], Any]
+"""Calls a layer in its own way, given the call, its arguments and its label."""
+Taps = Mapping[str, tuple[Any, Any]] | Tap | None
 _PATH = "parity_path"  # a static attribute, which copies of the layer inside a transformation keep
 
 
@@ -29,7 +31,7 @@ def record(
         leaves: Whether only layers without parts are recorded, as tracers where they are traced: the traced function
             has to return these. Otherwise traced values are recorded when they are computed, as under `remat`.
         taps: Numbers to add to the inputs and outputs of calls, by label, as a function that is differentiated with
-            respect to them needs; None to record.
+            respect to them needs, or a function that calls the layers; None to record.
         traced: The trace in which the module is called, which returns its tracers; see `watched`.
 
     Yields:
@@ -83,8 +85,10 @@ def next_label(counts: dict[str, int], path: str) -> str:
     return path if counts[path] == 1 else f"{path}#{counts[path]}"
 
 
-def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Mapping[str, Any]) -> Any:
-    """Call a layer with the taps of this call added to its first input and to its output."""
+def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Mapping[str, Any] | Tap) -> Any:
+    """Call a layer with the taps of this call added to its first input and to its output, or let a function call it."""
+    if callable(taps):
+        return taps(call, args, label)
     if label not in taps or not (args and isinstance(args[0], jax.Array)):
         return call(*args)
     given, returned = taps[label]

@@ -24,7 +24,6 @@ def settings(dtype: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         # JAX's own contexts: inside one of them a change of jax.config has no effect, and would persist.
         stack.enter_context(jax.enable_x64(dtype == "float64"))
-        stack.enter_context(jax.default_matmul_precision("highest"))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.debug_key_reuse(False))
@@ -34,6 +33,15 @@ def settings(dtype: str) -> Iterator[None]:
         stack.enter_context(summed_convolutions(dtype))
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(getattr(torch, dtype))  # a module may make tensors in its call
+        stack.enter_context(exact_products())
+        yield
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Let both frameworks compute products with all bits, and restore their settings afterwards."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision("highest"))
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
         # Torch's older switches set the same, and reading them raises where the two disagree.
@@ -48,6 +56,30 @@ def settings(dtype: str) -> Iterator[None]:
         _allow_tf32(False)
         for operation in _OPERATIONS:
             operation.fp32_precision = "ieee"
+        yield
+
+
+@contextlib.contextmanager
+def as_run(dtype: str) -> Iterator[None]:
+    """Leave both frameworks as the caller runs them, and restore what a model changes.
+
+    Products keep the precision that is set, so that TF32 is compared where it is on; "tf32" turns it on in both. JAX
+    has its 32 bits, but for "as run" in a process that has turned 64 on.
+    """
+    with contextlib.ExitStack() as stack:
+        if dtype != "as run":
+            stack.enter_context(jax.enable_x64(False))
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.debug_key_reuse(False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if dtype == "tf32":
+            stack.enter_context(jax.default_matmul_precision("tensorfloat32"))
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            stack.callback(_allow_tf32, torch.backends.cudnn.allow_tf32)
+            torch.set_float32_matmul_precision("high")
+            _allow_tf32(True)
         yield
 
 

@@ -15,10 +15,11 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import dropout, jax_layers, linen_layers
 from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
-from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
+from parity_tests.harness.hooks.recasting import policies, recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.inputs import Arguments, Form
 from parity_tests.harness.modules.mapping import canonical
+from parity_tests.harness.modules.torch_state import STORED
 from parity_tests.harness.modules.validation import kind
 
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
@@ -57,15 +58,17 @@ def network(model: Any, params: Any, dtype: str, train: bool, form: Form, method
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """Convert the tree's floats to `dtype` and its complex numbers to the complex dtype of twice the size."""
+    """Convert the tree's floats to `dtype` and its complex numbers to the complex dtype of twice the size; to "as run"
+    nothing."""
+    dtype = STORED.get(dtype, dtype)
 
     def one(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf  # a random key
         given = jnp.result_type(leaf)
-        wanted: Any = dtype if jnp.issubdtype(given, jnp.floating) else given
+        wanted: Any = jnp.dtype(dtype) if dtype != "as run" and jnp.issubdtype(given, jnp.floating) else given
         if jnp.issubdtype(given, jnp.complexfloating):
-            wanted = _COMPLEX[dtype]
+            wanted = _COMPLEX.get(dtype, given)
         if isinstance(leaf, jax.Array) and leaf.dtype == wanted and not leaf.committed:
             return leaf  # without a copy of a large array
         return jnp.asarray(np.asarray(leaf).astype(wanted), wanted)  # numpy needs no program for a conversion
@@ -154,10 +157,16 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool, form: Form
     params = state.pop("params", {})
     arguments = _in_form(form, getattr(model, method), train, lambda: {"dropout": jax.random.key(0)})
     options: dict[str, Any] = {"rngs": {"dropout": jax.random.key(0)}, "method": method}
+    own: bool | None = None if dtype == "mixed" else False
 
     def called(mutable: Any, params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
+        nonlocal own
         positional, keywords = arguments(*inputs)
-        with recast_linen(dtype):
+        if own is None:
+            with policies() as found, contextlib.suppress(Exception):
+                jax.eval_shape(lambda: model.apply({"params": params, **state}, *positional, **keywords, **options))
+            own = bool(found)
+        with recast_linen(dtype, own):
             result = model.apply({"params": params, **state}, *positional, **keywords, **options, mutable=mutable)
         return result if mutable else (result, state)  # type: ignore[return-value]
 

@@ -30,6 +30,11 @@ from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import Arrangement, MappingLike, arrange, ignored_of
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
+from parity_tests.harness.modules.precision.levels import compared as compared_as_run
+from parity_tests.harness.modules.precision.levels import in_float64
+
+Dtype = Literal["float64", "float32", "bfloat16", "float16", "mixed", "tf32", "as run"]
+"""The precisions in which two models can be compared."""
 
 
 class ParityError(AssertionError):
@@ -92,7 +97,7 @@ def compare_modules(
     steps: int = 5,
     train: bool = False,
     statistics: bool = True,
-    dtype: Literal["float32", "float64"] = "float64",
+    dtype: Dtype = "float64",
     weights: Literal["jax", "torch", "compare"] = "jax",
     channels_last: bool = True,
     input_layouts: Layouts = None,
@@ -134,8 +139,13 @@ def compare_modules(
             `is_training`, `deterministic` or `use_running_average`, and random streams as `rngs`, if its signature has
             one.
         statistics: Whether running statistics, and any other state that a call changes, are compared after it.
-        dtype: The precision of both models. Each entry may differ by a number of its own rounding errors, which are
-            measured; the tolerance is this number.
+        dtype: The precision of both models. In "float64" and "float32" each entry may differ by a number of its own
+            rounding errors, which are measured; the tolerance is this number. The others compare in float64 first, and
+            then how far each framework is from its own float64 at the same rounded numbers: neither may be much
+            further than the other, and the report names the operations that one of them alone rounds. "bfloat16" and
+            "float16" are the dtype of parameters, inputs and layers; "mixed" is float32 with products in bfloat16, by
+            the JAX layers' own dtypes (or, where none has one, those that autocast sets) and by `torch.autocast`;
+            "as run" leaves both models as they were passed; "tf32" is float32 with the products of GPUs in TF32.
         weights: "jax" copies the JAX model's weights into the torch module, "torch" the reverse. Tensors of few
             distinct values, such as biases of zero, are then replaced in both by the same drawn numbers, since they
             hide what stands behind them; at the end outputs and gradients are also compared at other weights, which go
@@ -178,6 +188,8 @@ def compare_modules(
     layouts.check(output_layouts, "output_layouts")
     validation.check_outputs(outputs)
     validation.check_method(jax_model, method, torch_module, torch_method)
+    low = dtype if dtype not in ("float64", "float32") else None
+    dtype = "float64" if low else dtype  # the formulas are compared first
     own = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype).own
     if isinstance(ignore, str):
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
@@ -198,7 +210,7 @@ def compare_modules(
         both = Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
         return both if arrangement is None else arranged(both, arrangement, weights)
 
-    with settings(dtype), dropout.shared(share_dropout):
+    with in_float64() if low else settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
         if share_dropout:
             with torch.no_grad(), contextlib.suppress(Exception):  # the comparison itself says what is wrong
@@ -234,10 +246,11 @@ def compare_modules(
             "optax": optax.__version__,
             "torch": torch.__version__,
             "device": jax.default_backend(),
-            "dtype": dtype,
+            "dtype": low or dtype,
             "weights": weights,
             "mode": "training" if train else "evaluation",
         }
+        numbers = {name: array.copy() for name, array in both.named(both.arrays()).items()} if low else {}
         evaluation = Evaluation(both, losses, in_double if dtype == "float32" else None)
         options = {"losses": losses, "optimizers": optimizers, "scheduler": scheduler, "steps": steps}
         options |= {"apart": apart(arrangement, torch_module), "layers": layers}
@@ -257,7 +270,14 @@ def compare_modules(
             findings.append(_strict((*compared.unexercised, *own), dtype))
         unexercised, left_out = (*compared.unexercised, *own), compared.left_out
         tree = _tree(compared, findings, None, layers)
-        return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out, tree=tree)
+        report = Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out, tree=tree)
+    if not low or not report.passed:
+        return report
+    with dropout.shared(share_dropout):
+        as_run = compared_as_run(made, both, numbers, losses, low)
+    return report._replace(
+        findings=(*report.findings, *as_run.findings), distances=as_run.distances, diagnosis=as_run.diagnosis
+    )
 
 
 def orders(both: Both) -> tuple[list[str], list[str]]:

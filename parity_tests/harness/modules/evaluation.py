@@ -155,11 +155,11 @@ class Evaluation:
         if both is None:
             if ("jax", level) not in self._known:
                 slopes = self._loss_slopes if level == "gradients" else None
-                known = self.jax_numbers(level, self.both) if slopes is None else _gradients(self.both, slopes[0])
+                known = self.jax_numbers(level, self.both) if slopes is None else gradients_of(self.both, slopes[0])
                 self._known["jax", level] = known
             return self._known["jax", level]
         if level == "gradients":
-            return _gradients(both, self.gradient(both.net.params, both.net.state, *both.jax_inputs))
+            return gradients_of(both, self.gradient(both.net.params, both.net.state, *both.jax_inputs))
         outputs, after = self.forward_jax(both)
         if level == "state":
             return both.named(flatten(after))
@@ -290,7 +290,7 @@ class Evaluation:
             }
         slopes = compiled(jax.grad(lambda params, taps: loss(in_jax(taps, params))))(net.params, taps)
         torch_loss.backward()
-        return {"jax": _gradients(both, slopes), "torch": both.gradients(module)}
+        return {"jax": gradients_of(both, slopes), "torch": both.gradients(module)}
 
     def _in_float64(self) -> "tuple[Evaluation, float]":
         if self._in_double is None:
@@ -302,9 +302,11 @@ class Evaluation:
         return self._exact, unit(self.both.dtype) / unit("float64")
 
 
-def _gradients(both: Both, slopes: Any) -> Arrays:
+def gradients_of(both: Both, slopes: Any) -> Arrays:
     """Return JAX's gradients of every pair by torch's names and in torch's layout, zeros where there is none."""
-    named = both.named({path: slope for path, slope in flatten(slopes).items() if slope.dtype.kind in "fc"})
+    named = both.named(
+        {path: slope for path, slope in flatten(slopes).items() if jnp.issubdtype(slope.dtype, jnp.inexact)}
+    )
     tensors = both.tensors(both.module)
     return {
         pair.name: _conjugate(named[pair.name]) if pair.name in named else np.zeros_like(tensors[pair.name])

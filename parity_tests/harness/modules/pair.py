@@ -70,7 +70,7 @@ class Both(NamedTuple):
 
     def on_device(self, inputs: list[np.ndarray]) -> list[torch.Tensor]:
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
-        return [torch.tensor(x, device=device) for x in inputs]
+        return [tensor(x).clone().to(device) for x in inputs]
 
     def arrays(self) -> Arrays:
         """Return the arrays of the JAX model, by path."""

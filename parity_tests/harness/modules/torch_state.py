@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import dropout
 
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
+STORED = {"mixed": "float32", "tf32": "float32"}
+"""The dtype of parameters and inputs where it is another than that of the comparison."""
 _PARAMETRIZED = {"original": "", "original0": "_g", "original1": "_v"}
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
@@ -32,13 +35,13 @@ class Entry(NamedTuple):
         return self.tensor.detach()[self.rows] if self.tensor.ndim else self.tensor.detach()
 
     def numpy(self) -> np.ndarray:
-        return self.value.resolve_conj().numpy(force=True)
+        return numpy(self.value)
 
     def gradient(self) -> np.ndarray:
         if self.tensor.grad is None:
             return np.zeros(tuple(self.value.shape), self.numpy().dtype)
         grad = self.tensor.grad[self.rows] if self.tensor.ndim else self.tensor.grad
-        return (grad.to_dense() if grad.is_sparse else grad).resolve_conj().numpy(force=True)
+        return numpy(grad.to_dense() if grad.is_sparse else grad)
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -92,11 +95,15 @@ def copied(module: nn.Module, sharing: bool = False) -> nn.Module:
 
 
 def recast(module: nn.Module, dtype: str) -> nn.Module:
-    """Convert a module's floats to `dtype` and its complex numbers to the complex dtype of twice the size, in place."""
+    """Convert a module's floats to `dtype` and its complex numbers to the complex dtype of twice the size, in place;
+    to "as run" nothing."""
+    if dtype == "as run":
+        return module
+    dtype = STORED.get(dtype, dtype)
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_complex():
-            return tensor.to(_COMPLEX[dtype])
+            return tensor.to(_COMPLEX.get(dtype, tensor.dtype))
         return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
 
     return module._apply(one)
@@ -214,5 +221,13 @@ def changed(module: nn.Module, numbers: Mapping[str, np.ndarray]) -> nn.Module:
 
 def tensor(array: np.ndarray) -> torch.Tensor:
     """Return a tensor of the array's numbers, to be read only; it shares their memory where torch can."""
+    if array.dtype == jnp.bfloat16:
+        return tensor(array.view(np.int16)).view(torch.bfloat16)
     shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
     return torch.as_tensor(array if shared else array.copy())
+
+
+def numpy(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor's numbers; of bfloat16, which numpy has not, in float32."""
+    wide = tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()
+    return wide.resolve_conj().resolve_neg().numpy(force=True)

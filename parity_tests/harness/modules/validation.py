@@ -13,6 +13,8 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.mapping import Joint, Transform
 
+DTYPES = ("float64", "float32", "bfloat16", "float16", "mixed", "tf32", "as run")
+
 
 def check(
     jax_model: Any,
@@ -48,8 +50,17 @@ def check(
         raise InputError(
             f"scheduler: expected a function that makes a scheduler from torch's optimizer, found {kind(scheduler)}."
         )
-    if dtype not in ("float32", "float64"):
-        raise InputError(f"dtype: expected float32 or float64, found {dtype!r}.")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}.")
+    if dtype not in DTYPES[:2] and optimizers is not None:
+        raise InputError(
+            f"optimizers: steps are compared in float64 and float32, and dtype is {dtype!r}: compare them in float64."
+        )
+    if dtype == "tf32" and not (torch.cuda.is_available() and jax.default_backend() == "gpu"):
+        raise InputError(
+            "dtype: 'tf32' needs a GPU that both frameworks compute on, and there is none: compare in float32, whose "
+            "products CPUs compute with all of their bits."
+        )
     if weights not in ("jax", "torch", "compare"):
         raise InputError(f"weights: expected jax, torch or compare, found {weights!r}.")
 
@@ -117,10 +128,17 @@ def array(x: Any, where: str, dtype: str) -> np.ndarray:
         raise InputError(
             f"{where}: expected at least one number, found the empty shape {list(found.shape)}: pass a batch."
         )
-    if jnp.issubdtype(found.dtype, jnp.floating):
-        kept: Any = dtype
-    else:
-        kept = {"float32": np.complex64, "float64": np.complex128}[dtype] if found.dtype.kind == "c" else found.dtype
+    kept: Any = found.dtype
+    if dtype == "as run":  # JAX's default has no float64, and torch's layers take none
+        kept = (
+            jnp.bfloat16
+            if getattr(x, "dtype", None) == torch.bfloat16
+            else {"float64": np.float32}.get(str(kept), kept)
+        )
+    elif jnp.issubdtype(kept, jnp.floating):
+        kept = jnp.dtype({"mixed": "float32", "tf32": "float32"}.get(dtype, dtype))
+    elif found.dtype.kind == "c":
+        kept = {"float64": np.complex128}.get(dtype, np.complex64)
     return np.array(found, kept, order="C")  # torch rejects arrays with negative strides
 
 

@@ -75,12 +75,13 @@ class Outcome:
         return asdict(self)
 
 
-def judge(seed: int, edit: Edit | None = None) -> Outcome:
+def judge(seed: int, edit: Edit | None = None, dtype: str = "float64") -> Outcome:
     """Compare the pair of a seed as it is and with one edit.
 
     Args:
         seed: Any whole number from 0.
         edit: The edit; None takes that of the seed.
+        dtype: The precision of the comparison.
 
     Returns:
         The verdicts, and whether the place of the edit was found and a cause named.
@@ -88,9 +89,9 @@ def judge(seed: int, edit: Edit | None = None) -> Outcome:
     drawn = draw(seed, edit)
     net = drawn.plain.in_jax
     start = time.process_time()
-    plain, plain_text, _ = _verdict(drawn.plain)
+    plain, plain_text, _ = _verdict(drawn.plain, dtype)
     middle = time.process_time()
-    edited, edited_text, report = _verdict(drawn.edited)
+    edited, edited_text, report = _verdict(drawn.edited, dtype)
     end = time.process_time()
     diagnosis = report.diagnosis if report else None
     places, found = drawn.places, None
@@ -119,13 +120,13 @@ def judge(seed: int, edit: Edit | None = None) -> Outcome:
     )
 
 
-def _verdict(case: Case) -> tuple[str, str, Report | None]:
+def _verdict(case: Case, dtype: str) -> tuple[str, str, Report | None]:
     model, variables, module = case.models()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with time_limit(LIMIT, f"no verdict after {LIMIT:.0f} s of the processor", signal.ITIMER_PROF):
-                options = {"losses": case.losses, "train": case.train, "outputs": case.outputs}
+                options = {"losses": case.losses, "train": case.train, "outputs": case.outputs, "dtype": dtype}
                 report = compare_modules(model, variables, module, case.mapping, case.inputs, **options)
             return AGREE if report.passed else DIFFER, str(report), report
         except InputError as error:  # an edit that takes an array away is refused by a sentence that names it

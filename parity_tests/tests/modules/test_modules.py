@@ -423,8 +423,8 @@ def test_the_error_tells_each_level_and_the_cause() -> None:
         ((7, PARAMS, LINEAR, None, ROWS), {}, "jax_model: expected a Flax module or a function .*, found an int"),
         (
             (linear, PARAMS, LINEAR, None, ROWS),
-            {"dtype": "float16"},
-            "dtype: expected float32 or float64, found 'float1",
+            {"dtype": "half"},
+            "dtype: expected one of float64, float32, .*, found 'half'",
         ),
         (
             (linear, PARAMS, LINEAR, None, ROWS),
