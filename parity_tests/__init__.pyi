@@ -5,7 +5,7 @@ from .harness.loops.compare import compare_runs as compare_runs
 from .harness.loops.records import Start as Start
 from .harness.loops.records import Step as Step
 from .harness.loops.report import RunsReport as RunsReport
+from .harness.modules.common.arguments import Inputs as Inputs
 from .harness.modules.compare import ParityError as ParityError
 from .harness.modules.compare import assert_parity as assert_parity
 from .harness.modules.compare import compare_modules as compare_modules
-from .harness.modules.inputs import Inputs as Inputs

@@ -12,14 +12,13 @@ from flax import nnx
 from flax.errors import ModifyScopeVariableError
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import dropout, jax_layers, linen_layers
+from parity_tests.harness.hooks import jax_layers, linen_layers, masks
 from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
 from parity_tests.harness.hooks.recasting import recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
-from parity_tests.harness.modules.inputs import Arguments, Form
-from parity_tests.harness.modules.mapping import canonical
-from parity_tests.harness.modules.validation import kind
+from parity_tests.harness.modules.common.arguments import Arguments, Form
+from parity_tests.harness.modules.common.names import canonical, kind
 
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
@@ -93,7 +92,7 @@ def _in_form(form: Form, *given: Any, **more: Any) -> Callable[..., Arguments]:
     arguments = in_mode(*given, **more)
 
     def of_arrays(*arrays: Any) -> Arguments:
-        dropout.begin("jax")
+        masks.begin("jax")
         positional, keywords = form(arrays, jnp.asarray)
         return arguments(*positional, **keywords)
 

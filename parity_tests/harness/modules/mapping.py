@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.common.names import canonical
 from parity_tests.harness.modules.inference.draft import draft
 from parity_tests.harness.modules.inference.pairing import infer, left_over
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole
@@ -32,11 +33,6 @@ __all__ = ["Pair", "Transform", "as_is", "flattened", "flipped_kernel", "layout"
 
 Target: TypeAlias = str | tuple[str, Transform]
 MappingLike: TypeAlias = Mapping[str, Target] | Sequence[tuple[str, str] | tuple[str, str, Transform]] | None
-
-
-def canonical(path: str) -> str:
-    """Return one spelling of a path: `params.conv1.kernel`, `params/conv1/kernel` and `conv1/kernel` are one array."""
-    return re.sub(r"^(params|batch_stats)/", "", path.replace(".", "/"))
 
 
 def tensors(module: nn.Module) -> dict[str, nn.Module]:

@@ -57,6 +57,19 @@ def scaled(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return result
 
 
+def jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that moves each float of an array by a unit in its last place, up or down as drawn."""
+    rng = np.random.default_rng(seed)
+
+    def change(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind not in "fc":
+            return array
+        factors = 1 + (rng.integers(0, 2, tile(array.size)) * 2 - 1) * np.finfo(array.dtype).eps
+        return scaled(array, factors)
+
+    return change
+
+
 def peak(array: np.ndarray) -> float:
     """Return the size of the largest entry; not finite where one isn't."""
     if array.dtype.kind != "f":
@@ -151,8 +164,8 @@ def judged(
         for drawn, (framework, sample) in enumerate(samples(places), 1):
             before = measured.get(framework, {})
             measured[framework] = {n: np.maximum(before.get(n, 0.0), sample[n]) for n in over if n in sample}
-            combined = _combined(list(measured.values()))
-            floors = {name: np.maximum(array, least.get(name, 0.0)) for name, array in combined.items()}
+            moved = combined(list(measured.values()))
+            floors = {name: np.maximum(array, least.get(name, 0.0)) for name, array in moved.items()}
             each |= {name: _of(name, ours, theirs, floors, dtype) for name in over}
             found = max(each.values(), key=lambda one: one.size)
             if found.size <= allowed or (drawn > SAMPLES and found.size > _BEYOND * allowed):
@@ -174,7 +187,7 @@ def entries(arrays: Arrays, places: Arrays) -> Arrays:
     return {name: arrays[name].flat[index] for name, index in places.items() if name in arrays}
 
 
-def _combined(measured: list[Arrays]) -> Arrays:
+def combined(measured: list[Arrays]) -> Arrays:
     """Return the larger rounding error of the two frameworks, as far as an array's is at most four times the other's.
 
     A formula that cancels where the other does not is a difference: so is dropout in one of them.
@@ -182,13 +195,13 @@ def _combined(measured: list[Arrays]) -> Arrays:
     if len(measured) == 1:
         return measured[0]
     one, other = measured
-    combined = {}
+    both = {}
     for name in one.keys() & other.keys():
         smaller, larger = sorted((one[name], other[name]), key=_mean_square)
         most = _WORSE * _mean_square(smaller) ** 0.5
         share = min(1.0, most / size) if (size := _mean_square(larger) ** 0.5) else 1.0
-        combined[name] = np.maximum(smaller, share * larger)
-    return combined
+        both[name] = np.maximum(smaller, share * larger)
+    return both
 
 
 def _mean_square(array: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import dropout
+from parity_tests.harness.hooks import masks
 
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
@@ -169,7 +169,7 @@ def _gathered(module: nn.Module) -> nn.Module:
 
 def begin_call() -> None:
     """Seed torch's generators with 0, and begin with the first of the masks that are shared."""
-    dropout.begin("torch")
+    masks.begin("torch")
     if torch.accelerator.is_available():
         torch.manual_seed(0)
     else:  # torch.manual_seed notes each call and its stack, for a GPU that is found later
