@@ -9,3 +9,6 @@ from .harness.modules.common.arguments import Inputs as Inputs
 from .harness.modules.compare import ParityError as ParityError
 from .harness.modules.compare import assert_parity as assert_parity
 from .harness.modules.compare import compare_modules as compare_modules
+from .harness.recordings.compare import compare_recordings as compare_recordings
+from .harness.recordings.recorder import record as record
+from .harness.recordings.recording import Recording as Recording

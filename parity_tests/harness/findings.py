@@ -62,6 +62,9 @@ class Diagnosis(NamedTuple):
     """How far the two are apart there on the same input, as a share of the usual size; 0 where no input is the same."""
 
 
+MODULES = "The JAX model and the torch module"
+
+
 class Report(NamedTuple):
     """The results of one comparison; printed, every level and the diagnosis."""
 
@@ -76,6 +79,8 @@ class Report(NamedTuple):
     """The parameters, buffers and inputs that move no output, so that nothing about them was compared."""
     left_out: tuple[str, ...] = ()
     """The levels at other weights that were not compared, since torch gives no finite number there."""
+    subject: str = MODULES
+    """What was compared."""
 
     @property
     def passed(self) -> bool:
@@ -87,7 +92,7 @@ class Report(NamedTuple):
             return "Nothing was compared."
         failed = sum(not finding.passed for finding in self.findings)
         missing = f"; not exercised: {', '.join(self.unexercised)}" if self.unexercised else ""
-        lines = ["The JAX model and the torch module " + ("differ." if failed else f"agree{missing}.")]
+        lines = [f"{self.subject} " + ("differ." if failed else f"agree{missing}.")]
         width = max(len(finding.level) for finding in self.findings)
         for finding in self.findings:
             line = f"  {finding.level:{width}}  {finding.size:7.2g} {finding.unit}, tolerance {finding.tolerance:.3g}"

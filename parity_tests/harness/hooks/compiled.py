@@ -13,12 +13,12 @@ UNFUSED = OPTIONS | {"xla_disable_hlo_passes": "fusion", "xla_backend_optimizati
 """Unfused, no number is computed twice, so that the level that is compiled fastest serves too."""
 
 
-def compiled(call: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(call: Callable[..., Any], options: dict[str, Any] = OPTIONS) -> Callable[..., Any]:
     """Compile a function; one that can't be compiled, such as one that asks for an array's values, runs as it is.
 
     An exception of the function's own is raised by that run, so that its traceback holds no compilation.
     """
-    program: Any = jax.jit(call, compiler_options=OPTIONS)
+    program: Any = jax.jit(call, compiler_options=options)
 
     def run(*args: Any) -> Any:
         nonlocal program

@@ -70,20 +70,21 @@ def cast(tree: Any, dtype: str) -> Any:
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
     """Return the tree's arrays by path, `conv1/kernel`, without the collection's name."""
-    return {_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """Return a tree of the same structure with the leaves in `arrays`, by path; others stay."""
 
     def one(path: Any, leaf: Any) -> Any:
-        array = arrays.get(_path(path))
+        array = arrays.get(path_of(path))
         return leaf if array is None else jnp.asarray(array, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _path(path: Any) -> str:
+def path_of(path: Any) -> str:
+    """Return the path of a leaf, `conv1/kernel`, without the collection's name."""
     return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
 
 

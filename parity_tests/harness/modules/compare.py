@@ -27,6 +27,8 @@ from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import MappingLike, ignored_of, resolve
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
+from parity_tests.harness.recordings import live
+from parity_tests.harness.recordings.recording import Recording
 
 
 class ParityError(AssertionError):
@@ -166,6 +168,9 @@ def compare_modules(
         InputError: If an argument is invalid or the arrays of the two models can't be paired.
         ModelError: If a model, a loss or an optimizer raises an exception, which is its cause.
     """
+    given: Any = locals()
+    if isinstance(jax_model, Recording) or isinstance(torch_module, Recording):
+        return live.compare(jax_model, params, torch_module, mapping, inputs, given)
     validation.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
@@ -175,9 +180,7 @@ def compare_modules(
     if isinstance(ignore, str):
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
     torch_module = torch_state.plain(torch_module)
-    given: Mapping[Any, Any] = (
-        output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
-    )
+    given = output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
 
     def made(dtype: str) -> Both:
         call = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype)

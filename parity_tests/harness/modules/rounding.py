@@ -9,6 +9,12 @@ Arrays = dict[str, np.ndarray]
 
 UNIT = "times its rounding error"
 REASON = "an entry's rounding error is what units in the last place of itself, of inputs and of weights change there"
+# optax computes 1 - 0.999 in float32, to 3e-05: Adam's corrected second moment has that error, a step half of it.
+STEP_ERROR = {"float32": 1e-4, "float64": 1e-12}
+STEP_REASON = {
+    "float64": REASON + "; a step may also differ by 1e-12 of itself",
+    "float32": REASON + "; Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
+}
 # The measured error is the largest of a few samples of one rounding per number, where a network rounds at every step,
 # and a sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25

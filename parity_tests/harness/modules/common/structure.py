@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxvae.shared.errors import InputError
 
 
@@ -116,3 +118,9 @@ def _told(in_jax: dict[str, Any], in_torch: dict[str, Any], order: Mapping[str, 
         if missing := [place for place in places if place not in given]:
             raise InputError(f"outputs: {missing[0]} of the {model} is in no pair: give it one.")
     return {theirs: (in_jax[ours], in_torch[theirs]) for ours, theirs in order.items()}
+
+
+def proportions(shape: tuple[int, ...]) -> np.ndarray:
+    """Draw the proportions in which the entries of an output are mixed to one number."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(0.5, 1.5, shape) * (rng.integers(0, 2, shape) * 2 - 1)

@@ -1,0 +1,165 @@
+"""Find the first layer of two recordings whose input agrees and whose output doesn't."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules import rounding
+from parity_tests.harness.recordings.align import Aligned, aligned, as_it_is, difference
+from parity_tests.harness.recordings.pairing import Pair, Pairing, nearest
+from parity_tests.harness.recordings.recording import ROUNDING, Recording
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
+"""How near the numbers of a cause must come, as a share of a tensor's usual size."""
+_CLEAR = 30.0  # times the tolerance that the difference of a faulty layer is, unless none is
+
+
+class Sides(NamedTuple):
+    """Two recordings that are compared."""
+
+    left: Recording
+    right: Recording
+    pairing: Pairing
+    labels: tuple[str, str]
+    tolerance: float
+
+
+def in_outputs(sides: Sides, output: Pair | None) -> Diagnosis | None:
+    """Diagnose outputs that differ, or state after the call: the first layer that differs, and its cause if a known
+    fault reproduces the numbers.
+
+    Args:
+        sides: The recordings.
+        output: The output that differs; None if it is none.
+    """
+    end = None
+    if output is not None:
+        tensors = sides.left.tensor(f"outputs/{output.left}"), sides.right.tensor(f"outputs/{output.right}")
+        end = aligned(*tensors, output.to_right)
+    if sides.pairing.module is not None and _whole(sides):
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # the plain walk says where, if not why
+            warnings.simplefilter("ignore")
+            if found := _explained(sides, end):
+                return found[0]._replace(more=tuple(found[1:]))
+    for clear in (_CLEAR, 1.0):
+        if (place := _first(sides, clear)) is not None:
+            return place
+    if end is None:
+        return None
+    calls = [one.right for one in _calls(sides)]
+    text = difference(end, sides.labels)
+    if not calls:
+        return Diagnosis("the output", f"It differs: {text}; no layers were recorded in both.", None)
+    last = calls[-1].partition("#")[0] or "the module"
+    return Diagnosis(f"between {last} and the output", f"Every layer agrees and the output differs: {text}.", None)
+
+
+def _whole(sides: Sides) -> bool:
+    """Return whether every layer of both recordings is held whole."""
+    return all(
+        one.about["layers"] is None and not any(name.startswith("layers/") for name in one.about["shapes"])
+        for one in (sides.left, sides.right)
+    )
+
+
+def _explained(sides: Sides, end: Aligned | None) -> list[Diagnosis]:
+    """Return the layers that differ and their causes, as a comparison of live modules does."""
+    from parity_tests.harness.hooks.torch_settings import torch_settings
+    from parity_tests.harness.modules.hypotheses import localize
+
+    left, right, pairing, _, tolerance = sides
+    calls = _recorded(left), _recorded(right)
+    first = pairing.inputs[0] if pairing.inputs else None
+    x = [np.empty(0)] * 2
+    if first is not None:
+        x = [first.to_right(left.arrays[f"inputs/{first.left}"]), right.arrays[f"inputs/{first.right}"]]
+    y = [np.empty(0)] * 2 if end is None else [end.left, end.right]
+    inputs = [right.arrays[f"inputs/{name}"] for name in right.names("inputs")]
+
+    def differs(clear: float) -> Any:
+        def one(name: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
+            if in_jax.shape != in_torch.shape:
+                return True
+            label = name.removesuffix(", input")
+            stored = f"outputs/{end}" if not name else f"layers/{label}/{'output' if label == name else 'input'}"
+            floor = right.arrays.get(ROUNDING + stored)
+            floors = {} if floor is None or floor.shape != in_torch.shape else {"": floor.astype(np.float64)}
+            return rounding.worst({"": in_jax}, {"": in_torch}, floors, right.dtype).size > clear * tolerance
+
+        return one
+
+    ends = LayerCall(x[0], y[0]), LayerCall(x[1], y[1])
+    with torch_settings(right.dtype), np.errstate(all="ignore"):
+        for clear in (_CLEAR, 1.0):
+            found = localize.walk(
+                pairing.resolved, pairing.module, calls, ends, TOLERANCES[right.dtype], differs(clear), inputs
+            )
+            if found:
+                return found
+    return []
+
+
+def _recorded(recording: Recording) -> Mapping[str, LayerCall]:
+    held = recording.arrays
+    return {
+        label: LayerCall(held[f"layers/{label}/input"], held[f"layers/{label}/output"])
+        for label in recording.about["calls"]
+        if f"layers/{label}/input" in held
+    }
+
+
+def _first(sides: Sides, clear: float) -> Diagnosis | None:
+    """Return the first call whose output differs, or the first place between calls."""
+    allowed, dtype = clear * sides.tolerance, sides.right.dtype
+    before = "the input"
+    for call in _calls(sides):
+        y = _tensor(sides, call, "output")
+        shown = call.right or "the module"
+        if y.agrees(dtype, allowed):
+            before = shown
+            continue
+        x = _tensor(sides, call, "input")
+        if x.agrees(dtype, allowed):
+            return Diagnosis(shown, f"Its input agrees and its output differs: {difference(y, sides.labels)}.", None)
+        text = f"Every earlier layer agrees and the input of {shown} differs: {difference(x, sides.labels)}."
+        return Diagnosis(f"between {before} and {shown}", text, None)
+    return None
+
+
+def _calls(sides: Sides) -> Iterator[Pair]:
+    """Yield the calls that both recordings hold, in the right one's order."""
+    names = _layers(sides.pairing)
+    for label in sides.right.about["calls"]:
+        layer, _, nth = label.partition("#")
+        if (mine := layer if names is None else names.get(layer)) is None:
+            continue
+        ours = f"{mine}#{nth}" if nth else mine
+        if f"layers/{ours}/output" in sides.left.arrays and f"layers/{label}/output" in sides.right.arrays:
+            yield Pair(ours, label)
+
+
+def _layers(pairing: Pairing) -> dict[str, str] | None:
+    """Return the JAX layer of each torch layer that holds a pair; None if both are named alike."""
+    if pairing.module is None:
+        return None
+    held: dict[str, set[str]] = {}
+    for pair in pairing.weights:
+        held.setdefault(pair.right.rpartition(".")[0], set()).add(pair.left.rpartition("/")[0].replace("/", "."))
+    return {layer: min(paths) for layer, paths in held.items() if len(paths) == 1}
+
+
+def _tensor(sides: Sides, call: Pair, which: str) -> Aligned:
+    ours, theirs = f"layers/{call.left}/{which}", f"layers/{call.right}/{which}"
+    same = sides.left.framework == sides.right.framework
+    convert = as_it_is if same else nearest(sides.left, sides.right, ours, theirs)
+    return aligned(sides.left.tensor(ours), sides.right.tensor(theirs), convert)
+
+
+def every_layer(sides: Sides) -> list[Pair]:
+    """Return the calls that both recordings hold."""
+    return list(_calls(sides))
