@@ -28,9 +28,6 @@ class Aligned(NamedTuple):
         floor = rounding.combined([{"": floor} for floor in self.floors])[""]
         return rounding.worst({"": self.left}, {"": self.right}, {"": np.maximum(floor, least)}, dtype)
 
-    def agrees(self, dtype: str, tolerance: float) -> bool:
-        return self.worst(dtype).size <= tolerance
-
 
 def as_it_is(array: np.ndarray) -> np.ndarray:
     return array

@@ -111,7 +111,9 @@ def compared(
             break
     subject = MODULES if left.framework != right.framework else _SUBJECTS[left.framework]
     unexercised = () if diagnosis is not None else (*levels.unexercised, *pairing.ignored, *missing)
-    return Report(_about(left, right), tuple(findings), diagnosis=diagnosis, unexercised=unexercised, subject=subject)
+    drawn = tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]]))
+    about = _about(left, right)
+    return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, unexercised=unexercised, subject=subject)
 
 
 def _check_alike(left: Recording, right: Recording) -> None:

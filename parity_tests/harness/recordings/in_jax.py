@@ -1,5 +1,6 @@
 """What a recording asks of a JAX model; no other framework is imported."""
 
+import contextlib
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -19,11 +20,13 @@ from parity_tests.harness.hooks.jax_settings import jax_settings
 from parity_tests.harness.hooks.jax_slopes import mixture
 from parity_tests.harness.modules.adapters import Network, flatten, network, path_of, replaced
 from parity_tests.harness.modules.errors import raised_by
+from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.recordings import outputs
 from parity_tests.harness.recordings.arguments import Call
 from parity_tests.harness.recordings.arrays import Arrays, cast, numbers
 from parity_tests.harness.recordings.model import Change, Numbers, Options, noisy, parts_of
 
+_SAME = 1e-6
 _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 
 
@@ -50,6 +53,7 @@ class JaxModel:
         self._places = [_sharding(leaf) for leaf in arrays] if same else [None] * len(call.arrays)
         self._nets: dict[str, tuple[Network, dict[str, Callable[..., Any]]]] = {}
         self._weights: Arrays | None = None
+        self._unfused: bool | None = None
         with jax_settings(options.dtype):
             net, _ = self._net(options.dtype)
             self._weights = flatten(net.params) | flatten(net.state)
@@ -193,8 +197,22 @@ class JaxModel:
     ) -> tuple[np.ndarray, Any, Any, Any]:
         """Return the loss, the outputs, the state after the call, and the gradients."""
         with raised_by("The JAX model, its loss or their gradient"):
-            (value, (result, after)), gradients = programs["gradient"](params, state, inputs, taps)
+            if self._unfused is None:
+                self._unfused = self._parts(programs, (params, state, inputs, taps))
+            program = programs["unfused" if self._unfused else "gradient"]
+            (value, (result, after)), gradients = program(params, state, inputs, taps)
         return np.asarray(value), result, after, gradients
+
+    def _parts(self, programs: Any, at: tuple[Any, Any, Any, Any]) -> bool:
+        """Return whether the same loss has another gradient without XLA's fusion, which may compute a number twice,
+        rounded otherwise, so that a gradient that looks which of some numbers is their maximum finds none."""
+        with contextlib.suppress(Exception):  # a model that XLA compiles only fused
+            (value, _), gradients = programs["gradient"](*at)
+            (again, _), others = programs["unfused"](*at)
+            pairs = zip(flatten(gradients).values(), flatten(others).values(), strict=True)
+            apart = max((distance(one, other) for one, other in pairs if one.dtype.kind in "fc"), default=0.0)
+            return distance(np.asarray(again), np.asarray(value)) < _SAME < apart
+        return False
 
     def _steps(
         self, programs: Any, at: tuple[Any, Any, Any, Any], gradients: Any, dtype: str, change: Change | None
@@ -248,12 +266,12 @@ def _programs(net: Network, options: Options) -> dict[str, Callable[..., Any]]:
         updates, held = options.optimizer.update(gradients, held, params)
         return optax.apply_updates(params, updates), held
 
-    # Unfused, no number is computed twice: XLA may else round it otherwise where a gradient looks for the maximum.
     return {
         "call": compiled(call),
-        "gradient": compiled(jax.value_and_grad(loss, has_aux=True, allow_int=True), UNFUSED),
-        "slopes": compiled(jax.grad(mixed, (0, 1, 2), allow_int=True), UNFUSED),
-        "update": compiled(update, UNFUSED),
+        "gradient": compiled(jax.value_and_grad(loss, has_aux=True, allow_int=True)),
+        "unfused": compiled(jax.value_and_grad(loss, has_aux=True, allow_int=True), UNFUSED),
+        "slopes": compiled(jax.grad(mixed, (0, 1, 2), allow_int=True)),
+        "update": compiled(update),
     }
 
 

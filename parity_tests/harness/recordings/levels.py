@@ -152,8 +152,7 @@ class Levels:
         if self._sampled(kind, pair) and pair.first is None:
             sums = [one.tensor(f"{WHOLE}{kind}/{name}") for one, name in
                     ((self.left, pair.left), (self.right, pair.right))]  # fmt: skip
-            norm = float(sums[1].values[2])
-            far = np.array([norm, norm, 0.0, 0.0, 0.0]) * rounding.unit(self.dtype)
+            far = locate.least_of_sums(sums[1].values, self.dtype)
             yield One(f"{pair.name}{_SUM}", aligned(sums[0], sums[1]), np.maximum(far, least))
 
     def _least(self, kind: str, pair: Pair) -> float:
@@ -209,7 +208,8 @@ class Levels:
         if (found := locate.in_outputs(self.sides, None)) is not None:
             return found
         pair = next(one.pair for one in ones if one.name == where)
-        return Diagnosis(where, f"It differs: {self.text(pair)}.", None)
+        cause = None if self.pairing.module is None else locate.cause_in_statistics(self.sides, where)
+        return Diagnosis(where, f"It differs: {self.text(pair)}.", cause)
 
     def _in_loss(self, _: str) -> Diagnosis:
         values = [complex(one.arrays["loss/the loss"]).real for one in (self.left, self.right)]

@@ -12,7 +12,7 @@ from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.recordings.align import Aligned, aligned, as_it_is, difference
 from parity_tests.harness.recordings.pairing import Pair, Pairing, nearest
-from parity_tests.harness.recordings.recording import ROUNDING, Recording
+from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 """How near the numbers of a cause must come, as a share of a tensor's usual size."""
@@ -104,6 +104,25 @@ def _explained(sides: Sides, end: Aligned | None) -> list[Diagnosis]:
     return []
 
 
+def cause_in_statistics(sides: Sides, where: str) -> str | None:
+    """Return why running statistics of a batch norm differ after a call, if its input was recorded whole."""
+    from parity_tests.harness.modules.hypotheses import state
+
+    right, pairing = sides.right, sides.pairing
+    norm = where.rpartition(".")[0]
+    names = state.statistics(pairing.resolved, pairing.module).get(norm, ())
+    pairs = [next((pair for pair in pairing.weights if pair.name == name), None) for name in names]
+    x = f"layers/{norm}/input"
+    if where not in names or None in pairs or x not in right.arrays or x in right.about["shapes"]:
+        return None
+    mine = np.stack([sides.left.arrays[f"state/{pair.left}"] for pair in pairs if pair is not None])
+    other = np.stack([right.arrays[f"state/{pair.right}"] for pair in pairs if pair is not None])
+    layer, tolerance = pairing.module.get_submodule(norm), TOLERANCES[right.dtype]
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
+        return state.cause_in_statistics(layer, right.arrays[x], mine, other, tolerance)
+    return None
+
+
 def _recorded(recording: Recording) -> Mapping[str, LayerCall]:
     held = recording.arrays
     return {
@@ -115,20 +134,38 @@ def _recorded(recording: Recording) -> Mapping[str, LayerCall]:
 
 def _first(sides: Sides, clear: float) -> Diagnosis | None:
     """Return the first call whose output differs, or the first place between calls."""
-    allowed, dtype = clear * sides.tolerance, sides.right.dtype
+    allowed = clear * sides.tolerance
     before = "the input"
     for call in _calls(sides):
-        y = _tensor(sides, call, "output")
+        y = _differing(sides, call, "output", allowed)
         shown = call.right or "the module"
-        if y.agrees(dtype, allowed):
+        if y is None:
             before = shown
             continue
-        x = _tensor(sides, call, "input")
-        if x.agrees(dtype, allowed):
-            return Diagnosis(shown, f"Its input agrees and its output differs: {difference(y, sides.labels)}.", None)
-        text = f"Every earlier layer agrees and the input of {shown} differs: {difference(x, sides.labels)}."
+        x = _differing(sides, call, "input", allowed)
+        if x is None:
+            return Diagnosis(shown, f"Its input agrees and its output differs: {y}.", None)
+        text = f"Every earlier layer agrees and the input of {shown} differs: {x}."
         return Diagnosis(f"between {before} and {shown}", text, None)
     return None
+
+
+def _differing(sides: Sides, call: Pair, which: str, allowed: float) -> str | None:
+    """Say how the input or the output of a call differs, or the sums of all its entries; None if it agrees."""
+    pair = _tensor(sides, call, which)
+    if pair.worst(sides.right.dtype).size > allowed:
+        return difference(pair, sides.labels)
+    names = [f"{WHOLE}layers/{label}/{which}" for label in (call.left, call.right)]
+    if names[0] in sides.left.arrays and names[1] in sides.right.arrays:
+        sums = aligned(sides.left.tensor(names[0]), sides.right.tensor(names[1]))
+        if sums.worst(sides.right.dtype, least_of_sums(sums.right, sides.right.dtype)).size > allowed:
+            return f"of the sums over all its entries, {difference(sums, sides.labels)}"
+    return None
+
+
+def least_of_sums(sums: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the smallest rounding error of what `totals` returns: that of as many roundings as there are entries."""
+    return np.array([sums[2], sums[2], 0.0, 0.0, 0.0]) * rounding.unit(dtype)
 
 
 def _calls(sides: Sides) -> Iterator[Pair]:

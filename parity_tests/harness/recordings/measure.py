@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.harness.modules.common.effects import changes, differ, matters
+from parity_tests.harness.modules.common.draws import draw, hides
+from parity_tests.harness.modules.common.effects import changes, differ, reach
 from parity_tests.harness.modules.rounding import SAMPLES, jitter, spread, unit
 from parity_tests.harness.recordings.arguments import Call, to_json
 from parity_tests.harness.recordings.arrays import Arrays, digest, places, single, totals
 from parity_tests.harness.recordings.model import Model, Numbers, Options, parts_of
 from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording
 
+_CLEAR = 1e-8  # of the outputs: what a tensor surely moves by its slope, which may also be the rounding of zero
 _SAME = 1e-9  # of the largest: a second call gives the same numbers, up to sums in another order
 
 
@@ -25,6 +27,7 @@ def measured(model: Model, call: Call, options: Options) -> Recording:
     layers; and the inputs of layers are moved, since what stands behind a clip sees none of the other units.
     """
     dtype = options.dtype
+    drawn = _drawn(model) if options.draw else []
     base = model.numbers(dtype)
     arrays, shapes, digests = _kept(base, options)
     double = base if dtype == "float64" else model.numbers("float64")
@@ -64,6 +67,7 @@ def measured(model: Model, call: Call, options: Options) -> Recording:
         "calls": base.calls,
         "unmoved": _unmoved(model, call, weights, parts_of(double.arrays, "outputs")),
         "repeats": repeats,
+        "drawn": drawn,
         "order": list(stored),
         "shapes": shapes,
         "whole digests": digests,
@@ -74,6 +78,25 @@ def measured(model: Model, call: Call, options: Options) -> Recording:
     }
     stored |= {ROUNDING + name: _as_single(array) for name, array in floors.items() if name in stored}
     return Recording.of(about, stored)
+
+
+def _drawn(model: Model) -> list[str]:
+    """Replace every weight of few distinct values by drawn numbers, positive ones if others give no finite output; the
+    names of those that were replaced."""
+
+    def finite() -> bool:
+        with contextlib.suppress(Exception):  # the recording itself says what is wrong
+            return all(np.isfinite(array).any() for array in model.outputs({}, "float64").values())
+        return False
+
+    constant = {name: array.copy() for name, array in model.weights().items() if hides(array)}
+    before = not constant or finite()
+    for positive in (False, True) if constant else ():
+        model.fill({name: draw(name, array, positive) for name, array in constant.items()})
+        if not before or finite():
+            return list(constant)
+    model.fill(constant)
+    return []
 
 
 def _kept(numbers: Numbers, options: Options) -> tuple[Arrays, dict[str, list[int]], dict[str, str]]:
@@ -120,7 +143,8 @@ def _unmoved(model: Model, call: Call, weights: Arrays, base: Arrays) -> list[st
     slopes: Any = {}
     with contextlib.suppress(Exception):  # what has no gradient is moved
         slopes = model.slopes(dtype)
-    doubtful = [n for n in every if n not in slopes or not matters(slopes[n], every[n], size, dtype)]
+    clear = {name for name, slope in slopes.items() if _CLEAR * size < reach(slope, every[name]) < np.inf}
+    doubtful = [name for name in every if name not in clear]
 
     def moves(names: Sequence[str]) -> bool:
         for changed in zip(*(changes(every[name]) for name in names), strict=False):

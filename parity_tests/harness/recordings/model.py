@@ -23,6 +23,7 @@ class Options(NamedTuple):
     layers: Sequence[str] | None = None
     sample: int | None = None
     key: int = 0
+    draw: bool = False
 
 
 class Numbers(NamedTuple):

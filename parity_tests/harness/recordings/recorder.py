@@ -32,6 +32,7 @@ def record(
     layers: Sequence[str] | None = None,
     sample: int | None = None,
     key: int = 0,
+    draw: bool = False,
 ) -> Recording:
     """Record what a model computes, so that it can be compared where its framework is not installed.
 
@@ -62,6 +63,9 @@ def record(
             the sum, the root of the sum of squares and the digest of the whole are kept too. None keeps all. Two
             recordings of the same `sample` and `key` keep the same entries.
         key: Of the choice of entries.
+        draw: Whether tensors of few distinct values, such as biases of zero, which hide what stands behind them, are
+            replaced by numbers that are drawn by their names. The file then holds these, and a live model that is
+            compared with it is given them.
 
     Returns:
         The recording, as `Recording(path)` reads it.
@@ -73,7 +77,7 @@ def record(
     """
     file_path = as_path(path, "path: a recording's file")
     require_writable(file_path, "give another path")
-    options = Options(dtype, train, method, loss, optimizer, scheduler, steps, layers, sample, key)
+    options = Options(dtype, train, method, loss, optimizer, scheduler, steps, layers, sample, key, draw)
     check(module, params, options)
     call = read(inputs, dtype)
     recording = measured(model_of(module, params, call, options, inputs), call, options)
