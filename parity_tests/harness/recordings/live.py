@@ -28,14 +28,26 @@ _LIVE = {
 """What is for two live models alone, with its default and why."""
 
 
+DEFAULTS = {
+    **{name: default for name, (default, _) in _LIVE.items()},
+    **_RECORDED,
+    **dict.fromkeys(("losses", "optimizers", "scheduler", "input_layouts", "output_layouts", "outputs")),
+    **{"method": None, "torch_method": None, "channels_last": True, "ignore": ()},
+}
+"""Of the options of `compare_modules` that are read here."""
+
+
 def compare(
-    jax_model: Any, params: Any, torch_module: Any, mapping: Any, inputs: Any, options: Mapping[str, Any]
+    jax_model: Any, params: Any, torch_module: Any, mapping: Any, inputs: Any, options: dict[str, Any]
 ) -> Report:
     """Compare a recording with a live model, or with another recording; see `compare_modules` for the arguments.
 
     Raises:
         InputError: If inputs or options are given that the recording decides, or as `compare_recordings` raises it.
     """
+    if unknown := options.keys() - DEFAULTS.keys():
+        raise TypeError(f"assert_parity() got an unexpected keyword argument {min(unknown)!r}")
+    options = DEFAULTS | options
     layouts = (options["channels_last"], options["input_layouts"], options["output_layouts"], options["outputs"])
     given = Layouts(*layouts)
     recordings = [one for one in (jax_model, torch_module) if isinstance(one, Recording)]
