@@ -27,6 +27,7 @@ from parity_tests.harness.recordings.arrays import Arrays, cast, numbers
 from parity_tests.harness.recordings.model import Change, Numbers, Options, noisy, parts_of
 
 _SAME = 1e-6
+_STEP = 1e-6  # of the weights, to measure a slope
 _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 
 
@@ -204,14 +205,18 @@ class JaxModel:
         return np.asarray(value), result, after, gradients
 
     def _parts(self, programs: Any, at: tuple[Any, Any, Any, Any]) -> bool:
-        """Return whether the same loss has another gradient without XLA's fusion, which may compute a number twice,
-        rounded otherwise, so that a gradient that looks which of some numbers is their maximum finds none."""
+        """Return whether the gradient is right only without XLA's fusion, which may compute a number twice, rounded
+        otherwise, so that a gradient that looks which of some numbers is their maximum finds none. Where the two
+        differ, the slope of the loss in a drawn direction tells which is right."""
         with contextlib.suppress(Exception):  # a model that XLA compiles only fused
             (value, _), gradients = programs["gradient"](*at)
             (again, _), others = programs["unfused"](*at)
             pairs = zip(flatten(gradients).values(), flatten(others).values(), strict=True)
             apart = max((distance(one, other) for one, other in pairs if one.dtype.kind in "fc"), default=0.0)
-            return distance(np.asarray(again), np.asarray(value)) < _SAME < apart
+            if not distance(np.asarray(again), np.asarray(value)) < _SAME < apart:
+                return False
+            fused, unfused = _slope_errors(programs["gradient"], at, (gradients, others))
+            return unfused * 10 < fused
         return False
 
     def _steps(
@@ -273,6 +278,30 @@ def _programs(net: Network, options: Options) -> dict[str, Callable[..., Any]]:
         "slopes": compiled(jax.grad(mixed, (0, 1, 2), allow_int=True)),
         "update": compiled(update),
     }
+
+
+def _slope_errors(program: Callable[..., Any], at: tuple[Any, Any, Any, Any], gradients: Any) -> list[float]:
+    """Return how far each gradient's slope in a drawn direction is from that of the loss."""
+    params, *others = at
+    rng = np.random.default_rng(0)
+
+    def drawn(leaf: Any) -> np.ndarray:
+        inexact = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return rng.normal(size=leaf.shape) if inexact else np.zeros(leaf.shape, leaf.dtype)
+
+    direction = jax.tree.map(drawn, params)
+
+    def loss(step: float) -> float:
+        moved = jax.tree.map(lambda leaf, way: (leaf + step * way).astype(leaf.dtype), params, direction)
+        return float(program(moved, *others)[0][0])
+
+    slope = (loss(_STEP) - loss(-_STEP)) / (2 * _STEP)
+    ways = jax.tree.leaves(direction)
+    sums = [
+        sum(float((np.asarray(g) * way).sum()) for g, way in zip(jax.tree.leaves(tree), ways, strict=True) if way.any())
+        for tree in gradients
+    ]
+    return [abs(total - slope) for total in sums]
 
 
 def _state(net: Network) -> list[str]:
