@@ -16,7 +16,7 @@ from parity_tests.harness.recordings.pairing import FRAMEWORKS, Layouts, Pair, P
 from parity_tests.harness.recordings.recording import WHOLE, Recording, Tensor
 
 INPUTS, WEIGHTS, OUTPUTS, LAYERS = "every input", "every weight", "every output", "every layer"
-STATE, EFFECTS, LOSS, GRADIENTS = "state after the call", "what each weight moves", "the loss", "every gradient"
+STATE, EFFECTS, LOSS, GRADIENTS = "state after a training step", "what each weight moves", "the loss", "every gradient"
 _SUM = ", the sums of all its entries"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]

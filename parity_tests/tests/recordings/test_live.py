@@ -103,12 +103,12 @@ def test_state_after_a_call_in_training_is_compared(in_torch: Recorded, in_jax: 
     images = in_torch.recording.arrays["inputs/inputs[0]"]
     made = record(in_torch.names["make"](), tmp_path / "training.safetensors", images, train=True)
     report = compare_modules(in_jax.names["make"](), None, made)
-    assert report.findings[-1].level == "state after the call"
+    assert report.findings[-1].level == "state after a training step"
     assert report.diagnosis is not None
     assert report.diagnosis.where == "norm.running_var"
     assert "variance" in (report.diagnosis.cause or "")
     again = assert_parity(made, None, in_torch.names["make"]())
-    assert "state after the call" in [finding.level for finding in again.findings]
+    assert "state after a training step" in [finding.level for finding in again.findings]
 
 
 @pytest.mark.parametrize("dtype", ["float32"])
