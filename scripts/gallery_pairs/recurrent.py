@@ -16,14 +16,6 @@ def drawn(module: Any) -> Any:
     return module
 
 
-def _transpose() -> Any:
-    import numpy as np
-
-    from parity_tests.harness.modules.mapping import Transform
-
-    return Transform(np.transpose, np.transpose)
-
-
 def recurrent(kind: str, both_biases: bool = True) -> Modules:
     """An LSTM or a GRU over a sequence [batch, time, features], from a state of zeros.
 
@@ -62,14 +54,8 @@ def recurrent(kind: str, both_biases: bool = True) -> Modules:
         def forward(self, x: Any) -> Any:
             return super().forward(x)[0]
 
-    mapping = [
-        ("cell/dense_i/kernel", "weight_ih_l0", _transpose()),
-        ("cell/dense_h/kernel", "weight_hh_l0", _transpose()),
-        ("cell/dense_i/bias", "bias_ih_l0"),
-        ("cell/dense_h/bias", "bias_hh_l0"),
-    ]
     torch_module = OutputsAlone(features, hidden, batch_first=True)
-    return Modules(drawn(Sequence(nnx.Rngs(0))), None, torch_module, [images(3, 5, features)], mapping)
+    return Modules(drawn(Sequence(nnx.Rngs(0))), None, torch_module, [images(3, 5, features)], None)
 
 
 def attention(fused: bool = False, rounded: bool = False) -> Modules:
@@ -82,8 +68,6 @@ def attention(fused: bool = False, rounded: bool = False) -> Modules:
     import jax.numpy as jnp
     import torch
     from flax import nnx
-
-    from parity_tests.harness.modules.mapping import Transform
 
     width, heads = 32, 4
 
@@ -112,27 +96,10 @@ def attention(fused: bool = False, rounded: bool = False) -> Modules:
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / jnp.sqrt(query.shape[-1])
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), value)
 
-    def joined(x: Any) -> Any:
-        return x.reshape(*x.shape[:-2], width)
-
-    size = width // heads
-    into = Transform(
-        lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(width, heads, size), output_to_torch=joined
-    )
-    bias = Transform(lambda b: b.reshape(width), lambda b: b.reshape(heads, size))
-    out = Transform(
-        lambda k: k.reshape(width, width).T, lambda w: w.T.reshape(heads, size, width), input_to_torch=joined
-    )
-    mapping = [
-        ("(query|key|value)/kernel", r"\1.weight", into),
-        ("(query|key|value)/bias", r"\1.bias", bias),
-        ("out/kernel", "out.weight", out),
-        ("out/bias", "out.bias"),
-    ]
     attend = nnx.dot_product_attention if rounded else in_full
     module = drawn(nnx.MultiHeadAttention(heads, width, attention_fn=attend, decode=False, rngs=nnx.Rngs(0)))
     torch_module = Fused(width, heads, batch_first=True) if fused else Separate()
-    return Modules(module, None, torch_module, [images(2, 7, width)], None if fused else mapping)
+    return Modules(module, None, torch_module, [images(2, 7, width)], None)
 
 
 _BOTH = ("flax", "torch")
@@ -141,16 +108,14 @@ PAIRS = (
         "lstm-one-bias",
         _BOTH,
         partial(recurrent, "LSTM", False),
-        "refused",
-        "Torch's LSTM has two biases, of which it uses the sum, and Flax's cell has one.",
+        why="Torch's LSTM has two biases, whose sum is the one of Flax's cell.",
     ),
     Pair("lstm", _BOTH, partial(recurrent, "LSTM"), why="With a bias in the cell's input layer too."),
     Pair(
         "gru-one-bias",
         _BOTH,
         partial(recurrent, "GRU", False),
-        "refused",
-        "Flax's GRUCell has no bias on its state, where torch's GRU has one that the reset gate multiplies.",
+        why="Flax's GRUCell has no bias on the state's share of the new gate; torch's is held at 0.",
     ),
     Pair("gru", _BOTH, partial(recurrent, "GRU"), why="With a bias in the cell's layer of the state too."),
     Pair(

@@ -30,10 +30,15 @@ def recast_linen(dtype: str) -> Iterator[None]:
     A child that its parent makes in the call takes the parent's dtype, so it has to be set before the call.
     """
 
+    def recast(module: nn.Module) -> None:
+        for name, value in list(vars(module).items()):
+            if name in _ATTRIBUTES and _is_single(value):
+                object.__setattr__(module, name, jnp.float64)  # the dataclass is frozen
+            elif isinstance(value, nn.Module) and name != "parent":
+                recast(value)  # a cell's first state is made before the cell is called
+
     def recasting(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        for name in _ATTRIBUTES:
-            if _is_single(vars(context.module).get(name)):
-                object.__setattr__(context.module, name, jnp.float64)  # the dataclass is frozen
+        recast(context.module)
         return call(*args, **kwargs)
 
     if dtype == "float64":

@@ -11,7 +11,9 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.loops.records import SIDES, Arrays, Raw, Run
 from parity_tests.harness.modules import layouts
-from parity_tests.harness.modules.mapping import MappingLike, Pair, as_is, canonical, resolve
+from parity_tests.harness.modules.joining.links import Link, joined, parted
+from parity_tests.harness.modules.joining.rearranged import apart, without_frozen
+from parity_tests.harness.modules.mapping import MappingLike, Pair, arrange, as_is, canonical
 from parity_tests.harness.modules.torch_state import _SLICE, whole
 
 QUANTITIES = (
@@ -61,6 +63,8 @@ class Names(NamedTuple):
     pairs: tuple[Pair, ...]
     statistics: frozenset[str]
     """Torch's names of what is no parameter."""
+    links: tuple[Link, ...] = ()
+    """What the JAX run has in parts in the torch run, or the reverse."""
 
     def record(self, raw: Raw, side: str) -> Record:
         """Return the arrays of a step by quantity and torch's name, in torch's layout."""
@@ -97,10 +101,12 @@ class Names(NamedTuple):
 
     def _named(self, arrays: Arrays, side: str) -> Arrays:
         if side == SIDES[0]:
+            arrays = parted(arrays, self.links)
             return {p.name: p.transform.to_torch(arrays[p.path]) for p in self.pairs if p.path in arrays}
         return {p.name: part(arrays[whole(p.name)], p.name) for p in self.pairs if whole(p.name) in arrays}
 
     def _state(self, arrays: Arrays, side: str) -> Arrays:
+        arrays = parted(arrays, self.links) if side == SIDES[0] else arrays
         places = _places(self.pairs, tuple(arrays), side)
         if side == SIDES[0]:
             return {name: pair.transform.to_torch(arrays[path]) for name, (path, pair) in places.items()}
@@ -108,6 +114,7 @@ class Names(NamedTuple):
 
     def _back(self, arrays: Arrays, given: Arrays, side: str, optimizer: bool) -> Arrays:
         jax = side == SIDES[0]
+        arrays = parted(arrays, self.links) if jax else arrays
         places = (
             _places(self.pairs, tuple(arrays), side)
             if optimizer
@@ -124,7 +131,7 @@ class Names(NamedTuple):
             else:
                 result[path] = result.get(path, arrays[path].copy())
                 result[path][int(rows[2]) : int(rows[3])] = given[name]
-        return result
+        return joined({**arrays, **result}, self.links) if jax and self.links else result
 
 
 def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: MappingLike) -> Names:
@@ -142,9 +149,15 @@ def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: Mapping
     state = {path for path in shapes if path.rpartition("/")[2] in ("mean", "var")}
     if gradients is not None and set(gradients) < set(shapes):
         state = set(shapes) - set(gradients)
-    pairs = resolve(shapes, module, mapping, state)
+    found = without_frozen(arrange(shapes, module, mapping, state), module)
+    if other := apart(found, module):
+        raise InputError(
+            f"The two runs train other arrays: {'; '.join(other)}: make the models the same, or freeze at 0 what "
+            "PyTorch adds."
+        )
     buffers = {name for name, _ in module.named_buffers()}
-    return Names(pairs, frozenset(pair.name for pair in pairs if whole(pair.name) in buffers))
+    statistics = frozenset(pair.name for pair in found.pairs if whole(pair.name) in buffers)
+    return Names(found.pairs, statistics, found.links)
 
 
 def uncovered(names: Names, in_jax: Run, in_torch: Run) -> list[str]:
@@ -156,6 +169,7 @@ def uncovered(names: Names, in_jax: Run, in_torch: Run) -> list[str]:
             found[f"{quantity}, which only the {SIDES[first[0] is None]} run yields"] = None
         for i, snapshot in enumerate(first if field in _NAMED and None not in first else []):
             paired = {pair.path if not i else whole(pair.name) for pair in names.pairs}
+            paired |= {path for link in names.links if not i for path in link.paths}
             for path, array in snapshot.arrays.items() if snapshot is not None else ():
                 if array.dtype.kind in "fc" and path not in paired:
                     found[f"{path} of the {quantity} of the {SIDES[i]} run, which is in no pair"] = None

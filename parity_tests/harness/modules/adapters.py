@@ -36,6 +36,10 @@ class Network(NamedTuple):
     """Maps the same arguments to the calls of every layer, until one fails; None for a bare function."""
     tapped: Callable[..., Any] | None = None
     """Maps taps and the same arguments to the outputs, see `jax_layers.record`."""
+    own: Callable[[Any], Any] = lambda params: params
+    """Maps parameters to the structure that the caller passed, where they are rearranged."""
+    rearranged: Callable[[Any], Any] = lambda tree: tree
+    """Maps a tree of that structure, such as a gradient, to the arrangement of the parameters."""
 
 
 def network(model: Any, params: Any, dtype: str, train: bool, form: Form, method: str = "__call__") -> Network:

@@ -22,9 +22,10 @@ from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
+from parity_tests.harness.modules.joining.rearranged import apart, arranged, without_frozen
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
-from parity_tests.harness.modules.mapping import MappingLike, ignored_of, resolve
+from parity_tests.harness.modules.mapping import Arrangement, MappingLike, arrange, ignored_of
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.recordings import live
@@ -139,6 +140,8 @@ def compare_modules(
     torch_module = torch_state.plain(torch_module)
     given = output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
 
+    arrangement: Arrangement | None = None
+
     def made(dtype: str) -> Both:
         call = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype)
         net = network(jax_model, params, dtype, train, call.in_jax, method or "__call__")
@@ -146,7 +149,8 @@ def compare_modules(
         if torch_method is not None:
             module.forward = getattr(module, torch_method)
         placed = {place: layout for place, layout in given.items() if layout is not None}
-        return Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
+        both = Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
+        return both if arrangement is None else arranged(both, arrangement, weights)
 
     with settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
@@ -155,8 +159,12 @@ def compare_modules(
                 torch_state.called(torch_state.copied(both.module), both.torch_arguments)
         shapes = {path: array.shape for path, array in both.arrays().items()}
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
-        both = both._replace(pairs=resolve(shapes, both.module, mapping, state, lambda: orders(both), ignore))
+        arrangement = arrange(shapes, both.module, mapping, state, lambda: orders(both), ignore)
+        arrangement = without_frozen(arrangement, torch_module)
+        both = arranged(both, arrangement, weights)
         own += tuple(sorted(frozenset.union(*ignored_of(shapes, both.module, ignore))))
+        own += tuple(f"{name} (held at 0)" for name in arrangement.zeros)
+        own += tuple(f"{name} (held equal to {first})" for name, first in arrangement.shared.items())
         drawn: tuple[str, ...] = ()
         if weights == "jax":
             both.fill_torch()
@@ -166,7 +174,7 @@ def compare_modules(
             both, drawn = draw(both)
 
         def in_double(both: Both) -> Evaluation:
-            exact = made("float64")._replace(pairs=both.pairs)
+            exact = made("float64")
             wide = {name: array.astype(_wide(array)) for name, array in both.named(both.arrays()).items()}
             exact = exact.filled(wide)._replace(inputs=[x.astype(_wide(x)) for x in both.inputs])
             exact.fill_torch()
@@ -186,6 +194,7 @@ def compare_modules(
         }
         evaluation = Evaluation(both, losses, in_double if dtype == "float32" else None)
         options = {"losses": losses, "optimizers": optimizers, "scheduler": scheduler, "steps": steps}
+        options["apart"] = apart(arrangement, torch_module)
         compared = Levels(evaluation, {**options, "compare_weights": weights == "compare", "statistics": statistics})
         findings: list[Finding] = []
         for finding, diagnose in compared:

@@ -25,6 +25,7 @@ from parity_tests.harness.modules.pair import Arrays, Both
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
 
 OUTPUTS, STATE, LOSS, GRADIENTS = "every output", "state after a training step", "the loss", "every gradient"
+STEPS = "weights after {} optimizer steps from the same gradients"
 LARGER = "outputs at larger inputs"
 EFFECTS = "what each weight moves"
 ELSEWHERE = (
@@ -210,14 +211,22 @@ class Levels:
         if optimizers is None:
             return
 
+        if self.options["apart"]:
+            text = f"The optimizers train other arrays: {'; '.join(self.options['apart'])}."
+            cause = "an optimizer of one framework trains in parts what that of the other trains as one"
+            where = "the optimizers"
+            yield self._failure(STEPS.format(self.options["steps"]), where), lambda: Diagnosis(where, text, cause)
+            return
+
         def gradient(params: Any) -> Any:
-            return evaluation.gradient(params, both.net.state, *both.jax_inputs)
+            net = both.net
+            return net.own(evaluation.gradient(net.rearranged(params), net.state, *both.jax_inputs))
 
         steps = self.options["steps"]
         run = train_both(both, gradient, optimizers, self.options["scheduler"], steps)
         share = rounding.STEP_ERROR[both.dtype] / self.tolerance
         floors = {name: share * array for name, array in run.moved.items()}
-        finding = self._finding(f"weights after {steps} optimizer steps from the same gradients", run.weights, floors)
+        finding = self._finding(STEPS.format(steps), run.weights, floors)
         yield finding, lambda: diagnoses.after_steps(finding.where, *run.weights, run.cause(finding.where))
         if run.moments is not None:
             moments = run.moments

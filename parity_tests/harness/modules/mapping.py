@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import nn
@@ -11,6 +11,11 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.common.names import canonical
 from parity_tests.harness.modules.inference.draft import draft
 from parity_tests.harness.modules.inference.pairing import infer, left_over
+from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
+from parity_tests.harness.modules.inference.recognition import Recognition
+from parity_tests.harness.modules.joining.given import read
+from parity_tests.harness.modules.joining.joints import Joint, concatenated, shared, stacked, summed, weight_norm
+from parity_tests.harness.modules.joining.links import expanded
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole
 from parity_tests.harness.modules.transforms import Transform, as_is, flattened, flipped_kernel, layout, transposed
 
@@ -18,21 +23,29 @@ Shape: TypeAlias = tuple[int, ...]
 Shapes: TypeAlias = Mapping[str, Shape]
 
 
-class Pair(NamedTuple):
-    """One array of the JAX model and the torch tensor that holds the same numbers."""
+__all__ = [
+    "Arrangement",
+    "Joint",
+    "Pair",
+    "Transform",
+    "arrange",
+    "as_is",
+    "canonical",
+    "concatenated",
+    "flattened",
+    "flipped_kernel",
+    "layout",
+    "resolve",
+    "shared",
+    "stacked",
+    "summed",
+    "tensors",
+    "transposed",
+    "weight_norm",
+]
 
-    path: str
-    """The path in the JAX model, without its collection: `conv1/kernel`."""
-    name: str
-    """The name in the torch module: `conv1.weight`."""
-    transform: Transform
-    """The conversion between their layouts."""
-
-
-__all__ = ["Pair", "Transform", "as_is", "flattened", "flipped_kernel", "layout", "resolve", "tensors", "transposed"]
-
-Target: TypeAlias = str | tuple[str, Transform]
-MappingLike: TypeAlias = Mapping[str, Target] | Sequence[tuple[str, str] | tuple[str, str, Transform]] | None
+Target: TypeAlias = str | tuple[str, Transform] | tuple[Sequence[str] | str, Joint]
+MappingLike: TypeAlias = Mapping[Any, Target] | Sequence[tuple[Any, ...]] | None
 
 
 def tensors(module: nn.Module) -> dict[str, nn.Module]:
@@ -51,21 +64,35 @@ def resolve(
     orders: Callable[[], tuple[list[str], list[str]]] | None = None,
     ignore: Sequence[str] = (),
 ) -> tuple[Pair, ...]:
+    """Return the pairs of `arrange`."""
+    return arrange(shapes, module, mapping, state, orders, ignore).pairs
+
+
+def arrange(
+    shapes: Shapes,
+    module: nn.Module,
+    mapping: MappingLike = None,
+    state: Collection[str] = (),
+    orders: Callable[[], tuple[list[str], list[str]]] | None = None,
+    ignore: Sequence[str] = (),
+) -> Arrangement:
     """Pair every parameter of the JAX model with a parameter of the torch module, and state with buffers.
 
     Args:
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module.
         mapping: Pairs `{path: name}`; or rules `[(regex, replacement)]`, of which the first that matches the whole path
-            gives the name; or None, to pair by name, then by kind of layer and shape, then by the order of calls. A
-            name may end in rows, as in `rnn.weight_ih_l0[0:8]`. A pair or a rule may end in a `Transform`, which
-            replaces the transform that the kind of the torch layer implies.
+            gives the name; or None, to pair by name, then by kind of layer and shape, then by the order of calls, and
+            what one framework has in parts by the names of the parts. A name may end in rows, as in
+            `rnn.weight_ih_l0[0:8]`. A pair or a rule may end in a `Transform`, which replaces the transform that the
+            kind of the torch layer implies; or in a `Joint`, with several names, or several paths, in place of one.
         state: The paths of the JAX arrays that are no parameters. These may stay without a pair, as buffers may.
         orders: Returns the layers of both models, dotted, in the order in which they are called.
         ignore: Regexes of whole paths and whole names that stay without a pair.
 
     Returns:
-        The pairs, in the order of the torch module. Every parameter is in exactly one pair.
+        The pairs, in the order of the torch module, and what has to be rearranged in the JAX model. Every parameter is
+        in exactly one pair.
 
     Raises:
         InputError: If a parameter is left over, is paired twice, is unknown or has another shape, or if several pairs
@@ -75,11 +102,20 @@ def resolve(
     shapes = {path: shape for path, shape in shapes.items() if path not in ignored_paths}
     if mapping is None:
         try:
-            return _resolved(shapes, module, None, state, orders, ignored)
+            found = Recognition(_paired)(shapes, module, state, orders, ignored)
         except InputError as error:
             text = f"{error}\nA draft to correct and paste:\n{draft(shapes, module, state, orders, ignored)}"
             raise InputError(text) from None
-    return _resolved(shapes, module, mapping, state, orders, ignored)
+    else:
+        joined = read(mapping, shapes, module)
+        pairs = _paired(joined.shapes, module, state, orders, {*ignored, *joined.shared}, joined.chosen)
+        found = Arrangement(pairs, joined.links, joined.shared)
+    every, order = entries(module), list(entries(module))
+    all_shapes = expanded(shapes, found.links)
+    for pair in found.pairs:
+        _check_shape(all_shapes[pair.path], pair, entry(module, pair.name, every))
+    ordered = sorted(found.pairs, key=lambda pair: (order.index(whole(pair.name)), rows(pair.name)))
+    return found._replace(pairs=tuple(ordered))
 
 
 def ignored_of(
@@ -104,22 +140,24 @@ def ignored_of(
     return frozenset(paths), frozenset(names)
 
 
-def _resolved(
+def _paired(
     shapes: Shapes,
     module: nn.Module,
-    mapping: MappingLike,
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
     ignored: Collection[str],
+    given: Mapping[str, str | tuple[str, Transform]] | None = None,
+    total: bool = True,
 ) -> tuple[Pair, ...]:
+    """Pair arrays and tensors one by one, as given or as their names, kinds and shapes tell.
+
+    `total`: whether a tensor of the torch module that is left over is an error.
+    """
     every = entries(module)
-    if mapping is None:
-        chosen: dict[str, Target] = dict(infer(shapes, module, state, orders, ignored))
-    elif isinstance(mapping, Mapping):
-        chosen = {canonical(path): target for path, target in mapping.items()}
-    else:
-        chosen = dict(_ruled(shapes, mapping))
-    taken = {target if isinstance(target, str) else target[0] for target in chosen.values()}
+    chosen: dict[str, str | tuple[str, Transform]] = dict(
+        infer(shapes, module, state, orders, ignored) if given is None else given
+    )
+    taken = {target if isinstance(target, str) else target[0] for target in chosen.values()} | {*ignored}
     chosen |= left_over({path: shapes[path] for path in state if path not in chosen and path in shapes}, module, taken)
     pairs = []
     for path, target in chosen.items():
@@ -136,13 +174,10 @@ def _resolved(
         pairs.append(
             Pair(path, name, transform or layout(held.layer, held.leaf, tuple(held.value.shape), shapes[path]))
         )
-    if mapping is None:
+    if given is None:
         pairs = _with_crossed_kernels(pairs, shapes, {pair.name: entry(module, pair.name, every) for pair in pairs})
-    _check_total(shapes, state, module, every, pairs, ignored)
-    for pair in pairs:
-        _check_shape(shapes[pair.path], pair, entry(module, pair.name, every))
-    order = list(every)
-    return tuple(sorted(pairs, key=lambda pair: (order.index(whole(pair.name)), rows(pair.name))))
+    _check_total(shapes, state, module, every, pairs, ignored, total)
+    return tuple(pairs)
 
 
 def _with_crossed_kernels(pairs: list[Pair], shapes: Shapes, held: Mapping[str, Entry]) -> list[Pair]:
@@ -163,22 +198,6 @@ def _with_crossed_kernels(pairs: list[Pair], shapes: Shapes, held: Mapping[str, 
     return [pair._replace(transform=transposed) if pair.path in turned else pair for pair in pairs]
 
 
-def _ruled(shapes: Shapes, rules: Sequence[tuple]):
-    for path in shapes:
-        for pattern, replacement, *transform in rules:
-            try:
-                match = re.fullmatch(pattern, path)
-                name = match and match.expand(replacement)
-            except (re.error, IndexError) as error:  # IndexError: the replacement names an unknown group
-                raise InputError(
-                    f"mapping: the rule {(pattern, replacement)!r} is not a valid regex and replacement: {error}: "
-                    "correct it."
-                ) from None
-            if name is not None:
-                yield path, (name, *transform) if transform else name
-                break
-
-
 def _check_total(
     shapes: Shapes,
     state: Collection[str],
@@ -186,6 +205,7 @@ def _check_total(
     every: Mapping[str, Entry],
     pairs: Sequence[Pair],
     ignored: Collection[str],
+    total: bool,
 ) -> None:
     names = [pair.name for pair in pairs]
     for name in names:
@@ -203,7 +223,7 @@ def _check_total(
     targets = {n: t.shape for n, t in tensors.items() if covered.get(n, 0) != (len(t) if t.ndim else 1)}
     unpaired = [
         *([f"no torch tensor is paired with {_sized(sources)} of the JAX model"] if sources else []),
-        *([f"no JAX array is paired with {_sized(targets)} of the torch module"] if targets else []),
+        *([f"no JAX array is paired with {_sized(targets)} of the torch module"] if targets and total else []),
     ]
     if unpaired:
         advice = "correct the shapes, or give pairs" if len(unpaired) > 1 else "give pairs"

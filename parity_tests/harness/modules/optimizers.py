@@ -68,12 +68,12 @@ def train_both(
     Both get JAX's gradient at JAX's weights. With gradients of their own, two correct optimizers would diverge, because
     Adam takes full steps even where a gradient is zero up to rounding.
     """
-    module, params = copied(both.module), both.net.params
+    module, params = copied(both.module), both.net.own(both.net.params)
 
-    def named(arrays: Mapping[str, np.ndarray]) -> Arrays:
-        return joined(both.named(arrays))
+    def named(tree: Any) -> Arrays:
+        return joined(both.named(flatten(both.net.rearranged(tree))))
 
-    stepped = named(flatten(params))
+    stepped = named(params)
     every = entries(module)
     tensors = {name: every[name].tensor for name in stepped}
     trained = {name: tensors[name] for name in stepped if tensors[name].requires_grad}
@@ -97,10 +97,10 @@ def train_both(
         with raised_by("The optax optimizer"):
             updates, state = optax_optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        for name, update in named(flatten(updates)).items():
+        for name, update in named(updates).items():
             moved[name] += np.abs(update)
         # Torch's gradient of a complex number is the conjugate of JAX's.
-        shared = {name: np.conj(array) for name, array in named(flatten(grads)).items()}
+        shared = {name: np.conj(array) for name, array in named(grads).items()}
         largest = {name: np.maximum(array, np.abs(shared[name])) for name, array in largest.items()}
         for name, parameter in trained.items():
             parameter.grad = torch.tensor(shared[name].copy(), device=parameter.device)
@@ -111,7 +111,7 @@ def train_both(
         clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in trained.items() if p.grad is not None}))
         if schedule is not None:
             schedule.step()
-    after = named(flatten(params))
+    after = named(params)
     in_torch = {name: tensors[name].numpy(force=True) for name in after}
     scales = _flat(
         {
@@ -132,7 +132,7 @@ def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _moments(
     state: Any,
-    named: Callable[[Mapping[str, np.ndarray]], Arrays],
+    named: Callable[[Any], Arrays],
     optimizer: torch.optim.Optimizer,
     trained: Mapping[str, torch.Tensor],
 ) -> tuple[Arrays, Arrays] | None:
@@ -144,7 +144,7 @@ def _moments(
         return None
     in_jax, in_torch = {}, {}
     for moment, tree in {"exp_avg": adams[0].mu, "exp_avg_sq": adams[0].nu}.items():
-        arrays = named(flatten(tree))
+        arrays = named(tree)
         if not arrays.keys() >= trained.keys():  # optax may mask some
             return None
         for name, parameter in trained.items():

@@ -13,6 +13,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import masks
 
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
+_PARAMETRIZED = {"original": "", "original0": "_g", "original1": "_v"}
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
 
@@ -108,6 +109,9 @@ def entries(module: nn.Module) -> dict[str, Entry]:
     for named in (module.named_parameters(), module.named_buffers()):
         for name, tensor in named:
             parent, _, leaf = name.rpartition(".")
+            owner, parametrized, tensors = parent.rpartition("parametrizations.")
+            if parametrized and leaf in _PARAMETRIZED:  # the layer's own tensor stands behind a parametrization
+                parent, leaf = owner.removesuffix("."), f"{tensors}{_PARAMETRIZED[leaf]}"
             found.setdefault(name, Entry(tensor, slice(None), layers[parent], leaf))
     return found
 

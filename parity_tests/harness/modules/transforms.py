@@ -113,7 +113,8 @@ def layout(layer: nn.Module, leaf: str, torch_shape: Shape = (), jax_shape: Shap
         return transposed
     merged = len(jax_shape) > len(torch_shape) == 1 and prod(jax_shape) == torch_shape[0]
     squeezed = [n for n in jax_shape if n != 1] == [n for n in torch_shape if n != 1] and jax_shape != torch_shape
-    if jax_shape and (merged or squeezed):
+    scalar = torch_shape == (1,) and not jax_shape and isinstance(layer, nn.PReLU)
+    if scalar or (jax_shape and (merged or squeezed)):
         return Transform(
             to_torch=lambda array: array.reshape(torch_shape), to_jax=lambda array: array.reshape(jax_shape)
         )

@@ -12,7 +12,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.common.names import kind
-from parity_tests.harness.modules.mapping import Transform
+from parity_tests.harness.modules.mapping import Joint, Transform
 
 
 def check(
@@ -37,7 +37,7 @@ def check(
     if mapping is not None and not _is_mapping(mapping):
         raise InputError(
             "mapping: expected pairs {path: name}, rules [(regex, replacement)], either with a Transform after the "
-            f"name, or None to go by names and shapes, found {mapping!r}."
+            f"name, or with a Joint after several names or paths, or None to go by names and shapes, found {mapping!r}."
         )
     if losses is not None and not (_two(losses) and all(map(callable, losses))):
         raise InputError(f"losses: expected the two functions (jax_loss, torch_loss), found {kind(losses)}.")
@@ -141,7 +141,13 @@ def _is_mapping(mapping: Any) -> bool:
 def _is_rule(rule: Any) -> bool:
     if not isinstance(rule, list | tuple) or len(rule) not in (2, 3):
         return False
+    if len(rule) == 3 and isinstance(rule[2], Joint):
+        return all(isinstance(name, str) or _are_names(name) for name in rule[:2])
     return all(isinstance(name, str) for name in rule[:2]) and all(isinstance(t, Transform) for t in rule[2:])
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
 
 
 def _two(pair: Any) -> bool:

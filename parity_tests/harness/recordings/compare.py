@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import MODULES, Report
 from parity_tests.harness.modules import layouts
+from parity_tests.harness.recordings import parts
+from parity_tests.harness.recordings.arrays import Arrays
 from parity_tests.harness.recordings.levels import Levels
 from parity_tests.harness.recordings.pairing import FRAMEWORKS, Layouts, Pairing, by_mapping, of_inputs, same_names
 from parity_tests.harness.recordings.recording import Recording
@@ -71,6 +75,7 @@ def compare_recordings(
         pairing = Pairing(pairs, (), (), ignored=ignored)
     else:
         pairing = across(one, other, mapping, ignore)
+        one = parts.arranged(one, pairing.arrangement, held_in_parts(pairing, other))
     return compared(one, other, pairing, given)
 
 
@@ -89,8 +94,29 @@ def across(left: Recording, right: Recording, mapping: Any, ignore: Sequence[str
                 "compare them where it is."
             ) from None
         module = skeleton.from_json(right.about["skeleton"], right.part("weights"))
-    pairs, resolved, ignored = by_mapping(left, right, module, mapping, ignore)
-    return Pairing(pairs, (), (), module, resolved, ignored)
+    return by_mapping(left, right, module, mapping, ignore)
+
+
+def held_in_parts(pairing: Pairing, recording: Recording) -> Arrays:
+    """Return the recorded numbers of a torch module in JAX's layout, by the paths of the pairs.
+
+    Raises:
+        InputError: If the module has numbers of its own where JAX has none, or one array for several of its tensors.
+    """
+    from parity_tests.harness.modules.torch_state import entries, entry
+
+    found, weights = pairing.arrangement, recording.part("weights")
+    for name, first in found.shared.items():
+        if not np.array_equal(weights[name], weights[first]) or recording.names("gradients"):
+            raise InputError(
+                f"mapping: JAX has one array where the recorded torch module has {first!r} and {name!r}, each with its "
+                "own numbers or gradient: tie them there, or record the JAX model and compare the live torch module."
+            )
+    every = entries(pairing.module)
+    for name in found.zeros:
+        if entry(pairing.module, name, every).numpy().any():
+            raise InputError(f"mapping: JAX has no array for {name!r} of the torch module, which isn't 0: give it one.")
+    return {one.path: one.transform.to_jax(entry(pairing.module, one.name, every).numpy()) for one in found.pairs}
 
 
 def compared(

@@ -53,6 +53,7 @@ class JaxModel:
         same = len(arrays) == len(call.arrays)
         self._places = [_sharding(leaf) for leaf in arrays] if same else [None] * len(call.arrays)
         self._nets: dict[str, tuple[Network, dict[str, Callable[..., Any]]]] = {}
+        self._arrangement: Any = None
         self._weights: Arrays | None = None
         self._unfused: bool | None = None
         with jax_settings(options.dtype):
@@ -72,6 +73,16 @@ class JaxModel:
                 params, state, inputs = self._at(net, dtype, None)
                 order = list(net.watch(params, state, *inputs))
         return {"framework": "jax", "state": _state(net), "calls": order}
+
+    def arrange(self, arrangement: Any) -> None:
+        """Take the arrays as a torch module has them, see `mapping.arrange`; needs torch."""
+        if not arrangement.links and not arrangement.stacks:
+            return
+        self._arrangement, self._weights = arrangement, None
+        self._nets.clear()
+        with jax_settings(self._options.dtype):
+            net, _ = self._net(self._options.dtype)
+            self._weights = flatten(net.params) | flatten(net.state)
 
     def fill(self, weights: Arrays) -> None:
         self._weights = self.weights() | weights
@@ -166,6 +177,10 @@ class JaxModel:
             options = self._options
             method = options.method or "__call__"
             net = network(self._model, self._given, dtype, options.train, self._call.form, method)
+            if self._arrangement is not None:
+                from parity_tests.harness.modules.joining.rearranged import rearranged
+
+                net = rearranged(net, self._arrangement)
             self._nets[dtype] = self._holding(net, dtype), _programs(net, options)
         return self._nets[dtype]
 
@@ -225,7 +240,8 @@ class JaxModel:
         """Take the optimizer's steps, each from the model's own gradients: weights and moments after each step."""
         params, state, inputs, taps = at
         options, arrays = self._options, {}
-        held = options.optimizer.init(params)
+        net, _ = self._net(dtype)
+        held = options.optimizer.init(net.own(params))
         paths = flatten(params).keys()
         for step in range(1, options.steps + 1):
             if step > 1:
@@ -237,7 +253,7 @@ class JaxModel:
             arrays |= {f"steps/{step}/weights/{path}": array for path, array in flatten(params).items()}
             arrays |= {f"steps/{step}/gradients/{path}": _named(g) for path, g in flatten(gradients).items()}
             for moment, tree in _moments(held):
-                moments = flatten(tree)
+                moments = flatten(net.rearranged(tree))
                 if moments.keys() == paths:  # optax may mask some
                     arrays |= {f"steps/{step}/{moment}/{path}": array for path, array in moments.items()}
         return arrays
@@ -268,8 +284,9 @@ def _programs(net: Network, options: Options) -> dict[str, Callable[..., Any]]:
         return mixture(net.apply(params, state, *inputs)[0])
 
     def update(gradients: Any, held: Any, params: Any) -> tuple[Any, Any]:
-        updates, held = options.optimizer.update(gradients, held, params)
-        return optax.apply_updates(params, updates), held
+        own = net.own(params)
+        updates, held = options.optimizer.update(net.own(gradients), held, own)
+        return net.rearranged(optax.apply_updates(own, updates)), held
 
     return {
         "call": compiled(call),

@@ -6,9 +6,9 @@ from typing import Any
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Report
 from parity_tests.harness.modules.common.names import kind
-from parity_tests.harness.recordings import arguments
+from parity_tests.harness.recordings import arguments, parts
 from parity_tests.harness.recordings.arguments import Call
-from parity_tests.harness.recordings.compare import across, compare_recordings, compared
+from parity_tests.harness.recordings.compare import across, compare_recordings, compared, held_in_parts
 from parity_tests.harness.recordings.measure import measured
 from parity_tests.harness.recordings.model import Model, Options
 from parity_tests.harness.recordings.pairing import Layouts, Pairing, carried_inputs, same_names
@@ -93,14 +93,20 @@ def _against(
     arrays = carried_inputs(recording, framework, given)
     call = Call(recording.names("inputs"), arrays, arguments.from_json(about["arguments"]))
     mine = model_of(model, params, call, chosen)
-    pairing = _filled(mine, recording, first, mapping, options["ignore"])
+    pairing, recording = _filled(mine, recording, first, mapping, options["ignore"])
     made = measured(mine, call, chosen)
     left, right = (made, recording) if (first if same else framework == "jax") else (recording, made)
     return compared(left, right, pairing, given, missing)
 
 
-def _filled(mine: Model, recording: Recording, first: bool, mapping: Any, ignore: Sequence[str]) -> Pairing:
-    """Carry the recording's weights over to the live model, by the mapping, or by equal names in one framework."""
+def _filled(
+    mine: Model, recording: Recording, first: bool, mapping: Any, ignore: Sequence[str]
+) -> tuple[Pairing, Recording]:
+    """Carry the recording's weights over to the live model, by the mapping, or by equal names in one framework.
+
+    Returns:
+        The pairs, and the recording as they name its arrays.
+    """
     weights = {f"weights/{name}": array for name, array in mine.weights().items()}
     outline = {**mine.outline(calls=mapping is None), "order": list(weights), "shapes": {}}
     live = Recording.of(outline, weights)
@@ -116,20 +122,31 @@ def _filled(mine: Model, recording: Recording, first: bool, mapping: Any, ignore
                     "live model: compare models of the same shapes."
                 )
         mine.fill({pair.right: recording.arrays[f"weights/{pair.right}"] for pair in pairs})
-        return Pairing(pairs, (), (), ignored=ignored)
+        return Pairing(pairs, (), (), ignored=ignored), recording
+    if mine.framework == "torch":
+        return _filled_torch(mine, recording, live, mapping, ignore)
+    pairing = across(live, recording, mapping, ignore)
+    mine.arrange(pairing.arrangement)  # type: ignore[attr-defined]
+    mine.fill(held_in_parts(pairing, recording))
+    return pairing, recording
+
+
+def _filled_torch(
+    mine: Any, recording: Recording, live: Recording, mapping: Any, ignore: Sequence[str]
+) -> tuple[Pairing, Recording]:
+    from parity_tests.harness.modules.inference.ties import tied
     from parity_tests.harness.modules.torch_state import entries, entry
 
-    if mine.framework == "torch":
-        pairing = across(recording, live, mapping, ignore, mine.module)  # type: ignore[attr-defined]
-        held = recording.part("weights")
-        mine.fill({one.name: one.transform.to_torch(held[one.path]) for one in pairing.resolved})
-        return pairing
-    pairing = across(live, recording, mapping, ignore)
-    every = entries(pairing.module)
-    mine.fill(
-        {one.path: one.transform.to_jax(entry(pairing.module, one.name, every).numpy()) for one in pairing.resolved}
-    )
-    return pairing
+    pairing = across(recording, live, mapping, ignore, mine.module)
+    found = pairing.arrangement
+    tied(mine.module, found.shared)
+    every = entries(mine.module)
+    for name in found.zeros:
+        entry(mine.module, name, every).value.zero_()
+    recording = parts.arranged(recording, found, {})
+    held = recording.part("weights")
+    mine.fill({one.name: one.transform.to_torch(held[one.path]) for one in found.pairs})
+    return pairing, recording
 
 
 def _missing(recording: Recording, loss: Any, optimizer: Any) -> tuple[str, ...]:

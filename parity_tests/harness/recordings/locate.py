@@ -97,7 +97,7 @@ def _explained(sides: Sides, end: Aligned | None) -> list[Diagnosis]:
     with torch_settings(right.dtype), np.errstate(all="ignore"):
         for clear in (_CLEAR, 1.0):
             found = localize.walk(
-                pairing.resolved, pairing.module, calls, ends, TOLERANCES[right.dtype], differs(clear), inputs
+                pairing.arrangement.pairs, pairing.module, calls, ends, TOLERANCES[right.dtype], differs(clear), inputs
             )
             if found:
                 return found
@@ -110,7 +110,7 @@ def cause_in_statistics(sides: Sides, where: str) -> str | None:
 
     right, pairing = sides.right, sides.pairing
     norm = where.rpartition(".")[0]
-    names = state.statistics(pairing.resolved, pairing.module).get(norm, ())
+    names = state.statistics(pairing.arrangement.pairs, pairing.module).get(norm, ())
     pairs = [next((pair for pair in pairing.weights if pair.name == name), None) for name in names]
     x = f"layers/{norm}/input"
     if where not in names or None in pairs or x not in right.arrays or x in right.about["shapes"]:

@@ -48,9 +48,11 @@ class Pairing(NamedTuple):
     outputs: tuple[Pair, ...]
     module: Any = None
     """A torch module with the right recording's kinds of layers; None if both recordings are of one framework."""
-    resolved: tuple[Any, ...] = ()
-    """The pairs as the mapping of live modules has them, where there is such a module."""
+    arrangement: Any = None
+    """What the mapping of live modules returns, where there is a module."""
     ignored: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
+    """What the optimizers of the two train otherwise."""
 
 
 def same_names(
@@ -73,18 +75,14 @@ def same_names(
     return tuple(Pair(name, name) for name in right.names("weights") if name not in ignored), ignored
 
 
-def by_mapping(
-    left: Recording, right: Recording, module: Any, mapping: Any, ignore: Sequence[str] = ()
-) -> tuple[tuple[Pair, ...], tuple[Any, ...], tuple[str, ...]]:
+def by_mapping(left: Recording, right: Recording, module: Any, mapping: Any, ignore: Sequence[str] = ()) -> Pairing:
     """Pair JAX's weights, of the left recording, with those of a torch module by a mapping, see `compare_modules`.
-
-    Returns:
-        The pairs, the same as the mapping of live modules has them, and the names that are ignored.
 
     Raises:
         InputError: If the arrays can't be paired.
     """
-    from parity_tests.harness.modules.mapping import ignored_of, resolve
+    from parity_tests.harness.modules.joining.trained import apart, without_frozen
+    from parity_tests.harness.modules.mapping import arrange, ignored_of
     from parity_tests.harness.modules.torch_state import rows, whole
 
     shapes = {name: array.shape for name, array in left.part("weights").items()}
@@ -93,12 +91,15 @@ def by_mapping(
     def orders() -> tuple[list[str], list[str]]:
         return ([n for n in left.about["calls"] if "#" not in n], [n for n in right.about["calls"] if "#" not in n])
 
-    resolved = resolve(shapes, module, mapping, state, orders, ignore)
+    found = without_frozen(arrange(shapes, module, mapping, state, orders, ignore), module)
     pairs = tuple(
         Pair(one.path, whole(one.name), one.transform.to_torch, None if whole(one.name) == one.name else rows(one.name))
-        for one in resolved
+        for one in found.pairs
     )
-    return pairs, resolved, tuple(sorted(frozenset.union(*ignored_of(shapes, module, ignore))))
+    ignored = [*sorted(frozenset.union(*ignored_of(shapes, module, ignore)))]
+    ignored += [f"{name} (held at 0)" for name in found.zeros]
+    ignored += [f"{name} (held equal to {first})" for name, first in found.shared.items()]
+    return Pairing(pairs, (), (), module, found, tuple(ignored), apart(found, module))
 
 
 def of_inputs(left: Recording, right: Recording, given: Layouts) -> tuple[Pair, ...]:

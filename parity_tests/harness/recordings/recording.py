@@ -44,12 +44,16 @@ class Recording:
     def __init__(self, path: str | Path):
         self.about, self.arrays = file.read(Path(path))
         self.source = str(path)
+        self.places: Arrays = {}
+        """The kept entries of tensors that were not sampled by their own shape."""
 
     @classmethod
-    def of(cls, about: dict[str, Any], arrays: Arrays, source: str = "this process") -> "Recording":
+    def of(
+        cls, about: dict[str, Any], arrays: Arrays, source: str = "this process", places: Arrays | None = None
+    ) -> "Recording":
         """Return what was recorded in this process, without a file."""
         made = cls.__new__(cls)
-        made.about, made.arrays, made.source = about, arrays, source
+        made.about, made.arrays, made.source, made.places = about, arrays, source, places or {}
         return made
 
     @property
@@ -76,4 +80,6 @@ class Recording:
         if name not in self.about["shapes"]:
             return Tensor(values, values.shape, None, floor)
         shape = tuple(self.about["shapes"][name])
+        if name in self.places:
+            return Tensor(values, shape, self.places[name], floor)
         return Tensor(values, shape, places(shape, self.about["sample"], self.about["key"]), floor)

@@ -25,6 +25,14 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
     trained = [pair for pair in compared.pairing.weights if _has(compared, "steps/1/weights/{}", pair)]
     share = rounding.STEP_ERROR[compared.dtype] / compared.tolerance
 
+    if compared.pairing.apart:
+        text = f"The optimizers train other arrays: {'; '.join(compared.pairing.apart)}."
+        cause = "an optimizer of one framework trains in parts what that of the other trains as one"
+        name = f"weights after each of {count} steps from own gradients"
+        finding = Finding(name, compared.dtype, np.inf, "the optimizers", compared.tolerance, rounding.UNIT, reason)
+        yield finding, lambda: Diagnosis("the optimizers", text, cause)
+        return
+
     def level(name: str, kinds: list[str]) -> "Compared":
         worst, where, pair_there = 0.0, "", None
         for step in range(1, count + 1):

@@ -239,6 +239,10 @@ def stages(
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
         jax_label = f"{jax_name}#{nth}" if nth else jax_name
         jaxs = in_jax.get(jax_label)
+        outer = jax_name.rpartition(".")[0]
+        around = in_jax.get(outer)
+        if jaxs and around and jaxs.output.size != torchs.output.size == around.output.size:
+            jax_label, jaxs = outer, around  # torch's layer is a cell's whole loop
         if jaxs is None:
             parts = f"{jax_name}." if jax_name else ""
             if not any(other.startswith(parts) for other in in_jax):  # else the parts of a cell are layers in JAX

@@ -8,12 +8,14 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.inference.words import ATTENTION, numbers, word
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, persistent
 from parity_tests.harness.modules.transforms import layout
 
 Shapes = Mapping[str, tuple[int, ...]]
 Leaves = dict[str, tuple[int, ...]]
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+_LEAVES |= {"negative_slope": "weight"}
 _QUERY_KEY_VALUE = ("query", "key", "value")
 
 
@@ -30,7 +32,7 @@ def infer(
         InputError: If several pairs are possible.
     """
     tensors = {id(held.tensor) for name, held in entries(module).items() if name in ignored}
-    held = {name: one for name, one in _named(module).items() if id(one.tensor) not in tensors}
+    held = {_plain(name, ignored): one for name, one in _named(module).items() if id(one.tensor) not in tensors}
     left = dict.fromkeys(held)
     spelled = {_spelling(name): name for name in reversed(left)}
     unnamed: dict[str, Leaves] = {}  # JAX layers without a match by name: shapes by leaf
@@ -98,7 +100,11 @@ def _by_kind(
             chosen = candidates[0]
         elif not candidates:
             continue
+        elif len(named := _by_word(layer, rivals, candidates)) == 1:
+            chosen = named[0]
         else:
+            candidates = named or candidates
+            rivals = [r for r in rivals if _own(r) == _own(layer)] if named else rivals
             sequence = orders() if sequence is None and orders is not None else sequence
             ordered = _ordered(sequence, rivals, candidates)
             if layer not in ordered:
@@ -114,15 +120,48 @@ def _by_kind(
             yield f"{layer}/{leaf}".lstrip("/"), _real(module, unfilled[chosen][leaf], held)
 
 
+def _by_word(layer: str, rivals: list[str], candidates: list[str]) -> list[str]:
+    """Return the candidates whose own name has the layer's meaning, if it tells them from others: the one in the place
+    of the same number, or all of them."""
+    mine, own = _own(layer), layer.rpartition("/")[2]
+    literal = [c for c in candidates if c.rpartition(".")[2] == own and not re.search(r"\d", own)]
+    named = literal or [c for c in candidates if mine in ATTENTION and _own(c) == mine]
+    alike = [other for other in rivals if _own(other) == mine]
+    if len(named) != len(alike):
+        return []
+    same = [c for c in named if numbers(c.rpartition(".")[0]) == numbers(layer.rpartition("/")[0])]
+    return same if len(same) == 1 else named
+
+
+def _own(layer: str) -> str:
+    return word(re.split(r"[./]", layer)[-1])
+
+
 def _ordered(sequence: tuple[list[str], list[str]] | None, rivals: list[str], candidates: list[str]) -> dict[str, str]:
     """Pair layers of the same kind and shape in the order of their calls; empty if some are not called once."""
     if sequence is None or len(rivals) != len(candidates):
         return {}
-    in_jax = [name for name in dict.fromkeys(sequence[0]) if name.replace(".", "/") in rivals]
-    in_torch = [name for name in dict.fromkeys(sequence[1]) if name in candidates]
+    in_jax = _called([name.replace(".", "/") for name in sequence[0]], rivals, "/")
+    in_torch = _called(sequence[1], candidates, ".")
     if len(in_jax) != len(rivals) or len(in_torch) != len(candidates):
         return {}
-    return {mine.replace(".", "/"): other for mine, other in zip(in_jax, in_torch, strict=True)}
+    return dict(zip(in_jax, in_torch, strict=True))
+
+
+def _called(sequence: list[str], layers: list[str], mark: str) -> list[str]:
+    """Return the layers in the order of their calls; a layer without calls of its own, as those of torch's attention,
+    in that of its parent, if it is the parent's only one."""
+    known = set(sequence)
+    parents = {layer.rpartition(mark)[0]: layer for layer in layers if layer not in known}
+    return [n for n in dict.fromkeys(parents.get(name, name) for name in sequence) if n in layers]
+
+
+def _plain(name: str, ignored: Collection[str]) -> str:
+    """Return the name that the direction of a weight normalization had without it, where its size is known already."""
+    for direction, size in ((".original1", ".original0"), ("_v", "_g")):
+        if name.endswith(direction) and name.removesuffix(direction) + size in ignored:
+            return name.removesuffix(direction).replace(".parametrizations.", ".").removeprefix("parametrizations.")
+    return name
 
 
 def _named(module: nn.Module) -> dict[str, Entry]:
@@ -184,6 +223,8 @@ def _flax_leaf(layer: nn.Module, leaf: str) -> str:
     if leaf == "weight":
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd | nn.MultiheadAttention):
             return "kernel"
+        if isinstance(layer, nn.PReLU):
+            return "negative_slope"
         return "embedding" if isinstance(layer, nn.Embedding) else "scale"
     return {"running_mean": "mean", "running_var": "var"}.get(leaf, leaf)
 

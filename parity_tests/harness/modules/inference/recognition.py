@@ -1,0 +1,98 @@
+"""Arrange the arrays of a JAX model as a torch module has them, where names and shapes alone don't pair them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping
+
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.inference import ties, weight_norms
+from parity_tests.harness.modules.inference.fusions import fusions
+from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
+from parity_tests.harness.modules.inference.recurrent import recurrent
+from parity_tests.harness.modules.inference.stacks import stacks
+from parity_tests.harness.modules.joining.joints import Shape
+from parity_tests.harness.modules.torch_state import whole
+
+Orders = Callable[[], tuple[list[str], list[str]]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognition:
+    """Arranges parts of two models.
+
+    `pair` pairs arrays and tensors one by one, all but the names that it is given last, or raises InputError; with
+    `total=False` tensors of the torch module may be left over.
+    """
+
+    pair: Callable[..., tuple[Pair, ...]]
+
+    def __call__(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str] = (),
+        orders: Orders = None,
+        ignored: Collection[str] = (),
+    ) -> Arrangement:
+        """Return the arrangement of all arrays and tensors.
+
+        Raises:
+            InputError: If there is none, or several are possible.
+        """
+        try:
+            return Arrangement(self.pair(shapes, module, state, orders, ignored))
+        except InputError as error:
+            refused = error
+
+        def of_a_layer(one: Mapping[str, Shape], layer: nn.Module, path: str, name: str) -> Arrangement:
+            within = {other.removeprefix(f"{path}/") for other in state if other.startswith(f"{path}/")}
+            sequence = None if orders is None else functools.partial(_below, orders, path.replace("/", "."), name)
+            return self(one, layer, within, sequence)
+
+        found = Arrangement()
+        for recognize in (recurrent, lambda left, module: stacks(left, module, of_a_layer), fusions):
+            found += recognize(_without(shapes, found), module)
+        left = _without(shapes, found)
+        taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
+        rest = self._rest(left, module, state, orders, taken, refused)
+        return found + rest
+
+    def _rest(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str],
+        orders: Orders,
+        taken: Collection[str],
+        refused: InputError,
+    ) -> Arrangement:
+        """Arrange what is left, of which tensors may be tied in one framework alone or have weight normalization."""
+        normed = weight_norms.normed(module)
+        kept, sizes = weight_norms.without_sizes(shapes)
+        if normed or not {*sizes.values()} <= {*state}:
+            given = {short: shapes[path] for short, path in kept.items()}
+            own = {short for short, path in kept.items() if path in state}
+            pairs = self.pair(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
+            return weight_norms.arranged(pairs, shapes, module, kept, sizes)
+        apart, other = ties.untied(module)
+        if other:
+            return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
+        pairs = self.pair(shapes, module, state, orders, taken, total=False)
+        names = {*taken, *(pair.name for pair in pairs)}
+        shared = ties.in_jax_alone(module, names)
+        self.pair(shapes, module, state, orders, {*taken, *shared})
+        return Arrangement(pairs, shared=shared)
+
+
+def _without(shapes: Mapping[str, Shape], found: Arrangement) -> dict[str, Shape]:
+    return {path: shape for path, shape in shapes.items() if path not in found.paths}
+
+
+def _below(orders: Callable[[], tuple[list[str], list[str]]], path: str, name: str) -> tuple[list[str], list[str]]:
+    """Return the orders of the calls within a part of each model."""
+    return tuple(  # type: ignore[return-value]
+        [label.removeprefix(f"{prefix}.") for label in labels if label.startswith(f"{prefix}.")]
+        for labels, prefix in zip(orders(), (path, name), strict=True)
+    )

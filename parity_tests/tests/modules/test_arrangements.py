@@ -1,0 +1,212 @@
+"""One array in one framework, several in the other: without rules, by joints, in gradients and optimizer steps."""
+
+from typing import Any
+
+import numpy as np
+import optax
+import pytest
+import torch
+from torch import nn
+
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.compare import assert_parity, compare_modules
+from parity_tests.harness.modules.joining.links import joined, parted
+from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
+from parity_tests.support.arranged_pairs import LOSSES, PAIRS, WRONG, Block, Gated, Stack, pair
+from parity_tests.support.quick import quick
+
+ADAM = optax.adam(1e-2), lambda parameters: torch.optim.Adam(parameters, 1e-2)
+QUICK = [
+    "attention, wq called last",
+    "attention, fused in torch",
+    "linears, fused in JAX",
+    "LSTM, gates apart",
+    "LSTM, both ways",
+    "GRU",
+    "GRU, Linen",
+    "stack, Linen",
+    "tied in JAX",
+    "weight norm in torch",
+    "PReLU",
+]
+HELD = {
+    "GRU": ("rnn.bias_hh_l0[16:24] (held at 0)",),
+    "tied in JAX": ("head.weight (held equal to embed.weight)",),
+}
+"""What has no counterpart, by pair. Nor does a bias of all keys alike move attention, which is left out here."""
+
+
+def unmoved(report: Any) -> tuple[str, ...]:
+    keys = ("k_proj.bias", "to_k.bias", "wk.bias", "in_proj_bias[8:16]", "key/bias")
+    return tuple(name for name in report.unexercised if not name.endswith(keys))
+
+
+@pytest.mark.parametrize("name", quick(list(PAIRS), QUICK))
+def test_they_agree_without_a_rule(name: str) -> None:
+    model, params, module, x = pair(name)
+    assert unmoved(assert_parity(model, params, module, None, x)) == HELD.get(name, ())
+
+
+@pytest.mark.parametrize("name", quick(list(WRONG), ["by heads", "forget gate first"]))
+def test_what_is_paired_alike_and_is_not_differs(name: str) -> None:
+    model, params, module, x = pair(name)
+    assert not compare_modules(model, params, module, None, x).passed
+
+
+@pytest.mark.parametrize("name", quick(list(PAIRS), ["stack", "attention, fused in torch"]))
+def test_gradients_and_steps_agree_or_are_told_apart(name: str) -> None:
+    model, params, module, x = pair(name)
+    report = compare_modules(model, params, module, None, x, losses=LOSSES, optimizers=ADAM)
+    if report.passed:
+        return
+    assert [finding.level for finding in report.findings if not finding.passed] == [
+        "weights after 5 optimizer steps from the same gradients"
+    ]
+    assert report.diagnosis is not None
+    assert report.diagnosis.difference.startswith("The optimizers train other arrays: ")
+
+
+def test_what_trains_in_parts_is_told_apart() -> None:
+    model, params, module, x = pair("tied in JAX")
+    report = compare_modules(model, params, module, None, x, losses=LOSSES, optimizers=ADAM)
+    assert not report.passed
+    assert report.diagnosis is not None
+    assert "'embed.weight' and 'head.weight' in PyTorch" in report.diagnosis.difference
+
+
+def test_a_bias_that_is_frozen_at_zero_is_no_other_training() -> None:
+    model, params, module, x = pair("LSTM")
+    held = module.rnn.bias_hh_l0  # type: ignore[union-attr]
+    held.requires_grad_(False).zero_()  # type: ignore[operator]
+    for weights in ("jax", "torch"):
+        options: dict[str, Any] = {"losses": LOSSES, "optimizers": ADAM, "weights": weights}
+        report = assert_parity(model, params, module, None, x, **options)
+        assert report.unexercised == ("rnn.bias_hh_l0 (held at 0)",)
+
+
+def test_a_bias_that_jax_lacks_has_to_be_zero() -> None:
+    model, params, module, x = pair("GRU")
+    with pytest.raises(InputError, match=r"no array for 'rnn.bias_hh_l0\[16:24\]' of the torch module, which isn't 0"):
+        compare_modules(model, params, module, None, x, weights="torch")
+
+
+def test_the_weights_are_compared_as_sums() -> None:
+    model, params, module, x = pair("LSTM")
+    cell, rnn = model.layers[0].cell, module.rnn
+    cell.dense_i.kernel[...] = rnn.weight_ih_l0.detach().numpy().T  # type: ignore[union-attr, operator]
+    cell.dense_h.kernel[...] = rnn.weight_hh_l0.detach().numpy().T  # type: ignore[union-attr, operator]
+    cell.dense_h.bias[...] = (rnn.bias_ih_l0 + rnn.bias_hh_l0).detach().numpy()  # type: ignore[union-attr, operator]
+    assert_parity(model, params, module, None, x, weights="compare")
+    cell.dense_h.bias[...] += 1e-5
+    assert not compare_modules(model, params, module, None, x, weights="compare").passed
+
+
+def test_tied_arrays_have_to_be_alike() -> None:
+    model, params, module, x = pair("tied in torch")
+    model.head.kernel[...] *= 2
+    with pytest.raises(InputError, match="are one tensor in the torch module, and 'head/kernel' doesn't hold its num"):
+        compare_modules(model, params, module, None, x)
+
+
+@pytest.mark.parametrize(
+    ("module", "where", "cause"),
+    [
+        (Stack(Block(), Block(eps=1e-5), Block()), "layers.1.norm", "the normalization's eps differs: 1e-06"),
+        (Stack(Block(), Block(), Block(approximate="tanh")), "between layers.2.up and layers.2.down", "GELU's tanh"),
+    ],
+)
+def test_a_layer_of_a_stack_is_named(module: nn.Module, where: str, cause: str) -> None:
+    model, params, _, x = pair("stack")
+    report = compare_modules(model, params, module, None, x)
+    assert report.diagnosis is not None
+    assert report.diagnosis.where == where
+    assert str(report.diagnosis.cause).startswith(cause)
+
+
+SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}
+BY_HAND: dict[str, Any] = {
+    "pairs": {
+        "up/kernel": (["gate_proj.weight", "up_proj.weight"], concatenated()),
+        "down/kernel": "down.weight",
+        "down/bias": "down.bias",
+    },
+    "rules": [
+        (r"up/kernel", ["gate_proj.weight", "up_proj.weight"], concatenated()),
+        (r"(.*)/kernel", r"\1.weight"),
+        (r"(.*)/bias", r"\1.bias"),
+    ],
+}
+
+
+@pytest.mark.parametrize("mapping", BY_HAND.values(), ids=list(BY_HAND))
+def test_a_joint_is_given_by_hand(mapping: Any) -> None:
+    found = arrange(SHAPES, Gated(False), mapping)
+    assert [(one.path, one.name) for one in found.pairs if one.path.startswith("up")] == [
+        ("up/kernel[0]", "gate_proj.weight"),
+        ("up/kernel[1]", "up_proj.weight"),
+    ]
+
+
+def test_rules_take_several_paths_and_numbers() -> None:
+    shapes = {"a/kernel": (8, 12), "b/kernel": (8, 12), "down/kernel": (12, 8), "down/bias": (8,)}
+    rules = [(("(.*)a/kernel", r"\1b/kernel"), r"\1gate_up_proj.weight", concatenated()), *BY_HAND["rules"][1:]]
+    assert len(arrange(shapes, Gated(True), rules).links[0].paths) == 2
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(11)))
+    found = arrange(
+        {"all/kernel": (11, 4, 4), "all/bias": (11, 4)},
+        net,
+        [("all/kernel", "*.weight", stacked()), ("all/bias", "*.bias", stacked())],
+    )
+    assert [one.name for one in found.pairs][-2:] == ["10.weight", "10.bias"]
+
+
+@pytest.mark.parametrize(
+    ("joint", "shapes"),
+    [
+        (concatenated(), [(3, 4), (3, 2)]),
+        (concatenated(groups=2), [(3, 4), (3, 4), (3, 4)]),
+        (concatenated(axis=0), [(2, 4), (3, 4)]),
+        (stacked(), [(3, 4), (3, 4)]),
+        (stacked(axis=1), [(3, 4), (3, 4)]),
+        (summed(), [(5,), (5,)]),
+        (weight_norm(), [(4,), (3, 4)]),
+    ],
+)
+def test_joints_go_both_ways(joint: Any, shapes: list[tuple[int, ...]]) -> None:
+    parts = [np.random.default_rng(i).normal(size=shape) for i, shape in enumerate(shapes)]
+    whole = joint.joined(parts)
+    again = joint.parted(whole, shapes)
+    assert [one.shape for one in again] == shapes
+    np.testing.assert_allclose(joint.joined(again), whole, rtol=1e-15)
+    if joint.difference is None:
+        assert all(np.array_equal(one, other) for one, other in zip(again, parts, strict=True))
+
+
+def test_groups_lie_by_turns() -> None:
+    parts = [np.full((1, 4), i) for i in range(3)]
+    assert concatenated(groups=2).joined(parts).tolist() == [[0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]]
+
+
+def test_an_optimizers_state_is_rearranged_too() -> None:
+    links = arrange(SHAPES, Gated(False), BY_HAND["pairs"]).links
+    state = {f"0/{slot}/up/kernel": np.random.default_rng(0).normal(size=(8, 24)) for slot in ("mu", "nu")}
+    parts = parted({**state, "0/count": np.array(3)}, links)
+    assert sorted(parts) == ["0/count", *(f"0/{slot}/up/kernel[{i}]" for slot in ("mu", "nu") for i in range(2))]
+    assert all(np.array_equal(state[path], array) for path, array in joined(parts, links).items() if path in state)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"up/kernel": (["gate_proj.weight"], concatenated())}, "one array and several tensors, or the reverse"),
+        ({"up/kernel": (["gate_proj.weight", "none"], concatenated())}, "'none', which the torch module doesn't have"),
+        ({"none": (["gate_proj.weight", "up_proj.weight"], concatenated())}, "the JAX model has no array 'none'"),
+        ({"up/kernel": (["gate_proj.weight", "down.weight"], concatenated())}, "this joint doesn't make of"),
+        ({("up/kernel", "down/kernel"): ("down.weight", summed())}, "takes one JAX array and several tensors"),
+        ({("up/kernel", "down/kernel"): ("down.weight", concatenated())}, "of which this joint doesn't make"),
+        ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], shared())}, "needs"),
+    ],
+)
+def test_a_joint_that_does_not_fit_is_refused(mapping: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        arrange(SHAPES, Gated(False), {**mapping, **{k: v for k, v in BY_HAND["pairs"].items() if k != "up/kernel"}})
