@@ -9,6 +9,6 @@ from .harness.loops.records import Step as Step
 from .harness.loops.report import RunsReport as RunsReport
 from .harness.modules.common.arguments import Inputs as Inputs
 from .harness.modules.compare import compare_modules as compare_modules
-from .harness.recordings.compare import compare_recordings as compare_recordings
+from .harness.recordings.comparing.compare import compare_recordings as compare_recordings
 from .harness.recordings.recorder import record as record
 from .harness.recordings.recording import Recording as Recording

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from parity_tests.harness.findings import Report
-from parity_tests.harness.recordings import live
+from parity_tests.harness.recordings.comparing import live
 from parity_tests.harness.recordings.recording import Recording
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import Arrangement, MappingLike, arrange, ignored_of
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
-from parity_tests.harness.recordings import live
+from parity_tests.harness.recordings.comparing import live
 from parity_tests.harness.recordings.recording import Recording
 
 __all__ = ["ParityError", "assert_parity", "compare_modules", "orders"]
@@ -41,8 +41,8 @@ def compare_modules(
     mapping: MappingLike = None,
     inputs: Any = (),
     *,
-    losses: Losses | None = None,
-    optimizers: Optimizers | None = None,
+    losses: Losses | Any = None,
+    optimizers: Optimizers | Any = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     steps: int = 5,
     train: bool = False,
@@ -138,7 +138,9 @@ def compare_modules(
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
     assert isinstance(torch_module, nn.Module)
     torch_module = torch_state.plain(torch_module)
-    given = output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
+    given: Mapping[Any, Any] = (
+        output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
+    )
 
     arrangement: Arrangement | None = None
 

@@ -194,7 +194,7 @@ def run() -> NoReturn:
         sys.exit(0)
     try:
         if sys.argv[1:2] == ["compare"]:
-            from parity_tests.harness.recordings import command
+            from parity_tests.harness.recordings.comparing import command
 
             sys.exit(command.main(sys.argv[2:]))
         join_help(Parity)

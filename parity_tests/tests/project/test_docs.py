@@ -25,7 +25,7 @@ from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
-from parity_tests.harness.recordings.command import Compare
+from parity_tests.harness.recordings.comparing.command import Compare
 from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands, run_script

@@ -92,7 +92,7 @@ def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tm
     ],
 )
 def test_an_invalid_mapping_file(tmp_path: Path, content: str, message: str) -> None:
-    from parity_tests.harness.recordings import mapping_file
+    from parity_tests.harness.recordings.comparing import mapping_file
 
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(InputError, match=message):
@@ -111,7 +111,7 @@ class Net(nn.Module):
         return self.second(self.first(x).tanh())
 
 
-def made(path: Path, module: nn.Module | None = None, x: Any = X, **options: Any) -> Recording:
+def made(path: Path, module: Any = None, x: Any = X, **options: Any) -> Recording:
     return record(module or Net(), path / f"{len(list(path.iterdir()))}.safetensors", x, **options)
 
 

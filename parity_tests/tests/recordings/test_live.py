@@ -1,6 +1,7 @@
 """A recording stands in place of either live model."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import optax
@@ -8,8 +9,13 @@ import pytest
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests import ParityError, assert_parity, compare_modules
-from parity_tests.harness.recordings import Recording, record
+from parity_tests import ParityError, Recording, assert_parity, compare_modules, compare_recordings, record
+from parity_tests.harness.recordings.arguments import read
+from parity_tests.harness.recordings.comparing import parts
+from parity_tests.harness.recordings.comparing.compare import across
+from parity_tests.harness.recordings.model import Options
+from parity_tests.harness.recordings.recorder import model_of
+from parity_tests.support.arranged_pairs import LOSSES, pair
 from parity_tests.tests.recordings.conftest import Recorded
 
 LEVELS = [
@@ -140,3 +146,45 @@ def test_arguments_that_a_recording_decides_are_refused(in_torch: Recorded, in_j
     plain = Recording.of({**made.about, "steps": 0, "order": made.names("inputs")}, made.arrays)
     with pytest.raises(InputError, match="recorded without a loss"):
         compare_modules(model, None, plain, losses=in_jax.names["loss"])
+
+
+@pytest.mark.parametrize("name", ["LSTM", "linears, fused in JAX"])
+@pytest.mark.parametrize("recorded", ["torch", "jax"])
+def test_one_array_for_several_is_arranged_as_between_live_models(tmp_path, name: str, recorded: str) -> None:
+    model, params, module, x = pair(name)
+    path, losses = tmp_path / "a.safetensors", LOSSES
+    if recorded == "torch":
+        made = record(module, path, x, loss=losses[1], draw=True)
+        report = assert_parity(model, params, made, losses=losses[0])
+    else:
+        made = record(model, path, x, params=params, loss=losses[0], draw=True)
+        report = assert_parity(made, None, module, losses=losses[1])
+    assert report.findings[-1].level == "every gradient"
+    if name == "LSTM" and recorded == "jax":
+        other = record(_filled(module, model, params, x), tmp_path / "b.safetensors", x)
+        plain = record(model, path, x, params=params)
+        assert compare_recordings(plain, other).passed
+
+
+def _filled(module: torch.nn.Module, model: Any, params: Any, x: np.ndarray) -> torch.nn.Module:
+    """Return the torch LSTM with Flax's weights, its bias apart in two."""
+    made = Recording.of(*_outline(model, params, x))
+    pairing = across(made, made, None, (), module)
+    weights = parts.arranged(made, pairing.arrangement, {}).part("weights")
+    state = {one.name: torch.tensor(one.transform.to_torch(weights[one.path])) for one in pairing.arrangement.pairs}
+    module = module.double()
+    module.load_state_dict(state)
+    with torch.no_grad():
+        for name, tensor in module.named_parameters():
+            if "bias_hh" in name:
+                other = dict(module.named_parameters())[name.replace("_hh", "_ih")]
+                tensor += 0.25
+                other -= 0.25
+    return module
+
+
+def _outline(model: Any, params: Any, x: np.ndarray) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    mine = model_of(model, params, read(x, "float64"), Options())
+    weights = {f"weights/{name}": array for name, array in mine.weights().items()}
+    outline = mine.outline(calls=True)
+    return {**outline, "order": list(weights), "shapes": {}, "unmoved": []}, weights

@@ -10,8 +10,8 @@ import numpy as np
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding
-from parity_tests.harness.recordings.align import Aligned, aligned, as_it_is, difference
-from parity_tests.harness.recordings.pairing import Pair, Pairing, nearest
+from parity_tests.harness.recordings.comparing.align import Aligned, aligned, as_it_is, difference
+from parity_tests.harness.recordings.comparing.pairing import Pair, Pairing, nearest
 from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}

@@ -74,6 +74,7 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
         "shapes": shapes,
         "state": [*about["state"], *state],
         "unmoved": [*about["unmoved"], *unmoved],
+        "parts": [part for link in arrangement.links for part in link.parts],
         "calls": [renamed[label] for label in about["calls"]],
     }
     return Recording.of(about, arrays, recording.source, places)

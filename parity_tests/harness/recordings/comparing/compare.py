@@ -9,10 +9,17 @@ import numpy as np
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import MODULES, Report
 from parity_tests.harness.modules import layouts
-from parity_tests.harness.recordings import parts
 from parity_tests.harness.recordings.arrays import Arrays
-from parity_tests.harness.recordings.levels import Levels
-from parity_tests.harness.recordings.pairing import FRAMEWORKS, Layouts, Pairing, by_mapping, of_inputs, same_names
+from parity_tests.harness.recordings.comparing import parts
+from parity_tests.harness.recordings.comparing.levels import Levels
+from parity_tests.harness.recordings.comparing.pairing import (
+    FRAMEWORKS,
+    Layouts,
+    Pairing,
+    by_mapping,
+    of_inputs,
+    same_names,
+)
 from parity_tests.harness.recordings.recording import Recording
 
 _ALIKE = {
@@ -60,6 +67,8 @@ def compare_recordings(
         InputError: If a file is no whole recording, if the two were recorded otherwise (dtype, mode, steps, sample, a
             loss in one alone), or if their weights can't be paired.
     """
+    if isinstance(ignore, str):
+        raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
     one, other = (given if isinstance(given, Recording) else Recording(given) for given in (left, right))
     if (one.framework, other.framework) == ("torch", "jax"):
         one, other = other, one

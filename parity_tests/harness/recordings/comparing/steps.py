@@ -8,12 +8,12 @@ import numpy as np
 
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import rounding
-from parity_tests.harness.recordings.align import Aligned, aligned
-from parity_tests.harness.recordings.pairing import Pair
+from parity_tests.harness.recordings.comparing.align import Aligned, aligned
+from parity_tests.harness.recordings.comparing.pairing import Pair
 from parity_tests.harness.recordings.recording import Recording, Tensor
 
 if TYPE_CHECKING:
-    from parity_tests.harness.recordings.levels import Compared, Levels
+    from parity_tests.harness.recordings.comparing.levels import Compared, Levels
 
 _ADAM = ("exp_avg", "exp_avg_sq")
 

@@ -10,7 +10,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.common.structure import paired
 from parity_tests.harness.recordings import outputs
-from parity_tests.harness.recordings.align import ToRight, aligned, as_it_is
+from parity_tests.harness.recordings.comparing.align import ToRight, aligned, as_it_is
 from parity_tests.harness.recordings.recording import Recording
 
 FRAMEWORKS = {"jax": "JAX", "torch": "PyTorch"}

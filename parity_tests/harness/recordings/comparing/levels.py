@@ -9,10 +9,10 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.common.structure import MixedError
-from parity_tests.harness.recordings import locate, steps
-from parity_tests.harness.recordings.align import Aligned, aligned, as_it_is, difference
-from parity_tests.harness.recordings.locate import Sides
-from parity_tests.harness.recordings.pairing import FRAMEWORKS, Layouts, Pair, Pairing, of_outputs
+from parity_tests.harness.recordings.comparing import locate, steps
+from parity_tests.harness.recordings.comparing.align import Aligned, aligned, as_it_is, difference
+from parity_tests.harness.recordings.comparing.locate import Sides
+from parity_tests.harness.recordings.comparing.pairing import FRAMEWORKS, Layouts, Pair, Pairing, of_outputs
 from parity_tests.harness.recordings.recording import WHOLE, Recording, Tensor
 
 INPUTS, WEIGHTS, OUTPUTS, LAYERS = "every input", "every weight", "every output", "every layer"
@@ -117,10 +117,11 @@ class Levels:
                 unmoved = [f"{kind}/{pair.left}" in still[0], f"{kind}/{pair.right}" in still[1]]
                 if pair.right in self.compared_state or not any(unmoved) or _counts_batches(pair.right):
                     continue
-                part = pair.first is not None  # whose other rows may move an output
-                if all(unmoved):
+                # Of a part of a tensor it is not known whether it moves an output, if the tensor does.
+                parts = [pair.left in self.left.about.get("parts", ()), pair.first is not None]
+                if all(one or part for one, part in zip(unmoved, parts, strict=True)):
                     nothing.append(pair.name)
-                elif not (part and unmoved[0]):
+                else:
                     one_alone.append(pair.name)
         for number, one in enumerate((self.left, self.right)):
             held = {(pair.left, pair.right)[number] for pair in self.pairing.weights}

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         if paths.count(path) > 1:
             raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
     from parity_tests.harness import report
-    from parity_tests.harness.recordings import mapping_file
-    from parity_tests.harness.recordings.compare import compare_recordings
+    from parity_tests.harness.recordings.comparing import mapping_file
+    from parity_tests.harness.recordings.comparing.compare import compare_recordings
 
     mapping = None if options.mapping is None else mapping_file.read(options.mapping)
     result = compare_recordings(

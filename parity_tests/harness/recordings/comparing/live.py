@@ -6,12 +6,13 @@ from typing import Any
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Report
 from parity_tests.harness.modules.common.names import kind
-from parity_tests.harness.recordings import arguments, parts
+from parity_tests.harness.recordings import arguments
 from parity_tests.harness.recordings.arguments import Call
-from parity_tests.harness.recordings.compare import across, compare_recordings, compared, held_in_parts
+from parity_tests.harness.recordings.comparing import parts
+from parity_tests.harness.recordings.comparing.compare import across, compare_recordings, compared, held_in_parts
+from parity_tests.harness.recordings.comparing.pairing import Layouts, Pairing, carried_inputs, same_names
 from parity_tests.harness.recordings.measure import measured
 from parity_tests.harness.recordings.model import Model, Options
-from parity_tests.harness.recordings.pairing import Layouts, Pairing, carried_inputs, same_names
 from parity_tests.harness.recordings.recorder import check, is_torch, model_of
 from parity_tests.harness.recordings.recording import Recording
 
@@ -58,6 +59,8 @@ def compare(
     for name, (default, why) in _LIVE.items():
         if options[name] != default:
             raise InputError(f"{name}: with a recording expected {default!r}, found {options[name]!r}: {why}.")
+    if isinstance(options["ignore"], str):
+        raise InputError(f"ignore: expected a list of regexes, found {options['ignore']!r}: put it in a list.")
     _check_recorded(recordings[0], options)
     if len(recordings) == 1:
         return _against(jax_model, params, torch_module, mapping, given, options)
