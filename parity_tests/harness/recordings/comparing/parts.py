@@ -22,12 +22,12 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
     Raises:
         InputError: If what stands for several arrays has another gradient than they have.
     """
-    from parity_tests.harness.modules.joining.joints import SUMMED
+    from parity_tests.harness.modules.joining.joints import NORMED, SUMMED
 
     if not arrangement.links and not arrangement.stacks:
         return recording
     for link in arrangement.links:
-        if link.difference not in (None, SUMMED):
+        if link.difference == NORMED:
             raise InputError(
                 f"mapping: {', '.join(map(repr, link.paths))} of JAX is in other arrays in PyTorch "
                 f"({link.difference}), which a recording of JAX can't be arranged as: record the torch module, and "
@@ -44,8 +44,9 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
             whole = [f"{prefix}/{path}" for path in link.paths]
             if not all(name in arrays for name in whole):
                 continue
-            gradient = prefix.rpartition("/")[2] == "gradients"
-            parts = _parts(recording, link, whole, gradient and link.difference == SUMMED)
+            parts = _parts(recording, link, whole, prefix.rpartition("/")[2] == "gradients")
+            if prefix == "weights":
+                _check(link, recording, parts)
             if prefix == "weights" and link.difference == SUMMED:
                 parts = _torchs(link, parts, tensors)
             names = [f"{prefix}/{part}" for part in link.parts]
@@ -80,23 +81,48 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
     return Recording.of(about, arrays, recording.source, places)
 
 
-def _parts(recording: Recording, link: Any, names: list[str], alike: bool) -> list[Tensor]:
-    """Return the parts of linked tensors; `alike`: whether each is the whole, as the gradient of a sum's terms is."""
+def _check(link: Any, recording: Recording, parts: list[Tensor]) -> None:
+    """Raise InputError if several arrays that the torch module has as one don't hold the same numbers."""
+    again = link.joined([part.values for part in parts])
+    for path, other in zip(link.paths, again, strict=True):
+        held = recording.arrays[f"weights/{path}"]
+        if len(link.paths) > 1 and not np.allclose(held, other, rtol=4 * np.finfo(np.float32).eps, atol=0):
+            raise InputError(
+                f"mapping: the JAX arrays {', '.join(map(repr, link.paths))} are one tensor in the torch module, and "
+                f"{path!r} doesn't hold its numbers: record the model with the same numbers."
+            )
+
+
+def _slopes(link: Any, gradients: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the gradient of each part, of which every entry is in some entries of the whole."""
+    slopes = []
+    for i, shape in enumerate(link.part_shapes):
+        probes = [np.zeros(other, np.int64) for other in link.part_shapes]
+        probes[i] = np.arange(1, int(np.prod(shape, dtype=np.int64)) + 1).reshape(shape)
+        slope = np.zeros(probes[i].size, gradients[0].dtype)
+        for ids, gradient in zip(link.joined(probes), gradients, strict=True):
+            inside = np.asarray(ids).reshape(-1) > 0
+            np.add.at(slope, np.asarray(ids).reshape(-1)[inside] - 1, gradient.reshape(-1)[inside])
+        slopes.append(slope.reshape(shape))
+    return slopes
+
+
+def _parts(recording: Recording, link: Any, names: list[str], gradient: bool) -> list[Tensor]:
+    """Return the parts of linked tensors; `gradient`: whether they are gradients, of which the sum's terms have all."""
     tensors = [recording.tensor(name) for name in names]
 
     def parted(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        if alike:
-            return [arrays[0].reshape(shape) for shape in link.part_shapes]
-        return [
-            np.asarray(part).reshape(shape) for part, shape in zip(link.parted(arrays), link.part_shapes, strict=True)
-        ]
+        if gradient and arrays[0].dtype.kind in "fc":
+            return _slopes(link, arrays)
+        every = zip(link.parted(arrays), link.part_shapes, strict=True)
+        return [np.asarray(part).reshape(shape) for part, shape in every]
 
     if all(tensor.places is None for tensor in tensors):
         values = parted([tensor.values for tensor in tensors])
         floors = parted([tensor.floor for tensor in tensors])
         every = zip(values, floors, strict=True)
         return [Tensor(np.ascontiguousarray(v), v.shape, None, np.ascontiguousarray(f)) for v, f in every]
-    if len(tensors) > 1 or (link.difference is not None and not alike):
+    if len(tensors) > 1 or link.difference is not None:
         raise InputError(
             f"mapping: {', '.join(names)} of {recording.source} is sampled, and is in other arrays in PyTorch: record "
             "it without sample."
