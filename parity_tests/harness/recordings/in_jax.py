@@ -160,6 +160,14 @@ class JaxModel:
             slopes |= {f"inputs/{name}": np.asarray(slope) for name, slope in named}
             return {name: slope for name, slope in slopes.items() if slope.dtype.kind in "fc"}
 
+    def loss_slopes(self, dtype: str) -> Arrays:
+        assert self._options.loss is not None
+        with jax_settings(dtype):
+            net, programs = self._net(dtype)
+            result, _ = programs["call"](*self._at(net, dtype, None), None)
+            slopes = outputs.arrays(compiled(jax.grad(self._options.loss, allow_int=True))(result))
+            return {place: _named(slope) for place, slope in slopes.items() if slope.dtype.kind in "fc"}
+
     def outputs(self, changed: Arrays, dtype: str) -> Arrays:
         with jax_settings(dtype):
             net, programs = self._net(dtype)

@@ -1,5 +1,7 @@
 """What a recording asks of a torch module; no other framework is imported."""
 
+import contextlib
+import copy
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +18,7 @@ from parity_tests.harness.hooks.torch_slopes import differentiable_norms, torch_
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.common.arguments import Arguments
 from parity_tests.harness.modules.common.names import kind
+from parity_tests.harness.modules.common.structure import leaves
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.recordings import outputs, skeleton
 from parity_tests.harness.recordings.arguments import Call
@@ -35,6 +38,7 @@ class TorchModel:
         if options.method is not None:
             self.module.forward = getattr(self.module, options.method)
         self._form = call.form
+        self._optimizer: dict[str, Any] | None = None
 
     def weights(self) -> Arrays:
         return {name: held.numpy() for name, held in torch_state.entries(self.module).items()}
@@ -66,6 +70,7 @@ class TorchModel:
             "flags": flags,
             "state": [name for name, _ in self.module.named_buffers()],
             "skeleton": skeleton.to_json(self.module),
+            "optimizer": self._optimizer,
         }
 
     def numbers(
@@ -104,6 +109,18 @@ class TorchModel:
             moving = {f"weights/{n}": x for n, x in wanted.items()} | {f"inputs/{n}": x for n, x in named}
             return {name: x.grad.numpy(force=True) for name, x in moving.items() if x.grad is not None}
 
+    def loss_slopes(self, dtype: str) -> Arrays:
+        assert self._options.loss is not None
+        with torch_settings(dtype):
+            result, _, _ = self._called(*self._at(dtype, None), None)
+            places = {id(leaf): place for place, leaf in leaves(result, "output") if isinstance(leaf, torch.Tensor)}
+            alone = {key: leaf for _, leaf in leaves(result, "") if (key := id(leaf)) in places and _inexact(leaf)}
+            memo = {key: leaf.detach().clone().requires_grad_() for key, leaf in alone.items()}
+            loss = self._options.loss(copy.deepcopy(result, dict(memo)))
+            if loss.requires_grad:
+                loss.backward()
+            return {places[key]: x.grad.numpy(force=True) for key, x in memo.items() if x.grad is not None}
+
     def outputs(self, changed: Arrays, dtype: str) -> Arrays:
         with torch_settings(dtype), torch.no_grad():
             module, inputs = self._at(dtype, None)
@@ -130,14 +147,11 @@ class TorchModel:
         self, module: nn.Module, inputs: list[torch.Tensor], within: Change | None
     ) -> tuple[Any, nn.Module, Mapping[str, Any]]:
         """Call a copy of the module: its output, the module afterwards, and the calls of its layers."""
-        copy = torch_state.copied(module)
-        with raised_by("The torch module"), torch_layers.record(copy) as calls:
-            if within is None:
-                result = torch_state.called(copy, self._arguments(inputs))
-            else:
-                with torch_layers.moved(copy, within):
-                    result = torch_state.called(copy, self._arguments(inputs))
-        return result, copy, calls
+        after = torch_state.copied(module)
+        moved = contextlib.nullcontext() if within is None else torch_layers.moved(after, within)
+        with raised_by("The torch module"), torch_layers.record(after) as calls, moved:
+            result = torch_state.called(after, self._arguments(inputs))
+        return result, after, calls
 
     def _gradients(self, result: Any, module: nn.Module, arrays: Arrays | None = None) -> tuple[np.ndarray, Arrays]:
         """Return the loss, and its gradients by the parameters' names, zeros where there is none."""
@@ -166,6 +180,8 @@ class TorchModel:
         optimizer = options.optimizer(list(trained.values()))
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise InputError(f"optimizer: expected a function that returns a torch optimizer, found {kind(optimizer)}.")
+        settings = {name: _plain(value) for name, value in optimizer.param_groups[0].items() if name != "params"}
+        rates: list[float] = []
         schedule = options.scheduler(optimizer) if options.scheduler else None
         for step in range(1, options.steps + 1):
             if step > 1:
@@ -174,6 +190,7 @@ class TorchModel:
             gradients = {name: noisy(gradient, change, dtype) for name, gradient in gradients.items()}
             for name, parameter in trained.items():
                 parameter.grad = torch.tensor(gradients[name], device=parameter.device)
+            rates.append(float(optimizer.param_groups[0]["lr"]))
             with raised_by("The torch optimizer"):
                 optimizer.step()
             if schedule is not None:
@@ -185,6 +202,8 @@ class TorchModel:
                 for moment, held in optimizer.state.get(parameter, {}).items():
                     if isinstance(held, torch.Tensor) and held.shape == parameter.shape and held.ndim:
                         arrays[f"steps/{step}/{moment}/{name}"] = held.numpy(force=True).copy()
+        kind_of = {"kind": type(optimizer).__name__, "settings": settings, "rates": rates, "trained": list(trained)}
+        self._optimizer = self._optimizer or kind_of
         return arrays
 
     def _outputs(self, result: Any) -> Arrays:
@@ -207,6 +226,13 @@ def _in(dtype: str, x: np.ndarray) -> torch.dtype | None:
     """Return the dtype of an input in a precision; None if it is no float."""
     complex_of = {"float32": torch.complex64, "float64": torch.complex128}
     return getattr(torch, dtype) if x.dtype.kind == "f" else complex_of[dtype] if x.dtype.kind == "c" else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting of an optimizer as JSON has it; None for one that it has not."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def _inexact(tensor: torch.Tensor) -> bool:

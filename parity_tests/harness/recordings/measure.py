@@ -52,6 +52,12 @@ def measured(model: Model, call: Call, options: Options) -> Recording:
     weights = model.weights()
     given = {f"inputs/{name}": array for name, array in zip(call.names, call.arrays, strict=True)}
     stored = given | {f"weights/{name}": array for name, array in weights.items()} | arrays
+    if options.loss is not None:
+        with contextlib.suppress(Exception):  # they only help to say how two losses differ
+            slopes = {f"slopes/{place}": single(slope) for place, slope in model.loss_slopes(dtype).items()}
+            stored |= {
+                name: slope for name, slope in slopes.items() if not options.sample or slope.size <= options.sample
+            }
     about = {
         **model.about(),
         "framework": model.framework,

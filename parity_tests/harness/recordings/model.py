@@ -78,6 +78,10 @@ class Model(Protocol):
         """Return the gradients of a mixture of all outputs, by the names of weights and inputs."""
         ...
 
+    def loss_slopes(self, dtype: str) -> Arrays:
+        """Return the gradient of the loss with respect to each output, by its place."""
+        ...
+
     def outputs(self, changed: Arrays, dtype: str) -> Arrays:
         """Return the outputs with other numbers in some weights and inputs, by their names."""
         ...

@@ -81,13 +81,16 @@ def test_the_first_layer_that_differs_is_named(
 def test_what_differs_later_than_the_outputs_is_named(in_torch: Recorded, in_jax: Recorded) -> None:
     names = in_torch.names
     compared = partial(compare_modules, in_jax.recording, None, names["make"]())
-    report = compared(losses=lambda y: 2 * names["loss"](y))
+    report = compared(losses=lambda y: (y**2).sum())
     assert report.diagnosis is not None
     assert report.findings[-1].level == "the loss"
+    assert "sum" in (report.diagnosis.cause or "")
     slower = partial(torch.optim.Adam, lr=1e-3)
     report = compared(losses=(None, names["loss"]), optimizers=(None, slower))
     assert report.findings[-1].level == LEVELS[5]
     assert "after step 1" in report.findings[-1].where
+    assert report.diagnosis is not None
+    assert "learning rate" in (report.diagnosis.cause or "")
     with pytest.raises(ParityError, match="FAILS"):
         assert_parity(in_jax.recording, None, names["make"](), losses=lambda y: 2 * names["loss"](y))
 

@@ -215,7 +215,8 @@ class Levels:
     def _in_loss(self, _: str) -> Diagnosis:
         values = [complex(one.arrays["loss/the loss"]).real for one in (self.left, self.right)]
         both = " and ".join(f"{value:.6g} in {label}" for value, label in zip(values, self.labels, strict=True))
-        return Diagnosis("the loss", f"The outputs agree and the loss is {both}.", None)
+        cause = None if self.pairing.module is None else locate.cause_in_loss(self.sides)
+        return Diagnosis("the loss", f"The outputs agree and the loss is {both}.", cause)
 
     def _in_gradients(self, _: str) -> Diagnosis:
         name = next(name for name in reversed(self.sizes) if self.sizes[name] > self.tolerance)

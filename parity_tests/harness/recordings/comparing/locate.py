@@ -104,6 +104,21 @@ def _explained(sides: Sides, end: Aligned | None) -> list[Diagnosis]:
     return []
 
 
+def cause_in_loss(sides: Sides) -> str | None:
+    """Return why the losses of one output differ, if its gradients were recorded whole."""
+    from parity_tests.harness.modules.hypotheses import loss
+
+    left, right, (pair, *others) = sides.left, sides.right, sides.pairing.outputs
+    slopes = f"slopes/{pair.left}", f"slopes/{pair.right}"
+    if others or slopes[0] not in left.arrays or slopes[1] not in right.arrays:
+        return None
+    values = [float(one.arrays["loss/the loss"]) for one in (left, right)]
+    mine, theirs = (values[0], pair.to_right(left.arrays[slopes[0]])), (values[1], right.arrays[slopes[1]])
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the numbers are known
+        return loss.cause_in_loss(right.arrays[f"outputs/{pair.right}"], mine, theirs, TOLERANCES[right.dtype])
+    return None
+
+
 def cause_in_statistics(sides: Sides, where: str) -> str | None:
     """Return why running statistics of a batch norm differ after a call, if its input was recorded whole."""
     from parity_tests.harness.modules.hypotheses import state

@@ -1,5 +1,6 @@
 """Compare weights and moments after each step of two optimizers, each of which followed its own gradients."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
         return
 
     def level(name: str, kinds: list[str]) -> "Compared":
-        worst, where, pair_there = 0.0, "", None
+        worst, where, pair_there, last = 0.0, "", None, 0
         for step in range(1, count + 1):
             for pair in trained:
                 for kind in kinds:
@@ -44,7 +45,7 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
                     size = found.worst(compared.dtype, least).size
                     if size > worst:
                         shown = pair.name if kind == "weights" else f"{pair.name}.{kind}"
-                        worst, where, pair_there = size, f"{shown} after step {step}", found
+                        worst, where, pair_there, last = size, f"{shown} after step {step}", found, step
             if worst > compared.tolerance:  # the steps after the first that differs follow from it
                 break
         finding = Finding(name, compared.dtype, worst, where, compared.tolerance, rounding.UNIT, reason)
@@ -52,7 +53,9 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
         def diagnose() -> Diagnosis | None:
             assert pair_there is not None
             text = f"The gradients before it agree and it differs: {compared.text(pair_there)}."
-            return Diagnosis(where, text, None)
+            return Diagnosis(
+                where, text, None if compared.pairing.module is None else _cause(compared, trained, where, last)
+            )
 
         return finding, diagnose
 
@@ -62,6 +65,42 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
         kinds &= {*_ADAM}  # other moments are kept in other forms
     if kinds:
         yield level(f"optimizer moments after each of {count} steps", sorted(kinds))
+
+
+def _cause(compared: "Levels", pairs: list[Pair], where: str, last: int) -> str | None:
+    """Return why the optimizers' steps differ at first after step `last`, if all were recorded whole."""
+    from parity_tests.harness.modules.hypotheses.backward import FROZEN
+    from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
+
+    about, left, right = compared.right.about["optimizer"], compared.left, compared.right
+    every = {pair.right: pair for pair in pairs if pair.first is None}
+    if about is None or any(name.startswith("steps/") for one in (left, right) for name in one.about["shapes"]):
+        return None
+    names = [pair.right for pair in pairs]
+    if any(where.startswith(f"{name} ") and name not in about["trained"] for name in names):
+        return FROZEN
+    trained = [every[name] for name in about["trained"] if name in every]
+    count = range(1, last + 1)
+
+    def flat(kind: str) -> tuple[np.ndarray, np.ndarray]:
+        both = [_aligned(compared, kind, pair) for pair in trained]
+        return np.concatenate([one.left.ravel() for one in both]), np.concatenate([one.right.ravel() for one in both])
+
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
+        gradients = [flat(f"steps/{step}/gradients") for step in count]
+        mine, theirs = flat(f"steps/{last}/weights")
+        sizes = [right.arrays[f"steps/{last}/weights/{pair.right}"] for pair in trained]
+        scales = np.concatenate([np.full(array.size, np.abs(array).max(initial=0) or 1) for array in sizes])
+        given = Steps(
+            np.concatenate([right.arrays[f"weights/{pair.right}"].ravel() for pair in trained]),
+            np.stack([one for one, _ in gradients]),
+            np.stack([other for _, other in gradients]),
+            np.array(about["rates"][:last]),
+            scales,
+        )
+        near = {"float32": 1e-4, "float64": 1e-12}[compared.dtype]
+        return cause_in_optimizer(about["kind"], about["settings"], given, mine, theirs, near)
+    return None
 
 
 def _at(compared: "Levels", step: int, kind: str, pair: Pair, share: float) -> tuple[Aligned, Any]:
