@@ -1,7 +1,8 @@
 """Results of a comparison: a difference and a tolerance for each level, trajectories and a diagnosis."""
 
 import math
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,67 @@ class Finding(NamedTuple):
     @property
     def passed(self) -> bool:
         return math.isfinite(self.size) and self.size <= self.tolerance
+
+
+class Figure(NamedTuple):
+    """A difference of one layer or tensor in the tree of modules."""
+
+    of: str
+    """What differs by it: `output`, or the tensor."""
+    direction: str
+    """`forward`, `backward`, or nothing where it is neither."""
+    dtype: str
+    size: float
+    """The difference, in `unit`."""
+    tolerance: float
+    unit: str
+    reason: str
+    """How `tolerance` is chosen."""
+    follows: bool = False
+    """Whether what it is computed from differs already."""
+
+    @property
+    def passed(self) -> bool:
+        return math.isfinite(self.size) and self.size <= self.tolerance
+
+
+class Source(NamedTuple):
+    """Where the code that has a layer is: a class of the user's, or a function."""
+
+    name: str
+    file: str | None = None
+    """None if the source can't be found, as of code that was typed in."""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} {self.name}" if self.file else self.name
+
+
+class Layer(NamedTuple):
+    """A layer in both frameworks, or the code of both."""
+
+    jax: str | None = None
+    """Its path, `encoder/conv1`; None if it has no parameters that are paired."""
+    torch: str | None = None
+    """Its name, `encoder.conv1`."""
+    jax_source: Source | None = None
+    """The user's class that the layer is an attribute of; the loss, where the losses differ."""
+    torch_source: Source | None = None
+
+
+class Node(NamedTuple):
+    """A module, or a part of a name, with what differs in it and below."""
+
+    name: str
+    status: str
+    """`differs`, `follows` (where what it is given differs already), `agrees`, or `unmeasured`; the worst below it."""
+    layer: Layer | None = None
+    kind: str = ""
+    """The torch module's class."""
+    figures: tuple[Figure, ...] = ()
+    children: "tuple[Node, ...]" = ()
+    first: bool = False
+    """Whether the first difference is in it."""
 
 
 class Trajectory(NamedTuple):
@@ -60,9 +122,14 @@ class Diagnosis(NamedTuple):
     """Later places that differ too, each on the same input."""
     jump: float = 0.0
     """How far the two are apart there on the same input, as a share of the usual size; 0 where no input is the same."""
+    layer: Layer | None = None
+    """The layer that differs, or the first whose input does."""
+    figures: tuple[tuple[str, Figure], ...] = ()
+    """The difference of every layer that the search compared, by torch's name."""
 
 
-MODULES = "The JAX model and the torch module"
+MODULES, PRESETS = "The JAX model and the torch module", "jaxvae and torchvae"
+"""What a report may be of."""
 
 
 class Report(NamedTuple):
@@ -79,6 +146,8 @@ class Report(NamedTuple):
     """The parameters, buffers and inputs that move no output, so that nothing about them was compared."""
     left_out: tuple[str, ...] = ()
     """The levels at other weights that were not compared, since torch gives no finite number there."""
+    tree: Node | None = None
+    """The tree of modules with the difference of each."""
     subject: str = MODULES
     """What was compared."""
 
@@ -110,6 +179,41 @@ class Report(NamedTuple):
                 lines += ["Also:"] * (i > 0) + _explained(one)
                 lines += ["No other difference on the same input is so large."] * (one is largest)
         return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert the report to plain JSON values, for `json.dumps(.., allow_nan=False)`.
+
+        Floats that are not finite are the strings `NaN`, `Infinity` and `-Infinity`, which `float` reads. The schema is
+        parity_tests/harness/formats/schema.json.
+        """
+        from parity_tests.harness.formats import document
+
+        return document.of_report(self)
+
+    def to_markdown(self) -> str:
+        """Format the report as Markdown: the verdict, the causes, the levels, the tree of modules."""
+        from parity_tests.harness.formats import text
+
+        return text.to_markdown(self.to_json())
+
+    def to_html(self) -> str:
+        """Format the report as one HTML page that loads nothing from the network."""
+        from parity_tests.harness.formats import page
+
+        return page.to_html(self.to_json())
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, Markdown or HTML, whole or not at all.
+
+        Args:
+            path: A file that ends in .json, .md or .html.
+
+        Raises:
+            InputError: If it ends otherwise, or can't be written.
+        """
+        from parity_tests.harness.formats import files
+
+        files.save(self, path)
 
 
 def _explained(diagnosis: Diagnosis) -> list[str]:

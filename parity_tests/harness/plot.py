@@ -15,7 +15,7 @@ _DRAWN = (1e-30, 1e30)  # differences are clipped to these: the ticks of the axi
 _FEW = 40  # up to this number of steps each has a dot: a line of one step would be invisible
 
 
-def caption(trajectory: Trajectory) -> str:
+def caption(trajectory: Trajectory, unit: str = "nats per image") -> str:
     """Describe the plot in words, for its caption and for screen readers."""
     gaps, steps = trajectory.gaps, len(trajectory.gaps)
     if not steps:
@@ -24,7 +24,7 @@ def caption(trajectory: Trajectory) -> str:
     finite = gaps[np.isfinite(gaps)]
     run = ", ".join(filter(None, (trajectory.name, trajectory.dtype)))
     sentences = [
-        f"{run}, {steps:,} steps. Above, the loss of each in nats per image, at the end {ends}.",
+        f"{run}, {steps:,} steps. Above, the loss of each{unit and f' in {unit}'}, at the end {ends}.",
         "Below, the difference of their terms, the worst as a share of itself"
         + (f", {finite.max():.1e} at most." if len(finite) else ", nowhere finite."),
     ]
@@ -37,12 +37,13 @@ def caption(trajectory: Trajectory) -> str:
     return " ".join(sentences)
 
 
-def to_svg(trajectory: Trajectory, name: str) -> str:
+def to_svg(trajectory: Trajectory, name: str, unit: str = "nats per image") -> str:
     """Draw a trajectory as an `svg` element of an HTML page, in the text colour of the page.
 
     Args:
         trajectory: The two runs.
         name: The prefix of all ids, unique on the page.
+        unit: That of the losses; empty if it is not known.
 
     Returns:
         The element; empty if there are no steps.
@@ -63,20 +64,20 @@ def to_svg(trajectory: Trajectory, name: str) -> str:
     ):
         figure = Figure(figsize=(5.2, 4.2), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
-        _losses(above, trajectory)
+        _losses(above, trajectory, unit)
         _gaps(below, trajectory)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    label = f"{trajectory.dtype}: the losses of both packages at each step, and their difference"
+    label = f"{trajectory.dtype}: the losses of both at each step, and their difference"
     return _inline(buffer.getvalue(), name, label)
 
 
-def _losses(axes, trajectory: Trajectory) -> None:
+def _losses(axes, trajectory: Trajectory, unit: str) -> None:
     styles = zip(_COLOURS, _STYLES, strict=True)
     for (name, loss), (colour, style) in zip(trajectory.losses.items(), styles, strict=False):
         _draw(axes, loss, label=name, color=colour, linestyle=style)
-    axes.set_ylabel("loss, nats per image")
+    axes.set_ylabel(", ".join(filter(None, ("loss", unit))))
     for text in axes.legend(frameon=False).get_texts():
         text.set_parse_math(False)
 

@@ -10,22 +10,23 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
-from parity_tests.harness.loops import carrying, judging, naming
+from parity_tests.harness.findings import Diagnosis, Finding, Layer, Node, Trajectory
+from parity_tests.harness.loops import carrying, judging, naming, tree
 from parity_tests.harness.loops.carrying import Side
 from parity_tests.harness.loops.causes.find import Parting, cause, difference
-from parity_tests.harness.loops.judging import Floor, Parted
+from parity_tests.harness.loops.judging import Floor, Parted, Sizes
 from parity_tests.harness.loops.naming import QUANTITIES, Record
 from parity_tests.harness.loops.records import SIDES, Start, Step, collect, restartable
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.modules import torch_state, validation
 from parity_tests.harness.modules.compare import ParityError
 from parity_tests.harness.modules.errors import ModelError
+from parity_tests.harness.modules.layers.sources import source
 from parity_tests.harness.modules.mapping import MappingLike
+from parity_tests.harness.modules.torch_state import whole
 
 Yielded = Step | Start | Mapping[str, Any]
-RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded]]
-_LARGEST = "of the largest"
+RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded] | None]
 _FAR = 1e-3  # what no rounding of a float32 step is
 _CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"
 
@@ -74,7 +75,9 @@ def compare_runs(
     that the step is found whose own work differs, and not the one in which a small difference has grown.
 
     Args:
-        jax_run: An iterable of steps, or a function that returns one, of no argument or of a `Start` or None.
+        jax_run: An iterable of steps, or a function that returns one, of no argument or of a `Start` or None; or a
+            function with an argument named `on_step`, which it calls with each step in place of yielding it. It is
+            ended within that call after the last step.
         torch_run: The same of the torch run.
         steps: Number of steps to compare. All of them are kept in memory.
         module: The torch module that is trained, whose layers say how each parameter is laid out. None where the torch
@@ -122,6 +125,8 @@ class Comparison:
         self.sides, self.dtype = sides, dtype
         self.again = [side for side in reversed(sides) if self._carries(side)]
         self.notes: list[str] = []
+        self.apart: list[Sizes] = []
+        """The differences of each step that was compared."""
 
     def report(self, missing: list[str]) -> RunsReport:
         """Find where the runs part, and why."""
@@ -147,7 +152,10 @@ class Comparison:
             "states carried": bool(self.again),
         }
         everything = (*missing, *self.notes)
-        return RunsReport(about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor))
+        modules = self._tree(parted, record, floor, note)
+        return RunsReport(
+            about, tuple(findings), *where, diagnosis, everything, self._trajectory(steps, floor), modules
+        )
 
     def _carries(self, side: Side) -> bool:
         """Return whether a run can be started from the other's state: if the other yields all kinds that it has."""
@@ -271,7 +279,8 @@ class Comparison:
             earlier = QUANTITIES[: QUANTITIES.index(parted.quantity)]
             for side, held in zip(self.sides, records, strict=True):
                 held.append({q: array for q, array in side.records[parted.step].items() if q in earlier})
-        worst = judging.worst(*records)
+        self.apart = [judging.sizes(a, b) for a, b in zip(*records, strict=True)]
+        worst = judging.worst(self.apart)
         findings = []
         for quantity in QUANTITIES:
             if (found := worst.get(quantity)) is None or (parted is not None and quantity == parted.quantity):
@@ -292,25 +301,45 @@ class Comparison:
         where = ("before the first step" if found.step < 0 else f"step {found.step}") + (
             found.name and f", {found.name}"
         )
-        return Finding(found.quantity, self.dtype, found.size, where, tolerance, _LARGEST, reason)
+        return Finding(found.quantity, self.dtype, found.size, where, tolerance, tree.UNIT, reason)
 
-    def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
-        left, right = self.sides
+    def _at(self, parted: Parted, carried: Record | None) -> tuple[list[Record], list[Record]]:
+        """Return the step in which the runs part, and the states before it."""
         start = parted.step < 0
         at = [side.start if start else side.records[parted.step] for side in self.sides]
         before = [{} if start else side.before(parted.step) for side in self.sides]
         if carried is not None:
             side = self.again[0].number
             at[side], before[side] = carried, before[1 - side]
+        return at, before
+
+    def _tree(self, parted: Parted | None, carried: Record | None, floor: Floor | None, chaos: str | None) -> Node:
+        """Return the difference of each array in the step in which the runs part, or the largest."""
+        if parted is None:
+            return tree.of_all(self.apart, self.dtype, floor, chaos)
+        at, _ = self._at(parted, carried)
+        return tree.of_step(parted, at, self.dtype, judging.REASON[self.dtype] if carried is None else judging.OWN)
+
+    def _diagnosed(self, parted: Parted, carried: Record | None) -> Diagnosis:
+        left, right = self.sides
+        start = parted.step < 0
+        at, before = self._at(parted, carried)
         runs = left.records, right.records
         parting = Parting(parted, self.dtype, (before[0], before[1]), (at[0], at[1]), runs, carried is not None)
         step = "The start" if start else f"Step {parted.step}"
         where = f"{step}, {parted.quantity}" + (parted.name and f", {parted.name}")
         try:
-            return Diagnosis(where, difference(parting), cause(parting))
+            return Diagnosis(where, difference(parting), cause(parting), layer=self._layer(parted.name))
         except Exception as error:  # whatever goes wrong there, the figures stay
             text = f"They differ by {parted.size:.1e}, and the diagnosis failed: {type(error).__name__}: {error}."
             return Diagnosis(where, text, None)
+
+    def _layer(self, name: str) -> Layer:
+        """Return the layer of an array, with the source of both runs."""
+        tensor = name.rpartition(" of ")[2]
+        pair = next((pair for pair in self.sides[0].names.pairs if pair.name == tensor), None)
+        names = (None, None) if pair is None else (pair.path.rpartition("/")[0], whole(tensor).rpartition(".")[0])
+        return Layer(*names, *(source(side.run) if callable(side.run) else None for side in self.sides))
 
     def _trajectory(self, steps: int, floor: Floor | None) -> Trajectory | None:
         left, right = (side.records[:steps] for side in self.sides)
@@ -335,7 +364,8 @@ def _check(jax_run: Any, torch_run: Any, steps: Any, module: Any) -> None:
     for name, run in (("jax_run", jax_run), ("torch_run", torch_run)):
         if not callable(run) and not isinstance(run, Iterable):
             raise InputError(
-                f"{name}: expected a generator of steps or a function that returns one, found {validation.kind(run)}."
+                f"{name}: expected a generator of steps, a function that returns one, or one of on_step, found "
+                f"{validation.kind(run)}."
             )
 
 

@@ -126,11 +126,11 @@ def own(left: Record, right: Record, dtype: str, noise: Sizes | None = None, ste
     return None
 
 
-def worst(left: Sequence[Record], right: Sequence[Record]) -> dict[str, Parted]:
+def worst(steps: Sequence[Sizes]) -> dict[str, Parted]:
     """Find the worst difference of each quantity over all steps; its tolerance is left 0."""
     found: dict[str, Parted] = {}
-    for i, (a, b) in enumerate(zip(left, right, strict=True)):
-        for quantity, apart in sizes(a, b).items():
+    for i, step in enumerate(steps):
+        for quantity, apart in step.items():
             for name, size in apart.items():
                 if quantity not in found or size > found[quantity].size:
                     found[quantity] = Parted(i, quantity, name, size, 0.0)

@@ -1,5 +1,6 @@
 """What a training run yields of each step, copied to NumPy as it is received."""
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,6 +76,8 @@ class Snapshot(NamedTuple):
     """Makes the tree again with other numbers in some of its arrays, by path."""
 
 
+_CALLBACK = "on_step"
+
 Raw = dict[str, Snapshot]
 """The fields of a step."""
 
@@ -90,21 +93,30 @@ class Run(NamedTuple):
 
 def restartable(run: Any) -> bool:
     """Return whether a run is a function that takes a `Start`: by an argument that is required or named `start`."""
-    if not callable(run):
-        return False
-    try:
-        parameters = inspect.signature(run).parameters.values()
-    except (TypeError, ValueError):
-        return False
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and (p.default is p.empty or p.name == "start") for p in parameters)
+    given = [p for name, p in _parameters(run).items() if name != _CALLBACK]
+    return any(p.kind in positional and (p.default is p.empty or p.name == "start") for p in given)
+
+
+def _parameters(run: Any) -> Mapping[str, inspect.Parameter]:
+    if not callable(run):
+        return {}
+    try:
+        return inspect.signature(run).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+class _Enough(BaseException):
+    """Ends a run that calls back; no loop that catches exceptions catches it."""
 
 
 def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: Start | None = None) -> Run:
     """Take `steps` steps of a run and copy what it yields.
 
     Args:
-        run: An iterable of steps, or a function that returns one.
+        run: An iterable of steps, a function that returns one, or a function that calls its argument `on_step` back
+            with each.
         side: Whose run it is, JAX or PyTorch.
         steps: Number of steps; what the run has after them is left.
         module: The torch module whose parameters an optimizer holds.
@@ -116,16 +128,25 @@ def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: St
     """
     found: list[Raw] = []
     first: Raw | None = None
-    for yielded in _yielded(run, side, start, lambda: len(found)):
+
+    def take(yielded: Any) -> None:
+        nonlocal first, module
         fields = _fields(yielded, side, len(found))
         given = fields.parameters if isinstance(fields, Start) else fields.get("parameters")
         module = given if isinstance(given, nn.Module) else module  # a run that is started again may make another one
         if isinstance(fields, Start):
             first = _raw(fields._asdict(), side, "its start", module)
-            continue
-        found.append(_raw(fields, side, f"step {len(found)}", module))
+        else:
+            found.append(_raw(fields, side, f"step {len(found)}", module))
         if len(found) == steps:
-            break
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        if _CALLBACK in _parameters(run):
+            _called_back(run, side, start, take, lambda: len(found))
+        else:
+            for yielded in _yielded(run, side, start, lambda: len(found)):
+                take(yielded)
     if not found:
         raise InputError(f"The {side} run yields no step: yield a Step after each of its steps.")
     if len(found) < steps:
@@ -133,6 +154,28 @@ def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: St
             f"The {side} run yields {len(found)} steps, expected {steps}: pass steps={len(found)}, or train longer."
         )
     return Run(first, found, module)
+
+
+def _called_back(
+    run: Any, side: str, start: Start | None, take: Callable[[Any], None], count: Callable[[], int]
+) -> None:
+    """Run a function that calls back; what is wrong with a step is raised as it is, not as an error of its code."""
+    refused: list[InputError] = []
+
+    def on_step(yielded: Any) -> None:
+        try:
+            take(yielded)
+        except InputError as error:
+            refused.append(error)
+            raise
+
+    try:
+        run(*([start] if restartable(run) else []), **{_CALLBACK: on_step})
+    except Exception as error:
+        if refused:
+            raise refused[0] from None
+        with raised_by(f"The {side} run, step {count()},"):
+            raise error
 
 
 def _yielded(run: Any, side: str, start: Start | None, count: Callable[[], int]) -> Iterator[Any]:

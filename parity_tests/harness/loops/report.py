@@ -1,11 +1,9 @@
 """The result of a comparison of two runs."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
-from parity_tests.harness.report import plain
-
-VERSION = 1
+from parity_tests.harness.findings import Diagnosis, Finding, Node, Trajectory
 
 
 class RunsReport(NamedTuple):
@@ -25,6 +23,8 @@ class RunsReport(NamedTuple):
     """What only one run yields, and what comes after both became NaN."""
     trajectory: Trajectory | None = None
     """The losses step by step, and in float32 their noise floor."""
+    tree: Node | None = None
+    """The difference of each array by quantity and name, in the step in which the runs part; else the largest."""
 
     @property
     def passed(self) -> bool:
@@ -55,19 +55,34 @@ class RunsReport(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Convert the report to plain JSON values, for `json.dumps(.., allow_nan=False)`.
 
-        Floats that are not finite are the strings `NaN`, `Infinity` and `-Infinity`, which `float` reads.
+        Floats that are not finite are the strings `NaN`, `Infinity` and `-Infinity`, which `float` reads. The schema is
+        parity_tests/harness/formats/schema.json.
         """
-        return plain(
-            {
-                "version": VERSION,
-                "passed": self.passed,
-                "verdict": str(self).splitlines()[0],
-                "step": self.step,
-                "quantity": self.quantity,
-                "findings": [{**finding._asdict(), "passed": finding.passed} for finding in self.findings],
-                "diagnosis": self.diagnosis and self.diagnosis._asdict(),
-                "not_compared": self.not_compared,
-                "trajectory": self.trajectory and self.trajectory._asdict(),
-                "about": self.about,
-            }
-        )
+        from parity_tests.harness.formats import document
+
+        return document.of_runs(self)
+
+    def to_markdown(self) -> str:
+        """Format the report as Markdown: the verdict, the cause, each quantity, the tree of names."""
+        from parity_tests.harness.formats import text
+
+        return text.to_markdown(self.to_json())
+
+    def to_html(self) -> str:
+        """Format the report as one HTML page that loads nothing from the network."""
+        from parity_tests.harness.formats import page
+
+        return page.to_html(self.to_json())
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, Markdown or HTML, whole or not at all.
+
+        Args:
+            path: A file that ends in .json, .md or .html.
+
+        Raises:
+            InputError: If it ends otherwise, or can't be written.
+        """
+        from parity_tests.harness.formats import files
+
+        files.save(self, path)

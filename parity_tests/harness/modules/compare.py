@@ -14,7 +14,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.assertion import ParityError, assert_parity
-from parity_tests.harness.findings import Diagnosis, Finding, Report
+from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
@@ -23,6 +23,8 @@ from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.joining.rearranged import apart, arranged, without_frozen
+from parity_tests.harness.modules.layers import layer_tree
+from parity_tests.harness.modules.layers.sources import Sources
 from parity_tests.harness.modules.layouts import Layouts
 from parity_tests.harness.modules.levels import Levels, Optimizers
 from parity_tests.harness.modules.mapping import Arrangement, MappingLike, arrange, ignored_of
@@ -60,6 +62,7 @@ def compare_modules(
     share_dropout: bool = False,
     ignore: Sequence[str] = (),
     strict: bool = False,
+    layers: bool = False,
 ) -> Report:
     """Compare a JAX model with a torch module: outputs, state, loss, gradients, optimizer steps.
 
@@ -116,6 +119,9 @@ def compare_modules(
         ignore: Regexes of whole paths in JAX and whole names in torch that have no counterpart. Each model keeps its
             own numbers there; the report lists them as not exercised.
         strict: Whether a parameter, buffer or input that moves no output is a failure. It is listed in any case.
+        layers: Whether the report's tree has the difference of every layer's output, and with `losses` of every
+            gradient, even if the comparison needs none of them. Otherwise it has those of the search for the first
+            difference and of the levels that were compared.
 
     Returns:
         The report: one finding per level and, if a level fails, the diagnosis of the first difference; the tensors that
@@ -196,18 +202,24 @@ def compare_modules(
         }
         evaluation = Evaluation(both, losses, in_double if dtype == "float32" else None)
         options = {"losses": losses, "optimizers": optimizers, "scheduler": scheduler, "steps": steps}
-        options["apart"] = apart(arrangement, torch_module)
+        options |= {"apart": apart(arrangement, torch_module), "layers": layers}
         compared = Levels(evaluation, {**options, "compare_weights": weights == "compare", "statistics": statistics})
         findings: list[Finding] = []
         for finding, diagnose in compared:
             findings.append(finding)
             if not finding.passed:
-                return Report(about, tuple(findings), diagnosis=_diagnosed(finding, diagnose), drawn=drawn)
+                diagnosis = _diagnosed(finding, diagnose)
+                with contextlib.suppress(Exception):
+                    sources = Sources(jax_model, torch_module, both)
+                    diagnosis = diagnosis and sources.located(diagnosis, losses)
+                tree = _tree(compared, findings, diagnosis, layers)
+                return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
         unexercised, left_out = (*compared.unexercised, *own), compared.left_out
-        return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out)
+        tree = _tree(compared, findings, None, layers)
+        return Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out, tree=tree)
 
 
 def orders(both: Both) -> tuple[list[str], list[str]]:
@@ -230,6 +242,13 @@ def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Di
     except Exception as error:
         text = f"It differs, and the diagnosis failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}."
         return Diagnosis(finding.where, text, None)
+
+
+def _tree(compared: Levels, findings: list[Finding], diagnosis: Diagnosis | None, everything: bool) -> Node | None:
+    """Make the tree of layers; whatever goes wrong there, the report has the rest."""
+    with contextlib.suppress(Exception):
+        return layer_tree.grown(compared, findings, diagnosis, everything)
+    return None
 
 
 def _strict(unexercised: tuple[str, ...], dtype: str) -> Finding:

@@ -1,13 +1,13 @@
 """Diagnose a level that fails: the place where the two networks first differ, and the cause."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import torch
 
-from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.findings import Diagnosis, Figure
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.hooks.record import LayerCall
@@ -25,8 +25,16 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 """How near the numbers of a cause must come, as a share of a tensor's usual size."""
 
 
+Figures = tuple[tuple[str, Figure], ...]
+"""The difference of each layer's output, by torch's name."""
+
 _CLEAR = 30.0  # times the tolerance that the difference of a faulty layer is, unless none is
 _FLOORS = 3  # samples of what rounding does to each layer's output
+_REASON = (
+    f"{rounding.REASON}, of which {_FLOORS} samples are drawn for a layer; {{clear:g}} times the tolerance of the "
+    "whole networks, since of few samples some are small by chance"
+)
+_ONCE = f"{rounding.REASON}, of which {_FLOORS} samples are drawn for a layer"
 
 
 def _recorded(evaluation: Evaluation) -> tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]]:
@@ -55,8 +63,7 @@ def _floors(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> Arrays:
 def _differs(evaluation: Evaluation, floors: Arrays, clear: float) -> localize.Differs:
     """Return a function that compares arrays of a layer entry by entry with what rounding does to them; a difference is
     so many times the tolerance."""
-    both = evaluation.both
-    allowed = clear * rounding.tolerance(max((a.size for a in both.arrays().values()), default=1))
+    both, allowed = evaluation.both, clear * _tolerance(evaluation)
 
     def differs(name: str, in_jax: np.ndarray, in_torch: np.ndarray) -> bool:
         if in_jax.shape != in_torch.shape:
@@ -89,23 +96,63 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
         cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
         return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
-    found = _walked(evaluation, in_jax, in_torch)
+    found, figures = _walked(evaluation, in_jax, in_torch)
     if not found:  # no layer alone is over the tolerance
-        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}.", None)
-    return found[0]._replace(more=tuple(found[1:]))
+        text = f"It differs: {localize.worst_difference(in_jax, in_torch)}."
+        return Diagnosis("the output", text, None, figures=figures)
+    return found[0]._replace(more=tuple(found[1:]), figures=figures)
 
 
-def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> list[Diagnosis]:
-    """Return the layers that differ, and what lies between them, on the way to an output of both networks."""
+def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) -> tuple[list[Diagnosis], Figures]:
+    """Return the layers that differ, and what lies between them, on the way to an output of both networks; and the
+    difference of every layer."""
     both = evaluation.both
     ends = LayerCall(both.first, in_jax), LayerCall(both.first, in_torch)
     calls = _recorded(evaluation)
     floors = _floors(evaluation, calls[1])
+    stages = list(localize.stages(both.pairs, both.module, *calls))
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
         differs = _differs(evaluation, floors, clear)
-        if found := localize.walk(both.pairs, both.module, calls, ends, TOLERANCES[both.dtype], differs, both.inputs):
-            return found
-    return []
+        tolerance = TOLERANCES[both.dtype]
+        if found := localize.walk(both.pairs, both.module, calls, ends, tolerance, differs, both.inputs, stages):
+            return found, _figures(evaluation, stages, floors, clear)
+    return [], _figures(evaluation, stages, floors, 1.0)
+
+
+def of_layers(evaluation: Evaluation) -> Figures:
+    """Measure the difference of the output of every layer that both networks have, by torch's name; nothing of a bare
+    function."""
+    if evaluation.both.net.watch is None:
+        return ()
+    calls = _recorded(evaluation)
+    stages = list(localize.stages(evaluation.both.pairs, evaluation.both.module, *calls))
+    return _figures(evaluation, stages, _floors(evaluation, calls[1]), _CLEAR)
+
+
+def _figures(evaluation: Evaluation, stages: Sequence[localize.Stage | str], floors: Arrays, clear: float) -> Figures:
+    differs, dtype = _differs(evaluation, floors, clear), evaluation.both.dtype
+    tolerance = clear * _tolerance(evaluation)
+    reason = _REASON.format(clear=clear) if clear > 1 else _ONCE
+    figures = []
+    for stage in stages:
+        if isinstance(stage, str):
+            continue
+        floor = _floor(floors, stage.label, stage.in_torch.output)
+        size = rounding.worst({"": stage.in_jax.output}, {"": stage.in_torch.output}, {"": floor}, dtype).size
+        follows = differs(f"{stage.label}, input", stage.in_jax.input, stage.in_torch.input)  # its input does
+        name, _, nth = stage.label.partition("#")
+        of = f"output of call {nth}" if nth else "output"
+        figures.append((name, Figure(of, "forward", dtype, size, tolerance, rounding.UNIT, reason, follows)))
+    return tuple(figures)
+
+
+def _tolerance(evaluation: Evaluation) -> float:
+    return rounding.tolerance(max((a.size for a in evaluation.both.arrays().values()), default=1))
+
+
+def _floor(floors: Arrays, name: str, like: np.ndarray) -> np.ndarray | float:
+    floor = floors.get(name)
+    return floor if floor is not None and floor.shape == like.shape else 0.0
 
 
 def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
@@ -119,12 +166,14 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
     """Diagnose running statistics, or other state, that differ after a step."""
     both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
     in_jax, in_torch = evaluation.jax_numbers("state"), evaluation.torch_numbers("state")
-    if both.net.watch is not None and (found := _walked(evaluation, np.empty(0), np.empty(0))):
-        return found[0]._replace(more=tuple(found[1:]))  # a layer whose difference a norm takes out of the outputs
+    found, figures = ([], ()) if both.net.watch is None else _walked(evaluation, np.empty(0), np.empty(0))
+    if found:  # a layer whose difference a norm takes out of the outputs
+        return found[0]._replace(more=tuple(found[1:]), figures=figures)
     norms = state.statistics(both.pairs, both.module)
     differing = [n for n, names in norms.items() if any(_far(in_jax, in_torch, x, tolerance) for x in names)]
     if not differing or not any(where in names for names in norms.values()):
-        return Diagnosis(where, f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}.", None)
+        text = f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}."
+        return Diagnosis(where, text, None, figures=figures)
     norm = differing[0]
     mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
     module = torch_state.copied(both.module)
@@ -132,7 +181,8 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
         torch_state.called(module, both.torch_arguments)
     cause = state.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
     worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
-    return Diagnosis(worst, f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}.", cause)
+    text = f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}."
+    return Diagnosis(worst, text, cause, figures=figures)
 
 
 def _far(in_jax: Arrays, in_torch: Arrays, name: str, tolerance: float) -> bool:

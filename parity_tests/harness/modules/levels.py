@@ -1,5 +1,6 @@
 """The levels at which a JAX model is compared with a torch module."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import optax
 import torch
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.findings import Diagnosis, Finding
+from parity_tests.harness.findings import Diagnosis, Figure, Finding
 from parity_tests.harness.hooks.memory import returned
 from parity_tests.harness.modules import diagnoses, rounding, torch_state
 from parity_tests.harness.modules.adapters import flatten
@@ -71,6 +72,9 @@ class Levels:
             text = f"{mixed}."
             yield self._failure(OUTPUTS, "the outputs"), lambda: Diagnosis("the outputs", text, None)
             return
+        if self.options["layers"]:
+            with contextlib.suppress(Exception):  # the levels say what is wrong
+                self.differences_of_layers = diagnoses.of_layers(self.evaluation)
         yield self._level(OUTPUTS, "outputs", lambda where: diagnoses.in_outputs(self.evaluation, where))
         if self.options["statistics"]:
             yield from self._state()
@@ -158,6 +162,12 @@ class Levels:
     sizes_of_outputs: Mapping[str, float] = {}
     sizes_of_gradients: Mapping[str, float] = {}
     """At the given weights."""
+    differences_of_gradients: Mapping[str, float] = {}
+    """Of each tensor, in rounding errors, at the given weights; empty if they were not compared."""
+    differences_of_state: Mapping[str, float] = {}
+    """The same of the state after a training step."""
+    differences_of_layers: tuple[tuple[str, Figure], ...] = ()
+    """Of each layer's output, at the given weights, by torch's name; empty if they were not asked for."""
 
     def _state(self) -> Iterator[Compared]:
         """Compare whatever a call has changed, in either framework, under any name."""
@@ -186,7 +196,9 @@ class Levels:
         self.compared_state = tuple(changed)
         if changed:
             self.evaluation.know("state", in_jax, in_torch)
-            yield self._level(STATE, "state", lambda where: diagnoses.in_state(self.evaluation, where))
+            compared = self._level(STATE, "state", lambda where: diagnoses.in_state(self.evaluation, where))
+            self.differences_of_state = self.sizes
+            yield compared
 
     def _training(self) -> Iterator[Compared]:
         evaluation, both, losses = self.evaluation, self.both, self.options["losses"]
@@ -201,9 +213,11 @@ class Levels:
         values = {"the loss": np.asarray(loss)}, {"the loss": torch_loss.numpy(force=True)}
         evaluation.know("loss", *values)
         yield self._level(LOSS, "loss", lambda _: diagnoses.in_losses(evaluation))
-        yield self._level(
+        compared = self._level(
             GRADIENTS, "gradients", lambda _: diagnoses.in_gradients(self.evaluation, self.sizes, self.tolerance)
         )
+        self.differences_of_gradients = self.sizes
+        yield compared
         gradients = self.evaluation.torch_numbers("gradients")
         self.sizes_of_gradients = {name: rounding.largest(array) for name, array in gradients.items()}
         self.evaluation.forget_gradients()

@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or JAX leaves torch no GPU memory
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from jaxvae.shared.runs import parity_record, run_folder
 from jaxvae.shared.safe_io import require_writable, write_atomically
 from parity_tests.harness import report
 from parity_tests.harness.findings import Report
+from parity_tests.harness.formats import files
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ def main(options: Parity) -> int:
         bar.update()
     merged = prove.merged(reports)
     print(f"\n{', '.join(specs)} on {dataset.name}, seed {next(iter(specs.values())).training.seed}; {devices}\n")
-    print((report.to_brief if options.brief else report.to_markdown)(merged))
+    print((report.to_brief if options.brief else report.to_table)(merged))
     if effects:
         print(precision.to_markdown(effects))
     print(report.verdict(merged))
     if options.json is not None:
-        write(options.json, json.dumps(report.to_json(merged), indent=1, allow_nan=False).encode())
+        write(options.json, files.to_text(merged.to_json()).encode())
     if options.junit is not None:
         write(options.junit, report.to_junit(merged))
     if options.html is not None:
-        write(options.html, report.to_html(merged).encode(), neighbours.write)
+        write(options.html, merged.to_html().encode(), neighbours.write)
     if run is not None:
         keep(run, report.to_agreement(merged, run.spec, options.steps))
     return 0 if merged.passed else 1

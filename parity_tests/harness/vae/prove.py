@@ -22,8 +22,9 @@ from jaxvae.shared.config.spec import Spec
 from jaxvae.shared.data.dataset import Dataset, held_out
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import weight_file
-from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
-from parity_tests.harness.vae import jax_backend, levels, precision, trajectory
+from parity_tests.harness.findings import PRESETS, Diagnosis, Finding, Report, Trajectory
+from parity_tests.harness.tree import Entry, Path
+from parity_tests.harness.vae import jax_backend, layer_figures, levels, precision, trajectory
 from parity_tests.harness.vae.batches import prepared, stream
 from parity_tests.harness.vae.diagnose import diagnose
 from parity_tests.harness.vae.levels import BACKENDS, LEVELS
@@ -66,6 +67,7 @@ def prove(
     failed: tuple[Stored, functools.partial[Diagnosis]] | None = None
     diagnosis: Diagnosis | None = None
     digests: dict[str, object] = {}
+    layers: dict[Path, Entry] = {}
     began = time.monotonic()
 
     for dtype in dtypes:
@@ -77,6 +79,7 @@ def prove(
                 on_level(f"{dtype}: {level.name}")
                 try:
                     finding, answers = levels.compare(level, case, backends)
+                    layer_figures.add(layers, level, finding, answers)
                     if not finding.passed and failed is None:
                         explain = functools.partial(diagnose, level, case, answers, finding.tolerance, backends)
                         failed = dtype, explain
@@ -105,7 +108,9 @@ def prove(
         except Exception as error:
             where = f"{explain.args[0].name} ({dtype})"
             diagnosis = Diagnosis(where, f"the search for its cause ended with {type(error).__name__}: {error}", None)
-    return Report(about(spec, data, dtypes, steps, digests), tuple(findings), tuple(trajectories), diagnosis)
+    described = about(spec, data, dtypes, steps, digests)
+    tree = layer_figures.grown("the model", layers, all(finding.passed for finding in findings))
+    return Report(described, tuple(findings), tuple(trajectories), diagnosis, tree=tree, subject=PRESETS)
 
 
 def _raised(level: str, dtype: str, error: Exception) -> Finding:
@@ -154,6 +159,8 @@ def merged(reports: Mapping[str, Report]) -> Report:
         tuple(f._replace(level=f"{name}: {f.level}") for name, report in reports.items() for f in report.findings),
         tuple(t._replace(name=name) for name, report in reports.items() for t in report.trajectories),
         next((d._replace(where=f"{name}: {d.where}") for name, r in reports.items() if (d := r.diagnosis)), None),
+        tree=layer_figures.joined((name, report.tree) for name, report in reports.items()),
+        subject=PRESETS,
     )
 
 

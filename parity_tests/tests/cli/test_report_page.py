@@ -3,9 +3,7 @@ what they say."""
 
 import functools
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from jaxvae.shared import cli
 from jaxvae.shared.data import datasets
 from jaxvae.shared.report.explorer import STOPS, frame_stops
 from parity_tests.support import backends
+from parity_tests.support.reports.browser import launched
 
 pytestmark = pytest.mark.either
 
 PACKAGES: dict[str, Any] = {"jaxvae": jaxvae, "torchvae": torchvae}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUICK = "--data digits --resize --image 8 8 1 --max-steps 30 --batch-size 250"
 MODELS = {
     "bernoulli": "--hidden 12 --latent 12 --activation elu",
@@ -58,21 +56,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        message = f"install a browser, one of {', '.join(BROWSERS)}, to run the tests of the report's page"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # root has no sandbox
-        made = driver.chromium.launch(executable_path=program, args=arguments)
-        yield made
-        made.close()
+browser = pytest.fixture(scope="module")(launched)
 
 
 class Pages:

@@ -13,6 +13,7 @@ from parity_tests.harness.loops.compare import compare_runs
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.support.quick import quick
+from parity_tests.support.reports.schema import validated
 
 SCRIPTS = {"classifier": classifier, "transformer": transformer}
 QUICK = ("the data is shuffled once", "other images are mirrored", "L2 in the loss too", "the unbiased variance",
@@ -35,6 +36,8 @@ def test_a_fault_is_found_and_named(name: str) -> None:
     report = tried(fault)
     assert (report.step, report.quantity) == (fault.step, fault.quantity), str(report)
     assert named(fault, report) == bool(fault.cause), str(report)
+    if fault.cause:
+        assert all(cause["kind"] for cause in validated(report.to_json())["causes"]), "a program can't act on it"
     assert row(fault, report) in TABLE.read_text().splitlines(), "python -m parity_tests.faults.loops.table writes it"
 
 

@@ -1,7 +1,6 @@
 """What compare_runs accepts, what it says of bad input, and its verdicts on runs made of NumPy numbers."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests import ParityError, RunsReport, Start, Step, assert_run_parity, compare_runs
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.mapping import as_is
+from parity_tests.support.reports.schema import validated
 
 UNNAMED = nn.Parameter(torch.ones(4))
 ROWS = np.random.default_rng(0).normal(size=(12, 4))
@@ -128,7 +128,7 @@ def test_optimizers_without_a_common_slot_are_not_compared() -> None:
 
 def test_the_report_is_json() -> None:
     for report in (compared(descent(), descent()), compared(descent(), descent(loss=float("nan")))):
-        plain = json.loads(json.dumps(report.to_json(), allow_nan=False))
+        plain = validated(report.to_json())
         assert plain["passed"] == report.passed
         assert plain["verdict"] == str(report).splitlines()[0]
 
@@ -136,6 +136,35 @@ def test_the_report_is_json() -> None:
 def test_a_list_a_generator_and_a_function_are_runs() -> None:
     assert compared(list(descent()), descent).passed
     assert compared([step._asdict() for step in descent()], lambda: descent()).passed
+
+
+def calls_back(start: Start | None, on_step: Callable[[Any], None], ended: list[int], **options: Any) -> None:
+    """A trainer's loop, which survives whatever a hook of it raises."""
+    for i, yielded in enumerate(started(start, **options)):
+        try:
+            on_step(yielded)
+        except Exception:
+            ended.append(-1)
+            raise
+        ended.append(i)
+
+
+def test_a_run_may_call_back_and_is_ended_after_the_last_step() -> None:
+    ended: list[int] = []
+
+    def run(start: Start | None, on_step: Callable[[Any], None]) -> None:
+        calls_back(start, on_step, ended, wrong_at=17)
+
+    report = compare_runs(started, run, steps=40)
+    assert (report.step, report.passed) == (17, False)  # started again from a state, as one that yields
+    assert ended.count(38) == 1
+    assert -1 not in ended
+    with pytest.raises(InputError, match="yields 'lr' at step 0"):
+        compared(descent(), lambda on_step: on_step({"lr": 0.1}))
+    with pytest.raises(ModelError, match="The PyTorch run, step 1, raised ZeroDivisionError"):
+        compared(descent(), lambda on_step: (on_step({"loss": 0.1}), 1 / 0))
+    with pytest.raises(InputError, match="The PyTorch run yields 1 steps, expected 4"):
+        compared(descent(), lambda on_step: on_step({"loss": 0.1}))
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,23 @@ def test_a_bias_that_jax_lacks_has_to_be_zero() -> None:
         compare_modules(model, params, module, None, x, weights="torch")
 
 
+CELL = {"dense_i/kernel": (8, 32), "dense_h/kernel": (8, 32), "dense_h/bias": (32,)}
+
+
+def cells(*paths: str) -> dict[str, tuple[int, ...]]:
+    return {f"{path}/{leaf}": shape for path in paths for leaf, shape in CELL.items()}
+
+
+def test_cells_are_told_apart_by_names_and_numbers() -> None:
+    net = nn.ModuleDict({name: nn.LSTM(8, 8, num_layers=2) for name in ("encoder", "decoder")})
+    found = arrange(cells("decoder/0/cell", "decoder/1/cell", "encoder/0/cell", "encoder/1/cell"), net)
+    assert {one.path: one.name for one in found.pairs}["encoder/1/cell/dense_i/kernel"] == "encoder.weight_ih_l1"
+    with pytest.raises(InputError, match=r"could each be any of torch's recurrent layers 'encoder\.weight_ih_l0'"):
+        arrange(cells("reader/0", "reader/1", "writer/0", "writer/1"), net)
+    with pytest.raises(InputError, match="no JAX array is paired with 'weight_ih_l0'"):
+        arrange(cells("cell"), nn.LSTM(8, 8, proj_size=3))
+
+
 def test_the_weights_are_compared_as_sums() -> None:
     model, params, module, x = pair("LSTM")
     cell, rnn = model.layers[0].cell, module.rnn

@@ -5,6 +5,7 @@ import pytest
 from parity_tests.faults.fault import Fault, tried
 from parity_tests.faults.modules import FAULTS
 from parity_tests.faults.table import LINES, REGENERATE, module_row
+from parity_tests.harness import causes
 
 # Every third one runs with every change.
 THIRD = [pytest.param(fault, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, fault in enumerate(FAULTS)]
@@ -15,6 +16,8 @@ def test_a_fault_is_caught_and_named(fault: Fault) -> None:
     level, named, right = tried(fault)
     assert level == fault.level
     assert right, f"named {named}, should be {fault.cause}"
+    cause = causes.each(named)
+    assert all(part.kind for part in cause.parts or (cause,)), "a program can't act on it"
     assert module_row(fault, level, named, right) in LINES, REGENERATE
 
 

@@ -29,6 +29,7 @@ from parity_tests.harness.vae import (
     trajectory,
 )
 from parity_tests.harness.vae.steps import bounded
+from parity_tests.support.reports.schema import validated
 from parity_tests.support.warm import python
 
 ROOT = Path(__file__).parents[3]
@@ -208,8 +209,11 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "jaxvae and torchvae agree" in result.stdout.splitlines()[-1]
-    actual = json.loads(files["json"].read_text())
+    actual = validated(json.loads(files["json"].read_text()))
     assert actual["passed"]
+    assert actual["compared"] == "presets"
+    assert [tree["name"] for tree in actual["tree"]["children"]] == ["pytorch-examples", "yunjey"]
+    assert actual["tree"]["status"] == "agrees"
     for preset in ("pytorch-examples", "yunjey"):
         about = actual["about"][preset]
         assert about["spec"]["training"]["batch_size"] == 64
@@ -236,8 +240,12 @@ with inject.injected(fault):
 
 def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_differ(tmp_path) -> None:
     arguments = ["--data", "digits", "--steps", "2", "--dtype", "float64", "--junit", str(tmp_path / "a.xml")]
-    result = python("-c", BROKEN, SCRIPT, *arguments, cwd=ROOT)
+    result = python("-c", BROKEN, SCRIPT, *arguments, "--json", str(tmp_path / "a.json"), cwd=ROOT)
     assert result.returncode == 1, result.stderr
+    actual = validated(json.loads((tmp_path / "a.json").read_text()))
+    assert (actual["passed"], actual["tree"]["status"], actual["reference"]) == (False, "differs", None)
+    assert actual["tree"]["first"]
+    assert "mean and logvar swapped" in actual["causes"][0]["sentence"]
     assert "the first that fails is every layer's output" in result.stdout
     assert "torchvae departs from the plain formula; the likely cause: mean and logvar swapped." in result.stdout
     suite = ElementTree.fromstring((tmp_path / "a.xml").read_bytes()).find("testsuite")

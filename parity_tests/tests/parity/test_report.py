@@ -9,8 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from jaxvae.shared.runs.parity_record import number
 from parity_tests.harness import plot, report
-from parity_tests.harness.findings import Diagnosis, Finding, Report, Trajectory
+from parity_tests.harness.findings import PRESETS, Diagnosis, Finding, Report, Trajectory
+from parity_tests.harness.formats import page as pages
+from parity_tests.support.reports.schema import validated
 
 ODD = "a<b>&\"c\"|'d'\x00\x1b\ud800\n*e*"
 GOOD = Finding("every gradient", "float64", 3e-16, "decoder.logits.bias", 1e-12, "of the tensor's largest", "Rounding.")
@@ -21,7 +24,7 @@ LOSS = np.linspace(500, 100, 50)
 RUN = Trajectory("float32", {"jaxvae": LOSS, "torchvae": LOSS * 1.001}, np.geomspace(1e-7, 1e-3, 50), np.full(50, 1e-6))
 CAUSE = Diagnosis("decoder.logits, its bias", "0.1 and 0.2", "the bias is added twice")
 
-PASSING = Report({"versions": {"jax": "0.10.2"}, "seed": 0}, (EXACT, NEAR, GOOD), (RUN,))
+PASSING = Report({"versions": {"jax": "0.10.2"}, "seed": 0}, (EXACT, NEAR, GOOD), (RUN,), subject=PRESETS)
 REPORTS = {
     "passing": PASSING,
     "failing": PASSING._replace(findings=(EXACT, BAD, GOOD), diagnosis=CAUSE),
@@ -104,7 +107,7 @@ def test_verdicts() -> None:
 
 
 def test_the_table_has_a_row_for_each_finding(result: Report) -> None:
-    head, rule, *rows = report.to_markdown(result).splitlines()
+    head, rule, *rows = report.to_table(result).splitlines()
     assert len(rows) == len(result.findings)
     for row in (head, rule, *rows):
         assert len(re.findall(r"(?<!\\)\|", row)) == 7
@@ -117,7 +120,7 @@ def test_the_brief_table_has_a_row_for_each_level(result: Report) -> None:
     assert len(rows) == len({finding.level for finding in result.findings})
     assert len(re.findall(r"(?<!\\)\|", head)) == 2 + 2 * len({finding.dtype for finding in result.findings})
     for finding in result.findings:
-        assert any(report.number(finding.size) in row for row in rows)
+        assert any(number(finding.size) in row for row in rows)
 
 
 def test_json_is_strict_and_can_be_read_back(result: Report) -> None:
@@ -125,7 +128,7 @@ def test_json_is_strict_and_can_be_read_back(result: Report) -> None:
         raise AssertionError(constant)
 
     plain = report.to_json(result)
-    back = json.loads(json.dumps(plain, allow_nan=False), parse_constant=forbid)
+    back = json.loads(json.dumps(validated(plain), allow_nan=False), parse_constant=forbid)
     assert back == plain
     assert back["passed"] == result.passed
     assert back["verdict"] == report.verdict(result)
@@ -157,7 +160,7 @@ def test_junit_counts_its_failures(result: Report) -> None:
     failures = list(root.iter("failure"))
     assert len(failures) == len(failed)
     for failure, finding in zip(failures, failed, strict=True):
-        assert report.number(finding.size) in (failure.get("message") or "")
+        assert number(finding.size) in (failure.get("message") or "")
 
 
 def test_junit_keeps_odd_names_but_for_what_xml_forbids() -> None:
@@ -172,7 +175,7 @@ def test_the_page_is_complete_and_loads_nothing_from_the_network(result: Report)
     tags = [tag for tag, _ in page.seen]
     drawn = [trajectory for trajectory in result.trajectories if len(trajectory.gaps)]
     assert tags.count("svg") == len(drawn)
-    assert tags.count("tr") == 1 + len(result.findings) + len(list(report._flat(result.about)))
+    assert tags.count("tr") == 1 + len(result.findings) + len(list(pages.flat(result.about)))
     assert text.count("<table") == text.count('<table class="cards">'), "a narrow window shows a table as cards"
     assert not {"script", "link", "img", "iframe"} & set(tags)
     assert not re.search(r"https?://|@import|url\((?!#)", text)

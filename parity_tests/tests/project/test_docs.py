@@ -25,6 +25,7 @@ from jaxvae.shared import cli
 from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
+from parity_tests import plugin
 from parity_tests.harness.recordings.comparing.command import Compare
 from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
@@ -145,8 +146,11 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         cli.parse(Compare, args=words[2:])
     elif words[0].startswith("scripts/") or words[0] == "parity":
         cli.parse(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
+    elif words[0] == "pytest":
+        flags = [word for word in words if word.startswith("--")]
+        assert all(f'"{flag}"' in Path(inspect.getfile(plugin)).read_text() for flag in flags), words
     else:
-        assert words in (["source", "activate"], ["pytest"], *CHECKS), words
+        assert words in (["source", "activate"], *CHECKS), words
 
 
 def options_of(script: str) -> Any:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, joined
+from parity_tests.harness.causes import Cause
+from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, joined, sided
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
@@ -20,15 +21,19 @@ def of_average(p: Parting) -> Causes:
         if p.explains({n: ratio * x for n, x in a.items()}, b, a):
             power = next((d for d in _DECAYS if abs(ratio * (1 - d ** (p.step + 1)) - 1) < near), None)
             if power is not None:
-                yield (
+                yield Cause(
                     f"the average is divided by 1 - {power:g}^t in {SIDES[1 - this]} only: the bias correction of an "
-                    "average that starts at zero"
+                    "average that starts at zero",
+                    "average-bias-correction",
+                    "correct the bias of the average in both or in neither",
+                    *sided(this, False, True),
                 )
                 return
     for step in dict.fromkeys((max(p.step, 1), p.step)):  # the first step may hide which weights are averaged
         kinds = [_kind(p, side, step) for side in (0, 1)]
         if all(kinds) and kinds[0] != kinds[1]:
-            yield f"the average {kinds[0]} in {SIDES[0]}, and {kinds[1]} in {SIDES[1]}"
+            text = f"the average {kinds[0]} in {SIDES[0]}, and {kinds[1]} in {SIDES[1]}"
+            yield Cause(text, "average-update", "update JAX's average as PyTorch's, which {torch}", kinds[0], kinds[1])
             return
 
 
@@ -71,9 +76,12 @@ def _statistics(p: Parting, left: Arrays, right: Arrays) -> Causes:
         all(np.array_equal(p.at[i]["EMA"][n], statistics[i][n]) for n in names if n in statistics[i]) for i in (0, 1)
     ]
     if copies[0] != copies[1]:
-        yield (
+        yield Cause(
             f"running statistics are copied into the average in {SIDES[copies.index(True)]} and averaged in "
-            f"{SIDES[copies.index(False)]}"
+            f"{SIDES[copies.index(False)]}",
+            "average-statistics",
+            "let JAX's average hold the running statistics {torch}",
+            *("copied" if one else "averaged" for one in copies),
         )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from parity_tests.harness.loops.causes.parting import Causes, Parting, figure
+from parity_tests.harness.causes import Cause
+from parity_tests.harness.loops.causes.parting import Causes, Parting, figure, sided
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
+_ORDER = "draw the order of JAX's data as PyTorch's is drawn, or pass one order to both"
 _LEAST = 4  # numbers, since two lie on a line in any case
 _FLIPS = {"up and down": 2, "left and right": 3}
 
@@ -29,7 +31,7 @@ def of_batches(p: Parting) -> Causes:
     if left == right:
         return
     if Counter(left) == Counter(right):
-        yield f"the {quantity} of step {p.step} holds the same rows in another order"
+        yield Cause(f"the {quantity} of step {p.step} holds the same rows in another order", "data-order", _ORDER)
         return
     runs = [[_rows(record.get(quantity, {})) for record in run] for run in p.runs]
     for shift, (i, run) in itertools.product(range(1, 4), enumerate(runs)):
@@ -37,14 +39,18 @@ def of_batches(p: Parting) -> Causes:
         pairs = [(mine[t], run[t + shift]) for t in range(p.step, len(run) - shift)]
         if len(pairs) >= 2 and all(a == b for a, b in pairs):
             # what `mine` has at t, `run` has `shift` steps later
-            yield f"the batches of {SIDES[1 - i]} are {_steps(shift)} ahead from step {p.step} on"
+            text = f"the batches of {SIDES[1 - i]} are {_steps(shift)} ahead from step {p.step} on"
+            yield Cause(text, "batches-ahead", "start JAX's batches at the same step", *sided(i, 0, shift))
             return
     for i, run in enumerate(runs):
         repeated = [t for t in range(p.step) if run[t] == run[p.step]]
         if repeated and runs[1 - i][p.step] != runs[1 - i][repeated[0]] and p.step:
-            yield (
+            yield Cause(
                 f"{SIDES[i]} repeats the order of the data (step {p.step} has the batch of step {repeated[0]}), and "
-                f"{SIDES[1 - i]} shuffles again for each pass"
+                f"{SIDES[1 - i]} shuffles again for each pass",
+                "data-order-repeated",
+                "shuffle JAX's data as PyTorch's: {torch}",
+                *sided(i, "one order for all passes", "again for each pass"),
             )
             return
     yield from _labels(p, quantity)
@@ -54,7 +60,7 @@ def of_batches(p: Parting) -> Causes:
         or all(row in everything[1] for row in left)
         or all(row in everything[0] for row in right)
     ):
-        yield "the same data is drawn in another order: another seed, or another shuffle"
+        yield Cause("the same data is drawn in another order: another seed, or another shuffle", "data-order", _ORDER)
 
 
 def of_values(p: Parting) -> Causes:
@@ -67,17 +73,20 @@ def of_values(p: Parting) -> Causes:
     if a.shape == b.shape and _integers(a) and _integers(b):
         offset = float((b - a).ravel()[0])
         if offset and np.array_equal(b, a + offset):
-            yield f"{label} are {SIDES[0]}'s {'+' if offset > 0 else '-'} {abs(offset):g}: counted from another number"
+            text = f"{label} are {SIDES[0]}'s {'+' if offset > 0 else '-'} {abs(offset):g}: counted from another number"
+            yield Cause(text, "labels-offset", f"add {offset:g} to JAX's", 0, offset)
             return
         for shift in (1, -1):
             if a.ndim == 2 and np.array_equal(np.roll(a, shift, 1)[:, 1:-1], b[:, 1:-1]):
                 later = SIDES[int(shift > 0)]
-                yield f"{label} are {SIDES[0]}'s moved by one position, later in {later}"
+                text = f"{label} are {SIDES[0]}'s moved by one position, later in {later}"
+                yield Cause(text, "tokens-shifted", f"move JAX's by {shift:+d} position", 0, shift)
                 return
     if a.shape != b.shape:
         for axes in itertools.permutations(range(a.ndim)) if a.ndim <= 4 else ():
             if a.transpose(axes).shape == b.shape and np.allclose(a.transpose(axes), b, rtol=p.tolerance, atol=0):
-                yield f"{label} have {SIDES[0]}'s axes in the order {axes}"
+                text = f"{label} have {SIDES[0]}'s axes in the order {axes}"
+                yield Cause(text, "axes", f"transpose JAX's by {axes}", list(range(a.ndim)), list(axes))
                 return
         return
     for what, moved in _moved(a):
@@ -87,7 +96,8 @@ def of_values(p: Parting) -> Causes:
         words = [what.format(name or quantity)] if what else []
         if text:
             words.append(f"{label} are {text}")
-        yield "; ".join(words) + ": another preprocessing"
+        text = "; ".join(words) + ": another preprocessing"
+        yield Cause(text, "preprocessing", "preprocess the data in JAX as in PyTorch")
         return
     if a.ndim == 4:
         for where, axis in _FLIPS.items():
@@ -95,7 +105,8 @@ def of_values(p: Parting) -> Causes:
             chosen = np.array([np.allclose(y, m, rtol=p.tolerance) for y, m in zip(b, mirrored, strict=True)])
             made = np.where(chosen[:, None, None, None], mirrored, a)
             if chosen.any() and p.explained(made, b, a):
-                yield f"other images are mirrored, {where}: those of rows {np.flatnonzero(chosen).tolist()} differ"
+                text = f"other images are mirrored, {where}: those of rows {np.flatnonzero(chosen).tolist()} differ"
+                yield Cause(text, "mirrored", "mirror the same images in both")
                 return
     for axis, what in ((1, "channel"), (0, "row")):
         if a.ndim > 1 and a.shape[axis] > 1:
@@ -107,9 +118,11 @@ def of_values(p: Parting) -> Causes:
                 made[at] = a[at] if fitted is None else fitted
                 texts.append(text)
             if p.explained(made, b, a):
-                yield (
+                yield Cause(
                     f"each {what} is scaled otherwise ({what} 0: {label} are {texts[0] or 'the same'}): another mean "
-                    "or deviation"
+                    "or deviation",
+                    "normalization",
+                    f"subtract the same mean of each {what}, and divide by the same deviation",
                 )
                 return
 
@@ -154,7 +167,8 @@ def _labels(p: Parting, quantity: str) -> Causes:
     several = [_several(run, quantity, same, wrong) for run in p.runs]
     if several[0] != several[1] or all(sorted(_keys(left[n])) == sorted(_keys(right[n])) for n in wrong):
         where = f" in {SIDES[several.index(True)]}" if several[0] != several[1] else ""
-        yield f"{' and '.join(wrong)} of the {quantity} belong to other rows{where}: {' and '.join(same)} are the same"
+        text = f"{' and '.join(wrong)} of the {quantity} belong to other rows{where}: {' and '.join(same)} are the same"
+        yield Cause(text, "labels-of-other-rows", "shuffle all arrays of the data by the same order")
 
 
 def _several(run: list[Record], quantity: str, same: list[str], wrong: list[str]) -> bool:
@@ -180,9 +194,12 @@ def _short(p: Parting, quantity: str, side: int, rows: int) -> Causes:
     sizes = [{len(rows) for rows in run[: p.step]} for run in runs]
     left, right = (run[p.step] for run in runs)
     if p.step and len(sizes[0] | sizes[1]) == 1 and min(len(left), len(right)) < min(sizes[0] | sizes[1]):
-        yield f"{SIDES[side]} keeps the incomplete last batch of a pass, of {rows} rows, and {SIDES[1 - side]} doesn't"
+        text = f"{SIDES[side]} keeps the incomplete last batch of a pass, of {rows} rows, and {SIDES[1 - side]} doesn't"
+        remedy = "keep the incomplete last batch in both or in neither (drop_last)"
+        yield Cause(text, "incomplete-batch", remedy, *sided(side, True, False))
     elif not p.step or len(sizes[0] | sizes[1]) == 2:
-        yield f"the batches are of another size: {len(left)} rows in {SIDES[0]} and {len(right)} in {SIDES[1]}"
+        text = f"the batches are of another size: {len(left)} rows in {SIDES[0]} and {len(right)} in {SIDES[1]}"
+        yield Cause(text, "batch-size", "take {torch} rows in JAX", len(left), len(right))
 
 
 def _rows(arrays: Arrays) -> list[bytes] | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
 from parity_tests.harness.loops.causes import averages, data, forward, rates, updates
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined
@@ -74,7 +75,10 @@ def _in_float32(p: Parting) -> Causes:
     exact = [bool((array.astype(np.float32) == array).all()) for array in (left, right)]
     if exact[0] != exact[1]:
         what = f"{p.parted.name} of the {p.parted.quantity}" if p.parted.name else f"the {p.parted.quantity}"
-        yield f"{what} is computed in float32 in {SIDES[exact.index(True)]} only"
+        text = f"{what} is computed in float32 in {SIDES[exact.index(True)]} only"
+        yield Cause(
+            text, "low-precision", "compute it in {torch} in JAX", *("float32" if e else "float64" for e in exact)
+        )
 
 
 def _of_start(p: Parting) -> str | None:
@@ -84,12 +88,11 @@ def _of_start(p: Parting) -> str | None:
     for name in wrong:
         a, b = left[name], right[name]
         if a.ndim == 2 and a.shape == b.shape and p.explained(a.T, b, a):
-            return f"{name} is transposed in {SIDES[1]}"
+            return Cause(f"{name} is transposed in {SIDES[1]}", "kernel-transposed", f"transpose {name} in JAX")
     if p.parted.quantity in ("parameters", "EMA"):
-        return (
-            f"the runs start from other {'weights' if p.parted.quantity == 'parameters' else 'averages'}: copy one's "
-            "into the other"
-        )
+        what = "weights" if p.parted.quantity == "parameters" else "averages"
+        text = f"the runs start from other {what}: copy one's into the other"
+        return Cause(text, "start", f"copy PyTorch's {what} into the JAX run")
     return None
 
 

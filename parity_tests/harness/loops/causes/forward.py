@@ -4,11 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes.parting import Causes, Parting, each_way, factor, figure, joined, several
+from parity_tests.harness.loops.causes.parting import Causes, Parting, each_way, factor, figure, joined, several, sided
 from parity_tests.harness.loops.records import SIDES, Arrays
 
 _LARGEST_SUM = 1_000_000
+CLIP = "clip the gradients in JAX as in PyTorch"
+_DECAY = "decay the same tensors by {torch} in JAX"
 
 
 def of_loss(p: Parting) -> Causes:
@@ -16,7 +19,8 @@ def of_loss(p: Parting) -> Causes:
     pair = p.scalar("loss")
     if pair is None or not np.isfinite(pair).all():
         if pair is not None and np.isfinite(pair).any():
-            yield f"the loss is NaN or infinite in {SIDES[int(np.isfinite(pair[0]))]} alone"
+            text = f"the loss is NaN or infinite in {SIDES[int(np.isfinite(pair[0]))]} alone"
+            yield Cause(text, "not-finite")
         return
     yield from _evaluation_mode(p, pair)
     yield from _penalty(p, pair)
@@ -40,7 +44,8 @@ def of_terms(p: Parting) -> Causes:
     if a.ndim or not a or not np.isfinite([a, b]).all():
         return
     if (known := _known_factor(p, float(b / a))) is not None:
-        yield f"the term {p.parted.name} is {known} in {SIDES[1]}{_same_loss(p)}"
+        text = f"the term {p.parted.name} is {known} in {SIDES[1]}{_same_loss(p)}"
+        yield Cause(text, "term-scaled", f"multiply the term in JAX by {figure(float(b / a))}", 1.0, float(b / a))
 
 
 def of_gradients(p: Parting) -> Causes:
@@ -50,9 +55,10 @@ def of_gradients(p: Parting) -> Causes:
     yield from _clipped(p, left, right)
     if (found := penalty(p, "gradients")) is not None:
         side, size, where = found
-        yield (
+        text = (
             f"{figure(size)} times the weights of {where} is added to the gradient in {SIDES[side]} only: weight decay"
         )
+        yield Cause(text, "weight-decay", _DECAY, *sided(side, size, 0.0))
     yield from _missing(p)
 
 
@@ -104,9 +110,12 @@ def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
     same = [abs(a - b) <= p.tolerance * max(abs(a), abs(b)) for a, b in zip(loss, evaluation, strict=True)]
     if same[0] != same[1]:
         side = same.index(True)
-        yield (
+        yield Cause(
             f"the loss of {SIDES[side]} is its loss in evaluation: it trains in evaluation mode (dropout off, running "
-            f"statistics for the batch's), and {SIDES[1 - side]} in training mode"
+            f"statistics for the batch's), and {SIDES[1 - side]} in training mode",
+            "mode",
+            "run JAX's model in {torch} mode",
+            *sided(side, "evaluation", "training"),
         )
 
 
@@ -115,12 +124,15 @@ def _training_alone(p: Parting) -> Causes:
         return
     statistics = p.both("running statistics")[0]
     if not statistics or p.agrees("running statistics"):
-        yield (
+        yield Cause(
             "the losses in evaluation agree and those in training don't: what only training does differs, as dropout, "
-            "which drops other units or at another rate"
+            "which drops other units or at another rate",
+            "dropout-masks",
+            "draw dropout's masks of both from one key, or set its rate to 0",
         )
     else:
-        yield "batch norm in training: the losses in evaluation agree, and the statistics of the batch don't"
+        text = "batch norm in training: the losses in evaluation agree, and the statistics of the batch don't"
+        yield Cause(text, "batch-norm-in-training")
 
 
 def _penalty(p: Parting, loss: tuple[float, float]) -> Causes:
@@ -138,10 +150,10 @@ def _penalty(p: Parting, loss: tuple[float, float]) -> Causes:
         added = sum(c * float((weights[n] ** 2).sum()) for n, c in real.items()) / 2
         if abs(added - (loss[1 - i] - loss[i])) <= 1e-3 * abs(added):
             where = _which(real, [n for n in factors if weights[n].any()])
-            yield (
-                f"the loss has {figure(float(np.median(list(real.values()))))} / 2 times the squared weights of "
-                f"{where} in {SIDES[1 - i]} only"
-            )
+            share = float(np.median(list(real.values())))
+            text = f"the loss has {figure(share)} / 2 times the squared weights of {where} in {SIDES[1 - i]} only"
+            remedy = "add {torch} / 2 times the squared weights to JAX's loss"
+            yield Cause(text, "weight-penalty", remedy, *sided(i, 0.0, share))
             return
 
 
@@ -150,17 +162,21 @@ def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
         return
     ratio = loss[1] / loss[0]
     left, right = p.both("gradients")
-    known = _known_factor(p, ratio)
+    known, remedy = _known_factor(p, ratio), f"multiply JAX's loss by {figure(ratio)}"
     if not left:
         if known:
-            yield f"the loss is {known} in {SIDES[1]}"
+            yield Cause(f"the loss is {known} in {SIDES[1]}", "loss-reduction", remedy, 1.0, ratio)
         return
     if p.explains({name: ratio * array for name, array in left.items()}, right, left):
-        yield f"the loss and every gradient are {known or f'{figure(ratio)} times as large'} in {SIDES[1]}"
+        text = f"the loss and every gradient are {known or f'{figure(ratio)} times as large'} in {SIDES[1]}"
+        yield Cause(text, "loss-reduction" if known else "loss-scaled", remedy, 1.0, ratio)
     elif p.agrees("gradients"):
-        yield (
+        yield Cause(
             f"the loss is {known or f'{figure(ratio)} times as large'} in {SIDES[1]} and the gradients are the same: "
-            "clipped to one norm, or the loss is only reported otherwise"
+            "clipped to one norm, or the loss is only reported otherwise",
+            "loss-scaled",
+            remedy,
+            *(1.0, ratio),
         )
 
 
@@ -172,9 +188,12 @@ def _one_term(p: Parting, loss: tuple[float, float]) -> Causes:
     a, b = float(left[wrong[0]]), float(right[wrong[0]])
     if abs((b - a) - (loss[1] - loss[0])) <= 1e-3 * abs(b - a):
         known = _known_factor(p, b / a) if a else None
-        yield (
+        yield Cause(
             f"the term {wrong[0]} of the loss differs, and no other: it is "
-            f"{known or figure(b / a) + ' times as large'} in {SIDES[1]}"
+            f"{known or figure(b / a) + ' times as large'} in {SIDES[1]}",
+            "term-scaled",
+            f"multiply the term in JAX by {figure(b / a)}",
+            *(1.0, b / a),
         )
 
 
@@ -185,9 +204,10 @@ def _piled_up(p: Parting) -> Causes:
     for i, (this, other, mine, theirs) in enumerate(each_way(p, "gradients")):
         earlier = p.runs[i][p.step - 1].get("gradients", {})
         if mine and earlier and p.explains({n: theirs[n] + earlier[n] for n in mine}, mine, theirs):
-            yield (
+            text = (
                 f"the gradients of {this} are added to those of the step before: they are never set to zero (zero_grad)"
             )
+            yield Cause(text, "zero-grad", "set the gradients to zero before each step", *sided(i, True, False))
             return
         del other
 
@@ -197,38 +217,47 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
     if not a.any() or not b.any() or not np.isfinite(a).all() or not np.isfinite(b).all():
         return
     ratio = factor(b, a)
+    remedy = f"multiply JAX's gradients by {figure(ratio)}"
     if p.explains({name: ratio * array for name, array in left.items()}, right, left):
         norms = tuple(float(np.sqrt((x**2).sum())) for x in (a, b))
         if 0 < 1 - min(ratio, 1 / ratio) < 1e-4:
             side = int(ratio < 1)
             if _round(norms[1 - side]):
-                yield (
+                yield Cause(
                     f"the gradients are clipped to a norm of {norms[1 - side]:.4g} in both, and {SIDES[side]} divides "
-                    "by the norm plus a small number, as PyTorch's clipping does by 1e-6"
+                    "by the norm plus a small number, as PyTorch's clipping does by 1e-6",
+                    "clip-epsilon",
+                    "scale by c / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does",
                 )
                 return
         known = _known_factor(p, ratio)
         side = int(norms[1] < norms[0])
         if known and not _round(norms[side]):
-            yield f"every gradient is {known} in {SIDES[1]}{_same_loss(p)}"
+            yield Cause(
+                f"every gradient is {known} in {SIDES[1]}{_same_loss(p)}", "gradient-scaled", remedy, 1.0, ratio
+            )
             return
         if _round(norms[side]):
             if _round(norms[1 - side]) and _is_clipped(p, 1 - side, norms[1 - side]):
-                yield (
+                values: tuple[float | None, float | None] = norms[0], norms[1]
+                text = (
                     f"the gradients are clipped to a norm of {norms[0]:.4g} in {SIDES[0]} and of {norms[1]:.4g} in "
                     f"{SIDES[1]}"
                 )
             else:
-                yield (
+                values = sided(side, norms[side], None)
+                text = (
                     f"the gradients are clipped to a norm of {norms[side]:.4g} (from {norms[1 - side]:.4g}) in "
                     f"{SIDES[side]} only"
                 )
+            yield Cause(text, "clipping", CLIP, *values)
             return
-        yield f"every gradient is {figure(ratio)} times as large in {SIDES[1]}{_same_loss(p)}"
+        text = f"every gradient is {figure(ratio)} times as large in {SIDES[1]}{_same_loss(p)}"
+        yield Cause(text, "gradient-scaled", remedy, 1.0, ratio)
         return
     for this, other, mine, theirs in each_way(p, "gradients"):
         if (rule := clipping(p, theirs, mine)) is not None:
-            yield f"the gradients are clipped {rule} in {this} only"
+            yield Cause(f"the gradients are clipped {rule} in {this} only", "clipping", CLIP)
             return
         del other
     bounds = [float(np.sqrt((x**2).sum())) for x in (a, b)]
@@ -239,9 +268,11 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
             and _round(largest[1 - i])
             and (np.abs((a, b)[1 - i]) >= largest[1 - i] * (1 - 1e-9)).sum() > 1
         ):
-            yield (
+            yield Cause(
                 f"the gradients are clipped to a norm of {bounds[i]:.4g} in {SIDES[i]} and value by value to "
-                f"{largest[1 - i]:.4g} in {SIDES[1 - i]}"
+                f"{largest[1 - i]:.4g} in {SIDES[1 - i]}",
+                "clipping",
+                CLIP,
             )
             return
 
@@ -261,7 +292,8 @@ def _missing(p: Parting) -> Causes:
     for i, arrays in enumerate((left, right)):
         none = [name for name in arrays if not arrays[name].any() and (left, right)[1 - i][name].any()]
         if wrong and set(wrong) <= set(none):
-            yield f"no gradient comes to {several(none)} in {SIDES[i]}: frozen, detached or stopped"
+            text = f"no gradient comes to {several(none)} in {SIDES[i]}: frozen, detached or stopped"
+            yield Cause(text, "gradient-stopped", "let the same tensors be trained in both")
             return
     if len(wrong) != 1:
         return
@@ -271,10 +303,11 @@ def _missing(p: Parting) -> Causes:
         rows = np.flatnonzero(np.abs(a - b).max(1) > p.tolerance * judging.peak(a))
         for i, x in enumerate((a, b)):
             if len(rows) == 1 and not x[rows[0]].any():
-                yield f"no gradient comes to row {rows[0]} of {name} in {SIDES[i]}: a padding index"
+                text = f"no gradient comes to row {rows[0]} of {name} in {SIDES[i]}: a padding index"
+                yield Cause(text, "padding-index", "stop the gradient of the same row in both")
                 return
         if p.explained(a.T, b, a):
-            yield f"{name} is transposed in {SIDES[1]}"
+            yield Cause(f"{name} is transposed in {SIDES[1]}", "kernel-transposed", f"transpose {name} in JAX")
 
 
 def _known_factor(p: Parting, ratio: float) -> str | None:

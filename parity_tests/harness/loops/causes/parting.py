@@ -1,16 +1,17 @@
 """Where two runs part, and when a formula explains it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
 from parity_tests.harness.loops.judging import Parted
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
-Causes = Iterator[str]
+Causes = Iterator[Cause]
 
 _LEFT_OVER = 1e-3  # of the difference
 _ROUNDING = {"float64": 1e-12, "float32": 3e-6}
@@ -104,6 +105,11 @@ def factor(numerator: np.ndarray, denominator: np.ndarray) -> float:
     """Return the factor that comes nearest to making the first vector of the second."""
     size = float(denominator @ denominator)
     return float(numerator @ denominator) / size if size else float("nan")
+
+
+def sided(side: int, mine: Any, other: Any) -> tuple[Any, Any]:
+    """Return the settings of JAX and of PyTorch, of which `mine` is that of a run by its number."""
+    return (other, mine) if side else (mine, other)
 
 
 def several(names: Iterable[str], limit: int = 4) -> str:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from parity_tests.harness.loops.causes.parting import Causes, Parting, figure
+from parity_tests.harness.causes import Cause
+from parity_tests.harness.loops.causes.parting import Causes, Parting, figure, sided
 from parity_tests.harness.loops.records import SIDES
 
 _LEAST = 3  # steps, before a pattern means anything
@@ -24,33 +25,45 @@ def of_schedule(p: Parting) -> Causes:
         for ahead, (a, b) in enumerate(((left, right), (right, left))):
             # a has at step t what b has `shift` steps later
             if n - shift >= _LEAST and np.ptp(a) and same(a[:-shift], b[shift:]):
-                yield (
+                yield Cause(
                     f"the schedule of {SIDES[1 - ahead]} is {shift} step{'s' * (shift > 1)} late: it has "
-                    f"{SIDES[ahead]}'s learning rate of step t at step t + {shift}"
+                    f"{SIDES[ahead]}'s learning rate of step t at step t + {shift}",
+                    "schedule-shift",
+                    f"evaluate JAX's schedule at step t {'+' if ahead else '-'} {shift}",
+                    *sided(ahead, 0, shift),
                 )
                 return
     if left.all() and same(right / left, np.full(n, right[0] / left[0])):
-        yield f"the learning rate is {figure(right[0] / left[0])} times as large in {SIDES[1]}, at every step"
+        text = f"the learning rate is {figure(right[0] / left[0])} times as large in {SIDES[1]}, at every step"
+        remedy = "set JAX's learning rate to {torch} at this step"
+        yield Cause(text, "learning-rate", remedy, float(left[p.step]), float(right[p.step]))
         return
     for side, (a, b) in enumerate(((left, right), (right, left))):
         for k in range(2, n):
             if same(a[np.arange(n) // k * k], b) or same(a[np.arange(n) // k], b):
-                yield (
+                yield Cause(
                     f"the schedule advances with each step in {SIDES[side]} and once in {k} steps in "
-                    f"{SIDES[1 - side]}: an epoch, or an accumulation"
+                    f"{SIDES[1 - side]}: an epoch, or an accumulation",
+                    "schedule-interval",
+                    "advance JAX's schedule once in {torch} steps",
+                    *sided(side, 1, k),
                 )
                 return
     lengths = [_warm(run) for run in (left, right)]
     if lengths[0] != lengths[1] and _warm_up_alone(left, right, max(lengths)):
         if min(lengths) <= 1:
             side = int(lengths[0] > lengths[1])
-            yield f"{SIDES[side]} has no warm-up, and {SIDES[1 - side]} one of {max(lengths)} steps"
+            text = f"{SIDES[side]} has no warm-up, and {SIDES[1 - side]} one of {max(lengths)} steps"
+            values = sided(side, 0, max(lengths))
         else:
-            yield f"the warm-up takes {lengths[0]} steps in {SIDES[0]} and {lengths[1]} in {SIDES[1]}"
+            text = f"the warm-up takes {lengths[0]} steps in {SIDES[0]} and {lengths[1]} in {SIDES[1]}"
+            values = (lengths[0], lengths[1])
+        yield Cause(text, "warm-up", "warm JAX's learning rate up for {torch} steps", *values)
         return
     periods = [_cosine(run) for run in (left, right)]
     if None not in periods and not same(np.array(periods[:1]), np.array(periods[1:])):
-        yield f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
+        text = f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
+        yield Cause(text, "cosine-length", "let JAX's cosine take {torch} steps", periods[0], periods[1])
 
 
 def _warm(rates: np.ndarray) -> int:

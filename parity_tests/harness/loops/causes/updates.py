@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
+from parity_tests.harness.causes import joined as together
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes.forward import clipping, penalty
-from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several
+from parity_tests.harness.loops.causes.forward import CLIP, clipping, penalty
+from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several, sided
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
+_MASK = "decay the same tensors in both: give optax's weight decay a mask that is true of {torch} alone"
 _FIRST, _SECOND, _MOMENTUM = "first moment", "second moment", "momentum"
 _EPS = [10.0**-e for e in (8, 7, 6, 5, 4, 3, 9, 10, 12, 15, 16)] + [0.0]
 _NEAR = {"float64": 1e-9, "float32": 3e-4}
@@ -56,9 +59,11 @@ def of_parameters(p: Parting) -> Causes:
     """Name what the steps of two runs differ by, where their optimizers' state isn't known."""
     if (found := penalty(p, "parameters")) is not None:
         side, size, where = found
-        yield (
+        yield Cause(
             f"a step takes {figure(size)} times the weights of {where} off in {SIDES[1 - side]} only: decoupled weight "
-            "decay"
+            "decay",
+            "weight-decay",
+            "decay the same tensors in both (the mask of optax, the groups of torch)",
         )
         return
     before = p.state("parameters")[0]
@@ -70,12 +75,12 @@ def of_parameters(p: Parting) -> Causes:
     if p.explains({n: before[n] + ratio * steps[0][n] for n in steps[0]}, right, left):
         if p.agrees("learning rate"):
             t = p.step + 1
-            yield (
-                f"the step of {SIDES[1]} is {figure(ratio)} times as long at the same learning "
-                f"rate{_correction(ratio, t)}"
-            )
+            correction = _correction(ratio, t)
+            text = f"the step of {SIDES[1]} is {figure(ratio)} times as long at the same learning rate{correction}"
+            yield Cause(text, "bias-correction" if correction else "step-scaled")
         else:
-            yield f"the step is {figure(ratio)} times as long in {SIDES[1]}: the learning rate"
+            text = f"the step is {figure(ratio)} times as long in {SIDES[1]}: the learning rate"
+            yield Cause(text, "learning-rate", f"multiply JAX's learning rate by {figure(ratio)}", 1.0, ratio)
 
 
 def of_statistics(p: Parting) -> Causes:
@@ -87,16 +92,21 @@ def of_statistics(p: Parting) -> Causes:
     moved = [{n: arrays[n] - before[n] for n in left if n in before} for arrays in (left, right)]
     for side in (0, 1):
         if not joined(moved[side]).any():
-            yield (
+            yield Cause(
                 f"the running statistics are not updated in {SIDES[side]}: evaluation mode, or a new state that is "
-                "dropped"
+                "dropped",
+                "statistics-not-updated",
+                "update the running statistics in both",
+                *sided(side, False, True),
             )
             return
     ratio = factor(joined(moved[1]), joined(moved[0]))
     if p.explains({n: before[n] + ratio * moved[0][n] for n in moved[0]}, right, left):
-        yield (
+        yield Cause(
             f"the momentum of the running statistics: they move {figure(ratio)} times as far in {SIDES[1]} (0.1 in "
-            "PyTorch is 0.9 in Flax)"
+            "PyTorch is 0.9 in Flax)",
+            "batch-norm-momentum",
+            f"multiply 1 - momentum of the Flax layer by {figure(ratio)}",
         )
         return
     variances = [n for n, a in before.items() if n.rpartition(".")[2] in ("running_var", "var")]
@@ -116,9 +126,12 @@ def of_statistics(p: Parting) -> Causes:
         observed, other = ((right, left), (left, right))[side]
         if abs(count - round(count)) < 1e-3 * count and 0 < rate < 1 and p.explains(made, observed, other):
             other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {figure(ratio)} times"
-            yield (
+            yield Cause(
                 f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with n = "
-                f"{round(count)}, and not in {SIDES[side]}{other_momentum}"
+                f"{round(count)}, and not in {SIDES[side]}{other_momentum}",
+                "biased-variance",
+                "let the running variance be the {torch} one in JAX",
+                *sided(side, "biased", "unbiased"),
             )
             return
 
@@ -141,12 +154,16 @@ def _how_often(p: Parting) -> Causes:
     periods = [_period(found) for found in both]
     if None not in periods and periods[0] != periods[1]:
         words = [f"{'at each step' if k == 1 else f'once in {k} steps'} in {SIDES[i]}" for i, k in enumerate(periods)]
-        yield f"the parameters are updated {' and '.join(words)}: accumulation of gradients"
+        text = f"the parameters are updated {' and '.join(words)}: accumulation of gradients"
+        yield Cause(text, "accumulation", "update the parameters once in {torch} steps in JAX", *periods)
         return
     side = both[0][p.step]
-    yield (
+    yield Cause(
         f"step {p.step} updates the parameters in {SIDES[not side]} only: an update that is skipped, or an incomplete "
-        "accumulation"
+        "accumulation",
+        "update-skipped",
+        "update the parameters in the same steps",
+        *(found[p.step] for found in both),
     )
 
 
@@ -196,26 +213,27 @@ def _used(p: Parting) -> Causes:
                 if theirs == rule:
                     return
                 rest = " only" if theirs is None else f", and {theirs} in {SIDES[1 - side]}"
-                yield f"the gradients are clipped {rule} in {SIDES[side]}{rest}"
+                yield Cause(f"the gradients are clipped {rule} in {SIDES[side]}{rest}", "clipping", CLIP)
                 return
 
 
-def _of_factor(p: Parting, ratio: float) -> str:
+def _of_factor(p: Parting, ratio: float) -> Cause:
     gradients = p.both("gradients")[0]
     if gradients:
         norm = float(np.sqrt((joined(gradients) ** 2).sum()))
         limit = norm * min(ratio, 1 / ratio)
         if abs(float(f"{limit:.2g}") - limit) <= 1e-6 * limit:
-            return (
-                f"the gradients are clipped to a norm of {limit:.4g} (from {norm:.4g}) in {SIDES[int(ratio < 1)]} only"
-            )
+            side = int(ratio < 1)
+            text = f"the gradients are clipped to a norm of {limit:.4g} (from {norm:.4g}) in {SIDES[side]} only"
+            return Cause(text, "clipping", CLIP, *sided(side, limit, None))
     k = round(max(ratio, 1 / ratio))
     exact = k > 1 and abs(max(ratio, 1 / ratio) - k) < 1e-6 * k
     text = (
         f"the optimizer gets {k if exact else figure(max(ratio, 1 / ratio))} times the gradient in "
         f"{SIDES[int(ratio > 1)]}"
     )
-    return text + (": a sum of batches or micro-batches for their mean, or another scale of the loss" if exact else "")
+    text += ": a sum of batches or micro-batches for their mean, or another scale of the loss" if exact else ""
+    return Cause(text, "gradient-scaled", f"multiply the gradient in JAX by {figure(ratio)}", 1.0, ratio)
 
 
 def _constant(p: Parting, side: int, slot: str) -> float | None:
@@ -370,7 +388,9 @@ def _rounded_rate(p: Parting, rules: Sequence[Rule | None]) -> Causes:
     for side in (0, 1):
         mine, other = near[side], near[1 - side]
         if mine is not None and other is not None and abs(mine - 1) < 0.05 and abs(other) < 0.05:
-            yield f"the learning rate is rounded to float32 in {SIDES[side]}, where the step uses it"
+            text = f"the learning rate is rounded to float32 in {SIDES[side]}, where the step uses it"
+            remedy = "compute JAX's learning rate in {torch}: optax counts steps in int32"
+            yield Cause(text, "learning-rate-precision", remedy, *sided(side, "float32", "float64"))
             return
 
 
@@ -382,22 +402,26 @@ def _places() -> Iterator[tuple[str, float]]:
 
 def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
     """Name the parts in which two rules differ, in the order in which a step uses them."""
-    found: list[str] = []
+    found: list[Cause] = []
 
-    def numbers(name: str, a: float | None, b: float | None) -> None:
+    def numbers(name: str, kind: str, a: float | None, b: float | None) -> None:
         if a is not None and b is not None and abs(a - b) > _SAME[p.dtype] * max(abs(a), abs(b), 1e-3):
-            found.append(f"{name} is {_rounded(a)} in {SIDES[0]} and {_rounded(b)} in {SIDES[1]}")
+            values = float(_rounded(a)), float(_rounded(b))
+            text = f"{name} is {_rounded(a)} in {SIDES[0]} and {_rounded(b)} in {SIDES[1]}"
+            found.append(Cause(text, kind, f"set {name} to {{torch}} in JAX", *values))
 
-    numbers("the factor of the gradient in the optimizer", left.gradient, right.gradient)
+    numbers("the factor of the gradient in the optimizer", "gradient-scaled", left.gradient, right.gradient)
     known = left.decoupled is not None and right.decoupled is not None
     moved = known and left.coupled and right.decoupled and not left.decoupled and not right.coupled
     other = known and right.coupled and left.decoupled and not right.decoupled and not left.coupled
     if moved or other:
         side = int(bool(moved))
-        found.append(
+        text = (
             f"the weight decay is decoupled (AdamW) in {SIDES[side]} and added to the gradient (L2) in "
             f"{SIDES[1 - side]}"
         )
+        remedy = "let JAX's weight decay be {torch}: optax.adamw decouples it, optax.add_decayed_weights adds it"
+        found.append(Cause(text, "weight-decay-coupling", remedy, *sided(side, "decoupled", "added to the gradient")))
     else:
         for a, b, how in (
             (left.coupled, right.coupled, "added to the gradient"),
@@ -405,28 +429,29 @@ def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
         ):
             if a is not None and b is not None:
                 found += _decays(dict(a), dict(b), how, p)
-    numbers("beta1", left.beta1, right.beta1)
-    numbers("beta2", left.beta2, right.beta2)
-    numbers("the momentum", left.momentum, right.momentum)
-    numbers("the dampening", left.dampening, right.dampening)
+    numbers("beta1", "betas", left.beta1, right.beta1)
+    numbers("beta2", "betas", left.beta2, right.beta2)
+    numbers("the momentum", "momentum", left.momentum, right.momentum)
+    numbers("the dampening", "dampening", left.dampening, right.dampening)
     if left.nesterov is not None and right.nesterov is not None and left.nesterov != right.nesterov:
-        found.append(f"Nesterov's momentum in {SIDES[int(right.nesterov)]} only")
+        text = f"Nesterov's momentum in {SIDES[int(right.nesterov)]} only"
+        found.append(Cause(text, "nesterov", "pass nesterov={torch} to optax", left.nesterov, right.nesterov))
     if left.corrected is not None and right.corrected is not None and left.corrected != right.corrected:
-        found.append(f"Adam's bias correction is missing in {SIDES[int(left.corrected)]}")
+        text, remedy = f"Adam's bias correction is missing in {SIDES[int(left.corrected)]}", "correct the bias in both"
+        found.append(Cause(text, "bias-correction", remedy, left.corrected, right.corrected))
     if left.eps is not None and right.eps is not None and left.eps != right.eps:
-        found.append(
-            f"the optimizer's eps is {left.eps[1]:g} {left.eps[0]} in {SIDES[0]} and {right.eps[1]:g} {right.eps[0]} "
-            f"in {SIDES[1]}"
-        )
+        shown = [f"{eps:g} {place}" for place, eps in (left.eps, right.eps)]
+        text = f"the optimizer's eps is {shown[0]} in {SIDES[0]} and {shown[1]} in {SIDES[1]}"
+        found.append(Cause(text, "optimizer-eps", "pass optax an eps of {torch}", *shown))
     if not found:
         found += _rounded_rate(p, (left, right))
     if not found:
-        numbers("the learning rate that the step uses", left.rate, right.rate)
+        numbers("the learning rate that the step uses", "learning-rate", left.rate, right.rate)
     if found:
-        yield "; ".join(found)
+        yield together(found)
 
 
-def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Parting) -> list[str]:
+def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Parting) -> list[Cause]:
     if left == right == {}:
         return []
     sizes = [float(np.median(list(d.values()))) if d else 0.0 for d in (left, right)]
@@ -434,16 +459,20 @@ def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Partin
     only = [[n for n in left if n not in right], [n for n in right if n not in left]]
     if left and right and (only[0] or only[1]):
         parts = [f"of {several(names)} in {SIDES[i]} only" for i, names in enumerate(only) if names]
-        return [f"the weight decay of {_rounded(sizes[0] or sizes[1])}, {how}, is {', and '.join(parts)}"]
+        text = f"the weight decay of {_rounded(sizes[0] or sizes[1])}, {how}, is {', and '.join(parts)}"
+        return [Cause(text, "weight-decay-tensors", _MASK, list(left), list(right))]
     if only[0] or only[1]:
         side = int(bool(only[1]))
         rest = [n for n in every if n not in only[side]]
         which = "all tensors" if not rest else f"{several(only[side])}, not of {several(rest)}"
-        return [f"the weight decay, {how}, is in {SIDES[side]} only: {_rounded(sizes[side])} of {which}"]
+        text = f"the weight decay, {how}, is in {SIDES[side]} only: {_rounded(sizes[side])} of {which}"
+        kind = "weight-decay-tensors" if rest else "weight-decay"
+        values = (list(left), list(right)) if rest else tuple(float(_rounded(size)) for size in sizes)
+        return [Cause(text, kind, _MASK if rest else "decay the weights by {torch} in JAX", *values)]
     if abs(sizes[0] - sizes[1]) > 10 * _SAME[p.dtype] * max(sizes):
-        return [
-            f"the weight decay, {how}, is {_rounded(sizes[0])} in {SIDES[0]} and {_rounded(sizes[1])} in {SIDES[1]}"
-        ]
+        text = f"the weight decay, {how}, is {_rounded(sizes[0])} in {SIDES[0]} and {_rounded(sizes[1])} in {SIDES[1]}"
+        values = tuple(float(_rounded(size)) for size in sizes)
+        return [Cause(text, "weight-decay", "decay the weights by {torch} in JAX", *values)]
     return []
 
 

@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause, joined
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, distance, fitted
 
-HEADS = "the number of attention heads differs"
-SCALE = "attention's scores are scaled by another number"
-MASK = "attention's masks differ"
-AXIS = "attention's softmax is over another axis"
-SWAPPED = "attention's query, key and value are exchanged"
-ROTARY = "attention's rotary embeddings differ"
-SINGLE = "attention's softmax is computed in float32"
+HEADS = Cause("the number of attention heads differs", "attention-heads", "use {torch} heads")
+SCALE = Cause("attention's scores are scaled by another number", "attention-scale", "scale the scores by {torch}")
+MASK = Cause("attention's masks differ", "attention-mask", "use {torch}")
+AXIS = Cause("attention's softmax is over another axis", "attention-axis", "take the softmax over the {torch}")
+SWAPPED = Cause("attention's query, key and value are exchanged", "attention-roles", "take the projections as {torch}")
+ROTARY = Cause("attention's rotary embeddings differ", "rotary-embedding", "rotate by {torch}")
+SINGLE = Cause(
+    "attention's softmax is computed in float32",
+    "low-precision",
+    "compute attention's softmax in the precision of the comparison",
+)
 
 _MOST_HEADS = 16
 _ROWS = 2  # of the batch, which attention never mixes
@@ -79,8 +84,8 @@ def cause_in_attention(
     ours = next(_explained(*mine, tolerance, theirs), None)
     if ours is None:
         loose = distance(mine[1], attend(mine[0], theirs))
-        return f"{SINGLE} in JAX" if tolerance < 1e-9 and loose < 1e-5 else None
-    return _differences(ours, theirs) or None
+        return SINGLE + " in JAX" if tolerance < 1e-9 and loose < 1e-5 else None
+    return _differences(ours, theirs)
 
 
 def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
@@ -103,7 +108,7 @@ def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator
         if settings.rotary == usual.rotary and (cause := _differences(settings, usual)):
             yield Hypothesis(cause, given(settings))
     scale = fitted(lambda scale: given(usual, scale), actual, (parts[0].shape[-1] // usual.heads) ** -0.5)
-    yield Hypothesis(f"{SCALE}: {scale:.4g} in JAX, {usual.scale} in PyTorch", given(usual, scale))
+    yield Hypothesis(SCALE.of(scale, usual.scale, (f"{scale:.4g}", usual.scale)), given(usual, scale))
 
 
 def _explained(
@@ -132,15 +137,15 @@ def _settings(sources: Sequence[np.ndarray], near: Attention | None) -> list[Att
     return tried(usual.rotary, 3) + sorted(others, key=changes)
 
 
-def _differences(ours: Attention, theirs: Attention) -> str:
-    causes = []
+def _differences(ours: Attention, theirs: Attention) -> Cause | None:
+    causes: list[Cause] = []
     if ours.order != theirs.order:
         roles = [", ".join(_ROLES[s.order.index(i)] for i in theirs.order) for s in (ours, theirs)]
-        causes.append(f"{SWAPPED}: {roles[0]} in JAX, {roles[1]} in PyTorch")
+        causes.append(SWAPPED.of(roles[0], roles[1]))
     for cause, name in ((HEADS, "heads"), (SCALE, "scale"), (MASK, "mask"), (AXIS, "axis"), (ROTARY, "rotary")):
         if (mine := getattr(ours, name)) != (other := getattr(theirs, name)):
-            causes.append(f"{cause}: {mine} in JAX, {other} in PyTorch")
-    return "; ".join(causes)
+            causes.append(cause.of(mine, other))
+    return joined(causes) if causes else None
 
 
 def _flat(sources: Sequence[np.ndarray], target: np.ndarray) -> tuple[list[np.ndarray], np.ndarray] | None:

@@ -5,17 +5,34 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.localize import Stage, stages, worst_difference
 from parity_tests.harness.modules.mapping import Pair
 
-NO_GRADIENT = "no gradient reaches it in JAX (stop_gradient)"
-NO_TORCH_GRADIENT = "no gradient reaches it in PyTorch (detach or no_grad)"
-GRADIENT_SCALED = "the gradient is multiplied by a constant on its way back"
-BRANCH_STOPPED = "the gradient of one branch is stopped"
-FROZEN = "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+NO_GRADIENT = Cause("no gradient reaches it in JAX (stop_gradient)", "gradient-stopped", "remove jax.lax.stop_gradient")
+NO_TORCH_GRADIENT = Cause(
+    "no gradient reaches it in PyTorch (detach or no_grad)",
+    "gradient-stopped",
+    "stop the gradient in JAX too, by jax.lax.stop_gradient",
+)
+GRADIENT_SCALED = Cause(
+    "the gradient is multiplied by a constant on its way back",
+    "gradient-scaled",
+    "take the factor of the gradient out",
+)
+BRANCH_STOPPED = Cause(
+    "the gradient of one branch is stopped",
+    "gradient-stopped",
+    "let the gradient through the same branches in both",
+)
+FROZEN = Cause(
+    "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX",
+    "frozen",
+    "keep it out of what JAX trains, or train it in PyTorch",
+)
 
 
 def walk_back(
@@ -51,7 +68,8 @@ def walk_back(
             where = (
                 f"backward between {stage.name} and {name_after}" if kind == "output" else f"backward in {stage.name}"
             )
-            return Diagnosis(where, text, _cause_backward(ours, theirs, later, tolerance))
+            cause = _cause_backward(ours, theirs, later, tolerance)
+            return Diagnosis(where, text, cause, layer=stage.both)
         later.append(stage)
         name_after = stage.name
     return None
@@ -63,14 +81,14 @@ def _cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[St
         return NO_GRADIENT if in_torch.any() else NO_TORCH_GRADIENT
     factor = float((in_jax * in_torch).sum() / (in_torch * in_torch).sum())
     if distance(in_jax, factor * in_torch) <= tolerance:
-        return f"{GRADIENT_SCALED}: by {factor:.4g} in JAX"
+        return GRADIENT_SCALED.saying(f"{GRADIENT_SCALED}: by {factor:.4g} in JAX", factor, 1.0)
     for stage in later:
         back = stage.in_torch.input
         if back.shape == in_torch.shape and distance(in_torch - in_jax, back) <= tolerance:
-            return f"{BRANCH_STOPPED} in JAX: that through {stage.name}"
+            return BRANCH_STOPPED.only("JAX") + f": that through {stage.name}"
         back = stage.in_jax.input
         if back.shape == in_torch.shape and distance(in_jax - in_torch, back) <= tolerance:
-            return f"{BRANCH_STOPPED} in PyTorch: that through {stage.name}"
+            return BRANCH_STOPPED.only("PyTorch") + f": that through {stage.name}"
     return None
 
 

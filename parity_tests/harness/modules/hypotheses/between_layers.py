@@ -14,22 +14,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity_tests.harness.causes import Cause, joined
 from parity_tests.harness.modules.hypotheses.base import distance, fitted, near
 
-GELU = "GELU's tanh form against its erf form"
-LEAKY_SLOPE = "LeakyReLU's slope differs"
-ELU_ALPHA = "ELU's alpha differs"
-SOFTPLUS = "PyTorch's softplus gives numbers over its threshold of 20 as they are"
-SOFTMAX = "softmax or log_softmax is missing, or over another axis"
-ACTIVATION = "the activations differ"
-POOL_KIND = "the poolings differ"
-POOL_PADDING = "the pooling's window, stride or padding differs"
-FLATTEN = "the image is flattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel is not permuted"
-UNFLATTEN = "the image is unflattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel's columns are not permuted"
-SCALE = "the numbers are multiplied by a constant"
-DROPOUT = "dropout is left on"
-OTHER_MASK = "dropout is on in both, and drops other units in each"
-ORDER = "activation and pooling are in the other order"
+GELU = Cause(
+    "GELU's tanh form against its erf form",
+    "gelu-form",
+    "use {torch}: nnx.gelu's approximate=False is erf, approximate=True tanh",
+)
+LEAKY_SLOPE = Cause("LeakyReLU's slope differs", "activation-parameter", "use {torch}")
+ELU_ALPHA = Cause("ELU's alpha differs", "activation-parameter", "use {torch}")
+SOFTPLUS = Cause(
+    "PyTorch's softplus gives numbers over its threshold of 20 as they are",
+    "softplus-threshold",
+    "use {torch}",
+)
+SOFTMAX = Cause("softmax or log_softmax is missing, or over another axis", "softmax", "use {torch}")
+ACTIVATION = Cause("the activations differ", "activation", "use {torch}")
+POOL_KIND = Cause("the poolings differ", "pooling", "use {torch}")
+POOL_PADDING = Cause("the pooling's window, stride or padding differs", "pooling-window", "use {torch}")
+FLATTEN = Cause(
+    "the image is flattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel is not permuted",
+    "flatten-order",
+    "move the channels first before flattening, or give the kernel's pair the transform flattened(rows=(C, H, W))",
+)
+UNFLATTEN = Cause(
+    "the image is unflattened as H,W,C in JAX and C,H,W in PyTorch, and the kernel's columns are not permuted",
+    "unflatten-order",
+    "unflatten to C,H,W and move the channels last, or give the pairs of kernel and bias the transform "
+    "flattened(columns=(C, H, W))",
+)
+SCALE = Cause("the numbers are multiplied by a constant", "scaled", "take the constant factor out")
+DROPOUT = Cause("dropout is left on", "dropout-on", "drop the same in both: {torch}")
+OTHER_MASK = Cause(
+    "dropout is on in both, and drops other units in each",
+    "dropout-masks",
+    "pass share_dropout=True, or compare with a rate of 0",
+)
+ORDER = Cause("activation and pooling are in the other order", "pooling-order", "apply {torch}")
 
 ACTIVATIONS = {
     "no activation": lambda x: x,
@@ -86,42 +108,49 @@ def _differences(in_jax: Between, in_torch: Between) -> int:
     return sum(a != b for a, b in zip(in_jax, in_torch, strict=True))
 
 
-def _cause(in_jax: Between, in_torch: Between) -> str:
-    causes = []
+def _cause(in_jax: Between, in_torch: Between) -> Cause:
+    causes: list[Cause] = []
     if in_jax.dropout != in_torch.dropout:
-        causes.append(f"{DROPOUT}: {' and '.join(_by_framework('dropout', in_jax, in_torch))}")
+        causes.append(_one_sided(DROPOUT, "dropout", in_jax, in_torch, "no dropout"))
     elif in_jax.dropout:  # and the numbers differ
-        causes.append(f"{OTHER_MASK}: {in_jax.dropout} in both")
+        causes.append(OTHER_MASK + f": {in_jax.dropout} in both")
     if in_jax.scale != in_torch.scale:
-        causes.append(f"{SCALE}: {' and '.join(_by_framework('scale', in_jax, in_torch))}")
+        causes.append(_one_sided(SCALE, "scale", in_jax, in_torch, "1"))
     if in_jax.flatten != in_torch.flatten and "to" in in_jax.flatten:
         advice = "or give the pairs of kernel and bias the transform flattened(columns=(C, H, W))"
-        causes.append(f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}")
+        text = f"{UNFLATTEN}: unflatten to C,H,W and move the channels last, {advice}"
+        causes.append(UNFLATTEN.saying(text, *_orders(in_jax.flatten, in_torch.flatten)))
     elif in_jax.flatten != in_torch.flatten:
         advice = "move the channels first, or give the kernel's pair the transform flattened(rows=(C, H, W))"
-        causes.append(f"{FLATTEN}: {advice}")
+        causes.append(FLATTEN.saying(f"{FLATTEN}: {advice}", *_orders(in_jax.flatten, in_torch.flatten)))
     if in_jax.pool != in_torch.pool:
-        causes.append(f"{POOL_KIND}: {in_jax.pool} in JAX, {in_torch.pool} in PyTorch")
+        causes.append(POOL_KIND.of(in_jax.pool, in_torch.pool))
     elif in_jax.window != in_torch.window:
-        causes.append(f"{POOL_PADDING}: {in_jax.window} in JAX, {in_torch.window} in PyTorch")
+        causes.append(POOL_PADDING.of(in_jax.window, in_torch.window))
     if in_jax.activation != in_torch.activation:
         names = in_jax.activation, in_torch.activation
         kinds = {name.partition("(")[0].strip() for name in names}
         soft = any("softmax" in name for name in names)
-        of = (
-            {"GELU": GELU, "softplus": SOFTPLUS, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(*kinds)
+        of: Cause | None = (
+            {"GELU": GELU, "softplus": SOFTPLUS, "LeakyReLU": LEAKY_SLOPE, "ELU": ELU_ALPHA}.get(next(iter(kinds)))
             if len(kinds) == 1
             else None
         )
-        causes.append(f"{SOFTMAX if soft else of or ACTIVATION}: {names[0]} in JAX, {names[1]} in PyTorch")
+        causes.append((SOFTMAX if soft else of or ACTIVATION).of(*names))
     if in_jax.order != in_torch.order and in_jax.pool == in_torch.pool:
-        causes.append(f"{ORDER}: {in_jax.order} in JAX, {in_torch.order} in PyTorch")
-    return "; ".join(causes)
+        causes.append(ORDER.of(in_jax.order, in_torch.order))
+    return joined(causes)
 
 
-def _by_framework(field: str, in_jax: Between, in_torch: Between) -> list[str]:
+def _one_sided(cause: Cause, field: str, in_jax: Between, in_torch: Between, none: str) -> Cause:
+    """Name what one framework has alone, or each otherwise."""
     values = {"JAX": getattr(in_jax, field), "PyTorch": getattr(in_torch, field)}
-    return [f"{value} in {framework}" for framework, value in values.items() if value]
+    text = " and ".join(f"{value} in {framework}" for framework, value in values.items() if value)
+    return cause.saying(f"{cause}: {text}", *(value or none for value in values.values()))
+
+
+def _orders(in_jax: str, in_torch: str) -> tuple[str, str]:
+    return in_jax.removeprefix("to "), in_torch.removeprefix("to ")
 
 
 def _explanations(output: np.ndarray, following: np.ndarray, tolerance: float) -> Iterator[Between]:

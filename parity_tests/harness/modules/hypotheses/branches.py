@@ -8,17 +8,34 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from parity_tests.harness.causes import Cause, joined
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import ACTIVATION, ACTIVATIONS
 
-RESIDUAL_MISSING = "the residual connection is left out"
-RESIDUAL_SCALE = "the residual connection is scaled"
-RESIDUAL_SOURCE = "the residual connection starts at another place"
-BEFORE_ADDITION = "the activation is applied before the addition on one side and after it on the other"
-WIRING = "the layers are connected otherwise"
-INTERPOLATION = "the images are resized by another method"
-PADDING = "the images are padded otherwise"
-INDEX = "the indices are shifted"
+RESIDUAL_MISSING = Cause(
+    "the residual connection is left out",
+    "residual-missing",
+    "add the residual connection in both or in neither",
+)
+RESIDUAL_SCALE = Cause(
+    "the residual connection is scaled",
+    "residual-scale",
+    "multiply the residual connection by {torch}",
+)
+RESIDUAL_SOURCE = Cause(
+    "the residual connection starts at another place",
+    "residual-source",
+    "start the residual connection at {torch}",
+)
+BEFORE_ADDITION = Cause(
+    "the activation is applied before the addition on one side and after it on the other",
+    "activation-order",
+    "apply the activation {torch} the addition",
+)
+WIRING = Cause("the layers are connected otherwise", "wiring", "give the layer {torch}")
+INTERPOLATION = Cause("the images are resized by another method", "interpolation", "resize by {torch}")
+PADDING = Cause("the images are padded otherwise", "image-padding", "pad by {torch}")
+INDEX = Cause("the indices are shifted", "index-shift", "take the indices as PyTorch does")
 
 Source = tuple[str, np.ndarray, np.ndarray]
 """A place, and its numbers in JAX and in torch."""
@@ -61,7 +78,7 @@ def cause_in_branch(
     in_jax, in_torch = target
     if in_jax.dtype.kind in "iu" and in_torch.dtype.kind in "iu" and in_jax.shape == in_torch.shape:
         shift = np.unique(in_jax.astype(np.int64) - in_torch)
-        return f"{INDEX}: by {shift[0]:+d} in JAX" if len(shift) == 1 else None
+        return INDEX.saying(f"{INDEX}: by {shift[0]:+d} in JAX", int(shift[0]), 0) if len(shift) == 1 else None
     if in_torch.dtype.kind != "f" or in_jax.dtype.kind != "f":
         return None
     sides = [
@@ -87,7 +104,8 @@ def cause_in_wiring(places: Sequence[Source], target: tuple[np.ndarray, np.ndarr
     ]
     if not all(given) or given[0] & given[1]:
         return None
-    return f"{WIRING}: it is given {sorted(given[0])[0]} in JAX and {sorted(given[1])[0]} in PyTorch"
+    ours, theirs = (min(names) for names in given)
+    return WIRING.saying(f"{WIRING}: it is given {ours} in JAX and {theirs} in PyTorch", ours, theirs)
 
 
 def cause_in_image(last: Source, target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:
@@ -100,7 +118,7 @@ def cause_in_image(last: Source, target: tuple[np.ndarray, np.ndarray], toleranc
             for i in (0, 1)
         )
         if ours is not None and theirs is not None and ours != theirs:
-            return f"{cause}: {ours} in JAX, {theirs} in PyTorch"
+            return cause.of(ours, theirs)
     return None
 
 
@@ -133,22 +151,25 @@ def _apart(ours: Branch, theirs: Branch) -> int:
     return sum(a != b for a, b in zip(ours, theirs, strict=True))
 
 
-def _named(ours: Branch, theirs: Branch) -> str:
-    causes = []
+def _named(ours: Branch, theirs: Branch) -> Cause:
+    causes: list[Cause] = []
     if bool(ours.source) != bool(theirs.source):
         where, name = ("PyTorch", ours.source) if ours.source else ("JAX", theirs.source)
-        causes.append(f"{RESIDUAL_MISSING}: {name} is not added in {where}")
+        added = ours.source or None, theirs.source or None
+        causes.append(RESIDUAL_MISSING.saying(f"{RESIDUAL_MISSING}: {name} is not added in {where}", *added))
     elif ours.source != theirs.source:
-        causes.append(f"{RESIDUAL_SOURCE}: {ours.source} in JAX, {theirs.source} in PyTorch")
+        causes.append(RESIDUAL_SOURCE.of(ours.source, theirs.source))
     elif ours.scale != theirs.scale:
-        causes.append(f"{RESIDUAL_SCALE}: by {ours.scale} in JAX and {theirs.scale} in PyTorch")
+        text = f"{RESIDUAL_SCALE}: by {ours.scale} in JAX and {theirs.scale} in PyTorch"
+        causes.append(RESIDUAL_SCALE.saying(text, float(ours.scale), float(theirs.scale)))
     if (ours.before, ours.after) == (theirs.after, theirs.before) != (theirs.before, theirs.after):
         where = "JAX" if ours.after == _COMMON[0] else "PyTorch"
-        causes.append(f"{BEFORE_ADDITION}: before it in {where}")
+        order = ("before", "after") if where == "JAX" else ("after", "before")
+        causes.append(BEFORE_ADDITION.saying(f"{BEFORE_ADDITION}: before it in {where}", *order))
     elif (ours.before, ours.after) != (theirs.before, theirs.after):
         shown = [" and ".join(dict.fromkeys((b.before, b.after))) for b in (ours, theirs)]
-        causes.append(f"{ACTIVATION}: {shown[0]} in JAX, {shown[1]} in PyTorch")
-    return "; ".join(causes)
+        causes.append(ACTIVATION.of(shown[0], shown[1]))
+    return joined(causes)
 
 
 def _resized(x: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:

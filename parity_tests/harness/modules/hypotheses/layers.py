@@ -10,30 +10,87 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parity_tests.harness.causes import Cause, each
 from parity_tests.harness.modules.hypotheses.attention import changed_attention
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
 
-SAME_PADDING = "'SAME' pads the end more than the start"
-PADDING = "the padding differs"
-SWAPPED = "the kernel's height and width are swapped"
-TRANSPOSED = "the kernel's inputs and outputs are swapped"
-UNFLIPPED = "the transposed convolution's kernel is not flipped (transpose_kernel=False)"
-FLIPPED = "the convolution's kernel is flipped"
-TRANSPOSED_SAME = "'SAME' pads a transposed convolution otherwise than PyTorch's padding and output_padding do"
-TRANSPOSED_PADDING = "the transposed convolution's padding differs"
-BIAS_MISSING = "the bias is left out"
-SCALE_MISSING = "the scale is left out"
-OUTPUT_BIAS = "the bias is not permuted from H,W,C to C,H,W while the kernel's columns are"
-EPS = "the normalization's eps differs"
-GROUPS = "the number of groups differs"
-FAST_VARIANCE = "the variance is E[x^2]-E[x]^2 (use_fast_variance=True), which cancels where the mean is large"
-BATCH_STATISTICS = "batch normalization uses the batch's statistics in evaluation"
-RUNNING_STATISTICS = "batch normalization uses the running statistics in training"
-TF32 = "the product's inputs are rounded to TF32's 10 bits"
-BFLOAT16 = "the numbers are rounded to bfloat16"
-FLOAT32 = "float32 slipped into float64"
-DILATION = "the dilation differs"
-SCALED = "the layer's output is multiplied by a constant"
+SAME_PADDING = Cause("'SAME' pads the end more than the start", "padding", "set the Flax layer's padding to {torch}")
+PADDING = Cause("the padding differs", "padding", "set the Flax layer's padding to {torch}")
+SWAPPED = Cause(
+    "the kernel's height and width are swapped",
+    "kernel-axes",
+    "permute the kernel's height and width in the mapping or in the port",
+)
+TRANSPOSED = Cause(
+    "the kernel's inputs and outputs are swapped",
+    "kernel-transposed",
+    "permute the kernel's inputs and outputs in the mapping or in the port",
+)
+UNFLIPPED = Cause(
+    "the transposed convolution's kernel is not flipped (transpose_kernel=False)",
+    "kernel-flipped",
+    "give nnx.ConvTranspose transpose_kernel=True, or its pair the transform flipped_kernel",
+)
+FLIPPED = Cause(
+    "the convolution's kernel is flipped",
+    "kernel-flipped",
+    "flip the kernel along height and width once more",
+)
+TRANSPOSED_SAME = Cause(
+    "'SAME' pads a transposed convolution otherwise than PyTorch's padding and output_padding do",
+    "transposed-padding",
+    "set the padding of nnx.ConvTranspose to {torch}",
+)
+TRANSPOSED_PADDING = Cause(
+    "the transposed convolution's padding differs",
+    "transposed-padding",
+    "set the padding of nnx.ConvTranspose to {torch}",
+)
+BIAS_MISSING = Cause("the bias is left out", "bias-missing", "give the Flax layer use_bias=True and add its bias")
+SCALE_MISSING = Cause(
+    "the scale is left out",
+    "scale-missing",
+    "give the Flax layer use_scale=True and multiply by its scale",
+)
+OUTPUT_BIAS = Cause(
+    "the bias is not permuted from H,W,C to C,H,W while the kernel's columns are",
+    "bias-order",
+    "give the bias's pair the transform flattened(columns=(C, H, W))",
+)
+EPS = Cause("the normalization's eps differs", "norm-epsilon", "give the Flax layer epsilon={torch}")
+GROUPS = Cause("the number of groups differs", "groups", "give the Flax layer num_groups={torch}")
+FAST_VARIANCE = Cause(
+    "the variance is E[x^2]-E[x]^2 (use_fast_variance=True), which cancels where the mean is large",
+    "fast-variance",
+    "give the Flax layer use_fast_variance=False",
+)
+BATCH_STATISTICS = Cause(
+    "batch normalization uses the batch's statistics in evaluation",
+    "statistics-mode",
+    "normalize by the running statistics in evaluation (use_running_average=True)",
+)
+RUNNING_STATISTICS = Cause(
+    "batch normalization uses the running statistics in training",
+    "statistics-mode",
+    "normalize by the batch's statistics in training (use_running_average=False)",
+)
+TF32 = Cause(
+    "the product's inputs are rounded to TF32's 10 bits",
+    "low-precision",
+    "compute the product in full precision (precision='highest')",
+)
+BFLOAT16 = Cause(
+    "the numbers are rounded to bfloat16",
+    "low-precision",
+    "compute the layer in the precision of the comparison (dtype and param_dtype)",
+)
+FLOAT32 = Cause(
+    "float32 slipped into float64",
+    "low-precision",
+    "keep the numbers in the precision of the comparison: remove a cast or a float32 constant",
+)
+DILATION = Cause("the dilation differs", "dilation", "give the Flax layer kernel_dilation={torch}")
+SCALED = Cause("the layer's output is multiplied by a constant", "scaled", "take the constant factor out")
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _CANCELLED = 64  # roundings of a mean's square that a short sum may be off by
@@ -55,12 +112,11 @@ def cause_in_layer(
     with torch.no_grad():
         plain = _numbers(_changed(layer)(inputs))
         at_fault = distance(in_jax, plain) <= tolerance  # torch's output is not that of its layer
-        actual, where = (in_torch, " in PyTorch") if at_fault else (in_jax, "")
-        if cause := rounded(in_jax, in_torch) or confirmed(
+        actual = in_torch if at_fault else in_jax
+        cause = rounded(in_jax, in_torch) or confirmed(
             _hypotheses(layer, inputs, plain, actual), actual, plain, tolerance
-        ):
-            return cause if cause.endswith(where) else cause + where
-    return None
+        )
+    return each(cause).at_torch() if cause and at_fault else cause
 
 
 def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
@@ -72,7 +128,7 @@ def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | 
 
 def _scaled(actual: np.ndarray, plain: np.ndarray) -> Hypothesis:
     scale = float((plain * actual).sum() / (plain * plain).sum())
-    return Hypothesis(f"{SCALED}: by {scale:.4g}", scale * plain)
+    return Hypothesis(SCALED.saying(f"{SCALED}: by {scale:.4g}", scale, 1.0), scale * plain)
 
 
 def rounded(in_jax: np.ndarray, in_torch: np.ndarray) -> str | None:
@@ -80,7 +136,7 @@ def rounded(in_jax: np.ndarray, in_torch: np.ndarray) -> str | None:
     for actual, plain, framework in ((in_jax, in_torch, "JAX"), (in_torch, in_jax, "PyTorch")):
         for coarse, nearness, cause in ((in_bfloat16, 3e-2, BFLOAT16), (in_single, 1e-5, FLOAT32)):
             if coarse(actual) and not coarse(plain) and distance(actual, plain) <= nearness:
-                return f"{cause} in {framework}"
+                return cause + " in JAX" if framework == "JAX" else cause.at_torch()
     return None
 
 
@@ -125,7 +181,7 @@ def _convolution(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothes
         same.append((total // 2, total - total // 2))
     if any(start != end for start, end in same):
         stride = layer.stride[0] if len(set(layer.stride)) == 1 else layer.stride
-        cause = f"{SAME_PADDING} at stride {stride}, where PyTorch pads both alike"
+        cause = SAME_PADDING + f" at stride {stride}, where PyTorch pads both alike"
         yield Hypothesis(_pads(cause, layer, same), _convolved(layer, x, same))
     if len(sizes) == 2 and sizes[0] == sizes[1]:
         yield Hypothesis(SWAPPED, _numbers(_changed(layer, weight=weight.transpose(2, 3))(x)))
@@ -143,7 +199,7 @@ def _convolution(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothes
             x, sizes, layer.stride, (dilation,) * len(sizes), (pads,) * 2, actual
         ):
             dilated = _changed(layer, dilation=(dilation,) * len(sizes), padding=(pads,) * len(sizes))
-            yield Hypothesis(f"{DILATION}: {dilation} in JAX, {layer.dilation[0]} in PyTorch", _numbers(dilated(x)))
+            yield Hypothesis(DILATION.of(dilation, layer.dilation[0]), _numbers(dilated(x)))
 
 
 def _fits(x: Tensor, sizes: Any, strides: Any, dilations: Any, pads: tuple[int, int], actual: np.ndarray) -> bool:
@@ -153,8 +209,12 @@ def _fits(x: Tensor, sizes: Any, strides: Any, dilations: Any, pads: tuple[int, 
     return min(lengths) >= 0 and actual.shape[2:] == tuple(n // s + 1 for n, s in zip(lengths, strides, strict=True))
 
 
-def _pads(cause: str, layer: Any, pads: list[tuple[int, int]]) -> str:
-    return f"{cause}: {tuple(pads)} in JAX, {layer.padding} in PyTorch"
+def _pads(cause: Cause, layer: Any, pads: list[tuple[int, int]]) -> Cause:
+    return cause.of([list(pair) for pair in pads], _plain(layer.padding), (tuple(pads), layer.padding))
+
+
+def _plain(setting: Any) -> Any:
+    return list(setting) if isinstance(setting, tuple) else setting
 
 
 def _convolved(layer: Any, x: Tensor, pads: list[tuple[int, int]]) -> np.ndarray:
@@ -182,15 +242,18 @@ def _transposed(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesi
         same.append((start, total - start))
         valid.append((size - 1, total + max(size - stride, 0) - size + 1))
     for suffix, kernel in (("", right), *((f", and {cause}", kernel) for cause, kernel in kernels)):
-        cause = f"{TRANSPOSED_SAME}, which is {tuple(torchs)} in Flax{suffix}"
+        values = [[list(pair) for pair in pads] for pads in (same, torchs, valid)]
+        cause = TRANSPOSED_SAME.saying(f"{TRANSPOSED_SAME}, which is {tuple(torchs)} in Flax{suffix}", *values[:2])
         yield Hypothesis(cause, _spread(layer, x, kernel, same))
-        yield Hypothesis(f"{TRANSPOSED_PADDING}: 'VALID' in JAX{suffix}", _spread(layer, x, kernel, valid))
+        cause = TRANSPOSED_PADDING.saying(f"{TRANSPOSED_PADDING}: 'VALID' in JAX{suffix}", values[2], values[1])
+        yield Hypothesis(cause, _spread(layer, x, kernel, valid))
     size, stride = settings[0][:2]
     for start in range(size + stride):
         end = actual.shape[2] - 1 - (x.shape[2] - 1) * stride - start + size - 1
         pads = [(start, end)] * len(settings)
         if end >= 0:
-            cause = f"{TRANSPOSED_PADDING}: {tuple(pads)} in JAX, where PyTorch's {layer.padding} is {tuple(torchs)}"
+            text = f"{TRANSPOSED_PADDING}: {tuple(pads)} in JAX, where PyTorch's {layer.padding} is {tuple(torchs)}"
+            cause = TRANSPOSED_PADDING.saying(text, [list(pair) for pair in pads], [list(pair) for pair in torchs])
             yield Hypothesis(cause, _spread(layer, x, right, pads))
 
 
@@ -210,17 +273,16 @@ def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
         return _numbers(_changed(layer, eps=max(_LEAST, eps))(x))
 
     eps = max(_LEAST, fitted(with_eps, actual, layer.eps))
-    yield Hypothesis(
-        f"{EPS}: {eps if eps > _LEAST else 0:.3g} in JAX, {layer.eps:.3g} in PyTorch",
-        _numbers(_changed(layer, eps=eps)(x)),
-    )
+    shown = eps if eps > _LEAST else 0.0
+    cause = EPS.of(shown, layer.eps, (f"{shown:.3g}", f"{layer.eps:.3g}"))
+    yield Hypothesis(cause, _numbers(_changed(layer, eps=eps)(x)))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
         yield Hypothesis(cause, _numbers(_changed(layer, training=not layer.training)(x)))
     if isinstance(layer, nn.GroupNorm):
         for groups in range(1, layer.num_channels + 1):
             if layer.num_channels % groups == 0 and groups != layer.num_groups:
-                cause = f"{GROUPS}: {groups} in JAX, {layer.num_groups} in PyTorch"
+                cause = GROUPS.of(groups, layer.num_groups)
                 yield Hypothesis(cause, _numbers(_changed(layer, num_groups=groups)(x)))
     if layer.weight is not None:
         yield Hypothesis(SCALE_MISSING, _numbers(_changed(layer, weight=torch.ones_like(layer.weight))(x)))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.findings import Diagnosis, Layer
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.arrangement import arranged, known, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
@@ -42,6 +42,13 @@ class Stage(NamedTuple):
     in_torch: LayerCall
     order: int
     """Which of all calls in JAX it is."""
+    path: str = ""
+    """The layer's path in JAX."""
+
+    @property
+    def both(self) -> Layer:
+        """The layer in both frameworks."""
+        return Layer(self.path, self.label.partition("#")[0])
 
 
 def walk(
@@ -52,6 +59,7 @@ def walk(
     tolerance: float,
     differs: Differs | None = None,
     inputs: Sequence[np.ndarray] = (),
+    every: Sequence[Stage | str] | None = None,
 ) -> list[Diagnosis]:
     """Diagnose every layer that computes something else, and the first place between layers that does.
 
@@ -67,6 +75,7 @@ def walk(
         differs: Whether two arrays differ; None to go by `tolerance`.
         inputs: The inputs of the network. A layer that is given one, or a tensor of the module, tells nothing about the
             layers before it.
+        every: What `stages` yields, if that is known already.
 
     Returns:
         The diagnoses in the order of the calls; empty if all agree.
@@ -74,7 +83,7 @@ def walk(
     differs = differs or (lambda _, in_jax, in_torch: distance(in_jax, in_torch) > tolerance)
     earlier = [("the input", ends[0].input, ends[1].input)]
     found: list[Diagnosis] = []
-    every = list(stages(pairs, module, *calls))
+    every = list(stages(pairs, module, *calls)) if every is None else every
     places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
     tables = {name: held.numpy() for name, held in entries(module).items()}
     between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables)
@@ -83,9 +92,12 @@ def walk(
     for stage in every:
         if isinstance(stage, str):
             if not found:
-                return [Diagnosis(stage, NOT_CALLED, None)]
+                return [
+                    Diagnosis(stage, NOT_CALLED, None, layer=Layer(torch=stage.partition(" (")[0].partition("#")[0]))
+                ]
             continue
-        name, label, layer, in_jax, in_torch, order = stage
+        name, label, layer, in_jax, in_torch, order, _ = stage
+        known_before = len(found)
         around = [layer for at, layer in uncompared if agreed < at < order and not label.startswith(f"{layer}.")]
         if not differs(label, in_jax.output, in_torch.output):
             if not around or not known(in_jax.input, [*(a for _, a, _ in earlier), *inputs, *tables.values()]):
@@ -104,6 +116,7 @@ def walk(
             apart = plain is not None and distance(in_jax.output, plain) > tolerance
             if plain is not None and apart and differs(label, in_jax.output, plain):
                 found.append(_in_layer(name, layer, in_jax, plain, tolerance, "On the same input"))
+        found[known_before:] = [one._replace(layer=stage.both) for one in found[known_before:]]
         earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
     if not ends[0].output.size or not (found or differs("", ends[0].output, ends[1].output)):
         return found
@@ -223,16 +236,14 @@ def stages(
     pairs: Sequence[Pair], module: nn.Module, in_jax: Mapping[str, LayerCall], in_torch: Mapping[str, LayerCall]
 ) -> Iterator[Stage | str]:
     """Yield the calls of the layers that hold a pair, in torch's order; only the name where JAX has no such call."""
-    layers: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
+    layers = by_layer(pairs)
     order = {label: i for i, label in enumerate(in_jax)}
     for label, torchs in in_torch.items():
         name, _, nth = label.partition("#")
         if (held := layers.get(name)) is None:
             continue
-        within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
-        jax_name = _common([pair.path.rpartition("/")[0] for pair in (within if name else held)]).replace("/", ".")
+        path = path_in_jax(layers, name)
+        jax_name = path.replace("/", ".")
         if name and not jax_name:
             continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
@@ -256,7 +267,22 @@ def stages(
             if distance(ours, bare[1].output) < distance(arranged(jaxs.output, torchs.output, y), torchs.output):
                 layer, torchs = bare
         call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
-        yield Stage(shown, label, layer, call, torchs, order[jax_label])
+        yield Stage(shown, label, layer, call, torchs, order[jax_label], path)
+
+
+def by_layer(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Group pairs by the torch layer that holds their tensors."""
+    layers: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        layers.setdefault(whole(pair.name).rpartition(".")[0], []).append(pair)
+    return layers
+
+
+def path_in_jax(layers: Mapping[str, Sequence[Pair]], name: str) -> str:
+    """Return the innermost module of JAX that holds all arrays of a torch layer and its parts; of the whole module, of
+    those that it holds itself."""
+    within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
+    return _common([pair.path.rpartition("/")[0] for pair in (within if name else layers.get("", ()))])
 
 
 def _without_activation(

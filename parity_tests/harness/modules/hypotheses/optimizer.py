@@ -9,25 +9,54 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 
-EPS_IN_ROOT = "the optimizer's eps is inside the square root in JAX and outside in PyTorch"
-EPS_VALUE = "the optimizer's eps differs"
-NO_BIAS_CORRECTION = "Adam's bias correction is missing in JAX"
-DECOUPLED = "the weight decay is decoupled (AdamW) on one side and added to the gradient (Adam) on the other"
-DECAY = "the weight decay differs"
-LEARNING_RATE = "the learning rate differs"
-SCHEDULE = "the learning-rate schedule is off by one step"
-CLIP = "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch"
-NOT_CLIPPED = "the gradient is clipped in PyTorch only"
-CLIPPED = "the gradient is clipped in JAX only"
-BETAS = "Adam's betas differ"
-AMSGRAD = "AMSGrad keeps the largest second moment on one side"
-MOMENTUM = "the momentum differs"
-NESTEROV = "Nesterov's momentum on one side"
-DAMPENING = "the momentum is dampened in PyTorch only"
-DECAY_RATE = "RMSprop's decay differs"
-CENTERED = "RMSprop is centered on one side"
+EPS_IN_ROOT = Cause(
+    "the optimizer's eps is inside the square root in JAX and outside in PyTorch",
+    "optimizer-eps-place",
+    "pass eps instead of eps_root to optax",
+)
+EPS_VALUE = Cause("the optimizer's eps differs", "optimizer-eps", "pass eps={torch} to optax")
+NO_BIAS_CORRECTION = Cause(
+    "Adam's bias correction is missing in JAX",
+    "bias-correction",
+    "divide the moments by 1 - beta**t, as optax.adam does",
+)
+DECOUPLED = Cause(
+    "the weight decay is decoupled (AdamW) on one side and added to the gradient (Adam) on the other",
+    "weight-decay-coupling",
+    "use optax.adamw for a decoupled decay, and optax.add_decayed_weights before optax.adam for PyTorch's Adam",
+)
+DECAY = Cause("the weight decay differs", "weight-decay", "pass weight_decay={torch} to optax")
+LEARNING_RATE = Cause("the learning rate differs", "learning-rate", "set optax's learning rate to {torch}")
+SCHEDULE = Cause("the learning-rate schedule is off by one step", "schedule-shift", "move optax's schedule by one step")
+CLIP = Cause(
+    "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch",
+    "clip-epsilon",
+    "scale by c / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does",
+)
+NOT_CLIPPED = Cause(
+    "the gradient is clipped in PyTorch only",
+    "clipping",
+    "clip in optax too, by optax.clip_by_global_norm before the optimizer",
+)
+CLIPPED = Cause("the gradient is clipped in JAX only", "clipping", "take the clipping out of optax's chain")
+BETAS = Cause("Adam's betas differ", "betas", "pass b1 and b2 of {torch} to optax")
+AMSGRAD = Cause(
+    "AMSGrad keeps the largest second moment on one side",
+    "amsgrad",
+    "use optax.amsgrad where PyTorch has amsgrad=True, and only there",
+)
+MOMENTUM = Cause("the momentum differs", "momentum", "pass momentum={torch} to optax")
+NESTEROV = Cause("Nesterov's momentum on one side", "nesterov", "pass nesterov={torch} to optax")
+DAMPENING = Cause(
+    "the momentum is dampened in PyTorch only",
+    "dampening",
+    "multiply the gradient by 1 - dampening before optax.trace",
+)
+DECAY_RATE = Cause("RMSprop's decay differs", "rmsprop-decay", "pass decay={torch} to optax")
+CENTERED = Cause("RMSprop is centered on one side", "rmsprop-centered", "pass centered={torch} to optax")
 
 
 class Steps(NamedTuple):
@@ -150,15 +179,17 @@ def _hypotheses(
     def run(gradients: np.ndarray = clipped, rates: np.ndarray = rates, **changed: Any) -> np.ndarray:
         return formula(weights, gradients, rates, **{**options, **changed})
 
-    def fit(name: str, cause: str, guess: float) -> Hypothesis:
+    def fit(name: str, cause: Cause, guess: float) -> Hypothesis:
         def changed(value: float) -> np.ndarray:
             return formula(weights, clipped, rates, **{**options, name: value})
 
         value = fitted(changed, actual, guess)
-        return Hypothesis(f"{cause}: {value:.4g} in JAX, {options[name]:.4g} in PyTorch", changed(value))
+        shown = f"{value:.4g}", f"{options[name]:.4g}"
+        return Hypothesis(cause.of(value, options[name], shown), changed(value))
 
-    def where(option: str) -> str:
-        return "PyTorch" if options.get(option) else "JAX"
+    def where(cause: Cause, option: str, text: str = "in") -> Cause:
+        framework = "PyTorch" if options.get(option) else "JAX"
+        return cause.only(framework, f"{cause}: {text} {framework}")
 
     if distance(clipped, gradients) > 0:
         norms = np.linalg.norm(gradients, axis=1, keepdims=True)
@@ -170,16 +201,16 @@ def _hypotheses(
         yield Hypothesis(EPS_IN_ROOT, run(eps=0.0, eps_root=options["eps"]))
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
-        yield Hypothesis(f"{AMSGRAD}: in {where('amsgrad')}", run(amsgrad=not options["amsgrad"]))
+        yield Hypothesis(where(AMSGRAD, "amsgrad"), run(amsgrad=not options["amsgrad"]))
     elif formula is rmsprop:
         yield Hypothesis(EPS_IN_ROOT, run(eps_in_sqrt=True))
-        yield Hypothesis(f"{CENTERED}: in {where('centered')}", run(centered=not options["centered"]))
+        yield Hypothesis(where(CENTERED, "centered"), run(centered=not options["centered"]))
     else:
-        yield Hypothesis(f"{NESTEROV}: in {where('nesterov')}", run(nesterov=not options["nesterov"], dampening=0.0))
+        yield Hypothesis(where(NESTEROV, "nesterov"), run(nesterov=not options["nesterov"], dampening=0.0))
         yield Hypothesis(DAMPENING, run(dampening=0.0))
     if formula is not rmsprop and options["weight_decay"]:
         yield Hypothesis(
-            f"{DECOUPLED}: decoupled in {where('decoupled')}", run(decoupled=not options.get("decoupled", False))
+            where(DECOUPLED, "decoupled", "decoupled in"), run(decoupled=not options.get("decoupled", False))
         )
     for shifted in (np.append(rates[1:], rates[-1:]), np.insert(rates[:-1], 0, rates[0])):
         yield Hypothesis(SCHEDULE, run(rates=shifted))
@@ -191,22 +222,25 @@ def _fits(
     options: dict[str, Any],
     steps: Steps,
     run: Callable[..., np.ndarray],
-    fit: Callable[[str, str, float], Hypothesis],
+    fit: Callable[[str, Cause, float], Hypothesis],
     actual: np.ndarray,
 ) -> Iterator[Hypothesis]:
     """Yield the faults in one number, with the number that fits all weights best."""
     gradients, rates = steps.gradients, steps.rates
     scale = fitted(lambda scale: run(rates=rates * scale), actual, 1.0)
-    cause = f"{LEARNING_RATE}: {rates[0] * scale:.4g} in JAX, {rates[0]:.4g} in PyTorch"
+    both = float(rates[0] * scale), float(rates[0])
+    cause = LEARNING_RATE.of(*both, (f"{both[0]:.4g}", f"{both[1]:.4g}"))
     yield Hypothesis(cause, run(rates=rates * scale))
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     norm = fitted(lambda norm: run(gradients * np.minimum(1, norm / norms)), actual, norms.min() / 2)
-    yield Hypothesis(f"{CLIPPED}: to a norm of {norm:.4g}", run(gradients * np.minimum(1, norm / norms)))
+    cause = CLIPPED.saying(f"{CLIPPED}: to a norm of {norm:.4g}", norm)
+    yield Hypothesis(cause, run(gradients * np.minimum(1, norm / norms)))
     yield fit("weight_decay", DECAY, options["weight_decay"])
     if formula is not rmsprop:
         other = partial(run, decoupled=not options.get("decoupled", False))
         value = fitted(lambda value: other(weight_decay=value), actual, options["weight_decay"])
-        cause = f"{DECOUPLED}, at {value:.4g} in JAX and {options['weight_decay']:.4g} in PyTorch"
+        text = f"{DECOUPLED}, at {value:.4g} in JAX and {options['weight_decay']:.4g} in PyTorch"
+        cause = DECOUPLED.saying(text, value, options["weight_decay"])
         yield Hypothesis(cause, other(weight_decay=value))
     if formula is adam:
         for i in (0, 1):
@@ -216,7 +250,8 @@ def _fits(
 
             value = fitted(lambda value, b=betas: run(betas=b(value)), actual, options["betas"][i])
             shown, torchs = (", ".join(f"{beta:.4g}" for beta in pair) for pair in (betas(value), options["betas"]))
-            yield Hypothesis(f"{BETAS}: {shown} in JAX, {torchs} in PyTorch", run(betas=betas(value)))
+            cause = BETAS.of(betas(value), list(options["betas"]), (shown, torchs))
+            yield Hypothesis(cause, run(betas=betas(value)))
     else:
         yield fit("momentum", MOMENTUM, options["momentum"])
     if formula is rmsprop:

@@ -4,10 +4,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.modules.hypotheses.base import distance
 
-POSITIONS = "the table of positions is read from another row"
-NO_POSITIONS = "the table of positions is added in one framework only"
+POSITIONS = Cause(
+    "the table of positions is read from another row",
+    "positions",
+    "read the table of positions from row {torch} on",
+)
+NO_POSITIONS = Cause(
+    "the table of positions is added in one framework only",
+    "positions-missing",
+    "add the table of positions in both or in neither",
+)
 
 
 def cause_in_positions(
@@ -39,9 +48,11 @@ def cause_in_positions(
             continue
         ours, theirs = (_first(x, y, table, tolerance) for x, y in zip(before, target, strict=True))
         if ours is not None and theirs is not None and ours != theirs:
-            return f"{POSITIONS}: {name}, from row {ours} in JAX and row {theirs} in PyTorch"
+            text = f"{POSITIONS}: {name}, from row {ours} in JAX and row {theirs} in PyTorch"
+            return POSITIONS.saying(text, ours, theirs)
         if (ours is None) != (theirs is None) and any(bare):
-            return f"{NO_POSITIONS}: {name}, in {'JAX' if theirs is None else 'PyTorch'}"
+            framework = "JAX" if theirs is None else "PyTorch"
+            return NO_POSITIONS.only(framework, f"{NO_POSITIONS}: {name}, in {framework}")
     return None
 
 

@@ -6,14 +6,27 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from parity_tests.harness.causes import Cause, joined
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 from parity_tests.harness.modules.hypotheses.between_layers import FLATTEN
 from parity_tests.harness.modules.hypotheses.layers import OUTPUT_BIAS, SWAPPED, TRANSPOSED, UNFLIPPED, orders
 from parity_tests.harness.modules.mapping import Pair, tensors
 
-BATCH_NORM_MOMENTUM = "batch normalization's momentum differs"
-BIASED_VARIANCE = "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large"
-NOT_UPDATED = "the running statistics are not updated in JAX"
+BATCH_NORM_MOMENTUM = Cause(
+    "batch normalization's momentum differs",
+    "batch-norm-momentum",
+    "give the Flax layer momentum={torch}, which is 1 - PyTorch's",
+)
+BIASED_VARIANCE = Cause(
+    "the running variance is biased in JAX and unbiased in PyTorch, N/(N-1) times as large",
+    "biased-variance",
+    "multiply the batch's variance by N/(N-1) in the running variance, which Flax has no option for",
+)
+NOT_UPDATED = Cause(
+    "the running statistics are not updated in JAX",
+    "statistics-not-updated",
+    "update the running statistics in training",
+)
 
 
 def cause_in_weight(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
@@ -59,12 +72,14 @@ def cause_in_statistics(
     if momentum is None or distance(in_torch, after(momentum, unbiased)) > tolerance:
         return None
     fit = fitted(lambda momentum: after(momentum, unbiased)[0], in_jax[0], momentum)
-    differs = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
+    text = f"{BATCH_NORM_MOMENTUM}: {1 - fit:.4g} in JAX, which PyTorch calls {fit:.4g}, {momentum:.4g} in PyTorch"
+    differs = BATCH_NORM_MOMENTUM.saying(text, float(f"{1 - fit:.12g}"), float(f"{1 - momentum:.12g}"))
+    biased_only = BIASED_VARIANCE.saying(BIASED_VARIANCE, "biased", "unbiased")
     hypotheses = [
         Hypothesis(NOT_UPDATED, before),
-        Hypothesis(BIASED_VARIANCE, after(momentum, biased)),
+        Hypothesis(biased_only, after(momentum, biased)),
         Hypothesis(differs, after(fit, unbiased)),
-        Hypothesis(f"{differs}; {BIASED_VARIANCE}", after(fit, biased)),
+        Hypothesis(joined([differs, biased_only]), after(fit, biased)),
     ]
     return confirmed(hypotheses, in_jax, in_torch, tolerance)
 

@@ -43,8 +43,8 @@ class Recognition:
         """
         try:
             return Arrangement(self.pair(shapes, module, state, orders, ignored))
-        except InputError as error:
-            refused = error
+        except InputError:
+            pass  # the rest of it is refused below
 
         def of_a_layer(one: Mapping[str, Shape], layer: nn.Module, path: str, name: str) -> Arrangement:
             within = {other.removeprefix(f"{path}/") for other in state if other.startswith(f"{path}/")}
@@ -56,7 +56,7 @@ class Recognition:
             found += recognize(_without(shapes, found), module)
         left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
-        rest = self._rest(left, module, state, orders, taken, refused)
+        rest = self._rest(left, module, state, orders, taken)
         return found + rest
 
     def _rest(
@@ -66,7 +66,6 @@ class Recognition:
         state: Collection[str],
         orders: Orders,
         taken: Collection[str],
-        refused: InputError,
     ) -> Arrangement:
         """Arrange what is left, of which tensors may be tied in one framework alone or have weight normalization."""
         normed = weight_norms.normed(module)
@@ -79,7 +78,10 @@ class Recognition:
         apart, other = ties.untied(module)
         if other:
             return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
-        pairs = self.pair(shapes, module, state, orders, taken, total=False)
+        try:
+            pairs = self.pair(shapes, module, state, orders, taken, total=False)
+        except InputError:
+            pairs = self.pair(shapes, module, state, orders, taken)  # what is left over in torch is in its message too
         names = {*taken, *(pair.name for pair in pairs)}
         shared = ties.in_jax_alone(module, names)
         self.pair(shapes, module, state, orders, {*taken, *shared})

@@ -8,6 +8,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
+from parity_tests.harness.modules.inference.words import place
 from parity_tests.harness.modules.joining.joints import Shape, numpy_of, summed
 from parity_tests.harness.modules.joining.links import Link, in_parts
 from parity_tests.harness.modules.transforms import as_is, transposed
@@ -31,6 +32,7 @@ class _Cell(NamedTuple):
 class _Weights(NamedTuple):
     """The tensors of one direction of one layer in torch, by side, with the number of its inputs."""
 
+    name: str
     kernels: dict[str, str]
     biases: dict[str, str]
     inputs: int
@@ -60,17 +62,22 @@ def recurrent(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
     for layer in layers:
         fitting = [cell for cell in cells if _alike(cell, layer)]
         rivals = [other for other in layers if _alike(fitting[0], other)] if fitting else []
+        named = [cell for cell in fitting if _within(cell, layer)]
+        same = [other for other in rivals if other.name == layer.name]
+        if len(named) == len(same):  # else the two have other names
+            fitting, rivals = named, same
         if len(fitting) != len(rivals):
             continue
         turned = [cell for cell in fitting if _backward(cell)]
-        if len(turned) not in (0, sum(other.reverse for other in rivals)):
-            raise InputError(
-                f"mapping: the cells {', '.join(repr(cell.path) for cell in fitting)} of the JAX model could each be "
-                "any direction of torch's recurrent layers: give pairs for their arrays."
-            )
-        if turned:
+        if turned and len(turned) == sum(other.reverse for other in rivals):
             fitting = [cell for cell in fitting if _backward(cell) == layer.reverse]
             rivals = [other for other in rivals if other.reverse == layer.reverse]
+        if len({re.sub(r"\d+", "", cell.path) for cell in fitting}) > 1:
+            raise InputError(
+                f"mapping: the cells {', '.join(repr(cell.path) for cell in fitting)} of the JAX model could each be "
+                f"any of torch's recurrent layers {', '.join(repr(other.kernels['i']) for other in rivals)}: give "
+                "pairs for their arrays."
+            )
         found += _paired(sorted(fitting, key=_natural)[rivals.index(layer)], layer, shapes)
     return found
 
@@ -88,10 +95,12 @@ def _layers(module: nn.Module) -> Iterator[_Weights]:
         for suffix in suffixes:
             kernels = {side: f"weight_{side}h{suffix}" for side in _SIDES}
             biases = {side: f"bias_{side}h{suffix}" for side in _SIDES} if getattr(layer, "bias", True) else {}
-            if getattr(layer, "proj_size", 0):
-                continue
+            own = dict(layer.named_parameters(recurse=False))
+            if getattr(layer, "proj_size", 0) or not {*kernels.values(), *biases.values()} <= {*own}:
+                continue  # a projection, or weight normalization
             size = getattr(layer, kernels["i"]).shape
             yield _Weights(
+                name,
                 *({side: prefix + tensor for side, tensor in each.items()} for each in (kernels, biases)),
                 inputs=size[1],
                 hidden=size[0] // len(gates),
@@ -128,6 +137,11 @@ def _alike(cell: _Cell, layer: _Weights) -> bool:
     return (cell.inputs, cell.hidden, cell.gates) == (layer.inputs, layer.hidden, layer.gates)
 
 
+def _within(cell: _Cell, layer: _Weights) -> bool:
+    """Return whether the layer's name is part of the cell's."""
+    return {*place(layer.name)} <= {*place(cell.path)}
+
+
 def _backward(cell: _Cell) -> bool:
     return re.search("backward|reverse|bwd", cell.path) is not None
 
@@ -137,49 +151,36 @@ def _natural(cell: _Cell) -> list[tuple[int, str]]:
 
 
 def _paired(cell: _Cell, layer: _Weights, shapes: Mapping[str, Shape]) -> Arrangement:
-    size = layer.hidden
+    size, gates = layer.hidden, layer.gates
 
     def rows(name: str, first: int, last: int) -> str:
-        return name if (first, last) == (0, len(layer.gates)) else f"{name}[{first * size}:{last * size}]"
+        return name if (first, last) == (0, len(gates)) else f"{name}[{first * size}:{last * size}]"
 
     pairs, links, zeros = [], [], []
-    for (side, gate, kind), path in cell.arrays.items():
-        if kind == "kernel":
-            at = layer.gates.index(gate) if gate else 0
-            pairs.append(Pair(path, rows(layer.kernels[side], at, at + 1 if gate else len(layer.gates)), transposed))
-    if not layer.biases:
-        return Arrangement(tuple(pairs))
-    biases = {(side, gate): path for (side, gate, kind), path in cell.arrays.items() if kind == "bias"}
-    if (whole := {side for side, gate in biases if not gate}) and len(layer.gates) > 1:
-        # One array has the biases of all gates; those of the last gate may be of one side alone.
-        last = layer.gates.index(_APART) if _APART in layer.gates else len(layer.gates)
-        if whole == {*_SIDES}:
-            pairs += [Pair(biases[side, ""], layer.biases[side], as_is) for side in _SIDES]
+    whole = ("i", "", "kernel") in cell.arrays
+    for gate, first, last in [("", 0, len(gates))] if whole else [(g, i, i + 1) for i, g in enumerate(gates)]:
+        kernels = {side: cell.arrays[side, gate, "kernel"] for side in _SIDES}
+        pairs += [Pair(path, rows(layer.kernels[side], first, last), transposed) for side, path in kernels.items()]
+        held = {side: cell.arrays[side, gate, "bias"] for side in _SIDES if (side, gate, "bias") in cell.arrays}
+        if not layer.biases:
+            continue
+        if len(held) != 1:
+            own = {side: rows(layer.biases[side], first, last) for side in _SIDES}
+            pairs += [Pair(path, own[side], as_is) for side, path in held.items()]
+            zeros += [] if held else own.values()
+            continue
+        ((side, path),) = held.items()
+        mine, other = layer.biases[side], layer.biases[_SIDES[side == "i"]]
+        added = next((i for i in range(first, last) if gates[i] == _APART), last)
+        if added == first:
+            pairs.append(Pair(path, rows(mine, first, last), as_is))
         else:
-            (side,) = whole
-            other = _SIDES[side == "i"]
-            link = _in_two(biases[side, ""], shapes, last * size)
+            link = _in_two(path, shapes, (added - first) * size)
             links.append(link)
-            pairs.append(Pair(link.parts[0], layer.biases[side], as_is))
-            pairs.append(Pair(link.parts[1], rows(layer.biases[other], 0, last), as_is))
-            if last < len(layer.gates):
-                zeros.append(rows(layer.biases[other], last, len(layer.gates)))
-        return Arrangement(tuple(pairs), tuple(links), {}, tuple(zeros))
-    for at, letter in enumerate(layer.gates):
-        gate = letter.strip()
-        held = {side: biases[side, gate] for side in _SIDES if (side, gate) in biases}
-        names = {side: rows(layer.biases[side], at, at + 1) for side in _SIDES}
-        if len(held) == 2 or gate == _APART:
-            pairs += [Pair(path, names[side], as_is) for side, path in held.items()]
-            zeros += [names[side] for side in _SIDES if side not in held]
-        elif held:
-            ((side, path),) = held.items()
-            link = in_parts(path, shapes[path], [shapes[path]] * 2, summed())
-            links.append(link)
-            other = _SIDES[side == "i"]
-            pairs += [Pair(link.parts[0], names[side], as_is), Pair(link.parts[1], names[other], as_is)]
-        else:
-            zeros += names.values()
+            pairs.append(Pair(link.parts[0], rows(mine, first, last), as_is))
+            pairs.append(Pair(link.parts[1], rows(other, first, added), as_is))
+        if added < last:
+            zeros.append(rows(other, added, last))
     return Arrangement(tuple(pairs), tuple(links), {}, tuple(zeros))
 
 

@@ -101,7 +101,7 @@ def _in_parts(
     ]
     try:
         link = in_parts(path, shape, given, joint)
-        fits = [np.shape(one) for one in link.joined([np.zeros(one) for one in given])] == [shape]
+        fits = [np.shape(one) for one in link.joined([np.ones(one) for one in given])] == [shape]
     except (ValueError, IndexError):
         fits = False
     if not fits:
@@ -117,8 +117,8 @@ def _as_one(paths: Sequence[str], own: Sequence[Shape], held: Entry, joint: Join
     shape = transform.to_jax(np.empty(tuple(held.value.shape))).shape
     link = as_one(paths, own, f"{{{', '.join(paths)}}}", shape, joint)
     try:
-        fits = np.shape(link.parted([np.zeros(one) for one in own])[0]) == shape
-        link.joined([np.zeros(shape)])
+        fits = np.shape(link.parted([np.ones(one) for one in own])[0]) == shape
+        link.joined([np.ones(shape)])
     except (ValueError, IndexError):
         fits = False
     if not fits:

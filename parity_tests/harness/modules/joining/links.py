@@ -34,7 +34,7 @@ class Link(NamedTuple):
 
 def in_parts(path: str, shape: Shape, shapes: Sequence[Shape], joint: Joint, parts: Sequence[str] = ()) -> Link:
     """Link an array of the JAX model that is made of several of these shapes."""
-    whole = joint.joined([np.empty(one) for one in shapes]).shape
+    whole = joint.joined([np.ones(one) for one in shapes]).shape
     return Link(
         (path,),
         (shape,),

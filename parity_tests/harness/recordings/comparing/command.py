@@ -1,6 +1,5 @@
 """The command `parity compare`: compare two recordings."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         if paths.count(path) > 1:
             raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
     from parity_tests.harness import report
+    from parity_tests.harness.formats import files
     from parity_tests.harness.recordings.comparing import mapping_file
     from parity_tests.harness.recordings.comparing.compare import compare_recordings
 
@@ -74,11 +74,11 @@ def main(arguments: Sequence[str]) -> int:
     print(result)
     try:
         if options.json is not None:
-            write_atomically(options.json, json.dumps(report.to_json(result), indent=1, allow_nan=False).encode())
+            write_atomically(options.json, files.to_text(result.to_json()).encode())
         if options.junit is not None:
             write_atomically(options.junit, report.to_junit(result))
         if options.html is not None:
-            neighbours.write(options.html, report.to_html(result).encode())
+            neighbours.write(options.html, result.to_html().encode())
     except OSError as error:
         raise InputError(f"{error.filename} can't be written ({error.strerror}); choose another path.") from None
     return 0 if result.passed else 1
