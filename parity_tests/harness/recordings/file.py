@@ -15,6 +15,11 @@ from jaxvae.shared.safe_io import instead_of_file, write_atomically
 from parity_tests.harness.recordings.arrays import Arrays, digest
 
 VERSION = 1
+FIELDS = (
+    *("framework", "versions", "devices", "flags", "dtype", "mode", "method", "steps", "layers", "sample", "key"),
+    *("arguments", "outputs", "calls", "state", "unmoved", "drawn", "repeats", "order", "shapes", "digests of"),
+)
+"""What `about` of a recording holds; one of torch has `skeleton` and `optimizer` too, one of JAX `function`."""
 _AGAIN = "record it again"
 
 
@@ -77,6 +82,8 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
         raise InputError(f"{path} is a recording of version {version!r}, expected {VERSION}; {_AGAIN}.")
     if changed:
         raise InputError(f"{path} is corrupt: what made it was changed after it was written; {_AGAIN}.")
+    if missing := [name for name in FIELDS if name not in about]:
+        raise InputError(f"{path} is corrupt: it doesn't say its {missing[0]}; {_AGAIN}.")
     digests = about.pop("digests")
     for name in sorted(digests | arrays):
         if digests.get(name) != (digest(arrays[name]) if name in arrays else None):

@@ -64,6 +64,15 @@ def test_the_command_compares_two_recordings_in_either_order(
     assert parity("compare", ported, in_jax.path, *mapped, monkeypatch=monkeypatch) == 0
 
 
+def test_a_weight_that_was_ported_wrongly_by_hand_is_explained(in_jax: Recorded, ported: Path) -> None:
+    made = Recording(ported)
+    made.arrays["weights/conv.weight"] = np.flip(made.arrays["weights/conv.weight"], (2, 3)).copy()
+    report = compare_recordings(in_jax.recording, made)
+    assert report.diagnosis is not None
+    assert report.diagnosis.where == "conv.weight"
+    assert report.diagnosis.cause is not None
+
+
 def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tmp_path, monkeypatch, capsys) -> None:
     assert parity("compare", in_jax.path, in_torch.path, monkeypatch=monkeypatch) == 1
     assert "every weight" in capsys.readouterr().out

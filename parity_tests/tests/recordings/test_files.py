@@ -60,6 +60,8 @@ def test_another_version_is_refused(in_torch: Recorded, tmp_path: Path, monkeypa
     file.write(path, in_torch.recording.about, in_torch.recording.arrays)
     monkeypatch.undo()
     refused(Recording, path, "is a recording of version 2, expected 1")
+    file.write(path, {"framework": "torch"}, {})
+    refused(Recording, path, "is corrupt: it doesn't say its versions")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder.safetensors", "folder"])

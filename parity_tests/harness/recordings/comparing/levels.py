@@ -184,7 +184,15 @@ class Levels:
         size = 0.0 if where is None else where.pair.worst(self.dtype).size
         reason = "both should hold the same numbers"
         finding = Finding(level, self.dtype, size, where.name if where else "", 0.0, rounding.UNIT, reason)
-        return finding, lambda: where and Diagnosis(where.name, f"It differs: {self.text(where.pair)}.", None)
+
+        def diagnose() -> Diagnosis | None:
+            assert where is not None
+            cause = None
+            if level == WEIGHTS and self.pairing.module is not None:
+                cause = locate.cause_in_weight(where.pair.left, where.pair.right)
+            return Diagnosis(where.name, f"It differs: {self.text(where.pair)}.", cause)
+
+        return finding, diagnose
 
     def _level(self, level: str, ones: list[One], diagnose: Callable[[str], Diagnosis | None]) -> Compared:
         sizes = {one.name: one.pair.worst(self.dtype, one.least).size for one in ones}

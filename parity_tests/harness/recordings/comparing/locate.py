@@ -119,6 +119,15 @@ def cause_in_loss(sides: Sides) -> str | None:
     return None
 
 
+def cause_in_weight(mine: np.ndarray, other: np.ndarray) -> str | None:
+    """Return how a weight was carried over wrongly by hand."""
+    from parity_tests.harness.modules.hypotheses import state
+
+    with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
+        return state.cause_in_weight(mine, other, 0.0)
+    return None
+
+
 def cause_in_statistics(sides: Sides, where: str) -> str | None:
     """Return why running statistics of a batch norm differ after a call, if its input was recorded whole."""
     from parity_tests.harness.modules.hypotheses import state
