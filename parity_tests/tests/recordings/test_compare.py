@@ -1,6 +1,7 @@
 """Two recordings are compared, by the function and by the command."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,16 +186,29 @@ def test_a_sample_bounds_the_file_and_still_tells(tmp_path: Path) -> None:
     assert not any(name.startswith("layers/second") for name in one.arrays)
     assert compare_recordings(one, made(tmp_path, Net(30), **options)).passed
 
+    class First(Net):
+        def forward(self, x: Any) -> Any:
+            y = super().forward(x).clone()
+            y.view(-1)[held] = y.view(-1)[held] + 1e-3
+            return y
+
+    held = places((64, 2), 8, 0)
+    assert held is not None
+    report = compare_recordings(one, made(tmp_path, First(30), **options))
+    assert report.diagnosis is not None
+    text = re.search(r"at \[(\d+), (\d+)\]", report.diagnosis.difference)
+    assert text is not None
+    assert 2 * int(text[1]) + int(text[2]) in held
+
     class Late(Net):
         def forward(self, x: Any) -> Any:
             y = super().forward(x).clone()
             y[50, 1] = y[50, 1] + 1e-3  # an entry that is not kept
             return y
 
-    held = places((64, 2), 8, 0)
-    assert held is not None
     assert 101 not in held
     report = compare_recordings(one, made(tmp_path, Late(30), **options))
+    assert report.findings[-1].level == "every output: 8 entries of each, and sums"
     assert report.findings[-1].where == "output, the sums of all its entries"
 
 

@@ -19,6 +19,10 @@ class Aligned(NamedTuple):
     right: np.ndarray
     floors: tuple[np.ndarray, np.ndarray]
     """How far rounding moves each entry in either recording."""
+    places: np.ndarray | None = None
+    """The entries' indices in the right recording's flattened tensor; None if it is whole."""
+    shape: tuple[int, ...] = ()
+    """Of that tensor."""
 
     def worst(self, dtype: str, least: np.ndarray | float = 0.0) -> Worst:
         """Return the entry with the largest difference, in rounding errors: of either recording, as far as one's are
@@ -70,7 +74,8 @@ def aligned(left: Tensor, right: Tensor, to_right: ToRight = as_it_is, first: in
     if right.places is None:
         in_right = of_right[in_right]
     values, others = left.values.reshape(-1)[in_left], right.values.reshape(-1)[in_right]
-    return Aligned(values, others, (left.floor.reshape(-1)[in_left], right.floor.reshape(-1)[in_right]))
+    floors = left.floor.reshape(-1)[in_left], right.floor.reshape(-1)[in_right]
+    return Aligned(values, others, floors, of_right[inside[both]], right.shape)
 
 
 def difference(pair: Aligned, labels: tuple[str, str]) -> str:
@@ -83,8 +88,9 @@ def difference(pair: Aligned, labels: tuple[str, str]) -> str:
     apart[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
     at = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(apart, nan=np.inf).argmax()), left.shape))
     size = abs(complex(right[at]))
+    shown = at if pair.places is None else tuple(map(int, np.unravel_index(pair.places[at], pair.shape)))
     share = f"by {apart[at] / size:.1e} of itself, " if size and np.isfinite(apart[at]) else ""
-    place = f"at {list(at)} " if at else ""
+    place = f"at {list(shown)} " if shown else ""
     return f"{share}{place}{left[at]:.6g} in {labels[0]} and {right[at]:.6g} in {labels[1]}"
 
 

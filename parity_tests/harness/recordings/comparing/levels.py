@@ -199,9 +199,19 @@ class Levels:
         where = max(sizes, key=lambda name: sizes[name], default="")
         self.sizes, self.ones = sizes, {one.name: one for one in ones}
         finding = Finding(
-            level, self.dtype, sizes.get(where, 0.0), where, self.tolerance, rounding.UNIT, rounding.REASON
+            self.named(level, any(one.pair.places is not None or one.name.endswith(_SUM) for one in ones)),
+            self.dtype,
+            sizes.get(where, 0.0),
+            where,
+            self.tolerance,
+            rounding.UNIT,
+            rounding.REASON,
         )
         return finding, lambda: diagnose(where)
+
+    def named(self, level: str, sampled: bool) -> str:
+        """Return a level's name, which says so if only some entries of its tensors are compared."""
+        return f"{level}: {self.right.about['sample']:,} entries of each, and sums" if sampled else level
 
     def _failure(self, level: str, where: str) -> Finding:
         return Finding(level, self.dtype, np.inf, where, self.tolerance, rounding.UNIT, rounding.REASON)

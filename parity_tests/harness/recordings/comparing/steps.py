@@ -48,6 +48,8 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
                         worst, where, pair_there, last = size, f"{shown} after step {step}", found, step
             if worst > compared.tolerance:  # the steps after the first that differs follow from it
                 break
+        sampled = any(one.startswith("steps/") for one in compared.right.about["shapes"])
+        name = compared.named(name, sampled).removesuffix(", and sums")
         finding = Finding(name, compared.dtype, worst, where, compared.tolerance, rounding.UNIT, reason)
 
         def diagnose() -> Diagnosis | None:
