@@ -1,3 +1,5 @@
+from .harness.assertion import ParityError as ParityError
+from .harness.assertion import assert_parity as assert_parity
 from .harness.findings import Finding as Finding
 from .harness.findings import Report as Report
 from .harness.loops.compare import assert_run_parity as assert_run_parity
@@ -5,7 +7,8 @@ from .harness.loops.compare import compare_runs as compare_runs
 from .harness.loops.records import Start as Start
 from .harness.loops.records import Step as Step
 from .harness.loops.report import RunsReport as RunsReport
-from .harness.modules.compare import ParityError as ParityError
-from .harness.modules.compare import assert_parity as assert_parity
+from .harness.modules.common.arguments import Inputs as Inputs
 from .harness.modules.compare import compare_modules as compare_modules
-from .harness.modules.inputs import Inputs as Inputs
+from .harness.recordings.comparing.compare import compare_recordings as compare_recordings
+from .harness.recordings.recorder import record as record
+from .harness.recordings.recording import Recording as Recording

@@ -45,9 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
     """Write the report of a comparison that failed, and name the files in what pytest prints of the test."""
     folder = item.config.getoption("--parity-reports", None)
-    compare = sys.modules.get("parity_tests.harness.modules.compare")
+    assertion = sys.modules.get("parity_tests.harness.assertion")
     error: Any = call.excinfo and call.excinfo.value
-    if folder is None or compare is None or not isinstance(error, compare.ParityError):
+    if folder is None or assertion is None or not isinstance(error, assertion.ParityError):
         return
     page = folder.resolve() / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', item.nodeid)[-150:]}.html"
     try:

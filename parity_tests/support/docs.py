@@ -82,7 +82,9 @@ def commands(page: str) -> list[str]:
     """Return every command line on the page, in blocks and within sentences, without comments."""
     lines = [line for block in blocks(page) if block.language == "bash" for line in block.content.splitlines()]
     spans = re.findall(r"`([^`]+)`", _BLOCK.sub("", page))
-    starts = r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/[\w/]+\.(py|sh)|parity --)|pip install"
+    starts = (
+        r"(\.venv/bin/)?(python )?((jaxvae|torchvae) [a-z]|scripts/[\w/]+\.(py|sh)|parity (--|compare ))|pip install"
+    )
     lines += [" ".join(span.split()) for span in spans if re.match(starts, span)]
     return [shlex.join(words) for line in lines if (words := shlex.split(line, comments=True))]
 

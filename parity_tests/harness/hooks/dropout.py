@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 from unittest import mock
 
 import jax
@@ -13,33 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity_tests.harness.hooks.masks import Masks
+
 _VF: Any = torch._VF  # type: ignore[attr-defined]
 """What every dropout of torch's calls, whichever name it was imported by."""
-
-
-class _Masks:
-    """The masks of one comparison: those of the k-th call are made of the same uniform numbers in both frameworks."""
-
-    def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        """Of the masks in torch's last call."""
-        self.calls = {"jax": 0, "torch": 0}
-
-    def below(self, k: int, shape: tuple[int, ...]) -> np.ndarray:
-        return np.random.default_rng([k, *shape]).random(shape)
-
-
-_active: _Masks | None = None
 
 
 @contextlib.contextmanager
 def shared(both: bool) -> Iterator[None]:
     """Share the masks within the context, if `both` asks for it."""
-    global _active
     if not both:
         yield
         return
-    masks, before = _Masks(), _active
+    masks, before = Masks(), Masks.active
     plain_attention = F.scaled_dot_product_attention
     patches = {"dropout": False, "dropout_": False, "feature_dropout": True, "feature_dropout_": True}
     with contextlib.ExitStack() as stack:
@@ -48,22 +34,14 @@ def shared(both: bool) -> Iterator[None]:
             stack.enter_context(mock.patch.object(_VF, name, call))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _attention(plain_attention)))
         stack.enter_context(mock.patch.object(jax.random, "bernoulli", _bernoulli(masks, jax.random.bernoulli)))
-        _active = masks
+        Masks.active = masks
         try:
             yield
         finally:
-            _active = before
+            Masks.active = before
 
 
-def begin(framework: Literal["jax", "torch"]) -> None:
-    """Begin a call of a model: its first dropout takes the first mask."""
-    if _active is not None:
-        _active.calls[framework] = 0
-        if framework == "torch":
-            _active.shapes.clear()
-
-
-def _dropout(masks: _Masks, of_features: bool, in_place: bool) -> Callable[..., Tensor]:
+def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., Tensor]:
     """A dropout of torch's, of whole channels or of single numbers."""
 
     def dropout(x: Tensor, p: float, train: bool) -> Tensor:
@@ -107,7 +85,7 @@ def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return attention
 
 
-def _bernoulli(masks: _Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
+def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
     """JAX's draw, which every dropout of Flax's is made of."""
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:

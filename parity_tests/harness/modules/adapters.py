@@ -12,15 +12,13 @@ from flax import nnx
 from flax.errors import ModifyScopeVariableError
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import dropout, jax_layers, linen_layers
+from parity_tests.harness.hooks import jax_layers, linen_layers, masks
 from parity_tests.harness.hooks.jax_layers import Traced, until_failure, watched
 from parity_tests.harness.hooks.modes import applied, in_mode
 from parity_tests.harness.hooks.recasting import policies, recast_linen, recast_nnx
 from parity_tests.harness.hooks.record import LayerCall
-from parity_tests.harness.modules.inputs import Arguments, Form
-from parity_tests.harness.modules.mapping import canonical
-from parity_tests.harness.modules.torch_state import STORED
-from parity_tests.harness.modules.validation import kind
+from parity_tests.harness.modules.common.arguments import Arguments, Form
+from parity_tests.harness.modules.common.names import STORED, canonical, kind
 
 _COMPLEX = {"float32": "complex64", "float64": "complex128"}
 
@@ -92,7 +90,7 @@ def replaced(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def path_of(path: Any) -> str:
-    """Return the name of a leaf's place in a tree."""
+    """Return the path of a leaf, `conv1/kernel`, without the collection's name."""
     return canonical(jax.tree_util.keystr(path, simple=True, separator="/"))
 
 
@@ -101,7 +99,7 @@ def _in_form(form: Form, *given: Any, **more: Any) -> Callable[..., Arguments]:
     arguments = in_mode(*given, **more)
 
     def of_arrays(*arrays: Any) -> Arguments:
-        dropout.begin("jax")
+        masks.begin("jax")
         positional, keywords = form(arrays, jnp.asarray)
         return arguments(*positional, **keywords)
 

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.assertion import ParityError, assert_parity
 from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
-from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
@@ -32,67 +32,24 @@ from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.precision.levels import compared as compared_as_run
 from parity_tests.harness.modules.precision.levels import in_float64
+from parity_tests.harness.recordings.comparing import live
+from parity_tests.harness.recordings.recording import Recording
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16", "mixed", "tf32", "as run"]
 """The precisions in which two models can be compared."""
 
-
-class ParityError(AssertionError):
-    """The two networks, or the two runs, differ.
-
-    The message is `str(report)`: every level's difference and tolerance, then the diagnosis.
-
-    Attributes:
-        report: The report of the comparison; `report.diagnosis` names the first layer that differs and the cause.
-    """
-
-    def __init__(self, report: "Report | RunsReport"):
-        super().__init__(str(report))
-        self.report = report
-
-
-def assert_parity(
-    jax_model: Any,
-    params: Any,
-    torch_module: nn.Module,
-    mapping: MappingLike = None,
-    inputs: Any = (),
-    **options: Any,
-) -> Report:
-    """Assert that a JAX model and a torch module are the same network.
-
-    Args:
-        jax_model: A Flax NNX module, a Flax Linen module, or a function `f(params, *inputs)`.
-        params: None or the state of an NNX module; the variables of a Linen module; the parameters of a function.
-        torch_module: The torch module.
-        mapping: Which JAX array is which torch tensor, see `compare_modules`.
-        inputs: One array or several, in torch's layout.
-        **options: The keyword arguments of `compare_modules`.
-
-    Returns:
-        The report of the comparison, which passed.
-
-    Raises:
-        ParityError: If a level differs by more than its tolerance; the message names the first layer that differs and
-            its likely cause.
-        InputError: If an argument is invalid.
-    """
-    __tracebackhide__ = True  # pytest then shows the caller's line
-    report = compare_modules(jax_model, params, torch_module, mapping, inputs, **options)
-    if not report.passed:
-        raise ParityError(report)
-    return report
+__all__ = ["ParityError", "assert_parity", "compare_modules", "orders"]
 
 
 def compare_modules(
     jax_model: Any,
     params: Any,
-    torch_module: nn.Module,
+    torch_module: nn.Module | Recording,
     mapping: MappingLike = None,
     inputs: Any = (),
     *,
-    losses: Losses | None = None,
-    optimizers: Optimizers | None = None,
+    losses: Losses | Any = None,
+    optimizers: Optimizers | Any = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     steps: int = 5,
     train: bool = False,
@@ -118,9 +75,10 @@ def compare_modules(
     It works on copies; no argument is changed.
 
     Args:
-        jax_model: A Flax NNX module, a Flax Linen module, or a function `f(params, *inputs)`.
+        jax_model: A Flax NNX module, a Flax Linen module, a function `f(params, *inputs)`, or a `Recording`.
         params: None or the state of an NNX module; the variables of a Linen module; the parameters of a function.
-        torch_module: The torch module.
+        torch_module: The torch module, or a `Recording`. What a recording holds is left out: the inputs, `train`,
+            `steps`, `dtype` and its own loss and optimizer, so that `losses` and `optimizers` are the live model's.
         mapping: Which JAX array is which torch tensor. None pairs by name, then by kind of layer and shape, then by the
             order of calls; `{path: name}` lists pairs, as in `{"conv1/kernel": "conv1.weight"}`; `[(regex,
             replacement)]` lists rules, of which the first that matches the whole path gives the name. A pair or a rule
@@ -183,6 +141,9 @@ def compare_modules(
         InputError: If an argument is invalid or the arrays of the two models can't be paired.
         ModelError: If a model, a loss or an optimizer raises an exception, which is its cause.
     """
+    options = {name: value for name, value in locals().items() if name in live.DEFAULTS}
+    if isinstance(jax_model, Recording) or isinstance(torch_module, Recording):
+        return live.compare(jax_model, params, torch_module, mapping, inputs, options)
     validation.check(jax_model, torch_module, mapping, losses, optimizers, scheduler, steps, dtype, weights)
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
@@ -193,6 +154,7 @@ def compare_modules(
     own = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype).own
     if isinstance(ignore, str):
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
+    assert isinstance(torch_module, nn.Module)
     torch_module = torch_state.plain(torch_module)
     given: Mapping[Any, Any] = (
         output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))

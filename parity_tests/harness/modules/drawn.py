@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from parity_tests.harness.modules import torch_state
+from parity_tests.harness.modules.common.draws import draw, hides
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import leaves
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.rounding import scaled, tile
 
-_FEW = 4
-_SIZES = (0.01, 10.0)
 _LARGER = 8.0
 _FACTORS = (
     ((-8.0, -0.25, 0.25, 8.0), (-2.0, -0.25, 0.25, 2.0), (0.5, 1.5)),
@@ -38,12 +37,12 @@ def drawn(both: Both) -> tuple[Both, tuple[str, ...]]:
         Both networks at the same numbers, and the names of the tensors that were drawn. A draw that makes an output
         NaN or infinite is tried with positive numbers, and is then left out.
     """
-    constant = {name: array for name, array in both.tensors(both.module).items() if _hides(array)}
+    constant = {name: array for name, array in both.tensors(both.module).items() if hides(array)}
     if not constant:
         return both, ()
     finite = _finite(both)
     for positive in (False, True):
-        filled = _filled(both, ((name, _draw(name, array, positive)) for name, array in constant.items()))
+        filled = _filled(both, ((name, draw(name, array, positive)) for name, array in constant.items()))
         if not finite or _finite(filled):
             return filled, tuple(constant)
     return _filled(both, constant.items()), ()
@@ -66,7 +65,7 @@ def scattered(both: Both, point: int) -> Both:
 
 def enlarged(both: Both) -> Both | None:
     """Return both networks with larger inputs, but for those of few values, such as masks; None if all are such."""
-    inputs = [x if x.dtype.kind not in "fc" or _hides(x) else x * x.dtype.type(_LARGER) for x in both.inputs]
+    inputs = [x if x.dtype.kind not in "fc" or hides(x) else x * x.dtype.type(_LARGER) for x in both.inputs]
     return both._replace(inputs=inputs) if any(a is not b for a, b in zip(inputs, both.inputs, strict=True)) else None
 
 
@@ -112,31 +111,3 @@ def _finite(both: Both) -> bool:
         return all(np.isfinite(array).any() for array in leaves(outputs).values())
     except Exception:
         return False  # the comparison itself says what is wrong
-
-
-def _hides(array: np.ndarray) -> bool:
-    if array.dtype.kind not in "fc" or not array.size:
-        return False
-    some = np.unique(array.ravel()[:: max(1, array.size // 1000)])
-    if len(some) > _FEW or not np.isfinite(some).all():
-        return False
-    return len(some) == 1 == array.size or (2 * len(some) <= array.size and bool(np.isin(array, some).all()))
-
-
-def _draw(name: str, array: np.ndarray, positive: bool) -> np.ndarray:
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    sign = 1.0 if (np.real(array) > 0).all() else -1.0 if (np.real(array) < 0).all() else 0.0
-    if sign:  # a scale, a variance, a temperature
-        size = float(np.abs(array).mean())
-        size = size if _SIZES[0] <= size <= _SIZES[1] else 1.0
-        numbers = sign * size * rng.uniform(0.5, 1.5, array.shape)
-    elif array.ndim > 1:  # a kernel
-        numbers = rng.normal(size=array.shape) / np.sqrt(max(1, array.size // len(array)))
-    else:
-        numbers = rng.uniform(-0.5, 0.5, array.shape)
-        if array.ndim and len(set(np.sign(numbers))) == 1 < len(numbers):
-            numbers[0] *= -1  # else it would be taken for a scale, whose sign is left
-    if array.dtype.kind == "c":
-        numbers = numbers + 1j * rng.uniform(-0.5, 0.5, array.shape)
-    numbers = np.abs(numbers) if positive else numbers
-    return numbers.astype(np.complex64 if array.dtype.kind == "c" else np.float32).astype(array.dtype)

@@ -20,7 +20,7 @@ from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.outputs import detached, leaves, mixture
 from parity_tests.harness.modules.pair import Arrays, Both
-from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, scaled, spread, tile, unit
+from parity_tests.harness.modules.rounding import SAMPLES, Sample, entries, jitter, spread, unit
 from parity_tests.harness.modules.validation import kind
 
 Losses = tuple[Callable[[Any], jax.Array], Callable[[Any], torch.Tensor]]
@@ -262,7 +262,7 @@ class Evaluation:
     def _moved_within(self, level: Level) -> dict[str, Arrays]:
         """Return a level's numbers in both networks with the inputs of their layers moved by a unit in the last place;
         nothing where JAX's layers can't be reached."""
-        both, net, change = self.both, self.both.net, _jitter(SAMPLES)
+        both, net, change = self.both, self.both.net, jitter(SAMPLES)
         tapped, watch = net.tapped, net.watch
         if tapped is None or watch is None or level == "state":
             return {}
@@ -338,7 +338,7 @@ def _lowered(x: np.ndarray) -> np.ndarray:
 
 
 def _jittered_jax(both: Both, seed: int) -> Both:
-    change = _jitter(seed)
+    change = jitter(seed)
 
     def one(leaf: Any) -> Any:
         return jnp.asarray(change(np.asarray(leaf))) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
@@ -349,17 +349,5 @@ def _jittered_jax(both: Both, seed: int) -> Both:
 
 
 def _jittered_torch(both: Both, seed: int) -> Both:
-    change = _jitter(seed)
+    change = jitter(seed)
     return both._replace(module=torch_state.perturbed(both.module, change), inputs=[change(x) for x in both.inputs])
-
-
-def _jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
-    rng = np.random.default_rng(seed)
-
-    def change(array: np.ndarray) -> np.ndarray:
-        if array.dtype.kind not in "fc":
-            return array
-        factors = 1 + (rng.integers(0, 2, tile(array.size)) * 2 - 1) * np.finfo(array.dtype).eps
-        return scaled(array, factors)
-
-    return change

@@ -2,23 +2,19 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.func import functional_call
 
+from parity_tests.harness.hooks.torch_slopes import differentiable_norms
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.common.effects import changes, differ, matters, reach
 from parity_tests.harness.modules.evaluation import Evaluation
 from parity_tests.harness.modules.outputs import leaves, torch_mixture
 from parity_tests.harness.modules.pair import Arrays, Both
-from parity_tests.harness.modules.rounding import peak
-
-_ROUNDINGS = 1e4  # below so many roundings of the outputs a movement is rounding
 
 
 class Effect(NamedTuple):
@@ -112,8 +108,7 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
         if held.tensor.is_floating_point() or held.tensor.is_complex()
     }
     inputs = [x.requires_grad_(x.is_floating_point()) for x in both.torch_inputs]
-    plain = mock.patch.object(F, "batch_norm", partial(_batch_norm, F.batch_norm))
-    with torch.random.fork_rng(), plain:
+    with torch.random.fork_rng(), differentiable_norms():
         torch_state.begin_call()
         outputs = functional_call(module, wanted, *both.in_torch(inputs))
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
@@ -122,26 +117,14 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     result = {}
     for pair in both.pairs:
         entry = torch_state.entry(module, pair.name, held) if torch_state.whole(pair.name) in held else None
-        result[pair.name] = entry is not None and _matters(entry.gradient(), entry.numpy(), size, both.dtype)
+        result[pair.name] = entry is not None and matters(entry.gradient(), entry.numpy(), size, both.dtype)
     for name in unpaired(both):
         if (tensor := wanted.get(name)) is not None and tensor.grad is not None:
             slope, value = tensor.grad.numpy(force=True), tensor.numpy(force=True)
-            result[name] = _matters(slope, value, size, both.dtype)
+            result[name] = matters(slope, value, size, both.dtype)
     for name, x in zip(both.names, inputs, strict=True):
-        result[name] = x.grad is not None and _matters(x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype)
+        result[name] = x.grad is not None and matters(x.grad.numpy(force=True), x.numpy(force=True), size, both.dtype)
     return result
-
-
-def _batch_norm(fused: Any, x: Any, mean: Any, var: Any, weight: Any = None, bias: Any = None,
-                training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Any:  # fmt: skip
-    """Compute a batch norm; in evaluation by its formula, since torch's own has no gradient in its statistics."""
-    if training or mean is None or var is None:
-        return fused(x, mean, var, weight, bias, training, momentum, eps)
-    mean, scale, weight, bias = (
-        y if y is None else y.reshape(-1, *[1] * (x.ndim - 2)) for y in (mean, (var + eps).rsqrt(), weight, bias)
-    )
-    y = (x - mean) * (scale if weight is None else scale * weight)
-    return y if bias is None else y + bias
 
 
 def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
@@ -155,21 +138,11 @@ def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
     moving |= dict(zip(both.names, of_inputs, strict=True))
     real = {name: pair for name, pair in moving.items() if pair[0].dtype.kind in "fc"}
     if of_loss:  # parts of a loss may cancel, and so does its size then
-        size = max((reach for pair in real.values() if np.isfinite(reach := _reach(*pair))), default=0.0)
+        size = max((far for pair in real.values() if np.isfinite(far := reach(*pair))), default=0.0)
     else:
         outputs, _ = evaluation.forward_jax(both)
         size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
-    return {name: name in real and _matters(*pair, size, both.dtype) for name, pair in moving.items()}
-
-
-def _matters(slope: np.ndarray, value: np.ndarray, size: float, dtype: str) -> bool:
-    """Return whether a movement of its own size moves the outputs by more than rounding."""
-    reach = _reach(slope, value)
-    return bool(np.isfinite(reach) and reach > _ROUNDINGS * np.finfo(dtype).eps * size)
-
-
-def _reach(slope: np.ndarray, value: np.ndarray) -> float:
-    return peak(slope) * max(peak(value), 0.01)
+    return {name: name in real and matters(*pair, size, both.dtype) for name, pair in moving.items()}
 
 
 def _each(
@@ -194,11 +167,11 @@ def _moves(evaluation: Evaluation, values: Arrays, torch_alone: bool) -> tuple[b
     """
     moves = None
     asked = [evaluation.jax_numbers, evaluation.torch_numbers][torch_alone:]
-    for changed in zip(*map(_changes, values.values()), strict=False):
+    for changed in zip(*map(changes, values.values()), strict=False):
         with contextlib.suppress(Exception):
             moved = _with(evaluation.both, dict(zip(values, changed, strict=True)))
             dtype = evaluation.both.dtype
-            now = [_differ(numbers("outputs", moved), numbers("outputs"), dtype) for numbers in asked]
+            now = [differ(numbers("outputs", moved), numbers("outputs"), dtype) for numbers in asked]
             moves = now if moves is None else [a or b for a, b in zip(moves, now, strict=True)]
             if all(moves):
                 break
@@ -209,39 +182,3 @@ def _with(both: Both, changed: Arrays) -> Both:
     inputs = [changed.get(name, x) for name, x in zip(both.names, both.inputs, strict=True)]
     tensors = {name: array for name, array in changed.items() if name not in both.names}
     return both.filled(changed)._replace(inputs=inputs, module=torch_state.changed(both.module, tensors))
-
-
-def _changes(value: np.ndarray):
-    """Yield other values of a tensor or an input, which a model is likely to accept."""
-    if value.dtype.kind in "fc":
-        scale = float(np.abs(value[np.isfinite(value)]).max(initial=0.0)) or 1.0
-        yield (value + 0.1 * scale * np.random.default_rng(0).uniform(0.5, 1.0, value.shape)).astype(value.dtype)
-        return
-    if value.ndim:
-        yield np.roll(value, 1, -1)
-        yield np.roll(value, 1, 0)
-    first = value.copy()
-    if value.dtype.kind == "b":
-        first.flat[0] = not first.flat[0]
-        yield first
-        return
-    for other in (0, 1):
-        first = value.copy()
-        first.flat[-1] = other
-        yield first
-
-
-def _differ(moved: Arrays, base: Arrays, dtype: str) -> bool:
-    for name, array in base.items():
-        other = moved[name]
-        if other.shape != array.shape or not np.array_equal(np.isfinite(other), np.isfinite(array)):
-            return True
-        finite = np.isfinite(array)
-        difference = np.abs(other[finite].astype(complex) - array[finite].astype(complex))
-        scale = np.abs(array[finite]).max(initial=0.0)
-        if array.dtype.kind in "biu":
-            if difference.any():
-                return True
-        elif (difference > _ROUNDINGS * np.finfo(dtype).eps * np.maximum(np.abs(array[finite]), 1e-3 * scale)).any():
-            return True
-    return False

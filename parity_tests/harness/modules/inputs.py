@@ -1,7 +1,8 @@
 """The arguments of both models: arrays, which a comparison moves too, and whatever else a call takes."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,41 +11,8 @@ import torch
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import layouts, validation
+from parity_tests.harness.modules.common.arguments import Form, Inputs, Own, Place
 from parity_tests.harness.modules.layouts import Layout, Layouts
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Of a call: the positional ones and those by keyword."""
-
-
-class Inputs:
-    """The arguments of a call.
-
-    Args:
-        *args: Arrays of NumPy or of either framework; dicts, lists and tuples of them; and options, which are passed on
-            as they are, such as None, strings, and Python's own numbers and booleans.
-        **kwargs: The same by keyword.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self.args, self.kwargs = args, kwargs
-
-
-class Form:
-    """What a call takes, with a place for each array."""
-
-    def __init__(self, leaves: Sequence[Any], structure: Any):
-        self._leaves, self._structure = leaves, structure
-
-    def __call__(self, arrays: Sequence[Any], own: Callable[[np.ndarray], Any]) -> Arguments:
-        """Return the arguments with these arrays; `own` converts those that this call alone has."""
-
-        def filled(leaf: Any) -> Any:
-            if isinstance(leaf, _Place):
-                array = arrays[leaf.number]
-                return array if leaf.shape is None else array.reshape(leaf.shape)
-            return own(leaf.array) if isinstance(leaf, _Own) else leaf
-
-        return jax.tree.unflatten(self._structure, [filled(leaf) for leaf in self._leaves])
 
 
 class Call(NamedTuple):
@@ -90,8 +58,8 @@ def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype:
     theirs, others, their_leaves, their_structure = _flat(torch_inputs, "torch_inputs", dtype)
     # In float64 for either dtype: a comparison in float32 computes in both, whose arrays have to be the same pairs.
     pairs = _pairs(*(_flat(each, "", "float64")[1] for each in (jax_inputs, torch_inputs)))
-    in_jax = {j: _Place(n, shape) for n, (j, _, _, shape) in enumerate(pairs)}
-    in_torch = {i: _Place(n, None) for n, (_, i, _, _) in enumerate(pairs)}
+    in_jax = {j: Place(n, shape) for n, (j, _, _, shape) in enumerate(pairs)}
+    in_torch = {i: Place(n, None) for n, (_, i, _, _) in enumerate(pairs)}
     own = [name for i, name in enumerate(ours) if i not in in_jax]
     own += [name for i, name in enumerate(theirs) if i not in in_torch]
     return Call(
@@ -104,30 +72,16 @@ def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype:
     )
 
 
-class _Place:
-    """Stands for an array, which the call takes in another shape if one is given."""
-
-    def __init__(self, number: int, shape: tuple[int, ...] | None = None):
-        self.number, self.shape = number, shape
-
-
-class _Own:
-    """An array that one call alone has."""
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
-
-
 def _nothing(inputs: Any) -> bool:
     return isinstance(inputs, tuple) and not inputs
 
 
 def _flat(inputs: Any, where: str, dtype: str) -> tuple[list[str], list[np.ndarray], list[Any], Any]:
-    """Return the names of the arrays, the arrays, and the leaves and the structure of the arguments."""
+    """Return the names of the arrays, the arrays, the leaves of the arguments, and what makes arguments of leaves."""
     if not isinstance(inputs, Inputs):
         arrays = validation.arrays(inputs, where, dtype)
-        places = [_Place(i) for i in range(len(arrays))]
-        return [f"{where}[{i}]" for i in range(len(arrays))], arrays, *jax.tree.flatten((tuple(places), {}))
+        places = [Place(i) for i in range(len(arrays))]
+        return [f"{where}[{i}]" for i in range(len(arrays))], arrays, *_opened((tuple(places), {}))
     paths, structure = jax.tree_util.tree_flatten_with_path((inputs.args, inputs.kwargs))
     names, arrays, leaves = [], [], []
     for (_, first, *rest), leaf in paths:
@@ -140,13 +94,18 @@ def _flat(inputs: Any, where: str, dtype: str) -> tuple[list[str], list[np.ndarr
         ):
             names.append(name)
             arrays.append(validation.array(leaf, name, dtype))
-            leaf = _Place(len(arrays) - 1)
+            leaf = Place(len(arrays) - 1)
         leaves.append(leaf)
-    return names, arrays, leaves, structure
+    return names, arrays, leaves, partial(jax.tree.unflatten, structure)
 
 
-def _placed(leaves: Sequence[Any], places: Mapping[int, _Place], arrays: Sequence[np.ndarray]) -> list[Any]:
-    return [places.get(leaf.number, _Own(arrays[leaf.number])) if isinstance(leaf, _Place) else leaf for leaf in leaves]
+def _opened(tree: Any) -> tuple[list[Any], Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return leaves, partial(jax.tree.unflatten, structure)
+
+
+def _placed(leaves: Sequence[Any], places: Mapping[int, Place], arrays: Sequence[np.ndarray]) -> list[Any]:
+    return [places.get(leaf.number, Own(arrays[leaf.number])) if isinstance(leaf, Place) else leaf for leaf in leaves]
 
 
 def _pairs(ours: list[np.ndarray], theirs: list[np.ndarray]) -> list[tuple[int, int, Layout, tuple[int, ...] | None]]:

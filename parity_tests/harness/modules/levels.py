@@ -25,12 +25,6 @@ from parity_tests.harness.modules.pair import Arrays, Both
 
 Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]]
 
-# optax computes 1 - 0.999 in float32, to 3e-05: Adam's corrected second moment has that error, a step half of it.
-STEP_ERROR = {"float32": 1e-4, "float64": 1e-12}
-STEP_REASON = {
-    "float64": rounding.REASON + "; a step may also differ by 1e-12 of itself",
-    "float32": rounding.REASON + "; Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
-}
 OUTPUTS, STATE, LOSS, GRADIENTS = "every output", "state after a training step", "the loss", "every gradient"
 STEPS = "weights after {} optimizer steps from the same gradients"
 LARGER = "outputs at larger inputs"
@@ -244,7 +238,7 @@ class Levels:
 
         steps = self.options["steps"]
         run = train_both(both, gradient, optimizers, self.options["scheduler"], steps)
-        share = STEP_ERROR[both.dtype] / self.tolerance
+        share = rounding.STEP_ERROR[both.dtype] / self.tolerance
         floors = {name: share * array for name, array in run.moved.items()}
         finding = self._finding(STEPS.format(steps), run.weights, floors)
         yield finding, lambda: diagnoses.after_steps(finding.where, *run.weights, run.cause(finding.where))
@@ -259,7 +253,7 @@ class Levels:
 
     def _finding(self, level: str, values: tuple[Arrays, Arrays], floors: Arrays) -> Finding:
         worst, dtype = rounding.worst(*values, floors, self.both.dtype), self.both.dtype
-        return Finding(level, dtype, worst.size, worst.name, self.tolerance, rounding.UNIT, STEP_REASON[dtype])
+        return Finding(level, dtype, worst.size, worst.name, self.tolerance, rounding.UNIT, rounding.STEP_REASON[dtype])
 
     def _failure(self, level: str, where: str) -> Finding:
         return Finding(level, self.both.dtype, np.inf, where, self.tolerance, rounding.UNIT, rounding.REASON)

@@ -8,11 +8,12 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.common.names import canonical
 from parity_tests.harness.modules.inference.draft import draft
 from parity_tests.harness.modules.inference.pairing import infer, left_over
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recognition import Recognition
-from parity_tests.harness.modules.joining.given import canonical, read
+from parity_tests.harness.modules.joining.given import read
 from parity_tests.harness.modules.joining.joints import Joint, concatenated, shared, stacked, summed, weight_norm
 from parity_tests.harness.modules.joining.links import expanded
 from parity_tests.harness.modules.torch_state import Entry, counts_batches, entries, entry, persistent, rows, whole

@@ -11,7 +11,8 @@ from torch import nn
 
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.adapters import Network, flatten, replaced
-from parity_tests.harness.modules.inputs import Arguments, Call
+from parity_tests.harness.modules.common.arguments import Arguments
+from parity_tests.harness.modules.inputs import Call
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import array, paired
 from parity_tests.harness.modules.torch_state import entries, entry, rows, tensor, whole

@@ -9,6 +9,12 @@ Arrays = dict[str, np.ndarray]
 
 UNIT = "times its rounding error"
 REASON = "an entry's rounding error is what units in the last place of itself, of inputs and of weights change there"
+# optax computes 1 - 0.999 in float32, to 3e-05: Adam's corrected second moment has that error, a step half of it.
+STEP_ERROR = {"float32": 1e-4, "float64": 1e-12}
+STEP_REASON = {
+    "float64": REASON + "; a step may also differ by 1e-12 of itself",
+    "float32": REASON + "; Adam's first steps are divided by 1 - 0.999, which float32 gives to 3e-05",
+}
 # The measured error is the largest of a few samples of one rounding per number, where a network rounds at every step,
 # and a sum of n numbers in another order may differ by sqrt(n) roundings of its parts.
 _ROUNDINGS, _OF_SUM = 64.0, 0.25
@@ -55,6 +61,19 @@ def scaled(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
         part = flat[start : start + factors.size]
         part *= factors[: part.size].astype(array.dtype)
     return result
+
+
+def jitter(seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that moves each float of an array by a unit in its last place, up or down as drawn."""
+    rng = np.random.default_rng(seed)
+
+    def change(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind not in "fc":
+            return array
+        factors = 1 + (rng.integers(0, 2, tile(array.size)) * 2 - 1) * np.finfo(array.dtype).eps
+        return scaled(array, factors)
+
+    return change
 
 
 def peak(array: np.ndarray) -> float:
@@ -151,8 +170,8 @@ def judged(
         for drawn, (framework, sample) in enumerate(samples(places), 1):
             before = measured.get(framework, {})
             measured[framework] = {n: np.maximum(before.get(n, 0.0), sample[n]) for n in over if n in sample}
-            combined = _combined(list(measured.values()))
-            floors = {name: np.maximum(array, least.get(name, 0.0)) for name, array in combined.items()}
+            moved = combined(list(measured.values()))
+            floors = {name: np.maximum(array, least.get(name, 0.0)) for name, array in moved.items()}
             each |= {name: _of(name, ours, theirs, floors, dtype) for name in over}
             found = max(each.values(), key=lambda one: one.size)
             if found.size <= allowed or (drawn > SAMPLES and found.size > _BEYOND * allowed):
@@ -174,7 +193,7 @@ def entries(arrays: Arrays, places: Arrays) -> Arrays:
     return {name: arrays[name].flat[index] for name, index in places.items() if name in arrays}
 
 
-def _combined(measured: list[Arrays]) -> Arrays:
+def combined(measured: list[Arrays]) -> Arrays:
     """Return the larger rounding error of the two frameworks, as far as an array's is at most four times the other's.
 
     A formula that cancels where the other does not is a difference: so is dropout in one of them.
@@ -182,13 +201,13 @@ def _combined(measured: list[Arrays]) -> Arrays:
     if len(measured) == 1:
         return measured[0]
     one, other = measured
-    combined = {}
+    both = {}
     for name in one.keys() & other.keys():
         smaller, larger = sorted((one[name], other[name]), key=_mean_square)
         most = _WORSE * _mean_square(smaller) ** 0.5
         share = min(1.0, most / size) if (size := _mean_square(larger) ** 0.5) else 1.0
-        combined[name] = np.maximum(smaller, share * larger)
-    return combined
+        both[name] = np.maximum(smaller, share * larger)
+    return both
 
 
 def _mean_square(array: np.ndarray) -> float:

@@ -5,17 +5,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import dropout
+from parity_tests.harness.hooks import masks
+from parity_tests.harness.modules.common.names import STORED
 
 _SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
-STORED = {"mixed": "float32", "tf32": "float32"}
-"""The dtype of parameters and inputs where it is another than that of the comparison."""
 _PARAMETRIZED = {"original": "", "original0": "_g", "original1": "_v"}
 _COMPLEX = {"float32": torch.complex64, "float64": torch.complex128}
 
@@ -180,7 +178,7 @@ def _gathered(module: nn.Module) -> nn.Module:
 
 def begin_call() -> None:
     """Seed torch's generators with 0, and begin with the first of the masks that are shared."""
-    dropout.begin("torch")
+    masks.begin("torch")
     if torch.accelerator.is_available():
         torch.manual_seed(0)
     else:  # torch.manual_seed notes each call and its stack, for a GPU that is found later
@@ -221,7 +219,7 @@ def changed(module: nn.Module, numbers: Mapping[str, np.ndarray]) -> nn.Module:
 
 def tensor(array: np.ndarray) -> torch.Tensor:
     """Return a tensor of the array's numbers, to be read only; it shares their memory where torch can."""
-    if array.dtype == jnp.bfloat16:
+    if array.dtype.name == "bfloat16":
         return tensor(array.view(np.int16)).view(torch.bfloat16)
     shared = array.flags.writeable and all(stride >= 0 for stride in array.strides)
     return torch.as_tensor(array if shared else array.copy())

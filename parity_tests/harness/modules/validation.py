@@ -11,6 +11,7 @@ from flax import linen, nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.common.names import kind
 from parity_tests.harness.modules.mapping import Joint, Transform
 
 DTYPES = ("float64", "float32", "bfloat16", "float16", "mixed", "tf32", "as run")
@@ -106,14 +107,6 @@ def numbers(leaf: Any) -> np.ndarray | None:
         return None
     result = np.asarray(leaf)
     return result if any(jnp.issubdtype(result.dtype, real) for real in (jnp.inexact, np.integer, bool)) else None
-
-
-def kind(value: Any) -> str:
-    """Return the value's type with its article, as in "a dict"."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    name = type(value).__name__
-    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def array(x: Any, where: str, dtype: str) -> np.ndarray:

@@ -34,7 +34,8 @@ from parity_tests.harness.formats import files
 class Parity:
     """Compare jaxvae and torchvae level by level: random keys, initial weights, layer outputs, losses, gradients,
     optimizer steps, whole training runs. Print whether they agree. The exit status is 0 if they do, 1 if they don't,
-    and 2 if the comparison could not be run. `parity --version` prints the versions.
+    and 2 if the comparison could not be run. `parity --version` prints the versions. `parity compare A B` compares two
+    recordings of any models, see `parity compare --help`.
 
     Examples: parity --html agreement.html
               parity --run runs/jaxvae-1
@@ -192,6 +193,10 @@ def run() -> NoReturn:
         print(version.line("parity", [name for names in version.FRAMEWORKS.values() for name in names]))
         sys.exit(0)
     try:
+        if sys.argv[1:2] == ["compare"]:
+            from parity_tests.harness.recordings.comparing import command
+
+            sys.exit(command.main(sys.argv[2:]))
         join_help(Parity)
         sys.exit(main(parse(Parity, prog="parity")))
     except InputError as error:

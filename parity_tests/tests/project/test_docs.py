@@ -26,6 +26,7 @@ from jaxvae.shared.backend import Backend
 from jaxvae.shared.commands import train
 from jaxvae.shared.config.spec import Spec
 from parity_tests import plugin
+from parity_tests.harness.recordings.comparing.command import Compare
 from parity_tests.harness.vae.command import Parity
 from parity_tests.support.backends import lean
 from parity_tests.support.docs import GUIDES, PAGES, ROOT, blocks, commands, run_script
@@ -141,6 +142,8 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(re.findall(r"\[(\w+)\]", " ".join(words))) <= set(extras), words
     elif words[0] == "scripts/test.sh":
         assert words[1:] in ([], ["-m", "slow"]) or (ROOT / words[1]).is_file(), words
+    elif words[:2] == ["parity", "compare"]:
+        cli.parse(Compare, args=words[2:])
     elif words[0].startswith("scripts/") or words[0] == "parity":
         cli.parse(options_of(words[0].removeprefix("scripts/").removesuffix(".py")), args=words[1:])
     elif words[0] == "pytest":
@@ -181,7 +184,7 @@ def test_every_command_on_a_page_parses(page: Path, monkeypatch) -> None:
 def test_every_flag_and_link_on_a_page_is_one(page: Path) -> None:
     known = "".join(helped("jaxvae", command) for command in offered())
     known += "".join((ROOT / "scripts" / f"{name}.py").read_text().replace("_", "-") for name in SCRIPTS)
-    known += Path(inspect.getfile(Parity)).read_text()
+    known += "".join(Path(inspect.getfile(kind)).read_text() for kind in (Parity, Compare))
     text = page.read_text()
     for flag in re.findall(r"`--([\w-]+)", text):
         assert re.search(rf"(--|\b){flag}\b", known), flag

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.common.names import canonical
 from parity_tests.harness.modules.joining.joints import NORMED, TIED, Joint, Shape
 from parity_tests.harness.modules.joining.links import Link, as_one, expanded, in_parts, tied_to_first
 from parity_tests.harness.modules.torch_state import Entry, entries, entry
@@ -24,11 +25,6 @@ class Given(NamedTuple):
     """Of all arrays, those in links replaced."""
     shared: dict[str, str]
     """Tensors that hold the numbers of another one."""
-
-
-def canonical(path: str) -> str:
-    """Return one spelling of a path: `params.conv1.kernel`, `params/conv1/kernel` and `conv1/kernel` are one array."""
-    return re.sub(r"^(params|batch_stats)/", "", path.replace(".", "/"))
 
 
 def read(mapping: Any, shapes: Mapping[str, Shape], module: nn.Module) -> Given:

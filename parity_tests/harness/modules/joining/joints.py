@@ -1,10 +1,9 @@
 """How one array of one framework is made of several arrays of the other."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 Shape: TypeAlias = tuple[int, ...]
@@ -141,7 +140,8 @@ def weight_norm(axes: Sequence[int] = (-1,)) -> Joint:
 
 def numpy_of(arrays: Sequence[Any]) -> Any:
     """Return the NumPy of the arrays: JAX's where one of them is traced or on a device."""
-    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
+    jax = sys.modules.get("jax")  # without it there are none, as where torch alone is installed
+    return jax.numpy if jax is not None and any(isinstance(array, jax.Array) for array in arrays) else np
 
 
 def _after(axis: int) -> int:

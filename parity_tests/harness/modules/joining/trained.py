@@ -1,0 +1,50 @@
+"""What the optimizers of two models train otherwise, since one has in parts what the other has as one."""
+
+import torch
+
+from parity_tests.harness.modules.inference.pieces import Arrangement
+from parity_tests.harness.modules.joining.joints import SUMMED
+from parity_tests.harness.modules.torch_state import whole
+
+
+def without_frozen(arrangement: Arrangement, module: torch.nn.Module) -> Arrangement:
+    """Return the arrangement in which what torch adds to another tensor, and doesn't train, is held at zero."""
+    frozen = {name for name, tensor in module.named_parameters() if not tensor.requires_grad}
+    names = {pair.path: pair.name for pair in arrangement.pairs}
+    links, zeros, dropped = [], [], set()
+    for link in arrangement.links:
+        # Whichever of the parts has the array's shape may be the one that is trained.
+        whole_ones = [part for part, shape in zip(link.parts, link.part_shapes, strict=True) if shape == link.shapes[0]]
+        trained = [part for part in whole_ones if whole(names[part]) not in frozen]
+        kept = trained[0] if trained else link.parts[0]
+        extra = [part for part in link.parts if part != kept]
+        if link.difference == SUMMED and all(whole(names[part]) in frozen for part in extra):
+            alone = {"parts": (kept,), "part_shapes": link.shapes, "difference": None}
+            link = link._replace(parted=lambda arrays: arrays, joined=lambda parts: parts, **alone)
+            zeros += [names[part] for part in extra]
+            dropped |= {*extra}
+        links.append(link)
+    pairs = tuple(pair for pair in arrangement.pairs if pair.path not in dropped)
+    return arrangement._replace(pairs=pairs, links=tuple(links), zeros=(*arrangement.zeros, *zeros))
+
+
+def apart(arrangement: Arrangement, module: torch.nn.Module) -> tuple[str, ...]:
+    """Say what the optimizers of the two train otherwise, since one has in parts what the other has as one."""
+    trained = {name for name, tensor in module.named_parameters() if tensor.requires_grad}
+    names = {pair.path: pair.name for pair in arrangement.pairs}
+    found = []
+    for link in arrangement.links:
+        theirs = [names[part] for part in link.parts if part in names]
+        if link.difference and (len(link.paths) > 1 or any(whole(name) in trained for name in theirs[1:])):
+            found.append(f"{_list(link.paths)} in JAX and {_list(theirs)} in PyTorch: {link.difference}")
+    for name, first in arrangement.shared.items():
+        if name in trained:
+            found.append(f"one array in JAX and {_list([first, name])} in PyTorch: the two take steps of their own")
+    found += [
+        f"{name!r}, which PyTorch trains and JAX doesn't have" for name in arrangement.zeros if whole(name) in trained
+    ]
+    return tuple(found)
+
+
+def _list(names) -> str:
+    return " and ".join(map(repr, names))

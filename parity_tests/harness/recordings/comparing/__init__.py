@@ -1,0 +1,1 @@
+"""Compare recordings with each other, and with live models."""
