@@ -50,8 +50,8 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     refused(Recording, path, "is corrupt")
     path.write_text("text")
     refused(Recording, path, "is not a whole safetensors file")
-    refused(Recording, tmp_path, "but a folder")
-    refused(Recording, tmp_path / "none", "but nothing")
+    refused(Recording, tmp_path, "found a folder")
+    refused(Recording, tmp_path / "none", "found nothing")
 
 
 def test_another_version_is_refused(in_torch: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
