@@ -79,7 +79,7 @@ def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tm
     assert "every weight" in capsys.readouterr().out
     (tmp_path / "m.json").write_text('{"conv/kernel": "none.weight"}')
     for arguments, message in (
-        ((in_jax.path, tmp_path / "nothing"), "There is no recording"),
+        ((in_jax.path, tmp_path / "nothing"), "expected a recording, found nothing"),
         ((in_jax.path, in_torch.path, "--mapping", tmp_path / "m.json"), "but the torch module has only"),
         ((in_jax.path, in_torch.path, "--mapping", in_jax.path), "can't be read as JSON"),
         ((in_jax.path, in_torch.path, "--json", tmp_path), "it is a folder"),
@@ -99,6 +99,8 @@ def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tm
         ('[["a"]]', "expected a rule"),
         ('{"a": ["b", "upside-down"]}', "expected a transform"),
         ('{"a": ["b", {"flattened": {"rows": [1]}}]}', "expected a transform"),
+        ('{"a": [["b", "c"], "transposed"]}', "expected a name"),
+        ('{"a": [["b", "c"], {"stacked": {"axis": "0"}}]}', "expected a transform"),
     ],
 )
 def test_an_invalid_mapping_file(tmp_path: Path, content: str, message: str) -> None:
@@ -109,6 +111,21 @@ def test_an_invalid_mapping_file(tmp_path: Path, content: str, message: str) -> 
         mapping_file.read(tmp_path / "m.json")
     (tmp_path / "m.json").write_text('{"a": ["b", "transposed"], "c": ["d", {"flattened": {"rows": [2, 3, 4]}}]}')
     assert [target[0] for target in mapping_file.read(tmp_path / "m.json").values()] == ["b", "d"]
+
+
+def test_a_mapping_file_has_joints(tmp_path: Path) -> None:
+    from parity_tests.harness.modules.mapping import arrange
+    from parity_tests.harness.recordings.comparing import mapping_file
+
+    net = nn.ModuleDict({name: nn.Linear(3, 2) for name in ("a", "b")})
+    rules = [
+        ["both/kernel", ["a.weight", "b.weight"], {"concatenated": {}}],
+        ["both/bias", ["a.bias", "b.bias"], {"stacked": {"axis": 0}}],
+    ]
+    for content in (rules, {path: rest for path, *rest in rules}):
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        found = arrange({"both/kernel": (3, 4), "both/bias": (2, 2)}, net, mapping_file.read(tmp_path / "m.json"))
+        assert [pair.name for pair in found.pairs] == ["a.weight", "a.bias", "b.weight", "b.bias"]
 
 
 class Net(nn.Module):
