@@ -1,7 +1,9 @@
 """Two recordings are compared, by the function and by the command."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -239,3 +241,13 @@ def test_the_entries_that_are_kept_follow_the_order_of_axes(shape: tuple[int, ..
     assert turned is not None
     assert set(ids.T.reshape(-1)[turned]) == set(held)
     assert places(shape, int(np.prod(shape)), 3) is None
+
+
+def test_a_reader_may_stop(in_jax: Recorded) -> None:
+    program = "import sys; sys.argv[0] = 'parity'; from parity_tests.harness.vae.command import run; run()"
+    command = [sys.executable, "-c", program, "compare", str(in_jax.path), str(in_jax.path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
