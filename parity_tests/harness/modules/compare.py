@@ -22,7 +22,7 @@ from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
-from parity_tests.harness.modules.joining.rearranged import apart, arranged, without_frozen
+from parity_tests.harness.modules.joining.rearranged import apart, arranged, check_shared, without_frozen
 from parity_tests.harness.modules.layers import layer_tree
 from parity_tests.harness.modules.layers.sources import Sources
 from parity_tests.harness.modules.layouts import Layouts
@@ -181,6 +181,8 @@ def compare_modules(
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
         arrangement = arrange(shapes, both.module, mapping, state, lambda: orders(both), ignore)
         arrangement = without_frozen(arrangement, torch_module)
+        if losses is not None:
+            check_shared(arrangement, torch_module)
         both = arranged(both, arrangement, weights)
         own += tuple(sorted(frozenset.union(*ignored_of(shapes, both.module, ignore))))
         own += tuple(f"{name} (held at 0)" for name in arrangement.zeros)

@@ -125,6 +125,14 @@ def test_tied_arrays_have_to_be_alike() -> None:
         compare_modules(model, params, module, None, x)
 
 
+def test_a_frozen_tensor_is_not_tied_with_a_trained_one() -> None:
+    model, params, module, x = pair("tied in JAX")
+    module.head.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    assert_parity(model, params, module, None, x)
+    with pytest.raises(InputError, match=r"'embed\.weight', which is trained, and 'head\.weight', which is frozen"):
+        compare_modules(model, params, module, None, x, losses=LOSSES)
+
+
 @pytest.mark.parametrize(
     ("module", "where", "cause"),
     [
