@@ -148,6 +148,18 @@ def test_a_layer_of_a_stack_is_named(module: nn.Module, where: str, cause: str) 
     assert str(report.diagnosis.cause).startswith(cause)
 
 
+class Detached(Block):
+    def forward(self, x: Any) -> Any:
+        return x.detach() + super().forward(x) - x
+
+
+def test_a_gradient_within_a_stack_is_given_no_wrong_cause() -> None:
+    model, params, _, x = pair("stack")
+    report = compare_modules(model, params, Stack(Block(), Detached(), Block()), None, x, losses=LOSSES)
+    assert report.diagnosis is not None
+    assert "no gradient" not in str(report.diagnosis.cause)
+
+
 SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}
 BY_HAND: dict[str, Any] = {
     "pairs": {
