@@ -19,6 +19,7 @@ from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
+from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
@@ -194,6 +195,8 @@ def compare_modules(
             both = both.filled_from_torch()
         if weights != "compare":
             both, drawn = draw(both)
+        elif losses is None:
+            own += alike(both.named(both.arrays()))
 
         def in_double(both: Both) -> Evaluation:
             exact = made("float64")

@@ -232,3 +232,29 @@ def test_the_entries_that_are_kept_follow_the_order_of_axes(shape: tuple[int, ..
     assert turned is not None
     assert set(ids.T.reshape(-1)[turned]) == set(held)
     assert places(shape, int(np.prod(shape)), 3) is None
+
+
+class Layers(nn.Module):
+    """Layers of the same numbers, as copies are, or a tied one, called in some order."""
+
+    def __init__(self, *order: int, tied: bool = False):
+        super().__init__()
+        self.layers, self.order = nn.ModuleList(nn.Linear(4, 4) for _ in range(2)), order
+        for layer in self.layers:
+            layer.weight.data = torch.arange(16.0).sin().reshape(4, 4)  # type: ignore[union-attr]
+            layer.bias.data = torch.arange(4.0).sin()  # type: ignore[union-attr]
+        if tied:
+            self.layers[1] = self.layers[0]
+
+    def forward(self, x: Any) -> Any:
+        for i in self.order:
+            x = torch.tanh(self.layers[i](x))
+        return x
+
+
+def test_layers_of_the_same_numbers_are_listed(tmp_path: Path) -> None:
+    every = (Layers(0, 1), Layers(1, 0), Layers(0, 1, tied=True))
+    one, other, tied = (record(layers, tmp_path / "a.safetensors", X, layers=[]) for layers in every)
+    listed = tuple(f"layers.1.{name} (the same numbers as layers.0.{name})" for name in ("weight", "bias"))
+    assert compare_recordings(one, other).unexercised == listed
+    assert not compare_recordings(tied, tied).unexercised
