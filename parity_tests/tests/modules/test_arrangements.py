@@ -239,6 +239,7 @@ def test_an_optimizers_state_is_rearranged_too() -> None:
         ({"up/kernel": (["gate_proj.weight", "none"], concatenated())}, "'none', which the torch module doesn't have"),
         ({"none": (["gate_proj.weight", "up_proj.weight"], concatenated())}, "the JAX model has no array 'none'"),
         ({"up/kernel": (["gate_proj.weight", "down.weight"], concatenated())}, "this joint doesn't make of"),
+        ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], stacked())}, "this joint doesn't make of"),
         ({("up/kernel", "down/kernel"): ("down.weight", summed())}, "takes one JAX array and several tensors"),
         ({("up/kernel", "down/kernel"): ("down.weight", concatenated())}, "of which this joint doesn't make"),
         ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], shared())}, "needs"),
