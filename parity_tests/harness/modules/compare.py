@@ -19,10 +19,11 @@ from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
+from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
-from parity_tests.harness.modules.joining.rearranged import apart, arranged, without_frozen
+from parity_tests.harness.modules.joining.rearranged import apart, arranged, check_shared, without_frozen
 from parity_tests.harness.modules.layers import layer_tree
 from parity_tests.harness.modules.layers.sources import Sources
 from parity_tests.harness.modules.layouts import Layouts
@@ -181,6 +182,8 @@ def compare_modules(
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
         arrangement = arrange(shapes, both.module, mapping, state, lambda: orders(both), ignore)
         arrangement = without_frozen(arrangement, torch_module)
+        if losses is not None:
+            check_shared(arrangement, torch_module)
         both = arranged(both, arrangement, weights)
         own += tuple(sorted(frozenset.union(*ignored_of(shapes, both.module, ignore))))
         own += tuple(f"{name} (held at 0)" for name in arrangement.zeros)
@@ -192,6 +195,8 @@ def compare_modules(
             both = both.filled_from_torch()
         if weights != "compare":
             both, drawn = draw(both)
+        elif losses is None:
+            own += alike(both.named(both.arrays()))
 
         def in_double(both: Both) -> Evaluation:
             exact = made("float64")

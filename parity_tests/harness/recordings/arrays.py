@@ -73,12 +73,19 @@ def places(shape: Sequence[int], most: int | None, key: int) -> np.ndarray | Non
     return np.ravel_multi_index(np.ix_(*chosen), tuple(shape)).ravel()
 
 
-def totals(array: np.ndarray) -> np.ndarray:
+def totals(array: np.ndarray, key: int) -> np.ndarray:
     """Return of a whole array the sum, the root of the sum of squares and the largest size, of its finite entries, and
-    how many are not finite: whatever the order of its axes is."""
+    how many are not finite: whatever the order of its axes is; and a sum in which each row, column and so on has a
+    weight of its own, drawn by the key and the axis's length as in `places`, so that entries which changed places
+    show."""
     wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     finite = np.isfinite(wide)
+    weighted = np.where(finite, wide, 0)
+    for n in reversed(array.shape):
+        weighted = weighted @ np.random.default_rng([key, n, 1]).uniform(-1, 1, n) * 3**0.5  # of variance 1
     wide = wide[finite]
     sizes = np.abs(wide)
     total = wide.sum()
-    return np.array([total.real, total.imag, np.sqrt((sizes**2).sum()), sizes.max(initial=0.0), np.sum(~finite)])
+    norm = np.sqrt((sizes**2).sum())
+    several = [norm, sizes.max(initial=0.0), np.sum(~finite), weighted.real, weighted.imag]
+    return np.array([total.real, total.imag, *several])

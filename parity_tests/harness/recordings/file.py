@@ -14,7 +14,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import instead_of_file, write_atomically
 from parity_tests.harness.recordings.arrays import Arrays, digest
 
-VERSION = 1
+VERSION = 2
 FIELDS = (
     *("framework", "versions", "devices", "flags", "dtype", "mode", "method", "steps", "layers", "sample", "key"),
     *("arguments", "outputs", "calls", "state", "unmoved", "drawn", "repeats", "order", "shapes", "digests of"),

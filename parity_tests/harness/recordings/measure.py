@@ -120,7 +120,8 @@ def _kept(numbers: Numbers, options: Options) -> tuple[Arrays, dict[str, list[in
             arrays[name] = np.array(array, order="C")
             continue
         shapes[name], digests[name] = list(array.shape), digest(array)
-        arrays[name], arrays[WHOLE + name] = np.ascontiguousarray(array).reshape(-1)[some], totals(array)
+        arrays[name] = np.ascontiguousarray(array).reshape(-1)[some]
+        arrays[WHOLE + name] = totals(array, options.key)
     return arrays, shapes, digests
 
 

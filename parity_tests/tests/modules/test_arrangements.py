@@ -121,6 +121,14 @@ def test_tied_arrays_have_to_be_alike() -> None:
         compare_modules(model, params, module, None, x)
 
 
+def test_a_frozen_tensor_is_not_tied_with_a_trained_one() -> None:
+    model, params, module, x = pair("tied in JAX")
+    module.head.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    assert_parity(model, params, module, None, x)
+    with pytest.raises(InputError, match=r"'embed\.weight', which is trained, and 'head\.weight', which is frozen"):
+        compare_modules(model, params, module, None, x, losses=LOSSES)
+
+
 @pytest.mark.parametrize(
     ("module", "where", "cause"),
     [
@@ -139,6 +147,18 @@ def test_a_layer_of_a_stack_is_named(module: nn.Module, where: str, cause: str) 
     assert report.diagnosis is not None
     assert report.diagnosis.where == where
     assert str(report.diagnosis.cause).startswith(cause)
+
+
+class Detached(Block):
+    def forward(self, x: Any) -> Any:
+        return x.detach() + super().forward(x) - x
+
+
+def test_a_gradient_within_a_stack_is_given_no_wrong_cause() -> None:
+    model, params, _, x = pair("stack")
+    report = compare_modules(model, params, Stack(Block(), Detached(), Block()), None, x, losses=LOSSES)
+    assert report.diagnosis is not None
+    assert "no gradient" not in str(report.diagnosis.cause)
 
 
 SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}
@@ -220,6 +240,7 @@ def test_an_optimizers_state_is_rearranged_too() -> None:
         ({"up/kernel": (["gate_proj.weight", "none"], concatenated())}, "'none', which the torch module doesn't have"),
         ({"none": (["gate_proj.weight", "up_proj.weight"], concatenated())}, "the JAX model has no array 'none'"),
         ({"up/kernel": (["gate_proj.weight", "down.weight"], concatenated())}, "this joint doesn't make of"),
+        ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], stacked())}, "this joint doesn't make of"),
         ({("up/kernel", "down/kernel"): ("down.weight", summed())}, "takes one JAX array and several tensors"),
         ({("up/kernel", "down/kernel"): ("down.weight", concatenated())}, "of which this joint doesn't make"),
         ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], shared())}, "needs"),

@@ -230,6 +230,16 @@ def test_a_sample_bounds_the_file_and_still_tells(tmp_path: Path) -> None:
     assert report.findings[-1].level == "every output: up to 8 entries of each, and sums"
     assert report.findings[-1].where == "output, the sums of all its entries"
 
+    class Swapped(Net):
+        def forward(self, x: Any) -> Any:
+            rows = np.arange(64)
+            rows[others] = others[::-1]  # rows of which nothing is kept
+            return super().forward(x)[rows]
+
+    others = [row for row in range(64) if not {2 * row, 2 * row + 1} & {*held}][:2]
+    report = compare_recordings(one, made(tmp_path, Swapped(30), **options))
+    assert report.findings[-1].where == "output, the sums of all its entries"
+
 
 @pytest.mark.parametrize(("shape", "most"), [((4, 5, 6), 30), ((7,), 3), ((1, 9), 4), ((100, 2, 2), 7)])
 def test_the_entries_that_are_kept_follow_the_order_of_axes(shape: tuple[int, ...], most: int) -> None:
@@ -251,3 +261,29 @@ def test_a_reader_may_stop(in_jax: Recorded) -> None:
     result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+class Layers(nn.Module):
+    """Layers of the same numbers, as copies are, or a tied one, called in some order."""
+
+    def __init__(self, *order: int, tied: bool = False):
+        super().__init__()
+        self.layers, self.order = nn.ModuleList(nn.Linear(4, 4) for _ in range(2)), order
+        for layer in self.layers:
+            layer.weight.data = torch.arange(16.0).sin().reshape(4, 4)  # type: ignore[union-attr]
+            layer.bias.data = torch.arange(4.0).sin()  # type: ignore[union-attr]
+        if tied:
+            self.layers[1] = self.layers[0]
+
+    def forward(self, x: Any) -> Any:
+        for i in self.order:
+            x = torch.tanh(self.layers[i](x))
+        return x
+
+
+def test_layers_of_the_same_numbers_are_listed(tmp_path: Path) -> None:
+    every = (Layers(0, 1), Layers(1, 0), Layers(0, 1, tied=True))
+    one, other, tied = (record(layers, tmp_path / "a.safetensors", X, layers=[]) for layers in every)
+    listed = tuple(f"layers.1.{name} (the same numbers as layers.0.{name})" for name in ("weight", "bias"))
+    assert compare_recordings(one, other).unexercised == listed
+    assert not compare_recordings(tied, tied).unexercised

@@ -55,11 +55,11 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_version_is_refused(in_torch: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "VERSION", 2)
+    monkeypatch.setattr(file, "VERSION", 3)
     path = tmp_path / "later.safetensors"
     file.write(path, in_torch.recording.about, in_torch.recording.arrays)
     monkeypatch.undo()
-    refused(Recording, path, "is a recording of version 2, expected 1")
+    refused(Recording, path, "is a recording of version 3, expected 2")
     file.write(path, {"framework": "torch"}, {})
     refused(Recording, path, "is corrupt: it doesn't say its versions")
 

@@ -1,6 +1,8 @@
 """Numbers in place of those that hide what stands behind them, as initial weights often do."""
 
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,20 @@ def hides(array: np.ndarray) -> bool:
     if len(some) > _FEW or not np.isfinite(some).all():
         return False
     return len(some) == 1 == array.size or (2 * len(some) <= array.size and bool(np.isin(array, some).all()))
+
+
+def alike(arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Say which arrays hold the numbers of an earlier one, as layers that were copied do: no output shows the order of
+    such layers. Arrays of few distinct values are left out."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = []
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fc" or hides(array):
+            continue
+        known = first.setdefault((array.shape, array.tobytes()), name)
+        if known != name:
+            found.append(f"{name} (the same numbers as {known})")
+    return tuple(found)
 
 
 def draw(name: str, array: np.ndarray, positive: bool) -> np.ndarray:

@@ -13,11 +13,11 @@ from parity_tests.harness.modules.inference.pieces import Arrangement
 from parity_tests.harness.modules.inference.ties import tied
 from parity_tests.harness.modules.joining.joints import TIED
 from parity_tests.harness.modules.joining.links import Arrays, Link, joined, parted
-from parity_tests.harness.modules.joining.trained import apart, without_frozen
+from parity_tests.harness.modules.joining.trained import apart, check_shared, without_frozen
 from parity_tests.harness.modules.pair import Both
 from parity_tests.harness.modules.torch_state import entries, entry
 
-__all__ = ["apart", "arranged", "rearranged", "without_frozen"]
+__all__ = ["apart", "arranged", "check_shared", "rearranged", "without_frozen"]
 
 
 def arranged(both: Both, arrangement: Arrangement, weights: str) -> Both:

@@ -2,6 +2,7 @@
 
 import torch
 
+from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference.pieces import Arrangement
 from parity_tests.harness.modules.joining.joints import SUMMED
 from parity_tests.harness.modules.torch_state import whole
@@ -44,6 +45,19 @@ def apart(arrangement: Arrangement, module: torch.nn.Module) -> tuple[str, ...]:
         f"{name!r}, which PyTorch trains and JAX doesn't have" for name in arrangement.zeros if whole(name) in trained
     ]
     return tuple(found)
+
+
+def check_shared(arrangement: Arrangement, module: torch.nn.Module) -> None:
+    """Raise InputError if of tensors that are one array in JAX torch trains some: tied, it would train all of them."""
+    trained = {name: tensor.requires_grad for name, tensor in module.named_parameters(remove_duplicate=False)}
+    for name, first in arrangement.shared.items():
+        if trained[name] != trained[first]:
+            frozen, other = (name, first) if trained[first] else (first, name)
+            raise InputError(
+                f"mapping: the JAX model has one array where the torch module has {other!r}, which is trained, and "
+                f"{frozen!r}, which is frozen (requires_grad=False), so that their gradients can't be compared: give "
+                "the JAX model two arrays, or train both, or leave losses out."
+            )
 
 
 def _list(names) -> str:

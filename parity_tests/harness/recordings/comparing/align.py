@@ -1,5 +1,6 @@
 """Bring two recorded tensors to the same entries in the same order."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.rounding import Worst
-from parity_tests.harness.recordings.recording import Tensor
+from parity_tests.harness.recordings.arrays import totals
+from parity_tests.harness.recordings.recording import WHOLE, Recording, Tensor
 
 ToRight = Callable[[np.ndarray], np.ndarray]
 
@@ -76,6 +78,26 @@ def aligned(left: Tensor, right: Tensor, to_right: ToRight = as_it_is, first: in
     values, others = left.values.reshape(-1)[in_left], right.values.reshape(-1)[in_right]
     floors = left.floor.reshape(-1)[in_left], right.floor.reshape(-1)[in_right]
     return Aligned(values, others, floors, of_right[inside[both]], right.shape)
+
+
+def aligned_sums(left: Recording, right: Recording, names: tuple[str, str], to_right: ToRight = as_it_is) -> Aligned:
+    """Return what `totals` returned of two tensors; without the weighted sums if the conversion of one to the other
+    does more than to change the order of axes, as where an axis is split.
+
+    Args:
+        left: A recording that holds the first.
+        right: One that holds the second.
+        names: The names of the tensors.
+        to_right: Converts the left tensor to the right one's layout.
+    """
+    tensors = [one.tensor(f"{WHOLE}{name}") for one, name in zip((left, right), names, strict=True)]
+    shapes = [tuple(one.about["shapes"][name]) for one, name in zip((left, right), names, strict=True)]
+    probe = np.random.default_rng(0).normal(size=shapes[0])
+    with contextlib.suppress(ValueError, IndexError):
+        moved = to_right(probe)
+        if moved.shape == shapes[1] and np.allclose(totals(probe, 0), totals(moved, 0), atol=1e-9 * probe.size):
+            return aligned(*tensors)
+    return aligned(*(one._replace(values=one.values[:-2], floor=one.floor[:-2]) for one in tensors))
 
 
 def difference(pair: Aligned, labels: tuple[str, str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import MODULES, Report
 from parity_tests.harness.modules import layouts
+from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.recordings.arrays import Arrays
 from parity_tests.harness.recordings.comparing import parts
 from parity_tests.harness.recordings.comparing.levels import Levels
@@ -146,6 +147,8 @@ def compared(
             break
     subject = MODULES if left.framework != right.framework else _SUBJECTS[left.framework]
     unexercised = () if diagnosis is not None else (*levels.unexercised, *pairing.ignored, *missing)
+    if diagnosis is None and not (left.names("loss") and right.names("loss")):
+        unexercised += alike({pair.right: right.arrays[f"weights/{pair.right}"] for pair in pairing.weights})
     drawn = tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]]))
     about = _about(left, right)
     return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, unexercised=unexercised, subject=subject)

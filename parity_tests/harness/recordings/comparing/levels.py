@@ -10,7 +10,7 @@ from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.common.structure import MixedError
 from parity_tests.harness.recordings.comparing import locate, steps
-from parity_tests.harness.recordings.comparing.align import Aligned, aligned, as_it_is, difference
+from parity_tests.harness.recordings.comparing.align import Aligned, aligned, aligned_sums, as_it_is, difference
 from parity_tests.harness.recordings.comparing.locate import Sides
 from parity_tests.harness.recordings.comparing.pairing import FRAMEWORKS, Layouts, Pair, Pairing, of_outputs
 from parity_tests.harness.recordings.recording import WHOLE, Recording, Tensor
@@ -151,10 +151,9 @@ class Levels:
         if found.left.size or not self._sampled(kind, pair):
             yield One(pair.name, found, least)
         if self._sampled(kind, pair) and pair.first is None:
-            sums = [one.tensor(f"{WHOLE}{kind}/{name}") for one, name in
-                    ((self.left, pair.left), (self.right, pair.right))]  # fmt: skip
-            far = locate.least_of_sums(sums[1].values, self.dtype)
-            yield One(f"{pair.name}{_SUM}", aligned(sums[0], sums[1]), np.maximum(far, least))
+            names = f"{kind}/{pair.left}", f"{kind}/{pair.right}"
+            sums = aligned_sums(self.left, self.right, names, pair.to_right if kind != "layers" else as_it_is)
+            yield One(f"{pair.name}{_SUM}", sums, np.maximum(locate.least_of_sums(sums.right, self.dtype), least))
 
     def _least(self, kind: str, pair: Pair) -> float:
         """Return the smallest rounding error of a gradient, see `rounding.least_of_gradients`."""

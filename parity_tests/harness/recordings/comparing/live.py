@@ -138,10 +138,13 @@ def _filled_torch(
     mine: Any, recording: Recording, live: Recording, mapping: Any, ignore: Sequence[str]
 ) -> tuple[Pairing, Recording]:
     from parity_tests.harness.modules.inference.ties import tied
+    from parity_tests.harness.modules.joining.trained import check_shared
     from parity_tests.harness.modules.torch_state import entries, entry
 
     pairing = across(recording, live, mapping, ignore, mine.module)
     found = pairing.arrangement
+    if recording.names("gradients"):
+        check_shared(found, mine.module)
     tied(mine.module, found.shared)
     every = entries(mine.module)
     for name in found.zeros:

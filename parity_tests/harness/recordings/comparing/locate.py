@@ -10,7 +10,14 @@ import numpy as np
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding
-from parity_tests.harness.recordings.comparing.align import Aligned, aligned, as_it_is, difference
+from parity_tests.harness.recordings.comparing.align import (
+    Aligned,
+    ToRight,
+    aligned,
+    aligned_sums,
+    as_it_is,
+    difference,
+)
 from parity_tests.harness.recordings.comparing.pairing import Pair, Pairing, nearest
 from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording
 
@@ -179,9 +186,9 @@ def _differing(sides: Sides, call: Pair, which: str, allowed: float) -> str | No
     pair = _tensor(sides, call, which)
     if pair.worst(sides.right.dtype).size > allowed:
         return difference(pair, sides.labels)
-    names = [f"{WHOLE}layers/{label}/{which}" for label in (call.left, call.right)]
-    if names[0] in sides.left.arrays and names[1] in sides.right.arrays:
-        sums = aligned(sides.left.tensor(names[0]), sides.right.tensor(names[1]))
+    names = f"layers/{call.left}/{which}", f"layers/{call.right}/{which}"
+    if all(f"{WHOLE}{name}" in one.arrays for one, name in zip((sides.left, sides.right), names, strict=True)):
+        sums = aligned_sums(sides.left, sides.right, names, _convert(sides, *names))
         if sums.worst(sides.right.dtype, least_of_sums(sums.right, sides.right.dtype)).size > allowed:
             return f"of the sums over all its entries, {difference(sums, sides.labels)}"
     return None
@@ -189,7 +196,7 @@ def _differing(sides: Sides, call: Pair, which: str, allowed: float) -> str | No
 
 def least_of_sums(sums: np.ndarray, dtype: str) -> np.ndarray:
     """Return the smallest rounding error of what `totals` returns: that of as many roundings as there are entries."""
-    return np.array([sums[2], sums[2], 0.0, 0.0, 0.0]) * rounding.unit(dtype)
+    return np.array([1, 1, 0, 0, 0, 1, 1])[: len(sums)] * sums[2] * rounding.unit(dtype)
 
 
 def _calls(sides: Sides) -> Iterator[Pair]:
@@ -216,9 +223,12 @@ def _layers(pairing: Pairing) -> dict[str, str] | None:
 
 def _tensor(sides: Sides, call: Pair, which: str) -> Aligned:
     ours, theirs = f"layers/{call.left}/{which}", f"layers/{call.right}/{which}"
+    return aligned(sides.left.tensor(ours), sides.right.tensor(theirs), _convert(sides, ours, theirs))
+
+
+def _convert(sides: Sides, ours: str, theirs: str) -> ToRight:
     same = sides.left.framework == sides.right.framework
-    convert = as_it_is if same else nearest(sides.left, sides.right, ours, theirs)
-    return aligned(sides.left.tensor(ours), sides.right.tensor(theirs), convert)
+    return as_it_is if same else nearest(sides.left, sides.right, ours, theirs)
 
 
 def every_layer(sides: Sides) -> list[Pair]:
