@@ -20,6 +20,7 @@ from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
 from parity_tests.harness.modules.common.draws import alike
+from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
 from parity_tests.harness.modules.inputs import read
@@ -60,7 +61,7 @@ def compare_modules(
     channels_last: bool = True,
     input_layouts: Layouts = None,
     output_layouts: Layouts = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     jax_inputs: Any = None,
     torch_inputs: Any = None,
     method: str | None = None,
@@ -117,8 +118,10 @@ def compare_modules(
             axes in JAX's order, as `(0, 2, 1)` for a Conv1d; None for the default of `channels_last`.
         output_layouts: How JAX holds each output, in a list or by its place in torch in a dict. By default it is the
             one of the two usual layouts in which the numbers are nearer.
-        outputs: Which output of the JAX model is which of the torch module's, as in `{"output[0]": "output['mean']"}`.
-            By default they are paired by name where both have names and by position where both have positions.
+        outputs: Which output of the JAX model is which of the torch module's, as in
+            `{"output[0]": "output['mean']"}`, or a list of places that are the same in both. Outputs that it leaves out
+            are not compared, and are listed as not exercised. By default all are compared, paired by name where both
+            have names and by position where both have positions.
         jax_inputs: The JAX model's own arguments, where they differ from torch's: one array, several, or `Inputs`.
             Arrays of the same numbers in both, in any of the usual layouts, are one input. Any other array, or one that
             equals several, is not moved, and is listed as not exercised.
@@ -149,6 +152,7 @@ def compare_modules(
     layouts.check(input_layouts, "input_layouts")
     layouts.check(output_layouts, "output_layouts")
     validation.check_outputs(outputs)
+    order = order_of(outputs)
     validation.check_method(jax_model, method, torch_module, torch_method)
     low = dtype if dtype not in ("float64", "float32") else None
     dtype = "float64" if low else dtype  # the formulas are compared first
@@ -170,7 +174,7 @@ def compare_modules(
         if torch_method is not None:
             module.forward = getattr(module, torch_method)
         placed = {place: layout for place, layout in given.items() if layout is not None}
-        both = Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, outputs)
+        both = Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, order)
         return both if arrangement is None else arranged(both, arrangement, weights)
 
     with in_float64() if low else settings(dtype), dropout.shared(share_dropout):
@@ -233,6 +237,7 @@ def compare_modules(
                 tree = _tree(compared, findings, diagnosis, layers)
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
+        own += unchosen(*evaluation.trees, both.order)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
         unexercised, left_out = (*compared.unexercised, *own), compared.left_out

@@ -64,7 +64,7 @@ class Evaluation:
         other = Evaluation(both, self._losses, self._in_double)
         try:
             in_torch = self.forward_torch(both)
-            finite = all(np.isfinite(array).any() for array in leaves(in_torch[0]).values())
+            finite = all(np.isfinite(array).any() for array in leaves(both.chosen(in_torch[0], False)).values())
         except Exception:  # the module may not take such numbers
             return None
         if not finite:
@@ -128,16 +128,16 @@ class Evaluation:
         """Return the gradients of JAX's loss, or else of a mixture of its outputs, with respect to its parameters,
         state and inputs. One program computes both, since compiling it is most of the time."""
         if self._slopes is None:
-            losses, apply = self._losses, self.both.net.apply
+            losses, apply, both = self._losses, self.both.net.apply, self.both
 
             def value(factor: jax.Array, params: Any, state: Any, inputs: list[jax.Array]) -> jax.Array:
                 outputs, _ = apply(params, state, *inputs)
                 if losses is None:
-                    return mixture(outputs)
+                    return mixture(both.chosen(outputs, True))
                 loss = losses[0]
                 kind = jax.eval_shape(lambda: loss(outputs)).dtype
                 of_loss = lambda: factor.astype(kind) * loss(outputs)  # noqa: E731
-                return jax.lax.cond(factor != 0, of_loss, lambda: mixture(outputs).astype(kind))
+                return jax.lax.cond(factor != 0, of_loss, lambda: mixture(both.chosen(outputs, True)).astype(kind))
 
             self._slopes = jax.jit(jax.grad(value, (1, 2, 3), allow_int=True), compiler_options=OPTIONS)
         return self._slopes(jnp.asarray(self.factor if of_loss else 0.0), params, state, inputs)

@@ -110,7 +110,7 @@ def _torch_slopes(evaluation: Evaluation) -> dict[str, bool]:
     inputs = [x.requires_grad_(x.is_floating_point()) for x in both.torch_inputs]
     with torch.random.fork_rng(), differentiable_norms():
         torch_state.begin_call()
-        outputs = functional_call(module, wanted, *both.in_torch(inputs))
+        outputs = both.chosen(functional_call(module, wanted, *both.in_torch(inputs)), False)
     size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
     torch_mixture(outputs).backward()
     held = {name: (torch_state.Entry(tensor, slice(None), module, "")) for name, tensor in wanted.items()}
@@ -141,7 +141,11 @@ def _jax_slopes(evaluation: Evaluation, of_loss: bool) -> dict[str, bool]:
         size = max((far for pair in real.values() if np.isfinite(far := reach(*pair))), default=0.0)
     else:
         outputs, _ = evaluation.forward_jax(both)
-        size = sum(float(np.abs(array).sum()) for array in leaves(outputs).values() if array.dtype.kind in "fc")
+        size = sum(
+            float(np.abs(array).sum())
+            for array in leaves(both.chosen(outputs, True)).values()
+            if array.dtype.kind in "fc"
+        )
     return {name: name in real and matters(*pair, size, both.dtype) for name, pair in moving.items()}
 
 

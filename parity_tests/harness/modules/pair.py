@@ -12,6 +12,7 @@ from torch import nn
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.adapters import Network, flatten, replaced
 from parity_tests.harness.modules.common.arguments import Arguments
+from parity_tests.harness.modules.common.structure import chosen
 from parity_tests.harness.modules.inputs import Call
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.outputs import array, paired
@@ -121,6 +122,11 @@ class Both(NamedTuple):
         """Return the two with these arrays, by path, in the JAX model."""
         net = self.net
         return self._replace(net=net._replace(params=replaced(net.params, arrays), state=replaced(net.state, arrays)))
+
+    def chosen(self, outputs: Any, in_jax: bool) -> Any:
+        """Return what is compared of the outputs of one of the models."""
+        places = None if self.order is None else {*(self.order.keys() if in_jax else self.order.values())}
+        return chosen(outputs, places)
 
     def outputs(self, in_jax: Any, in_torch: Any) -> tuple[Arrays, Arrays]:
         """Return the outputs of both models by their place in torch, in torch's layout."""

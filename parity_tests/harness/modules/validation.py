@@ -69,10 +69,12 @@ def check(
 def check_outputs(outputs: Any) -> None:
     """Raise InputError if the pairs of outputs are not places by places."""
     pairs = outputs.items() if isinstance(outputs, Mapping) else [(outputs,)]
+    if isinstance(outputs, list | tuple):
+        pairs = [(place, place) for place in outputs]
     if outputs is not None and not all(len(p) == 2 and all(isinstance(place, str) for place in p) for p in pairs):
         raise InputError(
-            'outputs: expected {place in JAX: place in torch}, as in {"output[0]": "output[\'mean\']"}, or None, found '
-            f"{outputs!r}."
+            'outputs: expected {place in JAX: place in torch}, as in {"output[0]": "output[\'mean\']"}, a list of '
+            f"places that are the same in both, or None, found {outputs!r}."
         )
 
 

@@ -213,3 +213,40 @@ def test_what_cannot_be_is_one_sentence(given: dict, sentence: str) -> None:
 def test_a_function_has_no_method() -> None:
     with pytest.raises(InputError, match="method: expected None with a function, found 'f': pass the function itself"):
         compare_modules(by_function, {}, InTorch(), None, ROWS, method="f")
+
+
+class More(InNNX):
+    """With an output of a layer that torch doesn't have."""
+
+    def __init__(self):
+        super().__init__()
+        self.aside = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: Any) -> Any:  # type: ignore[override]
+        return {"mean": self.a(x), "aside": self.aside(x)}
+
+
+class MoreInTorch(InTorch):
+    def forward(self, x: Any) -> Any:  # type: ignore[override]
+        return self.a(x), self.a(x).sum(), None
+
+
+def test_some_outputs_are_compared_and_the_others_listed() -> None:
+    chosen: dict[str, Any] = {"outputs": {"output['mean']": "output[0]"}, "ignore": ["aside/.*"]}
+    report = assert_parity(More(), None, MoreInTorch(), None, ROWS, **chosen)
+    left_out = ("output['aside'] of the JAX model", "output[1] of the torch module")
+    assert report.unexercised == ("aside/bias", "aside/kernel", *left_out)
+    assert not compare_modules(More(), None, MoreInTorch(), None, ROWS, **chosen, strict=True).passed
+
+    class Doubled(MoreInTorch):
+        def forward(self, x: Any) -> Any:
+            return 2 * self.a(x), self.a(x)
+
+    assert not compare_modules(More(), None, Doubled(), None, ROWS, **chosen).passed
+    same = Inputs(ROWS)
+    report = assert_parity(
+        InNNX(), None, InTorch(), None, same, method="inner", torch_method="inner", outputs=["output"]
+    )
+    assert not report.unexercised
+    with pytest.raises(InputError, match="a list of places that are the same in both, or None, found 3"):
+        compare_modules(More(), None, MoreInTorch(), None, ROWS, outputs=3)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """The structure of outputs, paired by name where both have names, by position where both have positions."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,8 @@ def paired(in_jax: Any, in_torch: Any, order: Mapping[str, str] | None = None) -
     Args:
         in_jax: The output of the JAX model: arrays, alone or in tuples, lists, dicts, NamedTuples or dataclasses.
         in_torch: The output of the torch module.
-        order: `{place in JAX: place in torch}`, as in `{"output[0]": "output['mean']"}`; None to pair by structure.
+        order: `{place in JAX: place in torch}`, as in `{"output[0]": "output['mean']"}`, of those that are compared;
+            None to pair all by structure.
 
     Returns:
         The pairs of leaves by their place in torch.
@@ -115,9 +116,32 @@ def _told(in_jax: dict[str, Any], in_torch: dict[str, Any], order: Mapping[str, 
     for places, given, model in ((in_jax, order.keys(), "JAX model"), (in_torch, order.values(), "torch module")):
         if unknown := [place for place in given if place not in places]:
             raise InputError(f"outputs: the {model} has no {unknown[0]}; it has {', '.join(places)}: correct it.")
-        if missing := [place for place in places if place not in given]:
-            raise InputError(f"outputs: {missing[0]} of the {model} is in no pair: give it one.")
     return {theirs: (in_jax[ours], in_torch[theirs]) for ours, theirs in order.items()}
+
+
+def order_of(outputs: Any) -> Mapping[str, str] | None:
+    """Return the pairs of places that a caller gives, of which a list has those that are the same in both."""
+    return dict(zip(outputs, outputs, strict=True)) if isinstance(outputs, list | tuple) else outputs
+
+
+def chosen(outputs: Any, places: Collection[str] | None) -> Any:
+    """Return the leaves of an output at some places, by place; the output itself if all are compared."""
+    if places is None:
+        return outputs
+    return {place: leaf for place, leaf in leaves(outputs, "output") if place in places}
+
+
+def unchosen(in_jax: Any, in_torch: Any, order: Mapping[str, str] | None) -> tuple[str, ...]:
+    """Return the places of what is not compared in either output, as clauses."""
+    if order is None:
+        return ()
+    sides = (in_jax, order.keys(), "the JAX model"), (in_torch, order.values(), "the torch module")
+    return tuple(
+        f"{place} of {model}"
+        for tree, given, model in sides
+        for place, _ in leaves(tree, "output")
+        if place not in given
+    )
 
 
 def proportions(shape: tuple[int, ...]) -> np.ndarray:

@@ -10,6 +10,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import MODULES, Report
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.common.draws import alike
+from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.recordings.arrays import Arrays
 from parity_tests.harness.recordings.comparing import parts
 from parity_tests.harness.recordings.comparing.levels import Levels
@@ -21,6 +22,7 @@ from parity_tests.harness.recordings.comparing.pairing import (
     of_inputs,
     same_names,
 )
+from parity_tests.harness.recordings.outputs import from_json
 from parity_tests.harness.recordings.recording import Recording
 
 _ALIKE = {
@@ -41,7 +43,7 @@ def compare_recordings(
     channels_last: bool = True,
     input_layouts: layouts.Layouts = None,
     output_layouts: layouts.Layouts = None,
-    outputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | Sequence[str] | None = None,
     ignore: Sequence[str] = (),
 ) -> Report:
     """Compare two recordings: inputs, weights, outputs, state, loss, gradients, optimizer steps.
@@ -58,7 +60,8 @@ def compare_recordings(
         channels_last: Whether the JAX model takes arrays of four axes as `[batch, height, width, channels]`.
         input_layouts: How JAX holds each input, see `compare_modules`.
         output_layouts: How JAX holds each output.
-        outputs: Which output of JAX is which of torch.
+        outputs: Which output of JAX is which of torch, or a list of places that are the same in both; others are not
+            compared, and are listed as not exercised.
         ignore: Regexes of whole paths and names that have no counterpart.
 
     Returns:
@@ -74,7 +77,7 @@ def compare_recordings(
     if (one.framework, other.framework) == ("torch", "jax"):
         one, other = other, one
     _check_alike(one, other)
-    given = Layouts(channels_last, input_layouts, output_layouts, outputs)
+    given = Layouts(channels_last, input_layouts, output_layouts, order_of(outputs))
     if one.framework == other.framework:
         if mapping is not None:
             raise InputError(
@@ -149,6 +152,8 @@ def compared(
     unexercised = () if diagnosis is not None else (*levels.unexercised, *pairing.ignored, *missing)
     if diagnosis is None and not (left.names("loss") and right.names("loss")):
         unexercised += alike({pair.right: right.arrays[f"weights/{pair.right}"] for pair in pairing.weights})
+    if diagnosis is None:
+        unexercised += unchosen(*(from_json(one.about["outputs"]) for one in (left, right)), given.order)
     drawn = tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]]))
     about = _about(left, right)
     return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, unexercised=unexercised, subject=subject)

@@ -6,6 +6,7 @@ from typing import Any
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Report
 from parity_tests.harness.modules.common.names import kind
+from parity_tests.harness.modules.common.structure import order_of
 from parity_tests.harness.recordings import arguments
 from parity_tests.harness.recordings.arguments import Call
 from parity_tests.harness.recordings.comparing import parts
@@ -49,7 +50,12 @@ def compare(
     if unknown := options.keys() - DEFAULTS.keys():
         raise TypeError(f"assert_parity() got an unexpected keyword argument {min(unknown)!r}")
     options = DEFAULTS | options
-    layouts = (options["channels_last"], options["input_layouts"], options["output_layouts"], options["outputs"])
+    layouts = (
+        options["channels_last"],
+        options["input_layouts"],
+        options["output_layouts"],
+        order_of(options["outputs"]),
+    )
     given = Layouts(*layouts)
     recordings = [one for one in (jax_model, torch_module) if isinstance(one, Recording)]
     if not (isinstance(inputs, tuple) and not inputs):
