@@ -12,7 +12,19 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
-from parity_tests.support.arranged_pairs import LOSSES, PAIRS, WRONG, Block, Gated, Stack, pair
+from parity_tests.support.arranged_pairs import (
+    LOSSES,
+    PAIRS,
+    WRONG,
+    Block,
+    Fused,
+    Gated,
+    Held,
+    Stack,
+    TiedInTorch,
+    attended,
+    pair,
+)
 from parity_tests.support.quick import quick
 
 ADAM = optax.adam(1e-2), lambda parameters: torch.optim.Adam(parameters, 1e-2)
@@ -148,6 +160,12 @@ def test_a_layer_of_a_stack_is_named(module: nn.Module, where: str, cause: str) 
     assert str(report.diagnosis.cause).startswith(cause)
 
 
+class OtherFused(Fused):
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(attended(k, q, v))
+
+
 class Detached(Block):
     def forward(self, x: Any) -> Any:
         return x.detach() + super().forward(x) - x
@@ -158,6 +176,20 @@ def test_a_gradient_within_a_stack_is_given_no_wrong_cause() -> None:
     report = compare_modules(model, params, Stack(Block(), Detached(), Block()), None, x, losses=LOSSES)
     assert report.diagnosis is not None
     assert "no gradient" not in str(report.diagnosis.cause)
+
+
+class ScaledAfter(TiedInTorch):
+    def forward(self, ids: Any) -> Any:
+        return super().forward(ids) / 2
+
+
+@pytest.mark.parametrize("name", ["linears, fused in torch", "tied in torch"])
+def test_a_layer_that_is_several_in_jax_is_not_called_missing(name: str) -> None:
+    model, params, module, x = pair(name)
+    module = ScaledAfter(True) if "tied" in name else Held(OtherFused())
+    report = compare_modules(model, params, module, None, x)
+    assert report.diagnosis is not None
+    assert "no call of it" not in report.diagnosis.difference
 
 
 SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}
