@@ -37,6 +37,9 @@ QUICK = [
     "GRU",
     "GRU, Linen",
     "stack, Linen",
+    "tied in both, around an LSTM",
+    "a layer twice in torch",
+    "a layer twice in JAX",
     "tied in JAX",
     "weight norm in torch",
     "PReLU",
@@ -44,6 +47,7 @@ QUICK = [
 HELD = {
     "GRU": ("rnn.bias_hh_l0[16:24] (held at 0)",),
     "tied in JAX": ("head.weight (held equal to embed.weight)",),
+    "a layer twice in JAX": ("b.weight (held equal to a.weight)", "b.bias (held equal to a.bias)"),
 }
 """What has no counterpart, by pair. Nor does a bias of all keys alike move attention, which is left out here."""
 
@@ -190,6 +194,13 @@ def test_a_layer_that_is_several_in_jax_is_not_called_missing(name: str) -> None
     report = compare_modules(model, params, module, None, x)
     assert report.diagnosis is not None
     assert "no call of it" not in report.diagnosis.difference
+
+
+def test_of_nothing_but_nan_it_is_said_that_nothing_was_compared() -> None:
+    model, params, module, x = pair("a layer twice in torch")
+    report = compare_modules(model, params, module, None, np.full_like(x, np.nan))
+    assert report.diagnosis is not None
+    assert report.diagnosis.difference.startswith("No entry is finite in either, so that nothing was compared")
 
 
 SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}
