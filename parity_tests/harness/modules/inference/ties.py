@@ -21,12 +21,12 @@ def untied(module: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     if not other:
         return module, {}
     apart = copied(module, sharing=True)
-    known: set[int] = set()
+    seen: set[int] = set()
     for name, layer in [*apart.named_modules(remove_duplicate=False)]:
-        if id(layer) in known and not any(layer.buffers()):  # a whole layer under two names
+        if id(layer) in seen and not any(layer.buffers()):  # a whole layer under two names
             parent, _, own = name.rpartition(".")
             setattr(apart.get_submodule(parent), own, copied(layer))
-        known.add(id(layer))
+        seen.add(id(layer))
     for name in other:
         layer, _, leaf = name.rpartition(".")
         held = getattr(apart.get_submodule(layer), leaf)
@@ -90,7 +90,7 @@ def in_jax_alone(module: nn.Module, taken: Collection[str]) -> dict[str, str]:
         layer, _, leaf = name.rpartition(".")
         first = found.get(f"{layer}.weight", "").rpartition(".")[0]
         other = f"{first}.{leaf}"
-        if first and name not in taken and name not in found and other in taken:
-            if torch.equal(every[name].tensor, every[other].tensor):
-                found[name] = other
+        left = first and name not in taken and name not in found and other in taken
+        if left and torch.equal(every[name].tensor, every[other].tensor):
+            found[name] = other
     return found
