@@ -17,7 +17,7 @@ from jaxvae.shared.cli import parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import write_atomically
 from parity_tests.harness import report
-from parity_tests.harness.findings import Report
+from parity_tests.harness.findings import PRESETS, Report
 from parity_tests.harness.golden import files as golden_files
 from parity_tests.harness.golden import recording
 from parity_tests.harness.vae import jax_backend, torch_backend
@@ -50,7 +50,7 @@ def main(options: Golden) -> None:
     files = {}
     for name, spec in tqdm(recording.SPECS.items(), unit=" files", disable=None):
         arrays, findings = recording.make(jax_backend, torch_backend, spec)
-        compared = Report({}, findings)
+        compared = Report({}, findings, subject=PRESETS)
         if not compared.passed:
             raise InputError(f"Nothing was written, for the specification {name}: {report.verdict(compared)}")
         files[options.out / f"{name}.safetensors"] = golden_files.pack(spec, versions, arrays), len(arrays), compared

@@ -62,7 +62,7 @@ def run(backend: Backend) -> NoReturn:
         os.set_inheritable(lowest, True)  # or a file opened next would take the number, and what is written to stderr
     os.close(lowest)
     given = sys.stdout, sys.stderr  # which would close their descriptors if they were let go
-    sys.stdout, sys.stderr = map(_lasting, given)
+    sys.stdout, sys.stderr = map(lasting, given)
     status = main(backend)
     try:
         sys.stdout.flush()
@@ -217,15 +217,19 @@ class _Output(io.FileIO):
             return len(content)
 
 
-def _lasting(stream: TextIO | None) -> TextIO:
+def lasting(stream: TextIO | None) -> TextIO:
     """The same output, or one to nowhere if it was closed as the process began. A pipe receives each line as it ends,
     and may be closed."""
     if stream is None:
         return Path(os.devnull).open("w")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:  # what holds the output of a function that is called
+        return stream
     stream.flush()
-    binary = io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+    binary = io.BufferedWriter(_Output(descriptor, "w", closefd=False))
     return io.TextIOWrapper(binary, stream.encoding, stream.errors, line_buffering=True)
 
 

@@ -87,7 +87,7 @@ def to_html(document: Json) -> str:
 <tbody>
 {"".join(map(_row, document["findings"]))}</tbody></table>
 </div>
-{lists}{"<h2>Losses of the two runs</h2>" if figures else ""}
+{_distances(document["distances"])}{lists}{"<h2>Losses of the two runs</h2>" if figures else ""}
 {figures}
 <h2>About this comparison</h2>
 <div class="wide" role="region" aria-label="About" tabindex="0">
@@ -124,6 +124,25 @@ def _row(finding: Json) -> str:
     )
     last = f'<td data-head="{text.COLUMNS[-1]}" class="{passed.lower()}">{passed}</td>'
     return f'<tr><th scope="row">{level}</th>{inner}{last}</tr>\n'
+
+
+def _distances(distances: list[Json]) -> str:
+    """How far each framework is from its own float64, where they are compared in fewer bits."""
+    if not distances:
+        return ""
+    head = "".join(f'<th scope="col">{column}</th>' for column in text.DISTANCE_COLUMNS)
+    rows = []
+    for name, *cells in (map(escaped, text.distance_cells(one)) for one in distances):
+        columns = zip(text.DISTANCE_COLUMNS[1:], cells, strict=True)
+        inner = "".join(f'<td data-head="{head}"><div>{cell}</div></td>' for head, cell in columns if cell)
+        rows.append(f'<tr><th scope="row">{name}</th>{inner}</tr>\n')
+    return f"""<h2>{text.DISTANCES}</h2>
+<div class="wide" role="region" aria-label="Distances" tabindex="0">
+<table class="cards"><thead><tr>{head}</tr></thead>
+<tbody>
+{"".join(rows)}</tbody></table>
+</div>
+"""
 
 
 def _modules(document: Json) -> str:

@@ -9,6 +9,8 @@ from parity_tests.harness.formats.words import markdown
 
 Json = dict[str, Any]
 
+DISTANCES = "Distances from each framework's own float64"
+DISTANCE_COLUMNS = ("tensor or place", "JAX", "PyTorch", "what is computed otherwise")
 COLUMNS = ("level", "dtype", "worst difference", "where", "tolerance", "verdict")
 MARKS = {
     "agrees": ("✓", "agrees"),
@@ -36,8 +38,8 @@ def to_markdown(document: Json) -> str:
     if listed := reasons(document):
         parts.append("\n".join(f"- Reason {i}: {markdown(reason)}." for reason, i in listed.items()))
     parts += ["## Levels", findings_table(document["findings"]).rstrip()]
-    if noted := [one for one in document["distances"] if one["note"]]:
-        parts += ["## Roundings", "\n".join(f"- {markdown(one['name'])}: {markdown(one['note'])}" for one in noted)]
+    if document["distances"]:
+        parts += [f"## {DISTANCES}", table(DISTANCE_COLUMNS, map(distance_cells, document["distances"])).rstrip()]
     parts += [f"{text}: {', '.join(map(markdown, document[name]))}." for name, text in LISTS.items() if document[name]]
     return "\n\n".join(parts) + "\n"
 
@@ -51,6 +53,12 @@ def title(document: Json) -> str:
 def heading(document: Json) -> str:
     """The heading of the tree."""
     return "Quantities" if document["compared"] == "runs" else "Modules"
+
+
+def distance_cells(distance: Json) -> tuple[str, ...]:
+    """The cells of a row of the distances from float64."""
+    numbers = (f"{float(distance[name]):.1e}" for name in ("in_jax", "in_torch"))
+    return (f"{distance['level']}: {distance['name']}", *numbers, distance["note"])
 
 
 def findings_table(findings: list[Json]) -> str:

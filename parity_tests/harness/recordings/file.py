@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); give another path.") from None
     if there is not None:
-        raise InputError(f"There is no recording {path}, but {there}; give the file that record wrote.")
+        raise InputError(f"{path}: expected a recording, found {there}: give the file that record wrote.")
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("recording")

@@ -14,7 +14,7 @@ from typing import Literal, NoReturn
 from tqdm import tqdm
 
 from jaxvae.shared import version
-from jaxvae.shared.cli import join_help, parse
+from jaxvae.shared.cli import join_help, lasting, parse
 from jaxvae.shared.commands.common import DataRoot, images_root, images_spec, require_same_images
 from jaxvae.shared.config.choices import Stored
 from jaxvae.shared.config.presets import DEFAULT_PRESET, PRESETS, preset
@@ -192,6 +192,8 @@ def run() -> NoReturn:
     if sys.argv[1:] == ["--version"]:
         print(version.line("parity", [name for names in version.FRAMEWORKS.values() for name in names]))
         sys.exit(0)
+    given = sys.stdout, sys.stderr  # which would close their descriptors if they were let go
+    sys.stdout, sys.stderr = map(lasting, given)
     try:
         if sys.argv[1:2] == ["compare"]:
             from parity_tests.harness.recordings.comparing import command

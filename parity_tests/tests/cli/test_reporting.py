@@ -98,6 +98,7 @@ def test_the_same_run_is_the_same_page(package, capsys, run) -> None:
     assert not re.search(r"https?://|@import|url\(", once)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_whole_model_on_mnist_stays_moderate(capsys, mnist_root, tmp_path) -> None:
     flags = f"--data mnist --data-root {mnist_root} --max-steps 1 --out {tmp_path / 'run'}"
     assert cli.main(torchvae, ["train", *flags.split()]) == 0

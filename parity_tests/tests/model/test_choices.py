@@ -39,7 +39,11 @@ def spec_of(objective: ObjectiveSpec, **model: Any) -> Spec:
 
 @pytest.mark.either
 @pytest.mark.parametrize(
-    ("network", "activation"), [("conv", "elu"), *(("mlp", activation) for activation in typing.get_args(Activation))]
+    ("network", "activation"),
+    [
+        pytest.param("conv", "elu", marks=pytest.mark.slow),
+        *(("mlp", activation) for activation in typing.get_args(Activation)),
+    ],
 )
 def test_an_activation_is_that_of_the_plain_formulas(network: NetworkName, activation: Activation) -> None:
     spec = spec_of(ObjectiveSpec(1.7), activation=activation, posterior="log-sigma", network=network)

@@ -125,6 +125,7 @@ def _of(side: Implementation, spec: Spec) -> tuple:
 
 
 @pytest.mark.usefixtures("_x64")
+@pytest.mark.either
 @both
 def test_how_many_images_are_taken_at_once_changes_no_figure(side: Implementation, monkeypatch) -> None:
     from jaxvae.evaluate import _weigh

@@ -61,11 +61,11 @@ def test_the_page_holds_the_command_and_every_row(tmp_path: Path, monkeypatch, c
 
     monkeypatch.setattr(gallery, "compare", compare)
     monkeypatch.setattr(gallery, "version", str)
-    monkeypatch.setattr("sys.argv", ["gallery.py", "lstm", "gru-one-bias", "--markdown", "scripts/docs/gallery.md"])
+    monkeypatch.setattr("sys.argv", ["gallery.py", "lstm", "gpt2-cache", "--markdown", "scripts/docs/gallery.md"])
     page = tmp_path / "gallery.md"
-    assert gallery.main(gallery.Gallery(("lstm", "gru-one-bias"), markdown=page)) == 0
+    assert gallery.main(gallery.Gallery(("lstm", "gpt2-cache"), markdown=page)) == 0
     text = page.read_text()
-    assert "\npython scripts/gallery.py lstm gru-one-bias --markdown scripts/docs/gallery.md\n" in text
+    assert "\npython scripts/gallery.py lstm gpt2-cache --markdown scripts/docs/gallery.md\n" in text
     assert "| lstm | agree | to 1e-15" in text
-    assert r"| gru-one-bias | refused | a \| b" in text
+    assert r"| gpt2-cache | refused | a \| b" in text
     assert "1,000" in capsys.readouterr().out

@@ -264,6 +264,8 @@ def test_every_level_is_compared_in_float64_first_and_then_as_it_is_run() -> Non
         "every gradient by entry, bfloat16"]  # fmt: skip
     assert {one.level for one in report.distances} >= {"outputs", "the loss", "gradients"}
     assert report.to_json()["distances"][0] == report.distances[0]._asdict()
+    first = f"{report.distances[0].in_jax:.1e}"
+    assert all("own float64" in page and first in page for page in (report.to_markdown(), report.to_html()))
     assert "rounded apart in JAX" in report.to_markdown()
 
 

@@ -1,7 +1,9 @@
 """Two recordings are compared, by the function and by the command."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,7 @@ def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tm
     assert "every weight" in capsys.readouterr().out
     (tmp_path / "m.json").write_text('{"conv/kernel": "none.weight"}')
     for arguments, message in (
-        ((in_jax.path, tmp_path / "nothing"), "There is no recording"),
+        ((in_jax.path, tmp_path / "nothing"), "expected a recording, found nothing"),
         ((in_jax.path, in_torch.path, "--mapping", tmp_path / "m.json"), "but the torch module has only"),
         ((in_jax.path, in_torch.path, "--mapping", in_jax.path), "can't be read as JSON"),
         ((in_jax.path, in_torch.path, "--json", tmp_path), "it is a folder"),
@@ -99,6 +101,8 @@ def test_the_command_says_what_differs_or_why_not(in_jax: Recorded, in_torch, tm
         ('[["a"]]', "expected a rule"),
         ('{"a": ["b", "upside-down"]}', "expected a transform"),
         ('{"a": ["b", {"flattened": {"rows": [1]}}]}', "expected a transform"),
+        ('{"a": [["b", "c"], "transposed"]}', "expected a name"),
+        ('{"a": [["b", "c"], {"stacked": {"axis": "0"}}]}', "expected a transform"),
     ],
 )
 def test_an_invalid_mapping_file(tmp_path: Path, content: str, message: str) -> None:
@@ -109,6 +113,21 @@ def test_an_invalid_mapping_file(tmp_path: Path, content: str, message: str) -> 
         mapping_file.read(tmp_path / "m.json")
     (tmp_path / "m.json").write_text('{"a": ["b", "transposed"], "c": ["d", {"flattened": {"rows": [2, 3, 4]}}]}')
     assert [target[0] for target in mapping_file.read(tmp_path / "m.json").values()] == ["b", "d"]
+
+
+def test_a_mapping_file_has_joints(tmp_path: Path) -> None:
+    from parity_tests.harness.modules.mapping import arrange
+    from parity_tests.harness.recordings.comparing import mapping_file
+
+    net = nn.ModuleDict({name: nn.Linear(3, 2) for name in ("a", "b")})
+    rules = [
+        ["both/kernel", ["a.weight", "b.weight"], {"concatenated": {}}],
+        ["both/bias", ["a.bias", "b.bias"], {"stacked": {"axis": 0}}],
+    ]
+    for content in (rules, {path: rest for path, *rest in rules}):
+        (tmp_path / "m.json").write_text(json.dumps(content))
+        found = arrange({"both/kernel": (3, 4), "both/bias": (2, 2)}, net, mapping_file.read(tmp_path / "m.json"))
+        assert [pair.name for pair in found.pairs] == ["a.weight", "a.bias", "b.weight", "b.bias"]
 
 
 class Net(nn.Module):
@@ -208,7 +227,7 @@ def test_a_sample_bounds_the_file_and_still_tells(tmp_path: Path) -> None:
 
     assert 101 not in held
     report = compare_recordings(one, made(tmp_path, Late(30), **options))
-    assert report.findings[-1].level == "every output: 8 entries of each, and sums"
+    assert report.findings[-1].level == "every output: up to 8 entries of each, and sums"
     assert report.findings[-1].where == "output, the sums of all its entries"
 
     class Swapped(Net):
@@ -232,6 +251,16 @@ def test_the_entries_that_are_kept_follow_the_order_of_axes(shape: tuple[int, ..
     assert turned is not None
     assert set(ids.T.reshape(-1)[turned]) == set(held)
     assert places(shape, int(np.prod(shape)), 3) is None
+
+
+def test_a_reader_may_stop(in_jax: Recorded) -> None:
+    program = "import sys; sys.argv[0] = 'parity'; from parity_tests.harness.vae.command import run; run()"
+    command = [sys.executable, "-c", program, "compare", str(in_jax.path), str(in_jax.path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 class Layers(nn.Module):

@@ -210,7 +210,7 @@ class Levels:
 
     def named(self, level: str, sampled: bool) -> str:
         """Return a level's name, which says so if only some entries of its tensors are compared."""
-        return f"{level}: {self.right.about['sample']:,} entries of each, and sums" if sampled else level
+        return f"{level}: up to {self.right.about['sample']:,} entries of each, and sums" if sampled else level
 
     def _failure(self, level: str, where: str) -> Finding:
         return Finding(level, self.dtype, np.inf, where, self.tolerance, rounding.UNIT, rounding.REASON)
