@@ -1,5 +1,6 @@
 """Pairs of modules of which one holds in one array, or elsewhere, what the other holds in several."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -263,6 +264,43 @@ class TiedInTorch(nn.Module):
         return self.head(self.mid(self.embed(ids)))
 
 
+class TiedAround(TiedInTorch):
+    """With an LSTM between the table and the last layer."""
+
+    def __init__(self):
+        super().__init__(True)
+        self.mid = Recurrent(nn.LSTM)  # type: ignore[assignment]
+
+
+class TiedAroundInJax(Tied):
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(True, rngs)
+        self.mid = RecurrentInJax(nnx.OptimizedLSTMCell)  # type: ignore[assignment]
+
+
+class Twice(nn.Module):
+    """One layer under two names, or two of the same numbers."""
+
+    def __init__(self, tied: bool):
+        super().__init__()
+        self.a = self.b = nn.Linear(8, 8)
+        if not tied:
+            self.b = copy.deepcopy(self.a)
+
+    def forward(self, x: Any) -> Any:
+        return self.b(torch.tanh(self.a(x)))
+
+
+class TwiceInJax(nnx.Module):
+    def __init__(self, tied: bool):
+        self.a, self.b = (nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for _ in range(2))
+        if tied:
+            self.b = self.a
+
+    def __call__(self, x: Any) -> Any:
+        return self.b(jnp.tanh(self.a(x)))
+
+
 class Normed(nn.Module):
     def __init__(self, normed: Callable[[nn.Module], nn.Module] = lambda layer: layer):
         super().__init__()
@@ -331,6 +369,9 @@ PAIRS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "stack": lambda: (ScannedInNNX(nnx.Rngs(0)), None, Stack()),
     "stack, Linen": lambda: (*linen(scanned_in_linen), Stack()),
     "tied in both": lambda: (Tied(True, nnx.Rngs(0)), None, TiedInTorch(True), IDS),
+    "tied in both, around an LSTM": lambda: (TiedAroundInJax(nnx.Rngs(0)), None, TiedAround(), IDS),
+    "a layer twice in torch": lambda: (TwiceInJax(False), None, Twice(True)),
+    "a layer twice in JAX": lambda: (TwiceInJax(True), None, Twice(False)),
     "tied in JAX": lambda: (Tied(True, nnx.Rngs(0)), None, TiedInTorch(False), IDS),
     "tied in torch": lambda: (Tied(False, nnx.Rngs(0)), None, TiedInTorch(True), IDS),
     "weight norm in torch": lambda: (Plain(nnx.Rngs(0)), None, Normed(WEIGHT_NORM)),

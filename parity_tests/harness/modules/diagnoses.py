@@ -92,6 +92,9 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
     """Diagnose outputs that differ, by every layer that does."""
     both, tolerance = evaluation.both, TOLERANCES[evaluation.both.dtype]
     in_jax, in_torch = (numbers("outputs")[where] for numbers in (evaluation.jax_numbers, evaluation.torch_numbers))
+    if not np.isfinite(in_jax).any() and not np.isfinite(in_torch).any():
+        text = "No entry is finite in either, so that nothing was compared: pass inputs and weights that give numbers."
+        return Diagnosis("the output", text, None)
     if both.net.watch is None:
         cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"

@@ -87,5 +87,5 @@ def totals(array: np.ndarray, key: int) -> np.ndarray:
     sizes = np.abs(wide)
     total = wide.sum()
     norm = np.sqrt((sizes**2).sum())
-    several = [norm, sizes.max(initial=0.0), np.sum(~finite), weighted.real, weighted.imag]
+    several = [norm, sizes.max(initial=0.0), np.sum(~finite), np.real(weighted), np.imag(weighted)]
     return np.array([total.real, total.imag, *several])

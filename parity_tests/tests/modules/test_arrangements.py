@@ -12,7 +12,19 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
-from parity_tests.support.arranged_pairs import LOSSES, PAIRS, WRONG, Block, Gated, Stack, pair
+from parity_tests.support.arranged_pairs import (
+    LOSSES,
+    PAIRS,
+    WRONG,
+    Block,
+    Fused,
+    Gated,
+    Held,
+    Stack,
+    TiedInTorch,
+    attended,
+    pair,
+)
 from parity_tests.support.quick import quick
 
 ADAM = optax.adam(1e-2), lambda parameters: torch.optim.Adam(parameters, 1e-2)
@@ -23,6 +35,9 @@ QUICK = [
     "GRU",
     "GRU, Linen",
     "stack, Linen",
+    "tied in both, around an LSTM",
+    "a layer twice in torch",
+    "a layer twice in JAX",
     "tied in JAX",
     "weight norm in torch",
     "PReLU",
@@ -30,6 +45,7 @@ QUICK = [
 HELD = {
     "GRU": ("rnn.bias_hh_l0[16:24] (held at 0)",),
     "tied in JAX": ("head.weight (held equal to embed.weight)",),
+    "a layer twice in JAX": ("b.weight (held equal to a.weight)", "b.bias (held equal to a.bias)"),
 }
 """What has no counterpart, by pair. Nor does a bias of all keys alike move attention, which is left out here."""
 
@@ -149,6 +165,12 @@ def test_a_layer_of_a_stack_is_named(module: nn.Module, where: str, cause: str) 
     assert str(report.diagnosis.cause).startswith(cause)
 
 
+class OtherFused(Fused):
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(attended(k, q, v))
+
+
 class Detached(Block):
     def forward(self, x: Any) -> Any:
         return x.detach() + super().forward(x) - x
@@ -159,6 +181,27 @@ def test_a_gradient_within_a_stack_is_given_no_wrong_cause() -> None:
     report = compare_modules(model, params, Stack(Block(), Detached(), Block()), None, x, losses=LOSSES)
     assert report.diagnosis is not None
     assert "no gradient" not in str(report.diagnosis.cause)
+
+
+class ScaledAfter(TiedInTorch):
+    def forward(self, ids: Any) -> Any:
+        return super().forward(ids) / 2
+
+
+@pytest.mark.parametrize("name", ["linears, fused in torch", "tied in torch"])
+def test_a_layer_that_is_several_in_jax_is_not_called_missing(name: str) -> None:
+    model, params, module, x = pair(name)
+    module = ScaledAfter(True) if "tied" in name else Held(OtherFused())
+    report = compare_modules(model, params, module, None, x)
+    assert report.diagnosis is not None
+    assert "no call of it" not in report.diagnosis.difference
+
+
+def test_of_nothing_but_nan_it_is_said_that_nothing_was_compared() -> None:
+    model, params, module, x = pair("a layer twice in torch")
+    report = compare_modules(model, params, module, None, np.full_like(x, np.nan))
+    assert report.diagnosis is not None
+    assert report.diagnosis.difference.startswith("No entry is finite in either, so that nothing was compared")
 
 
 SHAPES = {"up/kernel": (8, 24), "down/kernel": (12, 8), "down/bias": (8,)}

@@ -244,7 +244,7 @@ def stages(
             continue
         path = path_in_jax(layers, name)
         jax_name = path.replace("/", ".")
-        if name and not jax_name:
+        if (name and not jax_name) or "{" in jax_name:
             continue  # its arrays are in several layers of the JAX model
         shown = label if name else f"the module{label}"
         shown = shown if name == jax_name else f"{shown} ({jax_name or 'the module'} in JAX)"
@@ -282,7 +282,8 @@ def path_in_jax(layers: Mapping[str, Sequence[Pair]], name: str) -> str:
     """Return the innermost module of JAX that holds all arrays of a torch layer and its parts; of the whole module, of
     those that it holds itself."""
     within = [pair for layer, some in layers.items() if f"{layer}.".startswith(f"{name}.") for pair in some]
-    return common([pair.path.rpartition("/")[0] for pair in (within if name else layers.get("", ()))])
+    first = [pair.path.partition(" = ")[0] for pair in (within if name else layers.get("", ()))]  # of tied arrays
+    return common([path.rpartition("/")[0] for path in first])
 
 
 def _without_activation(

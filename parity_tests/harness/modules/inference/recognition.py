@@ -1,5 +1,6 @@
 """Arrange the arrays of a JAX model as a torch module has them, where names and shapes alone don't pair them."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -77,6 +78,8 @@ class Recognition:
             return weight_norms.arranged(pairs, shapes, module, kept, sizes)
         apart, other = ties.untied(module)
         if other:
+            with contextlib.suppress(InputError):  # they are not tied in both
+                return Arrangement(self.pair(shapes, module, state, orders, taken))
             return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
         try:
             pairs = self.pair(shapes, module, state, orders, taken, total=False)

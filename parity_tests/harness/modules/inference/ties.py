@@ -21,6 +21,12 @@ def untied(module: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     if not other:
         return module, {}
     apart = copied(module, sharing=True)
+    seen: set[int] = set()
+    for name, layer in [*apart.named_modules(remove_duplicate=False)]:
+        if id(layer) in seen and not any(layer.buffers()):  # a whole layer under two names
+            parent, _, own = name.rpartition(".")
+            setattr(apart.get_submodule(parent), own, copied(layer))
+        seen.add(id(layer))
     for name in other:
         layer, _, leaf = name.rpartition(".")
         held = getattr(apart.get_submodule(layer), leaf)
@@ -80,4 +86,11 @@ def in_jax_alone(module: nn.Module, taken: Collection[str]) -> dict[str, str]:
         chosen = equal if len(equal) == 1 else tables if isinstance(every[name].layer, nn.Linear) else []
         if len(chosen) == 1:
             found[name] = chosen[0]
+    for name in parameters:  # the bias beside a matrix that is tied
+        layer, _, leaf = name.rpartition(".")
+        first = found.get(f"{layer}.weight", "").rpartition(".")[0]
+        other = f"{first}.{leaf}"
+        left = first and name not in taken and name not in found and other in taken
+        if left and torch.equal(every[name].tensor, every[other].tensor):
+            found[name] = other
     return found

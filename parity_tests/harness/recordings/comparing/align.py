@@ -96,8 +96,9 @@ def aligned_sums(left: Recording, right: Recording, names: tuple[str, str], to_r
     with contextlib.suppress(ValueError, IndexError):
         moved = to_right(probe)
         if moved.shape == shapes[1] and np.allclose(totals(probe, 0), totals(moved, 0), atol=1e-9 * probe.size):
-            return aligned(*tensors)
-    return aligned(*(one._replace(values=one.values[:-2], floor=one.floor[:-2]) for one in tensors))
+            return aligned(tensors[0], tensors[1])
+    mine, other = (one._replace(values=one.values[:-2], floor=one.floor[:-2]) for one in tensors)
+    return aligned(mine, other)
 
 
 def difference(pair: Aligned, labels: tuple[str, str]) -> str:
