@@ -54,6 +54,7 @@ def jax_run(weights: dict[str, torch.Tensor], wrong_at: int, start: Start | None
     nnx.update(net, jax.tree.map(lambda array: array.astype(jnp.float64), nnx.state(net)))
     fused = np.concatenate([arrays["gate_proj.weight"], arrays["up_proj.weight"]]).T
     net.gate_up_proj.kernel[...], net.down.kernel[...] = jnp.asarray(fused), jnp.asarray(arrays["down.weight"].T)
+    assert net.down.bias is not None
     net.down.bias[...] = jnp.asarray(arrays["down.bias"])
     optimizer = nnx.Optimizer(net, optax.adam(1e-2), wrt=nnx.Param)
     if start is None:

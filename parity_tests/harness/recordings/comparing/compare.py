@@ -153,7 +153,7 @@ def compared(
     if diagnosis is None and not (left.names("loss") and right.names("loss")):
         unexercised += alike({pair.right: right.arrays[f"weights/{pair.right}"] for pair in pairing.weights})
     if diagnosis is None:
-        unexercised += unchosen(*(from_json(one.about["outputs"]) for one in (left, right)), given.order)
+        unexercised += unchosen(from_json(left.about["outputs"]), from_json(right.about["outputs"]), given.order)
     drawn = tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]]))
     about = _about(left, right)
     return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, unexercised=unexercised, subject=subject)
