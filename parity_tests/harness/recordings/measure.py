@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.common.draws import draw, hides
 from parity_tests.harness.modules.common.effects import changes, differ, reach
 from parity_tests.harness.modules.rounding import SAMPLES, jitter, spread, unit
@@ -58,6 +59,7 @@ def measured(model: Model, call: Call, options: Options) -> Recording:
             stored |= {
                 name: slope for name, slope in slopes.items() if not options.sample or slope.size <= options.sample
             }
+    _check_layers(base.calls, options.layers)
     about = {
         **model.about(),
         "framework": model.framework,
@@ -123,6 +125,17 @@ def _kept(numbers: Numbers, options: Options) -> tuple[Arrays, dict[str, list[in
         arrays[name] = np.ascontiguousarray(array).reshape(-1)[some]
         arrays[WHOLE + name] = totals(array, options.key)
     return arrays, shapes, digests
+
+
+def _check_layers(calls: Sequence[str], patterns: Sequence[str] | None) -> None:
+    """Raise InputError if a pattern matches no layer that is called."""
+    layers = list(dict.fromkeys(call.partition("#")[0] for call in calls))
+    for pattern in patterns or ():
+        if not any(_asked(layer, [pattern]) for layer in layers):
+            raise InputError(
+                f"layers: {pattern!r} matches no whole name of a layer that is called; there are "
+                f"{', '.join(map(repr, layers)) or 'none'}: correct it."
+            )
 
 
 def _asked(layer: str, patterns: Sequence[str] | None) -> bool:

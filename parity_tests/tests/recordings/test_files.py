@@ -133,6 +133,7 @@ def test_nan_is_recorded_and_equal_to_itself_alone(tmp_path: Path) -> None:
         ({"key": -1}, "key: expected a whole number"),
         ({"layers": "conv"}, "layers: expected a list"),
         ({"layers": ["("]}, "layers: .* is not a valid regex"),
+        ({"layers": ["nothing"]}, "layers: 'nothing' matches no whole name of a layer that is called; there are ''"),
         ({"params": {}}, "params: a torch module holds its own"),
         ({"method": "nothing"}, "method: .* has no method 'nothing'"),
         ({"loss": 1}, "loss: expected a function"),
