@@ -1,5 +1,6 @@
 """Pair the arrays of a JAX model with the tensors of a torch module."""
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -98,6 +99,7 @@ def arrange(
         InputError: If a parameter is left over, is paired twice, is unknown or has another shape, or if several pairs
             are possible. Without a mapping the message ends in a draft of one.
     """
+    orders = None if orders is None else functools.cache(orders)  # which calls both models
     ignored_paths, ignored = ignored_of(shapes, module, ignore)
     shapes = {path: shape for path, shape in shapes.items() if path not in ignored_paths}
     if mapping is None:

@@ -232,6 +232,8 @@ def test_rules_take_several_paths_and_numbers() -> None:
     shapes = {"a/kernel": (8, 12), "b/kernel": (8, 12), "down/kernel": (12, 8), "down/bias": (8,)}
     rules = [(("(.*)a/kernel", r"\1b/kernel"), r"\1gate_up_proj.weight", concatenated()), *BY_HAND["rules"][1:]]
     assert len(arrange(shapes, Gated(True), rules).links[0].paths) == 2
+    backwards = [(("(.*)b/kernel", r"\1a/kernel"), r"\1gate_up_proj.weight", concatenated()), *rules[1:]]
+    assert arrange(shapes, Gated(True), backwards).links[0].paths == ("b/kernel", "a/kernel")
     net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(11)))
     found = arrange(
         {"all/kernel": (11, 4, 4), "all/bias": (11, 4)},
@@ -287,6 +289,7 @@ def test_an_optimizers_state_is_rearranged_too() -> None:
         ({("up/kernel", "down/kernel"): ("down.weight", summed())}, "takes one JAX array and several tensors"),
         ({("up/kernel", "down/kernel"): ("down.weight", concatenated())}, "of which this joint doesn't make"),
         ({"up/kernel": (["gate_proj.weight", "up_proj.weight"], shared())}, "needs"),
+        ({"up/kernel": (["gate_proj.weight", "down.weight"], shared())}, "can't be one tensor, since their shapes dif"),
     ],
 )
 def test_a_joint_that_does_not_fit_is_refused(mapping: Any, message: str) -> None:

@@ -92,7 +92,8 @@ class Recognition:
 
 
 def _without(shapes: Mapping[str, Shape], found: Arrangement) -> dict[str, Shape]:
-    return {path: shape for path, shape in shapes.items() if path not in found.paths}
+    taken = found.paths
+    return {path: shape for path, shape in shapes.items() if path not in taken}
 
 
 def _below(orders: Callable[[], tuple[list[str], list[str]]], path: str, name: str) -> tuple[list[str], list[str]]:

@@ -58,6 +58,11 @@ def read(mapping: Any, shapes: Mapping[str, Shape], module: nn.Module) -> Given:
             )
         if len(names) > 1:
             if how.difference == TIED:
+                if len({tuple(one.value.shape) for one in held}) > 1:
+                    raise InputError(
+                        f"mapping: {', '.join(map(repr, names))} can't be one tensor, since their shapes differ: "
+                        "correct the pair."
+                    )
                 chosen[paths[0]] = names[0]
                 same.update(dict.fromkeys(names[1:], names[0]))
                 continue
@@ -142,11 +147,14 @@ def _listed(mapping: Mapping[Any, Any]) -> Iterator[Item]:
         yield tuple(map(canonical, paths)), (names,) if isinstance(names, str) else tuple(names), how
 
 
-def _ruled(shapes: Mapping[str, Shape], rules: Sequence[tuple], every: Mapping[str, Entry]) -> Iterator[Item]:
-    taken: set[str] = set()
+def _ruled(shapes: Mapping[str, Shape], rules: Sequence[tuple], every: Mapping[str, Entry]) -> list[Item]:
+    found = list(_matched(shapes, rules, every))
+    joined = {path for paths, _, _ in found for path in paths[1:]}  # which a rule of one array may match too
+    return [item for item in found if item[0][0] not in joined]
+
+
+def _matched(shapes: Mapping[str, Shape], rules: Sequence[tuple], every: Mapping[str, Entry]) -> Iterator[Item]:
     for path in shapes:
-        if path in taken:
-            continue
         for pattern, replacement, *how in rules:
             first, *others = (pattern,) if isinstance(pattern, str) else pattern
             several = [replacement] if isinstance(replacement, str) else replacement
@@ -160,7 +168,6 @@ def _ruled(shapes: Mapping[str, Shape], rules: Sequence[tuple], every: Mapping[s
                     "correct it."
                 ) from None
             if names and paths:
-                taken.update(paths)
                 names = [name for one in names for name in (_numbered(one, every) if how and "*" in one else [one])]
                 yield paths, tuple(names), how[0] if how else None
                 break
