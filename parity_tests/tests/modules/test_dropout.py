@@ -152,7 +152,7 @@ class LinenBlock(linen.Module):
 class LinenScanned(linen.Module):
     @linen.compact
     def __call__(self, x: Any, deterministic: bool) -> Any:
-        rngs = {"params": True, "dropout": True}
+        rngs: Any = {"params": True, "dropout": True}
         scanned = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs=rngs, length=3)
         x = scanned(deterministic, name="blocks")(linen.Dropout(0.2, deterministic=deterministic)(x), None)[0]
         return linen.Dropout(0.1, deterministic=deterministic)(x)
