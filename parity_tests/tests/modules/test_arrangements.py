@@ -80,6 +80,12 @@ def test_gradients_and_steps_agree_or_are_told_apart(name: str) -> None:
     assert report.diagnosis.difference.startswith("The optimizers train other arrays: ")
 
 
+def test_a_stack_whose_axis_nothing_tells_is_refused() -> None:
+    shapes = {"all/kernel": (2, 2, 2), "all/bias": (2, 2)}
+    with pytest.raises(InputError, match=r"'all' .* any of 'layers' along axis 0, 'layers' along axis 1, "):
+        arrange(shapes, nn.ModuleDict({"layers": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}))
+
+
 def test_what_trains_in_parts_is_told_apart() -> None:
     model, params, module, x = pair("tied in JAX")
     report = compare_modules(model, params, module, None, x, losses=LOSSES, optimizers=ADAM)

@@ -80,6 +80,10 @@ class Recognition:
         if other:
             with contextlib.suppress(InputError):  # they are not tied in both
                 return Arrangement(self.pair(shapes, module, state, orders, taken))
+            with contextlib.suppress(InputError):  # some are, whose other names have no array of their own
+                pairs = self.pair(shapes, apart, state, orders, taken, total=False)
+                in_both = {*other} - {pair.name for pair in pairs}
+                return ties.in_torch_alone(self.pair(shapes, apart, state, orders, {*taken, *in_both}), shapes, other)
             return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
         try:
             pairs = self.pair(shapes, module, state, orders, taken, total=False)
