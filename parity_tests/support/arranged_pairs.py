@@ -239,14 +239,14 @@ def scanned_in_linen(axis: int = 0) -> Any:
     return lambda x: fnn.Dense(3)(scan()(x)[0])
 
 
-class ScannedAlone(nnx.Module):
+class ScannedAlone(BlockInNNX):
     """Whose own arrays are stacks."""
 
     def __init__(self, rngs: nnx.Rngs):
+        super().__init__(rngs)
         blocks = [BlockInNNX(rngs) for _ in range(3)]
         layers = [nnx.split(block)[1] for block in blocks]
-        nnx.update(blocks[0], jax.tree.map(lambda *parts: jnp.stack(parts), *layers))
-        self.norm, self.up, self.down = blocks[0].norm, blocks[0].up, blocks[0].down
+        nnx.update(self, jax.tree.map(lambda *parts: jnp.stack(parts), *layers))
 
     def __call__(self, x: Any) -> Any:
         graph, layers = nnx.split(self)
