@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named
 from parity_tests.harness.assertion import ParityError, assert_parity
 from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
@@ -236,6 +237,7 @@ def compare_modules(
                 with contextlib.suppress(Exception):
                     sources = Sources(jax_model, torch_module, both)
                     diagnosis = diagnosis and sources.located(diagnosis, losses)
+                diagnosis = diagnosis and _with_doubt(diagnosis, arrangement)
                 tree = _tree(compared, findings, diagnosis, layers)
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
@@ -279,6 +281,16 @@ def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Di
     except Exception as error:
         text = f"It differs, and the diagnosis failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}."
         return Diagnosis(finding.where, text, None)
+
+
+def _with_doubt(diagnosis: Diagnosis, arrangement: Arrangement) -> Diagnosis:
+    """Say which pairs may be others, where no cause is known."""
+    layers = ((p.path.rpartition("/")[0], p.name.rpartition(".")[0]) for p in arrangement.pairs if p.by_calls)
+    guessed = [f"{in_jax} and {in_torch}" for in_jax, in_torch in dict.fromkeys(layers)]
+    if not guessed or diagnosis.cause:
+        return diagnosis
+    told = f"By the order of their calls alone these layers were paired: {named(guessed)}; if they differ, give pairs."
+    return diagnosis._replace(difference=f"{diagnosis.difference} {told}")
 
 
 def _tree(compared: Levels, findings: list[Finding], diagnosis: Diagnosis | None, everything: bool) -> Node | None:

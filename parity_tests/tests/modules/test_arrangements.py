@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
@@ -22,6 +23,7 @@ from parity_tests.support.arranged_pairs import (
     Held,
     Stack,
     TiedInTorch,
+    X,
     attended,
     pair,
 )
@@ -84,6 +86,29 @@ def test_a_stack_whose_axis_nothing_tells_is_refused() -> None:
     shapes = {"all/kernel": (2, 2, 2), "all/bias": (2, 2)}
     with pytest.raises(InputError, match=r"'all' .* any of 'layers' along axis 0, 'layers' along axis 1, "):
         arrange(shapes, nn.ModuleDict({"layers": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}))
+
+
+def test_pairs_that_only_the_order_of_calls_tells_are_named_where_they_differ() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            y = self.two(x)
+            return self.one(x) - 2 * y
+
+    class Straight(nnx.Module):
+        def __init__(self) -> None:
+            self.first, self.second = (nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for _ in range(2))
+
+        def __call__(self, x: Any) -> Any:
+            y = self.first(x)
+            return y - 2 * self.second(x)
+
+    report = compare_modules(Straight(), None, Turned(), None, X)
+    assert report.diagnosis is not None
+    assert "calls alone these layers were paired: second and one, first and two; if" in report.diagnosis.difference
 
 
 def test_what_trains_in_parts_is_told_apart() -> None:
