@@ -289,7 +289,7 @@ def _with_doubt(diagnosis: Diagnosis, arrangement: Arrangement) -> Diagnosis:
     guessed = [f"{in_jax} and {in_torch}" for in_jax, in_torch in dict.fromkeys(layers)]
     if not guessed or diagnosis.cause:
         return diagnosis
-    told = f"By the order of their calls alone these layers were paired: {named(guessed)}; if they differ, give pairs."
+    told = f"The order of calls alone paired these layers: {named(guessed)}; if others belong together, give pairs."
     return diagnosis._replace(difference=f"{diagnosis.difference} {told}")
 
 

@@ -108,7 +108,7 @@ def test_pairs_that_only_the_order_of_calls_tells_are_named_where_they_differ() 
 
     report = compare_modules(Straight(), None, Turned(), None, X)
     assert report.diagnosis is not None
-    assert "calls alone these layers were paired: second and one, first and two; if" in report.diagnosis.difference
+    assert "calls alone paired these layers: second and one, first and two; if" in report.diagnosis.difference
 
 
 def test_what_trains_in_parts_is_told_apart() -> None:
