@@ -68,14 +68,25 @@ class Recognition:
         orders: Orders,
         taken: Collection[str],
     ) -> Arrangement:
-        """Arrange what is left, of which tensors may be tied in one framework alone or have weight normalization."""
+        """Arrange what is left, of which tensors may have weight normalization."""
         normed = weight_norms.normed(module)
         kept, sizes = weight_norms.without_sizes(shapes)
-        if normed or not {*sizes.values()} <= {*state}:
-            given = {short: shapes[path] for short, path in kept.items()}
-            own = {short for short, path in kept.items() if path in state}
-            pairs = self.pair(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
-            return weight_norms.arranged(pairs, shapes, module, kept, sizes)
+        if not normed and {*sizes.values()} <= {*state}:
+            return self._tied(shapes, module, state, orders, taken)
+        given = {short: shapes[path] for short, path in kept.items()}
+        own = {short for short, path in kept.items() if path in state}
+        found = self._tied(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
+        return weight_norms.arranged(found, shapes, module, kept, sizes)
+
+    def _tied(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str],
+        orders: Orders,
+        taken: Collection[str],
+    ) -> Arrangement:
+        """Arrange arrays of which some may be tied in one framework alone."""
         apart, other = ties.untied(module)
         if other:
             with contextlib.suppress(InputError):  # they are not tied in both
