@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as fnn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ class Part(NamedTuple):
 
     kind: str
     in_jax: Callable[[nnx.Rngs], Any]
+    in_linen: Callable[[str | None], Any]
+    """Makes it under a name, or under Linen's own."""
     in_torch: Callable[[str], nn.Module]
     """Makes it with an edit, or with none where that is empty."""
     edits: Sequence[str]
@@ -51,6 +55,25 @@ class Attention(nnx.Module):
             parts = [getattr(self, name)(x) for name in self.names[:3]]
         y = nnx.dot_product_attention(*(heads(part, self.number) for part in parts))
         return getattr(self, self.names[3])(y.reshape(x.shape))
+
+
+class LinenAttention(fnn.Module):
+    """The same in Linen; without names its layers are called as they come."""
+
+    number: int
+    names: Sequence[str]
+    fused: str
+    bias: bool
+
+    @fnn.compact
+    def __call__(self, x: Any) -> Any:
+        size = x.shape[-1]
+        if self.fused:
+            parts = jnp.split(fnn.Dense(3 * size, use_bias=self.bias, name=self.fused)(x), 3, -1)
+        else:
+            parts = [fnn.Dense(size, use_bias=self.bias, name=name)(x) for name in self.names[:3]]
+        y = nnx.dot_product_attention(*(heads(part, self.number) for part in parts))
+        return fnn.Dense(size, use_bias=self.bias, name=self.names[3])(y.reshape(x.shape))
 
 
 class TorchAttention(nn.Module):
@@ -114,13 +137,19 @@ def attention(rng: Rng, width: int) -> Part:
     ours = lambda rngs: (  # noqa: E731
         FlaxsOwn(width, number, bias, rngs) if own[0] else Attention(width, number, names[0], fused[0], bias, rngs)
     )
+    in_linen = lambda name: (  # noqa: E731
+        fnn.MultiHeadDotProductAttention(number, use_bias=bias, name=name)
+        if own[0]
+        else LinenAttention(number, names[0], fused[0], bias, name=name)
+    )
     if own[1]:
         theirs = lambda edit: TorchsOwn(width, number, bias, edit)  # noqa: E731
-        return Part("attention", ours, theirs, ("causal", "keys backwards"))
+        return Part("attention", ours, in_linen, theirs, ("causal", "keys backwards"))
     edits = ["query and key exchanged", "key and value exchanged", "causal"]
     edits += ["no scale"] if width > number else []
     edits += ["heads not put together"] if number > 1 else []
-    return Part("attention", ours, lambda e: TorchAttention(width, number, names[1], fused[1], bias, order, e), edits)
+    theirs = lambda edit: TorchAttention(width, number, names[1], fused[1], bias, order, edit)  # noqa: E731
+    return Part("attention", ours, in_linen, theirs, edits)
 
 
 class Recurrent(nnx.Module):
@@ -138,6 +167,20 @@ class Recurrent(nnx.Module):
     def __call__(self, x: Any) -> Any:
         for layer in [self.rnn] if self.both else self.rnn:
             x = layer(x)
+        return x
+
+
+class LinenRecurrent(fnn.Module):
+    cell: Any
+    layers: int
+    both: bool
+
+    @fnn.compact
+    def __call__(self, x: Any) -> Any:
+        if self.both:
+            return fnn.Bidirectional(*(fnn.RNN(self.cell(x.shape[-1] // 2)) for _ in range(2)))(x)
+        for _ in range(self.layers):
+            x = fnn.RNN(self.cell(x.shape[-1]))(x)
         return x
 
 
@@ -162,9 +205,9 @@ class TorchRecurrent(nn.Module):
 
 
 CELLS = {
-    "LSTM": ((nnx.LSTMCell, nnx.OptimizedLSTMCell), nn.LSTM),
-    "GRU": ((nnx.GRUCell,), nn.GRU),
-    "RNN": ((nnx.SimpleCell,), nn.RNN),
+    "LSTM": (((nnx.LSTMCell, fnn.LSTMCell), (nnx.OptimizedLSTMCell, fnn.OptimizedLSTMCell)), nn.LSTM),
+    "GRU": (((nnx.GRUCell, fnn.GRUCell),), nn.GRU),
+    "RNN": (((nnx.SimpleCell, fnn.SimpleCell),), nn.RNN),
 }
 
 
@@ -172,13 +215,14 @@ def recurrent(rng: Rng, width: int) -> Part:
     """Draw recurrent layers."""
     kind = str(rng.choice(list(CELLS)))
     cells, module = CELLS[kind]
-    cell, both = cells[int(rng.integers(len(cells)))], bool(rng.random() < 0.3)
+    (cell, linen_cell), both = cells[int(rng.integers(len(cells)))], bool(rng.random() < 0.3)
     layers = 1 if both else int(rng.integers(1, 4))
     edits = ["another first state", "read backwards", "read backwards and turned"]
     edits += ["directions exchanged"] if both else []
     return Part(
         kind,
         lambda rngs: Recurrent(cell, width, layers, both, rngs),
+        lambda name: LinenRecurrent(linen_cell, layers, both, name=name),
         lambda edit: TorchRecurrent(module, width, layers, both, edit),
         edits,
     )
@@ -195,6 +239,19 @@ class Gated(nnx.Module):
     def __call__(self, x: Any) -> Any:
         gate, up = jnp.split(self.gate_up_proj(x), 2, -1) if self.fused else (self.gate_proj(x), self.up_proj(x))
         return self.down_proj(nnx.silu(gate) * up)
+
+
+class LinenGated(fnn.Module):
+    fused: bool
+
+    @fnn.compact
+    def __call__(self, x: Any) -> Any:
+        size = x.shape[-1]
+        if self.fused:
+            gate, up = jnp.split(fnn.Dense(4 * size, use_bias=False, name="gate_up_proj")(x), 2, -1)
+        else:
+            gate, up = (fnn.Dense(2 * size, use_bias=False, name=name)(x) for name in ("gate_proj", "up_proj"))
+        return fnn.Dense(size, use_bias=False, name="down_proj")(nnx.silu(gate) * up)
 
 
 class TorchGated(nn.Module):
@@ -217,7 +274,13 @@ def gated(rng: Rng, width: int) -> Part:
     """Draw a gated layer."""
     ours, theirs = (bool(one) for one in rng.random(2) < 0.5)
     edits = ("gate and values exchanged", "GELU")
-    return Part("gated", lambda r: Gated(width, ours, r), lambda edit: TorchGated(width, theirs, edit), edits)
+    return Part(
+        "gated",
+        lambda rngs: Gated(width, ours, rngs),
+        lambda name: LinenGated(ours, name=name),
+        lambda edit: TorchGated(width, theirs, edit),
+        edits,
+    )
 
 
 class Layer(nnx.Module):
@@ -235,6 +298,22 @@ class Scanned(nnx.Module):
 
     def __call__(self, x: Any) -> Any:
         return nnx.scan(lambda layer, x: layer(x), in_axes=(self.axis, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+
+
+class LinenLayer(fnn.Module):
+    @fnn.compact
+    def __call__(self, x: Any, _: None) -> Any:
+        return x + nnx.gelu(fnn.Dense(x.shape[-1])(fnn.LayerNorm()(x)), approximate=False), None
+
+
+class LinenScanned(fnn.Module):
+    number: int
+    axis: int
+
+    @fnn.compact
+    def __call__(self, x: Any) -> Any:
+        axes, rngs = {"params": self.axis}, {"params": True}
+        return fnn.scan(LinenLayer, variable_axes=axes, split_rngs=rngs, length=self.number)(name="blocks")(x, None)[0]
 
 
 class TorchLayer(nn.Module):
@@ -268,6 +347,7 @@ def stack(rng: Rng, width: int) -> Part:
     return Part(
         "stack",
         lambda rngs: Scanned(width, number, axis, rngs),
+        lambda name: LinenScanned(number, axis, name=name),
         lambda edit: Listed(width, number, edit, where),
         edits,
     )
@@ -280,6 +360,19 @@ class Plain(nnx.Module):
 
     def __call__(self, x: Any) -> Any:
         return self.fc2(self.act(self.fc1(x)))
+
+
+class LinenPlain(fnn.Module):
+    prelu: bool
+    normed: bool
+
+    @fnn.compact
+    def __call__(self, x: Any) -> Any:
+        first = fnn.Dense(2 * x.shape[-1])
+        if self.normed:
+            first = fnn.WeightNorm(first, epsilon=0.0)  # torch's has no epsilon
+        x_out = first(x)
+        return fnn.Dense(x.shape[-1])(fnn.PReLU()(x_out) if self.prelu else nnx.relu(x_out))
 
 
 class TorchPlain(nn.Module):
@@ -296,10 +389,15 @@ class TorchPlain(nn.Module):
 
 
 def plain(rng: Rng, width: int) -> Part:
-    """Draw two layers, of which one may have weight normalization in torch."""
-    prelu, normed = (bool(one) for one in rng.random(2) < 0.4)
-    ours = lambda rngs: Plain(width, prelu, rngs)  # noqa: E731
-    return Part("plain", ours, lambda edit: TorchPlain(width, prelu, normed, edit), ("squared",))
+    """Draw two layers, of which one may have weight normalization in torch, in Linen, or in both."""
+    prelu, normed, in_linen = (bool(one) for one in rng.random(3) < 0.4)
+    return Part(
+        "plain",
+        lambda rngs: Plain(width, prelu, rngs),
+        lambda name: LinenPlain(prelu, in_linen, name=name),
+        lambda edit: TorchPlain(width, prelu, normed, edit),
+        ("squared",),
+    )
 
 
 class Net(nnx.Module):
@@ -319,6 +417,23 @@ class Net(nnx.Module):
         for layer in [getattr(self, name) for name in self.names] or self.layers:
             x = x + layer(x)
         return x @ self.embed.embedding[...].T if self.tied else self.head(x)
+
+
+class LinenNet(fnn.Module):
+    """The same in Linen, with its own names where there are none."""
+
+    parts: Sequence[Part]
+    names: Sequence[str]
+    width: int
+    tied: bool
+
+    @fnn.compact
+    def __call__(self, ids: Any) -> Any:
+        embed = fnn.Embed(11, self.width, name="embed")
+        x = embed(ids)
+        for i, part in enumerate(self.parts):
+            x = x + part.in_linen(self.names[i] if self.names else None)(x)
+        return embed.attend(x) if self.tied else fnn.Dense(11, use_bias=False, name="head")(x)
 
 
 class TorchNet(nn.Module):
@@ -345,7 +460,8 @@ class TorchNet(nn.Module):
 class Drawn(NamedTuple):
     """A pair of networks as it is, and edited in torch."""
 
-    in_jax: nnx.Module
+    in_jax: Any
+    params: Any
     plain: nn.Module
     edited: nn.Module
     ids: np.ndarray
@@ -363,11 +479,18 @@ def draw(seed: int) -> Drawn:
     tied = rng.random(2) < 0.3
     where = int(rng.integers(len(parts)))
     edit = str(rng.choice(parts[where].edits)) if rng.random() < 0.95 else "an output of twice the numbers"
+    ids, flavour = rng.integers(11, size=(2, 5)), str(rng.choice(["nnx", "linen"]))
     torch.manual_seed(seed)
-    jax_net = Net(parts, names, width, bool(tied[0]), nnx.Rngs(seed))
-    if tied[1] and not tied[0]:  # the two tables have to hold the same numbers
-        jax_net.head.kernel[...] = jax_net.embed.embedding[...].T
+    made, params = Net(parts, names, width, bool(tied[0]), nnx.Rngs(seed)), None
+    one_in_torch = tied[1] and not tied[0]  # so that the two tables have to hold the same numbers
+    if flavour == "linen":
+        made = LinenNet(parts, names, width, bool(tied[0]))
+        params = made.init(jax.random.key(seed), ids)
+        if one_in_torch:
+            params["params"]["head"]["kernel"] = params["params"]["embed"]["embedding"].T
+    elif one_in_torch:
+        made.head.kernel[...] = made.embed.embedding[...].T
     make = lambda edit, scaled=False: TorchNet(parts, names, width, bool(tied[1]), edit, where, scaled)  # noqa: E731
-    about = f"{', '.join(part.kind for part in parts)}; {edit} in part {where}; width {width}, tied {tied.tolist()}"
+    about = f"{flavour}: {', '.join(part.kind for part in parts)}; {edit} in part {where}; width {width}, tied "
     edited = make("", True) if edit.startswith("an output") else make(edit)
-    return Drawn(jax_net, make(""), edited, rng.integers(11, size=(2, 5)), f"{about}, names {names or 'by number'}")
+    return Drawn(made, params, make(""), edited, ids, f"{about}{tied.tolist()}, names {names or 'by number'}")

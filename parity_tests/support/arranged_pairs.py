@@ -394,6 +394,11 @@ PAIRS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "fused in JAX, torch's attention": lambda: (HeldInJax(FusedInJax(nnx.Rngs(0))), None, TorchsAttention()),
     "gates, fused in JAX": lambda: (GatedInJax(True, nnx.Rngs(0)), None, Gated(False)),
     "gates, fused in torch": lambda: (GatedInJax(False, nnx.Rngs(0)), None, Gated(True)),
+    "gates, each fused where the other is apart": lambda: (
+        nnx.Sequential(GatedInJax(False, nnx.Rngs(0)), GatedInJax(True, nnx.Rngs(1))),
+        None,
+        nn.Sequential(Gated(True), Gated(False)),
+    ),
     "LSTM": lambda: recurrent(nnx.OptimizedLSTMCell, nn.LSTM),
     "LSTM, gates apart": lambda: recurrent(nnx.LSTMCell, nn.LSTM),
     "LSTM, two layers": lambda: recurrent(nnx.OptimizedLSTMCell, nn.LSTM, 2),

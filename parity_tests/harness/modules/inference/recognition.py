@@ -13,6 +13,7 @@ from parity_tests.harness.modules.inference.fusions import fusions
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recurrent import recurrent
 from parity_tests.harness.modules.inference.stacks import stacks
+from parity_tests.harness.modules.inference.words import place
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
 
@@ -42,10 +43,27 @@ class Recognition:
         Raises:
             InputError: If there is none, or several are possible.
         """
+        pairs: tuple[Pair, ...] | None = None
+        with contextlib.suppress(InputError):
+            pairs = self.pair(shapes, module, state, orders, ignored)
+            if not _crossed(pairs):
+                return Arrangement(pairs)
         try:
-            return Arrangement(self.pair(shapes, module, state, orders, ignored))
+            return self._rearranged(shapes, module, state, orders, ignored)
         except InputError:
-            pass  # the rest of it is refused below
+            if pairs is None:
+                raise
+            return Arrangement(pairs)
+
+    def _rearranged(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str],
+        orders: Orders,
+        ignored: Collection[str],
+    ) -> Arrangement:
+        """Arrange arrays and tensors that can't all be paired one by one."""
 
         def of_a_layer(one: Mapping[str, Shape], layer: nn.Module, path: str, name: str) -> Arrangement:
             within = {other.removeprefix(f"{path}/") for other in state if other.startswith(f"{path}/")}
@@ -104,6 +122,18 @@ class Recognition:
         shared = ties.in_jax_alone(module, names)
         self.pair(shapes, module, state, orders, {*taken, *shared})
         return Arrangement(pairs, shared=shared)
+
+
+def _crossed(pairs: Collection[Pair]) -> bool:
+    """Return whether a pair is of two modules, of which each has the other framework's module of its name beside it."""
+    parents = [(place(_parent(pair.path, "/")), place(_parent(pair.name, "."))) for pair in pairs]
+    in_jax, in_torch = ({parent[i] for parent in parents} for i in range(2))
+    return any(mine != other and mine in in_torch and other in in_jax for mine, other in parents)
+
+
+def _parent(name: str, mark: str) -> str:
+    """Return the module that holds the layer of an array."""
+    return name.rpartition(mark)[0].rpartition(mark)[0]
 
 
 def _without(shapes: Mapping[str, Shape], found: Arrangement) -> dict[str, Shape]:
