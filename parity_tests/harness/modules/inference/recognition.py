@@ -13,7 +13,6 @@ from parity_tests.harness.modules.inference.fusions import fusions
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recurrent import recurrent
 from parity_tests.harness.modules.inference.stacks import stacks
-from parity_tests.harness.modules.inference.words import place
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
 
@@ -125,10 +124,9 @@ class Recognition:
 
 
 def _crossed(pairs: Collection[Pair]) -> bool:
-    """Return whether a pair is of two modules, of which each has the other framework's module of its name beside it."""
-    parents = [(place(_parent(pair.path, "/")), place(_parent(pair.name, "."))) for pair in pairs]
-    in_jax, in_torch = ({parent[i] for parent in parents} for i in range(2))
-    return any(mine != other and mine in in_torch and other in in_jax for mine, other in parents)
+    """Return whether modules of each framework are paired with several of the other."""
+    parents = {(_parent(pair.path, "/"), _parent(pair.name, ".")) for pair in pairs}
+    return all(len({parent[i] for parent in parents}) < len(parents) for i in range(2))
 
 
 def _parent(name: str, mark: str) -> str:
