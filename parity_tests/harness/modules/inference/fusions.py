@@ -1,6 +1,6 @@
 """Pair one matrix that holds several side by side with the several, by the names of the layers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -13,15 +13,17 @@ from parity_tests.harness.modules.joining.links import as_one, in_parts
 from parity_tests.harness.modules.torch_state import Entry, entries
 from parity_tests.harness.modules.transforms import layout
 
+Orders = Callable[[], tuple[list[str], list[str]]] | None
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
-def fusions(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
+def fusions(shapes: Mapping[str, Shape], module: nn.Module, orders: Orders = None) -> Arrangement:
     """Pair layers such as `qkv`, `c_attn` or `gate_up_proj` with the several layers that do the same.
 
     Args:
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module.
+        orders: Returns the layers of both models in the order of their calls.
 
     Returns:
         The pairs and links; empty where no name lists the parts, or they don't fit.
@@ -29,20 +31,59 @@ def fusions(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
     every = entries(module)
     in_jax, in_torch = _layers(shapes, "/"), _layers(every, ".")
     found = Arrangement()
-    for (parent, own), leaves in in_torch.items():
-        if (words := fused(own)) and (parent, own) not in _same(in_jax, parent, own):
-            rivals = {at: held for at in {at for at, _ in in_jax} if (held := _parts(in_jax, at, words))}
-            if (chosen := _matching(parent, rivals)) is not None:
-                found += _many_to_one(
-                    chosen, words, rivals[chosen], f"{parent}.{own}".lstrip("."), leaves, shapes, every
-                )
-    for (parent, own), leaves in in_jax.items():
-        if words := fused(own):
-            found += _attention(parent, own, leaves, words, module, shapes)
-            rivals = {at: held for at in {at for at, _ in in_torch} if (held := _parts(in_torch, at, words))}
-            if (chosen := _matching(parent, rivals)) is not None:
-                found += _one_to_many(f"{parent}/{own}".lstrip("/"), leaves, rivals[chosen], chosen, shapes, every)
+    fused_in_torch = [key for key in in_torch if fused(key[1]) and key not in _same(in_jax, *key)]
+    turned = orders and (lambda: (orders()[1], orders()[0]))
+    for (parent, own), chosen in _partners(fused_in_torch, in_jax, turned).items():
+        words = fused(own)
+        layer, leaves = f"{parent}.{own}".lstrip("."), in_torch[parent, own]
+        found += _many_to_one(chosen, words, _parts(in_jax, chosen, words), layer, leaves, shapes, every)
+    fused_in_jax = [key for key in in_jax if fused(key[1])]
+    for parent, own in fused_in_jax:
+        found += _attention(parent, own, in_jax[parent, own], fused(own), module, shapes)
+    fused_in_jax = [key for key in fused_in_jax if "/".join(key).lstrip("/") + "/kernel" not in found.paths]
+    for (parent, own), chosen in _partners(fused_in_jax, in_torch, orders).items():
+        layer, leaves = f"{parent}/{own}".lstrip("/"), in_jax[parent, own]
+        found += _one_to_many(layer, leaves, _parts(in_torch, chosen, fused(own)), chosen, shapes, every)
     return found
+
+
+def _partners(
+    fused_layers: Sequence[tuple[str, str]], others: Mapping[tuple[str, str], set[str]], orders: Orders
+) -> dict[tuple[str, str], str]:
+    """Return the module of the other framework that holds the parts of each fused layer: the one in the same place,
+    of the same number, or whose turn of being called it is.
+
+    Args:
+        fused_layers: The parent and the own name of each fused layer of one framework.
+        others: The layers of the other framework.
+        orders: Returns the layers of both frameworks, the first's first, in the order of their calls.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for words in dict.fromkeys(fused(own) for _, own in fused_layers):
+        left = [key for key in fused_layers if fused(key[1]) == words]
+        rivals = [at for at in dict.fromkeys(at for at, _ in others) if _parts(others, at, words)]
+        for key in left:
+            same = [at for at in rivals if place(at) == place(key[0])]
+            if same:
+                found[key] = same[0]
+        left = [key for key in left if key not in found]
+        rivals = [at for at in rivals if at not in found.values()]
+        numbered = {numbers(at): at for at in rivals}
+        if len(numbered) == len(left) and {numbers(at) for at, _ in left} == {*numbered}:
+            found |= {key: numbered[numbers(key[0])] for key in left}
+        elif len(left) == len(rivals) and (len(left) == 1 or orders):
+            ours, theirs = orders() if orders else ([], [])
+            left.sort(key=lambda key: _turn(ours, key[0]))
+            rivals.sort(key=lambda at: _turn(theirs, at))
+            found |= dict(zip(left, rivals, strict=True))
+    return found
+
+
+def _turn(sequence: Sequence[str], parent: str) -> int:
+    """Return the place of a module's first layer in the order of calls."""
+    dotted = parent.replace("/", ".")
+    called = (i for i, label in enumerate(sequence) if not dotted or label.startswith(f"{dotted}."))
+    return next(called, len(sequence))
 
 
 def _same(layers: Mapping[tuple[str, str], set[str]], parent: str, own: str) -> set[tuple[str, str]]:

@@ -9,14 +9,12 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference import ties, weight_norms
-from parity_tests.harness.modules.inference.fusions import fusions
+from parity_tests.harness.modules.inference.fusions import Orders, fusions
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recurrent import recurrent
 from parity_tests.harness.modules.inference.stacks import stacks
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
-
-Orders = Callable[[], tuple[list[str], list[str]]] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +68,9 @@ class Recognition:
             return self(one, layer, within, sequence)
 
         found = Arrangement()
-        for recognize in (recurrent, lambda left, module: stacks(left, module, of_a_layer), fusions):
-            found += recognize(_without(shapes, found), module)
+        found += recurrent(shapes, module)
+        found += stacks(_without(shapes, found), module, of_a_layer)
+        found += fusions(_without(shapes, found), module, orders)
         left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
         rest = self._rest(left, module, state, orders, taken)
