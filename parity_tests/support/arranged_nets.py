@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from flax import nnx
 from torch import nn
 
+from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.compare import compare_modules
+
 Rng = np.random.Generator
+LOSSES = (lambda y: jnp.square(y).mean(), lambda y: y.square().mean())
+AGREE, DIFFER, REFUSED, EXCEPTION = "agree", "differ", "refused", "exception"
 NAMES = (
     ("query", "key", "value", "out"),
     ("q_proj", "k_proj", "v_proj", "o_proj"),
@@ -158,6 +163,7 @@ class Recurrent(nnx.Module):
     def __init__(self, cell: Any, width: int, layers: int, both: bool, rngs: nnx.Rngs):
         size = width // 2 if both else width
         self.both = both
+        self.rnn: Any
         if both:
             forward, backward = (nnx.RNN(cell(width, size, rngs=rngs)) for _ in range(2))
             self.rnn = nnx.Bidirectional(forward, backward)
@@ -178,7 +184,8 @@ class LinenRecurrent(fnn.Module):
     @fnn.compact
     def __call__(self, x: Any) -> Any:
         if self.both:
-            return fnn.Bidirectional(*(fnn.RNN(self.cell(x.shape[-1] // 2)) for _ in range(2)))(x)
+            forward, backward = (fnn.RNN(self.cell(x.shape[-1] // 2)) for _ in range(2))
+            return fnn.Bidirectional(forward, backward)(x)
         for _ in range(self.layers):
             x = fnn.RNN(self.cell(x.shape[-1]))(x)
         return x
@@ -312,7 +319,8 @@ class LinenScanned(fnn.Module):
 
     @fnn.compact
     def __call__(self, x: Any) -> Any:
-        axes, rngs = {"params": self.axis}, {"params": True}
+        axes: Any = {"params": self.axis}
+        rngs: Any = {"params": True}
         return fnn.scan(LinenLayer, variable_axes=axes, split_rngs=rngs, length=self.number)(name="blocks")(x, None)[0]
 
 
@@ -481,7 +489,8 @@ def draw(seed: int) -> Drawn:
     edit = str(rng.choice(parts[where].edits)) if rng.random() < 0.95 else "an output of twice the numbers"
     ids, flavour = rng.integers(11, size=(2, 5)), str(rng.choice(["nnx", "linen"]))
     torch.manual_seed(seed)
-    made, params = Net(parts, names, width, bool(tied[0]), nnx.Rngs(seed)), None
+    made: Any = Net(parts, names, width, bool(tied[0]), nnx.Rngs(seed))
+    params: Any = None
     one_in_torch = tied[1] and not tied[0]  # so that the two tables have to hold the same numbers
     if flavour == "linen":
         made = LinenNet(parts, names, width, bool(tied[0]))
@@ -494,3 +503,34 @@ def draw(seed: int) -> Drawn:
     about = f"{flavour}: {', '.join(part.kind for part in parts)}; {edit} in part {where}; width {width}, tied "
     edited = make("", True) if edit.startswith("an output") else make(edit)
     return Drawn(made, params, make(""), edited, ids, f"{about}{tied.tolist()}, names {names or 'by number'}")
+
+
+class Verdicts(NamedTuple):
+    """The verdicts on a pair without a mapping, and what was said where one of them is not the right one."""
+
+    plain: str
+    edited: str
+    about: str
+    text: str
+
+    @property
+    def false(self) -> bool:
+        """Whether a verdict is wrong; a sentence that asks for a mapping is none."""
+        return self.plain == DIFFER or self.edited == AGREE or EXCEPTION in (self.plain, self.edited)
+
+
+def judge(seed: int) -> Verdicts:
+    """Compare the pair of a seed as it is and edited, outputs and gradients, without a mapping."""
+    drawn = draw(seed)
+    (plain, first), (edited, second) = (_verdict(drawn, module) for module in (drawn.plain, drawn.edited))
+    return Verdicts(plain, edited, drawn.about, first if plain != AGREE else second)
+
+
+def _verdict(drawn: Drawn, module: nn.Module) -> tuple[str, str]:
+    try:
+        report = compare_modules(drawn.in_jax, drawn.params, module, None, drawn.ids, losses=LOSSES)
+    except InputError as error:
+        return REFUSED, str(error)
+    except Exception as error:  # whatever it is, a user would see it instead of a verdict
+        return EXCEPTION, f"{type(error).__name__}: {error}"
+    return AGREE if report.passed else DIFFER, str(report)

@@ -13,6 +13,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
+from parity_tests.support import arranged_nets
 from parity_tests.support.arranged_pairs import (
     LOSSES,
     PAIRS,
@@ -61,6 +62,12 @@ def unmoved(report: Any) -> tuple[str, ...]:
 def test_they_agree_without_a_rule(name: str) -> None:
     model, params, module, x = pair(name)
     assert unmoved(assert_parity(model, params, module, None, x)) == HELD.get(name, ())
+
+
+@pytest.mark.parametrize("seed", quick([31, 40, 2001, *range(10)], [2001]))
+def test_random_networks_get_the_right_verdict(seed: int) -> None:
+    found = arranged_nets.judge(seed)
+    assert (found.plain, found.edited) == ("agree", "differ"), found
 
 
 @pytest.mark.parametrize("name", quick(list(WRONG), ["by heads"]))
