@@ -1,7 +1,8 @@
 """Pair one matrix that holds several side by side with the several, by the names of the layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -17,6 +18,20 @@ Orders = Callable[[], tuple[list[str], list[str]]] | None
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
+class _Holder(NamedTuple):
+    """A module that holds some matrices: in one layer, in a layer for each, or as torch's own attention does."""
+
+    parent: str
+    own: str
+    """The name of the one layer; empty where it has several."""
+    parts: tuple[str, ...] = ()
+    """The names of the several."""
+
+    @property
+    def layer(self) -> tuple[str, str]:
+        return self.parent, self.own
+
+
 def fusions(shapes: Mapping[str, Shape], module: nn.Module, orders: Orders = None) -> Arrangement:
     """Pair layers such as `qkv`, `c_attn` or `gate_up_proj` with the several layers that do the same.
 
@@ -30,53 +45,48 @@ def fusions(shapes: Mapping[str, Shape], module: nn.Module, orders: Orders = Non
     """
     every = entries(module)
     in_jax, in_torch = _layers(shapes, "/"), _layers(every, ".")
+    own = [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None
+    ]
     found = Arrangement()
-    fused_in_torch = [key for key in in_torch if fused(key[1]) and key not in _same(in_jax, *key)]
-    turned = orders and (lambda: (orders()[1], orders()[0]))
-    for (parent, own), chosen in _partners(fused_in_torch, in_jax, turned).items():
-        words = fused(own)
-        layer, leaves = f"{parent}.{own}".lstrip("."), in_torch[parent, own]
-        found += _many_to_one(chosen, words, _parts(in_jax, chosen, words), layer, leaves, shapes, every)
-    fused_in_jax = [key for key in in_jax if fused(key[1])]
-    for parent, own in fused_in_jax:
-        found += _attention(parent, own, in_jax[parent, own], fused(own), module, shapes)
-    fused_in_jax = [key for key in fused_in_jax if "/".join(key).lstrip("/") + "/kernel" not in found.paths]
-    for (parent, own), chosen in _partners(fused_in_jax, in_torch, orders).items():
-        layer, leaves = f"{parent}/{own}".lstrip("/"), in_jax[parent, own]
-        found += _one_to_many(layer, leaves, _parts(in_torch, chosen, fused(own)), chosen, shapes, every)
+    for words in dict.fromkeys(words for _, name in (*in_jax, *in_torch) if (words := fused(name))):
+        attention = own if words == fused("qkv") else []
+        theirs = [*_holders(in_torch, words), *(_Holder(name, "") for name in attention)]
+        for mine, other in _partners(_holders(in_jax, words), theirs, orders):
+            if mine.own and other.parent in attention:
+                found += _attention(mine, in_jax[mine.layer], module.get_submodule(other.parent), other.parent, shapes)
+            elif mine.own and other.parts:
+                found += _one_to_many(mine, in_jax[mine.layer], other, shapes, every)
+            elif mine.parts and other.own:
+                found += _many_to_one(mine, other, in_torch[other.layer], shapes, every)
     return found
+
+
+def _holders(layers: Mapping[tuple[str, str], set[str]], words: tuple[str, ...]) -> list[_Holder]:
+    """Return the modules of one framework that hold matrices of these meanings."""
+    held = [_Holder(parent, own) for parent, own in layers if fused(own) == words]
+    parents = dict.fromkeys(parent for parent, _ in layers)
+    return held + [_Holder(at, "", parts) for at in parents if (parts := _parts(layers, at, words))]
 
 
 def _partners(
-    fused_layers: Sequence[tuple[str, str]], others: Mapping[tuple[str, str], set[str]], orders: Orders
-) -> dict[tuple[str, str], str]:
-    """Return the module of the other framework that holds the parts of each fused layer: the one in the same place,
-    of the same number, or whose turn of being called it is.
-
-    Args:
-        fused_layers: The parent and the own name of each fused layer of one framework.
-        others: The layers of the other framework.
-        orders: Returns the layers of both frameworks, the first's first, in the order of their calls.
-    """
-    found: dict[tuple[str, str], str] = {}
-    for words in dict.fromkeys(fused(own) for _, own in fused_layers):
-        left = [key for key in fused_layers if fused(key[1]) == words]
-        rivals = [at for at in dict.fromkeys(at for at, _ in others) if _parts(others, at, words)]
-        for key in left:
-            same = [at for at in rivals if place(at) == place(key[0])]
-            if same:
-                found[key] = same[0]
-        left = [key for key in left if key not in found]
-        rivals = [at for at in rivals if at not in found.values()]
-        numbered = {numbers(at): at for at in rivals}
-        if len(numbered) == len(left) and {numbers(at) for at, _ in left} == {*numbered}:
-            found |= {key: numbered[numbers(key[0])] for key in left}
-        elif len(left) == len(rivals) and (len(left) == 1 or orders):
-            ours, theirs = orders() if orders else ([], [])
-            left.sort(key=lambda key: _turn(ours, key[0]))
-            rivals.sort(key=lambda at: _turn(theirs, at))
-            found |= dict(zip(left, rivals, strict=True))
-    return found
+    in_jax: Sequence[_Holder], in_torch: Sequence[_Holder], orders: Orders
+) -> Iterator[tuple[_Holder, _Holder]]:
+    """Pair the modules in the same place; of the others those of the same numbers, or else in the order of calls."""
+    same = [(one, other) for one in in_jax for other in in_torch if place(one.parent) == place(other.parent)]
+    yield from same
+    left = [one for one in in_jax if not any(one is mine for mine, _ in same)]
+    rivals = [other for other in in_torch if not any(other is theirs for _, theirs in same)]
+    numbered = {numbers(other.parent): other for other in rivals}
+    if len(numbered) == len(rivals) and sorted(numbered) == sorted(numbers(one.parent) for one in left):
+        yield from ((one, numbered[numbers(one.parent)]) for one in left)
+    elif len(left) == len(rivals) and (len(left) == 1 or orders):
+        called = orders() if orders else ([], [])
+        left.sort(key=lambda one: _turn(called[0], one.parent))
+        rivals.sort(key=lambda other: _turn(called[1], other.parent))
+        yield from zip(left, rivals, strict=True)
 
 
 def _turn(sequence: Sequence[str], parent: str) -> int:
@@ -84,10 +94,6 @@ def _turn(sequence: Sequence[str], parent: str) -> int:
     dotted = parent.replace("/", ".")
     called = (i for i, label in enumerate(sequence) if not dotted or label.startswith(f"{dotted}."))
     return next(called, len(sequence))
-
-
-def _same(layers: Mapping[tuple[str, str], set[str]], parent: str, own: str) -> set[tuple[str, str]]:
-    return {(parent, own) for at, name in layers if name == own and place(at) == place(parent)}
 
 
 def _layers(names: Mapping[str, object], mark: str) -> dict[tuple[str, str], set[str]]:
@@ -100,19 +106,10 @@ def _layers(names: Mapping[str, object], mark: str) -> dict[tuple[str, str], set
     return found
 
 
-def _parts(layers: Mapping[tuple[str, str], set[str]], parent: str, words: tuple[str, ...]) -> list[str]:
+def _parts(layers: Mapping[tuple[str, str], set[str]], parent: str, words: tuple[str, ...]) -> tuple[str, ...]:
     """Return the parent's layers with these meanings, in this order; empty if there aren't one of each."""
     held = [[own for at, own in layers if at == parent and word(own) == meaning] for meaning in words]
-    return [names[0] for names in held] if all(len(names) == 1 for names in held) else []
-
-
-def _matching(parent: str, rivals: Mapping[str, object]) -> str | None:
-    """Return the module of the other framework that is in the same place: of the same name, or the same number."""
-    for key in (place, numbers):
-        same = [at for at in rivals if key(at) == key(parent)]
-        if len(same) == 1:
-            return same[0]
-    return None
+    return tuple(names[0] for names in held) if all(len(names) == 1 for names in held) else ()
 
 
 def _in_jax(held: Entry, name: str, torch_shape: Shape) -> Shape:
@@ -120,38 +117,36 @@ def _in_jax(held: Entry, name: str, torch_shape: Shape) -> Shape:
 
 
 def _many_to_one(
-    parent: str, words: tuple[str, ...], parts: list[str], layer: str, leaves: set[str],
-    shapes: Mapping[str, Shape], every: Mapping[str, Entry],
-) -> Arrangement:  # fmt: skip
+    mine: _Holder, theirs: _Holder, leaves: set[str], shapes: Mapping[str, Shape], every: Mapping[str, Entry]
+) -> Arrangement:
     pairs, links = [], []
-    for mine, other in _LEAVES.items():
-        paths = [f"{parent}/{part}/{mine}".lstrip("/") for part in parts]
+    for leaf, other in _LEAVES.items():
+        paths = [f"{mine.parent}/{part}/{leaf}".lstrip("/") for part in mine.parts]
         if other not in leaves or any(path not in shapes for path in paths):
             continue
-        held = every[name := f"{layer}.{other}"]
+        held = every[name := f"{theirs.parent}.{theirs.own}.{other}".lstrip(".")]
         shape = _in_jax(held, other, tuple(held.tensor.shape))
         given = [shapes[path] for path in paths]
         first = {one[: len(shape) - 1] for one in given}
         if sum(map(prod, given)) != prod(shape) or first != {shape[:-1]}:
             return Arrangement()
-        link = as_one(paths, given, f"{parent}/{{{','.join(parts)}}}/{mine}".lstrip("/"), shape, concatenated())
-        links.append(link)
-        pairs.append(Pair(link.parts[0], name, layout(held.layer, other, tuple(held.tensor.shape), shape)))
+        part = f"{mine.parent}/{{{','.join(mine.parts)}}}/{leaf}".lstrip("/")
+        links.append(as_one(paths, given, part, shape, concatenated()))
+        pairs.append(Pair(part, name, layout(held.layer, other, tuple(held.tensor.shape), shape)))
     return Arrangement(tuple(pairs), tuple(links))
 
 
 def _one_to_many(
-    layer: str, leaves: set[str], parts: list[str], parent: str,
-    shapes: Mapping[str, Shape], every: Mapping[str, Entry],
-) -> Arrangement:  # fmt: skip
+    mine: _Holder, leaves: set[str], theirs: _Holder, shapes: Mapping[str, Shape], every: Mapping[str, Entry]
+) -> Arrangement:
     pairs, links = [], []
-    for mine, other in _LEAVES.items():
-        names = [f"{parent}.{part}.{other}".lstrip(".") for part in parts]
-        if mine not in leaves or any(name not in every for name in names):
+    for leaf, other in _LEAVES.items():
+        names = [f"{theirs.parent}.{part}.{other}".lstrip(".") for part in theirs.parts]
+        if leaf not in leaves or any(name not in every for name in names):
             continue
         held = [every[name] for name in names]
         given = [_in_jax(one, other, tuple(one.tensor.shape)) for one in held]
-        path = f"{layer}/{mine}"
+        path = f"{mine.parent}/{mine.own}/{leaf}".lstrip("/")
         if sum(map(prod, given)) != prod(shapes[path]) or len({one[:-1] for one in given}) > 1:
             return Arrangement()
         link = in_parts(path, shapes[path], given, concatenated())
@@ -164,21 +159,15 @@ def _one_to_many(
 
 
 def _attention(
-    parent: str, own: str, leaves: set[str], words: tuple[str, ...], module: nn.Module, shapes: Mapping[str, Shape]
+    mine: _Holder, leaves: set[str], layer: nn.Module, name: str, shapes: Mapping[str, Shape]
 ) -> Arrangement:
     """Pair a fused layer with torch's own attention, which holds the three in one tensor too."""
-    if words != fused("qkv"):
-        return Arrangement()
-    rivals = {n: layer for n, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention)}
-    chosen = _matching(parent, rivals)
-    if chosen is None or rivals[chosen].in_proj_weight is None:
-        return Arrangement()
     pairs = []
-    for leaf, name in (("kernel", "in_proj_weight"), ("bias", "in_proj_bias")):
-        path, tensor = f"{parent}/{own}/{leaf}".lstrip("/"), getattr(rivals[chosen], name)
+    for leaf, other in (("kernel", "in_proj_weight"), ("bias", "in_proj_bias")):
+        path, tensor = f"{mine.parent}/{mine.own}/{leaf}".lstrip("/"), getattr(layer, other)
         if leaf in leaves and tensor is not None:
             if prod(shapes[path]) != tensor.numel():
                 return Arrangement()
-            transform = layout(rivals[chosen], name, tuple(tensor.shape), shapes[path])
-            pairs.append(Pair(path, f"{chosen}.{name}".lstrip("."), transform))
+            transform = layout(layer, other, tuple(tensor.shape), shapes[path])
+            pairs.append(Pair(path, f"{name}.{other}".lstrip("."), transform))
     return Arrangement(tuple(pairs))
