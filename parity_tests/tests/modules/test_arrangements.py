@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
+from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
 from parity_tests.support.arranged_pairs import (
@@ -295,3 +297,53 @@ def test_an_optimizers_state_is_rearranged_too() -> None:
 def test_a_joint_that_does_not_fit_is_refused(mapping: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         arrange(SHAPES, Gated(False), {**mapping, **{k: v for k, v in BY_HAND["pairs"].items() if k != "up/kernel"}})
+
+
+def test_the_layers_of_linens_scan_are_seen_turn_by_turn() -> None:
+    model, params, module, x = pair("stack, Linen")
+    module.layers[1].norm.eps = 1e-3  # type: ignore[union-attr, index]
+    diagnosis = compare_modules(model, params, module, None, x).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.where.startswith("layers.1.norm")
+    assert str(diagnosis.cause).startswith("the normalization's eps differs")
+
+
+class FlaxEncoder(nnx.Module):
+    """A layer of `nn.TransformerEncoder`, whose attention takes the mask or not."""
+
+    def __init__(self, masked: bool):
+        self.masked, rngs = masked, nnx.Rngs(0)
+        self.layers = nnx.List([nnx.Dict(
+            self_attn=nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
+            norm1=nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs), norm2=nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
+            linear1=nnx.Linear(8, 16, rngs=rngs), linear2=nnx.Linear(16, 8, rngs=rngs),
+        ) for _ in range(2)])  # fmt: skip
+
+    def __call__(self, x: Any, seen: Any) -> Any:
+        mask = seen[:, None, None] if self.masked else None
+        for layer in self.layers:
+            x = layer.norm1(x + layer.self_attn(x, mask=mask))
+            x = layer.norm2(x + layer.linear2(nnx.relu(layer.linear1(x))))
+        return x * seen[..., None]
+
+
+class TorchEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+    def forward(self, x: Any, seen: Any) -> Any:
+        return self.layers(x, src_key_padding_mask=~seen) * seen[..., None]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_torchs_transformer_layers_call_their_parts_without_gradients(masked: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    inputs = Inputs(x, np.arange(5) < np.array([[5], [3]]))
+    report = compare_modules(FlaxEncoder(masked), None, TorchEncoder(), None, inputs)
+    assert report.passed == masked
+    if not masked:
+        assert report.diagnosis is not None
+        assert report.diagnosis.where.startswith("layers.layers.0.self_attn")
+        assert report.diagnosis.cause == "attention's masks differ: no mask in JAX, a mask in PyTorch"
+    assert torch.backends.mha.get_fastpath_enabled()
