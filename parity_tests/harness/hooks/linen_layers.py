@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 from flax.core import axes_scan
 
-from parity_tests.harness.hooks.jax_layers import Taps, Traced, keep, next_label, tapped
+from parity_tests.harness.hooks.jax_layers import Taps, Traced, keep, next_label, results, tapped
 from parity_tests.harness.hooks.record import LayerCall, first
 
 
@@ -32,7 +32,7 @@ def record(taps: Taps = None, traced: Traced | None = None) -> Iterator[dict[str
             label = next_label(counts, ".".join(context.module.path))
             return tapped(lambda *a: call(*a, **kwargs), args, label, taps)
         outputs = call(*args, **kwargs)
-        x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
+        x, y = first((*args, *kwargs.values()), jax.Array), first(results(context.module, outputs), jax.Array)
         if context.method_name == "__call__" and x is not None and y is not None:
             keep(calls, ".".join(context.module.path), x, y, traced=traced)
         return outputs
