@@ -13,6 +13,7 @@ from torch import nn
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
 from parity_tests.harness.modules.hypotheses.localize import worst_difference
+from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
 from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
@@ -409,3 +410,13 @@ def test_the_part_of_an_array_that_differs_is_named() -> None:
     for whole in (a + 1, a * (1 + 1e-15)):
         assert "only" not in worst_difference(a, whole)
     assert "only" not in worst_difference(np.array(1.0), np.array(2.0))
+
+
+def test_another_constant_of_the_embeddings_is_named() -> None:
+    rng = np.random.default_rng(0)
+    x, table = rng.normal(size=(2, 5, 8)), rng.normal(size=(9, 8))
+    for first in (0, 2):
+        rows = table[first : first + 5]
+        cause = cause_in_positions((x, x), (x + rows, 4 * x + rows), {"pos.weight": table}, 1e-9)
+        assert str(cause).endswith("is multiplied by another constant: 1 in JAX, 4 in PyTorch")
+    assert cause_in_positions((x, x), (x + rows, x**2 + rows), {"pos.weight": table}, 1e-9) is None
