@@ -312,7 +312,9 @@ def test_the_layers_of_linens_scan_are_seen_turn_by_turn() -> None:
 
 
 class FlaxEncoder(nnx.Module):
-    """A layer of `nn.TransformerEncoder`, whose attention takes the mask or not."""
+    """Two layers of `nn.TransformerEncoder`, whose attention takes the mask or not."""
+
+    layers: Any
 
     def __init__(self, masked: bool):
         self.masked, rngs = masked, nnx.Rngs(0)
@@ -354,6 +356,10 @@ def test_torchs_transformer_layers_call_their_parts_without_gradients(masked: bo
 
 class FlaxReader(nnx.Module):
     """Two recurrent layers, of which the second starts at what the first ends with."""
+
+    encoder: Any
+    decoder: Any
+    back: Any
 
     def __init__(self, start: bool = True, loop: bool = True, backward: bool = True):
         self.start, self.loop, rngs = start, loop, nnx.Rngs(0)

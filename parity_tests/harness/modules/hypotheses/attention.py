@@ -116,16 +116,17 @@ def changed_attention(layer: Any, x: np.ndarray, target: tuple[np.ndarray, np.nd
         return y if layer.batch_first else y.swapaxes(0, 1)
 
     masked = [usual._replace(mask=mask) for mask in _MASKS]
-    theirs = next((settings for settings in masked if distance(target[1], given(settings)) <= tolerance), None)
+    found = next((settings for settings in masked if distance(target[1], given(settings)) <= tolerance), None)
 
     def changed() -> Iterator[Hypothesis]:
-        if theirs is None:  # or attention drops weights, or has a bias as a key
+        if found is None:  # or attention drops weights, or has a bias as a key
             if not (layer.training and layer.dropout) and layer.bias_k is None and not layer.add_zero_attn:
                 for settings in masked:
                     other = "a mask" if settings.mask == "no mask" else "another mask"
                     sentence = f"{MASKED}: {settings.mask} in JAX, {other} in PyTorch"
                     yield Hypothesis(MASKED.saying(sentence, settings.mask), given(settings))
             return
+        theirs = found
         for settings in _settings(parts, theirs):
             if settings.rotary == theirs.rotary and (cause := _differences(settings, theirs)):
                 yield Hypothesis(cause, given(settings))

@@ -62,7 +62,8 @@ def cause_in_positions(
             return NO_POSITIONS.only(framework, f"{NO_POSITIONS}: {name}, in {framework}")
         scales = [_scale(x, y, table, tolerance) for x, y in zip(before, target, strict=True)]
         if scales[0] is not None and scales[1] is not None and abs(scales[0] - scales[1]) > 1e-6 * abs(scales[1]):
-            return SCALED.of(*scales, (f"{scales[0]:.6g}", f"{scales[1]:.6g}"))
+            shown = f"{scales[0]:.6g}", f"{scales[1]:.6g}"
+            return SCALED.of(scales[0], scales[1], shown)
     return None
 
 
