@@ -7,7 +7,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
@@ -63,7 +63,7 @@ def record(
                 outputs = call(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
-            x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
+            x, y = first((*args, *kwargs.values()), jax.Array), first(results(self, outputs), jax.Array)
             if path is not None and x is not None and y is not None:
                 keep(calls, path, x, y, leaves, traced)
             return outputs
@@ -78,6 +78,12 @@ def record(
                 patched.add(owner)
                 stack.enter_context(mock.patch.object(owner, "__call__", recording(owner.__call__)))
         yield calls
+
+
+def results(layer: Any, outputs: Any) -> tuple[Any, ...]:
+    """Return what a layer returned, of a loop over a cell the sequence before the carry, as torch's layers do."""
+    loop = isinstance(layer, nnx.RNN | linen.RNN) and isinstance(outputs, tuple)
+    return (outputs[-1], outputs) if loop else (outputs,)
 
 
 def next_label(counts: dict[str, int], path: str) -> str:
