@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from flax.core import axes_scan
 from torch import Tensor
 
-from parity_tests.harness.hooks.masks import Masks
+from parity_tests.harness.hooks.masks import Drawn, Masks
 
 _VF: Any = torch._VF  # type: ignore[attr-defined]
 """What every dropout of torch's calls, whichever name it was imported by."""
@@ -37,8 +38,13 @@ def shared(both: bool) -> Iterator[None]:
             stack.enter_context(mock.patch.object(_VF, name, _recurrent(getattr(_VF, name))))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _attention(plain_attention)))
         stack.enter_context(mock.patch.object(jax.random, "bernoulli", _bernoulli(masks, jax.random.bernoulli)))
-        stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(masks, jax.lax.scan)))
-        stack.enter_context(mock.patch.object(axes_scan, "pe", _Uncounted(masks, axes_scan.pe)))
+        with contextlib.suppress(ImportError, AttributeError):  # JAX has no public name for it
+            from jax._src import ad_checkpoint
+
+            trace = _traced_again(ad_checkpoint._trace_to_jaxpr)
+            stack.enter_context(mock.patch.object(ad_checkpoint, "_trace_to_jaxpr", trace))
+        stack.enter_context(jax.disable_jit())  # each turn of a loop, and each call, is to take a mask of its own
+        stack.enter_context(mock.patch.object(axes_scan, "pe", _uncounted(masks, axes_scan.pe)))
         Masks.active = masks
         try:
             yield
@@ -57,8 +63,8 @@ def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., T
         shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if of_features else tuple(x.shape)
         k = masks.calls["torch"]
         masks.calls["torch"] += 1
-        masks.shapes.append(shape)
-        kept = torch.as_tensor(masks.below(k, shape) < 1.0 - p, device=x.device)
+        masks.drawn.append(Drawn(shape, p))
+        kept = torch.as_tensor(masks.below(k, shape, p) < 1.0 - p, device=x.device)
         factor = kept.to(x.dtype) / (1.0 - p)
         return x.mul_(factor) if in_place else x * factor
 
@@ -112,43 +118,19 @@ def _recurrent(plain: Callable[..., Any]) -> Callable[..., Any]:
     return layers
 
 
-def _scan(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """A scan whose body, if it draws, is called for each turn, so that each takes its own mask."""
-
-    def scan(f: Any, init: Any, xs: Any = None, length: int | None = None, reverse: bool = False, **more: Any) -> Any:
-        with masks.look():
-            before = masks.calls["jax"]
-            jax.eval_shape(lambda: plain(f, init, xs, length, reverse, **more))
-            draws = masks.calls["jax"] > before
-        if not draws:
-            return plain(f, init, xs, length, reverse, **more)
-        turns = range(jax.tree.leaves(xs)[0].shape[0] if length is None else length)
-        carry, results = init, []
-        for i in reversed(turns) if reverse else turns:
-            carry, y = f(carry, jax.tree.map(lambda leaf, i=i: leaf[i], xs))
-            results.append(y)
-        ys = jax.tree.map(lambda *parts: jnp.stack(parts), *(results[::-1] if reverse else results))
-        return carry, ys
-
-    return scan
+def _traced_again(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The trace of a function under `jax.checkpoint`, which JAX would take from an earlier call, with its masks."""
+    return lambda call, *more: plain(lambda *args, **options: call(*args, **options), *more)
 
 
-class _Uncounted:
+def _uncounted(masks: Masks, pe: Any) -> SimpleNamespace:
     """What Linen's scan traces its body with, once before it scans: to see what doesn't change, no call of it."""
 
-    def __init__(self, masks: Masks, plain: Any):
-        self.masks, self.plain = masks, plain
+    def trace(*given: Any, **more: Any) -> Any:
+        with masks.look():
+            return pe.trace_to_jaxpr_nounits(*given, **more)
 
-    def __getattr__(self, name: str) -> Any:
-        held = getattr(self.plain, name)
-        if not name.startswith("trace"):
-            return held
-
-        def traced(*given: Any, **more: Any) -> Any:
-            with self.masks.look():
-                return held(*given, **more)
-
-        return traced
+    return SimpleNamespace(**{**vars(pe), "trace_to_jaxpr_nounits": trace})
 
 
 def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,18 +138,37 @@ def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
         shape = tuple(np.shape(p)) if shape is None else tuple(shape)
-        k = masks.calls["jax"]
-        masks.calls["jax"] += 1
-        in_torch = masks.shapes[k] if k < len(masks.shapes) else None
-        if in_torch == shape:
-            numbers = masks.below(k, shape)
-        elif in_torch is not None and (*in_torch[1::-1], *in_torch[2:]) == shape:  # steps before rows
-            numbers = masks.below(k, in_torch).swapaxes(0, 1)
-        elif in_torch is not None and (in_torch[0], *in_torch[2:], *in_torch[1:2]) == shape:
-            numbers = np.moveaxis(masks.below(k, in_torch), 1, -1)
-        else:
-            masks.unlike.append((shape, in_torch))
+        keys, turn = _keys(key)
+        k = masks.partner(shape, len(keys))
+        if k is None:
             return plain(key, p, shape, **more)
-        return jnp.asarray(numbers < p) if isinstance(p, float) else jnp.asarray(numbers) < p
+        numbers = []
+        for i, one in enumerate(keys, k):
+            rate = _rate(p, masks.drawn[i].rate)
+            if abs(rate - masks.drawn[i].rate) > 1e-6:
+                masks.rates.append((round(rate, 6), masks.drawn[i].rate))
+            numbers.append(masks.numbers(masks.first(one, shape, i), shape, rate))
+        taken = jnp.asarray(numbers[0]) if turn is None else jnp.asarray(numbers)[turn]
+        return taken < (p if isinstance(p, float) else jnp.asarray(p))
 
     return bernoulli
+
+
+def _keys(key: Any) -> tuple[list[bytes | None], Any]:
+    """Return the numbers of a key that can be asked for, of each under `vmap`, and there also which of them it is."""
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if not isinstance(data, jax.core.Tracer):
+        return [np.asarray(data).tobytes()], None
+    every = getattr(data, "val", None)
+    if type(data).__name__ != "BatchTracer" or every is None or isinstance(every, jax.core.Tracer):
+        return [None], None
+    every = jnp.moveaxis(every, data.batch_dim, 0)
+    return [np.asarray(one).tobytes() for one in every], jnp.argmax((every == data).all(-1))
+
+
+def _rate(p: Any, otherwise: float) -> float:
+    """Return the rate of a mask that is kept with a probability, if it is one number that is known."""
+    try:
+        return 1.0 - float(p)
+    except TypeError:
+        return otherwise

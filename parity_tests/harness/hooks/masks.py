@@ -2,9 +2,19 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
+from math import prod
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+Shape = tuple[int, ...]
+
+
+class Drawn(NamedTuple):
+    """A mask in torch's last call."""
+
+    shape: Shape
+    rate: float
 
 
 class Masks:
@@ -14,31 +24,96 @@ class Masks:
     """Those of the comparison that is running, if it shares any."""
 
     def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
-        """Of the masks in torch's last call."""
+        self.drawn: list[Drawn] = []
         self.calls = {"jax": 0, "torch": 0}
-        self.unlike: list[tuple[tuple[int, ...], tuple[int, ...] | None]] = []
+        self.unlike: list[tuple[Shape, Shape | None]] = []
         """The shapes of the masks in JAX's last call that torch's call of the same number doesn't drop, and torch's."""
+        self.others: list[tuple[Shape, Shape | None]] = []
+        """Those since the last one that torch does drop: each may be a draw for another purpose."""
+        self.rates: list[tuple[float, float]] = []
+        """The rates of the masks in JAX's last call that differ from torch's, and torch's."""
+        self.keys: dict[tuple[bytes, Shape], int] = {}
+        """The number of the first mask in JAX's last call that was drawn from a key."""
+        self.reused = False
+        """Whether two masks in JAX's last call were drawn from one key."""
         self.looking = False
+
+    def begin(self, framework: Literal["jax", "torch"]) -> None:
+        """Begin a call of a model: its first dropout takes the first mask."""
+        self.calls[framework] = 0
+        if framework == "torch":
+            self.drawn.clear()
+        else:
+            self.unlike, self.others, self.rates, self.keys, self.reused = [], [], [], {}, False
 
     @contextlib.contextmanager
     def look(self) -> Iterator[None]:
         """Within it JAX traces what is no call of the model: it takes no mask, and no layer is recorded."""
-        calls, before, self.looking = self.calls["jax"], self.looking, True
+        calls, keys, others = self.calls["jax"], {**self.keys}, [*self.others]
+        before, self.looking = self.looking, True
         try:
             yield
         finally:
-            self.calls["jax"], self.looking = calls, before
+            self.calls["jax"], self.keys, self.others, self.looking = calls, keys, others, before
 
-    def below(self, k: int, shape: tuple[int, ...]) -> np.ndarray:
-        return np.random.default_rng([k, *shape]).random(shape)
+    def first(self, key: bytes | None, shape: Shape, k: int) -> int:
+        """Return the number of the first mask of this shape that was drawn from a key, that of call k if none was."""
+        if key is None:
+            return k
+        first = self.keys.setdefault((key, shape), k)
+        self.reused |= first != k
+        return first
+
+    def below(self, k: int, shape: Shape, rate: float) -> np.ndarray:
+        """Return the uniform numbers of a mask, in torch's order of axes.
+
+        Axes of one size may change places: nothing in a shape tells which of them is which in the other framework.
+        Another rate has other numbers, since the same ones would often drop the same units.
+        """
+        rng = np.random.default_rng([k, round(rate * 1e6), *shape])
+        sizes = [size for size in {*shape} if size > 1 and shape.count(size) > 1]
+        if not sizes:
+            return rng.random(shape)
+        places = np.indices(shape)
+        for size in sizes:
+            axes = [i for i, other in enumerate(shape) if other == size]
+            places[axes] = np.sort(places[axes], axis=0)
+        return rng.random(prod(shape))[np.ravel_multi_index(tuple(places), shape)]
+
+    def partner(self, shape: Shape, several: int = 1) -> int | None:
+        """Return the number of torch's mask that JAX's next one, or the first of several, is compared with.
+
+        A draw of another size takes none. It may be for another purpose, so that the next one takes torch's mask; or it
+        is a mask of another shape, so that the next one takes the mask after that.
+        """
+        k = self.calls["jax"]
+        for i in range(k, k + len(self.others) + 1):
+            drawn = self.drawn[i : i + several]
+            if len(drawn) == several and all(prod(one.shape) == prod(shape) for one in drawn):
+                self.unlike += self.others[: i - k]
+                self.others.clear()
+                self.calls["jax"] = i + several
+                return i
+        self.others.append((shape, self.drawn[k].shape if k < len(self.drawn) else None))
+        return None
+
+    def numbers(self, k: int, shape: Shape, rate: float) -> np.ndarray:
+        """Return the numbers of torch's mask k in the shape of JAX's, which has the axes in another order or others."""
+        drawn = self.drawn[k].shape
+        numbers = self.below(k, drawn, rate)
+        if sorted(drawn) != sorted(shape):
+            return numbers.reshape(shape)
+        left, order = [*range(len(drawn))], []
+        for size in shape:
+            order.append(next(i for i in left if drawn[i] == size))
+            left.remove(order[-1])
+        return numbers.transpose(order)
 
 
 def begin(framework: Literal["jax", "torch"]) -> None:
-    """Begin a call of a model: its first dropout takes the first mask."""
+    """Begin a call of a model."""
     if Masks.active is not None:
-        Masks.active.calls[framework] = 0
-        (Masks.active.shapes if framework == "torch" else Masks.active.unlike).clear()
+        Masks.active.begin(framework)
 
 
 def looking() -> bool:

@@ -17,7 +17,6 @@ from jaxvae.shared.text import named
 from parity_tests.harness.assertion import ParityError, assert_parity
 from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
-from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
@@ -25,7 +24,7 @@ from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
-from parity_tests.harness.modules.hypotheses.between_layers import OTHER_SHAPE
+from parity_tests.harness.modules.hypotheses.shared_masks import of_masks
 from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.joining.rearranged import apart, arranged, check_shared, without_frozen
 from parity_tests.harness.modules.layers import layer_tree
@@ -273,11 +272,7 @@ def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Di
         with np.errstate(all="ignore"), warnings.catch_warnings():  # infinite values, or a hypothesis that overflows
             warnings.simplefilter("ignore")
             diagnosis = diagnose()
-            unlike = Masks.active.unlike if Masks.active else ()
-            if diagnosis and not diagnosis.cause and unlike:
-                in_jax, in_torch = unlike[0]
-                return diagnosis._replace(cause=OTHER_SHAPE.of([*in_jax], [*in_torch] if in_torch else "none"))
-            return diagnosis
+            return diagnosis and of_masks(diagnosis)
     except Exception as error:
         text = f"It differs, and the diagnosis failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}."
         return Diagnosis(finding.where, text, None)

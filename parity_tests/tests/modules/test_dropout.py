@@ -18,7 +18,8 @@ from parity_tests.support.quick import quick
 
 RNG = np.random.default_rng(0)
 IMAGES, TOKENS = RNG.normal(size=(3, 2, 5, 4)), RNG.normal(size=(2, 5, 8))
-TRAINING: dict[str, Any] = {"train": True, "share_dropout": True, "losses": (lambda y: (y**2).mean(),) * 2}
+OUTPUTS: dict[str, Any] = {"train": True, "share_dropout": True}
+TRAINING: dict[str, Any] = OUTPUTS | {"losses": (lambda y: (y**2).mean(),) * 2}
 
 
 class InNNX(nnx.Module):
@@ -226,3 +227,106 @@ def test_nothing_of_it_is_left() -> None:
         compare_modules(InNNX(), None, InTorch(), None, IMAGES, share_dropout=True, losses=(len, len))  # type: ignore[arg-type]
     assert before == (jax.random.bernoulli, torch._VF.dropout, F.scaled_dot_product_attention)  # type: ignore[attr-defined]
     assert not torch.equal(F.dropout(x := torch.ones(64)), F.dropout(x))
+
+
+class Looped(nnx.Module):
+    """One layer and its dropout, three times, in a loop of JAX's."""
+
+    def __init__(self, how: str):
+        self.layer, self.how = nnx.Linear(8, 8, rngs=nnx.Rngs(0)), how
+
+    def __call__(self, x: Any) -> Any:
+        def body(x: Any, key: Any) -> Any:
+            return jnp.where(jax.random.bernoulli(key, 0.5, x.shape), jnp.tanh(self.layer(x)) / 0.5, 0)
+
+        key = jax.random.key(0)
+        keys = jax.random.split(key, 3)
+        if self.how == "fori_loop":
+            return jax.lax.fori_loop(0, 3, lambda i, x: body(x, keys[i]), x)
+        if self.how == "one key":
+            return jax.lax.fori_loop(0, 3, lambda _, x: body(x, key), x)
+        call = {"jit": jax.jit, "checkpoint": jax.checkpoint}[self.how](body)
+        return call(call(call(x, keys[0]), keys[1]), keys[2])
+
+
+class TorchLooped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = F.dropout(torch.tanh(self.layer(x)), 0.5, self.training)
+        return x
+
+
+@pytest.mark.parametrize("how", ["jit", "checkpoint", "fori_loop"])
+def test_each_call_within_a_transformation_takes_its_own_mask(how: str) -> None:
+    assert_parity(Looped(how), None, TorchLooped(), None, TOKENS, **OUTPUTS)
+
+
+def test_two_masks_of_one_key_are_a_difference() -> None:
+    report = compare_modules(Looped("one key"), None, TorchLooped(), None, TOKENS, **TRAINING)
+    assert report.diagnosis
+    assert report.diagnosis.cause == "two dropouts draw from one key in JAX, and drop the same units"
+
+
+class Several(nnx.Module):
+    def __init__(self) -> None:
+        self.layers = nnx.split_rngs(splits=3)(nnx.vmap(Block, in_axes=0, out_axes=0))(nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.layers, x)
+
+
+class TorchSeveral(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TorchBlock(0.3) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([layer(x) for layer in self.layers])
+
+
+def test_each_of_several_under_vmap_takes_its_own_mask() -> None:
+    assert_parity(Several(), None, TorchSeveral(), None, TOKENS, **OUTPUTS)
+
+
+class Turned(nnx.Module):
+    """A dropout of the same numbers in another order of axes, or in another shape, or behind another draw."""
+
+    def __init__(self, how: str, rate: float = 0.3):
+        rngs = nnx.Rngs(0)
+        self.layer, self.drop, self.how = nnx.Linear(8, 8, rngs=rngs), nnx.Dropout(rate, rngs=rngs), how
+
+    def __call__(self, x: Any) -> Any:
+        if self.how == "steps first":
+            return self.layer(self.drop(x.swapaxes(0, 1))).swapaxes(0, 1)
+        if self.how == "reshaped":
+            return self.layer(self.drop(x.reshape(-1, 8))).reshape(x.shape)
+        if self.how == "another draw":
+            x = x * jax.random.bernoulli(jax.random.key(0), 1.0, (len(x), 1, 1))
+        y = self.layer(self.drop(x))
+        return y.argmax(-1) if self.how == "argmax" else y
+
+
+class TorchTurned(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(8, 8), how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(F.dropout(x, 0.3, self.training))
+        return y.argmax(-1) if self.how == "argmax" else y
+
+
+@pytest.mark.parametrize("how", ["steps first", "reshaped", "another draw"])
+def test_a_mask_is_shared_where_its_numbers_lie_otherwise(how: str) -> None:
+    as_many_steps_as_rows = RNG.normal(size=(4, 4, 8))
+    assert_parity(Turned(how), None, TorchTurned(how), None, as_many_steps_as_rows, **OUTPUTS)
+
+
+def test_rates_that_drop_the_same_units_by_chance_are_a_difference() -> None:
+    report = compare_modules(Turned("argmax", 0.31), None, TorchTurned("argmax"), None, TOKENS, **OUTPUTS)
+    assert report.diagnosis
+    assert report.diagnosis.cause == "the rates of a dropout differ: 0.31 in JAX, 0.3 in PyTorch"
