@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flax.core import axes_scan
+from jax.core import Tracer
 from torch import Tensor
 
 from parity_tests.harness.hooks.masks import Drawn, Masks
@@ -156,13 +157,13 @@ def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 def _keys(key: Any) -> tuple[list[bytes | None], Any]:
     """Return the numbers of a key that can be asked for, of each under `vmap`, and there also which of them it is."""
-    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-    if not isinstance(data, jax.core.Tracer):
+    data: Any = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if not isinstance(data, Tracer):
         return [np.asarray(data).tobytes()], None
-    every = getattr(data, "val", None)
-    if type(data).__name__ != "BatchTracer" or every is None or isinstance(every, jax.core.Tracer):
+    every = getattr(data, "val", None) if type(data).__name__ == "BatchTracer" else None
+    if every is None or isinstance(every, Tracer):
         return [None], None
-    every = jnp.moveaxis(every, data.batch_dim, 0)
+    every = jnp.moveaxis(every, getattr(data, "batch_dim"), 0)  # noqa: B009
     return [np.asarray(one).tobytes() for one in every], jnp.argmax((every == data).all(-1))
 
 

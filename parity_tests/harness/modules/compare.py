@@ -241,6 +241,7 @@ def compare_modules(
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
         own += unchosen(*evaluation.trees, both.order)
+        own += both.exchanged(*evaluation.trees, given)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
         unexercised, left_out = (*compared.unexercised, *own), compared.left_out

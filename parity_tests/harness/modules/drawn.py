@@ -108,6 +108,6 @@ def _filled(both: Both, numbers: Iterable[tuple[str, np.ndarray]]) -> Both:
 def _finite(both: Both) -> bool:
     try:
         outputs = torch_state.called(torch_state.copied(both.module), both.torch_arguments)
-        return all(np.isfinite(array).any() for array in leaves(both.chosen(outputs, False)).values())
+        return all(not array.size or np.isfinite(array).any() for array in leaves(both.chosen(outputs, False)).values())
     except Exception:
         return False  # the comparison itself says what is wrong

@@ -64,7 +64,9 @@ class Evaluation:
         other = Evaluation(both, self._losses, self._in_double)
         try:
             in_torch = self.forward_torch(both)
-            finite = all(np.isfinite(array).any() for array in leaves(both.chosen(in_torch[0], False)).values())
+            finite = all(
+                not array.size or np.isfinite(array).any() for array in leaves(both.chosen(in_torch[0], False)).values()
+            )
         except Exception:  # the module may not take such numbers
             return None
         if not finite:

@@ -1,6 +1,6 @@
 """A JAX model and a torch module that hold the same numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -142,6 +142,19 @@ class Both(NamedTuple):
                 )
             mine[place], other[place] = layouts.to_torch(left, self.output_layouts[place]), right
         return mine, other
+
+    def exchanged(self, in_jax: Any, in_torch: Any, given: Collection[Any]) -> tuple[str, ...]:
+        """Return the outputs whose last two axes are of one size and exchanged in JAX, as the numbers alone tell;
+        `given` are the places and numbers of those whose layout is given."""
+        held = [layouts.of_input(self.input_layouts, i, x.ndim, False) for i, x in enumerate(self.inputs)]
+        if any(layout != "same" for layout in held):
+            return ()
+        return tuple(
+            f"{place} (its last two axes are exchanged in JAX; say so by output_layouts)"
+            for i, (place, array) in enumerate(self.outputs(in_jax, in_torch)[1].items())
+            if array.ndim == 3 and array.shape[1] == array.shape[2] and not {place, i} & {*given}
+            if self.output_layouts[place] == "channels_last"
+        )
 
 
 def joined(arrays: Arrays) -> Arrays:

@@ -108,8 +108,8 @@ def excess(actual: np.ndarray, expected: np.ndarray, floor: np.ndarray | float, 
         return np.abs(actual - expected) / error
     if actual.dtype.kind in "biu" and expected.dtype.kind in "biu":
         difference = (actual != expected) * np.maximum(np.abs(actual.astype(float) - expected.astype(float)), 1)
-    else:
-        difference = _apart(actual, expected)
+        return difference / unit(dtype)  # integers are not rounded, however large they are
+    difference = _apart(actual, expected)
     scale = np.maximum(np.abs(_wide(actual)), np.abs(_wide(expected)))
     with np.errstate(all="ignore"):
         error = unit(dtype) * scale + floor + np.finfo(dtype).tiny
