@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from flax.core import axes_scan
+from flax.core.scope import Scope
 from jax.core import Tracer
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from parity_tests.harness.hooks.masks import Drawn, Masks
 
 _VF: Any = torch._VF  # type: ignore[attr-defined]
 """What every dropout of torch's calls, whichever name it was imported by."""
+_Counts: TypeAlias = list[tuple[Any, dict[Any, Any]]]
+"""Counters of Linen's streams, and what they were before they counted."""
 
 
 @contextlib.contextmanager
@@ -45,6 +48,9 @@ def shared(both: bool) -> Iterator[None]:
             trace = _traced_again(ad_checkpoint._trace_to_jaxpr)
             stack.enter_context(mock.patch.object(ad_checkpoint, "_trace_to_jaxpr", trace))
         stack.enter_context(jax.disable_jit())  # each turn of a loop, and each call, is to take a mask of its own
+        counted: list[_Counts] = []
+        stack.enter_context(mock.patch.object(Scope, "make_rng", _make_rng(counted, Scope.make_rng)))
+        stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(counted, jax.lax.scan)))
         stack.enter_context(mock.patch.object(axes_scan, "pe", _uncounted(masks, axes_scan.pe)))
         Masks.active = masks
         try:
@@ -122,6 +128,39 @@ def _recurrent(plain: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_again(plain: Callable[..., Any]) -> Callable[..., Any]:
     """The trace of a function under `jax.checkpoint`, which JAX would take from an earlier call, with its masks."""
     return lambda call, *more: plain(lambda *args, **options: call(*args, **options), *more)
+
+
+def _make_rng(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Linen's streams, which count their calls: the counts before each call are kept for every scan around it."""
+
+    def make_rng(scope: Scope, *given: Any, **more: Any) -> Any:
+        for counts in counted:
+            counts.append((scope.rng_counters, {**scope.rng_counters}))
+        return plain(scope, *given, **more)
+
+    return make_rng
+
+
+def _scan(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A scan in which Linen's streams count as in one that is compiled, whose body is called once for all turns: a
+    stream that is not split gives each turn the same key."""
+
+    def scan(f: Any, *given: Any, **more: Any) -> Any:
+        own: _Counts = []
+
+        def turn(*args: Any) -> Any:
+            while own:
+                counters, before = own.pop()
+                counters.update(before)
+            return f(*args)
+
+        counted.append(own)
+        try:
+            return plain(turn, *given, **more)
+        finally:
+            counted.pop()
+
+    return scan
 
 
 def _uncounted(masks: Masks, pe: Any) -> SimpleNamespace:

@@ -157,6 +157,16 @@ def test_cells_are_told_apart_by_names_and_numbers() -> None:
     assert {one.path: one.name for one in found.pairs}["encoder/1/cell/dense_i/kernel"] == "encoder.weight_ih_l1"
     with pytest.raises(InputError, match=r"could each be any of torch's recurrent layers 'encoder\.weight_ih_l0'"):
         arrange(cells("reader/0", "reader/1", "writer/0", "writer/1"), net)
+    called = ["writer.1", "reader.0", "reader.1", "writer.0"], ["decoder", "encoder"]
+    with pytest.raises(InputError, match="could each be any of"):  # one is called between those of the other
+        arrange(cells("reader/0", "reader/1", "writer/0", "writer/1"), net, orders=lambda: called)
+    called = ["reader.0", "reader.1", "writer.0", "writer.1"], ["encoder", "decoder"]
+    found = arrange(cells("reader/0", "reader/1", "writer/0", "writer/1"), net, orders=lambda: called)
+    pairs = {one.path: one for one in found.pairs}
+    assert pairs["writer/1/dense_i/kernel"].name == "decoder.weight_ih_l1"
+    assert pairs["writer/1/dense_i/kernel"].by_calls
+    found = arrange(cells("fw/cell", "bw/cell"), nn.LSTM(8, 8, bidirectional=True))
+    assert {one.path: one.name for one in found.pairs}["bw/cell/dense_i/kernel"] == "weight_ih_l0_reverse"
     with pytest.raises(InputError, match="no JAX array is paired with 'weight_ih_l0'"):
         arrange(cells("cell"), nn.LSTM(8, 8, proj_size=3))
 

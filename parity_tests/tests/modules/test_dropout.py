@@ -151,9 +151,11 @@ class LinenBlock(linen.Module):
 
 
 class LinenScanned(linen.Module):
+    split: bool = True
+
     @linen.compact
     def __call__(self, x: Any, deterministic: bool) -> Any:
-        rngs: Any = {"params": True, "dropout": True}
+        rngs: Any = {"params": True, "dropout": self.split}
         scanned = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs=rngs, length=3)
         x = scanned(deterministic, name="blocks")(linen.Dropout(0.2, deterministic=deterministic)(x), None)[0]
         return linen.Dropout(0.1, deterministic=deterministic)(x)
@@ -267,6 +269,14 @@ def test_each_call_within_a_transformation_takes_its_own_mask(how: str) -> None:
 
 def test_two_masks_of_one_key_are_a_difference() -> None:
     report = compare_modules(Looped("one key"), None, TorchLooped(), None, TOKENS, **TRAINING)
+    assert report.diagnosis
+    assert report.diagnosis.cause == "two dropouts draw from one key in JAX, and drop the same units"
+
+
+def test_a_stream_that_linens_scan_does_not_split_is_a_difference() -> None:
+    params = LinenScanned().init(jax.random.key(0), jnp.zeros((1, 5, 8)), deterministic=True)
+    module = Listed([0.3] * 3, (0.2, 0.1))
+    report = compare_modules(LinenScanned(split=False), params, module, None, TOKENS, **OUTPUTS)
     assert report.diagnosis
     assert report.diagnosis.cause == "two dropouts draw from one key in JAX, and drop the same units"
 

@@ -1,6 +1,6 @@
 """Pair one matrix that holds several side by side with the several, by the names of the layers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -8,13 +8,12 @@ import numpy as np
 from torch import nn
 
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
-from parity_tests.harness.modules.inference.words import fused, numbers, place, word
+from parity_tests.harness.modules.inference.words import Orders, fused, numbers, place, turn, word
 from parity_tests.harness.modules.joining.joints import Shape, concatenated
 from parity_tests.harness.modules.joining.links import as_one, in_parts
 from parity_tests.harness.modules.torch_state import Entry, entries
 from parity_tests.harness.modules.transforms import layout
 
-Orders = Callable[[], tuple[list[str], list[str]]] | None
 _LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
@@ -84,16 +83,9 @@ def _partners(
         yield from ((one, numbered[numbers(one.parent)]) for one in left)
     elif len(left) == len(rivals) and (len(left) == 1 or orders):
         called = orders() if orders else ([], [])
-        left.sort(key=lambda one: _turn(called[0], one.parent))
-        rivals.sort(key=lambda other: _turn(called[1], other.parent))
+        left.sort(key=lambda one: turn(called[0], one.parent))
+        rivals.sort(key=lambda other: turn(called[1], other.parent))
         yield from zip(left, rivals, strict=True)
-
-
-def _turn(sequence: Sequence[str], parent: str) -> int:
-    """Return the place of a module's first layer in the order of calls."""
-    dotted = parent.replace("/", ".")
-    called = (i for i, label in enumerate(sequence) if not dotted or label.startswith(f"{dotted}."))
-    return next(called, len(sequence))
 
 
 def _layers(names: Mapping[str, object], mark: str) -> dict[tuple[str, str], set[str]]:

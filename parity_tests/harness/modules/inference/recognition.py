@@ -9,10 +9,11 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference import ties, weight_norms
-from parity_tests.harness.modules.inference.fusions import Orders, fusions
+from parity_tests.harness.modules.inference.fusions import fusions
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recurrent import recurrent
 from parity_tests.harness.modules.inference.stacks import stacks
+from parity_tests.harness.modules.inference.words import Orders
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
 
@@ -68,7 +69,7 @@ class Recognition:
             return self(one, layer, within, sequence)
 
         found = Arrangement()
-        found += recurrent(shapes, module)
+        found += recurrent(shapes, module, orders)
         found += stacks(_without(shapes, found), module, of_a_layer)
         found += fusions(_without(shapes, found), module, orders)
         left = _without(shapes, found)

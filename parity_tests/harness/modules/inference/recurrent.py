@@ -8,7 +8,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
-from parity_tests.harness.modules.inference.words import place
+from parity_tests.harness.modules.inference.words import Orders, place, turn
 from parity_tests.harness.modules.joining.joints import Shape, numpy_of, summed
 from parity_tests.harness.modules.joining.links import Link, in_parts
 from parity_tests.harness.modules.transforms import as_is, transposed
@@ -41,7 +41,7 @@ class _Weights(NamedTuple):
     reverse: bool
 
 
-def recurrent(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
+def recurrent(shapes: Mapping[str, Shape], module: nn.Module, orders: Orders = None) -> Arrangement:
     """Pair the cells of a JAX model with the recurrent layers of a torch module.
 
     Torch adds a bias to the input's product and one to the state's, of which Flax's cells have the sum, or one of them.
@@ -49,6 +49,7 @@ def recurrent(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
     Args:
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module.
+        orders: Returns the layers of both models in the order of their calls.
 
     Returns:
         The pairs and links; empty if the torch module has no recurrent layer, or the JAX model no cell.
@@ -72,13 +73,18 @@ def recurrent(shapes: Mapping[str, Shape], module: nn.Module) -> Arrangement:
         if turned and len(turned) == sum(other.reverse for other in rivals):
             fitting = [cell for cell in fitting if _backward(cell) == layer.reverse]
             rivals = [other for other in rivals if other.reverse == layer.reverse]
-        if len({re.sub(r"\d+", "", cell.path) for cell in fitting}) > 1:
+        fitting = sorted(fitting, key=_natural)
+        by_calls = len({_stem(cell.path) for cell in fitting}) > 1
+        if by_calls and (ordered := _ordered(fitting, rivals, orders)) is None:
             raise InputError(
                 f"mapping: the cells {', '.join(repr(cell.path) for cell in fitting)} of the JAX model could each be "
                 f"any of torch's recurrent layers {', '.join(repr(other.kernels['i']) for other in rivals)}: give "
                 "pairs for their arrays."
             )
-        found += _paired(sorted(fitting, key=_natural)[rivals.index(layer)], layer, shapes)
+        if by_calls:
+            fitting, rivals = ordered
+        paired = _paired(fitting[rivals.index(layer)], layer, shapes)
+        found += paired._replace(pairs=tuple(pair._replace(by_calls=by_calls) for pair in paired.pairs))
     return found
 
 
@@ -142,8 +148,24 @@ def _within(cell: _Cell, layer: _Weights) -> bool:
     return {*place(layer.name)} <= {*place(cell.path)}
 
 
+def _ordered(
+    cells: Sequence[_Cell], layers: Sequence[_Weights], orders: Orders
+) -> tuple[list[_Cell], list[_Weights]] | None:
+    """Return both in the order of their calls; None if some are not called, or cells of one name are layers of two."""
+    in_jax, in_torch = orders() if orders else ([], [])
+    mine = sorted(cells, key=lambda cell: turn(in_jax, cell.path))
+    theirs = sorted(layers, key=lambda layer: turn(in_torch, layer.name))
+    called = turn(in_jax, mine[-1].path) < len(in_jax) and turn(in_torch, theirs[-1].name) < len(in_torch)
+    stems = {(_stem(cell.path), _stem(layer.name)) for cell, layer in zip(mine, theirs, strict=True)}
+    return (mine, theirs) if called and len(stems) == len({stem for stem, _ in stems}) else None
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\d+", "", name)
+
+
 def _backward(cell: _Cell) -> bool:
-    return re.search("backward|reverse|bwd", cell.path) is not None
+    return re.search(r"backward|reverse|bwd|(?<![^/_])bw(?![^/_\d])", cell.path) is not None
 
 
 def _natural(cell: _Cell) -> list[tuple[int, str]]:

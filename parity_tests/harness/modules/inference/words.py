@@ -1,6 +1,10 @@
 """The words that layers are named with, which differ from one project to the next."""
 
 import re
+from collections.abc import Callable, Sequence
+
+Orders = Callable[[], tuple[list[str], list[str]]] | None
+"""Returns the layers of both models in the order of their calls."""
 
 _MEANINGLESS = {"proj", "to", "lin", "linear", "fc", "w", "c", "layer", "dense", "projection", "attn", "in"}
 _WORDS = {"q": "query", "wq": "query", "k": "key", "wk": "key", "v": "value", "wv": "value"}
@@ -36,3 +40,10 @@ def place(parent: str) -> tuple[str, ...]:
 def numbers(parent: str) -> tuple[int, ...]:
     """Return the numbers in a module's name, which stand for its place among others of its kind."""
     return tuple(map(int, re.findall(r"\d+", parent)))
+
+
+def turn(sequence: Sequence[str], layer: str) -> int:
+    """Return the place of a layer, or of the first one in a module, in the order of calls; its length if none is."""
+    dotted = layer.replace("/", ".")
+    called = (i for i, label in enumerate(sequence) if not dotted or label == dotted or label.startswith(f"{dotted}."))
+    return next(called, len(sequence))
