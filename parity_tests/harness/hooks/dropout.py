@@ -21,6 +21,7 @@ from parity_tests.harness.hooks.masks import Drawn, Masks
 
 _VF: Any = torch._VF  # type: ignore[attr-defined]
 """What every dropout of torch's calls, whichever name it was imported by."""
+_ROUNDED = 1e-6  # rates that differ by less are one
 _Counts: TypeAlias = list[tuple[Any, dict[Any, Any]]]
 """Counters of Linen's streams, and what they were before they counted."""
 
@@ -179,16 +180,26 @@ def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
         shape = tuple(np.shape(p)) if shape is None else tuple(shape)
         keys, turn = _keys(key)
-        k = masks.partner(shape, len(keys))
-        if k is None:
+        rows = (len(keys), *shape)  # of examples under `vmap`, which torch drops in one call
+        k = None if turn is None else masks.partner(rows, trial=True)
+        in_one = k is not None
+        if k is None and (k := masks.partner(shape, len(keys))) is None:
             return plain(key, p, shape, **more)
-        numbers = []
-        for i, one in enumerate(keys, k):
-            rate = _rate(p, masks.drawn[i].rate)
-            if abs(rate - masks.drawn[i].rate) > 1e-6:
-                masks.rates.append((round(rate, 6), masks.drawn[i].rate))
-            numbers.append(masks.numbers(masks.first(one, shape, i), shape, rate))
-        taken = jnp.asarray(numbers[0]) if turn is None else jnp.asarray(numbers)[turn]
+        masks.reused |= len({*keys}) < len(keys)
+        in_torch = masks.drawn[k].rate
+        rate = _rate(p, in_torch)
+        of_dropped = abs(rate - in_torch) > _ROUNDED and abs(1.0 - rate - in_torch) <= _ROUNDED
+        if of_dropped:
+            rate = in_torch
+        elif abs(rate - in_torch) > _ROUNDED:
+            masks.rates.append((round(rate, 6), in_torch))
+        if in_one:
+            numbers = masks.numbers(k, rows, rate)
+        else:
+            numbers = [masks.numbers(masks.first(one, shape, i), shape, rate) for i, one in enumerate(keys, k)]
+        taken = jnp.asarray(numbers)[0 if turn is None else turn]
+        if of_dropped:  # the draw says what is dropped, where Flax's says what is kept
+            return taken >= 1.0 - rate
         return taken < (p if isinstance(p, float) else jnp.asarray(p))
 
     return bernoulli

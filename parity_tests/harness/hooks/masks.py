@@ -80,7 +80,7 @@ class Masks:
             places[axes] = np.sort(places[axes], axis=0)
         return rng.random(prod(shape))[np.ravel_multi_index(tuple(places), shape)]
 
-    def partner(self, shape: Shape, several: int = 1) -> int | None:
+    def partner(self, shape: Shape, several: int = 1, trial: bool = False) -> int | None:
         """Return the number of torch's mask that JAX's next one, or the first of several, is compared with.
 
         A draw of another size takes none. It may be for another purpose, so that the next one takes torch's mask; or it
@@ -94,7 +94,8 @@ class Masks:
                 self.others.clear()
                 self.calls["jax"] = i + several
                 return i
-        self.others.append((shape, self.drawn[k].shape if k < len(self.drawn) else None))
+        if not trial:
+            self.others.append((shape, self.drawn[k].shape if k < len(self.drawn) else None))
         return None
 
     def numbers(self, k: int, shape: Shape, rate: float) -> np.ndarray:

@@ -303,7 +303,7 @@ def test_each_of_several_under_vmap_takes_its_own_mask() -> None:
 
 
 class Turned(nnx.Module):
-    """A dropout of the same numbers in another order of axes, or in another shape, or behind another draw."""
+    """A dropout of the same numbers in another order of axes, or in another shape, or otherwise drawn."""
 
     def __init__(self, how: str, rate: float = 0.3):
         rngs = nnx.Rngs(0)
@@ -314,10 +314,17 @@ class Turned(nnx.Module):
             return self.layer(self.drop(x.swapaxes(0, 1))).swapaxes(0, 1)
         if self.how == "reshaped":
             return self.layer(self.drop(x.reshape(-1, 8))).reshape(x.shape)
+        if self.how == "one by one":
+            keys = jax.random.split(jax.random.key(0), len(x))
+            return jax.vmap(lambda x, key: self.layer(self.dropped(x, key)))(x, keys)
         if self.how == "another draw":
             x = x * jax.random.bernoulli(jax.random.key(0), 1.0, (len(x), 1, 1))
-        y = self.layer(self.drop(x))
+        y = self.layer(self.dropped(x, jax.random.key(0)) if self.how == "by the rate" else self.drop(x))
         return y.argmax(-1) if self.how == "argmax" else y
+
+    @staticmethod
+    def dropped(x: Any, key: Any) -> Any:
+        return jnp.where(jax.random.bernoulli(key, 0.3, x.shape), 0, x / 0.7)
 
 
 class TorchTurned(nn.Module):
@@ -330,7 +337,7 @@ class TorchTurned(nn.Module):
         return y.argmax(-1) if self.how == "argmax" else y
 
 
-@pytest.mark.parametrize("how", ["steps first", "reshaped", "another draw"])
+@pytest.mark.parametrize("how", ["steps first", "reshaped", "another draw", "one by one", "by the rate"])
 def test_a_mask_is_shared_where_its_numbers_lie_otherwise(how: str) -> None:
     as_many_steps_as_rows = RNG.normal(size=(4, 4, 8))
     assert_parity(Turned(how), None, TorchTurned(how), None, as_many_steps_as_rows, **OUTPUTS)
