@@ -179,9 +179,6 @@ def compare_modules(
 
     with in_float64() if low else settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
-        if share_dropout:
-            with torch.no_grad(), contextlib.suppress(Exception):  # the comparison itself says what is wrong
-                torch_state.called(torch_state.copied(both.module), both.torch_arguments)
         shapes = {path: array.shape for path, array in both.arrays().items()}
         state = frozenset(flatten(both.net.state)) - frozenset(flatten(both.net.params))
         arrangement = arrange(shapes, both.module, mapping, state, lambda: orders(both), ignore)
