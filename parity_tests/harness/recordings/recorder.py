@@ -115,7 +115,10 @@ def check(module: Any, params: Any, options: Options) -> None:
     if options.sample is not None:
         _check_whole("sample", options.sample, 1)
     if options.dtype not in ("float32", "float64"):
-        raise InputError(f"dtype: expected float32 or float64, found {options.dtype!r}.")
+        raise InputError(
+            f"dtype: expected float32 or float64, found {options.dtype!r}: fewer bits are compared between two live "
+            "models alone."
+        )
     if options.method is not None and not callable(getattr(module, str(options.method), None)):
         raise InputError(f"method: {kind(module)} has no method {options.method!r}: pass the name of one.")
     if isinstance(options.layers, str):

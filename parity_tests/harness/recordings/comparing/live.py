@@ -187,6 +187,11 @@ def _check_recorded(recording: Recording, options: Mapping[str, Any]) -> None:
     about = recording.about
     held = {"steps": about["steps"], "train": about["mode"] == "training", "dtype": recording.dtype}
     held["share_dropout"] = about["masks"] is not None
+    if options["dtype"] not in ("float32", "float64"):
+        raise InputError(
+            f"dtype: with a recording expected {held['dtype']!r}, which {recording.source} was recorded with, found "
+            f"{options['dtype']!r}: fewer bits are compared between two live models alone."
+        )
     for name, default in _RECORDED.items():
         if options[name] not in (default, held[name]):
             raise InputError(
