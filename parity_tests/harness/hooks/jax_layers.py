@@ -121,7 +121,8 @@ def reached(
 ) -> dict[str, LayerCall]:
     """Return the calls whose inputs and outputs numbers can be added to.
 
-    They are not those of layers that a scan calls by turns: there one call of the program is several of the model's.
+    They are not those of layers that a scan calls by turns: there one call of the program is several of the model's, or
+    stands for none.
 
     Args:
         tapped: Maps taps and the model's arguments to its outputs.
@@ -137,7 +138,7 @@ def reached(
         return outputs
 
     jax.eval_shape(lambda params: tapped(tap, params, *others), params)
-    by_turns = {label.partition("#")[0] for label in calls if label not in seen}
+    by_turns = {label.partition("#")[0] for label in calls.keys() ^ seen.keys()}
     return {label: call for label, call in calls.items() if seen.get(label) and label.partition("#")[0] not in by_turns}
 
 
@@ -215,6 +216,12 @@ def watched(recorded: Callable[..., dict[str, LayerCall]]) -> Callable[..., dict
             return recorded(None, *args)
         late = traces[0].late
         ordered = {label: calls.get(label) or late.pop(label) for label in order if label in calls or label in late}
-        return ordered | late
+        return _numbered(ordered | late)
 
     return watch
+
+
+def _numbered(calls: Mapping[str, LayerCall]) -> dict[str, LayerCall]:
+    """Return the calls without gaps in their numbers, which a trace of shapes alone leaves, as Linen's scan begins."""
+    counts: dict[str, int] = {}
+    return {next_label(counts, label.partition("#")[0]): call for label, call in calls.items()}

@@ -101,7 +101,7 @@ class TorchModel:
             if options.loss is not None:
                 arrays["loss/the loss"], gradients = self._gradients(result, after, arrays)
                 arrays |= {f"gradients/{name}": gradient for name, gradient in gradients.items()}
-                for label, one in slopes.items():
+                for label, one in _known(slopes, gradients).items():
                     named = {f"backward/{label}/{which}": slope for which, slope in one._asdict().items()}
                     arrays |= {name: slope for name, slope in named.items() if slope.size and slope.dtype.kind in "fc"}
                 if options.optimizer is not None:
@@ -234,6 +234,16 @@ class TorchModel:
 
     def _tensors(self) -> list[torch.Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]
+
+
+def _known(slopes: Mapping[str, LayerCall], gradients: Arrays) -> Mapping[str, LayerCall]:
+    """Return the gradients of layers without those that the hooks didn't see: a checkpoint calls layers without
+    gradients, and once more for these."""
+    unseen = {label for label, one in slopes.items() if not one.input.any() and not one.output.any()}
+    moved = {name.rpartition(".")[0] for name, gradient in gradients.items() if gradient.any()}
+    if not unseen & moved:
+        return slopes
+    return {label: one for label, one in slopes.items() if label not in unseen}
 
 
 def _in(dtype: str, x: np.ndarray) -> torch.dtype | None:

@@ -3,14 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flax import linen
+from torch.utils.checkpoint import checkpoint
 
 from parity_tests import compare_modules, compare_recordings, record
 from parity_tests.harness.findings import Report
 from parity_tests.harness.formats.page import to_html
 from parity_tests.harness.modules.common.way_back import stops
+from parity_tests.harness.recordings.arguments import read
+from parity_tests.harness.recordings.model import Options
+from parity_tests.harness.recordings.recorder import model_of
 from parity_tests.support.reports.schema import validated
 from parity_tests.tests.recordings.conftest import Recorded
 
@@ -113,6 +120,54 @@ def test_two_models_that_agree_have_a_tree_too(in_torch: Recorded, in_jax: Recor
     ):
         assert {node["status"] for node in nodes(report).values()} == {"agrees"}
     assert "conv" in report.to_markdown()
+
+
+class Checkpointed(torch.nn.Module):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.inner, self.reentrant = (
+            torch.nn.Embedding(9, 4, sparse=reentrant),
+            torch.nn.Linear(4, 2),
+            reentrant,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.table(x)
+        return checkpoint(self.inner, x, use_reentrant=True) if self.reentrant else self.inner(x)
+
+
+def test_what_a_checkpoint_hides_from_the_hooks_is_no_difference(tmp_path: Path) -> None:
+    """Nor is a gradient that is sparse in one."""
+    ids = np.arange(9).reshape(3, 3)
+    made = [
+        record(Checkpointed(one), tmp_path / f"{one}.safetensors", ids, loss=lambda y: (y**2).mean())
+        for one in (False, True)
+    ]
+    assert "backward/inner/output" not in made[1].arrays
+    report = compare_recordings(*made)
+    assert report.passed
+    assert {node["status"] for node in nodes(report).values()} == {"agrees"}
+
+
+class Step(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any, _: None) -> tuple[Any, None]:
+        return linen.Dense(3, name="dense")(x), None
+
+
+class Scanned(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        scan = linen.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+        return scan(name="layers")(x, None)[0]
+
+
+def test_the_turns_of_linens_scan_are_numbered_from_the_first() -> None:
+    x = np.ones((2, 3))
+    variables = Scanned().init(jax.random.key(0), x)
+    outline = model_of(Scanned(), variables, read(x, "float64"), Options()).outline(calls=True)
+    assert outline["calls"] == ["layers.dense", "layers", "layers.dense#2", "layers#2", ""]
 
 
 def test_gradients_come_back_in_order() -> None:
