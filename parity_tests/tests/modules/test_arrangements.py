@@ -17,8 +17,8 @@ from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
 from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
-from parity_tests.support import arranged_nets
-from parity_tests.support.arranged_pairs import (
+from parity_tests.support.arranged import nets as arranged_nets
+from parity_tests.support.arranged.pairs import (
     LOSSES,
     PAIRS,
     WRONG,
