@@ -1,39 +1,57 @@
-"""The masks that dropout takes, call by call: the same in both frameworks, though each may draw them alone."""
+"""The masks that the dropout of both frameworks takes during a comparison, call by call."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
-Framework = Literal["jax", "torch"]
-
 
 class Masks:
-    """Masks of which the k-th of a call is made of the same uniform numbers in both frameworks.
-
-    Args:
-        key: Of the numbers.
-    """
+    """The masks of one comparison: those of the k-th call are made of the same uniform numbers in both frameworks."""
 
     active: "Masks | None" = None
-    """Those that are taken now, if any are shared."""
+    """Those of the comparison that is running, if it shares any."""
 
-    def __init__(self, key: int = 0) -> None:
-        self._key = key
-        self.shapes: dict[Framework, list[tuple[int, ...]]] = {"jax": [], "torch": []}
-        """Of the masks in the last call, or in its trace."""
+    def __init__(self, key: int | None = None) -> None:
+        self.key = key
+        """Of masks that a framework draws alone, for a recording; None if both are here."""
+        self.alone: list[tuple[int, ...]] = []
+        """The shapes of such masks in the last call, or in its trace."""
+        self.shapes: list[tuple[int, ...]] = []
+        """Of the masks in torch's last call."""
+        self.calls = {"jax": 0, "torch": 0}
+        self.unlike: list[tuple[tuple[int, ...], tuple[int, ...] | None]] = []
+        """The shapes of the masks in JAX's last call that torch's call of the same number doesn't drop, and torch's."""
+        self.looking = False
 
-    def next(self, framework: Framework, shape: Sequence[int]) -> np.ndarray:
-        """Draw the numbers of the next mask."""
-        drawn = self.shapes[framework]
-        drawn.append(tuple(shape))
-        return uniform(self._key, len(drawn) - 1, drawn[-1])
+    @contextlib.contextmanager
+    def look(self) -> Iterator[None]:
+        """Within it JAX traces what is no call of the model: it takes no mask, and no layer is recorded."""
+        calls, before, self.looking = self.calls["jax"], self.looking, True
+        try:
+            yield
+        finally:
+            self.calls["jax"], self.looking = calls, before
+
+    def below(self, k: int, shape: tuple[int, ...]) -> np.ndarray:
+        if self.key is not None:
+            self.alone[k:] = [shape]
+            return uniform(self.key, k, shape)
+        return np.random.default_rng([k, *shape]).random(shape)
 
 
-def begin(framework: Framework) -> None:
+def begin(framework: Literal["jax", "torch"]) -> None:
     """Begin a call of a model: its first dropout takes the first mask."""
     if Masks.active is not None:
-        Masks.active.shapes[framework].clear()
+        Masks.active.calls[framework] = 0
+        Masks.active.alone.clear()
+        (Masks.active.shapes if framework == "torch" else Masks.active.unlike).clear()
+
+
+def looking() -> bool:
+    """Return whether JAX traces what is no call of the model."""
+    return Masks.active is not None and Masks.active.looking
 
 
 def uniform(key: int, k: int, shape: tuple[int, ...]) -> np.ndarray:

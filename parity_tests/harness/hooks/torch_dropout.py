@@ -28,6 +28,8 @@ def shared(masks: Masks | None) -> Iterator[None]:
         for name, of_features in patches.items():
             call = _dropout(masks, of_features, in_place=name.endswith("_"))
             stack.enter_context(mock.patch.object(_VF, name, call))
+        for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            stack.enter_context(mock.patch.object(_VF, name, _recurrent(getattr(_VF, name))))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _attention(plain_attention)))
         stack.callback(setattr, Masks, "active", before)
         Masks.active = masks
@@ -43,7 +45,10 @@ def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., T
         if p == 1:
             return x.zero_() if in_place else x * 0
         shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if of_features else tuple(x.shape)
-        kept = torch.as_tensor(masks.next("torch", shape) < 1.0 - p, device=x.device)
+        k = masks.calls["torch"]
+        masks.calls["torch"] += 1
+        masks.shapes.append(shape)
+        kept = torch.as_tensor(masks.below(k, shape) < 1.0 - p, device=x.device)
         factor = kept.to(x.dtype) / (1.0 - p)
         return x.mul_(factor) if in_place else x * factor
 
@@ -73,3 +78,25 @@ def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return F.dropout(logits.softmax(-1), dropout_p) @ value
 
     return attention
+
+
+def _recurrent(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Torch's recurrent layers, whose dropout between them is within their kernel."""
+
+    def layers(*given: Any) -> Any:
+        if not isinstance(given[2], list):  # a packed sequence, as which Flax has none
+            return plain(*given)
+        x, state, weights, bias, number, rate, train, both, batch_first = given
+        if not train or not rate or number == 1:
+            return plain(*given)
+        several, turns, size = isinstance(state, tuple), 2 if both else 1, len(weights) // number
+        last = []
+        for i in range(number):
+            own = tuple(part[i * turns : (i + 1) * turns] for part in (state if several else (state,)))
+            held = weights[i * size : (i + 1) * size]
+            x, *ends = plain(x, own if several else own[0], held, bias, 1, 0.0, train, both, batch_first)
+            last.append(ends)
+            x = F.dropout(x, rate) if i < number - 1 else x
+        return (x, *map(torch.cat, zip(*last, strict=True)))
+
+    return layers

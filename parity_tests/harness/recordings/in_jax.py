@@ -124,7 +124,7 @@ class JaxModel:
             "devices": [f"{len(used)} x {kind}" if len(used) > 1 else kind],
             "flags": flags,
             "state": _state(net),
-            "masks": self._masks and [list(shape) for shape in self._masks.shapes["jax"]],
+            "masks": self._masks and [list(shape) for shape in self._masks.alone],
             "function": net.watch is None,
         }
 

@@ -77,7 +77,7 @@ class TorchModel:
             "devices": sorted({_described(tensor.device) for tensor in self._tensors()} or {"cpu"}),
             "flags": flags,
             "state": [name for name, _ in self.module.named_buffers()],
-            "masks": self._masks and [list(shape) for shape in self._masks.shapes["torch"]],
+            "masks": self._masks and [list(shape) for shape in self._masks.alone],
             "skeleton": skeleton.to_json(self.module),
             "optimizer": self._optimizer,
         }
