@@ -132,7 +132,7 @@ def reached(
 ) -> dict[str, LayerCall]:
     """Return the calls whose inputs and outputs numbers can be added to.
 
-    They are not those of layers that a scan calls by turns: there one call of the program is several of the model's, or
+    They are not those of layers that `vmap` calls: there one call of the program is several of the model's, or it
     stands for none.
 
     Args:
