@@ -1,6 +1,8 @@
 """How far the records of two runs are apart, and how far they may be."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,14 @@ class Parted(NamedTuple):
     tolerance: float
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Compare numbers without warnings of those that are NaN or infinite."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def sizes(left: Record, right: Record) -> Sizes:
     """Measure the difference of each array that both records have."""
     apart = {q: between(q, left[q], right[q]) for q in QUANTITIES if q in left and q in right}
@@ -83,28 +93,24 @@ def worst_index(left: np.ndarray, right: np.ndarray) -> tuple[int, ...]:
     return tuple(map(int, np.unravel_index(int(np.nan_to_num(apart, nan=0.0, posinf=np.inf).argmax()), left.shape)))
 
 
-def first(
-    left: Sequence[Record], right: Sequence[Record], dtype: str, floor: Floor | None = None, offset: int = 0
-) -> Parted | None:
+def first(steps: Sequence[Sizes], dtype: str, floor: Floor | None = None) -> Parted | None:
     """Find the first step, and in it the first quantity, beyond its tolerance.
 
     Args:
-        left: The records of one run.
-        right: Those of the other.
+        steps: The difference of each array in each step.
         dtype: The precision of the runs.
         floor: The noise floor of each step; None to allow a step's own rounding, or in float64 what grows of it.
-        offset: The number of the first record's step.
     """
     grown: dict[tuple[str, str], float] = {}
-    for i, (a, b) in enumerate(zip(left, right, strict=True)):
-        for quantity, apart in sizes(a, b).items():
+    for i, step in enumerate(steps):
+        for quantity, apart in step.items():
             worst = None
             for name, size in apart.items():
                 noise = floor[i].get(quantity, {}).get(name, 0.0) if floor else 0.0
                 grown[quantity, name] = max(noise, grown.get((quantity, name), 0.0))  # chaos shrinks by chance, too
                 allowed = allowance(dtype, grown[quantity, name])
                 if not size <= allowed and (worst is None or size / allowed > worst.size / worst.tolerance):
-                    worst = Parted(i + offset, quantity, name, size, allowed)
+                    worst = Parted(i, quantity, name, size, allowed)
             if worst is not None:
                 return worst
     return None
@@ -118,7 +124,12 @@ def allowance(dtype: str, noise: float = 0.0) -> float:
 
 def own(left: Record, right: Record, dtype: str, noise: Sizes | None = None, step: int = 0) -> Parted | None:
     """Find the first quantity in which one step from the same state differs."""
-    for quantity, apart in sizes(left, right).items():
+    return beyond(sizes(left, right), dtype, noise, step)
+
+
+def beyond(step_sizes: Sizes, dtype: str, noise: Sizes | None = None, step: int = 0) -> Parted | None:
+    """Return the first quantity of one step that differs by more than a step's own rounding."""
+    for quantity, apart in step_sizes.items():
         allowed = {n: max(OF_STEP[dtype], TIMES_FLOOR * (noise or {}).get(quantity, {}).get(n, 0.0)) for n in apart}
         name = max(apart, key=lambda n: apart[n] / allowed[n])
         if not apart[name] <= allowed[name]:

@@ -1,9 +1,7 @@
 """What a training run yields of each step, copied to NumPy as it is received."""
 
-import contextlib
 import copy
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +12,6 @@ from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.mapping import canonical
 from parity_tests.harness.modules.torch_state import counts_batches, entries, persistent
 from parity_tests.harness.modules.validation import kind, numbers
@@ -76,147 +73,20 @@ class Snapshot(NamedTuple):
     """Makes the tree again with other numbers in some of its arrays, by path."""
 
 
-_CALLBACK = "on_step"
-
 Raw = dict[str, Snapshot]
 """The fields of a step."""
 
 
-class Run(NamedTuple):
-    """What one side yielded."""
-
-    start: Raw | None
-    steps: list[Raw]
-    module: nn.Module | None
-    """The torch module that it trains, if it is known."""
-
-
-def restartable(run: Any) -> bool:
-    """Return whether a run is a function that takes a `Start`: by an argument that is required or named `start`."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = [p for name, p in _parameters(run).items() if name != _CALLBACK]
-    return any(p.kind in positional and (p.default is p.empty or p.name == "start") for p in given)
-
-
-def _parameters(run: Any) -> Mapping[str, inspect.Parameter]:
-    if not callable(run):
-        return {}
-    try:
-        return inspect.signature(run).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-class _Enough(BaseException):
-    """Ends a run that calls back; no loop that catches exceptions catches it."""
-
-
-def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: Start | None = None) -> Run:
-    """Take `steps` steps of a run and copy what it yields.
+def copied(fields: Mapping[str, Any], where: str, module: nn.Module | None) -> Raw:
+    """Copy what a run yields, but for the number of a step.
 
     Args:
-        run: An iterable of steps, a function that returns one, or a function that calls its argument `on_step` back
-            with each.
-        side: Whose run it is, JAX or PyTorch.
-        steps: Number of steps; what the run has after them is left.
+        fields: Those of a `Step` or a `Start`.
+        where: The run and its step, for errors.
         module: The torch module whose parameters an optimizer holds.
-        start: The state to start from; None to start as the run does by itself.
-
-    Raises:
-        InputError: If it yields no step, too few, or anything but steps.
-        ModelError: If its own code raises an exception, which is its cause.
     """
-    found: list[Raw] = []
-    first: Raw | None = None
-
-    def take(yielded: Any) -> None:
-        nonlocal first, module
-        fields = _fields(yielded, side, len(found))
-        given = fields.parameters if isinstance(fields, Start) else fields.get("parameters")
-        module = given if isinstance(given, nn.Module) else module  # a run that is started again may make another one
-        if isinstance(fields, Start):
-            first = _raw(fields._asdict(), side, "its start", module)
-        else:
-            found.append(_raw(fields, side, f"step {len(found)}", module))
-        if len(found) == steps:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        if _CALLBACK in _parameters(run):
-            _called_back(run, side, start, take, lambda: len(found))
-        else:
-            for yielded in _yielded(run, side, start, lambda: len(found)):
-                take(yielded)
-    if not found:
-        raise InputError(f"The {side} run yields no step: yield a Step after each of its steps.")
-    if len(found) < steps:
-        raise InputError(
-            f"The {side} run yields {len(found)} steps, expected {steps}: pass steps={len(found)}, or train longer."
-        )
-    return Run(first, found, module)
-
-
-def _called_back(
-    run: Any, side: str, start: Start | None, take: Callable[[Any], None], count: Callable[[], int]
-) -> None:
-    """Run a function that calls back; what is wrong with a step is raised as it is, not as an error of its code."""
-    refused: list[InputError] = []
-
-    def on_step(yielded: Any) -> None:
-        try:
-            take(yielded)
-        except InputError as error:
-            refused.append(error)
-            raise
-
-    try:
-        run(*([start] if restartable(run) else []), **{_CALLBACK: on_step})
-    except Exception as error:
-        if refused:
-            raise refused[0] from None
-        with raised_by(f"The {side} run, step {count()},"):
-            raise error
-
-
-def _yielded(run: Any, side: str, start: Start | None, count: Callable[[], int]) -> Iterator[Any]:
-    with raised_by(f"The {side} run, before its first step,"):
-        made = (run(start) if restartable(run) else run()) if callable(run) else run
-    if not isinstance(made, Iterable) or isinstance(made, Mapping | str | Step | Start):
-        raise InputError(
-            f"The {side} run is {kind(made)}, expected a generator of steps or a function that returns one: yield a "
-            "Step after each step."
-        )
-    iterator = iter(made)
-    while True:
-        with raised_by(f"The {side} run, step {count()},"):
-            try:
-                value = next(iterator)
-            except StopIteration:
-                return
-        yield value
-
-
-def _fields(yielded: Any, side: str, i: int) -> Start | dict[str, Any]:
-    if isinstance(yielded, Start):
-        if i:
-            raise InputError(
-                f"The {side} run yields a Start after step {i - 1}, expected it before its first step only."
-            )
-        return yielded
-    if isinstance(yielded, Step):
-        return yielded._asdict()
-    if not isinstance(yielded, Mapping):
-        raise InputError(f"The {side} run yields {kind(yielded)} at step {i}, expected a Step or a dict of its fields.")
-    if unknown := [name for name in yielded if name not in Step._fields]:
-        raise InputError(
-            f"The {side} run yields {unknown[0]!r} at step {i}; the fields of a Step are {', '.join(Step._fields)}."
-        )
-    return dict(yielded)
-
-
-def _raw(fields: Mapping[str, Any], side: str, when: str, module: nn.Module | None) -> Raw:
     return {
-        name: _snapshot(value, name, f"The {side} run, {when}: {name}", module)
+        name: _snapshot(value, name, f"{where}: {name}", module)
         for name, value in fields.items()
         if value is not None and name != "step"
     }

@@ -286,7 +286,7 @@ def test_a_run_that_does_not_repeat_itself_has_no_noise_floor() -> None:
 
     report = compare_runs(lambda start: started(start, dtype=np.float32), drawn, steps=40)
     assert (report.step, report.quantity) == (0, "loss")
-    assert "started again from its own state before step 20, differs there in the loss" in report.not_compared[0]
+    assert "started again from its own state before step 0, differs there in the loss" in report.not_compared[0]
     with pytest.raises(InputError, match="The noise floor of the float32 runs can't be measured: the PyTorch run"):
         compare_runs(drawn, drawn, steps=40)
 

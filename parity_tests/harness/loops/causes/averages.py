@@ -40,9 +40,9 @@ def of_average(p: Parting) -> Causes:
 def _kind(p: Parting, side: int, step: int) -> str | None:
     """Say how a run updates its average at a step."""
     run = p.runs[side]
-    if step >= len(run):
+    before, after = run.get(step - 1) if step else p.before[side], run.get(step)
+    if before is None or after is None:
         return None
-    before, after = run[step - 1] if step else p.before[side], run[step]
     old, new = before.get("EMA", {}), after.get("EMA", {})
     weights, near = _weights(after), _NEAR[p.dtype]
     if old and all(np.array_equal(new[n], old[n]) for n in new if n in old):

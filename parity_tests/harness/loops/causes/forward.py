@@ -202,7 +202,7 @@ def _piled_up(p: Parting) -> Causes:
     if p.step < 1:
         return
     for i, (this, other, mine, theirs) in enumerate(each_way(p, "gradients")):
-        earlier = p.runs[i][p.step - 1].get("gradients", {})
+        earlier = (p.runs[i].get(p.step - 1) or {}).get("gradients", {})
         if mine and earlier and p.explains({n: theirs[n] + earlier[n] for n in mine}, mine, theirs):
             text = (
                 f"the gradients of {this} are added to those of the step before: they are never set to zero (zero_grad)"
@@ -279,9 +279,7 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
 
 def _is_clipped(p: Parting, side: int, limit: float) -> bool:
     """Return whether no gradient of a run is longer than `limit`, and several have this length."""
-    norms = [
-        np.sqrt(sum(float((a.astype(float) ** 2).sum()) for a in r.get("gradients", {}).values())) for r in p.runs[side]
-    ]
+    norms = [digest.norm or 0.0 for digest in p.runs[side].digests]
     return max(norms) <= limit * (1 + 1e-5) and sum(abs(n - limit) <= 1e-5 * limit for n in norms) > 1
 
 

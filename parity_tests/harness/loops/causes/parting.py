@@ -7,6 +7,7 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
+from parity_tests.harness.loops.history import History
 from parity_tests.harness.loops.judging import Parted
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
@@ -27,8 +28,8 @@ class Parting(NamedTuple):
     """The state before the step."""
     at: tuple[Record, Record]
     """The step."""
-    runs: tuple[list[Record], list[Record]]
-    """All steps of both."""
+    runs: tuple[History, History]
+    """What is kept of all steps of both."""
     carried: bool
     """Whether both took the step from the same state."""
 

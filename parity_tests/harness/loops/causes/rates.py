@@ -12,7 +12,7 @@ _LEAST = 3  # steps, before a pattern means anything
 def of_schedule(p: Parting) -> Causes:
     """Name how the learning rates of all steps are related."""
     name = p.parted.name
-    found = [[record.get("learning rate", {}).get(name) for record in run] for run in p.runs]
+    found = [[run.figure("learning rate", t).get(name) for t in range(len(run))] for run in p.runs]
     if any(rate is None or rate.ndim for run in found for rate in run):
         return
     left, right = (np.array([float(rate) for rate in run]) for run in found)  # type: ignore[arg-type]

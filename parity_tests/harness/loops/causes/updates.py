@@ -136,20 +136,10 @@ def of_statistics(p: Parting) -> Causes:
             return
 
 
-def changes(run: Sequence[Record], start: Record) -> list[bool]:
-    """Return in which steps the parameters change; the first counts as one in which they do if the start is unknown."""
-    found, before = [], start.get("parameters")
-    for record in run:
-        after = record.get("parameters", {})
-        found.append(before is None or any(not np.array_equal(after[n], before[n]) for n in after if n in before))
-        before = after
-    return found
-
-
 def _how_often(p: Parting) -> Causes:
     """Name an update in some steps only, as gradients are accumulated."""
-    both = [changes(run, {} if "parameters" not in p.before[i] else _start(p, i)) for i, run in enumerate(p.runs)]
-    if not all("parameters" in record for run in p.runs for record in run) or both[0][p.step] == both[1][p.step]:
+    both = [[digest.changed for digest in run.digests] for run in p.runs]
+    if None in both[0] + both[1] or both[0][p.step] == both[1][p.step]:
         return
     periods = [_period(found) for found in both]
     if None not in periods and periods[0] != periods[1]:
@@ -167,11 +157,7 @@ def _how_often(p: Parting) -> Causes:
     )
 
 
-def _start(p: Parting, side: int) -> Record:
-    return p.before[side] if p.step == 0 else {}
-
-
-def _period(found: list[bool]) -> int | None:
+def _period(found: Sequence[bool | None]) -> int | None:
     for k in range(1, len(found) // 2 + 1):
         if found[1:] == [(t + 1) % k == 0 for t in range(1, len(found))]:
             return k
@@ -239,8 +225,8 @@ def _of_factor(p: Parting, ratio: float) -> Cause:
 def _constant(p: Parting, side: int, slot: str) -> float | None:
     """Return beta1 or the momentum of a run, from a step that has one before it."""
     for step in range(max(p.step, 1), len(p.runs[side])):
-        before, after = p.runs[side][step - 1], p.runs[side][step]
-        fit = _moment(p, slot, before, after)
+        before, after = p.runs[side].get(step - 1), p.runs[side].get(step)
+        fit = None if before is None or after is None else _moment(p, slot, before, after)
         if fit is not None:
             return fit[0]
     return None
@@ -261,9 +247,9 @@ def _rule(p: Parting, side: int) -> Rule | None:
     """Identify the optimizer of a run at the step in which the runs part, or at the next one that has one before it."""
     run = p.runs[side]
     at = max(p.step, 1)
-    if at >= len(run):
+    before, after = run.get(at - 1), run.get(at)
+    if before is None or after is None:
         return None
-    before, after = run[at - 1], run[at]
     weights, moved = _wide(before.get("parameters", {})), _wide(after.get("parameters", {}))
     gradient = _wide(after.get("gradients", {}))
     state = _wide(after.get("optimizer state", {}))
@@ -327,7 +313,7 @@ def _adam(
     if beta2 is None:
         return rule
     first = _of(_FIRST, _wide(after["optimizer state"]))
-    updates = sum(changes(p.runs[0][: at + 1], {}))
+    updates = sum(bool(digest.changed) for digest in p.runs[0].digests[: at + 1])
     known = next(iter(after.get("learning rate", {}).values()), None)
     fits: list[Rule] = []
     for corrected, t in itertools.product((True, False), {at + 1, updates}):
@@ -378,7 +364,8 @@ def _solved(steps: Arrays, means: Arrays, squares: Arrays, rate: np.ndarray | No
 
 def _rounded_rate(p: Parting, rules: Sequence[Rule | None]) -> Causes:
     """Name a learning rate that one run rounds to float32, as a schedule of optax does whose count is int32."""
-    rate = next(iter(p.runs[1][max(p.step, 1)].get("learning rate", {}).values()), None) if len(p.runs[1]) > 1 else None
+    at = max(p.step, 1)
+    rate = next(iter(p.runs[1].figure("learning rate", at).values()), None) if len(p.runs[1]) > at else None
     if rate is None or p.dtype != "float64" or rate.ndim:
         return
     error = float(np.float32(rate)) - float(rate)
