@@ -13,9 +13,10 @@ from parity_tests.harness.findings import Diagnosis, Finding, Layer, Node, Traje
 from parity_tests.harness.loops import carrying, judging, naming, tree
 from parity_tests.harness.loops.carrying import Moving, Side
 from parity_tests.harness.loops.causes.find import Parting, cause, difference
-from parity_tests.harness.loops.judging import Floor, Parted, Sizes
+from parity_tests.harness.loops.halves import Exact
+from parity_tests.harness.loops.judging import EPS, FINITE, OF_STEP, Floor, Parted, Sizes
 from parity_tests.harness.loops.naming import QUANTITIES, Record
-from parity_tests.harness.loops.records import SIDES, Raw, Start, Step
+from parity_tests.harness.loops.records import HALF, LOW, SIDES, Raw, Start, Step
 from parity_tests.harness.loops.report import RunsReport
 from parity_tests.harness.loops.streaming import restartable
 from parity_tests.harness.modules import torch_state, validation
@@ -30,6 +31,7 @@ RunLike = Iterable[Yielded] | Callable[..., Iterable[Yielded] | None]
 _FAR = 1e-3  # what no rounding of a float32 step is
 _FEW = 10  # steps, after which numbers that float32 has are taken to be of float32
 _LEAP = 10.0  # times, what no rounding grows in one step
+_IN_FLOAT32 = "the runs in half precision, since those in float32, passed as exact, part as well"
 _CHAOS = "beyond the tolerance of the run, yet every step from the same state agrees: chaos"
 
 
@@ -63,6 +65,7 @@ def compare_runs(
     steps: int,
     module: nn.Module | None = None,
     mapping: MappingLike = None,
+    exact: tuple[RunLike, RunLike] | None = None,
 ) -> RunsReport:
     """Compare two training loops of your own step by step.
 
@@ -88,6 +91,8 @@ def compare_runs(
         module: The torch module that is trained, whose layers say how each parameter is laid out. None where the torch
             run yields it as `parameters`, or where both runs have the same names and layouts.
         mapping: Which JAX array is which torch tensor, as in `compare_modules`.
+        exact: Of runs in half or mixed precision, the same two in float32 or float64; all of them can be started again.
+            They are compared first, and then measure how much each run in half precision rounds in a step.
 
     Returns:
         The report: the worst difference of each quantity, and where the runs part, how, and the likely cause.
@@ -98,21 +103,25 @@ def compare_runs(
         ModelError: If a run raises an exception, which is its cause.
     """
     _check(jax_run, torch_run, steps, module)
+    if exact is not None:
+        _check_exact(exact)
+        report = compare_runs(*exact, steps=steps, module=module, mapping=mapping)
+        if not report.passed:
+            return report._replace(not_compared=(*report.not_compared, _IN_FLOAT32))
     sides = Side(0, jax_run, steps, None), Side(1, torch_run, steps, module)
-    comparison = Comparison(sides, mapping)
+    comparison = Comparison(sides, mapping, exact and Exact(exact, steps, module, mapping))
     try:
         comparison.run(steps)
     finally:
         comparison.close()
-    with judging.quiet():
-        return comparison.report()
+    return comparison.report()
 
 
 class Comparison:
     """Two runs that advance together, and what is found of them."""
 
-    def __init__(self, sides: tuple[Side, Side], mapping: MappingLike):
-        self.sides, self.dtype = sides, "float64"
+    def __init__(self, sides: tuple[Side, Side], mapping: MappingLike, exact: Exact | None = None):
+        self.sides, self.dtype, self.exact = sides, "float64", exact
         self.again: list[Side] = []
         """The runs that can be started from the other's state, and repeat themselves."""
         self.notes: list[str] = []
@@ -126,6 +135,8 @@ class Comparison:
         self.before: tuple[Record, Record] = {}, {}
         """The states before it."""
         self.same = False
+        self.allowed: list[Sizes] = []
+        """In half precision, how far both may be apart in each step from the same state."""
         self.chaos: str | None = None
         self._mapping = mapping
         self._repeated: dict[str, int] = {}
@@ -142,6 +153,14 @@ class Comparison:
             first.append(self._taken())
         figures = any(field in raw for pair in first for raw in pair for field in ("loss", "terms", "evaluation"))
         self.dtype = dtype or ("float32" if figures else "float64")
+        if self.exact is not None:
+            self.dtype = dtype if dtype in HALF else "mixed"
+        elif self.dtype in LOW:
+            what = "mixed precision" if self.dtype == "mixed" else self.dtype
+            raise InputError(
+                f"The runs are in {what}, in which two right runs differ in the third digit: pass the same two in "
+                "float32 as exact=(jax_run, torch_run), which measure its rounding."
+            )
         for step in range(steps):
             if not self._step(first.pop(0) if first else self._taken(), step):
                 break
@@ -152,6 +171,8 @@ class Comparison:
         for side in self.sides:
             side.stream.close()
         self._settle()
+        if self.exact is not None:
+            self.exact.close()
 
     def _taken(self) -> tuple[Raw, Raw]:
         left, right = self.sides
@@ -166,7 +187,9 @@ class Comparison:
         records = [side.names.record(raw, side.label) for side, raw in zip(self.sides, raws, strict=True)]
         missing, records[0] = naming.aligned(*records)
         self.missing |= dict.fromkeys(missing)
-        if (quantity := judging.nonfinite(records[0])) and quantity == judging.nonfinite(records[1]):
+        overflow = "loss scale" in records[0]  # which makes a step of gradients that aren't finite a usual one
+        kinds = [judging.nonfinite(record, ("loss", "parameters") if overflow else FINITE) for record in records]
+        if (quantity := kinds[0]) and quantity == kinds[1]:
             if not step:
                 raise InputError(
                     f"The {quantity} of both runs is NaN or infinite at step 0, so nothing can be compared: "
@@ -179,6 +202,8 @@ class Comparison:
             side.took(raw, record, records[1])
         with judging.quiet():
             self.apart.append(judging.sizes(*records))
+        if self.exact is not None:
+            self.exact.step()
         if not step:
             self._begin()
         self._move()
@@ -240,8 +265,38 @@ class Comparison:
                 if parted is not None:
                     self._part(parted, at, before)
                     return
-            if judging.beyond(apart, self.dtype) is not None:
+            if self.exact is not None:
+                self._round(step, at, before)
+            elif judging.beyond(apart, self.dtype) is not None:
                 self._carry()
+
+    def _round(self, step: int, at: tuple[Record, Record], before: tuple[Record, Record]) -> None:
+        """Compare a step in half precision beside the rounding that is measured of it."""
+        assert self.exact is not None
+        apart = self.apart[step]
+        data = {q: found for q, found in apart.items() if q in QUANTITIES[:4]}
+        least = {q: (EPS if q == "inputs" else OF_STEP)[self.dtype] for q in data}
+        parted = judging.within(data, {q: dict.fromkeys(found, least[q]) for q, found in data.items()})
+        if parted is None:
+            parted = _skipped(self.sides, apart)
+        if parted is not None:
+            self._part(parted._replace(step=step), at, before)
+            return
+        for side in list(self.again):
+            other = self.sides[1 - side.number]
+            if self._doubtful(side) and not self._check_repeats(side):
+                continue
+            low = [s.record for s in self.sides]
+            low[side.number] = side.again(other.before)
+            if all(judging.nonfinite(record, ("gradients",)) for record in low):  # both leave the step out
+                low = [{q: a for q, a in record.items() if q != "gradients"} for record in low]
+            self.allowed.append(self.exact.allowed(low, other.before, self.dtype))
+            self.apart[step] = judging.sizes(low[0], low[1])
+            if (parted := judging.within(self.apart[step], self.allowed[-1])) is not None:
+                states = [s.before for s in self.sides]
+                states[side.number] = other.before
+                self._part(parted._replace(step=step), (low[0], low[1]), (states[0], states[1]), same=True)
+            return
 
     def _carry(self) -> None:
         """Take the step from the same state in both, and part there if its own work differs."""
@@ -292,7 +347,9 @@ class Comparison:
 
     def _ended(self) -> None:
         """Decide what the steps come to, once all are taken."""
-        self.missing = dict.fromkeys([*naming.uncovered(self.sides[0].names, *self._seen), *self.missing])
+        compared = {f"{quantity}, which only" for apart in self.apart for quantity in apart}
+        once = [why for why in self.missing if not any(why.startswith(start) for start in compared)]
+        self.missing = dict.fromkeys([*naming.uncovered(self.sides[0].names, *self._seen), *once])
         if not any(self.apart):
             why = "; ".join(self.missing) or "their steps are empty"
             raise InputError(
@@ -306,14 +363,21 @@ class Comparison:
                 self._still(self._beyond)
         elif self.parted is None:
             if not self.again and self.notes:
-                raise InputError(f"The noise floor of the float32 runs can't be measured: {'; '.join(self.notes)}.")
+                raise InputError(
+                    f"The noise floor of the {self.dtype} runs can't be measured: {'; '.join(self.notes)}."
+                )
+            if not self.again and self.exact is not None:
+                raise InputError(
+                    "Neither run can be started again from the other's state, as is needed in half precision: pass a "
+                    "function run(start) that yields its Start and state."
+                )
             if not self.again:
                 raise InputError(
                     "The runs are in float32, whose rounding grows by training, and neither can be started again to "
                     "measure how fast: pass a function run(start) that yields its Start and state, or compare in "
                     "float64."
                 )
-            if judging.first(self.apart, self.dtype, self.floor) is not None:
+            if self.exact is None and judging.first(self.apart, self.dtype, self.floor) is not None:
                 self.chaos = _CHAOS
 
     def _still(self, beyond: Parted) -> None:
@@ -334,10 +398,19 @@ class Comparison:
     @property
     def floor(self) -> Floor | None:
         """The noise floor of each step, if it was measured."""
+        if self.allowed and self.parted is None:
+            return [
+                {q: {n: size / judging.TIMES_FLOOR for n, size in found.items()} for q, found in allowed.items()}
+                for allowed in self.allowed
+            ]
         return judging.merged([moving.floor for moving in self._moving]) if self._moving else None
 
     def report(self) -> RunsReport:
         """Return what was found."""
+        with judging.quiet():
+            return self._report()
+
+    def _report(self) -> RunsReport:
         steps, floor, parted = len(self.apart), self.floor, self.parted
         findings = self._findings(parted, steps, floor)
         diagnosis = None if parted is None else self._diagnosed(parted)
@@ -359,7 +432,7 @@ class Comparison:
             return False
         other = self.sides[1 - side.number]
         fields = {*self._seen[other.number], *(other.stream.start or {})}
-        return {field for field in self._seen[side.number] if field in Start._fields} <= fields
+        return {field for field in self._seen[side.number] if field in Start._fields} - {"scaler"} <= fields
 
     def _start(self) -> Parted | None:
         """Return where the states before the first step differ."""
@@ -410,7 +483,7 @@ class Comparison:
                 tolerance, reason = float("inf"), self.chaos or reason
             findings.append(self._finding(found, tolerance, reason))
         if parted is not None:
-            reason = judging.OWN if self.same else judging.REASON[self.dtype]
+            reason = judging.OWN if self.same and self.exact is None else judging.REASON[self.dtype]
             findings.append(self._finding(parted, parted.tolerance, reason))
         return findings
 
@@ -425,13 +498,14 @@ class Comparison:
         if parted is None:
             return tree.of_all(self.apart, self.dtype, floor, self.chaos)
         assert self.at is not None
-        reason = judging.OWN if self.same else judging.REASON[self.dtype]
+        reason = judging.OWN if self.same and self.exact is None else judging.REASON[self.dtype]
         return tree.of_step(parted, self.at, self.dtype, reason)
 
     def _diagnosed(self, parted: Parted) -> Diagnosis:
         assert self.at is not None
         runs = self.sides[0].history, self.sides[1].history
-        parting = Parting(parted, self.dtype, self.before, self.at, runs, self.same)
+        allowed = self.allowed[-1] if self.allowed and self.same else {}
+        parting = Parting(parted, self.dtype, self.before, self.at, runs, self.same, allowed)
         step = "The start" if parted.step < 0 else f"Step {parted.step}"
         where = f"{step}, {parted.quantity}" + (parted.name and f", {parted.name}")
         if parted.quantity not in self.at[0]:
@@ -458,8 +532,14 @@ class Comparison:
             side: np.array([float(next(iter(run.figure("loss", step).values()))) for step in steps])
             for side, run in zip(SIDES, runs, strict=True)
         }
-        gaps = np.array([max(apart.get("loss", {"": 0.0}).values()) for apart in self.apart])
-        noise = None if floor is None else np.array([max(f.get("loss", {"": 0.0}).values()) for f in floor])
+        gaps = np.array(
+            [max(judging.between("loss", *(run.figure("loss", t) for run in runs)).values()) for t in steps]
+        )
+        noise = (
+            None
+            if floor is None or self.exact is not None
+            else np.array([max(f.get("loss", {"": 0.0}).values()) for f in floor])
+        )
         return Trajectory(self.dtype, losses, gaps, noise)
 
 
@@ -474,3 +554,29 @@ def _check(jax_run: Any, torch_run: Any, steps: Any, module: Any) -> None:
                 f"{name}: expected a generator of steps, a function that returns one, or one of on_step, found "
                 f"{validation.kind(run)}."
             )
+
+
+def _check_exact(exact: Any) -> None:
+    if not isinstance(exact, tuple | list) or len(exact) != 2 or not all(map(restartable, exact)):
+        raise InputError(
+            "exact: expected the two runs in float32 or float64, (jax_run, torch_run), as functions run(start) that "
+            f"can be started again, found {validation.kind(exact)}."
+        )
+
+
+def _skipped(sides: tuple[Side, Side], apart: Sizes) -> Parted | None:
+    """Return that one run alone leaves the parameters as they are, or has gradients that aren't finite."""
+    infinite = [judging.nonfinite(side.record, ("gradients",)) for side in sides]
+    changed = [side.history.digests[-1].changed for side in sides]
+    if infinite[0] == infinite[1] and (changed[0] == changed[1] or None in changed):
+        return None
+    moved = [
+        q
+        for q in ("optimizer state", "parameters")
+        if any(size > OF_STEP["float32"] for size in apart.get(q, {}).values())
+    ]
+    quantity = "gradients" if infinite[0] != infinite[1] and "gradients" in apart else next(iter(moved), "")
+    if not quantity:
+        return None
+    name = max(apart[quantity], key=lambda n: apart[quantity][n])
+    return Parted(0, quantity, name, apart[quantity][name], 0.0)

@@ -20,6 +20,7 @@ QUANTITIES = (
     "batch",
     "inputs",
     "learning rate",
+    "loss scale",
     "loss in evaluation",
     "loss",
     "terms",
@@ -35,6 +36,7 @@ FIELDS = {
     "batch": "batch",
     "inputs": "inputs",
     "learning_rate": "learning rate",
+    "loss_scale": "loss scale",
     "evaluation": "loss in evaluation",
     "loss": "loss",
     "terms": "terms",
@@ -51,6 +53,7 @@ _SLOTS = {
     **dict.fromkeys(("nu_max", "max_exp_avg_sq"), "largest second moment"),
     "acc_grads": "accumulated gradient",
 }
+_MANY = 32  # numbers, of which not all end in zeros by chance
 _STATISTICS = ("running_mean", "running_var", "mean", "var")
 
 Record = dict[str, Arrays]
@@ -70,6 +73,8 @@ class Names(NamedTuple):
         """Return the arrays of a step by quantity and torch's name, in torch's layout."""
         found: Record = {}
         for field, snapshot in raw.items():
+            if field not in FIELDS:
+                continue
             quantity = FIELDS[field]
             if field in _NAMED:
                 found[quantity] = self._named(snapshot.arrays, side)
@@ -86,6 +91,8 @@ class Names(NamedTuple):
     def written(self, raw: Raw, record: Record, side: str) -> dict[str, object]:
         """Return the state in `raw` in its own structure, with the numbers of a record in all arrays that it has."""
         state: dict[str, object] = {}
+        if "scaler" in raw:
+            state["scaler"] = raw["scaler"].written({})
         for field in ("parameters", "optimizer_state", "ema"):
             if field not in raw:
                 continue
@@ -233,39 +240,43 @@ def aligned(mine: Record, other: Record) -> tuple[list[str], Record]:
                 more = f"{len(rest)} arrays, such as " if len(rest) > 2 else ""
                 names = " and ".join(sorted(rest)[: 1 if more else None])
                 missing.append(f"{more}{names} of the {quantity}, which only the {SIDES[i]} run yields")
-        record[quantity] = {name: a[name] for name in b if name in a}
+        own = sorted(set(a) - set(b)) if quantity == "optimizer state" else []  # they show what the optimizer is
+        record[quantity] = {name: a[name] for name in (*(name for name in b if name in a), *own)}
         if not record[quantity]:
             del record[quantity]
     return missing, record
 
 
 def dtype(steps: Iterable[Raw]) -> str | None:
-    """Return float32 if any array is of float32, or floats that all are, else float64; None if there are no numbers
-    but one in float64, as 1.0, that float32 has, too.
-
-    Raises:
-        InputError: If there are numbers of half precision.
-    """
+    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are;
+    float32 if any array is, else float64; None if there are no numbers but some, as 1.0, that float32 has as well."""
     found: set[str] = set()
     scalars: list[float] = []
     for raw in steps:
         for field, snapshot in raw.items():
-            if field in ("batch", "inputs"):
+            if field in ("batch", "inputs", "learning_rate", "loss_scale"):
                 continue
-            for path, array in snapshot.arrays.items():
-                if str(array.dtype) in ("float16", "bfloat16"):
-                    raise InputError(
-                        f"{field} {path!r} is {array.dtype}, in which two right runs differ in the third digit: "
-                        "compare the runs in float64 or float32."
-                    )
+            if snapshot.half:
+                return snapshot.half
+            for array in snapshot.arrays.values():
                 if array.dtype == np.float64 and array.ndim == 0:
                     scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
                 elif array.dtype.kind == "f":
                     found.add(str(array.dtype))
+        if "gradients" in raw and _cut(raw["gradients"].arrays):
+            return "mixed"
     if found:
         return "float32" if "float32" in found else "float64"
     with np.errstate(over="ignore"):
         return None if all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
+
+
+def _cut(arrays: Arrays) -> bool:
+    """Return whether arrays of float32 hold numbers of half precision alone, and many: those of products in it."""
+    if not all(array.dtype == np.float32 for array in arrays.values()):
+        return False
+    bits = [np.ascontiguousarray(array).view(np.uint32).ravel() for array in arrays.values()]
+    return not any((part & 0x1FFF).any() for part in bits) and len(np.unique(np.concatenate(bits))) > _MANY
 
 
 def _shapes(run: Iterable[Raw]) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """What a training run yields of each step, copied to NumPy as it is received."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +13,14 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.mapping import canonical
-from parity_tests.harness.modules.torch_state import counts_batches, entries, persistent
+from parity_tests.harness.modules.torch_state import counts_batches, entries, numpy, persistent
 from parity_tests.harness.modules.validation import kind, numbers
 
 Arrays = dict[str, np.ndarray]
 SIDES = ("JAX", "PyTorch")
+HALF = ("bfloat16", "float16")
+LOW = (*HALF, "mixed")
+"""What runs in half precision are called: mixed, where what they yield is float32."""
 
 
 class Start(NamedTuple):
@@ -32,6 +35,8 @@ class Start(NamedTuple):
     ema: Any = None
     step: int = 0
     """The first step to take, counted from 0."""
+    scaler: Any = None
+    """What sets the loss scale of the step, if the run yields it: the run's own, as it yielded it."""
 
 
 class Step(NamedTuple):
@@ -60,6 +65,10 @@ class Step(NamedTuple):
     """After the step; running statistics, if they are among them, are compared by themselves."""
     ema: Any = None
     """The moving average of the parameters, after the step."""
+    loss_scale: Any = None
+    """The number by which mixed precision multiplied the loss of this step before its gradient was taken."""
+    scaler: Any = None
+    """What sets the loss scale of the next step, as a `torch.amp.GradScaler`; it is given back and not compared."""
 
 
 class Snapshot(NamedTuple):
@@ -71,6 +80,8 @@ class Snapshot(NamedTuple):
     """Its numbers, by path."""
     written: Callable[[Arrays], Any]
     """Makes the tree again with other numbers in some of its arrays, by path."""
+    half: str = ""
+    """The dtype of half precision in which any of its arrays is; their numbers are in float32."""
 
 
 Raw = dict[str, Snapshot]
@@ -93,6 +104,9 @@ def copied(fields: Mapping[str, Any], where: str, module: nn.Module | None) -> R
 
 
 def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> Snapshot:
+    if field == "scaler":
+        held = copy.deepcopy(value.state_dict() if isinstance(value, torch.amp.GradScaler) else value)
+        return Snapshot(held, {}, lambda new: copy.deepcopy(held))
     if isinstance(value, torch.optim.Optimizer):
         return _optimizer(value, where, module)
     if isinstance(value, nn.Module):
@@ -109,6 +123,7 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
     if leaves and not arrays:
         raise InputError(f"{where} is {kind(leaves[0])}, expected arrays of numbers.")
 
+    half = _half([array.dtype for array in arrays.values()])
     in_jax = jax.tree.map(lambda leaf: isinstance(leaf, jax.Array), value)
 
     def written(new: Arrays) -> Any:
@@ -120,7 +135,7 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
 
         return jax.tree_util.tree_map_with_path(one, tree, in_jax)
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, {path: _single(array) for path, array in arrays.items()}, written, half)
 
 
 def _path(path: Any) -> str:
@@ -137,10 +152,12 @@ def _module(module: nn.Module, field: str) -> Snapshot:
     names = [n for n, e in every.items() if n not in buffers or (n in saved and not counts_batches(n, e.layer))]
     if field == "gradients":
         gradients = {n: every[n].gradient().copy() for n in names if n not in buffers}
-        return Snapshot(gradients, gradients, lambda new: {**gradients, **new})
+        half = _half([every[n].tensor.dtype for n in names])
+        gradients = {n: _single(array) for n, array in gradients.items()}
+        return Snapshot(gradients, gradients, lambda new: {**gradients, **new}, half)
     tree = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     arrays = {
-        name.removeprefix(prefix): every[name].numpy().copy()
+        name.removeprefix(prefix): _single(every[name].numpy().copy())
         for name in names
         if every[name].tensor.is_floating_point() and name.startswith(prefix)
     }
@@ -148,6 +165,7 @@ def _module(module: nn.Module, field: str) -> Snapshot:
         tree,
         arrays,
         lambda new: {**tree, **{prefix + name: _tensor(array, tree[prefix + name]) for name, array in new.items()}},
+        _half([every[name].tensor.dtype for name in names]),
     )
 
 
@@ -164,20 +182,20 @@ def _tensors(value: Any, where: str) -> Snapshot:
         raise InputError(f"{where} is the optimizer's state dict, which has no names: yield the optimizer itself.")
     tree = jax.tree.map(copied, value)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {name(path): np.array(a) for path, leaf in leaves if (a := numbers(leaf)) is not None}
+    arrays = {name(path): _single(np.array(a)) for path, leaf in leaves if (a := numbers(leaf)) is not None}
 
     def written(new: Arrays) -> Any:
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: _tensor(new[name(path)], leaf) if name(path) in new else copied(leaf), tree
         )
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, arrays, written, _half([leaf.dtype for _, leaf in leaves if isinstance(leaf, torch.Tensor)]))
 
 
 def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module | None) -> Snapshot:
     names = {} if module is None else {id(entry.tensor): name for name, entry in entries(module).items()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if missing := [parameter for parameter in held if id(parameter) not in names]:
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if missing := [parameter for parameter in trained if id(parameter) not in names]:
         raise InputError(
             f"{where} trains a tensor {list(missing[0].shape)} that is no parameter of the module, so it has no name: "
             "pass the module whose parameters it trains as parameters of the Step or as module=."
@@ -185,11 +203,12 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
     tree = copy.deepcopy(optimizer.state_dict())
     places = {
         f"{names[id(parameter)]}/{slot}": (i, slot)
-        for i, parameter in enumerate(held)
+        for i, parameter in enumerate(trained)
         for slot, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape
     }
-    arrays = {path: tree["state"][i][slot].numpy(force=True) for path, (i, slot) in places.items()}
+    held = {path: tree["state"][i][slot] for path, (i, slot) in places.items()}
+    arrays = {path: _single(numpy(tensor)) for path, tensor in held.items()}
 
     def written(new: Arrays) -> Any:
         result = copy.deepcopy(tree)
@@ -198,7 +217,17 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
             result["state"][i][slot] = _tensor(array, tree["state"][i][slot])
         return result
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, arrays, written, _half([tensor.dtype for tensor in held.values()]))
+
+
+def _half(dtypes: Iterable[Any]) -> str:
+    """Return the first dtype of half precision, or nothing."""
+    names = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return next((name for name in names if name in HALF), "")
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if str(array.dtype) in HALF else array
 
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:

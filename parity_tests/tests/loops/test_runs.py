@@ -182,7 +182,7 @@ def test_a_run_may_call_back_and_is_ended_after_the_last_step() -> None:
         (lambda: descent(loss=np.nan), lambda: descent(loss=np.nan), "loss of both runs is NaN or infinite at step 0"),
         (lambda: descent(parameters={"v": np.ones(4)}), descent, "parameter 'v', \\[4\\], has no namesake"),
         (lambda: descent(dtype=np.float32), lambda: descent(dtype=np.float32), "neither can be started again"),
-        (lambda: descent(dtype=np.float16), lambda: descent(dtype=np.float16), "is float16, in which two right runs"),
+        (lambda: descent(dtype=np.float16), lambda: descent(dtype=np.float16), "are in float16, in which two"),
         (descent, lambda: descent(optimizer_state=torch.optim.SGD([UNNAMED])), "no parameter of the module"),
         (descent, lambda: descent(optimizer_state=torch.optim.SGD([UNNAMED]).state_dict() | {"x": UNNAMED}), "itself"),
     ],

@@ -149,11 +149,13 @@ def _linear(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray | None, str]:
     shift = float(b.mean() - scale * a.mean())
     if abs(shift) < 1e-7 * max(1.0, abs(scale)):
         shift = 0.0
+    if abs(shift - round(shift, 4)) < 1e-6:
+        shift = round(shift, 4)
     if abs(scale - 1) < 1e-9 and not shift:
         return a, ""
     text = f"{figure(scale)} times {SIDES[0]}'s" if abs(scale - 1) > 1e-9 else f"{SIDES[0]}'s"
-    if scale and abs(scale) < 1 and abs(2 / scale - round(2 / scale)) < 1e-6:
-        text = f"{SIDES[0]}'s over {1 / scale:g}"
+    if scale and abs(scale) < 1 and abs(2 / scale - round(2 / scale)) < 1e-6 * max(1.0, 2 / scale):
+        text = f"{SIDES[0]}'s over {round(2 / scale) / 2:g}"
     return scale * a + shift, text + (f" {'+' if shift > 0 else '-'} {figure(abs(shift))}" if shift else "")
 
 

@@ -20,6 +20,8 @@ from parity_tests.harness.loops.records import SIDES, Arrays
 
 _MASK = "decay the same tensors in both: give optax's weight decay a mask that is true of {torch} alone"
 _FIRST, _SECOND, _MOMENTUM = "first moment", "second moment", "momentum"
+_LARGEST = "largest second moment"
+_NONE, _PLAIN, _CORRECTED = "no second moments", "the largest second moments", "the largest corrected second moments"
 _EPS = [10.0**-e for e in (8, 7, 6, 5, 4, 3, 9, 10, 12, 15, 16)] + [0.0]
 _NEAR = {"float64": 1e-9, "float32": 3e-4}
 """How near a fit must come to the largest number of what it is fitted to."""
@@ -44,11 +46,17 @@ class Rule(NamedTuple):
     corrected: bool | None = None
     nesterov: bool | None = None
     rate: float | None = None
+    rates: tuple[tuple[str, float], ...] = ()
+    """Of each array, where they aren't the same."""
+    amsgrad: str = ""
+    """Which second moments it takes the largest of."""
 
 
 def of_optimizer(p: Parting) -> Causes:
     """Name in which part the optimizers of both runs differ."""
     yield from _how_often(p)
+    yield from _left_out(p)
+    yield from _of_largest(p)
     yield from _used(p)
     left, right = _rule(p, 0), _rule(p, 1)
     if left is not None and right is not None:
@@ -124,7 +132,11 @@ def of_statistics(p: Parting) -> Causes:
         count, rate = 1 + 1 / known[0], known[1] / known[0]
         made = {n: before[n] + scale * (a[n] + known[0] * a[n] + known[1] * before[n]) for n in variances}
         observed, other = ((right, left), (left, right))[side]
-        if abs(count - round(count)) < 1e-3 * count and 0 < rate < 1 and p.explains(made, observed, other):
+        if (
+            abs(count - round(count)) < (1e-3 if p.precision == "float64" else 3e-3) * count
+            and 0 < rate < 1
+            and p.explains(made, observed, other)
+        ):
             other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {figure(ratio)} times"
             yield Cause(
                 f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with n = "
@@ -164,6 +176,61 @@ def _period(found: Sequence[bool | None]) -> int | None:
     return None
 
 
+def _left_out(p: Parting) -> Causes:
+    """Name arrays that one run alone never moves, though it has their gradients: no group of its optimizer has them."""
+    before, after, gradients = p.state("parameters"), p.both("parameters"), p.both("gradients")[0]
+    least = judging.SMALL * max(map(judging.peak, gradients.values()), default=0.0)  # below which it may be rounding
+    held = [n for n in after[0] if n in before[0] and n in before[1] and n in gradients]
+    names = [n for n in held if judging.peak(gradients[n]) > least]
+    still = [[n for n in names if np.array_equal(after[i][n], before[i][n])] for i in (0, 1)]
+    for side in (0, 1):
+        out = [n for n in still[side] if n not in still[1 - side]]
+        if out and len(still[side]) < len(names):
+            text = (
+                f"no step moves {several(out)} in {SIDES[side]}: its optimizer has no group with them, or a rate of 0"
+            )
+            yield Cause(
+                text, "group-left-out", "let the optimizers of both train the same tensors", *sided(side, [], out)
+            )
+            return
+
+
+def _of_largest(p: Parting) -> Causes:
+    """Name an amsgrad in one run only, or of other second moments."""
+    found: list[str | None] = []
+    for side in (0, 1):
+        records = p.runs[side].get(p.step) or {}, p.runs[side].get(p.step - 1) or {}  # its own: carried states lack it
+        state, old = (record.get("optimizer state", {}) for record in records)
+        largest, square = _of(_LARGEST, state), _of(_SECOND, state)
+        beta2 = _beta2(p, side)
+        if not largest:
+            found.append(_NONE)
+        else:
+            found.append(None if beta2 is None else _kind(_of(_LARGEST, old), largest, square, beta2, p.step + 1))
+    if found[0] == found[1] or None in found:
+        return
+    if p.parted.quantity == "optimizer state" and _NONE in found:
+        return
+    shown = [f"{kind} in {SIDES[i]}" for i, kind in enumerate(found)]
+    why = ", as optax has it and torch hasn't" if set(found) == {_CORRECTED, _PLAIN} else ""
+    yield Cause(f"amsgrad takes {' and '.join(shown)}{why}", "amsgrad", "let JAX's amsgrad take {torch}", *found)
+
+
+def _beta2(p: Parting, side: int) -> float | None:
+    """Return the beta2 of a run from a step that has one before it."""
+    rule = _rule(p, side)
+    return None if rule is None else rule.beta2
+
+
+def _kind(old: Arrays, largest: Arrays, square: Arrays, beta2: float, t: int) -> str | None:
+    """Say which second moments these are the largest of."""
+    for kind, correction in ((_PLAIN, 1.0), (_CORRECTED, 1 - beta2**t)):
+        made = {n: np.maximum(old.get(n, np.zeros_like(a)), square[n] / correction) for n, a in largest.items()}
+        if all(judging.difference(made[n], a, judging.peak(a) or 1.0) < 1e-4 for n, a in largest.items()):
+            return kind
+    return None
+
+
 def _used(p: Parting) -> Causes:
     """Name clipping and factors between the gradient and what the moments show of it."""
     before, (left, right) = p.state("optimizer state"), p.both("optimizer state")
@@ -185,7 +252,8 @@ def _used(p: Parting) -> Causes:
             yield _of_factor(p, ratio)
             return
     gradients = p.both("gradients")
-    if not gradients[0]:
+    differ = betas[0] is not None and betas[1] is not None and abs(betas[0] - betas[1]) > _SAME[p.precision]
+    if not gradients[0] or differ:
         return
     for side in (0, 1):
         beta = next((b for b in (betas[1 - side], betas[side], 0.9) if b is not None), 0.9)
@@ -239,7 +307,7 @@ def _moment(p: Parting, slot: str, before: Record, after: Record) -> tuple[float
     names = [n for n in new if n in old and n in gradient and n in weights]
     if not names or not any(old[n].any() for n in names):
         return None
-    fit = _fitted({n: new[n] for n in names}, [old, gradient], weights, _NEAR[p.dtype])
+    fit = _fitted({n: new[n] for n in names}, [old, gradient], weights, _NEAR[p.precision])
     return None if fit is None else (fit[0][0], fit[0][1], fit[1])
 
 
@@ -266,9 +334,11 @@ def _rule(p: Parting, side: int) -> Rule | None:
             return None
         momentum, share, coupled = fit
         used = {n: gradient[n] + coupled.get(n, 0.0) / share * weights[n] for n in names}
-        made = _fitted(steps, [buffers, used], weights, _NEAR[p.dtype])
+        made = _fitted(steps, [buffers, used], weights, _NEAR[p.precision])
         if made is None:
-            return Rule(momentum=momentum, dampening=1 - share, coupled=_tidy(coupled, share))
+            rates, owns = _each(steps, buffers, weights, _NEAR[p.precision])
+            known = {"rates": rates, "decoupled": _shared(owns, rates), "nesterov": False} if rates else {}
+            return Rule(momentum=momentum, dampening=1 - share, coupled=_tidy(coupled, share), **known)
         (of_buffer, of_gradient), own = made
         rate = -of_buffer - of_gradient
         nesterov = abs(of_gradient) > 1e-6 * abs(rate)
@@ -282,9 +352,10 @@ def _rule(p: Parting, side: int) -> Rule | None:
             nesterov=nesterov,
             rate=rate,
         )
-    made = _fitted(steps, [gradient], weights, _NEAR[p.dtype])
+    made = _fitted(steps, [gradient], weights, _NEAR[p.precision])
     if made is None:
-        return None
+        rates, owns = _each(steps, gradient, weights, _NEAR[p.precision])
+        return Rule(coupled=_shared(owns, rates), rates=rates) if rates else None
     rate = -made[0][0]
     return Rule(coupled=_tidy(made[1], -rate), rate=rate)
 
@@ -307,34 +378,60 @@ def _adam(
     beta1, share, coupled = fit
     scale = share / (1 - beta1)
     used = {n: scale * gradient[n] + coupled.get(n, 0.0) / (1 - beta1) * weights[n] for n in square if n in gradient}
-    second = _fitted(square, [old, {n: a**2 for n, a in used.items()}], None, _NEAR[p.dtype])
+    second = _fitted(square, [old, {n: a**2 for n, a in used.items()}], None, _NEAR[p.precision])
     beta2 = None if second is None else second[0][0]
-    rule = Rule(beta1=beta1, beta2=beta2, gradient=scale, coupled=_tidy(coupled, share))
+    largest, amsgrad = _of(_LARGEST, _wide(after["optimizer state"])), ""
+    if largest and beta2 is not None:
+        amsgrad = _kind(_of(_LARGEST, _wide(before["optimizer state"])), largest, square, beta2, at + 1) or ""
+    rule = Rule(amsgrad=amsgrad, beta1=beta1, beta2=beta2, gradient=scale, coupled=_tidy(coupled, share))
     if beta2 is None:
         return rule
     first = _of(_FIRST, _wide(after["optimizer state"]))
     updates = sum(bool(digest.changed) for digest in p.runs[0].digests[: at + 1])
     known = next(iter(after.get("learning rate", {}).values()), None)
     fits: list[Rule] = []
+    near: list[tuple[float, Rule]] = []
     for corrected, t in itertools.product((True, False), {at + 1, updates}):
         c1, c2 = (1 - beta1**t, 1 - beta2**t) if corrected else (1.0, 1.0)
         means = {n: first[n] / c1 for n in steps if n in first and n in square}
         squares = {n: square[n] / c2 for n in means}
+        if largest:
+            squares = {n: largest[n] / (1.0 if amsgrad == _CORRECTED else c2) for n in means if n in largest}
         for place, eps in (*_places(), *_solved(steps, means, squares, known)):
             made = _fitted(
                 {n: steps[n] for n in means},
                 [{n: means[n] / _root(squares[n], place, eps, c2) for n in means}],
                 weights,
-                _NEAR[p.dtype],
+                _NEAR[p.precision],
             )
             if made is None:
+                rates, owns = _each(steps, {n: means[n] / _root(squares[n], place, eps, c2) for n in squares}, weights,
+                                    _NEAR[p.precision])  # fmt: skip
+                if rates:
+                    rest = _shared(owns, rates)
+                    fits.append(rule._replace(eps=(place, eps), corrected=corrected, rates=rates, decoupled=rest))
                 continue
             rate = -made[0][0]
             rest = _tidy(made[1], -rate)
             fits.append(rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=rest))
-            if known is None or abs(rate - float(known)) <= 1e-5 * abs(rate):
-                return fits[-1]  # without the correction, a step is one of another rate with it
+            if known is None or abs(rate - float(known)) <= 1e-5 * abs(rate):  # without the correction, a step is one
+                if p.precision == "float64":  # of another rate with it
+                    return fits[-1]
+                columns = {n: means[n] / _root(squares[n], place, eps, c2) for n in means}
+                near.append((_residual(steps, columns, rate, made[1], weights), fits[-1]))
+    if near:  # rounding hides a small eps: the usual one is taken unless another is nearer by far
+        best = min(residual for residual, _ in near)
+        return next(rule for residual, rule in near if residual <= 2 * best)
     return fits[0] if fits else rule
+
+
+def _residual(steps: Arrays, columns: Arrays, rate: float, owns: dict[str, float], weights: Arrays) -> float:
+    """Return the mean square of what a fit leaves of the steps, each as a share of its own array."""
+    left = [
+        np.square((steps[n] + rate * column - owns.get(n, 0.0) * weights[n]) / (judging.peak(steps[n]) or 1.0)).mean()
+        for n, column in columns.items()
+    ]
+    return float(np.mean(left))
 
 
 def _root(square: np.ndarray, place: str, eps: float, correction: float) -> np.ndarray:
@@ -357,6 +454,10 @@ def _solved(steps: Arrays, means: Arrays, squares: Arrays, rate: np.ndarray | No
                 ("outside the root", root - np.sqrt(squares[n])),
                 ("inside the root", root**2 - squares[n]),
             ):
+                weights = np.where(np.isfinite(root) & (root > 0), 1 / np.square(root), 0.0)
+                rough = float((weights * np.nan_to_num(values)).sum() / weights.sum()) if weights.any() else 0.0
+                if rough > 0 and place == "outside the root":  # of float32, by the entries that it changes most
+                    yield place, float(f"{rough:.1g}")
                 eps = float(np.median(values))
                 if np.isfinite(eps) and eps > 0 and np.abs(values - eps).max() < 1e-2 * eps:
                     yield place, float(f"{eps:.3g}")
@@ -392,7 +493,7 @@ def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
     found: list[Cause] = []
 
     def numbers(name: str, kind: str, a: float | None, b: float | None) -> None:
-        if a is not None and b is not None and abs(a - b) > _SAME[p.dtype] * max(abs(a), abs(b), 1e-3):
+        if a is not None and b is not None and abs(a - b) > _SAME[p.precision] * max(abs(a), abs(b), 1e-3):
             values = float(_rounded(a)), float(_rounded(b))
             text = f"{name} is {_rounded(a)} in {SIDES[0]} and {_rounded(b)} in {SIDES[1]}"
             found.append(Cause(text, kind, f"set {name} to {{torch}} in JAX", *values))
@@ -433,9 +534,44 @@ def _differences(p: Parting, left: Rule, right: Rule) -> Causes:
     if not found:
         found += _rounded_rate(p, (left, right))
     if not found:
-        numbers("the learning rate that the step uses", "learning-rate", left.rate, right.rate)
+        found += _rates(p, left, right)
     if found:
         yield together(found)
+
+
+def _rates(p: Parting, left: Rule, right: Rule) -> list[Cause]:
+    """Name the learning rates that two rules use, of all arrays or of groups of them."""
+    names = [n for n, _ in left.rates or right.rates]
+    both = [dict(rule.rates) or dict.fromkeys(names, rule.rate) for rule in (left, right)]
+    if not names:
+        both = [{"": rule.rate} for rule in (left, right)]
+    if any(rate is None for rates in both for rate in rates.values()):
+        return []
+    return _by_group(p, "the learning rate that the step uses", "learning-rate", *both)  # type: ignore[arg-type]
+
+
+def _by_group(p: Parting, what: str, kind: str, left: dict[str, float], right: dict[str, float]) -> list[Cause]:
+    """Name a setting that differs in a group of arrays, or is exchanged between two groups."""
+    near = 10 * _SAME[p.precision]
+
+    def same(a: float, b: float) -> bool:
+        return abs(a - b) <= near * max(abs(a), abs(b))
+
+    wrong = [n for n in left if n in right and not same(left[n], right[n])]
+    if not wrong:
+        return []
+    groups: dict[tuple[str, str], list[str]] = {}
+    for n in wrong:
+        groups.setdefault((f"{left[n]:.3g}", f"{right[n]:.3g}"), []).append(n)
+    shown = [f"{a} in {SIDES[0]} and {b} in {SIDES[1]}" + (f" of {several(ns)}" if ns != [""] else "")
+             for (a, b), ns in groups.items()]  # fmt: skip
+    pairs = list(groups)
+    text = f"{what} is {', '.join(shown)}"
+    if len(pairs) == 2 and pairs[0] == pairs[1][::-1]:
+        text += ": the two groups are exchanged"
+    if wrong == [""]:
+        return [Cause(text, kind, "let JAX's step use {torch}", left[""], right[""])]
+    return [Cause(text, "group-rates", "give each group in JAX the settings of its group in PyTorch", left, right)]
 
 
 def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Parting) -> list[Cause]:
@@ -456,7 +592,9 @@ def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Partin
         kind = "weight-decay-tensors" if rest else "weight-decay"
         values = (list(left), list(right)) if rest else tuple(float(_rounded(size)) for size in sizes)
         return [Cause(text, kind, _MASK if rest else "decay the weights by {torch} in JAX", *values)]
-    if abs(sizes[0] - sizes[1]) > 10 * _SAME[p.dtype] * max(sizes):
+    if any(np.ptp(list(d.values())) > 0.1 * size for d, size in zip((left, right), sizes, strict=True) if d):
+        return _by_group(p, f"the weight decay, {how},", "weight-decay", left, right)
+    if abs(sizes[0] - sizes[1]) > 10 * _SAME[p.precision] * max(sizes):
         text = f"the weight decay, {how}, is {_rounded(sizes[0])} in {SIDES[0]} and {_rounded(sizes[1])} in {SIDES[1]}"
         values = tuple(float(_rounded(size)) for size in sizes)
         return [Cause(text, "weight-decay", "decay the weights by {torch} in JAX", *values)]
@@ -500,6 +638,29 @@ def _fitted(
         if judging.peak(left) > near * largest:
             return None
     return [float(f) for f in factors], owns
+
+
+def _each(
+    target: Arrays, column: Arrays, own: Arrays, near: float
+) -> tuple[tuple[tuple[str, float], ...], dict[str, float]]:
+    """Fit the learning rate of each array for itself, and the share of its own; nothing where one has no fit."""
+    rates, owns = {}, {}
+    for n in target:
+        if n not in column or not target[n].any():
+            continue
+        made = _fitted({n: target[n]}, [{n: column[n]}], own, near)
+        if made is None:
+            return (), {}
+        rates[n] = -made[0][0]
+        owns |= made[1]
+    return tuple(rates.items()), owns
+
+
+def _shared(owns: dict[str, float], rates: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Return the factors of each array over its learning rate, without those that are rounding."""
+    found = {n: -owns[n] / rate for n, rate in rates if n in owns and rate}
+    largest = max(map(abs, found.values()), default=0.0)
+    return tuple((n, c) for n, c in found.items() if abs(c) > 1e-3 * largest)
 
 
 def _tidy(factors: dict[str, float], share: float) -> tuple[tuple[str, float], ...]:
