@@ -413,6 +413,11 @@ TWO = {"w": np.array([3.0, 4.1]), "v": np.ones(2)}
         ),
         ({"batch": IMAGES, "loss": 1.0}, {"batch": IMAGES, "loss": 4.0}, "the loss is 4 times as large (rows of the"),
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, "2 times as large in PyTorch, at every step"),
+        (
+            {"learning_rate": {"body": 0.1, "head": 0.2}},
+            {"learning_rate": {"body": 0.2, "head": 0.1}},
+            "the learning rates of body and head are exchanged: 0.1 of body in JAX",
+        ),
         ({"gradients": {"w": KERNEL}}, {"gradients": {"w": KERNEL.T}}, "w is transposed in PyTorch"),
         (
             {"gradients": TWO},

@@ -179,12 +179,12 @@ def _period(found: Sequence[bool | None]) -> int | None:
 def _left_out(p: Parting) -> Causes:
     """Name arrays that one run alone never moves, though it has their gradients: no group of its optimizer has them."""
     before, after, gradients = p.state("parameters"), p.both("parameters"), p.both("gradients")[0]
-    least = judging.SMALL * max(map(judging.peak, gradients.values()), default=0.0)  # below which it may be rounding
-    held = [n for n in after[0] if n in before[0] and n in before[1] and n in gradients]
-    names = [n for n in held if judging.peak(gradients[n]) > least]
+    names = [n for n in after[0] if n in before[0] and n in before[1] and n in gradients and gradients[n].any()]
     still = [[n for n in names if np.array_equal(after[i][n], before[i][n])] for i in (0, 1)]
     for side in (0, 1):
-        out = [n for n in still[side] if n not in still[1 - side]]
+        moves = {n: judging.peak(after[1 - side][n] - before[1 - side][n]) for n in still[side]}
+        least = judging.OF_STEP["float32"]  # of a number, below which a move may be rounded to nothing
+        out = [n for n, size in moves.items() if size > least * judging.peak(before[side][n])]
         if out and len(still[side]) < len(names):
             text = (
                 f"no step moves {several(out)} in {SIDES[side]}: its optimizer has no group with them, or a rate of 0"
