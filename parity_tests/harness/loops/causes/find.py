@@ -6,7 +6,7 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes import averages, data, forward, rates, scales, updates
+from parity_tests.harness.loops.causes import averages, data, forward, rates, scales, statistics, updates
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined
 from parity_tests.harness.loops.records import SIDES
 
@@ -26,7 +26,7 @@ _CAUSES: dict[str, tuple[Callable[[Parting], Causes], ...]] = {
         updates.of_optimizer,
     ),
     "parameters": (scales.of_skipped, updates.of_optimizer, updates.of_parameters),
-    "running statistics": (updates.of_statistics,),
+    "running statistics": (statistics.of_statistics,),
     "EMA": (averages.of_average,),
 }
 _ELSEWHERE = {
