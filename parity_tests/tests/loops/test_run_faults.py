@@ -97,6 +97,7 @@ def _together(one: RunFault, other: RunFault) -> bool:
     apart = not {*one.options, *one.both} & {*other.options, *other.both}
     for a, b in ((one, other), (other, one)):
         apart = apart and not ("raw" in a.both and {"clip", "clipping"} & {*b.options})
+        apart = apart and not ("grouped" in a.both and "amsgrad" in {*b.options, *b.both})
     return one.script is other.script and place(one) != place(other) and apart
 
 

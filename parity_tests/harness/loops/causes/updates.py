@@ -94,7 +94,8 @@ def _left_out(p: Parting) -> Causes:
         moves = {n: judging.peak(after[1 - side][n] - before[1 - side][n]) for n in still[side]}
         least = judging.OF_STEP["float32"]  # of a number, below which a move may be rounded to nothing
         out = [n for n, size in moves.items() if size > least * judging.peak(before[side][n])]
-        if out and len(still[side]) < len(names):
+        real = judging.SMALL * max(map(judging.peak, gradients.values()), default=0.0)  # a gradient, not its rounding
+        if any(judging.peak(gradients[n]) > real for n in out) and len(still[side]) < len(names):
             text = (
                 f"no step moves {several(out)} in {SIDES[side]}: its optimizer has no group with them, or a rate of 0"
             )
