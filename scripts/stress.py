@@ -1,5 +1,5 @@
 """Long trials of what must not break: damaged files, kills, switches between the packages, several processes, and the
-verdicts on pairs of modules.
+verdicts on pairs of modules, with and without a mapping.
 
 scripts/stress.py --help, and scripts/stress.py TRIAL --help for each."""
 
@@ -29,6 +29,7 @@ from jaxvae.shared.text import LONGEST, markdown_table, printable
 from parity_tests.corrupt import coverage, fuzz
 from parity_tests.corrupt.readers import TARGETS, place
 from parity_tests.harness.modules.validation import DTYPES
+from parity_tests.support.arranged import nets as arranged_nets
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.kill_and_resume import killed, unbroken
 from parity_tests.support.numpy_backend import contents
@@ -147,12 +148,28 @@ class Verdicts:
     """The precision of the comparisons, as in `compare_modules`. A file of verdicts is of one."""
 
 
+@dataclass(frozen=True)
+class Arrangements:
+    """Compare random networks without a mapping, of which one framework holds in one array what the other holds in
+    several, as they are and with one edit: attention of one to four matrices, recurrent layers, gated layers, stacks
+    along several axes, tied weights, weight normalization, in NNX and Linen. Count the wrong verdicts, and the pairs
+    for which a mapping is asked. Exit status 0 if no verdict is wrong, else 1.
+
+    Example: python scripts/stress.py arrangements --pairs 100"""
+
+    pairs: int = 100
+    """Number of pairs, some ten seconds each."""
+    first: int = 0
+    """The first seed. `--first N --pairs 1` repeats the pair whose seed N was printed."""
+
+
 Trial = (
     Annotated[Fuzz, tyro.conf.subcommand("fuzz")]
     | Annotated[Kill, tyro.conf.subcommand("kill")]
     | Annotated[Switch, tyro.conf.subcommand("switch")]
     | Annotated[Distributed, tyro.conf.subcommand("distributed")]
     | Annotated[Verdicts, tyro.conf.subcommand("verdicts")]
+    | Annotated[Arrangements, tyro.conf.subcommand("arrangements")]
 )
 
 
@@ -168,6 +185,8 @@ def main(options: Trial) -> int:
             return run_distributed(options)
         case Verdicts():
             return run_verdicts(options)
+        case Arrangements():
+            return run_arrangements(options)
 
 
 def run_fuzz(options: Fuzz) -> int:
@@ -304,6 +323,23 @@ def run_verdicts(options: Verdicts) -> int:
     return 1 if any(outcome.false for outcome in outcomes) else 0
 
 
+def run_arrangements(options: Arrangements) -> int:
+    if options.pairs < 1 or options.first < 0:
+        raise InputError("--pairs must be at least 1 and --first at least 0.")
+    counts: Counter[str] = Counter()
+    seeds = range(options.first, options.first + options.pairs)
+    for seed in tqdm(seeds, "arrangements", unit=" pairs", disable=None):
+        found = arranged_nets.judge(seed)
+        counts["a wrong verdict"] += found.false
+        counts["a mapping asked for"] += found.plain == arranged_nets.REFUSED
+        counts["agree as they are, differ edited"] += (found.plain, found.edited) == ("agree", "differ")
+        if found.false or found.plain == arranged_nets.REFUSED:
+            text = printable(found.text.splitlines()[0], LONGEST)
+            tqdm.write(f"seed {seed}: {found.plain} as it is, {found.edited} edited: {found.about}: {text}")
+    print(markdown_table(["pairs", *counts], [[f"{options.pairs:,}", *(f"{n:,}" for n in counts.values())]]))
+    return 1 if counts["a wrong verdict"] else 0
+
+
 def verdicts_in(path: Path | None) -> dict[tuple[int, str], Outcome]:
     """The verdicts in a file, by seed and edit; none if there is no file yet. A last line that was cut off is judged
     again."""
@@ -319,7 +355,7 @@ def verdicts_in(path: Path | None) -> dict[tuple[int, str], Outcome]:
 
 if __name__ == "__main__":
     try:
-        for trial in (Fuzz, Kill, Switch, Distributed, Verdicts):
+        for trial in (Fuzz, Kill, Switch, Distributed, Verdicts, Arrangements):
             join_help(trial)
         sys.exit(main(parse(Trial)))
     except InputError as error:

@@ -25,8 +25,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from jaxvae.shared import version
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.commands.open_session import SessionFlags
-from jaxvae.shared.commands.table import COMMANDS
+from jaxvae.shared.commands.table import COMMANDS, Entry
 from jaxvae.shared.config import parts_file
 from jaxvae.shared.config.own import using
 from jaxvae.shared.config.spec import Spec
@@ -39,7 +38,7 @@ from jaxvae.shared.training.session import StoppedError
 
 _FRAMEWORKS = {"jaxvae": "Flax", "torchvae": "PyTorch"}
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
-_WITH_FILE = {entry.name: entry.flags for entry in COMMANDS if issubclass(entry.flags, SessionFlags)}
+_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)  # fixed: ModelSpec.parts, which are functions
 _STDERR = 2  # the last of the standard streams' descriptors
 _NARROWEST = 20  # columns; tyro never ends to break text into lines of none, of which its boxes take up to five
 _OUT_OF_MEMORY = ("allocate", "RESOURCE_EXHAUSTED")  # words of the frameworks' errors
@@ -94,12 +93,11 @@ def main(backend: Backend, arguments: Sequence[str] | None = None) -> int:
         say(version.line(name, version.FRAMEWORKS[name]))
         return 0
     try:
-        _require_command(arguments)
-        command = _parse(name, expanded(arguments, _WITH_FILE))
-        entries = {entry.flags: entry for entry in COMMANDS}
+        entry = _entry(name, arguments)
+        command = _parse(name, expanded(arguments, entry.flags))
         parts = getattr(command, "parts", None)
         with using(None if parts is None else parts_file.read(parts)):
-            entries[type(command)].run(backend, command)
+            entry.run(backend, command)
     except (InputError, NonFiniteError) as error:
         _complain(f"{name}: {_as_typed(str(error), arguments)}")
         return error.status
@@ -269,36 +267,45 @@ def _refused_variable(error: BaseException) -> str | None:
     return max(named, key=len, default=None) if importing else None
 
 
-def _require_command(arguments: Sequence[str]) -> None:
-    """Raises InputError if the first argument should be a command and is none."""
+def _entry(name: str, arguments: Sequence[str]) -> Entry:
+    """The command that the first argument names; without one the process ends with the list of commands."""
     names = [entry.name for entry in COMMANDS]
-    if arguments and arguments[0] not in names and not arguments[0].startswith("-"):
+    if not arguments or arguments[0].startswith("-"):
+        _list_commands(name, arguments)
+    if arguments[0] not in names:
         word = arguments[0]
         raise InputError(
             f"There is no command {shown(word)}{suggestion(word, names)}; choose one of {', '.join(names)}."
         )
+    return COMMANDS[names.index(arguments[0])]
+
+
+def _list_commands(name: str, arguments: Sequence[str]) -> NoReturn:
+    """End the process with a line of help for each command, or with what is wrong with the arguments."""
+    commands: Any = None
+    for entry in COMMANDS:
+        text = (inspect.getdoc(entry.flags) or "").partition("\n\n")[0]
+        command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, description=text)]
+        commands = command if commands is None else commands | command
+    about = (
+        f"A variational autoencoder in {_FRAMEWORKS[name]}: jaxvae and torchvae train the same run from the same seed, "
+        f"and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the versions."
+    )
+    parse(commands, prog=name, description=about, args=arguments, config=_CONFIG)
+    raise InputError(f"Give a command first; `{name} --help` lists them.")
 
 
 def _parse(name: str, arguments: Sequence[str]) -> Any:
-    """The chosen command, an instance of its dataclass."""
-    commands: Any = None
-    for entry in COMMANDS:
-        if {"-h", "--help"} & set(arguments):
-            join_help(entry.flags)
-        chosen = arguments[:1] == [entry.name]
-        default = {"default": entry.defaults(arguments)} if chosen and entry.defaults else {}
-        text = inspect.getdoc(entry.flags) or ""
-        # The examples, which hold for both packages, begin with this one's name; the list of commands has no examples.
-        whole = re.sub(rf"\n( +)(?={entry.name}\b)", rf"\n\1{name} ", text)
-        text = whole if chosen else text.partition("\n\n")[0]
-        command = Annotated[entry.flags, tyro.conf.subcommand(entry.name, description=text, **default)]
-        commands = command if commands is None else commands | command
+    """The command, an instance of its dataclass."""
+    entry = _entry(name, arguments)
+    if {"-h", "--help"} & set(arguments):
+        join_help(entry.flags)
     return parse(
-        commands,
-        prog=name,
-        description=f"A variational autoencoder in {_FRAMEWORKS[name]}: jaxvae and torchvae train the same run from "
-        f"the same seed, and each reads the other's runs. Start with `{name} train`; `{name} --version` prints the "
-        "versions.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),  # fixed: ModelSpec.parts, which are functions
+        entry.flags,
+        prog=f"{name} {entry.name}",
+        # The examples, which hold for both packages, begin with this one's name.
+        description=re.sub(rf"\n( +)(?={entry.name}\b)", rf"\n\1{name} ", inspect.getdoc(entry.flags) or ""),
+        args=arguments[1:],
+        config=_CONFIG,
+        **({"default": entry.defaults(arguments)} if entry.defaults else {}),
     )

@@ -42,24 +42,21 @@ def in_one_sentence(arguments: Sequence[str], help_of: Callable[[list[str]], Any
 
 def _sentence(event: Any, arguments: Sequence[str], help_of: Callable) -> str:
     """The sentence; empty for an event that a later tyro may add."""
-    command = list(arguments[:1]) if arguments and re.match(r"[\w-]+$", arguments[0]) and arguments[0][0] != "-" else []
-    program = event.prog.partition(" ")[0]
-    called = " ".join(command) or program
-    see = f"`{' '.join([program, *command])} --help`"
+    program, _, command = event.prog.partition(" ")
+    called = command or program
+    see = f"`{event.prog} --help`"
     match event:
         case _errors.UnrecognizedArgs(tokens=[token, *_]) | _errors.MissingArgs(unrecognized_tokens=[token, *_]):
-            flags = _flags(command, help_of)
+            flags = _flags(help_of)
             if token.startswith("-"):
                 flag = token.partition("=")[0]
                 alike = closest(flag.lstrip("-"), [name.lstrip("-") for name in flags])
                 meant = f" (did you mean --{alike}?)" if alike else ""
                 return f"{called} has no flag {shown(flag)}{meant}; {see} lists them."
-            before = next((first for first, second in itertools.pairwise(arguments) if second == token), "it")
+            before = next((first for first, second in itertools.pairwise(arguments) if second == token), called)
             opposite = f"--no-{before.removeprefix('--')}"
             if opposite in flags:
                 return f"{before} takes no value, and {shown(token)} stands after it; give {before} or {opposite}."
-            if command == [token]:
-                return f"There is no command {shown(token)}; `{program} --help` lists them."
             return f"{called} can't use {shown(token)}, which stands after {before}; {see} shows what it takes."
         case _errors.MissingArgs(missing_arguments=missing):
             names = [_called(one.arg, with_value=True) for one in missing]
@@ -110,10 +107,10 @@ def _given(argument: Any, arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _flags(command: list[str], help_of: Callable[[list[str]], Any]) -> list[str]:
+def _flags(help_of: Callable[[list[str]], Any]) -> list[str]:
     """The flags of a command, which its help names."""
     text = io.StringIO()
     os.environ["COLUMNS"] = "200"  # or a narrow terminal would break the longer ones
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        help_of([*command, "--help"])
+        help_of(["--help"])
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text.getvalue())))

@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -103,5 +104,7 @@ def write(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        write(Path(name))
+    pages = [Path(name).resolve() for name in sys.argv[1:]]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # for what a page writes
+        for page in pages:
+            write(page)

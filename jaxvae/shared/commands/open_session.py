@@ -3,7 +3,8 @@
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,9 +121,10 @@ def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | Non
         InputError: If the request is invalid.
     """
     require_valid_flags(backend, flags)
+    read = None if loaded or flags.resume is not None else _reading(flags)  # while prepare imports the framework
     device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices, flags.shard)
     if flags.resume is None:
-        opened = _new_session(backend, flags, device, loaded)
+        opened = _new_session(backend, flags, device, loaded, read)
     else:
         opened = _resumed_session(backend, flags, device, flags.resume, loaded)
     with opened as session:
@@ -156,13 +158,14 @@ def require_valid_flags(backend: Backend, flags: SessionFlags) -> None:
         tensorboard.require(flags.resume)
 
 
-def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
+def load_images(backend: Backend, flags: SessionFlags, read: Callable[[], LoadedData] | None = None) -> LoadedData:
     """Load the images that a command names; print a warning if they are not MNIST's, which were preferred, the data
     set's notes, and what a small data set makes of the configuration.
 
     Args:
         backend: The package that trains.
         flags: The parsed flags.
+        read: Returns the images if they are being read already.
 
     Returns:
         The images, and why they are not MNIST's.
@@ -170,7 +173,7 @@ def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
     Raises:
         InputError: If the images are not available, or do not fit the configuration.
     """
-    dataset, missing = datasets.load(flags.spec, flags.data_root, flags.stream is not None)
+    dataset, missing = (read or _reading(flags))()
     substituted = () if missing is None else (f"{missing} Training on scikit-learn's 1,797 digits instead.",)
     requirements.require_batches(flags.spec, len(dataset.train))
     doubts = advice(flags.spec, len(dataset.train), len(dataset.test))
@@ -179,12 +182,26 @@ def load_images(backend: Backend, flags: SessionFlags) -> LoadedData:
     return dataset, missing
 
 
+def _reading(flags: SessionFlags) -> Callable[[], LoadedData]:
+    """Begin to read the images in another thread; the result waits for them."""
+    pool = ThreadPoolExecutor(1, "images")
+    read = pool.submit(datasets.load, flags.spec, flags.data_root, flags.stream is not None)
+    pool.shutdown(wait=False)
+    return read.result
+
+
 @contextlib.contextmanager
-def _new_session(backend: Backend, flags: SessionFlags, device: Device, loaded: LoadedData | None) -> Iterator[Session]:
+def _new_session(
+    backend: Backend,
+    flags: SessionFlags,
+    device: Device,
+    loaded: LoadedData | None,
+    read: Callable[[], LoadedData] | None,
+) -> Iterator[Session]:
     name = backend.__name__
     if flags.out is not None and backend.first():
         run_folder.require_free(flags.out)
-    dataset, missing = loaded or load_images(backend, flags)
+    dataset, missing = loaded or load_images(backend, flags, read)
     config = {
         "framework": name,
         "preset": flags.preset,

@@ -1,62 +1,62 @@
 """The table of commands, which the parser, the dispatch and the tests read: a command that is not in it does not exist.
 
-To add a command, write a module with a frozen dataclass for its flags and `run(backend, command)`, and add its entry.
+To add a command, write a module with a frozen dataclass for its flags and `run(backend, command)`, and add its name. A
+process imports the module of its own command alone.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jaxvae.shared.backend import Backend
-from jaxvae.shared.commands import (
-    compare,
-    curves,
-    describe,
-    embed,
-    evaluate,
-    export,
-    import_,
-    interpolate,
-    list_,
-    manifold,
-    reconstruct,
-    report,
-    sample,
-    sweep,
-    train,
-    traverse,
-)
 
 
 class Entry(NamedTuple):
     """A command."""
 
-    flags: type
-    """The frozen dataclass of its flags; its lower-case name is the command's, its docstring the help."""
-    run: Callable[[Backend, Any], None]
-    """Runs the command with an instance of the dataclass."""
-    defaults: Callable[[Sequence[str]], Any] | None = None
-    """Returns the instance with the flags' defaults, for a command where these depend on the command line."""
+    name: str
+    """As it is typed; its module's name, but for an underscore after one of Python's own words."""
 
     @property
-    def name(self) -> str:
-        return self.flags.__name__.lower()
+    def flags(self) -> type:
+        """The frozen dataclass of its flags, with the command's name as a class; its docstring is the help."""
+        return getattr(self._module, self.name.capitalize())
+
+    @property
+    def run(self) -> Callable[[Backend, Any], None]:
+        """Runs the command with an instance of the dataclass."""
+        return self._module.run
+
+    @property
+    def defaults(self) -> Callable[[Sequence[str]], Any] | None:
+        """Returns the instance with the flags' defaults, for a command where these depend on the command line."""
+        return getattr(self._module, "defaults", None)
+
+    @property
+    def _module(self) -> Any:
+        return importlib.import_module(f"{__package__}.{self.name}{'_' * (self.name in _PYTHON)}")
 
 
-COMMANDS = (
-    Entry(train.Train, train.run, train.defaults),
-    Entry(sweep.Sweep, sweep.run, sweep.defaults),
-    Entry(list_.List, list_.run),
-    Entry(evaluate.Evaluate, evaluate.run),
-    Entry(sample.Sample, sample.run),
-    Entry(reconstruct.Reconstruct, reconstruct.run),
-    Entry(interpolate.Interpolate, interpolate.run),
-    Entry(traverse.Traverse, traverse.run),
-    Entry(manifold.Manifold, manifold.run),
-    Entry(embed.Embed, embed.run),
-    Entry(compare.Compare, compare.run),
-    Entry(curves.Curves, curves.run),
-    Entry(report.Report, report.run),
-    Entry(describe.Describe, describe.run, describe.defaults),
-    Entry(export.Export, export.run),
-    Entry(import_.Import, import_.run),
+_PYTHON = ("import", "list")
+
+COMMANDS = tuple(
+    Entry(name)
+    for name in (
+        "train",
+        "sweep",
+        "list",
+        "evaluate",
+        "sample",
+        "reconstruct",
+        "interpolate",
+        "traverse",
+        "manifold",
+        "embed",
+        "compare",
+        "curves",
+        "report",
+        "describe",
+        "export",
+        "import",
+    )
 )

@@ -17,12 +17,12 @@ _OWN = ("config", "resume", "spec")  # no keys of a file
 _LARGEST = 2**20  # bytes
 
 
-def expanded(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str]:
+def expanded(arguments: Sequence[str], flags: type) -> list[str]:
     """Put the flags of the file that --config names after the command's name.
 
     Args:
         arguments: The command line.
-        commands: The commands that take a file, with the dataclasses of their flags.
+        flags: The dataclass of the command's flags, whose field `config` is the file if it takes one.
 
     Returns:
         The command line with the file's flags; unchanged without --config.
@@ -34,23 +34,23 @@ def expanded(arguments: Sequence[str], commands: Mapping[str, type]) -> list[str
     parser.add_argument("--config", nargs="?", const="")
     parser.add_argument("--preset", nargs="?", const="")
     parser.add_argument("--resume", nargs="?", const="")
-    command = next(iter(arguments), "")
-    given = parser.parse_known_args(arguments)[0]
-    if not given.config or command not in commands or {"-h", "--help"} & set(arguments):
+    named = parser.parse_known_args(arguments)[0]
+    if not named.config or "config" not in flags.__dataclass_fields__ or {"-h", "--help"} & set(arguments):
         return list(arguments)
-    if given.resume is not None:
+    command = arguments[0]
+    if named.resume is not None:
         raise InputError("--resume uses the run's own configuration; leave out --config.")
-    file = Path(given.config)
+    file = Path(named.config)
     file = file / "config.json" if file.is_dir() else file
     if not file.is_file():
         raise InputError(f"--config {file} is no file; give a run's config.json, or a TOML file of flags.")
     if file.suffix == ".json":
-        if given.preset is not None:
+        if named.preset is not None:
             raise InputError(f"{file} is the whole configuration of a run; leave out --preset, or --config.")
-        flags = _flags_of_run(command, run_folder.read_config(file))
+        given = _flags_of_run(command, run_folder.read_config(file))
     else:
-        flags = [word for key, value in _keys(file) for word in _flag(commands[command], file, key, value)]
-    return [command, *flags, *arguments[1:]]
+        given = [word for key, value in _keys(file) for word in _flag(flags, file, key, value)]
+    return [command, *given, *arguments[1:]]
 
 
 def _flags_of_run(command: str, run: run_folder.Run) -> list[str]:

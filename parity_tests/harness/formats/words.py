@@ -45,7 +45,8 @@ def explained(diagnosis: Diagnosis) -> str:
     known = f"the likely cause: {diagnosis.cause}" if diagnosis.cause else tried
     backend = f", where {diagnosis.backend} departs from the plain formula" if diagnosis.backend else ""
     difference = diagnosis.difference.removesuffix(".")
-    return f"They first differ at {diagnosis.where} ({difference}){backend}; {known.removesuffix('.')}."
+    where = diagnosis.where if diagnosis.where.startswith("between ") else f"at {diagnosis.where}"
+    return f"They first differ {where} ({difference}){backend}; {known.removesuffix('.')}."
 
 
 def markdown(text: str) -> str:

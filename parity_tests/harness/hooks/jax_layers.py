@@ -7,11 +7,12 @@ from unittest import mock
 
 import jax
 import numpy as np
-from flax import nnx
+from flax import linen, nnx
 from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from parity_tests.harness.hooks.compiled import OPTIONS
+from parity_tests.harness.hooks.masks import looking
 from parity_tests.harness.hooks.record import LayerCall, add, first
 
 Tap = Callable[[Callable[..., Any], tuple[Any, ...], str], Any]
@@ -62,7 +63,7 @@ def record(
                 outputs = call(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
-            x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
+            x, y = first((*args, *kwargs.values()), jax.Array), first(results(self, outputs), jax.Array)
             if path is not None and x is not None and y is not None:
                 keep(calls, path, x, y, leaves, traced)
             return outputs
@@ -79,17 +80,25 @@ def record(
         yield calls
 
 
+def results(layer: Any, outputs: Any) -> tuple[Any, ...]:
+    """Return what a layer returned, of a loop over a cell the sequence before the carry, as torch's layers do."""
+    loop = isinstance(layer, nnx.RNN | linen.RNN) and isinstance(outputs, tuple)
+    return (outputs[-1], outputs) if loop else (outputs,)
+
+
 def next_label(counts: dict[str, int], path: str) -> str:
-    """Return the label of a layer's next call."""
+    """Return the label of a layer's next call; empty where it is no call of the model."""
+    if looking():
+        return ""
     counts[path] = counts.get(path, 0) + 1
     return path if counts[path] == 1 else f"{path}#{counts[path]}"
 
 
 def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Mapping[str, Any] | Tap) -> Any:
     """Call a layer with the taps of this call added to its first input and to its output, or let a function call it."""
-    if callable(taps):
+    if callable(taps) and label:
         return taps(call, args, label)
-    if label not in taps or not (args and isinstance(args[0], jax.Array)):
+    if callable(taps) or label not in taps or not (args and isinstance(args[0], jax.Array)):
         return call(*args)
     given, returned = taps[label]
     outputs = call(args[0] + given, *args[1:])
@@ -117,6 +126,8 @@ def keep(
     calls: dict[str, LayerCall], name: str, x: Any, y: Any, tracers: bool = False, traced: Traced | None = None
 ) -> None:
     """Record a call now, or where it is traced as its values are computed."""
+    if looking():
+        return
     if tracers or not (isinstance(x, Tracer) or isinstance(y, Tracer)) or (traced is not None and traced.owns()):
         now: list[Any] = [value if isinstance(value, Tracer) else np.asarray(value) for value in (x, y)]
         add(calls, name, *now)

@@ -1,13 +1,16 @@
 """Record the inputs and outputs of every layer of a Flax Linen module."""
 
 import contextlib
+import types
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
+from flax.core import axes_scan
 
-from parity_tests.harness.hooks.jax_layers import Taps, Traced, keep, next_label, tapped
+from parity_tests.harness.hooks.jax_layers import Taps, Traced, keep, next_label, results, tapped
 from parity_tests.harness.hooks.record import LayerCall, first
 
 
@@ -23,14 +26,34 @@ def record(taps: Taps = None, traced: Traced | None = None) -> Iterator[dict[str
     counts: dict[str, int] = {}
 
     def recording(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if tried:
+            return call(*args, **kwargs)
         if taps is not None and context.method_name == "__call__":
             label = next_label(counts, ".".join(context.module.path))
             return tapped(lambda *a: call(*a, **kwargs), args, label, taps)
         outputs = call(*args, **kwargs)
-        x, y = first((*args, *kwargs.values()), jax.Array), first((outputs,), jax.Array)
+        x, y = first((*args, *kwargs.values()), jax.Array), first(results(context.module, outputs), jax.Array)
         if context.method_name == "__call__" and x is not None and y is not None:
             keep(calls, ".".join(context.module.path), x, y, traced=traced)
         return outputs
 
-    with nn.intercept_methods(recording):
+    with _trial_traces() as tried, nn.intercept_methods(recording):
         yield calls
+
+
+@contextlib.contextmanager
+def _trial_traces() -> Iterator[list[None]]:
+    """Yield a list that is empty but while `nn.scan` traces its body a first time, only to see what doesn't change."""
+    tried: list[None] = []
+    trace = axes_scan.pe.trace_to_jaxpr_nounits
+
+    def trial(*args: Any, **kwargs: Any) -> Any:
+        tried.append(None)
+        try:
+            return trace(*args, **kwargs)
+        finally:
+            tried.pop()
+
+    tracing = types.SimpleNamespace(**{**vars(axes_scan.pe), "trace_to_jaxpr_nounits": trial})
+    with mock.patch.object(axes_scan, "pe", tracing):
+        yield tried

@@ -7,7 +7,7 @@ import jax
 import torch
 
 from parity_tests.harness.hooks.jax_settings import jax_settings
-from parity_tests.harness.hooks.torch_settings import allow_tf32, torch_products, torch_settings
+from parity_tests.harness.hooks.torch_settings import allow_tf32, layer_by_layer, torch_products, torch_settings
 
 
 @contextlib.contextmanager
@@ -39,6 +39,7 @@ def as_run(dtype: str) -> Iterator[None]:
         stack.enter_context(jax.debug_key_reuse(False))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(layer_by_layer())
         if dtype == "tf32":
             stack.enter_context(jax.default_matmul_precision("tensorfloat32"))
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())

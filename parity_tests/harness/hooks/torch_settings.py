@@ -18,8 +18,22 @@ def torch_settings(dtype: str) -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(getattr(torch, dtype))  # a module may make tensors in its call
+        stack.enter_context(layer_by_layer())
         stack.enter_context(torch_products())
         yield
+
+
+@contextlib.contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """Let torch's transformer layers call their parts, as they do in training: without gradients they compute it all
+    in one function, and leave out padded places."""
+    mha = cast(Any, torch.backends.mha)
+    before = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(before)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from jaxvae.shared.text import named
 from parity_tests.harness.assertion import ParityError, assert_parity
 from parity_tests.harness.findings import Diagnosis, Finding, Node, Report
 from parity_tests.harness.hooks import dropout, torch_layers
+from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
@@ -23,6 +25,7 @@ from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
+from parity_tests.harness.modules.hypotheses.between_layers import OTHER_SHAPE
 from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.joining.rearranged import apart, arranged, check_shared, without_frozen
 from parity_tests.harness.modules.layers import layer_tree
@@ -234,6 +237,7 @@ def compare_modules(
                 with contextlib.suppress(Exception):
                     sources = Sources(jax_model, torch_module, both)
                     diagnosis = diagnosis and sources.located(diagnosis, losses)
+                diagnosis = diagnosis and _with_doubt(diagnosis, arrangement)
                 tree = _tree(compared, findings, diagnosis, layers)
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
@@ -268,10 +272,25 @@ def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Di
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():  # infinite values, or a hypothesis that overflows
             warnings.simplefilter("ignore")
-            return diagnose()
+            diagnosis = diagnose()
+            unlike = Masks.active.unlike if Masks.active else ()
+            if diagnosis and not diagnosis.cause and unlike:
+                in_jax, in_torch = unlike[0]
+                return diagnosis._replace(cause=OTHER_SHAPE.of([*in_jax], [*in_torch] if in_torch else "none"))
+            return diagnosis
     except Exception as error:
         text = f"It differs, and the diagnosis failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}."
         return Diagnosis(finding.where, text, None)
+
+
+def _with_doubt(diagnosis: Diagnosis, arrangement: Arrangement) -> Diagnosis:
+    """Say which pairs may be others, where no cause is known."""
+    layers = ((p.path.rpartition("/")[0], p.name.rpartition(".")[0]) for p in arrangement.pairs if p.by_calls)
+    guessed = [f"{in_jax} and {in_torch}" for in_jax, in_torch in dict.fromkeys(layers)]
+    if not guessed or diagnosis.cause:
+        return diagnosis
+    told = f"The order of calls alone paired these layers: {named(guessed)}; if others belong together, give pairs."
+    return diagnosis._replace(difference=f"{diagnosis.difference} {told}")
 
 
 def _tree(compared: Levels, findings: list[Finding], diagnosis: Diagnosis | None, everything: bool) -> Node | None:

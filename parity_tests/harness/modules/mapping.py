@@ -156,9 +156,9 @@ def _paired(
     `total`: whether a tensor of the torch module that is left over is an error.
     """
     every = entries(module)
-    chosen: dict[str, str | tuple[str, Transform]] = dict(
-        infer(shapes, module, state, orders, ignored) if given is None else given
-    )
+    inferred = list(infer(shapes, module, state, orders, ignored)) if given is None else []
+    by_calls = {path for path, _, by_calls in inferred if by_calls}
+    chosen: dict[str, str | tuple[str, Transform]] = dict(given or {}) | {path: name for path, name, _ in inferred}
     taken = {target if isinstance(target, str) else target[0] for target in chosen.values()} | {*ignored}
     chosen |= left_over({path: shapes[path] for path in state if path not in chosen and path in shapes}, module, taken)
     pairs = []
@@ -173,9 +173,8 @@ def _paired(
                 f"mapping: {path!r} is paired with {name!r}, but the torch module has only {_list(every)}: "
                 "correct the pair."
             ) from None
-        pairs.append(
-            Pair(path, name, transform or layout(held.layer, held.leaf, tuple(held.value.shape), shapes[path]))
-        )
+        transform = transform or layout(held.layer, held.leaf, tuple(held.value.shape), shapes[path])
+        pairs.append(Pair(path, name, transform, path in by_calls))
     if given is None:
         pairs = _with_crossed_kernels(pairs, shapes, {pair.name: entry(module, pair.name, every) for pair in pairs})
     _check_total(shapes, state, module, every, pairs, ignored, total)

@@ -32,7 +32,8 @@ _lean = pytest.fixture(scope="module", autouse=True)(lean)
 
 
 def parsed(*arguments: object) -> Train:
-    return cli._parse("torchvae", expanded([*map(str, arguments)], cli._WITH_FILE))
+    given = [*map(str, arguments)]
+    return cli._parse("torchvae", expanded(given, cli._entry("torchvae", given).flags))
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=list(PACKAGES))

@@ -2,17 +2,23 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
+from parity_tests.harness.modules.hypotheses.localize import worst_difference
+from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
+from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
-from parity_tests.support.arranged_pairs import (
+from parity_tests.support.arranged import nets as arranged_nets
+from parity_tests.support.arranged.pairs import (
     LOSSES,
     PAIRS,
     WRONG,
@@ -22,6 +28,7 @@ from parity_tests.support.arranged_pairs import (
     Held,
     Stack,
     TiedInTorch,
+    X,
     attended,
     pair,
 )
@@ -61,6 +68,12 @@ def test_they_agree_without_a_rule(name: str) -> None:
     assert unmoved(assert_parity(model, params, module, None, x)) == HELD.get(name, ())
 
 
+@pytest.mark.parametrize("seed", quick([31, 40, 2001, *range(10)], [2001]))
+def test_random_networks_get_the_right_verdict(seed: int) -> None:
+    found = arranged_nets.judge(seed)
+    assert (found.plain, found.edited) == ("agree", "differ"), found
+
+
 @pytest.mark.parametrize("name", quick(list(WRONG), ["by heads"]))
 def test_what_is_paired_alike_and_is_not_differs(name: str) -> None:
     model, params, module, x = pair(name)
@@ -78,6 +91,37 @@ def test_gradients_and_steps_agree_or_are_told_apart(name: str) -> None:
     ]
     assert report.diagnosis is not None
     assert report.diagnosis.difference.startswith("The optimizers train other arrays: ")
+
+
+def test_a_stack_whose_axis_nothing_tells_is_refused() -> None:
+    shapes = {"all/kernel": (2, 2, 2), "all/bias": (2, 2)}
+    with pytest.raises(InputError, match=r"'all' .* any of 'layers' along axis 0, 'layers' along axis 1, "):
+        arrange(shapes, nn.ModuleDict({"layers": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}))
+    with pytest.raises(InputError, match=r"in one of the 3 layers of 'all', no JAX array is paired with 'bias' \[2\]"):
+        arrange({"all/kernel": (3, 2, 2)}, nn.ModuleDict({"all": nn.Sequential(*(nn.Linear(2, 2) for _ in "abc"))}))
+
+
+def test_pairs_that_only_the_order_of_calls_tells_are_named_where_they_differ() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            y = self.two(x)
+            return self.one(x) - 2 * y
+
+    class Straight(nnx.Module):
+        def __init__(self) -> None:
+            self.first, self.second = (nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for _ in range(2))
+
+        def __call__(self, x: Any) -> Any:
+            y = self.first(x)
+            return y - 2 * self.second(x)
+
+    report = compare_modules(Straight(), None, Turned(), None, X)
+    assert report.diagnosis is not None
+    assert "calls alone paired these layers: second and one, first and two; if" in report.diagnosis.difference
 
 
 def test_what_trains_in_parts_is_told_apart() -> None:
@@ -295,3 +339,129 @@ def test_an_optimizers_state_is_rearranged_too() -> None:
 def test_a_joint_that_does_not_fit_is_refused(mapping: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         arrange(SHAPES, Gated(False), {**mapping, **{k: v for k, v in BY_HAND["pairs"].items() if k != "up/kernel"}})
+
+
+def test_the_layers_of_linens_scan_are_seen_turn_by_turn() -> None:
+    model, params, module, x = pair("stack, Linen")
+    module.layers[1].norm.eps = 1e-3  # type: ignore[union-attr, index]
+    diagnosis = compare_modules(model, params, module, None, x).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.where.startswith("layers.1.norm")
+    assert str(diagnosis.cause).startswith("the normalization's eps differs")
+
+
+class FlaxEncoder(nnx.Module):
+    """Two layers of `nn.TransformerEncoder`, whose attention takes the mask or not."""
+
+    layers: Any
+
+    def __init__(self, masked: bool):
+        self.masked, rngs = masked, nnx.Rngs(0)
+        self.layers = nnx.List([nnx.Dict(
+            self_attn=nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs),
+            norm1=nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs), norm2=nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
+            linear1=nnx.Linear(8, 16, rngs=rngs), linear2=nnx.Linear(16, 8, rngs=rngs),
+        ) for _ in range(2)])  # fmt: skip
+
+    def __call__(self, x: Any, seen: Any) -> Any:
+        mask = seen[:, None, None] if self.masked else None
+        for layer in self.layers:
+            x = layer.norm1(x + layer.self_attn(x, mask=mask))
+            x = layer.norm2(x + layer.linear2(nnx.relu(layer.linear1(x))))
+        return x * seen[..., None]
+
+
+class TorchEncoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+
+    def forward(self, x: Any, seen: Any) -> Any:
+        return self.layers(x, src_key_padding_mask=~seen) * seen[..., None]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_torchs_transformer_layers_call_their_parts_without_gradients(masked: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    inputs = Inputs(x, np.arange(5) < np.array([[5], [3]]))
+    report = compare_modules(FlaxEncoder(masked), None, TorchEncoder(), None, inputs)
+    assert report.passed == masked
+    if not masked:
+        assert report.diagnosis is not None
+        assert report.diagnosis.where.startswith("layers.layers.0.self_attn")
+        assert report.diagnosis.cause == "attention's masks differ: no mask in JAX, a mask in PyTorch"
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class FlaxReader(nnx.Module):
+    """Two recurrent layers, of which the second starts at what the first ends with."""
+
+    encoder: Any
+    decoder: Any
+    back: Any
+
+    def __init__(self, start: bool = True, loop: bool = True, backward: bool = True):
+        self.start, self.loop, rngs = start, loop, nnx.Rngs(0)
+        self.encoder = nnx.RNN(nnx.GRUCell(8, 8, rngs=rngs), return_carry=True)
+        self.decoder = nnx.RNN(nnx.GRUCell(8, 8, rngs=rngs))
+        self.back = nnx.RNN(nnx.GRUCell(8, 8, rngs=rngs), reverse=backward, keep_order=True)
+        self.out = nnx.Linear(16, 8, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        h, y = self.encoder(x)
+        if not self.loop:
+            cell = self.encoder.cell
+            h, y = nnx.scan(lambda cell, h, x: cell(h, x), in_axes=(None, nnx.Carry, 1), out_axes=(nnx.Carry, 1))(
+                cell, cell.initialize_carry(x[:, 0].shape, nnx.Rngs(0)), x
+            )
+        z = self.decoder(y, initial_carry=h if self.start else None)
+        return self.out(jnp.concatenate([z, self.back(y)], -1))
+
+
+class TorchReader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.GRU(8, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+        self.back, self.out = nn.GRU(8, 8, batch_first=True), nn.Linear(16, 8)
+
+    def forward(self, x: Any) -> Any:
+        y, h = self.encoder(x)
+        back = self.back(y.flip(1))[0].flip(1)
+        return self.out(torch.cat([self.decoder(y, h)[0], back], -1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where", "text"),
+    [
+        ({"start": False}, "decoder", "Its sequence agrees (the initial state is not compared) and its output differs"),
+        ({"start": False, "loop": False}, "decoder", "Its sequence agrees"),
+        pytest.param({"backward": False}, "back", "Its sequence agrees", marks=pytest.mark.slow),
+    ],
+)
+def test_a_difference_is_found_behind_a_loop_that_returns_its_carry(wrong: dict, where: str, text: str) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 5, 8))
+    diagnosis = compare_modules(FlaxReader(**wrong), None, TorchReader(), None, x).diagnosis
+    assert diagnosis is not None
+    assert diagnosis.where.startswith(f"{where} ({where}.cell in JAX)")
+    assert diagnosis.difference.startswith(text)
+
+
+def test_the_part_of_an_array_that_differs_is_named() -> None:
+    a, b = np.ones((4, 6)), np.ones((4, 6))
+    b[1:3, 4:] = 2
+    assert worst_difference(a, b).endswith(", and only [1:3, 4:6] differs")
+    b[:, 4:] = 2
+    assert worst_difference(a, b).endswith(", and only [:, 4:6] differs")
+    for whole in (a + 1, a * (1 + 1e-15)):
+        assert "only" not in worst_difference(a, whole)
+    assert "only" not in worst_difference(np.array(1.0), np.array(2.0))
+
+
+def test_another_constant_of_the_embeddings_is_named() -> None:
+    rng = np.random.default_rng(0)
+    x, table = rng.normal(size=(2, 5, 8)), rng.normal(size=(9, 8))
+    for first in (0, 2):
+        rows = table[first : first + 5]
+        cause = cause_in_positions((x, x), (x + rows, 4 * x + rows), {"pos.weight": table}, 1e-9)
+        assert str(cause).endswith("is multiplied by another constant: 1 in JAX, 4 in PyTorch")
+    assert cause_in_positions((x, x), (x + rows, x**2 + rows), {"pos.weight": table}, 1e-9) is None

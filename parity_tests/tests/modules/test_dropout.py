@@ -1,5 +1,6 @@
 """Networks with dropout in training: the masks of both frameworks are the same, call by call."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -88,27 +89,135 @@ def test_a_rate_at_which_nothing_is_drawn_takes_no_mask(rate: float) -> None:
     assert_parity(Flax(), None, Changed(), None, IMAGES, **TRAINING)
 
 
+class AttentionInFlax(nnx.Module):
+    def __init__(self, broadcast: bool):
+        self.attention = nnx.MultiHeadAttention(
+            2, 8, dropout_rate=0.4, broadcast_dropout=broadcast, decode=False, rngs=nnx.Rngs(0)
+        )
+
+    def __call__(self, x: Any) -> Any:
+        return self.attention(x)
+
+
+class AttentionInTorch(nn.Module):
+    def __init__(self, rate: float = 0.4):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, dropout=rate, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
 @pytest.mark.slow
 def test_attentions_own_dropout_is_shared() -> None:
-    class Flax(nnx.Module):
-        def __init__(self) -> None:
-            self.attention = nnx.MultiHeadAttention(
-                2, 8, dropout_rate=0.4, broadcast_dropout=False, decode=False, rngs=nnx.Rngs(0)
-            )
+    assert_parity(AttentionInFlax(False), None, AttentionInTorch(), None, TOKENS, **TRAINING)
+    assert not compare_modules(AttentionInFlax(False), None, AttentionInTorch(0.5), None, TOKENS, **TRAINING).passed
 
-        def __call__(self, x: Any) -> Any:
-            return self.attention(x)
 
-    class Torch(nn.Module):
-        def __init__(self, rate: float = 0.4) -> None:
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, dropout=rate, batch_first=True)
+@pytest.mark.slow
+def test_masks_of_other_shapes_are_named() -> None:
+    report = compare_modules(AttentionInFlax(True), None, AttentionInTorch(), None, TOKENS, **TRAINING)
+    assert report.diagnosis
+    assert report.diagnosis.cause == (
+        "the masks of a dropout have other shapes: [1, 1, 5, 5] in JAX, [2, 2, 5, 5] in PyTorch"
+    )
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.attention(x, x, x, need_weights=False)[0]
 
-    assert_parity(Flax(), None, Torch(), None, TOKENS, **TRAINING)
-    assert not compare_modules(Flax(), None, Torch(0.5), None, TOKENS, **TRAINING).passed
+class Block(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.layer, self.drop = nnx.Linear(8, 8, rngs=rngs), nnx.Dropout(0.3, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return x + self.drop(jnp.tanh(self.layer(x)))
+
+
+class Scanned(nnx.Module):
+    def __init__(self) -> None:
+        make = nnx.vmap(Block, in_axes=0, out_axes=0)
+        self.blocks = nnx.split_rngs(splits=3)(make)(nnx.Rngs(0))
+
+    def __call__(self, x: Any) -> Any:
+        return nnx.scan(lambda block, x: block(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+
+
+class LinenBlock(linen.Module):
+    deterministic: bool
+
+    @linen.compact
+    def __call__(self, x: Any, _: None) -> Any:
+        x = x + linen.Dropout(0.3, deterministic=self.deterministic)(jnp.tanh(linen.Dense(8, name="layer")(x)))
+        return x, None
+
+
+class LinenScanned(linen.Module):
+    @linen.compact
+    def __call__(self, x: Any, deterministic: bool) -> Any:
+        rngs: Any = {"params": True, "dropout": True}
+        scanned = linen.scan(LinenBlock, variable_axes={"params": 0}, split_rngs=rngs, length=3)
+        x = scanned(deterministic, name="blocks")(linen.Dropout(0.2, deterministic=deterministic)(x), None)[0]
+        return linen.Dropout(0.1, deterministic=deterministic)(x)
+
+
+class TorchBlock(nn.Module):
+    def __init__(self, rate: float):
+        super().__init__()
+        self.layer, self.drop = nn.Linear(8, 8), nn.Dropout(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.drop(torch.tanh(self.layer(x)))
+
+
+class Listed(nn.Module):
+    def __init__(self, rates: Sequence[float], around: Sequence[float]):
+        super().__init__()
+        self.blocks, self.around = nn.ModuleList(map(TorchBlock, rates)), around
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(x, self.around[0], self.training)
+        for block in self.blocks:
+            x = block(x)
+        return F.dropout(x, self.around[1], self.training)
+
+
+@pytest.mark.parametrize("make", quick(["nnx", "linen"], ["nnx"]))
+def test_each_turn_of_a_scan_takes_its_own_mask(make: str) -> None:
+    jax_model, params, around = Scanned(), None, (0.0, 0.0)
+    if make == "linen":
+        jax_model, around = LinenScanned(), (0.2, 0.1)
+        params = jax_model.init(jax.random.key(0), jnp.zeros((1, 5, 8)), deterministic=True)
+    assert_parity(jax_model, params, Listed([0.3] * 3, around), None, TOKENS, **TRAINING)
+    report = compare_modules(jax_model, params, Listed([0.3, 0.4, 0.3], around), None, TOKENS, **TRAINING)
+    assert report.diagnosis
+    assert report.diagnosis.where == "between blocks.1.layer and blocks.2.layer"
+
+
+class Recurrent(nnx.Module):
+    def __init__(self, cell: Any, rate: float = 0.3):
+        rngs = nnx.Rngs(0)
+        self.rnns = nnx.List(nnx.RNN(cell(size, 6, rngs=rngs)) for size in (8, 6))
+        self.drop = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.rnns[1](self.drop(self.rnns[0](x)))
+
+
+class TorchRecurrent(nn.Module):
+    def __init__(self, kind: Any, rows_first: bool):
+        super().__init__()
+        self.rnn, self.rows_first = kind(8, 6, 2, dropout=0.3, batch_first=rows_first), rows_first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(x)[0] if self.rows_first else self.rnn(x.transpose(0, 1))[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind", "rows_first"),
+    quick([(nnx.LSTMCell, nn.LSTM, False), (nnx.LSTMCell, nn.LSTM, True), (nnx.GRUCell, nn.GRU, True)], []),
+)
+def test_dropout_within_torchs_recurrent_layers_is_shared(cell: Any, kind: Any, rows_first: bool) -> None:
+    assert_parity(Recurrent(cell), None, TorchRecurrent(kind, rows_first), None, TOKENS, **TRAINING)
+    other = compare_modules(Recurrent(cell, 0.31), None, TorchRecurrent(kind, rows_first), None, TOKENS, **TRAINING)
+    assert not other.passed
 
 
 def test_nothing_of_it_is_left() -> None:

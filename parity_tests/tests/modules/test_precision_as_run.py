@@ -145,6 +145,31 @@ def test_a_norm_in_bfloat16_in_one_framework_is_named() -> None:
 
 
 @pytest.mark.usefixtures("short")
+def test_a_norm_in_float32_in_both_that_is_rounded_before_its_scale_is_no_other_norm() -> None:
+    class InJax(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones(16))
+
+        def __call__(self, x: Any) -> Any:
+            wide = x.astype(jnp.float32)
+            wide = wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
+            return self.scale[...] * wide.astype(x.dtype)
+
+    class InTorch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(16))
+
+        def forward(self, x: Any) -> Any:
+            wide = x.float()
+            wide = wide * torch.rsqrt((wide**2).mean(-1, keepdim=True) + 1e-6)
+            return self.scale * wide.to(x.dtype)
+
+    networks = Jax(lambda net, x: net.b(x), b=InJax()), Torch(lambda net, x: net.b(x), b=InTorch())
+    assert not notes(compared(networks, "bfloat16"))
+
+
+@pytest.mark.usefixtures("short")
 def test_a_stream_that_stays_float32_in_one_framework_is_named() -> None:
     def blocks(wide: bool, net: Any, x: Any) -> Any:
         y = net.a(x)

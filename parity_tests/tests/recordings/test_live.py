@@ -15,7 +15,7 @@ from parity_tests.harness.recordings.comparing import parts
 from parity_tests.harness.recordings.comparing.compare import across
 from parity_tests.harness.recordings.model import Options
 from parity_tests.harness.recordings.recorder import model_of
-from parity_tests.support.arranged_pairs import LOSSES, pair
+from parity_tests.support.arranged.pairs import LOSSES, pair
 from parity_tests.support.quick import quick
 from parity_tests.tests.recordings.conftest import Recorded
 

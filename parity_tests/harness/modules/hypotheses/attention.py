@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from parity_tests.harness.causes import Cause, joined
-from parity_tests.harness.modules.hypotheses.base import Hypothesis, distance, fitted
+from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 
 HEADS = Cause("the number of attention heads differs", "attention-heads", "use {torch} heads")
 SCALE = Cause("attention's scores are scaled by another number", "attention-scale", "scale the scores by {torch}")
 MASK = Cause("attention's masks differ", "attention-mask", "use {torch}")
+MASKED = Cause("attention's masks differ", "attention-mask", "mask the keys that PyTorch masks")
 AXIS = Cause("attention's softmax is over another axis", "attention-axis", "take the softmax over the {torch}")
 SWAPPED = Cause("attention's query, key and value are exchanged", "attention-roles", "take the projections as {torch}")
 ROTARY = Cause("attention's rotary embeddings differ", "rotary-embedding", "rotate by {torch}")
@@ -88,10 +89,20 @@ def cause_in_attention(
     return _differences(ours, theirs)
 
 
-def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator[Hypothesis]:
-    """Yield what a `nn.MultiheadAttention` gives for self-attention of `x` with other settings."""
-    if layer.in_proj_weight is None or actual.ndim != 3:
-        return
+def changed_attention(layer: Any, x: np.ndarray, target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:
+    """Return why self-attention of `x` differs in JAX from a `nn.MultiheadAttention`.
+
+    Args:
+        layer: The torch layer.
+        x: What attention is given, in torch's layout.
+        target: What it gives in JAX and in torch.
+        tolerance: How near the numbers must come.
+
+    Returns:
+        The settings that differ, or None if they can't be identified.
+    """
+    if layer.in_proj_weight is None or target[0].ndim != 3:
+        return None
     x = x if layer.batch_first else x.swapaxes(0, 1)
     numbers = {name: tensor.numpy(force=True).astype(np.float64) for name, tensor in layer.named_parameters()}
     projected = x @ numbers["in_proj_weight"].T + numbers.get("in_proj_bias", 0.0)
@@ -104,11 +115,25 @@ def changed_attention(layer: Any, x: np.ndarray, actual: np.ndarray) -> Iterator
         y = mixed @ numbers["out_proj.weight"].T + numbers.get("out_proj.bias", 0.0)
         return y if layer.batch_first else y.swapaxes(0, 1)
 
-    for settings in _settings(parts, usual):
-        if settings.rotary == usual.rotary and (cause := _differences(settings, usual)):
-            yield Hypothesis(cause, given(settings))
-    scale = fitted(lambda scale: given(usual, scale), actual, (parts[0].shape[-1] // usual.heads) ** -0.5)
-    yield Hypothesis(SCALE.of(scale, usual.scale, (f"{scale:.4g}", usual.scale)), given(usual, scale))
+    masked = [usual._replace(mask=mask) for mask in _MASKS]
+    found = next((settings for settings in masked if distance(target[1], given(settings)) <= tolerance), None)
+
+    def changed() -> Iterator[Hypothesis]:
+        if found is None:  # or attention drops weights, or has a bias as a key
+            if not (layer.training and layer.dropout) and layer.bias_k is None and not layer.add_zero_attn:
+                for settings in masked:
+                    other = "a mask" if settings.mask == "no mask" else "another mask"
+                    sentence = f"{MASKED}: {settings.mask} in JAX, {other} in PyTorch"
+                    yield Hypothesis(MASKED.saying(sentence, settings.mask), given(settings))
+            return
+        theirs = found
+        for settings in _settings(parts, theirs):
+            if settings.rotary == theirs.rotary and (cause := _differences(settings, theirs)):
+                yield Hypothesis(cause, given(settings))
+        scale = fitted(lambda scale: given(theirs, scale), target[0], (parts[0].shape[-1] // theirs.heads) ** -0.5)
+        yield Hypothesis(SCALE.of(scale, theirs.scale, (f"{scale:.4g}", theirs.scale)), given(theirs, scale))
+
+    return confirmed(changed(), *target, tolerance)
 
 
 def _explained(

@@ -51,6 +51,11 @@ OTHER_MASK = Cause(
     "dropout-masks",
     "pass share_dropout=True, or compare with a rate of 0",
 )
+OTHER_SHAPE = Cause(
+    "the masks of a dropout have other shapes",
+    "dropout-shapes",
+    "drop {torch} numbers; in Flax's attention pass broadcast_dropout=False",
+)
 ORDER = Cause("activation and pooling are in the other order", "pooling-order", "apply {torch}")
 
 ACTIVATIONS = {

@@ -103,8 +103,8 @@ def cause_in_layer(
 ) -> str | None:
     """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout."""
     if isinstance(layer, nn.MultiheadAttention):
-        causes = changed_attention(layer, x.astype(np.float64), in_jax)
-        return rounded(in_jax, in_torch) or confirmed(causes, in_jax, in_torch, tolerance)
+        target = in_jax, in_torch
+        return rounded(*target) or changed_attention(layer, x.astype(np.float64), target, tolerance)
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
         return rounded(in_jax, in_torch) or scaled(in_jax, in_torch, tolerance)
     layer = copy.deepcopy(layer).cpu()
@@ -272,10 +272,11 @@ def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
     def with_eps(eps: float) -> np.ndarray:
         return _numbers(_changed(layer, eps=max(_LEAST, eps))(x))
 
-    eps = max(_LEAST, fitted(with_eps, actual, layer.eps))
-    shown = eps if eps > _LEAST else 0.0
-    cause = EPS.of(shown, layer.eps, (f"{shown:.3g}", f"{layer.eps:.3g}"))
-    yield Hypothesis(cause, _numbers(_changed(layer, eps=eps)(x)))
+    for guess in (layer.eps, layer.eps / 1000):  # a step from a large one may end below zero
+        eps = max(_LEAST, fitted(with_eps, actual, guess))
+        shown = eps if eps > _LEAST else 0.0
+        cause = EPS.of(shown, layer.eps, (f"{shown:.3g}", f"{layer.eps:.3g}"))
+        yield Hypothesis(cause, with_eps(eps))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS
         yield Hypothesis(cause, _numbers(_changed(layer, training=not layer.training)(x)))

@@ -31,6 +31,14 @@ Differs = Callable[[str, np.ndarray, np.ndarray], bool]
 """Whether the arrays of JAX and torch differ by more than rounding can; the first argument is the place."""
 
 
+_MORE_INPUTS = {
+    nn.RNNBase: ("sequence", "the initial state is"),
+    nn.MultiheadAttention: ("query", "key, value and masks are"),
+}
+"""What the first input of a layer is, and what others it has."""
+_MOST = 0.75  # of an array that a message calls a part
+
+
 class Stage(NamedTuple):
     """One call of a layer in both frameworks, in torch's layout."""
 
@@ -97,8 +105,11 @@ def walk(
                 ]
             continue
         name, label, layer, in_jax, in_torch, order, _ = stage
-        known_before = len(found)
-        around = [layer for at, layer in uncompared if agreed < at < order and not label.startswith(f"{layer}.")]
+        known_before, own = len(found), label.partition("#")[0]
+        around = [
+            layer for at, layer in uncompared
+            if agreed < at < order and not label.startswith(f"{layer}.") and not layer.startswith(f"{own}.")
+        ]  # fmt: skip
         if not differs(label, in_jax.output, in_torch.output):
             if not around or not known(in_jax.input, [*(a for _, a, _ in earlier), *inputs, *tables.values()]):
                 agreed = order
@@ -145,12 +156,16 @@ def _uncompared(
 
 
 def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
-    return found._replace(where=f"{found.where}, around {', '.join(layers)}") if layers else found
+    """Say that the difference may lie in layers that can't be compared by themselves."""
+    return found._replace(where=f"{found.where}, or in {', '.join(layers)}") if layers else found
 
 
 def _in_layer(
     name: str, layer: nn.Module, in_jax: LayerCall, in_torch: np.ndarray, tolerance: float, start: str
 ) -> Diagnosis:
+    for kind, (given, rest) in _MORE_INPUTS.items():
+        if isinstance(layer, kind):
+            start = f"{start.replace('input', given)} ({rest} not compared)"
     text = f"{start} and its output differs: {worst_difference(in_jax.output, in_torch)}."
     text = text.replace("On the same input and", "On the same input")
     cause = None
@@ -254,12 +269,15 @@ def stages(
         around = in_jax.get(outer)
         if jaxs and around and jaxs.output.size != torchs.output.size == around.output.size:
             jax_label, jaxs = outer, around  # torch's layer is a cell's whole loop
+        layer = module.get_submodule(name)
+        if jaxs and isinstance(layer, nn.RNNBase) and jaxs.output.size != torchs.output.size:
+            continue  # a cell whose loop is no layer
         if jaxs is None:
             parts = f"{jax_name}." if jax_name else ""
             if not any(other.startswith(parts) for other in in_jax):  # else the parts of a cell are layers in JAX
                 yield shown
             continue
-        layer, transform = module.get_submodule(name), held[0].transform
+        transform = held[0].transform
         x = transform.input_to_torch(channels_second(jaxs.input, layer))
         y = transform.output_to_torch(channels_second(jaxs.output, layer))
         if (bare := _without_activation(layer, label, in_torch)) is not None:
@@ -267,7 +285,19 @@ def stages(
             if distance(ours, bare[1].output) < distance(arranged(jaxs.output, torchs.output, y), torchs.output):
                 layer, torchs = bare
         call = LayerCall(placed(jaxs.input, torchs.input, x), arranged(jaxs.output, torchs.output, y))
+        if isinstance(layer, nn.RNNBase):
+            call = _in_torchs_time(call, torchs, int(layer.batch_first))
         yield Stage(shown, label, layer, call, torchs, order[jax_label], path)
+
+
+def _in_torchs_time(in_jax: LayerCall, in_torch: LayerCall, axis: int) -> LayerCall:
+    """Turn the time of a recurrent layer round where torch's is given its sequence from the end, as with x.flip."""
+    if in_jax.input.ndim != 3:
+        return in_jax
+    x, y = np.flip(in_jax.input, axis), np.flip(in_jax.output, axis)
+    if not distance(x, in_torch.input) < distance(in_jax.input, in_torch.input):
+        return in_jax
+    return LayerCall(x, y if distance(y, in_torch.output) < distance(in_jax.output, in_torch.output) else in_jax.output)
 
 
 def by_layer(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
@@ -314,7 +344,7 @@ def channels_second(x: np.ndarray, layer: nn.Module) -> np.ndarray:
 
 
 def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
-    """Describe the largest difference: its size, its index and both values."""
+    """Describe the largest difference: its size, its index, both values, and the part of the array that differs."""
     if in_jax.shape != in_torch.shape:
         return f"its shape is {list(in_jax.shape)} in JAX and {list(in_torch.shape)} in PyTorch"
     wide = np.complex128 if "c" in (in_jax.dtype.kind, in_torch.dtype.kind) else np.float64
@@ -325,4 +355,18 @@ def worst_difference(in_jax: np.ndarray, in_torch: np.ndarray) -> str:
     place = f"at {list(at)} " if at else ""
     size = abs(complex(in_torch[at]))
     share = f"by {difference[at] / size:.1e} of itself, " if size and np.isfinite(difference[at]) else ""
-    return f"{share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch"
+    return f"{share}{place}{in_jax[at]:.6g} in JAX and {in_torch[at]:.6g} in PyTorch{_part(difference, in_torch)}"
+
+
+def _part(difference: np.ndarray, numbers: np.ndarray) -> str:
+    """Say in which part of an array all entries lie that differ by more than rounding, if it is a small one."""
+    if not difference.ndim:
+        return ""
+    sizes = np.abs(numbers[np.isfinite(numbers)])
+    rounding = 64 * np.finfo(numbers.dtype).eps * sizes.max(initial=0) if numbers.dtype.kind in "fc" else 0
+    ranges = [(int(at.min()), int(at.max()) + 1) for at in np.nonzero(~(difference <= rounding)) if len(at)]
+    if not ranges or np.prod([end - start for start, end in ranges]) > _MOST * difference.size:
+        return ""
+    axes = zip(ranges, difference.shape, strict=True)
+    shown = (":" if end - start == n else f"{start}:{end}" for (start, end), n in axes)
+    return f", and only [{', '.join(shown)}] differs"

@@ -18,6 +18,13 @@ NO_POSITIONS = Cause(
     "add the table of positions in both or in neither",
 )
 
+SCALED = Cause(
+    "what the table of positions is added to is multiplied by another constant",
+    "scaled",
+    "multiply what the table of positions is added to by {torch}",
+)
+_ROWS = 4  # from which on a table is usually read
+
 
 def cause_in_positions(
     before: tuple[np.ndarray, np.ndarray],
@@ -53,6 +60,10 @@ def cause_in_positions(
         if (ours is None) != (theirs is None) and any(bare):
             framework = "JAX" if theirs is None else "PyTorch"
             return NO_POSITIONS.only(framework, f"{NO_POSITIONS}: {name}, in {framework}")
+        scales = [_scale(x, y, table, tolerance) for x, y in zip(before, target, strict=True)]
+        if scales[0] is not None and scales[1] is not None and abs(scales[0] - scales[1]) > 1e-6 * abs(scales[1]):
+            shown = f"{scales[0]:.6g}", f"{scales[1]:.6g}"
+            return SCALED.of(scales[0], scales[1], shown)
     return None
 
 
@@ -62,3 +73,14 @@ def _first(x: np.ndarray, y: np.ndarray, table: np.ndarray, tolerance: float) ->
     offsets = np.abs(table[: len(table) - length + 1] - (y - x)[0, 0]).sum(-1)
     first = int(offsets.argmin())
     return first if distance(y, x + table[first : first + length]) <= tolerance else None
+
+
+def _scale(x: np.ndarray, y: np.ndarray, table: np.ndarray, tolerance: float) -> float | None:
+    """Return what x is multiplied by before the table is added to it; None where that doesn't give y."""
+    length, size = x.shape[1], float((x * x).sum())
+    for first in range(min(_ROWS, len(table) - length + 1) if size else 0):
+        rows = table[first : first + length]
+        scale = float(((y - rows) * x).sum()) / size
+        if distance(y, scale * x + rows) <= tolerance:
+            return scale
+    return None

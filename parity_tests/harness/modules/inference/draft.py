@@ -36,7 +36,8 @@ def draft(
     """
     certain: dict[str, str] = {}
     with contextlib.suppress(InputError):
-        certain.update(infer(shapes, module, state, orders, ignored))  # those before the first that is in doubt
+        for path, name, _ in infer(shapes, module, state, orders, ignored):  # those before the first that is in doubt
+            certain[path] = name
     every, saved = entries(module), persistent(module)
     buffers = {name for name, _ in module.named_buffers()}
     used = {whole(name) for name in certain.values()} | {*ignored}

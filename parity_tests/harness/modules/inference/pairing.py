@@ -25,8 +25,9 @@ def infer(
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
     ignored: Collection[str] = (),
-) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of paths and names that are certain; names that are ignored are in none.
+) -> Iterator[tuple[str, str, bool]]:
+    """Yield the pairs of paths and names that are certain, and whether the order of calls told them from others; names
+    that are ignored are in none.
 
     Raises:
         InputError: If several pairs are possible.
@@ -43,7 +44,7 @@ def infer(
         names += [spelled.get(_spelling(name), "") for name in names]
         if name := next((name for name in names if name in left), None):
             left.pop(name)
-            yield path, _real(module, name, held)
+            yield path, _real(module, name, held), False
         else:
             unnamed.setdefault(layer, {})[leaf] = shape
     unfilled: dict[str, dict[str, str]] = {}  # torch layers: names by Flax leaf
@@ -91,11 +92,11 @@ def _by_kind(
     unfilled: Mapping[str, dict[str, str]],
     state: Collection[str],
     orders: Callable[[], tuple[list[str], list[str]]] | None,
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str, bool]]:
     sequence: tuple[list[str], list[str]] | None = None
     for layer, arrays in unnamed.items():
         candidates = [p for p, names in unfilled.items() if _fits(arrays, names, held)]
-        rivals = [other for other in unnamed if unnamed[other] == arrays]
+        rivals, by_calls = [other for other in unnamed if unnamed[other] == arrays], False
         if len(candidates) == len(rivals) == 1:
             chosen = candidates[0]
         elif not candidates:
@@ -115,9 +116,9 @@ def _by_kind(
                     f"{_list(candidates)} in the torch module: give pairs for them, "
                     "as in {'conv1/kernel': 'conv1.weight'}."
                 )
-            chosen = ordered[layer]
+            chosen, by_calls = ordered[layer], True
         for leaf in arrays:
-            yield f"{layer}/{leaf}".lstrip("/"), _real(module, unfilled[chosen][leaf], held)
+            yield f"{layer}/{leaf}".lstrip("/"), _real(module, unfilled[chosen][leaf], held), by_calls
 
 
 def _by_word(layer: str, rivals: list[str], candidates: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ class Pair(NamedTuple):
     """The name in the torch module: `conv1.weight`."""
     transform: Transform
     """The conversion between their layouts."""
+    by_calls: bool = False
+    """Whether the order in which layers are called told it from others, and nothing else."""
 
 
 class Arrangement(NamedTuple):

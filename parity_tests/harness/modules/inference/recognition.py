@@ -9,14 +9,12 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.inference import ties, weight_norms
-from parity_tests.harness.modules.inference.fusions import fusions
+from parity_tests.harness.modules.inference.fusions import Orders, fusions
 from parity_tests.harness.modules.inference.pieces import Arrangement, Pair
 from parity_tests.harness.modules.inference.recurrent import recurrent
 from parity_tests.harness.modules.inference.stacks import stacks
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
-
-Orders = Callable[[], tuple[list[str], list[str]]] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +40,27 @@ class Recognition:
         Raises:
             InputError: If there is none, or several are possible.
         """
+        pairs: tuple[Pair, ...] | None = None
+        with contextlib.suppress(InputError):
+            pairs = self.pair(shapes, module, state, orders, ignored)
+            if not _crossed(pairs):
+                return Arrangement(pairs)
         try:
-            return Arrangement(self.pair(shapes, module, state, orders, ignored))
+            return self._rearranged(shapes, module, state, orders, ignored)
         except InputError:
-            pass  # the rest of it is refused below
+            if pairs is None:
+                raise
+            return Arrangement(pairs)
+
+    def _rearranged(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str],
+        orders: Orders,
+        ignored: Collection[str],
+    ) -> Arrangement:
+        """Arrange arrays and tensors that can't all be paired one by one."""
 
         def of_a_layer(one: Mapping[str, Shape], layer: nn.Module, path: str, name: str) -> Arrangement:
             within = {other.removeprefix(f"{path}/") for other in state if other.startswith(f"{path}/")}
@@ -53,12 +68,16 @@ class Recognition:
             return self(one, layer, within, sequence)
 
         found = Arrangement()
-        for recognize in (recurrent, lambda left, module: stacks(left, module, of_a_layer), fusions):
-            found += recognize(_without(shapes, found), module)
+        found += recurrent(shapes, module)
+        refused: list[str] = []
+        found += stacks(_without(shapes, found), module, of_a_layer, refused)
+        found += fusions(_without(shapes, found), module, orders)
         left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
-        rest = self._rest(left, module, state, orders, taken)
-        return found + rest
+        try:
+            return found + self._rest(left, module, state, orders, taken)
+        except InputError as error:
+            raise InputError(f"mapping: {refused[0]}") if refused else error from None
 
     def _rest(
         self,
@@ -68,18 +87,33 @@ class Recognition:
         orders: Orders,
         taken: Collection[str],
     ) -> Arrangement:
-        """Arrange what is left, of which tensors may be tied in one framework alone or have weight normalization."""
+        """Arrange what is left, of which tensors may have weight normalization."""
         normed = weight_norms.normed(module)
         kept, sizes = weight_norms.without_sizes(shapes)
-        if normed or not {*sizes.values()} <= {*state}:
-            given = {short: shapes[path] for short, path in kept.items()}
-            own = {short for short, path in kept.items() if path in state}
-            pairs = self.pair(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
-            return weight_norms.arranged(pairs, shapes, module, kept, sizes)
+        if not normed and {*sizes.values()} <= {*state}:
+            return self._tied(shapes, module, state, orders, taken)
+        given = {short: shapes[path] for short, path in kept.items()}
+        own = {short for short, path in kept.items() if path in state}
+        found = self._tied(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
+        return weight_norms.arranged(found, shapes, module, kept, sizes)
+
+    def _tied(
+        self,
+        shapes: Mapping[str, Shape],
+        module: nn.Module,
+        state: Collection[str],
+        orders: Orders,
+        taken: Collection[str],
+    ) -> Arrangement:
+        """Arrange arrays of which some may be tied in one framework alone."""
         apart, other = ties.untied(module)
         if other:
             with contextlib.suppress(InputError):  # they are not tied in both
                 return Arrangement(self.pair(shapes, module, state, orders, taken))
+            with contextlib.suppress(InputError):  # some are, whose other names have no array of their own
+                pairs = self.pair(shapes, apart, state, orders, taken, total=False)
+                in_both = {*other} - {pair.name for pair in pairs}
+                return ties.in_torch_alone(self.pair(shapes, apart, state, orders, {*taken, *in_both}), shapes, other)
             return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
         try:
             pairs = self.pair(shapes, module, state, orders, taken, total=False)
@@ -89,6 +123,17 @@ class Recognition:
         shared = ties.in_jax_alone(module, names)
         self.pair(shapes, module, state, orders, {*taken, *shared})
         return Arrangement(pairs, shared=shared)
+
+
+def _crossed(pairs: Collection[Pair]) -> bool:
+    """Return whether modules of each framework are paired with several of the other."""
+    parents = {(_parent(pair.path, "/"), _parent(pair.name, ".")) for pair in pairs}
+    return all(len({parent[i] for parent in parents}) < len(parents) for i in range(2))
+
+
+def _parent(name: str, mark: str) -> str:
+    """Return the module that holds the layer of an array."""
+    return name.rpartition(mark)[0].rpartition(mark)[0]
 
 
 def _without(shapes: Mapping[str, Shape], found: Arrangement) -> dict[str, Shape]:

@@ -1,7 +1,6 @@
 """Pair layers that JAX holds as one stack, as under `scan` and `vmap`, with torch's list of layers."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 
 from torch import nn
 
@@ -15,13 +14,16 @@ Resolve = Callable[[Mapping[str, Shape], nn.Module, str, str], Arrangement]
 """Arranges the arrays of a part of the JAX model with a torch module; the last two are the names of the parts."""
 
 
-def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> Arrangement:
+def stacks(
+    shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve, refused: MutableSequence[str]
+) -> Arrangement:
     """Pair the stacks of a JAX model with the lists of alike layers of a torch module.
 
     Args:
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module.
         resolve: Arranges one layer of a stack with the first of its list.
+        refused: Is given why a stack is not the list of its name.
 
     Returns:
         The arrangement of all layers; empty if there is no stack.
@@ -32,48 +34,75 @@ def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> 
     lists = {name: layers for name, layers in module.named_modules() if _alike(layers)}
     found = Arrangement()
     for prefix in _prefixes(shapes):
-        if any(path.startswith(f"{prefix}/") for path in found.paths):
+        if any(_within(path, prefix) for path in found.paths):
             continue  # a part of a stack that is paired as a whole
-        held = {path.removeprefix(f"{prefix}/"): s for path, s in shapes.items() if path.startswith(f"{prefix}/")}
-        size = next(iter(held.values()))[0]
-        one = {path: shape[1:] for path, shape in held.items()}
+        held = {path.removeprefix(f"{prefix}/"): shape for path, shape in shapes.items() if _within(path, prefix)}
         fitting = {}
-        for name, layers in lists.items():
-            if len(list(layers.children())) == size:
-                with contextlib.suppress(InputError):
-                    fitting[name] = resolve(one, next(iter(layers.children())), prefix, f"{name}.0".lstrip("."))
-        same = [name for name in fitting if name.split(".") == prefix.split("/")] or list(fitting)
+        for axis, size in _axes(held).items():
+            one = {leaf: _of_one(shape, axis) for leaf, shape in held.items()}
+            for name, layers in lists.items():
+                if len(list(layers.children())) != size:
+                    continue
+                first = next(iter(layers.children()))
+                try:
+                    fitting[name, axis] = resolve(one, first, prefix, f"{name}.0".lstrip("."))
+                except InputError as error:
+                    if name.split(".") == prefix.split("/"):
+                        why = str(error).removeprefix("mapping: ")
+                        refused.append(f"in one of the {size} layers of {prefix!r}, {why}")
+        same = [(name, axis) for name, axis in fitting if name.split(".") == prefix.split("/")] or list(fitting)
         if len(same) > 1:
+            rivals = ", ".join(f"{name!r} along axis {axis}" for name, axis in same)
             raise InputError(
-                f"mapping: the stack {prefix!r} of the JAX model could be any of {', '.join(map(repr, same))} in the "
-                "torch module: give pairs for its arrays, with the joint stacked()."
+                f"mapping: the stack {prefix!r} of the JAX model could be any of {rivals} in the torch module: give "
+                "pairs for its arrays, with the joint stacked(axis)."
             )
         if not same:
             continue
-        (name,) = same
+        ((name, axis),) = same
         path = name.replace(".", "/")
-        links = tuple(
-            in_parts(f"{prefix}/{leaf}", (size, *shape), [shape] * size, stacked(),
-                     [f"{path}/{i}/{leaf}".lstrip("/") for i in range(size)])
-            for leaf, shape in one.items()
-        )  # fmt: skip
-        found += Arrangement(links=links, stacks={prefix.replace("/", "."): name})
-        for i in range(size):
-            found += fitting[name].below(f"{path}/{i}".lstrip("/"), f"{name}.{i}".lstrip("."))
+        for leaf, shape in held.items():
+            parts = [f"{path}/{i}/{leaf}".lstrip("/") for i in range(shape[axis])]
+            whole = f"{prefix}/{leaf}".lstrip("/")
+            link = in_parts(whole, shape, [_of_one(shape, axis)] * len(parts), stacked(axis), parts)
+            found += Arrangement(links=(link,))
+        found += Arrangement(stacks={prefix.replace("/", "."): name})
+        for i in range(len(list(lists[name].children()))):
+            found += fitting[name, axis].below(f"{path}/{i}".lstrip("/"), f"{name}.{i}".lstrip("."))
     return found
 
 
 def _prefixes(shapes: Mapping[str, Shape]) -> list[str]:
-    """Return the parts of the model all of whose arrays have a common first axis, the outer ones first."""
-    every = dict.fromkeys(
-        "/".join(words[:i]) for words in (path.split("/") for path in shapes) for i in range(1, len(words))
-    )
-    found = []
-    for prefix in sorted(every, key=lambda prefix: prefix.count("/")):
-        sizes = {shape[:1] for path, shape in shapes.items() if path.startswith(f"{prefix}/")}
-        if len(sizes) == 1 and sizes != {()}:
-            found.append(prefix)
+    """Return the parts of the model all of whose arrays have an axis of one size: the outer ones first, and last of all
+    the model itself, which may hold one stack and no more."""
+    words = [path.split("/") for path in shapes]
+    every = dict.fromkeys("/".join(each[:i]) for each in words for i in range(len(each)))
+    return [
+        prefix
+        for prefix in sorted(every, key=lambda prefix: (not prefix, prefix.count("/")))
+        if _axes({path: shape for path, shape in shapes.items() if _within(path, prefix)})
+    ]
+
+
+def _axes(held: Mapping[str, Shape]) -> dict[int, int]:
+    """Return the axes along which arrays may be a stack, with the number of layers."""
+    found, known = {}, []
+    for axis in (0, 1, -1):
+        sizes = {shape[axis : axis + 1 or None] for shape in held.values()}
+        places = [axis % len(shape) for shape in held.values() if shape]
+        if len(sizes) == 1 and sizes != {()} and places not in known:
+            known.append(places)
+            found[axis] = next(iter(sizes))[0]
     return found
+
+
+def _of_one(shape: Shape, axis: int) -> Shape:
+    axis %= len(shape)
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def _within(path: str, prefix: str) -> bool:
+    return not prefix or path.startswith(f"{prefix}/")
 
 
 def _alike(layers: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Pair kernels with weight normalization, whose size and direction are apart in torch."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,35 +59,35 @@ def without_sizes(shapes: Mapping[str, Shape]) -> tuple[dict[str, str], dict[str
 
 
 def arranged(
-    pairs: Sequence[Pair],
+    found: Arrangement,
     shapes: Mapping[str, Shape],
     module: nn.Module,
     kept: Mapping[str, str],
     sizes: Mapping[str, str],
 ) -> Arrangement:
-    """Return the arrangement of pairs of which some are of directions.
+    """Return an arrangement with the sizes of the directions that are in it.
 
     Args:
-        pairs: Those pairs, without the sizes; their paths are without Flax's wrappers.
+        found: The arrangement without the sizes; its paths are without Flax's wrappers.
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module, with weight normalization.
         kept: The JAX model's own path of each.
         sizes: The path of the size of each that has Flax's weight normalization.
     """
-    every, found = entries(module), normed(module)
-    direct, links = [], []
-    for pair in pairs:
-        path = kept[pair.path]
-        if pair.name not in found and pair.path in sizes:
+    every, directions = entries(module), normed(module)
+    direct, links = [], [link._replace(paths=tuple(kept[path] for path in link.paths)) for link in found.links]
+    for pair in found.pairs:
+        path = kept.get(pair.path, pair.path)
+        if pair.name not in directions and pair.path in sizes:
             paths = [sizes[pair.path], path]
             link = as_one(paths, [shapes[one] for one in paths], f"{path} (normed)", shapes[path], weight_norm())
             links.append(link)
             direct.append(pair._replace(path=link.parts[0]))
             continue
-        if pair.name not in found:
+        if pair.name not in directions:
             direct.append(pair._replace(path=path))
             continue
-        one = found[pair.name]
+        one = directions[pair.name]
         size = tuple(every[one.size].tensor.shape)
         if pair.path in sizes:
             direct.append(Pair(path, pair.name, pair.transform))
@@ -101,7 +101,7 @@ def arranged(
         )
         links.append(link)
         direct += [Pair(link.parts[0], one.size, Transform()), Pair(link.parts[1], pair.name, pair.transform)]
-    return Arrangement(tuple(direct), tuple(links))
+    return found._replace(pairs=tuple(direct), links=tuple(links))
 
 
 def _axis(transform: Transform, axis: int, ndim: int) -> int:

@@ -125,10 +125,10 @@ def _check(own: Arrays, parts: Arrays, links: Sequence[Link]) -> None:
 def _in_list(label: str, stacks: Mapping[str, str]) -> str:
     """Return the name of a call of a layer that stands for several by turns, as that of torch's layer of its turn."""
     layer, _, nth = label.partition("#")
-    prefix = next((path for path in stacks if f"{layer}.".startswith(f"{path}.")), None)
-    if prefix is None:
+    prefix = next((path for path in stacks if not path or f"{layer}.".startswith(f"{path}.")), None)
+    if prefix is None or not layer:
         return label
-    return f"{stacks[prefix]}.{int(nth or 1) - 1}{layer.removeprefix(prefix)}".lstrip(".")
+    return f"{stacks[prefix]}.{int(nth or 1) - 1}.{layer.removeprefix(prefix).lstrip('.')}".strip(".")
 
 
 def _near(one: np.ndarray, other: np.ndarray) -> bool:

@@ -33,18 +33,21 @@ def apart(arrangement: Arrangement, module: torch.nn.Module) -> tuple[str, ...]:
     """Say what the optimizers of the two train otherwise, since one has in parts what the other has as one."""
     trained = {name for name, tensor in module.named_parameters() if tensor.requires_grad}
     names = {pair.path: pair.name for pair in arrangement.pairs}
-    found = []
+    found: dict[str, list[str]] = {}
     for link in arrangement.links:
         theirs = [names[part] for part in link.parts if part in names]
         if link.difference and (len(link.paths) > 1 or any(whole(name) in trained for name in theirs[1:])):
-            found.append(f"{_list(link.paths)} in JAX and {_list(theirs)} in PyTorch: {link.difference}")
+            found.setdefault(link.difference, []).append(f"{_list(link.paths)} in JAX and {_list(theirs)} in PyTorch")
     for name, first in arrangement.shared.items():
         if name in trained:
-            found.append(f"one array in JAX and {_list([first, name])} in PyTorch: the two take steps of their own")
-    found += [
+            places = found.setdefault("the two take steps of their own", [])
+            places.append(f"one array in JAX and {_list([first, name])} in PyTorch")
+    if SUMMED in found:
+        found[f"{SUMMED}, unless all but one are frozen at 0 (requires_grad_(False).zero_())"] = found.pop(SUMMED)
+    alone = [
         f"{name!r}, which PyTorch trains and JAX doesn't have" for name in arrangement.zeros if whole(name) in trained
     ]
-    return tuple(found)
+    return (*(f"{'; '.join(places)}: {difference}" for difference, places in found.items()), *alone)
 
 
 def check_shared(arrangement: Arrangement, module: torch.nn.Module) -> None:

@@ -150,13 +150,13 @@ def _evaluated(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], kind: Kin
         if (inner := _inner(eqn)) is not None:
             results = _evaluated(inner.jaxpr, inner.consts, values, kind)
         else:
-            results = _computed(eqn, values, eqn.outvars[0] in chosen if eqn.outvars else False)
+            results = _computed(eqn, values, kind if eqn.outvars and eqn.outvars[0] in chosen else None)
         held.update(zip(eqn.outvars, results, strict=True))
     return [_rounded(read(atom), atom) for atom in jaxpr.outvars]
 
 
-def _computed(eqn: Any, values: list[Any], chosen: bool) -> list[Any]:
-    if not chosen:
+def _computed(eqn: Any, values: list[Any], chosen: Kind | None) -> list[Any]:
+    if chosen is None:
         values = [_rounded(value, atom) for value, atom in zip(values, eqn.invars, strict=True)]
         return _bound(eqn, values, eqn.params)
     low = [atom.aval.dtype for atom in (*eqn.outvars, *eqn.invars) if _is_low(atom.aval.dtype)]
@@ -165,7 +165,8 @@ def _computed(eqn: Any, values: list[Any], chosen: bool) -> list[Any]:
     values = [jnp.asarray(value, jnp.float32) if _is_low(jnp.result_type(value)) else value for value in values]
     params = dict(eqn.params)
     if params.get("new_dtype") is not None and _is_low(params["new_dtype"]):
-        return [jnp.asarray(values[0], jnp.float32)]
+        kept = chosen is EVERYTHING or _is_low(eqn.invars[0].aval.dtype)  # a norm in float32 ends in being rounded
+        return [jnp.asarray(values[0], jnp.float32)] if kept else _bound(eqn, values, params)
     if params.get("preferred_element_type") is not None:
         params["preferred_element_type"] = np.dtype(np.float32)
     return _bound(eqn, values, params)

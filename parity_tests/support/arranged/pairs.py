@@ -234,9 +234,24 @@ class BlockInLinen(fnn.Module):
         return x + fnn.Dense(8)(jax.nn.gelu(h, approximate=False)), None
 
 
-def scanned_in_linen() -> Any:
-    scan = fnn.scan(BlockInLinen, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+def scanned_in_linen(axis: int = 0) -> Any:
+    scan = fnn.scan(BlockInLinen, variable_axes={"params": axis}, split_rngs={"params": True}, length=3)
     return lambda x: fnn.Dense(3)(scan()(x)[0])
+
+
+class ScannedAlone(BlockInNNX):
+    """Whose own arrays are stacks."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(rngs)
+        blocks = [BlockInNNX(rngs) for _ in range(3)]
+        layers = [nnx.split(block)[1] for block in blocks]
+        nnx.update(self, jax.tree.map(lambda *parts: jnp.stack(parts), *layers))
+
+    def __call__(self, x: Any) -> Any:
+        graph, layers = nnx.split(self)
+        step = lambda x, layer: (BlockInNNX.__call__(nnx.merge(graph, layer), x), None)  # noqa: E731
+        return jax.lax.scan(step, x, layers)[0]
 
 
 class Tied(nnx.Module):
@@ -262,6 +277,29 @@ class TiedInTorch(nn.Module):
 
     def forward(self, ids: Any) -> Any:
         return self.head(self.mid(self.embed(ids)))
+
+
+class TwoTies(TiedInTorch):
+    """With two layers in between that are one."""
+
+    def __init__(self):
+        super().__init__(True)
+        self.again = self.mid
+
+    def forward(self, ids: Any) -> Any:
+        return self.head(self.again(torch.tanh(self.mid(self.embed(ids)))))
+
+
+class TwoTiesInJax(Tied):
+    """With two layers in between that hold the same numbers."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(True, rngs)
+        self.again = nnx.Linear(8, 8, rngs=rngs)
+        self.again.kernel[...] = self.mid.kernel[...]
+
+    def __call__(self, ids: Any) -> Any:
+        return self.embed.attend(self.again(jnp.tanh(self.mid(self.embed(ids)))))
 
 
 class TiedAround(TiedInTorch):
@@ -356,6 +394,11 @@ PAIRS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "fused in JAX, torch's attention": lambda: (HeldInJax(FusedInJax(nnx.Rngs(0))), None, TorchsAttention()),
     "gates, fused in JAX": lambda: (GatedInJax(True, nnx.Rngs(0)), None, Gated(False)),
     "gates, fused in torch": lambda: (GatedInJax(False, nnx.Rngs(0)), None, Gated(True)),
+    "gates, each fused where the other is apart": lambda: (
+        nnx.Sequential(GatedInJax(False, nnx.Rngs(0)), GatedInJax(True, nnx.Rngs(1))),
+        None,
+        nn.Sequential(Gated(True), Gated(False)),
+    ),
     "LSTM": lambda: recurrent(nnx.OptimizedLSTMCell, nn.LSTM),
     "LSTM, gates apart": lambda: recurrent(nnx.LSTMCell, nn.LSTM),
     "LSTM, two layers": lambda: recurrent(nnx.OptimizedLSTMCell, nn.LSTM, 2),
@@ -368,12 +411,16 @@ PAIRS: dict[str, Callable[[], tuple[Any, ...]]] = {
     "simple, Linen": lambda: linen_cell(fnn.SimpleCell, nn.RNN),
     "stack": lambda: (ScannedInNNX(nnx.Rngs(0)), None, Stack()),
     "stack, Linen": lambda: (*linen(scanned_in_linen), Stack()),
+    "stack along axis 1": lambda: (*linen(lambda: scanned_in_linen(1)), Stack()),
+    "stack along the last axis": lambda: (*linen(lambda: scanned_in_linen(-1)), Stack()),
+    "a whole model's stack": lambda: (ScannedAlone(nnx.Rngs(0)), None, nn.Sequential(Block(), Block(), Block())),
     "tied in both": lambda: (Tied(True, nnx.Rngs(0)), None, TiedInTorch(True), IDS),
     "tied in both, around an LSTM": lambda: (TiedAroundInJax(nnx.Rngs(0)), None, TiedAround(), IDS),
     "a layer twice in torch": lambda: (TwiceInJax(False), None, Twice(True)),
     "a layer twice in JAX": lambda: (TwiceInJax(True), None, Twice(False)),
     "tied in JAX": lambda: (Tied(True, nnx.Rngs(0)), None, TiedInTorch(False), IDS),
     "tied in torch": lambda: (Tied(False, nnx.Rngs(0)), None, TiedInTorch(True), IDS),
+    "one tied in both, one in torch": lambda: (TwoTiesInJax(nnx.Rngs(0)), None, TwoTies(), IDS),
     "weight norm in torch": lambda: (Plain(nnx.Rngs(0)), None, Normed(WEIGHT_NORM)),
     "weight norm over the other axis": lambda: (Plain(nnx.Rngs(0)), None, Normed(lambda one: WEIGHT_NORM(one, dim=1))),
     "weight norm in JAX": lambda: (*linen(normed_in_linen), Normed()),
