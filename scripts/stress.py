@@ -29,7 +29,7 @@ from jaxvae.shared.text import LONGEST, markdown_table, printable
 from parity_tests.corrupt import coverage, fuzz
 from parity_tests.corrupt.readers import TARGETS, place
 from parity_tests.harness.modules.validation import DTYPES
-from parity_tests.support import arranged_nets
+from parity_tests.support.arranged import nets as arranged_nets
 from parity_tests.support.distributed_runs import ended, started
 from parity_tests.support.kill_and_resume import killed, unbroken
 from parity_tests.support.numpy_backend import contents

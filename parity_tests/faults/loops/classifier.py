@@ -24,6 +24,7 @@ class Options:
     """What a script does; the defaults are right."""
 
     dtype: str = "float64"
+    half: str = ""  # "bfloat16", "float16": in which products are computed
     seed: int = 0
     shuffle: str = "each epoch"  # "once"
     drop_last: bool = True
@@ -104,6 +105,7 @@ class TorchNorm(nn.BatchNorm2d):
     """Batch norm whose running variance is the batch's own, as Flax has it."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        input = input.to(self.weight.dtype)
         y = F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
         with torch.no_grad():
             assert self.running_mean is not None
@@ -133,10 +135,11 @@ class TorchNet(nn.Module):
 
 
 class FlaxNet(nnx.Module):
-    def __init__(self, statistics: float, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(3, 4, (3, 3), strides=2, padding=1, rngs=rngs)
+    def __init__(self, statistics: float, half: str, rngs: nnx.Rngs):
+        dtype = jnp.dtype(half) if half else None
+        self.conv = nnx.Conv(3, 4, (3, 3), strides=2, padding=1, dtype=dtype, rngs=rngs)
         self.norm = nnx.BatchNorm(4, momentum=1 - statistics, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
-        self.head = nnx.Linear(4 * (SIZE // 2) ** 2, CLASSES, rngs=rngs)
+        self.head = nnx.Linear(4 * (SIZE // 2) ** 2, CLASSES, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None, training: bool) -> jax.Array:
         y = nnx.relu(self.norm(self.conv(x), use_running_average=not training))
@@ -176,10 +179,11 @@ def run_torch(options: Options = RIGHT, steps: int = STEPS, start: Start | None 
         images, labels = batch(options, step)
         x, y = torch.tensor(prepared(options, images, step)), torch.tensor(labels)
         drop = torch.tensor(mask(options, len(images), step), dtype=dtype)
-        with torch.no_grad():
-            evaluation = F.cross_entropy(net(x, None, False), y).item()
-        training = options.mode == "training"
-        loss = F.cross_entropy(net(x, drop if training else None, training), y, reduction=options.reduction)
+        training, half = options.mode == "training", options.half
+        with torch.autocast("cpu", getattr(torch, half or "bfloat16"), enabled=bool(half)):
+            with torch.no_grad():
+                evaluation = F.cross_entropy(net(x, None, False), y).item()
+            loss = F.cross_entropy(net(x, drop if training else None, training), y, reduction=options.reduction)
         if options.penalty:
             loss = loss + options.penalty / 2 * sum((p**2).sum() for p in net.parameters())
         if options.zero_grad:
@@ -210,7 +214,7 @@ def run_torch(options: Options = RIGHT, steps: int = STEPS, start: Start | None 
 def flax_net(options: Options) -> FlaxNet:
     """Return the Flax module with torch's first weights."""
     source = torch_net(dataclasses.replace(RIGHT, dtype=options.dtype))
-    net = FlaxNet(options.statistics, nnx.Rngs(0))
+    net = FlaxNet(options.statistics, options.half, nnx.Rngs(0))
     conv, norm, head = source.conv, source.norm, source.head
     weights = {
         "conv": {"kernel": conv.weight.permute(2, 3, 1, 0), "bias": conv.bias},
@@ -226,7 +230,8 @@ def _gradients(
     net: FlaxNet, x: jax.Array, y: jax.Array, drop: jax.Array, penalty: float, reduction: str, training: bool
 ) -> tuple[jax.Array, jax.Array, Any]:
     def of(net: FlaxNet, drop: jax.Array | None, training: bool) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(net(x, drop, training), y)
+        logits = net(x, drop, training).astype(net.head.kernel[...].dtype)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return losses.sum() if reduction == "sum" else losses.mean()
 
     def loss(net: FlaxNet) -> jax.Array:

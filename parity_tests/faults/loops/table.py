@@ -1,7 +1,9 @@
 """The faults that are planted in the training scripts, where each shows first, and the cause that is to be named:
-python -m parity_tests.faults.loops.table writes FAULTS.md."""
+python -m parity_tests.faults.loops.table writes FAULTS.md, and with float32, bfloat16 or float16 counts those found."""
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,9 @@ import jax
 from tqdm import tqdm
 
 from parity_tests.faults.loops import classifier, transformer
-from parity_tests.harness.loops.compare import compare_runs
+from parity_tests.harness.loops.carrying import Side
+from parity_tests.harness.loops.compare import Comparison, compare_runs
+from parity_tests.harness.loops.halves import Exact
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.records import SIDES, Start
 from parity_tests.harness.loops.report import RunsReport
@@ -35,11 +39,13 @@ class RunFault(NamedTuple):
 
 
 def sides(
-    *faults: RunFault, dtype: str = "float64"
+    *faults: RunFault, dtype: str = "float64", half: str = ""
 ) -> tuple[Callable[[Start | None], Any], Callable[[Start | None], Any]]:
     """Return the two runs with these faults of one script in them."""
     script = faults[0].script
-    right = dataclasses.replace(script.RIGHT, dtype=dtype, **{k: v for fault in faults for k, v in fault.both.items()})
+    right = dataclasses.replace(
+        script.RIGHT, dtype=dtype, half=half, **{k: v for fault in faults for k, v in fault.both.items()}
+    )
     in_jax, in_torch = (
         dataclasses.replace(right, **{k: v for f in faults if f.framework == side for k, v in f.options.items()})
         for side in SIDES
@@ -53,6 +59,19 @@ def sides(
 def tried(*faults: RunFault, dtype: str = "float64") -> RunsReport:
     """Compare the two runs with these faults."""
     return compare_runs(*sides(*faults, dtype=dtype), steps=faults[0].script.STEPS)
+
+
+def in_half(fault: RunFault, half: str) -> RunsReport:
+    """Compare the two runs with this fault in half precision, beside the same in float32, which alone are not
+    compared: as if they agreed."""
+    low, exact = sides(fault, dtype="float32", half=half), sides(fault, dtype="float32")
+    steps = fault.script.STEPS
+    comparison = Comparison(
+        (Side(0, low[0], steps, None), Side(1, low[1], steps, None)), None, Exact(exact, steps, None, None)
+    )
+    with contextlib.closing(comparison):
+        comparison.run(steps)
+    return comparison.report()
 
 
 def place(fault: RunFault) -> tuple[int, int]:
@@ -335,6 +354,74 @@ FAULTS = (
         betas=(0.8, 0.999),
     ),
     _transformer("no decay", "PyTorch", 0, "parameters", "decoupled, is in JAX only: 0.1 of words.weight", decay=0.0),
+    *(
+        _transformer(name, framework, step, quantity, cause, both, **options)
+        for name, framework, both, options, step, quantity, cause in (
+            (
+                "the rates of two groups are exchanged",
+                "PyTorch",
+                {"grouped": True},
+                {"swapped": "rates"},
+                0,
+                "parameters",
+                "0.04 in JAX and 0.01 in PyTorch of norm1.weight",
+            ),
+            (
+                "the decays of two groups are exchanged",
+                "JAX",
+                {"grouped": True},
+                {"swapped": "decays"},
+                0,
+                "parameters",
+                "0.1 in JAX and 0.02 in PyTorch of norm1.weight",
+            ),
+            (
+                "the groups leave tensors out",
+                "PyTorch",
+                {"grouped": True},
+                {"left_out": True},
+                0,
+                "parameters",
+                "no step moves norm1.weight, norm1.bias, query.bias, key.bias and 6 more in PyTorch",
+            ),
+            (
+                "one rate for all groups",
+                "JAX",
+                {"grouped": True},
+                {"vectors": 1.0},
+                0,
+                "parameters",
+                "0.01 in JAX and 0.04 in PyTorch of norm1.weight",
+            ),
+            (
+                "no decay of one group",
+                "PyTorch",
+                {"grouped": True},
+                {"vector_decay": 0.0},
+                0,
+                "parameters",
+                "norm1.weight, norm1.bias, query.bias, key.bias and 6 more",
+            ),
+            (
+                "optax's amsgrad",
+                "JAX",
+                {"amsgrad": "torch"},
+                {"amsgrad": "optax"},
+                0,
+                "optimizer state",
+                "the largest corrected second moments in JAX",
+            ),
+            (
+                "amsgrad in one alone",
+                "JAX",
+                {},
+                {"amsgrad": "torch"},
+                1,
+                "parameters",
+                "the largest second moments in JAX and no second moments in PyTorch",
+            ),
+        )
+    ),
 )
 """Each shows where it is said to: the first step and the first quantity that the script computes otherwise."""
 
@@ -347,6 +434,7 @@ _ONE_FRAMEWORK = (
     "eps_root",
     "corrected",
     "average_corrected",
+    "amsgrad",
 )
 
 
@@ -380,7 +468,28 @@ def row(fault: RunFault, report: RunsReport) -> str:
     return f"| {script} in {fault.framework}: {fault.name} | step {report.step}, {report.quantity} | {cause} |"
 
 
+def counted(dtype: str) -> str:
+    """Say how many of the faults are found and named in a precision."""
+    found = at_place = right = other = 0
+    for fault in tqdm(FAULTS):
+        report = tried(fault, dtype=dtype) if dtype.startswith("float3") else in_half(fault, dtype)
+        at_place += (report.step, report.quantity) == (fault.step, fault.quantity)
+        found += not report.passed
+        right += named(fault, report)
+        if not report.passed and not named(fault, report):
+            other += bool(report.diagnosis and report.diagnosis.cause)
+            print(row(fault, report))
+    return (
+        f"{dtype}: of {len(FAULTS)} faults {found} are found, {at_place} of them at their step and quantity; {right} "
+        f"are named, {other} in other words or by another cause."
+    )
+
+
 def main() -> None:
+    """Write the table; or print the counts in the precision that is given."""
+    if sys.argv[1:]:
+        print(counted(sys.argv[1]))
+        return
     jax.config.update("jax_enable_x64", True)
     TABLE.write_text(HEAD + "".join(f"{row(fault, tried(fault))}\n" for fault in tqdm(FAULTS)))
 

@@ -24,6 +24,7 @@ class Options:
     """What a script does; the defaults are right."""
 
     dtype: str = "float64"
+    half: str = ""  # "bfloat16", "float16": in which products are computed
     seed: int = 0
     ahead: int = 0
     targets: int = 1  # how far ahead the next token is
@@ -51,6 +52,14 @@ class Options:
     padding: bool = False
     raw: bool = False  # whether gradients are yielded before clipping
     every: int = 1
+    grouped: bool = False
+    """Whether matrices and the rest are two groups: `vectors` times the learning rate and `vector_decay` are the
+    latter's."""
+    vectors: float = 4.0
+    vector_decay: float = 0.02
+    swapped: str = ""  # "rates", "decays": each group has the other's
+    left_out: bool = False  # the vectors, of all groups
+    amsgrad: str = ""  # "torch", "optax": which second moments it takes the largest of
 
 
 RIGHT = Options()
@@ -74,6 +83,15 @@ def rate(options: Options, step: int) -> float:
         return options.rate * (step + 1) / options.warm_up
     done = (step - options.warm_up) / (STEPS - options.warm_up)
     return float(options.rate * (0.1 + 0.45 * (1 + np.cos(np.pi * done))))
+
+
+def groups_of(options: Options) -> tuple[list[float], list[float]]:
+    """Return the factors of the learning rate and the weight decays, of matrices and of vectors."""
+    if not options.grouped:
+        return [1.0, 1.0], [options.decay, 0.0]
+    factors, decays = [1.0, options.vectors], [options.decay, options.vector_decay]
+    order = {"rates": (-1, 1), "decays": (1, -1)}.get(options.swapped, (1, 1))
+    return factors[:: order[0]], decays[:: order[1]]
 
 
 def decay_of_average(options: Options, step: int) -> float:
@@ -105,12 +123,14 @@ class TorchNet(nn.Module):
 
 
 class FlaxNet(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, rngs: nnx.Rngs, half: str = ""):
+        dtype = jnp.dtype(half) if half else None
         self.words, self.places = nnx.Embed(WORDS, WIDTH, rngs=rngs), nnx.Embed(LENGTH, WIDTH, rngs=rngs)
         self.norm1, self.norm2 = (nnx.LayerNorm(WIDTH, epsilon=1e-5, use_fast_variance=False, rngs=rngs) for _ in "12")
-        self.query, self.key, self.value, self.out = (nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(4))
-        self.up, self.down = nnx.Linear(WIDTH, 2 * WIDTH, rngs=rngs), nnx.Linear(2 * WIDTH, WIDTH, rngs=rngs)
-        self.head = nnx.Linear(WIDTH, WORDS, use_bias=False, rngs=rngs)
+        linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
+        self.query, self.key, self.value, self.out = (linear(WIDTH, WIDTH) for _ in range(4))
+        self.up, self.down = linear(WIDTH, 2 * WIDTH), linear(2 * WIDTH, WIDTH)
+        self.head = linear(WIDTH, WORDS, use_bias=False)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         x = self.words.embedding[tokens] + self.places.embedding[None]  # the layers would cast to float32
@@ -137,10 +157,11 @@ def run_torch(options: Options = RIGHT, steps: int = STEPS, start: Start | None 
     net = torch_net(options)
     matrices = [p for p in net.parameters() if p.ndim > 1 or options.decayed == "all"]
     rest = [p for p in net.parameters() if p.ndim == 1 and options.decayed != "all"]
+    factors, decays = groups_of(options)
     kind = torch.optim.Adam if options.coupled else torch.optim.AdamW
-    groups = [{"params": matrices, "weight_decay": options.decay}]
-    groups += [{"params": rest, "weight_decay": 0.0}] if rest else []
-    optimizer = kind(groups, betas=options.betas, eps=options.eps)
+    groups = [{"params": matrices, "weight_decay": decays[0]}]
+    groups += [{"params": rest, "weight_decay": decays[1]}] if rest and not options.left_out else []
+    optimizer = kind(groups, betas=options.betas, eps=options.eps, amsgrad=bool(options.amsgrad))
     average = {name: p.detach() * (not options.average_zero) for name, p in net.named_parameters()}
     if start is None:
         yield Start(parameters=net, ema=average)
@@ -155,14 +176,15 @@ def run_torch(options: Options = RIGHT, steps: int = STEPS, start: Start | None 
         optimizer.zero_grad()
         for rows in tokens:
             x, y = (torch.tensor(part) for part in pair(options, rows))
-            losses = F.cross_entropy(net(x).flatten(0, 1), y.flatten(), reduction=options.reduction)
+            with torch.autocast("cpu", getattr(torch, options.half or "bfloat16"), enabled=bool(options.half)):
+                losses = F.cross_entropy(net(x).flatten(0, 1), y.flatten(), reduction=options.reduction)
             loss = losses / (1 if options.accumulated == "sum" else options.micro)
             loss.backward()
             total += loss.detach()
         raw = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
         _clip_torch(options, net)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(options, step)
+        for group, factor in zip(optimizer.param_groups, factors, strict=False):
+            group["lr"] = rate(options, step) * factor
         earlier = {name: p.detach().clone() for name, p in net.named_parameters()}
         if (step + 1) % options.every == 0:
             optimizer.step()
@@ -215,13 +237,16 @@ def flax_net(options: Options) -> FlaxNet:
     return net
 
 
-_GRAPH = nnx.split(FlaxNet(nnx.Rngs(0)))[0]
+@functools.cache
+def _graph(half: str) -> Any:
+    return nnx.split(FlaxNet(nnx.Rngs(0), half))[0]
 
 
-@functools.partial(jax.jit, static_argnames="reduction")
-def _gradients(params: Any, x: jax.Array, y: jax.Array, reduction: str) -> tuple[jax.Array, Any]:
+@functools.partial(jax.jit, static_argnames=("reduction", "half"))
+def _gradients(params: Any, x: jax.Array, y: jax.Array, reduction: str, half: str) -> tuple[jax.Array, Any]:
     def loss(params: Any) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(nnx.merge(_GRAPH, params)(x), y)
+        logits = nnx.merge(_graph(half), params)(x).astype(params["head"]["kernel"].dtype)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return losses.sum() if reduction == "sum" else losses.mean()
 
     return jax.value_and_grad(loss)(params)
@@ -232,13 +257,44 @@ def _optimizer(options: Options, rates: jax.Array) -> optax.GradientTransformati
         return jax.tree.map(lambda p: p.ndim > 1 or options.decayed == "all", params)
 
     b1, b2 = options.betas
+    factors, decays = groups_of(options)
+    if options.grouped:
+        sets = [
+            optax.chain(
+                optax.scale_by_adam(b1, b2, options.eps),
+                optax.add_decayed_weights(decay),
+                optax.scale_by_schedule(lambda count, factor=factor: -factor * rates[count]),
+            )
+            for factor, decay in zip(factors, decays, strict=True)
+        ]
+        rest = optax.set_to_zero() if options.left_out else sets[1]
+        labels = functools.partial(jax.tree.map, lambda p: "matrices" if p.ndim > 1 else "vectors")
+        return optax.multi_transform({"matrices": sets[0], "vectors": rest}, labels)
     decay = optax.add_decayed_weights(options.decay, decayed)
-    if options.corrected:
+    if options.amsgrad:
+        adam = optax.scale_by_amsgrad(b1, b2, options.eps) if options.amsgrad == "optax" else _amsgrad(options)
+    elif options.corrected:
         adam = optax.scale_by_adam(b1, b2, options.eps, options.eps_root)
     else:
         adam = _uncorrected(b1, b2, options.eps)
     chain = [decay, adam] if options.coupled else [adam, decay]
     return optax.chain(*chain, optax.scale_by_schedule(lambda count: -rates[count]))
+
+
+def _amsgrad(options: Options) -> optax.GradientTransformation:
+    """Return torch's amsgrad: the largest is of the second moments, and corrected afterwards."""
+    (b1, b2), eps = options.betas, options.eps
+    inner = optax.scale_by_amsgrad(b1, b2, eps)
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        largest = state.nu_max
+        _, state = inner.update(grads, state, params)
+        largest = jax.tree.map(jnp.maximum, largest, state.nu)
+        c1, c2 = (1 - jnp.asarray(b, options.dtype) ** state.count for b in (b1, b2))
+        scaled = jax.tree.map(lambda m, v: (m / c1) / (jnp.sqrt(v / c2) + eps), state.mu, largest)
+        return scaled, state._replace(nu_max=largest)
+
+    return optax.GradientTransformation(inner.init, update)  # type: ignore[arg-type]
 
 
 def _uncorrected(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
@@ -265,7 +321,8 @@ def run_jax(options: Options = RIGHT, steps: int = STEPS, start: Start | None = 
         state = tx.init(params) if start.optimizer_state is None else start.optimizer_state
     for step in range(start.step if start else 0, steps):
         tokens = batch(options, step)
-        parts = [_gradients(params, *map(jnp.asarray, pair(options, rows)), options.reduction) for rows in tokens]
+        pairs = [map(jnp.asarray, pair(options, rows)) for rows in tokens]
+        parts = [_gradients(params, *one, options.reduction, options.half) for one in pairs]
         loss, gradients = jax.tree.map(lambda *each: sum(each), *parts)
         if options.accumulated == "mean":
             loss, gradients = jax.tree.map(lambda total: total / options.micro, (loss, gradients))

@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 
 from parity_tests.harness import causes
-from parity_tests.harness.findings import PRESETS, Diagnosis, Figure, Finding, Layer, Node, Report, Source, Trajectory
+from parity_tests.harness.findings import (
+    MODULES,
+    PRESETS,
+    Diagnosis,
+    Figure,
+    Finding,
+    Layer,
+    Node,
+    Report,
+    Source,
+    Trajectory,
+)
 from parity_tests.harness.formats.words import NO_CAUSE, verdict
 from parity_tests.harness.loops.report import RunsReport
 
@@ -21,7 +32,7 @@ def of_report(report: Report) -> Json:
     return _document(
         compared="presets" if presets else "modules",
         subject=report.subject,
-        reference=None if presets else "torch",
+        reference="torch" if report.subject == MODULES else None,
         passed=report.passed,
         verdict=verdict(report),
         findings=report.findings,
@@ -74,7 +85,7 @@ def _document(
             "findings": [{**finding._asdict(), "passed": finding.passed} for finding in findings],
             "causes": [cause for _, cause in listed],
             "diagnosis": diagnosis and _diagnosis(diagnosis),
-            "tree": tree and _node(tree, [layer and layer.torch for layer, _ in listed]),
+            "tree": tree and _node(tree, [layer and _name(layer) for layer, _ in listed]),
             "trajectories": [trajectory._asdict() for trajectory in trajectories],
             "about": about,
         }
@@ -132,7 +143,7 @@ def shown(value: object) -> str:
 
 def _node(node: Node, layers: list[str | None], root: bool = True) -> Json:
     layer = node.layer or Layer()
-    named = "" if root else layer.torch
+    named = "" if root else _name(layer)
     return {
         "name": node.name,
         "jax": layer.jax,
@@ -144,6 +155,11 @@ def _node(node: Node, layers: list[str | None], root: bool = True) -> Json:
         "causes": [i for i, one in enumerate(layers) if one == named and one is not None],
         "children": [_node(child, layers, root=False) for child in node.children],
     }
+
+
+def _name(layer: Layer) -> str | None:
+    """A layer's name in torch, or in JAX if torch has none."""
+    return layer.jax if layer.torch is None else layer.torch
 
 
 def _figure(figure: Figure) -> Json:

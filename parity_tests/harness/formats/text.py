@@ -103,7 +103,8 @@ def in_words(figure: Json) -> str:
 
 def names(node: Json) -> str:
     """A module's class, and its path in JAX where it has another name there."""
-    elsewhere = f"{node['jax']} in JAX" if node["jax"] and node["jax"].replace("/", ".") != node["torch"] else ""
+    named = node["torch"] is not None and (node["jax"] or "").replace("/", ".") not in ("", node["torch"])
+    elsewhere = f"{node['jax']} in JAX" if named else ""
     return ", ".join(filter(None, (node["class"], elsewhere)))
 
 

@@ -18,6 +18,7 @@ from parity_tests.harness.hooks.record import LayerCall, add, first
 Tap = Callable[[Callable[..., Any], tuple[Any, ...], str], Any]
 """Calls a layer in its own way, given the call, its arguments and its label."""
 Taps = Mapping[str, tuple[Any, Any]] | Tap | None
+"""Numbers to add to a call's first input and first output, or None; or a function that calls the layers."""
 _PATH = "parity_path"  # a static attribute, which copies of the layer inside a transformation keep
 
 
@@ -96,13 +97,61 @@ def next_label(counts: dict[str, int], path: str) -> str:
 
 def tapped(call: Callable[..., Any], args: tuple[Any, ...], label: str, taps: Mapping[str, Any] | Tap) -> Any:
     """Call a layer with the taps of this call added to its first input and to its output, or let a function call it."""
-    if callable(taps) and label:
+    if looking():  # no call of the model
+        return call(*args)
+    if callable(taps):
         return taps(call, args, label)
-    if callable(taps) or label not in taps or not (args and isinstance(args[0], jax.Array)):
+    if label not in taps or not (args and isinstance(args[0], jax.Array)):
         return call(*args)
     given, returned = taps[label]
-    outputs = call(args[0] + given, *args[1:])
-    return outputs + returned if isinstance(outputs, jax.Array) else outputs
+    if given is not None:
+        moved = args[0] + given
+        args = tuple(moved if x is args[0] else x for x in args)  # as attention is given one array three times
+    outputs = call(*args)
+    added = None if returned is None else _added(outputs, returned)
+    return outputs if added is None else added
+
+
+def _added(outputs: Any, number: Any) -> Any:
+    """Return outputs with numbers added to their first array of that shape; None if they hold none."""
+    if isinstance(outputs, jax.Array):
+        return outputs + number if outputs.shape == number.shape else None
+    if isinstance(outputs, dict):
+        values = _added(tuple(outputs.values()), number)
+        return values and dict(zip(outputs, values, strict=True))
+    if isinstance(outputs, tuple | list):
+        for i, value in enumerate(outputs):
+            if (added := _added(value, number)) is not None:
+                values = (*outputs[:i], added, *outputs[i + 1 :])
+                return type(outputs)(*values) if hasattr(outputs, "_fields") else type(outputs)(values)
+    return None
+
+
+def reached(
+    tapped: Callable[..., Any], calls: Mapping[str, LayerCall], params: Any, *others: Any
+) -> dict[str, LayerCall]:
+    """Return the calls whose inputs and outputs numbers can be added to.
+
+    They are not those of layers that `vmap` calls: there one call of the program is several of the model's, or it
+    stands for none.
+
+    Args:
+        tapped: Maps taps and the model's arguments to its outputs.
+        calls: The recorded calls.
+        params: The model's parameters.
+        others: Its other arguments.
+    """
+    seen: dict[str, bool] = {}
+
+    def tap(call: Callable[..., Any], given: tuple[Any, ...], label: str) -> Any:
+        outputs = call(*given)
+        taken = bool(given) and isinstance(given[0], jax.Array) and label in calls
+        seen[label] = taken and _added(outputs, np.zeros_like(calls[label].output)) is not None
+        return outputs
+
+    jax.eval_shape(lambda params: tapped(tap, params, *others), params)
+    by_turns = {label.partition("#")[0] for label in calls.keys() ^ seen.keys()}
+    return {label: call for label, call in calls.items() if seen.get(label) and label.partition("#")[0] not in by_turns}
 
 
 _LATER = np.empty(0)  # stands for the numbers of a call that is recorded as they are computed
@@ -181,6 +230,12 @@ def watched(recorded: Callable[..., dict[str, LayerCall]]) -> Callable[..., dict
             return recorded(None, *args)
         late = traces[0].late
         ordered = {label: calls.get(label) or late.pop(label) for label in order if label in calls or label in late}
-        return ordered | late
+        return _numbered(ordered | late)
 
     return watch
+
+
+def _numbered(calls: Mapping[str, LayerCall]) -> dict[str, LayerCall]:
+    """Return the calls without gaps in their numbers, which a trace of shapes alone leaves, as Linen's scan begins."""
+    counts: dict[str, int] = {}
+    return {next_label(counts, label.partition("#")[0]): call for label, call in calls.items()}

@@ -1,7 +1,7 @@
 """The masks that the dropout of both frameworks takes during a comparison, call by call."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,11 @@ class Masks:
     active: "Masks | None" = None
     """Those of the comparison that is running, if it shares any."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: int | None = None) -> None:
+        self.key = key
+        """Of masks that a framework draws alone, for a recording; None if both are here."""
+        self.alone: list[Shape] = []
+        """The shapes of such masks in the last call, or in its trace."""
         self.drawn: list[Drawn] = []
         self.calls = {"jax": 0, "torch": 0}
         self.unlike: list[tuple[Shape, Shape | None]] = []
@@ -41,6 +45,7 @@ class Masks:
     def begin(self, framework: Literal["jax", "torch"]) -> None:
         """Begin a call of a model: its first dropout takes the first mask."""
         self.calls[framework] = 0
+        self.alone.clear()
         if framework == "torch":
             self.drawn.clear()
         else:
@@ -63,6 +68,24 @@ class Masks:
         first = self.keys.setdefault((key, shape), k)
         self.reused |= first != k
         return first
+
+    def in_torch(self, shape: Shape, rate: float) -> np.ndarray:
+        """Return the numbers of torch's next mask."""
+        k = self.calls["torch"]
+        self.calls["torch"] += 1
+        self.drawn.append(Drawn(shape, rate))
+        if self.key is None:
+            return self.below(k, shape, rate)
+        self.alone[k:] = [shape]
+        return uniform(self.key, k, shape)
+
+    def in_jax(self, key: bytes | None, shape: Shape) -> np.ndarray:
+        """Return the numbers of JAX's next mask, for a recording."""
+        k = self.calls["jax"]
+        self.calls["jax"] += 1
+        self.alone[k:] = [shape]
+        assert self.key is not None
+        return uniform(self.key, self.first(key, shape, k), shape)
 
     def below(self, k: int, shape: Shape, rate: float) -> np.ndarray:
         """Return the uniform numbers of a mask, in torch's order of axes.
@@ -120,3 +143,41 @@ def begin(framework: Literal["jax", "torch"]) -> None:
 def looking() -> bool:
     """Return whether JAX traces what is no call of the model."""
     return Masks.active is not None and Masks.active.looking
+
+
+def uniform(key: int, k: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw numbers from 0 to 1 by a key, the number of the mask and its shape; the same ones for `[batch, channels,
+    height, width]` as for `[batch, height, width, channels]`, and for any other turn of the axes after the first.
+
+    The numbers are those of the turn that comes first in order. Where several turns have that shape, as of an image as
+    high and wide as it has channels, an entry is the sum over these, which is uniform too.
+    """
+    batch, axes = shape[:1], shape[1:]
+    n = len(axes)
+    turns = [turn(axes, i) for i in range(max(1, n))]
+    least = min(turns)
+    drawn = np.random.default_rng([key, k, *batch, *least]).bit_generator.random_raw(int(np.prod(shape)))
+    whole = np.asarray(drawn, np.uint64).reshape((*batch, *least))
+    total = np.zeros(shape, np.uint64)
+    for i, other in enumerate(turns):
+        if other == least:
+            total += whole.transpose(*range(len(batch)), *(1 + (j - i) % n for j in range(n)))
+    return (total >> np.uint64(11)) * 2.0**-53
+
+
+def turn(axes: tuple[int, ...], i: int) -> tuple[int, ...]:
+    """Return the axes from the i-th on, and then those before it."""
+    return axes[i:] + axes[:i]
+
+
+def first_apart(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> int | None:
+    """Return which mask of two calls is the first whose shape is another one, but for a turn of the axes after the
+    first; None if there is none."""
+    for k in range(max(len(one), len(other))):
+        if k >= min(len(one), len(other)):
+            return k
+        mine, theirs = tuple(one[k]), tuple(other[k])
+        turns = [turn(mine[1:], i) for i in range(max(1, len(mine) - 1))]
+        if mine[:1] != theirs[:1] or theirs[1:] not in turns:
+            return k
+    return None

@@ -53,55 +53,64 @@ def moved(module: nn.Module, change: Callable[[np.ndarray], np.ndarray]) -> Iter
         yield
 
 
+def _hooked(x: Tensor, hook: Callable[[Tensor], None]) -> Tensor:
+    x.register_hook(hook)
+    return x
+
+
 def _numbers(x: Tensor):
     return x.detach().resolve_conj().resolve_neg().numpy(force=True).copy()
 
 
 @contextlib.contextmanager
 def record_gradients(module: nn.Module) -> Iterator[dict[str, LayerCall]]:
-    """Record the gradients that come back to the input and to the output of each call inside the context.
+    """Record the gradients that come back to the first input and to the first output of each call inside the context.
 
     The labels are those of `record`. A gradient that never comes back is an array of zeros; an input without one is
-    empty.
+    empty. What comes back to an input is what comes back through this layer alone.
     """
     gradients: dict[str, LayerCall] = {}
     counts: dict[str, int] = {}
+    given: dict[int, list[tuple[bool, list[str]]]] = {}
 
-    def keep(label: str, kind: str):
+    def keep(label: list[str], which: str):
         def hook(gradient: Tensor) -> None:
-            gradients[label] = gradients[label]._replace(**{kind: _numbers(gradient)})
+            if label:
+                gradients[label[0]] = gradients[label[0]]._replace(**{which: _numbers(gradient)})
 
         return hook
 
-    def before(layer, args):
+    def before(layer, args, kwargs):
+        label: list[str] = []
+        own: Tensor | None = None
         if args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            own = args[0].view_as(args[0])  # what comes back through this layer alone
-            given.setdefault(id(layer), []).append(own)
-            return (own, *args[1:])
-        given.setdefault(id(layer), []).append(None)
-        return None
+            with contextlib.suppress(RuntimeError):  # a tensor that has no views, as a sparse one
+                own = _hooked(args[0].view_as(args[0]), keep(label, "input"))
+        given.setdefault(id(layer), []).append((own is not None, label))
+        if own is None:
+            return None
+        positional = tuple(own if x is args[0] else x for x in args)  # as attention is given one array three times
+        return positional, {name: own if x is args[0] else x for name, x in kwargs.items()}
 
     def recorder(name: str):
-        def after(layer, args, output) -> None:
-            own = given[id(layer)].pop()
-            if not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
+        def after(layer, args, kwargs, output) -> None:
+            known, label = given[id(layer)].pop()
+            x, y = first((*args, *kwargs.values()), Tensor), first((output,), Tensor)
+            if x is None or y is None:
                 return
             counts[name] = counts.get(name, 0) + 1
-            label = name if counts[name] == 1 else f"{name}#{counts[name]}"
+            label.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
             # Of what is detached no gradient is known; where none comes back it is zero.
-            zeros = np.zeros(0) if own is None else _numbers(args[0]) * 0
-            gradients[label] = LayerCall(zeros, _numbers(output) * 0)
-            if own is not None:
-                own.register_hook(keep(label, "input"))
-            if output.requires_grad:
-                output.register_hook(keep(label, "output"))
+            empty = np.zeros(0)
+            gradients[label[0]] = LayerCall(np.zeros_like(_numbers(x)) if known else empty, np.zeros_like(_numbers(y)))
+            if y.requires_grad:
+                y.register_hook(keep(label, "output"))
 
         return after
 
-    given: dict[int, list[Tensor | None]] = {}
     with contextlib.ExitStack() as stack:
         for name, layer in module.named_modules():
             with contextlib.suppress(RuntimeError):
-                stack.callback(layer.register_forward_pre_hook(before).remove)
-                stack.callback(layer.register_forward_hook(recorder(name)).remove)
+                stack.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(layer.register_forward_hook(recorder(name), with_kwargs=True).remove)
         yield gradients

@@ -1,18 +1,24 @@
 """How far the records of two runs are apart, and how far they may be."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from parity_tests.harness.loops.naming import QUANTITIES, Record
-from parity_tests.harness.loops.records import Arrays
+from parity_tests.harness.loops.records import LOW, Arrays
 
-EPS = {"float32": float(np.finfo(np.float32).eps), "float64": float(np.finfo(np.float64).eps)}
+EPS = {
+    "float32": float(np.finfo(np.float32).eps),
+    "float64": float(np.finfo(np.float64).eps),
+    **dict.fromkeys(LOW, 2**-7),
+}
 # A step's rounding is 1e-15 of a number in float64, and 1e-7 in float32; what a batch norm, a softmax and sums in
 # another order make of it is a hundred times that. The smallest known mistake, the 1e-6 that torch's clipping adds to a
 # norm, is 1e-7 of a gradient.
-OF_STEP = {"float64": 1e-11, "float32": 1e-5}
+OF_STEP = {"float64": 1e-11, **dict.fromkeys(("float32", *LOW), 1e-5)}
 # In a float64 run the rounding of all steps before adds up and grows.
 OF_RUN = 1e-9
 TIMES_FLOOR = (
@@ -21,12 +27,17 @@ TIMES_FLOOR = (
 REASON = {
     "float64": f"a rounding of 1e-16 grows as training goes, and the smallest known mistake is 1e-7; {OF_RUN:g} is "
     "between",
+    **dict.fromkeys(
+        LOW, "both from the same state: the rounding of both, each measured against the same run in float32"
+    ),
     "float32": f"{TIMES_FLOOR:g} times the noise floor, each run against itself with its first parameters moved by an "
     f"ulp; but {OF_STEP['float32']:g}, a step's own rounding, at least",
 }
 OWN = "both from the same state: a step's own rounding, or ten times what moving the parameters by an ulp changes there"
 # A gradient that is zero but for rounding, as of a bias before a batch norm, is compared beside the others.
 SMALL = 1e-3
+FINITE = ("loss", "gradients", "parameters")
+"""What ends a comparison where it is NaN or infinite in both runs."""
 
 Sizes = dict[str, dict[str, float]]
 """The difference of each array, by quantity and name, as a share of its largest entry."""
@@ -44,6 +55,14 @@ class Parted(NamedTuple):
     tolerance: float
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Compare numbers without warnings of those that are NaN or infinite."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def sizes(left: Record, right: Record) -> Sizes:
     """Measure the difference of each array that both records have."""
     apart = {q: between(q, left[q], right[q]) for q in QUANTITIES if q in left and q in right}
@@ -52,8 +71,8 @@ def sizes(left: Record, right: Record) -> Sizes:
 
 def between(quantity: str, left: Arrays, right: Arrays) -> dict[str, float]:
     """Measure the difference of each array, as a share of its largest entry, or of the larger arrays of its kind."""
-    scales = _scales(quantity, left, right)
-    return {name: difference(left[name], right[name], scales[name]) for name in left if name in right}
+    of = scales(quantity, left, right)
+    return {name: difference(left[name], right[name], of[name]) for name in left if name in right}
 
 
 def difference(left: np.ndarray, right: np.ndarray, scale: float) -> float:
@@ -83,28 +102,24 @@ def worst_index(left: np.ndarray, right: np.ndarray) -> tuple[int, ...]:
     return tuple(map(int, np.unravel_index(int(np.nan_to_num(apart, nan=0.0, posinf=np.inf).argmax()), left.shape)))
 
 
-def first(
-    left: Sequence[Record], right: Sequence[Record], dtype: str, floor: Floor | None = None, offset: int = 0
-) -> Parted | None:
+def first(steps: Sequence[Sizes], dtype: str, floor: Floor | None = None) -> Parted | None:
     """Find the first step, and in it the first quantity, beyond its tolerance.
 
     Args:
-        left: The records of one run.
-        right: Those of the other.
+        steps: The difference of each array in each step.
         dtype: The precision of the runs.
         floor: The noise floor of each step; None to allow a step's own rounding, or in float64 what grows of it.
-        offset: The number of the first record's step.
     """
     grown: dict[tuple[str, str], float] = {}
-    for i, (a, b) in enumerate(zip(left, right, strict=True)):
-        for quantity, apart in sizes(a, b).items():
+    for i, step in enumerate(steps):
+        for quantity, apart in step.items():
             worst = None
             for name, size in apart.items():
                 noise = floor[i].get(quantity, {}).get(name, 0.0) if floor else 0.0
                 grown[quantity, name] = max(noise, grown.get((quantity, name), 0.0))  # chaos shrinks by chance, too
                 allowed = allowance(dtype, grown[quantity, name])
                 if not size <= allowed and (worst is None or size / allowed > worst.size / worst.tolerance):
-                    worst = Parted(i + offset, quantity, name, size, allowed)
+                    worst = Parted(i, quantity, name, size, allowed)
             if worst is not None:
                 return worst
     return None
@@ -112,17 +127,32 @@ def first(
 
 def allowance(dtype: str, noise: float = 0.0) -> float:
     """Return the tolerance of a run's array beside its noise floor."""
-    least = OF_STEP["float32"] if dtype == "float32" else OF_RUN
+    least = OF_RUN if dtype == "float64" else OF_STEP[dtype]
     return max(least, TIMES_FLOOR * noise)
 
 
 def own(left: Record, right: Record, dtype: str, noise: Sizes | None = None, step: int = 0) -> Parted | None:
     """Find the first quantity in which one step from the same state differs."""
-    for quantity, apart in sizes(left, right).items():
+    return beyond(sizes(left, right), dtype, noise, step)
+
+
+def beyond(step_sizes: Sizes, dtype: str, noise: Sizes | None = None, step: int = 0) -> Parted | None:
+    """Return the first quantity of one step that differs by more than a step's own rounding."""
+    for quantity, apart in step_sizes.items():
         allowed = {n: max(OF_STEP[dtype], TIMES_FLOOR * (noise or {}).get(quantity, {}).get(n, 0.0)) for n in apart}
         name = max(apart, key=lambda n: apart[n] / allowed[n])
         if not apart[name] <= allowed[name]:
             return Parted(step, quantity, name, apart[name], allowed[name])
+    return None
+
+
+def within(step_sizes: Sizes, allowed: Sizes) -> Parted | None:
+    """Return the first quantity of one step with an array that differs by more than it may."""
+    for quantity, apart in step_sizes.items():
+        bounds = {name: allowed.get(quantity, {}).get(name, OF_STEP["float32"]) for name in apart}
+        name = max(apart, key=lambda n: apart[n] / bounds[n])
+        if not apart[name] <= bounds[name]:
+            return Parted(0, quantity, name, apart[name], bounds[name])
     return None
 
 
@@ -151,9 +181,9 @@ def merged(floors: Sequence[Floor]) -> Floor:
     return result
 
 
-def nonfinite(record: Record) -> str | None:
+def nonfinite(record: Record, quantities: Sequence[str] = FINITE) -> str | None:
     """Return the first quantity that holds NaN or an infinite number in every array that has any, or None."""
-    for quantity in ("loss", "gradients", "parameters"):
+    for quantity in quantities:
         if any(a.dtype.kind in "fc" and not np.isfinite(a).all() for a in record.get(quantity, {}).values()):
             return quantity
     return None
@@ -168,19 +198,22 @@ def nudged(arrays: Mapping[str, np.ndarray], dtype: str, draw: int) -> Arrays:
     }
 
 
-def _scales(quantity: str, left: Arrays, right: Arrays) -> dict[str, float]:
+def scales(quantity: str, left: Arrays, right: Arrays) -> dict[str, float]:
+    """Return what the difference of each array that both have is a share of."""
     peaks = {n: max(peak(left[n]), peak(right[n])) for n in left if n in right}
-    if quantity in ("batch", "inputs", "terms", "learning rate"):
+    if quantity in ("batch", "inputs", "terms", "learning rate", "loss scale"):
         return peaks
     least: dict[str, float] = {}
     for name, size in peaks.items():
-        kind = name.partition(" of ")[0] if quantity == "optimizer state" else ""
+        kind = _kind(quantity, name)
         share = SMALL**2 if kind == "second moment" else SMALL
         least[kind] = max(least.get(kind, 0.0), share * size)
-    return {
-        name: max(size, least[name.partition(" of ")[0] if quantity == "optimizer state" else ""])
-        for name, size in peaks.items()
-    }
+    return {name: max(size, least[_kind(quantity, name)]) for name, size in peaks.items()}
+
+
+def _kind(quantity: str, name: str) -> str:
+    """Return which arrays are compared beside each other: the same slot of an optimizer's state, a quantity else."""
+    return name.partition(" of ")[0] if quantity == "optimizer state" else ""
 
 
 def peak(array: np.ndarray) -> float:

@@ -2,14 +2,14 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.loops.records import SIDES, Arrays, Raw, Run
+from parity_tests.harness.loops.records import SIDES, Arrays, Raw
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.joining.links import Link, joined, parted
 from parity_tests.harness.modules.joining.rearranged import apart, without_frozen
@@ -20,6 +20,7 @@ QUANTITIES = (
     "batch",
     "inputs",
     "learning rate",
+    "loss scale",
     "loss in evaluation",
     "loss",
     "terms",
@@ -35,6 +36,7 @@ FIELDS = {
     "batch": "batch",
     "inputs": "inputs",
     "learning_rate": "learning rate",
+    "loss_scale": "loss scale",
     "evaluation": "loss in evaluation",
     "loss": "loss",
     "terms": "terms",
@@ -51,6 +53,7 @@ _SLOTS = {
     **dict.fromkeys(("nu_max", "max_exp_avg_sq"), "largest second moment"),
     "acc_grads": "accumulated gradient",
 }
+_MANY = 32  # numbers, of which not all end in zeros by chance
 _STATISTICS = ("running_mean", "running_var", "mean", "var")
 
 Record = dict[str, Arrays]
@@ -70,6 +73,8 @@ class Names(NamedTuple):
         """Return the arrays of a step by quantity and torch's name, in torch's layout."""
         found: Record = {}
         for field, snapshot in raw.items():
+            if field not in FIELDS:
+                continue
             quantity = FIELDS[field]
             if field in _NAMED:
                 found[quantity] = self._named(snapshot.arrays, side)
@@ -86,6 +91,8 @@ class Names(NamedTuple):
     def written(self, raw: Raw, record: Record, side: str) -> dict[str, object]:
         """Return the state in `raw` in its own structure, with the numbers of a record in all arrays that it has."""
         state: dict[str, object] = {}
+        if "scaler" in raw:
+            state["scaler"] = raw["scaler"].written({})
         for field in ("parameters", "optimizer_state", "ema"):
             if field not in raw:
                 continue
@@ -134,18 +141,29 @@ class Names(NamedTuple):
         return joined({**arrays, **result}, self.links) if jax and self.links else result
 
 
-def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: MappingLike) -> Names:
+def names(
+    in_jax: Sequence[Raw], in_torch: Sequence[Raw], module: nn.Module | None, mapping: MappingLike
+) -> Names | None:
     """Pair the arrays of both runs' parameters.
+
+    Args:
+        in_jax: The start of the JAX run, if it yields one, and a step.
+        in_torch: Those of the torch run.
+        module: The torch module that is trained.
+        mapping: Which JAX array is which torch tensor.
+
+    Returns:
+        The names; None where a run has neither parameters, gradients nor averages there.
 
     Raises:
         InputError: If they can't be paired.
     """
     shapes, held = _shapes(in_jax), _shapes(in_torch)
     if not shapes or not held:
-        return Names((), frozenset())
+        return None
     if module is None:
         return _same_names(shapes, held)
-    gradients = next((raw["gradients"].arrays for raw in in_jax.steps if "gradients" in raw), None)
+    gradients = next((raw["gradients"].arrays for raw in in_jax if "gradients" in raw), None)
     state = {path for path in shapes if path.rpartition("/")[2] in ("mean", "var")}
     if gradients is not None and set(gradients) < set(shapes):
         state = set(shapes) - set(gradients)
@@ -160,18 +178,30 @@ def names(in_jax: Run, in_torch: Run, module: nn.Module | None, mapping: Mapping
     return Names(found.pairs, statistics, found.links)
 
 
-def uncovered(names: Names, in_jax: Run, in_torch: Run) -> list[str]:
+Seen = dict[str, tuple[str, ...]]
+"""The fields that a run yields, with the paths of the first arrays of floats in each."""
+
+
+def seen(raw: Raw) -> Seen:
+    """Return the fields of a step."""
+    return {
+        field: tuple(path for path, array in snapshot.arrays.items() if array.dtype.kind in "fc")
+        for field, snapshot in raw.items()
+    }
+
+
+def uncovered(names: Names, in_jax: Seen, in_torch: Seen) -> list[str]:
     """Return, as clauses, the fields that only one run yields, and the arrays that are in no pair."""
     found: dict[str, None] = {}
     for field, quantity in FIELDS.items():
-        first = [next((raw[field] for raw in run.steps if field in raw), None) for run in (in_jax, in_torch)]
+        first = [run.get(field) for run in (in_jax, in_torch)]
         if (first[0] is None) != (first[1] is None):
             found[f"{quantity}, which only the {SIDES[first[0] is None]} run yields"] = None
-        for i, snapshot in enumerate(first if field in _NAMED and None not in first else []):
+        for i, paths in enumerate(first if field in _NAMED and None not in first else []):
             paired = {pair.path if not i else whole(pair.name) for pair in names.pairs}
             paired |= {path for link in names.links if not i for path in link.paths}
-            for path, array in snapshot.arrays.items() if snapshot is not None else ():
-                if array.dtype.kind in "fc" and path not in paired:
+            for path in paths or ():
+                if path not in paired:
                     found[f"{path} of the {quantity} of the {SIDES[i]} run, which is in no pair"] = None
     return list(found)
 
@@ -182,71 +212,76 @@ def part(array: np.ndarray, name: str) -> np.ndarray:
     return array[int(match[2]) : int(match[3])] if match else array
 
 
-def aligned(left: list[Record], right: list[Record]) -> tuple[list[str], list[Record]]:
+def aligned(mine: Record, other: Record) -> tuple[list[str], Record]:
     """Give what isn't named by the model, batches and terms, the same names and layout in both.
 
+    Args:
+        mine: A step of the JAX run.
+        other: The same step of the torch run.
+
     Returns:
-        What can't be compared, as clauses; and the records of the JAX run in torch's names and layout.
+        What can't be compared, as clauses; and the JAX run's step in torch's names and layout.
     """
-    missing: dict[str, None] = {}
-    changed: list[Record] = []
-    for mine, other in zip(left, right, strict=True):
-        record = dict(mine)
-        for quantity in QUANTITIES:
-            a, b = mine.get(quantity), other.get(quantity)
-            if a is None or b is None:
-                if (a is None) != (b is None):
-                    missing[f"{quantity}, which only the {SIDES[a is None]} run yields"] = None
-                record.pop(quantity, None)
-                continue
-            if set(a) != set(b) and len(a) == len(b) and quantity not in (*STATE, "gradients", "terms"):
-                a = dict(zip(b, a.values(), strict=True))
-            if quantity in ("batch", "inputs"):
-                a = {name: _laid_out(array, b[name]) if name in b else array for name, array in a.items()}
-            for i, rest in enumerate((set(a) - set(b), set(b) - set(a))):
-                if rest:
-                    more = f"{len(rest)} arrays, such as " if len(rest) > 2 else ""
-                    names = " and ".join(sorted(rest)[: 1 if more else None])
-                    missing[f"{more}{names} of the {quantity}, which only the {SIDES[i]} run yields"] = None
-            record[quantity] = {name: a[name] for name in b if name in a}
-            if not record[quantity]:
-                del record[quantity]
-        changed.append(record)
-    return list(missing), changed
+    missing: list[str] = []
+    record = dict(mine)
+    for quantity in QUANTITIES:
+        a, b = mine.get(quantity), other.get(quantity)
+        if a is None or b is None:
+            if (a is None) != (b is None):
+                missing.append(f"{quantity}, which only the {SIDES[a is None]} run yields")
+            record.pop(quantity, None)
+            continue
+        if set(a) != set(b) and len(a) == len(b) and quantity not in (*STATE, "gradients", "terms"):
+            a = dict(zip(b, a.values(), strict=True))
+        if quantity in ("batch", "inputs"):
+            a = {name: _laid_out(array, b[name]) if name in b else array for name, array in a.items()}
+        for i, rest in enumerate((set(a) - set(b), set(b) - set(a))):
+            if rest:
+                more = f"{len(rest)} arrays, such as " if len(rest) > 2 else ""
+                names = " and ".join(sorted(rest)[: 1 if more else None])
+                missing.append(f"{more}{names} of the {quantity}, which only the {SIDES[i]} run yields")
+        own = sorted(set(a) - set(b)) if quantity == "optimizer state" else []  # they show what the optimizer is
+        record[quantity] = {name: a[name] for name in (*(name for name in b if name in a), *own)}
+        if not record[quantity]:
+            del record[quantity]
+    return missing, record
 
 
-def dtype(*runs: Run) -> str:
-    """Return float32 if any run has float32 numbers, or floats that all are, else float64.
-
-    Raises:
-        InputError: If there are numbers of half precision.
-    """
+def dtype(steps: Iterable[Raw]) -> str | None:
+    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are;
+    float32 if any array is, else float64; None if there are no numbers but some, as 1.0, that float32 has as well."""
     found: set[str] = set()
     scalars: list[float] = []
-    for run in runs:
-        for raw in run.steps:
-            for field, snapshot in raw.items():
-                if field in ("batch", "inputs"):
-                    continue
-                for path, array in snapshot.arrays.items():
-                    if str(array.dtype) in ("float16", "bfloat16"):
-                        raise InputError(
-                            f"{field} {path!r} is {array.dtype}, in which two right runs differ in the third digit: "
-                            "compare the runs in float64 or float32."
-                        )
-                    if array.dtype == np.float64 and array.ndim == 0:
-                        scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
-                    elif array.dtype.kind == "f":
-                        found.add(str(array.dtype))
+    for raw in steps:
+        for field, snapshot in raw.items():
+            if field in ("batch", "inputs", "learning_rate", "loss_scale"):
+                continue
+            if snapshot.half:
+                return snapshot.half
+            for array in snapshot.arrays.values():
+                if array.dtype == np.float64 and array.ndim == 0:
+                    scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
+                elif array.dtype.kind == "f":
+                    found.add(str(array.dtype))
+        if "gradients" in raw and _cut(raw["gradients"].arrays):
+            return "mixed"
     if found:
         return "float32" if "float32" in found else "float64"
     with np.errstate(over="ignore"):
-        return "float32" if scalars and all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
+        return None if all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
 
 
-def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
+def _cut(arrays: Arrays) -> bool:
+    """Return whether arrays of float32 hold numbers of half precision alone, and many: those of products in it."""
+    if not all(array.dtype == np.float32 for array in arrays.values()):
+        return False
+    bits = [np.ascontiguousarray(array).view(np.uint32).ravel() for array in arrays.values()]
+    return not any((part & 0x1FFF).any() for part in bits) and len(np.unique(np.concatenate(bits))) > _MANY
+
+
+def _shapes(run: Iterable[Raw]) -> dict[str, tuple[int, ...]]:
     for field in ("parameters", "gradients", "ema"):
-        for raw in (*([run.start] if run.start else []), *run.steps):
+        for raw in run:
             if field in raw:
                 return {path: a.shape for path, a in raw[field].arrays.items() if a.dtype.kind in "fc"}
     return {}

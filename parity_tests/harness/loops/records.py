@@ -1,9 +1,7 @@
 """What a training run yields of each step, copied to NumPy as it is received."""
 
-import contextlib
 import copy
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +12,15 @@ from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.mapping import canonical
-from parity_tests.harness.modules.torch_state import counts_batches, entries, persistent
+from parity_tests.harness.modules.torch_state import counts_batches, entries, numpy, persistent
 from parity_tests.harness.modules.validation import kind, numbers
 
 Arrays = dict[str, np.ndarray]
 SIDES = ("JAX", "PyTorch")
+HALF = ("bfloat16", "float16")
+LOW = (*HALF, "mixed")
+"""What runs in half precision are called: mixed, where what they yield is float32."""
 
 
 class Start(NamedTuple):
@@ -35,6 +35,8 @@ class Start(NamedTuple):
     ema: Any = None
     step: int = 0
     """The first step to take, counted from 0."""
+    scaler: Any = None
+    """What sets the loss scale of the step, if the run yields it: the run's own, as it yielded it."""
 
 
 class Step(NamedTuple):
@@ -63,6 +65,10 @@ class Step(NamedTuple):
     """After the step; running statistics, if they are among them, are compared by themselves."""
     ema: Any = None
     """The moving average of the parameters, after the step."""
+    loss_scale: Any = None
+    """The number by which mixed precision multiplied the loss of this step before its gradient was taken."""
+    scaler: Any = None
+    """What sets the loss scale of the next step, as a `torch.amp.GradScaler`; it is given back and not compared."""
 
 
 class Snapshot(NamedTuple):
@@ -74,155 +80,33 @@ class Snapshot(NamedTuple):
     """Its numbers, by path."""
     written: Callable[[Arrays], Any]
     """Makes the tree again with other numbers in some of its arrays, by path."""
+    half: str = ""
+    """The dtype of half precision in which any of its arrays is; their numbers are in float32."""
 
-
-_CALLBACK = "on_step"
 
 Raw = dict[str, Snapshot]
 """The fields of a step."""
 
 
-class Run(NamedTuple):
-    """What one side yielded."""
-
-    start: Raw | None
-    steps: list[Raw]
-    module: nn.Module | None
-    """The torch module that it trains, if it is known."""
-
-
-def restartable(run: Any) -> bool:
-    """Return whether a run is a function that takes a `Start`: by an argument that is required or named `start`."""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    given = [p for name, p in _parameters(run).items() if name != _CALLBACK]
-    return any(p.kind in positional and (p.default is p.empty or p.name == "start") for p in given)
-
-
-def _parameters(run: Any) -> Mapping[str, inspect.Parameter]:
-    if not callable(run):
-        return {}
-    try:
-        return inspect.signature(run).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-class _Enough(BaseException):
-    """Ends a run that calls back; no loop that catches exceptions catches it."""
-
-
-def collect(run: Any, side: str, steps: int, module: nn.Module | None, start: Start | None = None) -> Run:
-    """Take `steps` steps of a run and copy what it yields.
+def copied(fields: Mapping[str, Any], where: str, module: nn.Module | None) -> Raw:
+    """Copy what a run yields, but for the number of a step.
 
     Args:
-        run: An iterable of steps, a function that returns one, or a function that calls its argument `on_step` back
-            with each.
-        side: Whose run it is, JAX or PyTorch.
-        steps: Number of steps; what the run has after them is left.
+        fields: Those of a `Step` or a `Start`.
+        where: The run and its step, for errors.
         module: The torch module whose parameters an optimizer holds.
-        start: The state to start from; None to start as the run does by itself.
-
-    Raises:
-        InputError: If it yields no step, too few, or anything but steps.
-        ModelError: If its own code raises an exception, which is its cause.
     """
-    found: list[Raw] = []
-    first: Raw | None = None
-
-    def take(yielded: Any) -> None:
-        nonlocal first, module
-        fields = _fields(yielded, side, len(found))
-        given = fields.parameters if isinstance(fields, Start) else fields.get("parameters")
-        module = given if isinstance(given, nn.Module) else module  # a run that is started again may make another one
-        if isinstance(fields, Start):
-            first = _raw(fields._asdict(), side, "its start", module)
-        else:
-            found.append(_raw(fields, side, f"step {len(found)}", module))
-        if len(found) == steps:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        if _CALLBACK in _parameters(run):
-            _called_back(run, side, start, take, lambda: len(found))
-        else:
-            for yielded in _yielded(run, side, start, lambda: len(found)):
-                take(yielded)
-    if not found:
-        raise InputError(f"The {side} run yields no step: yield a Step after each of its steps.")
-    if len(found) < steps:
-        raise InputError(
-            f"The {side} run yields {len(found)} steps, expected {steps}: pass steps={len(found)}, or train longer."
-        )
-    return Run(first, found, module)
-
-
-def _called_back(
-    run: Any, side: str, start: Start | None, take: Callable[[Any], None], count: Callable[[], int]
-) -> None:
-    """Run a function that calls back; what is wrong with a step is raised as it is, not as an error of its code."""
-    refused: list[InputError] = []
-
-    def on_step(yielded: Any) -> None:
-        try:
-            take(yielded)
-        except InputError as error:
-            refused.append(error)
-            raise
-
-    try:
-        run(*([start] if restartable(run) else []), **{_CALLBACK: on_step})
-    except Exception as error:
-        if refused:
-            raise refused[0] from None
-        with raised_by(f"The {side} run, step {count()},"):
-            raise error
-
-
-def _yielded(run: Any, side: str, start: Start | None, count: Callable[[], int]) -> Iterator[Any]:
-    with raised_by(f"The {side} run, before its first step,"):
-        made = (run(start) if restartable(run) else run()) if callable(run) else run
-    if not isinstance(made, Iterable) or isinstance(made, Mapping | str | Step | Start):
-        raise InputError(
-            f"The {side} run is {kind(made)}, expected a generator of steps or a function that returns one: yield a "
-            "Step after each step."
-        )
-    iterator = iter(made)
-    while True:
-        with raised_by(f"The {side} run, step {count()},"):
-            try:
-                value = next(iterator)
-            except StopIteration:
-                return
-        yield value
-
-
-def _fields(yielded: Any, side: str, i: int) -> Start | dict[str, Any]:
-    if isinstance(yielded, Start):
-        if i:
-            raise InputError(
-                f"The {side} run yields a Start after step {i - 1}, expected it before its first step only."
-            )
-        return yielded
-    if isinstance(yielded, Step):
-        return yielded._asdict()
-    if not isinstance(yielded, Mapping):
-        raise InputError(f"The {side} run yields {kind(yielded)} at step {i}, expected a Step or a dict of its fields.")
-    if unknown := [name for name in yielded if name not in Step._fields]:
-        raise InputError(
-            f"The {side} run yields {unknown[0]!r} at step {i}; the fields of a Step are {', '.join(Step._fields)}."
-        )
-    return dict(yielded)
-
-
-def _raw(fields: Mapping[str, Any], side: str, when: str, module: nn.Module | None) -> Raw:
     return {
-        name: _snapshot(value, name, f"The {side} run, {when}: {name}", module)
+        name: _snapshot(value, name, f"{where}: {name}", module)
         for name, value in fields.items()
         if value is not None and name != "step"
     }
 
 
 def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> Snapshot:
+    if field == "scaler":
+        held = copy.deepcopy(value.state_dict() if isinstance(value, torch.amp.GradScaler) else value)
+        return Snapshot(held, {}, lambda new: copy.deepcopy(held))
     if isinstance(value, torch.optim.Optimizer):
         return _optimizer(value, where, module)
     if isinstance(value, nn.Module):
@@ -239,6 +123,7 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
     if leaves and not arrays:
         raise InputError(f"{where} is {kind(leaves[0])}, expected arrays of numbers.")
 
+    half = _half([array.dtype for array in arrays.values()])
     in_jax = jax.tree.map(lambda leaf: isinstance(leaf, jax.Array), value)
 
     def written(new: Arrays) -> Any:
@@ -250,7 +135,7 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
 
         return jax.tree_util.tree_map_with_path(one, tree, in_jax)
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, {path: _single(array) for path, array in arrays.items()}, written, half)
 
 
 def _path(path: Any) -> str:
@@ -267,10 +152,12 @@ def _module(module: nn.Module, field: str) -> Snapshot:
     names = [n for n, e in every.items() if n not in buffers or (n in saved and not counts_batches(n, e.layer))]
     if field == "gradients":
         gradients = {n: every[n].gradient().copy() for n in names if n not in buffers}
-        return Snapshot(gradients, gradients, lambda new: {**gradients, **new})
+        half = _half([every[n].tensor.dtype for n in names])
+        gradients = {n: _single(array) for n, array in gradients.items()}
+        return Snapshot(gradients, gradients, lambda new: {**gradients, **new}, half)
     tree = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
     arrays = {
-        name.removeprefix(prefix): every[name].numpy().copy()
+        name.removeprefix(prefix): _single(every[name].numpy().copy())
         for name in names
         if every[name].tensor.is_floating_point() and name.startswith(prefix)
     }
@@ -278,6 +165,7 @@ def _module(module: nn.Module, field: str) -> Snapshot:
         tree,
         arrays,
         lambda new: {**tree, **{prefix + name: _tensor(array, tree[prefix + name]) for name, array in new.items()}},
+        _half([every[name].tensor.dtype for name in names]),
     )
 
 
@@ -294,20 +182,20 @@ def _tensors(value: Any, where: str) -> Snapshot:
         raise InputError(f"{where} is the optimizer's state dict, which has no names: yield the optimizer itself.")
     tree = jax.tree.map(copied, value)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    arrays = {name(path): np.array(a) for path, leaf in leaves if (a := numbers(leaf)) is not None}
+    arrays = {name(path): _single(np.array(a)) for path, leaf in leaves if (a := numbers(leaf)) is not None}
 
     def written(new: Arrays) -> Any:
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: _tensor(new[name(path)], leaf) if name(path) in new else copied(leaf), tree
         )
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, arrays, written, _half([leaf.dtype for _, leaf in leaves if isinstance(leaf, torch.Tensor)]))
 
 
 def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module | None) -> Snapshot:
     names = {} if module is None else {id(entry.tensor): name for name, entry in entries(module).items()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if missing := [parameter for parameter in held if id(parameter) not in names]:
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if missing := [parameter for parameter in trained if id(parameter) not in names]:
         raise InputError(
             f"{where} trains a tensor {list(missing[0].shape)} that is no parameter of the module, so it has no name: "
             "pass the module whose parameters it trains as parameters of the Step or as module=."
@@ -315,11 +203,12 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
     tree = copy.deepcopy(optimizer.state_dict())
     places = {
         f"{names[id(parameter)]}/{slot}": (i, slot)
-        for i, parameter in enumerate(held)
+        for i, parameter in enumerate(trained)
         for slot, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor) and value.shape == parameter.shape
     }
-    arrays = {path: tree["state"][i][slot].numpy(force=True) for path, (i, slot) in places.items()}
+    held = {path: tree["state"][i][slot] for path, (i, slot) in places.items()}
+    arrays = {path: _single(numpy(tensor)) for path, tensor in held.items()}
 
     def written(new: Arrays) -> Any:
         result = copy.deepcopy(tree)
@@ -328,7 +217,17 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
             result["state"][i][slot] = _tensor(array, tree["state"][i][slot])
         return result
 
-    return Snapshot(tree, arrays, written)
+    return Snapshot(tree, arrays, written, _half([tensor.dtype for tensor in held.values()]))
+
+
+def _half(dtypes: Iterable[Any]) -> str:
+    """Return the first dtype of half precision, or nothing."""
+    names = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return next((name for name in names if name in HALF), "")
+
+
+def _single(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if str(array.dtype) in HALF else array
 
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from parity_tests.harness.findings import Diagnosis, Figure
-from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks import jax_layers, torch_layers
 from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules import rounding, torch_state
@@ -241,7 +241,7 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
     calls = watch(net.params, net.state, *both.jax_inputs)
     taps = {
         name: (np.zeros_like(call.input), np.zeros_like(call.output))
-        for name, call in _called_once(evaluation, calls).items()
+        for name, call in jax_layers.reached(tapped, calls, net.params, net.state, *both.jax_inputs).items()
         if call.input.dtype.kind == call.output.dtype.kind == "f"
     }
 
@@ -255,20 +255,6 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
         losses[1](torch_state.called(module, both.torch_arguments)).backward()
     tolerance = 1e3 * TOLERANCES[both.dtype]  # gradients that differ by a fault differ by more
     return backward.walk_back(both.pairs, both.module, (in_jax, in_torch), tolerance)
-
-
-def _called_once(evaluation: Evaluation, calls: Mapping[str, LayerCall]) -> dict[str, LayerCall]:
-    """Return the calls of layers that no scan calls by turns: there one call of the program is several of torch's."""
-    both, traced = evaluation.both, set()
-
-    def tap(call: Any, args: tuple[Any, ...], label: str) -> Any:
-        traced.add(label)
-        return call(*args)
-
-    tapped: Any = both.net.tapped
-    jax.eval_shape(lambda params: tapped(tap, params, both.net.state, *both.jax_inputs), both.net.params)
-    by_turns = {label.partition("#")[0] for label in calls if label not in traced}
-    return {label: call for label, call in calls.items() if label.partition("#")[0] not in by_turns}
 
 
 def after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:

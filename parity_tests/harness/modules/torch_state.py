@@ -38,8 +38,8 @@ class Entry(NamedTuple):
     def gradient(self) -> np.ndarray:
         if self.tensor.grad is None:
             return np.zeros(tuple(self.value.shape), self.numpy().dtype)
-        grad = self.tensor.grad[self.rows] if self.tensor.ndim else self.tensor.grad
-        return numpy(grad.to_dense() if grad.is_sparse else grad)
+        grad = self.tensor.grad.to_dense() if self.tensor.grad.is_sparse else self.tensor.grad
+        return numpy(grad[self.rows] if self.tensor.ndim else grad)
 
 
 def plain(module: nn.Module) -> nn.Module:

@@ -14,10 +14,22 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.safe_io import instead_of_file, write_atomically
 from parity_tests.harness.recordings.arrays import Arrays, digest
 
-VERSION = 2
+VERSION = 3
 FIELDS = (
     *("framework", "versions", "devices", "flags", "dtype", "mode", "method", "steps", "layers", "sample", "key"),
-    *("arguments", "outputs", "calls", "state", "unmoved", "drawn", "repeats", "order", "shapes", "digests of"),
+    *(
+        "arguments",
+        "outputs",
+        "calls",
+        "state",
+        "unmoved",
+        "drawn",
+        "masks",
+        "repeats",
+        "order",
+        "shapes",
+        "digests of",
+    ),
 )
 """What `about` of a recording holds; one of torch has `skeleton` and `optimizer` too, one of JAX `function`."""
 _AGAIN = "record it again"

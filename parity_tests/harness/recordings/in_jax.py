@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax
@@ -15,9 +15,13 @@ import optax
 from flax import nnx
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.hooks import jax_dropout
 from parity_tests.harness.hooks.compiled import UNFUSED, compiled
+from parity_tests.harness.hooks.jax_layers import reached
 from parity_tests.harness.hooks.jax_settings import jax_settings
 from parity_tests.harness.hooks.jax_slopes import mixture
+from parity_tests.harness.hooks.masks import Masks
+from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.adapters import Network, flatten, network, path_of, replaced
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
@@ -56,9 +60,16 @@ class JaxModel:
         self._arrangement: Any = None
         self._weights: Arrays | None = None
         self._unfused: bool | None = None
-        with jax_settings(options.dtype):
+        self._reached: tuple[str, ...] | None = None
+        self._masks = Masks(options.key) if options.share_dropout else None
+        with self._settings(options.dtype):
             net, _ = self._net(options.dtype)
             self._weights = flatten(net.params) | flatten(net.state)
+
+    @contextlib.contextmanager
+    def _settings(self, dtype: str) -> Iterator[None]:
+        with jax_settings(dtype), jax_dropout.shared(self._masks):
+            yield
 
     def weights(self) -> Arrays:
         assert self._weights is not None
@@ -66,7 +77,7 @@ class JaxModel:
 
     def outline(self, calls: bool) -> dict[str, Any]:
         dtype = self._options.dtype
-        with jax_settings(dtype):
+        with self._settings(dtype):
             net, _ = self._net(dtype)
             order: list[str] = []
             if calls and net.watch is not None:
@@ -80,18 +91,18 @@ class JaxModel:
             return
         self._arrangement, self._weights = arrangement, None
         self._nets.clear()
-        with jax_settings(self._options.dtype):
+        with self._settings(self._options.dtype):
             net, _ = self._net(self._options.dtype)
             self._weights = flatten(net.params) | flatten(net.state)
 
     def fill(self, weights: Arrays) -> None:
         self._weights = self.weights() | weights
         for dtype, (net, programs) in self._nets.items():
-            with jax_settings(dtype):
+            with self._settings(dtype):
                 self._nets[dtype] = self._holding(net, dtype), programs
 
     def about(self) -> dict[str, Any]:
-        with jax_settings(self._options.dtype):
+        with self._settings(self._options.dtype):
             net, _ = self._net(self._options.dtype)
             flags = {
                 "matmul precision": "highest",
@@ -113,13 +124,14 @@ class JaxModel:
             "devices": [f"{len(used)} x {kind}" if len(used) > 1 else kind],
             "flags": flags,
             "state": _state(net),
+            "masks": self._masks and [list(shape) for shape in self._masks.alone],
             "function": net.watch is None,
         }
 
     def numbers(
         self, dtype: str, change: Change | None = None, within: Change | None = None, layers: bool = True
     ) -> Numbers:
-        with jax_settings(dtype):
+        with self._settings(dtype):
             net, programs = self._net(dtype)
             params, state, inputs = self._at(net, dtype, change)
             options, arrays = self._options, {}
@@ -129,21 +141,23 @@ class JaxModel:
             if within is not None:
                 if net.tapped is None:
                     raise NotImplementedError("a function has no layers")
-                taps = {
-                    label: (within(call.input) - call.input, np.zeros_like(call.output))
-                    for label, call in calls.items()
-                    if call.input.dtype.kind in "fc"
-                }
+                taps = _taps(calls, within)
             value = gradients = None
+            slopes: Any = {}
             if options.loss is None:
                 with raised_by("The JAX model"):
                     result, after = programs["call"](params, state, inputs, taps)
             else:
-                value, result, after, gradients = self._gradients(programs, params, state, inputs, taps)
+                value, result, after, gradients, slopes = self._gradients(programs, params, state, inputs, taps)
+                slopes = slopes if within is not None else self._slopes(net, programs, (params, state, inputs), calls)
             arrays |= {f"outputs/{place}": array for place, array in self._outputs(result).items()}
-            arrays |= {f"state/{path}": array for path, array in flatten(after).items()}
-            for label, one in calls.items() if within is None else ():
-                arrays[f"layers/{label}/input"], arrays[f"layers/{label}/output"] = one
+            if within is None:
+                arrays |= {f"state/{path}": array for path, array in flatten(after).items()}
+                for label, one in calls.items():
+                    arrays[f"layers/{label}/input"], arrays[f"layers/{label}/output"] = one
+            for label, pair in slopes.items():
+                named = zip((f"backward/{label}/input", f"backward/{label}/output"), pair, strict=True)
+                arrays |= {name: _named(np.asarray(slope)) for name, slope in named if slope is not None}
             if value is not None:
                 arrays["loss/the loss"] = value
                 arrays |= {f"gradients/{path}": _named(gradient) for path, gradient in flatten(gradients).items()}
@@ -152,7 +166,7 @@ class JaxModel:
         return Numbers(arrays, outputs.to_json(result), list(calls))
 
     def slopes(self, dtype: str) -> Mapping[str, np.ndarray]:
-        with jax_settings(dtype):
+        with self._settings(dtype):
             net, programs = self._net(dtype)
             of_params, of_state, of_inputs = programs["slopes"](*self._at(net, dtype, None))
             slopes = {f"weights/{path}": slope for path, slope in (flatten(of_params) | flatten(of_state)).items()}
@@ -162,14 +176,14 @@ class JaxModel:
 
     def loss_slopes(self, dtype: str) -> Arrays:
         assert self._options.loss is not None
-        with jax_settings(dtype):
+        with self._settings(dtype):
             net, programs = self._net(dtype)
             result, _ = programs["call"](*self._at(net, dtype, None), None)
             slopes = outputs.arrays(compiled(jax.grad(self._options.loss, allow_int=True))(result))
             return {place: _named(slope) for place, slope in slopes.items() if slope.dtype.kind in "fc"}
 
     def outputs(self, changed: Arrays, dtype: str) -> Arrays:
-        with jax_settings(dtype):
+        with self._settings(dtype):
             net, programs = self._net(dtype)
             params, state, inputs = self._at(net, dtype, None)
             weights, given = parts_of(changed, "weights"), parts_of(changed, "inputs")
@@ -218,14 +232,31 @@ class JaxModel:
 
     def _gradients(
         self, programs: Any, params: Any, state: Any, inputs: Any, taps: Any
-    ) -> tuple[np.ndarray, Any, Any, Any]:
-        """Return the loss, the outputs, the state after the call, and the gradients."""
+    ) -> tuple[np.ndarray, Any, Any, Any, Any]:
+        """Return the loss, the outputs, the state after the call, and the gradients of the parameters and of taps."""
         with raised_by("The JAX model, its loss or their gradient"):
             if self._unfused is None:
                 self._unfused = self._parts(programs, (params, state, inputs, taps))
-            program = programs["unfused" if self._unfused else "gradient"]
+            fusion = "unfused" if self._unfused else "gradient"
+            program = programs[fusion if taps is None else f"{fusion} of taps"]
             (value, (result, after)), gradients = program(params, state, inputs, taps)
-        return np.asarray(value), result, after, gradients
+        gradients, slopes = (gradients, {}) if taps is None else gradients
+        return np.asarray(value), result, after, gradients, slopes
+
+    def _slopes(self, net: Network, programs: Any, at: tuple[Any, Any, Any], calls: Mapping[str, LayerCall]) -> Any:
+        """Return the gradients of the inputs and outputs of the calls that can be reached."""
+        if net.tapped is None or not calls:
+            return {}
+        if self._reached is None:
+            self._reached = ()
+            with contextlib.suppress(Exception):  # a model that can be called only as a whole
+                self._reached = tuple(reached(net.tapped, calls, *at[:2], *at[2]))
+        taps = _taps({label: calls[label] for label in self._reached if label in calls}, None)
+        if taps:
+            with contextlib.suppress(Exception):
+                return self._gradients(programs, *at, taps)[-1]
+            self._reached = ()
+        return {}
 
     def _parts(self, programs: Any, at: tuple[Any, Any, Any, Any]) -> bool:
         """Return whether the gradient is right only without XLA's fusion, which may compute a number twice, rounded
@@ -253,7 +284,7 @@ class JaxModel:
         paths = flatten(params).keys()
         for step in range(1, options.steps + 1):
             if step > 1:
-                *_, gradients = self._gradients(programs, params, state, inputs, taps)
+                gradients = self._gradients(programs, params, state, inputs, taps)[3]
             if change is not None:
                 gradients = jax.tree.map(lambda g: jnp.asarray(noisy(np.asarray(g), change, dtype)), gradients)
             with raised_by("The optax optimizer"):
@@ -296,13 +327,28 @@ def _programs(net: Network, options: Options) -> dict[str, Callable[..., Any]]:
         updates, held = options.optimizer.update(net.own(gradients), held, own)
         return net.rearranged(optax.apply_updates(own, updates)), held
 
+    gradient = jax.value_and_grad(loss, has_aux=True, allow_int=True)
+    of_taps = jax.value_and_grad(loss, (0, 3), has_aux=True, allow_int=True)
     return {
         "call": compiled(call),
-        "gradient": compiled(jax.value_and_grad(loss, has_aux=True, allow_int=True)),
-        "unfused": compiled(jax.value_and_grad(loss, has_aux=True, allow_int=True), UNFUSED),
+        "gradient": compiled(gradient),
+        "unfused": compiled(gradient, UNFUSED),
+        "gradient of taps": compiled(of_taps),
+        "unfused of taps": compiled(of_taps, UNFUSED),
         "slopes": compiled(jax.grad(mixed, (0, 1, 2), allow_int=True)),
         "update": compiled(update),
     }
+
+
+def _taps(calls: Mapping[str, LayerCall], within: Change | None) -> dict[str, Any]:
+    """Return what is added to the inputs and outputs of calls: what moves the inputs, or zeros."""
+
+    def tap(call: LayerCall) -> tuple[Any, Any]:
+        moved = call.input if within is None else within(call.input)
+        given = moved - call.input if call.input.dtype.kind in "fc" else None
+        return given, np.zeros_like(call.output) if call.output.dtype.kind in "fc" else None
+
+    return {label: tap(call) for label, call in calls.items()}
 
 
 def _slope_errors(program: Callable[..., Any], at: tuple[Any, Any, Any, Any], gradients: Any) -> list[float]:

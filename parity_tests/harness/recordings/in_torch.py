@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from torch import nn
 from torch.func import functional_call
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import torch_layers
+from parity_tests.harness.hooks import torch_dropout, torch_layers
+from parity_tests.harness.hooks.masks import Masks
+from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.hooks.torch_settings import torch_settings
 from parity_tests.harness.hooks.torch_slopes import differentiable_norms, torch_mixture
 from parity_tests.harness.modules import torch_state
@@ -39,6 +41,12 @@ class TorchModel:
             self.module.forward = getattr(self.module, options.method)
         self._form = call.form
         self._optimizer: dict[str, Any] | None = None
+        self._masks = Masks(options.key) if options.share_dropout else None
+
+    @contextlib.contextmanager
+    def _settings(self, dtype: str) -> Iterator[None]:
+        with torch_settings(dtype), torch_dropout.shared(self._masks):
+            yield
 
     def weights(self) -> Arrays:
         return {name: held.numpy() for name, held in torch_state.entries(self.module).items()}
@@ -46,7 +54,7 @@ class TorchModel:
     def outline(self, calls: bool) -> dict[str, Any]:
         order: list[str] = []
         if calls:
-            with torch_settings(self._options.dtype), torch.no_grad():
+            with self._settings(self._options.dtype), torch.no_grad():
                 order = list(self._called(*self._at(self._options.dtype, None), None)[2])
         return {"framework": "torch", "state": [name for name, _ in self.module.named_buffers()], "calls": order}
 
@@ -58,7 +66,7 @@ class TorchModel:
                 held.copy_(torch_state.tensor(np.array(array, order="C")))
 
     def about(self) -> dict[str, Any]:
-        with torch_settings(self._options.dtype):
+        with self._settings(self._options.dtype):
             flags = {
                 "matmul precision": torch.get_float32_matmul_precision(),
                 "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -69,6 +77,7 @@ class TorchModel:
             "devices": sorted({_described(tensor.device) for tensor in self._tensors()} or {"cpu"}),
             "flags": flags,
             "state": [name for name, _ in self.module.named_buffers()],
+            "masks": self._masks and [list(shape) for shape in self._masks.alone],
             "skeleton": skeleton.to_json(self.module),
             "optimizer": self._optimizer,
         }
@@ -76,10 +85,10 @@ class TorchModel:
     def numbers(
         self, dtype: str, change: Change | None = None, within: Change | None = None, layers: bool = True
     ) -> Numbers:
-        with torch_settings(dtype):
+        with self._settings(dtype):
             module, inputs = self._at(dtype, change)
             options, arrays = self._options, {}
-            result, after, calls = self._called(module, inputs, within)
+            result, after, calls, slopes = self._called(module, inputs, within, backward=options.loss is not None)
             arrays |= {f"outputs/{place}": array for place, array in self._outputs(result).items()}
             buffers = {name for name, _ in after.named_buffers()}
             held = torch_state.entries(after)
@@ -92,12 +101,15 @@ class TorchModel:
             if options.loss is not None:
                 arrays["loss/the loss"], gradients = self._gradients(result, after, arrays)
                 arrays |= {f"gradients/{name}": gradient for name, gradient in gradients.items()}
+                for label, one in _known(slopes, gradients).items():
+                    named = {f"backward/{label}/{which}": slope for which, slope in one._asdict().items()}
+                    arrays |= {name: slope for name, slope in named.items() if slope.size and slope.dtype.kind in "fc"}
                 if options.optimizer is not None:
                     arrays |= self._steps(module, inputs, gradients, (dtype, change, within))
         return Numbers(arrays, structure, list(calls))
 
     def slopes(self, dtype: str) -> Mapping[str, np.ndarray]:
-        with torch_settings(dtype), torch.random.fork_rng(), differentiable_norms():
+        with self._settings(dtype), torch.random.fork_rng(), differentiable_norms():
             module, inputs = self._at(dtype, None)
             every = torch_state.entries(module)
             wanted = {n: held.tensor.detach().requires_grad_() for n, held in every.items() if _inexact(held.tensor)}
@@ -111,8 +123,8 @@ class TorchModel:
 
     def loss_slopes(self, dtype: str) -> Arrays:
         assert self._options.loss is not None
-        with torch_settings(dtype):
-            result, _, _ = self._called(*self._at(dtype, None), None)
+        with self._settings(dtype):
+            result, *_ = self._called(*self._at(dtype, None), None)
             places = {id(leaf): place for place, leaf in leaves(result, "output") if isinstance(leaf, torch.Tensor)}
             alone = {key: leaf for _, leaf in leaves(result, "") if (key := id(leaf)) in places and _inexact(leaf)}
             memo = {key: leaf.detach().clone().requires_grad_() for key, leaf in alone.items()}
@@ -122,7 +134,7 @@ class TorchModel:
             return {places[key]: x.grad.numpy(force=True) for key, x in memo.items() if x.grad is not None}
 
     def outputs(self, changed: Arrays, dtype: str) -> Arrays:
-        with torch_settings(dtype), torch.no_grad():
+        with self._settings(dtype), torch.no_grad():
             module, inputs = self._at(dtype, None)
             weights, given = parts_of(changed, "weights"), parts_of(changed, "inputs")
             module = torch_state.changed(module, {name: array.copy() for name, array in weights.items()})
@@ -144,14 +156,16 @@ class TorchModel:
         return module, inputs
 
     def _called(
-        self, module: nn.Module, inputs: list[torch.Tensor], within: Change | None
-    ) -> tuple[Any, nn.Module, Mapping[str, Any]]:
-        """Call a copy of the module: its output, the module afterwards, and the calls of its layers."""
+        self, module: nn.Module, inputs: list[torch.Tensor], within: Change | None, backward: bool = False
+    ) -> tuple[Any, nn.Module, Mapping[str, LayerCall], Mapping[str, LayerCall]]:
+        """Call a copy of the module: its output, the module afterwards, the calls of its layers and, if asked for, what
+        will hold the gradients of their inputs and outputs."""
         after = torch_state.copied(module)
         moved = contextlib.nullcontext() if within is None else torch_layers.moved(after, within)
-        with raised_by("The torch module"), torch_layers.record(after) as calls, moved:
+        watched = torch_layers.record_gradients(after) if backward else contextlib.nullcontext({})
+        with raised_by("The torch module"), torch_layers.record(after) as calls, moved, watched as slopes:
             result = torch_state.called(after, self._arguments(inputs))
-        return result, after, calls
+        return result, after, calls, slopes
 
     def _gradients(self, result: Any, module: nn.Module, arrays: Arrays | None = None) -> tuple[np.ndarray, Arrays]:
         """Return the loss, and its gradients by the parameters' names, zeros where there is none."""
@@ -185,7 +199,7 @@ class TorchModel:
         schedule = options.scheduler(optimizer) if options.scheduler else None
         for step in range(1, options.steps + 1):
             if step > 1:
-                result, after, _ = self._called(stepped, inputs, within)
+                result, after, *_ = self._called(stepped, inputs, within)
                 gradients = self._gradients(result, after)[1]
             gradients = {name: noisy(gradient, change, dtype) for name, gradient in gradients.items()}
             for name, parameter in trained.items():
@@ -220,6 +234,16 @@ class TorchModel:
 
     def _tensors(self) -> list[torch.Tensor]:
         return [*self.module.parameters(), *self.module.buffers()]
+
+
+def _known(slopes: Mapping[str, LayerCall], gradients: Arrays) -> Mapping[str, LayerCall]:
+    """Return the gradients of layers without those that the hooks didn't see: a checkpoint calls layers without
+    gradients, and once more for these."""
+    unseen = {label for label, one in slopes.items() if not one.input.any() and not one.output.any()}
+    moved = {name.rpartition(".")[0] for name, gradient in gradients.items() if gradient.any()}
+    if not unseen & moved:
+        return slopes
+    return {label: one for label, one in slopes.items() if label not in unseen}
 
 
 def _in(dtype: str, x: np.ndarray) -> torch.dtype | None:

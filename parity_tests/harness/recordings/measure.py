@@ -14,7 +14,7 @@ from parity_tests.harness.modules.rounding import SAMPLES, jitter, spread, unit
 from parity_tests.harness.recordings.arguments import Call, to_json
 from parity_tests.harness.recordings.arrays import Arrays, digest, places, single, totals
 from parity_tests.harness.recordings.model import Model, Numbers, Options, parts_of
-from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording
+from parity_tests.harness.recordings.recording import BACKWARD, LAYERS, ROUNDING, WHOLE, Recording
 
 _CLEAR = 1e-8  # of the outputs: what a tensor surely moves by its slope, which may also be the rounding of zero
 _SAME = 1e-9  # of the largest: a second call gives the same numbers, up to sums in another order
@@ -113,8 +113,8 @@ def _kept(numbers: Numbers, options: Options) -> tuple[Arrays, dict[str, list[in
     shapes: dict[str, list[int]] = {}
     digests: dict[str, str] = {}
     for name, array in numbers.arrays.items():
-        label = name.removeprefix("layers/").rpartition("/")[0].partition("#")[0]
-        if name.startswith("layers/") and not _asked(label, options.layers):
+        kind, _, rest = name.partition("/")
+        if kind in (LAYERS, BACKWARD) and not _asked(rest.rpartition("/")[0].partition("#")[0], options.layers):
             continue
         array = single(array)
         some = places(array.shape, options.sample, options.key)

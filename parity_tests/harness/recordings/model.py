@@ -24,13 +24,15 @@ class Options(NamedTuple):
     sample: int | None = None
     key: int = 0
     draw: bool = False
+    share_dropout: bool = False
 
 
 class Numbers(NamedTuple):
     """What a model computes once."""
 
     arrays: Arrays
-    """By name: `outputs/..`, `state/..`, `layers/../input`, `loss/..`, `gradients/..`, `steps/1/weights/..`."""
+    """By name: `outputs/..`, `state/..`, `layers/../input`, `loss/..`, `gradients/..`, `backward/../input`,
+    `steps/1/weights/..`."""
     outputs: Any
     """The structure of the outputs, as JSON."""
     calls: list[str]

@@ -33,6 +33,7 @@ def record(
     sample: int | None = None,
     key: int = 0,
     draw: bool = False,
+    share_dropout: bool = False,
 ) -> Recording:
     """Record what a model computes, so that it can be compared where its framework is not installed.
 
@@ -62,10 +63,12 @@ def record(
         sample: The largest number of entries that are kept of a tensor, weights and inputs excepted; of a larger one
             the sum, the root of the sum of squares and the digest of the whole are kept too. None keeps all. Two
             recordings of the same `sample` and `key` keep the same entries.
-        key: Of the choice of entries.
+        key: Of the choice of entries, and of dropout's masks.
         draw: Whether tensors of few distinct values, such as biases of zero, which hide what stands behind them, are
             replaced by numbers that are drawn by their names. The file then holds these, and a live model that is
             compared with it is given them.
+        share_dropout: Whether dropout takes masks that are drawn by `key`, in the order of its calls: the same ones in
+            the other framework. The file holds their shapes; a live model that is compared with it takes them too.
 
     Returns:
         The recording, as `Recording(path)` reads it.
@@ -77,7 +80,7 @@ def record(
     """
     file_path = as_path(path, "path: a recording's file")
     require_writable(file_path, "give another path")
-    options = Options(dtype, train, method, loss, optimizer, scheduler, steps, layers, sample, key, draw)
+    options = Options(dtype, train, method, loss, optimizer, scheduler, steps, layers, sample, key, draw, share_dropout)
     check(module, params, options)
     call = read(inputs, dtype)
     recording = measured(model_of(module, params, call, options, inputs), call, options)
@@ -112,7 +115,10 @@ def check(module: Any, params: Any, options: Options) -> None:
     if options.sample is not None:
         _check_whole("sample", options.sample, 1)
     if options.dtype not in ("float32", "float64"):
-        raise InputError(f"dtype: expected float32 or float64, found {options.dtype!r}.")
+        raise InputError(
+            f"dtype: expected float32 or float64, found {options.dtype!r}: fewer bits are compared between two live "
+            "models alone."
+        )
     if options.method is not None and not callable(getattr(module, str(options.method), None)):
         raise InputError(f"method: {kind(module)} has no method {options.method!r}: pass the name of one.")
     if isinstance(options.layers, str):

@@ -9,6 +9,8 @@ from parity_tests.harness.recordings import file
 from parity_tests.harness.recordings.arrays import Arrays, places
 
 ROUNDING, WHOLE = "rounding/", "whole/"
+LAYERS, BACKWARD = "layers", "backward"
+"""The kinds of what the calls of layers are given and return, and of the gradients of these."""
 
 
 class Tensor(NamedTuple):

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests import Start, Step, compare_runs
-from parity_tests.support.arranged_pairs import Gated, GatedInJax, Tied, TiedInTorch
+from parity_tests.support.arranged.pairs import Gated, GatedInJax, Tied, TiedInTorch
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 6

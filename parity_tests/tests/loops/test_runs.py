@@ -182,7 +182,7 @@ def test_a_run_may_call_back_and_is_ended_after_the_last_step() -> None:
         (lambda: descent(loss=np.nan), lambda: descent(loss=np.nan), "loss of both runs is NaN or infinite at step 0"),
         (lambda: descent(parameters={"v": np.ones(4)}), descent, "parameter 'v', \\[4\\], has no namesake"),
         (lambda: descent(dtype=np.float32), lambda: descent(dtype=np.float32), "neither can be started again"),
-        (lambda: descent(dtype=np.float16), lambda: descent(dtype=np.float16), "is float16, in which two right runs"),
+        (lambda: descent(dtype=np.float16), lambda: descent(dtype=np.float16), "are in float16, in which two"),
         (descent, lambda: descent(optimizer_state=torch.optim.SGD([UNNAMED])), "no parameter of the module"),
         (descent, lambda: descent(optimizer_state=torch.optim.SGD([UNNAMED]).state_dict() | {"x": UNNAMED}), "itself"),
     ],
@@ -286,7 +286,7 @@ def test_a_run_that_does_not_repeat_itself_has_no_noise_floor() -> None:
 
     report = compare_runs(lambda start: started(start, dtype=np.float32), drawn, steps=40)
     assert (report.step, report.quantity) == (0, "loss")
-    assert "started again from its own state before step 20, differs there in the loss" in report.not_compared[0]
+    assert "started again from its own state before step 0, differs there in the loss" in report.not_compared[0]
     with pytest.raises(InputError, match="The noise floor of the float32 runs can't be measured: the PyTorch run"):
         compare_runs(drawn, drawn, steps=40)
 
@@ -413,6 +413,11 @@ TWO = {"w": np.array([3.0, 4.1]), "v": np.ones(2)}
         ),
         ({"batch": IMAGES, "loss": 1.0}, {"batch": IMAGES, "loss": 4.0}, "the loss is 4 times as large (rows of the"),
         ({"learning_rate": 0.1}, {"learning_rate": 0.2}, "2 times as large in PyTorch, at every step"),
+        (
+            {"learning_rate": {"body": 0.1, "head": 0.2}},
+            {"learning_rate": {"body": 0.2, "head": 0.1}},
+            "the learning rates of body and head are exchanged: 0.1 of body in JAX",
+        ),
         ({"gradients": {"w": KERNEL}}, {"gradients": {"w": KERNEL.T}}, "w is transposed in PyTorch"),
         (
             {"gradients": TWO},

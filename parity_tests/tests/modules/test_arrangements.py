@@ -17,8 +17,8 @@ from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
 from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm
-from parity_tests.support import arranged_nets
-from parity_tests.support.arranged_pairs import (
+from parity_tests.support.arranged import nets as arranged_nets
+from parity_tests.support.arranged.pairs import (
     LOSSES,
     PAIRS,
     WRONG,
@@ -97,6 +97,8 @@ def test_a_stack_whose_axis_nothing_tells_is_refused() -> None:
     shapes = {"all/kernel": (2, 2, 2), "all/bias": (2, 2)}
     with pytest.raises(InputError, match=r"'all' .* any of 'layers' along axis 0, 'layers' along axis 1, "):
         arrange(shapes, nn.ModuleDict({"layers": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))}))
+    with pytest.raises(InputError, match=r"in one of the 3 layers of 'all', no JAX array is paired with 'bias' \[2\]"):
+        arrange({"all/kernel": (3, 2, 2)}, nn.ModuleDict({"all": nn.Sequential(*(nn.Linear(2, 2) for _ in "abc"))}))
 
 
 def test_pairs_that_only_the_order_of_calls_tells_are_named_where_they_differ() -> None:

@@ -54,12 +54,13 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     refused(Recording, tmp_path / "none", "found nothing")
 
 
-def test_another_version_is_refused(in_torch: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "VERSION", 3)
-    path = tmp_path / "later.safetensors"
+@pytest.mark.parametrize("version", [file.VERSION - 1, file.VERSION + 1])
+def test_another_version_is_refused(in_torch: Recorded, tmp_path: Path, monkeypatch, version: int) -> None:
+    monkeypatch.setattr(file, "VERSION", version)
+    path = tmp_path / "other.safetensors"
     file.write(path, in_torch.recording.about, in_torch.recording.arrays)
     monkeypatch.undo()
-    refused(Recording, path, "is a recording of version 3, expected 2")
+    refused(Recording, path, f"is a recording of version {version}, expected {file.VERSION}; record it again")
     file.write(path, {"framework": "torch"}, {})
     refused(Recording, path, "is corrupt: it doesn't say its versions")
 

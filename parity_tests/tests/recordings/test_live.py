@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests import ParityError, Recording, assert_parity, compare_modules, compare_recordings, record
@@ -15,7 +16,7 @@ from parity_tests.harness.recordings.comparing import parts
 from parity_tests.harness.recordings.comparing.compare import across
 from parity_tests.harness.recordings.model import Options
 from parity_tests.harness.recordings.recorder import model_of
-from parity_tests.support.arranged_pairs import LOSSES, pair
+from parity_tests.support.arranged.pairs import LOSSES, pair
 from parity_tests.support.quick import quick
 from parity_tests.tests.recordings.conftest import Recorded
 
@@ -121,6 +122,12 @@ def test_state_after_a_call_in_training_is_compared(in_torch: Recorded, in_jax: 
     assert "state after a training step" in [finding.level for finding in again.findings]
 
 
+def test_the_rounding_of_state_is_not_how_far_the_call_moves_it(tmp_path) -> None:
+    norm = nnx.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
+    made = record(norm, tmp_path / "a.safetensors", np.random.default_rng(0).normal(size=(6, 3)), train=True)
+    assert made.tensor("state/mean").floor.max() < 1e-12
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32"])
 def test_float32(in_torch: Recorded, in_jax: Recorded, tmp_path, dtype) -> None:
@@ -141,6 +148,7 @@ def test_arguments_that_a_recording_decides_are_refused(in_torch: Recorded, in_j
         ({"train": True}, "train: .* was recorded with False, found True"),
         ({"steps": 7}, "steps: .* was recorded with 2, found 7"),
         ({"dtype": "float32"}, "dtype: .* was recorded with 'float64'"),
+        ({"dtype": "bfloat16"}, "dtype: .* fewer bits are compared between two live models alone"),
         ({"weights": "compare"}, "weights: with a recording expected 'jax'"),
         ({"losses": (lambda y: y.sum(), lambda y: y.sum())}, "losses: the recording holds its own"),
         ({"mapping": {"conv/kernel": "head.weight"}}, "mapping: "),

@@ -14,7 +14,7 @@ _DECAYS = (0.9, 0.99, 0.999, 0.9999, 0.95, 0.995, 0.5, 0.8)
 def of_average(p: Parting) -> Causes:
     """Name the decay, the start, the weights that are averaged, a bias correction, what is left out."""
     left, right = p.both("EMA")
-    near = _NEAR[p.dtype]
+    near = _NEAR[p.precision]
     yield from _statistics(p, left, right)
     for this, (a, b) in enumerate(((left, right), (right, left))):
         ratio = factor(joined(b), joined(a))
@@ -40,11 +40,11 @@ def of_average(p: Parting) -> Causes:
 def _kind(p: Parting, side: int, step: int) -> str | None:
     """Say how a run updates its average at a step."""
     run = p.runs[side]
-    if step >= len(run):
+    before, after = run.get(step - 1) if step else p.before[side], run.get(step)
+    if before is None or after is None:
         return None
-    before, after = run[step - 1] if step else p.before[side], run[step]
     old, new = before.get("EMA", {}), after.get("EMA", {})
-    weights, near = _weights(after), _NEAR[p.dtype]
+    weights, near = _weights(after), _NEAR[p.precision]
     if old and all(np.array_equal(new[n], old[n]) for n in new if n in old):
         return "isn't updated (it starts later, or is updated at some steps only)"
     if all(n in weights and np.allclose(new[n], weights[n], rtol=near * 1e-3) for n in new):
@@ -60,7 +60,7 @@ def _kind(p: Parting, side: int, step: int) -> str | None:
         decay = 1 - share
         warm = next((t for t in (step, step + 1, step - 1) if abs(decay - (1 + t) / (10 + t)) < near), None)
         formula = "" if warm is None else f" = (1 + {warm}) / (10 + {warm}), which warms up"
-        digits = 6 if p.dtype == "float64" else 3
+        digits = 6 if p.precision == "float64" else 3
         return f"has the decay {decay:.{digits}g}{formula}{when}"
     return None
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops.causes.parting import Causes, Parting, figure, sided
-from parity_tests.harness.loops.naming import Record
-from parity_tests.harness.loops.records import SIDES, Arrays
+from parity_tests.harness.loops.history import History, keys, rows
+from parity_tests.harness.loops.records import SIDES
 
 _ORDER = "draw the order of JAX's data as PyTorch's is drawn, or pass one order to both"
 _LEAST = 4  # numbers, since two lie on a line in any case
@@ -21,7 +21,7 @@ def of_batches(p: Parting) -> Causes:
     quantity = p.parted.quantity
     if quantity == "inputs" and p.agrees("batch"):
         return
-    left, right = (_rows(record.get(quantity, {})) for record in p.at)
+    left, right = (rows(record.get(quantity, {})) for record in p.at)
     if left is None or right is None or not left or not right:
         return
     if len(left) != len(right):
@@ -33,7 +33,7 @@ def of_batches(p: Parting) -> Causes:
     if Counter(left) == Counter(right):
         yield Cause(f"the {quantity} of step {p.step} holds the same rows in another order", "data-order", _ORDER)
         return
-    runs = [[_rows(record.get(quantity, {})) for record in run] for run in p.runs]
+    runs = [run.rows(quantity) for run in p.runs]
     for shift, (i, run) in itertools.product(range(1, 4), enumerate(runs)):
         mine = runs[1 - i]
         pairs = [(mine[t], run[t + shift]) for t in range(p.step, len(run) - shift)]
@@ -149,11 +149,13 @@ def _linear(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray | None, str]:
     shift = float(b.mean() - scale * a.mean())
     if abs(shift) < 1e-7 * max(1.0, abs(scale)):
         shift = 0.0
+    if abs(shift - round(shift, 4)) < 1e-6:
+        shift = round(shift, 4)
     if abs(scale - 1) < 1e-9 and not shift:
         return a, ""
     text = f"{figure(scale)} times {SIDES[0]}'s" if abs(scale - 1) > 1e-9 else f"{SIDES[0]}'s"
-    if scale and abs(scale) < 1 and abs(2 / scale - round(2 / scale)) < 1e-6:
-        text = f"{SIDES[0]}'s over {1 / scale:g}"
+    if scale and abs(scale) < 1 and abs(2 / scale - round(2 / scale)) < 1e-6 * max(1.0, 2 / scale):
+        text = f"{SIDES[0]}'s over {round(2 / scale) / 2:g}"
     return scale * a + shift, text + (f" {'+' if shift > 0 else '-'} {figure(abs(shift))}" if shift else "")
 
 
@@ -165,59 +167,37 @@ def _labels(p: Parting, quantity: str) -> Causes:
     if not same or not wrong or any(left[n].shape != right[n].shape for n in wrong):
         return
     several = [_several(run, quantity, same, wrong) for run in p.runs]
-    if several[0] != several[1] or all(sorted(_keys(left[n])) == sorted(_keys(right[n])) for n in wrong):
+    if several[0] != several[1] or all(sorted(keys(left[n])) == sorted(keys(right[n])) for n in wrong):
         where = f" in {SIDES[several.index(True)]}" if several[0] != several[1] else ""
         text = f"{' and '.join(wrong)} of the {quantity} belong to other rows{where}: {' and '.join(same)} are the same"
         yield Cause(text, "labels-of-other-rows", "shuffle all arrays of the data by the same order")
 
 
-def _several(run: list[Record], quantity: str, same: list[str], wrong: list[str]) -> bool:
+def _several(run: History, quantity: str, same: list[str], wrong: list[str]) -> bool:
     """Return whether a row comes with different labels in the course of a run."""
     seen: dict[bytes, bytes] = {}
-    for record in run:
-        arrays = record.get(quantity, {})
-        rows = zip(
-            *(
-                [b"".join(row) for row in zip(*(_keys(arrays[n]) for n in names), strict=True)]
-                for names in (same, wrong)
-            ),
-            strict=True,
-        )
-        if any(seen.setdefault(row, label) != label for row, label in rows):
+    for digest in run.digests:
+        held = digest.rows.get(quantity, {})
+        mine, labels = ([row.tobytes() for row in np.stack([held[n] for n in names], 1)] for names in (same, wrong))
+        if any(seen.setdefault(row, label) != label for row, label in zip(mine, labels, strict=True)):
             return True
     return False
 
 
-def _short(p: Parting, quantity: str, side: int, rows: int) -> Causes:
+def _short(p: Parting, quantity: str, side: int, count: int) -> Causes:
     """Name an incomplete last batch. side: the run with fewer rows."""
-    runs = [[_rows(record.get(quantity, {})) or [] for record in run] for run in p.runs]
+    runs = [[keys or [] for keys in run.rows(quantity)] for run in p.runs]
     sizes = [{len(rows) for rows in run[: p.step]} for run in runs]
     left, right = (run[p.step] for run in runs)
     if p.step and len(sizes[0] | sizes[1]) == 1 and min(len(left), len(right)) < min(sizes[0] | sizes[1]):
-        text = f"{SIDES[side]} keeps the incomplete last batch of a pass, of {rows} rows, and {SIDES[1 - side]} doesn't"
+        text = (
+            f"{SIDES[side]} keeps the incomplete last batch of a pass, of {count} rows, and {SIDES[1 - side]} doesn't"
+        )
         remedy = "keep the incomplete last batch in both or in neither (drop_last)"
         yield Cause(text, "incomplete-batch", remedy, *sided(side, True, False))
     elif not p.step or len(sizes[0] | sizes[1]) == 2:
         text = f"the batches are of another size: {len(left)} rows in {SIDES[0]} and {len(right)} in {SIDES[1]}"
         yield Cause(text, "batch-size", "take {torch} rows in JAX", len(left), len(right))
-
-
-def _rows(arrays: Arrays) -> list[bytes] | None:
-    """Return the rows of a batch as keys: all arrays with as many rows as the first."""
-    held = [array for array in arrays.values() if getattr(array, "ndim", 0)]
-    if not held:
-        return None
-    n = len(held[0])
-    columns = [_keys(array) for array in held if len(array) == n]
-    return [b"".join(row) for row in zip(*columns, strict=True)]
-
-
-def _keys(array: np.ndarray) -> list[bytes]:
-    """Return each row as a key in which rounding doesn't show."""
-    wide = array.astype(np.float64).reshape(len(array), -1)
-    with np.errstate(all="ignore"):
-        grain = 10.0 ** (np.floor(np.log10(np.abs(wide).max(initial=1e-300))) - 5)
-        return [row.tobytes() for row in np.rint(wide / grain) + 0.0]
 
 
 def _integers(array: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes import averages, data, forward, rates, updates
+from parity_tests.harness.loops.causes import averages, data, forward, rates, scales, statistics, updates
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined
 from parity_tests.harness.loops.records import SIDES
 
@@ -16,13 +16,17 @@ _CAUSES: dict[str, tuple[Callable[[Parting], Causes], ...]] = {
     "batch": (data.of_values, data.of_batches),
     "inputs": (data.of_values, data.of_batches),
     "learning rate": (rates.of_schedule,),
+    "loss scale": (scales.of_scale,),
     "loss in evaluation": (forward.of_evaluation,),
     "loss": (forward.of_loss,),
     "terms": (forward.of_terms,),
-    "gradients": (forward.of_gradients,),
-    "optimizer state": (updates.of_optimizer,),
-    "parameters": (updates.of_optimizer, updates.of_parameters),
-    "running statistics": (updates.of_statistics,),
+    "gradients": (scales.of_skipped, forward.of_gradients),
+    "optimizer state": (
+        scales.of_skipped,
+        updates.of_optimizer,
+    ),
+    "parameters": (scales.of_skipped, updates.of_optimizer, updates.of_parameters),
+    "running statistics": (statistics.of_statistics,),
     "EMA": (averages.of_average,),
 }
 _ELSEWHERE = {

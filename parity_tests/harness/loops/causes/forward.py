@@ -76,7 +76,8 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
         return f"value by value to {bound:.4g}"
     norms = {n: (float(np.linalg.norm(raw[n])), float(np.linalg.norm(used[n]))) for n in raw}
     least = 1e-6 * max((before for before, _ in norms.values()), default=0.0)
-    limits = [after for before, after in norms.values() if before > least and after < before * (1 - 1e-6)]
+    apart = p.wrong("gradients") if p.half else list(norms)
+    limits = [b for n, (a, b) in norms.items() if n in apart and a > least and b < a * (1 - 1e-6)]
     if limits and np.ptp(limits) <= 1e-5 * max(limits):
         made = {n: raw[n] * min(1.0, limits[0] / norms[n][0]) if norms[n][0] else raw[n] for n in raw}
         if p.explains(made, used, raw):
@@ -93,12 +94,12 @@ def penalty(p: Parting, quantity: str) -> tuple[int, float, str] | None:
         factors, made = {}, {}
         for name in names:
             c = factor((b[name] - a[name]).ravel(), weights[name].ravel())
-            wrong = not p.explained(a[name], b[name], weights[name])
+            wrong = name in p.wrong(quantity) if p.half else not p.explained(a[name], b[name], weights[name])
             factors[name] = c if wrong and np.isfinite(c) else 0.0
             made[name] = a[name] + factors[name] * weights[name]
         found = {name: c for name, c in factors.items() if c}
         sizes = list(found.values())
-        if found and min(sizes) > 0 and np.ptp(sizes) <= 1e-4 * max(sizes) and p.explains(made, b, a):
+        if found and min(sizes) > 0 and np.ptp(sizes) <= p.spread * max(sizes) and p.explains(made, b, a):
             return 1 - i, float(np.median(sizes)), _which(found, [name for name in names if weights[name].any()])
     return None
 
@@ -120,7 +121,7 @@ def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
 
 
 def _training_alone(p: Parting) -> Causes:
-    if not p.agrees("loss in evaluation"):
+    if p.half or not p.agrees("loss in evaluation"):  # in half precision too little is excluded before
         return
     statistics = p.both("running statistics")[0]
     if not statistics or p.agrees("running statistics"):
@@ -144,11 +145,12 @@ def _penalty(p: Parting, loss: tuple[float, float]) -> Causes:
     for i, (a, b) in enumerate((gradients, gradients[::-1])):
         factors = {n: factor((b[n] - a[n]).ravel(), weights[n].ravel()) for n in a if n in weights}
         made = {n: a[n] + (c if np.isfinite(c) else 0.0) * weights[n] for n, c in factors.items()}
-        real = {n: c for n, c in factors.items() if np.isfinite(c) and not p.explained(a[n], b[n], weights[n])}
+        apart = p.wrong("gradients") if p.half else [n for n in factors if not p.explained(a[n], b[n], weights[n])]
+        real = {n: c for n, c in factors.items() if np.isfinite(c) and n in apart}
         if not real or min(real.values()) <= 0 or not p.explains(made, b, a):
             continue
         added = sum(c * float((weights[n] ** 2).sum()) for n, c in real.items()) / 2
-        if abs(added - (loss[1 - i] - loss[i])) <= 1e-3 * abs(added):
+        if abs(added - (loss[1 - i] - loss[i])) <= max(1e-3, p.spread) * abs(added):
             where = _which(real, [n for n in factors if weights[n].any()])
             share = float(np.median(list(real.values())))
             text = f"the loss has {figure(share)} / 2 times the squared weights of {where} in {SIDES[1 - i]} only"
@@ -182,7 +184,7 @@ def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
 
 def _one_term(p: Parting, loss: tuple[float, float]) -> Causes:
     left, right = p.both("terms")
-    wrong = [name for name, size in judging.between("terms", left, right).items() if size > p.tolerance]
+    wrong = p.wrong("terms")
     if len(wrong) != 1:
         return
     a, b = float(left[wrong[0]]), float(right[wrong[0]])
@@ -202,7 +204,7 @@ def _piled_up(p: Parting) -> Causes:
     if p.step < 1:
         return
     for i, (this, other, mine, theirs) in enumerate(each_way(p, "gradients")):
-        earlier = p.runs[i][p.step - 1].get("gradients", {})
+        earlier = (p.runs[i].get(p.step - 1) or {}).get("gradients", {})
         if mine and earlier and p.explains({n: theirs[n] + earlier[n] for n in mine}, mine, theirs):
             text = (
                 f"the gradients of {this} are added to those of the step before: they are never set to zero (zero_grad)"
@@ -279,16 +281,14 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
 
 def _is_clipped(p: Parting, side: int, limit: float) -> bool:
     """Return whether no gradient of a run is longer than `limit`, and several have this length."""
-    norms = [
-        np.sqrt(sum(float((a.astype(float) ** 2).sum()) for a in r.get("gradients", {}).values())) for r in p.runs[side]
-    ]
+    norms = [digest.norm or 0.0 for digest in p.runs[side].digests]
     return max(norms) <= limit * (1 + 1e-5) and sum(abs(n - limit) <= 1e-5 * limit for n in norms) > 1
 
 
 def _missing(p: Parting) -> Causes:
     """Tensors to which no gradient comes in one run, a row of an embedding, a transposed one."""
     left, right = p.both("gradients")
-    wrong = [name for name, size in judging.between("gradients", left, right).items() if size > p.tolerance]
+    wrong = p.wrong("gradients")
     for i, arrays in enumerate((left, right)):
         none = [name for name in arrays if not arrays[name].any() and (left, right)[1 - i][name].any()]
         if wrong and set(wrong) <= set(none):
@@ -314,6 +314,8 @@ def _known_factor(p: Parting, ratio: float) -> str | None:
     """Say which count of the batch a factor is: a sum for a mean."""
     for inverse, value in ((False, ratio), (True, 1 / ratio if ratio else 0.0)):
         n = round(value)
+        if p.half and value >= 1024 and abs(2 ** round(np.log2(value)) - value) <= 0.01 * value:
+            n = value = 2 ** round(np.log2(value))
         if not 2 <= n <= _LARGEST_SUM or abs(value - n) > max(1e-6, 10 * p.tolerance) * n:
             continue
         what = next((text for count, text in _counts(p) if count == n), None)

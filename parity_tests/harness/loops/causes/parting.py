@@ -7,7 +7,8 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.judging import Parted
+from parity_tests.harness.loops.history import History
+from parity_tests.harness.loops.judging import Parted, Sizes
 from parity_tests.harness.loops.naming import Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
@@ -15,6 +16,7 @@ Causes = Iterator[Cause]
 
 _LEFT_OVER = 1e-3  # of the difference
 _ROUNDING = {"float64": 1e-12, "float32": 3e-6}
+_NOTHING = 0.3  # of an array's largest number, which is nothing but rounding if it may differ by more
 _LEAST = {"float64": judging.SMALL, "float32": 1.0}  # of the largest array's, below which a number is rounding
 
 
@@ -27,10 +29,21 @@ class Parting(NamedTuple):
     """The state before the step."""
     at: tuple[Record, Record]
     """The step."""
-    runs: tuple[list[Record], list[Record]]
-    """All steps of both."""
+    runs: tuple[History, History]
+    """What is kept of all steps of both."""
     carried: bool
     """Whether both took the step from the same state."""
+    allowed: Sizes = {}  # noqa: RUF012
+    """In half precision, how far each array may be apart."""
+
+    @property
+    def precision(self) -> str:
+        """That in which optimizers and averages compute: float32 in mixed precision, too."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def half(self) -> bool:
+        return self.dtype not in ("float32", "float64")
 
     @property
     def step(self) -> int:
@@ -60,13 +73,16 @@ class Parting(NamedTuple):
     def agrees(self, quantity: str) -> bool:
         """Return whether both have a quantity in this step and it is the same."""
         left, right = self.both(quantity)
-        least = _LEAST[self.dtype] * max((judging.peak(array) for array in left.values()), default=0.0)
+        least = _LEAST[self.precision] * max((judging.peak(array) for array in left.values()), default=0.0)
         scales = {name: max(judging.peak(array), judging.peak(right[name]), least) for name, array in left.items()}
-        apart = (judging.difference(left[name], right[name], scale) for name, scale in scales.items())
-        return bool(left) and all(size <= self.tolerance for size in apart)
+        apart = {name: judging.difference(left[name], right[name], scale) for name, scale in scales.items()}
+        bounds = self.allowed.get(quantity, {})
+        return bool(left) and all(size <= max(bounds.get(name, 0.0), self.tolerance) for name, size in apart.items())
 
     @property
     def tolerance(self) -> float:
+        if self.half:
+            return max(self.parted.tolerance, judging.OF_STEP[self.dtype])
         return judging.OF_STEP[self.dtype] if self.carried or self.dtype == "float32" else judging.OF_RUN
 
     def explains(self, made: Mapping[str, np.ndarray], observed: Arrays, other: Arrays) -> bool:
@@ -75,8 +91,45 @@ class Parting(NamedTuple):
         Each array has to be explained beyond a thousandth of the difference, or to its rounding.
         """
         peaks = (judging.peak(arrays[name]) for arrays in (observed, other) for name in made)
-        least = _LEAST[self.dtype] * max(peaks, default=0.0)
+        least = _LEAST[self.precision] * max(peaks, default=0.0)
+        if self.half:
+            return all(self._stands_out(name, made[name], observed[name], other[name], least) for name in made)
         return all(self.explained(made[name], observed[name], other[name], least) for name in made)
+
+    def _stands_out(self, name: str, made: np.ndarray, observed: np.ndarray, other: np.ndarray, least: float) -> bool:
+        """Return whether an array in half precision is explained; nine tenths of it have to stand out of rounding."""
+        if not made.shape == observed.shape == other.shape:
+            return False
+        bound = self._bound(self.parted.quantity, name)
+        if bound >= _NOTHING:
+            return True
+        peaks = judging.peak(observed), judging.peak(other)
+        scale = max(*peaks, 1e-3 * least)
+        if min(peaks) > 0:  # of the smaller one, which may be multiplied
+            bound *= max(peaks) / min(peaks)
+        apart = judging.difference(other, observed, scale)
+        left = judging.difference(made, observed, scale)
+        return left <= (bound if apart <= bound else min(bound, apart / 10))
+
+    def _bound(self, quantity: str, name: str) -> float:
+        for bounds in (self.allowed.get(quantity, {}), *self.allowed.values()):
+            for n in (name, *(n for n in bounds if n.endswith(f" of {name}"))):
+                if n in bounds:
+                    return bounds[n]
+        return self.tolerance
+
+    def wrong(self, quantity: str) -> list[str]:
+        """Return the arrays of a quantity that differ."""
+        sizes = judging.between(quantity, *self.both(quantity))
+        if self.half:
+            return [n for n, size in sizes.items() if size > self._bound(quantity, n)]
+        least = max(self.tolerance, _LEFT_OVER * min(max(sizes.values(), default=0.0), 1.0))
+        return [n for n, size in sizes.items() if size > least]
+
+    @property
+    def spread(self) -> float:
+        """How far the same factor may be off in several arrays."""
+        return 0.1 if self.half else 1e-4
 
     def explained(self, made: np.ndarray, observed: np.ndarray, other: np.ndarray, least: float = 0.0) -> bool:
         """Return the same of one array, whose numbers below `least` are rounding."""
@@ -85,7 +138,9 @@ class Parting(NamedTuple):
         scale = max(judging.peak(observed), judging.peak(other), least)
         left = judging.difference(made, observed, scale)
         apart = judging.difference(other, observed, scale) if other.shape == observed.shape else 1.0
-        rounding = self.tolerance if apart <= self.tolerance else _ROUNDING[self.dtype]
+        if self.half:
+            return left <= (self.tolerance if apart <= self.tolerance else min(self.tolerance, apart / 10))
+        rounding = self.tolerance if apart <= self.tolerance else _ROUNDING[self.precision]
         return left <= max(_LEFT_OVER * min(apart, 1.0), rounding)
 
 

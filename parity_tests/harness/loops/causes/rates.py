@@ -12,14 +12,15 @@ _LEAST = 3  # steps, before a pattern means anything
 def of_schedule(p: Parting) -> Causes:
     """Name how the learning rates of all steps are related."""
     name = p.parted.name
-    found = [[record.get("learning rate", {}).get(name) for record in run] for run in p.runs]
+    yield from _exchanged(p)
+    found = [[run.figure("learning rate", t).get(name) for t in range(len(run))] for run in p.runs]
     if any(rate is None or rate.ndim for run in found for rate in run):
         return
     left, right = (np.array([float(rate) for rate in run]) for run in found)  # type: ignore[arg-type]
     n = len(left)
 
     def same(a: np.ndarray, b: np.ndarray) -> bool:
-        return bool(np.allclose(a, b, rtol=max(p.tolerance, 1e-6 if p.dtype == "float32" else 0), atol=0))
+        return bool(np.allclose(a, b, rtol=max(p.tolerance, 1e-6 if p.precision == "float32" else 0), atol=0))
 
     for shift in (1, 2):
         for ahead, (a, b) in enumerate(((left, right), (right, left))):
@@ -64,6 +65,16 @@ def of_schedule(p: Parting) -> Causes:
     if None not in periods and not same(np.array(periods[:1]), np.array(periods[1:])):
         text = f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
         yield Cause(text, "cosine-length", "let JAX's cosine take {torch} steps", periods[0], periods[1])
+
+
+def _exchanged(p: Parting) -> Causes:
+    """Name two groups that have each other's learning rate."""
+    left, right = p.both("learning rate")
+    wrong = p.wrong("learning rate")
+    if len(wrong) == 2 and all(left[a] == right[b] for a, b in (wrong, wrong[::-1])):
+        a, b = wrong
+        text = f"the learning rates of {a} and {b} are exchanged: {figure(float(left[a].ravel()[0]))} of {a} in JAX"
+        yield Cause(text, "group-rates", "give each group in JAX the learning rate of its group in PyTorch")
 
 
 def _warm(rates: np.ndarray) -> int:

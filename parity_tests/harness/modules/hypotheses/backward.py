@@ -8,6 +8,7 @@ from torch import nn
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
+from parity_tests.harness.modules.common import way_back
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.localize import Stage, stages, worst_difference
 from parity_tests.harness.modules.mapping import Pair
@@ -34,6 +35,9 @@ FROZEN = Cause(
     "keep it out of what JAX trains, or train it in PyTorch",
 )
 
+Later = tuple[str, np.ndarray, np.ndarray]
+"""The name of a layer, and the gradients of its input in JAX and in torch."""
+
 
 def walk_back(
     pairs: Sequence[Pair],
@@ -52,43 +56,34 @@ def walk_back(
     Returns:
         The diagnosis; None if all gradients of outputs agree.
     """
-    later: list[Stage] = []
+    every = {stage.label: stage for stage in stages(pairs, module, *gradients) if isinstance(stage, Stage)}
+    later: list[Later] = []
     name_after = "the loss"
-    for stage in reversed([stage for stage in stages(pairs, module, *gradients) if isinstance(stage, Stage)]):
-        for kind, ours, theirs in (
-            ("output", stage.in_jax.output, stage.in_torch.output),
-            ("input", stage.in_jax.input, stage.in_torch.input),
-        ):
-            if ours.shape != theirs.shape or distance(ours, theirs) <= tolerance:
-                continue
-            text = (
-                f"The loss agrees, and so does the gradient of every later layer; the gradient of the {kind} of "
-                f"{stage.name} differs: {worst_difference(ours, theirs)}."
-            )
-            where = (
-                f"backward between {stage.name} and {name_after}" if kind == "output" else f"backward in {stage.name}"
-            )
-            cause = _cause_backward(ours, theirs, later, tolerance)
-            return Diagnosis(where, text, cause, layer=stage.both)
-        later.append(stage)
-        name_after = stage.name
+    for stop in way_back.stops(list(every), {}):
+        stage = every[stop.name]
+        ours, theirs = (getattr(call, stop.kind) for call in (stage.in_jax, stage.in_torch))
+        if ours.shape == theirs.shape and distance(ours, theirs) > tolerance:
+            where = way_back.place(stop, stage.name, name_after)
+            text = way_back.text(stop, stage.name, worst_difference(ours, theirs))
+            return Diagnosis(where, text, cause_backward(ours, theirs, later, tolerance), layer=stage.both)
+        if stop.kind == "output":
+            name_after = stage.name
+            later.append((stage.name, stage.in_jax.input, stage.in_torch.input))
     return None
 
 
-def _cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[Stage], tolerance: float) -> str | None:
+def cause_backward(in_jax: np.ndarray, in_torch: np.ndarray, later: Sequence[Later], tolerance: float) -> str | None:
     """Return why the gradient that comes back to a place differs: it is stopped, multiplied, or a branch is."""
     if not in_jax.any() or not in_torch.any():
         return NO_GRADIENT if in_torch.any() else NO_TORCH_GRADIENT
     factor = float((in_jax * in_torch).sum() / (in_torch * in_torch).sum())
     if distance(in_jax, factor * in_torch) <= tolerance:
         return GRADIENT_SCALED.saying(f"{GRADIENT_SCALED}: by {factor:.4g} in JAX", factor, 1.0)
-    for stage in later:
-        back = stage.in_torch.input
-        if back.shape == in_torch.shape and distance(in_torch - in_jax, back) <= tolerance:
-            return BRANCH_STOPPED.only("JAX") + f": that through {stage.name}"
-        back = stage.in_jax.input
-        if back.shape == in_torch.shape and distance(in_jax - in_torch, back) <= tolerance:
-            return BRANCH_STOPPED.only("PyTorch") + f": that through {stage.name}"
+    for name, jax_back, torch_back in later:
+        if torch_back.shape == in_torch.shape and distance(in_torch - in_jax, torch_back) <= tolerance:
+            return BRANCH_STOPPED.only("JAX") + f": that through {name}"
+        if jax_back.shape == in_torch.shape and distance(in_jax - in_torch, jax_back) <= tolerance:
+            return BRANCH_STOPPED.only("PyTorch") + f": that through {name}"
     return None
 
 

@@ -316,6 +316,16 @@ def path_in_jax(layers: Mapping[str, Sequence[Pair]], name: str) -> str:
     return common([path.rpartition("/")[0] for path in first])
 
 
+def paths(pairs: Sequence[Pair]) -> dict[str, str | None]:
+    """Return the innermost module of JAX that holds all arrays of each torch module, and of its parts."""
+    within: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        parts = whole(pair.name).split(".")[:-1]
+        for i in range(1, len(parts) + 1):
+            within.setdefault(".".join(parts[:i]), {})[pair.path.rpartition("/")[0]] = None
+    return {"": "", **{name: common(list(held)) or None for name, held in within.items()}}
+
+
 def _without_activation(
     layer: nn.Module, label: str, in_torch: Mapping[str, LayerCall]
 ) -> tuple[nn.Module, LayerCall] | None:

@@ -70,12 +70,15 @@ class Recognition:
 
         found = Arrangement()
         found += recurrent(shapes, module, orders)
-        found += stacks(_without(shapes, found), module, of_a_layer)
+        refused: list[str] = []
+        found += stacks(_without(shapes, found), module, of_a_layer, refused)
         found += fusions(_without(shapes, found), module, orders)
         left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
-        rest = self._rest(left, module, state, orders, taken)
-        return found + rest
+        try:
+            return found + self._rest(left, module, state, orders, taken)
+        except InputError as error:
+            raise InputError(f"mapping: {refused[0]}") if refused else error from None
 
     def _rest(
         self,

@@ -1,7 +1,6 @@
 """Pair layers that JAX holds as one stack, as under `scan` and `vmap`, with torch's list of layers."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 
 from torch import nn
 
@@ -15,13 +14,16 @@ Resolve = Callable[[Mapping[str, Shape], nn.Module, str, str], Arrangement]
 """Arranges the arrays of a part of the JAX model with a torch module; the last two are the names of the parts."""
 
 
-def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> Arrangement:
+def stacks(
+    shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve, refused: MutableSequence[str]
+) -> Arrangement:
     """Pair the stacks of a JAX model with the lists of alike layers of a torch module.
 
     Args:
         shapes: The shapes of the JAX arrays, by path.
         module: The torch module.
         resolve: Arranges one layer of a stack with the first of its list.
+        refused: Is given why a stack is not the list of its name.
 
     Returns:
         The arrangement of all layers; empty if there is no stack.
@@ -39,10 +41,15 @@ def stacks(shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve) -> 
         for axis, size in _axes(held).items():
             one = {leaf: _of_one(shape, axis) for leaf, shape in held.items()}
             for name, layers in lists.items():
-                if len(list(layers.children())) == size:
-                    with contextlib.suppress(InputError):
-                        first = next(iter(layers.children()))
-                        fitting[name, axis] = resolve(one, first, prefix, f"{name}.0".lstrip("."))
+                if len(list(layers.children())) != size:
+                    continue
+                first = next(iter(layers.children()))
+                try:
+                    fitting[name, axis] = resolve(one, first, prefix, f"{name}.0".lstrip("."))
+                except InputError as error:
+                    if name.split(".") == prefix.split("/"):
+                        why = str(error).removeprefix("mapping: ")
+                        refused.append(f"in one of the {size} layers of {prefix!r}, {why}")
         same = [(name, axis) for name, axis in fitting if name.split(".") == prefix.split("/")] or list(fitting)
         if len(same) > 1:
             rivals = ", ".join(f"{name!r} along axis {axis}" for name, axis in same)

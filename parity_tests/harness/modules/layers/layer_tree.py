@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from parity_tests.harness import tree
 from parity_tests.harness.findings import Diagnosis, Figure, Finding, Layer, Node
 from parity_tests.harness.modules import rounding
-from parity_tests.harness.modules.hypotheses.localize import common
+from parity_tests.harness.modules.hypotheses.localize import paths
 from parity_tests.harness.modules.judging import judge
 from parity_tests.harness.modules.levels import OUTPUTS, Levels
-from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import whole
 
 
@@ -42,9 +41,9 @@ def grown(compared: Levels, findings: Sequence[Finding], diagnosis: Diagnosis | 
             layer, _, tensor = name.rpartition(".")
             values = tensor, direction, dtype, size, compared.tolerance, rounding.UNIT, rounding.REASON
             figures.setdefault(layer, []).append(Figure(*values, follows=follows))
-    paths = _paths(compared.both.pairs)
+    within = paths(compared.both.pairs)
     entries = {
-        _path(name): tree.Entry(tuple(figures.get(name, ())), Layer(paths.get(name), name), type(part).__name__)
+        _path(name): tree.Entry(tuple(figures.get(name, ())), Layer(within.get(name), name), type(part).__name__)
         for name, part in module.named_modules()
     }
     named = [] if diagnosis is None else [one.layer for one in (diagnosis, *diagnosis.more)]
@@ -58,16 +57,6 @@ def _of_level(finding: Finding) -> Figure:
     return Figure(
         *(finding.level, direction, finding.dtype, finding.size, finding.tolerance, finding.unit, finding.reason)
     )
-
-
-def _paths(pairs: Sequence[Pair]) -> dict[str, str | None]:
-    """Return the innermost module of JAX that holds all arrays of each torch module, and of its parts."""
-    within: dict[str, dict[str, None]] = {}
-    for pair in pairs:
-        parts = whole(pair.name).split(".")[:-1]
-        for i in range(1, len(parts) + 1):
-            within.setdefault(".".join(parts[:i]), {})[pair.path.rpartition("/")[0]] = None
-    return {"": "", **{name: common(list(held)) or None for name, held in within.items()}}
 
 
 def _path(name: str) -> tree.Path:

@@ -101,6 +101,19 @@ def aligned_sums(left: Recording, right: Recording, names: tuple[str, str], to_r
     return aligned(mine, other)
 
 
+def least_of_sums(sums: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the smallest rounding error of what `totals` returns: that of as many roundings as there are entries."""
+    return np.array([1, 1, 0, 0, 0, 1, 1])[: len(sums)] * sums[2] * rounding.unit(dtype)
+
+
+def least_of_gradient(values: np.ndarray, dtype: str, sums: np.ndarray | None = None) -> float:
+    """Return the smallest rounding error of a gradient, see `rounding.least_of_gradients`; `sums`: what `totals`
+    returned of it, if these are some of its entries."""
+    if dtype != "float64":
+        return 0.0
+    return rounding.unit(dtype) * (rounding.largest(values) if sums is None else float(sums[3]))
+
+
 def difference(pair: Aligned, labels: tuple[str, str]) -> str:
     """Describe the largest difference: its size, its index and both values."""
     left, right = pair.left, pair.right

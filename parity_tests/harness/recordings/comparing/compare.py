@@ -1,5 +1,6 @@
 """Compare two recordings level by level, and find the first layer that differs."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.findings import MODULES, Report
+from parity_tests.harness.findings import MODULES, Diagnosis, Report
+from parity_tests.harness.hooks.masks import first_apart
 from parity_tests.harness.modules import layouts
 from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
@@ -22,6 +24,7 @@ from parity_tests.harness.recordings.comparing.pairing import (
     of_inputs,
     same_names,
 )
+from parity_tests.harness.recordings.comparing.tree import grown
 from parity_tests.harness.recordings.outputs import from_json
 from parity_tests.harness.recordings.recording import Recording
 
@@ -30,7 +33,7 @@ _ALIKE = {
     "mode": "mode",
     "steps": "number of steps",
     "sample": "sample",
-    "key": "key of the sample",
+    "key": "key",
 }
 _SUBJECTS = {"jax": "The two JAX models", "torch": "The two torch modules"}
 
@@ -146,7 +149,7 @@ def compared(
     for finding, diagnose in levels:
         findings.append(finding)
         if not finding.passed:
-            diagnosis = diagnose()
+            diagnosis = _with_masks(diagnose(), levels)
             break
     subject = MODULES if left.framework != right.framework else _SUBJECTS[left.framework]
     unexercised = () if diagnosis is not None else (*levels.unexercised, *pairing.ignored, *missing)
@@ -154,9 +157,32 @@ def compared(
         unexercised += alike({pair.right: right.arrays[f"weights/{pair.right}"] for pair in pairing.weights})
     if diagnosis is None:
         unexercised += unchosen(from_json(left.about["outputs"]), from_json(right.about["outputs"]), given.order)
-    drawn = tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]]))
-    about = _about(left, right)
-    return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, unexercised=unexercised, subject=subject)
+    tree = None
+    with contextlib.suppress(Exception):  # whatever goes wrong there, the report has the rest
+        tree = grown(levels.layers, findings, diagnosis, levels.differences())
+    return Report(
+        _about(left, right),
+        tuple(findings),
+        diagnosis=diagnosis,
+        drawn=tuple(dict.fromkeys([*left.about["drawn"], *right.about["drawn"]])),
+        unexercised=unexercised,
+        tree=tree,
+        subject=subject,
+    )
+
+
+def _with_masks(diagnosis: Diagnosis | None, levels: Levels) -> Diagnosis | None:
+    """Say in a diagnosis that the two drop other things, if they do."""
+    both = [one.about["masks"] or () for one in (levels.left, levels.right)]
+    if diagnosis is None or (k := first_apart(*both)) is None:
+        return diagnosis
+    drawn = " and ".join(
+        f"{list(masks[k]) if k < len(masks) else 'none'} in {label}"
+        for masks, label in zip(both, levels.labels, strict=True)
+    )
+    return diagnosis._replace(
+        difference=f"{diagnosis.difference} Dropout takes other masks: number {k + 1} is {drawn}."
+    )
 
 
 def _check_alike(left: Recording, right: Recording) -> None:
@@ -166,6 +192,11 @@ def _check_alike(left: Recording, right: Recording) -> None:
                 f"{left.source} and {right.source} have not the same {name}: {left.about[field]} and "
                 f"{right.about[field]}; record both with the same."
             )
+    if (left.about["masks"] is None) != (right.about["masks"] is None):
+        one, other = (left, right) if right.about["masks"] is None else (right, left)
+        raise InputError(
+            f"{one.source} was recorded with share_dropout=True and {other.source} without: record both alike."
+        )
     for one, other in ((left, right), (right, left)):
         if one.names("loss") and not other.names("loss"):
             raise InputError(f"{one.source} has a loss and {other.source} has none: record both with one, or without.")

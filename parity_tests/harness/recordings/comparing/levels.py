@@ -1,6 +1,8 @@
 """The levels at which two recordings are compared."""
 
+import contextlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -9,14 +11,31 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.common.structure import MixedError
-from parity_tests.harness.recordings.comparing import locate, steps
-from parity_tests.harness.recordings.comparing.align import Aligned, aligned, aligned_sums, as_it_is, difference
-from parity_tests.harness.recordings.comparing.locate import Sides
+from parity_tests.harness.recordings.comparing import backward, locate, steps
+from parity_tests.harness.recordings.comparing.align import (
+    Aligned,
+    aligned,
+    aligned_sums,
+    as_it_is,
+    difference,
+    least_of_gradient,
+    least_of_sums,
+)
+from parity_tests.harness.recordings.comparing.layers import Layers, Sides
+from parity_tests.harness.recordings.comparing.names import (
+    EFFECTS,
+    GRADIENTS,
+    INPUTS,
+    LAYERS,
+    LOSS,
+    OUTPUTS,
+    STATE,
+    WEIGHTS,
+)
 from parity_tests.harness.recordings.comparing.pairing import FRAMEWORKS, Layouts, Pair, Pairing, of_outputs
+from parity_tests.harness.recordings.recording import LAYERS as KEPT
 from parity_tests.harness.recordings.recording import WHOLE, Recording, Tensor
 
-INPUTS, WEIGHTS, OUTPUTS, LAYERS = "every input", "every weight", "every output", "every layer"
-STATE, EFFECTS, LOSS, GRADIENTS = "state after a training step", "what each weight moves", "the loss", "every gradient"
 _SUM = ", the sums of all its entries"
 
 Compared = tuple[Finding, Callable[[], Diagnosis | None]]
@@ -41,10 +60,16 @@ class Levels:
         self.labels = names if names[0] != names[1] else (left.source, right.source)
         self.unexercised: tuple[str, ...] = ()
         self.dtype = right.dtype
+        self.found: dict[str, dict[str, float]] = {}
+        """The differences of the tensors of each level that was compared, by its name and theirs."""
 
     @property
     def sides(self) -> Sides:
         return Sides(self.left, self.right, self.pairing, self.labels, self.tolerance)
+
+    @cached_property
+    def layers(self) -> Layers:
+        return Layers(self.sides)
 
     def __iter__(self) -> Iterator[Compared]:
         """Yield the finding of each level, with a function that diagnoses it if it fails."""
@@ -75,11 +100,12 @@ class Levels:
 
     def _layers(self) -> Compared:
         """Compare every layer of two models of one framework, which are named alike."""
-        calls = locate.every_layer(self.sides)
-        outputs = [Pair(f"{call.left}/output", f"{call.right}/output") for call in calls]
-        named = zip(calls, outputs, strict=True)
-        ones = [One(call.right or "the module", self._aligned("layers", pair)) for call, pair in named]
-        return self._level(LAYERS, ones, lambda _: locate.in_outputs(self.sides, None))
+        ones = [
+            One(f"{call.name}{_SUM if part.prefix else ''}", part.pair, part.least)
+            for call in self.layers.calls
+            for part in call.parts[KEPT, "output"]
+        ]
+        return self._level(LAYERS, ones, lambda _: locate.in_outputs(self.layers, None))
 
     def _state(self) -> Iterator[Compared]:
         """Compare whatever the call has changed, in either recording."""
@@ -153,16 +179,13 @@ class Levels:
         if self._sampled(kind, pair) and pair.first is None:
             names = f"{kind}/{pair.left}", f"{kind}/{pair.right}"
             sums = aligned_sums(self.left, self.right, names, pair.to_right if kind != "layers" else as_it_is)
-            yield One(f"{pair.name}{_SUM}", sums, np.maximum(locate.least_of_sums(sums.right, self.dtype), least))
+            yield One(f"{pair.name}{_SUM}", sums, np.maximum(least_of_sums(sums.right, self.dtype), least))
 
     def _least(self, kind: str, pair: Pair) -> float:
-        """Return the smallest rounding error of a gradient, see `rounding.least_of_gradients`."""
         name = f"gradients/{pair.right}"
-        if kind != "gradients" or name not in self.right.arrays or self.dtype != "float64":
+        if kind != "gradients" or name not in self.right.arrays:
             return 0.0
-        sums = self.right.arrays.get(f"{WHOLE}{name}")
-        largest = rounding.largest(self.right.arrays[name]) if sums is None else float(sums[3])
-        return rounding.unit("float64") * largest
+        return least_of_gradient(self.right.arrays[name], self.dtype, self.right.arrays.get(f"{WHOLE}{name}"))
 
     def _sampled(self, kind: str, pair: Pair) -> bool:
         names = ((self.left, pair.left), (self.right, pair.right))
@@ -181,6 +204,8 @@ class Levels:
         """Compare what both should hold the same numbers of."""
         where = next((one for one in ones if not _same(one.pair)), None)
         size = 0.0 if where is None else where.pair.worst(self.dtype).size
+        if where is not None:
+            self.found[level] = {one.name: one.pair.worst(self.dtype).size for one in ones}
         reason = "both should hold the same numbers"
         finding = Finding(level, self.dtype, size, where.name if where else "", 0.0, rounding.UNIT, reason)
 
@@ -189,14 +214,15 @@ class Levels:
             cause = None
             if level == WEIGHTS and self.pairing.module is not None:
                 cause = locate.cause_in_weight(where.pair.left, where.pair.right)
-            return Diagnosis(where.name, f"It differs: {self.text(where.pair)}.", cause)
+            layer = backward.layer_of(self.layers, where.name) if level == WEIGHTS else None
+            return Diagnosis(where.name, f"It differs: {self.text(where.pair)}.", cause, layer=layer)
 
         return finding, diagnose
 
     def _level(self, level: str, ones: list[One], diagnose: Callable[[str], Diagnosis | None]) -> Compared:
         sizes = {one.name: one.pair.worst(self.dtype, one.least).size for one in ones}
         where = max(sizes, key=lambda name: sizes[name], default="")
-        self.sizes, self.ones = sizes, {one.name: one for one in ones}
+        self.found[level], self.ones = sizes, {one.name: one for one in ones}
         finding = Finding(
             self.named(level, any(one.pair.places is not None or one.name.endswith(_SUM) for one in ones)),
             self.dtype,
@@ -220,14 +246,15 @@ class Levels:
 
     def _in_outputs(self, where: str) -> Diagnosis | None:
         name = where.removesuffix(_SUM)
-        return locate.in_outputs(self.sides, next(pair for pair in self.pairing.outputs if pair.name == name))
+        return locate.in_outputs(self.layers, next(pair for pair in self.pairing.outputs if pair.name == name))
 
     def _in_state(self, ones: list[One], where: str) -> Diagnosis | None:
-        if (found := locate.in_outputs(self.sides, None)) is not None:
+        if (found := locate.in_outputs(self.layers, None)) is not None:
             return found
         pair = next(one.pair for one in ones if one.name == where)
         cause = None if self.pairing.module is None else locate.cause_in_statistics(self.sides, where)
-        return Diagnosis(where, f"It differs: {self.text(pair)}.", cause)
+        layer = backward.layer_of(self.layers, where)
+        return Diagnosis(where, f"It differs: {self.text(pair)}.", cause, layer=layer)
 
     def _in_loss(self, _: str) -> Diagnosis:
         values = [complex(one.arrays["loss/the loss"]).real for one in (self.left, self.right)]
@@ -236,9 +263,26 @@ class Levels:
         return Diagnosis("the loss", f"The outputs agree and the loss is {both}.", cause)
 
     def _in_gradients(self, _: str) -> Diagnosis:
-        name = next(name for name in reversed(self.sizes) if self.sizes[name] > self.tolerance)
-        text = f"The loss agrees and the gradient, last layer first, differs: {self.text(self.ones[name].pair)}."
-        return Diagnosis(name, text, None)
+        sizes = self.found[GRADIENTS]
+        worst: dict[str, tuple[Aligned, float]] = {}
+        for name, size in sizes.items():
+            pair, plain = self.ones[name].pair, name.removesuffix(_SUM)
+            if plain not in worst or worst[plain][1] <= self.tolerance:
+                worst[plain] = pair, size
+        return backward.first(self.layers, worst)
+
+    def differences(self) -> dict[str, dict[str, float]]:
+        """Return the differences of weights, if some differ, of state and of gradients, by level and tensor."""
+        found = dict(self.found)
+        if GRADIENTS not in found and self.left.names("loss") and self.right.names("loss"):
+            with contextlib.suppress(Exception):  # whatever can't be compared, the comparison didn't come to it
+                found[GRADIENTS] = {one.name: one.pair.worst(self.dtype, one.least).size for one in self._gradients()}
+        result: dict[str, dict[str, float]] = {}
+        for level in (WEIGHTS, STATE, GRADIENTS):
+            for name, size in found.get(level, {}).items():
+                sizes, plain = result.setdefault(level, {}), name.removesuffix(_SUM)
+                sizes[plain] = max(sizes.get(plain, 0.0), size)
+        return result
 
 
 def _counts_batches(name: str) -> bool:

@@ -17,13 +17,12 @@ from parity_tests.harness.recordings.model import Model, Options
 from parity_tests.harness.recordings.recorder import check, is_torch, model_of
 from parity_tests.harness.recordings.recording import Recording
 
-_RECORDED = {"steps": 5, "train": False, "dtype": "float64"}
+_RECORDED = {"steps": 5, "train": False, "dtype": "float64", "share_dropout": False}
 """What a recording decides, with the defaults of `compare_modules`: only another value was asked for."""
 _LIVE = {
     "jax_inputs": (None, "the inputs are the recording's"),
     "torch_inputs": (None, "the inputs are the recording's"),
     "weights": ("jax", "the weights are the recording's"),
-    "share_dropout": (False, "a recording's masks are its own"),
     "strict": (False, "the report lists what was not exercised"),
     "statistics": (True, "the state that was recorded is compared"),
 }
@@ -97,6 +96,7 @@ def _against(
         layers=about["layers"] if same else None,
         sample=about["sample"],
         key=about["key"],
+        share_dropout=about["masks"] is not None,
     )
     check(model, params, chosen)
     arrays = carried_inputs(recording, framework, given)
@@ -186,6 +186,12 @@ def _own(given: Any, where: str, first: bool) -> Any:
 def _check_recorded(recording: Recording, options: Mapping[str, Any]) -> None:
     about = recording.about
     held = {"steps": about["steps"], "train": about["mode"] == "training", "dtype": recording.dtype}
+    held["share_dropout"] = about["masks"] is not None
+    if options["dtype"] not in ("float32", "float64"):
+        raise InputError(
+            f"dtype: with a recording expected {held['dtype']!r}, which {recording.source} was recorded with, found "
+            f"{options['dtype']!r}: fewer bits are compared between two live models alone."
+        )
     for name, default in _RECORDED.items():
         if options[name] not in (default, held[name]):
             raise InputError(

@@ -1,5 +1,6 @@
 """A recording of JAX with its arrays as the torch module has them: in parts, see `mapping.arrange`."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.recordings.arrays import Arrays
-from parity_tests.harness.recordings.recording import ROUNDING, WHOLE, Recording, Tensor
+from parity_tests.harness.recordings.recording import BACKWARD, LAYERS, ROUNDING, WHOLE, Recording, Tensor
 
 
 def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recording:
@@ -66,10 +67,10 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
                if f"weights/{link.paths[0]}" in about["unmoved"]]  # fmt: skip
     renamed = {label: _in_list(label, arrangement.stacks) for label in about["calls"]}
     for old, new in renamed.items():
-        for which in ("input", "output"):
-            for start in ("", ROUNDING, WHOLE, ROUNDING + WHOLE):
-                if old != new and (name := f"{start}layers/{old}/{which}") in arrays:
-                    arrays[f"{start}layers/{new}/{which}"] = arrays.pop(name)
+        starts = itertools.product(("", ROUNDING, WHOLE, ROUNDING + WHOLE), (LAYERS, BACKWARD), ("input", "output"))
+        for start, kind, which in starts if old != new else ():
+            if (name := f"{start}{kind}/{old}/{which}") in arrays:
+                arrays[f"{start}{kind}/{new}/{which}"] = arrays.pop(name)
     about |= {
         "order": order,
         "shapes": shapes,

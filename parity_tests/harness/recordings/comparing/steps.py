@@ -10,6 +10,7 @@ import numpy as np
 from parity_tests.harness.findings import Diagnosis, Finding
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.recordings.comparing.align import Aligned, aligned
+from parity_tests.harness.recordings.comparing.backward import layer_of
 from parity_tests.harness.recordings.comparing.pairing import Pair
 from parity_tests.harness.recordings.recording import Recording, Tensor
 
@@ -35,7 +36,7 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
         return
 
     def level(name: str, kinds: list[str]) -> "Compared":
-        worst, where, pair_there, last = 0.0, "", None, 0
+        worst, where, pair_there, last, tensor = 0.0, "", None, 0, ""
         for step in range(1, count + 1):
             for pair in trained:
                 for kind in kinds:
@@ -46,6 +47,7 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
                     if size > worst:
                         shown = pair.name if kind == "weights" else f"{pair.name}.{kind}"
                         worst, where, pair_there, last = size, f"{shown} after step {step}", found, step
+                        tensor = pair.name
             if worst > compared.tolerance:  # the steps after the first that differs follow from it
                 break
         sampled = any(one.startswith("steps/") for one in compared.right.about["shapes"])
@@ -55,9 +57,8 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
         def diagnose() -> Diagnosis | None:
             assert pair_there is not None
             text = f"The gradients before it agree and it differs: {compared.text(pair_there)}."
-            return Diagnosis(
-                where, text, None if compared.pairing.module is None else _cause(compared, trained, where, last)
-            )
+            cause = None if compared.pairing.module is None else _cause(compared, trained, where, last)
+            return Diagnosis(where, text, cause, layer=layer_of(compared.layers, tensor))
 
         return finding, diagnose
 

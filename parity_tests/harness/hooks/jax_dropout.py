@@ -1,0 +1,145 @@
+"""Let the dropout of Flax take given masks."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import axes_scan
+from flax.core.scope import Scope
+from jax.core import Tracer
+
+from parity_tests.harness.hooks.masks import Masks
+
+_ROUNDED = 1e-6  # rates that differ by less are one
+_Counts: TypeAlias = list[tuple[Any, dict[Any, Any]]]
+"""Counters of Linen's streams, and what they were before they counted."""
+
+
+@contextlib.contextmanager
+def shared(masks: Masks | None) -> Iterator[None]:
+    """Take these masks within the context; those of the model's own keys if None."""
+    if masks is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(jax.random, "bernoulli", _bernoulli(masks, jax.random.bernoulli)))
+        with contextlib.suppress(ImportError, AttributeError):  # JAX has no public name for it
+            from jax._src import ad_checkpoint
+
+            trace = _traced_again(ad_checkpoint._trace_to_jaxpr)
+            stack.enter_context(mock.patch.object(ad_checkpoint, "_trace_to_jaxpr", trace))
+        stack.enter_context(jax.disable_jit())  # each turn of a loop, and each call, is to take a mask of its own
+        counted: list[_Counts] = []
+        stack.enter_context(mock.patch.object(Scope, "make_rng", _make_rng(counted, Scope.make_rng)))
+        stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(counted, jax.lax.scan)))
+        stack.enter_context(mock.patch.object(axes_scan, "pe", _uncounted(masks, axes_scan.pe)))
+        stack.callback(setattr, Masks, "active", Masks.active)
+        Masks.active = masks
+        yield
+
+
+def _traced_again(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The trace of a function under `jax.checkpoint`, which JAX would take from an earlier call, with its masks."""
+    return lambda call, *more: plain(lambda *args, **options: call(*args, **options), *more)
+
+
+def _make_rng(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Linen's streams, which count their calls: the counts before each call are kept for every scan around it."""
+
+    def make_rng(scope: Scope, *given: Any, **more: Any) -> Any:
+        for counts in counted:
+            counts.append((scope.rng_counters, {**scope.rng_counters}))
+        return plain(scope, *given, **more)
+
+    return make_rng
+
+
+def _scan(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A scan in which Linen's streams count as in one that is compiled, whose body is called once for all turns: a
+    stream that is not split gives each turn the same key."""
+
+    def scan(f: Any, *given: Any, **more: Any) -> Any:
+        own: _Counts = []
+
+        def turn(*args: Any) -> Any:
+            while own:
+                counters, before = own.pop()
+                counters.update(before)
+            return f(*args)
+
+        counted.append(own)
+        try:
+            return plain(turn, *given, **more)
+        finally:
+            counted.pop()
+
+    return scan
+
+
+def _uncounted(masks: Masks, pe: Any) -> SimpleNamespace:
+    """What Linen's scan traces its body with, once before it scans: to see what doesn't change, no call of it."""
+
+    def trace(*given: Any, **more: Any) -> Any:
+        with masks.look():
+            return pe.trace_to_jaxpr_nounits(*given, **more)
+
+    return SimpleNamespace(**{**vars(pe), "trace_to_jaxpr_nounits": trace})
+
+
+def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX's draw, which every dropout of Flax's is made of."""
+
+    def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
+        shape = tuple(np.shape(p)) if shape is None else tuple(shape)
+        keys, turn = _keys(key)
+        rows = (len(keys), *shape)  # of examples under `vmap`, which torch drops in one call
+        if masks.key is not None:
+            numbers = [masks.in_jax(one, shape) for one in keys]
+            return jnp.asarray(numbers)[0 if turn is None else turn] < p
+        k = None if turn is None else masks.partner(rows, trial=True)
+        in_one = k is not None
+        if k is None and (k := masks.partner(shape, len(keys))) is None:
+            return plain(key, p, shape, **more)
+        masks.reused |= len({*keys}) < len(keys)
+        in_torch = masks.drawn[k].rate
+        rate = _rate(p, in_torch)
+        of_dropped = abs(rate - in_torch) > _ROUNDED and abs(1.0 - rate - in_torch) <= _ROUNDED
+        if of_dropped:
+            rate = in_torch
+        elif abs(rate - in_torch) > _ROUNDED:
+            masks.rates.append((round(rate, 6), in_torch))
+        if in_one:
+            numbers = masks.numbers(k, rows, rate)
+        else:
+            numbers = [masks.numbers(masks.first(one, shape, i), shape, rate) for i, one in enumerate(keys, k)]
+        taken = jnp.asarray(numbers)[0 if turn is None else turn]
+        if of_dropped:  # the draw says what is dropped, where Flax's says what is kept
+            return taken >= 1.0 - rate
+        return taken < (p if isinstance(p, float) else jnp.asarray(p))
+
+    return bernoulli
+
+
+def _keys(key: Any) -> tuple[list[bytes | None], Any]:
+    """Return the numbers of a key that can be asked for, of each under `vmap`, and there also which of them it is."""
+    data: Any = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    if not isinstance(data, Tracer):
+        return [np.asarray(data).tobytes()], None
+    every = getattr(data, "val", None) if type(data).__name__ == "BatchTracer" else None
+    if every is None or isinstance(every, Tracer):
+        return [None], None
+    every = jnp.moveaxis(every, getattr(data, "batch_dim"), 0)  # noqa: B009
+    return [np.asarray(one).tobytes() for one in every], jnp.argmax((every == data).all(-1))
+
+
+def _rate(p: Any, otherwise: float) -> float:
+    """Return the rate of a mask that is kept with a probability, if it is one number that is known."""
+    try:
+        return 1.0 - float(p)
+    except TypeError:
+        return otherwise

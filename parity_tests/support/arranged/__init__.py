@@ -1,0 +1,1 @@
+"""Pairs of networks whose arrays lie otherwise in each framework."""
