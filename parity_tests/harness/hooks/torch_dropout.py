@@ -30,6 +30,7 @@ def shared(masks: Masks | None) -> Iterator[None]:
             stack.enter_context(mock.patch.object(_VF, name, call))
         for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             stack.enter_context(mock.patch.object(_VF, name, _recurrent(getattr(_VF, name))))
+        stack.enter_context(mock.patch.object(Tensor, "bernoulli_", _bernoulli(masks, Tensor.bernoulli_)))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _attention(plain_attention)))
         stack.callback(setattr, Masks, "active", before)
         Masks.active = masks
@@ -50,6 +51,17 @@ def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., T
         return x.mul_(factor) if in_place else x * factor
 
     return dropout
+
+
+def _bernoulli(masks: Masks, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Torch's draw of a mask with one probability, which whoever drops whole branches makes it of."""
+
+    def bernoulli_(x: Tensor, p: Any = 0.5, **more: Any) -> Tensor:
+        if not isinstance(p, float) or not 0.0 < p < 1.0:
+            return plain(x, p, **more)
+        return x.copy_(torch.as_tensor(masks.in_torch(tuple(x.shape), 1.0 - p) < p))
+
+    return bernoulli_
 
 
 def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

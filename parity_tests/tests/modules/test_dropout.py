@@ -317,6 +317,8 @@ class Turned(nnx.Module):
         if self.how == "one by one":
             keys = jax.random.split(jax.random.key(0), len(x))
             return jax.vmap(lambda x, key: self.layer(self.dropped(x, key)))(x, keys)
+        if self.how == "by rows":
+            x = x * jax.random.bernoulli(jax.random.key(0), 0.8, (len(x), 1, 1)) / 0.8
         if self.how == "another draw":
             x = x * jax.random.bernoulli(jax.random.key(0), 1.0, (len(x), 1, 1))
         y = self.layer(self.dropped(x, jax.random.key(0)) if self.how == "by the rate" else self.drop(x))
@@ -333,11 +335,13 @@ class TorchTurned(nn.Module):
         self.layer, self.how = nn.Linear(8, 8), how
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "by rows":
+            x = x * x.new_empty(len(x), 1, 1).bernoulli_(0.8) / 0.8
         y = self.layer(F.dropout(x, 0.3, self.training))
         return y.argmax(-1) if self.how == "argmax" else y
 
 
-@pytest.mark.parametrize("how", ["steps first", "reshaped", "another draw", "one by one", "by the rate"])
+@pytest.mark.parametrize("how", ["steps first", "reshaped", "another draw", "one by one", "by the rate", "by rows"])
 def test_a_mask_is_shared_where_its_numbers_lie_otherwise(how: str) -> None:
     as_many_steps_as_rows = RNG.normal(size=(4, 4, 8))
     assert_parity(Turned(how), None, TorchTurned(how), None, as_many_steps_as_rows, **OUTPUTS)
