@@ -113,12 +113,9 @@ def train_both(
             schedule.step()
     after = named(params)
     in_torch = {name: tensors[name].numpy(force=True) for name in after}
-    scales = _flat(
-        {
-            name: np.full(p.shape, np.abs(in_torch[name]).max(initial=0) or 1, in_torch[name].dtype)
-            for name, p in trained.items()
-        }
-    )
+    sizes = {name: np.abs(in_torch[name]).max(initial=0) or 1 for name in trained}
+    both_parts = {name: size * (1 + 1j) if np.iscomplexobj(in_torch[name]) else size for name, size in sizes.items()}
+    scales = _flat({name: np.full(p.shape, both_parts[name], in_torch[name].dtype) for name, p in trained.items()})
     given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
     moments = _moments(state, named, optimizer, trained)
     return Run((after, in_torch), moved, largest, moments, type(optimizer).__name__, options, given, tuple(trained))
