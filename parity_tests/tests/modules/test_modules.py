@@ -772,27 +772,3 @@ def test_an_infinity_in_both_is_the_same_and_warns_of_nothing(size: int) -> None
     arrays["a"][0] = 1.0
     assert rounding.worst(arrays, arrays, {"a": 1e-8}, "float64").size == 0
     assert rounding.worst(arrays, {"a": -arrays["a"]}, {"a": 1e-8}, "float64").size == np.inf
-
-
-def test_a_step_along_the_conjugate_gradient_is_given_no_wrong_cause() -> None:
-    class InNNX(nnx.Module):
-        def __init__(self) -> None:
-            self.w = nnx.Param(jnp.asarray(np.exp(1j * np.arange(4)), jnp.complex64))
-
-        def __call__(self, x: Any) -> Any:
-            return x.astype(self.w.dtype) * self.w[...]
-
-    class InTorch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = nn.Parameter(torch.zeros(4, dtype=torch.complex64))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * self.w
-
-    sgd = optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)
-    losses = (lambda y: (abs(y) ** 2).mean(),) * 2
-    x = np.arange(1.0, 9.0).reshape(2, 4)
-    report = compare_modules(InNNX(), None, InTorch(), None, x, losses=losses, optimizers=sgd)
-    assert report.diagnosis
-    assert report.diagnosis.cause is None
