@@ -33,10 +33,12 @@ def shared(masks: Masks | None) -> Iterator[None]:
 
             trace = _traced_again(ad_checkpoint._trace_to_jaxpr)
             stack.enter_context(mock.patch.object(ad_checkpoint, "_trace_to_jaxpr", trace))
-        stack.enter_context(jax.disable_jit())  # each turn of a loop, and each call, is to take a mask of its own
+        plain_jit = jax.disable_jit
+        stack.enter_context(mock.patch.object(jax, "disable_jit", _counted(masks, jax.disable_jit)))
+        stack.enter_context(plain_jit())  # each turn of a loop, and each call, is to take a mask of its own
         counted: list[_Counts] = []
         stack.enter_context(mock.patch.object(Scope, "make_rng", _make_rng(counted, Scope.make_rng)))
-        stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(counted, jax.lax.scan)))
+        stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(masks, counted, plain_jit, jax.lax.scan)))
         stack.enter_context(mock.patch.object(axes_scan, "pe", _uncounted(masks, axes_scan.pe)))
         stack.callback(setattr, Masks, "active", Masks.active)
         Masks.active = masks
@@ -59,11 +61,34 @@ def _make_rng(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[...
     return make_rng
 
 
-def _scan(counted: list[_Counts], plain: Callable[..., Any]) -> Callable[..., Any]:
+def _counted(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The context in which nothing is compiled, in which layers are recorded: no loop is compiled there either."""
+
+    @contextlib.contextmanager
+    def disable_jit(disable: bool = True) -> Iterator[None]:
+        masks.recording += disable
+        try:
+            with plain(disable):
+                yield
+        finally:
+            masks.recording -= disable
+
+    return disable_jit
+
+
+def _scan(
+    masks: Masks, counted: list[_Counts], disable_jit: Callable[[bool], Any], plain: Callable[..., Any]
+) -> Callable[..., Any]:
     """A scan in which Linen's streams count as in one that is compiled, whose body is called once for all turns: a
     stream that is not split gives each turn the same key."""
 
     def scan(f: Any, *given: Any, **more: Any) -> Any:
+        if not masks.recording and not masks.looking:
+            with masks.look(), disable_jit(False), contextlib.suppress(Exception):
+                masks.draws = 0
+                jax.eval_shape(lambda: plain(f, *given, **more))
+                if not masks.draws:  # it is compiled, since its turns need no masks
+                    return plain(f, *given, **more)
         own: _Counts = []
 
         def turn(*args: Any) -> Any:
@@ -96,6 +121,7 @@ def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
         shape = tuple(np.shape(p)) if shape is None else tuple(shape)
+        masks.draws += 1
         keys, turn = _keys(key)
         rows = (len(keys), *shape)  # of examples under `vmap`, which torch drops in one call
         if masks.key is not None:

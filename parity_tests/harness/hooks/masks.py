@@ -41,6 +41,10 @@ class Masks:
         self.reused = False
         """Whether two masks in JAX's last call were drawn from one key."""
         self.looking = False
+        self.recording = 0
+        """How often the calls of layers are being recorded, in which nothing is compiled."""
+        self.draws = 0
+        """The number of JAX's draws, also of those that take no mask."""
 
     def begin(self, framework: Literal["jax", "torch"]) -> None:
         """Begin a call of a model: its first dropout takes the first mask."""
