@@ -109,11 +109,15 @@ def _scan(
 def _uncounted(masks: Masks, pe: Any) -> SimpleNamespace:
     """What Linen's scan traces its body with, once before it scans: to see what doesn't change, no call of it."""
 
-    def trace(*given: Any, **more: Any) -> Any:
-        with masks.look():
-            return pe.trace_to_jaxpr_nounits(*given, **more)
+    def unseen(trace: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*given: Any, **more: Any) -> Any:
+            with masks.look():
+                return trace(*given, **more)
 
-    return SimpleNamespace(**{**vars(pe), "trace_to_jaxpr_nounits": trace})
+        return traced
+
+    traces = {name: unseen(held) for name, held in vars(pe).items() if name.startswith("trace_to_jaxpr")}
+    return SimpleNamespace(**{**vars(pe), **traces})  # Flax's versions take one or another of them
 
 
 def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
