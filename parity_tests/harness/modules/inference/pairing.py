@@ -101,7 +101,7 @@ def _by_kind(
             chosen = candidates[0]
         elif not candidates:
             continue
-        elif len(named := _by_word(layer, rivals, candidates)) == 1:
+        elif len(named := _by_word(layer, rivals, candidates, (unnamed, unfilled))) == 1:
             chosen = named[0]
         else:
             candidates = named or candidates
@@ -121,17 +121,25 @@ def _by_kind(
             yield f"{layer}/{leaf}".lstrip("/"), _real(module, unfilled[chosen][leaf], held), by_calls
 
 
-def _by_word(layer: str, rivals: list[str], candidates: list[str]) -> list[str]:
+def _by_word(
+    layer: str, rivals: list[str], candidates: list[str], every: tuple[Collection[str], Collection[str]]
+) -> list[str]:
     """Return the candidates whose own name has the layer's meaning, if it tells them from others: the one in the place
-    of the same number, or all of them."""
+    of the same number, if all layers of this meaning in both models, which are `every`, have the same numbers; or all
+    of them."""
     mine, own = _own(layer), layer.rpartition("/")[2]
     literal = [c for c in candidates if c.rpartition(".")[2] == own and not re.search(r"\d", own)]
     named = literal or [c for c in candidates if mine in ATTENTION and _own(c) == mine]
+    places = [sorted(_numbers(other) for other in layers if _own(other) == mine) for layers in every]
+    same = [c for c in named if _numbers(c) == _numbers(layer)]
+    if len(same) == 1 and places[0] == places[1] and len({*places[0]}) == len(places[0]):
+        return same
     alike = [other for other in rivals if _own(other) == mine]
-    if len(named) != len(alike):
-        return []
-    same = [c for c in named if numbers(c.rpartition(".")[0]) == numbers(layer.rpartition("/")[0])]
-    return same if len(same) == 1 else named
+    return named if len(named) == len(alike) else []
+
+
+def _numbers(layer: str) -> tuple[int, ...]:
+    return numbers(re.split(r"[./](?=[^./]*$)", layer)[0] if re.search(r"[./]", layer) else "")
 
 
 def _own(layer: str) -> str:

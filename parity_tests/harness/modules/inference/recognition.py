@@ -71,7 +71,7 @@ class Recognition:
         found = Arrangement()
         found += recurrent(shapes, module, orders)
         refused: list[str] = []
-        found += stacks(_without(shapes, found), module, of_a_layer, refused)
+        found += stacks(_without(shapes, found), module, of_a_layer, refused, orders)
         found += fusions(_without(shapes, found), module, orders)
         left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}

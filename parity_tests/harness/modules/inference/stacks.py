@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, MutableSequence
 from torch import nn
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.inference.fusions import Orders, turn
 from parity_tests.harness.modules.inference.pieces import Arrangement
 from parity_tests.harness.modules.joining.joints import Shape, stacked
 from parity_tests.harness.modules.joining.links import in_parts
@@ -15,7 +16,11 @@ Resolve = Callable[[Mapping[str, Shape], nn.Module, str, str], Arrangement]
 
 
 def stacks(
-    shapes: Mapping[str, Shape], module: nn.Module, resolve: Resolve, refused: MutableSequence[str]
+    shapes: Mapping[str, Shape],
+    module: nn.Module,
+    resolve: Resolve,
+    refused: MutableSequence[str],
+    orders: Orders = None,
 ) -> Arrangement:
     """Pair the stacks of a JAX model with the lists of alike layers of a torch module.
 
@@ -24,6 +29,7 @@ def stacks(
         module: The torch module.
         resolve: Arranges one layer of a stack with the first of its list.
         refused: Is given why a stack is not the list of its name.
+        orders: Returns the layers of both models in the order of their calls.
 
     Returns:
         The arrangement of all layers; empty if there is no stack.
@@ -32,14 +38,14 @@ def stacks(
         InputError: If a stack could be several lists.
     """
     lists = {name: layers for name, layers in module.named_modules() if _alike(layers)}
-    found = Arrangement()
-    for prefix in _prefixes(shapes):
+    found, prefixes = Arrangement(), _prefixes(shapes)
+    for prefix in prefixes:
         if any(_within(path, prefix) for path in found.paths):
             continue  # a part of a stack that is paired as a whole
-        held = {path.removeprefix(f"{prefix}/"): shape for path, shape in shapes.items() if _within(path, prefix)}
+        held = _below(shapes, prefix)
         fitting = {}
         for axis, size in _axes(held).items():
-            one = {leaf: _of_one(shape, axis) for leaf, shape in held.items()}
+            one = _layer(held, axis)
             for name, layers in lists.items():
                 if len(list(layers.children())) != size:
                     continue
@@ -51,6 +57,11 @@ def stacks(
                         why = str(error).removeprefix("mapping: ")
                         refused.append(f"in one of the {size} layers of {prefix!r}, {why}")
         same = [(name, axis) for name, axis in fitting if name.split(".") == prefix.split("/")] or list(fitting)
+        if len(same) > 1 and len({axis for _, axis in same}) == 1 and orders:
+            rivals = [other for other in prefixes if _like(_below(shapes, other), held, same[0][1])]
+            rivals.sort(key=lambda other: turn(orders()[0], other))
+            same.sort(key=lambda one: turn(orders()[1], one[0]))
+            same = [same[rivals.index(prefix)]] if len(rivals) == len(same) else same
         if len(same) > 1:
             rivals = ", ".join(f"{name!r} along axis {axis}" for name, axis in same)
             raise InputError(
@@ -99,6 +110,20 @@ def _axes(held: Mapping[str, Shape]) -> dict[int, int]:
 def _of_one(shape: Shape, axis: int) -> Shape:
     axis %= len(shape)
     return (*shape[:axis], *shape[axis + 1 :])
+
+
+def _layer(held: Mapping[str, Shape], axis: int) -> dict[str, Shape]:
+    return {leaf: _of_one(shape, axis) for leaf, shape in held.items()}
+
+
+def _like(other: Mapping[str, Shape], held: Mapping[str, Shape], axis: int) -> bool:
+    """Return whether another stack is of as many layers of the same shapes as one along this axis."""
+    size, layer = _axes(held)[axis], _layer(held, axis)
+    return any(size == n and _layer(other, along) == layer for along, n in _axes(other).items())
+
+
+def _below(shapes: Mapping[str, Shape], prefix: str) -> dict[str, Shape]:
+    return {path.removeprefix(f"{prefix}/"): shape for path, shape in shapes.items() if _within(path, prefix)}
 
 
 def _within(path: str, prefix: str) -> bool:
