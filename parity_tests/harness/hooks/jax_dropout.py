@@ -2,17 +2,16 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import axes_scan
 from flax.core.scope import Scope
 from jax.core import Tracer
 
+from parity_tests.harness.hooks.linen_layers import trials_within
 from parity_tests.harness.hooks.masks import Masks
 
 _ROUNDED = 1e-6  # rates that differ by less are one
@@ -39,7 +38,7 @@ def shared(masks: Masks | None) -> Iterator[None]:
         counted: list[_Counts] = []
         stack.enter_context(mock.patch.object(Scope, "make_rng", _make_rng(counted, Scope.make_rng)))
         stack.enter_context(mock.patch.object(jax.lax, "scan", _scan(masks, counted, plain_jit, jax.lax.scan)))
-        stack.enter_context(mock.patch.object(axes_scan, "pe", _uncounted(masks, axes_scan.pe)))
+        stack.enter_context(trials_within(masks.look))
         stack.callback(setattr, Masks, "active", Masks.active)
         Masks.active = masks
         yield
@@ -104,20 +103,6 @@ def _scan(
             counted.pop()
 
     return scan
-
-
-def _uncounted(masks: Masks, pe: Any) -> SimpleNamespace:
-    """What Linen's scan traces its body with, once before it scans: to see what doesn't change, no call of it."""
-
-    def unseen(trace: Callable[..., Any]) -> Callable[..., Any]:
-        def traced(*given: Any, **more: Any) -> Any:
-            with masks.look():
-                return trace(*given, **more)
-
-        return traced
-
-    traces = {name: unseen(held) for name, held in vars(pe).items() if name.startswith("trace_to_jaxpr")}
-    return SimpleNamespace(**{**vars(pe), **traces})  # Flax's versions take one or another of them
 
 
 def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 import contextlib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
@@ -37,23 +38,32 @@ def record(taps: Taps = None, traced: Traced | None = None) -> Iterator[dict[str
             keep(calls, ".".join(context.module.path), x, y, traced=traced)
         return outputs
 
-    with _trial_traces() as tried, nn.intercept_methods(recording):
+    tried: list[None] = []  # filled while a body is traced that isn't called
+
+    @contextlib.contextmanager
+    def trial() -> Iterator[None]:
+        tried.append(None)
+        try:
+            yield
+        finally:
+            tried.pop()
+
+    with trials_within(trial), nn.intercept_methods(recording):
         yield calls
 
 
 @contextlib.contextmanager
-def _trial_traces() -> Iterator[list[None]]:
-    """Yield a list that is empty but while `nn.scan` traces its body a first time, only to see what doesn't change."""
-    tried: list[None] = []
-    trace = axes_scan.pe.trace_to_jaxpr_nounits
+def trials_within(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Let each trace run within a context of its own with which `nn.scan` learns what doesn't change in its body, which
+    is no call of it. Flax's versions trace by one or another function."""
 
-    def trial(*args: Any, **kwargs: Any) -> Any:
-        tried.append(None)
-        try:
-            return trace(*args, **kwargs)
-        finally:
-            tried.pop()
+    def within(trace: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*given: Any, **more: Any) -> Any:
+            with context():
+                return trace(*given, **more)
 
-    tracing = types.SimpleNamespace(**{**vars(axes_scan.pe), "trace_to_jaxpr_nounits": trial})
-    with mock.patch.object(axes_scan, "pe", tracing):
-        yield tried
+        return traced
+
+    traces = {name: within(held) for name, held in vars(axes_scan.pe).items() if name.startswith("trace_to_jaxpr")}
+    with mock.patch.object(axes_scan, "pe", types.SimpleNamespace(**{**vars(axes_scan.pe), **traces})):
+        yield
