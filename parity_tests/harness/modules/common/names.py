@@ -1,6 +1,7 @@
 """Names of arrays, and of what else was given."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 STORED = {"mixed": "float32", "tf32": "float32"}
@@ -18,3 +19,12 @@ def kind(value: Any) -> str:
         return f"the class {value.__name__}"
     name = type(value).__name__
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+
+
+def in_list(label: str, stacks: Mapping[str, str]) -> str:
+    """Return the name of a call of a layer that stands for several by turns, as that of torch's layer of its turn."""
+    layer, _, nth = label.partition("#")
+    prefix = next((path for path in stacks if not path or f"{layer}.".startswith(f"{path}.")), None)
+    if prefix is None or not layer:
+        return label
+    return f"{stacks[prefix]}.{int(nth or 1) - 1}.{layer.removeprefix(prefix).lstrip('.')}".strip(".")

@@ -1,6 +1,6 @@
 """Give a JAX model its arrays as the torch module has them: in parts, or several as one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import torch
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.adapters import Network, flatten, path_of
+from parity_tests.harness.modules.common.names import in_list
 from parity_tests.harness.modules.inference.pieces import Arrangement
 from parity_tests.harness.modules.inference.ties import tied
 from parity_tests.harness.modules.joining.joints import TIED
@@ -92,7 +93,7 @@ def rearranged(net: Network, arrangement: Arrangement) -> Network:
     def watch(params: Any, state: Any, *inputs: Any) -> Any:
         assert net.watch is not None
         calls = net.watch(own(trees[0], params), own(trees[1], state), *inputs)
-        return {_in_list(label, arrangement.stacks): call for label, call in calls.items()}
+        return {in_list(label, arrangement.stacks): call for label, call in calls.items()}
 
     def tapped(taps: Any, params: Any, state: Any, *inputs: Any) -> Any:
         assert net.tapped is not None
@@ -120,15 +121,6 @@ def _check(own: Arrays, parts: Arrays, links: Sequence[Link]) -> None:
                     f"mapping: the JAX arrays {', '.join(map(repr, link.paths))} are one tensor in the torch module, "
                     f"and {path!r} doesn't hold its numbers: give them the same numbers."
                 )
-
-
-def _in_list(label: str, stacks: Mapping[str, str]) -> str:
-    """Return the name of a call of a layer that stands for several by turns, as that of torch's layer of its turn."""
-    layer, _, nth = label.partition("#")
-    prefix = next((path for path in stacks if not path or f"{layer}.".startswith(f"{path}.")), None)
-    if prefix is None or not layer:
-        return label
-    return f"{stacks[prefix]}.{int(nth or 1) - 1}.{layer.removeprefix(prefix).lstrip('.')}".strip(".")
 
 
 def _near(one: np.ndarray, other: np.ndarray) -> bool:

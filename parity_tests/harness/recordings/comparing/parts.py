@@ -1,12 +1,12 @@
 """A recording of JAX with its arrays as the torch module has them: in parts, see `mapping.arrange`."""
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.modules.common.names import in_list
 from parity_tests.harness.recordings.arrays import Arrays
 from parity_tests.harness.recordings.recording import BACKWARD, LAYERS, ROUNDING, WHOLE, Recording, Tensor
 
@@ -65,7 +65,7 @@ def arranged(recording: Recording, arrangement: Any, tensors: Arrays) -> Recordi
     state = [part for link in arrangement.links for part in link.parts if link.paths[0] in about["state"]]
     unmoved = [f"weights/{part}" for link in arrangement.links for part in link.parts
                if f"weights/{link.paths[0]}" in about["unmoved"]]  # fmt: skip
-    renamed = {label: _in_list(label, arrangement.stacks) for label in about["calls"]}
+    renamed = {label: in_list(label, arrangement.stacks) for label in about["calls"]}
     for old, new in renamed.items():
         starts = itertools.product(("", ROUNDING, WHOLE, ROUNDING + WHOLE), (LAYERS, BACKWARD), ("input", "output"))
         for start, kind, which in starts if old != new else ():
@@ -150,12 +150,3 @@ def _torchs(link: Any, parts: list[Tensor], tensors: Arrays) -> list[Tensor]:
     if all(np.allclose(a, b, rtol=rounding, atol=rounding) for a, b in zip(given, again, strict=True)):
         return [part._replace(values=other) for part, other in zip(parts, theirs, strict=True)]
     return parts
-
-
-def _in_list(label: str, stacks: Mapping[str, str]) -> str:
-    """Return the name of a call of a layer that stands for several by turns, as that of torch's layer of its turn."""
-    layer, _, nth = label.partition("#")
-    prefix = next((path for path in stacks if not path or f"{layer}.".startswith(f"{path}.")), None)
-    if prefix is None or not layer:
-        return label
-    return f"{stacks[prefix]}.{int(nth or 1) - 1}.{layer.removeprefix(prefix).lstrip('.')}".strip(".")
