@@ -42,12 +42,15 @@ def in_one_sentence(arguments: Sequence[str], help_of: Callable[[list[str]], Any
 
 def _sentence(event: Any, arguments: Sequence[str], help_of: Callable) -> str:
     """The sentence; empty for an event that a later tyro may add."""
-    program, _, command = event.prog.partition(" ")
-    called = command or program
-    see = f"`{event.prog} --help`"
+    program, *command = event.prog.split(" ")
+    given = []  # the command, where the program's name doesn't end in it
+    if not command and arguments and re.match(r"[\w-]+$", arguments[0]) and arguments[0][0] != "-":
+        given = [arguments[0]]
+    called = " ".join([*command, *given]) or program
+    see = f"`{' '.join([program, *command, *given])} --help`"
     match event:
         case _errors.UnrecognizedArgs(tokens=[token, *_]) | _errors.MissingArgs(unrecognized_tokens=[token, *_]):
-            flags = _flags(help_of)
+            flags = _flags(given, help_of)
             if token.startswith("-"):
                 flag = token.partition("=")[0]
                 alike = closest(flag.lstrip("-"), [name.lstrip("-") for name in flags])
@@ -57,6 +60,8 @@ def _sentence(event: Any, arguments: Sequence[str], help_of: Callable) -> str:
             opposite = f"--no-{before.removeprefix('--')}"
             if opposite in flags:
                 return f"{before} takes no value, and {shown(token)} stands after it; give {before} or {opposite}."
+            if given == [token]:
+                return f"There is no command {shown(token)}; `{program} --help` lists them."
             return f"{called} can't use {shown(token)}, which stands after {before}; {see} shows what it takes."
         case _errors.MissingArgs(missing_arguments=missing):
             names = [_called(one.arg, with_value=True) for one in missing]
@@ -107,10 +112,10 @@ def _given(argument: Any, arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def _flags(help_of: Callable[[list[str]], Any]) -> list[str]:
+def _flags(given: list[str], help_of: Callable[[list[str]], Any]) -> list[str]:
     """The flags of a command, which its help names."""
     text = io.StringIO()
     os.environ["COLUMNS"] = "200"  # or a narrow terminal would break the longer ones
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        help_of(["--help"])
+        help_of([*given, "--help"])
     return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text.getvalue())))

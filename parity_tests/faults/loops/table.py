@@ -468,6 +468,9 @@ def row(fault: RunFault, report: RunsReport) -> str:
     return f"| {script} in {fault.framework}: {fault.name} | step {report.step}, {report.quantity} | {cause} |"
 
 
+_COUNTED = ("float32", "bfloat16", "float16")
+
+
 def counted(dtype: str) -> str:
     """Say how many of the faults are found and named in a precision."""
     found = at_place = right = other = 0
@@ -488,6 +491,9 @@ def counted(dtype: str) -> str:
 def main() -> None:
     """Write the table; or print the counts in the precision that is given."""
     if sys.argv[1:]:
+        if sys.argv[1:] not in ([dtype] for dtype in _COUNTED):
+            found = " ".join(sys.argv[1:])
+            sys.exit(f"table: {found!r} is no precision; give one of {', '.join(_COUNTED)}, or nothing for the table.")
         print(counted(sys.argv[1]))
         return
     jax.config.update("jax_enable_x64", True)

@@ -1,5 +1,6 @@
 """The command line of both packages: what it does, and that what it can't do it says in one sentence."""
 
+import dataclasses
 import json
 import platform
 import re
@@ -343,6 +344,30 @@ def test_a_flag_that_can_not_be_read_is_named(package, capsys, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     fails(package, capsys, re.escape(says.format(package.__name__)), *typed.split())
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Once:
+    number: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Twice:
+    number: int = 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("once --numbr 3", "once has no flag '--numbr' (did you mean --number?); `program once --help` lists them."),
+        ("thrice", "There is no command 'thrice'; `program --help` lists them."),
+    ],
+)
+def test_a_script_of_several_commands_names_the_one_that_was_given(capsys, typed: str, says: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.parse(Once | Twice, prog="program", args=typed.split())
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"program: {says}\n"
 
 
 def test_a_run_folder_that_exists_is_kept(package, capsys, trained) -> None:
