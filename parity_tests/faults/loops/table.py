@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from parity_tests.faults.loops import classifier, transformer
 from parity_tests.harness.loops.carrying import Side
-from parity_tests.harness.loops.compare import Comparison, compare_runs
+from parity_tests.harness.loops.compare import compare_runs
+from parity_tests.harness.loops.comparison import Comparison
 from parity_tests.harness.loops.halves import Exact
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.records import SIDES, Start
 from parity_tests.harness.loops.report import RunsReport
+from parity_tests.harness.loops.summary import summarised
 
 
 class RunFault(NamedTuple):
@@ -71,7 +73,7 @@ def in_half(fault: RunFault, half: str) -> RunsReport:
     )
     with contextlib.closing(comparison):
         comparison.run(steps)
-    return comparison.report()
+    return summarised(comparison)
 
 
 def place(fault: RunFault) -> tuple[int, int]:
