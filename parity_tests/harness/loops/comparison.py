@@ -182,6 +182,11 @@ class Comparison:
             other = self.sides[1 - side.number]
             if self.restarts.doubtful(side, self.apart) and not self.restarts.repeats(side):
                 continue
+            if "parameters" not in other.before:
+                raise InputError(
+                    f"The {other.label} run yields no Start, so that step 0 can't be taken from its state, as is "
+                    "needed in half precision: yield Start(parameters=...) before the first step."
+                )
             low = [s.record for s in self.sides]
             low[side.number] = side.again(other.before)
             if all(judging.nonfinite(record, ("gradients",)) for record in low):  # both leave the step out
@@ -198,6 +203,8 @@ class Comparison:
         """Take the step from the same state in both, and part there if its own work differs."""
         for side in list(self.restarts.sides):
             other = self.sides[1 - side.number]
+            if "parameters" not in other.before:  # it yields no Start, and this is step 0
+                continue
             if self.restarts.doubtful(side, self.apart) and not self.restarts.repeats(side):
                 continue
             try:

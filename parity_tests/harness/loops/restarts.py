@@ -6,11 +6,15 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.loops import carrying
 from parity_tests.harness.loops.carrying import Side
 from parity_tests.harness.loops.judging import Sizes
-from parity_tests.harness.loops.naming import Seen
+from parity_tests.harness.loops.naming import FIELDS, Seen
 from parity_tests.harness.loops.records import Start
 from parity_tests.harness.loops.streaming import restartable
 from parity_tests.harness.modules.errors import ModelError
 
+_HINT = (
+    "a step of both from the same state, which tells a step's own work from what an earlier one left, since {}: pass a "
+    "function run(start) that yields its Start and begins from `start`"
+)
 _LEAP = 10.0  # times, what no rounding grows in one step
 
 
@@ -19,9 +23,15 @@ class Restarts:
 
     def __init__(self, dtype: str, sides: Sequence[Side] = (), seen: Sequence[Seen] = ()):
         self.dtype = dtype
-        self.sides = [side for side in reversed(sides) if _carries(side, sides[1 - side.number], seen)]
+        lacks = {side.label: _lacks(side, sides[1 - side.number], seen) for side in sides}
+        self.sides = [side for side in reversed(sides) if lacks[side.label] is None]
         self.notes: list[str] = []
         """Why a run was left out."""
+        without = [side.label for side in sides if side.stream.start is None]
+        self.hint = f"step 0 of both from the same state, since the {without[0]} run yields no Start" if without else ""
+        """What isn't taken from the same state, why, and what to do."""
+        if lacks and not self.sides:
+            self.hint = _HINT.format("; ".join(f"the {label} run {why}" for label, why in lacks.items()))
         self._repeated: dict[str, int] = {}
         """The last step that each run was seen to repeat from its own state."""
 
@@ -55,9 +65,16 @@ class Restarts:
         return False
 
 
-def _carries(side: Side, other: Side, seen: Sequence[Seen]) -> bool:
-    """Return whether a run can be started from the other's state: if the other yields all kinds that it has."""
-    if not restartable(side.run) or side.stream.start is None or "parameters" not in side.start:
-        return False
+def _lacks(side: Side, other: Side, seen: Sequence[Seen]) -> str | None:
+    """Return, as a predicate, why a run can't be started from the other's state: it takes or yields no start, or the
+    other doesn't yield all kinds that it has."""
+    if not restartable(side.run):
+        return "takes no start"
+    if side.stream.start is None:
+        return "yields no Start"
+    if "parameters" not in side.start:
+        return "yields a Start without parameters"
     fields = {*seen[other.number], *(other.stream.start or {})}
-    return {field for field in seen[side.number] if field in Start._fields} - {"scaler"} <= fields
+    own = {field for field in seen[side.number] if field in Start._fields} - {"scaler"}
+    missing = [FIELDS[field] for field in FIELDS if field in own - fields]
+    return f"has {' and '.join(missing)}, which the other doesn't yield" if missing else None

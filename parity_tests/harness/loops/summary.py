@@ -35,6 +35,8 @@ def _report(c: Comparison) -> RunsReport:
         "states carried": bool(c.restarts.sides),
     }
     everything = (*c.missing, *c.restarts.notes)
+    if parted is not None and parted.quantity not in QUANTITIES[:4] and c.restarts.hint:
+        everything += (c.restarts.hint,)
     modules = _tree(c, parted, floor)
     return RunsReport(about, tuple(findings), *where, diagnosis, everything, _trajectory(c, floor), modules)
 

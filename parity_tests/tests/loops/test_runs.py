@@ -77,7 +77,7 @@ def test_the_first_step_and_quantity_are_found_and_the_error_holds_the_report() 
     assert isinstance(report, RunsReport)
     assert (report.step, report.quantity) == (0, "parameters")
     assert report.diagnosis is not None
-    assert "the learning rate that the step uses is 0.1 in JAX and 0.2 in PyTorch" in (report.diagnosis.cause or "")
+    assert "the learning rate that step 1 uses is 0.1 in JAX and 0.2 in PyTorch" in (report.diagnosis.cause or "")
     assert compared(descent(), descent(order=1)).quantity == "batch"
     assert compared(descent(), descent(slope=2.0)).quantity == "gradients"
 

@@ -32,7 +32,8 @@ def of_average(p: Parting) -> Causes:
     for step in dict.fromkeys((max(p.step, 1), p.step)):  # the first step may hide which weights are averaged
         kinds = [_kind(p, side, step) for side in (0, 1)]
         if all(kinds) and kinds[0] != kinds[1]:
-            text = f"the average {kinds[0]} in {SIDES[0]}, and {kinds[1]} in {SIDES[1]}"
+            at = "" if step == p.step else f", as step {step} shows"
+            text = f"the average {kinds[0]} in {SIDES[0]}, and {kinds[1]} in {SIDES[1]}{at}"
             yield Cause(text, "average-update", "update JAX's average as PyTorch's, which {torch}", kinds[0], kinds[1])
             return
 
@@ -58,10 +59,11 @@ def _kind(p: Parting, side: int, step: int) -> str | None:
         if share != share or np.abs(moved - share * apart).max() > near * np.abs(moved).max():
             continue
         decay = 1 - share
-        warm = next((t for t in (step, step + 1, step - 1) if abs(decay - (1 + t) / (10 + t)) < near), None)
-        formula = "" if warm is None else f" = (1 + {warm}) / (10 + {warm}), which warms up"
+        later = next((d for d in (0, 1, -1) if abs(decay - (1 + step + d) / (10 + step + d)) < near), None)
+        if later is not None:
+            return f"has at step t the decay ({1 + later} + t) / ({10 + later} + t), which warms up{when}"
         digits = 6 if p.precision == "float64" else 3
-        return f"has the decay {decay:.{digits}g}{formula}{when}"
+        return f"has the decay {decay:.{digits}g}{when}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Known faults in the loss and in its gradient."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,9 @@ from parity_tests.harness.loops.records import SIDES, Arrays
 
 _LARGEST_SUM = 1_000_000
 CLIP = "clip the gradients in JAX as in PyTorch"
+_PLAIN = 0.1
+_CERTAIN, _FEW = 10.0, 5.0  # standard errors: what a factor has to be that is there, and what one may be off
+_FITTED = {"float64": 1e-6, "float32": 1e-4}  # of a norm that is seen in what an optimizer does
 _DECAY = "decay the same tensors by {torch} in JAX"
 
 
@@ -69,8 +73,8 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
     ratio = factor(joined(used), joined(raw))
     norm, limit = (float(np.sqrt((joined(a) ** 2).sum())) for a in (raw, used))
     scaled = {name: ratio * array for name, array in raw.items()}
-    if 0 < ratio < 1 and p.explains(scaled, used, raw) and _round(limit):
-        return f"to a norm of {limit:.4g} (from {norm:.4g})"
+    if 0 < ratio < 1 and p.explains(scaled, used, raw) and (bound := bound_of(limit, norm)) is not None:
+        return f"to a norm of {bound:.4g} (from {norm:.4g})"
     bound = max(judging.peak(array) for array in used.values())
     if p.explains({name: np.clip(array, -bound, bound) for name, array in raw.items()}, used, raw):
         return f"value by value to {bound:.4g}"
@@ -83,6 +87,15 @@ def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
         if p.explains(made, used, raw):
             return f"tensor by tensor to a norm of {limits[0]:.4g} each"
     return None
+
+
+def clipped_to(p: Parting, side: int, share: float, gradients: Arrays) -> Cause | None:
+    """Name clipping in a run that used a share of its gradients, the other all of them, where the bound is round."""
+    norm = float(np.sqrt((joined(gradients) ** 2).sum()))
+    if not 0 < share < 1 or (bound := bound_of(share * norm, norm, _FITTED[p.precision])) is None:
+        return None
+    text = f"the gradients are clipped to a norm of {bound:.4g} (from {norm:.4g}) in {SIDES[side]} only"
+    return Cause(text, "clipping", CLIP, *sided(side, bound, None))
 
 
 def penalty(p: Parting, quantity: str) -> tuple[int, float, str] | None:
@@ -121,13 +134,13 @@ def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
 
 
 def _training_alone(p: Parting) -> Causes:
-    if p.half or not p.agrees("loss in evaluation"):  # in half precision too little is excluded before
+    if not p.agrees("loss in evaluation") or not p.stands_out("loss in evaluation"):
         return
     statistics = p.both("running statistics")[0]
     if not statistics or p.agrees("running statistics"):
         yield Cause(
             "the losses in evaluation agree and those in training don't: what only training does differs, as dropout, "
-            "which drops other units or at another rate",
+            "which drops other units or at another rate, or the smoothing of labels",
             "dropout-masks",
             "draw dropout's masks of both from one key, or set its rate to 0",
         )
@@ -140,23 +153,55 @@ def _penalty(p: Parting, loss: tuple[float, float]) -> Causes:
     """Half of lambda times the squared weights in the loss of one run, as its gradient confirms."""
     weights = p.state("parameters")[0]
     gradients = p.both("gradients")
-    if not weights or not gradients[0]:
+    names = [n for n in gradients[0] if n in weights]
+    if not names:
         return
     for i, (a, b) in enumerate((gradients, gradients[::-1])):
-        factors = {n: factor((b[n] - a[n]).ravel(), weights[n].ravel()) for n in a if n in weights}
-        made = {n: a[n] + (c if np.isfinite(c) else 0.0) * weights[n] for n, c in factors.items()}
-        apart = p.wrong("gradients") if p.half else [n for n in factors if not p.explained(a[n], b[n], weights[n])]
-        real = {n: c for n, c in factors.items() if np.isfinite(c) and n in apart}
-        if not real or min(real.values()) <= 0 or not p.explains(made, b, a):
+        added = {n: b[n] - a[n] for n in names}
+        found, unclear = _in_rounding(p, added, weights) if p.half else (_added(p, a, b, weights), [])
+        squares = sum(c * float((weights[n] ** 2).sum()) for n, c in found.items()) / 2
+        if not found or abs(squares - (loss[1 - i] - loss[i])) > max(1e-3, p.spread) * abs(squares):
             continue
-        added = sum(c * float((weights[n] ** 2).sum()) for n, c in real.items()) / 2
-        if abs(added - (loss[1 - i] - loss[i])) <= max(1e-3, p.spread) * abs(added):
-            where = _which(real, [n for n in factors if weights[n].any()])
-            share = float(np.median(list(real.values())))
-            text = f"the loss has {figure(share)} / 2 times the squared weights of {where} in {SIDES[1 - i]} only"
-            remedy = "add {torch} / 2 times the squared weights to JAX's loss"
-            yield Cause(text, "weight-penalty", remedy, *sided(i, 0.0, share))
-            return
+        where = several(found) if unclear else _which(found, [n for n in names if weights[n].any()])
+        share = float(np.median(list(found.values())))
+        share = float(f"{share:.2g}") if p.half else share
+        text = f"the loss has {figure(share)} / 2 times the squared weights of {where} in {SIDES[1 - i]} only"
+        text += f" (whether of {several(unclear)} too, {p.dtype} precision doesn't show)" if unclear else ""
+        remedy = "add {torch} / 2 times the squared weights to JAX's loss"
+        yield Cause(text, "weight-penalty", remedy, *sided(i, 0.0, share))
+        return
+
+
+def _added(p: Parting, a: Arrays, b: Arrays, weights: Arrays) -> dict[str, float]:
+    """Return the positive factors of the weights that `b` has more than `a`, by array, if these are all it has more."""
+    factors = {n: factor((b[n] - a[n]).ravel(), weights[n].ravel()) for n in a if n in weights}
+    made = {n: a[n] + (c if np.isfinite(c) else 0.0) * weights[n] for n, c in factors.items()}
+    real = {n: c for n, c in factors.items() if np.isfinite(c) and not p.explained(a[n], b[n], weights[n])}
+    return real if real and min(real.values()) > 0 and p.explains(made, b, a) else {}
+
+
+def _in_rounding(p: Parting, added: Arrays, weights: Arrays) -> tuple[dict[str, float], list[str]]:
+    """Return the same in half precision, where one factor of many numbers stands out of the rounding of each, and the
+    arrays that are too small or too much rounded to tell."""
+    single = {n: _estimate(added[n].ravel(), weights[n].ravel()) for n in added if weights[n].any()}
+    sure = [n for n, (c, error) in single.items() if c > _CERTAIN * error]
+    if not sure:
+        return {}, []
+    share, error = _estimate(joined({n: added[n] for n in sure}), joined({n: weights[n] for n in sure}))
+    if share < _CERTAIN * error or any(abs(single[n][0] - share) > p.spread * share for n in sure):
+        return {}, []
+    rest = {n: single[n] for n in single if n not in sure}
+    without = [n for n, (c, error) in rest.items() if abs(c - share) > _FEW * error]
+    if any(abs(rest[n][0]) > _FEW * rest[n][1] for n in without):
+        return {}, []
+    return dict.fromkeys(sure, share), [n for n in rest if n not in without]
+
+
+def _estimate(target: np.ndarray, column: np.ndarray) -> tuple[float, float]:
+    """Return the factor of a column in a target, and its standard error."""
+    share = factor(target, column)
+    left = target - share * column
+    return share, float(np.sqrt((left @ left) / max(len(left) - 1, 1) / (column @ column)))
 
 
 def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
@@ -172,7 +217,7 @@ def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
     if p.explains({name: ratio * array for name, array in left.items()}, right, left):
         text = f"the loss and every gradient are {known or f'{figure(ratio)} times as large'} in {SIDES[1]}"
         yield Cause(text, "loss-reduction" if known else "loss-scaled", remedy, 1.0, ratio)
-    elif p.agrees("gradients"):
+    elif p.agrees("gradients") and (known or not p.half or abs(ratio - 1) > _PLAIN):  # half precision hides small ones
         yield Cause(
             f"the loss is {known or f'{figure(ratio)} times as large'} in {SIDES[1]} and the gradients are the same: "
             "clipped to one norm, or the loss is only reported otherwise",
@@ -224,7 +269,7 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
         norms = tuple(float(np.sqrt((x**2).sum())) for x in (a, b))
         if 0 < 1 - min(ratio, 1 / ratio) < 1e-4:
             side = int(ratio < 1)
-            if _round(norms[1 - side]):
+            if _round(norms[1 - side]) or _near(_longest(p, 1 - side), norms[1 - side]):
                 yield Cause(
                     f"the gradients are clipped to a norm of {norms[1 - side]:.4g} in both, and {SIDES[side]} divides "
                     "by the norm plus a small number, as PyTorch's clipping does by 1e-6",
@@ -234,23 +279,26 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
                 return
         known = _known_factor(p, ratio)
         side = int(norms[1] < norms[0])
-        if known and not _round(norms[side]):
+        bound = bound_of(norms[side], norms[1 - side])
+        if bound is None and not known and _near(_longest(p, side), norms[side]) and _varies(p, 1 - side):
+            bound = norms[side]
+        if known and bound is None:
             yield Cause(
                 f"every gradient is {known} in {SIDES[1]}{_same_loss(p)}", "gradient-scaled", remedy, 1.0, ratio
             )
             return
-        if _round(norms[side]):
-            if _round(norms[1 - side]) and _is_clipped(p, 1 - side, norms[1 - side]):
-                values: tuple[float | None, float | None] = norms[0], norms[1]
+        if bound is not None:
+            if (other := _longest(p, 1 - side)) is not None:
+                values: tuple[float | None, float | None] = sided(side, bound, other)
                 text = (
-                    f"the gradients are clipped to a norm of {norms[0]:.4g} in {SIDES[0]} and of {norms[1]:.4g} in "
+                    f"the gradients are clipped to a norm of {values[0]:.4g} in {SIDES[0]} and of {values[1]:.4g} in "
                     f"{SIDES[1]}"
                 )
             else:
-                values = sided(side, norms[side], None)
+                values = sided(side, bound, None)
                 text = (
-                    f"the gradients are clipped to a norm of {norms[side]:.4g} (from {norms[1 - side]:.4g}) in "
-                    f"{SIDES[side]} only"
+                    f"the gradients are clipped to a norm of {bound:.4g} (from {norms[1 - side]:.4g}) in {SIDES[side]} "
+                    "only"
                 )
             yield Cause(text, "clipping", CLIP, *values)
             return
@@ -279,10 +327,24 @@ def _clipped(p: Parting, left: Arrays, right: Arrays) -> Causes:
             return
 
 
-def _is_clipped(p: Parting, side: int, limit: float) -> bool:
-    """Return whether no gradient of a run is longer than `limit`, and several have this length."""
-    norms = [digest.norm or 0.0 for digest in p.runs[side].digests]
-    return max(norms) <= limit * (1 + 1e-5) and sum(abs(n - limit) <= 1e-5 * limit for n in norms) > 1
+def _norms(p: Parting, side: int) -> list[float]:
+    return [norm for digest in p.runs[side].digests if np.isfinite(norm := digest.norm or 0.0)]
+
+
+def _longest(p: Parting, side: int) -> float | None:
+    """Return the norm that several gradients of a run have and none exceeds: that to which it clips them."""
+    longest = max(norms := _norms(p, side), default=0.0)
+    return longest if longest and sum(_near(longest, norm) for norm in norms) > 1 else None
+
+
+def _varies(p: Parting, side: int) -> bool:
+    """Return whether no two gradients of a run have one norm."""
+    norms = sorted(_norms(p, side))
+    return not any(_near(a, b) for a, b in itertools.pairwise(norms))
+
+
+def _near(norm: float | None, other: float) -> bool:
+    return norm is not None and abs(norm - other) <= 1e-5 * other
 
 
 def _missing(p: Parting) -> Causes:
@@ -343,9 +405,18 @@ def _same_loss(p: Parting) -> str:
     return ", and the loss is the same" if p.agrees("loss") else ""
 
 
-def _round(value: float) -> bool:
+def bound_of(norm: float, before: float, near: float = 1e-6) -> float | None:
+    """Return the bound to which clipping brought a norm from what it was before, None where it is no round number.
+
+    optax multiplies by the bound over the norm, torch by the bound over the norm plus 1e-6.
+    """
+    bounds = norm, norm * (1 + 1e-6 / before) if before else 0.0
+    return next((bound for bound in bounds if _round(bound, near)), None)
+
+
+def _round(value: float, near: float = 1e-6) -> bool:
     """Return whether a number has at most two digits, as a limit that someone chose."""
-    return value > 0 and abs(float(f"{value:.2g}") - value) <= 1e-6 * value
+    return value > 0 and abs(float(f"{value:.2g}") - value) <= near * value
 
 
 def _which(found: object, every: list[str]) -> str:

@@ -17,6 +17,7 @@ Causes = Iterator[Cause]
 _LEFT_OVER = 1e-3  # of the difference
 _ROUNDING = {"float64": 1e-12, "float32": 3e-6}
 _NOTHING = 0.3  # of an array's largest number, which is nothing but rounding if it may differ by more
+_FAR = 10.0
 _LEAST = {"float64": judging.SMALL, "float32": 1.0}  # of the largest array's, below which a number is rounding
 
 
@@ -78,6 +79,11 @@ class Parting(NamedTuple):
         apart = {name: judging.difference(left[name], right[name], scale) for name, scale in scales.items()}
         bounds = self.allowed.get(quantity, {})
         return bool(left) and all(size <= max(bounds.get(name, 0.0), self.tolerance) for name, size in apart.items())
+
+    def stands_out(self, quantity: str) -> bool:
+        """Return whether the runs part by far more than they may differ in another quantity, which then excludes it."""
+        bounds = self.allowed.get(quantity, {}).values() if self.half else ()
+        return self.parted.size > _FAR * max(bounds, default=0.0)
 
     @property
     def tolerance(self) -> float:

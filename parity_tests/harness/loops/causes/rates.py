@@ -7,6 +7,7 @@ from parity_tests.harness.loops.causes.parting import Causes, Parting, figure, s
 from parity_tests.harness.loops.records import SIDES
 
 _LEAST = 3  # steps, before a pattern means anything
+_SAME = 1e-5  # factors of a rate
 
 
 def of_schedule(p: Parting) -> Causes:
@@ -25,7 +26,7 @@ def of_schedule(p: Parting) -> Causes:
     for shift in (1, 2):
         for ahead, (a, b) in enumerate(((left, right), (right, left))):
             # a has at step t what b has `shift` steps later
-            if n - shift >= _LEAST and np.ptp(a) and same(a[:-shift], b[shift:]):
+            if n - shift >= _LEAST and np.ptp(a[:-shift]) and same(a[:-shift], b[shift:]):
                 yield Cause(
                     f"the schedule of {SIDES[1 - ahead]} is {shift} step{'s' * (shift > 1)} late: it has "
                     f"{SIDES[ahead]}'s learning rate of step t at step t + {shift}",
@@ -41,7 +42,7 @@ def of_schedule(p: Parting) -> Causes:
         return
     for side, (a, b) in enumerate(((left, right), (right, left))):
         for k in range(2, n):
-            if same(a[np.arange(n) // k * k], b) or same(a[np.arange(n) // k], b):
+            if _advances(a, b, k) and (same(a[np.arange(n) // k * k], b) or same(a[np.arange(n) // k], b)):
                 yield Cause(
                     f"the schedule advances with each step in {SIDES[side]} and once in {k} steps in "
                     f"{SIDES[1 - side]}: an epoch, or an accumulation",
@@ -65,6 +66,49 @@ def of_schedule(p: Parting) -> Causes:
     if None not in periods and not same(np.array(periods[:1]), np.array(periods[1:])):
         text = f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
         yield Cause(text, "cosine-length", "let JAX's cosine take {torch} steps", periods[0], periods[1])
+    elif found := _dropped(left, right):
+        yield found
+
+
+def _advances(each: np.ndarray, once: np.ndarray, interval: int) -> bool:
+    """Return whether rates change step by step within several intervals, and those of the other run between them."""
+    changes = {int(t) + 1 for t in np.flatnonzero(np.diff(each))}
+    inside = {t // interval for t in changes if t % interval}
+    return bool(np.ptp(once)) and len(inside) > 1 and any(t + 1 in changes for t in changes)
+
+
+def _dropped(left: np.ndarray, right: np.ndarray) -> Cause | None:
+    """Name the first step at which the rate changes by another factor than in the other run, or in one run only."""
+    if not (left.all() and right.all()) or not np.isclose(left[0], right[0], rtol=_SAME, atol=0):
+        return None
+    factors = left[1:] / left[:-1], right[1:] / right[:-1]
+    apart = np.flatnonzero(np.abs(factors[0] - factors[1]) > _SAME)
+    if not len(apart):
+        return None
+    step = int(apart[0]) + 1
+    now = [float(run[step - 1]) for run in factors]
+    if len(left) > _LEAST:
+        for what, runs in (("is multiplied by", factors), ("changes by", (np.diff(left), np.diff(right)))):
+            if all(np.ptp(run) <= _SAME * np.abs(run).max() for run in runs):
+                values = float(runs[0][0]), float(runs[1][0])
+                text = f"the learning rate {what} {figure(values[0])} a step in {SIDES[0]} and {figure(values[1])} in"
+                return Cause(
+                    f"{text} {SIDES[1]}", "schedule-change", "let JAX's learning rate change by {torch}", *values
+                )
+    if any(2 * np.count_nonzero(np.abs(run - 1) > _SAME) > len(left) for run in factors):
+        return None
+    if all(abs(f - 1) > _SAME for f in now):
+        text = f"the learning rate changes to {figure(now[0])} of itself in {SIDES[0]} and to {figure(now[1])} of "
+        text += f"itself in {SIDES[1]} at step {step}"
+        return Cause(text, "schedule-change", "multiply JAX's learning rate by {torch} there", *now)
+    side = int(abs(now[0] - 1) <= _SAME)  # whose rate changes
+    others = np.flatnonzero(np.abs(factors[1 - side] - now[side]) <= _SAME) + 1
+    later = f"at step {others[0]}" if len(others) else "at no later step that is compared"
+    text = f"the learning rate changes to {figure(now[side])} of itself at step {step} in {SIDES[side]} and {later} in"
+    values = sided(side, step, int(others[0]) if len(others) else None)
+    return Cause(
+        f"{text} {SIDES[1 - side]}", "schedule-change", "change JAX's learning rate at the same steps", *values
+    )
 
 
 def _exchanged(p: Parting) -> Causes:

@@ -7,6 +7,7 @@ import numpy as np
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.causes import joined as together
 from parity_tests.harness.loops.causes.fitting import SAME
+from parity_tests.harness.loops.causes.forward import clipped_to
 from parity_tests.harness.loops.causes.parting import Causes, Parting, several, sided
 from parity_tests.harness.loops.causes.rules import Rule
 from parity_tests.harness.loops.records import SIDES
@@ -67,13 +68,19 @@ def differences(p: Parting, left: Rule, right: Rule) -> Causes:
 
 def _rates(p: Parting, left: Rule, right: Rule) -> list[Cause]:
     """Name the learning rates that two rules use, of all arrays or of groups of them."""
+    at = max(p.step, 1)
+    if left.rate and right.rate and left.beta1 is None:  # Adam's steps are as long for a gradient that is clipped
+        side = int(right.rate < left.rate)
+        gradients = (p.runs[side].get(at) or {}).get("gradients", {})
+        if cause := clipped_to(p, side, min(left.rate, right.rate) / max(left.rate, right.rate), gradients):
+            return [cause]
     names = [n for n, _ in left.rates or right.rates]
     both = [dict(rule.rates) or dict.fromkeys(names, rule.rate) for rule in (left, right)]
     if not names:
         both = [{"": rule.rate} for rule in (left, right)]
     if any(rate is None for rates in both for rate in rates.values()):
         return []
-    return _by_group(p, "the learning rate that the step uses", "learning-rate", *both)  # type: ignore[arg-type]
+    return _by_group(p, f"the learning rate that step {at} uses", "learning-rate", *both)  # type: ignore[arg-type]
 
 
 def _by_group(p: Parting, what: str, kind: str, left: dict[str, float], right: dict[str, float]) -> list[Cause]:
@@ -96,6 +103,8 @@ def _by_group(p: Parting, what: str, kind: str, left: dict[str, float], right: d
     if len(pairs) == 2 and pairs[0] == pairs[1][::-1]:
         text += ": the two groups are exchanged"
     if wrong == [""]:
+        if kind == "learning-rate" and p.agrees("learning rate"):
+            text += ", though both yield the same: something else scales the step, as clipping does"
         return [Cause(text, kind, "let JAX's step use {torch}", left[""], right[""])]
     return [Cause(text, "group-rates", "give each group in JAX the settings of its group in PyTorch", left, right)]
 

@@ -26,16 +26,19 @@ def of_statistics(p: Parting) -> Causes:
             return
     ratio = factor(joined(moved[1]), joined(moved[0]))
     if p.explains({n: before[n] + ratio * moved[0][n] for n in moved[0]}, right, left):
+        times = f"{ratio:.3g}" if p.half else figure(ratio)
         yield Cause(
-            f"the momentum of the running statistics: they move {figure(ratio)} times as far in {SIDES[1]} (0.1 in "
-            "PyTorch is 0.9 in Flax)",
+            f"the momentum of the running statistics: they move {times} times as far in {SIDES[1]} (0.1 in PyTorch is "
+            "0.9 in Flax)",
             "batch-norm-momentum",
-            f"multiply 1 - momentum of the Flax layer by {figure(ratio)}",
+            f"multiply 1 - momentum of the Flax layer by {times}",
         )
         return
     variances = [n for n, a in before.items() if n.rpartition(".")[2] in ("running_var", "var")]
     means = [n for n in before if n not in variances]
     ratio = factor(*(joined({n: m[n] for n in means}) for m in reversed(moved))) if means else 1.0
+    if p.half and p.explains({n: left[n] for n in means}, {n: right[n] for n in means}, left):
+        ratio = 1.0  # but for rounding
     if not p.explains({n: before[n] + ratio * moved[0][n] for n in means}, {n: right[n] for n in means}, left):
         return
     for side, (a, b) in enumerate(((moved[0], moved[1]), (moved[1], moved[0]))):
@@ -53,10 +56,12 @@ def of_statistics(p: Parting) -> Causes:
             and 0 < rate < 1
             and p.explains(made, observed, other)
         ):
-            other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {figure(ratio)} times"
+            times = f"{ratio:.3g}" if p.half else figure(ratio)
+            other_momentum = "" if abs(ratio - 1) < 1e-6 else f", and the momentum differs: {times} times"
+            n = f"n about {float(f'{count:.2g}'):g}" if p.half else f"n = {round(count)}"
             yield Cause(
-                f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with n = "
-                f"{round(count)}, and not in {SIDES[side]}{other_momentum}",
+                f"the running variance is the unbiased one in {SIDES[1 - side]}, n / (n - 1) times with {n}, and not "
+                f"in {SIDES[side]}{other_momentum}",
                 "biased-variance",
                 "let the running variance be the {torch} one in JAX",
                 *sided(side, "biased", "unbiased"),

@@ -11,11 +11,11 @@ import numpy as np
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
 from parity_tests.harness.loops.causes.fitting import FIRST, LARGEST, MOMENTUM, SAME, SECOND, slots_of
-from parity_tests.harness.loops.causes.forward import CLIP, clipping, penalty
+from parity_tests.harness.loops.causes.forward import CLIP, clipped_to, clipping, penalty
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several, sided
 from parity_tests.harness.loops.causes.rules import CORRECTED, NONE, PLAIN, beta_of, largest_of, rule_of
 from parity_tests.harness.loops.causes.settings import differences
-from parity_tests.harness.loops.records import SIDES
+from parity_tests.harness.loops.records import SIDES, Arrays
 
 
 def of_optimizer(p: Parting) -> Causes:
@@ -47,7 +47,10 @@ def of_parameters(p: Parting) -> Causes:
     steps = [{n: arrays[n] - before[n] for n in left if n in before} for arrays in (left, right)]
     ratio = factor(joined(steps[1]), joined(steps[0]))
     if p.explains({n: before[n] + ratio * steps[0][n] for n in steps[0]}, right, left):
-        if p.agrees("learning rate"):
+        side = int(ratio < 1)
+        if cause := clipped_to(p, side, min(ratio, 1 / ratio), p.both("gradients")[side]):
+            yield cause
+        elif p.agrees("learning rate"):
             t = p.step + 1
             correction = _correction(ratio, t)
             text = f"the step of {SIDES[1]} is {figure(ratio)} times as long at the same learning rate{correction}"
@@ -152,7 +155,7 @@ def _used(p: Parting) -> Causes:
                 return
             if betas[0] is not None and betas[1] is not None and abs(betas[0] - betas[1]) > 1e-6:
                 return
-            yield _of_factor(p, ratio)
+            yield _of_factor(p, ratio, first)
             return
     gradients = p.both("gradients")
     differ = betas[0] is not None and betas[1] is not None and abs(betas[0] - betas[1]) > SAME[p.precision]
@@ -174,15 +177,19 @@ def _used(p: Parting) -> Causes:
                 return
 
 
-def _of_factor(p: Parting, ratio: float) -> Cause:
-    gradients = p.both("gradients")[0]
-    if gradients:
-        norm = float(np.sqrt((joined(gradients) ** 2).sum()))
-        limit = norm * min(ratio, 1 / ratio)
-        if abs(float(f"{limit:.2g}") - limit) <= 1e-6 * limit:
-            side = int(ratio < 1)
-            text = f"the gradients are clipped to a norm of {limit:.4g} (from {norm:.4g}) in {SIDES[side]} only"
-            return Cause(text, "clipping", CLIP, *sided(side, limit, None))
+def _of_factor(p: Parting, ratio: float, first: Sequence[Arrays]) -> Cause:
+    """Name a factor of the gradient that the optimizer gets, which is clipping where it makes a norm of round length.
+
+    Args:
+        p: Where the runs part.
+        ratio: The factor, of PyTorch's.
+        first: The first moments or the momentum of both, which are those of this step's gradient alone.
+    """
+    gradients = [{n: a for n, a in arrays.items() if n in first[0]} for arrays in p.both("gradients")]
+    shares = [factor(joined({n: first[i][n] for n in gradients[i]}), joined(gradients[i])) for i in (0, 1)]
+    side = int(ratio < 1)
+    if gradients[0] and (cause := clipped_to(p, side, shares[side] / shares[1 - side], p.both("gradients")[side])):
+        return cause
     k = round(max(ratio, 1 / ratio))
     exact = k > 1 and abs(max(ratio, 1 / ratio) - k) < 1e-6 * k
     text = (
