@@ -244,7 +244,10 @@ class Comparison:
         """Decide what the steps come to, once all are taken."""
         compared = {f"{quantity}, which only" for apart in self.apart for quantity in apart}
         once = [why for why in self.missing if not any(why.startswith(start) for start in compared)]
-        self.missing = dict.fromkeys([*naming.uncovered(self.sides[0].names, *self._seen), *once])
+        uncovered = naming.uncovered(self.sides[0].names, *self._seen)
+        if any(why.startswith("optimizer state of the") for why in uncovered):  # both yield it, to no avail
+            once = [why for why in once if not why.startswith("optimizer state, which only")]
+        self.missing = dict.fromkeys([*uncovered, *once])
         if not any(self.apart):
             why = "; ".join(self.missing) or "their steps are empty"
             raise InputError(

@@ -197,7 +197,11 @@ def uncovered(names: Names, in_jax: Seen, in_torch: Seen) -> list[str]:
         first = [run.get(field) for run in (in_jax, in_torch)]
         if (first[0] is None) != (first[1] is None):
             found[f"{quantity}, which only the {SIDES[first[0] is None]} run yields"] = None
-        for i, paths in enumerate(first if field in _NAMED and None not in first else []):
+        for i, paths in enumerate(first if None not in first else []):
+            if field == "optimizer_state" and paths and names.pairs and not _places(names.pairs, paths, SIDES[i]):
+                found[f"{quantity} of the {SIDES[i]} run, which has no parameter's path in its own: {paths[0]}"] = None
+            if field not in _NAMED:
+                continue
             paired = {pair.path if not i else whole(pair.name) for pair in names.pairs}
             paired |= {path for link in names.links if not i for path in link.paths}
             for path in paths or ():
@@ -229,7 +233,8 @@ def aligned(mine: Record, other: Record) -> tuple[list[str], Record]:
         if a is None or b is None:
             if (a is None) != (b is None):
                 missing.append(f"{quantity}, which only the {SIDES[a is None]} run yields")
-            record.pop(quantity, None)
+            if quantity != "optimizer state":  # which shows what the optimizer is
+                record.pop(quantity, None)
             continue
         if set(a) != set(b) and len(a) == len(b) and quantity not in (*STATE, "gradients", "terms"):
             a = dict(zip(b, a.values(), strict=True))
@@ -312,6 +317,8 @@ def _places(pairs: tuple[Pair, ...], paths: tuple[str, ...], side: str) -> dict[
     own = {pair: pair.path if side == SIDES[0] else whole(pair.name) for pair in pairs}
     for path in paths:
         slots = {pair: slot for pair, name in own.items() if (slot := _slot(path, name)) is not None}
+        if not slots:
+            slots = {pair: slot for pair, name in own.items() if (slot := _slot_between(path, name)) is not None}
         longest = max((len(_words(own[pair])) for pair in slots), default=0)
         for pair, slot in slots.items():
             if len(_words(own[pair])) == longest:  # the path of fc/kernel also ends that of up/fc/kernel
@@ -325,10 +332,25 @@ def _slot(path: str, parameter: str) -> str | None:
     n = len(own)
     for i in range(len(words) - n + 1):
         if words[i : i + n] == own:
-            rest = [word for word in (*words[:i], *words[i + n :]) if word not in ("value", "params")]
-            slot = next((word for word in reversed(rest) if word in _SLOTS), rest[-1] if rest else "state")
-            return _SLOTS.get(slot, slot)
+            return _named((*words[:i], *words[i + n :]))
     return None
+
+
+def _slot_between(path: str, parameter: str) -> str | None:
+    """Return the same of one of several optimizers, whose state has the first part of the parameter's path outside, as
+    `generator/0/mu/fc/kernel` of `generator/fc/kernel`."""
+    words, own = _words(path), _words(parameter)
+    for k in range(1, min(len(own), len(words))):
+        if words[:k] == own[:k] and (slot := _slot("/".join(words[k:]), "/".join(own[k:]))) is not None:
+            return slot
+    return None
+
+
+def _named(words: Sequence[str]) -> str:
+    """Return the name of a slot from what its path has beside the parameter's."""
+    rest = [word for word in words if word not in ("value", "params")]
+    slot = next((word for word in reversed(rest) if word in _SLOTS), rest[-1] if rest else "state")
+    return _SLOTS.get(slot, slot)
 
 
 @functools.lru_cache(maxsize=100_000)

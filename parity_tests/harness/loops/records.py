@@ -1,7 +1,7 @@
 """What a training run yields of each step, copied to NumPy as it is received."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +43,8 @@ class Step(NamedTuple):
     """What a run has of one step, in the order in which a step computes it; None is what it has not.
 
     Trees hold arrays of either framework: dicts, lists, NamedTuples, Flax states. A `torch.nn.Module` stands for its
-    parameters and buffers, in `gradients` for its `.grad`, and a torch optimizer for its state.
+    parameters and buffers, in `gradients` for its `.grad`, and a torch optimizer for its state; so does each of several
+    in a dict or a list.
     """
 
     batch: Any = None
@@ -113,6 +114,9 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
         return _module(getattr(value, "_orig_mod", value), field)
     if isinstance(value, nnx.Module | nnx.Optimizer):
         value = nnx.state(value)
+    parts = jax.tree_util.tree_flatten_with_path(value, is_leaf=_has_state)
+    if any(_has_state(part) for _, part in parts[0]):
+        return _several(*parts, field, where, module)
     leaves = jax.tree.leaves(value)
     if any(isinstance(leaf, torch.Tensor) for leaf in leaves):
         return _tensors(value, where)
@@ -136,6 +140,43 @@ def _snapshot(value: Any, field: str, where: str, module: nn.Module | None) -> S
         return jax.tree_util.tree_map_with_path(one, tree, in_jax)
 
     return Snapshot(tree, {path: _single(array) for path, array in arrays.items()}, written, half)
+
+
+def _has_state(value: Any) -> bool:
+    """Return whether a value stands for its tensors."""
+    return isinstance(value, nn.Module | torch.optim.Optimizer | nnx.Module | nnx.Optimizer)
+
+
+def _several(
+    parts: Sequence[tuple[Any, Any]], structure: Any, field: str, where: str, module: nn.Module | None
+) -> Snapshot:
+    """A tree of modules or optimizers, as of a generator and a discriminator, given back as a tree of their states."""
+    held = {}
+    for path, part in parts:
+        separator = "." if isinstance(part, nn.Module | torch.Tensor) else "/"
+        prefix = jax.tree_util.keystr(path, simple=True, separator=separator) + separator
+        held[prefix] = _snapshot(part, field, where, module)
+
+    def written(new: Arrays) -> Any:
+        return structure.unflatten(
+            one.written({name: new[prefix + name] for name in one.arrays if prefix + name in new})
+            for prefix, one in held.items()
+        )
+
+    arrays = {prefix + name: array for prefix, one in held.items() for name, array in one.arrays.items()}
+    half = next((one.half for one in held.values() if one.half), "")
+    return Snapshot(structure.unflatten(one.tree for one in held.values()), arrays, written, half)
+
+
+def module_of(value: Any) -> nn.Module | None:
+    """Return the torch module that a run trains, of several one that holds them; None where it yields no modules."""
+    if isinstance(value, nn.Module):
+        return value
+    if isinstance(value, Mapping) and value and all(isinstance(part, nn.Module) for part in value.values()):
+        return nn.ModuleDict({str(name): part for name, part in value.items()})
+    if isinstance(value, list | tuple) and value and all(isinstance(part, nn.Module) for part in value):
+        return nn.ModuleList(value)
+    return None
 
 
 def _path(path: Any) -> str:

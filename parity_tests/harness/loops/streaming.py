@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.loops.records import Raw, Start, Step, copied
+from parity_tests.harness.loops.records import Raw, Start, Step, copied, module_of
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.validation import kind
 
@@ -65,8 +65,8 @@ class Stream:
             for yielded in self._yielded:
                 fields = _fields(yielded, self.side, self.taken)
                 given = fields.parameters if isinstance(fields, Start) else fields.get("parameters")
-                if isinstance(given, nn.Module):  # a run that is started again may make another one
-                    self.module = given
+                if (module := module_of(given)) is not None:  # a run that is started again may make another one
+                    self.module = module
                 if not isinstance(fields, Start):
                     raw = copied(fields, f"The {self.side} run, step {self.taken}", self.module)
                     self.taken += 1

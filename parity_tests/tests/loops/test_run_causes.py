@@ -1,6 +1,7 @@
 """What is named of the differences of two runs made of NumPy numbers, and what isn't."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,3 +117,77 @@ def test_a_run_that_yields_a_start_is_compared_with_one_that_does_not() -> None:
         assert report.step == expected, str(report)
         hint = "step 0 of both from the same state, since the PyTorch run yields no Start"
         assert report.not_compared == (() if report.passed else (hint,))
+
+
+def trained(
+    smooth: float = 0.0, first: float = 0.9, second: float | None = 0.99, rates: Sequence[float] = (0.1,) * 4,
+    bias_second: float | None = None, jolt: float = 0.0,
+) -> Iterator[Step | Start]:  # fmt: skip
+    """A softmax classifier trained with Adam, or with momentum where it has no second moment."""
+    random = np.random.default_rng(0)
+    w = {"weight": random.normal(size=(4, 5)), "bias": random.normal(size=5)}
+    m, v = ({n: np.zeros_like(a) for n, a in w.items()} for _ in "mv")
+    yield Start(parameters=w)
+    for t in range(1, 5):
+        x, labels = random.normal(size=(8, 4)), random.integers(0, 5, 8)
+        target = (1 - smooth) * np.eye(5)[labels] + smooth / 5
+        logits = x @ w["weight"] + w["bias"]
+        logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        slope = (np.exp(logs) - target) / 8
+        g = {"weight": x.T @ slope, "bias": slope.sum(0)}
+        m = {n: first * m[n] + (g[n] if second is None else (1 - first) * g[n]) for n in w}
+        step, state = m, {"trace": m} if first else None
+        if second is not None:
+            betas = {"weight": second, "bias": bias_second or second}
+            v = {n: betas[n] * v[n] + (1 - betas[n]) * g[n] ** 2 for n in w}
+            step = {n: m[n] / (1 - first**t) / (np.sqrt(v[n] / (1 - betas[n] ** t)) + 1e-8) for n in w}
+            state = {"mu": m, "nu": v}
+        w = {n: (w[n] - rates[t - 1] * step[n]) * (1 + jolt * (t == 2)) for n in w}
+        loss = -(target * logs).sum(1).mean()
+        yield Step({"x": x, "labels": labels}, loss=loss, gradients=g, optimizer_state=state, parameters=w)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "cause"),
+    [
+        ({"smooth": 0.1}, {}, "the smoothing of labels is 0.1 more in JAX: bias shows it"),
+        ({"smooth": 0.1}, {"smooth": 0.25}, "the smoothing of labels is 0.15 more in PyTorch"),
+        (
+            {"rates": (0.0, 0.1, 0.1, 0.1)},
+            {},
+            "and its optimizer takes in the gradient: a learning rate of 0",
+        ),
+        ({}, {"bias_second": 0.9}, "beta2 is 0.99 in JAX and 0.9 in PyTorch, of bias"),
+        ({"second": None}, {}, "of other kinds: they keep momentum in JAX, first moment and second moment in PyTorch"),
+        ({"second": None}, {"second": None, "first": 0.0}, "a momentum of 0.9 in JAX and none in PyTorch"),
+        ({"second": None, "first": 0.0}, {"second": None}, "a momentum of 0.9 in PyTorch and none in JAX"),
+        ({}, {"jolt": 1e-6}, None),
+        ({"jolt": 1e-6}, {}, None),
+    ],
+)
+def test_a_setting_is_named_and_a_jolt_is_no_weight_decay(
+    left: dict[str, Any], right: dict[str, Any], cause: str | None
+) -> None:
+    report = compared(trained(**left), trained(**right))
+    assert report.diagnosis is not None
+    found = report.diagnosis.cause
+    assert found is None if cause is None else cause in (found or ""), str(report)
+
+
+def test_a_first_moment_alone_is_not_called_adams() -> None:
+    def signs(decay: float) -> Iterator[Step | Start]:
+        """Lion, whose moment decays by its beta2."""
+        w, m = np.linspace(0.5, 1.5, 4), np.zeros(4)
+        yield Start(parameters={"w": w})
+        for t in range(4):
+            g = np.sin(7 * t + w)
+            w, m = w - 0.1 * np.sign(0.9 * m + 0.1 * g), decay * m + (1 - decay) * g
+            yield Step(gradients={"w": g}, optimizer_state={"mu": {"w": m}}, parameters={"w": w})
+
+    report = compared(signs(0.99), signs(0.9))
+    assert "the decay of the first moment is 0.99 in JAX and 0.9 in PyTorch" in str(report)
+
+
+def test_a_term_by_no_round_factor_has_no_factor_for_a_cause() -> None:
+    left, right = ([Step(loss=1.0 + kl, terms={"nll": 1.0, "kl": kl})] for kl in (0.5, 0.51234))
+    assert str(compared(left, right, steps=1)).endswith("the term kl of the loss differs, and no other.")

@@ -11,6 +11,7 @@ from parity_tests.harness.loops.records import Arrays
 
 FIRST, SECOND, MOMENTUM = "first moment", "second moment", "momentum"
 LARGEST = "largest second moment"
+STATES = (FIRST, SECOND, MOMENTUM)
 NEAR = {"float64": 1e-9, "float32": 3e-4}
 """How near a fit must come to the largest number of what it is fitted to."""
 SAME = {"float64": 1e-6, "float32": 5e-3}

@@ -13,6 +13,7 @@ from parity_tests.harness.loops.records import SIDES, Arrays
 _LARGEST_SUM = 1_000_000
 CLIP = "clip the gradients in JAX as in PyTorch"
 _PLAIN = 0.1
+_LEAST_CLASSES, _MOST_CLASSES = 3, 100_000
 _CERTAIN, _FEW = 10.0, 5.0  # standard errors: what a factor has to be that is there, and what one may be off
 _FITTED = {"float64": 1e-6, "float32": 1e-4}  # of a norm that is seen in what an optimizer does
 _DECAY = "decay the same tensors by {torch} in JAX"
@@ -30,6 +31,7 @@ def of_loss(p: Parting) -> Causes:
     yield from _penalty(p, pair)
     yield from _scaled_loss(p, pair)
     yield from _one_term(p, pair)
+    yield from _smoothed(p)
     yield from _training_alone(p)
 
 
@@ -131,6 +133,32 @@ def _evaluation_mode(p: Parting, loss: tuple[float, float]) -> Causes:
             "run JAX's model in {torch} mode",
             *sided(side, "evaluation", "training"),
         )
+
+
+def _smoothed(p: Parting) -> Causes:
+    """Name a smoothing of labels that one run alone has or has more of.
+
+    With a softmax over K classes, it adds to the gradient of the last bias its share times the frequency of each class
+    in the batch, less 1 / K.
+    """
+    left, right = p.both("gradients")
+    counts = [np.bincount(a.astype(int)) for a in p.both("batch")[0].values() if a.ndim == 1 and _labels(a)]
+    for name, count in itertools.product(left, counts):
+        classes = len(left[name])
+        if left[name].ndim != 1 or not classes >= _LEAST_CLASSES or len(count) > classes:
+            continue
+        share = np.pad(count, (0, classes - len(count))) / count.sum() - 1 / classes
+        added = right[name] - left[name]
+        size = factor(added, share)
+        if not size or not p.explained(left[name] + size * share, right[name], left[name]):
+            continue
+        text = f"the smoothing of labels is {abs(float(f'{size:.4g}')):g} more in {SIDES[int(size > 0)]}"
+        yield Cause(f"{text}: {name} shows it", "label-smoothing", "smooth the labels of both alike")
+        return
+
+
+def _labels(array: np.ndarray) -> bool:
+    return bool(len(array) and array.min() >= 0 and array.max() < _MOST_CLASSES and (array == np.rint(array)).all())
 
 
 def _training_alone(p: Parting) -> Causes:
@@ -235,13 +263,12 @@ def _one_term(p: Parting, loss: tuple[float, float]) -> Causes:
     a, b = float(left[wrong[0]]), float(right[wrong[0]])
     if abs((b - a) - (loss[1] - loss[0])) <= 1e-3 * abs(b - a):
         known = _known_factor(p, b / a) if a else None
-        yield Cause(
-            f"the term {wrong[0]} of the loss differs, and no other: it is "
-            f"{known or figure(b / a) + ' times as large'} in {SIDES[1]}",
-            "term-scaled",
-            f"multiply the term in JAX by {figure(b / a)}",
-            *(1.0, b / a),
-        )
+        text = f"the term {wrong[0]} of the loss differs, and no other"
+        if not known and not (a and any(_round(c, max(p.tolerance, 1e-9)) for c in (b / a, a / b))):
+            yield Cause(text, "term-differs")
+            return
+        text += f": it is {known or figure(b / a) + ' times as large'} in {SIDES[1]}"
+        yield Cause(text, "term-scaled", f"multiply the term in JAX by {figure(b / a)}", 1.0, b / a)
 
 
 def _piled_up(p: Parting) -> Causes:

@@ -1,5 +1,6 @@
 """Where two runs part, and when a formula explains it."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
 from parity_tests.harness.loops.history import History
 from parity_tests.harness.loops.judging import Parted, Sizes
-from parity_tests.harness.loops.naming import Record
+from parity_tests.harness.loops.naming import STATE, Record
 from parity_tests.harness.loops.records import SIDES, Arrays
 
 Causes = Iterator[Cause]
@@ -61,6 +62,24 @@ class Parting(NamedTuple):
         left, right = (record.get(quantity, {}) for record in self.before)
         names = [name for name in left if name in right]
         return {n: _wide(left[n]) for n in names}, {n: _wide(right[n]) for n in names}
+
+    def of(self, tensors: Iterable[str]) -> "Parting":
+        """Return the same with the state and the gradients of some tensors alone."""
+        chosen = {*tensors}
+
+        def part(record: Record) -> Record:
+            return {
+                q: {n: a for n, a in held.items() if n.rpartition(" of ")[2] in chosen}
+                if q in ("gradients", *STATE)
+                else held
+                for q, held in record.items()
+            }
+
+        runs = [copy.copy(run) for run in self.runs]
+        for run in runs:
+            run.whole = {step: part(record) for step, record in run.whole.items()}
+        before, at = map(part, self.before), map(part, self.at)
+        return self._replace(before=(*before,), at=(*at,), runs=(*runs,))
 
     def scalar(self, quantity: str) -> tuple[float, float] | None:
         """Return the first number of a quantity in both, None where it is missing."""

@@ -44,9 +44,15 @@ def differences(p: Parting, left: Rule, right: Rule) -> Causes:
         ):
             if a is not None and b is not None:
                 found += _decays(dict(a), dict(b), how, p)
-    numbers("beta1", "betas", left.beta1, right.beta1)
+    adam = left.beta2 is not None or right.beta2 is not None  # without a second moment it may be Lion's beta2
+    numbers("beta1" if adam else "the decay of the first moment", "betas", left.beta1, right.beta1)
     numbers("beta2", "betas", left.beta2, right.beta2)
     numbers("the momentum", "momentum", left.momentum, right.momentum)
+    if (left.momentum is None) != (right.momentum is None) and left.beta1 is None and right.beta1 is None:
+        values = left.momentum or 0.0, right.momentum or 0.0
+        side = int(left.momentum is None)
+        text = f"there is a momentum of {_rounded(max(values))} in {SIDES[side]} and none in {SIDES[1 - side]}"
+        found.append(Cause(text, "momentum", "set the momentum to {torch} in JAX", *values))
     numbers("the dampening", "dampening", left.dampening, right.dampening)
     if left.nesterov is not None and right.nesterov is not None and left.nesterov != right.nesterov:
         text = f"Nesterov's momentum in {SIDES[int(right.nesterov)]} only"
@@ -110,7 +116,7 @@ def _by_group(p: Parting, what: str, kind: str, left: dict[str, float], right: d
 
 
 def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Parting) -> list[Cause]:
-    if left == right == {}:
+    if left == right == {} or min((*left.values(), *right.values())) < 0:
         return []
     sizes = [float(np.median(list(d.values()))) if d else 0.0 for d in (left, right)]
     every = [n for n in p.state("parameters")[0] if p.state("parameters")[0][n].any()]
@@ -123,7 +129,7 @@ def _decays(left: dict[str, float], right: dict[str, float], how: str, p: Partin
         side = int(bool(only[1]))
         rest = [n for n in every if n not in only[side]]
         which = "all tensors" if not rest else f"{several(only[side])}, not of {several(rest)}"
-        text = f"the weight decay, {how}, is in {SIDES[side]} only: {_rounded(sizes[side])} of {which}"
+        text = f"the weight decay, {how}, is in {SIDES[side]} only: {sizes[side]:.4g} of {which}"
         kind = "weight-decay-tensors" if rest else "weight-decay"
         values = (list(left), list(right)) if rest else tuple(float(_rounded(size)) for size in sizes)
         return [Cause(text, kind, _MASK if rest else "decay the weights by {torch} in JAX", *values)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes.fitting import FIRST, LARGEST, MOMENTUM, SAME, SECOND, slots_of
+from parity_tests.harness.loops.causes.fitting import FIRST, LARGEST, MOMENTUM, SAME, SECOND, STATES, slots_of
 from parity_tests.harness.loops.causes.forward import CLIP, clipped_to, clipping, penalty
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several, sided
 from parity_tests.harness.loops.causes.rules import CORRECTED, NONE, PLAIN, beta_of, largest_of, rule_of
@@ -27,6 +27,8 @@ def of_optimizer(p: Parting) -> Causes:
     left, right = rule_of(p, 0), rule_of(p, 1)
     if left is not None and right is not None:
         yield from differences(p, left, right)
+    yield from _in_some(p)
+    yield from _of_kind(p)
 
 
 def of_parameters(p: Parting) -> Causes:
@@ -60,6 +62,24 @@ def of_parameters(p: Parting) -> Causes:
             yield Cause(text, "learning-rate", f"multiply JAX's learning rate by {figure(ratio)}", 1.0, ratio)
 
 
+def _in_some(p: Parting) -> Causes:
+    """Name the same of the tensors that differ alone, as of a group or of one of several optimizers."""
+    tensors = [*dict.fromkeys(name.rpartition(" of ")[2] for name in p.wrong(p.parted.quantity))]
+    part = p.of(tensors)
+    left, right = rule_of(part, 0), rule_of(part, 1)
+    if left is not None and right is not None:
+        yield from (found + f", of {several(tensors)}" for found in differences(part, left, right))
+
+
+def _of_kind(p: Parting) -> Causes:
+    """Name optimizers that keep other state."""
+    slots = [{n.partition(" of ")[0] for n in record.get("optimizer state", {})} & {*STATES} for record in p.at]
+    if all(slots) and not slots[0] & slots[1]:
+        shown = [f"{' and '.join(sorted(one))} in {SIDES[i]}" for i, one in enumerate(slots)]
+        text = f"the optimizers are of other kinds: they keep {', '.join(shown)}"
+        yield Cause(text, "optimizer-kind", "train both with the same optimizer", *map(sorted, slots))
+
+
 def _how_often(p: Parting) -> Causes:
     """Name an update in some steps only, as gradients are accumulated."""
     both = [[digest.changed for digest in run.digests] for run in p.runs]
@@ -71,9 +91,17 @@ def _how_often(p: Parting) -> Causes:
         text = f"the parameters are updated {' and '.join(words)}: accumulation of gradients"
         yield Cause(text, "accumulation", "update the parameters once in {torch} steps in JAX", *periods)
         return
-    side = both[0][p.step]
+    still = int(bool(both[0][p.step]))  # the run that doesn't
+    kept = [record.get("optimizer state", {}) for record in (p.before[still], p.at[still])]
+    if any(not np.array_equal(a, kept[0].get(n, np.zeros_like(a))) for n, a in kept[1].items()):
+        text = (
+            f"step {p.step} leaves the parameters as they are in {SIDES[still]} only, and its optimizer takes in the "
+            "gradient: a learning rate of 0, as of a warm-up that starts at 0"
+        )
+        yield Cause(text, "learning-rate", "use the learning rate of PyTorch in this step", *sided(still, 0.0, None))
+        return
     yield Cause(
-        f"step {p.step} updates the parameters in {SIDES[not side]} only: an update that is skipped, or an incomplete "
+        f"step {p.step} updates the parameters in {SIDES[1 - still]} only: an update that is skipped, or an incomplete "
         "accumulation",
         "update-skipped",
         "update the parameters in the same steps",
