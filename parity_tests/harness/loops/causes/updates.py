@@ -63,7 +63,12 @@ def of_parameters(p: Parting) -> Causes:
 
 
 def _in_some(p: Parting) -> Causes:
-    """Name the same of the tensors that differ alone, as of a group or of one of several optimizers."""
+    """Name the same of the tensors whose moments differ alone, as of a group or of one of several optimizers.
+
+    Without moments a rate and a decay would be fitted to few numbers, which fit too easily.
+    """
+    if p.parted.quantity != "optimizer state":
+        return
     tensors = [*dict.fromkeys(name.rpartition(" of ")[2] for name in p.wrong(p.parted.quantity))]
     part = p.of(tensors)
     left, right = rule_of(part, 0), rule_of(part, 1)
