@@ -19,17 +19,22 @@ def add(entries: dict[tree.Path, tree.Entry], level: Level, finding: Finding, an
         return
     for name in left:
         size = worst(level.measure, {name: right[name]}, {name: left[name]}).size
-        dotted = re.split("[ ,]", name)[0]  # as in `encoder.mean, its bias` and `encoder.mean.bias at the start`
-        path, rest = tuple(dotted.split(".")), name[len(dotted) :].strip(" ,")
-        of = rest or "output"
-        if DIRECTIONS[level.name] == "backward":
-            path, of = path[:-1], f"{path[-1]} {rest}".strip()
+        path, of = split(level.name, name)
         figure = Figure(
             of, DIRECTIONS[level.name], finding.dtype, size, finding.tolerance, finding.unit, finding.reason
         )
         layer = Layer(".".join(path), ".".join(path))
         held = entries.get(path, tree.Entry(layer=layer))
         entries[path] = held._replace(figures=(*held.figures, figure))
+
+
+def split(level: str, name: str) -> tuple[tree.Path, str]:
+    """Split the name of an array of one of these levels into its layer's path and what of the layer it is."""
+    dotted = re.split("[ ,]", name)[0]  # as in `encoder.mean, its bias` and `encoder.mean.bias at the start`
+    path, rest = tuple(dotted.split(".")), name[len(dotted) :].strip(" ,")
+    if DIRECTIONS[level] == "backward":
+        return path[:-1], f"{path[-1]} {rest}".strip()
+    return path, rest or "output"
 
 
 def grown(name: str, entries: dict[tree.Path, tree.Entry], passed: bool) -> Node:
@@ -39,7 +44,15 @@ def grown(name: str, entries: dict[tree.Path, tree.Entry], passed: bool) -> Node
 
 
 def joined(trees: Iterable[tuple[str, Node | None]]) -> Node:
-    """Join the trees of several configurations."""
-    children = tuple(child._replace(name=name) for name, child in trees if child is not None)
+    """Join the trees of several configurations; the first difference is that of the first that has one."""
+    children: tuple[Node, ...] = ()
+    for name, child in trees:
+        if child is not None:
+            later = any(earlier.first for earlier in children)
+            children += ((_without_first(child) if later else child)._replace(name=name),)
     status = "differs" if any(child.status == "differs" for child in children) else "agrees"
     return Node("configurations", status, children=children, first=any(child.first for child in children))
+
+
+def _without_first(node: Node) -> Node:
+    return node._replace(first=False, children=tuple(map(_without_first, node.children)))
