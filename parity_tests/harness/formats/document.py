@@ -7,6 +7,7 @@ import numpy as np
 
 from parity_tests.harness import causes
 from parity_tests.harness.findings import (
+    MODULES,
     PRESETS,
     Diagnosis,
     Figure,
@@ -38,7 +39,7 @@ def of_report(report: Report) -> Json:
     return _document(
         compared="presets" if presets else "modules",
         subject=report.subject,
-        reference="formulas" if presets else "torch",
+        reference={MODULES: "torch", PRESETS: "formulas"}.get(report.subject),
         passed=report.passed,
         verdict=verdict(report),
         findings=report.findings,

@@ -107,6 +107,7 @@ def _causes(causes: list[Json]) -> str:
 
 def _cause(number: int, cause: Json) -> str:
     layer, rows = cause["layer"], {"Difference": cause["difference"], "Cause": cause["cause"] or "none is known"}
+    rows |= {"To repair": cause["backend"]}
     for framework, side in (("JAX", layer["jax"]), ("PyTorch", layer["torch"])):
         if side:
             file = f"{side['file']}:{side['line']}" if side["file"] else None

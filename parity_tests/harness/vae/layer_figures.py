@@ -38,9 +38,32 @@ def split(level: str, name: str) -> tuple[tree.Path, str]:
 
 
 def grown(name: str, entries: dict[tree.Path, tree.Entry], passed: bool) -> Node:
-    """Make the tree of one configuration; the first difference is that of the first layer that fails."""
-    first = next((path for path, entry in entries.items() if not all(f.passed for f in entry.figures)), None)
+    """Make the tree of one configuration; the first difference is forward, if any is."""
+    wrong = {way: _first(entries, way) for way in ("forward", "backward")}
+    first = wrong["forward"] or wrong["backward"]
+    if wrong["forward"] is not None:
+        entries = {path: _following(entry, path == first) for path, entry in entries.items()}
     return tree.grown(name, entries, first=first, passed=passed)
+
+
+def _first(entries: dict[tree.Path, tree.Entry], way: str) -> tree.Path | None:
+    """The first layer, in the order of the computation, of which something differs in this direction."""
+    wrong = (path for path, one in entries.items() if any(f.direction == way and not f.passed for f in one.figures))
+    return next(wrong, None)
+
+
+def _following(entry: tree.Entry, first: bool) -> tree.Entry:
+    """The entry with the figures marked that differ as what they are computed from does: gradients, where an output
+    differs; inputs of all layers but the first; outputs of layers whose input differs, or of later ones without."""
+    inputs = {figure.dtype: figure for figure in entry.figures if figure.of == "input"}
+
+    def follows(figure: Figure) -> bool:
+        if figure.direction == "backward":
+            return True
+        given = inputs.get(figure.dtype)
+        return not first if given is None or figure is given else not given.passed
+
+    return entry._replace(figures=tuple(figure._replace(follows=follows(figure)) for figure in entry.figures))
 
 
 def joined(trees: Iterable[tuple[str, Node | None]]) -> Node:

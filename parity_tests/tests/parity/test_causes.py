@@ -110,3 +110,26 @@ def test_each_configuration_has_its_own_causes_in_the_tree() -> None:
     one, two = (tree["children"][0]["children"] for tree in document["tree"]["children"])
     assert [layer["causes"] for layer in (*one, *two)] == [[], [0], [1], []]
     assert [tree["first"] for tree in document["tree"]["children"]] == [True, False]
+
+
+def test_what_follows_from_the_first_layer_that_differs_is_no_difference_of_its_own() -> None:
+    """A wrong activation changes the next layer's input, every later layer and every gradient, also of layers before;
+    another head that is wrong on a right input is a difference of its own."""
+
+    def entry(*wrong: str) -> Entry:
+        ways = {"input": "forward", "output": "forward", "weight at the start": "backward"}
+        return Entry(
+            tuple(Figure(of, way, "float64", float(of in wrong), 1e-13, "", "a sum") for of, way in ways.items())
+        )
+
+    entries = {
+        ("encoder", "hidden"): entry("weight at the start"),
+        ("encoder", "mean"): entry("input", "output", "weight at the start"),
+        ("encoder", "logvar"): entry("output"),
+        ("decoder",): entry("input", "output"),
+    }
+    encoder, decoder = grown("the model", entries, passed=False).children
+    hidden, mean, logvar = encoder.children
+    assert [node.status for node in (hidden, mean, logvar, decoder)] == ["follows", "differs", "differs", "follows"]
+    assert [node.first for node in (hidden, mean, logvar, decoder)] == [False, True, False, False]
+    assert [figure.follows for figure in mean.figures] == [False, True, True]
