@@ -66,7 +66,8 @@ class Cause(str):
     @property
     def advice(self) -> str | None:
         """The remedy with the reference's setting in it."""
-        shown = _UNKNOWN if self.expected is None else str(self.expected)
+        shown = f"{self.expected:.12g}" if isinstance(self.expected, float) else str(self.expected)
+        shown = _UNKNOWN if self.expected is None else shown
         return self.remedy and self.remedy.replace("{torch}", shown).replace("{expected}", shown)
 
 

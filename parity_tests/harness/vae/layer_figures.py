@@ -73,8 +73,9 @@ def joined(trees: Iterable[tuple[str, Node | None]]) -> Node:
         if child is not None:
             later = any(earlier.first for earlier in children)
             children += ((_without_first(child) if later else child)._replace(name=name),)
-    status = "differs" if any(child.status == "differs" for child in children) else "agrees"
-    return Node("configurations", status, children=children, first=any(child.first for child in children))
+    wrong = any(child.status == "differs" for child in children)
+    name, status = ("a configuration", "differs") if wrong else ("every configuration", "agrees")
+    return Node(name, status, children=children, first=any(child.first for child in children))
 
 
 def _without_first(node: Node) -> Node:

@@ -14,6 +14,7 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import nnx
@@ -111,6 +112,10 @@ def run(scale: float, steps: int = 4) -> Iterator[Step]:
         yield Step(loss=float((w**2).sum()), gradients={"out.w": gradient}, parameters={"out.w": w})
 
 
+def torch_adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 1e-2)
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, Report | RunsReport]:
     sums = (lambda y: (y**2).sum(), SQUARES[1])
@@ -119,6 +124,7 @@ def reports() -> dict[str, Report | RunsReport]:
             "wrong layer": compared("SAME"),
             "wrong layer, everything": compared("SAME", layers=True),
             "wrong loss": compared(1, losses=sums),
+            "wrong optimizer": compared(1, optimizers=(optax.adam(1e-2, b2=0.99), torch_adam)),
             "right": compared(1, layers=True),
             "right, not layer by layer": compared(1, losses=None),
             "a function": compare_modules(
@@ -131,7 +137,7 @@ def reports() -> dict[str, Report | RunsReport]:
 
 NAMES = (
     *("wrong layer", "wrong layer, everything", "wrong loss", "right", "right, not layer by layer", "a function"),
-    *("runs that part", "runs that agree"),
+    *("wrong optimizer", "runs that part", "runs that agree"),
 )
 
 
@@ -213,6 +219,18 @@ def test_a_cause_names_file_layer_expected_found_and_remedy(reports: dict[str, A
     (cause,) = reports["wrong loss"].to_json()["causes"]
     assert (cause["kind"], cause["expected"], cause["found"]) == ("loss-reduction", "mean", "sum")
     assert Path(cause["layer"]["jax"]["file"]).name == "test_reports.py"
+
+
+def test_from_the_same_gradients_the_optimizer_is_to_be_repaired_and_no_layer(reports: dict[str, Any]) -> None:
+    document = reports["wrong optimizer"].to_json()
+    (cause,) = document["causes"]
+    assert (cause["kind"], cause["expected"][1]) == ("betas", 0.999)
+    ours, theirs = cause["layer"]["jax"], cause["layer"]["torch"]
+    assert ours == {"name": "", "class": None, "file": None, "line": None}  # optax's own
+    assert (theirs["name"], theirs["class"], Path(theirs["file"]).name) == ("", "torch_adam", "test_reports.py")
+    assert document["tree"]["causes"] == [0]
+    assert not any(child["causes"] or child["first"] for child in document["tree"]["children"])
+    assert "<dt>JAX</dt>" not in reports["wrong optimizer"].to_html()
 
 
 def test_the_owner_of_a_linen_layer_is_found() -> None:

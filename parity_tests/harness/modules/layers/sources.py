@@ -15,7 +15,7 @@ from parity_tests.harness.findings import Diagnosis, Layer, Source
 from parity_tests.harness.modules.evaluation import Losses
 from parity_tests.harness.modules.pair import Both
 
-_LIBRARIES = ("torch", "flax", "jax", "builtins")
+_LIBRARIES = ("torch", "flax", "jax", "optax", "builtins", "functools")
 
 
 class Sources:
@@ -26,9 +26,15 @@ class Sources:
         self._jax_model, self._both = jax_model, both
         self._jax: Mapping[str, Any] | None = None
 
-    def located(self, diagnosis: Diagnosis, losses: Losses | None = None) -> Diagnosis:
-        """Return a diagnosis with the sources of its layers, and of the losses where these differ."""
+    def located(
+        self, diagnosis: Diagnosis, losses: Losses | None = None, optimizers: tuple[Any, Any] | None = None
+    ) -> Diagnosis:
+        """Return a diagnosis with the sources of its layers, of the losses where these differ, or of the optimizers if
+        they are given: from the same gradients no layer is the cause."""
         layer = diagnosis.layer
+        if optimizers is not None:
+            layer = Layer("", "", *(_own(getattr(one, "update", one)) for one in optimizers))
+            return diagnosis._replace(layer=layer)
         if layer is None and diagnosis.where == "the loss" and losses is not None:
             layer = Layer(None, None, *map(source, losses))
         elif layer is None:
@@ -80,6 +86,11 @@ def _owner(name: str, separator: str, classes: Mapping[str, Any]) -> Source | No
             return source(kind)
         if not name:
             return None
+
+
+def _own(code: Any) -> Source | None:
+    """Return where a function is defined, unless it is a library's."""
+    return None if getattr(code, "__module__", "builtins").partition(".")[0] in _LIBRARIES else source(code)
 
 
 def source(code: Any) -> Source:
