@@ -42,7 +42,7 @@ def keep_in(folder: Path) -> None:
     """Keep the process's programs in a folder from now on, and look for them there, if `JAXVAE_PROGRAMS` is 1.
 
     Args:
-        folder: The folder, which is made.
+        folder: The folder, which is made. One that others can write to is left alone.
 
     Raises:
         OSError: If it can't be made.
@@ -50,8 +50,10 @@ def keep_in(folder: Path) -> None:
     global _folder
     _folder = None
     if os.environ.get(SWITCH) == "1":
-        folder.mkdir(exist_ok=True)
-        _folder = folder
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Whoever can write a program there can have this user run it.
+        if not hasattr(os, "getuid") or (folder.stat().st_uid, folder.stat().st_mode & 0o022) == (os.getuid(), 0):
+            _folder = folder
 
 
 def compiles_anew() -> bool:

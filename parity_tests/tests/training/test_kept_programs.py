@@ -157,6 +157,15 @@ def test_only_commands_keep_programs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "programs").exists()
 
 
+def test_no_program_is_taken_from_a_folder_that_others_can_write_to(folder: Path) -> None:
+    counted = Counted()
+    counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+    folder.chmod(0o777)
+    compilation.keep_in(folder)
+    counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+    assert counted.traces == 2
+
+
 # What a command traces, as JAX tells of it; and its run's files.
 COMMAND = """
 import sys, jax
