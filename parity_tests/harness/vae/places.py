@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.findings import Layer, Source
-from parity_tests.harness.modules.layers.sources import source
+from parity_tests.harness.modules.layers.owners import source
 from parity_tests.harness.vae.layer_figures import DIRECTIONS, split
 
 PACKAGES = ("jaxvae", "torchvae")
