@@ -12,6 +12,7 @@ from jax import Array, lax, random
 
 from jaxvae.augmentation import augment, viewed, views_key
 from jaxvae.checks import check_params, check_pixels, names_tensors, require_key, require_own
+from jaxvae.compilation import program
 from jaxvae.devices import has_gpu, require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
@@ -108,7 +109,7 @@ def _adam(spec: Spec, sizes_of: Callable[[Array], _Sizes]) -> optax.GradientTran
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+@program(["spec", "optimizer"])
 def init_optimizers(
     spec: Spec, params: Params, optimizer: optax.GradientTransformation | None = None
 ) -> dict[str, optax.OptState]:
@@ -271,7 +272,7 @@ def loss(
     return training_loss(spec, params, inputs(spec, x, draw(spec, key, n), labels, weights, jnp.asarray(step)), phase)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@program(["spec", "n"])
 def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
     """Shuffle the images of an epoch.
 
@@ -291,7 +292,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnames=("spec", "n", "optimizer"))
+@program(["spec", "n", "optimizer"])
 def train_epoch(
     spec: Spec,
     state: TrainState,

@@ -58,6 +58,7 @@ EXCEPTIONS = {
     ("torchvae", "_public"): "jaxvae's stub reaches jaxvae.shared by relative imports",
     ("jaxvae", "convolution"): "XLA's own are slow on CPUs",
     ("jaxvae", "sweep"): "a torch model is trained in place, one at a time",
+    ("jaxvae", "compilation"): "torch traces no programs",
     ("jaxvae", "packed"): "each kernel of a step is launched by torch itself, but for torch.compile",
     ("jaxvae.checks", "names_tensors"): "jax.jit looks at arguments before the function does",
     ("jaxvae.augmentation", "views_key"): "a TPU derives the keys of many steps at once",
