@@ -61,6 +61,8 @@ EXCEPTIONS = {
     ("jaxvae", "compilation"): "torch traces no programs",
     ("jaxvae", "packed"): "each kernel of a step is launched by torch itself, but for torch.compile",
     ("jaxvae.checks", "names_tensors"): "jax.jit looks at arguments before the function does",
+    ("jaxvae.augmentation", "views_key"): "a TPU derives the keys of many steps at once",
+    ("jaxvae.augmentation", "viewed"): "the same",
     ("torchvae.train", "copied"): "a torch model is trained in place",
     ("torchvae.train", "MakeOptimizer"): "optax has a type for it",
     ("jaxvae.devices", "Device"): "PyTorch has a type for it",
