@@ -22,7 +22,7 @@ from parity_tests.harness.loops.streaming import restartable
 from parity_tests.harness.modules import torch_state, validation
 from parity_tests.harness.modules.compare import ParityError
 from parity_tests.harness.modules.errors import ModelError
-from parity_tests.harness.modules.layers.owners import source
+from parity_tests.harness.modules.layers.sources import source
 from parity_tests.harness.modules.mapping import MappingLike
 from parity_tests.harness.modules.torch_state import whole
 
