@@ -247,7 +247,8 @@ def _write(path: Path, compiled: Any) -> bool:
         safe_io.write_atomically(path, hashlib.sha256(content).digest() + content, sync=False)
         files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for file in files[:-_MOST]:
-            file.unlink()
+            with contextlib.suppress(OSError):  # a folder, or one that another command has removed
+                file.unlink()
     except (OSError, ValueError, NotImplementedError, InputError, pickle.PicklingError, jax.errors.JaxRuntimeError):
         return path.exists()
     return True
