@@ -12,13 +12,16 @@ import inspect
 import os
 import pickle
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import flax
 import jax
+import jaxlib
 import numpy as np
+import optax
 from jax.core import Tracer
 from jax.experimental import serialize_executable
 
@@ -32,8 +35,13 @@ Program = Callable[..., Any]
 SWITCH = "JAXVAE_PROGRAMS"
 """The environment variable that keeps programs if it is 1, as it is by default in a command."""
 _MOST = 300  # files of 15 to 600 kilobytes, half of them second names
-# Settings with which JAX looks into a function, or at each of its numbers.
-_TRACED_ANEW = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks", "jax_log_compiles")
+# Settings with which JAX looks into a function, or at each of its numbers, or leaves constants out of a program's text.
+_TRACED_ANEW = (
+    *("jax_disable_jit", "jax_debug_nans", "jax_debug_infs", "jax_check_tracer_leaks", "jax_log_compiles"),
+    "jax_use_simplified_jaxpr_constants",
+)
+_STARTED = time.time() - time.process_time()  # about when this process began to import
+_VARIABLES = ("XLA_", "TF_", "OMP", "NPROC", "PJRT_NPROC")
 _folder: Path | None = None
 _fresh = False
 
@@ -108,7 +116,7 @@ def program(static: Sequence[str] = (), donate: Sequence[str] = ()) -> Callable[
 
 def _device() -> Any | None:
     """The device that computes, None where programs are not kept: on others than CPUs it was never tried."""
-    if any(getattr(jax.config, name) for name in _TRACED_ANEW):
+    if any(jax.config.values.get(name) for name in _TRACED_ANEW):
         return None
     device = jax.config.jax_default_device or jax.devices()[0]  # type: ignore[attr-defined]
     return device if getattr(device, "platform", None) == "cpu" else None
@@ -132,17 +140,18 @@ def _find(folder: Path, jitted: Any, fixed: dict[str, Any], given: dict[str, Any
     """The program for these arguments: one that is kept, or a new one, which is kept; None if none can be."""
     leaves, tree = jax.tree.flatten(((), given))
     types = [f"{kind.str_short()} {getattr(kind, 'weak_type', False)}" for kind in map(jax.typeof, leaves)]
-    asked = repr(
-        (jitted.__module__, jitted.__qualname__, fixed, str(tree), types, device, sorted(jax.config.values.items()))
-    )
+    asked = repr((jitted.__module__, jitted.__qualname__, fixed, str(tree), types, device, _settings()))
     # Of a user's own parts and optimizers only the file where they begin is known, or nothing.
     if " at 0x" in asked or any(isinstance(value, Spec) and value.model.parts.record for value in fixed.values()):
+        return None
+    if not _as_imported():
         return None
     by_arguments = folder / hashlib.sha256(_begun() + asked.encode()).hexdigest()
     if (kept := _read(by_arguments, tree, device)) is not None:
         return kept
     lowered = jitted.lower(**fixed, **given)
-    text = f"{lowered.as_text()}{tree}{lowered.out_tree}{device}"
+    # The text has no settings of XLA's, such as those that leave optimizations out.
+    text = f"{lowered.as_text()}{tree}{lowered.out_tree}{device}{_settings()}"
     by_text = folder / hashlib.sha256(_begun() + text.encode()).hexdigest()
     if (kept := _read(by_text, tree, device)) is None:
         with _anew() as stale:
@@ -157,13 +166,32 @@ def _find(folder: Path, jitted: Any, fixed: dict[str, Any], given: dict[str, Any
 @functools.cache
 def _begun() -> bytes:
     """A digest of all that programs depend on beside what they are asked for."""
-    versions = [metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")]
-    variables = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith(("XLA_", "TF_", "OMP"))]
+    versions = [module.__version__ for module in (jax, jaxlib, flax, optax, np)]
+    variables = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     digest = hashlib.sha256(repr((versions, variables, platform.python_version(), _processor())).encode())
-    root = Path(__file__).parent
-    for file in sorted(root.rglob("*.py")):
-        digest.update(f"{file.relative_to(root)} {file.stat().st_size} ".encode() + file.read_bytes())
+    for file in _files():
+        digest.update(f"{file.relative_to(_root())} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.digest()
+
+
+def _root() -> Path:
+    return Path(__file__).parent
+
+
+def _files() -> list[Path]:
+    """The package's code, without the links to nothing by which an editor locks a file."""
+    return sorted(file for file in _root().rglob("*.py") if file.is_file())
+
+
+def _as_imported() -> bool:
+    """Whether the package's code is in files that can be read, none of which was changed since the process started: it
+    may have imported what a file was before."""
+    try:
+        _begun()
+        times = [max(file.stat().st_mtime, file.stat().st_ctime) for file in _files()]
+    except OSError:
+        return False
+    return bool(times) and max(times) < _STARTED
 
 
 def _processor() -> tuple[object, ...]:
@@ -202,7 +230,8 @@ def _read(path: Path, tree: Any, device: Any) -> Program | None:
             raise ValueError("damaged")
         payload, out_tree = pickle.loads(content[32:])
         kept = serialize_executable.deserialize_and_load(payload, tree, out_tree, execution_devices=[device])
-        os.utime(path)  # those that were used last are kept
+        with contextlib.suppress(OSError):  # on a file system that is mounted read-only
+            os.utime(path)  # those that were used last are kept
         return kept
     except Exception:  # whatever it is: the program is compiled again
         with contextlib.suppress(OSError):
@@ -218,7 +247,8 @@ def _write(path: Path, compiled: Any) -> bool:
         safe_io.write_atomically(path, hashlib.sha256(content).digest() + content, sync=False)
         files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for file in files[:-_MOST]:
-            file.unlink()
+            with contextlib.suppress(OSError):  # a folder, or one that another command has removed
+                file.unlink()
     except (OSError, ValueError, NotImplementedError, InputError, pickle.PicklingError, jax.errors.JaxRuntimeError):
         return path.exists()
     return True

@@ -82,6 +82,14 @@ def test_a_program_of_other_code_or_settings_is_not_taken(folder: Path, monkeypa
         call()
     with jax.debug_nans(True):
         call()
+    constants = "jax_use_simplified_jaxpr_constants"  # which leaves their numbers out of a program's text
+    try:
+        jax.config.update(constants, True)
+        kept = len(list(folder.iterdir()))
+        call()
+        assert len(list(folder.iterdir())) == kept
+    finally:
+        jax.config.update(constants, False)
     assert (before := counted.traces) >= 5
     call()
     assert counted.traces == before
@@ -96,9 +104,56 @@ def test_the_digest_is_of_the_packages_code(tmp_path: Path, monkeypatch: pytest.
     assert digest() == before
     (tmp_path / "shared" / "a.py").write_text("2")
     assert digest() != before
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     (tmp_path / "shared" / "a.py").write_text("1")
-    assert digest() != before
+    for name, value in (("XLA_FLAGS", "--xla_cpu_enable_fast_math=true"), ("NPROC", "1")):
+        with monkeypatch.context() as other:
+            other.setenv(name, value)
+            assert digest() != before, name
+
+
+def test_a_program_is_compiled_for_settings_that_its_text_does_not_have(folder: Path) -> None:
+    call = lambda: Counted().in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)  # noqa: E731
+    programs = lambda: {file.stat().st_ino for file in folder.iterdir()}  # noqa: E731
+    setting = "jax_disable_most_optimizations"
+    before = jax.config.values[setting]
+    call()
+    assert len(programs()) == 1
+    try:
+        jax.config.update(setting, not before)
+        call()
+    finally:
+        jax.config.update(setting, before)
+    assert len(programs()) == 2
+
+
+def test_a_command_keeps_nothing_of_files_that_were_changed_since_it_started(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "package"
+    code.mkdir()
+    monkeypatch.setattr(compilation, "__file__", str(code / "compilation.py"))
+    monkeypatch.setattr(compilation, "_begun", compilation._begun.__wrapped__)
+    call = lambda: Counted().in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)  # noqa: E731
+    call()  # as where Python finds no source
+    (code / "nets.py").write_text("")
+    call()
+    assert not list(folder.iterdir())
+    monkeypatch.setattr(compilation, "_STARTED", (code / "nets.py").stat().st_ctime + 1)
+    (code / ".#nets.py").symlink_to("user@host.1")  # an editor's lock
+    call()
+    assert list(folder.iterdir())
+
+
+def test_a_program_is_taken_from_a_folder_that_is_read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("read-only file system")
+
+    counted = Counted()
+    for _ in range(2):
+        counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+        monkeypatch.setattr(os, "utime", refuse)
+    assert counted.traces == 1
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["shorter", "flipped", "empty", "another's"])
@@ -139,10 +194,12 @@ def test_what_cannot_be_known_again_is_not_kept(folder: Path) -> None:
 
 def test_the_oldest_programs_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "_MOST", 4)
+    (folder / "another's").mkdir()
+    os.utime(folder / "another's", (0, 0))
     counted = Counted()
     for size in range(1, 6):
         counted.in_a_process()(SPEC, {"w": jnp.ones(size)}, 2)
-    assert len(list(folder.iterdir())) <= 6
+    assert len(list(folder.iterdir())) <= 7
     counted.in_a_process()(SPEC, {"w": jnp.ones(5)}, 2)
     assert counted.traces == 5
     counted.in_a_process()(SPEC, {"w": jnp.ones(1)}, 2)
