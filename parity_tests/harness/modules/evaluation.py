@@ -48,6 +48,8 @@ class Evaluation:
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._called: tuple[Any, torch.nn.Module] | None = None
         """The outputs of the torch module and the module, called once already, for one gradient."""
+        self.without_gradient: frozenset[str] = frozenset()
+        """The tensors to which torch's last gradient brought nothing, not even zeros."""
         self._known: dict[tuple[str, Level], Arrays] = {}
 
     @property
@@ -191,6 +193,8 @@ class Evaluation:
         if loss.requires_grad:  # not where every tensor is frozen
             with raised_by("The gradient of the torch module or of its loss"):
                 loss.backward()
+        every = torch_state.entries(module)
+        self.without_gradient = frozenset(name for name, held in every.items() if held.tensor.grad is None)
         return both.gradients(module)
 
     def torch_loss(self, outputs: Any) -> torch.Tensor:

@@ -237,7 +237,8 @@ class Levels:
             return net.own(evaluation.gradient(net.rearranged(params), net.state, *both.jax_inputs))
 
         steps = self.options["steps"]
-        run = train_both(both, gradient, optimizers, self.options["scheduler"], steps)
+        scheduler, skipped = self.options["scheduler"], evaluation.without_gradient
+        run = train_both(both, gradient, optimizers, scheduler, steps, skipped)
         share = rounding.STEP_ERROR[both.dtype] / self.tolerance
         floors = {name: share * array for name, array in run.moved.items()}
         finding = self._finding(STEPS.format(steps), run.weights, floors)

@@ -24,6 +24,8 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
+from parity_tests.harness.modules.hypotheses.backward import FROZEN
+from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
@@ -640,12 +642,13 @@ def test_what_no_gradient_reaches_on_either_side() -> None:
 
 def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
-    module.a.requires_grad_(False)
-    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
-    assert report.diagnosis is not None
-    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
-    assert report.diagnosis.where.startswith("a.")
-    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+    for requires_grad, cause in (False, FROZEN), (True, SKIPPED):
+        module.a.requires_grad_(requires_grad)
+        report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+        assert report.diagnosis is not None
+        assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+        assert report.diagnosis.where.startswith("a.")
+        assert report.diagnosis.cause == cause
     still = optax.multi_transform(
         {"a": optax.set_to_zero(), "b": optax.adam(0.1)}, lambda tree: {name: name for name in tree}
     )
@@ -653,6 +656,23 @@ def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
     for frozen in (True, False):  # torch's Adam leaves alone what has a gradient of zero
         module.a.requires_grad_(not frozen)
         assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
+
+
+@pytest.mark.parametrize(("nesterov", "cause"), [(False, CONJUGATE), (True, None)])
+def test_steps_along_the_conjugate_gradient(nesterov: bool, cause: str | None) -> None:
+    """Nesterov's momentum explains the real parts alone."""
+
+    def make(xp: Any) -> Any:
+        return lambda net, x: xp.stack([(x * net.w[...].real), (x * net.w[...].imag)])
+
+    numbers = np.exp(1j * np.arange(8)).astype(np.complex64)
+    held: tuple[Any, Any] = nnx.Param(jnp.asarray(numbers)), nn.Parameter(torch.tensor(numbers))
+    model, module = JaxNet(make(jnp), w=held[0]), TorchNet(make(torch), w=held[1])
+    sgd = optax.sgd(1e-3, 0.9, nesterov), partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES, optimizers=sgd)
+    assert report.diagnosis is not None
+    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+    assert report.diagnosis.cause == cause
 
 
 SUMMED = "the loss is a sum where the other side takes the mean: by a factor of {} in PyTorch"
