@@ -244,7 +244,7 @@ def compare_modules(
         own += both.exchanged(*evaluation.trees, given)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
-        unexercised, left_out = (*compared.unexercised, *own), compared.left_out
+        unexercised, left_out = (*compared.unexercised, *own, *compared.otherwise), compared.left_out
         tree = _tree(compared, findings, None, layers)
         report = Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out, tree=tree)
     if not low or not report.passed:

@@ -24,8 +24,10 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
+from parity_tests.harness.modules.evaluation import Evaluation
 from parity_tests.harness.modules.hypotheses.backward import FROZEN
 from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED
+from parity_tests.harness.modules.levels import UNFUSED
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
@@ -629,6 +631,24 @@ def test_a_gradient_differs_also_where_the_model_runs_only_compiled() -> None:
     module = TorchNet(lambda net, x: 2 * net.a(x), a=nn.Linear(8, 5))
     report = compare_modules(forward, PARAMS, module, None, ROWS, losses=SQUARES)
     assert (report.passed, report.findings[-1].level) == (False, "every gradient")
+
+
+@pytest.mark.parametrize("fused_is_right", [True, False])
+def test_a_gradient_without_fusion_counts_unless_the_losses_slope_is_the_other_one(monkeypatch, fused_is_right) -> None:
+    without: list[bool] = []
+    plain = Evaluation.apart
+    monkeypatch.setattr(Evaluation, "apart", lambda self: without.append(True) or plain(self))
+    half_stopped = lambda y: (y + jax.lax.stop_gradient(y)) / 2  # noqa: E731
+    model = JaxNet(
+        lambda net, x: half_stopped(net.a(x)) if bool(without) == fused_is_right else net.a(x),
+        a=nnx.Linear(8, 5, rngs=nnx.Rngs(0)),
+    )
+    module = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+    if fused_is_right:
+        module = TorchNet(lambda net, x: (net.a(x) + net.a(x).detach()) / 2, a=nn.Linear(8, 5))
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES)
+    assert report.passed is not fused_is_right
+    assert (UNFUSED in report.unexercised) is not fused_is_right
 
 
 def test_what_no_gradient_reaches_on_either_side() -> None:
