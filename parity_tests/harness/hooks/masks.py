@@ -45,6 +45,8 @@ class Masks:
         """How often the calls of layers are being recorded, in which nothing is compiled."""
         self.draws = 0
         """The number of JAX's draws, also of those that take no mask."""
+        self.arrays = False
+        """Whether JAX's uniform numbers are arrays, none of which takes a mask: a model may have failed otherwise."""
 
     def begin(self, framework: Literal["jax", "torch"]) -> None:
         """Begin a call of a model: its first dropout takes the first mask."""
@@ -142,6 +144,12 @@ def begin(framework: Literal["jax", "torch"]) -> None:
     """Begin a call of a model."""
     if Masks.active is not None:
         Masks.active.begin(framework)
+
+
+def as_arrays() -> None:
+    """Let JAX's uniform numbers be arrays from now on."""
+    if Masks.active is not None:
+        Masks.active.arrays = True
 
 
 def looking() -> bool:
