@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -99,12 +99,20 @@ _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
 def cause_in_layer(
-    layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
+    layer: nn.Module,
+    x: np.ndarray,
+    in_jax: np.ndarray,
+    in_torch: np.ndarray,
+    tolerance: float,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> str | None:
-    """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout."""
+    """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout.
+
+    `arrays` are those that attention may be given besides, by name.
+    """
     if isinstance(layer, nn.MultiheadAttention):
         target = in_jax, in_torch
-        return rounded(*target) or changed_attention(layer, x.astype(np.float64), target, tolerance)
+        return rounded(*target) or changed_attention(layer, x.astype(np.float64), target, tolerance, arrays)
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
         return rounded(in_jax, in_torch) or scaled(in_jax, in_torch, tolerance)
     layer = copy.deepcopy(layer).cpu()

@@ -68,6 +68,7 @@ def walk(
     differs: Differs | None = None,
     inputs: Sequence[np.ndarray] = (),
     every: Sequence[Stage | str] | None = None,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> list[Diagnosis]:
     """Diagnose every layer that computes something else, and the first place between layers that does.
 
@@ -84,6 +85,7 @@ def walk(
         inputs: The inputs of the network. A layer that is given one, or a tensor of the module, tells nothing about the
             layers before it.
         every: What `stages` yields, if that is known already.
+        arrays: What either network is given, by name; an array may be a mask of attention.
 
     Returns:
         The diagnoses in the order of the calls; empty if all agree.
@@ -94,7 +96,8 @@ def walk(
     every = list(stages(pairs, module, *calls)) if every is None else every
     places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
     tables = {name: held.numpy() for name, held in entries(module).items()}
-    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables)
+    arrays = {**arrays, **tables}
+    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables, arrays=arrays)
     uncompared = _uncompared(pairs, every, calls[0])
     agreed = -1
     for stage in every:
@@ -116,7 +119,8 @@ def walk(
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
         if not differs(f"{label}, input", in_jax.input, in_torch.input):
-            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
+            given = {**arrays, **{place: theirs for place, _, theirs in earlier}}
+            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
         else:
             if not found:
                 found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
@@ -161,7 +165,13 @@ def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
 
 
 def _in_layer(
-    name: str, layer: nn.Module, in_jax: LayerCall, in_torch: np.ndarray, tolerance: float, start: str
+    name: str,
+    layer: nn.Module,
+    in_jax: LayerCall,
+    in_torch: np.ndarray,
+    tolerance: float,
+    start: str,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> Diagnosis:
     for kind, (given, rest) in _MORE_INPUTS.items():
         if isinstance(layer, kind):
@@ -170,7 +180,7 @@ def _in_layer(
     text = text.replace("On the same input and", "On the same input")
     cause = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
-        cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
+        cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance, arrays)
     return Diagnosis(name, text, cause, jump=distance(in_jax.output, in_torch))
 
 
@@ -195,6 +205,7 @@ def _between(
     tolerance: float,
     places: Sequence[Source],
     tables: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two."""
@@ -202,7 +213,7 @@ def _between(
     text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
-        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables)
+        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables, arrays)
     where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
     return Diagnosis(where, text, cause, jump=distance(in_jax, in_torch))
 
@@ -215,6 +226,7 @@ def _between_causes(
     tolerance: float,
     places: Sequence[Source],
     tables: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
 ) -> tuple[str, str] | None:
     if cause := rounded(in_jax, in_torch):
         return (f"between {earlier[-1][0]} and {name}", cause)
@@ -233,14 +245,31 @@ def _between_causes(
     for source, jax_source, torch_source in (last, *recent):
         if cause := cause_in_positions((jax_source, torch_source), target, tables, tolerance):
             return (f"between {source} and {name}", cause)
-    layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
-    if len(layers) == 3:
-        projections = [layer[1] for layer in layers], [layer[2] for layer in layers]
-        if cause := cause_in_attention(projections[0], projections[1], target, tolerance):
-            return (f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", cause)
+    for layers, mine, theirs in _projections(earlier, in_torch):
+        if cause := cause_in_attention(mine, theirs, target, tolerance, arrays):
+            return (f"between {layers} and {name}", cause)
     if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
         return (f"between {last[0]} and {name}", cause)
     return None
+
+
+def _projections(
+    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], target: np.ndarray
+) -> Iterator[tuple[str, list[np.ndarray], list[np.ndarray]]]:
+    """Yield the layers whose outputs may be attention's query, key and value, and these in JAX and in torch: three
+    layers, or one or two whose features are several of them side by side."""
+    layers = [stage for stage in earlier if not stage[0].startswith("the input")]
+    size = int(np.prod(target.shape[2:]))
+    for n, parts in ((3, (1, 1, 1)), (1, (3,)), (2, (1, 2))):
+        last = layers[-n:]
+        if len(last) == n and all(a.shape == b.shape and a.ndim >= 3 for _, a, b in last):
+            wide = [int(np.prod(b.shape[2:])) for *_, b in last]
+            if n == 3 or wide == [size * part for part in parts]:
+                sides = [
+                    [piece for stage, part in zip(last, parts, strict=True) for piece in np.split(stage[i], part, -1)]
+                    for i in (1, 2)
+                ]
+                yield ", ".join(stage[0] for stage in last), sides[0], sides[1]
 
 
 def _addable(a: np.ndarray, b: np.ndarray) -> bool:
