@@ -741,6 +741,41 @@ def test_a_single_layer_is_called_the_module() -> None:
     assert "\nthe module: Its input agrees" in str(report)
 
 
+@pytest.mark.parametrize(
+    ("in_jax", "in_torch", "where", "cause"),
+    [
+        (
+            lambda net, x: net.b(net.a(x) + x),
+            lambda net, x: net.b(net.a(x) * net.g + x),
+            "between a and b",
+            "it is put together otherwise: a + the input of a in JAX, a * g + the input of a in PyTorch",
+        ),
+        (
+            lambda net, x: net.b(net.a(x)) * (1 + net.g[...]),
+            lambda net, x: net.b(net.a(x)) * net.g,
+            "between b and the output",
+            "it is put together otherwise: b * (1 + g) in JAX, b * g in PyTorch",
+        ),
+        (
+            lambda net, x: (net.b(y := net.a(x)), y)[1],
+            lambda net, x: net.b(net.a(x)),
+            "the output",
+            "the layers are connected otherwise: it is a in JAX and b in PyTorch",
+        ),
+        (lambda net, x: net.b(net.a(x)), lambda net, x: net.a(x), "b", None),
+    ],
+)
+def test_a_place_is_said_in_layers_and_in_parameters_that_none_holds(in_jax, in_torch, where: str, cause) -> None:
+    parts: dict[str, Any] = {"a": nnx.Linear(8, 8, rngs=nnx.Rngs(0)), "b": nnx.Linear(8, 8, rngs=nnx.Rngs(1))}
+    parts["g"] = nnx.Param(jnp.ones(8))
+    more: dict[str, Any] = {"g": nn.Parameter(torch.arange(1.0, 9.0))}
+    module = TorchNet(in_torch, a=nn.Linear(8, 8), b=nn.Linear(8, 8), **more)
+    report = compare_modules(JaxNet(in_jax, **parts), None, module, None, ROWS, weights="torch")
+    assert report.diagnosis
+    assert (report.diagnosis.where, report.diagnosis.cause) == (where, cause)
+    assert not report.diagnosis.more
+
+
 class Output(OrderedDict):
     """As a ModelOutput is: a dict of a class that JAX does not know."""
 

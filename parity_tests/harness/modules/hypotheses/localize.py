@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,12 +17,14 @@ from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
 from parity_tests.harness.modules.hypotheses.branches import Source, cause_in_branch, cause_in_image, cause_in_wiring
+from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION, expression
 from parity_tests.harness.modules.hypotheses.layers import cause_in_layer, rounded
 from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import copied, entries, whole
 
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
+NOT_CALLED_IN_TORCH = "JAX calls it, and no call of it was recorded in PyTorch."
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
@@ -36,6 +38,7 @@ _MORE_INPUTS = {
     nn.MultiheadAttention: ("query", "key, value and masks are"),
 }
 """What the first input of a layer is, and what others it has."""
+_NEAREST = 12  # inputs and outputs of layers, of which an expression may be made
 _MOST = 0.75  # of an array that a message calls a part
 
 
@@ -94,10 +97,13 @@ def walk(
     earlier = [("the input", ends[0].input, ends[1].input)]
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls)) if every is None else every
-    places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
     tables = {name: held.numpy() for name, held in entries(module).items()}
     arrays = {**arrays, **tables}
-    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables, arrays=arrays)
+    containers = _containers(every)
+    named = [(s.label.partition("#")[0], s) for s in every if isinstance(s, Stage)]
+    places = [(s.name, s.in_jax.output, s.in_torch.output) for own, s in named if own not in containers]
+    held = {name: table for name, table in tables.items() if name.rpartition(".")[0] in containers}
+    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables, arrays=arrays, held=held)
     uncompared = _uncompared(pairs, every, calls[0])
     agreed = -1
     for stage in every:
@@ -109,6 +115,8 @@ def walk(
             continue
         name, label, layer, in_jax, in_torch, order, _ = stage
         known_before, own = len(found), label.partition("#")[0]
+        if not own and containers:
+            continue  # what follows its last layer is before the output
         around = [
             layer for at, layer in uncompared
             if agreed < at < order and not label.startswith(f"{layer}.") and not layer.startswith(f"{own}.")
@@ -118,12 +126,18 @@ def walk(
                 agreed = order
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
-        if not differs(f"{label}, input", in_jax.input, in_torch.input):
+        inputs_agree = not differs(f"{label}, input", in_jax.input, in_torch.input)
+        if own in containers and (inputs_agree or _found_within(own, found)):
+            if not _found_within(own, found):
+                given = [*earlier[:-1], (f"the input of {name}", in_jax.input, in_torch.input), earlier[-1]]
+                last = between_layers(given, f"the output of {name}", in_jax.output, in_torch.output)
+                found.append(_around(last, around, calls[1]))
+        elif inputs_agree:
             given = {**arrays, **{place: theirs for place, _, theirs in earlier}}
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
         else:
             if not found:
-                found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
+                found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around, calls[1]))
             elif (between := between_layers(earlier, name, in_jax.input, in_torch.input)).cause:
                 found.append(between._replace(difference=f"Other operations give the input of {name}.", jump=0.0))
             plain = _computed(layer, in_jax.input, in_torch)
@@ -137,8 +151,18 @@ def walk(
         return found
     last = between_layers(earlier, "the output", ends[0].output, ends[1].output)
     if not found:
-        return [_around(last, [layer for at, layer in uncompared if agreed < at])]
+        return [_around(last, [layer for at, layer in uncompared if agreed < at], calls[1])]
     return [*found, last._replace(difference="Other operations give the output.", jump=0.0)] if last.cause else found
+
+
+def _containers(every: Sequence[Stage | str]) -> set[str]:
+    """Return the modules that hold layers which can be compared, and may hold parameters too."""
+    split = [stage.label.partition("#")[0].split(".") for stage in every if isinstance(stage, Stage)]
+    return {".".join(parts[:i]) for parts in split if parts != [""] for i in range(len(parts))}
+
+
+def _found_within(name: str, found: Sequence[Diagnosis]) -> bool:
+    return any(one.layer and (one.layer.torch or "").startswith(f"{name}.") for one in found)
 
 
 def _uncompared(
@@ -159,8 +183,14 @@ def _uncompared(
     return found
 
 
-def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
-    """Say that the difference may lie in layers that can't be compared by themselves."""
+def _around(found: Diagnosis, layers: Sequence[str], in_torch: Iterable[str]) -> Diagnosis:
+    """Say that the difference may lie in layers that can't be compared by themselves, or that torch doesn't call."""
+    called = {label.partition("#")[0] for label in in_torch}
+    for layer in layers:
+        parts = layer.split(".")
+        around = {".".join(parts[: i + 1]) for i in range(len(parts))}
+        if not around & called and not any(name.startswith(f"{layer}.") for name in called):
+            return found._replace(where=layer, difference=f"{NOT_CALLED_IN_TORCH} {found.difference}")
     return found._replace(where=f"{found.where}, or in {', '.join(layers)}") if layers else found
 
 
@@ -206,15 +236,30 @@ def _between(
     places: Sequence[Source],
     tables: Mapping[str, np.ndarray],
     arrays: Mapping[str, np.ndarray],
+    held: Mapping[str, np.ndarray],
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
-    of the calls before it, or after the sum of the two."""
-    target = name if name == "the output" else f"the input of {name}"
+    of the calls before it, or after the sum of the two; `held` are the parameters that no layer holds."""
+    target = name if name.startswith("the output") else f"the input of {name}"
     text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
         found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables, arrays)
     where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
+    if cause is None:
+        with contextlib.suppress(Exception):
+            near = earlier[: -_NEAREST - 1 : -1]
+            held = dict(
+                sorted(held.items(), key=lambda one: one[0].rpartition(".")[0] not in f"{name} {earlier[-1][0]}")
+            )
+            ours, theirs = (
+                expression([(place, sides[i]) for place, *sides in near], held, (in_jax, in_torch)[i], tolerance)
+                for i in (0, 1)
+            )
+            if ours and theirs and ours != theirs:
+                cause = EXPRESSION.of(ours, theirs)
+            elif ours != theirs:
+                text += f" It is {ours} in JAX." if ours else f" It is {theirs} in PyTorch."
     return Diagnosis(where, text, cause, jump=distance(in_jax, in_torch))
 
 
@@ -248,8 +293,9 @@ def _between_causes(
     for layers, mine, theirs in _projections(earlier, in_torch):
         if cause := cause_in_attention(mine, theirs, target, tolerance, arrays):
             return (f"between {layers} and {name}", cause)
-    if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
-        return (f"between {last[0]} and {name}", cause)
+    of_output = name.startswith("the output")
+    if cause := cause_in_wiring([earlier[0], *places], target, tolerance, "it is" if of_output else "it is given"):
+        return (name if of_output else f"between {last[0]} and {name}", cause)
     return None
 
 
