@@ -14,7 +14,7 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
-from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED
+from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED, OTHER_ORDER
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import JaxNet, TorchNet
 
@@ -378,6 +378,23 @@ def test_a_mask_of_whole_branches_is_shared_however_it_is_drawn(in_jax: str, in_
     report = compare_modules(model, None, module, None, RNG.normal(size=(16, 2, 8)), **OUTPUTS)
     assert report.passed is (in_jax != "jax.lax")
     assert report.passed or (report.diagnosis and report.diagnosis.cause == NOT_SHARED)
+
+
+def test_two_dropouts_in_another_order_are_named() -> None:
+    def in_jax(net: Any, x: Any) -> Any:
+        second = net.drop(net.b(x))
+        return net.c(net.drop(net.a(x)) + second)
+
+    def in_torch(net: Any, x: Any) -> Any:
+        return net.c(F.dropout(net.a(x), 0.3) + F.dropout(net.b(x), 0.3))
+
+    model = JaxNet(
+        in_jax, drop=nnx.Dropout(0.3, rngs=nnx.Rngs(0)), **{n: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for n in "abc"}
+    )
+    module = TorchNet(in_torch, **{name: nn.Linear(8, 8) for name in "abc"})
+    report = compare_modules(model, None, module, None, TOKENS, weights="torch", **OUTPUTS)
+    assert report.diagnosis
+    assert (report.diagnosis.cause or "").startswith(OTHER_ORDER)
 
 
 def test_rates_that_drop_the_same_units_by_chance_are_a_difference() -> None:

@@ -35,7 +35,11 @@ class _Term(NamedTuple):
 
 
 def expression(
-    sources: Sequence[Source], held: Mapping[str, np.ndarray], target: np.ndarray, tolerance: float
+    sources: Sequence[Source],
+    held: Mapping[str, np.ndarray],
+    target: np.ndarray,
+    tolerance: float,
+    dropouts: Mapping[str, np.ndarray] = {},
 ) -> str | None:
     """Return how a place is made.
 
@@ -44,6 +48,7 @@ def expression(
         held: The parameters that no layer holds, by name.
         target: The numbers of the place.
         tolerance: How near the expression's numbers must come.
+        dropouts: What shared masks of dropout multiply by, by their names.
 
     Returns:
         The simplest expression that gives the numbers, such as `b * gamma + the input of a`; None if none is known.
@@ -59,7 +64,14 @@ def expression(
             plain.append(_Term(name, few))
     with np.errstate(all="ignore"):
         terms = [*_reduced(plain, y), *_joined(plain, held, y), *_with_held(plain, held, y)]
-        return next(_fitting(terms, [one for one in plain if one.numbers.shape == y.shape], held, y, tolerance), None)
+        whole = [one for one in plain if one.numbers.shape == y.shape]
+        dropped = [
+            _Term(f"{one.shown} dropped by {name}", one.numbers * factor[rows])
+            for name, factor in dropouts.items()
+            for one in whole
+            if factor.shape == target.shape
+        ]
+        return next(_fitting([*terms, *dropped], [*whole, *dropped], held, y, tolerance), None)
 
 
 def _fitting(

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from parity_tests.harness.findings import Diagnosis, Layer
+from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.arrangement import arranged, known, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
@@ -20,6 +22,7 @@ from parity_tests.harness.modules.hypotheses.branches import Source, cause_in_br
 from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION, expression
 from parity_tests.harness.modules.hypotheses.layers import cause_in_layer, rounded
 from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
+from parity_tests.harness.modules.hypotheses.shared_masks import OTHER_ORDER
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import copied, entries, whole
 
@@ -38,6 +41,7 @@ _MORE_INPUTS = {
     nn.MultiheadAttention: ("query", "key, value and masks are"),
 }
 """What the first input of a layer is, and what others it has."""
+_MASK = r" dropped by mask \d+"
 _NEAREST = 12  # inputs and outputs of layers, of which an expression may be made
 _MOST = 0.75  # of an array that a message calls a part
 
@@ -240,8 +244,8 @@ def _between(
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
     of the calls before it, or after the sum of the two; `held` are the parameters that no layer holds."""
-    target = name if name.startswith("the output") else f"the input of {name}"
-    text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
+    place = name if name.startswith("the output") else f"the input of {name}"
+    text = f"Every earlier layer agrees and {place} differs: {worst_difference(in_jax, in_torch)}."
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
         found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables, arrays)
@@ -252,12 +256,14 @@ def _between(
             held = dict(
                 sorted(held.items(), key=lambda one: one[0].rpartition(".")[0] not in f"{name} {earlier[-1][0]}")
             )
+            dropouts = Masks.active.factors(in_torch.shape) if Masks.active else {}
             ours, theirs = (
-                expression([(place, sides[i]) for place, *sides in near], held, (in_jax, in_torch)[i], tolerance)
-                for i in (0, 1)
+                expression([(place, sides[i]) for place, *sides in near], held, target, tolerance, dropouts)
+                for i, target in enumerate((in_jax, in_torch))
             )
             if ours and theirs and ours != theirs:
-                cause = EXPRESSION.of(ours, theirs)
+                bare = [sorted(re.sub(_MASK, "", shown).split(" + ")) for shown in (ours, theirs)]
+                cause = (OTHER_ORDER if bare[0] == bare[1] else EXPRESSION).of(ours, theirs)
             elif ours != theirs:
                 text += f" It is {ours} in JAX." if ours else f" It is {theirs} in PyTorch."
     return Diagnosis(where, text, cause, jump=distance(in_jax, in_torch))
