@@ -763,6 +763,13 @@ def test_a_single_layer_is_called_the_module() -> None:
             "the layers are connected otherwise: it is a in JAX and b in PyTorch",
         ),
         (lambda net, x: net.b(net.a(x)), lambda net, x: net.a(x), "b", None),
+        (
+            lambda net, x: net.b(net.a(x) * nnx.sigmoid(x)),
+            lambda net, x: net.b(x * net.a(x).sigmoid()),
+            "between a and b",
+            "it is put together otherwise: sigmoid of the input of a * a in JAX, sigmoid of a * the input of a in "
+            "PyTorch",
+        ),
     ],
 )
 def test_a_place_is_said_in_layers_and_in_parameters_that_none_holds(in_jax, in_torch, where: str, cause) -> None:

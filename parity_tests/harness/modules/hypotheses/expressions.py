@@ -1,10 +1,12 @@
 """Say as an expression how a place is made of the outputs of layers and of the parameters that no layer holds."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.modules.hypotheses.base import distance
@@ -13,7 +15,12 @@ from parity_tests.harness.modules.hypotheses.between_layers import ACTIVATIONS
 EXPRESSION = Cause("it is put together otherwise", "expression", "make it {torch}")
 
 _ENTRIES = 2**14  # of the first rows, which are looked at first
-_PROBES = 12
+_PROBES, _NEAR = 12, 1e-6
+_MOST = 300  # terms that are tried in a sum or a product
+_FEW = 24  # of them with a factor
+_POSITIONS = 64
+_ACTIVATIONS = {name: function for name, function in ACTIVATIONS.items() if name != "no activation"}
+_ACTIVATIONS["hard sigmoid"] = F.hardsigmoid
 _FUNCTIONS = {
     "{x} * {p}": lambda x, p: x * p,
     "{x} + {p}": lambda x, p: x + p,
@@ -63,7 +70,7 @@ def expression(
         if not any(few.shape == other.numbers.shape and np.array_equal(few, other.numbers) for other in plain):
             plain.append(_Term(name, few))
     with np.errstate(all="ignore"):
-        terms = [*_reduced(plain, y), *_joined(plain, held, y), *_with_held(plain, held, y)]
+        bare = list(_shaped([*plain, *_halves(plain, y)], y))
         whole = [one for one in plain if one.numbers.shape == y.shape]
         dropped = [
             _Term(f"{one.shown} dropped by {name}", one.numbers * factor[rows])
@@ -71,7 +78,9 @@ def expression(
             for one in whole
             if factor.shape == target.shape
         ]
-        return next(_fitting([*terms, *dropped], [*whole, *dropped], held, y, tolerance), None)
+        simple = [*bare, *_active(bare), *dropped]
+        terms = [*simple, *_joined(plain, held, y), *_side_by_side(plain, y, tolerance), *_with_held(plain, held, y)]
+        return next(_fitting(terms, simple[:_MOST], held, y, tolerance), None)
 
 
 def _fitting(
@@ -80,48 +89,84 @@ def _fitting(
     probes = np.random.default_rng(0).integers(y.size, size=_PROBES)
     table = np.stack([term.numbers.ravel()[probes] for term in terms]) if terms else np.empty((0, _PROBES))
 
-    def near(wanted: np.ndarray, terms_of: list[_Term] = terms) -> Iterator[_Term]:
+    def near(wanted: np.ndarray, own: str = "") -> Iterator[_Term]:
         some = wanted.ravel()[probes]
-        close = np.abs(table - some).max(1, initial=0) <= 1e-6 * (1 + np.abs(some).max())
-        for i in np.flatnonzero(close):
-            if distance(wanted, terms_of[i].numbers) <= max(tolerance, 1e-9):
-                yield terms_of[i]
+        for i in np.flatnonzero((np.abs(table - some) <= _NEAR * (1 + np.abs(some))).all(1)):
+            if terms[i].shown != own:
+                yield terms[i]
 
-    for term in near(y):
-        if distance(y, term.numbers) <= tolerance:
-            yield term.shown
+    def right(numbers: np.ndarray) -> bool:
+        return distance(y, numbers) <= tolerance
+
+    yield from (one.shown for one in near(y) if right(one.numbers))
     for other in added:
-        for term in near(y - other.numbers):
-            if term.shown != other.shown and distance(y, term.numbers + other.numbers) <= tolerance:
-                yield _sum(term, other)
+        yield from (
+            _sum(one, other) for one in near(y - other.numbers, other.shown) if right(one.numbers + other.numbers)
+        )
+    for other in added[:_FEW]:
+        left = (y - other.numbers).ravel()[probes]
+        for i in range(min(len(terms), _FEW)):
+            ratios = left / table[i]
+            if np.ptp(ratios) <= _NEAR * abs(ratios[0]) and terms[i].shown != other.shown:
+                scale = float(ratios.mean())
+                if right(scale * terms[i].numbers + other.numbers):
+                    yield f"{scale:.4g} * {terms[i].shown} + {other.shown}"
+    for other in added:
+        of = near(y / other.numbers, other.shown)
+        yield from (f"{one.shown} * {other.shown}" for one in of if right(one.numbers * other.numbers))
+    halves = [one for one in added if one.shown.startswith("the ")]
+    for scale, shift in itertools.permutations(halves, 2):
+        for shown, factor in ((f"(1 + {scale.shown})", 1 + scale.numbers), (scale.shown, scale.numbers)):
+            for one in near((y - shift.numbers) / factor):
+                if right(one.numbers * factor + shift.numbers):
+                    yield f"{one.shown} * {shown} + {shift.shown}"
     for name, p in _broadcast(held, y):
         for other in added:
-            for term in near(y / p - other.numbers):
-                if term.shown != other.shown and distance(y, (term.numbers + other.numbers) * p) <= tolerance:
-                    yield f"({_sum(term, other)}) * {name}"
+            of = near(y / p - other.numbers, other.shown)
+            yield from (f"({_sum(one, other)}) * {name}" for one in of if right((one.numbers + other.numbers) * p))
 
 
 def _sum(one: _Term, other: _Term) -> str:
     return " + ".join(sorted((one.shown, other.shown), key=lambda shown: shown.startswith("the input")))
 
 
-def _reduced(plain: Sequence[_Term], y: np.ndarray) -> Iterator[_Term]:
-    """Yield what has the target's shape: a source, perhaps through an activation, or an entry or mean of a sequence."""
+def _halves(plain: Sequence[_Term], y: np.ndarray) -> Iterator[_Term]:
+    """Yield the halves of what has twice the target's features, as a scale and a shift of one layer."""
+    features = {y.shape[1], y.shape[-1]} if y.ndim == 3 else {y.shape[min(1, y.ndim - 1)]}
     for name, x in plain:
+        for own in (1, 2) if x.ndim == 3 else (1,) if x.ndim > 1 else ():
+            if x.shape[own] % 2 or x.shape[own] // 2 not in features:
+                continue
+            for which, half in zip(("first", "second"), np.split(x, 2, own), strict=True):
+                yield _Term(f"the {which} half of {name}", half)
+
+
+def _shaped(sources: Sequence[_Term], y: np.ndarray) -> Iterator[_Term]:
+    """Yield sources in the target's shape: themselves, transposed, broadcast, or an entry or the mean of a sequence."""
+    for name, x in sources:
         if x.shape == y.shape:
             yield _Term(name, x)
-    for name, x in plain:
-        if x.shape == y.shape:
-            for activation, function in ACTIVATIONS.items():
-                if activation != "no activation":
-                    yield _Term(f"{activation} of {name}", function(torch.from_numpy(x)).numpy())
-        elif x.ndim == y.ndim + 1 > 2 and (x.shape[0], *x.shape[2:]) == y.shape:
-            yield _Term(f"{name}[:, 0]", x[:, 0])
-            yield _Term(f"{name}[:, -1]", x[:, -1])
-            yield from (_Term(f"{name}[:, {i}]", x[:, i]) for i in range(1, min(x.shape[1] - 1, 64)))
+        elif x.ndim == 3 and x.swapaxes(1, 2).shape == y.shape:
+            yield _Term(f"{name} transposed", x.swapaxes(1, 2))
+        elif x.ndim == y.ndim and all(n in (1, m) for n, m in zip(x.shape, y.shape, strict=True)):
+            yield _Term(name, np.broadcast_to(x, y.shape))
+        elif x.ndim == 2 and y.ndim == 4 and x.shape == y.shape[:2]:
+            yield _Term(name, np.broadcast_to(x[:, :, None, None], y.shape))
+        elif x.ndim == 2 and y.ndim == 3 and x.shape == (y.shape[0], y.shape[2]):
+            yield _Term(name, np.broadcast_to(x[:, None], y.shape))
+        elif x.ndim == y.ndim + 1 == 3 and (x.shape[0], x.shape[2]) == y.shape:
+            for i in (0, -1, *range(1, min(x.shape[1] - 1, _POSITIONS))):
+                yield _Term(f"{name}[:, {i}]", x[:, i])
             yield _Term(f"{name}.mean(1)", x.mean(1))
             yield _Term(f"{name}.max(1)", x.max(1))
             yield _Term(f"{name}.sum(1)", x.sum(1))
+
+
+def _active(bare: Sequence[_Term]) -> Iterator[_Term]:
+    for one in bare:
+        if "[:, " not in one.shown and "(1)" not in one.shown:
+            for name, function in _ACTIVATIONS.items():
+                yield _Term(f"{name} of {one.shown}", function(torch.from_numpy(one.numbers.copy())).numpy())
 
 
 def _joined(plain: Sequence[_Term], held: Mapping[str, np.ndarray], y: np.ndarray) -> Iterator[_Term]:
@@ -135,6 +180,27 @@ def _joined(plain: Sequence[_Term], held: Mapping[str, np.ndarray], y: np.ndarra
                 token = np.broadcast_to(p.reshape(1, *more[1:]), more)
                 yield _Term(f"{at} before {name}", np.concatenate([token, x], 1))
                 yield _Term(f"{name} before {at}", np.concatenate([x, token], 1))
+
+
+def _side_by_side(plain: Sequence[_Term], y: np.ndarray, tolerance: float) -> Iterator[_Term]:
+    """Yield two sources whose features lie side by side in the target."""
+    axis = 1 if y.ndim in (2, 4) else -1
+
+    def at(start: int | None, end: int | None) -> Iterator[_Term]:
+        part = np.moveaxis(np.moveaxis(y, axis, 0)[start:end], 0, axis)
+        some = [one for one in plain if one.numbers.shape == part.shape]
+        for one in (*some, *_active(some)):
+            if distance(part, one.numbers) <= tolerance:
+                yield one
+
+    if y.ndim > 1:
+        for size in {one.numbers.shape[axis] for one in plain if one.numbers.ndim == y.ndim}:
+            if (
+                0 < size < y.shape[axis]
+                and (first := next(at(None, size), None))
+                and (last := next(at(size, None), None))
+            ):
+                yield _Term(f"{first.shown} before {last.shown}", np.concatenate([first.numbers, last.numbers], axis))
 
 
 def _with_held(plain: Sequence[_Term], held: Mapping[str, np.ndarray], y: np.ndarray) -> Iterator[_Term]:

@@ -102,7 +102,7 @@ def walk(
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls)) if every is None else every
     tables = {name: held.numpy() for name, held in entries(module).items()}
-    arrays = {**arrays, **tables}
+    every_array = {**arrays, **tables}
     containers = _containers(every)
     named = [(s.label.partition("#")[0], s) for s in every if isinstance(s, Stage)]
     places = [(s.name, s.in_jax.output, s.in_torch.output) for own, s in named if own not in containers]
@@ -137,7 +137,7 @@ def walk(
                 last = between_layers(given, f"the output of {name}", in_jax.output, in_torch.output)
                 found.append(_around(last, around, calls[1]))
         elif inputs_agree:
-            given = {**arrays, **{place: theirs for place, _, theirs in earlier}}
+            given = {**every_array, **{place: theirs for place, _, theirs in earlier}}
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
         else:
             if not found:
@@ -252,7 +252,7 @@ def _between(
     where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
     if cause is None:
         with contextlib.suppress(Exception):
-            near = earlier[: -_NEAREST - 1 : -1]
+            near = [*earlier[: -_NEAREST - 1 : -1], *((place, array, array) for place, array in arrays.items())]
             held = dict(
                 sorted(held.items(), key=lambda one: one[0].rpartition(".")[0] not in f"{name} {earlier[-1][0]}")
             )
@@ -297,7 +297,7 @@ def _between_causes(
         if cause := cause_in_positions((jax_source, torch_source), target, tables, tolerance):
             return (f"between {source} and {name}", cause)
     for layers, mine, theirs in _projections(earlier, in_torch):
-        if cause := cause_in_attention(mine, theirs, target, tolerance, arrays):
+        if cause := cause_in_attention(mine, theirs, target, tolerance, {**arrays, **tables}):
             return (f"between {layers} and {name}", cause)
     of_output = name.startswith("the output")
     if cause := cause_in_wiring([earlier[0], *places], target, tolerance, "it is" if of_output else "it is given"):
@@ -312,11 +312,17 @@ def _projections(
     layers, or one or two whose features are several of them side by side."""
     layers = [stage for stage in earlier if not stage[0].startswith("the input")]
     size = int(np.prod(target.shape[2:]))
-    for n, parts in ((3, (1, 1, 1)), (1, (3,)), (2, (1, 2))):
-        last = layers[-n:]
-        if len(last) == n and all(a.shape == b.shape and a.ndim >= 3 for _, a, b in last):
+    several = [
+        (layers[-3:], (1, 1, 1)),
+        (layers[-1:], (3,)),
+        (layers[-2:], (1, 2)),
+        (layers[-3:-2] + layers[-1:], (1, 2)),
+    ]
+    several.append((layers[-4:-3] + layers[-2:], (1, 1, 1)))  # a norm may stand before the keys
+    for last, parts in several:
+        if len(last) == len(parts) and all(a.shape == b.shape and a.ndim >= 3 for _, a, b in last):
             wide = [int(np.prod(b.shape[2:])) for *_, b in last]
-            if n == 3 or wide == [size * part for part in parts]:
+            if wide == [size * part for part in parts]:
                 sides = [
                     [piece for stage, part in zip(last, parts, strict=True) for piece in np.split(stage[i], part, -1)]
                     for i in (1, 2)
