@@ -16,6 +16,7 @@ Modules, of which torchvae has the same except where noted:
     products         products of lower precision, and their gradients
     convolution      convolutions that are fast on CPUs (jaxvae only)
     packed           linear layers in few kernels on GPUs (jaxvae only)
+    compilation      programs that commands find again (jaxvae only)
     pixels           bytes to pixels: scaled, binarized, corrupted
     augmentation     other views of the training images
     updates          the learning rate of a step, clipped gradients, and the average of the weights

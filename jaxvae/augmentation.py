@@ -27,8 +27,18 @@ def augment(spec: Spec, images: Array, key: Array) -> Array:
     """
     require_spec(spec)
     require_bytes("augment", images, spec.model.image)
+    return viewed(spec, images, views_key(key))
+
+
+def views_key(key: Array) -> Array:
+    """Derive the key of a step's views from the step's own."""
+    return random.fold_in(key, _VIEWS)
+
+
+def viewed(spec: Spec, images: Array, key: Array) -> Array:
+    """Do what `augment` does, from the key of a step's views."""
     n, height, width = images.shape[:3]
-    keys, most = image_keys(random.fold_in(key, _VIEWS), jnp.arange(n)), spec.images.shift
+    keys, most = image_keys(key, jnp.arange(n)), spec.images.shift
     # In float32 always, so that a float64 run sees the same images.
     uniforms = jax.vmap(lambda key: random.uniform(key, (3,), "float32"))(keys)
     if spec.images.flip:

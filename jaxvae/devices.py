@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxvae import parallel
+from jaxvae import compilation, parallel
 from jaxvae.shared.config.choices import Dtype, Shard
 from jaxvae.shared.data import published
 from jaxvae.shared.errors import InputError
@@ -92,15 +92,18 @@ def _require_transfers() -> None:
 
 def _keep_programs() -> None:
     config: Any = jax.config
-    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+    chosen = config.jax_compilation_cache_dir
+    if not config.jax_enable_compilation_cache or "://" in str(chosen):  # which is another machine's, and its user's
         return
-    folder = published.cache() / "programs"
+    folder = published.cache() / "programs" if chosen is None else Path(chosen)
     with contextlib.suppress(OSError):  # without a folder for them all is compiled again
         folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH)
+        if chosen is None:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+                jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH)
         _replace_unreadable(folder)
+        compilation.keep_in(folder / "traced")
 
 
 def _replace_unreadable(folder: Path) -> None:
@@ -113,6 +116,8 @@ def _replace_unreadable(folder: Path) -> None:
 
     @functools.wraps(read)
     def read_or_remove(key: str, *arguments: Any, **options: Any) -> Any:
+        if compilation.compiles_anew():
+            return None, None
         try:
             return read(key, *arguments, **options)
         except Exception:  # whatever it is: JAX compiles the program again

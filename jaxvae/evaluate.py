@@ -1,16 +1,15 @@
 """How good a model is, in nats per image."""
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
 from jaxvae.checks import check_images, check_latents, require_key
+from jaxvae.compilation import program
 from jaxvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import root_key, static_key
@@ -181,7 +180,7 @@ def decode_latents(spec: Spec, params: Params, z: np.ndarray, labels: Array | np
     return Pixels(np.asarray(location, np.float64), None if logvar is None else np.asarray(logvar, np.float64))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@program(["spec", "split"])
 def _terms(spec: Spec, split: str, params: Params, images: Array, key: Array, labels: Array | None) -> Array:
     """The terms of each image, `[n, terms]`."""
     places = jnp.arange(len(images))
@@ -200,7 +199,7 @@ def _terms(spec: Spec, split: str, params: Params, images: Array, key: Array, la
     return lax.map(one, (images, eps, draws.prior, labels, (static, dynamic)), batch_size=_BATCH)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@program(["spec", "samples"])
 def _weigh(
     spec: Spec, samples: int, params: Params, images: Array, key: Array, labels: Array | None, places: Array
 ) -> tuple[Array, Array]:
@@ -237,7 +236,7 @@ def _add(carry: tuple[Array, Array, Array], log_w: Array) -> tuple[Array, Array,
     return now, total * shrunk + w.sum(), squares * shrunk**2 + (w**2).sum()
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _encode(spec: Spec, params: Params, images: Array, key: Array, labels: Array | None) -> tuple:
     places = jnp.arange(len(images))
 
@@ -253,7 +252,7 @@ def _encode(spec: Spec, params: Params, images: Array, key: Array, labels: Array
     return mean, logvar, locate(Posterior(mean, logvar), random.normal(random.fold_in(key, 2), mean.shape, mean.dtype))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _decode(spec: Spec, params: Params, z: Array, labels: Array | None) -> tuple[Array, Array | None]:
     decoded = decode(spec, params, z, labels)
     return _location(spec, decoded), pixel_logvar(spec, decoded)

@@ -1,13 +1,11 @@
 """Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
 from jaxvae.checks import check_images, check_latents, check_params, require_key
+from jaxvae.compilation import program
 from jaxvae.distributions import Decoded, pixel_means
 from jaxvae.draws import image_keys
 from jaxvae.keys import root_key, static_key
@@ -248,18 +246,18 @@ def means_of(spec: Spec, decoded: Decoded) -> Array:
     return means.reshape(-1, *spec.model.image)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@program(["spec", "n"])
 def _sampled(spec: Spec, n: int, params: Params, key: Array, temperature: float, labels: Array | None) -> Array:
     z = temperature * random.normal(key, (n, spec.model.latent), spec.training.stored)
     return images_of(spec, params, z, labels)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _decoded(spec: Spec, params: Params, z: Array, labels: Array | None) -> Array:
     return images_of(spec, params, z, labels)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _reconstructed(spec: Spec, params: Params, images: Array, labels: Array | None) -> Array:
     posterior = encode(spec, params, seen(spec, images), labels)
     return images_of(spec, params, posterior.mean, labels)

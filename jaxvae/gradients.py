@@ -1,7 +1,5 @@
 """The size of the gradient that a run follows."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jax import Array, random
 
 from jaxvae.augmentation import augment
 from jaxvae.checks import check_images
+from jaxvae.compilation import program
 from jaxvae.draws import draw, image_keys
 from jaxvae.keys import static_key, streams
 from jaxvae.nets import Params, combine, partition
@@ -45,7 +44,7 @@ def gradient_norm(
     return float(_norm(spec, state, jnp.asarray(images), None if labels is None else jnp.asarray(labels)))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _norm(spec: Spec, state: TrainState, images: Array, labels: Array | None) -> Array:
     n, key = len(images), random.fold_in(streams(state.key).noise, state.step)
     if spec.images.augments:

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from jaxvae.checks import check_params
+from jaxvae.compilation import program
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
@@ -204,7 +205,7 @@ def _stop(
     raise stopped("a number became infinite, and did not when the steps were taken again,", until, since, until)
 
 
-@jax.jit
+@program()
 def _finite(state: TrainState) -> Array:
     leaves = jax.tree.leaves((state.params, state.opt_state))
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

@@ -13,6 +13,7 @@ from jax import Array, random
 
 from jaxvae import own
 from jaxvae.checks import check_latents, check_params, check_pixels
+from jaxvae.compilation import program
 from jaxvae.distributions import AnyPosterior, Decoded, reparameterize
 from jaxvae.layers import Block, Module, Training, activate, dropped, full, make, maps, posterior, with_labels
 from jaxvae.packed import PackedVAE, packed
@@ -314,7 +315,7 @@ def _graphdef(spec: ModelSpec, bfloat16: bool, precision: Precision) -> nnx.Grap
     return nnx.split(model)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@program(["spec"])
 def _init(spec: Spec, key: Array) -> Params:
     params: Params = {}
     table, dtype = layout.table(spec.model), spec.training.stored

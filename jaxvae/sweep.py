@@ -1,7 +1,6 @@
 """Runs that differ in their seed, beta and learning rate alone, trained together by one program: a sweep's members."""
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.checks import check_params
+from jaxvae.compilation import program
 from jaxvae.devices import Device
 from jaxvae.evaluate import average_terms
 from jaxvae.keys import stream_key
@@ -108,7 +108,8 @@ def fit_together(
             ahead = [part.step for part in standing.values() if part.step > done]
             until = pace.next_stop(done, min(first + steps, total, *ahead))
             states = tuple(standing[i].state for i in group)
-            states, log, finite = _train(specs[0], states, train, train_labels, until, betas[group], rates[group])
+            of_group = jnp.asarray(betas[group]), jnp.asarray(rates[group])
+            states, log, finite = _train(specs[0], states, train, train_labels, until, *of_group)
             log, finite = np.asarray(log), np.asarray(finite)
             pace.took(until - done)
             for i, state, terms, good in zip(group, states, log[:, done - first : until - first], finite, strict=True):
@@ -119,7 +120,7 @@ def fit_together(
                 on_part({i: standing[i] for i in group if i in standing})
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+@program(["spec"], ["states"])
 def _train(
     spec: Spec,
     states: tuple[TrainState, ...],

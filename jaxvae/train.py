@@ -10,8 +10,9 @@ import numpy as np
 import optax
 from jax import Array, lax, random
 
-from jaxvae.augmentation import augment
+from jaxvae.augmentation import augment, viewed, views_key
 from jaxvae.checks import check_params, check_pixels, names_tensors, require_key, require_own
+from jaxvae.compilation import program
 from jaxvae.devices import has_gpu, require
 from jaxvae.draws import Draws, draw, image_keys
 from jaxvae.keys import root_key, static_key, streams
@@ -108,7 +109,7 @@ def _adam(spec: Spec, sizes_of: Callable[[Array], _Sizes]) -> optax.GradientTran
     return optax.GradientTransformation(start, update)  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
+@program(["spec", "optimizer"])
 def init_optimizers(
     spec: Spec, params: Params, optimizer: optax.GradientTransformation | None = None
 ) -> dict[str, optax.OptState]:
@@ -271,7 +272,7 @@ def loss(
     return training_loss(spec, params, inputs(spec, x, draw(spec, key, n), labels, weights, jnp.asarray(step)), phase)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@program(["spec", "n"])
 def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
     """Shuffle the images of an epoch.
 
@@ -291,7 +292,7 @@ def epoch_order(spec: Spec, key: Array, epoch: Array | int, n: int) -> Array:
 
 
 @names_tensors
-@functools.partial(jax.jit, static_argnames=("spec", "n", "optimizer"))
+@program(["spec", "n", "optimizer"])
 def train_epoch(
     spec: Spec,
     state: TrainState,
@@ -350,7 +351,9 @@ def train_epoch(
         """The steps that draw their numbers together."""
         first = carry[0].step
         steps_ahead = first + jnp.arange(size, dtype=jnp.int32)
-        drawn = jax.vmap(lambda at: draw(spec, random.fold_in(keys.noise, at), batch))(steps_ahead)
+        own = jax.vmap(lambda at: random.fold_in(keys.noise, at))(steps_ahead)
+        of_steps = jax.vmap(lambda key: (views_key(key), random.fold_in(key, 0)))(own)
+        drawn = jax.vmap(lambda key: draw(spec, key, batch))(own)
         stop = jnp.minimum(end, first + size)
         given: tuple[Array, Array | None] | None = None
         if not jax.typeof(images).sharding.mesh.empty:
@@ -366,12 +369,12 @@ def train_epoch(
         def on_gpu(carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
             """The same in fewer kernels, and with known numbers of steps: the host asks a GPU before each step of a
             loop whose bound it doesn't know."""
-            ahead, change = _Ahead(drawn, given), optimizer is None and packs(spec) and not is_sharded(images)
+            ahead, change = _Ahead(drawn, of_steps, given), optimizer is None and packs(spec) and not is_sharded(images)
             if change:
                 carry = _changed(pack, spec, carry[0]), carry[1]
-                pixels = jax.vmap(pixels_of)(steps_ahead, given)
+                pixels = jax.vmap(pixels_of)(steps_ahead, of_steps, given)
                 sizes = {phase: sizes_of(steps_ahead, adam) for phase, adam in carry[0].opt_state.items()}
-                ahead = _Ahead(drawn, None, pixels, sizes)
+                ahead = _Ahead(drawn, of_steps, None, pixels, sizes)
             one = jax.jit(functools.partial(step, first, ahead))  # traced once for all loops
             known = lambda count: lambda carry: lax.fori_loop(0, count, lambda _, c: one(c), carry)  # noqa: E731
             counts = sorted({size, steps % size} - {0})
@@ -384,25 +387,27 @@ def train_epoch(
             ts = (adam.count + 1 + jnp.arange(size, dtype=jnp.int32)).astype(dtype)
             return jax.vmap(lambda at, t: _sizes(spec, learning_rate(spec, epoch, at), t))(steps_ahead, ts)
 
-        plain = functools.partial(part, _Ahead(drawn, given))
+        plain = functools.partial(part, _Ahead(drawn, of_steps, given))
         return lax.platform_dependent(carry, cpu=plain, tpu=plain, default=on_gpu) if has_gpu() else plain(carry)
 
-    def pixels_of(at: Array, given: tuple[Array, Array | None] | None) -> tuple[Array, Array | None]:
+    def pixels_of(
+        at: Array, own: tuple[Array, Array], given: tuple[Array, Array | None] | None
+    ) -> tuple[Array, Array | None]:
         """The pixels and the labels of a step."""
-        place, key = jnp.minimum(at - epoch * steps, steps - 1), random.fold_in(keys.noise, at)
+        place, (views, seen) = jnp.minimum(at - epoch * steps, steps - 1), own
         rows = order[place]
         chosen = images[rows if places is None else places[place]] if given is None else given[0]
         row_labels = (None if labels is None else labels[rows]) if given is None else given[1]
         if spec.images.augments:
-            chosen = augment(spec, chosen, key)
-        dynamic = image_keys(random.fold_in(key, 0), jnp.arange(batch))
+            chosen = viewed(spec, chosen, views)
+        dynamic = image_keys(seen, jnp.arange(batch))
         return prepare_pixels(spec, chosen, image_keys(static, rows), dynamic), row_labels
 
     def step(first: Array, ahead: _Ahead, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
         state, log = carry
         at = state.step - epoch * steps
         mine = jax.tree.map(lambda a: a[state.step - first], ahead)
-        x, row_labels = pixels_of(state.step, mine.given) if mine.pixels is None else mine.pixels
+        x, row_labels = pixels_of(state.step, mine.keys, mine.given) if mine.pixels is None else mine.pixels
         rate = learning_rate(spec, epoch, state.step)
         batch_inputs = inputs(spec, x, mine.draws, row_labels, weights[at], state.step)
         state, terms = _update(spec, state, batch_inputs, mine.sizes or rate, optimizer)
@@ -435,6 +440,9 @@ class _Ahead(NamedTuple):
     """What the steps of a block are given, of all of them: `[steps, ...]`."""
 
     draws: Draws
+    keys: tuple[Array, Array]
+    """Those that the steps' images are moved by, and binarised from. Each is a hundred operations on two numbers,
+    which a TPU computes one by one within a step."""
     given: tuple[Array, Array | None] | None
     """Images and labels, where no step takes them from all."""
     pixels: tuple[Array, Array | None] | None = None

@@ -71,8 +71,9 @@ def _sentence(event: Any, arguments: Sequence[str], help_of: Callable) -> str:
             names = (name.rpartition(":")[2] for name in spec.parser_from_name)
             return f"Give a command: {named(names, most=100)}; `{program} --help` explains them."
         case _errors.InvalidChoice(argument=argument, value=value, choices=choices):
-            name = _called(argument)
-            one = f"choose one of {named(choices, most=100)}"
+            name, listed = _called(argument), re.split("[{},|]", argument.lowered.metavar or "")
+            choices = sorted(choices, key=lambda one: listed.index(one) if one in listed else len(listed))
+            one = f"choose one of {named(choices, most=100)}"  # in the order of the help; tyro's own varies
             return f"{name} can't be {shown(value)}{suggestion(value, choices)}; {one}."
         case _errors.BadValue(argument=argument, reason="too_few_values"):
             found = " ".join(_given(argument, arguments)) or "none"

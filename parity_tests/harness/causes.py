@@ -17,22 +17,26 @@ class Cause(str):
     kind: str | None
     """A stable name for programs, as `padding`."""
     remedy: str | None
-    """What to change in the JAX model so that it computes what the torch module does."""
-    in_jax: Any
-    """JAX's setting as a plain JSON value, in the terms of Flax where the frameworks count otherwise; None if
+    """What to change in the JAX model so that it computes what the torch module does; of the two packages, in the one
+    that departs from the plain formulas. `{expected}` stands for the setting."""
+    found: Any
+    """The setting there as a plain JSON value, in the terms of Flax where the frameworks count otherwise; None if
     unknown."""
-    in_torch: Any
-    """PyTorch's, in the same terms."""
+    expected: Any
+    """That of the reference, PyTorch or the plain formulas, in the same terms."""
+    code: str | None
+    """The function of both packages that computes it, by module and name, if the cause is of them."""
     parts: "tuple[Cause, ...]"
     """The causes that were joined to this one."""
     alternative: bool
     """Whether each of the parts explains the numbers alone."""
 
     def __new__(
-        cls, sentence: str, kind: str | None = None, remedy: str | None = None, in_jax: Any = None, in_torch: Any = None
+        cls, sentence: str, kind: str | None = None, remedy: str | None = None, found: Any = None, expected: Any = None
     ) -> "Cause":
         self = super().__new__(cls, sentence)
-        self.plain, self.kind, self.remedy, self.in_jax, self.in_torch = sentence, kind, remedy, in_jax, in_torch
+        self.plain, self.kind, self.remedy, self.found, self.expected = sentence, kind, remedy, found, expected
+        self.code = None
         self.parts, self.alternative = (), False
         return self
 
@@ -41,10 +45,10 @@ class Cause(str):
         ours, theirs = shown or (in_jax, in_torch)
         return self.saying(f"{self}: {ours} in JAX, {theirs} in PyTorch", in_jax, in_torch)
 
-    def saying(self, sentence: str, in_jax: Any = None, in_torch: Any = None) -> "Cause":
+    def saying(self, sentence: str, found: Any = None, expected: Any = None) -> "Cause":
         """Return the cause in another sentence, with both settings if they are known."""
-        other = Cause(sentence, self.kind, self.remedy, in_jax, in_torch)
-        other.plain = self.plain
+        other = Cause(sentence, self.kind, self.remedy, found, expected)
+        other.plain, other.code = self.plain, self.code
         return other
 
     def only(self, framework: str, sentence: str | None = None) -> "Cause":
@@ -57,13 +61,14 @@ class Cause(str):
         return Cause(self if self.endswith(where) else str(self) + where, self.kind)
 
     def __add__(self, more: str) -> "Cause":
-        return self.saying(str(self) + more, self.in_jax, self.in_torch)
+        return self.saying(str(self) + more, self.found, self.expected)
 
     @property
     def advice(self) -> str | None:
-        """The remedy with PyTorch's setting in it."""
-        shown = _UNKNOWN if self.in_torch is None else self.in_torch
-        return self.remedy and self.remedy.replace("{torch}", str(shown))
+        """The remedy with the reference's setting in it."""
+        shown = f"{self.expected:.12g}" if isinstance(self.expected, float) else str(self.expected)
+        shown = _UNKNOWN if self.expected is None else shown
+        return self.remedy and self.remedy.replace("{torch}", shown).replace("{expected}", shown)
 
 
 def joined(causes: Iterable[str], by: str = "; ") -> Cause:

@@ -1,10 +1,11 @@
 """Results of a comparison: a difference and a tolerance for each level, trajectories and a diagnosis."""
 
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from parity_tests.harness.formats import methods
 
 
 class Finding(NamedTuple):
@@ -126,6 +127,8 @@ class Diagnosis(NamedTuple):
     """The layer that differs, or the first whose input does."""
     figures: tuple[tuple[str, Figure], ...] = ()
     """The difference of every layer that the search compared, by torch's name."""
+    configuration: str = ""
+    """The name of the configuration, if there are several."""
 
 
 MODULES, PRESETS = "The JAX model and the torch module", "jaxvae and torchvae"
@@ -172,9 +175,8 @@ class Report(NamedTuple):
     distances: tuple[Distance, ...] = ()
     """How far both are from float64, where they are compared in fewer bits."""
 
-    @property
-    def passed(self) -> bool:
-        return bool(self.findings) and all(finding.passed for finding in self.findings)
+    passed = property(methods.passed)
+    to_json, to_markdown, to_html, save = methods.to_json, methods.to_markdown, methods.to_html, methods.save
 
     def __str__(self) -> str:
         """Every level with its worst difference, then each place that differs, its likely cause, what was drawn."""
@@ -201,41 +203,6 @@ class Report(NamedTuple):
                 lines += ["Also:"] * (i > 0) + _explained(one)
                 lines += ["No other difference on the same input is so large."] * (one is largest)
         return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Convert the report to plain JSON values, for `json.dumps(.., allow_nan=False)`.
-
-        Floats that are not finite are the strings `NaN`, `Infinity` and `-Infinity`, which `float` reads. The schema is
-        parity_tests/harness/formats/schema.json.
-        """
-        from parity_tests.harness.formats import document
-
-        return document.of_report(self)
-
-    def to_markdown(self) -> str:
-        """Format the report as Markdown: the verdict, the causes, the levels, the tree of modules."""
-        from parity_tests.harness.formats import text
-
-        return text.to_markdown(self.to_json())
-
-    def to_html(self) -> str:
-        """Format the report as one HTML page that loads nothing from the network."""
-        from parity_tests.harness.formats import page
-
-        return page.to_html(self.to_json())
-
-    def save(self, path: str | Path) -> None:
-        """Write the report as JSON, Markdown or HTML, whole or not at all.
-
-        Args:
-            path: A file that ends in .json, .md or .html.
-
-        Raises:
-            InputError: If it ends otherwise, or can't be written.
-        """
-        from parity_tests.harness.formats import files
-
-        files.save(self, path)
 
 
 _SHOWN = 4

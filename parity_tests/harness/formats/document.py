@@ -21,9 +21,16 @@ from parity_tests.harness.findings import (
 from parity_tests.harness.formats.words import NO_CAUSE, verdict
 from parity_tests.harness.loops.report import RunsReport
 
-VERSION = 3
+VERSION = 4
 
 Json = dict[str, Any]
+
+_ELSEWHERE = ("layer", "figures", "configuration")
+
+
+def of(report: Report | RunsReport) -> Json:
+    """Convert a report to plain JSON values."""
+    return of_runs(report) if isinstance(report, RunsReport) else of_report(report)
 
 
 def of_report(report: Report) -> Json:
@@ -32,7 +39,7 @@ def of_report(report: Report) -> Json:
     return _document(
         compared="presets" if presets else "modules",
         subject=report.subject,
-        reference="torch" if report.subject == MODULES else None,
+        reference={MODULES: "torch", PRESETS: "formulas"}.get(report.subject),
         passed=report.passed,
         verdict=verdict(report),
         findings=report.findings,
@@ -77,7 +84,7 @@ def _document(
 ) -> Json:
     lists = dict.fromkeys(("drawn", "unexercised", "left_out", "not_compared", "distances"), ())
     every = [] if diagnosis is None else [diagnosis, *diagnosis.more]
-    listed = [(one.layer, cause) for one in every for cause in _causes(one)]
+    listed = [(one, cause) for one in every for cause in _causes(one)]
     return plain(
         {
             "version": VERSION,
@@ -85,7 +92,7 @@ def _document(
             "findings": [{**finding._asdict(), "passed": finding.passed} for finding in findings],
             "causes": [cause for _, cause in listed],
             "diagnosis": diagnosis and _diagnosis(diagnosis),
-            "tree": tree and _node(tree, [layer and _name(layer) for layer, _ in listed]),
+            "tree": tree and _node(tree, [one for one, _ in listed]),
             "trajectories": [trajectory._asdict() for trajectory in trajectories],
             "about": about,
         }
@@ -93,7 +100,7 @@ def _document(
 
 
 def _diagnosis(diagnosis: Diagnosis) -> Json:
-    fields = {name: value for name, value in diagnosis._asdict().items() if name not in ("layer", "figures")}
+    fields = {name: value for name, value in diagnosis._asdict().items() if name not in _ELSEWHERE}
     return {**fields, "more": [_diagnosis(one) for one in diagnosis.more]}
 
 
@@ -106,10 +113,11 @@ def _causes(diagnosis: Diagnosis) -> Iterator[Json]:
             "where": diagnosis.where,
             "kind": cause.kind,
             "cause": str(cause) if diagnosis.cause else None,
+            "backend": diagnosis.backend,
             "layer": {"jax": _side(layer.jax, layer.jax_source), "torch": _side(layer.torch, layer.torch_source)},
             "difference": diagnosis.difference,
-            "expected": cause.in_torch,
-            "found": cause.in_jax,
+            "expected": cause.expected,
+            "found": cause.found,
             "remedy": cause.advice,
             "alternative": whole.alternative,
             "sentence": _sentence(diagnosis, layer, cause),
@@ -126,12 +134,14 @@ def _side(name: str | None, source: Source | None) -> Json | None:
 def _sentence(diagnosis: Diagnosis, layer: Layer, cause: causes.Cause) -> str:
     """Name layer, file, cause, both settings and remedy in one sentence."""
     sources = {"JAX": layer.jax_source, "PyTorch": layer.torch_source}
+    if diagnosis.backend:  # the other package is right
+        sources.pop("PyTorch" if diagnosis.backend == "jaxvae" else "JAX")
     known = [f"{source} in {framework}" for framework, source in sources.items() if source]
     place = f" ({', '.join(known)})" if known else ""
     backend = f"{diagnosis.backend} departs from the plain formula: " if diagnosis.backend else ""
     said = str(cause).removesuffix(".")
-    if cause.in_torch is not None and cause.in_jax is not None:
-        said = f"{cause.plain}; expected {shown(cause.in_torch)}, found {shown(cause.in_jax)}"
+    if cause.expected is not None and cause.found is not None:
+        said = f"{cause.plain}; expected {shown(cause.expected)}, found {shown(cause.found)}"
     remedy = f"; to repair it, {cause.advice}" if cause.advice else ""
     return f"{diagnosis.where}{place}: {backend}{said}{remedy}."
 
@@ -141,9 +151,10 @@ def shown(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _node(node: Node, layers: list[str | None], root: bool = True) -> Json:
+def _node(node: Node, diagnoses: list[Diagnosis], root: bool = True, configuration: str = "") -> Json:
     layer = node.layer or Layer()
     named = "" if root else _name(layer)
+    several = any(one.configuration for one in diagnoses)
     return {
         "name": node.name,
         "jax": layer.jax,
@@ -152,8 +163,14 @@ def _node(node: Node, layers: list[str | None], root: bool = True) -> Json:
         "status": node.status,
         "first": node.first,
         "figures": [_figure(figure) for figure in node.figures],
-        "causes": [i for i, one in enumerate(layers) if one == named and one is not None],
-        "children": [_node(child, layers, root=False) for child in node.children],
+        "causes": [
+            i
+            for i, one in enumerate(diagnoses)
+            if named is not None and one.layer and _name(one.layer) == named and one.configuration == configuration
+        ],
+        "children": [
+            _node(child, diagnoses, False, configuration or (child.name if several else "")) for child in node.children
+        ],
     }
 
 

@@ -107,10 +107,11 @@ def _causes(causes: list[Json]) -> str:
 
 def _cause(number: int, cause: Json) -> str:
     layer, rows = cause["layer"], {"Difference": cause["difference"], "Cause": cause["cause"] or "none is known"}
+    rows |= {"To repair": cause["backend"]}
     for framework, side in (("JAX", layer["jax"]), ("PyTorch", layer["torch"])):
         if side:
             file = f"{side['file']}:{side['line']}" if side["file"] else None
-            rows[framework] = ", ".join(filter(None, (side["name"], side["class"], file)))
+            rows[framework] = ", ".join(filter(None, (side["name"], side["class"], file))) or None
     rows |= {"Expected": cause["expected"], "Found": cause["found"], "Remedy": cause["remedy"]}
     listed = "".join(f"<dt>{k}</dt><dd>{escaped(shown(v))}</dd>" for k, v in rows.items() if v is not None)
     return f'<li id="cause{number}"><strong>{escaped(cause["where"])}</strong><dl>{listed}</dl></li>\n'

@@ -1,9 +1,9 @@
 """The result of a comparison of two runs."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from parity_tests.harness.findings import Diagnosis, Finding, Node, Trajectory
+from parity_tests.harness.formats import methods
 
 
 class RunsReport(NamedTuple):
@@ -26,9 +26,8 @@ class RunsReport(NamedTuple):
     tree: Node | None = None
     """The difference of each array by quantity and name, in the step in which the runs part; else the largest."""
 
-    @property
-    def passed(self) -> bool:
-        return bool(self.findings) and all(finding.passed for finding in self.findings)
+    passed = property(methods.passed)
+    to_json, to_markdown, to_html, save = methods.to_json, methods.to_markdown, methods.to_html, methods.save
 
     def __str__(self) -> str:
         steps = self.about["steps"]
@@ -51,38 +50,3 @@ class RunsReport(NamedTuple):
             lines.append(f"{self.diagnosis.where}: {self.diagnosis.difference}")
             lines.append(f"Likely cause: {cause}." if cause else "No known fault reproduces these numbers.")
         return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Convert the report to plain JSON values, for `json.dumps(.., allow_nan=False)`.
-
-        Floats that are not finite are the strings `NaN`, `Infinity` and `-Infinity`, which `float` reads. The schema is
-        parity_tests/harness/formats/schema.json.
-        """
-        from parity_tests.harness.formats import document
-
-        return document.of_runs(self)
-
-    def to_markdown(self) -> str:
-        """Format the report as Markdown: the verdict, the cause, each quantity, the tree of names."""
-        from parity_tests.harness.formats import text
-
-        return text.to_markdown(self.to_json())
-
-    def to_html(self) -> str:
-        """Format the report as one HTML page that loads nothing from the network."""
-        from parity_tests.harness.formats import page
-
-        return page.to_html(self.to_json())
-
-    def save(self, path: str | Path) -> None:
-        """Write the report as JSON, Markdown or HTML, whole or not at all.
-
-        Args:
-            path: A file that ends in .json, .md or .html.
-
-        Raises:
-            InputError: If it ends otherwise, or can't be written.
-        """
-        from parity_tests.harness.formats import files
-
-        files.save(self, path)

@@ -30,7 +30,7 @@ from parity_tests.harness.modules.joining.rearranged import apart, arranged, che
 from parity_tests.harness.modules.layers import layer_tree
 from parity_tests.harness.modules.layers.sources import Sources
 from parity_tests.harness.modules.layouts import Layouts
-from parity_tests.harness.modules.levels import Levels, Optimizers
+from parity_tests.harness.modules.levels import STEPS, Levels, Optimizers
 from parity_tests.harness.modules.mapping import Arrangement, MappingLike, arrange, ignored_of
 from parity_tests.harness.modules.outputs import detached
 from parity_tests.harness.modules.pair import Both
@@ -235,7 +235,8 @@ def compare_modules(
                 diagnosis = _diagnosed(finding, diagnose)
                 with contextlib.suppress(Exception):
                     sources = Sources(jax_model, torch_module, both)
-                    diagnosis = diagnosis and sources.located(diagnosis, losses)
+                    of_steps = finding.level.startswith(STEPS.partition("{}")[0])
+                    diagnosis = diagnosis and sources.located(diagnosis, losses, optimizers if of_steps else None)
                 diagnosis = diagnosis and _with_doubt(diagnosis, arrangement)
                 tree = _tree(compared, findings, diagnosis, layers)
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)

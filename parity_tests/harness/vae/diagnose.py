@@ -16,11 +16,13 @@ import numpy as np
 
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.vae import ranges as ends
 from parity_tests.harness.vae.hypotheses import networks, randomness, ranges, training, variants
 from parity_tests.harness.vae.levels import BACKENDS, Arrays, Case, Level
+from parity_tests.harness.vae.places import located
 
 # Largest difference of a reproduced answer, as a share of the tensor's largest. It must also be twenty times smaller
 # than the difference from the plain formula.
@@ -94,7 +96,8 @@ def diagnose(
     left, right = answers
     if list(left) != list(right):
         odd = sorted(set(left) ^ set(right))
-        return Diagnosis(level.name, f"only one backend has {', '.join(odd) or 'these names in this order'}", None)
+        difference = f"only one backend has {', '.join(odd) or 'these names in this order'}"
+        return Diagnosis(level.name, difference, None, layer=located(level.name))
     name = first_over(level, answers, tolerance)
     here = (left[name], right[name])
     names = tuple(backend.NAME for backend in backends)
@@ -108,7 +111,8 @@ def diagnose(
     suspects = [_until(deadline, candidates, untried) for candidates in suspects]
     cause, culprit, plain = name_cause(here, suspects, case.dtype, tolerance)
     where, backend = f"{level.name} ({case.dtype}): {name}", None if culprit is None else names[culprit]
-    return Diagnosis(where, _numbers(here, plain, names), cause, backend, complete=not untried)
+    layer = located(level.name, name, cause)
+    return Diagnosis(where, _numbers(here, plain, names), cause, backend, complete=not untried, layer=layer)
 
 
 def _until(deadline: float, candidates: randomness.Causes, untried: list[str]) -> randomness.Causes:
@@ -145,7 +149,7 @@ def relaxed() -> Iterator[None]:
 
 def name_cause(
     here: tuple[np.ndarray, np.ndarray], suspects: Sequence[randomness.Causes], dtype: str, tolerance: float
-) -> tuple[str | None, int | None, np.ndarray]:
+) -> tuple[Cause | None, int | None, np.ndarray]:
     """Name the cause that reproduces the array of a backend that departs from the plain formula.
 
     Args:
@@ -169,11 +173,11 @@ def name_cause(
 
 
 def _reproduces(
-    actual: np.ndarray, plain: np.ndarray, candidates: Iterable[tuple[str | None, np.ndarray]], near: float
-) -> str | None:
+    actual: np.ndarray, plain: np.ndarray, candidates: Iterable[tuple[Cause | None, np.ndarray]], near: float
+) -> Cause | None:
     known = next((cause for cause, answer in candidates if _apart(actual, np.asarray(answer)) <= near), None)
     narrow = plain.dtype == np.float64 and actual.any() and _fits_float32(actual) and not _fits_float32(plain)
-    return known or ("float32 slipped into float64" if narrow and _apart(actual, plain) <= 1e-5 else None)
+    return known or (randomness.NARROW if narrow and _apart(actual, plain) <= 1e-5 else None)
 
 
 def _fits_float32(array: np.ndarray) -> bool:

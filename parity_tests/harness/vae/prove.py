@@ -160,10 +160,16 @@ def merged(reports: Mapping[str, Report]) -> Report:
         {name: report.about for name, report in reports.items()},
         tuple(f._replace(level=f"{name}: {f.level}") for name, report in reports.items() for f in report.findings),
         tuple(t._replace(name=name) for name, report in reports.items() for t in report.trajectories),
-        next((d._replace(where=f"{name}: {d.where}") for name, r in reports.items() if (d := r.diagnosis)), None),
+        _joined({name: report.diagnosis for name, report in reports.items() if report.diagnosis}),
         tree=layer_figures.joined((name, report.tree) for name, report in reports.items()),
         subject=PRESETS,
     )
+
+
+def _joined(diagnoses: Mapping[str, Diagnosis]) -> Diagnosis | None:
+    """The diagnosis of the first configuration that differs, with those of the others."""
+    every = [one._replace(where=f"{name}: {one.where}", configuration=name) for name, one in diagnoses.items()]
+    return every[0]._replace(more=tuple(every[1:])) if every else None
 
 
 def about(

@@ -8,13 +8,16 @@ import numpy as np
 from jaxvae.shared.config.spec import Spec, resolved
 from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.model import layout
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.compare import gap
 from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.vae import reference
 from parity_tests.harness.vae.batches import places, rows_batch
 from parity_tests.harness.vae.diagnose import name_cause, relaxed
 from parity_tests.harness.vae.hypotheses import randomness, training
+from parity_tests.harness.vae.hypotheses.kinds import named
 from parity_tests.harness.vae.levels import Arrays
+from parity_tests.harness.vae.places import located
 
 
 def bounded(spec: Spec, steps: int, images: int) -> Spec:
@@ -72,13 +75,14 @@ def explain(
     at = np.unravel_index(int(np.abs(here[0] - here[1]).argmax()), here[0].shape)
     numbers = " and ".join(f"{float(array[at]):.9g} by {n}" for array, n in zip(here, names, strict=True))
     place = f"the run ({spec.training.dtype}): step {t}, {name}"
-    return Diagnosis(place, numbers, cause, None if culprit is None else names[culprit])
+    layer = located("", "" if name == "loss" else name, cause)
+    return Diagnosis(place, numbers, cause, None if culprit is None else names[culprit], layer=layer)
 
 
 def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str) -> randomness.Causes:
     """Compute the result of step `t` from the state before it, by the plain formulas and under each known fault."""
     per_epoch = spec.training.epoch_steps(len(data.train))
-    rate = reference.learning_rate(resolved(spec, len(data.train)), t // per_epoch, t)
+    rate = _rate(spec, data, t)
 
     def loss(rows: np.ndarray, t: int) -> np.ndarray:
         batch = rows_batch(spec, data, rows, t)
@@ -88,24 +92,30 @@ def step_causes(spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int
     if name == "loss":
         yield None, loss(mine, t)
         for other in [*range(t - 1, -1, -1), t + 1]:
-            yield f"key reused: step {t} draws the noise of step {other}", loss(mine, other)
-            yield (
-                f"step {t} is given the images of step {other}",
-                loss(places(spec, len(data.train), other)[: len(mine)], t),
-            )
+            reused = f"key reused: step {t} draws the noise of step {other}"
+            yield named("key-reused", reused, f"step {other}", f"step {t}"), loss(mine, other)
+            sentence = f"step {t} is given the images of step {other}"
+            cause = named("data-order", sentence, f"the images of step {other}", f"the images of step {t}")
+            yield cause, loss(places(spec, len(data.train), other)[: len(mine)], t)
         if t >= per_epoch:
             early = places(spec, len(data.train), t % per_epoch)
-            yield "key reused: every epoch has the first one's order", loss(early, t)
+            yield training.SAME_ORDER, loss(early, t)
         return
     batch = rows_batch(spec, data, mine, t)
     grads = reference.first_gradients(spec, before[0], batch)
-    for cause, how in {None: reference.usual(spec), **training.adams(spec)}.items():
+    hows: dict[Cause | None, reference.Adam] = {None: reference.usual(spec), **training.adams(spec)}
+    for cause, how in hows.items():
         yield cause, reference.step(spec, before[0], batch, rate, before[1], how, grads)[0][name]
+
+
+def _rate(spec: Spec, data: Dataset, t: int) -> float:
+    epoch = t // spec.training.epoch_steps(len(data.train))
+    return reference.learning_rate(resolved(spec, len(data.train)), epoch, t)
 
 
 def _by_ratio(
     spec: Spec, data: Dataset, before: tuple[Arrays, Arrays], t: int, name: str, here: tuple
-) -> tuple[str | None, int | None]:
+) -> tuple[Cause | None, int | None]:
     """Name another learning rate if every weight's step is the same multiple of the correct one."""
     plain = np.asarray(next(step_causes(spec, data, before, t, name))[1]) - before[0][name]
     moving = np.abs(plain) > 1e-2 * np.abs(plain).max()
@@ -113,5 +123,7 @@ def _by_ratio(
     for i, moved in enumerate(here):
         ratios = (moved - before[0][name])[moving] / plain[moving]
         if ratios.size and np.ptp(ratios) < exact * abs(ratios.mean()) and abs(ratios.mean() - 1) > 10 * exact:
-            return f"learning rate {ratios.mean():.4g} times as large from step {t} on", i
+            ratio, right = float(ratios.mean()), _rate(spec, data, t)
+            sentence = f"learning rate {ratio:.4g} times as large from step {t} on"
+            return named("learning-rate", sentence, ratio * right, right), i
     return None, None

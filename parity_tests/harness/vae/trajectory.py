@@ -15,6 +15,7 @@ from parity_tests.harness.findings import Diagnosis, Finding, Trajectory
 from parity_tests.harness.vae import noise_floor
 from parity_tests.harness.vae.batch import evaluated
 from parity_tests.harness.vae.levels import BACKENDS, Arrays, nudge
+from parity_tests.harness.vae.places import located
 from parity_tests.harness.vae.steps import explain, untrained
 
 LOSSES, WEIGHTS, EVALUATIONS = noise_floor.LOSSES, "the run's weights", "the run's evaluations"
@@ -170,7 +171,7 @@ def first_parting(
     )
     if not len(over) and len(runs[0].terms) != len(runs[1].terms):
         lengths = " and ".join(f"{len(run.terms)} steps by {name}" for run, name in zip(runs, names, strict=True))
-        return Diagnosis("the run's length (float64)", lengths, None)
+        return Diagnosis("the run's length (float64)", lengths, None, layer=located(LOSSES))
     last = int(over[0]) + 1 if len(over) else length
 
     low, high = 0, last  # states agree after `low` steps; after `high` they or the terms before them don't
@@ -189,7 +190,8 @@ def first_parting(
     both = after(high)
     answers = [{"loss": run.terms[low : low + 1, 0], **weights} for run, (weights, _) in zip(runs, both, strict=True)]
     diagnosis = explain(spec, data, before[0], low, (answers[0], answers[1]), TOLERANCES[WEIGHTS], names)
-    return diagnosis or Diagnosis(f"the run (float64): after step {low}", "states agree there, evaluations don't", None)
+    place = f"the run (float64): after step {low}"
+    return diagnosis or Diagnosis(place, "states agree there, evaluations don't", None, layer=located(LOSSES))
 
 
 def _agree(left: tuple[Arrays, Arrays], right: tuple[Arrays, Arrays]) -> bool:

@@ -18,6 +18,7 @@ from typing_extensions import Doc
 
 import torchvae
 from jaxvae.shared import cli
+from jaxvae.shared.backend import Format
 from jaxvae.shared.commands.open_session import SessionFlags
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.presets import PRESETS
@@ -330,6 +331,10 @@ def test_the_versions_that_parity_compares(monkeypatch, capsys) -> None:
         (
             "train --dtype float16",
             "--dtype can't be 'float16' (did you mean bfloat16?); choose one of float32, float64",
+        ),
+        (
+            "export RUN --format WRONG --out x",
+            f"--format can't be 'WRONG'; choose one of {', '.join(typing.get_args(Format))}, source.",
         ),
         ("train --image 64 64", "--image needs 3 values (INT INT INT), and was given 64 64; `{} train --help`"),
         ("train --bogus 3", "train has no flag '--bogus'; `{} train --help` lists them."),

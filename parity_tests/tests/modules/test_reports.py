@@ -14,6 +14,7 @@ import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import nnx
@@ -34,6 +35,7 @@ from parity_tests.harness.modules.hypotheses import (
     positions,
     state,
 )
+from parity_tests.harness.vae.hypotheses.kinds import KINDS
 from parity_tests.support.docs import ROOT, blocks, run_script
 from parity_tests.support.reports.browser import launched
 from parity_tests.support.reports.schema import validated
@@ -110,6 +112,10 @@ def run(scale: float, steps: int = 4) -> Iterator[Step]:
         yield Step(loss=float((w**2).sum()), gradients={"out.w": gradient}, parameters={"out.w": w})
 
 
+def torch_adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, 1e-2)
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, Report | RunsReport]:
     sums = (lambda y: (y**2).sum(), SQUARES[1])
@@ -118,6 +124,7 @@ def reports() -> dict[str, Report | RunsReport]:
             "wrong layer": compared("SAME"),
             "wrong layer, everything": compared("SAME", layers=True),
             "wrong loss": compared(1, losses=sums),
+            "wrong optimizer": compared(1, optimizers=(optax.adam(1e-2, b2=0.99), torch_adam)),
             "right": compared(1, layers=True),
             "right, not layer by layer": compared(1, losses=None),
             "a function": compare_modules(
@@ -130,7 +137,7 @@ def reports() -> dict[str, Report | RunsReport]:
 
 NAMES = (
     *("wrong layer", "wrong layer, everything", "wrong loss", "right", "right, not layer by layer", "a function"),
-    *("runs that part", "runs that agree"),
+    *("wrong optimizer", "runs that part", "runs that agree"),
 )
 
 
@@ -214,6 +221,18 @@ def test_a_cause_names_file_layer_expected_found_and_remedy(reports: dict[str, A
     assert Path(cause["layer"]["jax"]["file"]).name == "test_reports.py"
 
 
+def test_from_the_same_gradients_the_optimizer_is_to_be_repaired_and_no_layer(reports: dict[str, Any]) -> None:
+    document = reports["wrong optimizer"].to_json()
+    (cause,) = document["causes"]
+    assert (cause["kind"], cause["expected"][1]) == ("betas", 0.999)
+    ours, theirs = cause["layer"]["jax"], cause["layer"]["torch"]
+    assert ours == {"name": "", "class": None, "file": None, "line": None}  # optax's own
+    assert (theirs["name"], theirs["class"], Path(theirs["file"]).name) == ("", "torch_adam", "test_reports.py")
+    assert document["tree"]["causes"] == [0]
+    assert not any(child["causes"] or child["first"] for child in document["tree"]["children"])
+    assert "<dt>JAX</dt>" not in reports["wrong optimizer"].to_html()
+
+
 def test_the_owner_of_a_linen_layer_is_found() -> None:
     net = LinenNet("SAME")
     variables = net.init(jax.random.key(0), jnp.zeros((1, 6, 6, 1)))
@@ -254,7 +273,7 @@ def test_alternatives_are_marked_and_joined_causes_are_apart() -> None:
 def test_a_cause_of_torchs_own_layer_claims_nothing_of_jax() -> None:
     cause = layers.EPS.of(1e-3, 1e-5).at_torch()
     assert cause.endswith("in PyTorch")
-    assert (cause.kind, cause.in_jax, cause.in_torch, cause.advice) == ("norm-epsilon", None, None, None)
+    assert (cause.kind, cause.found, cause.expected, cause.advice) == ("norm-epsilon", None, None, None)
 
 
 def test_the_worst_of_a_branch_shows_above_it() -> None:
@@ -282,6 +301,7 @@ def test_every_known_fault_has_a_kind_and_a_remedy() -> None:
 
 
 def kinds_in_code() -> Iterator[str]:
+    yield from KINDS
     harness = Path(findings.__file__).parent
     files = itertools.chain(*((harness / folder).glob("*.py") for folder in ("modules/hypotheses", "loops/causes")))
     for node in itertools.chain(*(ast.walk(ast.parse(file.read_text())) for file in files)):

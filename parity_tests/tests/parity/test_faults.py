@@ -5,6 +5,8 @@ import pytest
 from parity_tests.faults import modules, plain_vae, ranges, variants
 from parity_tests.faults.inject import UNKNOWN, Fault, tried
 from parity_tests.faults.table import LINES, REGENERATE, caught_at, package_row
+from parity_tests.harness.causes import Cause
+from parity_tests.harness.vae.hypotheses.kinds import KINDS
 
 # jaxvae's come last: each of them clears what was compiled without it.
 EVERY = sorted([*plain_vae.FAULTS, *variants.FAULTS, *ranges.FAULTS], key=lambda fault: fault.package == "jaxvae")
@@ -33,6 +35,19 @@ def is_caught(fault: Fault, outcome: tuple[str, str, str | None]) -> None:
     # Without a cause a run may name no backend.
     assert backend == fault.package or (named == UNKNOWN and backend is None)
     assert package_row(fault, level, named) in LINES, REGENERATE
+    if named != UNKNOWN:
+        assert isinstance(named, Cause)
+        says_what_to_do(fault, named)
+
+
+def says_what_to_do(fault: Fault, cause: Cause) -> None:
+    """A program that goes by the cause is led to the module that has the fault."""
+    assert cause.kind in KINDS
+    assert None not in (cause.found, cause.expected, cause.advice)
+    assert cause.found != cause.expected
+    assert "{" not in str(cause.advice)
+    module = fault.place.partition(".")[0]
+    assert cause.code is None or cause.code.partition(".")[0] == module or fault.place == "random.key"  # a seed's
 
 
 def test_the_table_holds_these_faults_and_no_others() -> None:

@@ -248,9 +248,12 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
     result = python("-c", BROKEN, SCRIPT, *arguments, "--json", str(tmp_path / "a.json"), cwd=ROOT)
     assert result.returncode == 1, result.stderr
     actual = validated(json.loads((tmp_path / "a.json").read_text()))
-    assert (actual["passed"], actual["tree"]["status"], actual["reference"]) == (False, "differs", None)
+    assert (actual["passed"], actual["tree"]["status"], actual["reference"]) == (False, "differs", "formulas")
     assert actual["tree"]["first"]
-    assert "mean and logvar swapped" in actual["causes"][0]["sentence"]
+    (cause,) = actual["causes"]
+    assert (cause["kind"], cause["backend"], cause["expected"]) == ("heads-swapped", "torchvae", "mean, logvar")
+    assert cause["layer"]["torch"]["file"] == "torchvae/nets.py"
+    assert "mean and logvar swapped; expected mean, logvar, found logvar, mean; to repair it, " in cause["sentence"]
     assert "the first that fails is every layer's output" in result.stdout
     assert "torchvae departs from the plain formula; the likely cause: mean and logvar swapped." in result.stdout
     suite = ElementTree.fromstring((tmp_path / "a.xml").read_bytes()).find("testsuite")

@@ -183,6 +183,13 @@ def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str, pre
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("preset", "most"), [("iwae", 100), ("pictures", 260)])
+def test_no_step_derives_keys_on_a_tpu(tmp_path, preset: str, most: int) -> None:
+    """Within the step they were 235 kernels more of each."""
+    assert compiled(tmp_path, "--for", "v5e:2x4", "--preset", preset, "--batch-size", "1024")["kernels"] <= most
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "precision", "asked"),
     [

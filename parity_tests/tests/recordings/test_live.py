@@ -1,6 +1,7 @@
 """A recording stands in place of either live model."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -221,3 +222,39 @@ def _outline(model: Any, params: Any, x: np.ndarray) -> tuple[dict[str, Any], di
     weights = {f"weights/{name}": array for name, array in mine.weights().items()}
     outline = mine.outline(calls=True)
     return {**outline, "order": list(weights), "shapes": {}, "unmoved": []}, weights
+
+
+class TorchScaled(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
+
+class FlaxScaled(nnx.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        self.head, self.factor = nnx.Linear(4, 3, rngs=nnx.Rngs(0)), factor
+
+    def __call__(self, x: Any) -> Any:
+        return self.head(self.factor * x)
+
+
+def scaled(params: Any, x: Any) -> Any:
+    return 2 * x @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.mark.parametrize("model", ["torch", "flax", "function"])
+def test_a_cause_has_the_file_of_the_live_models_code(tmp_path, model: str) -> None:
+    x, code = np.random.default_rng(0).normal(size=(5, 4)), {"torch": "TorchScaled", "flax": "FlaxScaled"}.get(model)
+    recorded = record(FlaxScaled(2.0) if model == "torch" else TorchScaled(), tmp_path / "a.safetensors", x)
+    params = {"head": {"kernel": np.ones((4, 3)), "bias": np.ones(3)}} if model == "function" else None
+    pair_of = {"torch": (recorded, None, TorchScaled()), "flax": (FlaxScaled(2.0), None, recorded)}
+    report = compare_modules(*pair_of.get(model, (scaled, params, recorded)))
+    mine, other = ("torch", "jax") if model == "torch" else ("jax", "torch")
+    (cause,) = report.to_json()["causes"]
+    side = cause["layer"][mine]
+    assert (side["class"], Path(side["file"]).name) == (code or "scaled", "test_live.py")
+    assert f"test_live.py:{side['line']}" in cause["sentence"]
+    assert cause["layer"][other] is None or cause["layer"][other]["file"] is None

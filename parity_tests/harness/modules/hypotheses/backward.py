@@ -13,11 +13,19 @@ from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.localize import Stage, stages, worst_difference
 from parity_tests.harness.modules.mapping import Pair
 
-NO_GRADIENT = Cause("no gradient reaches it in JAX (stop_gradient)", "gradient-stopped", "remove jax.lax.stop_gradient")
+NO_GRADIENT = Cause(
+    "no gradient reaches it in JAX (stop_gradient)",
+    "gradient-stopped",
+    "remove jax.lax.stop_gradient",
+    found="stopped",
+    expected="passed on",
+)
 NO_TORCH_GRADIENT = Cause(
     "no gradient reaches it in PyTorch (detach or no_grad)",
     "gradient-stopped",
     "stop the gradient in JAX too, by jax.lax.stop_gradient",
+    found="passed on",
+    expected="stopped",
 )
 GRADIENT_SCALED = Cause(
     "the gradient is multiplied by a constant on its way back",

@@ -20,21 +20,29 @@ SWAPPED = Cause(
     "the kernel's height and width are swapped",
     "kernel-axes",
     "permute the kernel's height and width in the mapping or in the port",
+    found="width, height",
+    expected="height, width",
 )
 TRANSPOSED = Cause(
     "the kernel's inputs and outputs are swapped",
     "kernel-transposed",
     "permute the kernel's inputs and outputs in the mapping or in the port",
+    found="transposed",
+    expected="given",
 )
 UNFLIPPED = Cause(
     "the transposed convolution's kernel is not flipped (transpose_kernel=False)",
     "kernel-flipped",
     "give nnx.ConvTranspose transpose_kernel=True, or its pair the transform flipped_kernel",
+    found="not flipped",
+    expected="flipped",
 )
 FLIPPED = Cause(
     "the convolution's kernel is flipped",
     "kernel-flipped",
     "flip the kernel along height and width once more",
+    found="flipped",
+    expected="not flipped",
 )
 TRANSPOSED_SAME = Cause(
     "'SAME' pads a transposed convolution otherwise than PyTorch's padding and output_padding do",
@@ -46,7 +54,9 @@ TRANSPOSED_PADDING = Cause(
     "transposed-padding",
     "set the padding of nnx.ConvTranspose to {torch}",
 )
-BIAS_MISSING = Cause("the bias is left out", "bias-missing", "give the Flax layer use_bias=True and add its bias")
+BIAS_MISSING = Cause(
+    "the bias is left out", "bias-missing", "give the Flax layer use_bias=True and add its bias", "missing", "added"
+)
 SCALE_MISSING = Cause(
     "the scale is left out",
     "scale-missing",
@@ -63,16 +73,22 @@ FAST_VARIANCE = Cause(
     "the variance is E[x^2]-E[x]^2 (use_fast_variance=True), which cancels where the mean is large",
     "fast-variance",
     "give the Flax layer use_fast_variance=False",
+    found=True,
+    expected=False,
 )
 BATCH_STATISTICS = Cause(
     "batch normalization uses the batch's statistics in evaluation",
     "statistics-mode",
     "normalize by the running statistics in evaluation (use_running_average=True)",
+    found="the batch's statistics",
+    expected="its running statistics",
 )
 RUNNING_STATISTICS = Cause(
     "batch normalization uses the running statistics in training",
     "statistics-mode",
     "normalize by the batch's statistics in training (use_running_average=False)",
+    found="its running statistics",
+    expected="the batch's statistics",
 )
 TF32 = Cause(
     "the product's inputs are rounded to TF32's 10 bits",
@@ -88,6 +104,8 @@ FLOAT32 = Cause(
     "float32 slipped into float64",
     "low-precision",
     "keep the numbers in the precision of the comparison: remove a cast or a float32 constant",
+    found="float32",
+    expected="float64",
 )
 DILATION = Cause("the dilation differs", "dilation", "give the Flax layer kernel_dilation={torch}")
 SCALED = Cause("the layer's output is multiplied by a constant", "scaled", "take the constant factor out")

@@ -16,12 +16,16 @@ EPS_IN_ROOT = Cause(
     "the optimizer's eps is inside the square root in JAX and outside in PyTorch",
     "optimizer-eps-place",
     "pass eps instead of eps_root to optax",
+    found="inside the root",
+    expected="outside the root",
 )
 EPS_VALUE = Cause("the optimizer's eps differs", "optimizer-eps", "pass eps={torch} to optax")
 NO_BIAS_CORRECTION = Cause(
     "Adam's bias correction is missing in JAX",
     "bias-correction",
     "divide the moments by 1 - beta**t, as optax.adam does",
+    found="neither moment",
+    expected="both moments",
 )
 DECOUPLED = Cause(
     "the weight decay is decoupled (AdamW) on one side and added to the gradient (Adam) on the other",
@@ -35,11 +39,13 @@ CLIP = Cause(
     "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch",
     "clip-epsilon",
     "scale by c / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does",
+    found=0,
+    expected=1e-6,
 )
 NOT_CLIPPED = Cause(
     "the gradient is clipped in PyTorch only",
     "clipping",
-    "clip in optax too, by optax.clip_by_global_norm before the optimizer",
+    "clip in optax too, by optax.clip_by_global_norm of {torch} before the optimizer",
 )
 CLIPPED = Cause("the gradient is clipped in JAX only", "clipping", "take the clipping out of optax's chain")
 BETAS = Cause("Adam's betas differ", "betas", "pass b1 and b2 of {torch} to optax")
@@ -210,7 +216,7 @@ def _hypotheses(
         cut = np.linalg.norm(clipped, axis=1, keepdims=True)
         exact = np.where(cut < norms * (1 - 1e-12), gradients * cut * (norms + 1e-6) / norms**2, gradients)
         yield Hypothesis(CLIP, run(exact))
-        yield Hypothesis(NOT_CLIPPED, run(gradients))
+        yield Hypothesis(NOT_CLIPPED.saying(NOT_CLIPPED, "no clip", _limit(gradients, clipped)), run(gradients))
     if formula is adam:
         yield Hypothesis(EPS_IN_ROOT, run(eps=0.0, eps_root=options["eps"]))
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
@@ -226,9 +232,17 @@ def _hypotheses(
         yield Hypothesis(
             where(DECOUPLED, "decoupled", "decoupled in"), run(decoupled=not options.get("decoupled", False))
         )
-    for shifted in (np.append(rates[1:], rates[-1:]), np.insert(rates[:-1], 0, rates[0])):
-        yield Hypothesis(SCHEDULE, run(rates=shifted))
+    for ahead, shifted in ((1, np.append(rates[1:], rates[-1:])), (-1, np.insert(rates[:-1], 0, rates[0]))):
+        yield Hypothesis(SCHEDULE.saying(SCHEDULE, ahead, 0), run(rates=shifted))
     yield from _fits(formula, options, steps, run, fit, actual)
+
+
+def _limit(gradients: np.ndarray, clipped: np.ndarray) -> float | None:
+    """Return the norm that torch's rule cuts the gradients to; None if it is another rule."""
+    norms, cut = (np.linalg.norm(some, axis=1, keepdims=True) for some in (gradients, clipped))
+    limit = float(f"{(cut * (1 + 1e-6 / norms))[cut < norms].max(initial=0):.12g}")
+    again = gradients * np.minimum(1, limit / (norms + 1e-6))
+    return limit if np.allclose(again, clipped, 1e-9, 0) else None
 
 
 def _fits(
@@ -247,7 +261,7 @@ def _fits(
     yield Hypothesis(cause, run(rates=rates * scale))
     norms = np.linalg.norm(gradients, axis=1, keepdims=True)
     norm = fitted(lambda norm: run(gradients * np.minimum(1, norm / norms)), actual, norms.min() / 2)
-    cause = CLIPPED.saying(f"{CLIPPED}: to a norm of {norm:.4g}", norm)
+    cause = CLIPPED.saying(f"{CLIPPED}: to a norm of {norm:.4g}", norm, "no clip")
     yield Hypothesis(cause, run(gradients * np.minimum(1, norm / norms)))
     yield fit("weight_decay", DECAY, options["weight_decay"])
     if formula is not rmsprop:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
 
 from torch import nn
 
@@ -16,6 +17,20 @@ from parity_tests.harness.modules.inference.stacks import stacks
 from parity_tests.harness.modules.inference.words import Orders
 from parity_tests.harness.modules.joining.joints import Shape
 from parity_tests.harness.modules.torch_state import whole
+
+
+class Left(NamedTuple):
+    """What is left to arrange; the arguments of `Recognition.pair`."""
+
+    shapes: Mapping[str, Shape]
+    """The shapes of the JAX arrays, by path."""
+    module: nn.Module
+    state: Collection[str]
+    """The paths of those that are no parameters."""
+    orders: Orders
+    """Returns the layers of both models in the order of their calls."""
+    taken: Collection[str]
+    """The names of the module's tensors that are arranged already, or are left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,27 +56,21 @@ class Recognition:
         Raises:
             InputError: If there is none, or several are possible.
         """
-        pairs: tuple[Pair, ...] | None = None
+        left, pairs = Left(shapes, module, state, orders, ignored), None
         with contextlib.suppress(InputError):
-            pairs = self.pair(shapes, module, state, orders, ignored)
+            pairs = self.pair(*left)
             if not _crossed(pairs):
                 return Arrangement(pairs)
         try:
-            return self._rearranged(shapes, module, state, orders, ignored)
+            return self._rearranged(left)
         except InputError:
             if pairs is None:
                 raise
             return Arrangement(pairs)
 
-    def _rearranged(
-        self,
-        shapes: Mapping[str, Shape],
-        module: nn.Module,
-        state: Collection[str],
-        orders: Orders,
-        ignored: Collection[str],
-    ) -> Arrangement:
+    def _rearranged(self, left: Left) -> Arrangement:
         """Arrange arrays and tensors that can't all be paired one by one."""
+        shapes, module, state, orders, ignored = left
 
         def of_a_layer(one: Mapping[str, Shape], layer: nn.Module, path: str, name: str) -> Arrangement:
             within = {other.removeprefix(f"{path}/") for other in state if other.startswith(f"{path}/")}
@@ -73,56 +82,45 @@ class Recognition:
         refused: list[str] = []
         found += stacks(_without(shapes, found), module, of_a_layer, refused, orders)
         found += fusions(_without(shapes, found), module, orders)
-        left = _without(shapes, found)
         taken = {whole(name) for name in (*(pair.name for pair in found.pairs), *found.zeros)} | {*ignored}
         try:
-            return found + self._rest(left, module, state, orders, taken)
+            return found + self._rest(left._replace(shapes=_without(shapes, found), taken=taken))
         except InputError as error:
             raise InputError(f"mapping: {refused[0]}") if refused else error from None
 
-    def _rest(
-        self,
-        shapes: Mapping[str, Shape],
-        module: nn.Module,
-        state: Collection[str],
-        orders: Orders,
-        taken: Collection[str],
-    ) -> Arrangement:
+    def _rest(self, left: Left) -> Arrangement:
         """Arrange what is left, of which tensors may have weight normalization."""
-        normed = weight_norms.normed(module)
-        kept, sizes = weight_norms.without_sizes(shapes)
-        if not normed and {*sizes.values()} <= {*state}:
-            return self._tied(shapes, module, state, orders, taken)
-        given = {short: shapes[path] for short, path in kept.items()}
-        own = {short for short, path in kept.items() if path in state}
-        found = self._tied(given, module, own, orders, {*taken, *(one.size for one in normed.values())})
-        return weight_norms.arranged(found, shapes, module, kept, sizes)
+        normed = weight_norms.normed(left.module)
+        kept, sizes = weight_norms.without_sizes(left.shapes)
+        if not normed and {*sizes.values()} <= {*left.state}:
+            return self._tied(left)
+        given = {short: left.shapes[path] for short, path in kept.items()}
+        own = {short for short, path in kept.items() if path in left.state}
+        taken = {*left.taken, *(one.size for one in normed.values())}
+        found = self._tied(left._replace(shapes=given, state=own, taken=taken))
+        return weight_norms.arranged(found, left.shapes, left.module, kept, sizes)
 
-    def _tied(
-        self,
-        shapes: Mapping[str, Shape],
-        module: nn.Module,
-        state: Collection[str],
-        orders: Orders,
-        taken: Collection[str],
-    ) -> Arrangement:
+    def _tied(self, left: Left) -> Arrangement:
         """Arrange arrays of which some may be tied in one framework alone."""
+        shapes, module, taken = left.shapes, left.module, left.taken
         apart, other = ties.untied(module)
         if other:
             with contextlib.suppress(InputError):  # they are not tied in both
-                return Arrangement(self.pair(shapes, module, state, orders, taken))
+                return Arrangement(self.pair(*left))
+            untied = left._replace(module=apart)
             with contextlib.suppress(InputError):  # some are, whose other names have no array of their own
-                pairs = self.pair(shapes, apart, state, orders, taken, total=False)
+                pairs = self.pair(*untied, total=False)
                 in_both = {*other} - {pair.name for pair in pairs}
-                return ties.in_torch_alone(self.pair(shapes, apart, state, orders, {*taken, *in_both}), shapes, other)
-            return ties.in_torch_alone(self.pair(shapes, apart, state, orders, taken), shapes, other)
+                found = self.pair(*untied._replace(taken={*taken, *in_both}))
+                return ties.in_torch_alone(found, shapes, other)
+            return ties.in_torch_alone(self.pair(*untied), shapes, other)
         try:
-            pairs = self.pair(shapes, module, state, orders, taken, total=False)
+            pairs = self.pair(*left, total=False)
         except InputError:
-            pairs = self.pair(shapes, module, state, orders, taken)  # what is left over in torch is in its message too
+            pairs = self.pair(*left)  # what is left over in torch is in its message too
         names = {*taken, *(pair.name for pair in pairs)}
         shared = ties.in_jax_alone(module, names)
-        self.pair(shapes, module, state, orders, {*taken, *shared})
+        self.pair(*left._replace(taken={*taken, *shared}))
         return Arrangement(pairs, shared=shared)
 
 

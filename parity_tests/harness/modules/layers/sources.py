@@ -1,9 +1,7 @@
 """Find the file and line of the code that has a layer."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import flax.linen as linen
@@ -13,9 +11,8 @@ from torch import nn
 
 from parity_tests.harness.findings import Diagnosis, Layer, Source
 from parity_tests.harness.modules.evaluation import Losses
+from parity_tests.harness.modules.layers.owners import own, owner, source
 from parity_tests.harness.modules.pair import Both
-
-_LIBRARIES = ("torch", "flax", "jax", "builtins")
 
 
 class Sources:
@@ -26,9 +23,15 @@ class Sources:
         self._jax_model, self._both = jax_model, both
         self._jax: Mapping[str, Any] | None = None
 
-    def located(self, diagnosis: Diagnosis, losses: Losses | None = None) -> Diagnosis:
-        """Return a diagnosis with the sources of its layers, and of the losses where these differ."""
+    def located(
+        self, diagnosis: Diagnosis, losses: Losses | None = None, optimizers: tuple[Any, Any] | None = None
+    ) -> Diagnosis:
+        """Return a diagnosis with the sources of its layers, of the losses where these differ, or of the optimizers if
+        they are given: from the same gradients no layer is the cause."""
         layer = diagnosis.layer
+        if optimizers is not None:
+            layer = Layer("", "", *(own(getattr(one, "update", one)) for one in optimizers))
+            return diagnosis._replace(layer=layer)
         if layer is None and diagnosis.where == "the loss" and losses is not None:
             layer = Layer(None, None, *map(source, losses))
         elif layer is None:
@@ -39,7 +42,7 @@ class Sources:
     def of(self, layer: Layer) -> Layer:
         """Return a layer with the sources of the user's classes that it is an attribute of."""
         ours = layer.jax_source or self._of_jax(layer.jax)
-        theirs = layer.torch_source or (None if layer.torch is None else _owner(layer.torch, ".", self._torch))
+        theirs = layer.torch_source or (None if layer.torch is None else owner(layer.torch, ".", self._torch))
         return layer._replace(jax_source=ours, torch_source=theirs)
 
     def _of_tensor(self, name: str) -> Layer | None:
@@ -53,7 +56,7 @@ class Sources:
             return None
         if self._jax is None:
             self._jax = self._classes()
-        return _owner(path, "/", self._jax)
+        return owner(path, "/", self._jax)
 
     def _classes(self) -> dict[str, Any]:
         model, both = self._jax_model, self._both
@@ -69,26 +72,3 @@ class Sources:
             traced = lambda *given: both.net.apply(*given)  # noqa: E731, what was traced before isn't called again
             jax.eval_shape(traced, both.net.params, both.net.state, *both.jax_inputs)
         return classes
-
-
-def _owner(name: str, separator: str, classes: Mapping[str, Any]) -> Source | None:
-    """Return the source of the innermost module around `name` that is not a library's; of the whole module its own."""
-    while True:
-        name = name.rpartition(separator)[0]
-        kind = classes.get(name)
-        if kind is not None and kind.__module__.partition(".")[0] not in _LIBRARIES:
-            return source(kind)
-        if not name:
-            return None
-
-
-def source(code: Any) -> Source:
-    """Return where a class or a function is defined."""
-    name = getattr(code, "__qualname__", type(code).__qualname__)
-    with contextlib.suppress(OSError, TypeError):
-        file, (_, line) = inspect.getsourcefile(code), inspect.getsourcelines(code)
-        if file is not None:
-            path = Path(file)
-            here = Path.cwd()
-            return Source(name, str(path.relative_to(here) if path.is_relative_to(here) else path), line)
-    return Source(name)

@@ -1,12 +1,14 @@
 """Compare a live model with a recording: it is given the recording's inputs and weights, and recorded here."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.findings import Report
+from parity_tests.harness.findings import Diagnosis, Layer, Report, Source
 from parity_tests.harness.modules.common.names import kind
 from parity_tests.harness.modules.common.structure import order_of
+from parity_tests.harness.modules.layers import owners
 from parity_tests.harness.recordings import arguments
 from parity_tests.harness.recordings.arguments import Call
 from parity_tests.harness.recordings.comparing import parts
@@ -105,7 +107,32 @@ def _against(
     pairing, recording = _filled(mine, recording, first, mapping, options["ignore"])
     made = measured(mine, call, chosen)
     left, right = (made, recording) if (first if same else framework == "jax") else (recording, made)
-    return compared(left, right, pairing, given, missing)
+    report = compared(left, right, pairing, given, missing)
+    return report._replace(diagnosis=report.diagnosis and _located(report.diagnosis, model, framework))
+
+
+def _located(diagnosis: Diagnosis, model: Any, framework: str) -> Diagnosis:
+    """Return a diagnosis with the class of the live model that has each layer, or the function that is the model."""
+    layer = diagnosis.layer
+    if inspect.isfunction(model):
+        layer = (layer or Layer())._replace(jax_source=owners.own(model))
+    elif layer is not None and framework == "torch":
+        layer = layer._replace(torch_source=_owner(model, layer.torch, ".", framework))
+    elif layer is not None:
+        layer = layer._replace(jax_source=_owner(model, layer.jax, "/", framework))
+    return diagnosis._replace(layer=layer, more=tuple(_located(one, model, framework) for one in diagnosis.more))
+
+
+def _owner(model: Any, name: str | None, separator: str, framework: str) -> Source | None:
+    """Return the source of what has a layer; None of Linen's, whose modules exist in a call alone."""
+    if name is None:
+        return None
+    if framework == "torch":
+        return owners.owner(name, separator, {name: type(part) for name, part in model.named_modules()})
+    from flax import nnx
+
+    parts = nnx.iter_modules(model) if isinstance(model, nnx.Module) else ()
+    return owners.owner(name, separator, {"/".join(map(str, path)): type(part) for path, part in parts})
 
 
 def _filled(

@@ -9,8 +9,18 @@ import numpy as np
 from scipy import special
 
 from jaxvae.shared.config.likelihoods import mean_of
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.vae import ranges, reference
-from parity_tests.harness.vae.hypotheses.networks import RECONSTRUCTIONS, linear_softplus, padded_kl, padded_sigma
+from parity_tests.harness.vae.hypotheses.kinds import named
+from parity_tests.harness.vae.hypotheses.networks import (
+    LATENT,
+    RECONSTRUCTIONS,
+    clipped,
+    linear_softplus,
+    padded,
+    padded_kl,
+    padded_sigma,
+)
 from parity_tests.harness.vae.hypotheses.randomness import Causes
 from parity_tests.harness.vae.levels import Case
 
@@ -24,6 +34,12 @@ NOUNS = {
     "decoder.logits": "logits",
     "decoder.logvar": "a pixel's log-variance",
 }
+CODE = {
+    **dict.fromkeys(("encoder.mean", "encoder.logvar", "encoder.logscale", "encoder.scale"), "layers.posterior"),
+    "decoder.logits": "distributions.bernoulli_nll",
+    "decoder.logvar": "distributions.pixel_logvar",
+}
+"""The function that first takes what a layer gives."""
 Parts = dict[str, Any]
 """Arguments of `reference.losses` that a fault changes."""
 
@@ -39,42 +55,62 @@ def at_ends(case: Case, name: str) -> Causes:
             yield cause, _answer(state, label, parts)
         if label == "pixel means":
             means = _answer(state, label, {})
-            yield from ((f"pixel means cut to [{eps:g}, 1 - {eps:g}]", means.clip(eps, 1 - eps)) for eps in EPSILONS)
+            for eps in EPSILONS:
+                found = f"[{eps:g}, 1 - {eps:g}]"
+                cause = named("clipped", f"pixel means cut to {found}", found, "no clip", "distributions.pixel_means")
+                yield cause, means.clip(eps, 1 - eps)
 
 
-def faults(state: ranges.State, label: str) -> Iterator[tuple[str, Parts]]:
+def faults(state: ranges.State, label: str) -> Iterator[tuple[Cause, Parts]]:
     """List the faults that may show first in this output, where this layer is driven to this number."""
     layer, value, likelihood = state.layer, state.value, state.spec.model.likelihood
     noun = NOUNS.get(layer, layer)
     limits = [float(np.copysign(size, value)) for size in CLIPS if size < abs(value) + 1]
     if label != "z":  # or the layer's own output would be over its tolerance first
         for limit in limits:
-            yield f"{noun} clipped at {limit:g}", {"change": partial(_changed, layer, partial(_clip, limit))}
+            cause = clipped(noun, limit, code=CODE.get(layer, "layers.activate"))
+            yield cause, {"change": partial(_changed, layer, partial(_clip, limit))}
     if layer == "encoder.logvar":
         for limit in limits:
-            yield f"{noun} clipped at {limit:g} in the KL", {"kl": partial(_clipped_kl, limit)}
-            yield f"{noun} clipped at {limit:g} in the latent", {"locate": partial(_clipped_latent, limit)}
+            cause = clipped(noun, limit, " in the KL", "distributions.gaussian_kl")
+            yield cause, {"kl": partial(_clipped_kl, limit)}
+            cause = clipped(noun, limit, " in the latent", "distributions.locate")
+            yield cause, {"locate": partial(_clipped_latent, limit)}
         for eps in EPSILONS:
-            yield f"{eps:g} added to sigma in the latent", {"locate": partial(padded_sigma, eps)}
-            yield f"{eps:g} added to the variance in the latent", {"locate": partial(_padded_variance, eps)}
-            yield f"{eps:g} added to the variance inside the KL's logarithm", {"kl": partial(padded_kl, eps)}
+            found = f"mean + (exp(logvar / 2) + {eps:g}) * eps"
+            cause = named("latent", f"{eps:g} added to sigma in the latent", found, LATENT)
+            yield cause, {"locate": partial(padded_sigma, eps)}
+            found = f"mean + sqrt(exp(logvar) + {eps:g}) * eps"
+            cause = named("latent", f"{eps:g} added to the variance in the latent", found, LATENT)
+            yield cause, {"locate": partial(_padded_variance, eps)}
+            yield padded(eps), {"kl": partial(padded_kl, eps)}
     elif layer == "encoder.scale":
         for eps in EPSILONS:
-            yield f"{eps:g} added to sigma", {"change": partial(_changed, layer, partial(_padded_scale, eps))}
+            cause = named("epsilon-added", f"{eps:g} added to sigma", eps, 0, "layers.posterior")
+            yield cause, {"change": partial(_changed, layer, partial(_padded_scale, eps))}
     elif layer == "decoder.logits" and likelihood == "bernoulli":
         known = {c: formula for c, formula in RECONSTRUCTIONS.items() if "probabilities" in c or "softplus" in c}
         yield from ((cause, {"bernoulli": formula}) for cause, formula in known.items())
-        yield "softplus of the logits overflows", {"bernoulli": _overflowing_bernoulli}
+        sentence = "softplus of the logits overflows"
+        cause = named("softplus", sentence, "log(1 + exp(x))", "one that doesn't overflow", "distributions._softplus")
+        yield cause, {"bernoulli": _overflowing_bernoulli}
     elif layer == "decoder.logits" and likelihood == "continuous-bernoulli":
         for near in (1e-3, 1e-2, 1e-4, 2e-2, 5e-2, 1e-1):
-            yield f"log C taken for log 2 within {near:g} of 1/2", {"likelihood": partial(_cut_constant, near)}
+            sentence = f"log C taken for log 2 within {near:g} of 1/2"
+            cause = named("normalizer", sentence, f"log 2 within {near:g} of 1/2", "its series near 1/2")
+            yield cause, {"likelihood": partial(_cut_constant, near)}
     elif layer == "decoder.logvar":
-        yield "softplus of a pixel's log-variance taken for its argument from 20 on", _variance_by(_linear_bound)
+        sentence = "softplus of a pixel's log-variance taken for its argument from 20 on"
+        linear = named("softplus", sentence, "x from 20 on", "log(1 + e^x) for every x", "distributions._softplus")
+        yield linear, _variance_by(_linear_bound)
         for limit in limits:
-            yield f"{noun} clipped at {limit:g} after its bound", _variance_by(partial(_clipped_bound, limit))
+            cause = clipped(noun, limit, " after its bound", CODE[layer])
+            yield cause, _variance_by(partial(_clipped_bound, limit))
         for eps in EPSILONS:
-            yield f"a pixel's variance floored at {eps:g}", _variance_by(partial(_clipped_bound, float(np.log(eps))))
-            yield f"{eps:g} added to a pixel's variance", _variance_by(partial(_padded_bound, eps))
+            cause = named("clipped", f"a pixel's variance floored at {eps:g}", eps, "no clip", CODE[layer])
+            yield cause, _variance_by(partial(_clipped_bound, float(np.log(eps))))
+            cause = named("epsilon-added", f"{eps:g} added to a pixel's variance", eps, 0, CODE[layer])
+            yield cause, _variance_by(partial(_padded_bound, eps))
 
 
 def _answer(state: ranges.State, label: str, parts: Parts) -> np.ndarray:

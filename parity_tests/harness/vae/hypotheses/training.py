@@ -9,50 +9,105 @@ import numpy as np
 from scipy import special
 
 from jaxvae.shared.config.spec import Spec
+from parity_tests.harness.causes import Cause
 from parity_tests.harness.vae import reference
 from parity_tests.harness.vae.batches import STREAMS, Batch, stream
-from parity_tests.harness.vae.hypotheses.randomness import Causes
+from parity_tests.harness.vae.hypotheses.kinds import named
+from parity_tests.harness.vae.hypotheses.networks import NO_NOISE, STOPPED
+from parity_tests.harness.vae.hypotheses.randomness import (
+    FROM_1,
+    NEWER,
+    OLDER,
+    OVER_256,
+    SIGNED,
+    Causes,
+    drawn,
+)
 from parity_tests.harness.vae.levels import WARM, Arrays, Case, given_gradients, held_still, noise
 from parity_tests.harness.vae.reference import Adam
 
-ADAMS = {
-    "Adam's eps inside the root": Adam(eps_in_root=True),
-    "Adam without its bias correction": Adam(correct=False),
-    "Adam's second moment not corrected for its bias": Adam(second=False),
-    "Adam's steps counted one too many": Adam(ahead=1),
-    "decoupled weight decay 0.01, AdamW's default": Adam(decay=1e-2),
-    "decoupled weight decay 1e-4, optax's default": Adam(decay=1e-4),
-    "weight decay added to the gradient (0.01)": Adam(l2=1e-2),
-    "weight decay added to the gradient (1e-4)": Adam(l2=1e-4),
-    "AMSGrad for Adam": Adam(largest=True),
-    "Adam's beta2 0.99 for 0.999": Adam(b2=0.99),
-    "Adam's beta1 0.99 for 0.9": Adam(b1=0.99),
-    "Adam's eps 1e-7 for 1e-8": Adam(eps=1e-7),
-    "Adam's eps 1e-6 for 1e-8": Adam(eps=1e-6),
-    "gradient clipped to norm 1": Adam(clip=1.0),
-    "gradient clipped to norm 5": Adam(clip=5.0),
-    "gradient clipped to norm 10": Adam(clip=10.0),
+IN_ROOT = named("optimizer-eps-place", "Adam's eps inside the root", "inside the root", "outside the root")
+UNCORRECTED = named("bias-correction", "Adam without its bias correction", "neither moment", "both moments")
+SECOND = named(
+    "bias-correction", "Adam's second moment not corrected for its bias", "the first moment alone", "both moments"
+)
+AHEAD = named("optimizer-steps", "Adam's steps counted one too many", 2, 1)
+AMSGRAD = named("amsgrad", "AMSGrad for Adam", True, False)
+DECAY = "weight decay added to the gradient"
+
+ADAMS: dict[Cause, Adam] = {
+    IN_ROOT: Adam(eps_in_root=True),
+    UNCORRECTED: Adam(correct=False),
+    SECOND: Adam(second=False),
+    AHEAD: Adam(ahead=1),
+    named("weight-decay", "decoupled weight decay 0.01, AdamW's default", 0.01, 0): Adam(decay=1e-2),
+    named("weight-decay", "decoupled weight decay 1e-4, optax's default", 1e-4, 0): Adam(decay=1e-4),
+    named("weight-decay", f"{DECAY} (0.01)", 0.01, 0): Adam(l2=1e-2),
+    named("weight-decay", f"{DECAY} (1e-4)", 1e-4, 0): Adam(l2=1e-4),
+    AMSGRAD: Adam(largest=True),
+    named("betas", "Adam's beta2 0.99 for 0.999", 0.99, 0.999): Adam(b2=0.99),
+    named("betas", "Adam's beta1 0.99 for 0.9", 0.99, 0.9): Adam(b1=0.99),
+    named("optimizer-eps", "Adam's eps 1e-7 for 1e-8", 1e-7, 1e-8): Adam(eps=1e-7),
+    named("optimizer-eps", "Adam's eps 1e-6 for 1e-8", 1e-6, 1e-8): Adam(eps=1e-6),
+    **{named("clipping", f"gradient clipped to norm {c}", c, "no clip"): Adam(clip=float(c)) for c in (1, 5, 10)},
 }
 
 
-def adams(spec: Spec) -> dict[str, Adam]:
+MEAN = "mean over the batch"
+RISING = "(1 + step) / (10 + step)"
+
+
+def _reused(sentence: str, found: str, expected: str) -> Cause:
+    return named("key-reused", sentence, found, expected)
+
+
+def _exchanged(found: str, expected: str) -> Cause:
+    return named("stream", f"streams exchanged: noise drawn from {found}", found, expected)
+
+
+def ordered(sentence: str, found: str) -> Cause:
+    """Make a cause of the order of the images."""
+    return named("data-order", sentence, found, "each epoch's own permutation")
+
+
+def shown(sentence: str, found: str, expected: str) -> Cause:
+    """Make a cause of what pictures show."""
+    return named("pictures", sentence, found, expected)
+
+
+KEPT = named("zero-grad", "gradient kept from the step before", "added to the one before", "the step's own")
+SAME_NOISE = _reused("key reused: every step draws the same noise", "the stream", "each step")
+FIRST_NOISE = _reused("key reused: every step draws the first one's noise", "the first step", "each step")
+UNSHUFFLED = ordered("order not shuffled", "the images in their given order")
+SAME_ORDER = named(
+    "data-order-repeated", "key reused: every epoch has the first one's order", "once", "anew in each epoch"
+)
+DROPPED = named("incomplete-batch", "last batch dropped", "dropped", "keep the last batch")
+EPOCH_FROM_0 = named("fold-in", "wrong fold-in: the epoch is counted from 0", "the epoch, from 0", "the epoch, from 1")
+
+
+def adams(spec: Spec) -> dict[Cause, Adam]:
     """List the known variants of the configuration's Adam."""
     usual = reference.usual(spec)
-    own = usual._replace
+    own, ema = usual._replace, usual.ema
     if usual == Adam():
         return ADAMS
     averages = {
-        "the weights' average without its smaller decay at first": own(ema_rises=False),
-        "the weights' average a step late": own(ema_ahead=-1),
+        named(
+            "average-update", "the weights' average without its smaller decay at first", ema, f"min({ema:g}, {RISING})"
+        ): own(ema_rises=False),
+        named(
+            "average-update", "the weights' average a step late", "the decay of the step before", "the step's decay"
+        ): own(ema_ahead=-1),
     }
     return {
         **(averages if usual.ema else {}),
-        "Adam's eps inside the root": own(eps_in_root=True),
-        "Adam without its bias correction": own(correct=False),
-        "Adam's second moment not corrected for its bias": own(second=False),
-        "Adam's steps counted one too many": own(ahead=1),
-        "AMSGrad for Adam": own(largest=True),
-        "Adam's defaults for what is configured": Adam(),
+        IN_ROOT: own(eps_in_root=True),
+        UNCORRECTED: own(correct=False),
+        SECOND: own(second=False),
+        AHEAD: own(ahead=1),
+        AMSGRAD: own(largest=True),
+        named("optimizer", "Adam's defaults for what is configured", "Adam's defaults", "what is configured"): Adam(),
     }
 
 
@@ -62,39 +117,43 @@ def optimizer(case: Case, name: str) -> Causes:
     yield from _adams(lambda how: _merged(*reference.adam(case.start, grads, rate, how=how)), name)
     yield from _rates(lambda rate: _merged(*reference.adam(case.start, grads, rate))[name], rate)
     summed = [{n: np.sum([g[n] for g in grads[: i + 1]], axis=0) for n in grads[0]} for i in range(len(grads))]
-    yield "gradient kept from the step before", _merged(*reference.adam(case.start, summed, rate))[name]
+    yield KEPT, _merged(*reference.adam(case.start, summed, rate))[name]
     if name in case.start and name.endswith("bias"):
-        yield "biases left as they were", case.start[name]
+        yield named("frozen", "biases left as they were", "left as they were", "updated"), case.start[name]
 
 
 def steps(case: Case, name: str) -> Causes:
     """Compute two steps from a warm state under faults of the noise, the loss, the gradient and the update."""
-    noises = {
+    before = "wrong fold-in: the step is counted from -1"
+    noises: dict[Cause | None, tuple[int, str]] = {
         None: (0, "noise"),
-        "wrong fold-in: the step is counted from 1": (1, "noise"),
-        "wrong fold-in: the step is counted from -1": (-1, "noise"),
-        **{f"streams exchanged: noise drawn from {s}": (0, s) for s in STREAMS if s != "noise"},
+        FROM_1: (1, "noise"),
+        named("fold-in", before, "the step, from -1", "the step, from 0"): (-1, "noise"),
+        **{_exchanged(s, "noise"): (0, s) for s in STREAMS if s != "noise"},
     }
     for cause, (shift, s) in noises.items():
         yield cause, two_steps(case, [_draw(case, stream(case.spec, s, WARM + i + shift)) for i in (0, 1)])[name]
     right = [noise(case.spec, WARM + i, len(case.batch.x)).eps for i in (0, 1)]
-    yield (
-        "key reused: every step draws the same noise",
-        two_steps(case, [_draw(case, stream(case.spec, "noise"))] * 2)[name],
-    )
-    yield "key reused: a step draws the noise of the step before", two_steps(case, [right[0]] * 2)[name]
-    yield "noise left out of the latent", two_steps(case, [0 * right[0]] * 2)[name]
+    yield SAME_NOISE, two_steps(case, [_draw(case, stream(case.spec, "noise"))] * 2)[name]
+    cause = _reused("key reused: a step draws the noise of the step before", "the step before", "the step")
+    yield cause, two_steps(case, [right[0]] * 2)[name]
+    yield NO_NOISE, two_steps(case, [0 * right[0]] * 2)[name]
     step_keys = [stream(case.spec, "noise", WARM + i) for i in (0, 1)]
     with jax.threefry_partitionable(False):
         older = [_draw(case, key) for key in step_keys]
-    yield "noise drawn by threefry's older, non-partitionable form", two_steps(case, older)[name]
+    yield drawn("noise drawn by threefry's older, non-partitionable form", OLDER, NEWER), two_steps(case, older)[name]
     yield from _adams(lambda how: two_steps(case, right, how), name, skip_plain=True)
-    yield "loss summed over the batch, not averaged", two_steps(case, right, scale=len(case.batch.x))[name]
-    yield "loss averaged over pixels too", two_steps(case, right, scale=1 / case.spec.model.pixels)[name]
-    yield "gradient kept from the step before", two_steps(case, right, keep=True)[name]
-    yield "gradient stopped at the latent", two_steps(case, right, detach=True)[name]
-    yield "optimizer state not carried over", two_steps(case, right, keeps=())[name]
-    yield "moments not carried over", two_steps(case, right, keeps=("step",))[name]
+    summed = named("loss-reduction", "loss summed over the batch, not averaged", "sum over the batch", MEAN)
+    yield summed, two_steps(case, right, scale=len(case.batch.x))[name]
+    averaged = named("loss-reduction", "loss averaged over pixels too", "mean over batch and pixels", MEAN)
+    yield averaged, two_steps(case, right, scale=1 / case.spec.model.pixels)[name]
+    yield KEPT, two_steps(case, right, keep=True)[name]
+    yield STOPPED, two_steps(case, right, detach=True)[name]
+    whole = "the moments and the number of steps"
+    cause = named("optimizer-state", "optimizer state not carried over", "nothing", whole)
+    yield cause, two_steps(case, right, keeps=())[name]
+    cause = named("optimizer-state", "moments not carried over", "the number of steps", whole)
+    yield cause, two_steps(case, right, keeps=("step",))[name]
     yield from _rates(lambda rate: two_steps(case, right, rate=rate)[name], case.spec.training.learning_rate)
 
 
@@ -167,36 +226,40 @@ def order(case: Case, name: str) -> Causes:
         return np.array(terms, case.dtype)[:, ("loss", "reconstruction", "kl").index(name)]
 
     yield None, epochs()
-    yield "order not shuffled", epochs(lambda e: np.arange(n))
-    yield "key reused: every epoch has the first one's order", epochs(lambda e: shuffle(0))
-    yield "wrong fold-in: the epoch is counted from 1", epochs(lambda e: shuffle(e + 1))
-    yield "order reversed", epochs(lambda e: shuffle(e)[::-1])
+    yield UNSHUFFLED, epochs(lambda e: np.arange(n))
+    yield SAME_ORDER, epochs(lambda e: shuffle(0))
     yield (
-        "order not folded with the epoch",
-        epochs(lambda e: np.asarray(jax.random.permutation(stream(spec, "order"), n))),
+        ordered("wrong fold-in: the epoch is counted from 1", "the next epoch's order"),
+        epochs(lambda e: shuffle(e + 1)),
     )
-    yield "order folded with the step, not the epoch", epochs(lambda e: shuffle(e * per_epoch))
-    yield "order inverted: places and images exchanged", epochs(lambda e: np.argsort(shuffle(e)))
-    yield (
-        "key reused: every step draws the same noise",
-        epochs(draw=lambda t: _draw(case, stream(spec, "noise"), batch)),
-    )
-    yield "key reused: every step draws the first one's noise", epochs(draw=lambda t: draw(0))
-    yield "key reused: every step draws its epoch's first noise", epochs(draw=lambda t: draw(t - t % per_epoch))
-    yield "wrong fold-in: the step is counted from 1", epochs(draw=lambda t: draw(t + 1))
-    yield "wrong fold-in: the step is counted within its epoch", epochs(draw=lambda t: draw(t % per_epoch))
-    yield "noise left out of the latent", epochs(draw=lambda t: 0 * draw(t))
+    yield ordered("order reversed", "the order reversed"), epochs(lambda e: shuffle(e)[::-1])
+    unfolded = np.asarray(jax.random.permutation(stream(spec, "order"), n))
+    yield ordered("order not folded with the epoch", "the order of the stream itself"), epochs(lambda e: unfolded)
+    cause = ordered("order folded with the step, not the epoch", "the order of the epoch's first step")
+    yield cause, epochs(lambda e: shuffle(e * per_epoch))
+    cause = ordered("order inverted: places and images exchanged", "the order inverted")
+    yield cause, epochs(lambda e: np.argsort(shuffle(e)))
+    yield SAME_NOISE, epochs(draw=lambda t: _draw(case, stream(spec, "noise"), batch))
+    yield FIRST_NOISE, epochs(draw=lambda t: draw(0))
+    cause = _reused("key reused: every step draws its epoch's first noise", "the epoch's first step", "the step")
+    yield cause, epochs(draw=lambda t: draw(t - t % per_epoch))
+    yield FROM_1, epochs(draw=lambda t: draw(t + 1))
+    within = "wrong fold-in: the step is counted within its epoch"
+    cause = named("fold-in", within, "the step within its epoch", "the step of the run")
+    yield cause, epochs(draw=lambda t: draw(t % per_epoch))
+    yield NO_NOISE, epochs(draw=lambda t: 0 * draw(t))
     for s in STREAMS:
         if s != "noise":
-            yield (
-                f"streams exchanged: noise drawn from {s}",
-                epochs(draw=lambda t, s=s: _draw(case, stream(spec, s, t), batch)),
-            )
-    yield "last batch dropped", epochs(drop=True)
-    yield "last batch divided by a whole batch's size", epochs(average=lambda term: term.sum() / batch)
-    yield "last batch filled up with images that count", epochs(pad=True)
-    yield "pixels over 256", epochs(pixels=(pixels * 255 / 256).astype(case.dtype))
-    yield "pixels in [-1, 1], not [0, 1]", epochs(pixels=2 * pixels - 1)
+            yield _exchanged(s, "noise"), epochs(draw=lambda t, s=s: _draw(case, stream(spec, s, t), batch))
+    yield DROPPED, epochs(drop=True)
+    by_batch = "last batch divided by a whole batch's size"
+    cause = named("incomplete-batch", by_batch, "divided by a whole batch's size", "divide it by its own size")
+    yield cause, epochs(average=lambda term: term.sum() / batch)
+    cause = "last batch filled up with images that count"
+    filled = named("incomplete-batch", cause, "filled up with images that count", "leave out what fills it up")
+    yield filled, epochs(pad=True)
+    yield OVER_256, epochs(pixels=(pixels * 255 / 256).astype(case.dtype))
+    yield SIGNED, epochs(pixels=2 * pixels - 1)
 
 
 def evaluation(case: Case, name: str) -> Causes:
@@ -213,18 +276,24 @@ def evaluation(case: Case, name: str) -> Causes:
     key = stream(case.spec, "evaluation", 1)
     plain = terms(normal(key))
     yield None, plain.mean()
-    yield "noise left out of the latent", terms(0 * normal(key)).mean()
+    yield NO_NOISE, terms(0 * normal(key)).mean()
     for batch in (100, 128, 500, 512, 1000):
         few = normal(key, (batch, shape[1]))
-        yield "key reused: every batch draws the same noise", terms(np.resize(few, shape)).mean()
+        cause = _reused("key reused: every batch draws the same noise", "the first batch", "each batch")
+        yield cause, terms(np.resize(few, shape)).mean()
         means = [plain[i : i + batch].mean() for i in range(0, len(plain), batch)]
-        yield "mean of the batches' means, the last one short", np.mean(means)
-        yield "last batch dropped", plain[: len(plain) // batch * batch].mean() if len(plain) >= batch else math.nan
+        short = "mean of the batches' means, the last one short"
+        cause = named("incomplete-batch", short, "the mean of the batches' means", "take the mean of all images")
+        yield cause, np.mean(means)
+        yield DROPPED, plain[: len(plain) // batch * batch].mean() if len(plain) >= batch else math.nan
     for s in STREAMS:
         if s != "evaluation":
-            yield f"streams exchanged: noise drawn from {s}", terms(normal(stream(case.spec, s, 1))).mean()
-    yield "wrong fold-in: the epoch is counted from 0", terms(normal(stream(case.spec, "evaluation", 0))).mean()
-    yield "summed over the images, not averaged", plain.sum()
+            yield _exchanged(s, "evaluation"), terms(normal(stream(case.spec, s, 1))).mean()
+    yield EPOCH_FROM_0, terms(normal(stream(case.spec, "evaluation", 0))).mean()
+    cause = named(
+        "loss-reduction", "summed over the images, not averaged", "sum over the images", "mean over the images"
+    )
+    yield cause, plain.sum()
 
 
 def pictures(case: Case, name: str) -> Causes:
@@ -241,16 +310,22 @@ def pictures(case: Case, name: str) -> Causes:
     mean, logvar = reference.forward(case.spec, case.start, Batch(pixels, blank)).posterior
     right = eps if name == "samples" else mean
     yield None, special.expit(decode(right))
-    yield "logits for probabilities", decode(right)
-    yield "pixels drawn, not their means", (special.expit(decode(right)) > 0.5).astype(case.dtype)
+    yield shown("logits for probabilities", "logits", "probabilities"), decode(right)
+    yield (
+        shown("pixels drawn, not their means", "drawn pixels", "the pixels' means"),
+        (special.expit(decode(right)) > 0.5).astype(case.dtype),
+    )
     if name == "samples":
         yield (
-            "key reused: the epoch is not folded in",
+            _reused("key reused: the epoch is not folded in", "the stream", "the epoch"),
             special.expit(decode(np.asarray(jax.random.normal(stream(case.spec, "pictures"), shape, case.dtype)))),
         )
     else:
         drawn = reference.locate(mean, logvar, eps[: len(pixels)], np)
-        yield "a latent drawn, not the posterior's mean", special.expit(decode(drawn))
+        cause = shown(
+            "a latent drawn, not the posterior's mean", "images of a drawn latent", "images of the posterior's mean"
+        )
+        yield cause, special.expit(decode(drawn))
 
 
 def _adams(answer: Callable[[Adam], Arrays], name: str, skip_plain: bool = False) -> Causes:
@@ -262,7 +337,8 @@ def _adams(answer: Callable[[Adam], Arrays], name: str, skip_plain: bool = False
 
 def _rates(answer: Callable[[float], Any], rate: float) -> Causes:
     for factor in (0.1, 0.5, 2.0, 10.0):
-        yield f"learning rate {factor:g} times as large", answer(rate * factor)
+        cause = named("learning-rate", f"learning rate {factor:g} times as large", rate * factor, rate)
+        yield cause, answer(rate * factor)
 
 
 def _merged(weights: Arrays, state: Arrays) -> Arrays:

@@ -15,8 +15,18 @@ from parity_tests.harness.vae.batch import Batch
 from parity_tests.harness.vae.batches import drawn, prepared, rows_batch, stream
 from parity_tests.harness.vae.hypotheses import training
 from parity_tests.harness.vae.hypotheses.alternatives import otherwise
-from parity_tests.harness.vae.hypotheses.randomness import Causes
+from parity_tests.harness.vae.hypotheses.kinds import named
+from parity_tests.harness.vae.hypotheses.networks import NO_BIAS, STOPPED, scaled
+from parity_tests.harness.vae.hypotheses.randomness import FROM_1, NO_STEP, Causes
 from parity_tests.harness.vae.levels import WARM, Case, given_gradients, held_still, noise
+
+CONV = "layers._Conv"
+BY_RUNNING = named(
+    "statistics-mode",
+    "batch norm by its running statistics in training",
+    "its running statistics",
+    "the batch's statistics",
+)
 
 
 def draws(case: Case, name: str) -> Causes:
@@ -24,16 +34,17 @@ def draws(case: Case, name: str) -> Causes:
         return batch.masks[int(name.split()[1])] if name.startswith("mask") else getattr(batch, name)
 
     yield None, answer(drawn(case.spec, stream(case.spec, "noise", WARM), 50))
-    yield (
-        "wrong fold-in: the step is counted from 1",
-        answer(drawn(case.spec, stream(case.spec, "noise", WARM + 1), 50)),
-    )
-    yield "key reused: the step is not folded in", answer(drawn(case.spec, stream(case.spec, "noise"), 50))
+    yield FROM_1, answer(drawn(case.spec, stream(case.spec, "noise", WARM + 1), 50))
+    yield NO_STEP, answer(drawn(case.spec, stream(case.spec, "noise"), 50))
     plain, level = answer(drawn(case.spec, stream(case.spec, "noise", WARM), 50)), case.spec.images.corruption_level
     if name.startswith("mask") or (case.spec.images.corruption == "dropout" and name == "corruption"):
-        yield "dropout without its scaling", plain * (1 - level)
-        yield "dropout scaled by the share dropped", plain * (1 - level) / level
-        yield "dropout's mask turned round", np.where(plain == 0, plain.max(), 0)
+        right = "1 / (1 - level) where a unit is kept"
+        unscaled = named("dropout-mask", "dropout without its scaling", "1 where a unit is kept", right)
+        yield unscaled, plain * (1 - level)
+        other = named("dropout-mask", "dropout scaled by the share dropped", "1 / level where a unit is kept", right)
+        yield other, plain * (1 - level) / level
+        turned = named("dropout-mask", "dropout's mask turned round", "1 / (1 - level) where it is dropped", right)
+        yield turned, np.where(plain == 0, plain.max(), 0)
 
 
 def layers(case: Case, name: str) -> Causes:
@@ -55,13 +66,14 @@ def layers(case: Case, name: str) -> Causes:
         return
     by_name = {".".join(map(str, each.path)): each for each in layout.layers(case.spec.model)}
     x, weight, bias = calls[f"{layer}, input"], case.start[f"{layer}.weight"], case.start[f"{layer}.bias"]
-    yield "bias missing", calls[name] - bias if calls[name].shape[-1:] == bias.shape else calls[name]
+    yield NO_BIAS, calls[name] - bias if calls[name].shape[-1:] == bias.shape else calls[name]
     if f"{layer}.running_mean" in case.start:
         by_running = reference.batch_norm(case.start, layer, x, True, np)
-        yield "batch norm by its running statistics in training", by_running
-        yield "batch norm by the unbiased variance", (calls[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
+        yield BY_RUNNING, by_running
+        cause = named("biased-variance", "batch norm by the unbiased variance", "unbiased", "biased")
+        yield cause, (calls[name] - bias) * np.sqrt(1 - len(x[0]) / x.size) + bias
         eps = np.sqrt((x.var((0, 1, 2)) + 1e-5) / (x.var((0, 1, 2)) + 1e-3))
-        yield "batch norm's eps 1e-3 for 1e-5", (calls[name] - bias) * eps + bias
+        yield named("norm-epsilon", "batch norm's eps 1e-3 for 1e-5", 1e-3, 1e-5), (calls[name] - bias) * eps + bias
     elif weight.ndim == 4:
         yield from _convolutions(by_name[layer], x, weight, bias)
 
@@ -71,16 +83,25 @@ def _convolutions(layer: layout.Layer, x: np.ndarray, weight: np.ndarray, bias: 
     turned = weight[:, :, ::-1, ::-1]
     if layer.kind == "conv-transpose":
         turned_back = reference.convolve_back(x, turned, bias, layer, np)
-        yield "transposed convolution's kernel not turned round", turned_back
+        sentence = "transposed convolution's kernel not turned round"
+        cause = named("kernel-flipped", sentence, "not turned round", "turned round", "layers._ConvTranspose")
+        yield cause, turned_back
     elif layer.path[0] == "encoder":
         rest = layer.stride, np, layer.padding
         # At stride 2 'SAME' pads an even size at its end alone.
         total = [max(-(-n // layer.stride) * layer.stride - layer.stride + layer.kernel - n, 0) for n in x.shape[1:3]]
         if all(n - n // 2 == layer.padding for n in total):
             same = (total[0] // 2, total[1] // 2)
-            yield "'SAME' padding: at the end only", reference.convolve(x, weight, bias, *rest, same)
-        yield "kernel turned round", reference.convolve(x, turned, bias, *rest)
-        yield "kernel's rows and columns exchanged", reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, *rest)
+            p = layer.padding
+            given, found = [[p, p], [p, p]], [[n // 2, n - n // 2] for n in total]
+            yield (
+                named("padding", "'SAME' padding: at the end only", found, given, CONV),
+                reference.convolve(x, weight, bias, *rest, same),
+            )
+        turned_round = named("kernel-flipped", "kernel turned round", "turned round", "given", CONV)
+        yield turned_round, reference.convolve(x, turned, bias, *rest)
+        exchanged = named("kernel-axes", "kernel's rows and columns exchanged", "width, height", "height, width", CONV)
+        yield exchanged, reference.convolve(x, weight.transpose(0, 1, 3, 2), bias, *rest)
 
 
 def losses(case: Case, name: str) -> Causes:
@@ -96,11 +117,18 @@ def losses(case: Case, name: str) -> Causes:
 def _bounds(spec: Spec, terms: reference.Terms, term: str) -> Causes:
     """List known replacements of an objective's arithmetic."""
     if spec.objective.form == "iwae" and term == "loss":
-        yield "the samples' mean bound for the bound of their mean", terms["reconstruction"] + terms["kl"]
-        yield "the weights' sum for their mean", terms["loss"] - np.log(spec.objective.samples)
+        bound = "the bound of the samples' mean"
+        sentence, code = "the samples' mean bound for the bound of their mean", "objectives.importance_weighted"
+        cause = named("objective", sentence, "the mean of the samples' bounds", bound, code)
+        yield cause, terms["reconstruction"] + terms["kl"]
+        cause = named("objective", "the weights' sum for their mean", "the bound of the samples' sum", bound, code)
+        yield cause, terms["loss"] - np.log(spec.objective.samples)
     gaussian = LIKELIHOODS[spec.model.likelihood].logvar != "none" and not LIKELIHOODS[spec.model.likelihood].omitted
     if gaussian and term in ("loss", "reconstruction"):
-        yield "a Gaussian's constant left out", terms[term] - spec.model.pixels / 2 * np.log(2 * np.pi)
+        yield (
+            named("constant-missing", "a Gaussian's constant left out", "nothing", "log(2 pi) / 2"),
+            terms[term] - spec.model.pixels / 2 * np.log(2 * np.pi),
+        )
 
 
 def in_training(case: Case, name: str) -> Causes:
@@ -118,11 +146,13 @@ def in_training(case: Case, name: str) -> Causes:
     for cause, (other, batch) in otherwise(spec, case.batch).items():
         yield cause, answer(other, batch)
     terms = reference.losses(spec, arrays, case.batch, training=True)
-    yield "the mean of the distances from the capacity, not the distance of the mean", terms[label].mean()
+    sentence = "the mean of the distances from the capacity, not the distance of the mean"
+    found, expected = "the mean of the distances from the capacity", "the distance of the mean from it"
+    yield named("objective", sentence, found, expected, "objectives.average"), terms[label].mean()
     if any(layer.kind == "norm" for layer in layout.layers(spec.model)):
         with_running = reference.losses(spec, arrays, case.batch, training=False)
         yield (
-            "batch norm by its running statistics in training",
+            BY_RUNNING,
             reference.averaged(spec, with_running, case.batch)[label],
         )
 
@@ -139,11 +169,15 @@ def statistics(case: Case, label: str, state: str) -> Causes:
     axes, count = (0, 1, 2), x.size // x.shape[-1]
     new, old = (x.mean(axes) if "mean" in path else x.var(axes, ddof=1)), arrays[parameter.name]
     yield None, 0.9 * old + 0.1 * new
-    yield "batch norm's momentum counted the other way round", 0.1 * old + 0.9 * new
-    yield "batch norm's momentum 0.01, Flax's default", 0.99 * old + 0.01 * new
+    yield (
+        named("batch-norm-momentum", "batch norm's momentum counted the other way round", 0.1, 0.9),
+        0.1 * old + 0.9 * new,
+    )
+    yield named("batch-norm-momentum", "batch norm's momentum 0.01, Flax's default", 0.99, 0.9), 0.99 * old + 0.01 * new
     if "var" in path:
-        yield "batch norm's running variance biased", 0.9 * old + 0.1 * new * (count - 1) / count
-    yield "batch norm's statistics not kept", old
+        cause = named("biased-variance", "batch norm's running variance biased", "biased", "unbiased")
+        yield cause, 0.9 * old + 0.1 * new * (count - 1) / count
+    yield named("statistics-not-updated", "batch norm's statistics not kept", "not updated", "updated"), old
 
 
 def gradients(case: Case, name: str) -> Causes:
@@ -156,10 +190,10 @@ def gradients(case: Case, name: str) -> Causes:
     phase = next(phase for phase in spec.phases if not phase or array.startswith(f"{phase}."))
     plain = reference.gradients(spec, arrays, case.batch, phase)[array]
     yield None, plain
-    yield "gradient summed over the batch, not averaged", plain * len(case.batch.x)
-    yield "gradient averaged over pixels too", plain / spec.model.pixels
-    yield "gradient summed over pixels, not averaged", plain * spec.model.pixels
-    yield "gradient stopped at the latent", reference.gradients(spec, arrays, case.batch, phase, detach=True)[array]
+    pixels = spec.model.pixels
+    yield from scaled(plain, len(case.batch.x), pixels)
+    yield named("gradient-scaled", "gradient summed over pixels, not averaged", pixels, 1), plain * pixels
+    yield STOPPED, reference.gradients(spec, arrays, case.batch, phase, detach=True)[array]
 
 
 def optimizer(case: Case, name: str) -> Causes:
@@ -213,7 +247,7 @@ def steps(case: Case, name: str) -> Causes:
     if "running" in name:  # of which the plain steps keep no account
         return
     yield None, answer(reference.usual(spec))
-    yield "wrong fold-in: the step is counted from 1", answer(reference.usual(spec), 1)
+    yield FROM_1, answer(reference.usual(spec), 1)
     for cause, how in training.adams(spec).items():
         yield cause, answer(how)
 
@@ -237,10 +271,10 @@ def order(case: Case, name: str) -> Causes:
         return order[i * size :][:size]
 
     yield None, answer(shuffled)
-    yield "order not shuffled", answer(lambda epoch, i: np.arange(n)[i * size :][:size])
-    yield "key reused: every epoch has the first one's order", answer(lambda epoch, i: shuffled(0, i))
-    yield "wrong fold-in: the step is counted from 1", answer(shuffled, lambda t: t + 1)
-    yield "key reused: every step draws the first one's noise", answer(shuffled, lambda t: 0)
+    yield training.UNSHUFFLED, answer(lambda epoch, i: np.arange(n)[i * size :][:size])
+    yield training.SAME_ORDER, answer(lambda epoch, i: shuffled(0, i))
+    yield FROM_1, answer(shuffled, lambda t: t + 1)
+    yield training.FIRST_NOISE, answer(shuffled, lambda t: 0)
 
 
 def evaluation(case: Case, name: str) -> Causes:
@@ -255,7 +289,7 @@ def evaluation(case: Case, name: str) -> Causes:
         return reference.averaged(spec, terms, batch._replace(step=2**31))[name]
 
     yield None, answer(1)
-    yield "wrong fold-in: the epoch is counted from 0", answer(0)
+    yield training.EPOCH_FROM_0, answer(0)
 
 
 def pictures(case: Case, name: str) -> Causes:
@@ -278,5 +312,8 @@ def pictures(case: Case, name: str) -> Causes:
     whole = (-1, *spec.model.image)
     signed = spec.images.range == "signed"
     yield None, ((means + 1) / 2 if signed else means).reshape(whole)
-    yield "logits for means", logits.reshape(whole)
-    yield "pictures in [-1, 1], not [0, 1]", (means if signed else 2 * means - 1).reshape(whole)
+    yield training.shown("logits for means", "logits", "the pixels' means"), logits.reshape(whole)
+    yield (
+        training.shown("pictures in [-1, 1], not [0, 1]", "[-1, 1]", "[0, 1]"),
+        (means if signed else 2 * means - 1).reshape(whole),
+    )

@@ -1,0 +1,202 @@
+"""A command's programs are found by the next command, without a trace, and are the same programs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae
+from jaxvae import compilation, devices
+from jaxvae.compilation import program
+
+SPEC = jaxvae.preset("pytorch-examples", hidden=(8,), latent=2)
+
+
+class Counted:
+    """A function as each new process sees it, and how often it was traced in all of them."""
+
+    def __init__(self) -> None:
+        self.traces = 0
+
+    def in_a_process(self) -> Any:
+        def scaled(spec: Any, state: dict, times: Any, key: Any = None, optimizer: Any = None) -> Any:
+            self.traces += 1
+            drawn = 0 if key is None else jax.random.normal(key, state["w"].shape, state["w"].dtype)
+            return {"w": state["w"] * times + drawn}, times
+
+        return program(["spec", "optimizer"], ["state"])(scaled)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JAXVAE_PROGRAMS", "1")
+    monkeypatch.setattr(compilation, "_folder", None)
+    devices._replace_unreadable(tmp_path)  # or JAX takes programs of the session's folder
+    compilation.keep_in(tmp_path / "programs")
+    return tmp_path / "programs"
+
+
+def test_a_program_is_traced_once_for_all_processes(folder: Path) -> None:
+    counted, key = Counted(), jax.random.key(3)
+    for process in range(3):
+        function, given = counted.in_a_process(), {"w": jnp.arange(3.0)}
+        (result, times), was = function(SPEC, given, 2, key=key), given["w"]
+        expected = np.arange(3.0) * 2 + jax.random.normal(jax.random.key(3), (3,), was.dtype)
+        np.testing.assert_array_equal(result["w"], expected)
+        assert (int(times), was.is_deleted(), counted.traces) == (2, True, 1), process
+        assert function(SPEC, {"w": jnp.ones(3)}, 5, key)[0]["w"].shape == (3,)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_a_program_depends_on_is_told_apart(folder: Path) -> None:
+    counted = Counted()
+    other = jaxvae.preset("pytorch-examples", hidden=(8,), latent=2, beta=2.0)
+    calls = [(SPEC, jnp.ones(3), 2), (SPEC, jnp.ones(4), 2), (SPEC, jnp.ones(3), 2.0), (SPEC, jnp.ones(3, "int32"), 2)]
+    calls += [(other, jnp.ones(3), 2), (SPEC, jnp.ones(3), jnp.float32(2))]
+    for count, (spec, w, times) in enumerate([*calls, *calls], start=1):
+        result = counted.in_a_process()(spec, {"w": jnp.copy(w)}, times)[0]["w"]
+        expected = jax.jit(lambda w, times: w * times)(w, times)
+        assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+        assert counted.traces == min(count, len(calls))
+
+
+def test_a_program_of_other_code_or_settings_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted()
+    call = lambda: counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)  # noqa: E731
+    call()
+    with jax.default_matmul_precision("float32"):
+        call()
+    assert counted.traces == 2
+    with monkeypatch.context() as other:
+        other.setattr(compilation, "_begun", lambda: b"another version")
+        call()
+    assert counted.traces == 3
+    with jax.disable_jit():
+        call()
+    with jax.debug_nans(True):
+        call()
+    assert (before := counted.traces) >= 5
+    call()
+    assert counted.traces == before
+
+
+def test_the_digest_is_of_the_packages_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "compilation.py"))
+    digest = compilation._begun.__wrapped__
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "a.py").write_text("1")
+    before = digest()
+    assert digest() == before
+    (tmp_path / "shared" / "a.py").write_text("2")
+    assert digest() != before
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    (tmp_path / "shared" / "a.py").write_text("1")
+    assert digest() != before
+
+
+@pytest.mark.parametrize("damage", ["shorter", "flipped", "empty", "another's"])
+def test_a_damaged_program_is_replaced(folder: Path, damage: str) -> None:
+    counted = Counted()
+    call = lambda: counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)[0]["w"]  # noqa: E731
+    call()
+    (whole,) = {file.read_bytes() for file in folder.iterdir()}
+    for file in folder.iterdir():
+        damaged = {
+            "shorter": whole[:-9],
+            "flipped": whole[:500] + bytes([whole[500] ^ 1]) + whole[501:],
+            "empty": b"",
+            "another's": whole[:32] + b"pickle",
+        }[damage]
+        file.unlink()
+        file.write_bytes(damaged)
+    np.testing.assert_array_equal(call(), 2 * np.ones(3))
+    assert counted.traces == 2
+    np.testing.assert_array_equal(call(), 2 * np.ones(3))
+    assert counted.traces == 2
+
+
+def test_what_cannot_be_known_again_is_not_kept(folder: Path) -> None:
+    class Part:
+        record = ("a part of one's own",)
+
+    counted, own = Counted(), jaxvae.preset("pytorch-examples", hidden=(8,), latent=2)
+    vars(own.model)["parts"] = Part()
+    for given in ({"spec": own}, {"spec": SPEC, "optimizer": optax.sgd(0.1)}):
+        counted.in_a_process()(state={"w": jnp.ones(3)}, times=2, **given)
+    assert not list(folder.iterdir())
+    with pytest.raises(TypeError, match="spek"):
+        counted.in_a_process()(spek=SPEC, state={}, times=2)
+    assert jax.vmap(lambda w: counted.in_a_process()(SPEC, {"w": w}, 2)[0]["w"])(jnp.ones((2, 3))).shape == (2, 3)
+    assert not list(folder.iterdir())
+
+
+def test_the_oldest_programs_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_MOST", 4)
+    counted = Counted()
+    for size in range(1, 6):
+        counted.in_a_process()(SPEC, {"w": jnp.ones(size)}, 2)
+    assert len(list(folder.iterdir())) <= 6
+    counted.in_a_process()(SPEC, {"w": jnp.ones(5)}, 2)
+    assert counted.traces == 5
+    counted.in_a_process()(SPEC, {"w": jnp.ones(1)}, 2)
+    assert counted.traces == 6
+
+
+def test_only_commands_keep_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_folder", None)
+    monkeypatch.delenv("JAXVAE_PROGRAMS", raising=False)
+    compilation.keep_in(tmp_path / "programs")
+    Counted().in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+    assert not (tmp_path / "programs").exists()
+
+
+def test_no_program_is_taken_from_a_folder_that_others_can_write_to(folder: Path) -> None:
+    counted = Counted()
+    counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+    folder.chmod(0o777)
+    compilation.keep_in(folder)
+    counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
+    assert counted.traces == 2
+
+
+# What a command traces, as JAX tells of it; and its run's files.
+COMMAND = """
+import sys, jax
+traced = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **told: traced.append(told.get("fun_name")) if "jaxpr_trace" in event else None
+)
+from jaxvae import __main__
+sys.argv = ["jaxvae", *sys.argv[1:]]
+try:
+    __main__.main()
+finally:
+    print(*sorted({str(name) for name in traced}), file=sys.stderr)
+"""
+
+
+def test_the_second_command_traces_none_of_its_programs(tmp_path: Path) -> None:
+    flags = "--data digits --epochs 1 --hidden 8 --latent 2 --train-images 200 --device cpu"
+    of_the_tests = ("JAX_", "JAXVAE_PROGRAMS")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(of_the_tests)}
+    runs = []
+    for name in ("a", "b"):
+        result = subprocess.run(
+            [sys.executable, "-c", COMMAND, "train", *flags.split(), "--out", str(tmp_path / name)],
+            env={**clean, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": os.environ["XLA_FLAGS"]},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        runs.append((set(result.stderr.split()), (tmp_path / name / "model.safetensors").read_bytes()))
+    ours = {"train_epoch", "epoch_order", "_init", "init_optimizers", "_terms", "_sampled", "_reconstructed", "_finite"}
+    assert ours <= runs[0][0]
+    assert not ours & runs[1][0]
+    assert runs[0][1] == runs[1][1]
