@@ -165,7 +165,7 @@ def _of_mean_square(
                 return None
             found.append(eps)
     shown = f"{found[0]:.3g}", f"{found[1]:.3g}"
-    return EPS.of(*found, shown) if shown[0] != shown[1] else None
+    return EPS.of(found[0], found[1], shown) if shown[0] != shown[1] else None
 
 
 def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
