@@ -762,7 +762,6 @@ def test_a_single_layer_is_called_the_module() -> None:
             "the output",
             "the layers are connected otherwise: it is a in JAX and b in PyTorch",
         ),
-        (lambda net, x: net.b(net.a(x)), lambda net, x: net.a(x), "b", None),
         (
             lambda net, x: net.b(net.a(x) * nnx.sigmoid(x)),
             lambda net, x: net.b(x * net.a(x).sigmoid()),

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +27,6 @@ from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import copied, entries, whole
 
 NOT_CALLED = "PyTorch calls it, and no call of it was recorded in JAX."
-NOT_CALLED_IN_TORCH = "JAX calls it, and no call of it was recorded in PyTorch."
 
 _CHANNELS_SECOND = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 
@@ -135,13 +134,13 @@ def walk(
             if not _found_within(own, found):
                 given = [*earlier[:-1], (f"the input of {name}", in_jax.input, in_torch.input), earlier[-1]]
                 last = between_layers(given, f"the output of {name}", in_jax.output, in_torch.output)
-                found.append(_around(last, around, calls[1]))
+                found.append(_around(last, around))
         elif inputs_agree:
             given = {**every_array, **{place: theirs for place, _, theirs in earlier}}
             found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
         else:
             if not found:
-                found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around, calls[1]))
+                found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
             elif (between := between_layers(earlier, name, in_jax.input, in_torch.input)).cause:
                 found.append(between._replace(difference=f"Other operations give the input of {name}.", jump=0.0))
             plain = _computed(layer, in_jax.input, in_torch)
@@ -155,7 +154,7 @@ def walk(
         return found
     last = between_layers(earlier, "the output", ends[0].output, ends[1].output)
     if not found:
-        return [_around(last, [layer for at, layer in uncompared if agreed < at], calls[1])]
+        return [_around(last, [layer for at, layer in uncompared if agreed < at])]
     return [*found, last._replace(difference="Other operations give the output.", jump=0.0)] if last.cause else found
 
 
@@ -187,14 +186,8 @@ def _uncompared(
     return found
 
 
-def _around(found: Diagnosis, layers: Sequence[str], in_torch: Iterable[str]) -> Diagnosis:
-    """Say that the difference may lie in layers that can't be compared by themselves, or that torch doesn't call."""
-    called = {label.partition("#")[0] for label in in_torch}
-    for layer in layers:
-        parts = layer.split(".")
-        around = {".".join(parts[: i + 1]) for i in range(len(parts))}
-        if not around & called and not any(name.startswith(f"{layer}.") for name in called):
-            return found._replace(where=layer, difference=f"{NOT_CALLED_IN_TORCH} {found.difference}")
+def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
+    """Say that the difference may lie in layers that can't be compared by themselves."""
     return found._replace(where=f"{found.where}, or in {', '.join(layers)}") if layers else found
 
 
