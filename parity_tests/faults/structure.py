@@ -19,6 +19,8 @@ from parity_tests.harness.modules.mapping import Transform
 from parity_tests.support.small_nets import IMAGES, ROWS, JaxNet, TorchNet, compare
 
 SEQUENCES = np.random.default_rng(2).normal(size=(2, 5, 8))
+MEMORY = np.random.default_rng(3).normal(size=(2, 7, 8))
+SEEN = np.arange(7) < np.array([[4], [6]])
 SQUARES = (lambda y: (y**2).mean(), lambda y: (y**2).mean())
 
 
@@ -57,6 +59,50 @@ def packed(**options: Any) -> Report:
     mask = np.tri(5, dtype=bool)[None, None] if options.pop("causal", False) else None
     theirs = TorchNet(lambda n, x: n.a(x, x, x, need_weights=False)[0], a=nn.MultiheadAttention(8, 2, batch_first=True))
     return compare(JaxNet(lambda n, x: n.a(x, mask=mask), a=ours), theirs, SEQUENCES)
+
+
+def plain(x: Any) -> Any:
+    return x
+
+
+def to_memory(in_jax: Callable = plain, in_torch: Callable = plain, seen: np.ndarray = SEEN) -> Report:
+    """Compare attention from linear layers of one sequence to those of another, with a mask of its keys that the
+    functions map."""
+
+    def of(mask: Callable, split: Callable, mixed: Callable) -> Callable:
+        def call(n: Any, x: Any, memory: Any, seen: Any) -> Any:
+            heads = [split(layer(y)) for layer, y in ((n.query, x), (n.key, memory), (n.value, memory))]
+            return n.out(mixed(*heads, None if (own := mask(seen)) is None else own[:, None, None]))
+
+        return call
+
+    names = ("query", "key", "value", "out")
+    ours = of(
+        in_jax,
+        lambda y: y.reshape(*y.shape[:2], 2, 4),
+        lambda q, k, v, mask: nnx.dot_product_attention(q, k, v, mask=mask).reshape(*q.shape[:2], 8),
+    )
+    theirs = of(
+        in_torch,
+        lambda y: y.unflatten(-1, (2, 4)).transpose(1, 2),
+        lambda q, k, v, mask: F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2),
+    )
+    return compare(
+        JaxNet(ours, **{name: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for name in names}),
+        TorchNet(theirs, **{name: nn.Linear(8, 8) for name in names}),
+        (SEQUENCES, MEMORY, seen),
+    )
+
+
+def packed_to_memory(mask: Callable) -> Report:
+    """Compare Flax's attention to another sequence with torch's, which takes the keys that it is not to see."""
+    ours = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+    theirs = TorchNet(
+        lambda n, x, memory, hidden: n.a(x, memory, memory, key_padding_mask=hidden, need_weights=False)[0],
+        a=nn.MultiheadAttention(8, 2, batch_first=True),
+    )
+    net = JaxNet(lambda n, x, memory, hidden: n.a(x, memory, mask=mask(hidden)), a=ours)
+    return compare(net, theirs, (SEQUENCES, MEMORY, ~SEEN))
 
 
 def chained(in_jax: Callable, in_torch: Callable, **options: Any) -> Report:
@@ -202,6 +248,16 @@ FAULTS = [
           lambda: backward_only(branching(lambda y: y), branching(torch.detach))),
     Fault("gradient halved", "PyTorch", GRADIENTS, backward.GRADIENT_SCALED,
           lambda: backward_only(residual, lambda n, x: n.c(stretched(n.b(y := n.a(n.n(x)))) + y))),
+    Fault("mask of the memory inverted", "JAX", OUTPUTS, attention.INVERTED, lambda: to_memory(lambda seen: ~seen)),
+    Fault("mask of the memory left out", "JAX", OUTPUTS, attention.MASK, lambda: to_memory(lambda seen: None)),
+    Fault("mask of the memory left out in torch", "PyTorch", OUTPUTS, attention.MASK,
+          lambda: to_memory(plain, lambda seen: None)),
+    Fault("hidden keys of packed attention seen", "JAX", OUTPUTS, attention.MASK,
+          lambda: packed_to_memory(lambda hidden: None)),
+    Fault("hidden keys of packed attention inverted", "JAX", OUTPUTS, attention.INVERTED,
+          lambda: packed_to_memory(lambda hidden: hidden[:, None, None])),
+    Fault("a row of the memory hidden", "JAX", OUTPUTS, attention.NO_KEY,
+          lambda: to_memory(seen=SEEN & np.array([[False], [True]]))),
 ]  # fmt: skip
 
 

@@ -28,8 +28,8 @@ class JaxNet(nnx.Module):
         for name, layer in named.items():
             setattr(self, name, layer)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.forward(self, x)
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        return self.forward(self, *inputs)
 
 
 class TorchNet(nn.Module):
@@ -47,11 +47,11 @@ class TorchNet(nn.Module):
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5 if positive else
                              torch.randn(tensor.shape, generator=generator) * 0.3)  # fmt: skip
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.apply_to(self, x)
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.apply_to(self, *inputs)
 
 
-def compare(jax_net: Any, torch_net: nn.Module, x: np.ndarray, mapping: Any = None, **options: Any) -> Report:
+def compare(jax_net: Any, torch_net: nn.Module, x: Any, mapping: Any = None, **options: Any) -> Report:
     return compare_modules(jax_net, None, torch_net, mapping, x, **{"weights": "torch", **options})
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from parity_tests.harness.hooks.masks import as_arrays
+
 OPTIONS: dict[str, Any] = {"xla_allow_excess_precision": False, "xla_backend_optimization_level": 1}
 """XLA would leave out a conversion to fewer bits and back, which another framework computes. At level 0 the gradient of
 a maximum is NaN, as its numbers are computed twice, with other roundings; higher ones take longer to compile."""
@@ -31,6 +33,7 @@ def compiled(call: Callable[..., Any], options: dict[str, Any] = OPTIONS) -> Cal
                 return program(*args)
             except Exception:  # a trace can fail in many ways that the function itself does not
                 program = None
+                as_arrays()
         return call(*args)
 
     return run

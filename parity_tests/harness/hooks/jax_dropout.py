@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from flax.core.scope import Scope
 from jax.core import Tracer
 
@@ -26,7 +27,14 @@ def shared(masks: Masks | None) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(jax.random, "bernoulli", _bernoulli(masks, jax.random.bernoulli)))
+        draws = _draws(masks)
+        patches = {
+            "bernoulli": _bernoulli(draws, jax.random.bernoulli),
+            "uniform": _uniform(masks, draws, jax.random.uniform),
+        }
+        for name, draw in patches.items():
+            stack.enter_context(mock.patch.object(jax.random, name, draw))
+            stack.enter_context(mock.patch.object(nnx.RngStream, name, _of_stream(draw)))
         with contextlib.suppress(ImportError, AttributeError):  # JAX has no public name for it
             from jax._src import ad_checkpoint
 
@@ -105,21 +113,23 @@ def _scan(
     return scan
 
 
-def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """JAX's draw, which every dropout of Flax's is made of."""
+_Draws: TypeAlias = Callable[..., Any]
+"""Draws a mask `draws(key, p, shape)` as uniform numbers, of which those below p are kept; None if it is none that
+torch's dropout takes too."""
 
-    def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
-        shape = tuple(np.shape(p)) if shape is None else tuple(shape)
+
+def _draws(masks: Masks) -> _Draws:
+    def draws(key: Any, p: Any, shape: tuple[int, ...]) -> Any:
         masks.draws += 1
         keys, turn = _keys(key)
         rows = (len(keys), *shape)  # of examples under `vmap`, which torch drops in one call
         if masks.key is not None:
             numbers = [masks.in_jax(one, shape) for one in keys]
-            return jnp.asarray(numbers)[0 if turn is None else turn] < p
+            return jnp.asarray(numbers)[0 if turn is None else turn]
         k = None if turn is None else masks.partner(rows, trial=True)
         in_one = k is not None
         if k is None and (k := masks.partner(shape, len(keys))) is None:
-            return plain(key, p, shape, **more)
+            return None
         masks.reused |= len({*keys}) < len(keys)
         in_torch = masks.drawn[k].rate
         rate = _rate(p, in_torch)
@@ -133,11 +143,112 @@ def _bernoulli(masks: Masks, plain: Callable[..., Any]) -> Callable[..., Any]:
         else:
             numbers = [masks.numbers(masks.first(one, shape, i), shape, rate) for i, one in enumerate(keys, k)]
         taken = jnp.asarray(numbers)[0 if turn is None else turn]
-        if of_dropped:  # the draw says what is dropped, where Flax's says what is kept
-            return taken >= 1.0 - rate
-        return taken < (p if isinstance(p, float) else jnp.asarray(p))
+        return 1.0 - taken if of_dropped else taken  # the draw says what is dropped, where Flax's says what is kept
+
+    return draws
+
+
+def _bernoulli(draws: _Draws, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX's draw, which every dropout of Flax's is made of."""
+
+    def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
+        shape = tuple(np.shape(p)) if shape is None else tuple(shape)
+        numbers = draws(key, p, shape)
+        if numbers is None:
+            return plain(key, p, shape, **more)
+        return numbers < (p if isinstance(p, float) else jnp.asarray(p))
 
     return bernoulli
+
+
+def _of_stream(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """A draw as a method of a stream of keys."""
+    return lambda stream, *given, **more: draw(stream(), *given, **more)
+
+
+class _Uniform:
+    """Uniform numbers, perhaps with one number added. The first comparison that makes a mask of them says what its
+    probability is, and they become numbers that give the shared mask; any other operation takes them as an array."""
+
+    def __init__(self, draws: Callable[[float], Any], plain: Callable[[], Any], added: float = 0.0):
+        self._draws, self._plain, self._added, self._array = draws, plain, added, None
+
+    def _settled(self, p: Any, below: bool) -> Any:
+        """Return the numbers, of which those below p, or the largest of that share, are kept in the shared mask."""
+        if self._array is None:
+            known = np.ndim(p) == 0 and not isinstance(p, Tracer) and 0.0 < p < 1.0
+            numbers, plain = self._draws(float(p)) if known else None, self._plain()
+            if numbers is not None:
+                plain = (numbers if below else 1.0 - numbers).astype(plain.dtype)
+            self._array = plain + self._added if self._added else plain
+        return self._array
+
+    def __jax_array__(self) -> Any:
+        return self._settled(self._added, below=False)  # floor may keep those that reach 1
+
+    def __lt__(self, p: Any) -> Any:
+        return self._settled(np.nan if self._added else p, below=True) < p
+
+    def __le__(self, p: Any) -> Any:
+        return self._settled(np.nan if self._added else p, below=True) <= p
+
+    def __gt__(self, rate: Any) -> Any:
+        return self._settled(np.nan if self._added else 1.0 - rate, below=False) > rate
+
+    def __ge__(self, rate: Any) -> Any:
+        return self._settled(np.nan if self._added else 1.0 - rate, below=False) >= rate
+
+    def __add__(self, p: Any) -> Any:
+        if isinstance(p, float) and not self._added and self._array is None:
+            return _Uniform(self._draws, self._plain, p)
+        return self.__jax_array__() + p
+
+    __radd__ = __add__
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._rearranged(lambda x: x[at])
+
+    def reshape(self, *shape: Any) -> Any:
+        return self._rearranged(lambda x: x.reshape(*shape))
+
+    def _rearranged(self, change: Callable[[Any], Any]) -> Any:
+        """Return the same numbers in another shape; of some of them an array."""
+        size = self._plain().size
+        if self._added or self._array is not None or change(self._plain()).size != size:
+            return change(self.__jax_array__())
+        draws = lambda p: None if (numbers := self._draws(p)) is None else change(numbers)  # noqa: E731
+        return _Uniform(draws, lambda: change(self._plain()))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__jax_array__(), name)
+
+
+def _as_an_array(name: str) -> Callable[..., Any]:
+    return lambda self, *given: getattr(self.__jax_array__(), name)(*given)
+
+
+for _name in ("sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(_Uniform, f"__{_name}__", _as_an_array(f"__{_name}__"))
+    setattr(_Uniform, f"__r{_name}__", _as_an_array(f"__r{_name}__"))
+for _name in ("neg", "abs", "len", "iter", "float", "array", "eq", "ne"):
+    setattr(_Uniform, f"__{_name}__", _as_an_array(f"__{_name}__"))
+
+
+jax.tree_util.register_pytree_node(_Uniform, lambda u: ((u.__jax_array__(),), None), lambda _, arrays: arrays[0])
+
+
+def _uniform(masks: Masks, draws: _Draws, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX's draw of uniform numbers."""
+
+    def uniform(key: Any, shape: Any = (), *given: Any, **more: Any) -> Any:
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        bounds = [*given[1:], *(more.get(name, at) for name, at in (("minval", 0.0), ("maxval", 1.0)))][:2]
+        none_left = masks.key is None and masks.calls["jax"] >= len(masks.drawn)
+        if none_left or masks.arrays or bounds != [0.0, 1.0]:
+            return plain(key, shape, *given, **more)
+        return _Uniform(lambda p: draws(key, p, shape), lambda: plain(key, shape, *given, **more))
+
+    return uniform
 
 
 def _keys(key: Any) -> tuple[list[bytes | None], Any]:

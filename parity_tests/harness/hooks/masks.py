@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Shape = tuple[int, ...]
+_FEW = 8  # masks that are looked for in what differs
 
 
 class Drawn(NamedTuple):
@@ -45,6 +46,8 @@ class Masks:
         """How often the calls of layers are being recorded, in which nothing is compiled."""
         self.draws = 0
         """The number of JAX's draws, also of those that take no mask."""
+        self.arrays = False
+        """Whether JAX's uniform numbers are arrays, none of which takes a mask: a model may have failed otherwise."""
 
     def begin(self, framework: Literal["jax", "torch"]) -> None:
         """Begin a call of a model: its first dropout takes the first mask."""
@@ -107,6 +110,13 @@ class Masks:
             places[axes] = np.sort(places[axes], axis=0)
         return rng.random(prod(shape))[np.ravel_multi_index(tuple(places), shape)]
 
+    def factors(self, shape: Shape) -> dict[str, np.ndarray]:
+        """Return what the masks of a shape in torch's last call multiply by, by their numbers from 1 on."""
+        if self.key is not None:
+            return {}
+        own = [(k, one.rate) for k, one in enumerate(self.drawn) if one.shape == shape and one.rate < 1][:_FEW]
+        return {f"mask {k + 1}": (self.below(k, shape, rate) < 1 - rate) / (1 - rate) for k, rate in own}
+
     def partner(self, shape: Shape, several: int = 1, trial: bool = False) -> int | None:
         """Return the number of torch's mask that JAX's next one, or the first of several, is compared with.
 
@@ -142,6 +152,12 @@ def begin(framework: Literal["jax", "torch"]) -> None:
     """Begin a call of a model."""
     if Masks.active is not None:
         Masks.active.begin(framework)
+
+
+def as_arrays() -> None:
+    """Let JAX's uniform numbers be arrays from now on."""
+    if Masks.active is not None:
+        Masks.active.arrays = True
 
 
 def looking() -> bool:

@@ -30,7 +30,12 @@ def shared(masks: Masks | None) -> Iterator[None]:
             stack.enter_context(mock.patch.object(_VF, name, call))
         for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             stack.enter_context(mock.patch.object(_VF, name, _recurrent(getattr(_VF, name))))
-        stack.enter_context(mock.patch.object(Tensor, "bernoulli_", _bernoulli(masks, Tensor.bernoulli_)))
+        stack.enter_context(mock.patch.object(Tensor, "bernoulli_", _bernoulli_(masks, Tensor.bernoulli_)))
+        for owner in (torch, Tensor):
+            stack.enter_context(mock.patch.object(owner, "bernoulli", _bernoulli(masks, owner.bernoulli)))
+        for name in ("rand", "rand_like"):
+            stack.enter_context(mock.patch.object(torch, name, _uniform(getattr(torch, name))))
+        stack.enter_context(mock.patch.object(Tensor, "uniform_", _uniform_(Tensor.uniform_)))
         stack.enter_context(mock.patch.object(F, "scaled_dot_product_attention", _attention(plain_attention)))
         stack.callback(setattr, Masks, "active", before)
         Masks.active = masks
@@ -53,15 +58,107 @@ def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., T
     return dropout
 
 
-def _bernoulli(masks: Masks, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _kept(masks: Masks, shape: tuple[int, ...], p: float) -> Tensor:
+    """A mask that is true with one probability."""
+    return torch.as_tensor(masks.in_torch(shape, 1.0 - p) < p)
+
+
+def _bernoulli_(masks: Masks, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Torch's draw of a mask with one probability, which whoever drops whole branches makes it of."""
 
     def bernoulli_(x: Tensor, p: Any = 0.5, **more: Any) -> Tensor:
         if not isinstance(p, float) or not 0.0 < p < 1.0:
             return plain(x, p, **more)
-        return x.copy_(torch.as_tensor(masks.in_torch(tuple(x.shape), 1.0 - p) < p))
+        return x.copy_(_kept(masks, tuple(x.shape), p))
 
     return bernoulli_
+
+
+def _bernoulli(masks: Masks, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Torch's draw of a mask of the probabilities in a tensor, where they are all the same."""
+
+    def bernoulli(x: Tensor, *given: Any, **more: Any) -> Tensor:
+        p = [*given, more.get("p")][0]
+        if p is None and x.numel() and bool((x == x.flatten()[0]).all()):
+            p = float(x.flatten()[0])
+        if not isinstance(p, float) or not 0.0 < p < 1.0 or "out" in more:
+            return plain(x, *given, **more)
+        return torch.empty_like(x).copy_(_kept(masks, tuple(x.shape), p))
+
+    return bernoulli
+
+
+class _Uniform(Tensor):
+    """Uniform numbers, perhaps with one number added, as torch drew them. The first comparison or `floor` that makes a
+    mask of them says what its probability is, and they become numbers that give the shared mask."""
+
+    added: float | None = 0.0
+    """None once they are no longer drawn numbers, or are settled."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, u = func.__name__, args[0] if args and isinstance(args[0], _Uniform) else None
+        other = _number(args[1]) if len(args) == 2 and not kwargs else None
+        with torch._C.DisableTorchFunctionSubclass():
+            if u is None or u.added is None:
+                return func(*map(_plain, args), **{key: _plain(x) for key, x in (kwargs or {}).items()})
+            added = u.added
+            if name in ("floor", "floor_") and 0.0 < added < 1.0:
+                u._settle(added, below=False)
+            elif name in _BELOW and added == 0.0 and other is not None and 0.0 < other < 1.0:
+                u._settle(other if _BELOW[name] else 1.0 - other, _BELOW[name])
+            if name.endswith("_") and not name.startswith("__"):
+                u.added = other if name == "add_" and added == 0.0 else None
+                func(*map(_plain, args), **(kwargs or {}))
+                return u
+            result = func(*map(_plain, args), **{key: _plain(x) for key, x in (kwargs or {}).items()})
+            as_many = name in _REARRANGES and result.numel() == u.numel()
+            if u.added == 0.0 and (as_many or (name == "add" and other is not None)):
+                result = result.as_subclass(_Uniform)
+                result.added = 0.0 if as_many else other
+            return result
+
+    def _settle(self, p: float, below: bool) -> None:
+        """Become numbers of which those below p, or the largest of that share, are kept in the shared mask."""
+        if Masks.active is not None:
+            numbers = torch.as_tensor(Masks.active.in_torch(tuple(self.shape), 1.0 - p)).to(self)
+            self.copy_(numbers if below else (self.added or 0.0) + 1.0 - numbers)
+        self.added = None
+
+
+_BELOW = {"lt": True, "le": True, "gt": False, "ge": False}
+_REARRANGES = ("view", "reshape", "unsqueeze", "__getitem__")
+
+
+def _number(x: Any) -> float | None:
+    if isinstance(x, Tensor) and not isinstance(x, _Uniform) and x.ndim == 0 and x.is_floating_point():
+        return x.item()
+    return x if isinstance(x, float) else None
+
+
+def _plain(x: Any) -> Any:
+    return x.as_subclass(Tensor) if isinstance(x, _Uniform) else x
+
+
+def _uniform(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Torch's draw of uniform numbers."""
+
+    def uniform(*given: Any, **more: Any) -> Tensor:
+        drawn = plain(*given, **more)
+        return drawn if drawn.requires_grad or "out" in more else drawn.as_subclass(_Uniform)
+
+    return uniform
+
+
+def _uniform_(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Torch's draw of uniform numbers into a tensor."""
+
+    def uniform_(x: Tensor, *given: Any, **more: Any) -> Tensor:
+        drawn = plain(x, *given, **more)
+        bounds = [*given, *(more.get(name, at) for name, at in (("from", 0.0), ("to", 1.0)))][:2]
+        return drawn.as_subclass(_Uniform) if bounds == [0.0, 1.0] and not drawn.requires_grad else drawn
+
+    return uniform_
 
 
 def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

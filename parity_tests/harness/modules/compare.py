@@ -24,6 +24,7 @@ from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
+from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION
 from parity_tests.harness.modules.hypotheses.shared_masks import of_masks
 from parity_tests.harness.modules.inputs import read
 from parity_tests.harness.modules.joining.rearranged import apart, arranged, check_shared, without_frozen
@@ -245,7 +246,7 @@ def compare_modules(
         own += both.exchanged(*evaluation.trees, given)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))
-        unexercised, left_out = (*compared.unexercised, *own), compared.left_out
+        unexercised, left_out = (*compared.unexercised, *own, *compared.otherwise), compared.left_out
         tree = _tree(compared, findings, None, layers)
         report = Report(about, tuple(findings), drawn=drawn, unexercised=unexercised, left_out=left_out, tree=tree)
     if not low or not report.passed:
@@ -281,10 +282,11 @@ def _diagnosed(finding: Finding, diagnose: Callable[[], Diagnosis | None]) -> Di
 
 
 def _with_doubt(diagnosis: Diagnosis, arrangement: Arrangement) -> Diagnosis:
-    """Say which pairs may be others, where no cause is known."""
+    """Say which pairs may be others, where no cause is known or one that tells layers by their numbers alone."""
     layers = ((p.path.rpartition("/")[0], p.name.rpartition(".")[0]) for p in arrangement.pairs if p.by_calls)
     guessed = [f"{in_jax} and {in_torch}" for in_jax, in_torch in dict.fromkeys(layers)]
-    if not guessed or diagnosis.cause:
+    known = diagnosis.cause and getattr(diagnosis.cause, "kind", None) != EXPRESSION.kind
+    if not guessed or known:
         return diagnosis
     told = f"The order of calls alone paired these layers: {named(guessed)}; if others belong together, give pairs."
     return diagnosis._replace(difference=f"{diagnosis.difference} {told}")

@@ -117,7 +117,8 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
         differs = _differs(evaluation, floors, clear)
         tolerance = TOLERANCES[both.dtype]
-        if found := localize.walk(both.pairs, both.module, calls, ends, tolerance, differs, both.inputs, stages):
+        options = (tolerance, differs, both.inputs, stages, both.given)
+        if found := localize.walk(both.pairs, both.module, calls, ends, *options):
             return found, _figures(evaluation, stages, floors, clear)
     return [], _figures(evaluation, stages, floors, 1.0)
 

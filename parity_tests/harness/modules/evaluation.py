@@ -16,6 +16,7 @@ from parity_tests.harness.hooks.memory import returned
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import torch_state
 from parity_tests.harness.modules.adapters import flatten
+from parity_tests.harness.modules.common.slopes import slope_errors
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.outputs import detached, leaves, mixture
@@ -48,6 +49,8 @@ class Evaluation:
         """The outputs of both networks, once they were called; a sample is paired as they are."""
         self._called: tuple[Any, torch.nn.Module] | None = None
         """The outputs of the torch module and the module, called once already, for one gradient."""
+        self.without_gradient: frozenset[str] = frozenset()
+        """The tensors to which torch's last gradient brought nothing, not even zeros."""
         self._known: dict[tuple[str, Level], Arrays] = {}
 
     @property
@@ -91,6 +94,22 @@ class Evaluation:
         other._forward, other._sharing, other.trees, other.unfused = self._forward, self._sharing, self.trees, True
         other._known = {place: known for place, known in self._known.items() if place != ("jax", "gradients")}
         return other
+
+    def contradicts(self, unfused: "Evaluation") -> bool:
+        """Return whether the slope of JAX's loss is that of this gradient and not that of an unfused one, which then is
+        none of the model's. It is neither's where the model stops a gradient."""
+        net, inputs = self.both.net, self.both.jax_inputs
+        gradients = [one.gradient(net.params, net.state, *inputs) for one in (self, unfused)]
+        exact, _ = self._in_float64()
+        with settings("float64"):
+            both = exact.both
+
+            def loss(params: Any) -> float:
+                assert exact.losses is not None
+                return float(exact.losses[0](exact._forward(params, both.net.state, *both.jax_inputs)[0]))
+
+            fused, other = slope_errors(loss, both.net.params, gradients)
+        return fused * 10 < other
 
     def forward_torch(self, both: Both) -> tuple[Any, torch.nn.Module]:
         """Return the outputs of the torch module and the module after the call."""
@@ -191,6 +210,8 @@ class Evaluation:
         if loss.requires_grad:  # not where every tensor is frozen
             with raised_by("The gradient of the torch module or of its loss"):
                 loss.backward()
+        every = torch_state.entries(module)
+        self.without_gradient = frozenset(name for name, held in every.items() if held.tensor.grad is None)
         return both.gradients(module)
 
     def torch_loss(self, outputs: Any) -> torch.Tensor:

@@ -29,6 +29,11 @@ class Call(NamedTuple):
     own: tuple[str, ...] = ()
     """The names of arrays that one of the two alone has, which are not moved."""
 
+    @property
+    def own_arrays(self) -> dict[str, np.ndarray]:
+        """Those arrays, by name."""
+        return dict(zip(self.own, (*self.in_jax.own, *self.in_torch.own), strict=True)) if self.own else {}
+
 
 def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype: str) -> Call:
     """Read the arguments of both models.

@@ -74,7 +74,7 @@ def judge(
         other = evaluation.apart()
         with contextlib.suppress(Exception):  # a model that XLA compiles only fused
             two = other.jax_numbers(level), evaluation.jax_numbers(level)
-            if rounding.worst(*two, least, dtype).size > tolerance:
+            if rounding.worst(*two, least, dtype).size > tolerance and not evaluation.contradicts(other):
                 return judge(name, level, other, tolerance, rough, given)
     reason = ROUGH_REASON[dtype] if rough else rounding.REASON
     finding = Finding(name, dtype, worst.size, worst.name, tolerance, rounding.UNIT, reason)

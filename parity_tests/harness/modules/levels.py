@@ -28,6 +28,7 @@ Optimizers = tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Opt
 OUTPUTS, STATE, LOSS, GRADIENTS = "every output", "state after a training step", "the loss", "every gradient"
 STEPS = "weights after {} optimizer steps from the same gradients"
 LARGER = "outputs at larger inputs"
+UNFUSED = "JAX's gradients as XLA fuses their operations, which rounds a maximum's numbers otherwise than the maximum"
 EFFECTS = "what each weight moves"
 ELSEWHERE = (
     ("outputs at other weights", "gradients at other weights"),
@@ -52,6 +53,8 @@ class Levels:
         self.tolerance = rounding.tolerance(max(sizes, default=1))
         self.unexercised: tuple[str, ...] = ()
         self.left_out: tuple[str, ...] = ()
+        self.otherwise: tuple[str, ...] = ()
+        """What was computed in another way than a user's program does."""
 
     def __iter__(self) -> Iterator[Compared]:
         """Yield the finding of each level, with a function that diagnoses it if it fails; see `compare_modules`."""
@@ -129,6 +132,7 @@ class Levels:
         if finding.passed or (again := self._at(point)) is None:
             return finding, lambda: None
         finding, sizes, other = judge(name, "gradients", again, self.tolerance, rough=True, given=sizes_given)
+        self._note(other)
         return finding, lambda: diagnoses.in_gradients(other, sizes, self.tolerance)
 
     def _at(self, point: int) -> Evaluation | None:
@@ -237,7 +241,8 @@ class Levels:
             return net.own(evaluation.gradient(net.rearranged(params), net.state, *both.jax_inputs))
 
         steps = self.options["steps"]
-        run = train_both(both, gradient, optimizers, self.options["scheduler"], steps)
+        scheduler, skipped = self.options["scheduler"], evaluation.without_gradient
+        run = train_both(both, gradient, optimizers, scheduler, steps, skipped)
         share = rounding.STEP_ERROR[both.dtype] / self.tolerance
         floors = {name: share * array for name, array in run.moved.items()}
         finding = self._finding(STEPS.format(steps), run.weights, floors)
@@ -249,7 +254,12 @@ class Levels:
 
     def _level(self, name: str, level: Level, diagnose: Callable[[str], Diagnosis]) -> Compared:
         finding, self.sizes, self.evaluation = judge(name, level, self.evaluation, self.tolerance)
+        self._note(self.evaluation)
         return finding, lambda: diagnose(finding.where)
+
+    def _note(self, evaluation: Evaluation) -> None:
+        if evaluation.unfused:
+            self.otherwise = (UNFUSED,)
 
     def _finding(self, level: str, values: tuple[Arrays, Arrays], floors: Arrays) -> Finding:
         worst, dtype = rounding.worst(*values, floors, self.both.dtype), self.both.dtype

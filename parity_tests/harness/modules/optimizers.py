@@ -1,6 +1,6 @@
 """Run an optax optimizer and a torch optimizer on the same gradients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.adapters import flatten
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.backward import FROZEN
-from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
+from parity_tests.harness.modules.hypotheses.optimizer import SKIPPED, Steps, cause_in_optimizer
 from parity_tests.harness.modules.pair import Arrays, Both, joined
 from parity_tests.harness.modules.torch_state import copied, entries
 from parity_tests.harness.modules.validation import kind
@@ -36,7 +36,9 @@ class Run(NamedTuple):
     options: dict[str, Any]
     steps: Steps
     trained: tuple[str, ...]
-    """The names of the tensors that torch's optimizer trains."""
+    """The names of the tensors that torch's optimizer trains, and to which a gradient comes."""
+    skipped: frozenset[str]
+    """Those that it is given and to which none came at the given weights."""
 
     def moment_floors(self, share: float) -> Arrays:
         """Return the rounding error of each moment, which is a mean of gradients or of their squares."""
@@ -48,6 +50,8 @@ class Run(NamedTuple):
 
     def cause(self, name: str) -> str | None:
         """Return why the two optimizers gave `name` different values."""
+        if name in self.skipped:
+            return None if self.largest[name].any() else SKIPPED
         if name not in self.trained:
             return FROZEN
         tolerance = NEAR.get(str(self.weights[1][name].dtype), 1e-12)
@@ -62,11 +66,13 @@ def train_both(
     optimizers: tuple[optax.GradientTransformation, Callable[[Any], torch.optim.Optimizer]],
     scheduler: Callable[[torch.optim.Optimizer], Any] | None,
     steps: int,
+    without_gradient: Collection[str] = (),
 ) -> Run:
     """Take `steps` steps with both optimizers from the same gradients.
 
     Both get JAX's gradient at JAX's weights. With gradients of their own, two correct optimizers would diverge, because
-    Adam takes full steps even where a gradient is zero up to rounding.
+    Adam takes full steps even where a gradient is zero up to rounding. What torch has no gradient of (`grad` is None)
+    is given none while JAX's is zero: torch's optimizers leave it alone, and don't even decay it.
     """
     module, params = copied(both.module), both.net.own(both.net.params)
 
@@ -81,7 +87,8 @@ def train_both(
         raise InputError(
             "optimizers: every tensor of the torch module is frozen, so there is nothing to train: pass no optimizers."
         )
-    before = {name: p.numpy(force=True).copy() for name, p in trained.items()}
+    reached = {name: p for name, p in trained.items() if name not in without_gradient}
+    before = {name: p.numpy(force=True).copy() for name, p in reached.items()}
     optax_optimizer, make = optimizers
     optimizer = make(trained.values())
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -103,28 +110,31 @@ def train_both(
         shared = {name: np.conj(array) for name, array in named(grads).items()}
         largest = {name: np.maximum(array, np.abs(shared[name])) for name, array in largest.items()}
         for name, parameter in trained.items():
-            parameter.grad = torch.tensor(shared[name].copy(), device=parameter.device)
+            none = name in without_gradient and not largest[name].any()
+            parameter.grad = None if none else torch.tensor(shared[name].copy(), device=parameter.device)
         rates.append(float(optimizer.param_groups[0]["lr"]))
         with raised_by("The torch optimizer"):
             optimizer.step()
-        gradients.append(_flat({name: shared[name] for name in trained}))
-        clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in trained.items() if p.grad is not None}))
+        gradients.append(_flat({name: shared[name] for name in reached}))
+        clipped.append(_flat({name: p.grad.numpy(force=True) for name, p in reached.items() if p.grad is not None}))
         if schedule is not None:
             schedule.step()
     after = named(params)
     in_torch = {name: tensors[name].numpy(force=True) for name in after}
-    sizes = {name: np.abs(in_torch[name]).max(initial=0) or 1 for name in trained}
+    sizes = {name: np.abs(in_torch[name]).max(initial=0) or 1 for name in reached}
     both_parts = {name: size * (1 + 1j) if np.iscomplexobj(in_torch[name]) else size for name, size in sizes.items()}
-    scales = _flat({name: np.full(p.shape, both_parts[name], in_torch[name].dtype) for name, p in trained.items()})
-    given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales)
-    moments = _moments(state, named, optimizer, trained)
-    return Run((after, in_torch), moved, largest, moments, type(optimizer).__name__, options, given, tuple(trained))
+    scales = _flat({name: np.full(p.shape, both_parts[name], in_torch[name].dtype) for name, p in reached.items()})
+    imaginary = _flat({n: np.full(p.shape, 1j if p.is_complex() else 0.0) for n, p in reached.items()}) > 0
+    given = Steps(_flat(before), np.stack(gradients), np.stack(clipped), np.array(rates), scales, imaginary)
+    moments = _moments(state, named, optimizer, reached) if reached else None
+    kind_of, skipped = type(optimizer).__name__, frozenset(trained) - frozenset(reached)
+    return Run((after, in_torch), moved, largest, moments, kind_of, options, given, tuple(reached), skipped)
 
 
 def _flat(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     flat = [array.ravel() for array in arrays.values()]
     wide = [np.stack([np.real(a), np.imag(a)], -1).ravel() if a.dtype.kind == "c" else a for a in flat]
-    return np.concatenate([array.astype(np.float64) for array in wide])
+    return np.concatenate([np.empty(0), *(array.astype(np.float64) for array in wide)])
 
 
 def _moments(

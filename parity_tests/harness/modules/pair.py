@@ -55,6 +55,12 @@ class Both(NamedTuple):
         return [f"inputs[{i}]" for i in range(len(self.inputs))] if self.call is None else self.call.names
 
     @property
+    def given(self) -> Arrays:
+        """What the two are called with, by name."""
+        own = {} if self.call is None else self.call.own_arrays
+        return dict(zip(self.names, self.inputs, strict=True)) | own
+
+    @property
     def first(self) -> np.ndarray:
         return self.inputs[0] if self.inputs else np.empty(0)
 

@@ -23,6 +23,7 @@ from parity_tests.harness.hooks.jax_slopes import mixture
 from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.adapters import Network, flatten, network, path_of, replaced
+from parity_tests.harness.modules.common.slopes import slope_errors
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.recordings import outputs
@@ -31,7 +32,6 @@ from parity_tests.harness.recordings.arrays import Arrays, cast, numbers
 from parity_tests.harness.recordings.model import Change, Numbers, Options, noisy, parts_of
 
 _SAME = 1e-6
-_STEP = 1e-6  # of the weights, to measure a slope
 _MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "trace": "momentum_buffer"}
 
 
@@ -269,7 +269,9 @@ class JaxModel:
             apart = max((distance(one, other) for one, other in pairs if one.dtype.kind in "fc"), default=0.0)
             if not distance(np.asarray(again), np.asarray(value)) < _SAME < apart:
                 return False
-            fused, unfused = _slope_errors(programs["gradient"], at, (gradients, others))
+            params, *rest = at
+            values = lambda moved: float(programs["gradient"](moved, *rest)[0][0])  # noqa: E731
+            fused, unfused = slope_errors(values, params, (gradients, others))
             return unfused * 10 < fused
         return False
 
@@ -349,30 +351,6 @@ def _taps(calls: Mapping[str, LayerCall], within: Change | None) -> dict[str, An
         return given, np.zeros_like(call.output) if call.output.dtype.kind in "fc" else None
 
     return {label: tap(call) for label, call in calls.items()}
-
-
-def _slope_errors(program: Callable[..., Any], at: tuple[Any, Any, Any, Any], gradients: Any) -> list[float]:
-    """Return how far each gradient's slope in a drawn direction is from that of the loss."""
-    params, *others = at
-    rng = np.random.default_rng(0)
-
-    def drawn(leaf: Any) -> np.ndarray:
-        inexact = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return rng.normal(size=leaf.shape) if inexact else np.zeros(leaf.shape, leaf.dtype)
-
-    direction = jax.tree.map(drawn, params)
-
-    def loss(step: float) -> float:
-        moved = jax.tree.map(lambda leaf, way: (leaf + step * way).astype(leaf.dtype), params, direction)
-        return float(program(moved, *others)[0][0])
-
-    slope = (loss(_STEP) - loss(-_STEP)) / (2 * _STEP)
-    ways = jax.tree.leaves(direction)
-    sums = [
-        sum(float((np.asarray(g) * way).sum()) for g, way in zip(jax.tree.leaves(tree), ways, strict=True) if way.any())
-        for tree in gradients
-    ]
-    return [abs(total - slope) for total in sums]
 
 
 def _state(net: Network) -> list[str]:

@@ -41,6 +41,8 @@ class TorchModel:
             self.module.forward = getattr(self.module, options.method)
         self._form = call.form
         self._optimizer: dict[str, Any] | None = None
+        self._without_gradient: set[str] = set()
+        """The parameters to which the last gradient brought nothing, not even zeros."""
         self._masks = Masks(options.key) if options.share_dropout else None
 
     @contextlib.contextmanager
@@ -180,6 +182,7 @@ class TorchModel:
                 loss.backward()
         every = torch_state.entries(module)
         parameters = {name for name, _ in module.named_parameters()}
+        self._without_gradient = {name for name in parameters if every[name].tensor.grad is None}
         return loss.numpy(force=True), {n: held.gradient() for n, held in every.items() if n in parameters}
 
     def _steps(
@@ -196,6 +199,7 @@ class TorchModel:
             raise InputError(f"optimizer: expected a function that returns a torch optimizer, found {kind(optimizer)}.")
         settings = {name: _plain(value) for name, value in optimizer.param_groups[0].items() if name != "params"}
         rates: list[float] = []
+        never = set(trained)
         schedule = options.scheduler(optimizer) if options.scheduler else None
         for step in range(1, options.steps + 1):
             if step > 1:
@@ -203,7 +207,9 @@ class TorchModel:
                 gradients = self._gradients(result, after)[1]
             gradients = {name: noisy(gradient, change, dtype) for name, gradient in gradients.items()}
             for name, parameter in trained.items():
-                parameter.grad = torch.tensor(gradients[name], device=parameter.device)
+                none = name in self._without_gradient  # and is not even decayed
+                parameter.grad = None if none else torch.tensor(gradients[name], device=parameter.device)
+                never -= {name} if not none else set()
             rates.append(float(optimizer.param_groups[0]["lr"]))
             with raised_by("The torch optimizer"):
                 optimizer.step()
@@ -216,7 +222,8 @@ class TorchModel:
                 for moment, held in optimizer.state.get(parameter, {}).items():
                     if isinstance(held, torch.Tensor) and held.shape == parameter.shape and held.ndim:
                         arrays[f"steps/{step}/{moment}/{name}"] = held.numpy(force=True).copy()
-        kind_of = {"kind": type(optimizer).__name__, "settings": settings, "rates": rates, "trained": list(trained)}
+        names = {"trained": [name for name in trained if name not in never], "skipped": sorted(never)}
+        kind_of = {"kind": type(optimizer).__name__, "settings": settings, "rates": rates, **names}
         self._optimizer = self._optimizer or kind_of
         return arrays
 

@@ -14,7 +14,9 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
+from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED, OTHER_ORDER
 from parity_tests.support.quick import quick
+from parity_tests.support.small_nets import JaxNet, TorchNet
 
 RNG = np.random.default_rng(0)
 IMAGES, TOKENS = RNG.normal(size=(3, 2, 5, 4)), RNG.normal(size=(2, 5, 8))
@@ -345,6 +347,54 @@ class TorchTurned(nn.Module):
 def test_a_mask_is_shared_where_its_numbers_lie_otherwise(how: str) -> None:
     as_many_steps_as_rows = RNG.normal(size=(4, 4, 8))
     assert_parity(Turned(how), None, TorchTurned(how), None, as_many_steps_as_rows, **OUTPUTS)
+
+
+KEEP = 0.6
+MASKS_IN_TORCH: dict[str, Any] = {
+    "floor": lambda x: (KEEP + torch.rand(len(x), 1, 1, dtype=x.dtype)).floor_(),
+    "below": lambda x: torch.rand(len(x))[:, None, None] < KEEP,
+    "above": lambda x: torch.empty(len(x), 1, 1).uniform_() >= 1 - KEEP,
+    "bernoulli": lambda x: torch.bernoulli(torch.full((len(x), 1, 1), KEEP)),
+}
+MASKS_IN_JAX: dict[str, Any] = {
+    "floor": lambda key, n: jnp.floor(KEEP + jax.random.uniform(key, (n, 1, 1))),
+    "below": lambda key, n: jax.random.uniform(key, (n,))[:, None, None] < KEEP,
+    "above": lambda key, n: jax.random.uniform(key, (n, 1, 1)) > 1 - KEEP,
+    "bernoulli": lambda key, n: jax.random.bernoulli(key, KEEP, (n, 1, 1)),
+    "jax.lax": lambda key, n: jax.lax.floor(KEEP + jax.random.uniform(key, (n, 1, 1))),
+}
+
+
+@pytest.mark.parametrize(
+    ("in_jax", "in_torch"),
+    [("bernoulli", "floor"), ("floor", "below"), ("above", "bernoulli"), ("below", "above"), ("jax.lax", "below")],
+)
+def test_a_mask_of_whole_branches_is_shared_however_it_is_drawn(in_jax: str, in_torch: str) -> None:
+    model = JaxNet(
+        lambda net, x: x + net.a(x) * MASKS_IN_JAX[in_jax](jax.random.key(0), len(x)),
+        a=nnx.Linear(8, 8, rngs=nnx.Rngs(0)),
+    )
+    module = TorchNet(lambda net, x: x + net.a(x) * MASKS_IN_TORCH[in_torch](x), a=nn.Linear(8, 8))
+    report = compare_modules(model, None, module, None, RNG.normal(size=(16, 2, 8)), **OUTPUTS)
+    assert report.passed is (in_jax != "jax.lax")
+    assert report.passed or (report.diagnosis and report.diagnosis.cause == NOT_SHARED)
+
+
+def test_two_dropouts_in_another_order_are_named() -> None:
+    def in_jax(net: Any, x: Any) -> Any:
+        second = net.drop(net.b(x))
+        return net.c(net.drop(net.a(x)) + second)
+
+    def in_torch(net: Any, x: Any) -> Any:
+        return net.c(F.dropout(net.a(x), 0.3) + F.dropout(net.b(x), 0.3))
+
+    model = JaxNet(
+        in_jax, drop=nnx.Dropout(0.3, rngs=nnx.Rngs(0)), **{n: nnx.Linear(8, 8, rngs=nnx.Rngs(0)) for n in "abc"}
+    )
+    module = TorchNet(in_torch, **{name: nn.Linear(8, 8) for name in "abc"})
+    report = compare_modules(model, None, module, None, TOKENS, weights="torch", **OUTPUTS)
+    assert report.diagnosis
+    assert (report.diagnosis.cause or "").startswith(OTHER_ORDER)
 
 
 def test_rates_that_drop_the_same_units_by_chance_are_a_difference() -> None:

@@ -24,6 +24,10 @@ from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
+from parity_tests.harness.modules.evaluation import Evaluation
+from parity_tests.harness.modules.hypotheses.backward import FROZEN
+from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED
+from parity_tests.harness.modules.levels import UNFUSED
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
@@ -629,6 +633,24 @@ def test_a_gradient_differs_also_where_the_model_runs_only_compiled() -> None:
     assert (report.passed, report.findings[-1].level) == (False, "every gradient")
 
 
+@pytest.mark.parametrize("fused_is_right", [True, False])
+def test_a_gradient_without_fusion_counts_unless_the_losses_slope_is_the_other_one(monkeypatch, fused_is_right) -> None:
+    without: list[bool] = []
+    plain = Evaluation.apart
+    monkeypatch.setattr(Evaluation, "apart", lambda self: without.append(True) or plain(self))
+    half_stopped = lambda y: (y + jax.lax.stop_gradient(y)) / 2  # noqa: E731
+    model = JaxNet(
+        lambda net, x: half_stopped(net.a(x)) if bool(without) == fused_is_right else net.a(x),
+        a=nnx.Linear(8, 5, rngs=nnx.Rngs(0)),
+    )
+    module = TorchNet(lambda net, x: net.a(x), a=nn.Linear(8, 5))
+    if fused_is_right:
+        module = TorchNet(lambda net, x: (net.a(x) + net.a(x).detach()) / 2, a=nn.Linear(8, 5))
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES)
+    assert report.passed is not fused_is_right
+    assert (UNFUSED in report.unexercised) is not fused_is_right
+
+
 def test_what_no_gradient_reaches_on_either_side() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
     assert_parity(model, None, module, None, ROWS, losses=SQUARES)
@@ -640,12 +662,13 @@ def test_what_no_gradient_reaches_on_either_side() -> None:
 
 def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
     model, module = two_layers(jax.lax.stop_gradient, lambda x: x.detach())
-    module.a.requires_grad_(False)
-    report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
-    assert report.diagnosis is not None
-    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
-    assert report.diagnosis.where.startswith("a.")
-    assert report.diagnosis.cause == "it is frozen in PyTorch (requires_grad=False, or a buffer) and trained in JAX"
+    for requires_grad, cause in (False, FROZEN), (True, SKIPPED):
+        module.a.requires_grad_(requires_grad)
+        report = compare_modules(model, None, module, None, ROWS, **MORE)  # type: ignore[arg-type]
+        assert report.diagnosis is not None
+        assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+        assert report.diagnosis.where.startswith("a.")
+        assert report.diagnosis.cause == cause
     still = optax.multi_transform(
         {"a": optax.set_to_zero(), "b": optax.adam(0.1)}, lambda tree: {name: name for name in tree}
     )
@@ -653,6 +676,23 @@ def test_what_is_frozen_in_both_but_decays_in_jax() -> None:
     for frozen in (True, False):  # torch's Adam leaves alone what has a gradient of zero
         module.a.requires_grad_(not frozen)
         assert_parity(model, None, module, None, ROWS, losses=SQUARES, optimizers=optimizers)
+
+
+@pytest.mark.parametrize(("nesterov", "cause"), [(False, CONJUGATE), (True, None)])
+def test_steps_along_the_conjugate_gradient(nesterov: bool, cause: str | None) -> None:
+    """Nesterov's momentum explains the real parts alone."""
+
+    def make(xp: Any) -> Any:
+        return lambda net, x: xp.stack([(x * net.w[...].real), (x * net.w[...].imag)])
+
+    numbers = np.exp(1j * np.arange(8)).astype(np.complex64)
+    held: tuple[Any, Any] = nnx.Param(jnp.asarray(numbers)), nn.Parameter(torch.tensor(numbers))
+    model, module = JaxNet(make(jnp), w=held[0]), TorchNet(make(torch), w=held[1])
+    sgd = optax.sgd(1e-3, 0.9, nesterov), partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
+    report = compare_modules(model, None, module, None, ROWS, losses=SQUARES, optimizers=sgd)
+    assert report.diagnosis is not None
+    assert report.findings[-1].level.startswith("weights after 5 optimizer steps")
+    assert report.diagnosis.cause == cause
 
 
 SUMMED = "the loss is a sum where the other side takes the mean: by a factor of {} in PyTorch"
@@ -699,6 +739,47 @@ def test_a_single_layer_is_called_the_module() -> None:
     model = nnx.Conv(4, 3, (3, 3), 2, rngs=nnx.Rngs(0))
     report = compare_modules(model, None, nn.Conv2d(4, 3, 3, 2, 1), None, IMAGES)
     assert "\nthe module: Its input agrees" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("in_jax", "in_torch", "where", "cause"),
+    [
+        (
+            lambda net, x: net.b(net.a(x) + x),
+            lambda net, x: net.b(net.a(x) * net.g + x),
+            "between a and b",
+            "it is put together otherwise: a + the input of a in JAX, a * g + the input of a in PyTorch",
+        ),
+        (
+            lambda net, x: net.b(net.a(x)) * (1 + net.g[...]),
+            lambda net, x: net.b(net.a(x)) * net.g,
+            "between b and the output",
+            "it is put together otherwise: b * (1 + g) in JAX, b * g in PyTorch",
+        ),
+        (
+            lambda net, x: (net.b(y := net.a(x)), y)[1],
+            lambda net, x: net.b(net.a(x)),
+            "the output",
+            "the layers are connected otherwise: it is a in JAX and b in PyTorch",
+        ),
+        (
+            lambda net, x: net.b(net.a(x) * nnx.sigmoid(x)),
+            lambda net, x: net.b(x * net.a(x).sigmoid()),
+            "between a and b",
+            "it is put together otherwise: sigmoid of the input of a * a in JAX, sigmoid of a * the input of a in "
+            "PyTorch",
+        ),
+    ],
+)
+def test_a_place_is_said_in_layers_and_in_parameters_that_none_holds(in_jax, in_torch, where: str, cause) -> None:
+    parts: dict[str, Any] = {"a": nnx.Linear(8, 8, rngs=nnx.Rngs(0)), "b": nnx.Linear(8, 8, rngs=nnx.Rngs(1))}
+    parts["g"] = nnx.Param(jnp.ones(8))
+    more: dict[str, Any] = {"g": nn.Parameter(torch.arange(1.0, 9.0))}
+    module = TorchNet(in_torch, a=nn.Linear(8, 8), b=nn.Linear(8, 8), **more)
+    report = compare_modules(JaxNet(in_jax, **parts), None, module, None, ROWS, weights="torch")
+    assert report.diagnosis
+    assert (report.diagnosis.where, report.diagnosis.cause) == (where, cause)
+    assert not report.diagnosis.more
 
 
 class Output(OrderedDict):

@@ -508,6 +508,22 @@ def two_layers_of_which_the_second_differs_more():
     )
 
 
+class MeanSquare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(8))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+@case("differ", "\nn: Its input agrees", "eps differs: 1e-05 in JAX, 1e-06 in PyTorch")
+def a_norm_of_ones_own():
+    """Many modules write the norm by the root of the mean square for themselves."""
+    ours = Jax(lambda m, x: m.a(m.n(x)), a=lin(), n=nnx.RMSNorm(8, epsilon=1e-5, rngs=nnx.Rngs(0)))
+    return compare_modules(ours, None, Torch(lambda m, x: m.a(m.n(x)), a=nn.Linear(8, 8), n=MeanSquare()), None, X)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_verdict_is_right(name: str) -> None:

@@ -12,13 +12,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 
 from jaxvae.shared.errors import InputError
-from parity_tests import compare_recordings, record
+from parity_tests import compare_modules, compare_recordings, record
 from parity_tests.harness.recordings import Recording
 from parity_tests.harness.recordings.arrays import places
 from parity_tests.harness.vae import command
+from parity_tests.support.small_nets import JaxNet, TorchNet
 from parity_tests.tests.recordings.conftest import Recorded
 
 MAPPING = [["(.*)/(kernel|scale)", "\\1.weight"], ["(.*)/bias", "\\1.bias"], ["(.*)/(mean|var)", "\\1.running_\\2"]]
@@ -287,3 +289,13 @@ def test_layers_of_the_same_numbers_are_listed(tmp_path: Path) -> None:
     listed = tuple(f"layers.1.{name} (the same numbers as layers.0.{name})" for name in ("weight", "bias"))
     assert compare_recordings(one, other).unexercised == listed
     assert not compare_recordings(tied, tied).unexercised
+
+
+def test_rows_of_a_tensor_are_called_as_between_live_models(tmp_path: Path) -> None:
+    attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+    net = JaxNet(lambda net, x: net.attention(x), attention=attention)
+    module = TorchNet(lambda net, x: net.attention(x, x, x)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    x = np.random.default_rng(0).normal(size=(2, 3, 8))
+    made = [record(model, tmp_path / f"{i}.safetensors", x) for i, model in enumerate((net, module))]
+    for report in (compare_recordings(*made), compare_modules(net, None, module, None, x, weights="compare")):
+        assert report.findings[-1].where == "attention.in_proj_weight[0:8]"

@@ -4,14 +4,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import pytest
 import torch
 from flax import nnx
+from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests import ParityError, Recording, assert_parity, compare_modules, compare_recordings, record
+from parity_tests.harness.modules.hypotheses.optimizer import SKIPPED
 from parity_tests.harness.recordings.arguments import read
 from parity_tests.harness.recordings.comparing import parts
 from parity_tests.harness.recordings.comparing.compare import across
@@ -19,6 +22,7 @@ from parity_tests.harness.recordings.model import Options
 from parity_tests.harness.recordings.recorder import model_of
 from parity_tests.support.arranged.pairs import LOSSES, pair
 from parity_tests.support.quick import quick
+from parity_tests.support.small_nets import ROWS, JaxNet, TorchNet
 from parity_tests.tests.recordings.conftest import Recorded
 
 LEVELS = [
@@ -127,6 +131,19 @@ def test_the_rounding_of_state_is_not_how_far_the_call_moves_it(tmp_path) -> Non
     norm = nnx.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
     made = record(norm, tmp_path / "a.safetensors", np.random.default_rng(0).normal(size=(6, 3)), train=True)
     assert made.tensor("state/mean").floor.max() < 1e-12
+
+
+def test_what_torchs_optimizer_leaves_alone_decays_in_jax(tmp_path) -> None:
+    module = TorchNet(lambda net, x: net.a(x) + net.b(x).detach(), a=nn.Linear(8, 5), b=nn.Linear(8, 5))
+    adamw, loss = partial(torch.optim.AdamW, lr=0.1), lambda y: (y**2).mean()
+    made = record(module, tmp_path / "a.safetensors", ROWS, loss=loss, optimizer=adamw, steps=2)
+    parts = {name: nnx.Linear(8, 5, rngs=nnx.Rngs(0)) for name in "ab"}
+    net = JaxNet(lambda net, x: net.a(x) + jax.lax.stop_gradient(net.b(x)), **parts)
+    optimizers = optax.adamw(0.1, weight_decay=0.01)
+    report = compare_modules(net, None, made, losses=loss, optimizers=optimizers)
+    assert report.diagnosis is not None
+    assert report.diagnosis.where.startswith("b.")
+    assert report.diagnosis.cause == SKIPPED
 
 
 @pytest.mark.slow

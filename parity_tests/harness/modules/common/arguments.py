@@ -27,6 +27,8 @@ class Form:
 
     def __init__(self, leaves: Sequence[Any], unflatten: Callable[[list[Any]], Arguments]):
         self._leaves, self._unflatten = leaves, unflatten
+        self.own = [leaf.array for leaf in leaves if isinstance(leaf, Own)]
+        """The arrays that this call alone has."""
 
     def __call__(self, arrays: Sequence[Any], own: Callable[[np.ndarray], Any]) -> Arguments:
         """Return the arguments with these arrays; `own` converts those that this call alone has."""

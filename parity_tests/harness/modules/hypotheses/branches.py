@@ -92,8 +92,10 @@ def cause_in_branch(
     return next((_named(a, b) for a, b in pairs if _apart(a, b) == fewest), None) if fewest else None
 
 
-def cause_in_wiring(places: Sequence[Source], target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:
-    """Return the places whose output a layer is given in JAX and in torch, if these are others."""
+def cause_in_wiring(
+    places: Sequence[Source], target: tuple[np.ndarray, np.ndarray], tolerance: float, verb: str = "it is given"
+) -> str | None:
+    """Return the places whose output a layer is given, or a model gives, in JAX and in torch, if these are others."""
     given = [
         {
             name
@@ -105,7 +107,7 @@ def cause_in_wiring(places: Sequence[Source], target: tuple[np.ndarray, np.ndarr
     if not all(given) or given[0] & given[1]:
         return None
     ours, theirs = (min(names) for names in given)
-    return WIRING.saying(f"{WIRING}: it is given {ours} in JAX and {theirs} in PyTorch", ours, theirs)
+    return WIRING.saying(f"{WIRING}: {verb} {ours} in JAX and {theirs} in PyTorch", ours, theirs)
 
 
 def cause_in_image(last: Source, target: tuple[np.ndarray, np.ndarray], tolerance: float) -> str | None:

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -117,14 +117,26 @@ _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
 
 def cause_in_layer(
-    layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
+    layer: nn.Module,
+    x: np.ndarray,
+    in_jax: np.ndarray,
+    in_torch: np.ndarray,
+    tolerance: float,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> str | None:
-    """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout."""
+    """Return why the outputs `in_jax` and `in_torch` of a layer differ for the input `x`, all in torch's layout.
+
+    `arrays` are those that attention may be given besides, by name.
+    """
     if isinstance(layer, nn.MultiheadAttention):
         target = in_jax, in_torch
-        return rounded(*target) or changed_attention(layer, x.astype(np.float64), target, tolerance)
+        return rounded(*target) or changed_attention(layer, x.astype(np.float64), target, tolerance, arrays)
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, *_NORMS)):
-        return rounded(in_jax, in_torch) or scaled(in_jax, in_torch, tolerance)
+        return (
+            rounded(in_jax, in_torch)
+            or scaled(in_jax, in_torch, tolerance)
+            or _of_mean_square(layer, x.astype(np.float64), in_jax, in_torch, tolerance)
+        )
     layer = copy.deepcopy(layer).cpu()
     inputs = torch.tensor(x if x.dtype.kind in "iub" else x.astype(np.float64))
     with torch.no_grad():
@@ -135,6 +147,25 @@ def cause_in_layer(
             _hypotheses(layer, inputs, plain, actual), actual, plain, tolerance
         )
     return each(cause).at_torch() if cause and at_fault else cause
+
+
+def _of_mean_square(
+    layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
+) -> str | None:
+    """Return which eps two norms by the root of the mean square have, which many modules write for themselves."""
+    weights = [p.numpy(force=True).astype(np.float64) for p in layer.parameters()]
+    if len(weights) != 1 or weights[0].shape != x.shape[-1:] or in_jax.shape != x.shape:
+        return None
+    square = (x**2).mean(-1, keepdims=True)
+    found = []
+    with np.errstate(all="ignore"):
+        for y in (in_jax, in_torch):
+            eps = max(0.0, float(np.median((x * weights[0] / y) ** 2 - square)))
+            if distance(y, x * weights[0] / np.sqrt(square + eps)) > tolerance:
+                return None
+            found.append(eps)
+    shown = f"{found[0]:.3g}", f"{found[1]:.3g}"
+    return EPS.of(found[0], found[1], shown) if shown[0] != shown[1] else None
 
 
 def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:

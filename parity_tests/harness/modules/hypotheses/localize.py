@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -11,14 +12,17 @@ import torch
 from torch import nn
 
 from parity_tests.harness.findings import Diagnosis, Layer
+from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.hypotheses.arrangement import arranged, known, placed
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
 from parity_tests.harness.modules.hypotheses.branches import Source, cause_in_branch, cause_in_image, cause_in_wiring
+from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION, expression
 from parity_tests.harness.modules.hypotheses.layers import cause_in_layer, rounded
 from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
+from parity_tests.harness.modules.hypotheses.shared_masks import OTHER_ORDER
 from parity_tests.harness.modules.mapping import Pair
 from parity_tests.harness.modules.torch_state import copied, entries, whole
 
@@ -36,6 +40,8 @@ _MORE_INPUTS = {
     nn.MultiheadAttention: ("query", "key, value and masks are"),
 }
 """What the first input of a layer is, and what others it has."""
+_MASK = r" dropped by mask \d+"
+_NEAREST = 12  # inputs and outputs of layers, of which an expression may be made
 _MOST = 0.75  # of an array that a message calls a part
 
 
@@ -68,6 +74,7 @@ def walk(
     differs: Differs | None = None,
     inputs: Sequence[np.ndarray] = (),
     every: Sequence[Stage | str] | None = None,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> list[Diagnosis]:
     """Diagnose every layer that computes something else, and the first place between layers that does.
 
@@ -84,6 +91,7 @@ def walk(
         inputs: The inputs of the network. A layer that is given one, or a tensor of the module, tells nothing about the
             layers before it.
         every: What `stages` yields, if that is known already.
+        arrays: What either network is given, by name; an array may be a mask of attention.
 
     Returns:
         The diagnoses in the order of the calls; empty if all agree.
@@ -92,9 +100,13 @@ def walk(
     earlier = [("the input", ends[0].input, ends[1].input)]
     found: list[Diagnosis] = []
     every = list(stages(pairs, module, *calls)) if every is None else every
-    places = [(s.name, s.in_jax.output, s.in_torch.output) for s in every if isinstance(s, Stage)]
     tables = {name: held.numpy() for name, held in entries(module).items()}
-    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables)
+    every_array = {**arrays, **tables}
+    containers = _containers(every)
+    named = [(s.label.partition("#")[0], s) for s in every if isinstance(s, Stage)]
+    places = [(s.name, s.in_jax.output, s.in_torch.output) for own, s in named if own not in containers]
+    held = {name: table for name, table in tables.items() if name.rpartition(".")[0] in containers}
+    between_layers = partial(_between, tolerance=tolerance, places=places, tables=tables, arrays=arrays, held=held)
     uncompared = _uncompared(pairs, every, calls[0])
     agreed = -1
     for stage in every:
@@ -106,6 +118,8 @@ def walk(
             continue
         name, label, layer, in_jax, in_torch, order, _ = stage
         known_before, own = len(found), label.partition("#")[0]
+        if not own and containers:
+            continue  # what follows its last layer is before the output
         around = [
             layer for at, layer in uncompared
             if agreed < at < order and not label.startswith(f"{layer}.") and not layer.startswith(f"{own}.")
@@ -115,8 +129,15 @@ def walk(
                 agreed = order
             earlier += [(f"the input of {name}", in_jax.input, in_torch.input), (name, in_jax.output, in_torch.output)]
             continue
-        if not differs(f"{label}, input", in_jax.input, in_torch.input):
-            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees"))
+        inputs_agree = not differs(f"{label}, input", in_jax.input, in_torch.input)
+        if own in containers and (inputs_agree or _found_within(own, found)):
+            if not _found_within(own, found):
+                given = [*earlier[:-1], (f"the input of {name}", in_jax.input, in_torch.input), earlier[-1]]
+                last = between_layers(given, f"the output of {name}", in_jax.output, in_torch.output)
+                found.append(_around(last, around))
+        elif inputs_agree:
+            given = {**every_array, **{place: theirs for place, _, theirs in earlier}}
+            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
         else:
             if not found:
                 found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
@@ -135,6 +156,16 @@ def walk(
     if not found:
         return [_around(last, [layer for at, layer in uncompared if agreed < at])]
     return [*found, last._replace(difference="Other operations give the output.", jump=0.0)] if last.cause else found
+
+
+def _containers(every: Sequence[Stage | str]) -> set[str]:
+    """Return the modules that hold layers which can be compared, and may hold parameters too."""
+    split = [stage.label.partition("#")[0].split(".") for stage in every if isinstance(stage, Stage)]
+    return {".".join(parts[:i]) for parts in split if parts != [""] for i in range(len(parts))}
+
+
+def _found_within(name: str, found: Sequence[Diagnosis]) -> bool:
+    return any(one.layer and (one.layer.torch or "").startswith(f"{name}.") for one in found)
 
 
 def _uncompared(
@@ -161,7 +192,13 @@ def _around(found: Diagnosis, layers: Sequence[str]) -> Diagnosis:
 
 
 def _in_layer(
-    name: str, layer: nn.Module, in_jax: LayerCall, in_torch: np.ndarray, tolerance: float, start: str
+    name: str,
+    layer: nn.Module,
+    in_jax: LayerCall,
+    in_torch: np.ndarray,
+    tolerance: float,
+    start: str,
+    arrays: Mapping[str, np.ndarray] = {},
 ) -> Diagnosis:
     for kind, (given, rest) in _MORE_INPUTS.items():
         if isinstance(layer, kind):
@@ -170,7 +207,7 @@ def _in_layer(
     text = text.replace("On the same input and", "On the same input")
     cause = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
-        cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance)
+        cause = cause_in_layer(layer, in_jax.input, in_jax.output, in_torch, tolerance, arrays)
     return Diagnosis(name, text, cause, jump=distance(in_jax.output, in_torch))
 
 
@@ -195,15 +232,33 @@ def _between(
     tolerance: float,
     places: Sequence[Source],
     tables: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
+    held: Mapping[str, np.ndarray],
 ) -> Diagnosis:
     """Diagnose the operations before `name`: those after the previous call or, where the network branches, after one
-    of the calls before it, or after the sum of the two."""
-    target = name if name == "the output" else f"the input of {name}"
-    text = f"Every earlier layer agrees and {target} differs: {worst_difference(in_jax, in_torch)}."
+    of the calls before it, or after the sum of the two; `held` are the parameters that no layer holds."""
+    place = name if name.startswith("the output") else f"the input of {name}"
+    text = f"Every earlier layer agrees and {place} differs: {worst_difference(in_jax, in_torch)}."
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
-        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables)
+        found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables, arrays)
     where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
+    if cause is None:
+        with contextlib.suppress(Exception):
+            near = [*earlier[: -_NEAREST - 1 : -1], *((place, array, array) for place, array in arrays.items())]
+            held = dict(
+                sorted(held.items(), key=lambda one: one[0].rpartition(".")[0] not in f"{name} {earlier[-1][0]}")
+            )
+            dropouts = Masks.active.factors(in_torch.shape) if Masks.active else {}
+            ours, theirs = (
+                expression([(place, sides[i]) for place, *sides in near], held, target, tolerance, dropouts)
+                for i, target in enumerate((in_jax, in_torch))
+            )
+            if ours and theirs and ours != theirs:
+                bare = [sorted(re.sub(_MASK, "", shown).split(" + ")) for shown in (ours, theirs)]
+                cause = (OTHER_ORDER if bare[0] == bare[1] else EXPRESSION).of(ours, theirs)
+            elif ours != theirs:
+                text += f" It is {ours} in JAX." if ours else f" It is {theirs} in PyTorch."
     return Diagnosis(where, text, cause, jump=distance(in_jax, in_torch))
 
 
@@ -215,6 +270,7 @@ def _between_causes(
     tolerance: float,
     places: Sequence[Source],
     tables: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
 ) -> tuple[str, str] | None:
     if cause := rounded(in_jax, in_torch):
         return (f"between {earlier[-1][0]} and {name}", cause)
@@ -233,14 +289,38 @@ def _between_causes(
     for source, jax_source, torch_source in (last, *recent):
         if cause := cause_in_positions((jax_source, torch_source), target, tables, tolerance):
             return (f"between {source} and {name}", cause)
-    layers = [stage for stage in earlier if not stage[0].startswith("the input")][-3:]
-    if len(layers) == 3:
-        projections = [layer[1] for layer in layers], [layer[2] for layer in layers]
-        if cause := cause_in_attention(projections[0], projections[1], target, tolerance):
-            return (f"between {layers[0][0]}, {layers[1][0]}, {layers[2][0]} and {name}", cause)
-    if cause := cause_in_wiring([earlier[0], *places], target, tolerance):
-        return (f"between {last[0]} and {name}", cause)
+    for layers, mine, theirs in _projections(earlier, in_torch):
+        if cause := cause_in_attention(mine, theirs, target, tolerance, {**arrays, **tables}):
+            return (f"between {layers} and {name}", cause)
+    of_output = name.startswith("the output")
+    if cause := cause_in_wiring([earlier[0], *places], target, tolerance, "it is" if of_output else "it is given"):
+        return (name if of_output else f"between {last[0]} and {name}", cause)
     return None
+
+
+def _projections(
+    earlier: Sequence[tuple[str, np.ndarray, np.ndarray]], target: np.ndarray
+) -> Iterator[tuple[str, list[np.ndarray], list[np.ndarray]]]:
+    """Yield the layers whose outputs may be attention's query, key and value, and these in JAX and in torch: three
+    layers, or one or two whose features are several of them side by side."""
+    layers = [stage for stage in earlier if not stage[0].startswith("the input")]
+    size = int(np.prod(target.shape[2:]))
+    several = [
+        (layers[-3:], (1, 1, 1)),
+        (layers[-1:], (3,)),
+        (layers[-2:], (1, 2)),
+        (layers[-3:-2] + layers[-1:], (1, 2)),
+    ]
+    several.append((layers[-4:-3] + layers[-2:], (1, 1, 1)))  # a norm may stand before the keys
+    for last, parts in several:
+        if len(last) == len(parts) and all(a.shape == b.shape and a.ndim >= 3 for _, a, b in last):
+            wide = [int(np.prod(b.shape[2:])) for *_, b in last]
+            if wide == [size * part for part in parts]:
+                sides = [
+                    [piece for stage, part in zip(last, parts, strict=True) for piece in np.split(stage[i], part, -1)]
+                    for i in (1, 2)
+                ]
+                yield ", ".join(stage[0] for stage in last), sides[0], sides[1]
 
 
 def _addable(a: np.ndarray, b: np.ndarray) -> bool:

@@ -63,6 +63,16 @@ DAMPENING = Cause(
 )
 DECAY_RATE = Cause("RMSprop's decay differs", "rmsprop-decay", "pass decay={torch} to optax")
 CENTERED = Cause("RMSprop is centered on one side", "rmsprop-centered", "pass centered={torch} to optax")
+CONJUGATE = Cause(
+    "optax steps along JAX's gradient of complex parameters, which is the conjugate of PyTorch's",
+    "conjugate-gradient",
+    "conjugate the gradients before optax's update",
+)
+SKIPPED = Cause(
+    "no gradient comes to it, so that PyTorch's optimizer leaves it alone (its grad is None), and optax's moves it",
+    "weight-decay-tensors",
+    "leave it out of optax's weight decay, by its mask, or hold it still by optax.multi_transform and set_to_zero",
+)
 
 
 class Steps(NamedTuple):
@@ -78,6 +88,8 @@ class Steps(NamedTuple):
     """Torch's learning rate of each step, `[steps]`."""
     scales: np.ndarray
     """The largest magnitude in the tensor of each weight, `[size]`; differences are relative to it."""
+    imaginary: np.ndarray | None = None
+    """Whether each weight is the imaginary part of one, `[size]`; None if none is."""
 
 
 def adam(
@@ -180,7 +192,7 @@ def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any
 def _hypotheses(
     formula: Callable[..., np.ndarray], options: dict[str, Any], steps: Steps, actual: np.ndarray
 ) -> Iterator[Hypothesis]:
-    weights, gradients, clipped, rates, _ = steps
+    weights, gradients, clipped, rates, _, imaginary = steps
 
     def run(gradients: np.ndarray = clipped, rates: np.ndarray = rates, **changed: Any) -> np.ndarray:
         return formula(weights, gradients, rates, **{**options, **changed})
@@ -197,6 +209,8 @@ def _hypotheses(
         framework = "PyTorch" if options.get(option) else "JAX"
         return cause.only(framework, f"{cause}: {text} {framework}")
 
+    if imaginary is not None and imaginary.any():
+        yield Hypothesis(CONJUGATE, run(np.where(imaginary, -clipped, clipped)))
     if distance(clipped, gradients) > 0:
         norms = np.linalg.norm(gradients, axis=1, keepdims=True)
         cut = np.linalg.norm(clipped, axis=1, keepdims=True)

@@ -16,6 +16,11 @@ OTHER_SHAPE = Cause(
     "dropout-shapes",
     "drop {torch} numbers; in Flax's attention pass broadcast_dropout=False",
 )
+NOT_SHARED = Cause(
+    "a mask is made in JAX of uniform numbers that jax.lax takes, which share_dropout can't serve",
+    "dropout-masks",
+    "make it by a comparison, by jnp.floor or by jax.random.bernoulli",
+)
 OTHER_ORDER = Cause(
     "the same masks drop other units in each",
     "dropout-order",
@@ -32,6 +37,8 @@ def of_masks(diagnosis: Diagnosis) -> Diagnosis:
         return diagnosis._replace(cause=OTHER_RATE.of(*masks.rates[0]))
     if kind == DROPOUT.kind:
         return diagnosis
+    if masks.arrays:
+        return diagnosis._replace(cause=NOT_SHARED)
     if masks.reused:
         return diagnosis._replace(cause=REUSED_KEY)
     if unlike := (*masks.unlike, *masks.others):

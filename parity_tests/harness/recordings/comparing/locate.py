@@ -84,6 +84,7 @@ def _explained(layers: Layers, end: Aligned | None) -> list[Diagnosis]:
                 differs(clear),
                 inputs,
                 layers.stages,
+                dict(zip(right.names("inputs"), inputs, strict=True)),
             )
             if found:
                 return found

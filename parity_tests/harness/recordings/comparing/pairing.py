@@ -25,10 +25,12 @@ class Pair(NamedTuple):
     """Converts the left tensor to the layout of the right one."""
     first: int | None = None
     """The first row of the right tensor that the left one is; None if it is all of it."""
+    part: str = ""
+    """The name with those rows, as `in_proj_bias[16:32]`."""
 
     @property
     def name(self) -> str:
-        return self.right if self.first is None else f"{self.right}[{self.first}:]"
+        return self.right if self.first is None else self.part
 
 
 class Layouts(NamedTuple):
@@ -93,7 +95,9 @@ def by_mapping(left: Recording, right: Recording, module: Any, mapping: Any, ign
 
     found = without_frozen(arrange(shapes, module, mapping, state, orders, ignore), module)
     pairs = tuple(
-        Pair(one.path, whole(one.name), one.transform.to_torch, None if whole(one.name) == one.name else rows(one.name))
+        Pair(one.path, one.name, one.transform.to_torch)
+        if whole(one.name) == one.name
+        else Pair(one.path, whole(one.name), one.transform.to_torch, rows(one.name), one.name)
         for one in found.pairs
     )
     ignored = [*sorted(frozenset.union(*ignored_of(shapes, module, ignore)))]

@@ -73,15 +73,16 @@ def levels(compared: "Levels") -> Iterator["Compared"]:
 def _cause(compared: "Levels", pairs: list[Pair], where: str, last: int) -> str | None:
     """Return why the optimizers' steps differ at first after step `last`, if all were recorded whole."""
     from parity_tests.harness.modules.hypotheses.backward import FROZEN
-    from parity_tests.harness.modules.hypotheses.optimizer import Steps, cause_in_optimizer
+    from parity_tests.harness.modules.hypotheses.optimizer import SKIPPED, Steps, cause_in_optimizer
 
     about, left, right = compared.right.about["optimizer"], compared.left, compared.right
     every = {pair.right: pair for pair in pairs if pair.first is None}
     if about is None or any(name.startswith("steps/") for one in (left, right) for name in one.about["shapes"]):
         return None
     names = [pair.right for pair in pairs]
-    if any(where.startswith(f"{name} ") and name not in about["trained"] for name in names):
-        return FROZEN
+    for name in names:
+        if where.startswith(f"{name} ") and name not in about["trained"]:
+            return SKIPPED if name in about.get("skipped", ()) else FROZEN
     trained = [every[name] for name in about["trained"] if name in every]
     count = range(1, last + 1)
 
