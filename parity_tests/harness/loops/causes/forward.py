@@ -253,6 +253,8 @@ def _scaled_loss(p: Parting, loss: tuple[float, float]) -> Causes:
             remedy,
             *(1.0, ratio),
         )
+    elif p.half and known:  # its gradients may leave the range of float16
+        yield Cause(f"the loss is {known} in {SIDES[1]}", "loss-reduction", remedy, 1.0, ratio)
 
 
 def _one_term(p: Parting, loss: tuple[float, float]) -> Causes:
