@@ -1,4 +1,4 @@
-"""Write a report to a file in the format that its name ends in."""
+"""The files of a report: one in the format that its name ends in, and those that a command is to write."""
 
 import json
 from pathlib import Path
@@ -43,3 +43,21 @@ def save(report: Formats, path: str | Path) -> None:
 def to_text(document: dict) -> str:
     """Format a report's JSON values as text."""
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def require_separate(*files: Path | None) -> None:
+    """Check the files that a command is to write.
+
+    Args:
+        files: Those of --json, --markdown, --junit and --html.
+
+    Raises:
+        InputError: If one can't be written, or is another's too.
+    """
+    paths = [file.resolve() for file in files if file is not None]
+    for path in paths:
+        require_writable(path, "give another path")
+        if paths.count(path) > 1:
+            raise InputError(
+                f"{path} can't be written: give each of --json, --markdown, --junit and --html a separate file."
+            )

@@ -24,7 +24,7 @@ from jaxvae.shared.data.dataset import Dataset
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.report import neighbours
 from jaxvae.shared.runs import parity_record, run_folder
-from jaxvae.shared.safe_io import require_writable, write_atomically
+from jaxvae.shared.safe_io import write_atomically
 from parity_tests.harness import report
 from parity_tests.harness.findings import Report
 from parity_tests.harness.formats import files
@@ -68,6 +68,8 @@ class Parity:
     """Print one row for each level, without the position of its difference."""
     json: Path | None = None
     """Write all measurements to this file: differences, tolerances, reasons, versions, digests."""
+    markdown: Path | None = None
+    """Write the report to this file as Markdown, for an issue or a pull request."""
     junit: Path | None = None
     """Write the levels to this file as JUnit XML, for CI."""
     html: Path | None = None
@@ -80,11 +82,7 @@ def main(options: Parity) -> int:
     specs = {name: configured(options, name) for name in names} if run is None else {str(run.path): run.spec}
     if options.steps < 1:
         raise InputError(f"--steps must be at least 1, found {options.steps}.")
-    paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
-    for path in paths:
-        require_writable(path, "give another path")
-        if paths.count(path) > 1:
-            raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
+    files.require_separate(options.json, options.markdown, options.junit, options.html)
     from parity_tests.harness.vae import precision, prove  # both frameworks, which --help and an error don't need
 
     devices = prove.use(options.device)
@@ -121,6 +119,8 @@ def main(options: Parity) -> int:
     print(report.verdict(merged))
     if options.json is not None:
         write(options.json, files.to_text(merged.to_json()).encode())
+    if options.markdown is not None:
+        write(options.markdown, merged.to_markdown().encode(errors="replace"))
     if options.junit is not None:
         write(options.junit, report.to_junit(merged))
     if options.html is not None:

@@ -232,6 +232,7 @@ BESIDE_RUNS = {
     "jaxvae/shared/cli.py",
     "jaxvae/shared/plain_paths.py",
     "jaxvae/shared/safe_io.py",
+    "jaxvae/compilation.py",
     "jaxvae/shared/interop/export_files.py",
     "jaxvae/shared/interop/tensor_archive.py",
     "jaxvae/shared/commands/import_.py",

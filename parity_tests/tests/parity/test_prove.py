@@ -192,7 +192,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_writes_what_it_measured(tmp_path) -> None:
-    files = {kind: tmp_path / f"agreement.{kind}" for kind in ("json", "junit", "html")}
+    files = {kind: tmp_path / f"agreement.{kind}" for kind in ("json", "markdown", "junit", "html")}
     options = [part for kind, path in files.items() for part in (f"--{kind}", str(path))]
     result = run(
         "--preset",
@@ -231,6 +231,7 @@ def test_the_command_writes_what_it_measured(tmp_path) -> None:
     assert int(suite.attrib["tests"]) == len(actual["findings"])
     assert suite.attrib["failures"] == "0"
     assert files["html"].read_text().count("<svg") == 2
+    assert files["markdown"].read_text().startswith("# jaxvae and torchvae agree\n")
 
 
 BROKEN = """
@@ -275,7 +276,10 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
             "/no/such/folder/a.html can't be written: the folder /no/such/folder doesn't exist; give another path.",
         ),
         (["--json", "/tmp"], "parity: /tmp can't be written: it is a folder; give another path."),
-        (["--json", "a.out", "--junit", "a.out"], "give each of --json, --junit and --html a separate file."),
+        (
+            ["--json", "a.out", "--junit", "a.out"],
+            "give each of --json, --markdown, --junit and --html a separate file.",
+        ),
         pytest.param(
             ["--device", "gpu"],
             "There is no gpu here that both frameworks can use; compare on --device cpu.",

@@ -54,7 +54,7 @@ def test_the_command_compares_two_recordings_in_either_order(
     in_jax: Recorded, ported: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     (tmp_path / "mapping.json").write_text(json.dumps(MAPPING))
-    written = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "html")}
+    written = {kind: tmp_path / f"report.{kind}" for kind in ("json", "markdown", "junit", "html")}
     flags = [word for kind, path in written.items() for word in (f"--{kind}", path)]
     assert parity("compare", in_jax.path, ported, *flags, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
@@ -65,6 +65,7 @@ def test_the_command_compares_two_recordings_in_either_order(
     assert content["about"]["torch"]["from"] == str(ported)
     assert len(ElementTree.parse(written["junit"]).findall(".//testcase")) == 7
     assert "every gradient" in written["html"].read_text()
+    assert "every gradient" in written["markdown"].read_text()
     mapped = ("--mapping", tmp_path / "mapping.json")
     assert parity("compare", ported, in_jax.path, *mapped, monkeypatch=monkeypatch) == 0
 

@@ -10,7 +10,8 @@ import tyro
 from jaxvae.shared.cli import join_help, parse
 from jaxvae.shared.errors import InputError
 from jaxvae.shared.report import neighbours
-from jaxvae.shared.safe_io import require_writable, write_atomically
+from jaxvae.shared.safe_io import write_atomically
+from parity_tests.harness.formats import files
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Compare:
     """Whether JAX's inputs of four axes are [batch, height, width, channels]."""
     json: Path | None = None
     """Write the report to this file: every level, and what made both recordings."""
+    markdown: Path | None = None
+    """Write the report to this file as Markdown, for an issue or a pull request."""
     junit: Path | None = None
     """Write the levels to this file as JUnit XML, for CI."""
     html: Path | None = None
@@ -57,13 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     join_help(Compare)
     options = parse(Compare, prog="parity compare", args=arguments)
-    paths = [path.resolve() for path in (options.json, options.junit, options.html) if path is not None]
-    for path in paths:
-        require_writable(path, "give another path")
-        if paths.count(path) > 1:
-            raise InputError(f"{path} can't be written: give each of --json, --junit and --html a separate file.")
+    files.require_separate(options.json, options.markdown, options.junit, options.html)
     from parity_tests.harness import report
-    from parity_tests.harness.formats import files
     from parity_tests.harness.recordings.comparing import mapping_file
     from parity_tests.harness.recordings.comparing.compare import compare_recordings
 
@@ -75,6 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if options.json is not None:
             write_atomically(options.json, files.to_text(result.to_json()).encode())
+        if options.markdown is not None:
+            write_atomically(options.markdown, result.to_markdown().encode(errors="replace"))
         if options.junit is not None:
             write_atomically(options.junit, report.to_junit(result))
         if options.html is not None:
