@@ -1,8 +1,6 @@
 """A command's programs are found by the next command, without a trace, and are the same programs."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 import jaxvae
 from jaxvae import compilation, devices
 from jaxvae.compilation import program
+from parity_tests.support.warm import python
 
 SPEC = jaxvae.preset("pytorch-examples", hidden=(8,), latent=2)
 
@@ -245,11 +244,9 @@ def test_the_second_command_traces_none_of_its_programs(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(of_the_tests)}
     runs = []
     for name in ("a", "b"):
-        result = subprocess.run(
-            [sys.executable, "-c", COMMAND, "train", *flags.split(), "--out", str(tmp_path / name)],
+        result = python(
+            *("-c", COMMAND, "train", *flags.split(), "--out", tmp_path / name),
             env={**clean, "XDG_CACHE_HOME": str(tmp_path / "cache"), "XLA_FLAGS": os.environ["XLA_FLAGS"]},
-            capture_output=True,
-            text=True,
         )
         assert result.returncode == 0, result.stderr
         runs.append((set(result.stderr.split()), (tmp_path / name / "model.safetensors").read_bytes()))
