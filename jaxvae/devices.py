@@ -93,7 +93,7 @@ def _require_transfers() -> None:
 def _keep_programs() -> None:
     config: Any = jax.config
     chosen = config.jax_compilation_cache_dir
-    if not config.jax_enable_compilation_cache or "://" in str(chosen):  # which is another machine's, and its user's
+    if not config.jax_enable_compilation_cache or "://" in str(chosen):  # an address is no folder of this machine
         return
     folder = published.cache() / "programs" if chosen is None else Path(chosen)
     with contextlib.suppress(OSError):  # without a folder for them all is compiled again
