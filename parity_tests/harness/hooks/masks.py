@@ -30,6 +30,8 @@ class Masks:
         self.alone: list[Shape] = []
         """The shapes of such masks in the last call, or in its trace."""
         self.drawn: list[Drawn] = []
+        self.states: dict[int, int] = {}
+        """The numbers of the masks in torch's last call, by the state of torch's generator."""
         self.calls = {"jax": 0, "torch": 0}
         self.unlike: list[tuple[Shape, Shape | None]] = []
         """The shapes of the masks in JAX's last call that torch's call of the same number doesn't drop, and torch's."""
@@ -55,6 +57,7 @@ class Masks:
         self.alone.clear()
         if framework == "torch":
             self.drawn.clear()
+            self.states.clear()
         else:
             self.unlike, self.others, self.rates, self.keys, self.reused = [], [], [], {}, False
 
@@ -76,14 +79,23 @@ class Masks:
         self.reused |= first != k
         return first
 
-    def in_torch(self, shape: Shape, rate: float) -> np.ndarray:
-        """Return the numbers of torch's next mask."""
-        k = self.calls["torch"]
-        self.calls["torch"] += 1
-        self.drawn.append(Drawn(shape, rate))
+    def in_torch(self, shape: Shape, rate: float, state: int, again: bool = False) -> np.ndarray:
+        """Return the numbers of torch's next mask.
+
+        Args:
+            shape: The mask's shape.
+            rate: The share of the numbers that it drops.
+            state: A digest of the state of torch's generator.
+            again: Whether it may be a mask that was drawn from this state before, and is then the same one.
+        """
+        k = self.states.get(state, self.calls["torch"]) if again else self.calls["torch"]
+        if k == self.calls["torch"]:
+            self.calls["torch"] += 1
+            self.drawn.append(Drawn(shape, rate))
+            self.alone[k:] = [] if self.key is None else [shape]
+            self.states[state] = k
         if self.key is None:
             return self.below(k, shape, rate)
-        self.alone[k:] = [shape]
         return uniform(self.key, k, shape)
 
     def in_jax(self, key: bytes | None, shape: Shape) -> np.ndarray:

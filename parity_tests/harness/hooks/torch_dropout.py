@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,16 +52,24 @@ def _dropout(masks: Masks, of_features: bool, in_place: bool) -> Callable[..., T
         if p == 1:
             return x.zero_() if in_place else x * 0
         shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if of_features else tuple(x.shape)
-        kept = torch.as_tensor(masks.in_torch(shape, p) < 1.0 - p, device=x.device)
+        kept = torch.as_tensor(_numbers(masks, shape, p) < 1.0 - p, device=x.device)
         factor = kept.to(x.dtype) / (1.0 - p)
         return x.mul_(factor) if in_place else x * factor
 
     return dropout
 
 
+def _numbers(masks: Masks, shape: tuple[int, ...], rate: float) -> np.ndarray:
+    """The numbers of the next mask; in a backward pass those of the one that was drawn from the same state before,
+    since checkpointing computes a layer again."""
+    state = hash(torch.get_rng_state().numpy().tobytes())
+    torch.randint(2, ())  # another state
+    return masks.in_torch(shape, rate, state, torch._C._current_graph_task_id() >= 0)  # type: ignore[attr-defined]
+
+
 def _kept(masks: Masks, shape: tuple[int, ...], p: float) -> Tensor:
     """A mask that is true with one probability."""
-    return torch.as_tensor(masks.in_torch(shape, 1.0 - p) < p)
+    return torch.as_tensor(_numbers(masks, shape, 1.0 - p) < p)
 
 
 def _bernoulli_(masks: Masks, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -121,7 +130,7 @@ class _Uniform(Tensor):
     def _settle(self, p: float, below: bool) -> None:
         """Become numbers of which those below p, or the largest of that share, are kept in the shared mask."""
         if Masks.active is not None:
-            numbers = torch.as_tensor(Masks.active.in_torch(tuple(self.shape), 1.0 - p)).to(self)
+            numbers = torch.as_tensor(_numbers(Masks.active, tuple(self.shape), 1.0 - p)).to(self)
             self.copy_(numbers if below else (self.added or 0.0) + 1.0 - numbers)
         self.added = None
 

@@ -164,7 +164,7 @@ def compare_modules(
     if isinstance(ignore, str):
         raise InputError(f"ignore: expected a list of regexes, found {ignore!r}: put it in a list.")
     assert isinstance(torch_module, nn.Module)
-    torch_module = torch_state.plain(torch_module)
+    shared, torch_module = torch_module, torch_state.plain(torch_module)
     given: Mapping[Any, Any] = (
         output_layouts if isinstance(output_layouts, Mapping) else dict(enumerate(output_layouts or ()))
     )
@@ -185,6 +185,8 @@ def compare_modules(
 
     with in_float64() if low else settings(dtype), dropout.shared(share_dropout):
         both = made(dtype)
+        if torch_method is None:
+            torch_state.check_whole(shared, both.module, both.torch_arguments)
         if share_dropout:
             with torch.no_grad(), contextlib.suppress(Exception):  # the comparison itself says what is wrong
                 torch_state.called(torch_state.copied(both.module), both.torch_arguments)

@@ -1,5 +1,6 @@
 """Copies of a torch module, and its parameters and buffers by name, whole or in slices."""
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import masks
@@ -58,7 +60,7 @@ def plain(module: nn.Module) -> nn.Module:
             "get_model_state_dict of torch.distributed.checkpoint.state_dict returns it, into a plain module, and pass "
             "that."
         )
-    if any(hasattr(t, "full_tensor") for t in (*module.parameters(), *module.buffers())):
+    if _is_shared(module):
         module = _gathered(copied(module))
     for name, layer in module.named_modules():
         if isinstance(layer, torch.jit.ScriptModule):
@@ -76,7 +78,8 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def copied(module: nn.Module, sharing: bool = False) -> nn.Module:
-    """Copy a module, with tensors that are computed from parameters, such as those of weight_norm.
+    """Copy a module, with tensors that are computed from parameters, such as those of weight_norm, and with the hooks
+    that change the gradients of parameters.
 
     `sharing`: whether the copy's parameters share their memory with the module's; its gradients and buffers never do.
     """
@@ -89,7 +92,16 @@ def copied(module: nn.Module, sharing: bool = False) -> nn.Module:
             for value in held.values():
                 if isinstance(value, torch.Tensor) and not value.is_leaf:
                     memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(module, memo)
+    result = copy.deepcopy(module, memo)
+    for own, other in zip(module.parameters(), result.parameters(), strict=True):
+        _hook(own, other)
+    return result
+
+
+def _hook(own: torch.Tensor, other: torch.Tensor) -> None:
+    """Let what changes the gradient of one tensor change that of another."""
+    for hook in (own._backward_hooks or {}).values() if other.requires_grad else ():
+        other.register_hook(hook)
 
 
 def recast(module: nn.Module, dtype: str) -> nn.Module:
@@ -168,16 +180,48 @@ def called(module: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]
 def _gathered(module: nn.Module) -> nn.Module:
     """Replace the tensors of a module that are shared among devices by whole ones, and drop what a plan of
     `parallelize_module` does to share its inputs and outputs."""
+    held: dict[torch.Tensor, torch.Tensor] = {}  # of tied layers one tensor
     for layer in module.modules():
         for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
             for number in [i for i, hook in hooks.items() if _shares(hook)]:
                 del hooks[number]
         for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             if hasattr(tensor, "full_tensor"):
-                whole = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-                held = nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
-                setattr(layer, name, held)
+                if tensor not in held:
+                    whole = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    held[tensor] = nn.Parameter(whole, tensor.requires_grad) if is_parameter else whole
+                    _hook(tensor, held[tensor])
+                setattr(layer, name, held[tensor])
     return module
+
+
+def check_whole(shared: nn.Module, whole: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]) -> None:
+    """Check that a module whose tensors are shared among devices gives the outputs of the copy that has them whole.
+
+    Where it can't be called with whole inputs, or gives a part of its outputs on each device, nothing is known.
+
+    Raises:
+        InputError: If outputs of the same shape differ.
+    """
+    if not _is_shared(shared) or (dtype := next((p.dtype for p in whole.parameters()), torch.int)).is_complex:
+        return
+    outputs: list[list[torch.Tensor]] = []
+    with torch.no_grad(), contextlib.suppress(Exception):
+        for module in (recast(copied(shared), str(dtype).removeprefix("torch.")), copied(whole)):
+            made = tree_leaves(called(module.eval(), arguments))
+            outputs.append([getattr(t, "full_tensor", lambda t=t: t)() for t in made if isinstance(t, torch.Tensor)])
+    near = 1e4 * torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    for ours, theirs in zip(*outputs, strict=True) if len(outputs) == 2 else ():
+        if ours.shape == theirs.shape and not torch.allclose(ours, theirs, near, near, equal_nan=True):
+            raise InputError(
+                "torch_module: as it is shared among devices it gives other outputs than its whole tensors do, which "
+                "are what is compared: correct what shares it, or pass the module as it was before."
+            )
+
+
+def _is_shared(module: nn.Module) -> bool:
+    return any(hasattr(tensor, "full_tensor") for tensor in (*module.parameters(), *module.buffers()))
 
 
 def _shares(hook: Any) -> bool:

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from flax import linen, nnx
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from jaxvae.shared.errors import InputError
+from parity_tests.harness.hooks import masks, torch_dropout
+from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
 from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED, OTHER_ORDER
 from parity_tests.support.quick import quick
@@ -378,6 +381,19 @@ def test_a_mask_of_whole_branches_is_shared_however_it_is_drawn(in_jax: str, in_
     report = compare_modules(model, None, module, None, RNG.normal(size=(16, 2, 8)), **OUTPUTS)
     assert report.passed is (in_jax != "jax.lax")
     assert report.passed or (report.diagnosis and report.diagnosis.cause == NOT_SHARED)
+
+
+def test_a_layer_that_checkpointing_computes_again_takes_its_masks_again() -> None:
+    weight, slopes = torch.ones(2, 6, requires_grad=True), []
+    with torch_dropout.shared(Masks()):
+        for again in (False, True):
+            masks.begin("torch")
+            x = weight
+            for _ in range(2):
+                layer = lambda x: F.dropout(torch.tanh(x), 0.5)  # noqa: E731
+                x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
+            slopes += torch.autograd.grad(x.sum(), weight)
+    torch.testing.assert_close(slopes[0], slopes[1])
 
 
 def test_two_dropouts_in_another_order_are_named() -> None:
