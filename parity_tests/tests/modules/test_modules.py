@@ -26,7 +26,7 @@ from parity_tests.harness.modules.compare import ParityError, assert_parity, com
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.evaluation import Evaluation
 from parity_tests.harness.modules.hypotheses.backward import FROZEN
-from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED
+from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED, Steps, cause_in_optimizer, sgd
 from parity_tests.harness.modules.levels import UNFUSED
 from parity_tests.harness.modules.mapping import as_is
 from parity_tests.support.quick import quick
@@ -853,3 +853,25 @@ def test_an_infinity_in_both_is_the_same_and_warns_of_nothing(size: int) -> None
     arrays["a"][0] = 1.0
     assert rounding.worst(arrays, arrays, {"a": 1e-8}, "float64").size == 0
     assert rounding.worst(arrays, {"a": -arrays["a"]}, {"a": 1e-8}, "float64").size == np.inf
+
+
+@pytest.mark.parametrize(
+    ("gradients", "cause"),
+    [
+        ([[1.0, -2.0], [3.0, 1.0]], "the momentum differs: 0.9 in JAX, 0.5 in PyTorch"),
+        (
+            [[1.0, -2.0], [1.0, -2.0]],
+            "the learning rate differs: 0.116 in JAX, 0.1 in PyTorch or "
+            "the momentum differs: 0.9 in JAX, 0.5 in PyTorch",
+        ),
+        ([[1.0, 0.0], [3.0, 0.0]], None),
+    ],
+)
+def test_settings_that_the_gradients_cannot_tell_apart_are_named_together_or_not_at_all(
+    gradients: list[list[float]], cause: str | None
+) -> None:
+    options = {"momentum": 0.5, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
+    given = np.array(gradients)
+    steps = Steps(np.ones(2), given, given, np.full(2, 0.1), np.ones(2))
+    in_torch, in_jax = (sgd(np.ones(2), given, steps.rates, momentum=momentum) for momentum in (0.5, 0.9))
+    assert cause_in_optimizer("SGD", options, steps, in_jax, in_torch, 1e-12) == cause

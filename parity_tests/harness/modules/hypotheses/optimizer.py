@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity_tests.harness.causes import Cause, joined
+from parity_tests.harness.causes import Cause, each, joined
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 
 EPS_IN_ROOT = Cause(
@@ -82,6 +82,7 @@ INITIAL_SUM = Cause(
     "pass initial_accumulator_value={torch} to optax",
 )
 _ADAGRAD_EPS = 1e-7  # optax's default
+_SAME = 1e-9
 CONJUGATE = Cause(
     "optax steps along JAX's gradient of complex parameters, which is the conjugate of PyTorch's",
     "conjugate-gradient",
@@ -215,10 +216,25 @@ def cause_in_optimizer(
     plain = formula(steps.weights, steps.clipped, steps.rates, **bound)
     if distance(in_torch / steps.scales, plain / steps.scales) > tolerance:
         return None
-    hypotheses = _hypotheses(formula, bound, steps, in_jax)
-    scaled = (Hypothesis(h.cause, h.numbers / steps.scales) for h in hypotheses)
-    with np.errstate(all="ignore"):  # a hypothesis may overflow
-        return confirmed(scaled, in_jax / steps.scales, plain / steps.scales, tolerance)
+    actual, usual = in_jax / steps.scales, plain / steps.scales
+
+    def named(hypotheses: Iterator[Hypothesis]) -> Iterator[Cause]:
+        for one in hypotheses:
+            with np.errstate(all="ignore"):  # a hypothesis may overflow
+                cause = confirmed([Hypothesis(one.cause, one.numbers / steps.scales)], actual, usual, tolerance)
+            if cause:
+                yield each(cause)
+
+    if exact := next(named(_hypotheses(formula, bound, steps)), None):
+        return exact
+    gradients = steps.gradients
+    if np.count_nonzero(gradients.any(0)) < 2:  # any setting can be fitted to the steps of one weight
+        return None
+    fits = named(_fits(formula, bound, steps, in_jax))
+    if (np.abs(gradients - gradients[0]) > _SAME * np.abs(gradients).max(initial=0)).any():
+        return next(fits, None)
+    alike = {cause.kind: cause for cause in fits}  # steps of one gradient are a factor apart, whatever the setting
+    return joined(alike.values(), " or ") if alike else None
 
 
 def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -236,21 +252,12 @@ def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any
     return bound
 
 
-def _hypotheses(
-    formula: Callable[..., np.ndarray], options: dict[str, Any], steps: Steps, actual: np.ndarray
-) -> Iterator[Hypothesis]:
+def _hypotheses(formula: Callable[..., np.ndarray], options: dict[str, Any], steps: Steps) -> Iterator[Hypothesis]:
+    """Yield the faults without a number to fit."""
     weights, gradients, clipped, rates, _, imaginary = steps
 
     def run(gradients: np.ndarray = clipped, rates: np.ndarray = rates, **changed: Any) -> np.ndarray:
         return formula(weights, gradients, rates, **{**options, **changed})
-
-    def fit(name: str, cause: Cause, guess: float, **held: Any) -> Hypothesis:
-        def changed(value: float) -> np.ndarray:
-            return formula(weights, clipped, rates, **{**options, **held, name: value})
-
-        value = fitted(changed, actual, guess)
-        shown = f"{value:.4g}", f"{options[name]:.4g}"
-        return Hypothesis(cause.of(value, options[name], shown), changed(value))
 
     def where(cause: Cause, option: str, text: str = "in") -> Cause:
         framework = "PyTorch" if options.get(option) else "JAX"
@@ -283,7 +290,6 @@ def _hypotheses(
         )
     for ahead, shifted in ((1, np.append(rates[1:], rates[-1:])), (-1, np.insert(rates[:-1], 0, rates[0]))):
         yield Hypothesis(SCHEDULE.saying(SCHEDULE, ahead, 0), run(rates=shifted))
-    yield from _fits(formula, options, steps, run, fit, actual)
 
 
 def _limit(gradients: np.ndarray, clipped: np.ndarray) -> float | None:
@@ -298,12 +304,23 @@ def _fits(
     formula: Callable[..., np.ndarray],
     options: dict[str, Any],
     steps: Steps,
-    run: Callable[..., np.ndarray],
-    fit: Callable[..., Hypothesis],
     actual: np.ndarray,
 ) -> Iterator[Hypothesis]:
     """Yield the faults in one number, with the number that fits all weights best."""
-    gradients, rates = steps.gradients, steps.rates
+    weights, gradients, clipped, rates, *_ = steps
+
+    def run(gradients: np.ndarray = clipped, rates: np.ndarray = rates, **changed: Any) -> np.ndarray:
+        return formula(weights, gradients, rates, **{**options, **changed})
+
+    def fit(name: str, cause: Cause, guess: float, **held: Any) -> Hypothesis:
+        def changed(value: float) -> np.ndarray:
+            return formula(weights, clipped, rates, **{**options, **held, name: value})
+
+        value = fitted(changed, actual, guess)
+        value = value if abs(value) > _SAME * abs(options[name]) else 0.0
+        shown = f"{value:.4g}", f"{options[name]:.4g}"
+        return Hypothesis(cause.of(value, options[name], shown), changed(value))
+
     scale = fitted(lambda scale: run(rates=rates * scale), actual, 1.0)
     both = float(rates[0] * scale), float(rates[0])
     cause = LEARNING_RATE.of(*both, (f"{both[0]:.4g}", f"{both[1]:.4g}"))
