@@ -78,6 +78,12 @@ class Names(NamedTuple):
             quantity = FIELDS[field]
             if field in _NAMED:
                 found[quantity] = self._named(snapshot.arrays, side)
+                if self.pairs and not found[quantity] and snapshot.arrays:
+                    own = self.pairs[0].path if side == SIDES[0] else self.pairs[0].name
+                    raise InputError(
+                        f"The {side} run: none of the names in its {field} is a parameter's, as {own!r} is: found "
+                        f"{next(iter(snapshot.arrays))!r}; yield {field} as the parameters are yielded."
+                    )
             elif field == "optimizer_state":
                 found[quantity] = self._state(snapshot.arrays, side)
             else:

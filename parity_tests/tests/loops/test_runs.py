@@ -441,3 +441,11 @@ def test_a_transposed_start_is_named() -> None:
     assert (report.step, report.quantity) == (-1, "parameters")
     assert report.diagnosis is not None
     assert report.diagnosis.cause == "w is transposed in PyTorch"
+
+
+def test_an_average_under_other_names_than_the_parameters_is_refused() -> None:
+    def run(as_array: Any) -> Iterator[Step]:
+        yield Step(parameters={"g": {"w": as_array([1.0, 2.0])}}, ema={"w": as_array([1.0, 2.0])})
+
+    with pytest.raises(InputError, match=r"none of the names in its ema is a parameter's, as 'g.w' is: found 'w'"):
+        compare_runs(run(np.array), run(torch.tensor), steps=1)
