@@ -25,6 +25,7 @@ from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
+from parity_tests.harness.modules.exercised import paddings
 from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION
 from parity_tests.harness.modules.hypotheses.shared_masks import of_masks
 from parity_tests.harness.modules.inputs import read
@@ -248,6 +249,8 @@ def compare_modules(
                 return Report(about, tuple(findings), diagnosis=diagnosis, drawn=drawn, tree=tree)
             del diagnose  # it holds the arrays of its level
         own += unchosen(*evaluation.trees, both.order)
+        if losses is not None:
+            own += paddings(both)
         own += both.exchanged(*evaluation.trees, given)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))

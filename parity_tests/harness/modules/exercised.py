@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.func import functional_call
+from torch.nn import Embedding
 
 from parity_tests.harness.hooks.torch_slopes import differentiable_norms
 from parity_tests.harness.modules import torch_state
@@ -55,6 +56,17 @@ def unpaired(both: Both) -> list[str]:
     every, paired = torch_state.entries(both.module), {torch_state.whole(pair.name) for pair in both.pairs}
     buffers = [name for name, _ in both.module.named_buffers() if name in every and name not in paired]
     return [name for name in buffers if not torch_state.counts_batches(name, every[name].layer)]
+
+
+def paddings(both: Both) -> tuple[str, ...]:
+    """Return the rows of torch's embeddings that get no gradient, by `padding_idx`, and that no input asks for."""
+    ids = [x for x in both.inputs if x.dtype.kind in "iu"]
+    layers = ((name, layer.padding_idx) for name, layer in both.module.named_modules() if isinstance(layer, Embedding))
+    return tuple(
+        f"{name}.weight[{row}] (padding_idx, which is in no input)"
+        for name, row in layers
+        if row is not None and ids and not any((x == row).any() for x in ids)
+    )
 
 
 def exercised(

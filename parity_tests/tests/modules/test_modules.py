@@ -8,7 +8,7 @@ import sys
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,12 @@ from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.evaluation import Evaluation
+from parity_tests.harness.modules.exercised import paddings
 from parity_tests.harness.modules.hypotheses.backward import FROZEN
 from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED, Steps, cause_in_optimizer, sgd
 from parity_tests.harness.modules.levels import UNFUSED
 from parity_tests.harness.modules.mapping import as_is
+from parity_tests.harness.modules.pair import Both
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import IMAGES, LABELS, ROWS, JaxNet, TorchNet, cross_entropy, torch_cross_entropy
 from parity_tests.support.warm import python
@@ -875,3 +877,9 @@ def test_settings_that_the_gradients_cannot_tell_apart_are_named_together_or_not
     steps = Steps(np.ones(2), given, given, np.full(2, 0.1), np.ones(2))
     in_torch, in_jax = (sgd(np.ones(2), given, steps.rates, momentum=momentum) for momentum in (0.5, 0.9))
     assert cause_in_optimizer("SGD", options, steps, in_jax, in_torch, 1e-12) == cause
+
+
+def test_a_padding_row_that_no_input_asks_for_is_not_exercised() -> None:
+    module: Any = nn.Sequential(nn.Embedding(4, 2, padding_idx=0), nn.Linear(2, 2))
+    for ids, expected in (([1, 2], ("0.weight[0] (padding_idx, which is in no input)",)), ([0, 2], ())):
+        assert paddings(Both(cast(Any, None), module, (), [np.array([ids])], "float64")) == expected
