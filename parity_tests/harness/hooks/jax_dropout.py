@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from flax.core.scope import Scope
 from jax.core import Tracer
+from jax.sharding import AbstractMesh, AxisType
 
 from parity_tests.harness.hooks.linen_layers import trials_within
 from parity_tests.harness.hooks.masks import Masks
@@ -153,12 +154,21 @@ def _bernoulli(draws: _Draws, plain: Callable[..., Any]) -> Callable[..., Any]:
 
     def bernoulli(key: Any, p: Any = 0.5, shape: Any = None, **more: Any) -> Any:
         shape = tuple(np.shape(p)) if shape is None else tuple(shape)
-        numbers = draws(key, p, shape)
+        numbers = _placed(draws(key, p, shape), **more)
         if numbers is None:
             return plain(key, p, shape, **more)
         return numbers < (p if isinstance(p, float) else jnp.asarray(p))
 
     return bernoulli
+
+
+def _placed(numbers: Any, *, out_sharding: Any = None, **_: Any) -> Any:
+    """Return numbers where the draw is to put them on a mesh whose axes are explicit."""
+    spec = getattr(out_sharding, "spec", out_sharding)
+    mesh = getattr(out_sharding, "mesh", None) or jax.sharding.get_abstract_mesh()
+    if numbers is None or spec is None or AxisType.Explicit not in mesh.axis_types:
+        return numbers
+    return jax.device_put(numbers, spec if isinstance(mesh, AbstractMesh) else out_sharding)
 
 
 def _of_stream(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,6 +194,8 @@ class _Uniform:
         return self._array
 
     def __jax_array__(self) -> Any:
+        if Masks.active is not None and self._array is None and not self._added:
+            Masks.active.taken = True
         return self._settled(self._added, below=False)  # floor may keep those that reach 1
 
     def __lt__(self, p: Any) -> Any:
@@ -246,7 +258,7 @@ def _uniform(masks: Masks, draws: _Draws, plain: Callable[..., Any]) -> Callable
         none_left = masks.key is None and masks.calls["jax"] >= len(masks.drawn)
         if none_left or masks.arrays or bounds != [0.0, 1.0]:
             return plain(key, shape, *given, **more)
-        return _Uniform(lambda p: draws(key, p, shape), lambda: plain(key, shape, *given, **more))
+        return _Uniform(lambda p: _placed(draws(key, p, shape), **more), lambda: plain(key, shape, *given, **more))
 
     return uniform
 

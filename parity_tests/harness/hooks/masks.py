@@ -43,6 +43,8 @@ class Masks:
         """The number of the first mask in JAX's last call that was drawn from a key."""
         self.reused = False
         """Whether two masks in JAX's last call were drawn from one key."""
+        self.taken = False
+        """Whether uniform numbers in JAX's last call were taken as an array before anything made a mask of them."""
         self.looking = False
         self.recording = 0
         """How often the calls of layers are being recorded, in which nothing is compiled."""
@@ -59,7 +61,8 @@ class Masks:
             self.drawn.clear()
             self.states.clear()
         else:
-            self.unlike, self.others, self.rates, self.keys, self.reused = [], [], [], {}, False
+            self.unlike, self.others, self.rates, self.keys = [], [], [], {}
+            self.reused = self.taken = False
 
     @contextlib.contextmanager
     def look(self) -> Iterator[None]:

@@ -10,14 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from flax import linen, nnx
+from jax.sharding import PartitionSpec
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 from jaxvae.shared.errors import InputError
-from parity_tests.harness.hooks import masks, torch_dropout
+from parity_tests.harness.findings import Diagnosis
+from parity_tests.harness.hooks import jax_dropout, masks, torch_dropout
 from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
-from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED, OTHER_ORDER
+from parity_tests.harness.modules.hypotheses.between_layers import OTHER_MASK
+from parity_tests.harness.modules.hypotheses.shared_masks import NOT_SHARED, OTHER_ORDER, of_masks
 from parity_tests.support.quick import quick
 from parity_tests.support.small_nets import JaxNet, TorchNet
 
@@ -391,9 +394,30 @@ def test_a_layer_that_checkpointing_computes_again_takes_its_masks_again() -> No
             x = weight
             for _ in range(2):
                 layer = lambda x: F.dropout(torch.tanh(x), 0.5)  # noqa: E731
-                x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
-            slopes += torch.autograd.grad(x.sum(), weight)
+                x = CheckpointFunction.apply(layer, True, x) if again else layer(x)
+            weight.grad = None
+            x.sum().backward()
+            slopes.append(weight.grad)
     torch.testing.assert_close(slopes[0], slopes[1])
+
+
+def test_a_mask_lies_on_the_mesh_of_what_it_drops() -> None:
+    rows = PartitionSpec("rows")
+    with jax.set_mesh(jax.make_mesh((1,), ("rows",))), jax_dropout.shared(Masks(key=0)):
+        x = jax.device_put(np.ones((4, 6), np.float32), rows)
+        assert jax.typeof(nnx.Dropout(0.5, rngs=nnx.Rngs(0))(x)).sharding.spec == PartitionSpec("rows", None)
+
+
+def test_uniform_numbers_that_are_taken_as_an_array_are_named() -> None:
+    shared = Masks()
+    with torch_dropout.shared(shared), jax_dropout.shared(shared):
+        F.dropout(torch.ones(4, 6), 0.5)
+        masks.begin("jax")
+        assert jax.lax.exp(jnp.asarray(jax.random.uniform(jax.random.key(0), (4, 6)))).shape == (4, 6)
+        diagnosis = Diagnosis("between a and b", "It differs.", OTHER_MASK)
+        assert of_masks(diagnosis).cause == NOT_SHARED
+        masks.begin("jax")
+        assert of_masks(diagnosis).cause == OTHER_ORDER
 
 
 def test_two_dropouts_in_another_order_are_named() -> None:

@@ -44,4 +44,4 @@ def of_masks(diagnosis: Diagnosis) -> Diagnosis:
     if unlike := (*masks.unlike, *masks.others):
         in_jax, in_torch = unlike[0]
         return diagnosis._replace(cause=OTHER_SHAPE.of([*in_jax], [*in_torch] if in_torch else "none"))
-    return diagnosis._replace(cause=OTHER_ORDER) if diagnosis.cause else diagnosis
+    return diagnosis._replace(cause=NOT_SHARED if masks.taken else OTHER_ORDER) if diagnosis.cause else diagnosis
