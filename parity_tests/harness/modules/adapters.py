@@ -198,6 +198,12 @@ def _linen(model: nn.Module, variables: Any, dtype: str, train: bool, form: Form
 def _function(call: Callable[..., Any], params: Any, dtype: str, train: bool, form: Form) -> Network:
     """Running statistics in a function's Linen variables are state: nothing trains them."""
     arguments = _in_form(form, call, train, lambda: {"dropout": jax.random.key(0)}, first=1)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise InputError(
+                f"params: {path_of(path)!r} is a random key, expected the parameters of a function: leave it out, as "
+                "nnx.split(model, nnx.Param, ...) does, and let the function make it."
+            )
     params = cast(params, dtype)
     split = isinstance(params, Mapping) and "params" in params and "batch_stats" in params
     state = {"batch_stats": params["batch_stats"]} if split else {}

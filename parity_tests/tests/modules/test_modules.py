@@ -883,3 +883,9 @@ def test_a_padding_row_that_no_input_asks_for_is_not_exercised() -> None:
     module: Any = nn.Sequential(nn.Embedding(4, 2, padding_idx=0), nn.Linear(2, 2))
     for ids, expected in (([1, 2], ("0.weight[0] (padding_idx, which is in no input)",)), ([0, 2], ())):
         assert paddings(Both(cast(Any, None), module, (), [np.array([ids])], "float64")) == expected
+
+
+def test_a_random_key_among_the_parameters_of_a_function_is_refused() -> None:
+    params = {"a": {**PARAMS["a"]}, "drop": {"key": jax.random.key(0)}}
+    with pytest.raises(InputError, match=r"params: 'drop/key' is a random key, expected the parameters of a function"):
+        compare_modules(lambda p, x: x @ p["a"]["kernel"], params, LINEAR, None, ROWS)
