@@ -255,9 +255,11 @@ def aligned(mine: Record, other: Record) -> tuple[list[str], Record]:
 
 
 def dtype(steps: Iterable[Raw]) -> str | None:
-    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are;
-    float32 if any array of the model or its optimizer is, or of the rest where they yield neither, else float64; None if
-    there are no numbers but some, as 1.0, that float32 has as well."""
+    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are.
+
+    It is float32 if any array of the model or its optimizer is, or of the rest where they yield neither, else float64;
+    None if there are no numbers but some, as 1.0, that float32 has as well.
+    """
     found: dict[bool, set[str]] = {True: set(), False: set()}
     scalars: list[float] = []
     for raw in steps:
