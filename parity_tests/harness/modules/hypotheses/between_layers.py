@@ -44,7 +44,7 @@ UNFLATTEN = Cause(
     "unflatten to C,H,W and move the channels last, or give the pairs of kernel and bias the transform "
     "flattened(columns=(C, H, W))",
 )
-SCALE = Cause("the numbers are multiplied by a constant", "scaled", "take the constant factor out")
+SCALE = Cause("the numbers are multiplied by a constant", "scaled", "multiply them by {torch} in JAX")
 DROPOUT = Cause("dropout is left on", "dropout-on", "drop the same in both: {torch}")
 OTHER_MASK = Cause(
     "dropout is on in both, and drops other units in each",
