@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from parity_tests.harness.modules.hypotheses import attention, branches, layers, localize, masks
+from parity_tests.harness.causes import each
+from parity_tests.harness.modules.hypotheses import attention, between_layers, branches, layers, localize, masks
 from parity_tests.harness.modules.hypotheses.attention import Attention
 
 RANDOM = np.random.default_rng(0)
@@ -64,6 +65,17 @@ def test_two_parts_in_the_other_order_are_told(axis: int, what: str) -> None:
     assert branches.cause_in_joining(x[:, :, ::-1], x, 1e-12) is None
 
 
+def test_dropout_of_other_numbers_by_one_mask_is_no_cause() -> None:
+    """What differs before it is: the units that it drops are the same."""
+    x, y = RANDOM.normal(size=(2, 40, 5)) + 1
+    mask, other = (RANDOM.random(size=(2, 40, 5)) > 0.25) / 0.75
+    between = between_layers.cause_between
+    assert between((x, x * mask), (y, y * mask), 1e-12) is None
+    assert "drops other units in each" in str(between((x, x * mask), (y, y * other), 1e-12))
+    rates = between((x, x * mask), (y, y * (RANDOM.random(y.shape) > 0.5) * 2), 1e-12)
+    assert rates == "the rates of a dropout differ: 0.25 in JAX, 0.5 in PyTorch"
+
+
 def test_a_norm_that_scales_by_1_and_its_weights_is_told() -> None:
     class Norm(nn.Module):
         def __init__(self) -> None:
@@ -79,7 +91,7 @@ def test_a_norm_that_scales_by_1_and_its_weights_is_told() -> None:
     found = layers.cause_in_layer(Norm(), x, other, plain * weight, 1e-12)
     assert found is not None
     assert found.endswith("1e-05 in JAX, 1e-06 in PyTorch")
-    assert found.advice == "give the Flax layer epsilon=1e-06"
+    assert each(found).advice == "give the Flax layer epsilon=1e-06"
 
 
 def test_a_table_of_positions_is_told_however_long_before_the_tokens_were_embedded() -> None:
