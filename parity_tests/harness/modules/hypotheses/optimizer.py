@@ -246,7 +246,7 @@ def _hypotheses(
 
     def fit(name: str, cause: Cause, guess: float, **held: Any) -> Hypothesis:
         def changed(value: float) -> np.ndarray:
-            return run(**held, **{name: value})
+            return formula(weights, clipped, rates, **{**options, **held, name: value})
 
         value = fitted(changed, actual, guess)
         shown = f"{value:.4g}", f"{options[name]:.4g}"
