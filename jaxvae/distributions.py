@@ -287,8 +287,10 @@ def gaussian_nll(mean: Array, logvar: Array, x: Array) -> Array:
     require_own("gaussian_nll", mean=mean, logvar=logvar, pixels=x)
     squares, constant = (mean - x) ** 2, math.log(2 * math.pi)
     if not jnp.ndim(logvar):
-        # The sum first, so that the gradient of the one variance adds up images, not all pixels of a batch in a row.
-        return 0.5 * (squares.sum(-1) * jnp.exp(-logvar) + x.shape[-1] * (logvar + constant))
+        # The sum over pixels first, and a variance of each image, so that the gradient of the one is a sum over images:
+        # not over all pixels of a batch in a row, and one that several devices add up together with the others.
+        of_images = jnp.broadcast_to(logvar, squares.shape[:-1])
+        return 0.5 * (squares.sum(-1) * jnp.exp(-of_images) + x.shape[-1] * (of_images + constant))
     return 0.5 * (squares * jnp.exp(-logvar) + logvar + constant).sum(-1)
 
 

@@ -224,5 +224,9 @@ FAULTS = [
     Fault("RMSprop centered", "PyTorch", STEPS, optimizer.CENTERED,
           lambda: steps(optax.rmsprop(0.1, decay=0.99, eps_in_sqrt=False),
                         partial(torch.optim.RMSprop, lr=0.1, centered=True))),
+    Fault("RMSprop with optax's defaults", "JAX", STEPS, optimizer.DECAY_RATE,
+          lambda: steps(optax.rmsprop(0.1), partial(torch.optim.RMSprop, lr=0.1))),
+    Fault("Adagrad with optax's defaults", "JAX", STEPS, optimizer.INITIAL_SUM,
+          lambda: steps(optax.adagrad(0.1), partial(torch.optim.Adagrad, lr=0.1))),
     *structure.FAULTS,
 ]  # fmt: skip

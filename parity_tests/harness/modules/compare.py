@@ -20,6 +20,7 @@ from parity_tests.harness.hooks import dropout, torch_layers
 from parity_tests.harness.hooks.settings import settings
 from parity_tests.harness.modules import layouts, torch_state, validation
 from parity_tests.harness.modules.adapters import flatten, network
+from parity_tests.harness.modules.common import placement
 from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
@@ -169,6 +170,7 @@ def compare_modules(
     )
 
     arrangement: Arrangement | None = None
+    places = placement.shardings(jax_model, params)
 
     def made(dtype: str) -> Both:
         call = read(inputs, jax_inputs, torch_inputs, input_layouts, dtype)
@@ -178,6 +180,7 @@ def compare_modules(
             module.forward = getattr(module, torch_method)
         placed = {place: layout for place, layout in given.items() if layout is not None}
         both = Both(net, module, (), call.arrays, dtype, channels_last, call.layouts, placed, call, order)
+        both = both._replace(net=placement.on_mesh(net, places, call.places, both.jax_inputs))
         return both if arrangement is None else arranged(both, arrangement, weights)
 
     with in_float64() if low else settings(dtype), dropout.shared(share_dropout):

@@ -11,6 +11,7 @@ import torch
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules import layouts, validation
+from parity_tests.harness.modules.common import placement
 from parity_tests.harness.modules.common.arguments import Form, Inputs, Own, Place
 from parity_tests.harness.modules.layouts import Layout, Layouts
 
@@ -28,6 +29,8 @@ class Call(NamedTuple):
     """How JAX holds each array."""
     own: tuple[str, ...] = ()
     """The names of arrays that one of the two alone has, which are not moved."""
+    places: Sequence[Any] = ()
+    """How each array lies on several devices in JAX, see `placement`."""
 
     @property
     def own_arrays(self) -> dict[str, np.ndarray]:
@@ -54,13 +57,15 @@ def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype:
         if isinstance(given, Mapping):
             given = {names.index(place) if place in names else place: layout for place, layout in given.items()}
         form = Form(leaves, structure)
-        return Call(names, arrays, form, form, given)
+        places = map(placement.of_rows, placement.of_inputs(inputs, len(arrays)), arrays)
+        return Call(names, arrays, form, form, given, places=list(places))
     if jax_inputs is None or torch_inputs is None or not _nothing(inputs):
         raise InputError("inputs: expected inputs alone, or jax_inputs and torch_inputs without it: pass one or two.")
     if given is not None:
         raise InputError("input_layouts: with jax_inputs the layouts are found by the numbers: leave it out.")
     ours, mine, our_leaves, our_structure = _flat(jax_inputs, "jax_inputs", dtype)
     theirs, others, their_leaves, their_structure = _flat(torch_inputs, "torch_inputs", dtype)
+    places = placement.of_inputs(jax_inputs, len(ours))
     # In float64 for either dtype: a comparison in float32 computes in both, whose arrays have to be the same pairs.
     pairs = _pairs(*(_flat(each, "", "float64")[1] for each in (jax_inputs, torch_inputs)))
     in_jax = {j: Place(n, shape) for n, (j, _, _, shape) in enumerate(pairs)}
@@ -74,6 +79,7 @@ def read(inputs: Any, jax_inputs: Any, torch_inputs: Any, given: Layouts, dtype:
         Form(_placed(their_leaves, in_torch, others), their_structure),
         [layout for _, _, layout, _ in pairs],
         tuple(own),
+        [places[j] for j, *_ in pairs],
     )
 
 

@@ -166,14 +166,22 @@ def called(module: nn.Module, arguments: tuple[Sequence[Any], Mapping[str, Any]]
 
 
 def _gathered(module: nn.Module) -> nn.Module:
-    """Replace the tensors of a module that are shared among devices by whole ones."""
+    """Replace the tensors of a module that are shared among devices by whole ones, and drop what a plan of
+    `parallelize_module` does to share its inputs and outputs."""
     for layer in module.modules():
+        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+            for number in [i for i, hook in hooks.items() if _shares(hook)]:
+                del hooks[number]
         for name, tensor in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
             if hasattr(tensor, "full_tensor"):
                 whole = tensor.detach().full_tensor()  # type: ignore[attr-defined]
                 held = nn.Parameter(whole, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else whole
                 setattr(layer, name, held)
     return module
+
+
+def _shares(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.tensor")
 
 
 def begin_call() -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxvae.shared.errors import InputError
-
 Arrays = dict[str, np.ndarray]
 _HALF = ("float16", "bfloat16", "float8")
 
@@ -21,8 +19,6 @@ def numbers(leaf: Any) -> np.ndarray | None:
         leaf = leaf.to_dense() if str(leaf.layout) != "torch.strided" else leaf
         leaf = leaf.float() if str(leaf.dtype).removeprefix("torch.").startswith(_HALF) else leaf
         leaf = leaf.numpy(force=True)
-    elif hasattr(leaf, "is_fully_addressable") and not leaf.is_fully_addressable:
-        raise InputError("An array lies on devices of other processes: record in a process that has all of its parts.")
     elif not (isinstance(leaf, bool | int | float | complex) or hasattr(leaf, "__array__")):
         return None
     try:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import optax
-from flax import nnx
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.hooks import jax_dropout
@@ -22,13 +21,14 @@ from parity_tests.harness.hooks.jax_settings import jax_settings
 from parity_tests.harness.hooks.jax_slopes import mixture
 from parity_tests.harness.hooks.masks import Masks
 from parity_tests.harness.hooks.record import LayerCall
-from parity_tests.harness.modules.adapters import Network, flatten, network, path_of, replaced
+from parity_tests.harness.modules.adapters import Network, flatten, network, replaced
+from parity_tests.harness.modules.common import placement
 from parity_tests.harness.modules.common.slopes import slope_errors
 from parity_tests.harness.modules.errors import raised_by
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.recordings import outputs
 from parity_tests.harness.recordings.arguments import Call
-from parity_tests.harness.recordings.arrays import Arrays, cast, numbers
+from parity_tests.harness.recordings.arrays import Arrays, cast
 from parity_tests.harness.recordings.model import Change, Numbers, Options, noisy, parts_of
 
 _SAME = 1e-6
@@ -50,12 +50,8 @@ class JaxModel:
 
     def __init__(self, model: Any, params: Any, call: Call, options: Options, inputs: Any = ()):
         self._model, self._given, self._call, self._options = model, params, call, options
-        self._placed = _shardings(nnx.to_pure_dict(nnx.state(model)) if isinstance(model, nnx.Module) else {})
-        self._placed |= _shardings(params)
-        leaves = jax.tree.leaves((getattr(inputs, "args", inputs), getattr(inputs, "kwargs", {})))
-        arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array | np.ndarray | np.generic)]
-        same = len(arrays) == len(call.arrays)
-        self._places = [_sharding(leaf) for leaf in arrays] if same else [None] * len(call.arrays)
+        self._placed = placement.shardings(model, params)
+        self._places = placement.of_inputs(inputs, len(call.arrays))
         self._nets: dict[str, tuple[Network, dict[str, Callable[..., Any]]]] = {}
         self._arrangement: Any = None
         self._weights: Arrays | None = None
@@ -224,11 +220,8 @@ class JaxModel:
         params, state = jax.tree.map(moved, net.params), jax.tree.map(moved, net.state)
         given = [cast(x, dtype) for x in self._call.arrays]
         inputs = [jnp.asarray(x if change is None else change(x)) for x in given]
-        params, state = (_put(tree, self._placed) for tree in (params, state))
-        placed = [
-            x if place is None else jax.device_put(x, place) for x, place in zip(inputs, self._places, strict=True)
-        ]
-        return params, state, placed
+        params, state = (placement.put(tree, self._placed) for tree in (params, state))
+        return params, state, placement.put_inputs(inputs, self._places)
 
     def _gradients(
         self, programs: Any, params: Any, state: Any, inputs: Any, taps: Any
@@ -376,25 +369,3 @@ def _named(gradient: np.ndarray) -> np.ndarray:
     if gradient.dtype.kind == "c":
         return np.conj(gradient)
     return gradient if gradient.dtype.kind == "f" else np.zeros(gradient.shape)
-
-
-def _sharding(leaf: Any) -> Any:
-    """Return how an array lies on several devices; None if it lies on one."""
-    if not isinstance(leaf, jax.Array) or len(leaf.devices()) < 2:
-        return None
-    numbers(leaf)  # an error where other processes have parts of it
-    return leaf.sharding
-
-
-def _shardings(tree: Any) -> dict[str, Any]:
-    every = jax.tree_util.tree_leaves_with_path(flax.linen.meta.unbox(tree))
-    found = {path_of(path): _sharding(leaf) for path, leaf in every}
-    return {path: place for path, place in found.items() if place is not None}
-
-
-def _put(tree: Any, places: Mapping[str, Any]) -> Any:
-    if not places:
-        return tree
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.device_put(leaf, places[path_of(path)]) if path_of(path) in places else leaf, tree
-    )

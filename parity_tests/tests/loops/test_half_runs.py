@@ -108,7 +108,6 @@ QUICK = [
     ("L2 in the loss too", "bfloat16"),
     ("other units are dropped", "bfloat16"),
     ("the unbiased variance", "float16"),
-    ("no clipping, seen in the moments", "float16"),
 ]
 
 

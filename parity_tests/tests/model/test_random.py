@@ -23,7 +23,7 @@ SHAPES = st.sampled_from(
     [(), (0,), (1,), (2,), (3,), (8,), (17,), (128, 20), (1000,), (2, 3, 5), (7, 0, 2), (1, 1, 1, 1), (33, 65)]
 )
 # The bits are those of any shape, and XLA takes half a second to compile the floats of one as a user has them.
-FLOAT_SHAPES = st.sampled_from([(), (0,), (17,), (128, 20), (2, 3, 5)])
+FLOAT_SHAPES = st.sampled_from([(), (0,), (128, 20), (2, 3, 5)])
 FLOATS = st.sampled_from(["float32", "float64"])
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.1, 3.3), (-0.05, 0.05), (-1e6, 1e-3)])
 

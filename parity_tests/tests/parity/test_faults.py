@@ -12,11 +12,11 @@ from parity_tests.harness.vae.hypotheses.kinds import KINDS
 EVERY = sorted([*plain_vae.FAULTS, *variants.FAULTS, *ranges.FAULTS], key=lambda fault: fault.package == "jaxvae")
 
 NAMES = [f"{fault.place}-{fault.cause}" for fault in EVERY]
-# Every third one runs with every change.
-THIRD = [pytest.param(fault, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, fault in enumerate(EVERY)]
+# Every fourth one runs with every change.
+FOURTH = [pytest.param(fault, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, fault in enumerate(EVERY)]
 
 
-@pytest.mark.parametrize("fault", THIRD, ids=NAMES)
+@pytest.mark.parametrize("fault", FOURTH, ids=NAMES)
 def test_a_fault_is_caught_and_named(fault: Fault) -> None:
     """By the level of the table, and not by the one before it."""
     is_caught(fault, tried(fault, caught_at(fault, LINES)))

@@ -175,10 +175,16 @@ def test_no_loop_over_steps_asks_the_host_on_a_gpu(tmp_path, preset: str, more: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "preset"), [("h100:8", "pytorch-examples"), ("v5e:2x4", "pytorch-examples"), ("h100:8", "iwae")]
+    ("target", "preset"),
+    [
+        ("h100:8", "pytorch-examples"),
+        ("v5e:2x4", "pytorch-examples"),
+        ("h100:8", "iwae"),
+        ("h100:8", "gaussian-learned"),
+    ],
 )
 def test_a_step_of_several_devices_has_one_all_reduce(tmp_path, target: str, preset: str) -> None:
-    collectives = compiled(tmp_path, "--for", target, "--preset", preset, "--batch-size", "128")["collectives"]
+    collectives = compiled(tmp_path, "--for", target, "--preset", preset, "--batch-size", "1024")["collectives"]
     assert [one["kind"] for one in collectives] == ["all-reduce"]
 
 

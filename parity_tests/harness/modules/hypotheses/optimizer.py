@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity_tests.harness.causes import Cause
+from parity_tests.harness.causes import Cause, joined
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted
 
 EPS_IN_ROOT = Cause(
@@ -18,6 +18,16 @@ EPS_IN_ROOT = Cause(
     "pass eps instead of eps_root to optax",
     found="inside the root",
     expected="outside the root",
+)
+EPS_IN_SQRT = Cause(
+    str(EPS_IN_ROOT), EPS_IN_ROOT.kind, "pass eps_in_sqrt=False to optax", EPS_IN_ROOT.found, EPS_IN_ROOT.expected
+)
+EPS_IN_SUM = Cause(
+    str(EPS_IN_ROOT),
+    EPS_IN_ROOT.kind,
+    "divide by sqrt(sum) + eps in a transformation of your own, since optax.adagrad has no such setting",
+    EPS_IN_ROOT.found,
+    EPS_IN_ROOT.expected,
 )
 EPS_VALUE = Cause("the optimizer's eps differs", "optimizer-eps", "pass eps={torch} to optax")
 NO_BIAS_CORRECTION = Cause(
@@ -63,6 +73,15 @@ DAMPENING = Cause(
 )
 DECAY_RATE = Cause("RMSprop's decay differs", "rmsprop-decay", "pass decay={torch} to optax")
 CENTERED = Cause("RMSprop is centered on one side", "rmsprop-centered", "pass centered={torch} to optax")
+INITIAL = Cause(
+    "RMSprop's mean square begins at another value", "optimizer-initial", "pass initial_scale={torch} to optax"
+)
+INITIAL_SUM = Cause(
+    "Adagrad's sum of squares begins at another value",
+    "optimizer-initial",
+    "pass initial_accumulator_value={torch} to optax",
+)
+_ADAGRAD_EPS = 1e-7  # optax's default
 CONJUGATE = Cause(
     "optax steps along JAX's gradient of complex parameters, which is the conjugate of PyTorch's",
     "conjugate-gradient",
@@ -149,14 +168,35 @@ def rmsprop(
     centered: bool = False,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    initial: float = 0.0,
 ) -> np.ndarray:
-    mean, square, trace = np.zeros_like(weights), np.zeros_like(weights), np.zeros_like(weights)
+    mean, square, trace = np.zeros_like(weights), np.full_like(weights, initial), np.zeros_like(weights)
     for gradient, rate in zip(gradients, rates, strict=True):
         gradient = gradient + weight_decay * weights
         mean, square = alpha * mean + (1 - alpha) * gradient, alpha * square + (1 - alpha) * gradient**2
         variance = square - mean**2 if centered else square
         trace = momentum * trace + gradient / (np.sqrt(variance + eps) if eps_in_sqrt else np.sqrt(variance) + eps)
         weights = weights - rate * trace
+    return weights
+
+
+def adagrad(
+    weights: np.ndarray,
+    gradients: np.ndarray,
+    rates: np.ndarray,
+    *,
+    eps: float = 1e-10,
+    eps_in_sqrt: bool = False,
+    weight_decay: float = 0.0,
+    lr_decay: float = 0.0,
+    initial: float = 0.0,
+) -> np.ndarray:
+    total = np.full_like(weights, initial)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True)):
+        gradient = gradient + weight_decay * weights
+        total = total + gradient**2
+        root = np.sqrt(total + eps) if eps_in_sqrt else np.sqrt(total) + eps
+        weights = weights - rate / (1 + t * lr_decay) * gradient / root
     return weights
 
 
@@ -168,7 +208,7 @@ def cause_in_optimizer(
     `kind` is the class name of torch's optimizer, and `options` are those of its `param_groups`. The result is None if
     the optimizer has no formula here, or if its formula does not reproduce torch's weights.
     """
-    formula = {"Adam": adam, "AdamW": adam, "SGD": sgd, "RMSprop": rmsprop}.get(kind)
+    formula = {"Adam": adam, "AdamW": adam, "SGD": sgd, "RMSprop": rmsprop, "Adagrad": adagrad}.get(kind)
     if formula is None:
         return None
     bound = _bound(formula, kind, options)
@@ -182,10 +222,17 @@ def cause_in_optimizer(
 
 
 def _bound(formula: Callable[..., np.ndarray], kind: str, options: dict[str, Any]) -> dict[str, Any]:
-    names = {adam: "betas eps weight_decay amsgrad", sgd: "momentum dampening nesterov weight_decay"}
-    bound = {name: options[name] for name in names.get(formula, "alpha eps centered momentum weight_decay").split()}
+    names = {
+        adam: "betas eps weight_decay amsgrad",
+        sgd: "momentum dampening nesterov weight_decay",
+        rmsprop: "alpha eps centered momentum weight_decay",
+        adagrad: "eps weight_decay lr_decay",
+    }
+    bound = {name: options[name] for name in names[formula].split()}
     if formula is adam:
         bound["decoupled"] = kind == "AdamW" or options.get("decoupled_weight_decay", False)
+    if formula in (rmsprop, adagrad):
+        bound["initial"] = options.get("initial_accumulator_value", 0.0)
     return bound
 
 
@@ -197,9 +244,9 @@ def _hypotheses(
     def run(gradients: np.ndarray = clipped, rates: np.ndarray = rates, **changed: Any) -> np.ndarray:
         return formula(weights, gradients, rates, **{**options, **changed})
 
-    def fit(name: str, cause: Cause, guess: float) -> Hypothesis:
+    def fit(name: str, cause: Cause, guess: float, **held: Any) -> Hypothesis:
         def changed(value: float) -> np.ndarray:
-            return formula(weights, clipped, rates, **{**options, name: value})
+            return formula(weights, clipped, rates, **{**options, **held, name: value})
 
         value = fitted(changed, actual, guess)
         shown = f"{value:.4g}", f"{options[name]:.4g}"
@@ -223,12 +270,14 @@ def _hypotheses(
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
         yield Hypothesis(where(AMSGRAD, "amsgrad"), run(amsgrad=not options["amsgrad"]))
     elif formula is rmsprop:
-        yield Hypothesis(EPS_IN_ROOT, run(eps_in_sqrt=True))
+        yield Hypothesis(EPS_IN_SQRT, run(eps_in_sqrt=True))
         yield Hypothesis(where(CENTERED, "centered"), run(centered=not options["centered"]))
+    elif formula is adagrad:
+        yield Hypothesis(EPS_IN_SUM, run(eps_in_sqrt=True))
     else:
         yield Hypothesis(where(NESTEROV, "nesterov"), run(nesterov=not options["nesterov"], dampening=0.0))
         yield Hypothesis(DAMPENING, run(dampening=0.0))
-    if formula is not rmsprop and options["weight_decay"]:
+    if formula in (adam, sgd) and options["weight_decay"]:
         yield Hypothesis(
             where(DECOUPLED, "decoupled", "decoupled in"), run(decoupled=not options.get("decoupled", False))
         )
@@ -250,7 +299,7 @@ def _fits(
     options: dict[str, Any],
     steps: Steps,
     run: Callable[..., np.ndarray],
-    fit: Callable[[str, Cause, float], Hypothesis],
+    fit: Callable[..., Hypothesis],
     actual: np.ndarray,
 ) -> Iterator[Hypothesis]:
     """Yield the faults in one number, with the number that fits all weights best."""
@@ -264,7 +313,7 @@ def _fits(
     cause = CLIPPED.saying(f"{CLIPPED}: to a norm of {norm:.4g}", norm, "no clip")
     yield Hypothesis(cause, run(gradients * np.minimum(1, norm / norms)))
     yield fit("weight_decay", DECAY, options["weight_decay"])
-    if formula is not rmsprop:
+    if formula in (adam, sgd):
         other = partial(run, decoupled=not options.get("decoupled", False))
         value = fitted(lambda value: other(weight_decay=value), actual, options["weight_decay"])
         text = f"{DECOUPLED}, at {value:.4g} in JAX and {options['weight_decay']:.4g} in PyTorch"
@@ -280,9 +329,18 @@ def _fits(
             shown, torchs = (", ".join(f"{beta:.4g}" for beta in pair) for pair in (betas(value), options["betas"]))
             cause = BETAS.of(betas(value), list(options["betas"]), (shown, torchs))
             yield Hypothesis(cause, run(betas=betas(value)))
-    else:
+    elif formula is not adagrad:
         yield fit("momentum", MOMENTUM, options["momentum"])
-    if formula is rmsprop:
-        yield fit("alpha", DECAY_RATE, 0.9)
     if formula is not sgd:
         yield fit("eps", EPS_VALUE, options["eps"])
+    if formula is rmsprop:
+        yield fit("initial", INITIAL, 1.0)
+        yield fit("alpha", DECAY_RATE, 0.9)
+        inside = fit("alpha", DECAY_RATE, 0.9, eps_in_sqrt=True)
+        yield Hypothesis(joined([inside.cause, EPS_IN_SQRT]), inside.numbers)
+    if formula is adagrad:
+        yield fit("initial", INITIAL_SUM, 0.1)
+        for eps in dict.fromkeys((options["eps"], _ADAGRAD_EPS)):
+            inside = fit("initial", INITIAL_SUM, 0.1, eps_in_sqrt=True, eps=eps)
+            values = [EPS_VALUE.of(eps, options["eps"])] if eps != options["eps"] else []
+            yield Hypothesis(joined([inside.cause, EPS_IN_SUM, *values]), inside.numbers)
