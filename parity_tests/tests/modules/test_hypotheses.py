@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from parity_tests.harness.causes import each
-from parity_tests.harness.modules.hypotheses import attention, between_layers, branches, layers, localize, masks
+from parity_tests.harness.modules.hypotheses import (
+    attention,
+    between_layers,
+    branches,
+    layers,
+    localize,
+    masks,
+    optimizer,
+)
 from parity_tests.harness.modules.hypotheses.attention import Attention
 
 RANDOM = np.random.default_rng(0)
@@ -33,6 +41,7 @@ def grouped(settings: Attention, parts: list[np.ndarray]) -> np.ndarray:
         ),
         ({"mask": "a causal mask"}, "a causal mask in JAX, seen and a causal mask in PyTorch"),
         ({"mask": "a causal mask and the inverse of seen"}, "a causal mask and the inverse of seen in JAX, seen and a"),
+        ({"mask": "seen (of each query)"}, "seen (of each query) in JAX, seen and a causal mask in PyTorch"),
         ({"rotary": "pairs, base 10,000"}, "pairs, base 10,000 in JAX, halves, base 10,000 in PyTorch"),
         ({"scale": "1"}, "1 in JAX, 1/sqrt(head size) in PyTorch"),
     ],
@@ -103,3 +112,24 @@ def test_a_table_of_positions_is_told_however_long_before_the_tokens_were_embedd
     assert found is not None
     assert found[0] == "between tokens and next"
     assert found[1].endswith("added in one framework only: place, in PyTorch")
+
+
+@pytest.mark.parametrize(
+    ("other", "cause"),
+    [
+        ({"nesterov": True}, "Nesterov's momentum on one side: in JAX"),
+        (
+            {"rates": [0.1, 0.05, 0.01]},
+            "the learning rates of the steps differ: [0.1, 0.05, 0.01] in JAX, [0.1, 0.1, 0.1]",
+        ),
+    ],
+)
+def test_adams_steps_tell_nesterovs_momentum_and_a_schedule(other: dict[str, Any], cause: str) -> None:
+    weights, gradients, rates = RANDOM.normal(size=20), RANDOM.normal(size=(3, 20)), np.full(3, 0.1)
+    steps = optimizer.Steps(weights, gradients, gradients, rates, np.ones(20))
+    own = {"rates": rates, **other}
+    in_jax = optimizer.adam(weights, gradients, np.asarray(own.pop("rates")), **own)
+    in_torch = optimizer.adam(weights, gradients, rates)
+    options = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "lr": 0.1}
+    found = optimizer.cause_in_optimizer("Adam", options, steps, in_jax, in_torch, 1e-12)
+    assert (found or "").startswith(cause)

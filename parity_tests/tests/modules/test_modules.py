@@ -766,7 +766,7 @@ def test_a_single_layer_is_called_the_module() -> None:
             lambda net, x: net.b(net.a(x) * nnx.sigmoid(x)),
             lambda net, x: net.b(x * net.a(x).sigmoid()),
             "between a and b",
-            "it is put together otherwise: sigmoid of the input of a * a in JAX, sigmoid of a * the input of a in "
+            "it is put together otherwise: (sigmoid of the input of a) * a in JAX, (sigmoid of a) * the input of a in "
             "PyTorch",
         ),
     ],

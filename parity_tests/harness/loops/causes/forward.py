@@ -473,7 +473,7 @@ def bound_of(norm: float, before: float, near: float = 1e-6) -> float | None:
     optax multiplies by the bound over the norm, torch by the bound over the norm plus 1e-6.
     """
     bounds = norm, norm * (1 + 1e-6 / before) if before else 0.0
-    return next((bound for bound in bounds if _round(bound, near)), None)
+    return next((float(f"{bound:.2g}") for bound in bounds if _round(bound, near)), None)
 
 
 def _round(value: float, near: float = 1e-6) -> bool:

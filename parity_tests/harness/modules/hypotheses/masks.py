@@ -47,6 +47,7 @@ def given(arrays: Mapping[str, np.ndarray], batch: int, heads: int, queries: int
                     }
                     if mask.shape[2] == 1:
                         masks[f"{own} of queries and keys"] = mask & mask.swapaxes(2, 3)
+                        masks[f"{own} (of each query)"] = mask.swapaxes(2, 3)
     return masks
 
 

@@ -44,6 +44,7 @@ DECOUPLED = Cause(
 )
 DECAY = Cause("the weight decay differs", "weight-decay", "pass weight_decay={torch} to optax")
 LEARNING_RATE = Cause("the learning rate differs", "learning-rate", "set optax's learning rate to {torch}")
+RATES = Cause("the learning rates of the steps differ", "schedule-change", "let optax's schedule give {torch}")
 SCHEDULE = Cause("the learning-rate schedule is off by one step", "schedule-shift", "move optax's schedule by one step")
 CLIP = Cause(
     "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch",
@@ -123,6 +124,7 @@ def adam(
     decoupled: bool = False,
     bias_correction: bool = True,
     amsgrad: bool = False,
+    nesterov: bool = False,
 ) -> np.ndarray:
     mean, square, largest = np.zeros_like(weights), np.zeros_like(weights), np.zeros_like(weights)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
@@ -132,7 +134,10 @@ def adam(
         largest = np.maximum(largest, square)
         first, second = (1 - betas[0] ** t, 1 - betas[1] ** t) if bias_correction else (1, 1)
         root = np.sqrt((largest if amsgrad else square) / second + eps_root) + eps
-        weights = weights - rate * (mean / first / root + (weight_decay * weights if decoupled else 0))
+        used = mean / first
+        if nesterov:  # as optax has it
+            used = betas[0] * mean / (1 - betas[0] ** (t + 1)) + (1 - betas[0]) * gradient / first
+        weights = weights - rate * (used / root + (weight_decay * weights if decoupled else 0))
     return weights
 
 
@@ -269,6 +274,7 @@ def _hypotheses(
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
         yield Hypothesis(where(AMSGRAD, "amsgrad"), run(amsgrad=not options["amsgrad"]))
+        yield Hypothesis(where(NESTEROV, "nesterov"), run(nesterov=True))
     elif formula is rmsprop:
         yield Hypothesis(EPS_IN_SQRT, run(eps_in_sqrt=True))
         yield Hypothesis(where(CENTERED, "centered"), run(centered=not options["centered"]))
@@ -284,6 +290,12 @@ def _hypotheses(
     for ahead, shifted in ((1, np.append(rates[1:], rates[-1:])), (-1, np.insert(rates[:-1], 0, rates[0]))):
         yield Hypothesis(SCHEDULE.saying(SCHEDULE, ahead, 0), run(rates=shifted))
     yield from _fits(formula, options, steps, run, fit, actual)
+    if not options["weight_decay"] and len(weights) > 2 * len(rates) > 2:  # the weights are linear in the rates
+        columns = np.stack([run(rates=rate) - weights for rate in np.eye(len(rates))], 1)
+        if np.isfinite(columns).all():
+            own = np.linalg.lstsq(columns, actual - weights, rcond=None)[0]
+            shown = [[float(f"{rate:.4g}") for rate in found] for found in (own, rates)]
+            yield Hypothesis(RATES.of(*shown), run(rates=own))
 
 
 def _limit(gradients: np.ndarray, clipped: np.ndarray) -> float | None:
