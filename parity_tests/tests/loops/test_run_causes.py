@@ -64,6 +64,11 @@ def test_clipping_of_both_runs_to_other_bounds_is_named_where_one_bites() -> Non
             "and once in 3 steps in PyTorch",
         ),
         ([0.1] * 3 + [0.01] * 7, [0.1] * 4 + [0.01] * 6, "the schedule of PyTorch is 1 step late"),
+        (
+            [0.1 + 0.9 * (1 + np.cos(t / 8)) / 2 for t in range(9)],
+            [(1 + np.cos(t / 8)) / 2 for t in range(9)],
+            "the cosine ends at 0.1 times its largest learning rate in JAX and at 0 in PyTorch",
+        ),
     ],
 )
 def test_a_change_of_the_learning_rate_is_named(left: list[float], right: list[float], cause: str) -> None:

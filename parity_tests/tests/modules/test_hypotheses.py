@@ -96,6 +96,8 @@ def test_a_norm_that_scales_by_1_and_its_weights_is_told() -> None:
     plain = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
     found = layers.cause_in_layer(Norm(), x, plain * (1 + weight), plain * weight, 1e-12)
     assert found == "the norm scales by another function of its weights: 1 + the weights in JAX, the weights in PyTorch"
+    single = ((plain * (1 + weight)).astype(np.float32), (plain * weight).astype(np.float32))
+    assert layers.cause_in_layer(Norm(), x.astype(np.float32), *single, 1e-5) == found
     other = weight * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
     found = layers.cause_in_layer(Norm(), x, other, plain * weight, 1e-12)
     assert found is not None

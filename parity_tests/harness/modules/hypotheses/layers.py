@@ -174,7 +174,8 @@ def _of_mean_square(
     (mine, eps), (other, expected) = found
     causes = [SCALE_OFFSET.of(mine, other)] if mine != other else []
     shown = f"{eps:.3g}", f"{expected:.3g}"
-    causes += [EPS.of(_chosen(eps), _chosen(expected), shown)] if shown[0] != shown[1] else []
+    if shown[0] != shown[1] and distance(in_jax, x * scales[mine] / np.sqrt(square + expected)) > tolerance:
+        causes.append(EPS.of(_chosen(eps), _chosen(expected), shown))
     return joined(causes) if causes else None
 
 
