@@ -282,6 +282,22 @@ def dtype(steps: Iterable[Raw]) -> str | None:
         return None if all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
 
 
+def beside_float64(first: Sequence[tuple[Raw, Raw]]) -> str | None:
+    """Return, as a clause, which array of a model or its optimizer is float32 where others are float64."""
+    held = [
+        (path, FIELDS[field], side, str(array.dtype))
+        for pair in first
+        for side, raw in zip(SIDES, pair, strict=True)
+        for field in _TRAINED
+        for path, array in (raw[field].arrays if field in raw else {}).items()
+    ]
+    single = next((one for one in held if one[3] == "float32"), None)
+    if single is None or all(one[3] != "float64" for one in held):
+        return None
+    path, quantity, side, _ = single
+    return f"what float32 doesn't show, since {path} of the {quantity} of the {side} run is float32 beside float64"
+
+
 def _cut(arrays: Arrays) -> bool:
     """Return whether arrays of float32 hold numbers of half precision alone, and many: those of products in it."""
     if not all(array.dtype == np.float32 for array in arrays.values()):

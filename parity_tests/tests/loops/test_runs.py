@@ -174,6 +174,13 @@ def test_one_number_in_float32_does_not_make_the_runs_float32s(apart: float) -> 
     assert not any("raised" in note for note in report.not_compared), str(report)
 
 
+def test_an_array_in_float32_beside_float64_is_named() -> None:
+    single = {"w": np.ones(4, np.float32), "v": np.ones(4)}
+    report = compared(constant(gradients=single), constant(gradients={"w": np.zeros(4), "v": np.ones(4)}))
+    why = "what float32 doesn't show, since w of the gradients of the JAX run is float32 beside float64"
+    assert why in report.not_compared
+
+
 def test_a_list_a_generator_and_a_function_are_runs() -> None:
     assert compared(list(descent()), descent).passed
     assert compared([step._asdict() for step in descent()], lambda: descent()).passed
