@@ -294,8 +294,8 @@ def _hypotheses(
         columns = np.stack([run(rates=rate) - weights for rate in np.eye(len(rates))], 1)
         if np.isfinite(columns).all():
             own = np.linalg.lstsq(columns, actual - weights, rcond=None)[0]
-            shown = [[float(f"{rate:.4g}") for rate in found] for found in (own, rates)]
-            yield Hypothesis(RATES.of(*shown), run(rates=own))
+            ours, theirs = ([float(f"{rate:.4g}") for rate in found] for found in (own, rates))
+            yield Hypothesis(RATES.of(ours, theirs), run(rates=own))
 
 
 def _limit(gradients: np.ndarray, clipped: np.ndarray) -> float | None:
