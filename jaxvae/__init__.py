@@ -12,7 +12,9 @@ Modules, of which torchvae has the same except where noted:
     checks           what functions are given: shapes, dtypes, names of parameters
     keys, draws      the random streams of a run, and what one step draws from them
     distributions    posteriors, likelihoods, divergences
-    nets, layers     encoders, decoders, discriminator and their layers; init, bind, encode, decode
+    networks, layers encoders, decoders, discriminator, and their layers
+    operations       what they compute between the layers: labels, activations, dropout, the posterior
+    nets             init, bind, encode and decode, on parameters
     products         products of lower precision, and their gradients
     convolution      convolutions that are fast on CPUs (jaxvae only)
     packed           linear layers in few kernels on GPUs (jaxvae only)

@@ -14,14 +14,12 @@ import pickle
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import flax
 import jax
-import jaxlib
 import numpy as np
-import optax
 from jax.core import Tracer
 from jax.experimental import serialize_executable
 
@@ -166,7 +164,7 @@ def _find(folder: Path, jitted: Any, fixed: dict[str, Any], given: dict[str, Any
 @functools.cache
 def _begun() -> bytes:
     """A digest of all that programs depend on beside what they are asked for."""
-    versions = [module.__version__ for module in (jax, jaxlib, flax, optax, np)]
+    versions = [version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")]
     variables = [(name, value) for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)]
     digest = hashlib.sha256(repr((versions, variables, platform.python_version(), _processor())).encode())
     for file in _files():

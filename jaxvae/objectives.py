@@ -4,7 +4,7 @@ the batch size or the image size."""
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,16 @@ from jax import Array
 from jaxvae.checks import check_params, check_pixels, require_own
 from jaxvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from jaxvae.draws import Draws
-from jaxvae.nets import VAE, Params, Training, bind, combine, partition, statistics
+from jaxvae.nets import Params, bind, combine, partition, statistics
+from jaxvae.operations import Training
 from jaxvae.pixels import corrupt
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_labels, require_noise, require_pixels
 from jaxvae.shared.model.own_outputs import require_terms
 from jaxvae.shared.model.requirements import require_one_phase, require_weights
+
+if TYPE_CHECKING:
+    from jaxvae.networks import VAE
 
 
 class Terms(NamedTuple):
@@ -64,7 +68,7 @@ class Phase(NamedTuple):
     """The name of its optimizer; empty if a step has only one."""
     networks: tuple[str, ...]
     """The networks that it trains."""
-    terms: Callable[[Spec, VAE, Inputs], dict[str, Array]]
+    terms: Callable[[Spec, "VAE", Inputs], dict[str, Array]]
     """Computes the terms of each image, `[batch]` each; the first is minimized."""
     share: float
     """The factor by which the minimized term, in nats per image, is multiplied for the optimizer."""
@@ -198,7 +202,7 @@ def average(spec: Spec, terms: dict[str, Array], weights: Array, step: Array | N
     return means
 
 
-def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def negative_elbo(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The negative evidence lower bound of each image, its expectation estimated at latents z = mean + sigma * eps
     (Kingma & Welling 2014, equation 10), its KL weighted by beta (Higgins et al. 2017), which may rise with the steps
     (Bowman et al. 2016)."""
@@ -208,7 +212,7 @@ def negative_elbo(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     return {"loss": error + beta * divergence, "reconstruction": error, "kl": divergence}
 
 
-def capacity(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def capacity(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """reconstruction + gamma * |kl - C|, with C rising linearly to the capacity (Burgess et al. 2018, equation 8)."""
     posterior, errors = encode_decode(spec, model, batch)
     error, divergence = errors.mean(0), kl(posterior)
@@ -223,7 +227,7 @@ def capacity_loss(spec: Spec, reconstruction: Array, kl: Array, step: Array | No
     return reconstruction + spec.effective_beta * jnp.maximum(kl - reached, reached - kl)
 
 
-def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def importance_weighted(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """-log of the mean of k importance weights p(x, z) / q(z | x) (Burda, Grosse & Salakhutdinov 2016, equation 8),
     whose gradient goes through the normalized weights. `kl` is the samples' mean of log q(z | x) - log p(z)."""
     posterior, errors = encode_decode(spec, model, batch)
@@ -234,25 +238,25 @@ def importance_weighted(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Arra
     return {"loss": -bound, "reconstruction": errors.mean(0), "kl": ratio.mean(0)}
 
 
-def reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def reconstruction(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The reconstruction error alone, for an autoencoder without a prior; its kl is 0."""
     posterior, errors = encode_decode(spec, model, batch)
     error = errors.mean(0)
     return {"loss": error, "reconstruction": error, "kl": kl(posterior)}
 
 
-def own_objective(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def own_objective(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The terms of the user's own objective, checked."""
     assert spec.model.parts.objective is not None
     return require_terms(spec, spec.model.parts.objective(spec, model, batch), batch.x.shape[0])
 
 
-def adversarial_reconstruction(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def adversarial_reconstruction(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The reconstruction phase of an adversarial autoencoder (Makhzani et al. 2015, section 2)."""
     return {"reconstruction": encode_decode(spec, model, batch)[1].mean(0)}
 
 
-def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def discriminator(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The first half of the regularization phase, nats per image: the discriminator's error in telling draws of N(0, I)
     from the encoder's latents."""
     assert batch.draws.prior is not None
@@ -260,13 +264,13 @@ def discriminator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
     return {"discriminator": bernoulli_nll(real, jnp.ones_like(real)) + bernoulli_nll(fake, jnp.zeros_like(fake))}
 
 
-def generator(spec: Spec, model: VAE, batch: Inputs) -> dict[str, Array]:
+def generator(spec: Spec, model: "VAE", batch: Inputs) -> dict[str, Array]:
     """The second half, nats per image: the encoder's loss for making its latents pass for draws of N(0, I)."""
     fake = model.discriminate(encoded(model, batch))
     return {"generator": bernoulli_nll(fake, jnp.ones_like(fake))}
 
 
-def encode_decode(spec: Spec, model: VAE, batch: Inputs) -> tuple:
+def encode_decode(spec: Spec, model: "VAE", batch: Inputs) -> tuple:
     """Encode a batch, draw its latents and decode them: the first half of an objective.
 
     Args:
@@ -297,7 +301,7 @@ def _tiled(k: int, array: Array) -> Array:
     return jnp.tile(array, (k, *[1] * (array.ndim - 1)))
 
 
-def encoded(model: VAE, batch: Inputs) -> Array:
+def encoded(model: "VAE", batch: Inputs) -> Array:
     """The latents that a discriminator is shown: `[batch, latent]`."""
     return locate(model.encode(batch.seen, batch.labels, batch.training), batch.draws.eps)
 

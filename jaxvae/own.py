@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jaxvae.distributions import AnyPosterior, Decoded
-from jaxvae.layers import full
+from jaxvae.operations import full
 from jaxvae.shared.config import own
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
@@ -69,6 +68,8 @@ def initial(spec: Spec, key: Array, network: str) -> dict:
     Returns:
         The parameters by the name of the network; nothing for one that has none.
     """
+    from flax import nnx
+
     module = getattr(spec.model.parts, network)(spec.model, rngs=nnx.Rngs(key))
     params = jax.tree.map(lambda array: array.astype(spec.training.stored), nnx.to_pure_dict(nnx.state(module)))
     return {network: params} if params else {}
@@ -88,6 +89,8 @@ def decoded(spec: ModelSpec, outputs: Decoded, rows: int) -> Decoded:
 
 @functools.cache
 def _tensors(parts: Parts, model: ModelSpec, network: str) -> tuple[Any, ...]:
+    from flax import nnx
+
     make = getattr(parts, network)
     state = nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: make(model, rngs=nnx.Rngs(0)))))
     tensors = []

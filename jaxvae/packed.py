@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxvae.distributions import AnyPosterior, Decoded
-from jaxvae.layers import Training, activate, dropped, posterior, with_labels
+from jaxvae.operations import Training, activate, dropped, posterior, with_labels
 from jaxvae.shared.config.likelihoods import likelihood_of
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.config.spec import Spec
@@ -52,7 +52,7 @@ def unpack(spec: ModelSpec, tree: dict) -> dict:
 
 
 class PackedVAE:
-    """`nets.VAE` of packed parameters, as an objective takes it."""
+    """`networks.VAE` of packed parameters, as an objective takes it."""
 
     def __init__(self, spec: ModelSpec, params: dict):
         self.spec, self.params = spec, params

@@ -13,8 +13,9 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model.optimizer_state import trained
 from jaxvae.shared.text import printable
 from torchvae.draws import Draws
-from torchvae.nets import VAE, Training
+from torchvae.networks import VAE
 from torchvae.objectives import Inputs, Phase, minimized
+from torchvae.operations import Training
 from torchvae.parallel import processes
 
 Gradient = Callable[[Inputs, Phase], dict[str, Tensor]]

@@ -19,7 +19,8 @@ from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, Posterior, density, locate, log_ratio, nll, pixel_logvar, pixel_means
 from torchvae.draws import draw, image_keys
 from torchvae.keys import root_key, static_key
-from torchvae.nets import VAE, decode, encode
+from torchvae.nets import decode, encode
+from torchvae.networks import VAE
 from torchvae.objectives import capacity_loss, image_terms
 from torchvae.pixels import prepare_pixels
 

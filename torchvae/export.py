@@ -16,7 +16,8 @@ from jaxvae.shared.interop.export_files import Format
 from torchvae.checks import check_params
 from torchvae.distributions import pixel_logvar
 from torchvae.generate import means_of
-from torchvae.nets import VAE, bind, decode, encode
+from torchvae.nets import bind, decode, encode
+from torchvae.networks import VAE
 from torchvae.params import to_arrays
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxvae.shared.backend import Tensor
 from jaxvae.shared.interop import tensor_trees
 from jaxvae.shared.interop.foreign import Foreign
-from torchvae.nets import VAE
+from torchvae.networks import VAE
 from torchvae.params import from_arrays, to_arrays
 from torchvae.pickles import unpickle
 

@@ -14,7 +14,8 @@ from torchvae.devices import device_of, to_tensor
 from torchvae.distributions import Decoded, pixel_means
 from torchvae.draws import image_keys
 from torchvae.keys import root_key, static_key
-from torchvae.nets import VAE, decode, encode
+from torchvae.nets import decode, encode
+from torchvae.networks import VAE
 from torchvae.pixels import prepare_pixels
 
 

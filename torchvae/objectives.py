@@ -15,7 +15,8 @@ from jaxvae.shared.model.requirements import require_one_phase, require_weights
 from torchvae.checks import check_params, check_pixels, require_own
 from torchvae.distributions import Posterior, bernoulli_nll, kl, locate, log_ratio, nll
 from torchvae.draws import Draws
-from torchvae.nets import VAE, Training
+from torchvae.networks import VAE
+from torchvae.operations import Training
 from torchvae.parallel import processes, summed
 from torchvae.pixels import corrupt
 from torchvae.products import in_precision

@@ -13,7 +13,7 @@ from jaxvae.shared.errors import InputError
 from jaxvae.shared.model import own_outputs
 from torchvae import random
 from torchvae.distributions import AnyPosterior, Decoded
-from torchvae.layers import full
+from torchvae.operations import full
 
 
 class Parts(own.Parts):

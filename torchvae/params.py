@@ -12,7 +12,8 @@ from jaxvae.shared.config.own import Parts, using
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model import layout, optimizer_state, tensor_checks, weight_file
 from torchvae.checks import check_params
-from torchvae.nets import VAE, bind
+from torchvae.nets import bind
+from torchvae.networks import VAE
 from torchvae.parallel import home
 from torchvae.train import TrainState, init_optimizers, is_adam
 

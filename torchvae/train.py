@@ -25,7 +25,8 @@ from torchvae.augmentation import augment
 from torchvae.checks import check_params, check_pixels, require_key, require_own
 from torchvae.draws import Draws, draw, image_keys
 from torchvae.keys import root_key, static_key, streams
-from torchvae.nets import VAE, bind, init
+from torchvae.nets import bind, init
+from torchvae.networks import VAE
 from torchvae.objectives import AnyTerms, Inputs, Phase, collect, inputs, minimized, phases, training_loss
 from torchvae.parallel import all_rows, is_sharded, processes, rows, shard_layers, sharded, split, sum_gradients
 from torchvae.pixels import prepare_pixels

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jaxvae.shared.config.spec import Spec
-from torchvae.nets import VAE
+from torchvae.networks import VAE
 from torchvae.parallel import own_rows, scaled, total_norm
 
 

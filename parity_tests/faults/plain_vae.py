@@ -22,6 +22,7 @@ import torchvae.generate
 import torchvae.keys
 import torchvae.loop
 import torchvae.nets
+import torchvae.networks
 import torchvae.objectives
 import torchvae.params
 import torchvae.pixels
@@ -31,11 +32,11 @@ from jaxvae.shared.config.parts import TrainingSpec
 from jaxvae.shared.config.spec import Spec
 from parity_tests.faults.inject import UNKNOWN, Fault, during, loss
 
-random, dist, nets = torchvae.random, torchvae.distributions, torchvae.nets
+random, dist, nets, networks = torchvae.random, torchvae.distributions, torchvae.nets, torchvae.networks
 train, keys, objectives = torchvae.train, torchvae.keys, torchvae.objectives
 evaluate, generate, loop = torchvae.evaluate, torchvae.generate, torchvae.loop
 # The right functions, for wrong ones that are called in their place.
-POSTERIOR, PHASES, STREAMS, DRAW = nets.posterior, train.phases, train.streams, evaluate.draw
+POSTERIOR, PHASES, STREAMS, DRAW = networks.posterior, train.phases, train.streams, evaluate.draw
 TERMS, ENCODE, PIXEL_MEANS, EPOCH = evaluate._terms, generate.encode, generate.pixel_means, loop.train_epoch
 INPUTS, POWER = jaxvae.train.inputs, jaxvae.train._power_less_one
 KERNEL, BIAS = "decoder.logits.weight", "decoder.logits.bias"
@@ -291,14 +292,14 @@ FAULTS = [
           lambda scale: lambda images, dtype: scale(images.permute(0, 3, 1, 2), dtype),
           "pixels flattened in channel, height, width order"),
     # The networks.
-    Fault(nets.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `nn.functional.leaky_relu(layer(x))`",
-          during(nets, activate=lambda spec, x: F.leaky_relu(x)), "LeakyReLU with slope 0.01 for ReLU"),
-    Fault(nets.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `nn.functional.gelu(layer(x))`",
-          during(nets, activate=lambda spec, x: F.gelu(x)), "GELU (erf) for ReLU"),
-    Fault(nets.Decoder, "forward", "`activate(self.spec, layer(z))` becomes `torch.tanh(layer(z))`",
-          during(nets, activate=lambda spec, x: torch.tanh(x)), "tanh for ReLU"),
-    Fault(nets.Encoder, "forward", "`layout.heads(self.spec)])` becomes `layout.heads(self.spec)][::-1])`",
-          during(nets, posterior=lambda spec, parts: POSTERIOR(spec, parts[::-1])), "mean and logvar swapped"),
+    Fault(networks.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `nn.functional.leaky_relu(layer(x))`",
+          during(networks, activate=lambda spec, x: F.leaky_relu(x)), "LeakyReLU with slope 0.01 for ReLU"),
+    Fault(networks.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `nn.functional.gelu(layer(x))`",
+          during(networks, activate=lambda spec, x: F.gelu(x)), "GELU (erf) for ReLU"),
+    Fault(networks.Decoder, "forward", "`activate(self.spec, layer(z))` becomes `torch.tanh(layer(z))`",
+          during(networks, activate=lambda spec, x: torch.tanh(x)), "tanh for ReLU"),
+    Fault(networks.Encoder, "forward", "`layout.heads(self.spec)])` becomes `layout.heads(self.spec)][::-1])`",
+          during(networks, posterior=lambda spec, parts: POSTERIOR(spec, parts[::-1])), "mean and logvar swapped"),
     Fault(torchvae.params, "from_arrays",
           "`torch.tensor(array)` becomes `torch.tensor(array if array.shape != (12, 12) else "
           "array.T.copy())`",
@@ -432,7 +433,7 @@ FAULTS = [
           during(train, sum_gradients=lambda tensors: torch.nn.utils.clip_grad_norm_(tensors, 1.0)),
           "gradient clipped to norm 1"),
     Fault(train, "_update", "`state.model.zero_grad(set_to_none=True)` becomes `pass`",
-          during(nets.VAE, zero_grad=lambda self, set_to_none: None), "gradient kept from the step before"),
+          during(networks.VAE, zero_grad=lambda self, set_to_none: None), "gradient kept from the step before"),
     Fault(train, "_update",
           "`(next(iter(terms.values())) * (phase.share / processes())).backward()` becomes "
           "`(next(iter(terms.values())) * (len(batch.x) / processes())).backward()`",
@@ -533,6 +534,6 @@ FAULTS = [
           lambda locate: lambda q, eps: locate(q, eps).round(), UNKNOWN),
     Fault(torchvae.pixels, "scale", "`floats.div_(` becomes `(floats > 127).to(floats).mul_(255).div_(`",
           lambda _: lambda images, dtype: (images.flatten(1) > 127).to(getattr(torch, dtype)), "pixels binarised"),
-    Fault(nets.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `(layer(x) > 0).to(x)`",
-          during(nets, activate=lambda spec, x: (x > 0).to(x)), "a step for ReLU"),
+    Fault(networks.Encoder, "forward", "`activate(self.spec, layer(x))` becomes `(layer(x) > 0).to(x)`",
+          during(networks, activate=lambda spec, x: (x > 0).to(x)), "a step for ReLU"),
 ]  # fmt: skip

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import jaxvae.distributions
-import jaxvae.layers
+import jaxvae.operations
 import torchvae.distributions
-import torchvae.layers
+import torchvae.operations
 from parity_tests.faults.inject import UNKNOWN, Fault, during
 
-J, T = jaxvae.layers, torchvae.layers
+J, T = jaxvae.operations, torchvae.operations
 jdist, dist = jaxvae.distributions, torchvae.distributions
 Replacement = Callable[[Any], Any]
 

@@ -15,8 +15,9 @@ import jaxvae.layers
 import torchvae.distributions
 import torchvae.draws
 import torchvae.layers
-import torchvae.nets
+import torchvae.networks
 import torchvae.objectives
+import torchvae.operations
 import torchvae.pixels
 import torchvae.train
 import torchvae.updates
@@ -64,7 +65,7 @@ def other_way_round(norm: Any, x: jax.Array, mean: jax.Array, var: jax.Array) ->
     norm.mean[...] = 0.1 * mean + 0.9 * (norm.mean[...] - 0.9 * mean) / 0.1
 
 
-def equal(training: jaxvae.layers.Training) -> Any:
+def equal(training: jaxvae.Training) -> Any:
     """Images that fill up a batch count as much as the others."""
     return training._replace(weights=jnp.full_like(training.weights, 1 / len(training.weights)))
 
@@ -135,14 +136,14 @@ FAULTS = [
           UNKNOWN, ground="conv"),
     Fault(J.BatchNorm, "__call__", "`var + _EPS` becomes `var + 1e-3`",
           during(J, _EPS=1e-3), "batch norm's eps 1e-3 for 1e-5", ground="conv"),
-    Fault(T, "activate", "`leaky_relu(x, spec.slope)` becomes `leaky_relu(x, 0.2)`",
+    Fault(torchvae.operations, "activate", "`leaky_relu(x, spec.slope)` becomes `leaky_relu(x, 0.2)`",
           lambda _: lambda spec, x: F.leaky_relu(x, 0.2), "leaky-relu-0.2 for leaky-relu", ground="conv"),
-    Fault(torchvae.nets, "_flat", "`x.permute(0, 2, 3, 1).flatten(1)` becomes `x.flatten(1)`",
+    Fault(torchvae.networks, "_flat", "`x.permute(0, 2, 3, 1).flatten(1)` becomes `x.flatten(1)`",
           lambda _: lambda x: x.flatten(1), UNKNOWN, ground="conv"),
     Fault(torchvae.train, "train_step", "`state.model.train()` becomes `state.model.eval()`",
-          during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
+          during(torchvae.networks.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
     Fault(torchvae.train, "train_epoch", "`state.model.train()` becomes `state.model.eval()`",
-          during(torchvae.nets.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
+          during(torchvae.networks.VAE, train=in_evaluation), UNKNOWN, ground="conv"),
     # Layers in words.
     Fault(T.Block, "forward", "`reshape(x.shape[0], -1, *self.size)` becomes "
           "`reshape(x.shape[0], *self.size, -1).permute(0, 3, 1, 2)`",
@@ -194,7 +195,7 @@ FAULTS = [
     Fault(dist, "scale_kl", "`1e-8 + variance` becomes `1e-6 + variance`",
           lambda _: kl_with_1e_6, UNKNOWN, ground="conditional"),
     # Labels, binarisation, corruption.
-    Fault(T, "one_hot", "`torch.arange(spec.classes,` becomes `torch.arange(1, spec.classes + 1,`",
+    Fault(torchvae.operations, "one_hot", "`torch.arange(spec.classes,` becomes `torch.arange(1, spec.classes + 1,`",
           lambda one_hot: lambda spec, labels, dtype: one_hot(spec, labels - 1, dtype),
           "labels counted one too low", ground="conditional"),
     Fault(torchvae.pixels, "prepare_pixels", "`binarize(images, static)` becomes `binarize(images, dynamic)`",
@@ -214,7 +215,7 @@ FAULTS = [
     Fault(objectives, "inputs", "`Inputs(x, corrupt(` becomes `Inputs(corrupt(spec, x, draws.corruption), corrupt(`",
           lambda inputs: lambda *given: (batch := inputs(*given))._replace(x=batch.seen),
           UNKNOWN, ground="adversarial"),
-    Fault(T, "dropped", "`x * (mask if` becomes `x + 0 * (mask if`",
+    Fault(torchvae.operations, "dropped", "`x * (mask if` becomes `x + 0 * (mask if`",
           lambda _: lambda x, training, layer: x, UNKNOWN, ground="conditional"),
     # The average of the weights.
     Fault(torchvae.updates, "averaged", "`max(1 - spec.training.ema, 9 / (10 + step))` becomes `1 - spec.training.ema`",

@@ -1,6 +1,6 @@
 """The kinds of encoder and decoder: everything about them but their layers, which are in model/layout.py.
 
-A new kind is one entry here, one in `layout.layers` and one in `NETWORKS` of each package's nets.py. All other code
+A new kind is one entry here, one in `layout.layers` and one in `NETWORKS` of each package's networks.py. All other code
 walks `layout.layers` or ends in an error; only a new kind of layer has to be added there too.
 """
 

@@ -37,6 +37,8 @@ class Masks:
         """The shapes of the masks in JAX's last call that torch's call of the same number doesn't drop, and torch's."""
         self.others: list[tuple[Shape, Shape | None]] = []
         """Those since the last one that torch does drop: each may be a draw for another purpose."""
+        self.shapes: list[Shape] = []
+        """Those of all of JAX's draws in its last call, in order."""
         self.rates: list[tuple[float, float]] = []
         """The rates of the masks in JAX's last call that differ from torch's, and torch's."""
         self.keys: dict[tuple[bytes, Shape], int] = {}
@@ -63,16 +65,18 @@ class Masks:
         else:
             self.unlike, self.others, self.rates, self.keys = [], [], [], {}
             self.reused = self.taken = False
+            self.shapes = []
 
     @contextlib.contextmanager
     def look(self) -> Iterator[None]:
         """Within it JAX traces what is no call of the model: it takes no mask, and no layer is recorded."""
-        calls, keys, others = self.calls["jax"], {**self.keys}, [*self.others]
+        calls, keys, others, shapes = self.calls["jax"], {**self.keys}, [*self.others], [*self.shapes]
         before, self.looking = self.looking, True
         try:
             yield
         finally:
             self.calls["jax"], self.keys, self.others, self.looking = calls, keys, others, before
+            self.shapes = shapes
 
     def first(self, key: bytes | None, shape: Shape, k: int) -> int:
         """Return the number of the first mask of this shape that was drawn from a key, that of call k if none was."""
@@ -144,9 +148,11 @@ class Masks:
             if len(drawn) == several and all(prod(one.shape) == prod(shape) for one in drawn):
                 self.unlike += self.others[: i - k]
                 self.others.clear()
+                self.shapes += [shape] * several
                 self.calls["jax"] = i + several
                 return i
         if not trial:
+            self.shapes.append(shape)
             self.others.append((shape, self.drawn[k].shape if k < len(self.drawn) else None))
         return None
 

@@ -36,6 +36,9 @@ REASON = {
 OWN = "both from the same state: a step's own rounding, or ten times what moving the parameters by an ulp changes there"
 # A gradient that is zero but for rounding, as of a bias before a batch norm, is compared beside the others.
 SMALL = 1e-3
+_FIGURES = ("loss in evaluation", "loss", "terms")
+_TURN = ("loss", "gradients", "optimizer state", "parameters")
+_ULPS = 4  # of a figure: a mean over a batch is rounded more than once
 FINITE = ("loss", "gradients", "parameters")
 """What ends a comparison where it is NaN or infinite in both runs."""
 
@@ -53,6 +56,8 @@ class Parted(NamedTuple):
     name: str
     size: float
     tolerance: float
+    part: str = ""
+    """Of several networks that each step trains in turn, the one in which they part."""
 
 
 @contextlib.contextmanager
@@ -72,7 +77,12 @@ def sizes(left: Record, right: Record) -> Sizes:
 def between(quantity: str, left: Arrays, right: Arrays) -> dict[str, float]:
     """Measure the difference of each array, as a share of its largest entry, or of the larger arrays of its kind."""
     of = scales(quantity, left, right)
-    return {name: difference(left[name], right[name], of[name]) for name in left if name in right}
+    apart = {name: difference(left[name], right[name], of[name]) for name in left if name in right}
+    if quantity in _FIGURES:  # one in float32 shows no more than that, whatever the runs are in
+        for name, size in apart.items():
+            if size <= _ULPS * EPS["float32"] and np.float32 in (left[name].dtype, right[name].dtype):
+                apart[name] = 0.0
+    return apart
 
 
 def difference(left: np.ndarray, right: np.ndarray, scale: float) -> float:
@@ -144,6 +154,28 @@ def beyond(step_sizes: Sizes, dtype: str, noise: Sizes | None = None, step: int 
         if not apart[name] <= allowed[name]:
             return Parted(step, quantity, name, apart[name], allowed[name])
     return None
+
+
+def of_part(name: str, part: str) -> bool:
+    """Return whether an array, by its name in a record, is of one of several networks."""
+    return name.rpartition(" of ")[2].startswith((f"{part}.", f"{part}/")) or name == part
+
+
+def in_turn(parted: Parted, step_sizes: Sizes) -> Parted:
+    """Return where one of several networks with a loss each parts first: one that is updated otherwise, before another
+    whose loss then differs."""
+    losses = step_sizes.get("loss", {})
+    if parted.step < 0 or parted.quantity not in _TURN or len(losses) < 2:
+        return parted
+    found: list[tuple[int, Parted]] = []
+    for part in losses:
+        for i, quantity in enumerate(_TURN):
+            apart = {name: size for name, size in step_sizes.get(quantity, {}).items() if of_part(name, part)}
+            name = max(apart, key=lambda n: apart[n], default="")
+            if name and not apart[name] <= parted.tolerance:
+                found.append((i, Parted(parted.step, quantity, name, apart[name], parted.tolerance, part)))
+                break
+    return max(found, key=lambda one: (one[0], one[1].size), default=(0, parted))[1]
 
 
 def within(step_sizes: Sizes, allowed: Sizes) -> Parted | None:

@@ -46,11 +46,13 @@ FIELDS = {
     "ema": "EMA",
 }
 _NAMED = ("gradients", "parameters", "ema")
+_TRAINED = (*_NAMED, "optimizer_state")
 _SLOTS = {
     **dict.fromkeys(("mu", "exp_avg"), "first moment"),
     **dict.fromkeys(("nu", "exp_avg_sq", "square_avg"), "second moment"),
     **dict.fromkeys(("trace", "momentum_buffer"), "momentum"),
     **dict.fromkeys(("nu_max", "max_exp_avg_sq"), "largest second moment"),
+    **dict.fromkeys(("sum", "sum_of_squares"), "summed squares"),
     "acc_grads": "accumulated gradient",
 }
 _MANY = 32  # numbers, of which not all end in zeros by chance
@@ -259,9 +261,12 @@ def aligned(mine: Record, other: Record) -> tuple[list[str], Record]:
 
 
 def dtype(steps: Iterable[Raw]) -> str | None:
-    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are;
-    float32 if any array is, else float64; None if there are no numbers but some, as 1.0, that float32 has as well."""
-    found: set[str] = set()
+    """Return the precision of the runs: that of half precision in which any array is, or all gradients' numbers are.
+
+    It is float32 if any array of the model or its optimizer is, or of the rest where they yield neither, else float64;
+    None if there are no numbers but some, as 1.0, that float32 has as well.
+    """
+    found: dict[bool, set[str]] = {True: set(), False: set()}
     scalars: list[float] = []
     for raw in steps:
         for field, snapshot in raw.items():
@@ -269,17 +274,34 @@ def dtype(steps: Iterable[Raw]) -> str | None:
                 continue
             if snapshot.half:
                 return snapshot.half
+            trained = field in _TRAINED
             for array in snapshot.arrays.values():
-                if array.dtype == np.float64 and array.ndim == 0:
+                if array.dtype == np.float64 and array.ndim == 0 and not trained:
                     scalars += [float(array)] * (field in ("loss", "terms", "evaluation"))
                 elif array.dtype.kind == "f":
-                    found.add(str(array.dtype))
+                    found[trained].add(str(array.dtype))
         if "gradients" in raw and _cut(raw["gradients"].arrays):
             return "mixed"
-    if found:
-        return "float32" if "float32" in found else "float64"
+    if held := found[True] or found[False]:
+        return "float32" if "float32" in held else "float64"
     with np.errstate(over="ignore"):
         return None if all(float(np.float32(x)) == x or x != x for x in scalars) else "float64"
+
+
+def beside_float64(first: Sequence[tuple[Raw, Raw]]) -> str | None:
+    """Return, as a clause, which array of a model or its optimizer is float32 where others are float64."""
+    held = [
+        (path, FIELDS[field], side, str(array.dtype))
+        for pair in first
+        for side, raw in zip(SIDES, pair, strict=True)
+        for field in _TRAINED
+        for path, array in (raw[field].arrays if field in raw else {}).items()
+    ]
+    single = next((one for one in held if one[3] == "float32"), None)
+    if single is None or all(one[3] != "float64" for one in held):
+        return None
+    path, quantity, side, _ = single
+    return f"what float32 doesn't show, since {path} of the {quantity} of the {side} run is float32 beside float64"
 
 
 def _cut(arrays: Arrays) -> bool:

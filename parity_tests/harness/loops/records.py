@@ -19,6 +19,8 @@ from parity_tests.harness.modules.validation import kind, numbers
 Arrays = dict[str, np.ndarray]
 SIDES = ("JAX", "PyTorch")
 HALF = ("bfloat16", "float16")
+_COUNTS = ("step", "mu_product", "eta", "mu")
+"""Single numbers of float32 that torch's optimizers keep of a parameter, which may be a single number itself."""
 LOW = (*HALF, "mixed")
 """What runs in half precision are called: mixed, where what they yield is float32."""
 
@@ -246,7 +248,7 @@ def _optimizer(optimizer: torch.optim.Optimizer, where: str, module: nn.Module |
         f"{names[id(parameter)]}/{slot}": (i, slot)
         for i, parameter in enumerate(trained)
         for slot, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape and slot not in _COUNTS
     }
     held = {path: tree["state"][i][slot] for path, (i, slot) in places.items()}
     arrays = {path: _single(numpy(tensor)) for path, tensor in held.items()}
@@ -272,4 +274,4 @@ def _single(array: np.ndarray) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    return torch.tensor(np.ascontiguousarray(array), dtype=like.dtype, device=like.device)
+    return torch.tensor(np.ascontiguousarray(array), dtype=like.dtype, device=like.device).reshape(array.shape)

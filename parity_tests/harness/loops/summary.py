@@ -8,7 +8,7 @@ from parity_tests.harness.findings import Diagnosis, Finding, Layer, Node, Traje
 from parity_tests.harness.loops import judging, tree
 from parity_tests.harness.loops.causes.find import Parting, cause, difference
 from parity_tests.harness.loops.comparison import Comparison
-from parity_tests.harness.loops.judging import Floor, Parted
+from parity_tests.harness.loops.judging import Floor, Parted, of_part
 from parity_tests.harness.loops.naming import QUANTITIES
 from parity_tests.harness.loops.records import SIDES
 from parity_tests.harness.loops.report import RunsReport
@@ -19,6 +19,8 @@ from parity_tests.harness.modules.torch_state import whole
 def summarised(found: Comparison) -> RunsReport:
     """Return the report of a comparison that is ended."""
     with judging.quiet():
+        if found.parted is not None and found.at is not None:
+            found.parted = judging.in_turn(found.parted, judging.sizes(*found.at))
         return _report(found)
 
 
@@ -46,7 +48,14 @@ def _findings(c: Comparison, parted: Parted | None, steps: int, floor: Floor | N
     apart = c.apart[: steps if parted is None else max(parted.step, 0)]
     if parted is not None and parted.step >= 0:
         earlier = QUANTITIES[: QUANTITIES.index(parted.quantity)]
-        apart.append({q: found for q, found in c.apart[parted.step].items() if q in earlier})
+        own = parted.part
+        apart.append(
+            {
+                q: {n: size for n, size in found.items() if not own or q in ("batch", "inputs") or of_part(n, own)}
+                for q, found in c.apart[parted.step].items()
+                if q in earlier
+            }
+        )
     worst = judging.worst(apart)
     findings = []
     for quantity in QUANTITIES:
@@ -82,7 +91,7 @@ def _diagnosed(c: Comparison, parted: Parted) -> Diagnosis:
     assert c.at is not None
     runs = c.sides[0].history, c.sides[1].history
     allowed = c.allowed[-1] if c.allowed and c.same else {}
-    parting = Parting(parted, c.dtype, c.before, c.at, runs, c.same, allowed)
+    parting = Parting(parted, c.dtype, c.before, c.at, runs, c.same, allowed).of_part()
     step = "The start" if parted.step < 0 else f"Step {parted.step}"
     where = f"{step}, {parted.quantity}" + (parted.name and f", {parted.name}")
     if parted.quantity not in c.at[0]:

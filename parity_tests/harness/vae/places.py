@@ -17,7 +17,7 @@ LEVELS = {
     "what a step draws": "draws.draw",
     "initial weights": "nets.init",
     "pixels": "pixels.prepare_pixels",
-    "every layer's output": "nets.VAE",
+    "every layer's output": "networks.VAE",
     "every loss term": "objectives.image_terms",
     "every term and statistic in training": "objectives.training_loss",
     "every gradient": "objectives.training_loss",

@@ -64,6 +64,11 @@ def test_clipping_of_both_runs_to_other_bounds_is_named_where_one_bites() -> Non
             "and once in 3 steps in PyTorch",
         ),
         ([0.1] * 3 + [0.01] * 7, [0.1] * 4 + [0.01] * 6, "the schedule of PyTorch is 1 step late"),
+        (
+            [0.1 + 0.9 * (1 + np.cos(t / 8)) / 2 for t in range(9)],
+            [(1 + np.cos(t / 8)) / 2 for t in range(9)],
+            "the cosine ends at 0.1 times its largest learning rate in JAX and at 0 in PyTorch",
+        ),
     ],
 )
 def test_a_change_of_the_learning_rate_is_named(left: list[float], right: list[float], cause: str) -> None:
@@ -121,7 +126,7 @@ def test_a_run_that_yields_a_start_is_compared_with_one_that_does_not() -> None:
 
 def trained(
     smooth: float = 0.0, first: float = 0.9, second: float | None = 0.99, rates: Sequence[float] = (0.1,) * 4,
-    bias_second: float | None = None, jolt: float = 0.0,
+    bias_second: float | None = None, jolt: float = 0.0, nesterov: bool = False,
 ) -> Iterator[Step | Start]:  # fmt: skip
     """A softmax classifier trained with Adam, or with momentum where it has no second moment."""
     random = np.random.default_rng(0)
@@ -140,7 +145,10 @@ def trained(
         if second is not None:
             betas = {"weight": second, "bias": bias_second or second}
             v = {n: betas[n] * v[n] + (1 - betas[n]) * g[n] ** 2 for n in w}
-            step = {n: m[n] / (1 - first**t) / (np.sqrt(v[n] / (1 - betas[n] ** t)) + 1e-8) for n in w}
+            mean = {n: m[n] / (1 - first**t) for n in w}
+            if nesterov:
+                mean = {n: first * m[n] / (1 - first ** (t + 1)) + (1 - first) * g[n] / (1 - first**t) for n in w}
+            step = {n: mean[n] / (np.sqrt(v[n] / (1 - betas[n] ** t)) + 1e-8) for n in w}
             state = {"mu": m, "nu": v}
         w = {n: (w[n] - rates[t - 1] * step[n]) * (1 + jolt * (t == 2)) for n in w}
         loss = -(target * logs).sum(1).mean()
@@ -161,6 +169,7 @@ def trained(
         ({"second": None}, {}, "of other kinds: they keep momentum in JAX, first moment and second moment in PyTorch"),
         ({"second": None}, {"second": None, "first": 0.0}, "a momentum of 0.9 in JAX and none in PyTorch"),
         ({"second": None, "first": 0.0}, {"second": None}, "a momentum of 0.9 in PyTorch and none in JAX"),
+        ({"nesterov": True}, {}, "Nesterov's momentum in JAX only"),
         ({}, {"jolt": 1e-6}, None),
         ({"jolt": 1e-6}, {}, None),
     ],
@@ -186,6 +195,46 @@ def test_a_first_moment_alone_is_not_called_adams() -> None:
 
     report = compared(signs(0.99), signs(0.9))
     assert "the decay of the first moment is 0.99 in JAX and 0.9 in PyTorch" in str(report)
+    adam = [one._replace(optimizer_state={**one.optimizer_state, "nu": {"w": np.ones(4)}}) if isinstance(one, Step)
+            else one for one in signs(0.9)]  # fmt: skip
+    kinds = "of other kinds: they keep first moment in JAX, first moment and second moment in PyTorch"
+    assert kinds in str(compared(signs(0.99), adam))
+
+
+def contrasted(
+    rate: float = 1.0, stopped: bool = False, spared: bool = False, trust: bool = False, decay: float = 0.0
+) -> Iterator[Step | Start]:
+    """Descent of six vectors and a temperature, of clipped gradients or with a trust ratio."""
+    w = {f"w{i}": np.linspace(0.5, 1.5 + i, 3) for i in range(6)} | {"temperature": np.array(2.0)}
+    yield Start(parameters=w)
+    for t in range(4):
+        g = {n: np.sin(7 * t + 3 * a) for n, a in w.items()}
+        if stopped:
+            g["temperature"] = np.zeros(())
+        normed = [n for n in g if not (spared and n == "temperature")]
+        norm = np.sqrt(sum((g[n] ** 2).sum() for n in normed))
+        g |= {n: g[n] * min(1, 0.5 / norm) for n in normed}
+        lengths = {n: (np.linalg.norm(a) / np.linalg.norm(g[n]) if trust else 1.0) for n, a in w.items()}
+        lengths["temperature"] *= rate
+        w = {n: a - 0.1 * (lengths[n] * g[n] + decay * a * (a.ndim > 0)) for n, a in w.items()}
+        yield Step(learning_rate=0.1, gradients=g, parameters=w)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "cause"),
+    [
+        ({"rate": 0.25}, {}, "the learning rate that step 1 uses is 0.025 in JAX and 0.1 in PyTorch of temperature."),
+        ({}, {"rate": 0.25}, "the learning rate that step 1 uses is 0.1 in JAX and 0.025 in PyTorch of temperature."),
+        ({"stopped": True}, {}, "no gradient comes to temperature in JAX: frozen"),
+        ({}, {"spared": True}, "to a norm of 0.5 in both, which is of all tensors but temperature in PyTorch"),
+        ({"trust": True}, {}, "each tensor's step has a length of its own in JAX, as LARS and LAMB"),
+        ({"decay": 0.1}, {}, "0.1 of w0, w1, w2, w3 and 2 more, not of temperature"),
+    ],
+)
+def test_one_number_among_tensors_is_no_proof_of_a_decay(
+    left: dict[str, Any], right: dict[str, Any], cause: str
+) -> None:
+    assert cause in (report := str(compared(contrasted(**left), contrasted(**right)))), report
 
 
 def test_a_term_by_no_round_factor_has_no_factor_for_a_cause() -> None:

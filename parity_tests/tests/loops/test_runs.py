@@ -133,6 +133,54 @@ def test_the_report_is_json() -> None:
         assert plain["verdict"] == str(report).splitlines()[0]
 
 
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+
+def scaled(start: Start | None) -> Iterator[Step | Start]:
+    """Adam of one number, whose count of steps in float32 is one too, with a figure in float32."""
+    net = Scale()
+    optimizer = torch.optim.Adam(net.parameters(), 0.1)
+    if start is None:
+        yield Start(parameters=net)
+    else:
+        net.load_state_dict(start.parameters)
+        if start.step:
+            optimizer.load_state_dict(start.optimizer_state)
+    for step in range(start.step if start else 0, 4):
+        optimizer.zero_grad()
+        (net.w**2 * (step + 1)).backward()
+        optimizer.step()
+        figure = {"accuracy": torch.tensor((step + 1) / 7)}
+        yield Step(gradients=net, optimizer_state=optimizer, parameters=net, terms=figure)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-7])
+def test_one_number_in_float32_does_not_make_the_runs_float32s(apart: float) -> None:
+    def numbers() -> Iterator[Step | Start]:
+        for step, one in enumerate(scaled(None), -1):
+            w = {"w": one.parameters.w.detach().numpy().copy()}
+            if isinstance(one, Start):
+                yield Start(parameters=w)
+            else:
+                slopes = {"w": one.parameters.w.grad.numpy() * (1 + apart * (step > 1))}
+                yield Step(gradients=slopes, parameters=w, terms={"accuracy": (step + 1) / 7})
+
+    report = compared(numbers(), scaled)
+    assert report.passed == (not apart), str(report)
+    assert report.about["dtype"] == "float64"
+    assert not any("raised" in note for note in report.not_compared), str(report)
+
+
+def test_an_array_in_float32_beside_float64_is_named() -> None:
+    single = {"w": np.ones(4, np.float32), "v": np.ones(4)}
+    report = compared(constant(gradients=single), constant(gradients={"w": np.zeros(4), "v": np.ones(4)}))
+    why = "what float32 doesn't show, since w of the gradients of the JAX run is float32 beside float64"
+    assert why in report.not_compared
+
+
 def test_a_list_a_generator_and_a_function_are_runs() -> None:
     assert compared(list(descent()), descent).passed
     assert compared([step._asdict() for step in descent()], lambda: descent()).passed

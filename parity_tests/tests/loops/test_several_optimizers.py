@@ -113,3 +113,37 @@ def test_a_state_without_the_parameters_paths_is_said_not_to_be_compared() -> No
     assert report.not_compared == (
         "optimizer state of the JAX run, which has no parameter's path in its own: a/0/mu/bias",
     )
+
+
+def in_turn(critic_rate: float = 0.1, limit: float = 9.0, halved: bool = False) -> Iterator[Step | Start]:
+    """A critic that is trained before what it judges, each with a loss of its own."""
+    w = {"critic": {"w": np.linspace(0.5, 1.5, 4)}, "maker": {"w": np.ones(4)}}
+    yield Start(parameters=w)
+    for step in range(4):
+        x = np.random.default_rng(step).normal(size=(5, 3))
+        critic, maker = w["critic"]["w"], w["maker"]["w"]
+        share = 0.5 if halved else 1.0
+        slope = np.clip(share * (critic - maker) + 0.1 * np.sin(step + np.arange(4)), -limit, limit)
+        critic_loss, critic = share * float(critic @ critic - critic @ maker), critic - critic_rate * slope
+        slopes = {"critic": {"w": slope}, "maker": {"w": maker - critic}}
+        loss = {"maker": float(((maker - critic) ** 2).sum()), "critic": critic_loss}
+        w = {"critic": {"w": critic}, "maker": {"w": maker - 0.1 * slopes["maker"]["w"]}}
+        yield Step(x, learning_rate={"maker": 0.1, "critic": 0.1}, loss=loss, gradients=slopes, parameters=w)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where", "cause"),
+    [
+        ({"critic_rate": 0.2}, "Step 0, parameters, critic/w", "the learning rate that step 1 uses is 0.2 in JAX and"),
+        ({"limit": 0.25}, "Step 0, gradients, critic/w", "clipped value by value to 0.25 in JAX only"),
+        ({"halved": True}, "Step 0, loss, critic", None),
+    ],
+)
+def test_an_update_is_to_blame_before_the_loss_of_the_network_that_it_changes(
+    fault: dict[str, Any], where: str, cause: str | None
+) -> None:
+    """And no factor of a loss is a count of tokens where numbers are no tokens."""
+    diagnosis = compare_runs(in_turn(**fault), in_turn(), steps=4).diagnosis
+    assert diagnosis is not None
+    assert (diagnosis.where, "tokens" in str(diagnosis.cause)) == (where, False), diagnosis
+    assert cause is None or cause in (diagnosis.cause or ""), diagnosis

@@ -12,7 +12,9 @@ from scipy.special import expit
 
 import jaxvae
 import torchvae
-from jaxvae import layers, nets
+import torchvae.layers
+import torchvae.operations
+from jaxvae import layers, operations
 from jaxvae.shared.config.choices import Activation
 from jaxvae.shared.config.parts import ModelSpec
 from jaxvae.shared.model import layout
@@ -45,7 +47,7 @@ def normalize(package: str, x: np.ndarray, train: bool = True, weights: np.ndarr
         shares = np.full(len(x), 1 / len(x)) if weights is None else weights
         y = norm(jnp.asarray(x), jaxvae.Training(jnp.asarray(shares.astype(dtype))) if train else None)
         return np.asarray(y), np.asarray(norm.mean[...]), np.asarray(norm.var[...])
-    norm: Any = torchvae.nets.Block(LAYER).norm
+    norm: Any = torchvae.layers.Block(LAYER).norm
     norm = norm.to(torch.tensor(x).dtype).train(train)
     values = {"weight": SCALE, "bias": BIAS, "running_mean": MEAN, "running_var": VAR}
     norm.load_state_dict({name: torch.tensor(value) for name, value in values.items()}, strict=False)
@@ -116,11 +118,11 @@ def test_the_activations_slope_at_0_is_pytorchs(package: str, name: Activation, 
     leaky: dict[str, Any] = {"slope": slope} if name == "leaky-relu" else {}
     model, at = ModelSpec(activation=name, **leaky), np.array([-2.0, -1e-300, 0.0, 1e-300, 2.0])
     if package == "jaxvae":
-        slopes = np.asarray(jax.vmap(jax.grad(lambda x: nets.activate(model, x)))(jnp.asarray(at)))
-        values = np.asarray(nets.activate(model, jnp.asarray(at)))
+        slopes = np.asarray(jax.vmap(jax.grad(lambda x: operations.activate(model, x)))(jnp.asarray(at)))
+        values = np.asarray(operations.activate(model, jnp.asarray(at)))
     else:
         leaf = torch.tensor(at, requires_grad=True)
-        given = torchvae.nets.activate(model, leaf)
+        given = torchvae.operations.activate(model, leaf)
         given.sum().backward()
         assert leaf.grad is not None
         slopes, values = leaf.grad.numpy(), given.detach().numpy()

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import jaxvae
 import torchvae
-from jaxvae import convolution, nets
+import torchvae.layers
+from jaxvae import convolution, layers, nets
 from jaxvae.convolution import convolve, transposed
 from jaxvae.shared.config.parts import ModelSpec, ObjectiveSpec, TrainingSpec
 from jaxvae.shared.config.spec import Spec
@@ -200,8 +201,8 @@ def test_every_convolution_is_torch_nn_functionals(kind, stride: int, more: tupl
     else:
         weight = RNG.normal(size=(2, 3, 3, 3))
         expected = functools.partial(F.conv_transpose2d, stride=stride, padding=1, output_padding=more)
-    in_jax: Any = nets.Block(layer, rngs=nnx.Rngs(0)).conv
-    in_torch: Any = torchvae.nets.Block(layer).double().conv
+    in_jax: Any = layers.Block(layer, rngs=nnx.Rngs(0)).conv
+    in_torch: Any = torchvae.layers.Block(layer).double().conv
     in_jax.kernel, in_jax.bias = nnx.Param(jnp.asarray(weight.transpose(2, 3, 1, 0))), nnx.Param(jnp.asarray(bias))
     in_torch.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
     for height in (1, 11, 3, 9, 5, 7):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import jaxvae
 import torchvae
+import torchvae.layers
 from jaxvae.convolution import convolve, transposed
 from jaxvae.shared.config import layer_words
 from jaxvae.shared.config.parts import ImagesSpec, ModelSpec, ObjectiveSpec
@@ -111,7 +112,7 @@ def test_a_layer_is_that_of_torch_nn_functional(text: str) -> None:
     back = torch.tensor(RNG.normal(size=y.shape))
     y.backward(back)
 
-    in_torch = torchvae.nets.Block(layer).double()
+    in_torch = torchvae.layers.Block(layer).double()
     in_torch.load_state_dict({"conv.weight": weight.detach(), "conv.bias": torch.tensor(bias)})
     with torch.no_grad():
         np.testing.assert_allclose(in_torch(x).numpy(), y.detach().numpy(), rtol=0, atol=1e-13)

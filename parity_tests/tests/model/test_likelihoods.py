@@ -16,10 +16,10 @@ import torch
 
 import jaxvae.distributions
 import jaxvae.layers
-import jaxvae.nets
+import jaxvae.networks
 import torchvae.distributions
 import torchvae.layers
-import torchvae.nets
+import torchvae.networks
 from benchmarks import matmul_bound
 from jaxvae.shared.config import likelihoods, networks
 from jaxvae.shared.config.choices import Stored
@@ -52,7 +52,7 @@ def test_tanh_is_an_output_for_pixels_from_0_to_1_too(package: ModuleType) -> No
 
 def test_every_table_of_networks_has_the_same_keys() -> None:
     names = set(typing.get_args(networks.NetworkName))
-    for table in (networks.NETWORKS, jaxvae.nets.NETWORKS, torchvae.nets.NETWORKS):
+    for table in (networks.NETWORKS, jaxvae.networks.NETWORKS, torchvae.networks.NETWORKS):
         assert set(table) == names
     for name in names:
         words: dict[str, typing.Any] = {"encoder": ("linear3",), "decoder": ("linear64",)} if name == "layers" else {}

@@ -254,6 +254,24 @@ def attention():
     return compare_modules(Jax(lambda m, x: m.mha(x), mha=ours), None, theirs, None, x)
 
 
+@case("differ", "\na: ", "4 in JAX, 2 in PyTorch")
+def attention_to_what_differs():
+    """The second attends to what the first gives: it differs as that does, and is no place of its own."""
+    x = np.random.default_rng(2).normal(size=(2, 5, 8))
+    flax = [nnx.MultiHeadAttention(heads, 8, decode=False, rngs=nnx.Rngs(0)) for heads in (4, 2)]
+    ours = Jax(lambda m, x: m.b(x, m.a(x)), a=flax[0], b=flax[1])
+    heads = {name: nn.MultiheadAttention(8, 2, batch_first=True) for name in "ab"}
+
+    def run(m, x):
+        y = m.a(x, x, x, need_weights=False)[0]
+        return m.b(x, y, y, need_weights=False)[0]
+
+    report = compare_modules(ours, None, Torch(run, **heads), None, x)
+    assert report.diagnosis is not None
+    assert not report.diagnosis.more
+    return report
+
+
 @case("agree")
 def names_with_underscores():
     """layers_0 there, layers.0 here; Conv_0; a Sequential's layers/0: told apart by name and order of calls."""

@@ -253,7 +253,7 @@ def test_the_command_fails_with_a_sentence_and_a_status_where_the_backends_diffe
     assert actual["tree"]["first"]
     (cause,) = actual["causes"]
     assert (cause["kind"], cause["backend"], cause["expected"]) == ("heads-swapped", "torchvae", "mean, logvar")
-    assert cause["layer"]["torch"]["file"] == "torchvae/nets.py"
+    assert cause["layer"]["torch"]["file"] == "torchvae/networks.py"
     assert "mean and logvar swapped; expected mean, logvar, found logvar, mean; to repair it, " in cause["sentence"]
     assert "the first that fails is every layer's output" in result.stdout
     assert "torchvae departs from the plain formula; the likely cause: mean and logvar swapped." in result.stdout

@@ -10,10 +10,12 @@ from parity_tests.harness.loops.causes.parting import factor
 from parity_tests.harness.loops.records import Arrays
 
 FIRST, SECOND, MOMENTUM = "first moment", "second moment", "momentum"
-LARGEST = "largest second moment"
-STATES = (FIRST, SECOND, MOMENTUM)
+LARGEST, SQUARES = "largest second moment", "summed squares"
+STATES = (FIRST, SECOND, MOMENTUM, SQUARES)
 NEAR = {"float64": 1e-9, "float32": 3e-4}
 """How near a fit must come to the largest number of what it is fitted to."""
+SHARED = 1e-3
+"""How far the factor of one number may be from that of other arrays, which proves it."""
 SAME = {"float64": 1e-6, "float32": 5e-3}
 """How far two factors that were fitted may be apart."""
 
@@ -54,6 +56,9 @@ def fitted(
                 owns[n], left = c, made
         if judging.peak(left) > near * largest:
             return None
+    alone = [n for n in owns if target[n].size == 1]  # of which any factor makes anything
+    if any(all(abs(owns[n] - c) > SHARED * abs(c) for m, c in owns.items() if m not in alone) for n in alone):
+        return None
     return [float(f) for f in factors], owns
 
 
@@ -65,7 +70,7 @@ def each_fitted(
     for n in target:
         if n not in column or not target[n].any():
             continue
-        made = fitted({n: target[n]}, [{n: column[n]}], own, near)
+        made = fitted({n: target[n]}, [{n: column[n]}], own if target[n].size > 1 else None, near)
         if made is None:
             return (), {}
         rates[n] = -made[0][0]

@@ -1,7 +1,7 @@
 """Known faults in the loss and in its gradient."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -66,6 +66,7 @@ def of_gradients(p: Parting) -> Causes:
         )
         yield Cause(text, "weight-decay", _DECAY, *sided(side, size, 0.0))
     yield from _missing(p)
+    yield from _clipped_apart(p)
 
 
 def clipping(p: Parting, raw: Arrays, used: Arrays) -> str | None:
@@ -114,7 +115,9 @@ def penalty(p: Parting, quantity: str) -> tuple[int, float, str] | None:
             made[name] = a[name] + factors[name] * weights[name]
         found = {name: c for name, c in factors.items() if c}
         sizes = list(found.values())
-        if found and min(sizes) > 0 and np.ptp(sizes) <= p.spread * max(sizes) and p.explains(made, b, a):
+        several_numbers = sum(weights[name].size for name in found) > 1  # one is a multiple of anything
+        alike = several_numbers and min(sizes) > 0 and np.ptp(sizes) <= p.spread * max(sizes)
+        if alike and p.explains(made, b, a):
             return 1 - i, float(np.median(sizes)), _which(found, [name for name in names if weights[name].any()])
     return None
 
@@ -382,7 +385,7 @@ def _missing(p: Parting) -> Causes:
     wrong = p.wrong("gradients")
     for i, arrays in enumerate((left, right)):
         none = [name for name in arrays if not arrays[name].any() and (left, right)[1 - i][name].any()]
-        if wrong and set(wrong) <= set(none):
+        if wrong and (set(wrong) <= set(none) or (none and _of_one_norm(p, none))):
             text = f"no gradient comes to {several(none)} in {SIDES[i]}: frozen, detached or stopped"
             yield Cause(text, "gradient-stopped", "let the same tensors be trained in both")
             return
@@ -399,6 +402,33 @@ def _missing(p: Parting) -> Causes:
                 return
         if p.explained(a.T, b, a):
             yield Cause(f"{name} is transposed in {SIDES[1]}", "kernel-transposed", f"transpose {name} in JAX")
+
+
+def _of_one_norm(p: Parting, without: Sequence[str]) -> bool:
+    """Return whether both runs' gradients have one norm, as after clipping, and the same direction but for some."""
+    left, right = p.both("gradients")
+    rest = [{n: a for n, a in arrays.items() if n not in without} for arrays in (left, right)]
+    norms = [float(np.linalg.norm(joined(arrays))) for arrays in (left, right)]
+    ratio = factor(joined(rest[1]), joined(rest[0])) if joined(rest[0]).any() else 0.0
+    scaled = {n: ratio * a for n, a in rest[0].items()}
+    return _near(norms[0], norms[1]) and bool(ratio) and p.explains(scaled, rest[1], rest[0])
+
+
+def _clipped_apart(p: Parting) -> Causes:
+    """Name tensors that one run leaves out of the norm to which both clip."""
+    for i, (this, _, mine, theirs) in enumerate(each_way(p, "gradients")):
+        ratios = {n: factor(mine[n].ravel(), theirs[n].ravel()) for n in mine if mine[n].any() and theirs[n].any()}
+        if len(ratios) < 2:
+            return
+        usual = float(np.median([*ratios.values()]))
+        out = [n for n, ratio in ratios.items() if not _near(ratio, usual)]
+        rest = {n: a for n, a in mine.items() if n not in out}
+        norm, other = (float(np.linalg.norm(joined(arrays))) for arrays in (rest, theirs))
+        if out and _near(norm, other) and p.explains({n: usual * theirs[n] for n in rest}, rest, theirs):
+            text = f"the gradients are clipped to a norm of {norm:.4g} in both, which is of all tensors but"
+            values: tuple[list[str], list[str]] = sided(i, out, [])
+            yield Cause(f"{text} {several(out)} in {this}", "clipping", "clip the same tensors in both", *values)
+            return
 
 
 def _known_factor(p: Parting, ratio: float) -> str | None:
@@ -424,10 +454,13 @@ def _counts(p: Parting) -> Iterator[tuple[int, str]]:
             if array.ndim:
                 yield len(array), "rows of the batch: a sum for a mean"
             if array.ndim == 2:
+                tokens = bool((array == np.rint(array)).all())
                 yield array.size, f"entries of {name or quantity}: a sum for a mean"
-                yield array.shape[0] * (array.shape[1] - 1), "tokens that are predicted: a sum for a mean"
+                if tokens:
+                    yield array.shape[0] * (array.shape[1] - 1), "tokens that are predicted: a sum for a mean"
                 yield array.shape[1], f"columns of {name or quantity}: a sum for a mean"
-                yield array.shape[1] - 1, "tokens of a row that are predicted: a sum for a mean"
+                if tokens:
+                    yield array.shape[1] - 1, "tokens of a row that are predicted: a sum for a mean"
 
 
 def _same_loss(p: Parting) -> str:
@@ -440,7 +473,7 @@ def bound_of(norm: float, before: float, near: float = 1e-6) -> float | None:
     optax multiplies by the bound over the norm, torch by the bound over the norm plus 1e-6.
     """
     bounds = norm, norm * (1 + 1e-6 / before) if before else 0.0
-    return next((bound for bound in bounds if _round(bound, near)), None)
+    return next((float(f"{bound:.2g}") for bound in bounds if _round(bound, near)), None)
 
 
 def _round(value: float, near: float = 1e-6) -> bool:

@@ -1,7 +1,7 @@
 """Where two runs part, and when a formula explains it."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,14 +66,17 @@ class Parting(NamedTuple):
     def of(self, tensors: Iterable[str]) -> "Parting":
         """Return the same with the state and the gradients of some tensors alone."""
         chosen = {*tensors}
+        return self._restricted(lambda q, name: q not in ("gradients", *STATE) or name.rpartition(" of ")[2] in chosen)
 
+    def of_part(self) -> "Parting":
+        """Return the same of the one of several networks in which they part."""
+        own = self.parted.part
+        several = ("loss", "learning rate", "gradients", *STATE)
+        return self._restricted(lambda q, name: not own or q not in several or not name or judging.of_part(name, own))
+
+    def _restricted(self, kept: Callable[[str, str], bool]) -> "Parting":
         def part(record: Record) -> Record:
-            return {
-                q: {n: a for n, a in held.items() if n.rpartition(" of ")[2] in chosen}
-                if q in ("gradients", *STATE)
-                else held
-                for q, held in record.items()
-            }
+            return {q: {n: a for n, a in held.items() if kept(q, n)} for q, held in record.items()}
 
         runs = [copy.copy(run) for run in self.runs]
         for run in runs:

@@ -66,8 +66,23 @@ def of_schedule(p: Parting) -> Causes:
     if None not in periods and not same(np.array(periods[:1]), np.array(periods[1:])):
         text = f"the cosine takes {figure(periods[0])} steps in {SIDES[0]} and {figure(periods[1])} in {SIDES[1]}"  # type: ignore[arg-type]
         yield Cause(text, "cosine-length", "let JAX's cosine take {torch} steps", periods[0], periods[1])
-    elif found := _dropped(left, right):
+    elif found := _floor(left, right) or _dropped(left, right):
         yield found
+
+
+def _floor(left: np.ndarray, right: np.ndarray) -> Cause | None:
+    """Name a cosine that ends above zero in one run only."""
+    start = int(np.flatnonzero(np.isclose(right, right.max(), rtol=1e-9))[-1])
+    if not (left.max() == left[start] > 0 and right[start] > 0 and len(left) >= start + _LEAST):
+        return None
+    shapes = [run[start:] / run[start] for run in (left, right)]
+    for side, (a, b) in enumerate((shapes, shapes[::-1])):
+        share = float(((a - b) @ (1 - b)) / ((1 - b) @ (1 - b))) if b[-1] < 1 else 0.0
+        if _SAME < share < 1 and _cosine(b) is not None and np.allclose(a, share + (1 - share) * b, rtol=1e-6, atol=0):
+            text = f"the cosine ends at {figure(share)} times its largest learning rate in {SIDES[side]} and at 0 in "
+            remedy = "let JAX's cosine end at {torch} times its largest learning rate"
+            return Cause(f"{text}{SIDES[1 - side]}", "cosine-end", remedy, *sided(side, share, 0.0))
+    return None
 
 
 def _advances(each: np.ndarray, once: np.ndarray, interval: int) -> bool:

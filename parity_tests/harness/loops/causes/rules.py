@@ -133,9 +133,14 @@ def _adam(
     known = next(iter(after.get("learning rate", {}).values()), None)
     fits: list[Rule] = []
     near: list[tuple[float, Rule]] = []
-    for corrected, t in itertools.product((True, False), {at + 1, updates}):
+    for ahead, corrected, t in itertools.product((False, True), (True, False), {at + 1, updates}):
+        if ahead and fits:
+            break
         c1, c2 = (1 - beta1**t, 1 - beta2**t) if corrected else (1.0, 1.0)
         means = {n: first[n] / c1 for n in steps if n in first and n in square}
+        if ahead:  # as optax has Nesterov's momentum
+            next_c1 = 1 - beta1 ** (t + 1) if corrected else 1.0
+            means = {n: beta1 * first[n] / next_c1 + (1 - beta1) * used[n] / c1 for n in means if n in used}
         squares = {n: square[n] / c2 for n in means}
         if largest:
             squares = {n: largest[n] / (1.0 if amsgrad == CORRECTED else c2) for n in means if n in largest}
@@ -151,11 +156,15 @@ def _adam(
                 rates, owns = each_fitted(steps, columns, weights, NEAR[p.precision])
                 if rates:
                     rest = shared(owns, rates)
-                    fits.append(rule._replace(eps=(place, eps), corrected=corrected, rates=rates, decoupled=rest))
+                    fits.append(
+                        rule._replace(
+                            eps=(place, eps), corrected=corrected, rates=rates, decoupled=rest, nesterov=ahead
+                        )
+                    )
                 continue
             rate = -made[0][0]
             rest = tidy(made[1], -rate)
-            fits.append(rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=rest))
+            fits.append(rule._replace(eps=(place, eps), corrected=corrected, rate=rate, decoupled=rest, nesterov=ahead))
             if known is None or abs(rate - float(known)) <= 1e-5 * abs(rate):  # without the correction, a step is one
                 if p.precision == "float64":  # of another rate with it
                     return fits[-1]

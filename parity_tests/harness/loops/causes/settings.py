@@ -12,6 +12,7 @@ from parity_tests.harness.loops.causes.parting import Causes, Parting, several, 
 from parity_tests.harness.loops.causes.rules import Rule
 from parity_tests.harness.loops.records import SIDES
 
+_GROUPS = 4  # at most, whose learning rates are listed
 _MASK = "decay the same tensors in both: give optax's weight decay a mask that is true of {torch} alone"
 
 
@@ -43,7 +44,9 @@ def differences(p: Parting, left: Rule, right: Rule) -> Causes:
             (left.decoupled, right.decoupled, "decoupled"),
         ):
             if a is not None and b is not None:
-                found += _decays(dict(a), dict(b), how, p)
+                known_of = [{n for n, rate in rule.rates if rate} for rule in (left, right) if rule.rates]
+                mine, other = ({n: c for n, c in d if all(n in names for names in known_of)} for d in (a, b))
+                found += _decays(mine, other, how, p)
     adam = left.beta2 is not None or right.beta2 is not None  # without a second moment it may be Lion's beta2
     numbers("beta1" if adam else "the decay of the first moment", "betas", left.beta1, right.beta1)
     numbers("beta2", "betas", left.beta2, right.beta2)
@@ -86,6 +89,12 @@ def _rates(p: Parting, left: Rule, right: Rule) -> list[Cause]:
         both = [{"": rule.rate} for rule in (left, right)]
     if any(rate is None for rates in both for rate in rates.values()):
         return []
+    for side, rates in enumerate(both):
+        lengths = {f"{rate:.3g}" for rate in rates.values() if rate}
+        if len(lengths) > max(_GROUPS, len(rates) / 2):
+            text = f"each tensor's step has a length of its own in {SIDES[side]}, as LARS and LAMB make it by its norm"
+            return [Cause(text, "optimizer-kind", "train both with the same optimizer")]
+    both = [{n: rate for n, rate in rates.items() if all(b.get(n) for b in both)} for rates in both]
     return _by_group(p, f"the learning rate that step {at} uses", "learning-rate", *both)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity_tests.harness.causes import Cause
 from parity_tests.harness.loops import judging
-from parity_tests.harness.loops.causes.fitting import FIRST, LARGEST, MOMENTUM, SAME, SECOND, STATES, slots_of
+from parity_tests.harness.loops.causes.fitting import FIRST, LARGEST, MOMENTUM, SAME, SECOND, SQUARES, STATES, slots_of
 from parity_tests.harness.loops.causes.forward import CLIP, clipped_to, clipping, penalty
 from parity_tests.harness.loops.causes.parting import Causes, Parting, factor, figure, joined, several, sided
 from parity_tests.harness.loops.causes.rules import CORRECTED, NONE, PLAIN, beta_of, largest_of, rule_of
@@ -22,13 +22,13 @@ def of_optimizer(p: Parting) -> Causes:
     """Name in which part the optimizers of both runs differ."""
     yield from _how_often(p)
     yield from _left_out(p)
+    yield from _of_kind(p)
     yield from _of_largest(p)
     yield from _used(p)
     left, right = rule_of(p, 0), rule_of(p, 1)
     if left is not None and right is not None:
         yield from differences(p, left, right)
     yield from _in_some(p)
-    yield from _of_kind(p)
 
 
 def of_parameters(p: Parting) -> Causes:
@@ -79,7 +79,7 @@ def _in_some(p: Parting) -> Causes:
 def _of_kind(p: Parting) -> Causes:
     """Name optimizers that keep other state."""
     slots = [{n.partition(" of ")[0] for n in record.get("optimizer state", {})} & {*STATES} for record in p.at]
-    if all(slots) and not slots[0] & slots[1]:
+    if all(slots) and (slots[0] ^ slots[1]) & {FIRST, SECOND, SQUARES}:
         shown = [f"{' and '.join(sorted(one))} in {SIDES[i]}" for i, one in enumerate(slots)]
         text = f"the optimizers are of other kinds: they keep {', '.join(shown)}"
         yield Cause(text, "optimizer-kind", "train both with the same optimizer", *map(sorted, slots))

@@ -32,6 +32,11 @@ MEMORY = Cause("attention's keys and values are of another place", "wiring", "at
 AXIS = Cause("attention's softmax is over another axis", "attention-axis", "take the softmax over the {torch}")
 SWAPPED = Cause("attention's query, key and value are exchanged", "attention-roles", "take the projections as {torch}")
 ROTARY = Cause("attention's rotary embeddings differ", "rotary-embedding", "rotate by {torch}")
+GROUPS = Cause(
+    "attention's heads share keys and values otherwise",
+    "attention-groups",
+    "let {torch}: jnp.repeat, as torch's repeat_interleave, gives neighbours the same, and jnp.tile every n-th head",
+)
 SINGLE = Cause(
     "attention's softmax is computed in float32",
     "low-precision",
@@ -39,10 +44,14 @@ SINGLE = Cause(
 )
 
 _MOST_HEADS = 16
-_KNOWN = 0.5  # of the entries, at least, that an explanation gives
+_KNOWN = 0.1  # of the entries, at least, that an explanation gives
 _ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _ROLES = ("query", "key", "value")
 _AXES = {"keys": -1, "queries": -2}
+_GROUPS = {
+    "neighbouring heads share them": np.repeat,
+    "every n-th head shares them": lambda x, n, _: np.tile(x, (n, 1, 1)),
+}
 _BASES = (10_000, 500_000, 1_000_000, 100_000, 1_000, 100)
 _ROTARY = {"none": ("", 0)} | {
     f"{kind}, base {base:,}": (kind, base) for base in _BASES for kind in ("halves", "pairs")
@@ -59,6 +68,8 @@ class Attention(NamedTuple):
     mask: str = "no mask"
     axis: str = "keys"
     rotary: str = "none"
+    groups: str = "neighbouring heads share them"
+    """Which heads have the same key and value, where these are of fewer heads than queries."""
 
 
 Masks = Mapping[str, Mask]
@@ -67,12 +78,20 @@ Masks = Mapping[str, Mask]
 def attend(
     projections: Sequence[np.ndarray], settings: Attention, scale: float | None = None, masks: Masks = USUAL
 ) -> np.ndarray:
-    """Compute attention of three projections `[batch, length, features]`; NaN where a query has no key."""
-    q, k, v = (_split(projections[i], settings.heads) for i in settings.order)
-    q, k = _turned(q, settings.rotary), _turned(k, settings.rotary)
-    factor = _scales(q.shape[-1], projections[0].shape[-1])[settings.scale] if scale is None else scale
-    scores = factor * (q @ k.swapaxes(-1, -2))
+    """Compute attention of three projections `[batch, length, features]`; NaN where a query has no key, and all over
+    where the settings don't fit their shapes."""
+    parts = [projections[i] for i in settings.order]
+    size = parts[0].shape[-1] // settings.heads
+    queries, keys, values = (part.shape[1] for part in parts)
     mask = masks[settings.mask]
+    fits = mask is None or isinstance(mask, int) or (mask.shape[2] in (1, queries) and mask.shape[3] in (1, keys))
+    grouped = all(not part.shape[-1] % size and not settings.heads % (part.shape[-1] // size) for part in parts)
+    if keys != values or not fits or not grouped:
+        return np.full(parts[0].shape, np.nan)
+    q, k, v = (_split(part, settings.heads, size, settings.groups) for part in parts)
+    q, k = _turned(q, settings.rotary), _turned(k, settings.rotary)
+    factor = _scales(q.shape[-1], parts[0].shape[-1])[settings.scale] if scale is None else scale
+    scores = factor * (q @ k.swapaxes(-1, -2))
     if mask is not None:
         mask = np.tri(scores.shape[-2], scores.shape[-1], mask, dtype=bool) if isinstance(mask, int) else mask
         scores = np.where(mask, scores, -np.inf)
@@ -267,14 +286,22 @@ def _settings(sources: Sequence[np.ndarray], near: Attention | None, masks: Mask
     size, usual = sources[0].shape[-1], near or Attention(heads=0)
     heads = [h for h in range(1, min(size, _MOST_HEADS) + 1) if size % h == 0]
 
+    shared = sources[1].shape[-1] < size
+    orders = [order for order in _ORDERS if not (shared and order[0])]
+
     def changes(settings: Attention) -> int:
-        return sum(map(operator.ne, settings, usual))
+        return sum(map(operator.ne, settings[:-1], usual))
 
     def tried(rotary: str, most: int, masks: Sequence[str]) -> list[Attention]:
-        every = itertools.product(_ORDERS, heads, _scales(1, 1), masks, _AXES, [rotary])
+        every = itertools.product(orders, heads, _scales(1, 1), masks, _AXES, [rotary], [*_GROUPS][: 1 + shared])
         return sorted((s for s in itertools.starmap(Attention, every) if changes(s) <= most), key=changes)
 
-    others = [s for rotary in _ROTARY if rotary != usual.rotary for s in tried(rotary, 3, [*USUAL, usual.mask])]
+    others = [
+        s
+        for rotary, (_, base) in _ROTARY.items()
+        if rotary != usual.rotary
+        for s in tried(rotary, 3, [*masks] if base == _BASES[0] and near is None else [*USUAL, usual.mask])
+    ]
     return tried(usual.rotary, 3, [*masks]) + sorted(others, key=changes)
 
 
@@ -289,18 +316,24 @@ def _differences(ours: Attention, theirs: Attention) -> Cause | None:
         sentence = f"{INVERTED}: where {name} is true {one} attends, and where it is false {other}"
         causes.append(INVERTED.saying(sentence, ours.mask, theirs.mask))
         ours = ours._replace(mask=theirs.mask)
-    for cause, name in ((HEADS, "heads"), (SCALE, "scale"), (MASK, "mask"), (AXIS, "axis"), (ROTARY, "rotary")):
+    named = {"heads": HEADS, "scale": SCALE, "mask": MASK, "axis": AXIS, "rotary": ROTARY, "groups": GROUPS}
+    for name, cause in named.items():
         if (mine := getattr(ours, name)) != (other := getattr(theirs, name)):
             causes.append(cause.of(mine, other))
     return joined(causes) if causes else None
 
 
 def _flat(sources: Sequence[np.ndarray], target: np.ndarray) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Return the projections and the target as `[batch, length, features]`; None if they are not."""
+    """Return the projections and the target as `[batch, length, features]`; None if they are not.
+
+    Keys and values may have fewer features than queries, of heads that share them.
+    """
     if any(x.ndim not in (3, 4) or x.dtype.kind != "f" for x in (*sources, target)):
         return None
     arrays = [x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (*sources, target)]
-    return None if len({(len(x), x.shape[2]) for x in arrays}) != 1 else (arrays[:3], arrays[3])
+    query, key, value, mixed = ((len(x), x.shape[2]) for x in arrays)
+    alike = query == mixed and key == value and key[0] == query[0] and not query[1] % key[1]
+    return (arrays[:3], arrays[3]) if alike else None
 
 
 def _telling(in_jax: np.ndarray, in_torch: np.ndarray) -> list[int]:
@@ -311,8 +344,9 @@ def _telling(in_jax: np.ndarray, in_torch: np.ndarray) -> list[int]:
     return [int(gaps.argmax()), int(gaps.argmin())]
 
 
-def _split(x: np.ndarray, heads: int) -> np.ndarray:
-    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+def _split(x: np.ndarray, heads: int, size: int, groups: str) -> np.ndarray:
+    split = x.reshape(*x.shape[:2], -1, size).swapaxes(1, 2)
+    return split if split.shape[1] == heads else _GROUPS[groups](split, heads // split.shape[1], 1)
 
 
 def _turned(x: np.ndarray, rotary: str) -> np.ndarray:

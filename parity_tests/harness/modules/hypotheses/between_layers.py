@@ -44,8 +44,9 @@ UNFLATTEN = Cause(
     "unflatten to C,H,W and move the channels last, or give the pairs of kernel and bias the transform "
     "flattened(columns=(C, H, W))",
 )
-SCALE = Cause("the numbers are multiplied by a constant", "scaled", "take the constant factor out")
+SCALE = Cause("the numbers are multiplied by a constant", "scaled", "multiply them by {torch} in JAX")
 DROPOUT = Cause("dropout is left on", "dropout-on", "drop the same in both: {torch}")
+OTHER_RATE = Cause("the rates of a dropout differ", "dropout-rate", "use {torch}")
 OTHER_MASK = Cause(
     "dropout is on in both, and drops other units in each",
     "dropout-masks",
@@ -97,11 +98,22 @@ def cause_between(
     jax_explanations = list(_explanations(*in_jax, tolerance))
     if not jax_explanations or any(not same.dropout for same in {*jax_explanations} & {*torch_explanations}):
         return None  # the same operations explain both
+    torch_explanations = [one for one in torch_explanations if not one.dropout or not _one_mask(in_jax, in_torch)]
+    if not torch_explanations:
+        return None
     pairs = [(_differences(*pair), pair) for pair in itertools.product(jax_explanations, torch_explanations)]
     fewest = min(pairs)[0]
     causes = [_cause(*pair) for differences, pair in pairs if differences == fewest]
     kinds = {cause.partition(":")[0] for cause in causes}
     return causes[0] if len(kinds) == 1 and causes[0] else None  # of ReLU and ReLU6, say, the more common one
+
+
+def _one_mask(in_jax: tuple[np.ndarray, np.ndarray], in_torch: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Return whether both drop the same units of what is positive in both, which no activation makes zero."""
+    if len({x.shape for x in (*in_jax, *in_torch)}) > 1:
+        return False
+    positive = (in_jax[0] > 0) & (in_torch[0] > 0)
+    return bool(positive.any() and np.array_equal((in_jax[1] == 0)[positive], (in_torch[1] == 0)[positive]))
 
 
 def _differences(in_jax: Between, in_torch: Between) -> int:
@@ -110,7 +122,10 @@ def _differences(in_jax: Between, in_torch: Between) -> int:
 
 def _cause(in_jax: Between, in_torch: Between) -> Cause:
     causes: list[Cause] = []
-    if in_jax.dropout != in_torch.dropout:
+    if in_jax.dropout and in_torch.dropout and in_jax.dropout != in_torch.dropout:
+        ours, theirs = (float(one.dropout.removeprefix("rate ")) for one in (in_jax, in_torch))
+        causes.append(OTHER_RATE.of(ours, theirs))
+    elif in_jax.dropout != in_torch.dropout:
         causes.append(_one_sided(DROPOUT, "dropout", in_jax, in_torch, "no dropout"))
     elif in_jax.dropout:  # and the numbers differ
         causes.append(OTHER_MASK + f": {in_jax.dropout} in both")

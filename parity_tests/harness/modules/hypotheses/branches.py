@@ -36,6 +36,11 @@ WIRING = Cause("the layers are connected otherwise", "wiring", "give the layer {
 INTERPOLATION = Cause("the images are resized by another method", "interpolation", "resize by {torch}")
 PADDING = Cause("the images are padded otherwise", "image-padding", "pad by {torch}")
 INDEX = Cause("the indices are shifted", "index-shift", "take the indices as PyTorch does")
+JOINED = Cause(
+    "two parts are side by side in the other order",
+    "joined-order",
+    "join the two parts in the other order, so that PyTorch's entries are {torch}",
+)
 
 Source = tuple[str, np.ndarray, np.ndarray]
 """A place, and its numbers in JAX and in torch."""
@@ -59,6 +64,21 @@ class Branch(NamedTuple):
     source: str
     scale: str
     after: str
+
+
+def cause_in_joining(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
+    """Return which two parts of a place are in the other order, as of a concatenation, or sine and cosine."""
+    if in_jax.shape != in_torch.shape or in_jax.ndim < 2 or in_jax.dtype.kind != "f":
+        return None
+    for axis in dict.fromkeys((1 if in_jax.ndim == 4 else in_jax.ndim - 1, 1)):
+        size = in_jax.shape[axis]
+        ours, theirs = (np.moveaxis(x, axis, 0) for x in (in_jax, in_torch))
+        for i in range(1, size):
+            if distance(ours[0], theirs[i]) <= tolerance and distance(ours, np.roll(theirs, -i, 0)) <= tolerance:
+                what = "positions" if in_jax.ndim == 3 and axis == 1 else "features"
+                text = f"{JOINED}: PyTorch's first {i} of {size} {what} come last in JAX"
+                return JOINED.saying(text, f"[{i}:{size}], [0:{i}]", f"[0:{i}], [{i}:{size}]")
+    return None
 
 
 def cause_in_branch(

@@ -110,16 +110,16 @@ def _fitting(
             if np.ptp(ratios) <= _NEAR * abs(ratios[0]) and terms[i].shown != other.shown:
                 scale = float(ratios.mean())
                 if right(scale * terms[i].numbers + other.numbers):
-                    yield f"{scale:.4g} * {terms[i].shown} + {other.shown}"
+                    yield f"{scale:.4g} * {_part(terms[i])} + {_part(other)}"
     for other in added:
         of = near(y / other.numbers, other.shown)
-        yield from (f"{one.shown} * {other.shown}" for one in of if right(one.numbers * other.numbers))
+        yield from (f"{_part(one)} * {_part(other)}" for one in of if right(one.numbers * other.numbers))
     halves = [one for one in added if one.shown.startswith("the ")]
     for scale, shift in itertools.permutations(halves, 2):
         for shown, factor in ((f"(1 + {scale.shown})", 1 + scale.numbers), (scale.shown, scale.numbers)):
             for one in near((y - shift.numbers) / factor):
                 if right(one.numbers * factor + shift.numbers):
-                    yield f"{one.shown} * {shown} + {shift.shown}"
+                    yield f"{_part(one)} * {shown} + {shift.shown}"
     for name, p in _broadcast(held, y):
         for other in added:
             of = near(y / p - other.numbers, other.shown)
@@ -127,7 +127,12 @@ def _fitting(
 
 
 def _sum(one: _Term, other: _Term) -> str:
-    return " + ".join(sorted((one.shown, other.shown), key=lambda shown: shown.startswith("the input")))
+    return " + ".join(sorted((_part(one), _part(other)), key=lambda shown: shown.startswith("the input")))
+
+
+def _part(term: _Term) -> str:
+    """Return a term of a sum or a product, in brackets where it could be read as a function of the whole."""
+    return f"({term.shown})" if any(term.shown.startswith(f"{name} of ") for name in _ACTIVATIONS) else term.shown
 
 
 def _halves(plain: Sequence[_Term], y: np.ndarray) -> Iterator[_Term]:
@@ -212,7 +217,7 @@ def _with_held(plain: Sequence[_Term], held: Mapping[str, np.ndarray], y: np.nda
                 yield _Term(shown.format(x=name, p=at), function(x, p))
             for activation in ("ReLU", "GELU (erf)", "GELU (tanh)", "SiLU", "tanh", "sigmoid"):
                 active = ACTIVATIONS[activation](torch.from_numpy(x)).numpy()
-                yield _Term(f"{activation} of {name} * {at}", active * p)
+                yield _Term(f"({activation} of {name}) * {at}", active * p)
             left, size = y - x, np.broadcast_to(p, y.shape)
             scale = float((left * size).sum() / (size * size).sum()) if size.any() else 0.0
             if scale:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity_tests.harness.causes import Cause, each
+from parity_tests.harness.causes import Cause, each, joined
 from parity_tests.harness.modules.hypotheses.attention import changed_attention
 from parity_tests.harness.modules.hypotheses.base import Hypothesis, confirmed, distance, fitted, in_bfloat16, in_single
 
@@ -62,6 +62,7 @@ SCALE_MISSING = Cause(
     "scale-missing",
     "give the Flax layer use_scale=True and multiply by its scale",
 )
+SCALE_OFFSET = Cause("the norm scales by another function of its weights", "scale-offset", "scale by {torch}")
 OUTPUT_BIAS = Cause(
     "the bias is not permuted from H,W,C to C,H,W while the kernel's columns are",
     "bias-order",
@@ -112,6 +113,7 @@ SCALED = Cause("the layer's output is multiplied by a constant", "scaled", "take
 
 _NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 _CANCELLED = 64  # roundings of a mean's square that a short sum may be off by
+_CHOSEN = 1e-6  # of an eps that is fitted
 _LEAST = 1e-30  # eps that PyTorch's norms take
 _ROUNDED = 2e-6  # float32 sums after rounded inputs
 
@@ -152,20 +154,34 @@ def cause_in_layer(
 def _of_mean_square(
     layer: nn.Module, x: np.ndarray, in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float
 ) -> str | None:
-    """Return which eps two norms by the root of the mean square have, which many modules write for themselves."""
+    """Return which eps, and which scale, two norms by the root of the mean square have, which many modules write for
+    themselves."""
     weights = [p.numpy(force=True).astype(np.float64) for p in layer.parameters()]
     if len(weights) != 1 or weights[0].shape != x.shape[-1:] or in_jax.shape != x.shape:
         return None
     square = (x**2).mean(-1, keepdims=True)
+    scales = {"the weights": weights[0], "1 + the weights": 1 + weights[0], "no weights": np.ones_like(weights[0])}
     found = []
-    with np.errstate(all="ignore"):
-        for y in (in_jax, in_torch):
-            eps = max(0.0, float(np.median((x * weights[0] / y) ** 2 - square)))
-            if distance(y, x * weights[0] / np.sqrt(square + eps)) > tolerance:
-                return None
-            found.append(eps)
-    shown = f"{found[0]:.3g}", f"{found[1]:.3g}"
-    return EPS.of(found[0], found[1], shown) if shown[0] != shown[1] else None
+    for y in (in_jax, in_torch):
+        for shown, scale in scales.items():
+            with np.errstate(all="ignore"):
+                eps = max(0.0, float(np.median((x * scale / y) ** 2 - square)))
+                if distance(y, x * scale / np.sqrt(square + eps)) <= tolerance:
+                    found.append((shown, eps))
+                    break
+    if len(found) < 2:
+        return None
+    (mine, eps), (other, expected) = found
+    causes = [SCALE_OFFSET.of(mine, other)] if mine != other else []
+    shown = f"{eps:.3g}", f"{expected:.3g}"
+    if shown[0] != shown[1] and distance(in_jax, x * scales[mine] / np.sqrt(square + expected)) > tolerance:
+        causes.append(EPS.of(_chosen(eps), _chosen(expected), shown))
+    return joined(causes) if causes else None
+
+
+def _chosen(eps: float) -> float:
+    """Return the number of few digits that somebody chose and a fit came near to."""
+    return short if abs((short := float(f"{eps:.3g}")) - eps) <= _CHOSEN * eps else eps
 
 
 def scaled(in_jax: np.ndarray, in_torch: np.ndarray, tolerance: float) -> str | None:
@@ -324,7 +340,7 @@ def _norm(layer: Any, x: Tensor, actual: np.ndarray) -> Iterator[Hypothesis]:
     for guess in (layer.eps, layer.eps / 1000):  # a step from a large one may end below zero
         eps = max(_LEAST, fitted(with_eps, actual, guess))
         shown = eps if eps > _LEAST else 0.0
-        cause = EPS.of(shown, layer.eps, (f"{shown:.3g}", f"{layer.eps:.3g}"))
+        cause = EPS.of(_chosen(shown), layer.eps, (f"{shown:.3g}", f"{layer.eps:.3g}"))
         yield Hypothesis(cause, with_eps(eps))
     if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
         cause = RUNNING_STATISTICS if layer.training else BATCH_STATISTICS

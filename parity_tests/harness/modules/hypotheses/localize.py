@@ -18,7 +18,13 @@ from parity_tests.harness.modules.hypotheses.arrangement import arranged, known,
 from parity_tests.harness.modules.hypotheses.attention import cause_in_attention
 from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
-from parity_tests.harness.modules.hypotheses.branches import Source, cause_in_branch, cause_in_image, cause_in_wiring
+from parity_tests.harness.modules.hypotheses.branches import (
+    Source,
+    cause_in_branch,
+    cause_in_image,
+    cause_in_joining,
+    cause_in_wiring,
+)
 from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION, expression
 from parity_tests.harness.modules.hypotheses.layers import cause_in_layer, rounded
 from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
@@ -137,7 +143,9 @@ def walk(
                 found.append(_around(last, around))
         elif inputs_agree:
             given = {**every_array, **{place: theirs for place, _, theirs in earlier}}
-            found.append(_in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given))
+            one = _in_layer(name, layer, in_jax, in_torch.output, tolerance, "Its input agrees", given)
+            if one.cause or not found or not isinstance(layer, (*_MORE_INPUTS,)):  # else what it attends to may differ
+                found.append(one)
         else:
             if not found:
                 found.append(_around(between_layers(earlier, name, in_jax.input, in_torch.input), around))
@@ -242,7 +250,7 @@ def _between(
     found = None
     with contextlib.suppress(Exception):  # whatever a hypothesis can't compute, the place is known
         found = _between_causes(earlier, name, in_jax, in_torch, tolerance, places, tables, arrays)
-    where, cause = found or (f"between {earlier[-1][0]} and {name}", None)
+    where, cause = found or (f"between {earlier[-1][0]} and {name}", cause_in_joining(in_jax, in_torch, tolerance))
     if cause is None:
         with contextlib.suppress(Exception):
             near = [*earlier[: -_NEAREST - 1 : -1], *((place, array, array) for place, array in arrays.items())]
@@ -286,7 +294,8 @@ def _between_causes(
     target = in_jax, in_torch
     if cause := cause_in_branch(last, recent, target, tolerance) or cause_in_image(last, target, tolerance):
         return (f"between {last[0]} and {name}", cause)
-    for source, jax_source, torch_source in (last, *recent):
+    embedded = [one for before, one in itertools.pairwise(earlier[:-9]) if before[1].dtype.kind in "iu"]
+    for source, jax_source, torch_source in (last, *recent, *embedded):
         if cause := cause_in_positions((jax_source, torch_source), target, tables, tolerance):
             return (f"between {source} and {name}", cause)
     for layers, mine, theirs in _projections(earlier, in_torch):
@@ -315,7 +324,8 @@ def _projections(
     for last, parts in several:
         if len(last) == len(parts) and all(a.shape == b.shape and a.ndim >= 3 for _, a, b in last):
             wide = [int(np.prod(b.shape[2:])) for *_, b in last]
-            if wide == [size * part for part in parts]:
+            shared = parts == (1, 1, 1) and wide[0] == size and wide[1] == wide[2] and not size % wide[1]
+            if shared or wide == [size * part for part in parts]:
                 sides = [
                     [piece for stage, part in zip(last, parts, strict=True) for piece in np.split(stage[i], part, -1)]
                     for i in (1, 2)

@@ -40,9 +40,14 @@ def given(arrays: Mapping[str, np.ndarray], batch: int, heads: int, queries: int
                     continue
                 masks |= {own: mask, f"{INVERSE}{own}": ~mask}
                 if queries == keys:
-                    masks[f"{own} and a causal mask"] = mask & np.tri(queries, dtype=bool)
+                    causal = np.tri(queries, dtype=bool)
+                    masks |= {
+                        f"{own} and a causal mask": mask & causal,
+                        f"a causal mask and {INVERSE}{own}": ~mask & causal,
+                    }
                     if mask.shape[2] == 1:
                         masks[f"{own} of queries and keys"] = mask & mask.swapaxes(2, 3)
+                        masks[f"{own} (of each query)"] = mask.swapaxes(2, 3)
     return masks
 
 

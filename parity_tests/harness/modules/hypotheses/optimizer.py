@@ -44,6 +44,7 @@ DECOUPLED = Cause(
 )
 DECAY = Cause("the weight decay differs", "weight-decay", "pass weight_decay={torch} to optax")
 LEARNING_RATE = Cause("the learning rate differs", "learning-rate", "set optax's learning rate to {torch}")
+RATES = Cause("the learning rates of the steps differ", "schedule-change", "let optax's schedule give {torch}")
 SCHEDULE = Cause("the learning-rate schedule is off by one step", "schedule-shift", "move optax's schedule by one step")
 CLIP = Cause(
     "the clipped gradient is scaled by c / norm in JAX and c / (norm + 1e-6) in PyTorch",
@@ -124,6 +125,7 @@ def adam(
     decoupled: bool = False,
     bias_correction: bool = True,
     amsgrad: bool = False,
+    nesterov: bool = False,
 ) -> np.ndarray:
     mean, square, largest = np.zeros_like(weights), np.zeros_like(weights), np.zeros_like(weights)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
@@ -133,7 +135,10 @@ def adam(
         largest = np.maximum(largest, square)
         first, second = (1 - betas[0] ** t, 1 - betas[1] ** t) if bias_correction else (1, 1)
         root = np.sqrt((largest if amsgrad else square) / second + eps_root) + eps
-        weights = weights - rate * (mean / first / root + (weight_decay * weights if decoupled else 0))
+        used = mean / first
+        if nesterov:  # as optax has it
+            used = betas[0] * mean / (1 - betas[0] ** (t + 1)) + (1 - betas[0]) * gradient / first
+        weights = weights - rate * (used / root + (weight_decay * weights if decoupled else 0))
     return weights
 
 
@@ -233,7 +238,8 @@ def cause_in_optimizer(
     fits = named(_fits(formula, bound, steps, in_jax))
     if (np.abs(gradients - gradients[0]) > _SAME * np.abs(gradients).max(initial=0)).any():
         return next(fits, None)
-    alike = {cause.kind: cause for cause in fits}  # steps of one gradient are a factor apart, whatever the setting
+    # Steps of one gradient are a factor apart, whatever the setting; the rates of the steps can't be told.
+    alike = {cause.kind: cause for cause in fits if cause.kind != RATES.kind}
     return joined(alike.values(), " or ") if alike else None
 
 
@@ -276,6 +282,7 @@ def _hypotheses(formula: Callable[..., np.ndarray], options: dict[str, Any], ste
         yield Hypothesis(EPS_IN_ROOT, run(eps_root=options["eps"]))
         yield Hypothesis(NO_BIAS_CORRECTION, run(bias_correction=False))
         yield Hypothesis(where(AMSGRAD, "amsgrad"), run(amsgrad=not options["amsgrad"]))
+        yield Hypothesis(where(NESTEROV, "nesterov"), run(nesterov=True))
     elif formula is rmsprop:
         yield Hypothesis(EPS_IN_SQRT, run(eps_in_sqrt=True))
         yield Hypothesis(where(CENTERED, "centered"), run(centered=not options["centered"]))
@@ -361,3 +368,10 @@ def _fits(
             inside = fit("initial", INITIAL_SUM, 0.1, eps_in_sqrt=True, eps=eps)
             values = [EPS_VALUE.of(eps, options["eps"])] if eps != options["eps"] else []
             yield Hypothesis(joined([inside.cause, EPS_IN_SUM, *values]), inside.numbers)
+    moved = np.count_nonzero(gradients.any(0))
+    if not options["weight_decay"] and moved > 2 * len(rates) > 2:  # the weights are linear in the rates
+        columns = np.stack([run(rates=rate) - weights for rate in np.eye(len(rates))], 1)
+        if np.isfinite(columns).all():
+            own = np.linalg.lstsq(columns, actual - weights, rcond=None)[0]
+            ours, theirs = ([float(f"{rate:.4g}") for rate in found] for found in (own, rates))
+            yield Hypothesis(RATES.of(ours, theirs), run(rates=own))

@@ -32,7 +32,7 @@ def otherwise(spec: Spec, batch: Batch) -> dict[Cause, tuple[Spec, Batch]]:
     for activation in get_args(Activation):
         if activation != model.activation:
             sentence = f"{activation} for {model.activation}"
-            cause = named("activation", sentence, activation, model.activation, "layers.activate")
+            cause = named("activation", sentence, activation, model.activation, "operations.activate")
             other(cause, model=replace(model, activation=activation))
     signed = "unit" if images.range == "signed" else "signed"
     bound = f"those of {images.range} pixels"

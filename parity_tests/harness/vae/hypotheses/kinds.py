@@ -29,8 +29,8 @@ KINDS = {
     "flatten-order": Kind("flatten the pixels in the order {expected}", "pixels.scale"),
     "noise-scale": Kind("multiply the noise by {expected}", "pixels.corrupt"),
     "dropout-mask": Kind("multiply by {expected}", "draws.keep"),
-    "labels-missing": Kind("give the networks the labels", "layers.with_labels"),
-    "labels-offset": Kind("count the labels from {expected}", "layers.one_hot"),
+    "labels-missing": Kind("give the networks the labels", "operations.with_labels"),
+    "labels-offset": Kind("count the labels from {expected}", "operations.one_hot"),
     # Layers.
     "activation": Kind("use {expected}"),
     "heads-swapped": Kind("take the encoder's two outputs as {expected}"),

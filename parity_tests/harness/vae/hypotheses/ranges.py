@@ -35,7 +35,7 @@ NOUNS = {
     "decoder.logvar": "a pixel's log-variance",
 }
 CODE = {
-    **dict.fromkeys(("encoder.mean", "encoder.logvar", "encoder.logscale", "encoder.scale"), "layers.posterior"),
+    **dict.fromkeys(("encoder.mean", "encoder.logvar", "encoder.logscale", "encoder.scale"), "operations.posterior"),
     "decoder.logits": "distributions.bernoulli_nll",
     "decoder.logvar": "distributions.pixel_logvar",
 }
@@ -68,7 +68,7 @@ def faults(state: ranges.State, label: str) -> Iterator[tuple[Cause, Parts]]:
     limits = [float(np.copysign(size, value)) for size in CLIPS if size < abs(value) + 1]
     if label != "z":  # or the layer's own output would be over its tolerance first
         for limit in limits:
-            cause = clipped(noun, limit, code=CODE.get(layer, "layers.activate"))
+            cause = clipped(noun, limit, code=CODE.get(layer, "operations.activate"))
             yield cause, {"change": partial(_changed, layer, partial(_clip, limit))}
     if layer == "encoder.logvar":
         for limit in limits:
@@ -86,7 +86,7 @@ def faults(state: ranges.State, label: str) -> Iterator[tuple[Cause, Parts]]:
             yield padded(eps), {"kl": partial(padded_kl, eps)}
     elif layer == "encoder.scale":
         for eps in EPSILONS:
-            cause = named("epsilon-added", f"{eps:g} added to sigma", eps, 0, "layers.posterior")
+            cause = named("epsilon-added", f"{eps:g} added to sigma", eps, 0, "operations.posterior")
             yield cause, {"change": partial(_changed, layer, partial(_padded_scale, eps))}
     elif layer == "decoder.logits" and likelihood == "bernoulli":
         known = {c: formula for c, formula in RECONSTRUCTIONS.items() if "probabilities" in c or "softplus" in c}
