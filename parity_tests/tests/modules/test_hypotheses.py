@@ -135,3 +135,26 @@ def test_adams_steps_tell_nesterovs_momentum_and_a_schedule(other: dict[str, Any
     options = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False, "lr": 0.1}
     found = optimizer.cause_in_optimizer("Adam", options, steps, in_jax, in_torch, 1e-12)
     assert (found or "").startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("own", "cause"),
+    [
+        ({"momentum": 0.9}, "the learning rate differs: 0.2 in JAX, 0.1 in PyTorch; the momentum differs: 0.9 in JAX"),
+        ({"momentum": 0.5, "nesterov": True}, "the learning rate differs: 0.2 in JAX, 0.1 in PyTorch; Nesterov's"),
+        ({"momentum": 0.5, "rates": [0.0, 0.1, 0.3, 0.2, 0.1]}, "the learning rates of the steps differ"),
+    ],
+)
+def test_one_other_rate_with_another_momentum_is_no_schedule(own: dict[str, Any], cause: str) -> None:
+    weights, gradients, rates = RANDOM.normal(size=20), RANDOM.normal(size=(5, 20)), np.full(5, 0.1)
+    if "rates" in own:
+        gradients[1] = gradients[0]  # as after a step with a rate of 0
+    steps = optimizer.Steps(weights, gradients, gradients, rates, np.ones(20))
+    in_torch = optimizer.sgd(weights, gradients, rates, momentum=0.5)
+    in_jax = optimizer.sgd(
+        weights, gradients, np.asarray(own.get("rates", 2 * rates)), **{k: v for k, v in own.items() if k != "rates"}
+    )
+    options = {"momentum": 0.5, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
+    found = optimizer.cause_in_optimizer("SGD", options, steps, in_jax, in_torch, 1e-12)
+    assert (found or "").startswith(cause)
+    assert "[" not in (found or "")

@@ -83,7 +83,7 @@ INITIAL_SUM = Cause(
     "pass initial_accumulator_value={torch} to optax",
 )
 _ADAGRAD_EPS = 1e-7  # optax's default
-_SAME = 1e-9
+_SAME, _NEAR = 1e-9, 1e-3
 CONJUGATE = Cause(
     "optax steps along JAX's gradient of complex parameters, which is the conjugate of PyTorch's",
     "conjugate-gradient",
@@ -373,5 +373,35 @@ def _fits(
         columns = np.stack([run(rates=rate) - weights for rate in np.eye(len(rates))], 1)
         if np.isfinite(columns).all():
             own = np.linalg.lstsq(columns, actual - weights, rcond=None)[0]
+            told = np.linalg.matrix_rank(columns) == len(rates)  # not where a rate of 0 gives one gradient twice
+            several = _with_momentum(options, own) if formula is sgd and told else None
+            if several is not None:
+                rate, changed = several
+                causes = (
+                    LEARNING_RATE.of(rate, float(rates[0]), (f"{rate:.4g}", f"{rates[0]:.4g}")),
+                    *(
+                        cause.of(changed[name], options[name])
+                        for name, cause in (("momentum", MOMENTUM), ("nesterov", NESTEROV))
+                        if changed[name] != options[name]
+                    ),
+                )
+                yield Hypothesis(joined(causes), run(rates=np.full_like(rates, rate), **changed))
+                return
             ours, theirs = ([float(f"{rate:.4g}") for rate in found] for found in (own, rates))
-            yield Hypothesis(RATES.of(ours, theirs), run(rates=own))
+            yield Hypothesis(RATES.of(ours, theirs) if told else RATES, run(rates=own))
+
+
+def _with_momentum(options: dict[str, Any], own: np.ndarray) -> tuple[float, dict[str, Any]] | None:
+    """Return one rate and one momentum that move weights as these rates do with torch's momentum; None if none does."""
+    n, momentum = len(own), options["momentum"]
+    if n < 5 or options["nesterov"] or options["dampening"]:
+        return None
+    shares = np.array([sum(own[s] * momentum ** (s - t) for s in range(t, n)) for t in range(n)] + [0.0])
+    steps = shares[:-1] - shares[1:]  # what each gradient moves in the step that comes the last
+    ratios = steps[:-2] / steps[1:-1]
+    other = float(f"{ratios.mean():.4g}")
+    if not 0 < other < 1 or np.abs(ratios - other).max() > _NEAR:
+        return None
+    nesterov = bool(abs(steps[-2] / steps[-1] - other) > _NEAR)
+    rate = float(f"{steps[-1] / (1 + other if nesterov else 1):.10g}")
+    return rate, {"momentum": other, "nesterov": nesterov}
