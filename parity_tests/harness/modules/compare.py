@@ -25,7 +25,7 @@ from parity_tests.harness.modules.common.draws import alike
 from parity_tests.harness.modules.common.structure import order_of, unchosen
 from parity_tests.harness.modules.drawn import drawn as draw
 from parity_tests.harness.modules.evaluation import Evaluation, Losses
-from parity_tests.harness.modules.exercised import paddings
+from parity_tests.harness.modules.exercised import accumulated, paddings
 from parity_tests.harness.modules.hypotheses.expressions import EXPRESSION
 from parity_tests.harness.modules.hypotheses.shared_masks import of_masks
 from parity_tests.harness.modules.inputs import read
@@ -250,7 +250,7 @@ def compare_modules(
             del diagnose  # it holds the arrays of its level
         own += unchosen(*evaluation.trees, both.order)
         if losses is not None:
-            own += paddings(both)
+            own += paddings(both) + accumulated(torch_module)
         own += both.exchanged(*evaluation.trees, given)
         if strict:
             findings.append(_strict((*compared.unexercised, *own), dtype))

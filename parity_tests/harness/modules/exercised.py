@@ -69,6 +69,12 @@ def paddings(both: Both) -> tuple[str, ...]:
     )
 
 
+def accumulated(module: torch.nn.Module) -> tuple[str, ...]:
+    """Return the parameters with hooks that copies of the module don't have, since they may move the parameters."""
+    hooked = (name for name, p in module.named_parameters() if getattr(p, "_post_accumulate_grad_hooks", None))
+    return tuple(f"{name} (its hooks of register_post_accumulate_grad_hook)" for name in hooked)
+
+
 def exercised(
     evaluation: Evaluation,
     names: Sequence[str],

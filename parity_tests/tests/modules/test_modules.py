@@ -25,7 +25,7 @@ from parity_tests.harness.modules import rounding
 from parity_tests.harness.modules.compare import ParityError, assert_parity, compare_modules
 from parity_tests.harness.modules.errors import ModelError
 from parity_tests.harness.modules.evaluation import Evaluation
-from parity_tests.harness.modules.exercised import paddings
+from parity_tests.harness.modules.exercised import accumulated, paddings
 from parity_tests.harness.modules.hypotheses.backward import FROZEN
 from parity_tests.harness.modules.hypotheses.optimizer import CONJUGATE, SKIPPED, Steps, cause_in_optimizer, sgd
 from parity_tests.harness.modules.levels import UNFUSED
@@ -878,6 +878,16 @@ def test_a_padding_row_that_no_input_asks_for_is_not_exercised() -> None:
     module: Any = nn.Sequential(nn.Embedding(4, 2, padding_idx=0), nn.Linear(2, 2))
     for ids, expected in (([1, 2], ("0.weight[0] (padding_idx, which is in no input)",)), ([0, 2], ())):
         assert paddings(Both(cast(Any, None), module, (), [np.array([ids])], "float64")) == expected
+
+
+def test_hooks_after_a_gradient_is_added_up_are_not_exercised() -> None:
+    module = copy.deepcopy(LINEAR)
+    assert accumulated(module) == ()
+    module.a.weight.register_post_accumulate_grad_hook(lambda p: None)
+    assert accumulated(module) == ("a.weight (its hooks of register_post_accumulate_grad_hook)",)
+    losses = (lambda y: (y**2).mean(), lambda y: (y**2).mean())
+    report = compare_modules(linear, PARAMS, module, None, ROWS, losses=losses)
+    assert set(accumulated(module)) <= set(report.unexercised)
 
 
 def test_a_random_key_among_the_parameters_of_a_function_is_refused() -> None:
