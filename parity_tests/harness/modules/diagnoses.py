@@ -18,6 +18,7 @@ from parity_tests.harness.modules.hypotheses.base import distance
 from parity_tests.harness.modules.hypotheses.between_layers import cause_between
 from parity_tests.harness.modules.hypotheses.layers import rounded
 from parity_tests.harness.modules.hypotheses.loss import cause_in_loss
+from parity_tests.harness.modules.hypotheses.stages import Stage, stages, worst_difference
 from parity_tests.harness.modules.outputs import parts
 from parity_tests.harness.modules.pair import Arrays
 
@@ -98,10 +99,10 @@ def in_outputs(evaluation: Evaluation, where: str) -> Diagnosis:
     if both.net.watch is None:
         cause = rounded(in_jax, in_torch) or cause_between((in_torch, in_jax), (in_torch, in_torch), tolerance)
         why = "a bare function has no layers to record, so only outputs and gradients can be compared"
-        return Diagnosis("the output", f"It differs: {localize.worst_difference(in_jax, in_torch)}; {why}.", cause)
+        return Diagnosis("the output", f"It differs: {worst_difference(in_jax, in_torch)}; {why}.", cause)
     found, figures = _walked(evaluation, in_jax, in_torch)
     if not found:  # no layer alone is over the tolerance
-        text = f"It differs: {localize.worst_difference(in_jax, in_torch)}."
+        text = f"It differs: {worst_difference(in_jax, in_torch)}."
         return Diagnosis("the output", text, None, figures=figures)
     return found[0]._replace(more=tuple(found[1:]), figures=figures)
 
@@ -113,14 +114,14 @@ def _walked(evaluation: Evaluation, in_jax: np.ndarray, in_torch: np.ndarray) ->
     ends = LayerCall(both.first, in_jax), LayerCall(both.first, in_torch)
     calls = _recorded(evaluation)
     floors = _floors(evaluation, calls[1])
-    stages = list(localize.stages(both.pairs, both.module, *calls))
+    every = list(stages(both.pairs, both.module, *calls))
     for clear in (_CLEAR, 1.0):  # of few samples, some are small by chance
         differs = _differs(evaluation, floors, clear)
         tolerance = TOLERANCES[both.dtype]
-        options = (tolerance, differs, both.inputs, stages, both.given)
+        options = (tolerance, differs, both.inputs, every, both.given)
         if found := localize.walk(both.pairs, both.module, calls, ends, *options):
-            return found, _figures(evaluation, stages, floors, clear)
-    return [], _figures(evaluation, stages, floors, 1.0)
+            return found, _figures(evaluation, every, floors, clear)
+    return [], _figures(evaluation, every, floors, 1.0)
 
 
 def of_layers(evaluation: Evaluation) -> Figures:
@@ -129,16 +130,16 @@ def of_layers(evaluation: Evaluation) -> Figures:
     if evaluation.both.net.watch is None:
         return ()
     calls = _recorded(evaluation)
-    stages = list(localize.stages(evaluation.both.pairs, evaluation.both.module, *calls))
-    return _figures(evaluation, stages, _floors(evaluation, calls[1]), _CLEAR)
+    every = list(stages(evaluation.both.pairs, evaluation.both.module, *calls))
+    return _figures(evaluation, every, _floors(evaluation, calls[1]), _CLEAR)
 
 
-def _figures(evaluation: Evaluation, stages: Sequence[localize.Stage | str], floors: Arrays, clear: float) -> Figures:
+def _figures(evaluation: Evaluation, every: Sequence[Stage | str], floors: Arrays, clear: float) -> Figures:
     differs, dtype = _differs(evaluation, floors, clear), evaluation.both.dtype
     tolerance = clear * _tolerance(evaluation)
     reason = _REASON.format(clear=clear) if clear > 1 else _ONCE
     figures = []
-    for stage in stages:
+    for stage in every:
         if isinstance(stage, str):
             continue
         floor = _floor(floors, stage.label, stage.in_torch.output)
@@ -163,7 +164,7 @@ def in_weights(in_jax: Arrays, in_torch: Arrays) -> Diagnosis:
     """Diagnose weights that were ported by hand."""
     name = next(name for name in in_torch if not np.array_equal(in_jax[name], in_torch[name]))
     cause = state.cause_in_weight(in_jax[name], in_torch[name], 0.0)
-    return Diagnosis(name, f"It differs: {localize.worst_difference(in_jax[name], in_torch[name])}.", cause)
+    return Diagnosis(name, f"It differs: {worst_difference(in_jax[name], in_torch[name])}.", cause)
 
 
 def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
@@ -176,7 +177,7 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
     norms = state.statistics(both.pairs, both.module)
     differing = [n for n, names in norms.items() if any(_far(in_jax, in_torch, x, tolerance) for x in names)]
     if not differing or not any(where in names for names in norms.values()):
-        text = f"It differs: {localize.worst_difference(in_jax[where], in_torch[where])}."
+        text = f"It differs: {worst_difference(in_jax[where], in_torch[where])}."
         return Diagnosis(where, text, None, figures=figures)
     norm = differing[0]
     mine, other = (np.stack([arrays[name] for name in norms[norm]]) for arrays in (in_jax, in_torch))
@@ -185,7 +186,7 @@ def in_state(evaluation: Evaluation, where: str) -> Diagnosis:
         torch_state.called(module, both.torch_arguments)
     cause = state.cause_in_statistics(both.module.get_submodule(norm), calls[norm].input, mine, other, tolerance)
     worst = max(norms[norm], key=lambda name: distance(in_jax[name], in_torch[name]))
-    text = f"It differs: {localize.worst_difference(in_jax[worst], in_torch[worst])}."
+    text = f"It differs: {worst_difference(in_jax[worst], in_torch[worst])}."
     return Diagnosis(worst, text, cause, figures=figures)
 
 
@@ -226,7 +227,7 @@ def in_gradients(evaluation: Evaluation, sizes: Mapping[str, float], tolerance: 
     frozen = not torch_state.entry(both.module, name, every).tensor.requires_grad
     if not frozen and (back := _backward(evaluation)) is not None:
         return back
-    worst = localize.worst_difference(in_jax[name], in_torch[name])
+    worst = worst_difference(in_jax[name], in_torch[name])
     text = f"The loss agrees and the gradient, last layer first, differs: {worst}."
     return Diagnosis(name, text, backward.cause_in_gradient(in_jax[name], in_torch[name], frozen))
 
@@ -260,5 +261,5 @@ def _backward(evaluation: Evaluation) -> Diagnosis | None:
 
 def after_steps(name: str, in_jax: Arrays, in_torch: Arrays, cause: str | None) -> Diagnosis:
     """Diagnose weights or moments that differ after optimizer steps from the same gradients."""
-    text = f"The gradients are the same and it differs: {localize.worst_difference(in_jax[name], in_torch[name])}."
+    text = f"The gradients are the same and it differs: {worst_difference(in_jax[name], in_torch[name])}."
     return Diagnosis(name, text, cause)

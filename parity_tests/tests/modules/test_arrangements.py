@@ -12,8 +12,8 @@ from torch import nn
 
 from jaxvae.shared.errors import InputError
 from parity_tests.harness.modules.compare import assert_parity, compare_modules
-from parity_tests.harness.modules.hypotheses.localize import worst_difference
 from parity_tests.harness.modules.hypotheses.positions import cause_in_positions
+from parity_tests.harness.modules.hypotheses.stages import worst_difference
 from parity_tests.harness.modules.inputs import Inputs
 from parity_tests.harness.modules.joining.links import joined, parted
 from parity_tests.harness.modules.mapping import arrange, concatenated, shared, stacked, summed, weight_norm

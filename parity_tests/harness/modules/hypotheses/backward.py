@@ -10,7 +10,7 @@ from parity_tests.harness.findings import Diagnosis
 from parity_tests.harness.hooks.record import LayerCall
 from parity_tests.harness.modules.common import way_back
 from parity_tests.harness.modules.hypotheses.base import distance
-from parity_tests.harness.modules.hypotheses.localize import Stage, stages, worst_difference
+from parity_tests.harness.modules.hypotheses.stages import Stage, stages, worst_difference
 from parity_tests.harness.modules.mapping import Pair
 
 NO_GRADIENT = Cause(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from parity_tests.harness import tree
 from parity_tests.harness.findings import Diagnosis, Figure, Finding, Layer, Node
 from parity_tests.harness.modules import rounding
-from parity_tests.harness.modules.hypotheses.localize import paths
+from parity_tests.harness.modules.hypotheses.stages import paths
 from parity_tests.harness.modules.judging import judge
 from parity_tests.harness.modules.levels import OUTPUTS, Levels
 from parity_tests.harness.modules.torch_state import whole

@@ -14,7 +14,7 @@ from torch import nn
 from parity_tests.harness.hooks import torch_layers
 from parity_tests.harness.hooks.compiled import compiled
 from parity_tests.harness.modules import torch_state
-from parity_tests.harness.modules.hypotheses.localize import by_layer, path_in_jax
+from parity_tests.harness.modules.hypotheses.stages import by_layer, path_in_jax
 from parity_tests.harness.modules.pair import Both
 
 OUTPUT = "the output"

@@ -96,7 +96,7 @@ class Layers:
 
     @cached_property
     def stages(self) -> list[Any]:
-        """What `localize.stages` yields; nothing of two recordings of one framework, or where some are not whole."""
+        """What `stages.stages` yields; nothing of two recordings of one framework, or where some are not whole."""
         return self._stages(self.recorded)
 
     @property
@@ -116,12 +116,12 @@ class Layers:
         return [self._of_stages(one, gradients.get(one.label)) for one in self.stages if not isinstance(one, str)]
 
     def _stages(self, calls: tuple[Mapping[str, LayerCall], Mapping[str, LayerCall]]) -> list[Any]:
-        from parity_tests.harness.modules.hypotheses import localize
+        from parity_tests.harness.modules.hypotheses.stages import stages
 
         pairing = self.sides.pairing
         if not (self.sides.across and self.whole):
             return []
-        return list(localize.stages(pairing.arrangement.pairs, pairing.module, *calls))
+        return list(stages(pairing.arrangement.pairs, pairing.module, *calls))
 
     def _of_stages(self, stage: Any, gradients: Any) -> Call:
         parts: dict[tuple[str, str], list[Part]] = {}

@@ -113,7 +113,7 @@ def _names(layers: Layers) -> tuple[dict[str, str], dict[str, Layer]]:
         described = right.about["skeleton"]["layers"]
         within: Mapping[str, str | None] = {}
         if sides.across:
-            from parity_tests.harness.modules.hypotheses.localize import paths
+            from parity_tests.harness.modules.hypotheses.stages import paths
 
             with contextlib.suppress(Exception):  # the tree has torch's names in any case
                 within = paths(sides.pairing.arrangement.pairs)
