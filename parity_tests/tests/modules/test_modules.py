@@ -881,7 +881,7 @@ def test_a_padding_row_that_no_input_asks_for_is_not_exercised() -> None:
 
 
 def test_hooks_after_a_gradient_is_added_up_are_not_exercised() -> None:
-    module = copy.deepcopy(LINEAR)
+    module: Any = copy.deepcopy(LINEAR)
     assert accumulated(module) == ()
     module.a.weight.register_post_accumulate_grad_hook(lambda p: None)
     assert accumulated(module) == ("a.weight (its hooks of register_post_accumulate_grad_hook)",)
