@@ -1,8 +1,12 @@
 """Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
+import functools
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array, lax, random
 
 from jaxvae.checks import check_images, check_latents, check_params, require_key
 from jaxvae.compilation import program
@@ -15,6 +19,11 @@ from jaxvae.shared.analysis import latent_paths
 from jaxvae.shared.config.spec import Spec, require_spec
 from jaxvae.shared.model.argument_checks import require_bytes, require_count, require_labels, require_latents
 from jaxvae.shared.model.requirements import require_2d_latent, require_prior
+
+# Images of a part: large enough for products at full speed, small enough that a CPU's cache holds the hidden units.
+_PART = 1_000
+# Parts in one step of the loop: a CPU writes a part's images by one core, and the other begins the next part meanwhile.
+_AT_ONCE = 5
 
 
 def sample(
@@ -43,7 +52,7 @@ def sample(
     labels = np.arange(n) % max(1, spec.model.classes) if labels is None else labels
     check_params("sample", spec.model, params, spec.training.stored)
     require_labels("sample", spec, labels, n)
-    return np.asarray(_sampled(spec, n, params, key, temperature, _labels_for(spec, labels)))
+    return _as_images(spec, _sampled(spec, n, params, key, temperature, _labels_for(spec, labels)))
 
 
 def reconstruct(
@@ -64,7 +73,7 @@ def reconstruct(
         InputError: If the model, the images or the labels are not the configuration's.
     """
     check_images("reconstruct", spec, params, images, labels)
-    return np.asarray(_reconstructed(spec, params, jnp.asarray(images), _labels_for(spec, labels)))
+    return _as_images(spec, _reconstructed(spec, params, jnp.asarray(images), _labels_for(spec, labels)))
 
 
 def draw_latents(spec: Spec, key: Array, n: int) -> np.ndarray:
@@ -101,7 +110,7 @@ def decode_images(
         InputError: If the model, the latents or the labels are not the configuration's.
     """
     check_latents("decode_images", spec, params, z, labels)
-    return np.asarray(_decoded(spec, params, jnp.asarray(z, spec.training.stored), _labels_for(spec, labels)))
+    return _as_images(spec, _decoded(spec, params, jnp.asarray(z, spec.training.stored), _labels_for(spec, labels)))
 
 
 def interpolate(
@@ -249,18 +258,52 @@ def means_of(spec: Spec, decoded: Decoded) -> Array:
 @program(["spec", "n"])
 def _sampled(spec: Spec, n: int, params: Params, key: Array, temperature: float, labels: Array | None) -> Array:
     z = temperature * random.normal(key, (n, spec.model.latent), spec.training.stored)
-    return images_of(spec, params, z, labels)
+    return _in_parts(functools.partial(images_of, spec, params), z, labels)
 
 
 @program(["spec"])
 def _decoded(spec: Spec, params: Params, z: Array, labels: Array | None) -> Array:
-    return images_of(spec, params, z, labels)
+    return _in_parts(functools.partial(images_of, spec, params), z, labels)
 
 
 @program(["spec"])
 def _reconstructed(spec: Spec, params: Params, images: Array, labels: Array | None) -> Array:
-    posterior = encode(spec, params, seen(spec, images), labels)
-    return images_of(spec, params, posterior.mean, labels)
+    def reconstructed(x: Array, labels: Array | None) -> Array:
+        return images_of(spec, params, encode(spec, params, x, labels).mean, labels)
+
+    return _in_parts(reconstructed, seen(spec, images), labels)
+
+
+def _in_parts(images: Callable[[Array, Array | None], Array], rows: Array, labels: Array | None) -> Array:
+    """The images of the rows as `[n, pixels]`: on CPUs a part at a time, so that beside them memory doesn't grow with
+    n. An accelerator would only launch more kernels for parts."""
+    n = len(rows)
+    parts = -(-n // _PART)
+
+    def at_once(rows: Array, labels: Array | None) -> Array:
+        return images(rows, labels).reshape(len(rows), -1)
+
+    def one_by_one(rows: Array, labels: Array | None) -> Array:
+        size = -(-n // parts)
+
+        def part(start: Array | int) -> Array:
+            return at_once(*jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), (rows, labels)))
+
+        def written(i: Array, out: Array) -> Array:
+            start = jnp.minimum(i * size, n - size)  # where parts don't divide the rows, the last one repeats some
+            return lax.dynamic_update_slice_in_dim(out, part(start), start, 0)
+
+        first = jax.eval_shape(part, 0)
+        return lax.fori_loop(0, parts, written, jnp.zeros((n, first.shape[1]), first.dtype), unroll=_AT_ONCE)
+
+    if parts <= 1:
+        return at_once(rows, labels)
+    return lax.platform_dependent(rows, labels, cpu=one_by_one, default=at_once)
+
+
+def _as_images(spec: Spec, rows: Array) -> np.ndarray:
+    """Rows of pixels as images; within a program, the last axes' index would slow the decoder's last operations."""
+    return np.asarray(rows).reshape(-1, *spec.model.image)
 
 
 def _each(spec: Spec, params: Params, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:

@@ -76,6 +76,7 @@ def main(options: Benchmark) -> None:
         plot.require(options.out)
         if not {"training", "scaling"} & set(options.only):
             raise InputError("--out draws training and scaling; add one of them to --only, or leave it out.")
+    machine.keep_freed_memory()
     kind = jaxvae.prepare(options.device).platform
     if kind != "tpu":
         torchvae.prepare(kind)

@@ -1,5 +1,8 @@
 """Generate images with a model: the value of a pixel is its mean, in [0, 1]."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +20,9 @@ from torchvae.keys import root_key, static_key
 from torchvae.nets import decode, encode
 from torchvae.networks import VAE
 from torchvae.pixels import prepare_pixels
+
+# Images of a part: large enough for products at full speed, small enough that a CPU's cache holds the hidden units.
+_PART = 1_000
 
 
 @torch.no_grad()
@@ -48,7 +54,8 @@ def sample(
     require_labels("sample", spec, labels, n)
     key = key.to(device_of(model))
     z = temperature * random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored))
-    return images_of(spec, model, z, _labels_for(spec, labels, key.device)).cpu().numpy()
+    decoded = functools.partial(images_of, spec, model)
+    return _in_parts(spec, decoded, z, _labels_for(spec, labels, key.device))
 
 
 @torch.no_grad()
@@ -71,8 +78,11 @@ def reconstruct(
     """
     check_images("reconstruct", spec, model, images, labels)
     classes = _labels_for(spec, labels, device_of(model))
-    posterior = encode(spec, model, seen(spec, images).to(device_of(model)), classes)
-    return images_of(spec, model, posterior.mean, classes).cpu().numpy()
+
+    def reconstructed(x: Tensor, labels: Tensor | None) -> Tensor:
+        return images_of(spec, model, encode(spec, model, x, labels).mean, labels)
+
+    return _in_parts(spec, reconstructed, seen(spec, images).to(device_of(model)), classes)
 
 
 def draw_latents(spec: Spec, key: random.Key, n: int) -> np.ndarray:
@@ -112,7 +122,7 @@ def decode_images(
     check_latents("decode_images", spec, model, z, labels)
     device = device_of(model)
     latents = to_tensor(z, device, getattr(torch, spec.training.stored))
-    return images_of(spec, model, latents, _labels_for(spec, labels, device)).cpu().numpy()
+    return _in_parts(spec, functools.partial(images_of, spec, model), latents, _labels_for(spec, labels, device))
 
 
 def interpolate(
@@ -261,6 +271,17 @@ def _each(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | None) -> n
     """The images of latents `[.., .., latent]`."""
     images = decode_images(spec, model, z.reshape(-1, z.shape[-1]), labels)
     return images.reshape(*z.shape[:-1], *images.shape[1:])
+
+
+def _in_parts(
+    spec: Spec, images: Callable[[Tensor, Tensor | None], Tensor], rows: Tensor, labels: Tensor | None
+) -> np.ndarray:
+    """The images of the rows, a part at a time, so that beside them memory doesn't grow with their number."""
+    out = rows.new_empty(len(rows), *spec.model.image)
+    for start in range(0, len(rows), _PART):
+        part = slice(start, start + _PART)
+        out[part] = images(rows[part], None if labels is None else labels[part])
+    return out.cpu().numpy()
 
 
 def _numpy(given: Tensor | np.ndarray) -> np.ndarray:

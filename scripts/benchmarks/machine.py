@@ -1,5 +1,6 @@
 """Describe the machine in words and for the record."""
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -13,6 +14,16 @@ import jaxvae
 import torchvae
 
 _PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "torchvision", "numpy")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed. By default it gives some large blocks back. Which ones depends on all that the
+    process has allocated, and the next program that needs such a block would pay for its pages."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # by malloc.h
+    if mallopt is not None:
+        for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30)):
+            mallopt(parameter, value)
 
 
 def described(device: str) -> dict[str, Any]:

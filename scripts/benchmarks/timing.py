@@ -1,5 +1,6 @@
 """Interleaved timing, and statistics of the times."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -8,6 +9,10 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 Work = dict[str, Callable[[], Any]]
+
+# Seconds between two pieces of work: PyTorch's threads wait actively for a while after theirs, and would take part of a
+# core from the next program's.
+_PAUSE = 0.05
 
 
 class Timed(NamedTuple):
@@ -40,7 +45,8 @@ class Timed(NamedTuple):
 
 
 def interleaved(work: Work, rounds: int, title: str, warm: bool = True) -> dict[str, list[float]]:
-    """Time several pieces of work in turn, so that a change of the machine's speed affects all of them.
+    """Time several pieces of work in turn, so that a change of the machine's speed affects all of them. Each round has
+    another order, so that none always follows the same one.
 
     Args:
         work: The functions to time, by name.
@@ -53,9 +59,13 @@ def interleaved(work: Work, rounds: int, title: str, warm: bool = True) -> dict[
     """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     turns = rounds + warm
+    shuffle = random.Random(0).shuffle
+    order = list(work.items())
     with tqdm(total=turns * len(work), desc=title, unit=" runs", leave=False, disable=None) as bar:
         for _ in range(turns):
-            for name, run in work.items():
+            shuffle(order)
+            for name, run in order:
+                time.sleep(_PAUSE)
                 start = time.perf_counter()
                 run()
                 seconds[name].append(time.perf_counter() - start)

@@ -1,6 +1,7 @@
 """Pictures of latent space: where they look is where they say, and both packages draw the same."""
 
 import base64
+import importlib
 import io
 import json
 import re
@@ -30,7 +31,7 @@ from jaxvae.shared.plotting import class_colours, figure_file, image_grid, label
 from jaxvae.shared.runs import run_folder
 from parity_tests.support.backends import FLOAT64, IMPLEMENTATIONS, lean, some_arrays
 from parity_tests.support.cli import PACKAGES, fails, run
-from parity_tests.support.tiny import small
+from parity_tests.support.tiny import small, some
 
 pytestmark = pytest.mark.either
 
@@ -118,6 +119,28 @@ def test_temperature_scales_the_latents(side, x64) -> None:
         images = side.package.sample(spec, weights, side.package.root_key(5), 6, None, temperature)
         again = side.package.decode_images(spec, weights, temperature * z)
         np.testing.assert_allclose(images, again, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["conditional", "pictures"])
+def test_images_of_several_parts_are_those_of_one(name: str, monkeypatch, x64) -> None:
+    results = []
+    for which, side in IMPLEMENTATIONS.items():
+        spec, weights = opened(side, name)
+        images = some(spec).test[:11]
+        labels = (np.arange(11) * 3) % spec.model.classes if spec.model.classes else None
+        z = side.package.draw_latents(spec, side.package.root_key(5), 11)
+        for most in (11, 4, 1):  # one part; three of at most four; more than a step of the loop computes
+            monkeypatch.setattr(importlib.import_module(f"{which}.generate"), "_PART", most)
+            spec = replace(spec, training=replace(spec.training, epochs=most))  # for a program of its own
+            drawn = side.package.sample(spec, weights, side.package.root_key(5), 11, labels)
+            decoded = side.package.decode_images(spec, weights, z, labels)
+            results.append((drawn, decoded, side.package.reconstruct(spec, weights, images, labels)))
+    for drawn, decoded, seen in results:
+        assert drawn.shape == (11, *spec.model.image)
+        # A few units in the last place of pixels up to 1.
+        np.testing.assert_allclose(drawn, results[0][1], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(decoded, results[0][1], rtol=0, atol=1e-14)
+        np.testing.assert_allclose(seen, results[0][2], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("side", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
