@@ -76,7 +76,6 @@ def main(options: Benchmark) -> None:
         plot.require(options.out)
         if not {"training", "scaling"} & set(options.only):
             raise InputError("--out draws training and scaling; add one of them to --only, or leave it out.")
-    machine.keep_freed_memory()
     kind = jaxvae.prepare(options.device).platform
     if kind != "tpu":
         torchvae.prepare(kind)
@@ -134,6 +133,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
+    machine.keep_freed_memory()
     try:
         join_help(Benchmark)
         main(parse(Benchmark))

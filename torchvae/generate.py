@@ -54,8 +54,7 @@ def sample(
     require_labels("sample", spec, labels, n)
     key = key.to(device_of(model))
     z = temperature * random.normal(key, (n, spec.model.latent), getattr(torch, spec.training.stored))
-    decoded = functools.partial(images_of, spec, model)
-    return _in_parts(spec, decoded, z, _labels_for(spec, labels, key.device))
+    return _in_parts(functools.partial(images_of, spec, model), z, _labels_for(spec, labels, key.device))
 
 
 @torch.no_grad()
@@ -82,7 +81,7 @@ def reconstruct(
     def reconstructed(x: Tensor, labels: Tensor | None) -> Tensor:
         return images_of(spec, model, encode(spec, model, x, labels).mean, labels)
 
-    return _in_parts(spec, reconstructed, seen(spec, images).to(device_of(model)), classes)
+    return _in_parts(reconstructed, seen(spec, images).to(device_of(model)), classes)
 
 
 def draw_latents(spec: Spec, key: random.Key, n: int) -> np.ndarray:
@@ -122,7 +121,7 @@ def decode_images(
     check_latents("decode_images", spec, model, z, labels)
     device = device_of(model)
     latents = to_tensor(z, device, getattr(torch, spec.training.stored))
-    return _in_parts(spec, functools.partial(images_of, spec, model), latents, _labels_for(spec, labels, device))
+    return _in_parts(functools.partial(images_of, spec, model), latents, _labels_for(spec, labels, device))
 
 
 def interpolate(
@@ -267,21 +266,24 @@ def means_of(spec: Spec, decoded: Decoded) -> Tensor:
     return means.reshape(-1, *spec.model.image)
 
 
+def _in_parts(images: Callable[[Tensor, Tensor | None], Tensor], rows: Tensor, labels: Tensor | None) -> np.ndarray:
+    """The images of the rows, a part at a time, so that beside them memory doesn't grow with n."""
+    starts = range(0, max(1, len(rows)), _PART)
+    cuts = (slice(start, start + _PART) for start in starts)
+    parts = (images(rows[cut], None if labels is None else labels[cut]) for cut in cuts)
+    out = first = next(parts)
+    if len(starts) > 1:
+        out = first.new_empty(len(rows), *first.shape[1:])
+        out[:_PART] = first
+    for start, part in zip(starts[1:], parts, strict=True):
+        out[start : start + _PART] = part
+    return out.cpu().numpy()
+
+
 def _each(spec: Spec, model: VAE, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
     """The images of latents `[.., .., latent]`."""
     images = decode_images(spec, model, z.reshape(-1, z.shape[-1]), labels)
     return images.reshape(*z.shape[:-1], *images.shape[1:])
-
-
-def _in_parts(
-    spec: Spec, images: Callable[[Tensor, Tensor | None], Tensor], rows: Tensor, labels: Tensor | None
-) -> np.ndarray:
-    """The images of the rows, a part at a time, so that beside them memory doesn't grow with their number."""
-    out = rows.new_empty(len(rows), *spec.model.image)
-    for start in range(0, len(rows), _PART):
-        part = slice(start, start + _PART)
-        out[part] = images(rows[part], None if labels is None else labels[part])
-    return out.cpu().numpy()
 
 
 def _numpy(given: Tensor | np.ndarray) -> np.ndarray:

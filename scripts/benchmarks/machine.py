@@ -19,11 +19,11 @@ _PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "torch", "torchvision",
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed. By default it gives some large blocks back. Which ones depends on all that the
     process has allocated, and the next program that needs such a block would pay for its pages."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if platform.libc_ver()[0] != "glibc":
+        return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # by malloc.h
-    if mallopt is not None:
-        for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30)):
-            mallopt(parameter, value)
+    for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30)):
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def described(device: str) -> dict[str, Any]:
