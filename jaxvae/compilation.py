@@ -186,10 +186,10 @@ def _as_imported() -> bool:
     may have imported what a file was before."""
     try:
         _begun()
-        times = [max(file.stat().st_mtime, file.stat().st_ctime) for file in _files()]
+        found = [file.stat() for file in _files()]
     except OSError:
         return False
-    return bool(times) and max(times) < _STARTED
+    return bool(found) and max(max(file.st_mtime, file.st_ctime) for file in found) < _STARTED
 
 
 def _processor() -> tuple[object, ...]:

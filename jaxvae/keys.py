@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, random
 
 from jaxvae.checks import require_key
+from jaxvae.compilation import program
 from jaxvae.shared.config.choices import require_seed
 from jaxvae.shared.errors import InputError
 
@@ -44,8 +45,12 @@ def root_key(seed: int) -> Array:
         raise InputError(
             "jaxvae draws from partitionable threefry keys; leave JAX_THREEFRY_PARTITIONABLE at its default."
         )
-    words = jnp.asarray(np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32))
-    return random.wrap_key_data(words, impl="threefry2x32")
+    return _wrapped(np.array([seed >> 32 & 0xFFFFFFFF, seed & 0xFFFFFFFF], np.uint32))
+
+
+@program()
+def _wrapped(words: Array | np.ndarray) -> Array:
+    return random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
 def streams(key: Array) -> Streams:
@@ -54,7 +59,8 @@ def streams(key: Array) -> Streams:
     return Streams(*(random.fold_in(key, i) for i in range(len(Streams._fields))))
 
 
-def stream_key(key: Array, stream: str, t: int) -> Array:
+@program(["stream"])
+def stream_key(key: Array, stream: str, t: Array | int) -> Array:
     """Derive the key of one step or epoch.
 
     Args:

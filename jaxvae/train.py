@@ -184,7 +184,13 @@ def init_state(
     key = root_key(spec.training.seed)
     if images is not None:
         require_bytes("init_state", images, spec.model.image)
-    bias = last_bias(spec, images)
+    return _first_state(spec, key, last_bias(spec, images), optimizer)
+
+
+@program(["spec", "optimizer"])
+def _first_state(
+    spec: Spec, key: Array, bias: np.ndarray | None, optimizer: optax.GradientTransformation | None
+) -> TrainState:
     params = init(spec, streams(key).init, None if bias is None else jnp.asarray(bias))
     average = jax.tree.map(jnp.copy, params) if spec.training.ema else None
     return TrainState(params, init_optimizers(spec, params, optimizer), jnp.zeros((), jnp.int32), key, average)

@@ -4,10 +4,10 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
@@ -121,10 +121,10 @@ def open_session(backend: Backend, flags: SessionFlags, loaded: LoadedData | Non
         InputError: If the request is invalid.
     """
     require_valid_flags(backend, flags)
-    read = None if loaded or flags.resume is not None else _reading(flags)  # while prepare imports the framework
+    reading = None if loaded or flags.resume is not None else _reading(flags)  # while prepare imports the framework
     device = backend.prepare(flags.device, flags.spec.training.dtype, flags.devices, flags.shard)
     if flags.resume is None:
-        opened = _new_session(backend, flags, device, loaded, read)
+        opened = _new_session(backend, flags, device, loaded, reading)
     else:
         opened = _resumed_session(backend, flags, device, flags.resume, loaded)
     with opened as session:
@@ -173,7 +173,7 @@ def load_images(backend: Backend, flags: SessionFlags, read: Callable[[], Loaded
     Raises:
         InputError: If the images are not available, or do not fit the configuration.
     """
-    dataset, missing = (read or _reading(flags))()
+    dataset, missing = _load(flags) if read is None else read()
     substituted = () if missing is None else (f"{missing} Training on scikit-learn's 1,797 digits instead.",)
     requirements.require_batches(flags.spec, len(dataset.train))
     doubts = advice(flags.spec, len(dataset.train), len(dataset.test))
@@ -182,12 +182,24 @@ def load_images(backend: Backend, flags: SessionFlags, read: Callable[[], Loaded
     return dataset, missing
 
 
-def _reading(flags: SessionFlags) -> Callable[[], LoadedData]:
-    """Begin to read the images in another thread; the result waits for them."""
+class _Reading(NamedTuple):
+    """Images that another thread reads."""
+
+    images: Future[LoadedData]
+    digest: Future[str]
+
+
+def _reading(flags: SessionFlags) -> _Reading:
+    """Begin to read the images in another thread."""
     pool = ThreadPoolExecutor(1, "images")
-    read = pool.submit(datasets.load, flags.spec, flags.data_root, flags.stream is not None)
+    images = pool.submit(_load, flags)
+    reading = _Reading(images, pool.submit(lambda: digest(images.result()[0])))
     pool.shutdown(wait=False)
-    return read.result
+    return reading
+
+
+def _load(flags: SessionFlags) -> LoadedData:
+    return datasets.load(flags.spec, flags.data_root, flags.stream is not None)
 
 
 @contextlib.contextmanager
@@ -196,12 +208,12 @@ def _new_session(
     flags: SessionFlags,
     device: Device,
     loaded: LoadedData | None,
-    read: Callable[[], LoadedData] | None,
+    reading: _Reading | None,
 ) -> Iterator[Session]:
     name = backend.__name__
     if flags.out is not None and backend.first():
         run_folder.require_free(flags.out)
-    dataset, missing = loaded or load_images(backend, flags, read)
+    dataset, missing = loaded or load_images(backend, flags, reading and reading.images.result)
     config = {
         "framework": name,
         "preset": flags.preset,
@@ -213,7 +225,7 @@ def _new_session(
             "instead_of_mnist": missing,
             "train": len(dataset.train),
             "test": len(dataset.test),
-            "digest": digest(dataset),
+            "digest": digest(dataset) if reading is None else reading.digest.result(),
             **({"class_names": list(dataset.class_names)} if dataset.class_names else {}),
             **({"validation": flags.spec.images.validation} if flags.spec.images.validation else {}),
         },
