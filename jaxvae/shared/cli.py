@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import errno
 import functools
+import gc
 import inspect
 import io
 import itertools
@@ -57,6 +58,7 @@ def run(backend: Backend) -> NoReturn:
     Args:
         backend: The package whose command line this is.
     """
+    gc.set_threshold(100_000)  # a framework's import makes as many objects as that, which would be searched every 700
     while (lowest := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(lowest, True)  # or a file opened next would take the number, and what is written to stderr
     os.close(lowest)
