@@ -41,7 +41,7 @@ def test_one_compilation_of_each_function_per_run(digits, caplog, max_steps: int
     compiled = Counter(
         record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling ")
     )
-    programs = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_init)")
+    programs = ("jit(train_epoch)", "jit(epoch_order)", "jit(_terms)", "jit(_first_state)")
     assert {name: n for name, n in compiled.items() if name in programs} == dict.fromkeys(programs, 1), compiled
 
 
