@@ -59,8 +59,7 @@ def streams(key: Array) -> Streams:
     return Streams(*(random.fold_in(key, i) for i in range(len(Streams._fields))))
 
 
-@program(["stream"])
-def stream_key(key: Array, stream: str, t: Array | int) -> Array:
+def stream_key(key: Array, stream: str, t: int) -> Array:
     """Derive the key of one step or epoch.
 
     Args:
@@ -71,6 +70,13 @@ def stream_key(key: Array, stream: str, t: Array | int) -> Array:
     Returns:
         fold_in(stream, t).
     """
+    require_key("stream_key", key)
+    # As fold_in takes a whole number: one below 0 or of more than 32 bits is an OverflowError.
+    return _in_stream(key, stream, np.uint32(t) if isinstance(t, int) else t)
+
+
+@program(["stream"])
+def _in_stream(key: Array, stream: str, t: Array) -> Array:
     return random.fold_in(getattr(streams(key), stream), t)
 
 

@@ -56,6 +56,7 @@ def stream_key(key: Key, stream: str, t: int) -> Key:
     Returns:
         fold_in(stream, t).
     """
+    require_key("stream_key", key)
     return random.fold_in(getattr(streams(key), stream), t)
 
 

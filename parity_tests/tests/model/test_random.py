@@ -13,6 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 import jaxvae
+import torchvae
 from parity_tests.harness.compare import ulps
 from torchvae import random
 
@@ -60,6 +61,17 @@ def test_keys_are_jaxs_own(seed: int) -> None:
 @given(seed=SEEDS, data=st.integers(0, 2**32 - 1))
 def test_fold_in(seed: int, data: int) -> None:
     same(random.fold_in(random.key(seed), data), words(jax.random.fold_in(jax_key(seed), np.uint32(data))))
+
+
+@pytest.mark.parametrize("t", [0, 2**31 - 1, 2**31, 2**32 - 1])
+def test_the_keys_of_steps(t: int) -> None:
+    same(torchvae.stream_key(torchvae.root_key(3), "noise", t), words(jaxvae.stream_key(jax_key(3), "noise", t)))
+
+
+@pytest.mark.parametrize("t", [-1, 2**32])
+def test_no_two_steps_have_one_key_of_jax(t: int) -> None:
+    with pytest.raises(OverflowError):
+        jaxvae.stream_key(jax_key(3), "noise", t)
 
 
 @many

@@ -258,7 +258,7 @@ def test_the_second_command_traces_none_of_its_programs_and_does_not_import_flax
         )
         assert result.returncode == 0, result.stderr
         runs.append((set(result.stderr.split()), (tmp_path / name / "model.safetensors").read_bytes()))
-    ours = {"_wrapped", "_first_state", "epoch_order", "train_epoch", "_finite", "stream_key", "_terms"}
+    ours = {"_wrapped", "_first_state", "epoch_order", "train_epoch", "_finite", "_in_stream", "_terms"}
     ours |= {"_sampled", "_reconstructed"}
     assert ours <= runs[0][0]
     assert not (ours | {"flax"}) & runs[1][0]
