@@ -13,7 +13,7 @@ import os
 import pickle
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ _TRACED_ANEW = (
     "jax_use_simplified_jaxpr_constants",
 )
 _STARTED = time.time() - time.process_time()  # about when this process began to import
+_UNFUSED: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 _VARIABLES = ("XLA_", "TF_", "OMP", "NPROC", "PJRT_NPROC")
 _folder: Path | None = None
 _fresh = False
@@ -67,29 +68,37 @@ def compiles_anew() -> bool:
     return _fresh
 
 
-def program(static: Sequence[str] = (), donate: Sequence[str] = ()) -> Callable[[_F], _F]:
+def program(
+    static: Sequence[str] = (), donate: Sequence[str] = (), large: Callable[[Mapping[str, Any]], bool] | None = None
+) -> Callable[[_F], _F]:
     """Compile a function by `jax.jit`, and keep its programs for later commands.
 
     Args:
         static: Names of the arguments that are no arrays.
         donate: Names of those whose memory the result may take.
+        large: Whether the arguments, by their names, ask for products of so many rows that a CPU computes them faster
+            without the fusions of YNN, a library in XLA.
 
     Returns:
         A decorator. The function has the methods of one that `jax.jit` made.
     """
 
     def decorate(function: _F) -> _F:
-        jitted: Any = jax.jit(function, static_argnames=static, donate_argnames=donate)
+        plain: Any = jax.jit(function, static_argnames=static, donate_argnames=donate)
+        unfused: Any = jax.jit(function, static_argnames=static, donate_argnames=donate, compiler_options=_UNFUSED)
         signature = inspect.signature(function)
         found: dict[Any, Program | None] = {}
 
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            if _folder is None or (device := _device()) is None:
-                return jitted(*arguments, **named)
+            if _folder is None and large is None:
+                return plain(*arguments, **named)
             try:
                 given = signature.bind(*arguments, **named).arguments
             except TypeError:  # which jit says of its own
+                return plain(*arguments, **named)
+            jitted = unfused if large is not None and large(given) and _unfuses(given) else plain
+            if _folder is None or (device := _device()) is None:
                 return jitted(*arguments, **named)
             fixed = {name: given.pop(name) for name in static if name in given}
             leaves, tree = jax.tree.flatten(((), given))
@@ -103,13 +112,34 @@ def program(static: Sequence[str] = (), donate: Sequence[str] = ()) -> Callable[
 
         def clear_cache() -> None:
             found.clear()
-            jitted.clear_cache()
+            plain.clear_cache()
+            unfused.clear_cache()
 
-        methods = {name: getattr(jitted, name) for name in ("lower", "trace", "eval_shape")}
+        methods = {name: getattr(plain, name) for name in ("lower", "trace", "eval_shape")}
         vars(call).update(methods, clear_cache=clear_cache)
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _unfuses(given: Mapping[str, Any]) -> bool:
+    """Whether these arguments are computed by CPUs, and XLA can be asked for products without YNN's fusions: not within
+    another program, nor where the user's flags say how."""
+    leaves = jax.tree.leaves(given)
+    arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+    if any(isinstance(leaf, Tracer) for leaf in leaves) or next(iter(_UNFUSED)) in os.environ.get("XLA_FLAGS", ""):
+        return False
+    return bool(arrays) and all(d.platform == "cpu" for d in arrays[0].devices()) and _knows_unfused()
+
+
+@functools.cache
+def _knows_unfused() -> bool:
+    """Whether this version of XLA has the option."""
+    try:
+        jax.jit(lambda x: x).lower(0).compile(compiler_options=_UNFUSED)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def _device() -> Any | None:

@@ -76,7 +76,7 @@ def stream_key(key: Array, stream: str, t: int) -> Array:
 
 
 @program(["stream"])
-def _in_stream(key: Array, stream: str, t: Array) -> Array:
+def _in_stream(key: Array, stream: str, t: Array | np.uint32) -> Array:
     return random.fold_in(getattr(streams(key), stream), t)
 
 

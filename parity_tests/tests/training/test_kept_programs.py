@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import jaxvae
-from jaxvae import compilation, devices
+from jaxvae import compilation, devices, train
 from jaxvae.compilation import program
 from parity_tests.support.warm import python
 
@@ -222,6 +223,35 @@ def test_no_program_is_taken_from_a_folder_that_others_can_write_to(folder: Path
     compilation.keep_in(folder)
     counted.in_a_process()(SPEC, {"w": jnp.ones(3)}, 2)
     assert counted.traces == 2
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_large_products_alone_are_compiled_with_their_option(
+    kept: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not kept:
+        monkeypatch.setattr(compilation, "_folder", None)
+    monkeypatch.setattr(compilation, "_UNFUSED", {"xla_of_another_version": ""})
+    monkeypatch.setattr(compilation, "_knows_unfused", compilation._knows_unfused.__wrapped__)
+    twice = compilation.program(large=lambda given: len(given["x"]) > 2)(lambda x: 2 * x)
+    twice(jnp.ones(3))  # an option that XLA doesn't know is not asked for
+    monkeypatch.setattr(compilation, "_knows_unfused", lambda: True)
+    twice(jnp.ones(2))
+    jax.jit(twice)(jnp.ones(4))  # a program within another has no options
+    with monkeypatch.context() as other:
+        other.setenv("XLA_FLAGS", "--xla_of_another_version=x")
+        twice(jnp.ones(5))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_version"):
+        twice(jnp.ones(6))
+
+
+@pytest.mark.parametrize(("batch", "devices", "large"), [(2_048, 1, True), (2_047, 1, False), (2_048, 2, False)])
+def test_a_batch_is_large_by_what_a_device_has_of_it(
+    batch: int, devices: int, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "shares", lambda: devices)
+    spec = replace(SPEC, training=replace(SPEC.training, batch_size=batch))
+    assert train._large({"spec": spec}) is large
 
 
 # What a command traces, as JAX tells of it; whether it imported Flax; and whether its end is spared a garbage search.
